@@ -1,0 +1,116 @@
+"""
+SSH for synchronous programs: cached connections, commands, and copies, from any thread.
+
+Only the errors are loaded at once; everything else when it is first used, so that
+``from ssh_service import SshClientCache`` needs neither mlos_bench nor an extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, List
+
+from ssh_service.errors import (
+    SshAuthError,
+    SshCacheClosed,
+    SshCommandCancelled,
+    SshCommandError,
+    SshCommandTimeout,
+    SshConfigError,
+    SshConnectError,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshFileExistsError,
+    SshFileNotFoundError,
+    SshHostKeyError,
+    SshIsADirectoryError,
+    SshNotADirectoryError,
+    SshOutputLimitError,
+    SshServiceError,
+    SshSessionRefused,
+    SshTransferError,
+    SshTransferPermissionError,
+)
+
+if TYPE_CHECKING:
+    from ssh_service.cache import SshClientCache
+    from ssh_service.client import SshClient
+    from ssh_service.command import CompletedProcess
+    from ssh_service.host_api import FileShareService, Service, Status
+    from ssh_service.ssh_fileshare import SshFileShareService
+    from ssh_service.ssh_host_service import SshHostService
+    from ssh_service.ssh_service import SshService
+
+    __version__: str
+
+__all__ = [
+    # services
+    "SshFileShareService",
+    "SshHostService",
+    "SshService",
+    # what they are built on
+    "FileShareService",
+    "Service",
+    "Status",
+    # engine
+    "CompletedProcess",
+    "SshClient",
+    "SshClientCache",
+    # errors
+    "SshAuthError",
+    "SshCacheClosed",
+    "SshCommandCancelled",
+    "SshCommandError",
+    "SshCommandTimeout",
+    "SshConfigError",
+    "SshConnectError",
+    "SshConnectTimeout",
+    "SshConnectionLost",
+    "SshFileExistsError",
+    "SshFileNotFoundError",
+    "SshHostKeyError",
+    "SshIsADirectoryError",
+    "SshNotADirectoryError",
+    "SshOutputLimitError",
+    "SshServiceError",
+    "SshSessionRefused",
+    "SshTransferError",
+    "SshTransferPermissionError",
+    "__version__",
+]
+
+_MODULES = {
+    "CompletedProcess": "command",
+    "FileShareService": "host_api",
+    "Service": "host_api",
+    "SshClient": "client",
+    "SshClientCache": "cache",
+    "SshFileShareService": "ssh_fileshare",
+    "SshHostService": "ssh_host_service",
+    "SshService": "ssh_service",
+    "Status": "host_api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    elif name == "__version__":
+        value = _version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # asked for once
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("ssh-service")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "0+unknown"

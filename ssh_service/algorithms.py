@@ -1,0 +1,202 @@
+"""
+Which algorithms are offered to a server: strong ones only, fast ones first.
+
+What the installed paramiko has is asked of paramiko itself, through its public
+`SecurityOptions`, never assumed from its version.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
+
+import paramiko
+
+from ssh_service.errors import SshConfigError
+from ssh_service.patterns import is_match
+
+__all__ = ["KINDS", "choose", "default", "supported"]
+
+_CERTIFICATE = "-cert-v01@openssh.com"
+
+# Strong and fast first: AES-GCM needs no MAC of its own and is several times faster here.
+_STRONG: Dict[str, Tuple[str, ...]] = {
+    "encryption_algs": (
+        "aes128-gcm@openssh.com",
+        "aes256-gcm@openssh.com",
+        "aes128-ctr",
+        "aes192-ctr",
+        "aes256-ctr",
+    ),
+    "kex_algs": (
+        "mlkem768x25519-sha256",
+        "curve25519-sha256",
+        "curve25519-sha256@libssh.org",
+        "ecdh-sha2-nistp256",
+        "ecdh-sha2-nistp384",
+        "ecdh-sha2-nistp521",
+        "diffie-hellman-group16-sha512",
+        "diffie-hellman-group-exchange-sha256",
+        "diffie-hellman-group14-sha256",
+    ),
+    "mac_algs": (
+        "hmac-sha2-256-etm@openssh.com",
+        "hmac-sha2-512-etm@openssh.com",
+        "hmac-sha2-256",
+        "hmac-sha2-512",
+    ),
+    "server_host_key_algs": (
+        "ssh-ed25519",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+        "rsa-sha2-512",
+        "rsa-sha2-256",
+    ),
+    "compression_algs": ("none",),
+}
+
+# On offer only to those who ask for them by name.
+_OTHER: Dict[str, Tuple[str, ...]] = {
+    "encryption_algs": ("aes128-cbc", "aes192-cbc", "aes256-cbc", "3des-cbc"),
+    "kex_algs": (
+        "diffie-hellman-group-exchange-sha1",
+        "diffie-hellman-group14-sha1",
+        "diffie-hellman-group1-sha1",
+    ),
+    "mac_algs": ("hmac-sha1", "hmac-sha1-96", "hmac-md5", "hmac-md5-96"),
+    "server_host_key_algs": tuple(name + _CERTIFICATE for name in _STRONG["server_host_key_algs"])
+    + ("ssh-rsa", "ssh-dss"),
+    "compression_algs": ("zlib@openssh.com", "zlib"),
+}
+
+_OPTIONS = {
+    "encryption_algs": "ciphers",
+    "kex_algs": "kex",
+    "mac_algs": "digests",
+    "server_host_key_algs": "key_types",
+    "compression_algs": "compression",
+}
+
+KINDS = tuple(_OPTIONS)
+
+
+@functools.lru_cache(maxsize=None)
+def supported(kind: str) -> Tuple[str, ...]:
+    """
+    List the algorithms of a kind that the installed paramiko has.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+
+    Returns
+    -------
+    Tuple[str, ...]
+        Their names, the strong ones first.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        options = paramiko.Transport(ours).get_security_options()
+        names = []
+        for name in _STRONG[kind] + _OTHER[kind]:
+            try:
+                setattr(options, _OPTIONS[kind], (name,))
+            except ValueError:
+                continue
+            names.append(name)
+    return tuple(names)
+
+
+@functools.lru_cache(maxsize=None)
+def default(kind: str) -> Tuple[str, ...]:
+    """
+    List the algorithms offered where nobody asked for others.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+
+    Returns
+    -------
+    Tuple[str, ...]
+        Their names, in order of preference.
+    """
+    return tuple(name for name in _STRONG[kind] if name in supported(kind))
+
+
+def choose(
+    kind: str,
+    wanted: Union[str, Iterable[str]],
+    *,
+    origin: Optional[str] = None,
+) -> Tuple[str, ...]:
+    """
+    Turn what a caller or a file asks for into a list of algorithms.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`, named in the error.
+    wanted : Union[str, Iterable[str]]
+        Names, or text in ssh's form: commas between names, and at the start ``+`` (add to the
+        default), ``-`` (remove from it, wildcards allowed) or ``^`` (put first).
+    origin : Optional[str]
+        ``file:line`` of a ssh_config file.  There, names paramiko does not have are passed over
+        as long as one is left, because the same file serves ssh too.
+
+    Returns
+    -------
+    Tuple[str, ...]
+        Names the installed paramiko has, in order of preference, never empty.
+
+    Raises
+    ------
+    SshConfigError
+        A name that does not exist here, or nothing left; the message lists what there is.
+    """
+    prefix = ""
+    if isinstance(wanted, str):
+        if wanted[:1] in ("+", "-", "^"):
+            prefix, wanted = wanted[0], wanted[1:]
+        wanted = [name.strip() for name in wanted.split(",")]
+    names = [name for name in wanted if name]
+    if prefix == "-":
+        left = [n for n in default(kind) if not any(is_match(n, pattern) for pattern in names)]
+        return _checked(kind, left, names, origin)
+    known = _known(kind, names, lenient=origin is not None)
+    if prefix == "+":
+        known = list(default(kind)) + known
+    elif prefix == "^":
+        known = known + list(default(kind))
+    return _checked(kind, known, names, origin)
+
+
+def _known(kind: str, names: Sequence[str], *, lenient: bool) -> List[str]:
+    found: List[str] = []
+    for name in names:
+        # Two names for one algorithm: paramiko has only the older one of them.
+        aliases = [n for n in supported(kind) if n in (name, name + "@libssh.org")]
+        if not aliases and not lenient:
+            raise SshConfigError(
+                f"{kind}: {name!r} is not an algorithm of the installed paramiko; "
+                f"those are: {', '.join(supported(kind))}"
+            )
+        found.extend(aliases)
+    return found
+
+
+def _checked(
+    kind: str, names: Sequence[str], wanted: Sequence[str], origin: Optional[str]
+) -> Tuple[str, ...]:
+    unique = tuple(dict.fromkeys(names))
+    if not unique:
+        where = f"{origin}: " if origin else ""
+        raise SshConfigError(
+            f"{where}{kind}: nothing is left of {','.join(wanted)!r}; "
+            f"the installed paramiko has: {', '.join(supported(kind))}"
+        )
+    return unique

@@ -1,0 +1,171 @@
+"""
+The two threads that work for the whole process: one for the clock, one for users' code.
+
+Both start when they are first needed and are daemons.  Nothing here knows about SSH.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from typing import Any, Callable, List, Optional, Tuple
+
+_log = logging.getLogger(__name__)
+
+
+class Timer:
+    """
+    A call that is due at some instant; see `call_at`.
+
+    Notes
+    -----
+    Thread safety.  `cancel` may be called from any thread, any number of times.
+    """
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function: Optional[Callable[[], None]] = function
+
+    def cancel(self) -> None:
+        """See to it that the call is not made, unless it is being made already."""
+        self.function = None  # and with it goes all it held alive
+
+
+class _Clock:
+    """Makes calls when they are due, on one thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._due: List[Tuple[float, int, Timer]] = []  # guarded by _changed; a heap
+        self._order = itertools.count()
+        self._thread: Optional[threading.Thread] = None  # guarded by _changed
+
+    def call_at(self, instant: float, function: Callable[[], None]) -> Timer:
+        timer = Timer(function)
+        with self._changed:
+            heapq.heappush(self._due, (instant, next(self._order), timer))
+            first = self._due[0][2] is timer
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="ssh-service-clock", daemon=True
+                )
+                self._thread.start()
+            elif first:
+                self._changed.notify()
+        return timer
+
+    def _run(self) -> None:
+        while True:
+            function = self._next().function
+            if function is not None:
+                try:
+                    function()
+                except Exception:
+                    _log.exception("a timed call of ssh_service failed; please report this")
+            del function
+
+    def _next(self) -> Timer:
+        with self._changed:
+            while True:
+                while self._due and self._due[0][2].function is None:
+                    heapq.heappop(self._due)
+                wait = self._due[0][0] - time.monotonic() if self._due else None
+                if wait is not None and wait <= 0:
+                    return heapq.heappop(self._due)[2]
+                self._changed.wait(wait)
+
+
+class _Callbacks:
+    """Runs users' code, in order, on one thread."""
+
+    def __init__(self) -> None:
+        self._calls: "queue.SimpleQueue[Tuple[Callable[..., Any], Tuple[Any, ...]]]"
+        self._calls = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: Optional[threading.Thread] = None  # guarded by _lock
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> None:
+        self._calls.put((function, args))
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="ssh-service-callbacks", daemon=True
+                )
+                self._thread.start()
+
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _run(self) -> None:
+        while True:
+            function, args = self._calls.get()
+            try:
+                function(*args)
+            except Exception:
+                _log.exception("a callback raised")
+            del function, args
+
+
+def call_at(instant: float, function: Callable[[], None]) -> Timer:
+    """
+    Call a function of ours when its time has come.
+
+    Parameters
+    ----------
+    instant : float
+        When, by `time.monotonic`.
+    function : Callable[[], None]
+        Must not wait: all of the process's timed calls share one thread.
+
+    Returns
+    -------
+    Timer
+        To cancel it.
+    """
+    return _clock.call_at(instant, function)
+
+
+def run_callback(function: Callable[..., Any], *args: Any) -> None:
+    """
+    Run a user's code on the callback thread: later, in order, whatever it does.
+
+    Parameters
+    ----------
+    function : Callable[..., Any]
+        May wait, raise (it is logged) and call this package again.
+    *args : Any
+        Its arguments.
+    """
+    _callbacks.submit(function, *args)
+
+
+def on_callback_thread() -> bool:
+    """
+    Tell whether this is the callback thread.
+
+    Returns
+    -------
+    bool
+        True where the caller must not wait for another callback.
+    """
+    return _callbacks.is_current_thread()
+
+
+_clock = _Clock()
+_callbacks = _Callbacks()
+
+
+def _forget_parent() -> None:
+    # A forked child has neither the threads nor a sane state of their locks.
+    global _clock, _callbacks
+    _clock, _callbacks = _Clock(), _Callbacks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

@@ -1,0 +1,492 @@
+"""The cache: one live connection per destination, shared by all threads of the process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Callable, Dict, Hashable, Iterator, List, Mapping, Optional, Tuple, TypeVar
+
+from ssh_service import background, params
+from ssh_service.client import SshClient
+from ssh_service.connect import dial
+from ssh_service.errors import (
+    SshCacheClosed,
+    SshConnectTimeout,
+    SshServiceError,
+    again,
+)
+from ssh_service.params import ConnectParams
+from ssh_service.transport import SshTransport
+
+_log = logging.getLogger(__name__)
+
+# Seconds for which a hook of the user's may hold up the handing out of its connection.
+_HOOK_PATIENCE = 1.0
+
+Pair = Tuple[SshTransport, SshClient]
+Dialer = Callable[..., SshTransport]
+T = TypeVar("T")
+
+
+class Slot:
+    """
+    A destination's place in the cache: its connection, or the dial that will bring it.
+
+    Attributes
+    ----------
+    pair : Future[Tuple[SshTransport, SshClient]]
+        Done when the dial has ended.
+    """
+
+    def __init__(self, key: Hashable, target: ConnectParams) -> None:
+        self.key = key
+        self.target = target
+        self.pair: "Future[Pair]" = Future()
+        self.announced = threading.Event()  # connection_made has returned
+        # The cache's lock guards all of these.
+        self.transport: Optional[SshTransport] = None  # set once, when the dial has succeeded
+        self.failed = False
+        self.leases = 0
+        self.waiting = 0
+        self.made_at = 0.0
+        self.idle_since = 0.0
+        self.idle_timeout: Optional[float] = None
+        self.max_lifetime: Optional[float] = None
+        self.expiry_armed = False
+
+    def is_live(self) -> bool:
+        """Tell whether it holds a connection that can be used."""
+        return self.transport is not None and self.transport.is_active()
+
+    def is_stale(self) -> bool:
+        """Tell whether its dial failed or its connection has ended."""
+        return self.failed or (self.transport is not None and not self.transport.is_active())
+
+    def expires_at(self) -> Optional[float]:
+        """Say when it is to be closed if nothing happens."""
+        limits = []
+        if self.idle_timeout is not None:
+            limits.append(self.idle_since + self.idle_timeout)
+        if self.max_lifetime is not None:
+            limits.append(self.made_at + self.max_lifetime)
+        return min(limits) if limits else None
+
+
+class SshClientCache:
+    """
+    Share one live connection per destination between threads.
+
+    Parameters
+    ----------
+    client_factory : Callable[[], SshClient]
+        Makes the client of each new connection; a subclass of `SshClient` with hooks of its own.
+    dialer : Callable
+        Makes a connection; for tests.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  At most one dial per destination is in progress, however many ask.  A slow or
+    dead host delays its own callers only.  A connection is lent only to callers whose parameters
+    agree in everything that makes two connections different: credentials, host-key policy and
+    route included.  A connection in use is closed by `cleanup` (or the last `exit`) alone; then
+    whatever was in flight ends with an error at once.  A lost connection leaves at once; the next
+    caller gets a new one.  A forked child starts with an empty cache and never harms its parent's
+    connections.
+    """
+
+    def __init__(
+        self, client_factory: Callable[[], SshClient] = SshClient, *, dialer: Dialer = dial
+    ) -> None:
+        self._client_factory = client_factory
+        self._dialer = dialer
+        self._forget_everything()
+        _caches.add(self)
+
+    def _forget_everything(self) -> None:
+        """Start anew, as in a forked child, where all of this belongs to the parent."""
+        self._lock = threading.Lock()  # never held across I/O, logging or a callback
+        self._slots: Dict[Hashable, Slot] = {}  # guarded by _lock
+        self._beside: Dict[Hashable, Any] = {}  # guarded by _lock, except for a look
+        self._entered = 0  # guarded by _lock
+        self._counts = dict.fromkeys(("dials", "reconnects", "losses"), 0)  # guarded by _lock
+        self._made: Dict[Hashable, int] = {}  # guarded by _lock: connections made, per key
+
+    # What it holds.
+
+    def __len__(self) -> int:
+        return len(self._live())
+
+    def __str__(self) -> str:
+        names = ", ".join(sorted(slot.target.connection_id for slot in self._live()))
+        return f"{type(self).__name__}({names})"
+
+    def _live(self) -> List[Slot]:
+        with self._lock:
+            slots = list(self._slots.values())
+        return [slot for slot in slots if slot.is_live()]
+
+    def stats(self) -> Dict[str, int]:
+        """
+        Count what there is and what happened.
+
+        Returns
+        -------
+        Dict[str, int]
+            ``connections`` (live), ``leases``, ``waiting`` (threads that wait for a dial),
+            ``dials`` (begun), ``reconnects`` (made where one was before), ``losses``.
+        """
+        live = len(self)
+        with self._lock:
+            return {
+                "connections": live,
+                "leases": sum(slot.leases for slot in self._slots.values()),
+                "waiting": sum(slot.waiting for slot in self._slots.values()),
+                **self._counts,
+            }
+
+    # Its life.
+
+    def enter(self) -> None:
+        """Keep the connections until `exit` has been called as often."""
+        with self._lock:
+            self._entered += 1
+
+    def exit(self) -> None:
+        """
+        Undo one `enter`; the last one closes all connections.
+
+        Raises
+        ------
+        SshCacheClosed
+            It was called once too often (a `RuntimeError`).
+        """
+        with self._lock:
+            if self._entered == 0:
+                raise SshCacheClosed("SshClientCache.exit() was called more often than enter()")
+            self._entered -= 1
+            last = self._entered == 0
+        if last:
+            self.cleanup()
+
+    def cleanup(self) -> None:
+        """Close all connections; what is in flight ends with an error at once."""
+        with self._lock:
+            # After the swap each slot is either filled (we close it) or not (its dialler finds
+            # it gone, and closes what it brings).
+            slots, self._slots = list(self._slots.values()), {}
+            transports = [slot.transport for slot in slots if slot.transport is not None]
+        for slot in slots:
+            _settle(slot.pair, error=SshCacheClosed("the connection cache was closed"))
+        for transport in transports:  # all are told before one is waited for
+            transport.hang_up()
+        for transport in transports:
+            transport.close()
+
+    def beside(self, key: Hashable, make: Callable[[], T]) -> T:
+        """
+        Keep something for as long as this cache lives, one for each key.
+
+        Parameters
+        ----------
+        key : Hashable
+            What it belongs to.
+        make : Callable[[], T]
+            Makes it where there is none; must be cheap, as one may be made in vain.
+
+        Returns
+        -------
+        T
+            The same for all callers.
+        """
+        found = self._beside.get(key)
+        if found is None:
+            made = make()
+            with self._lock:
+                found = self._beside.setdefault(key, made)
+        return found  # type: ignore[no-any-return]
+
+    # Connections.
+
+    def get_client_connection(self, connect_params: Mapping[str, Any]) -> Pair:
+        """
+        Get the live connection to a destination, dialling where there is none.
+
+        Parameters
+        ----------
+        connect_params : Mapping[str, Any]
+            ``host`` and, where wanted, ``port``, ``username``, ``client_keys``, ``known_hosts``,
+            ... by asyncssh's names; see `ssh_service.params.resolve`.
+
+        Returns
+        -------
+        Tuple[SshTransport, SshClient]
+            The connection (a `paramiko.Transport`) and its client.
+
+        Raises
+        ------
+        SshConfigError
+            A parameter is missing, unknown or wrong.
+        SshConnectError
+            No authenticated connection could be had.
+        """
+        slot = self.acquire(params.resolve(connect_params))
+        self.release(slot)
+        return slot.pair.result()
+
+    @contextlib.contextmanager
+    def lease(self, connect_params: Mapping[str, Any]) -> Iterator[Pair]:
+        """
+        Use the connection to a destination; it is not closed by expiry meanwhile.
+
+        Parameters
+        ----------
+        connect_params : Mapping[str, Any]
+            As for `get_client_connection`, which also says what is raised.
+
+        Yields
+        ------
+        Tuple[SshTransport, SshClient]
+            The connection and its client.
+        """
+        slot = self.acquire(params.resolve(connect_params))
+        try:
+            yield slot.pair.result()
+        finally:
+            self.release(slot)
+
+    def acquire(
+        self, target: ConnectParams, deadline: Optional[float] = None, lane: int = 0
+    ) -> Slot:
+        """
+        Lease a connection; `release` it when done.
+
+        Parameters
+        ----------
+        target : ConnectParams
+            Where to, from `ssh_service.params.resolve`.
+        deadline : Optional[float]
+            A monotonic instant; the destination's own connect time-out holds all the same.
+        lane : int
+            0 for the destination's connection, 1, 2, ... for further ones beside it.
+
+        Returns
+        -------
+        Slot
+            With its `pair` there.
+
+        Raises
+        ------
+        SshConnectError
+            No authenticated connection could be had; a fresh error for each caller.
+        """
+        slot = self.request(target, lane)
+        try:
+            self._wait(slot, deadline)
+        except BaseException:
+            self.release(slot)
+            raise
+        return slot
+
+    def _wait(self, slot: Slot, deadline: Optional[float]) -> None:
+        with self._lock:
+            slot.waiting += 1
+        try:
+            ready = threading.Event()
+            slot.pair.add_done_callback(lambda _: ready.set())
+            if not ready.wait(_left(deadline)):
+                raise SshConnectTimeout(
+                    f"{slot.target.connection_id}: still connecting when the time was up",
+                    connection_id=slot.target.connection_id,
+                    phase="connect",
+                )
+        finally:
+            with self._lock:
+                slot.waiting -= 1
+        error = slot.pair.exception()
+        if isinstance(error, SshServiceError):
+            raise again(error) from error
+        if error is not None:
+            raise error
+        if not background.on_callback_thread():
+            left = _left(deadline)
+            slot.announced.wait(_HOOK_PATIENCE if left is None else min(left, _HOOK_PATIENCE))
+
+    def request(self, target: ConnectParams, lane: int = 0) -> Slot:
+        """
+        Lease a connection that may still have to be made, without waiting.
+
+        Parameters
+        ----------
+        target : ConnectParams
+            Where to.
+        lane : int
+            As for `acquire`.
+
+        Returns
+        -------
+        Slot
+            Its `pair` will be there.  `release` it, whatever becomes of it.
+        """
+        key = (target.key, lane)
+        with self._lock:
+            slot = self._slots.get(key)
+            dials = slot is None or slot.is_stale()
+            if slot is None or dials:
+                slot = self._slots[key] = Slot(key, target)
+                self._counts["dials"] += 1
+            slot.leases += 1
+        if dials:
+            threading.Thread(
+                target=self._fill,
+                args=(slot,),
+                name=f"ssh-service-dial-{target.connection_id}",
+                daemon=True,
+            ).start()
+        return slot
+
+    def release(
+        self,
+        slot: Slot,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> None:
+        """
+        Give a lease back.
+
+        Parameters
+        ----------
+        slot : Slot
+            From `acquire` or `request`.
+        idle_timeout : Optional[float]
+            Seconds after which the connection is closed if nobody uses it; None: never.
+        max_lifetime : Optional[float]
+            Seconds after which it is replaced, once nobody uses it; None: never.
+        """
+        with self._lock:
+            slot.leases -= 1
+            slot.idle_since = time.monotonic()
+            if idle_timeout is not None:
+                slot.idle_timeout = idle_timeout
+            if max_lifetime is not None:
+                slot.max_lifetime = max_lifetime
+            due = slot.expires_at() if slot.leases == 0 and not slot.expiry_armed else None
+            slot.expiry_armed = slot.expiry_armed or due is not None
+        if due is not None:
+            background.call_at(due, lambda: self._expire(slot))
+
+    def _expire(self, slot: Slot) -> None:
+        """Close a connection whose time is up, unless somebody uses it."""
+        transport = slot.transport
+        busy = transport is None or transport.open_channels > 0
+        now = time.monotonic()
+        with self._lock:
+            due = slot.expires_at()
+            if due is None or slot.leases > 0 or self._slots.get(slot.key) is not slot:
+                slot.expiry_armed = False  # whoever holds it arms it again when done
+                return
+            if due <= now and not busy:
+                del self._slots[slot.key]
+                due = None
+        if due is not None:
+            background.call_at(max(due, now + 1.0), lambda: self._expire(slot))
+        elif transport is not None:
+            _log.debug("%s: closed, as nobody needs it", slot.target.connection_id)
+            transport.hang_up()
+
+    # Dialling, on a thread of the slot's own.
+
+    def _fill(self, slot: Slot) -> None:
+        target, client = slot.target, None
+        try:
+            client = self._client_factory()
+            transport = self._dialer(
+                target, time.monotonic() + target.connect_timeout, open_tunnel=self._open_tunnel
+            )
+        except Exception as exc:
+            _log.info("%s", exc)
+            self._drop(slot)  # first, so that who is told of the failure can dial again
+            if client is not None:
+                client.lost()
+                background.run_callback(client.connection_lost, exc)
+            _settle(slot.pair, error=exc)
+            return
+        client.made(transport)
+        with self._lock:
+            kept = self._slots.get(slot.key) is slot
+            if kept:  # published where it is checked, so that cleanup() cannot miss it
+                slot.transport = transport
+                slot.made_at = slot.idle_since = time.monotonic()
+                before = self._made.get(slot.key, 0)
+                self._made[slot.key] = before + 1
+                self._counts["reconnects"] += before > 0
+        background.run_callback(self._announce, slot, client, transport)
+        transport.add_done_callback(lambda _, loss: self._ended(slot, client, loss))
+        if kept:
+            _log.debug("%s: connected", target.connection_id)
+            _settle(slot.pair, pair=(transport, client))
+        else:
+            transport.close()
+
+    @staticmethod
+    def _announce(slot: Slot, client: SshClient, transport: SshTransport) -> None:
+        try:
+            client.connection_made(transport)
+        finally:
+            slot.announced.set()
+
+    def _ended(self, slot: Slot, client: SshClient, loss: Optional[Exception]) -> None:
+        self._drop(slot)
+        client.lost()
+        background.run_callback(client.connection_lost, loss)
+        if loss is not None:
+            _log.info("%s", loss)
+            with self._lock:
+                self._counts["losses"] += 1
+
+    def _drop(self, slot: Slot) -> None:
+        with self._lock:
+            slot.failed = slot.transport is None
+            if self._slots.get(slot.key) is slot:
+                del self._slots[slot.key]
+
+    def _open_tunnel(
+        self, hop: ConnectParams, deadline: float
+    ) -> Tuple[SshTransport, Callable[[], None]]:
+        slot = self.acquire(hop, deadline)
+        return slot.pair.result()[0], lambda: self.release(slot)
+
+
+def _left(deadline: Optional[float]) -> Optional[float]:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _settle(
+    future: "Future[Pair]", *, pair: Optional[Pair] = None, error: Optional[Exception] = None
+) -> None:
+    with contextlib.suppress(InvalidStateError):  # cleanup() and the dialler race; one wins
+        if pair is not None:
+            future.set_result(pair)
+        else:
+            future.set_exception(error)
+
+
+_caches: "weakref.WeakSet[SshClientCache]" = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    for cache in list(_caches):
+        inherited = [slot.transport for slot in cache._slots.values() if slot.transport]
+        cache._forget_everything()
+        for transport in inherited:
+            transport.close()  # this process's copy of the descriptor, nothing more
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

@@ -1,0 +1,151 @@
+"""A client: our handle on one connection, told when it is made and when it is lost."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Mapping, Optional
+
+from paramiko import Transport
+
+from ssh_service import params
+
+
+class SshClient:
+    """
+    Wait for one connection, remember it, and be told of its end.
+
+    Subclass it and give the subclass to `SshClientCache` (``client_factory``) to be called when
+    connections are made and lost.
+
+    Parameters
+    ----------
+    *args, **kwargs : Any
+        Accepted for subclasses' sake.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  A client lives for one connection: a reconnect makes a new one.  The cache calls
+    `connection_made` and `connection_lost` on its callback thread, each at most once and in this
+    order; a dial that failed calls `connection_lost` alone.  What `connection` and ``repr`` tell
+    is true before a hook is called, whether or not the hook calls its base class.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._id = "INIT"  # guarded by _changed
+        self._connection: Optional[Transport] = None  # guarded by _changed
+
+    def __repr__(self) -> str:
+        return self._id
+
+    def connection(self, timeout: Optional[float] = None) -> Optional[Transport]:
+        """
+        Wait until the connection is made or lost.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            Seconds to wait; None waits for ever.
+
+        Returns
+        -------
+        Optional[paramiko.Transport]
+            The connection, or None if it was lost (or could not be made).
+
+        Raises
+        ------
+        TimeoutError
+            It was neither made nor lost in that time.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._id != "INIT", timeout):
+                raise TimeoutError(f"no connection was made or lost within {timeout:g} s")
+            return self._connection
+
+    def made(self, connection: Transport) -> None:
+        """
+        Note that the connection was made; the cache calls this before the hook.
+
+        Parameters
+        ----------
+        connection : paramiko.Transport
+            Authenticated.
+        """
+        text = self.id_from_connection(connection)
+        with self._changed:
+            if self._id == "INIT":
+                self._id, self._connection = text, connection
+                self._changed.notify_all()
+
+    def lost(self) -> None:
+        """Note that the connection has ended; the cache calls this before the hook."""
+        with self._changed:
+            self._id, self._connection = "LOST", None
+            self._changed.notify_all()
+
+    def connection_made(self, conn: Transport) -> None:
+        """
+        Be told that the connection was made.
+
+        Parameters
+        ----------
+        conn : paramiko.Transport
+            The connection.
+        """
+        self.made(conn)
+
+    def connection_lost(self, exc: Optional[BaseException]) -> None:
+        """
+        Be told that the connection has ended, or could not be made.
+
+        Parameters
+        ----------
+        exc : Optional[BaseException]
+            Why; None only for a clean end: we closed it, or the server said goodbye.
+        """
+        self.lost()
+
+    @staticmethod
+    def id_from_connection(connection: Transport) -> str:
+        """
+        Name a connection for people.
+
+        Parameters
+        ----------
+        connection : paramiko.Transport
+            One of ours keeps the destination as it was asked for, also after its end.
+
+        Returns
+        -------
+        str
+            ``user@host:port``.
+        """
+        known = getattr(connection, "connection_id", None)
+        if known is not None:
+            return str(known)
+        host, port = connection.getpeername()[:2]
+        return f"{connection.get_username()}@{host}:{port}"
+
+    @staticmethod
+    def id_from_params(connect_params: Mapping[str, Any]) -> str:
+        """
+        Name a destination for people.
+
+        Parameters
+        ----------
+        connect_params : Mapping[str, Any]
+            As for `SshClientCache.get_client_connection`.
+
+        Returns
+        -------
+        str
+            ``user@host:port``, with user and port resolved as they are for connecting.
+
+        Raises
+        ------
+        SshConfigError
+            A parameter is missing, unknown or wrong.
+        """
+        return params.resolve(connect_params).connection_id

@@ -1,0 +1,514 @@
+"""One command: what is sent for it, what comes of it, and its fate."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import signal as signals
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+from ssh_service import background, script
+from ssh_service.errors import (
+    SshCommandCancelled,
+    SshCommandError,
+    SshCommandTimeout,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshOutputLimitError,
+    SshServiceError,
+    SshSessionRefused,
+    again,
+)
+from ssh_service.transport import ChannelSink, SshChannel
+
+# Seconds from TERM to KILL, and from KILL to giving up on hearing of the end.
+_TERM_PATIENCE = 1.0
+_KILL_PATIENCE = 0.5
+
+
+class CompletedProcess:
+    """
+    A command's outcome, or what was known of it when it was cut off.
+
+    Attributes
+    ----------
+    env : Optional[Dict[str, str]]
+        The environment variables it was given.
+    command : Optional[str]
+        The script.
+    subsystem : Optional[str]
+        None: a script is no subsystem.
+    exit_status : Optional[int]
+        As the server sent it; -1 where a signal ended the process, None where nothing was told.
+    exit_signal : Optional[Tuple[str, bool, str, str]]
+        Name (without ``SIG``), whether core was dumped, the server's text, and its language.
+    returncode : Optional[int]
+        The exit status, or minus the signal's number; None where nothing was told.
+    stdout_bytes, stderr_bytes : bytes
+        The output as it came.
+    """
+
+    def __init__(
+        self,
+        command: Optional[str],
+        env: Optional[Mapping[str, str]],
+        stdout: bytes,
+        stderr: bytes,
+        exit_status: Optional[int] = None,
+        exit_signal: Optional[Tuple[str, bool, str, str]] = None,
+    ) -> None:
+        self.command = command
+        self.env: Optional[Dict[str, str]] = dict(env) if env else None
+        self.subsystem: Optional[str] = None
+        self.exit_status = exit_status
+        self.exit_signal = exit_signal
+        self.stdout_bytes = stdout
+        self.stderr_bytes = stderr
+        self._texts: Dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} exit_status={self.exit_status}"
+            f" exit_signal={self.exit_signal and self.exit_signal[0]}"
+            f" stdout={len(self.stdout_bytes)} bytes stderr={len(self.stderr_bytes)} bytes>"
+        )
+
+    @property
+    def returncode(self) -> Optional[int]:
+        """See the class."""
+        if self.exit_signal is None:
+            return self.exit_status
+        number = getattr(signals, f"SIG{self.exit_signal[0]}", None)
+        return -int(number) if number is not None else -99
+
+    @property
+    def stdout(self) -> str:
+        """What the command wrote to stdout; bytes that are not UTF-8 as backslash escapes."""
+        return self._text("stdout", self.stdout_bytes)
+
+    @property
+    def stderr(self) -> str:
+        """What the command wrote to stderr; bytes that are not UTF-8 as backslash escapes."""
+        return self._text("stderr", self.stderr_bytes)
+
+    def _text(self, name: str, data: bytes) -> str:
+        # Decoded when asked for, and once; two threads at worst do it twice, with one result.
+        if name not in self._texts:
+            self._texts[name] = data.decode("utf-8", "backslashreplace")
+        return self._texts[name]
+
+
+class CommandFuture(Future):  # type: ignore[type-arg]
+    """
+    A real `concurrent.futures.Future` whose `cancel` also ends a command that is under way.
+
+    Its done-callbacks run on the callback thread, so that they may wait without stalling a
+    connection; whoever waits in `result` is released first.
+    """
+
+    def __init__(self, cancel: Callable[[], bool]) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def cancel(self) -> bool:
+        """
+        End the command, wherever it is.
+
+        Returns
+        -------
+        bool
+            False if it had its outcome already.
+        """
+        return self._cancel()
+
+    def cancelled(self) -> bool:
+        """Tell whether the command ended because it was cancelled."""
+        return self.done() and isinstance(self.exception(), SshCommandCancelled)
+
+    def _invoke_callbacks(self) -> None:
+        # Futures are settled on reader threads, where the user's code has no business.  (A part
+        # of the standard library that is private, but has stood since Python 3.2; a test says so.)
+        if getattr(self, "_done_callbacks"):
+            background.run_callback(getattr(super(), "_invoke_callbacks"))
+
+
+class Command(ChannelSink):
+    """
+    One run of a script on a session channel.
+
+    Parameters
+    ----------
+    text : str
+        From `ssh_service.script.join`.
+    env : Mapping[str, str]
+        From `ssh_service.script.check_environment`.
+    shell : Optional[str]
+        The shell to run it in; None takes the login shell.
+    connection_id : str
+        ``user@host:port``.
+    timeout : Optional[float]
+        Seconds from now, for the queue and the run.
+    max_output : Optional[int]
+        Bytes that stdout and stderr may each have.
+    stdin : bytes
+        What the script reads; it finds the end of the file after it.
+
+    Notes
+    -----
+    Thread safety.  The methods of `ChannelSink` are for the reader thread, all else for any.
+
+    Guarantees.  The script is sent at most once.  The future always gets its outcome, exactly
+    once: completed, signalled, lost, timed out, cancelled, or never sent.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        env: Mapping[str, str],
+        shell: Optional[str],
+        connection_id: str,
+        *,
+        timeout: Optional[float] = None,
+        max_output: Optional[int] = None,
+        stdin: bytes = b"",
+    ) -> None:
+        self.future = CommandFuture(self.cancel)
+        self.connection_id = connection_id
+        # The pool's: its place in the queue, whether it is on its second attempt (it was never
+        # sent), and what it waits for, as the phase of a time-out.
+        self.ticket = 0
+        self.retried = False
+        self.waits_for: Callable[[], str] = lambda: "queue"
+        self._text, self._env, self._timeout, self._max_output = text, env, timeout, max_output
+        self._group = _GroupFinder() if connection_id.startswith("root@") else None
+        prologue = self._group.prologue if self._group else ""
+        self._delivery = script.deliver(text, env, shell, prologue)
+        self._to_send = memoryview(self._delivery.preamble + stdin)
+        self._stdout = _Output()
+        self._stderr = _Output()
+        self._exit_status: Optional[int] = None
+        self._exit_signal: Optional[Tuple[str, bool, str, str]] = None
+        self._eof = False
+        self._refused = False
+        self._lock = threading.Lock()
+        self._channel: Optional[SshChannel] = None  # guarded by _lock
+        self._cut_off: Optional[SshCommandError] = None  # guarded by _lock: why we end it
+        self._over = False  # guarded by _lock
+        self._pumping = False  # guarded by _lock
+        self._timers: List[background.Timer] = []
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        if self._deadline is not None:
+            self._timers.append(background.call_at(self._deadline, self._expire))
+
+    # What the pool calls.
+
+    def start(self, channel: SshChannel) -> bool:
+        """
+        Send the script over an open channel.
+
+        Parameters
+        ----------
+        channel : SshChannel
+            A session channel with this command as its sink.
+
+        Returns
+        -------
+        bool
+            False if the command had its outcome already, and the channel was not used.
+        """
+        with self._lock:
+            if self._over:
+                return False
+            self._channel = channel
+        channel.request_exec(self._delivery.command)
+        self._pump(channel)
+        return True
+
+    @property
+    def over(self) -> bool:
+        """Whether it has its outcome."""
+        return self._over
+
+    @property
+    def sent(self) -> bool:
+        """Whether the script may have reached the server."""
+        return self._channel is not None
+
+    def fail(self, error: BaseException) -> None:
+        """
+        Settle a command that was never sent.
+
+        Parameters
+        ----------
+        error : BaseException
+            Why; it may be shared with other commands.
+        """
+        own = again(error)
+        own.__cause__ = error
+        self._settle(error=own)
+
+    def succeed(self) -> None:
+        """Settle a command that needs no server."""
+        self._exit_status = 0
+        self._settle(process=self._process())
+
+    # What comes over the channel.
+
+    def replied(self, ok: bool) -> None:
+        """Give up where the server does not run commands."""
+        if not ok:
+            self._refused = True
+            self._close_channel()
+
+    def data(self, chunk: bytes) -> None:
+        """Keep stdout."""
+        self._keep(self._stdout, chunk)
+
+    def stderr(self, chunk: bytes) -> None:
+        """Keep stderr."""
+        if self._group is not None:
+            chunk = self._group.strip(chunk)
+        self._keep(self._stderr, chunk)
+
+    def eof(self) -> None:
+        """Note that the output is complete."""
+        self._eof = True
+
+    def exit_status(self, status: int) -> None:
+        """Note how the process ended."""
+        self._exit_status = status
+
+    def exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
+        """Note which signal ended the process."""
+        self._exit_status, self._exit_signal = -1, (name, core_dumped, text, "")
+
+    def writable(self) -> None:
+        """Send more of stdin."""
+        if self._channel is not None:
+            self._pump(self._channel)
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """Settle the command, after all that it wrote."""
+        if self._group is not None:
+            self._keep(self._stderr, self._group.rest())
+        with self._lock:
+            cut_off = self._cut_off
+        told = self._exit_status is not None
+        if cut_off is not None:
+            cut_off.ended = True if told or error is None else None
+            self._settle(error=cut_off)
+        elif self._refused:
+            refusal = f"{self.connection_id}: the server refused to run a command"
+            self._settle(
+                error=SshSessionRefused(refusal, connection_id=self.connection_id, phase="exec")
+            )
+        elif error is None or (told and self._eof):
+            self._settle(process=self._process())
+        else:
+            self._settle(error=again(error))
+
+    def _keep(self, output: "_Output", chunk: bytes) -> None:
+        room = None if self._max_output is None else self._max_output - output.size
+        if room is None or len(chunk) <= room:
+            output.append(chunk)
+            return
+        output.append(chunk[:room])
+        self._cut(
+            SshOutputLimitError(
+                f"{self.connection_id}: the command wrote more than {self._max_output} bytes",
+                connection_id=self.connection_id,
+            )
+        )
+
+    def _pump(self, channel: SshChannel) -> None:
+        """Send of stdin what the window takes; `start` and `writable` may meet here."""
+        with self._lock:
+            if self._pumping:
+                return
+            self._pumping = True
+        try:
+            while self._to_send:
+                taken = channel.send_some(self._to_send, wait=False)
+                if not taken:
+                    return
+                self._to_send = self._to_send[taken:]
+            channel.send_eof()
+        finally:
+            with self._lock:
+                self._pumping = False
+
+    # Cutting it off.
+
+    def cancel(self) -> bool:
+        """
+        End the command for its caller's sake.
+
+        Returns
+        -------
+        bool
+            False if it has its outcome already, or is being ended.
+        """
+        text = f"{self.connection_id}: the command was cancelled"
+        return self._cut(SshCommandCancelled(text, connection_id=self.connection_id))
+
+    def _expire(self) -> None:
+        limit = f"{self._timeout:g} s"
+        if self.sent:
+            text = f"{self.connection_id}: the command did not end within {limit}"
+            self._cut(SshCommandTimeout(text, connection_id=self.connection_id))
+            return
+        text = f"{self.connection_id}: the command was not sent within {limit}"
+        if self.waits_for() == "queue":
+            text += " (waiting for a session)"
+            error: SshServiceError = SshCommandTimeout(
+                text, connection_id=self.connection_id, phase="queue"
+            )
+        else:
+            text += " (connecting)"
+            error = SshConnectTimeout(text, connection_id=self.connection_id, phase="connect")
+        self._settle(error=error)
+
+    def _cut(self, error: SshCommandError) -> bool:
+        with self._lock:
+            if self._over or self._cut_off is not None:
+                return False
+            self._cut_off = error
+            channel = self._channel
+        if channel is None:
+            self._settle(error=error)
+            return True
+        # Only what arrives from now on proves that the process ended because of us; `closed`
+        # settles the command then.
+        self._signal(channel, "TERM")
+        now = time.monotonic()
+        self._timers.append(
+            background.call_at(now + _TERM_PATIENCE, lambda: self._signal(channel, "KILL"))
+        )
+        self._timers.append(
+            background.call_at(now + _TERM_PATIENCE + _KILL_PATIENCE, self._give_up)
+        )
+        return True
+
+    def _signal(self, channel: SshChannel, name: str) -> None:
+        channel.send_signal(name)
+        if self._group is not None and self._group.number is not None:
+            self._group.signal(channel, name)
+
+    def _give_up(self) -> None:
+        self._close_channel()
+        with self._lock:
+            error = self._cut_off
+        self._settle(error=error)
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.abandon()
+
+    # Its outcome.
+
+    def _process(self) -> CompletedProcess:
+        return CompletedProcess(
+            self._text,
+            self._env,
+            self._stdout.joined(),
+            self._stderr.joined(),
+            self._exit_status,
+            self._exit_signal,
+        )
+
+    def _settle(
+        self,
+        process: Optional[CompletedProcess] = None,
+        error: Optional[BaseException] = None,
+    ) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+        for timer in self._timers:
+            timer.cancel()
+        if isinstance(error, (SshConnectionLost, SshCommandError)) and self.sent:
+            error.process = self._process()
+        if isinstance(error, SshConnectionLost):
+            error.sent, error.phase = self.sent, "run" if self.sent else "open"
+        self._to_send = memoryview(b"")
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(process)
+
+
+class _Output:
+    """Bytes as they come."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._chunks: List[bytes] = []
+
+    def append(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        self._chunks.append(chunk)
+
+    def joined(self) -> bytes:
+        return b"".join(self._chunks)
+
+
+class _GroupFinder:
+    """
+    Learns the remote process group, where the server ignores the signal request.
+
+    OpenSSH signals no process of a root login (measured on 9.2).  There the script's first act is
+    to write its shell's process id, which is that of the group, to stderr, in a form that nobody
+    else writes; it is taken out again before anyone sees it.
+    """
+
+    def __init__(self) -> None:
+        token = secrets.token_hex(8)
+        self.prologue = f"printf '<{token}:%d>' $$ >&2;"
+        self.number: Optional[int] = None
+        self._mark = re.compile(rb"<" + token.encode() + rb":(\d+)>")
+        self._start = b"<" + token.encode() + b":"
+        self._pending: Optional[bytes] = b""  # None once the mark was found
+
+    def strip(self, chunk: bytes) -> bytes:
+        if self._pending is None:
+            return chunk
+        text = self._pending + chunk
+        found = self._mark.search(text)
+        if found:
+            self.number, self._pending = int(found.group(1)), None
+            return text[: found.start()] + text[found.end() :]
+        # What may be the beginning of the mark waits for its end.
+        at = text.rfind(b"<")
+        partial = at >= 0 and (
+            self._start.startswith(text[at : at + len(self._start)]) and len(text) - at < 40
+        )
+        keep = at if partial else len(text)
+        self._pending = text[keep:]
+        return text[:keep]
+
+    def rest(self) -> bytes:
+        rest, self._pending = self._pending or b"", None
+        return rest
+
+    def signal(self, channel: SshChannel, name: str) -> None:
+        """Kill the group over a second session of the same connection."""
+        command = f"kill -s {name} -- -{self.number}".encode()
+        try:
+            channel.get_transport().start_session(_OneShot(command))
+        except SshConnectionLost:
+            pass  # then nobody can know, which `ended` says
+
+
+class _OneShot(ChannelSink):
+    """A command whose outcome nobody waits for."""
+
+    def __init__(self, command: bytes) -> None:
+        self._command = command
+
+    def opened(self, channel: SshChannel) -> None:
+        channel.request_exec(self._command)
+        channel.send_eof()

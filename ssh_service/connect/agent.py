@@ -1,0 +1,198 @@
+"""
+The keys of an SSH agent: a small client of its protocol.
+
+paramiko's own agent client reads its socket's path from the environment only, waits for an answer
+without end, and loses the whole connection when one key cannot sign.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import time
+from typing import Any, List, Optional, Tuple
+
+import paramiko
+
+__all__ = ["AgentError", "AgentKey", "list_keys"]
+
+_log = logging.getLogger(__name__)
+
+# draft-miller-ssh-agent
+_REQUEST_IDENTITIES = 11
+_IDENTITIES_ANSWER = 12
+_SIGN_REQUEST = 13
+_SIGN_RESPONSE = 14
+_RSA_SHA2_256, _RSA_SHA2_512 = 2, 4
+_MAX_ANSWER = 256 * 1024
+
+
+class AgentError(Exception):
+    """The agent is not there, or does not do what it was asked; never leaves this package."""
+
+
+class AgentKey(paramiko.PKey):  # type: ignore[misc]
+    """
+    A key that an agent holds; every signature is asked of the agent.
+
+    Parameters
+    ----------
+    path : str
+        The agent's socket.
+    blob : bytes
+        The public key or certificate in wire format.
+    comment : str
+        What the agent calls it.
+    deadline : float
+        Monotonic instant until which the agent may take its time (a user may be asked to touch
+        a token).
+
+    Notes
+    -----
+    *Thread safety*: each signature uses a connection of its own.
+    """
+
+    # paramiko looks here for a certificate; ours is the key's own blob.
+    public_blob = None
+
+    def __init__(self, path: str, blob: bytes, comment: str, deadline: float) -> None:
+        self.path = path
+        self.blob = blob
+        self.comment = comment
+        self.deadline = deadline
+        self.failure: Optional[str] = None
+        self.name = _first_string(blob).decode("utf-8", "replace")
+
+    def asbytes(self) -> bytes:
+        """Return the public key in wire format."""
+        return self.blob
+
+    def get_name(self) -> str:
+        """Return the key's type, such as ``ssh-ed25519``."""
+        return self.name
+
+    def can_sign(self) -> bool:
+        """Tell that the private half is within reach."""
+        return True
+
+    @property
+    def _fields(self) -> Tuple[Any, ...]:
+        return (self.name, self.blob)
+
+    def sign_ssh_data(self, data: bytes, algorithm: Optional[str] = None) -> Any:
+        """
+        Have the agent sign.
+
+        Runs on the connection's reader thread, where an exception would end the connection and
+        with it the chances of every other key.  So a refusal is noted in `failure`, and what is
+        returned is a signature the server will not accept.
+
+        Parameters
+        ----------
+        data : bytes
+            What to sign.
+        algorithm : Optional[str]
+            The signature algorithm; matters to RSA only.
+
+        Returns
+        -------
+        Any
+            The signature in wire format.
+        """
+        flags = 0
+        if algorithm is not None and algorithm.startswith("rsa-sha2-256"):
+            flags = _RSA_SHA2_256
+        elif algorithm is not None and algorithm.startswith("rsa-sha2-512"):
+            flags = _RSA_SHA2_512
+        request = _string(self.blob) + _string(data) + struct.pack(">I", flags)
+        try:
+            kind, answer = _ask(self.path, _SIGN_REQUEST, request, self.deadline)
+            if kind != _SIGN_RESPONSE:
+                raise AgentError("the agent refused to sign")
+            return _first_string(answer)
+        except AgentError as error:
+            _log.debug("agent key %s: %s", self.comment, error)
+            self.failure = str(error)
+            name = (algorithm or self.name).replace("-cert-v01@openssh.com", "")
+            return _string(name.encode("utf-8")) + _string(bytes(64))
+
+
+def list_keys(path: str, deadline: float) -> List[AgentKey]:
+    """
+    Ask an agent for its keys.
+
+    Parameters
+    ----------
+    path : str
+        The agent's socket.
+    deadline : float
+        Monotonic instant until which it may answer.
+
+    Returns
+    -------
+    List[AgentKey]
+        In the agent's order.
+
+    Raises
+    ------
+    AgentError
+        It is not there, is silent or answers nonsense.
+    """
+    kind, answer = _ask(path, _REQUEST_IDENTITIES, b"", deadline)
+    if kind != _IDENTITIES_ANSWER:
+        raise AgentError("the agent did not list its keys")
+    try:
+        (count,) = struct.unpack(">I", answer[:4])
+        rest = answer[4:]
+        keys = []
+        for _ in range(count):
+            blob = _first_string(rest)
+            rest = rest[4 + len(blob) :]
+            comment = _first_string(rest)
+            rest = rest[4 + len(comment) :]
+            keys.append(AgentKey(path, blob, comment.decode("utf-8", "replace"), deadline))
+    except struct.error:
+        raise AgentError("the agent's answer is damaged") from None
+    return keys
+
+
+def _ask(path: str, kind: int, body: bytes, deadline: float) -> Tuple[int, bytes]:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            sock.connect(path)
+            sock.sendall(struct.pack(">IB", 1 + len(body), kind) + body)
+            (size,) = struct.unpack(">I", _receive(sock, 4, deadline))
+            if not 1 <= size <= _MAX_ANSWER:
+                raise AgentError("the agent's answer is too long")
+            answer = _receive(sock, size, deadline)
+    except AttributeError:
+        raise AgentError("agents are reached over Unix sockets, which this system lacks") from None
+    except socket.timeout:
+        raise AgentError("the agent did not answer in time") from None
+    except OSError as error:
+        raise AgentError(f"agent at {path}: {error.strerror or error}") from None
+    return answer[0], answer[1:]
+
+
+def _receive(sock: socket.socket, size: int, deadline: float) -> bytes:
+    data = b""
+    while len(data) < size:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
+        chunk = sock.recv(size - len(data))
+        if not chunk:
+            raise AgentError("the agent hung up")
+        data += chunk
+    return data
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+def _first_string(data: bytes) -> bytes:
+    (size,) = struct.unpack(">I", data[:4])
+    if len(data) < 4 + size:
+        raise struct.error("short")
+    return data[4 : 4 + size]

@@ -1,0 +1,371 @@
+"""
+Showing credentials to a server whose host key has been verified.
+
+Keys first, then the password, then keyboard-interactive; each method may be one step of several
+(``AuthenticationMethods publickey,password``).  A connection that breaks on the way is a network
+error, never "bad credentials".
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import paramiko
+from paramiko.ssh_exception import PartialAuthentication
+
+from ssh_service.connect.credentials import Credentials, Identity
+from ssh_service.errors import SshAuthError, SshConnectError, SshConnectTimeout
+from ssh_service.params import ConnectParams
+
+__all__ = ["authenticate"]
+
+_log = logging.getLogger(__name__)
+
+# A bound on the whole conversation, for a server that answers "partial success" for ever.
+_MAX_ATTEMPTS = 64
+
+
+class _Attempt(NamedTuple):
+    label: str
+    run: Callable[[], Optional[Sequence[str]]]  # raises where refused
+    key: Optional[paramiko.PKey] = None
+
+
+def authenticate(
+    transport: paramiko.Transport,
+    params: ConnectParams,
+    credentials: Credentials,
+    deadline: float,
+) -> None:
+    """
+    Log in.
+
+    Parameters
+    ----------
+    transport : paramiko.Transport
+        After its key exchange; the host key has been verified.
+    params : ConnectParams
+        The destination.
+    credentials : Credentials
+        What may be shown.
+    deadline : float
+        Monotonic instant until which it must be done.
+
+    Raises
+    ------
+    SshAuthError
+        Everything was refused; the message and `tried` list what was shown.
+    SshConnectTimeout
+        The server did not answer in time.
+    SshConnectError
+        The connection broke.
+    SshConfigError
+        A credential could not be read.
+    """
+    _Conversation(transport, params, credentials, deadline).run()
+
+
+class _Conversation:
+    def __init__(
+        self,
+        transport: paramiko.Transport,
+        params: ConnectParams,
+        credentials: Credentials,
+        deadline: float,
+    ) -> None:
+        self._transport = transport
+        self._params = params
+        self._credentials = credentials
+        self._deadline = deadline
+        self._started = time.monotonic()
+        self._tried: List[str] = []
+        self._allowed: Optional[Sequence[str]] = None
+        self._count = 0
+
+    def run(self) -> None:
+        attempts: Dict[str, Iterator[_Attempt]] = {
+            "publickey": self._public_keys(),
+            "password": self._passwords(),
+            "keyboard-interactive": self._interactive(),
+        }
+        while True:
+            went_on = False
+            for method in self._params.preferred_auth:
+                if self._allowed is not None and method not in self._allowed:
+                    continue
+                outcome = self._run_method(method, attempts[method])
+                if outcome == "done":
+                    return
+                if outcome == "partial":
+                    went_on = True
+                    break
+            if not went_on:
+                break
+        if self._count == 0 and self._ask_none():
+            return
+        raise self._refused()
+
+    def _run_method(self, method: str, attempts: Iterator[_Attempt]) -> str:
+        for attempt in attempts:
+            self._count += 1
+            if self._count > _MAX_ATTEMPTS:
+                break
+            outcome = self._try(attempt)
+            if outcome in ("done", "partial"):
+                return outcome
+            if outcome == "not offered":
+                return outcome
+        return "refused"
+
+    def _try(self, attempt: _Attempt) -> str:
+        label = attempt.label
+        try:
+            further = attempt.run()
+        except paramiko.BadAuthenticationType as error:
+            self._allowed = error.allowed_types
+            self._tried.append(f"{label}: method not offered")
+            return "not offered"
+        except paramiko.SSHException as error:
+            self._tried.append(f"{label}: {_reason(attempt, error)}")
+            self._check_alive(error)
+            return "refused"
+        except (EOFError, OSError) as error:
+            self._tried.append(f"{label}: connection lost")
+            raise self._lost(error) from error
+        if further:
+            self._allowed = further
+            self._tried.append(f"{label}: accepted, more is required")
+            return "partial"
+        return "done"
+
+    # --- methods
+
+    def _public_keys(self) -> Iterator[_Attempt]:
+        for identity in self._credentials.identities():
+            yield self._public_key(identity)
+
+    def _public_key(self, identity: Identity) -> _Attempt:
+        def run() -> Optional[Sequence[str]]:
+            event = threading.Event()
+            self._transport.auth_publickey(self._params.username, identity.key, event)
+            return self._await(event)
+
+        return _Attempt(f"publickey {identity.label}", run, identity.key)
+
+    def _passwords(self) -> Iterator[_Attempt]:
+        password = self._credentials.password()
+        if password is None:
+            return
+
+        def run() -> Optional[Sequence[str]]:
+            event = threading.Event()
+            self._transport.auth_password(self._params.username, password, event)
+            return self._await(event)
+
+        yield _Attempt("password", run)
+
+    def _interactive(self) -> Iterator[_Attempt]:
+        handler = self._params.kbdint_handler
+        if handler is None:
+            password = self._credentials.password()
+            if password is None:
+                return
+            handler = _password_answers(password)
+        chosen = handler
+
+        def run() -> Optional[Sequence[str]]:
+            return _Interview(self._transport, self._params, chosen, self._deadline).run()
+
+        yield _Attempt("keyboard-interactive", run)
+
+    def _ask_none(self) -> bool:
+        """Ask to be let in with nothing: some servers do, all others say what they want."""
+        result = _in_thread(
+            lambda: self._transport.auth_none(self._params.username),
+            f"ssh-service-auth-{self._params.connection_id}",
+        )
+        outcome = self._try(_Attempt("none", lambda: result.wait(self._deadline)))
+        return outcome == "done"
+
+    def _await(self, event: threading.Event) -> Optional[Sequence[str]]:
+        """Wait for the server's answer by the monotonic clock; paramiko's own wait is not."""
+        answered = event.wait(max(0.0, self._deadline - time.monotonic()))
+        if answered and self._transport.is_authenticated():
+            return None
+        error = self._transport.get_exception()
+        if isinstance(error, PartialAuthentication):
+            return list(error.allowed_types)
+        if not answered:
+            raise paramiko.SSHException("no answer")
+        raise error or paramiko.AuthenticationException("refused")
+
+    # --- what failed
+
+    def _check_alive(self, error: BaseException) -> None:
+        if time.monotonic() >= self._deadline:
+            waited = time.monotonic() - self._started
+            raise SshConnectTimeout(
+                f"{self._params.connection_id}: not authenticated within {waited:.1f} s",
+                connection_id=self._params.connection_id,
+                phase="auth",
+            ) from error
+        if not self._transport.is_active():
+            raise self._lost(error) from error
+
+    def _lost(self, error: BaseException) -> SshConnectError:
+        loss = getattr(self._transport, "loss", None)
+        if getattr(loss, "reason", None) == "disconnect":
+            # The server said goodbye in so many words, as sshd does past MaxAuthTries.
+            return self._refused(f"; the server ended the connection: {loss}")
+        return SshConnectError(
+            f"{self._params.connection_id}: connection lost during authentication: "
+            f"{loss or error or type(error).__name__}",
+            connection_id=self._params.connection_id,
+            phase="auth",
+        )
+
+    def _refused(self, more: str = "") -> SshAuthError:
+        tried = "; ".join(self._tried) or "nothing"
+        skipped = self._credentials.skipped
+        if skipped:
+            tried += f" (passed over: {'; '.join(skipped)})"
+        if self._allowed is not None:
+            more = f"; the server takes {', '.join(self._allowed)}{more}"
+        return SshAuthError(
+            f"{self._params.connection_id}: authentication refused; tried {tried}{more}",
+            tried=tuple(self._tried),
+            connection_id=self._params.connection_id,
+        )
+
+
+def _reason(attempt: _Attempt, error: BaseException) -> str:
+    failure = getattr(attempt.key, "failure", None)
+    if failure is not None:
+        return str(failure)
+    if isinstance(error, paramiko.AuthenticationException):
+        return "refused"
+    return str(error) or type(error).__name__
+
+
+def _password_answers(password: str) -> Callable[..., List[str]]:
+    def answer(name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> List[str]:
+        """Answer one hidden question; more than that is not a password prompt."""
+        if not prompts:
+            return []
+        if len(prompts) > 1 or prompts[0][1]:
+            raise paramiko.AuthenticationException("asks for more than a password")
+        return [password]
+
+    return answer
+
+
+# --- calls that have no event form ----------------------------------------------------------
+
+
+class _Result:
+    def __init__(self) -> None:
+        self._box: queue.SimpleQueue[Tuple[Any, Optional[BaseException]]] = queue.SimpleQueue()
+
+    def put(self, value: Any, error: Optional[BaseException]) -> None:
+        self._box.put((value, error))
+
+    def wait(self, deadline: float) -> Any:
+        try:
+            value, error = self._box.get(timeout=max(0.001, deadline - time.monotonic()))
+        except queue.Empty:
+            raise paramiko.SSHException("no answer") from None
+        if error is not None:
+            raise error
+        return value
+
+
+def _in_thread(call: Callable[[], Any], name: str) -> _Result:
+    """
+    Make a blocking call of paramiko's on a thread that ends with the transport at the latest.
+
+    Its own time-out goes by the wall clock, and nobody but the deadline should decide.
+    """
+    result = _Result()
+
+    def run() -> None:
+        try:
+            result.put(call(), None)
+        except BaseException as error:
+            result.put(None, error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return result
+
+
+class _Interview:
+    """
+    Keyboard-interactive: the server's questions, answered on the dialling thread.
+
+    paramiko asks on the reader thread, where no code of a user may run.
+    """
+
+    def __init__(
+        self,
+        transport: paramiko.Transport,
+        params: ConnectParams,
+        handler: Callable[..., Any],
+        deadline: float,
+    ) -> None:
+        self._transport = transport
+        self._params = params
+        self._handler = handler
+        self._deadline = deadline
+        # ("asked", questions) or ("done", (value, error))
+        self._events: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(self) -> Optional[Sequence[str]]:
+        threading.Thread(
+            target=self._converse,
+            name=f"ssh-service-auth-{self._params.connection_id}",
+            daemon=True,
+        ).start()
+        while True:
+            try:
+                kind, what = self._events.get(
+                    timeout=max(0.001, self._deadline - time.monotonic())
+                )
+            except queue.Empty:
+                raise paramiko.SSHException("no answer") from None
+            if kind == "done":
+                value, error = what
+                if error is not None:
+                    raise error
+                return value  # type: ignore[no-any-return]
+            self._answers.put(self._ask(*what))
+
+    def _ask(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> Any:
+        try:
+            return [str(answer) for answer in self._handler(name, instructions, prompts)]
+        except paramiko.AuthenticationException:
+            raise
+        except Exception as error:
+            raise SshConnectError(
+                f"{self._params.connection_id}: the callable given as kbdint_handler "
+                f"raised {type(error).__name__}",
+                connection_id=self._params.connection_id,
+                phase="auth",
+            ) from error
+
+    def _converse(self) -> None:
+        try:
+            further = self._transport.auth_interactive(self._params.username, self._on_questions)
+            self._events.put(("done", (further, None)))
+        except BaseException as error:
+            self._events.put(("done", (None, error)))
+
+    def _on_questions(self, name: str, instructions: str, prompts: Any) -> Any:
+        self._events.put(("asked", (name, instructions, [tuple(one) for one in prompts])))
+        try:
+            return self._answers.get(timeout=max(0.001, self._deadline - time.monotonic()))
+        except queue.Empty:
+            raise paramiko.SSHException("no answer from the user") from None

@@ -1,0 +1,161 @@
+"""
+From connect parameters to an authenticated connection: `dial`.
+
+Everything is done under one deadline, in this order: keys are loaded, a stream is opened, the
+key exchange runs, the host key is judged, and only then is a credential shown.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from typing import Any, Callable, Optional, Set, Tuple
+
+import paramiko
+
+from ssh_service.connect.authentication import authenticate
+from ssh_service.connect.credentials import Credentials
+from ssh_service.errors import SshConnectError, SshConnectTimeout, SshServiceError
+from ssh_service.params import ConnectParams
+from ssh_service.connect.routes import OpenTunnel, Stream, open_stream
+from ssh_service.transport import SshTransport
+
+__all__ = ["dial"]
+
+_log = logging.getLogger(__name__)
+
+_unchecked_lock = threading.Lock()
+_unchecked: Set[Tuple[str, ...]] = set()  # guarded by _unchecked_lock
+
+
+def dial(
+    params: ConnectParams,
+    deadline: float,
+    *,
+    open_tunnel: Optional[OpenTunnel] = None,
+) -> SshTransport:
+    """
+    Make an authenticated connection.
+
+    Parameters
+    ----------
+    params : ConnectParams
+        The destination, from `params.resolve`.
+    deadline : float
+        Monotonic instant until which everything must be done, jump hosts included.
+    open_tunnel : Optional[OpenTunnel]
+        ``open_tunnel(hop_params, deadline) -> (transport, release)`` delivers the connection to
+        a jump host; `release` is called when this connection has ended.  By default each hop is
+        dialled for this connection alone.
+
+    Returns
+    -------
+    SshTransport
+        Authenticated.
+
+    Raises
+    ------
+    SshConfigError
+        A key file named in the parameters cannot be used.
+    SshHostKeyError
+        The host key is not trusted; no credential was sent.
+    SshAuthError
+        The server refused every credential.
+    SshConnectTimeout
+        The time ran out; `phase` is ``resolve``, ``tcp``, ``banner``, ``kex`` or ``auth``.
+    SshConnectError
+        Anything else that prevented the connection.
+
+    Notes
+    -----
+    *Guarantees*: on any failure the socket is closed and the threads of the attempt end.
+    """
+    credentials = Credentials(params, deadline)
+    stream = open_stream(params, deadline, open_tunnel or _dial_hop)
+    transport: Optional[SshTransport] = None
+    try:
+        transport = _start(params, stream)
+        if params.login_timeout is not None:
+            deadline = min(deadline, time.monotonic() + params.login_timeout)
+        _shake_hands(transport, params, deadline)
+        authenticate(transport, params, credentials, deadline)
+    except BaseException as error:
+        _discard(transport, stream)
+        if isinstance(error, (SshServiceError, ValueError)) or not isinstance(error, Exception):
+            raise
+        raise _translate(error, params, deadline) from error
+    transport.add_done_callback(lambda *_: stream.release())
+    return transport
+
+
+def _start(params: ConnectParams, stream: Stream) -> SshTransport:
+    offered = params.known_hosts.algorithms(params.server_host_key_algs, params.host_key_names)
+    return SshTransport(
+        stream.sock,
+        connection_id=params.connection_id,
+        keepalive_interval=params.keepalive_interval,
+        keepalive_count_max=params.keepalive_count_max,
+        ciphers=params.encryption_algs,
+        kex=params.kex_algs,
+        macs=params.mac_algs,
+        key_types=offered,
+        compression=params.compression_algs,
+    )
+
+
+def _shake_hands(transport: SshTransport, params: ConnectParams, deadline: float) -> None:
+    key = transport.handshake(deadline)
+    trust = params.known_hosts
+    if trust.policy == "off" and not trust.pins:
+        _warn_unchecked(params)
+    certificate = getattr(key, "public_blob", None)
+    trust.verify(
+        key.get_name(),
+        key.asbytes(),
+        params.host_key_names,
+        certificate=certificate.key_blob if certificate else None,
+        connection_id=params.connection_id,
+    )
+
+
+def _warn_unchecked(params: ConnectParams) -> None:
+    with _unchecked_lock:
+        is_new = params.host_key_names not in _unchecked
+        _unchecked.add(params.host_key_names)
+    if is_new:
+        _log.warning(
+            "%s: the host key is not checked; name a known_hosts file to have it checked",
+            params.connection_id,
+        )
+
+
+def _dial_hop(
+    params: ConnectParams, deadline: float
+) -> Tuple[paramiko.Transport, Callable[[], None]]:
+    transport = dial(params, deadline)
+    return transport, transport.hang_up  # called on a reader thread, which must not wait
+
+
+def _discard(transport: Optional[SshTransport], stream: Stream) -> None:
+    """Leave nothing behind, whatever state the attempt is in."""
+    try:
+        if transport is not None:
+            transport.close()
+    finally:
+        try:
+            stream.sock.close()
+        finally:
+            stream.release()
+
+
+def _translate(error: BaseException, params: ConnectParams, deadline: float) -> SshConnectError:
+    """Turn what paramiko or the system raised into one of our errors."""
+    where = params.connection_id
+    timed_out = isinstance(error, socket.timeout) or time.monotonic() >= deadline
+    cls: Any = SshConnectTimeout if timed_out else SshConnectError
+    reason = str(error) or type(error).__name__
+    translated = cls(f"{where}: cannot connect: {reason}", connection_id=where, phase="kex")
+    translated.errno = error.errno if isinstance(error, OSError) else None
+    return translated  # type: ignore[no-any-return]

@@ -1,0 +1,190 @@
+"""
+Copying files and trees over a connection, by SFTP alone: no shell, no scp, no clean profile needed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Coroutine, Optional, Union
+
+from ssh_service.copying.channel import session_on
+from ssh_service.copying.download import Download
+from ssh_service.copying.failures import SshTransferTimeout, copy_error, shown
+from ssh_service.copying.job import Job, Options, Progress, ProgressCallback
+from ssh_service.copying.session import SftpSession
+from ssh_service.copying.upload import Upload
+from ssh_service.transport import SshTransport
+
+__all__ = ["Progress", "ProgressCallback", "SshTransferTimeout", "download", "upload"]
+
+Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+
+
+def upload(
+    transport: SshTransport,
+    local_path: Path,
+    remote_path: Path,
+    *,
+    recursive: bool = True,
+    timeout: Optional[float] = None,
+    verify: bool = False,
+    resume: bool = False,
+    fsync: bool = False,
+    progress: Optional[ProgressCallback] = None,
+) -> None:
+    """
+    Copy a local file or folder to the server.
+
+    A file goes to `remote_path`, or into it if that is a folder.  A folder becomes `remote_path`,
+    or goes into it if that exists.  Folders around it are not made.  Modes and times are kept,
+    symbolic links followed.  Each file is complete or not there: it is written beside its place
+    and renamed, wherever that is possible.
+
+    Parameters
+    ----------
+    transport : SshTransport
+        The connection.
+    local_path : Path
+        Taken literally.
+    remote_path : Path
+        Taken literally, but for ``~`` or ``~user`` at its start; relative to the home directory.
+    recursive : bool
+        Whether a folder may be copied.
+    timeout : Optional[float]
+        Seconds without any progress after which to give up; None: never.
+    verify : bool
+        Whether to compare what arrived with what was sent.
+    resume : bool
+        Whether to go on where an earlier, interrupted copy stopped.
+    fsync : bool
+        Whether to have the data written to the server's disk.
+    progress : Optional[Callable[[Progress], None]]
+        Told, on this thread and a few times a second, how far it is.  What it raises ends the
+        copy.
+
+    Raises
+    ------
+    SshTransferError
+        An `OSError` with `errno` and `filename`; also a `FileNotFoundError`, `PermissionError`...
+        as befits the errno.  Of a tree, what came before stays.
+    SshConnectionLost
+        The connection ended; each file is the old or the new one.
+    """
+    options = Options(recursive, verify, resume, fsync)
+    source, target = os.fsencode(local_path), os.fsencode(remote_path)
+    _copy(
+        transport,
+        lambda job: Upload(job).run(source, target),
+        target,
+        options,
+        timeout,
+        progress,
+    )
+
+
+def download(
+    transport: SshTransport,
+    remote_path: Path,
+    local_path: Path,
+    *,
+    recursive: bool = True,
+    timeout: Optional[float] = None,
+    verify: bool = False,
+    resume: bool = False,
+    fsync: bool = False,
+    progress: Optional[ProgressCallback] = None,
+) -> None:
+    """
+    Copy a file or folder from the server.
+
+    The rules are those of `upload`.  Nothing that the server says can make this write outside
+    `local_path`.
+
+    Parameters
+    ----------
+    transport : SshTransport
+        The connection.
+    remote_path : Path
+        As in `upload`.
+    local_path : Path
+        Taken literally.
+    recursive : bool
+        Whether a folder may be copied.
+    timeout : Optional[float]
+        Seconds without any progress after which to give up; None: never.
+    verify : bool
+        Whether to compare what arrived with what was sent.
+    resume : bool
+        Whether to go on where an earlier, interrupted copy stopped.
+    fsync : bool
+        Whether to have the data written to the local disk.
+    progress : Optional[Callable[[Progress], None]]
+        As in `upload`.
+
+    Raises
+    ------
+    SshTransferError
+        As in `upload`.
+    SshConnectionLost
+        As in `upload`.
+    """
+    options = Options(recursive, verify, resume, fsync)
+    source, target = os.fsencode(remote_path), os.fsencode(local_path)
+    _copy(
+        transport,
+        lambda job: Download(job).run(source, target),
+        source,
+        options,
+        timeout,
+        progress,
+    )
+
+
+def _copy(
+    transport: SshTransport,
+    begin: Callable[[Job], Coroutine[Any, Any, None]],
+    remote_path: bytes,
+    options: Options,
+    timeout: Optional[float],
+    progress: Optional[ProgressCallback],
+) -> None:
+    try:
+        run_copy(session_on(transport, timeout), begin, options, timeout, progress)
+    except Exception as error:
+        told = copy_error(error, shown(remote_path), transport.connection_id, timeout)
+        if told is error:
+            raise
+        raise told from error
+
+
+def run_copy(
+    session: SftpSession,
+    begin: Callable[[Job], Coroutine[Any, Any, None]],
+    options: Options,
+    timeout: Optional[float] = None,
+    progress: Optional[ProgressCallback] = None,
+) -> None:
+    """
+    Run one copy on a session that is ready.
+
+    Parameters
+    ----------
+    session : SftpSession
+        The session.
+    begin : Callable[[Job], Coroutine]
+        Gives the first task.
+    options : Options
+        How to copy.
+    timeout : Optional[float]
+        Seconds without any progress after which to give up.
+    progress : Optional[Callable[[Progress], None]]
+        Told how far it is.
+    """
+    with session.lane() as lane:
+        job = Job(lane, options, timeout, progress)
+        try:
+            job.pipeline.run(begin(job))
+        finally:
+            job.files.give_all()
+            job.folders.give_all()
+        job.finish()

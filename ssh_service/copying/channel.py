@@ -1,0 +1,128 @@
+"""
+SFTP over a connection: one session for each, shared by all copies and kept for the next.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any, Optional
+
+from ssh_service.copying.session import SessionEnded, SftpSession, Stalled, Stream
+from ssh_service.errors import SshServiceError, SshSessionRefused
+from ssh_service.transport import ChannelSink, SshChannel, SshTransport
+
+__all__ = ["session_on"]
+
+_lock = threading.Lock()
+# One slot for each connection; a connection that is no more takes its slot along.
+_slots: weakref.WeakKeyDictionary[Any, _Slot] = weakref.WeakKeyDictionary()  # guarded by _lock
+
+
+class _Slot:
+    """Where the session of one connection is kept; whoever opens one holds the lock meanwhile."""
+
+    def __init__(self) -> None:
+        self.opening = threading.Lock()
+        self.session: Optional[SftpSession] = None  # guarded by opening
+
+
+class _ChannelStream(ChannelSink, Stream):
+    """The channel, as the session sees it; and the session, as the channel sees it."""
+
+    def __init__(self, connection_id: str) -> None:
+        self.session = SftpSession(self)
+        self._connection_id = connection_id
+        self._channel: Optional[SshChannel] = None
+
+    # For the session.
+
+    def send_some(self, data: memoryview) -> int:
+        """Send what the window admits."""
+        channel = self._channel
+        return channel.send_some(data) if channel is not None else 0
+
+    def close(self) -> None:
+        """Close the channel."""
+        channel = self._channel
+        if channel is not None:
+            channel.abandon()
+
+    # For the channel, on the reader thread.
+
+    def opened(self, channel: SshChannel) -> None:
+        """Ask for the subsystem, and greet it without waiting for the answer."""
+        self._channel = channel
+        channel.request_subsystem("sftp")
+        self.session.start()
+
+    def replied(self, ok: bool) -> None:
+        """Note whether there is such a subsystem."""
+        if not ok:
+            self.session.ended(
+                SshSessionRefused(
+                    f"{self._connection_id}: the server offers no SFTP",
+                    connection_id=self._connection_id,
+                )
+            )
+            self.close()
+
+    def data(self, chunk: bytes) -> None:
+        """Pass on what came."""
+        self.session.feed(chunk)
+
+    def writable(self) -> None:
+        """Pass on that there is room."""
+        self.session.made_room()
+
+    def eof(self) -> None:
+        """Note that no more replies will come."""
+        self.session.ended(None)
+        self.close()
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """Note the end."""
+        self.session.ended(error)
+        self._channel = None  # else a connection would be kept by what is kept for it
+
+
+def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
+    """
+    Give the SFTP session of a connection; open it the first time, or if it has ended.
+
+    Parameters
+    ----------
+    transport : SshTransport
+        The connection.
+    timeout : Optional[float]
+        Seconds that opening may take; None: as long as the connection lives.
+
+    Returns
+    -------
+    SftpSession
+        Shared with all other copies on this connection.
+    """
+    with _lock:
+        slot = _slots.get(transport)
+        if slot is None:
+            slot = _slots[transport] = _Slot()
+    if not slot.opening.acquire(timeout=-1 if timeout is None else timeout):
+        raise Stalled()
+    try:
+        if slot.session is None or not slot.session.is_usable:
+            slot.session = _open(transport, timeout)
+        return slot.session
+    finally:
+        slot.opening.release()
+
+
+def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
+    stream = _ChannelStream(transport.connection_id)
+    # Large packets: the fewer a download needs, the less there is to do for each.
+    channel = transport.start_session(stream)
+    try:
+        stream.session.wait_until_ready(timeout)
+    except BaseException:
+        channel.abandon()
+        raise
+    return stream.session

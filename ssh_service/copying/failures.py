@@ -1,0 +1,160 @@
+"""
+What goes wrong in a copy, as errors that name the path: the server's word turned into an errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any, Optional, Union
+
+from ssh_service.copying import protocol
+from ssh_service.copying.session import SessionEnded, Stalled
+from ssh_service.errors import (
+    SshConnectionLost,
+    SshServiceError,
+    SshSessionRefused,
+    SshTransferError,
+    transfer_error,
+)
+
+__all__ = ["Refused", "SshTransferTimeout", "local_error", "copy_error", "shown"]
+
+_ERRNOS = {
+    protocol.NO_SUCH_FILE: errno.ENOENT,
+    protocol.PERMISSION_DENIED: errno.EACCES,
+    protocol.BAD_MESSAGE: errno.EINVAL,
+    protocol.OP_UNSUPPORTED: errno.EOPNOTSUPP,
+}
+
+
+class SshTransferTimeout(SshTransferError, TimeoutError):
+    """Nothing moved for longer than a copy may stand still."""
+
+
+class Refused(Exception):
+    """
+    The server would not do what a request asked for.
+
+    Attributes
+    ----------
+    code : int
+        The SFTP status code.
+    text : str
+        The server's words.
+    path : bytes
+        The path concerned.
+    """
+
+    def __init__(self, code: int, text: str, path: bytes) -> None:
+        super().__init__(f"{text or 'status'} ({code}): {path!r}")
+        self.code = code
+        self.text = text
+        self.path = path
+
+    @property
+    def errno(self) -> int:
+        """The errno that the status code stands for; EIO where it says nothing."""
+        return _ERRNOS.get(self.code, errno.EIO)
+
+    def as_error(self, code: Optional[int] = None, detail: Optional[str] = None) -> OSError:
+        """
+        Build the error for the caller of the copy.
+
+        Parameters
+        ----------
+        code : Optional[int]
+            The errno, where more is known than the status says.
+        detail : Optional[str]
+            What happened, where the errno alone does not say it.
+
+        Returns
+        -------
+        OSError
+            Not raised yet.
+        """
+        code = code or self.errno
+        if detail is None and code == errno.EIO:
+            words = f": {printable(self.text)}" if self.text else ""
+            detail = f"the server failed (status {self.code}{words})"
+        return transfer_error(code, shown(self.path), detail)
+
+
+def shown(path: Union[str, bytes]) -> str:
+    """Give a path as text, with bytes that are none kept as surrogates."""
+    return os.fsdecode(path)
+
+
+def printable(text: str) -> str:
+    """Make a server's words fit for a message: one short line, nothing that steers a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:200].strip())
+
+
+def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:
+    """
+    Turn what the local system said into a transfer error.
+
+    Parameters
+    ----------
+    error : OSError
+        Raise the result ``from`` it.
+    path : Union[str, bytes]
+        The local path concerned.
+
+    Returns
+    -------
+    SshTransferError
+        Not raised yet.
+    """
+    return transfer_error(error.errno or errno.EIO, shown(path), error.strerror)
+
+
+def copy_error(error: Exception, path: str, connection_id: str, timeout: Any) -> Exception:
+    """
+    Turn what ended a whole copy into the error for its caller.
+
+    Parameters
+    ----------
+    error : Exception
+        What the pipeline raised.
+    path : str
+        The remote path of the copy.
+    connection_id : str
+        ``user@host:port``.
+    timeout : Any
+        The seconds in which something had to move.
+
+    Returns
+    -------
+    Exception
+        An `SshServiceError`; `error` itself where it says all there is to say.
+    """
+    where = {"connection_id": connection_id, "phase": "copy"}
+    if isinstance(error, Refused):
+        error = error.as_error()
+    if isinstance(error, SshTransferError):
+        error.connection_id = error.connection_id or connection_id
+        return error
+    if isinstance(error, Stalled):
+        text = f"nothing moved for {timeout:g} s"
+        stalled = SshTransferTimeout(f"{text}: {path!r} ({connection_id})", **where)
+        stalled.errno, stalled.strerror, stalled.filename = errno.ETIMEDOUT, text, path
+        return stalled
+    if isinstance(error, (SessionEnded, protocol.ProtocolError)):
+        return _session_error(error, path, where)
+    return error
+
+
+def _session_error(error: Exception, path: str, where: Any) -> SshServiceError:
+    reason = error.reason if isinstance(error, SessionEnded) else error
+    if isinstance(reason, SshConnectionLost):
+        lost = SshConnectionLost(f"{reason} (while copying {path!r})", reason=reason.reason, **where)
+        lost.sent = reason.sent
+        return lost
+    if isinstance(reason, SshSessionRefused):
+        return SshSessionRefused(f"{reason} (to copy {path!r})", code=reason.code, **where)
+    if isinstance(reason, protocol.ProtocolError):
+        text = f"the server broke the SFTP protocol: {reason}"
+        return transfer_error(errno.EPROTO, path, text, connection_id=where["connection_id"])
+    text = str(reason) if reason else "the server ended the SFTP session"
+    return transfer_error(errno.EPIPE, path, text, connection_id=where["connection_id"])

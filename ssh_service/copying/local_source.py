@@ -1,0 +1,189 @@
+"""
+What is copied from here: local files and trees, read as they are found.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+from ssh_service.copying.failures import local_error, shown
+from ssh_service.copying.protocol import Attributes
+from ssh_service.errors import SshTransferError, transfer_error
+
+__all__ = ["Entry", "SourceFile", "attributes_of", "walk"]
+
+# Without it, opening a fifo that took a file's place would wait for a writer.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def attributes_of(status: os.stat_result) -> Attributes:
+    """Give the attributes a copy shall have."""
+    return Attributes(
+        mode=stat.S_IMODE(status.st_mode),
+        atime=int(status.st_atime),
+        mtime=int(status.st_mtime),
+    )
+
+
+class SourceFile:
+    """
+    A local file, open to be copied; a context manager.
+
+    Attributes
+    ----------
+    path : bytes
+        Its path, for errors.
+    size : int
+        How many bytes it has.
+    attributes : Attributes
+        What its copy shall have.
+    """
+
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+        self._whole: Optional[bytes] = None
+        try:
+            self._fd: Optional[int] = os.open(path, _OPEN_FLAGS)
+        except OSError as error:
+            raise local_error(error, path) from error
+        self._status = os.fstat(self._fd)
+        if not stat.S_ISREG(self._status.st_mode):
+            self.close()
+            raise not_a_file(path, self._status.st_mode)
+        self.size = self._status.st_size
+        self.attributes = attributes_of(self._status)
+
+    def __enter__(self) -> SourceFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it; may be called more than once."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read exactly `size` bytes from `offset`."""
+        if self._whole is not None:
+            return self._whole[offset : offset + size]
+        assert self._fd is not None
+        try:
+            data = os.pread(self._fd, size, offset)
+            while len(data) < size:
+                more = os.pread(self._fd, size - len(data), offset + len(data))
+                if not more:
+                    raise self._changed()
+                data += more
+        except OSError as error:
+            if isinstance(error, SshTransferError):
+                raise
+            raise local_error(error, self.path) from error
+        return data
+
+    def read_whole(self) -> bytes:
+        """Read all of a small file, check that it stood still, and close it."""
+        self._whole = self.read(0, self.size)
+        self.check_unchanged()
+        self.close()
+        return self._whole
+
+    def check_unchanged(self) -> None:
+        """Raise an error if the file was written to since it was opened."""
+        if self._fd is None:
+            return
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
+            raise self._changed()
+
+    def _changed(self) -> SshTransferError:
+        return transfer_error(errno.EIO, shown(self.path), "changed while it was being copied")
+
+
+def not_a_file(path: bytes, mode: int) -> SshTransferError:
+    """Build the error for what is neither a file nor a folder (or a folder where none is meant)."""
+    if stat.S_ISDIR(mode):
+        return transfer_error(errno.EISDIR, shown(path))
+    kinds = (
+        (stat.S_ISFIFO, "a fifo"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISBLK, "a block device"),
+        (stat.S_ISLNK, "a symbolic link"),
+    )
+    kind = next((text for test, text in kinds if test(mode)), "of an unknown kind")
+    return transfer_error(errno.EINVAL, shown(path), f"not a regular file but {kind}")
+
+
+class Entry(NamedTuple):
+    """One step of a walk through a tree."""
+
+    path: bytes
+    name: bytes
+    status: Optional[os.stat_result]  # of a folder, as it is entered; None for a file
+    leaves: bool = False  # whether this is the end of a folder
+
+
+def walk(root: bytes, status: os.stat_result) -> Iterator[Entry]:
+    """
+    Walk through a tree, in the order in which the system lists it, following symbolic links.
+
+    Parameters
+    ----------
+    root : bytes
+        The folder; it is not itself among the entries.
+    status : os.stat_result
+        Its status.
+
+    Yields
+    ------
+    Entry
+        A file; a folder, as it is entered; a folder, as it is left.
+
+    Raises
+    ------
+    SshTransferError
+        An entry cannot be followed, or leads back to a folder it lies in; names the entry.
+    """
+    return _walk(root, [(status.st_dev, status.st_ino)])
+
+
+def _walk(folder: bytes, parents: List[Tuple[int, int]]) -> Iterator[Entry]:
+    path = folder
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = entry.path
+                followed = entry.is_symlink()
+                if not entry.is_dir(follow_symlinks=followed):
+                    # Told here, in order; and nothing but a file is ever opened.
+                    if not entry.is_file(follow_symlinks=followed):
+                        raise not_a_file(path, entry.stat().st_mode)
+                    yield Entry(path, entry.name, None)
+                    continue
+                status = entry.stat()
+                identity = (status.st_dev, status.st_ino)
+                if followed and (identity in parents or _holds(path, folder)):
+                    raise transfer_error(
+                        errno.ELOOP, shown(path), "a symbolic link to a folder it lies in"
+                    )
+                yield Entry(path, entry.name, status)
+                parents.append(identity)
+                yield from _walk(path, parents)
+                parents.pop()
+                yield Entry(path, entry.name, status, leaves=True)
+    except SshTransferError:
+        raise
+    except OSError as error:
+        raise local_error(error, path) from error
+
+
+def _holds(link: bytes, folder: bytes) -> bool:
+    """Tell whether a link leads to the folder it lies in, or to one around that."""
+    target, here = os.path.realpath(link), os.path.realpath(folder)
+    return here == target or here.startswith(target.rstrip(b"/") + b"/")

@@ -1,0 +1,379 @@
+"""
+Many files at once on one thread: coroutines whose every ``await`` is a reply from the server.
+
+The code that copies a file reads from top to bottom, one step after the other.  The pipeline runs
+many of them side by side on the caller's own thread, each waiting for its reply while the others
+go on, so that neither a round trip nor a batch half empty costs time.  No event loop, no thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import (
+    Any,
+    Callable,
+    Coroutine,
+    Deque,
+    Generator,
+    List,
+    NoReturn,
+    Optional,
+    Set,
+    TypeVar,
+)
+
+from ssh_service.copying.session import Lane, Reply, Stalled
+
+__all__ = ["STOPPED", "Budget", "Cancelled", "HandleBudget", "Pipeline", "Signal", "Task"]
+
+_T = TypeVar("_T")
+
+# Seconds the tidying up after a failure, an interrupt or a time-out may take.
+_TIDY_LIMIT = 2.0
+
+
+class Cancelled(BaseException):
+    """Thrown into a coroutine that shall stop: it tidies up and passes this on."""
+
+
+# After these a task may tidy up, and wait for it.
+STOPPED = (Cancelled, KeyboardInterrupt, Exception)
+
+
+class Task:
+    """
+    One coroutine on its way.
+
+    Attributes
+    ----------
+    order : int
+        Its place among all that were started.
+    failure : Optional[BaseException]
+        What it ended with, if not well.
+    done : bool
+        Whether it has ended.
+    """
+
+    __slots__ = ("coroutine", "order", "failure", "done", "result")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], order: int) -> None:
+        self.coroutine = coroutine
+        self.order = order
+        self.failure: Optional[BaseException] = None
+        self.done = False
+        self.result: Any = None
+
+
+class _Turn:
+    """What a task waits for that is not a reply: its turn, given by `Pipeline.wake`."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self) -> None:
+        self.waiter: Optional[Task] = None
+
+    def __await__(self) -> Generator[_Turn, None, None]:
+        yield self
+
+
+class Signal:
+    """Something that happens once, for which any number of tasks of one pipeline may wait."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._turns: List[_Turn] = []
+        self.is_set = False
+
+    def set(self) -> None:
+        """Say that it happened."""
+        self.is_set = True
+        for turn in self._turns:
+            self._pipeline.wake(turn)
+        self._turns.clear()
+
+    async def wait(self) -> None:
+        """Wait until it has happened."""
+        if not self.is_set:
+            turn = _Turn()
+            self._turns.append(turn)
+            await turn
+
+
+class Budget:
+    """
+    A bound on something that tasks of one pipeline share: bytes on their way, files open.
+
+    Whoever finds no room waits; first come, first served.  What alone exceeds the whole budget
+    gets it when nobody else holds any.
+    """
+
+    def __init__(self, pipeline: Pipeline, limit: int) -> None:
+        self._pipeline = pipeline
+        self._limit = limit
+        self._queue: Deque[_Turn] = deque()
+        self.used = 0
+
+    def try_take(self, amount: int = 1) -> bool:
+        """Take `amount` if there is room for it and nobody waits; say whether."""
+        if self._queue or not self._has_room(amount):
+            return False
+        self.used += amount
+        return True
+
+    def take_anyway(self, amount: int) -> None:
+        """Take `amount` whether there is room for it or not: it was there a moment ago."""
+        self.used += amount
+
+    async def take(self, amount: int = 1) -> None:
+        """Take `amount`, when there is room for it."""
+        if self.try_take(amount):
+            return
+        turn = _Turn()
+        self._queue.append(turn)
+        try:
+            await turn
+            while not self._has_room(amount):
+                await turn
+            self.used += amount
+        finally:
+            self._queue.remove(turn)
+            self._wake_next()  # there may be room for it as well
+
+    def _has_room(self, amount: int) -> bool:
+        return not self.used or self.used + amount <= self._limit
+
+    def give(self, amount: int = 1) -> None:
+        """Give `amount` back."""
+        self.used -= amount
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._queue:
+            self._pipeline.wake(self._queue[0])
+
+
+class HandleBudget(Budget):
+    """The bound on open files and folders; the lanes of one session share what it allows."""
+
+    def _has_room(self, amount: int) -> bool:
+        if not super()._has_room(amount):
+            return False
+        # A copy that holds none always gets one, so every copy moves; one that holds some waits
+        # for its own to be closed.
+        return self._pipeline.lane.session.reserve_handle(first=not self.used)
+
+    def give(self, amount: int = 1) -> None:
+        """Give `amount` back."""
+        for _ in range(amount):
+            self._pipeline.lane.session.release_handle()
+        super().give(amount)
+
+    def give_all(self) -> None:
+        """Give back whatever is still taken, at the end of a copy that did not end well."""
+        self.give(self.used)
+
+
+class Pipeline:
+    """
+    Runs tasks on the calling thread until all have ended.
+
+    Parameters
+    ----------
+    lane : Lane
+        Where the requests go and the replies come from.
+    timeout : Optional[float]
+        Seconds in which something must move; None: no limit.
+    on_step : Optional[Callable[[], None]]
+        Called now and then, between replies: to report progress.
+
+    Guarantees
+    ----------
+    - When a task fails, those started before it run to their end and those started after it are
+      cancelled; the failure of the earliest is raised.
+    - Whatever ends the run, every task gets the chance to tidy up, for a few seconds at most.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        timeout: Optional[float] = None,
+        on_step: Optional[Callable[[], None]] = None,
+    ) -> None:
+        self.lane = lane
+        self._timeout = timeout
+        self._on_step = on_step
+        self._ready: Deque[Task] = deque()
+        self._tasks: Set[Task] = set()
+        self._started = 0
+        self._failed: Optional[Task] = None
+        self._stopping = False
+        self._last_one: Optional[_Turn] = None
+
+    def run(self, main: Coroutine[Any, Any, _T]) -> _T:
+        """
+        Run `main`, and all that it starts, to the end.
+
+        Parameters
+        ----------
+        main : Coroutine
+            The first task; it counts as started before all others.
+
+        Returns
+        -------
+        Any
+            What `main` returned.
+        """
+        task = self.start(main)
+        try:
+            self._run_all(self._timeout)
+            while self.lane.outstanding:  # what nobody waits for: files being closed
+                self._take_replies(self._timeout)
+        except BaseException:
+            self._tidy_up()
+            raise
+        if self._failed is not None and self._failed.failure is not None:
+            raise self._failed.failure
+        return task.result  # type: ignore[no-any-return]
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
+        """
+        Start a task; it takes its first steps at once, as far as it can without waiting.
+
+        Parameters
+        ----------
+        coroutine : Coroutine
+            What to run.
+
+        Returns
+        -------
+        Task
+            The task.
+
+        Raises
+        ------
+        Cancelled
+            Another task failed, so nothing new begins.
+        """
+        if self._failed is not None:
+            coroutine.close()
+            raise Cancelled()  # into whoever wanted to go on after a failure
+        self._started += 1
+        task = Task(coroutine, self._started)
+        self._tasks.add(task)
+        self._ready.append(task)
+        return task
+
+    def wake(self, turn: _Turn) -> None:
+        """Let the task that waits for `turn` go on."""
+        if turn.waiter is not None:
+            self._ready.append(turn.waiter)
+            turn.waiter = None
+
+    def fail(self, error: Exception) -> NoReturn:
+        """
+        Fail, as of now: what was started before goes on, the caller and all later tasks stop.
+
+        For a task that starts others, one after the other, and finds that the next one cannot be.
+
+        Parameters
+        ----------
+        error : Exception
+            What `run` raises, unless a task that was started before fails as well.
+        """
+        self._started += 1
+        task = Task(_nothing(), self._started)
+        task.coroutine.close()
+        task.failure = error
+        self._end(task)
+        raise Cancelled()
+
+    async def others_done(self) -> None:
+        """Wait, in the first task, until all others have ended."""
+        while len(self._tasks) > 1:
+            self._last_one = _Turn()
+            await self._last_one
+
+    def _run_all(self, timeout: Optional[float]) -> None:
+        while self._tasks:
+            while self._ready:
+                self._step(self._ready.popleft(), None)
+            if not self._tasks:
+                break
+            if not self.lane.outstanding:
+                raise RuntimeError("tasks that wait, and no reply to come")
+            self._take_replies(timeout)
+            if self._on_step is not None and not self._stopping:
+                self._on_step()
+
+    def _take_replies(self, timeout: Optional[float]) -> None:
+        for reply in self.lane.collect(timeout):
+            task, reply.waiter = reply.waiter, None
+            if task is not None:
+                self._step(task, None)
+
+    def _step(self, task: Task, error: Optional[BaseException]) -> None:
+        """Run a task to its next wait; `error` is thrown into it."""
+        try:
+            while True:
+                if error is None:
+                    wait = task.coroutine.send(None)
+                else:
+                    wait, error = task.coroutine.throw(error), None
+                if isinstance(wait, Reply) and wait.kind:
+                    continue  # it came meanwhile
+                wait.waiter = task
+                return
+        except StopIteration as stop:
+            task.result = stop.value
+        except Cancelled:
+            pass
+        except Exception as failure:
+            task.failure = failure
+        except BaseException:  # an interrupt: `run` stops all others
+            self._tasks.discard(task)
+            raise
+        self._end(task)
+
+    def _end(self, task: Task) -> None:
+        task.done = True
+        self._tasks.discard(task)
+        if self._last_one is not None and len(self._tasks) == 1:
+            self.wake(self._last_one)
+        if task.failure is not None:
+            if self._failed is None or task.order < self._failed.order:
+                self._failed = task
+            self._cancel(lambda other: other.order > task.order or other.order == 1)
+
+    def _cancel(self, which: Callable[[Task], bool]) -> None:
+        # Latest first: what depends on others ends before them.
+        for task in sorted(filter(which, self._tasks), key=lambda task: -task.order):
+            if not task.done and not task.coroutine.cr_running:  # type: ignore[attr-defined]
+                self._forget(task)
+                self._step(task, Cancelled())
+
+    def _forget(self, task: Task) -> None:
+        if task in self._ready:
+            self._ready.remove(task)
+
+    def _tidy_up(self) -> None:
+        """Cancel all that still runs, and wait a little for what it has to undo."""
+        self._stopping = True
+        deadline = time.monotonic() + _TIDY_LIMIT
+        try:
+            self._cancel(lambda task: True)
+            while self._tasks and time.monotonic() < deadline:
+                while self._ready:
+                    self._step(self._ready.popleft(), None)
+                if self._tasks:
+                    self._take_replies(max(0.01, deadline - time.monotonic()))
+        except Exception:  # the session is gone, or stands still: nothing more can be done there
+            pass
+        finally:
+            for task in self._tasks:
+                task.coroutine.close()
+            self._tasks.clear()
+
+
+async def _nothing() -> None:
+    pass

@@ -1,0 +1,297 @@
+"""
+The server's files, one request per method: each asks, waits for its reply and checks it.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import List, Optional
+
+from ssh_service.copying import protocol
+from ssh_service.copying.failures import Refused
+from ssh_service.copying.pipeline import Cancelled
+from ssh_service.copying.protocol import Attributes, Limits, Name, ProtocolError, Space
+from ssh_service.copying.session import Lane, Reply
+
+__all__ = ["RemoteFiles"]
+
+# What Linux allows for links in a row, in the resolution of one path.
+_MOST_LINKS = 40
+
+
+class RemoteFiles:
+    """
+    A server's files, over one lane.
+
+    Every method is a coroutine for the lane's pipeline and raises `Refused` when the server would
+    not.  Paths are bytes, taken literally.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        session = lane.session
+        self._extensions = session.extensions
+        self.facts = session.facts
+        self.can_replace = protocol.POSIX_RENAME in session.extensions
+        self.can_sync = protocol.FSYNC in session.extensions
+        self.read_size = _data_size(session.limits, session.limits.read)
+        self.write_size = _data_size(session.limits, session.limits.write)
+
+    # Requests whose replies the caller waits for when it likes.
+
+    def ask_close(self, handle: bytes) -> Reply:
+        """Begin to close a file or folder."""
+        return self._lane.ask(protocol.close, handle)
+
+    def ask_read(self, handle: bytes, offset: int, size: int) -> Reply:
+        """Begin to read."""
+        return self._lane.ask(protocol.read, handle, offset, size)
+
+    def ask_write(self, handle: bytes, offset: int, data: bytes) -> Reply:
+        """Begin to write."""
+        return self._lane.ask(protocol.write, handle, offset, data)
+
+    def ask_stat_open(self, handle: bytes) -> Reply:
+        """Begin to ask for the attributes of an open file."""
+        return self._lane.ask(protocol.fstat, handle)
+
+    def ask_set_open(self, handle: bytes, attributes: Attributes) -> Reply:
+        """Begin to set attributes of an open file."""
+        return self._lane.ask(protocol.fsetstat, handle, attributes)
+
+    def ask_stat(self, path: bytes) -> Reply:
+        """Begin to ask what a path leads to."""
+        return self._lane.ask(protocol.stat, path)
+
+    def ask_set(self, path: bytes, attributes: Attributes) -> Reply:
+        """Begin to set attributes by path."""
+        return self._lane.ask(protocol.setstat, path, attributes)
+
+    def ask_sync(self, handle: bytes) -> Reply:
+        """Begin to have an open file written to the disk."""
+        return self._lane.ask(protocol.fsync, handle)
+
+    def ask_read_folder(self, handle: bytes) -> Reply:
+        """Begin to list some more."""
+        return self._lane.ask(protocol.read_folder, handle)
+
+    # Files and folders.
+
+    async def open(self, path: bytes, how: int, mode: Optional[int] = None) -> bytes:
+        """Open a file; give its handle."""
+        return await self._handle(self._lane.ask(protocol.open_file, path, how, mode), path)
+
+    async def open_folder(self, path: bytes) -> bytes:
+        """Open a folder; give its handle."""
+        return await self._handle(self._lane.ask(protocol.open_folder, path), path)
+
+    async def _handle(self, reply: Reply, path: bytes) -> bytes:
+        try:
+            await reply
+        except Cancelled:
+            await reply  # the server may open it all the same: it must not stay open
+            if reply.kind == protocol.HANDLE:
+                await self.ask_close(protocol.read_handle(reply.body))
+            raise
+        if reply.kind != protocol.HANDLE:
+            raise _refusal(reply, path)
+        return protocol.read_handle(reply.body)
+
+    async def stat(self, path: bytes) -> Attributes:
+        """Tell what a path leads to."""
+        return attributes_in(await self._lane.ask(protocol.stat, path), path)
+
+    async def lstat(self, path: bytes) -> Attributes:
+        """Tell what a path itself is."""
+        return attributes_in(await self._lane.ask(protocol.lstat, path), path)
+
+    async def find(self, path: bytes, follow: bool = True) -> Optional[Attributes]:
+        """Tell what a path leads to (or, not following, is), None if there is nothing."""
+        try:
+            return await (self.stat(path) if follow else self.lstat(path))
+        except Refused as refused:
+            if refused.code == protocol.NO_SUCH_FILE:
+                return None
+            raise
+
+    async def set(self, path: bytes, attributes: Attributes) -> None:
+        """Set attributes."""
+        succeed(await self._lane.ask(protocol.setstat, path, attributes), path)
+
+    async def remove(self, path: bytes) -> None:
+        """Remove a file."""
+        succeed(await self._lane.ask(protocol.remove, path), path)
+
+    async def make_folder(self, path: bytes, mode: int) -> None:
+        """Create a folder."""
+        succeed(await self._lane.ask(protocol.make_folder, path, mode), path)
+
+    async def rename(self, old: bytes, new: bytes) -> None:
+        """Rename; replaces `new` in one step where the server can (see `can_replace`)."""
+        encode = protocol.posix_rename if self.can_replace else protocol.rename
+        succeed(await self._lane.ask(encode, old, new), new)
+
+    async def sync(self, handle: bytes, path: bytes) -> None:
+        """Have an open file written to the disk."""
+        succeed(await self._lane.ask(protocol.fsync, handle), path)
+
+    # Paths.
+
+    async def real_path(self, path: bytes) -> bytes:
+        """Give the absolute path, without symbolic links."""
+        return _one_name(await self._lane.ask(protocol.real_path, path), path)
+
+    async def expand_home(self, path: bytes) -> bytes:
+        """
+        Give a literal path for one that may begin with ``~`` or ``~user``.
+
+        The session begins in the home directory, so ``~/x`` is ``x`` even where the server cannot
+        expand; for somebody else's home it must.
+        """
+        if not path.startswith(b"~"):
+            return path
+        if protocol.EXPAND_PATH in self._extensions:
+            head, slash, rest = path.partition(b"/")
+            home = _one_name(await self._lane.ask(protocol.expand_path, head), path)
+            return home + slash + rest
+        if path == b"~" or path.startswith(b"~/"):
+            return path[2:].lstrip(b"/") or b"."
+        raise Refused(protocol.NO_SUCH_FILE, "", path)
+
+    async def follow(self, path: bytes) -> Optional[bytes]:
+        """
+        Follow a symbolic link to the path of what it leads to, which need not exist.
+
+        Returns
+        -------
+        Optional[bytes]
+            None where the server cannot tell.
+        """
+        for _ in range(_MOST_LINKS):
+            try:
+                target = _one_name(await self._lane.ask(protocol.read_link, path), path)
+            except Refused:
+                return None
+            folder = path.rpartition(b"/")[0]
+            path = target if target[:1] == b"/" or b"/" not in path else folder + b"/" + target
+            attributes = await self.find(path, follow=False)
+            if attributes is None or not is_link(attributes):
+                return path
+        return None
+
+    async def space(self, path: bytes) -> Optional[Space]:
+        """Tell about the file system that holds `path`; None where the server cannot."""
+        if protocol.STATVFS not in self._extensions:
+            return None
+        reply = await self._lane.ask(protocol.space, path)
+        return protocol.read_space(reply.body) if reply.kind == protocol.EXTENDED_REPLY else None
+
+    # What a refusal meant.
+
+    async def explain(self, refused: Refused) -> OSError:
+        """
+        Find out what the server's "failure" was, which one status code stands for.
+
+        Parameters
+        ----------
+        refused : Refused
+            What it said.
+
+        Returns
+        -------
+        OSError
+            The error for the caller of the copy, not raised yet.
+        """
+        name = refused.path.rpartition(b"/")[2]
+        if refused.code == protocol.BAD_MESSAGE and len(name) > 255:
+            return refused.as_error(errno.ENAMETOOLONG)
+        if refused.code != protocol.FAILURE:
+            return refused.as_error()
+        folder = refused.path.rpartition(b"/")[0] or (b"/" if refused.path[:1] == b"/" else b".")
+        space = await self.space(folder)
+        if space is not None and space.read_only:
+            return refused.as_error(errno.EROFS)
+        if space is not None and not (space.free_blocks and space.free_files):
+            return refused.as_error(errno.ENOSPC)
+        try:
+            found = await self.find(refused.path)
+        except Refused:
+            return refused.as_error()
+        if found is not None and is_folder(found):
+            return refused.as_error(errno.EISDIR)
+        return refused.as_error()
+
+
+def _data_size(limits: Limits, size: int) -> int:
+    """Give how much one request may carry: what the server says, within reason."""
+    if not size:
+        return protocol.SAFE_DATA_SIZE
+    if limits.packet:
+        size = min(size, limits.packet - 1024)
+    return max(1024, min(size, protocol.LARGEST_DATA_SIZE))
+
+
+def is_folder(attributes: Attributes) -> bool:
+    """Tell whether it is a folder."""
+    return attributes.mode is not None and stat.S_ISDIR(attributes.mode)
+
+
+def is_link(attributes: Attributes) -> bool:
+    """Tell whether it is a symbolic link."""
+    return attributes.mode is not None and stat.S_ISLNK(attributes.mode)
+
+
+def is_file(attributes: Attributes) -> bool:
+    """Tell whether it is a regular file; one whose type the server does not say is taken for one."""
+    return attributes.mode is None or not stat.S_IFMT(attributes.mode) or stat.S_ISREG(
+        attributes.mode
+    )
+
+
+def _refusal(reply: Reply, path: bytes) -> Exception:
+    if reply.kind != protocol.STATUS:
+        return ProtocolError(f"a reply of kind {reply.kind}, out of place")
+    code, text = protocol.read_status(reply.body)
+    if code == protocol.OK:
+        return ProtocolError("success without the result")
+    return Refused(code, text, path)
+
+
+def succeed(reply: Reply, path: bytes) -> None:
+    """Check that the server did what was asked; raise `Refused` if not."""
+    # The first five bytes of a status are all that tells success: most replies are of this kind.
+    if reply.kind != protocol.STATUS or bytes(reply.body[:4]) != b"\0\0\0\0":
+        raise _refusal(reply, path)
+
+
+def attributes_in(reply: Reply, path: bytes) -> Attributes:
+    """Take attributes out of a reply."""
+    if reply.kind != protocol.ATTRS:
+        raise _refusal(reply, path)
+    return protocol.read_attributes(reply.body)
+
+
+def data_in(reply: Reply, path: bytes) -> memoryview:
+    """Take data out of a reply; empty at the end of the file."""
+    if reply.kind == protocol.DATA:
+        return protocol.read_data(reply.body)
+    if reply.kind == protocol.STATUS and protocol.read_status(reply.body)[0] == protocol.EOF:
+        return memoryview(b"")
+    raise _refusal(reply, path)
+
+
+def names_in(reply: Reply, path: bytes) -> List[Name]:
+    """Take a part of a folder out of a reply; empty at its end."""
+    if reply.kind == protocol.NAME:
+        return protocol.read_names(reply.body)
+    if reply.kind == protocol.STATUS and protocol.read_status(reply.body)[0] == protocol.EOF:
+        return []
+    raise _refusal(reply, path)
+
+
+def _one_name(reply: Reply, path: bytes) -> bytes:
+    names = names_in(reply, path)
+    if len(names) != 1:
+        raise ProtocolError(f"{len(names)} names for one path")
+    return names[0].filename

@@ -1,0 +1,161 @@
+"""
+The names of unfinished files, which tell whose they are: so nothing is left for ever.
+
+A copy is written beside its target, under a name that says which host and process writes it, and
+renamed over the target at the end.  A later run that meets such a file knows whether its writer
+can still be at work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+import socket
+import threading
+from typing import NamedTuple, Optional, Set
+
+__all__ = ["TemporaryName", "TemporaryNames", "names"]
+
+# A file of another host, whose processes we cannot see, is left alone for this long (seconds).
+OTHERS_KEPT = 24 * 3600
+
+_PREFIX = b".ssh_service-"
+_PATTERN = re.compile(
+    rb"\.ssh_service-([0-9a-f]{8})-([0-9a-f]{1,8})-([0-9a-f]{1,16})-([0-9a-f]{1,8})-([0-9a-f]{8})"
+)
+
+
+class TemporaryName(NamedTuple):
+    """What the name of an unfinished file says."""
+
+    host: str
+    pid: int
+    start: int  # of the process, in its system's own unit: tells it from a later one of that pid
+    target: str  # a digest of the target's name
+
+
+class TemporaryNames:
+    """
+    Gives out names for unfinished files, and judges those it meets.
+
+    Thread safety
+    -------------
+    Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = itertools.count(1)
+        self._in_use: Set[bytes] = set()  # guarded by _lock
+        self._host = _host_digest()
+        self._process = (0, 0)  # pid and start; replaced as a whole
+
+    def new(self, target: bytes) -> bytes:
+        """
+        Give a name that is in use from now on.
+
+        Parameters
+        ----------
+        target : bytes
+            The name, without its folder, of the file that is to be.
+
+        Returns
+        -------
+        bytes
+            At most 65 bytes, so it fits wherever any name does.
+        """
+        pid = os.getpid()
+        if self._process[0] != pid:  # the first time, and after a fork
+            self._process = (pid, process_start(pid) or 0)
+        parts = (*self._process, next(self._count) & 0xFFFFFFFF)
+        name = b"%s%s-%x-%x-%x-%s" % (_PREFIX, self._host, *parts, target_digest(target))
+        with self._lock:
+            self._in_use.add(name)
+        return name
+
+    def release(self, name: bytes) -> None:
+        """Note that a name is no longer in use; what bears it is litter."""
+        with self._lock:
+            self._in_use.discard(name)
+
+    def is_litter(self, name: bytes, age: float) -> bool:
+        """
+        Tell whether a file is an unfinished one that nobody will finish.
+
+        Parameters
+        ----------
+        name : bytes
+            Its name, without the folder.
+        age : float
+            Seconds since it was last written, by the clock of the machine it lies on.
+
+        Returns
+        -------
+        bool
+            False for every name that is not one of ours.
+        """
+        parsed = parse(name)
+        if parsed is None:
+            return False
+        if parsed.host != self._host.decode():
+            return age > OTHERS_KEPT
+        if parsed.pid == os.getpid():
+            with self._lock:
+                return name not in self._in_use
+        return not is_running(parsed.pid, parsed.start)
+
+
+def parse(name: bytes) -> Optional[TemporaryName]:
+    """Read the name of an unfinished file; None for any other name."""
+    match = _PATTERN.fullmatch(name) if name.startswith(_PREFIX) else None
+    if match is None:
+        return None
+    host, pid, start, _, target = (part.decode() for part in match.groups())
+    return TemporaryName(host, int(pid, 16), int(start, 16), target)
+
+
+def target_digest(target: bytes) -> bytes:
+    """Give what stands for a target's name in the name of its unfinished file."""
+    return hashlib.sha256(target).hexdigest()[:8].encode()
+
+
+def process_start(pid: int) -> Optional[int]:
+    """Tell when a process started, in clock ticks since boot; None where the system hides it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command's name, in parentheses, may hold anything, so count from its end.
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def is_running(pid: int, start: int) -> bool:
+    """Tell whether the process that had this pid, and started then, may still run."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # it runs, as somebody else
+    now = process_start(pid)
+    return not (now and start) or now == start
+
+
+def _host_digest() -> bytes:
+    # Containers may share a machine id, or a host name, but not the numbers of their processes.
+    parts = [socket.gethostname()]
+    try:
+        with open("/etc/machine-id", encoding="ascii") as file:
+            parts.append(file.read().strip())
+    except (OSError, ValueError):
+        pass
+    try:
+        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    except OSError:
+        pass
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8].encode()
+
+
+names = TemporaryNames()

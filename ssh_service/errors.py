@@ -1,0 +1,344 @@
+"""
+What can go wrong, as one tree.
+
+Every error of this package is an `SshServiceError`, and each leaf is also the builtin that code
+without any knowledge of this package would catch (`ConnectionError`, `TimeoutError`,
+`PermissionError`, ...).  All of them survive pickling, and none carries a secret: a message names
+the host, the limit and the time that passed, never parameters.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+from concurrent.futures import CancelledError
+from typing import Any, Dict, Optional, Tuple, Type, TypeVar
+
+_E = TypeVar("_E", bound=BaseException)
+
+__all__ = [
+    "SshAuthError",
+    "SshCacheClosed",
+    "SshCommandCancelled",
+    "SshCommandError",
+    "SshCommandTimeout",
+    "SshConfigError",
+    "SshConnectError",
+    "SshConnectTimeout",
+    "SshConnectionLost",
+    "SshFileExistsError",
+    "SshFileNotFoundError",
+    "SshHostKeyError",
+    "SshIsADirectoryError",
+    "SshNotADirectoryError",
+    "SshOutputLimitError",
+    "SshServiceError",
+    "SshSessionRefused",
+    "SshTransferError",
+    "SshTransferPermissionError",
+    "again",
+    "transfer_error",
+]
+
+
+class SshServiceError(Exception):
+    """
+    The base of every error this package raises.
+
+    Parameters
+    ----------
+    message : str
+        What happened, for people.
+    connection_id : Optional[str]
+        ``user@host:port`` of the connection concerned, where there is one.
+    phase : Optional[str]
+        What was being done: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``, ``auth``,
+        ``queue``, ``open``, ``run``, ``copy``, ...
+
+    Attributes
+    ----------
+    connection_id : Optional[str]
+        See above.
+    phase : Optional[str]
+        See above.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = None,
+    ) -> None:
+        super().__init__(message)
+        self.connection_id = connection_id
+        self.phase = phase
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        # The default would call the class with `args` alone and so lose every keyword attribute
+        # (and OSError's own __reduce__ would invent a two-argument form).
+        return _rebuild, (type(self), self.args, _state(self))
+
+
+def _state(error: BaseException) -> Dict[str, Any]:
+    state = dict(error.__dict__)
+    if isinstance(error, OSError):  # these three live in slots, not in __dict__
+        for name in ("errno", "strerror", "filename"):
+            if getattr(error, name) is not None:
+                state[name] = getattr(error, name)
+    return state
+
+
+def _rebuild(cls: Type[_E], args: Tuple[Any, ...], state: Dict[str, Any]) -> _E:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    for name, value in state.items():
+        setattr(error, name, value)
+    return error
+
+
+class SshConfigError(SshServiceError, ValueError):
+    """A setting is missing, wrong or contradicts another; never retried."""
+
+
+class SshConnectError(SshServiceError, ConnectionError):
+    """No authenticated connection could be had; `errno` is set where the system gave one."""
+
+
+class SshHostKeyError(SshConnectError):
+    """
+    The server's host key is unknown, changed or revoked; no credential was sent.
+
+    Attributes
+    ----------
+    expected : Optional[str]
+        ``SHA256:...`` fingerprint of the key on file, where one is.
+    received : Optional[str]
+        ``SHA256:...`` fingerprint of the key the server showed.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        expected: Optional[str] = None,
+        received: Optional[str] = None,
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = "host key",
+    ) -> None:
+        super().__init__(message, connection_id=connection_id, phase=phase)
+        self.expected = expected
+        self.received = received
+
+
+class SshAuthError(SshConnectError, PermissionError):
+    """
+    The server refused every credential; never retried.
+
+    Attributes
+    ----------
+    tried : Tuple[str, ...]
+        What was tried, in order, for people; never a secret.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        tried: Tuple[str, ...] = (),
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = "auth",
+    ) -> None:
+        super().__init__(message, connection_id=connection_id, phase=phase)
+        self.tried = tried
+
+
+class SshConnectTimeout(SshConnectError, TimeoutError):
+    """Connecting took longer than it may; `phase` says where the time ran out."""
+
+
+class SshConnectionLost(SshServiceError, ConnectionError):
+    """
+    The peer, or the network, ended a connection that had been made.
+
+    Attributes
+    ----------
+    process : Optional[Any]
+        The `CompletedProcess` with the output so far, where a command was running.
+    sent : bool
+        Whether what was asked for may have reached the server.  Only what was never sent may
+        safely be tried again.
+    reason : str
+        ``eof``, ``reset``, ``silence``, ``protocol``, ``disconnect``, ``host key``, ``closed`` or
+        ``unknown``.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        process: Optional[Any] = None,
+        sent: bool = True,
+        reason: str = "unknown",
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = None,
+    ) -> None:
+        super().__init__(message, connection_id=connection_id, phase=phase)
+        self.process = process
+        self.sent = sent
+        self.reason = reason
+
+
+class SshSessionRefused(SshServiceError, ConnectionError):
+    """
+    The server would not open one more channel, or would not start what was asked for.
+
+    Attributes
+    ----------
+    code : int
+        The reason code of RFC 4254 section 5.1; 0 where the server gave none.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: int = 0,
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = "open",
+    ) -> None:
+        super().__init__(message, connection_id=connection_id, phase=phase)
+        self.code = code
+
+
+class SshCommandError(SshServiceError):
+    """
+    A command was ended from this side before it completed.
+
+    Attributes
+    ----------
+    process : Optional[Any]
+        The `CompletedProcess` with the output so far; None if the command never started.
+    ended : Optional[bool]
+        True if the remote process is known to have ended; None if it may still run.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        process: Optional[Any] = None,
+        ended: Optional[bool] = None,
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = "run",
+    ) -> None:
+        super().__init__(message, connection_id=connection_id, phase=phase)
+        self.process = process
+        self.ended = ended
+
+
+class SshCommandTimeout(SshCommandError, TimeoutError):
+    """A command did not end in the time it was given; phase ``queue``: it was never sent."""
+
+
+class SshCommandCancelled(SshCommandError, CancelledError):
+    """A command was cancelled by its caller."""
+
+
+class SshOutputLimitError(SshCommandError):
+    """A command wrote more to stdout or to stderr than it may, and was ended."""
+
+
+class SshCacheClosed(SshServiceError, RuntimeError):
+    """Something was used outside the context it lives in."""
+
+
+class SshTransferError(SshServiceError, OSError):
+    """
+    A copy failed; `errno`, `strerror` and `filename` are those of the file concerned.
+
+    Build it with `transfer_error`, which picks the leaf that matches the errno.
+    """
+
+
+class SshFileNotFoundError(SshTransferError, FileNotFoundError):
+    """A file or folder to copy from, or the folder to copy into, does not exist."""
+
+
+class SshFileExistsError(SshTransferError, FileExistsError):
+    """Something that may not be replaced stands where the copy should go."""
+
+
+class SshTransferPermissionError(SshTransferError, PermissionError):
+    """The file's or the folder's permissions do not allow the copy."""
+
+
+class SshIsADirectoryError(SshTransferError, IsADirectoryError):
+    """A folder stands where a file is needed."""
+
+
+class SshNotADirectoryError(SshTransferError, NotADirectoryError):
+    """A file stands where a folder is needed."""
+
+
+_TRANSFER_LEAVES: Dict[int, Type[SshTransferError]] = {
+    _errno.ENOENT: SshFileNotFoundError,
+    _errno.EEXIST: SshFileExistsError,
+    _errno.EACCES: SshTransferPermissionError,
+    _errno.EPERM: SshTransferPermissionError,
+    _errno.EISDIR: SshIsADirectoryError,
+    _errno.ENOTDIR: SshNotADirectoryError,
+}
+
+
+def transfer_error(
+    code: int,
+    path: Any,
+    detail: Optional[str] = None,
+    *,
+    connection_id: Optional[str] = None,
+) -> SshTransferError:
+    """
+    Build the transfer error that matches an errno.
+
+    Parameters
+    ----------
+    code : int
+        An `errno` value.
+    path : Any
+        The path concerned, shown in the message and kept as `filename`.
+    detail : Optional[str]
+        What happened, in place of the system's text for `code`.
+    connection_id : Optional[str]
+        ``user@host:port``.
+
+    Returns
+    -------
+    SshTransferError
+        The leaf for `code` (`SshFileNotFoundError` for ENOENT, ...), not raised yet.
+    """
+    text = detail or os.strerror(code)
+    where = f" ({connection_id})" if connection_id else ""
+    cls = _TRANSFER_LEAVES.get(code, SshTransferError)
+    error = cls(f"{text}: {path!r}{where}", connection_id=connection_id, phase="copy")
+    error.errno, error.strerror, error.filename = code, text, path
+    return error
+
+
+def again(error: _E) -> _E:
+    """
+    Copy an error, so that one of many waiters can raise its own.
+
+    One shared exception object would grow its traceback with every thread that raises it.
+
+    Parameters
+    ----------
+    error : BaseException
+        The error all waiters share.  Raise the result ``from`` it.
+
+    Returns
+    -------
+    BaseException
+        A fresh error of the same class, text and attributes.
+    """
+    return _rebuild(type(error), error.args, _state(error))

@@ -1,0 +1,456 @@
+"""
+A TCP proxy on loopback that does to connections what networks do, when you say so.
+
+One thread moves the bytes of all connections, and nothing happens to them until a fault is asked
+for.  Directions are named ``to_server`` and ``to_client``; every fault says which it concerns.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import selectors
+import socket
+import struct
+import threading
+import time
+from typing import Callable, Deque, Dict, List, Optional, Set, Tuple
+
+__all__ = ["FaultProxy"]
+
+_DIRECTIONS = ("to_server", "to_client")
+
+_CHUNK = 64 * 1024
+"""Bytes read at a time."""
+
+_BUFFER = 4 * 1024 * 1024
+"""Bytes under way in one direction of a connection before the proxy stops reading."""
+
+_DEADLINE = 10.0
+"""Seconds after which a proxy that does not answer is an error."""
+
+
+_Call = Tuple[Callable[[], object], "concurrent.futures.Future[None]"]
+
+
+class _Stream:
+    """One direction of a connection: bytes from `source`, each with its time, for `sink`."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self.source = source
+        self.sink = sink
+        self.queue: Deque[Tuple[float, bytes]] = collections.deque()
+        self.queued = 0
+        self.at_eof = False  # the source has ended; the sink is told once the queue is empty
+        self.finished = False
+        self.limit: Optional[int] = None  # bytes that may still pass
+        self.corrupt: Optional[int] = None  # bytes that pass before the one to flip
+
+    def due(self) -> Optional[float]:
+        """Return when there is something to do for the sink, or None."""
+        if self.finished:
+            return None
+        if self.queue:
+            return self.queue[0][0]
+        return 0.0 if self.at_eof else None
+
+
+class _Link:
+    """One connection: two sockets, two streams."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.sockets = (client, server)
+        self.streams = {
+            "to_server": _Stream(client, server),
+            "to_client": _Stream(server, client),
+        }
+
+
+class FaultProxy:
+    """
+    Forward connections from a port of 127.0.0.1 to `host` and `port`; a context manager.
+
+    Parameters
+    ----------
+    host : str
+        Where connections go.
+    port : int
+        Where connections go.
+
+    Attributes
+    ----------
+    host : str
+        Where the proxy listens: 127.0.0.1.
+    port : int
+        Where the proxy listens, chosen by the system.
+    delay : float
+        Seconds every byte is on its way, each way; applies to bytes read from now on.  It delays,
+        it does not narrow: many bytes can be under way at once.
+    slice_size : Optional[int]
+        Forward at most this many bytes at a time.
+    accepted : int
+        How many connections there were in all.
+
+    Notes
+    -----
+    *Thread safety*: every method may be called from any thread, and returns when it is done.
+    *Guarantees*: bytes keep their order; an end of file is forwarded after the bytes before it;
+    `close` leaves no thread and no socket behind.
+
+    Examples
+    --------
+    >>> with FaultProxy(server.host, server.port) as proxy:     # doctest: +SKIP
+    ...     connect(port=proxy.port)
+    ...     proxy.freeze()
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, host: str, port: int) -> None:
+        self.delay = 0.0
+        self.slice_size: Optional[int] = None
+        self.accepted = 0
+        self._target = (host, port)
+        self._lock = threading.Lock()
+        self._closing = False  # guarded by _lock
+        self._calls: Deque[_Call] = collections.deque()  # guarded by _lock
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        # Everything below belongs to the proxy's thread; others hand it calls.
+        self._links: List[_Link] = []
+        self._frozen: Set[str] = set()
+        self._limits: Dict[str, int] = {}
+        self._corruptions: Dict[str, int] = {}
+        self._at_limit: Callable[[_Link], None] = self._cut
+        self._selector = selectors.DefaultSelector()
+        self.port = 0
+        self._listener: Optional[socket.socket] = None
+        self._admit()
+        self._thread = threading.Thread(
+            target=self._run, name=f"fault-proxy-{self.port}", daemon=True
+        )
+        self._thread.start()
+
+    def __enter__(self) -> "FaultProxy":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<FaultProxy {self.port} -> {self._target[0]}:{self._target[1]}>"
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._links)
+
+    # -- faults ---------------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """End every connection at both ends, in the ordinary way (FIN)."""
+        self._call(lambda: self._end_all(reset=False))
+
+    def reset(self) -> None:
+        """End every connection at both ends by a reset (RST)."""
+        self._call(lambda: self._end_all(reset=True))
+
+    def freeze(self, direction: str = "both") -> None:
+        """Forward nothing more, not even an end, on these and further connections."""
+        names = _directions(direction)
+        self._call(lambda: self._frozen.update(names))
+
+    def thaw(self, direction: str = "both") -> None:
+        """Forward again what `freeze` held up, and what comes after it."""
+        names = _directions(direction)
+        self._call(lambda: self._frozen.difference_update(names))
+
+    def limit_after(self, count: int, direction: str = "both", *, then: str = "cut") -> None:
+        """
+        End a connection once it has forwarded this many bytes more.
+
+        Parameters
+        ----------
+        count : int
+            How many bytes a connection still forwards: each of those that there are, from now, and
+            each further one.
+        direction : str
+            Whose bytes are counted: ``to_server``, ``to_client`` or ``both``, each by itself.
+        then : str
+            ``cut`` or ``reset``.
+        """
+        names = _directions(direction)
+        action = {"cut": self._cut, "reset": self._reset}[then]
+
+        def apply() -> None:
+            self._at_limit = action
+            for name in names:
+                self._limits[name] = count
+                for link in self._links:
+                    link.streams[name].limit = count
+
+        self._call(apply)
+
+    def corrupt_at(self, offset: int, direction: str = "to_server") -> None:
+        """Flip the bits of the byte that is forwarded after `offset` more, once a connection."""
+        names = _directions(direction)
+
+        def apply() -> None:
+            for name in names:
+                self._corruptions[name] = offset
+                for link in self._links:
+                    link.streams[name].corrupt = offset
+
+        self._call(apply)
+
+    def refuse(self) -> None:
+        """Refuse further connections; those that there are stay."""
+        self._call(self._refuse)
+
+    def admit(self) -> None:
+        """Accept connections again, on the same port."""
+        self._call(self._admit)
+
+    def heal(self) -> None:
+        """Take back every fault: no delay, nothing frozen, limited or corrupted, none refused."""
+        self.delay = 0.0
+        self.slice_size = None
+
+        def apply() -> None:
+            self._frozen.clear()
+            self._limits.clear()
+            self._corruptions.clear()
+            for link in self._links:
+                for stream in link.streams.values():
+                    stream.limit = stream.corrupt = None
+            self._admit()
+
+        self._call(apply)
+
+    def close(self) -> None:
+        """End every connection and the proxy; harmless when done before."""
+        with self._lock:
+            self._closing = True
+        self._wake()
+        self._thread.join(_DEADLINE)
+        if self._thread.is_alive():
+            raise RuntimeError(f"{self!r} did not end within {_DEADLINE:g} s")
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    # -- the proxy's thread ---------------------------------------------------------------------
+
+    def _call(self, function: Callable[[], object]) -> None:
+        """Run `function` on the proxy's thread and wait for it."""
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        with self._lock:
+            if self._closing:
+                raise RuntimeError(f"{self!r} is closed")
+            self._calls.append((function, future))
+        self._wake()
+        future.result(_DEADLINE)
+
+    def _wake(self) -> None:
+        try:
+            self._wake_writer.send(b"\0")
+        except OSError:
+            pass  # it has been woken often enough, or is gone
+
+    def _run(self) -> None:
+        try:
+            self._selector.register(self._wake_reader, selectors.EVENT_READ)
+            while not self._closing:
+                for key, _ in self._selector.select(self._arm()):
+                    if key.fileobj is self._wake_reader:
+                        self._wake_reader.recv(4096)
+                self._serve_calls()
+                self._accept()
+                for link in list(self._links):
+                    self._move(link)
+        finally:
+            with self._lock:
+                self._closing = True
+            self._serve_calls()
+            self._refuse()
+            self._end_all(reset=False)
+            self._selector.close()
+
+    def _serve_calls(self) -> None:
+        while True:
+            with self._lock:
+                if not self._calls:
+                    return
+                function, future = self._calls.popleft()
+            try:
+                function()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+    def _arm(self) -> Optional[float]:
+        """Tell the selector what is waited for; return for how long at most."""
+        now = time.monotonic()
+        timeout: Optional[float] = None
+        wanted: Dict[socket.socket, int] = {}
+        for link in self._links:
+            for name, stream in link.streams.items():
+                if not stream.at_eof and stream.queued < _BUFFER and name not in self._frozen:
+                    wanted[stream.source] = wanted.get(stream.source, 0) | selectors.EVENT_READ
+                due = stream.due()
+                if due is None or name in self._frozen:
+                    continue
+                if due <= now:
+                    wanted[stream.sink] = wanted.get(stream.sink, 0) | selectors.EVENT_WRITE
+                else:
+                    timeout = min(due - now, timeout if timeout is not None else due - now)
+        for link in self._links:
+            for sock in link.sockets:
+                self._watch(sock, wanted.get(sock, 0))
+        return timeout
+
+    def _watch(self, sock: socket.socket, events: int) -> None:
+        known = self._selector.get_map().get(sock)
+        if known is None and events:
+            self._selector.register(sock, events)
+        elif known is not None and not events:
+            self._selector.unregister(sock)
+        elif known is not None and known.events != events:
+            self._selector.modify(sock, events)
+
+    def _accept(self) -> None:
+        while self._listener is not None:
+            try:
+                client, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            client.setblocking(False)
+            self.accepted += 1
+            try:
+                server = socket.create_connection(self._target, timeout=_DEADLINE)
+            except OSError:
+                _close(client, reset=True)
+                continue
+            for sock in (client, server):
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = _Link(client, server)
+            for name, stream in link.streams.items():
+                stream.limit = self._limits.get(name)
+                stream.corrupt = self._corruptions.get(name)
+            self._links.append(link)
+
+    def _move(self, link: _Link) -> None:
+        """Read and write what can be now; end the link when its time has come."""
+        try:
+            for name, stream in link.streams.items():
+                if name not in self._frozen:
+                    self._read(stream)
+                    self._write(stream)
+                if stream.limit == 0:
+                    return self._at_limit(link)
+        except OSError:  # one end reset it: the other end learns it the same way
+            return self._reset(link)
+        if all(stream.finished for stream in link.streams.values()):
+            self._cut(link)
+
+    def _read(self, stream: _Stream) -> None:
+        if stream.at_eof or stream.queued >= _BUFFER:
+            return
+        try:
+            data = stream.source.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            stream.at_eof = True
+            return
+        stream.queue.append((time.monotonic() + self.delay, data))
+        stream.queued += len(data)
+
+    def _write(self, stream: _Stream) -> None:
+        due = stream.due()
+        if due is None or due > time.monotonic():
+            return
+        if not stream.queue:
+            stream.finished = True
+            stream.sink.shutdown(socket.SHUT_WR)
+            return
+        data = stream.queue[0][1]
+        sizes = [len(data), self.slice_size, stream.limit]
+        data = data[: min(size for size in sizes if size is not None)]
+        if stream.corrupt is not None and stream.corrupt < len(data):
+            at = stream.corrupt
+            data = data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+        try:
+            sent = stream.sink.send(data)
+        except BlockingIOError:
+            return
+        time_due, whole = stream.queue.popleft()
+        if sent < len(whole):
+            stream.queue.appendleft((time_due, whole[sent:]))
+        stream.queued -= sent
+        if stream.limit is not None:
+            stream.limit -= sent
+        if stream.corrupt is not None:
+            stream.corrupt = stream.corrupt - sent if stream.corrupt >= sent else None
+
+    def _cut(self, link: _Link) -> None:
+        self._end(link, reset=False)
+
+    def _reset(self, link: _Link) -> None:
+        self._end(link, reset=True)
+
+    def _end(self, link: _Link, *, reset: bool) -> None:
+        self._links.remove(link)
+        for sock in link.sockets:
+            self._watch(sock, 0)
+            _close(sock, reset=reset)
+
+    def _end_all(self, *, reset: bool) -> None:
+        for link in list(self._links):
+            self._end(link, reset=reset)
+
+    def _refuse(self) -> None:
+        if self._listener is not None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _admit(self) -> None:
+        if self._listener is not None:
+            return
+        listener = socket.socket()
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self.host, self.port))
+            listener.listen(128)
+            listener.setblocking(False)
+        except BaseException:
+            listener.close()
+            raise
+        self.port = listener.getsockname()[1]
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._listener = listener
+
+
+def _directions(direction: str) -> Tuple[str, ...]:
+    if direction == "both":
+        return _DIRECTIONS
+    if direction in _DIRECTIONS:
+        return (direction,)
+    raise ValueError(f"direction is one of both, {', '.join(_DIRECTIONS)}, not {direction!r}")
+
+
+def _close(sock: socket.socket, *, reset: bool) -> None:
+    try:
+        if reset:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(_CHUNK):
+                pass  # closed with unread input, the system would make a reset of it
+    except OSError:
+        pass  # nothing more to read, or the peer was first
+    finally:
+        sock.close()

@@ -1,0 +1,51 @@
+def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
+    """
+    Read the forms in which keys may be given.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    given : Any
+        A path, a `paramiko.PKey`, the bytes (or a `Secret`) of a key file, a pair of one of
+        those and the path of its certificate, or a list of all that.
+
+    Returns
+    -------
+    Tuple[KeySource, ...]
+        Paths are absolute, key texts are `Secret`.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    if isinstance(given, list) or (isinstance(given, tuple) and not _is_pair(given)):
+        return tuple(source for one in given for source in key_sources(name, one))
+    if _is_pair(given):
+        (source,) = key_sources(name, given[0])
+        return ((source, settings.path(name, given[1])),)
+    if isinstance(given, (paramiko.PKey, Secret)):
+        return (given,)
+    if isinstance(given, bytes):
+        return (Secret(given),)
+    if isinstance(given, str) and "PRIVATE KEY-----" in given:
+        return (Secret(given),)
+    if isinstance(given, (str, os.PathLike)):
+        return (settings.path(name, given),)
+    raise SshConfigError(
+        f"{name}: a {type(given).__name__} given, needs a path, a paramiko.PKey, "
+        f"a callable that returns one, or a list of those"
+    )
+
+
+def _is_pair(given: Any) -> bool:
+    """Tell a key with its certificate from two keys: only the former has a certificate's name."""
+    return (
+        isinstance(given, tuple)
+        and len(given) == 2
+        and isinstance(given[1], (str, os.PathLike))
+        and str(given[1]).endswith("-cert.pub")
+    )
+
+

@@ -1,0 +1,192 @@
+"""Run a script at a destination, or copy to and from it: over the cached connection."""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import Future
+from typing import Any, Callable, Mapping, Optional, TypeVar, Union
+
+from ssh_service import copying, params, script
+from ssh_service.cache import SshClientCache
+from ssh_service.command import Command, CompletedProcess
+from ssh_service.errors import SshConfigError, SshConnectionLost
+from ssh_service.script import Script
+from ssh_service.sessions import SessionPool
+from ssh_service.transport import SshTransport
+
+_log = logging.getLogger(__name__)
+
+Path = Union[str, "os.PathLike[str]"]
+T = TypeVar("T")
+
+
+def submit(
+    cache: SshClientCache,
+    connect_params: Mapping[str, Any],
+    text: Script,
+    *,
+    env: Optional[Mapping[str, Any]] = None,
+    shell: Optional[str] = None,
+    stdin: bytes = b"",
+    timeout: Optional[float] = None,
+    max_connections: int = 4,
+    max_output: Optional[int] = None,
+    idle_timeout: Optional[float] = None,
+    max_lifetime: Optional[float] = None,
+) -> "Future[CompletedProcess]":
+    """
+    Run a script, without waiting for anything.
+
+    Parameters
+    ----------
+    cache : SshClientCache
+        Where the connection comes from.
+    connect_params : Mapping[str, Any]
+        As for `SshClientCache.get_client_connection`.
+    text : Union[str, Iterable[str]]
+        The script, or its lines.
+    env : Optional[Mapping[str, Any]]
+        Environment variables for it; values go through `str`.
+    shell : Optional[str]
+        The shell to run it in, a path on the server; None takes the user's login shell.
+    stdin : bytes
+        What the script can read; it finds the end of the file after it.
+    timeout : Optional[float]
+        Seconds from now for everything: connecting, waiting for a session, running.
+    max_connections : int
+        How many connections to the destination there may be, where the server limits sessions.
+    max_output : Optional[int]
+        Bytes that stdout and stderr may each have; a command that writes more is ended.
+    idle_timeout, max_lifetime : Optional[float]
+        Seconds after which the connection is closed when nobody uses it (see
+        `SshClientCache.release`); None: never.
+
+    Returns
+    -------
+    Future[CompletedProcess]
+        The outcome, whatever the exit status.  It raises `SshConnectError` (nothing was sent),
+        `SshCommandTimeout`, `SshCommandCancelled`, `SshOutputLimitError`, `SshConnectionLost`
+        (these keep the output so far), `SshSessionRefused`, `SshCacheClosed`, or
+        `SshConfigError` for key files.  ``cancel()`` also ends a command that is under way.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter, the script or a variable's name is wrong (a `ValueError`).
+    """
+    joined = script.join(text)
+    checked = script.check_environment(env)
+    target = params.resolve(connect_params)
+    command = Command(
+        joined,
+        checked,
+        shell,
+        target.connection_id,
+        timeout=timeout,
+        max_output=max_output,
+        stdin=stdin,
+    )
+    if script.is_empty(joined):
+        command.succeed()  # a shell has nothing to do for it
+        return command.future
+    try:
+        key = target.key
+    except SshConfigError as exc:  # a key file: part of the outcome, like a refused key
+        command.fail(exc)
+        return command.future
+    pool = cache.beside(("sessions", key), lambda: SessionPool(cache, target))
+    pool.submit(command, max_connections, idle_timeout, max_lifetime)
+    return command.future
+
+
+def run(
+    cache: SshClientCache, connect_params: Mapping[str, Any], text: Script, **options: Any
+) -> CompletedProcess:
+    """
+    Run a script and wait for its outcome.
+
+    Parameters
+    ----------
+    cache, connect_params, text, **options
+        As for `submit`, which also says what is raised.
+
+    Returns
+    -------
+    CompletedProcess
+        The outcome, whatever the exit status.
+    """
+    return submit(cache, connect_params, text, **options).result()
+
+
+def upload(
+    cache: SshClientCache,
+    connect_params: Mapping[str, Any],
+    local_path: Path,
+    remote_path: Path,
+    **options: Any,
+) -> None:
+    """
+    Copy a file or a tree to a destination.
+
+    Parameters
+    ----------
+    cache : SshClientCache
+        Where the connection comes from.
+    connect_params : Mapping[str, Any]
+        As for `SshClientCache.get_client_connection`, which also says what is raised.
+    local_path, remote_path : Union[str, os.PathLike]
+        From where, to where.
+    **options : Any
+        As for `ssh_service.copying.upload`, which also says what is raised.
+    """
+    _with_connection(
+        cache,
+        connect_params,
+        lambda transport: copying.upload(transport, local_path, remote_path, **options),
+    )
+
+
+def download(
+    cache: SshClientCache,
+    connect_params: Mapping[str, Any],
+    remote_path: Path,
+    local_path: Path,
+    **options: Any,
+) -> None:
+    """
+    Copy a file or a tree from a destination.
+
+    Parameters
+    ----------
+    cache : SshClientCache
+        Where the connection comes from.
+    connect_params : Mapping[str, Any]
+        As for `SshClientCache.get_client_connection`, which also says what is raised.
+    remote_path, local_path : Union[str, os.PathLike]
+        From where, to where.
+    **options : Any
+        As for `ssh_service.copying.download`, which also says what is raised.
+    """
+    _with_connection(
+        cache,
+        connect_params,
+        lambda transport: copying.download(transport, remote_path, local_path, **options),
+    )
+
+
+def _with_connection(
+    cache: SshClientCache,
+    connect_params: Mapping[str, Any],
+    work: Callable[[SshTransport], T],
+) -> T:
+    """Do it over the cached connection; once more if that was lost before anything was sent."""
+    try:
+        with cache.lease(connect_params) as (transport, _):
+            return work(transport)
+    except SshConnectionLost as lost:
+        if lost.sent:
+            raise
+        _log.debug("%s; trying once more, as nothing was sent", lost)
+    with cache.lease(connect_params) as (transport, _):
+        return work(transport)

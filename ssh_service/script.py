@@ -1,0 +1,180 @@
+"""How a script gets to the server: pure functions from text and environment to bytes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Union
+
+from ssh_service.errors import SshConfigError
+
+Script = Union[str, Iterable[str]]
+
+# An exec request above some 100 kB is refused by the server's system, one above 256 kB ends the
+# whole connection (measured), so what is larger goes over stdin.
+_EXEC_LIMIT = 64 * 1024
+_SCRIPT_LIMIT = 16 * 1024 * 1024
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+# Reads one line from stdin and runs it, by builtins alone.  It is one line, without a quote, a
+# backslash or an exclamation mark, so that csh and fish can hand it to another shell.  The first
+# two commands get a newline from the shell's own IFS (zsh adds a NUL to it).
+_READ_AND_RUN = (
+    '_ssh_n=${IFS#??};_ssh_n=${_ssh_n%"${_ssh_n#?}"};IFS= read -r _ssh_s;eval "$_ssh_s"'
+)
+
+
+class Delivery(NamedTuple):
+    """
+    What to send for a script.
+
+    Attributes
+    ----------
+    command : bytes
+        The exec request.
+    preamble : bytes
+        What goes over stdin before anything else.
+    """
+
+    command: bytes
+    preamble: bytes
+
+
+def join(script: Script) -> str:
+    """
+    Make one text of a script.
+
+    Parameters
+    ----------
+    script : Union[str, Iterable[str]]
+        A text, or its lines; an item may hold several lines.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Raises
+    ------
+    SshConfigError
+        It is of another type, too long, or holds a NUL character.
+    """
+    if not isinstance(script, str):
+        try:
+            lines = list(script)
+        except TypeError:
+            raise _wrong_type(script) from None
+        for line in lines:
+            if not isinstance(line, str):
+                raise _wrong_type(line)
+        script = "\n".join(lines)
+    if "\0" in script:
+        raise SshConfigError("script: a NUL character cannot be sent to a shell")
+    size = len(script.encode("utf-8", "surrogateescape"))
+    if size > _SCRIPT_LIMIT:
+        raise SshConfigError(f"script: {size} bytes are too many; at most {_SCRIPT_LIMIT}")
+    return script
+
+
+def is_empty(text: str) -> bool:
+    """
+    Tell whether a script has nothing to run.
+
+    Parameters
+    ----------
+    text : str
+        From `join`.
+
+    Returns
+    -------
+    bool
+        True for white space alone.
+    """
+    return not text.strip(" \t\n")
+
+
+def _wrong_type(value: object) -> SshConfigError:
+    return SshConfigError(
+        f"script: expected a str or an iterable of str, got {type(value).__name__}"
+    )
+
+
+def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
+    """
+    Check environment variables.
+
+    Parameters
+    ----------
+    env : Optional[Mapping[str, Any]]
+        Names and values; a value goes through `str`.
+
+    Returns
+    -------
+    Mapping[str, str]
+        The same, as text.
+
+    Raises
+    ------
+    SshConfigError
+        A name is no shell variable's, or a value holds a NUL character.  The value is not shown.
+    """
+    checked = {}
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not _NAME.match(name):
+            raise SshConfigError(
+                f"environment variable {name!r}: a name consists of letters, digits and '_', and"
+                " does not begin with a digit"
+            )
+        text = str(value)
+        if "\0" in text:
+            raise SshConfigError(f"environment variable {name!r}: its value holds a NUL character")
+        checked[name] = text
+    return checked
+
+
+def deliver(
+    script: str,
+    env: Optional[Mapping[str, str]] = None,
+    shell: Optional[str] = None,
+    prologue: str = "",
+) -> Delivery:
+    """
+    Say what to send so that the server runs a script.
+
+    Parameters
+    ----------
+    script : str
+        From `join`.
+    env : Optional[Mapping[str, str]]
+        From `check_environment`.  It is in no process list on the server.
+    shell : Optional[str]
+        Path of the shell to run it; None takes the user's login shell.
+    prologue : str
+        One line of commands of our own to be run first, without a newline.
+
+    Returns
+    -------
+    Delivery
+        The exec request and what goes over stdin before its end.
+    """
+    plain = prologue + script
+    if not env and shell is None and len(plain) <= _EXEC_LIMIT:
+        data = _encode(plain)
+        if len(data) <= _EXEC_LIMIT:
+            return Delivery(data, b"")
+    command = _READ_AND_RUN
+    if shell is not None:
+        command = f"exec {shlex.quote(shell)} -c '{_READ_AND_RUN}'"
+    exports = "".join(f"export {name}={_quote(value)}\n" for name, value in (env or {}).items())
+    program = f"unset _ssh_n _ssh_s\n{exports}{plain}"
+    # Each line is quoted, and the newlines are put back by the shell: eval 'a'"$_ssh_n"'b'.
+    line = "eval " + '"$_ssh_n"'.join(_quote(part) for part in program.split("\n"))
+    return Delivery(_encode(command), _encode(line) + b"\n")
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,114 @@
+"""
+A string that must not be seen: passwords, passphrases, private keys.
+
+The wrapper keeps a secret out of reprs, logs, tracebacks with locals, and pickles.  Only the code
+that hands it to the protocol calls `Secret.reveal`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from typing import Any, Dict, NoReturn, Union
+
+__all__ = ["Secret", "keyed_digest"]
+
+# A digest is comparable inside this process alone: it is worth nothing in a core file or a log.
+_PROCESS_KEY = os.urandom(32)
+
+
+def keyed_digest(data: bytes) -> str:
+    """
+    Digest data so that equality can be told and nothing else.
+
+    Parameters
+    ----------
+    data : bytes
+        What must not be seen.
+
+    Returns
+    -------
+    str
+        HMAC-SHA256 under a random key of this process, in hex.
+    """
+    return hmac.new(_PROCESS_KEY, data, hashlib.sha256).hexdigest()
+
+
+class Secret:
+    """
+    A secret string; its repr is ``***`` and it refuses to be pickled.
+
+    Parameters
+    ----------
+    value : Union[str, bytes]
+        The secret; bytes are kept as they are.
+
+    Notes
+    -----
+    *Thread safety*: immutable.
+    """
+
+    __slots__ = ("__value",)
+
+    def __init__(self, value: Union[str, bytes]) -> None:
+        self.__value = value
+
+    def reveal(self) -> str:
+        """
+        Return the secret itself, as text.
+
+        Returns
+        -------
+        str
+            The secret.  Bytes that are no UTF-8 come back as surrogates.
+        """
+        if isinstance(self.__value, bytes):
+            return self.__value.decode("utf-8", "surrogateescape")
+        return self.__value
+
+    def reveal_bytes(self) -> bytes:
+        """
+        Return the secret itself, as bytes.
+
+        Returns
+        -------
+        bytes
+            The secret, in UTF-8 where it was given as text.
+        """
+        if isinstance(self.__value, bytes):
+            return self.__value
+        return self.__value.encode("utf-8", "surrogateescape")
+
+    @property
+    def digest(self) -> str:
+        """What may stand in a connect key: see `keyed_digest`."""
+        return keyed_digest(self.reveal_bytes())
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "***"
+
+    def __bool__(self) -> bool:
+        return bool(self.__value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self.reveal_bytes(), other.reveal_bytes())
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not picklable: a pickle would show it")

@@ -1,0 +1,273 @@
+"""
+The services' settings: which there are, what each may be, and what they mean to the engine.
+
+A service's config holds settings by these names; a call names the host, and may override what the
+config holds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+from ssh_service import settings
+from ssh_service.errors import SshConfigError
+
+__all__ = [
+    "COMMON",
+    "FILE_SHARE",
+    "HOST",
+    "PER_CALL",
+    "connect_params",
+    "known_hosts",
+    "plain",
+    "problems",
+    "require_identity_files",
+    "require_known_hosts",
+]
+
+Reader = Callable[[str, Any], Any]
+"""Called with a setting's name and value; raises SshConfigError where it may not have that."""
+
+
+def _paths(name: str, value: Any) -> Tuple[str, ...]:
+    found = settings.paths(name, value)
+    if not found:
+        raise settings.wrong(name, value, "a path or several")
+    return found
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise settings.wrong(name, value, "true or false")
+    return value
+
+
+def _policy(name: str, value: Any) -> str:
+    return settings.choice(name, value, ("strict", "accept-new", "off"))
+
+
+def _interval(name: str, value: Any) -> Optional[float]:
+    return settings.seconds(name, value, zero_is_off=True)
+
+
+def _or_null(reader: Reader) -> Reader:
+    return lambda name, value: None if value is None else reader(name, value)
+
+
+COMMON: Dict[str, Reader] = {
+    "ssh_port": settings.port,
+    "ssh_username": _or_null(settings.text),
+    "ssh_priv_key_path": _or_null(_paths),
+    "ssh_request_timeout": _or_null(settings.seconds),
+    "ssh_connect_timeout": settings.seconds,
+    "ssh_keepalive_interval": _or_null(_interval),
+    "ssh_keepalive_count_max": settings.positive_int,
+    "ssh_known_hosts_path": _or_null(_paths),
+    "ssh_known_hosts_file": _or_null(_paths),
+    "ssh_host_key_policy": _policy,
+    "ssh_max_connections": settings.positive_int,
+    "ssh_idle_timeout": _or_null(settings.seconds),
+    "ssh_max_lifetime": _or_null(settings.seconds),
+    "ssh_max_output": _or_null(settings.positive_int),
+    "ssh_config": _or_null(_paths),
+}
+HOST: Dict[str, Reader] = {
+    "ssh_shell": settings.text,
+}
+FILE_SHARE: Dict[str, Reader] = {
+    "ssh_copy_verify": _flag,
+    "ssh_copy_resume": _flag,
+    "ssh_copy_fsync": _flag,
+}
+PER_CALL: Dict[str, Reader] = {
+    "ssh_hostname": settings.text,
+}
+
+_CONNECT_PARAMS = {
+    "ssh_hostname": "host",
+    "ssh_port": "port",
+    "ssh_username": "username",
+    "ssh_priv_key_path": "client_keys",
+    "ssh_connect_timeout": "connect_timeout",
+    "ssh_keepalive_interval": "keepalive_interval",
+    "ssh_keepalive_count_max": "keepalive_count_max",
+    "ssh_config": "config",
+}
+
+
+def plain(config: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+    """
+    Copy some settings, with path objects as the text they stand for.
+
+    Parameters
+    ----------
+    config : Optional[Mapping[str, Any]]
+        The settings; None is an empty dict.
+
+    Returns
+    -------
+    Dict[str, Any]
+        A copy that can be written as JSON, which mlos_bench does for its log.
+    """
+    return {name: _plain(value) for name, value in (config or {}).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def problems(
+    config: Mapping[str, Any], known: Mapping[str, Reader], *, allow_unknown: bool = False
+) -> List[str]:
+    """
+    Say what is wrong with some settings, each by itself.
+
+    Parameters
+    ----------
+    config : Mapping[str, Any]
+        The settings.
+    known : Mapping[str, Reader]
+        Those there are.
+    allow_unknown : bool
+        Whether to pass over the others.
+
+    Returns
+    -------
+    List[str]
+        A text for each that is unknown or has a value it may not have.
+    """
+    found = []
+    for name, value in config.items():
+        if name not in known:
+            if not allow_unknown:
+                found.append(_unknown(name, known))
+            continue
+        try:
+            known[name](name, value)
+        except SshConfigError as exc:
+            found.append(str(exc))
+    return found
+
+
+def _unknown(name: Any, known: Mapping[str, Reader]) -> str:
+    if name in PER_CALL:
+        return f"{name}: goes with each call, not into the service's config"
+    close = difflib.get_close_matches(str(name), known, n=1)
+    if close:
+        return f"{name}: unknown setting, did you mean {close[0]}?"
+    return f"{name}: unknown setting; those known are: {', '.join(sorted(known))}"
+
+
+def known_hosts(config: Mapping[str, Any]) -> Tuple[Optional[Tuple[str, ...]], Optional[str]]:
+    """
+    Find out which host keys some settings trust.
+
+    Parameters
+    ----------
+    config : Mapping[str, Any]
+        Settings without `problems`.
+
+    Returns
+    -------
+    Tuple[Optional[Tuple[str, ...]], Optional[str]]
+        The known hosts files (None: none given) and the policy (``strict``, ``accept-new``,
+        ``off``; None: nothing is said about host keys).
+
+    Raises
+    ------
+    SshConfigError
+        If they contradict each other.
+    """
+    names = [n for n in ("ssh_known_hosts_path", "ssh_known_hosts_file") if n in config]
+    given = [_or_null(_paths)(name, config[name]) for name in names]
+    if len(given) == 2 and given[0] != given[1]:
+        raise SshConfigError(
+            f"{names[0]} and {names[1]} mean the same but differ: give one of them"
+        )
+    files = given[0] if given else None
+    policy = config.get("ssh_host_key_policy")
+    if files is None and policy in ("strict", "accept-new"):
+        raise SshConfigError(
+            f"ssh_host_key_policy: {policy!r} given without known hosts, needs "
+            "ssh_known_hosts_path (a file, such as ~/.ssh/known_hosts)"
+        )
+    if policy is None and names:
+        policy = "off" if files is None else "strict"
+    return files, policy
+
+
+def require_known_hosts(config: Mapping[str, Any]) -> None:
+    """
+    Refuse known hosts files that do not exist where they must.
+
+    Parameters
+    ----------
+    config : Mapping[str, Any]
+        Settings without `problems`.
+
+    Raises
+    ------
+    SshConfigError
+        If a file is missing, or see `known_hosts`.
+    """
+    files, policy = known_hosts(config)
+    for path in files or ():
+        if policy == "strict" and not os.path.exists(path):
+            raise SshConfigError(
+                f"ssh_known_hosts_path: {path} does not exist; ssh_host_key_policy 'accept-new' "
+                "would create it"
+            )
+
+
+def require_identity_files(config: Mapping[str, Any]) -> None:
+    """
+    Refuse private keys that do not exist, also where a cached connection would not need them.
+
+    Parameters
+    ----------
+    config : Mapping[str, Any]
+        Settings without `problems`.
+
+    Raises
+    ------
+    SshConfigError
+        If a file is missing.
+    """
+    given = config.get("ssh_priv_key_path")
+    for path in settings.paths("ssh_priv_key_path", given) if given else ():
+        if not os.path.exists(path):
+            raise SshConfigError(f"ssh_priv_key_path {path} does not exist")
+
+
+def connect_params(config: Mapping[str, Any]) -> Dict[str, Any]:
+    """
+    Translate settings into the engine's connection parameters.
+
+    What the settings do not say is left out, for the user's ssh_config and the engine's defaults
+    to fill in.
+
+    Parameters
+    ----------
+    config : Mapping[str, Any]
+        Settings without `problems`, ``ssh_hostname`` among them.
+
+    Returns
+    -------
+    Dict[str, Any]
+        The parameters, by asyncssh's names.
+
+    Raises
+    ------
+    SshConfigError
+        See `known_hosts`.
+    """
+    params = {ours: config[name] for name, ours in _CONNECT_PARAMS.items() if name in config}
+    files, policy = known_hosts(config)
+    params["known_hosts"] = None if policy == "off" else files
+    if policy is not None:
+        params["host_key_policy"] = policy
+    return params

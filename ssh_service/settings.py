@@ -1,0 +1,372 @@
+"""Readers of single settings: each returns a clean value or says what would be right."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import Any, Callable, Optional, Tuple, Union
+
+from ssh_service.errors import SshConfigError
+from ssh_service.secret import Secret
+
+__all__ = [
+    "choice",
+    "command",
+    "flag",
+    "hidden",
+    "path",
+    "paths",
+    "port",
+    "positive_int",
+    "seconds",
+    "text",
+    "time_span",
+    "wrong",
+]
+
+_TIME = re.compile(r"(\d+)([smhdw]?)", re.IGNORECASE)
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def wrong(name: str, value: Any, right: str) -> SshConfigError:
+    """
+    Build the error of a setting that cannot be used.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name, or ``file:line`` and the keyword.
+    value : Any
+        What was given; cut where it is long.
+    right : str
+        What would be right.
+
+    Returns
+    -------
+    SshConfigError
+        Not raised yet.
+    """
+    shown = repr(value)
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return SshConfigError(f"{name}: {shown} ({type(value).__name__}) given, needs {right}")
+
+
+def text(name: str, value: Any) -> str:
+    """
+    Read a name: text on one line, not empty.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        What was given.
+
+    Returns
+    -------
+    str
+        The same text.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    if not isinstance(value, str) or not value.strip() or _CONTROL.search(value):
+        raise wrong(name, value, "a text that is not empty, without control characters")
+    return value
+
+
+def command(name: str, value: Any) -> str:
+    """
+    Read a command for the shell.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        What was given.
+
+    Returns
+    -------
+    str
+        The same text.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else, or empty.
+    """
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise wrong(name, value, "a command, not empty")
+    return value
+
+
+def port(name: str, value: Any) -> int:
+    """
+    Read a TCP port.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        A number or digits.
+
+    Returns
+    -------
+    int
+        1 to 65535.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    right = "a port number, 1 to 65535"
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        number = int(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    else:
+        raise wrong(name, value, right)
+    if not 1 <= number <= 65535:
+        raise wrong(name, value, right)
+    return number
+
+
+def positive_int(name: str, value: Any) -> int:
+    """
+    Read a count.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        A whole number.
+
+    Returns
+    -------
+    int
+        1 or more.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise wrong(name, value, "a whole number, 1 or more")
+    return int(value)
+
+
+def seconds(name: str, value: Any, *, zero_is_off: bool = False) -> Optional[float]:
+    """
+    Read a duration.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        Seconds.
+    zero_is_off : bool
+        Whether 0 may be given and means None.
+
+    Returns
+    -------
+    Optional[float]
+        Seconds, more than 0; None for off.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    right = "seconds, a number above 0" + (" (0 or None: off)" if zero_is_off else "")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong(name, value, right)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise wrong(name, value, right) from None
+    if number == 0 and zero_is_off:
+        return None
+    if not math.isfinite(number) or number <= 0:
+        raise wrong(name, value, right)
+    return number
+
+
+def time_span(name: str, value: str) -> float:
+    """
+    Read a duration as ssh_config writes it.
+
+    Parameters
+    ----------
+    name : str
+        ``file:line`` and the keyword.
+    value : str
+        Such as ``90``, ``90s`` or ``1h30m``.
+
+    Returns
+    -------
+    float
+        Seconds.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    parts = _TIME.findall(value)
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise wrong(name, value, "a time such as 90 or 1m30s")
+    return float(sum(int(number) * _UNITS[unit.lower()] for number, unit in parts))
+
+
+def flag(name: str, value: Any) -> bool:
+    """
+    Read a switch.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        A bool, or ssh_config's yes and no.
+
+    Returns
+    -------
+    bool
+        The switch.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("yes", "true", "no", "false"):
+        return value.lower() in ("yes", "true")
+    raise wrong(name, value, "True or False")
+
+
+def choice(name: str, value: Any, choices: Tuple[str, ...]) -> str:
+    """
+    Read one of a few words.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        What was given.
+    choices : Tuple[str, ...]
+        The words there are.
+
+    Returns
+    -------
+    str
+        One of them.
+
+    Raises
+    ------
+    SshConfigError
+        It is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise wrong(name, value, "one of " + ", ".join(choices))
+    return value
+
+
+def path(name: str, value: Any) -> str:
+    """
+    Read a path; ``~`` at its start is the home directory.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        Text or a path object.
+
+    Returns
+    -------
+    str
+        The absolute path.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else, or empty.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise wrong(name, value, "a path")
+    plain = os.fspath(value)
+    if not isinstance(plain, str) or not plain or "\0" in plain:
+        raise wrong(name, value, "a path, not empty")
+    return os.path.abspath(os.path.expanduser(plain))
+
+
+def paths(name: str, value: Any) -> Tuple[str, ...]:
+    """
+    Read a path or a list of them.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        Text, a path object, or a list or tuple of those.
+
+    Returns
+    -------
+    Tuple[str, ...]
+        Absolute paths.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(path(name, one) for one in value)
+    return (path(name, value),)
+
+
+def hidden(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
+    """
+    Read a secret; it never shows in the error.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        Text, bytes, a `Secret`, or a callable that delivers one of those at each dial.
+
+    Returns
+    -------
+    Union[None, Secret, Callable[[], Any]]
+        Wrapped.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    if value is None or isinstance(value, Secret):
+        return value
+    if isinstance(value, (str, bytes)):
+        return Secret(value)
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    raise SshConfigError(
+        f"{name}: a {type(value).__name__} given, needs a text or a callable that returns one"
+    )

@@ -1,0 +1,143 @@
+"""Copy files and trees to and from hosts."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar, Dict, Mapping
+
+from ssh_service import remote, service_settings
+from ssh_service.host_api import FileShareService
+from ssh_service.ssh_service import SshService
+
+__all__ = ["SshFileShareService"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class SshFileShareService(FileShareService, SshService):
+    """
+    Copy files and trees to and from hosts.
+
+    Parameters
+    ----------
+    config : Optional[dict]
+        Settings, see `ssh_service.service_settings`.  The dict is copied.
+    global_config : Optional[dict]
+        See `Service`.
+    parent : Optional[Service]
+        See `Service`.
+    methods : Union[Dict[str, Callable], List[Callable], None]
+        Methods to offer beside this class's own.
+
+    Raises
+    ------
+    SshConfigError
+        See `SshService`.
+
+    Notes
+    -----
+    Thread safety.  In its context, a service's methods may be called from any thread.
+
+    Guarantees.  A copy that ends without an error has copied everything; one that does not leaves
+    no half of a file under its name where that can be avoided.
+    """
+
+    _SETTINGS: ClassVar[Mapping[str, service_settings.Reader]] = service_settings.FILE_SHARE
+
+    def download(
+        self, params: Dict[str, Any], remote_path: str, local_path: str, recursive: bool = True
+    ) -> None:
+        """
+        Copy a file or folder from a host.
+
+        Modes and times are kept.
+
+        Parameters
+        ----------
+        params : dict
+            Which host (``ssh_hostname``), and what else differs from the service's config.
+        remote_path : str
+            The file or folder to copy; ``~`` at the start is the login user's home.
+        local_path : str
+            Where it goes: into it, if that is a folder, else under this name.
+        recursive : bool
+            Whether `remote_path` may be a folder.
+
+        Raises
+        ------
+        SshTransferError
+            If something cannot be copied; an `OSError` (`FileNotFoundError`, ...) with its errno.
+        SshConnectError
+            If there is no connection to be had.
+        SshConnectionLost
+            If the connection was lost on the way.
+        SshConfigError
+            If the host is missing, or a setting or key file is not what it may be.
+        SshCacheClosed
+            Outside the service's context.
+        """
+        merged = self._merge(params)
+        connect_params = self._copy_params(merged)
+        _LOG.debug("%s: download %s to %s", merged["ssh_hostname"], remote_path, local_path)
+        remote.download(
+            self._CLIENT_CACHE,
+            connect_params,
+            remote_path,
+            local_path,
+            recursive=recursive,
+            **_copy_options(merged),
+        )
+
+    def upload(
+        self, params: Dict[str, Any], local_path: str, remote_path: str, recursive: bool = True
+    ) -> None:
+        """
+        Copy a file or folder to a host.
+
+        Modes and times are kept.
+
+        Parameters
+        ----------
+        params : dict
+            Which host (``ssh_hostname``), and what else differs from the service's config.
+        local_path : str
+            The file or folder to copy.
+        remote_path : str
+            Where it goes: into it, if that is a folder, else under this name; ``~`` at the start
+            is the login user's home.
+        recursive : bool
+            Whether `local_path` may be a folder.
+
+        Raises
+        ------
+        SshTransferError
+            If something cannot be copied; an `OSError` (`FileNotFoundError`, ...) with its errno.
+        SshConnectError
+            If there is no connection to be had.
+        SshConnectionLost
+            If the connection was lost on the way.
+        SshConfigError
+            If the host is missing, or a setting or key file is not what it may be.
+        SshCacheClosed
+            Outside the service's context.
+        """
+        merged = self._merge(params)
+        connect_params = self._copy_params(merged)
+        _LOG.debug("%s: upload %s to %s", merged["ssh_hostname"], local_path, remote_path)
+        remote.upload(
+            self._CLIENT_CACHE,
+            connect_params,
+            local_path,
+            remote_path,
+            recursive=recursive,
+            **_copy_options(merged),
+        )
+
+    def _copy_params(self, merged: Mapping[str, Any]) -> Dict[str, Any]:
+        self._require_context()
+        service_settings.require_identity_files(merged)
+        return self._connect_params(merged)
+
+
+def _copy_options(merged: Mapping[str, Any]) -> Dict[str, Any]:
+    return {name: merged.get(f"ssh_copy_{name}", False) for name in ("verify", "resume", "fsync")}

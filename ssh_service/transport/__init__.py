@@ -1,0 +1,11 @@
+"""
+paramiko, repaired: a connection and its channels that threads can share.
+
+This package is the one place where paramiko's private parts are touched.  Each touch says which
+fault it repairs.
+"""
+
+from ssh_service.transport.channel import ChannelSink, SshChannel
+from ssh_service.transport.transport import SshTransport, printable
+
+__all__ = ["ChannelSink", "SshChannel", "SshTransport", "printable"]

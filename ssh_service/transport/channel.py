@@ -1,0 +1,501 @@
+"""
+A channel of a shared connection: paramiko's, with its races and its endless waits repaired.
+
+It works in two ways.  The plain one is paramiko's: blocking calls, for code that expects a
+`paramiko.Channel`.  The other one needs no thread: a `ChannelSink` is told by the connection's
+reader thread what came, and nothing ever waits.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Optional, Tuple, Union
+
+from paramiko.channel import Channel
+from paramiko.common import (
+    cMSG_CHANNEL_CLOSE,
+    cMSG_CHANNEL_DATA,
+    cMSG_CHANNEL_FAILURE,
+    cMSG_CHANNEL_REQUEST,
+    cMSG_CHANNEL_WINDOW_ADJUST,
+)
+from paramiko.message import Message
+from paramiko.ssh_exception import SSHException
+
+from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused, again
+from ssh_service.transport.packets import message
+from ssh_service.transport.pipe import ChunkPipe
+from ssh_service.transport.wire import Buffer
+
+if TYPE_CHECKING:
+    from ssh_service.transport.transport import SshTransport
+
+# How far a server may overrun the window before we call it a fault; OpenSSH never does.
+_WINDOW_SLACK = 64 * 1024
+# Seconds a blocking channel request waits for its reply where no time-out was set.
+_REPLY_TIMEOUT = 30.0
+# One piece of a blocking sendall; more does not fit a packet of OpenSSH's servers.
+_PIECE = 32 * 1024
+
+
+class ChannelSink:
+    """
+    Who is told what comes over a channel.
+
+    Notes
+    -----
+    Every method is called on the connection's reader thread, in the order in which the messages
+    came.  It must return at once: no waiting, no file access, none of the user's code.
+    """
+
+    def opened(self, channel: "SshChannel") -> None:
+        """Take note that the server confirmed the channel."""
+
+    def replied(self, ok: bool) -> None:
+        """Take the server's answer to `request_exec` or `request_subsystem`."""
+
+    def data(self, chunk: bytes) -> None:
+        """Take bytes of stdout; the window they took is given back at once."""
+
+    def stderr(self, chunk: bytes) -> None:
+        """Take bytes of stderr; the window they took is given back at once."""
+
+    def eof(self) -> None:
+        """Take note that no more bytes will come."""
+
+    def exit_status(self, status: int) -> None:
+        """Take the exit status of the remote process."""
+
+    def exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
+        """Take the signal that ended the remote process, such as ``TERM``."""
+
+    def writable(self) -> None:
+        """Take note that the peer widened its window."""
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """
+        Take note of the end; called exactly once, and last.
+
+        Parameters
+        ----------
+        error : Optional[SshServiceError]
+            None when the peer closed the channel (whoever began); `SshSessionRefused` when it was
+            never opened; `SshConnectionLost` when the connection ended first.
+        """
+
+
+class Outbound:
+    """What orders the messages of one channel: the object, never its number, which is re-used."""
+
+    __slots__ = ("close_sent",)
+
+    def __init__(self) -> None:
+        self.close_sent = False  # guarded by the transport's gate
+
+
+class _Tagged:
+    """
+    What a channel sees as its transport: tags each message with the channel it belongs to.
+
+    Repairs F2 and F2c: paramiko sets "EOF sent" under a lock and sends after it, so that a CLOSE
+    may overtake, and the server then takes the late message for the next channel's.
+    """
+
+    __slots__ = ("_outbound", "transport")
+
+    def __init__(self, transport: "SshTransport", outbound: Outbound) -> None:
+        self.transport = transport
+        self._outbound = outbound
+
+    def _send_user_message(self, m: Message) -> None:
+        self.transport._send_user_message(m, self._outbound)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+
+class SshChannel(Channel):  # type: ignore[misc]
+    """
+    A channel, see `paramiko.Channel`; use `SshTransport.open_session` to get one.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  Nothing follows CLOSE.  No call outlives its connection.  `recv` returns b"" only
+    at a real end of the output; a connection that was lost raises `SshConnectionLost`.
+    """
+
+    def __init__(self, chanid: int, sink: Optional[ChannelSink] = None) -> None:
+        super().__init__(chanid)
+        self.in_buffer = ChunkPipe()
+        self.in_stderr_buffer = ChunkPipe()
+        self.exit_signal: Optional[Tuple[str, bool, str]] = None
+        self.error: Optional[SshServiceError] = None  # why it ended, if not in good order
+        self._outbound = Outbound()
+        self._sink = sink
+        self._abandoned = False  # guarded by lock: nobody waits for the open any more
+        self._in_left = 0  # guarded by lock: bytes the peer may still send
+        self._finished = False  # reader thread only: `closed` was told
+
+    def __del__(self) -> None:
+        # May run anywhere, under any lock, so it takes none (fault G4, paramiko #247, #2685):
+        # SimpleQueue.put is documented as safe in a destructor.
+        outbound = getattr(self, "_outbound", None)
+        if outbound is not None and self.active and not self.closed and not outbound.close_sent:
+            forgotten.put((self.transport.transport, self.remote_chanid, outbound))
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open" if self.active else "opening"
+        return f"<{type(self).__name__} {self.chanid} ({state})>"
+
+    # What the transport calls.  (It finds these functions in its `_channel_handler_table`.)
+
+    def _log(self, level: int, msg: str, *args: Any) -> None:
+        # paramiko logs several lines for each channel, at ERROR where we raise (fault G25).
+        self.transport._log(level, msg, *args)
+
+    def _set_transport(self, transport: "SshTransport") -> None:
+        super()._set_transport(transport)
+        self.transport = _Tagged(transport, self._outbound)
+
+    def _set_window(self, window_size: int, max_packet_size: int) -> None:
+        super()._set_window(window_size, max_packet_size)
+        self._in_left = window_size
+
+    def _confirmed(self, remote_id: int, window_size: int, max_packet_size: int) -> None:
+        with self.lock:
+            self._set_remote_channel(remote_id, window_size, max_packet_size)
+            abandoned = self._abandoned
+        if abandoned:  # fault G2: the server's session slot would be lost for ever
+            self.close()
+        elif self._sink is not None:
+            self._sink.opened(self)
+
+    def _end(self, error: Optional[SshServiceError]) -> None:
+        """Tell everyone that the channel ended; on the reader thread."""
+        if self._finished:
+            return
+        self._finished = True
+        self.error = self.error or error
+        with self.lock:
+            self._set_closed()
+        if self._sink is not None:
+            self._sink.closed(self.error)
+
+    def _unlink(self) -> None:
+        # paramiko's run() calls this for every channel before the reason of the loss is known;
+        # SshTransport tells all channels itself, with the reason (fault G5).
+        pass
+
+    def _request_success(self, m: Message) -> None:
+        super()._request_success(m)
+        if self._sink is not None:
+            self._sink.replied(True)
+
+    def _request_failed(self, m: Message) -> None:
+        if self._sink is not None:
+            self._sink.replied(False)
+            return
+        self.error = SshSessionRefused(
+            "the server refused the request", connection_id=self.get_transport().connection_id
+        )
+        super()._request_failed(m)
+
+    def _feed(self, m: Union[Message, bytes]) -> None:
+        # Bytes where paramiko's _feed_extended passes on what `set_combine_stderr` merges.
+        data = m if isinstance(m, bytes) else m.get_binary()
+        self._count(len(data))
+        if self._sink is None:
+            self.in_buffer.feed(data)
+        else:
+            self._sink.data(data)
+            self._give_back(len(data))
+
+    def _feed_extended(self, m: Message) -> None:
+        kind, data = m.get_int(), m.get_binary()
+        if kind == 1 and self.combine_stderr and self._sink is None:
+            self._feed(data)
+            return
+        self._count(len(data))
+        if kind == 1 and self._sink is None:
+            self.in_stderr_buffer.feed(data)
+            return
+        if kind == 1 and self._sink is not None:
+            self._sink.stderr(data)
+        self._give_back(len(data))  # data of a kind nobody knows took window all the same
+
+    def _count(self, size: int) -> None:
+        # paramiko never checks that the peer keeps to the window (fault G13, RFC 4254 5.2).
+        with self.lock:
+            self._in_left -= size
+            exceeded = self._in_left < -_WINDOW_SLACK
+        if exceeded:
+            raise SSHException("the server sent more than the channel's window allows")
+
+    def _give_back(self, size: int) -> None:
+        credit = self._check_add_window(size)
+        if credit:
+            self.transport._send_user_message(
+                message(cMSG_CHANNEL_WINDOW_ADJUST, self.remote_chanid, credit)
+            )
+
+    def _check_add_window(self, n: int) -> int:
+        credit = int(super()._check_add_window(n))
+        if credit:
+            with self.lock:
+                self._in_left += credit
+        return credit
+
+    def _window_adjust(self, m: Message) -> None:
+        super()._window_adjust(m)
+        if self._sink is not None:
+            self._sink.writable()
+
+    def _handle_request(self, m: Message) -> None:
+        # Ours, as paramiko's drops exit-signal (fault G6) and lets a second status win.
+        kind, want_reply = m.get_text(), m.get_boolean()
+        if kind == "exit-status":
+            self._handle_exit(m.get_int(), None)
+        elif kind == "exit-signal":
+            self._handle_exit(-1, (m.get_text(), m.get_boolean(), m.get_text()))
+        elif want_reply:
+            self.transport._send_user_message(message(cMSG_CHANNEL_FAILURE, self.remote_chanid))
+
+    def _handle_exit(self, status: int, signal: Optional[Tuple[str, bool, str]]) -> None:
+        if self.status_event.is_set():
+            return
+        self.exit_status, self.exit_signal = status, signal
+        self.status_event.set()
+        if self._sink is None:
+            return
+        if signal is None:
+            self._sink.exit_status(status)
+        else:
+            self._sink.exit_signal(*signal)
+
+    def _handle_eof(self, m: Message) -> None:
+        before = self.eof_received
+        super()._handle_eof(m)
+        if self._sink is not None and not before:
+            self._sink.eof()
+
+    def _handle_close(self, m: Message) -> None:
+        super()._handle_close(m)
+        self.get_transport()._forget_channel(self)
+        self._end(None)
+
+    # Repaired waits of the blocking form.
+
+    def _event_pending(self) -> None:
+        super()._event_pending()
+        if self.closed:  # the end came just before; paramiko waits for it for ever (fault G1)
+            self.event.set()
+
+    def _wait_for_event(self) -> None:
+        timeout = _REPLY_TIMEOUT if self.timeout is None else self.timeout
+        if not self.event.wait(timeout):
+            raise socket.timeout(f"no reply to a channel request within {timeout:g} s")
+        if not self.event_ready:
+            raise again(self.error) if self.error else SSHException("the channel was closed")
+
+    def recv(self, nbytes: int) -> bytes:
+        """Receive as `paramiko.Channel.recv`; a lost connection raises `SshConnectionLost`."""
+        return self._checked(super().recv(nbytes))
+
+    def recv_stderr(self, nbytes: int) -> bytes:
+        """Receive as `paramiko.Channel.recv_stderr`, with the same exception."""
+        return self._checked(super().recv_stderr(nbytes))
+
+    def _checked(self, data: bytes) -> bytes:
+        # A lost connection must not look like the end of the output (fault G5).
+        if not data and not self.eof_received and isinstance(self.error, SshConnectionLost):
+            raise again(self.error)
+        return data
+
+    def recv_exit_status(self, timeout: Optional[float] = None) -> int:
+        """
+        Wait for the exit status.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            Seconds; None waits until the channel ends.
+
+        Returns
+        -------
+        int
+            The status; -1 if a signal ended the process (see `exit_signal`) or none was sent.
+
+        Raises
+        ------
+        socket.timeout
+            The time was up.
+        SshConnectionLost
+            The connection ended before a status came.
+        """
+        if not self.status_event.wait(timeout):
+            raise socket.timeout(f"no exit status within {timeout:g} s")
+        if self.exit_status == -1 and isinstance(self.error, SshConnectionLost):
+            raise again(self.error)
+        return int(self.exit_status)
+
+    def sendall(self, s: Buffer) -> None:
+        """
+        Send all of `s`, waiting for the peer's window.
+
+        Parameters
+        ----------
+        s : bytes
+            What to send.
+
+        Raises
+        ------
+        socket.timeout
+            The peer took nothing for the channel's time-out.
+        OSError
+            The channel was closed; `SshConnectionLost` if the connection was.
+        """
+        view = memoryview(s).cast("B")  # slices of a view copy nothing (fault F4)
+        while view:
+            sent = self.send(bytes(view[:_PIECE]))
+            if not sent:
+                raise again(self.error) if self.error else BrokenPipeError("channel closed")
+            view = view[sent:]
+
+    def get_transport(self) -> "SshTransport":
+        """Return the connection this channel belongs to."""
+        return self.transport.transport
+
+    # The form that never waits.
+
+    def request_exec(self, command: bytes) -> None:
+        """
+        Ask the server to run `command` (RFC 4254 section 6.5); `ChannelSink.replied` follows.
+
+        Parameters
+        ----------
+        command : bytes
+            The command line, for the user's login shell.
+        """
+        self._request("exec", True, command)
+
+    def request_subsystem(self, name: str) -> None:
+        """
+        Ask the server to start a subsystem; `ChannelSink.replied` follows.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``sftp``.
+        """
+        self._request("subsystem", True, name)
+
+    def send_signal(self, name: str) -> None:
+        """
+        Send a signal to the remote process group (RFC 4254 section 6.9).
+
+        OpenSSH does so since 7.9, but not for root's logins and not for forced commands.
+
+        Parameters
+        ----------
+        name : str
+            Without ``SIG``: ``TERM``, ``KILL``, ``INT``, ...
+        """
+        self._request("signal", False, name)
+
+    def _request(self, kind: str, want_reply: bool, *fields: Union[str, bytes]) -> None:
+        m = message(cMSG_CHANNEL_REQUEST, self.remote_chanid, kind, want_reply, *fields)
+        self._transmit(m, wait=False)
+
+    def send_some(self, data: Buffer, *, wait: bool = True) -> int:
+        """
+        Send as much of `data` as the peer's window and packet size admit now.
+
+        Parameters
+        ----------
+        data : bytes
+            What to send.
+        wait : bool
+            Whether the call may wait until other threads have written theirs and the network has
+            room; the reader thread never does.
+
+        Returns
+        -------
+        int
+            How many bytes were taken; 0 means: wait for `ChannelSink.writable`, or for the end.
+        """
+        with self.lock:
+            if self.closed or self.eof_sent or not self.active:
+                return 0
+            size = int(min(len(data), self.out_window_size, self.out_max_packet_size - 64))
+            if size <= 0:
+                return 0
+            self.out_window_size -= size
+        piece = bytes(memoryview(data)[:size])
+        self._transmit(message(cMSG_CHANNEL_DATA, self.remote_chanid, piece), wait)
+        return size
+
+    def send_eof(self) -> None:
+        """Tell the peer that no more data will come, without waiting."""
+        with self.lock:
+            m = None if self.closed or not self.active else self._send_eof()
+        if m is not None:
+            self._transmit(m, wait=False)
+
+    def _transmit(self, m: Message, wait: bool) -> None:
+        transport = self.get_transport()
+        (transport._send_user_message if wait else transport.post)(m, self._outbound)
+
+    def abandon(self) -> None:
+        """Close the channel, or see to it that it is closed as soon as the server confirms it."""
+        with self.lock:
+            self._abandoned = True
+        self.close()  # does nothing while it is not open
+
+
+class OpenWaiter(ChannelSink):
+    """Waits for a channel to be opened, for the blocking form."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+
+    def opened(self, channel: SshChannel) -> None:
+        """Release the waiting thread."""
+        channel._sink = None  # before the first request, so before anything else can come
+        self._done.set()
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """Release the waiting thread; the channel keeps the error."""
+        self._done.set()
+
+    def wait(self, deadline: float) -> bool:
+        """
+        Wait until the channel is open or refused.
+
+        Parameters
+        ----------
+        deadline : float
+            A monotonic instant.
+
+        Returns
+        -------
+        bool
+            False when the time was up.
+        """
+        return self._done.wait(max(0.0, deadline - time.monotonic()))
+
+
+# Channels that were dropped without being closed: (transport, remote channel number, outbound).
+forgotten: "queue.SimpleQueue[Tuple[SshTransport, int, Outbound]]" = queue.SimpleQueue()
+
+
+def close_forgotten() -> None:
+    """Close each channel that `SshChannel.__del__` reports; the reaper thread's life."""
+    while True:
+        transport, remote_chanid, outbound = forgotten.get()
+        transport.post(message(cMSG_CHANNEL_CLOSE, remote_chanid), outbound)
+        del transport, outbound

@@ -1,0 +1,228 @@
+"""
+Packets in and out: paramiko's cipher work over our own wire, with bounds on what a peer may say.
+
+Only the input and output of paramiko's `Packetizer` are replaced here; everything that encrypts,
+authenticates and counts stays paramiko's.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, List, Optional, Tuple
+
+from paramiko.common import MSG_NAMES
+from paramiko.message import Message
+from paramiko.packet import NeedRekeyException, Packetizer
+from paramiko.ssh_exception import SSHException
+
+from ssh_service.transport.wire import Buffer, Wire
+
+# OpenSSH's PACKET_MAX_SIZE.  paramiko believes any 32-bit length and allocates it (fault G12).
+PACKET_MAX_SIZE = 256 * 1024
+# All that a server may say before its identification line (fault G11; RFC 4253 section 4.2).
+BANNER_MAX_SIZE = 8 * 1024
+
+
+class PeerSilent(SSHException):  # type: ignore[misc]
+    """Nothing was heard from the peer for as long as its keepalives allow."""
+
+
+class SshPacketizer(Packetizer):  # type: ignore[misc]
+    """
+    Read and write packets on a `Wire`.
+
+    Parameters
+    ----------
+    wire : Wire
+        Where the bytes come from and go to.
+
+    Attributes
+    ----------
+    deadline : Optional[float]
+        The monotonic instant by which the identification line must have come.
+    before_wait : Callable[[], Optional[float]]
+        Called by the reader before it waits; says for how many seconds it may, or raises.
+    wants_to_write : Callable[[], bool]
+        Says whether the reader should wake as soon as something could be written.
+    unknown_message : Optional[Callable[[int], None]]
+        Called with the sequence number of a message of a type nobody knows.
+    banner : List[str]
+        The lines the server sent before its identification.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self._wire = wire
+        self._chunk = b""  # received but not yet asked for, from _position on
+        self._position = 0
+        self.deadline: Optional[float] = None
+        self.before_wait: Callable[[], Optional[float]] = _wait_for_ever
+        self.wants_to_write: Callable[[], bool] = bool
+        self.unknown_message: Optional[Callable[[int], None]] = None
+        self.banner: List[str] = []
+
+    # paramiko times the handshake with a threading.Timer, a thread that outlives a failed connect
+    # by 15 s; the one deadline of `SshTransport.handshake` makes it needless.
+
+    def start_handshake(self, timeout: float) -> None:
+        """Start no timer; see above."""
+
+    def handshake_timed_out(self) -> bool:
+        """Say no; see above."""
+        return False
+
+    def complete_handshake(self) -> None:
+        """Stop no timer; see above."""
+
+    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+        """
+        Read exactly `n` bytes.
+
+        Parameters
+        ----------
+        n : int
+            How many bytes.
+        check_rekey : bool
+            Whether the wait may be given up because new keys are due.
+
+        Returns
+        -------
+        bytes
+            The bytes.
+
+        Raises
+        ------
+        EOFError
+            The stream ended.
+        SSHException
+            More was asked for than a packet may hold, or the peer fell silent.
+        """
+        if not 0 <= n <= PACKET_MAX_SIZE:
+            raise SSHException(f"the server announced a packet of {n} bytes")
+        end = self._position + n
+        if end <= len(self._chunk):  # the common case: no system call, no join
+            out = self._chunk[self._position : end]
+            self._position = end
+            return out
+        parts = [self._chunk[self._position :]]
+        missing = n - len(parts[0])
+        while missing > 0:
+            chunk = self._receive(check_rekey and missing == n)
+            parts.append(chunk[:missing])
+            self._chunk, self._position = chunk, min(missing, len(chunk))
+            missing -= len(parts[-1])
+        return b"".join(parts)
+
+    def _receive(self, may_rekey: bool) -> bytes:
+        while True:
+            wait = self.before_wait()
+            if may_rekey and self.need_rekey():
+                raise NeedRekeyException()
+            data = self._wire.recv(wait, self.wants_to_write())
+            if data is None:
+                continue
+            if not data:
+                raise EOFError("the server closed the connection")
+            return data
+
+    def write_all(self, out: Buffer) -> None:
+        """
+        Write a packet.
+
+        Parameters
+        ----------
+        out : bytes
+            The packet, encrypted.
+
+        Raises
+        ------
+        OSError
+            The connection is closed, or the peer takes nothing any more.
+        """
+        # paramiko's turns every error into a bare EOFError and retries for ever (fault F5).
+        self._wire.sendall(out)
+
+    def readline(self, timeout: float) -> str:
+        """
+        Read a line of what comes before the first packet.
+
+        Parameters
+        ----------
+        timeout : float
+            Ignored: paramiko's restarts with each byte (fault G11); `deadline` holds.
+
+        Returns
+        -------
+        str
+            The line, without its end.
+
+        Raises
+        ------
+        SSHException
+            The time is up, or the server talks too much.
+        EOFError
+            The stream ended.
+        """
+        while b"\n" not in self._chunk:
+            if sum(map(len, self.banner)) + len(self._chunk) > BANNER_MAX_SIZE:
+                raise SSHException("the server talks, but not SSH")
+            wait = None if self.deadline is None else self.deadline - time.monotonic()
+            data = self._wire.recv(wait) if wait is None or wait > 0 else None
+            if data is None:
+                raise SSHException("the server did not identify itself in time")
+            if not data:
+                raise EOFError("the server closed the connection")
+            self._chunk += data
+        line, _, self._chunk = self._chunk.partition(b"\n")
+        text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+        self.banner.append(text)
+        return text
+
+    def read_message(self) -> Tuple[int, Message]:
+        """
+        Read the next packet.
+
+        Returns
+        -------
+        Tuple[int, Message]
+            The message's type, and the message.
+        """
+        while True:
+            kind, message = super().read_message()
+            # paramiko dies of a KeyError at a type it has no name for (fault G14).  During the
+            # first key exchange it must see every packet, so that strict-kex can refuse it.
+            if kind in MSG_NAMES or not self._initial_kex_done or self.unknown_message is None:
+                return kind, message
+            self.unknown_message(message.seqno)
+
+
+def _wait_for_ever() -> Optional[float]:
+    return None
+
+
+def message(kind: bytes, *fields: Any) -> Message:
+    """
+    Build a message.
+
+    Parameters
+    ----------
+    kind : bytes
+        The message type, one byte.
+    *fields : Any
+        bool, int (uint32), str and bytes, each added in its wire form (RFC 4251 section 5).
+
+    Returns
+    -------
+    Message
+        Ready to be sent.
+    """
+    out = Message()
+    out.add_byte(kind)
+    for field in fields:
+        if isinstance(field, bool):
+            out.add_boolean(field)
+        elif isinstance(field, int):
+            out.add_int(field)
+        else:
+            out.add_string(field)
+    return out

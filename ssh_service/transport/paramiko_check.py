@@ -1,0 +1,127 @@
+"""A check, at first use, that the installed paramiko still works the way our repairs rely on."""
+
+from __future__ import annotations
+
+import functools
+from typing import List
+
+import paramiko
+from paramiko.channel import Channel
+from paramiko.message import Message
+from paramiko.packet import Packetizer
+
+# What is overridden or called, and would be silently without effect if it were renamed.
+_NEEDED = {
+    paramiko.Transport: (
+        "_channel_handler_table",
+        "_next_channel",
+        "_parse_channel_open",
+        "_parse_channel_open_failure",
+        "_parse_channel_open_success",
+        "_parse_disconnect",
+        "_parse_global_request",
+        "_parse_newkeys",
+        "_sanitize_packet_size",
+        "_sanitize_window_size",
+        "_send_kex_init",
+        "_send_message",
+        "_send_user_message",
+        "_verify_key",
+        "run",
+    ),
+    Channel: (
+        "_check_add_window",
+        "_event_pending",
+        "_feed",
+        "_feed_extended",
+        "_handle_close",
+        "_handle_eof",
+        "_handle_request",
+        "_request_failed",
+        "_request_success",
+        "_set_closed",
+        "_set_remote_channel",
+        "_set_transport",
+        "_set_window",
+        "_unlink",
+        "_wait_for_event",
+        "_window_adjust",
+    ),
+    Packetizer: ("read_all", "read_message", "readline", "send_message", "write_all"),
+}
+
+
+class _Loop(Packetizer):  # type: ignore[misc]
+    """A packetizer whose bytes go nowhere but back to itself."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.stream = b""
+
+    def write_all(self, out: bytes) -> None:
+        self.stream += out
+
+    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+        out, self.stream = self.stream[:n], self.stream[n:]
+        return out
+
+
+class _Recorder:
+    """What a channel takes for its transport; keeps the messages."""
+
+    def __init__(self) -> None:
+        self.sent: List[bytes] = []
+
+    def _send_user_message(self, m: Message) -> None:
+        self.sent.append(m.asbytes())
+
+    def get_log_channel(self) -> str:
+        return "ssh_service.transport"
+
+    def _sanitize_packet_size(self, size: int) -> int:
+        return size
+
+    def _unlink_channel(self, chanid: int) -> None:
+        pass
+
+
+@functools.lru_cache(maxsize=None)
+def check_paramiko() -> None:
+    """
+    Prove that the parts of paramiko we override are there and are still called.
+
+    Raises
+    ------
+    ImportError
+        The installed paramiko differs; the message says where.
+    """
+    for owner, names in _NEEDED.items():
+        for name in names:
+            if not hasattr(owner, name):
+                raise _moved(f"{owner.__name__}.{name} is gone")
+    loop = _Loop()
+    ping = Message()
+    ping.add_byte(b"\x02")
+    ping.add_string(b"ssh_service")
+    loop.send_message(ping)
+    if not loop.stream:
+        raise _moved("Packetizer.send_message no longer calls write_all")
+    kind, pong = loop.read_message()
+    if kind != 2 or pong.get_string() != b"ssh_service" or loop.stream:
+        raise _moved("Packetizer.read_message no longer calls read_all")
+    recorder = _Recorder()
+    channel = Channel(7)
+    channel._set_transport(recorder)
+    channel._set_window(1 << 20, 1 << 15)
+    channel._set_remote_channel(9, 1 << 20, 1 << 15)
+    channel.send(b"x")
+    channel.close()
+    if [message[0] for message in recorder.sent] != [94, 96, 97]:
+        raise _moved("Channel no longer sends through _send_user_message")
+
+
+def _moved(what: str) -> ImportError:
+    return ImportError(
+        f"ssh_service does not fit the installed paramiko {getattr(paramiko, '__version__', '?')}:"
+        f" {what}.  Please report this, and install an older paramiko meanwhile."
+    )

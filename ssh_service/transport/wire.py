@@ -1,0 +1,199 @@
+"""
+The bytes below the protocol: one socket, read by one thread, written by many in turn.
+
+paramiko gives its socket a 0.1 s time-out and polls; here every wait lasts exactly as long as
+something may have to be done, so an idle connection costs nothing.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+import time
+from typing import Any, Optional, Union
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+# One read takes what the kernel has, so that a burst of small packets costs one system call.
+_READ_SIZE = 256 * 1024
+# Seconds between two looks at whether a channel that stands in for a socket takes data again.
+_POLL_CHANNEL = 0.05
+
+
+class WriteStalled(OSError):
+    """The peer has taken no byte for longer than it may."""
+
+
+class Wire:
+    """
+    A connected socket, or a channel that stands in for one, as the transport uses it.
+
+    Parameters
+    ----------
+    sock : socket.socket or paramiko.Channel
+        Connected.  It belongs to the wire from now on.
+    stall_limit : float
+        Seconds for which the peer may accept no byte before a write fails.
+
+    Notes
+    -----
+    Thread safety.  `recv` is for the reader thread alone; `sendall` for one thread at a time (the
+    transport's gate sees to that); everything else is for any thread.
+
+    Guarantees.  `close` wakes a thread that waits in `recv` or `sendall`, and never gives the
+    descriptor back: another thread may be about to use its number.  `release` does that, once the
+    reader knows that nobody is in here any more.
+    """
+
+    def __init__(self, sock: Any, stall_limit: float) -> None:
+        self._sock = sock
+        self._real = isinstance(sock, socket.socket)
+        self._stall_limit = stall_limit
+        self._shut = False
+        self.last_received = time.monotonic()
+        if self._real:
+            sock.setblocking(False)
+
+    # What paramiko asks of a socket.
+
+    def settimeout(self, timeout: Optional[float]) -> None:
+        """Ignore the time-out paramiko sets: every wait of the wire is given its own."""
+
+    def getpeername(self) -> Any:
+        """Return the address of the peer, as `socket.socket.getpeername` does."""
+        return self._sock.getpeername()
+
+    def fileno(self) -> int:
+        """Return the descriptor, or -1 once it was given back."""
+        return int(self._sock.fileno())
+
+    @property
+    def _closed(self) -> bool:
+        return self._shut
+
+    def close(self) -> None:
+        """End both directions, waking whoever waits; the descriptor stays until `release`."""
+        self._shut = True
+        if not self._real:
+            self._sock.close()
+            return
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer was faster, or the descriptor is given back already
+
+    def release(self) -> None:
+        """Give the descriptor back, without a word to the peer (a forked child may call this)."""
+        self._shut = True
+        if self._real:
+            self._sock.close()
+
+    def recv(self, timeout: Optional[float], until_writable: bool = False) -> Optional[bytes]:
+        """
+        Wait for bytes.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            Seconds to wait at most; None waits for ever.
+        until_writable : bool
+            Whether to come back as soon as something could be written.
+
+        Returns
+        -------
+        Optional[bytes]
+            What came, b"" at the end of the stream, or None when the time was up.
+
+        Raises
+        ------
+        OSError
+            The connection was reset, or failed otherwise.
+        """
+        if self._real:
+            data = self._recv_real(timeout, until_writable)
+        else:
+            data = self._recv_channel(_POLL_CHANNEL if until_writable else timeout)
+        if data:
+            self.last_received = time.monotonic()
+        return data
+
+    def _recv_real(self, timeout: Optional[float], until_writable: bool) -> Optional[bytes]:
+        for first in (True, False):
+            try:
+                return bytes(self._sock.recv(_READ_SIZE))
+            except BlockingIOError:
+                if not first or not _wait(self._sock, True, until_writable, timeout):
+                    break
+        return None
+
+    def _recv_channel(self, timeout: Optional[float]) -> Optional[bytes]:
+        self._sock.settimeout(timeout)
+        try:
+            return bytes(self._sock.recv(_READ_SIZE))
+        except socket.timeout:
+            return None
+
+    def writable(self) -> bool:
+        """Tell whether a small message could be written now without waiting."""
+        if self._real:
+            return _wait(self._sock, False, True, 0.0)
+        return bool(self._sock.send_ready())
+
+    def sendall(self, data: Buffer) -> None:
+        """
+        Write all of `data`, waiting for the peer as long as it takes some of it now and then.
+
+        Parameters
+        ----------
+        data : bytes
+            What to write.
+
+        Raises
+        ------
+        WriteStalled
+            The peer took nothing for `stall_limit` seconds.
+        OSError
+            The connection was closed or reset.
+        """
+        view = memoryview(data)
+        while view:
+            if self._shut:
+                raise OSError("the connection is closed")
+            sent = self._send(view)
+            view = view[sent:]
+
+    def _send(self, view: memoryview) -> int:
+        if not self._real:
+            self._sock.settimeout(self._stall_limit)
+            try:
+                return int(self._sock.send(bytes(view[:32768])))
+            except socket.timeout:
+                raise self._stalled() from None
+        try:
+            return int(self._sock.send(view))
+        except BlockingIOError:
+            if not _wait(self._sock, False, True, self._stall_limit):
+                raise self._stalled() from None
+            return 0
+
+    def _stalled(self) -> WriteStalled:
+        return WriteStalled(f"the peer took no byte for {self._stall_limit:g} s")
+
+
+if sys.platform == "win32":
+
+    def _wait(sock: socket.socket, read: bool, write: bool, timeout: Optional[float]) -> bool:
+        ready = select.select([sock] if read else [], [sock] if write else [], [], timeout)
+        return bool(ready[0] or ready[1])
+
+else:
+
+    def _wait(sock: socket.socket, read: bool, write: bool, timeout: Optional[float]) -> bool:
+        number = sock.fileno()
+        if number < 0:
+            raise OSError("the connection is closed")
+        poll = select.poll()  # select.select() cannot watch a descriptor above 1023
+        poll.register(number, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        # Round up: a wait that ends early would make the caller ask again for the last fraction.
+        return bool(poll.poll(None if timeout is None else int(timeout * 1000) + 1))

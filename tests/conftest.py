@@ -1,0 +1,54 @@
+"""What holds for every test: it leaves no thread and no socket behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Iterator, List, Set
+
+import pytest
+
+_PATIENCE = 2.0
+"""Seconds that threads and sockets get to go away after a test."""
+
+_PROCESS_WIDE = ("ssh-service-reaper", "ssh-service-callbacks")
+"""Names of threads that the library shares between all caches of the process."""
+
+
+def _threads() -> Set[threading.Thread]:
+    return {
+        thread for thread in threading.enumerate() if not thread.name.startswith(_PROCESS_WIDE)
+    }
+
+
+def _sockets() -> Set[str]:
+    found = set()
+    try:
+        descriptors = os.listdir("/proc/self/fd")
+    except FileNotFoundError:
+        return found
+    for descriptor in descriptors:
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue  # the one that listed the folder
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread or a socket which was not there before."""
+    threads, sockets = _threads(), _sockets()
+    yield
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        left: List[str] = sorted(repr(thread) for thread in _threads() - threads)
+        left += sorted(_sockets() - sockets)
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    if left:
+        pytest.fail(f"the test left behind: {', '.join(left)}", pytrace=False)

@@ -1,0 +1,153 @@
+"""The repaired mock server, by bare paramiko."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import List, Tuple
+
+import paramiko
+import pytest
+
+from ssh_service.mock_sshd import MockSshd
+
+from .helper import connect
+
+
+def run(client: paramiko.SSHClient, command: str, stdin: bytes = b"") -> Tuple[int, bytes, bytes]:
+    channel = client.get_transport().open_session(timeout=10)
+    with channel:
+        channel.settimeout(20)
+        channel.exec_command(command)
+        sender = threading.Thread(target=_send, args=(channel, stdin), name="sender")
+        sender.start()
+        stdout = channel.makefile("rb").read()
+        stderr = channel.makefile_stderr("rb").read()
+        sender.join(20)
+        return channel.recv_exit_status(), stdout, stderr
+
+
+def _send(channel: paramiko.Channel, data: bytes) -> None:
+    channel.sendall(data)
+    channel.shutdown_write()
+
+
+def test_output_errors_and_status(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        assert run(client, "echo out; echo err >&2; exit 3") == (3, b"out\n", b"err\n")
+        assert (mock_sshd.connections, mock_sshd.accepted) == (1, 1)
+
+
+def test_stdin_and_its_end_are_passed_on(mock_sshd: MockSshd) -> None:
+    data = bytes(range(256)) * 1024
+    with connect(mock_sshd) as client:
+        assert run(client, "cat", data) == (0, data, b"")
+
+
+def test_a_signalled_command_has_the_shells_status(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        assert run(client, "kill -TERM $$")[0] == 128 + 15
+
+
+def test_a_command_is_a_process_group_of_its_own(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        assert run(client, "echo out; kill -KILL 0; sleep 60") == (128 + 9, b"out\n", b"")
+
+
+def test_many_commands_from_many_threads(mock_sshd: MockSshd) -> None:
+    wrong: List[object] = []
+
+    def work(number: int) -> None:
+        for count in range(10):
+            result = run(client, f"echo {number} {count}; exit {count}")
+            if result != (count, f"{number} {count}\n".encode(), b""):
+                wrong.append(result)
+
+    with connect(mock_sshd) as client:
+        threads = [threading.Thread(target=work, args=(n,), name=f"work-{n}") for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert wrong == []
+
+
+def test_sftp(mock_sshd: MockSshd, tmp_path: Path) -> None:
+    (tmp_path / "from").write_bytes(b"x" * 100_000)
+    with connect(mock_sshd) as client, client.open_sftp() as sftp:
+        sftp.put(str(tmp_path / "from"), str(tmp_path / "up"))
+        sftp.get(str(tmp_path / "up"), str(tmp_path / "down"))
+    assert (tmp_path / "down").read_bytes() == b"x" * 100_000
+
+
+def test_an_unused_session_leaves_nothing(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        client.get_transport().open_session(timeout=10)
+        assert run(client, "echo fine")[1] == b"fine\n"
+
+
+def test_waiting_for_a_command_costs_nothing(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        run(client, "true")
+        before = time.process_time()
+        run(client, "sleep 0.5")
+        assert time.process_time() - before < 0.3
+
+
+def test_cut_ends_connections_and_commands(mock_sshd: MockSshd, tmp_path: Path) -> None:
+    with connect(mock_sshd) as client:
+        channel = client.get_transport().open_session(timeout=10)
+        channel.settimeout(10)
+        channel.exec_command(f"echo $$; sleep 60; touch {tmp_path}/late")
+        channel.shutdown_write()
+        pid = int(channel.makefile("rb").readline())
+        mock_sshd.cut()
+        assert channel.recv(1) == b""
+        assert not os.path.exists(f"/proc/{pid}")
+        client.get_transport().join(10)
+        assert not client.get_transport().is_active()
+        assert mock_sshd.connections == 0
+    with connect(mock_sshd) as client:
+        assert run(client, "echo again")[1] == b"again\n"
+
+
+def test_a_client_that_goes_takes_its_commands_along(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        channel = client.get_transport().open_session(timeout=10)
+        channel.settimeout(10)
+        channel.exec_command("echo $$; sleep 60")
+        channel.shutdown_write()
+        pid = int(channel.makefile("rb").readline())
+    deadline = time.monotonic() + 5
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_garbage_does_no_harm(mock_sshd: MockSshd) -> None:
+    with socket.create_connection((mock_sshd.host, mock_sshd.port), timeout=5) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    with connect(mock_sshd) as client:
+        assert run(client, "true")[0] == 0
+
+
+def test_another_key_is_refused(mock_sshd: MockSshd, tmp_path: Path) -> None:
+    paramiko.ECDSAKey.generate(bits=256).write_private_key_file(str(tmp_path / "key"))
+    mock_sshd.client_key = str(tmp_path / "key")
+    with pytest.raises(paramiko.AuthenticationException):
+        with connect(mock_sshd):
+            pass
+
+
+def test_close_can_be_repeated_and_cleans_up() -> None:
+    server = MockSshd()
+    with connect(server) as client:
+        run(client, "true")
+        server.close()
+        server.close()
+    assert not os.path.exists(server.client_key)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((server.host, server.port), timeout=5)

@@ -1,0 +1,167 @@
+"""The throw-away sshd of the pytest plugin, by OpenSSH's own client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from typing import Callable
+
+import pytest
+
+from ssh_service.pytest_plugin import FaultProxy, Sshd
+
+
+def ssh(server: Sshd, *command: str) -> str:
+    output = subprocess.check_output(
+        server.ssh_command(*command), stdin=subprocess.DEVNULL, timeout=20
+    )
+    return output.decode()
+
+
+def start_sleeper(server: Sshd) -> "subprocess.Popen[bytes]":
+    """Run a command that says its pid and then sleeps."""
+    client = subprocess.Popen(
+        server.ssh_command("echo $$; exec sleep 60"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    return client
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(") ", 1)[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_login_by_the_key_and_the_known_hosts_it_made(sshd: Sshd) -> None:
+    assert ssh(sshd, "echo hello").strip() == "hello"
+    assert sshd.logins() == 1
+    assert "Accepted publickey" in sshd.log()
+
+
+def test_each_test_sees_its_own_logins(sshd: Sshd) -> None:
+    assert sshd.logins() == 0
+    ssh(sshd, "true")
+    ssh(sshd, "true")
+    assert sshd.logins() == 2
+
+
+def test_another_hosts_known_hosts_do_not_match(
+    sshd: Sshd, sshd_factory: Callable[..., Sshd]
+) -> None:
+    other = sshd_factory()
+    with open(other.known_hosts) as file:
+        line = file.read().replace(str(other.port), str(sshd.port))
+    with open(other.known_hosts, "w") as file:
+        file.write(line)
+    other.port = sshd.port
+    result = subprocess.run(
+        other.ssh_command("true"), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=20
+    )
+    assert result.returncode == 255
+    assert b"REMOTE HOST IDENTIFICATION HAS CHANGED" in result.stderr
+
+
+def test_cut_ends_every_connection_at_once(sshd: Sshd) -> None:
+    with start_sleeper(sshd) as client:
+        assert client.stdout is not None
+        client.stdout.readline()
+        assert sshd.session_pids()
+        begin = time.monotonic()
+        sshd.cut()
+        assert client.wait(10) == 255
+        assert time.monotonic() - begin < 2
+    assert sshd.session_pids() == []
+    assert ssh(sshd, "echo again").strip() == "again"
+
+
+def test_restart_keeps_port_and_keys(sshd_factory: Callable[..., Sshd]) -> None:
+    server = sshd_factory()
+    port = server.port
+    ssh(server, "true")
+    server.stop()
+    assert not server.running
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((server.host, server.port), timeout=5)
+    server.restart()
+    assert server.port == port
+    ssh(server, "true")
+    assert server.logins() == 2
+
+
+def test_stop_ends_what_sessions_left_running(sshd_factory: Callable[..., Sshd]) -> None:
+    server = sshd_factory()
+    pid = int(ssh(server, "setsid sleep 60 >/dev/null 2>&1 & echo $!"))
+    assert is_running(pid)
+    server.stop()
+    deadline = time.monotonic() + 5
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(pid)
+
+
+def test_freeze_makes_it_mute_and_thaw_lets_it_go_on(sshd: Sshd) -> None:
+    sshd.freeze(listener=True)
+    with socket.create_connection((sshd.host, sshd.port), timeout=5) as sock:
+        sock.settimeout(0.2)
+        with pytest.raises(socket.timeout):
+            sock.recv(1)
+        sshd.thaw()
+        sock.settimeout(10)
+        assert sock.recv(4) == b"SSH-"
+
+
+def test_options_replace_and_join_the_lines_of_the_configuration(
+    sshd_factory: Callable[..., Sshd]
+) -> None:
+    server = sshd_factory({"maxsessions": 7, "SetEnv": ["A=1"], "Banner": None, "UseDNS": True})
+    with open(server.config_file) as file:
+        lines = file.read().splitlines()
+    assert "MaxSessions 7" in lines
+    assert "UseDNS yes" in lines
+    assert not [line for line in lines if line.startswith("Banner")]
+    assert ssh(server, "echo $A").strip() == "1"
+
+
+def test_a_server_that_does_not_start_shows_its_log(sshd_factory: Callable[..., Sshd]) -> None:
+    with pytest.raises(RuntimeError, match="(?s)ended with status.*NoSuchOption"):
+        sshd_factory({"NoSuchOption": 1})
+
+
+def test_a_dead_listener_is_not_running(sshd_factory: Callable[..., Sshd]) -> None:
+    server = sshd_factory()
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while server.running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not server.running
+    server.restart()
+    ssh(server, "true")
+
+
+def test_ssh_works_through_a_proxy_and_is_cut_there(
+    sshd: Sshd, fault_proxy: Callable[[str, int], FaultProxy]
+) -> None:
+    proxy = fault_proxy(sshd.host, sshd.port)
+    sshd_port, sshd.port = sshd.port, proxy.port
+    try:
+        argv = sshd.ssh_command("-o", f"HostKeyAlias=[{sshd.host}]:{sshd_port}")
+    finally:
+        sshd.port = sshd_port
+    argv[-3:] = [*argv[-2:], argv[-3], "echo hello; sleep 60"]
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"hello\n"
+        assert proxy.connections == 1
+        proxy.reset()
+        assert client.wait(10) == 255

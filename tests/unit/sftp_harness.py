@@ -1,0 +1,169 @@
+"""SFTP without SSH: OpenSSH's own sftp-server as a subprocess, or a server made up by a test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import struct
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+from ssh_service.copying import protocol, run_copy
+from ssh_service.copying.download import Download
+from ssh_service.copying.job import Options
+from ssh_service.copying.session import SftpSession, Stream
+from ssh_service.copying.upload import Upload
+
+PATIENCE = 20.0
+"""Seconds after which a wait of a test has failed."""
+
+SFTP_SERVER = next(
+    (
+        path
+        for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
+        if os.path.exists(path)
+    ),
+    shutil.which("sftp-server"),
+)
+
+
+class PipeStream(Stream):
+    """The pipes of a server that runs as a subprocess."""
+
+    def __init__(self, cwd: Path, *args: str) -> None:
+        assert SFTP_SERVER is not None
+        self.process = subprocess.Popen(
+            [SFTP_SERVER, "-e", *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=cwd,
+            bufsize=0,
+        )
+        self.session = SftpSession(self)
+        self.reader = threading.Thread(target=self._read, name="test-reader")
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        while True:
+            chunk = os.read(self.process.stdout.fileno(), 65536)
+            if not chunk:
+                break
+            self.session.feed(chunk)
+        self.session.ended(None)
+
+    def send_some(self, data: memoryview) -> int:
+        assert self.process.stdin is not None
+        return os.write(self.process.stdin.fileno(), data[:65536])
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def end(self) -> None:
+        self.close()
+        self.process.wait(PATIENCE)
+        self.reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def real_session(cwd: Path, *args: str) -> Iterator[SftpSession]:
+    stream = PipeStream(cwd, *args)
+    try:
+        stream.session.start()
+        stream.session.wait_until_ready(PATIENCE)
+        yield stream.session
+    finally:
+        stream.end()
+
+
+def upload(session: SftpSession, source: Any, target: Any, **options: Any) -> None:
+    _copy(session, lambda job: Upload(job).run(os.fsencode(source), os.fsencode(target)), options)
+
+
+def download(session: SftpSession, source: Any, target: Any, **options: Any) -> None:
+    _copy(session, lambda job: Download(job).run(os.fsencode(source), os.fsencode(target)), options)
+
+
+def _copy(session: SftpSession, begin: Any, options: Dict[str, Any]) -> None:
+    timeout = options.pop("timeout", PATIENCE)
+    progress = options.pop("progress", None)
+    run_copy(session, begin, Options(**options), timeout, progress)
+
+
+Request = Tuple[int, int, bytes]
+
+
+class MadeUpServer(Stream):
+    """
+    A server whose every answer the test makes up.
+
+    `answer` is called with the kind, the request id and the rest of each request; it returns the
+    packets to send back.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[int, int, bytes], bytes],
+        extensions: Optional[Dict[bytes, bytes]] = None,
+    ) -> None:
+        self._answer = answer
+        self._extensions = extensions or {}
+        self._received = b""
+        self.requests: List[Request] = []
+        self.closed = False
+        self.session = SftpSession(self)
+
+    def send_some(self, data: memoryview) -> int:
+        self._received += bytes(data)
+        replies = b""
+        while len(self._received) >= 4:
+            (size,) = struct.unpack_from(">I", self._received)
+            if len(self._received) < 4 + size:
+                break
+            packet, self._received = self._received[4 : 4 + size], self._received[4 + size :]
+            replies += self._reply(packet)
+        if replies:
+            self.session.feed(replies)
+        return len(data)
+
+    def _reply(self, packet: bytes) -> bytes:
+        if packet[0] == protocol.INIT:
+            pairs = b"".join(string(k) + string(v) for k, v in self._extensions.items())
+            return frame(protocol.VERSION_REPLY, 3, pairs)
+        request_id = struct.unpack_from(">I", packet, 1)[0]
+        self.requests.append((packet[0], request_id, packet[5:]))
+        return self._answer(packet[0], request_id, packet[5:])
+
+    def close(self) -> None:
+        self.closed = True
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[SftpSession]:
+        self.session.start()
+        self.session.wait_until_ready(PATIENCE)
+        yield self.session
+
+
+def string(value: bytes) -> bytes:
+    return struct.pack(">I", len(value)) + value
+
+
+def frame(kind: int, request_id: int, payload: bytes) -> bytes:
+    return struct.pack(">IBI", 5 + len(payload), kind, request_id) + payload
+
+
+def status(request_id: int, code: int, text: bytes = b"") -> bytes:
+    payload = struct.pack(">I", code) + string(text) + string(b"")
+    return frame(protocol.STATUS, request_id, payload)
+
+
+def attributes(mode: int, size: int = 0, mtime: int = 1_600_000_000) -> bytes:
+    return struct.pack(">IQIII", 1 | 4 | 8, size, mode, mtime, mtime)

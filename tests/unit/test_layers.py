@@ -1,0 +1,222 @@
+"""Who may import whom, and which doors lead outside: read from the source, not from running it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import Dict, Iterator, List, Set, Tuple
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "ssh_service"
+
+# A module (or a folder of modules) of the package, and what it may import of the others.
+LEAVES = {"errors", "secret", "patterns", "settings", "algorithms"}
+CONNECTING = {"connect", "transport", "params", "known_hosts", "errors"}
+MAY_IMPORT: Dict[str, Set[str]] = {
+    "errors": set(),
+    "secret": {"errors"},
+    "patterns": {"errors"},
+    "algorithms": {"errors", "settings", "patterns"},
+    "settings": {"errors", "secret"},
+    "ssh_config": {"errors", "settings", "patterns"},
+    "known_hosts": {"errors", "settings", "patterns", "secret"},
+    "params": {"known_hosts", "ssh_config", *LEAVES},
+    "background": set(),
+    "transport": {"errors"},
+    "connect": {"transport", "params", "known_hosts", "ssh_config", *LEAVES},
+    "client": {"transport", "params", "errors"},
+    "cache": {"connect", "client", "params", "transport", "background", "errors"},
+    "command": {"transport", "background", "errors"},
+    "copying": {"transport", "errors"},
+    "remote": {"cache", "command", "copying", "client", "background", "params", "errors"},
+    "base_service": set(),
+    "host_api": {"base_service", "errors"},
+    "service_settings": {"settings", "errors"},
+    "ssh_service": {
+        "host_api",
+        "base_service",
+        "cache",
+        "client",
+        "params",
+        "service_settings",
+        "errors",
+    },
+    "ssh_host_service": {
+        "ssh_service",
+        "remote",
+        "host_api",
+        "base_service",
+        "service_settings",
+        "errors",
+    },
+    "ssh_fileshare": {"ssh_service", "remote", "host_api", "service_settings"},
+    "fleet": {"remote", "errors"},
+    "fault_proxy": set(),
+    "local_sshd": set(),
+    "mock_sshd": set(),
+    "pytest_plugin": {"fault_proxy", "local_sshd", "mock_sshd"},
+}
+# The package's face, its commands, and what sits on top of everything.
+ON_TOP = {"__init__", "__main__", "cli", "demo", "mlos_bench"}
+
+# Which packages from outside the standard library a module may import.
+OUTSIDE: Dict[str, Set[str]] = {
+    "host_api": {"mlos_bench", "jsonschema"},
+    "mlos_bench": {"mlos_bench", "jsonschema"},
+    "pytest_plugin": {"pytest"},
+    "mock_sshd": {"mockssh", "paramiko"},
+    "base_service": set(),
+    "errors": set(),
+    "settings": set(),
+    "service_settings": set(),
+    "ssh_service": set(),
+    "ssh_host_service": set(),
+    "ssh_fileshare": set(),
+    "fault_proxy": set(),
+    "local_sshd": set(),
+    "cli": set(),
+}
+THE_REST_MAY_USE = {"paramiko", "cryptography"}
+ENGINE = {"transport", "connect", "client", "cache", "command", "remote", "background"}
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].replace(".py", "")
+
+
+def sources() -> List[Tuple[str, Path, ast.Module]]:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return [(layer_of(p), p, ast.parse(p.read_text(), str(p))) for p in paths]
+
+
+SOURCES = sources()
+LAYERS = sorted({layer for layer, _, _ in SOURCES})
+
+
+def imported(path: Path, tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted names a module imports, wherever in it, relative ones made absolute."""
+    package = ("ssh_service", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package[: len(package) - node.level + 1]
+                base = ".".join(filter(None, (*parents, node.module)))
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+def imports_of(layer: str) -> Tuple[Set[str], Set[str]]:
+    """Return what a layer imports: other layers of the package, and roots from outside."""
+    inside, outside = set(), set()
+    for owner, path, tree in SOURCES:
+        if owner != layer:
+            continue
+        for name in imported(path, tree):
+            parts = name.split(".")
+            if parts[0] != "ssh_service":
+                outside.add(parts[0])
+            elif len(parts) > 1 and parts[1] in LAYERS:
+                inside.add(parts[1])
+    return inside - {layer}, outside
+
+
+def standard_library() -> Set[str]:
+    names = getattr(sys, "stdlib_module_names", None)  # Python 3.10 and later
+    if names is None:
+        pytest.skip("this Python has no list of its standard library")
+    return set(names)
+
+
+def test_every_module_has_its_place_in_the_table() -> None:
+    assert set(LAYERS) - set(MAY_IMPORT) - ON_TOP == set()
+
+
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer in MAY_IMPORT])
+def test_imports_go_one_way(layer: str) -> None:
+    inside, _ = imports_of(layer)
+    assert inside <= MAY_IMPORT[layer]
+
+
+def test_the_table_has_no_cycles() -> None:
+    done: Set[str] = set()
+    left = dict(MAY_IMPORT)
+    while left:
+        free = {layer for layer, needs in left.items() if needs <= done}
+        assert free, f"a cycle among {sorted(left)}"
+        done |= free
+        left = {layer: needs for layer, needs in left.items() if layer not in free}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_packages_from_outside_enter_by_their_doors_only(layer: str) -> None:
+    _, outside = imports_of(layer)
+    foreign = outside - standard_library()
+    assert foreign <= OUTSIDE.get(layer, THE_REST_MAY_USE)
+
+
+def test_modules_never_import_the_packages_face() -> None:
+    lazily = {"SshClient", "SshClientCache", "SshService", "SshHostService", "Service", "Status"}
+    for layer, path, tree in SOURCES:
+        if layer in ON_TOP:
+            continue
+        names = {name for name in imported(path, tree) if name.count(".") == 1}
+        assert not {name.partition(".")[2] for name in names} & lazily, path
+
+
+def paramiko_private_names() -> Set[str]:
+    """Collect the private attributes that paramiko's connection classes give their objects."""
+    paramiko = pytest.importorskip("paramiko")
+    folder = Path(paramiko.__file__).parent
+    names = set()
+    for module in ("transport", "channel", "packet", "sftp_client", "sftp", "auth_handler"):
+        text = (folder / f"{module}.py").read_text()
+        names |= set(re.findall(r"\bself\.(_[a-z]\w*)", text))
+        names |= set(re.findall(r"\bdef (_[a-z]\w*)", text))
+    return names
+
+
+def test_only_the_transport_touches_paramikos_private_parts() -> None:
+    private = paramiko_private_names()
+    for layer, path, tree in SOURCES:
+        if layer in {"transport", "mock_sshd"}:
+            continue
+        own = set(re.findall(r"\b(?:self\.|def )(_[a-z]\w*)", path.read_text()))
+        touched = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and node.attr in private - own
+            and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
+        }
+        assert not touched, path
+
+
+@pytest.mark.parametrize("layer", sorted(ENGINE & set(LAYERS)))
+def test_the_engine_reads_the_monotonic_clock_only(layer: str) -> None:
+    for owner, path, tree in SOURCES:
+        if owner != layer:
+            continue
+        wall = [
+            node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and (node.value.id, node.attr) in {("time", "time"), ("datetime", "now")}
+        ]
+        assert not wall, path
+        assert "time.time" not in set(imported(path, tree)), path
+
+
+@pytest.mark.parametrize("name", ["SshClientCache", "SshHostService"])
+def test_shared_classes_state_their_thread_safety_and_guarantees(name: str) -> None:
+    import ssh_service
+
+    text = getattr(ssh_service, name).__doc__
+    assert "Thread safety" in text and "Guarantees" in text
