@@ -351,6 +351,26 @@ class SshClientCache:
             ).start()
         return slot
 
+    def renew(self, slot: Slot) -> bool:
+        """
+        Lease the connection of a slot once more.
+
+        Parameters
+        ----------
+        slot : Slot
+            From `acquire` or `request`, released or not.
+
+        Returns
+        -------
+        bool
+            False if it has left the cache, so that the connection is lost or being closed.
+        """
+        with self._lock:
+            kept = self._slots.get(slot.key) is slot
+            if kept:
+                slot.leases += 1
+            return kept
+
     def release(
         self,
         slot: Slot,

@@ -29,43 +29,60 @@ _log = logging.getLogger(__name__)
 _FURTHER_PAUSE = 5.0
 # Seconds until the server is asked again while others hold all of its sessions.
 _RETRY_PAUSE = 0.1
+# Seconds for which a spare session is kept when no command needs it.
+_SPARE_IDLE = 60.0
 
 
 class _Lane:
-    """A connection that works for the pool just now; the pool's lock guards all fields."""
+    """A connection of the pool; the pool's lock guards all fields."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.slot: Optional[Slot] = None  # leased from the cache while the lane exists
+        self.slot: Optional[Slot] = None
         self.transport: Optional[SshTransport] = None  # None: still dialling
-        self.sessions = 0  # given out: opening or open
-        self.opened = 0  # of these, confirmed by the server
+        self.sessions = 0  # given to commands: opening or open
+        self.opened = 0  # confirmed by the server, the spare one included
+        self.spare: Optional[_Session] = None  # opening or open, for the next command
+        self.used_at = 0.0  # when the last command ended
+        self.watched = False  # a timer will look whether the spare session is needed
 
-    def has_room(self) -> bool:
+    def has_ended(self) -> bool:
+        return self.transport is not None and not self.transport.is_active()
+
+    def has_room(self, beside: int = 0) -> bool:
         transport = self.transport
         if transport is None or not transport.is_active():
             return False
-        return transport.session_limit is None or self.sessions < transport.session_limit
+        if self.spare is not None and not beside:
+            return True
+        limit = transport.session_limit
+        return limit is None or self.sessions + beside < limit
 
 
 class _Session(ChannelSink):
-    """A session channel on a lane, with the command it runs."""
+    """A session channel on a lane, with the command it runs, or none yet."""
 
-    def __init__(self, pool: "SessionPool", lane: _Lane, command: Command) -> None:
+    def __init__(self, pool: "SessionPool", lane: _Lane) -> None:
+        self.lane = lane
         self._pool = pool
-        self._lane = lane
-        self._command = command
+        # The pool's lock guards these.
+        self.asked = False  # the server was asked to open it
+        self.channel: Optional[SshChannel] = None  # open
+        self.command: Optional[Command] = None  # None: it is the spare one
+        self.ended = False
+
+    def give(self, command: Command) -> None:
+        """Let a command have it; the pool's lock is held."""
+        self.command = command
         # The command hears what comes without a detour.
         for name in ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writable"):
             setattr(self, name, getattr(command, name))
 
     def opened(self, channel: SshChannel) -> None:
-        self._pool.session_opened(self._lane)
-        if not self._command.start(channel):
-            channel.close()
+        self._pool.session_opened(self, channel)
 
     def closed(self, error: Optional[SshServiceError]) -> None:
-        self._pool.session_closed(self._lane, self._command, error)
+        self._pool.session_closed(self, error)
 
 
 class SessionPool:
@@ -86,6 +103,9 @@ class SessionPool:
     Guarantees.  Commands start in the order in which they were submitted.  A server's MaxSessions
     is learnt from its first refusal and then kept to; callers never see it as an error.  What was
     never sent is tried once more when its connection turns out to be lost.
+
+    A connection in use keeps one session open in advance, so that a command costs one round trip;
+    it is given up where sessions are scarce, and when nothing was run for a while.
     """
 
     def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
@@ -149,15 +169,17 @@ class SessionPool:
         for command in stuck:
             command.fail(self._refusal or SshCacheClosed("no session could be opened"))
 
-    def _next_locked(self) -> Optional[Tuple[_Lane, Command]]:
+    def _next_locked(self) -> Optional[Tuple[_Session, Command]]:
         while self._queue and self._queue[0][1].over:  # timed out or cancelled meanwhile
             heapq.heappop(self._queue)
+        self._lanes = [lane for lane in self._lanes if lane.sessions or not lane.has_ended()]
         lanes = [lane for lane in self._lanes if lane.has_room()]
         if not self._queue or not lanes:
             return None
-        lane = min(lanes, key=lambda lane: lane.sessions)
+        lane = min(lanes, key=lambda lane: (lane.spare is None, lane.sessions))
+        session, lane.spare = lane.spare or _Session(self, lane), None
         lane.sessions += 1
-        return lane, heapq.heappop(self._queue)[1]
+        return session, heapq.heappop(self._queue)[1]
 
     def _further_lane_locked(self) -> Optional[_Lane]:
         if not self._queue or any(lane.transport is None for lane in self._lanes):
@@ -192,101 +214,169 @@ class SessionPool:
 
     def _connected(self, lane: _Lane, slot: Slot) -> None:
         error = slot.pair.exception()
-        if error is None:
-            transport = slot.pair.result()[0]
-            with self._lock:
-                lane.transport = transport
-        else:
-            with self._lock:
+        doomed: List[Tuple[int, Command]] = []
+        with self._lock:
+            if error is None:
+                lane.transport = slot.pair.result()[0]
+                lane.transport.make_room = lambda: self._drop_spare(lane)
+            else:
                 self._lanes.remove(lane)
-                doomed = [] if self._lanes else sorted(self._queue)
                 if self._lanes:  # a further connection that cannot be had does no harm
                     self._no_further_before = time.monotonic() + _FURTHER_PAUSE
                 else:
-                    self._queue = []
-            self._cache.release(slot)
-            for _, command in doomed:
-                command.fail(error)
+                    doomed, self._queue = sorted(self._queue), []
+        for _, command in doomed:
+            command.fail(error or SshCacheClosed("no connection could be had"))
         self._dispatch()
-        self._let_go_if_idle(lane)
+        self._release(slot)  # each session that has begun holds a lease of its own
 
-    def _start(self, lane: _Lane, command: Command) -> None:
-        transport = lane.transport
+    def _start(self, session: _Session, command: Command) -> None:
+        """Send a command over a session, or have the session opened for it first."""
+        lane = session.lane
+        kept = lane.slot is not None and self._cache.renew(lane.slot)
+        with self._lock:
+            usable = kept and not session.ended
+            if usable:
+                session.give(command)
+            else:  # closed just now; or expired, and so on its way out
+                lane.sessions -= 1
+                heapq.heappush(self._queue, (command.ticket, command))
+                if not kept and lane in self._lanes:
+                    self._lanes.remove(lane)
+            channel, asked = session.channel, session.asked
+            session.asked = True
+        if not usable:
+            if kept:
+                self._release(lane.slot)
+        elif channel is not None:
+            self._run(session, command, channel)
+        elif not asked:
+            self._ask(session)
+
+    def _ask(self, session: _Session) -> None:
+        transport = session.lane.transport
         if transport is None:
-            raise RuntimeError("a session was given out on a connection that is still dialled")
+            raise RuntimeError("a session was asked for on a connection that is still dialled")
         try:
-            transport.start_session(_Session(self, lane, command))
+            channel = transport.start_session(session)
         except SshConnectionLost as error:
-            self.session_closed(lane, command, error)
+            self.session_closed(session, error)
+            return
+        channel.in_reserve = session.command is None
 
-    def session_opened(self, lane: _Lane) -> None:
+    def _run(self, session: _Session, command: Command, channel: SshChannel) -> None:
+        channel.in_reserve = False
+        if not command.start(channel):
+            channel.close()
+        lane = session.lane
+        with self._lock:
+            wanted = lane in self._lanes and lane.spare is None and lane.has_room(beside=1)
+            spare = _Session(self, lane)
+            if wanted:
+                lane.spare, spare.asked = spare, True
+        if wanted:
+            self._ask(spare)
+
+    def session_opened(self, session: _Session, channel: SshChannel) -> None:
         """
-        Note that the server confirmed a session.
+        Use a session that the server confirmed.
 
         Parameters
         ----------
-        lane : _Lane
-            Where.
+        session : _Session
+            The session.
+        channel : SshChannel
+            Its channel.
         """
+        lane = session.lane
         with self._lock:
             lane.opened += 1
             if lane.transport is not None:
-                peak = max(lane.opened, lane.transport.session_peak)
-                lane.transport.session_peak = peak
+                lane.transport.session_peak = max(lane.opened, lane.transport.session_peak)
+            session.channel = channel
+            command, unwanted = session.command, session.ended
+        if unwanted:
+            channel.close()
+        elif command is not None:
+            self._run(session, command, channel)
 
-    def session_closed(
-        self, lane: _Lane, command: Command, error: Optional[SshServiceError]
-    ) -> None:
+    def session_closed(self, session: _Session, error: Optional[SshServiceError]) -> None:
         """
         Take back a session, and its command where that was never sent.
 
         Parameters
         ----------
-        lane : _Lane
-            Where it was.
-        command : Command
-            What ran there, or should have.
+        session : _Session
+            The session.
         error : Optional[SshServiceError]
             As for `ChannelSink.closed`.
         """
         refused = isinstance(error, SshSessionRefused)
         closed = isinstance(error, SshConnectionLost) and error.reason == "closed"
         doomed: List[Tuple[int, Command]] = []
-        learnt = 0
+        lane, again = session.lane, False
         with self._lock:
-            lane.sessions -= 1
+            session.ended = True
+            command = session.command
+            lane.opened -= session.channel is not None
+            if lane.spare is session:
+                lane.spare = None
             if refused and lane.transport is not None:
                 # OpenSSH frees a session only after its CLOSE, so a refusal may come while one
                 # less is open; what was open at once before is admitted for sure.
                 self._refusal = error
-                lane.transport.session_limit = learnt = lane.transport.session_peak
-            elif lane.opened:
-                lane.opened -= 1
+                lane.transport.session_limit = lane.transport.session_peak
             if closed:  # by cleanup(): whoever waits would only open it anew
                 doomed, self._queue = sorted(self._queue), []
-            again = not (command.sent or closed or command.over) and (
-                refused or not command.retried
-            )
-            if again:
-                command.retried = command.retried or not refused
-                heapq.heappush(self._queue, (command.ticket, command))
+            if command is not None:
+                lane.sessions -= 1
+                lane.used_at = time.monotonic()
+                again = not (command.sent or closed or command.over) and (
+                    refused or not command.retried
+                )
+                if again:
+                    command.retried = command.retried or not refused
+                    heapq.heappush(self._queue, (command.ticket, command))
+            watch = lane.spare is not None and not lane.sessions and not lane.watched
+            lane.watched = lane.watched or watch
         if refused:
-            _log.debug("%s: the server admits %d sessions", self._target.connection_id, learnt)
-        if command.sent:
+            _log.debug("%s: the server refused a further session", self._target.connection_id)
+        if command is not None and command.sent:
             command.closed(error)
-        elif not again:
+        elif command is not None and not again:
             command.fail(error or SshCacheClosed("the session was closed at once"))
         for _, waiting in doomed:
             waiting.fail(SshCacheClosed("the connection cache was closed"))
         self._dispatch()
-        self._let_go_if_idle(lane)
+        if command is not None:
+            self._release(lane.slot)
+        if watch:
+            background.call_at(time.monotonic() + _SPARE_IDLE, lambda: self._look_at(lane))
 
-    def _let_go_if_idle(self, lane: _Lane) -> None:
-        """Give the lease back when nothing runs on a lane, so that its connection may expire."""
+    def _look_at(self, lane: _Lane) -> None:
+        """Give the spare session up when nothing was run for a while."""
         with self._lock:
-            idle = lane in self._lanes and lane.sessions == 0 and lane.transport is not None
-            if idle:
-                self._lanes.remove(lane)
+            due = lane.used_at + _SPARE_IDLE
+            unused = not lane.sessions and due <= time.monotonic()
+            lane.watched = lane.spare is not None and not unused
+        if unused:
+            self._drop_spare(lane)
+        elif lane.watched:
+            background.call_at(max(due, time.monotonic() + 1.0), lambda: self._look_at(lane))
+
+    def _drop_spare(self, lane: _Lane) -> bool:
+        with self._lock:
+            spare, lane.spare = lane.spare, None
+            if spare is None:
+                return False
+            spare.ended = True  # if it is still being opened, `session_opened` closes it
+            channel = spare.channel
+        if channel is not None:
+            channel.close()
+        return True
+
+    def _release(self, slot: Optional[Slot]) -> None:
+        with self._lock:
             limits = self._idle_timeout, self._max_lifetime
-        if idle and lane.slot is not None:
-            self._cache.release(lane.slot, *limits)
+        if slot is not None:
+            self._cache.release(slot, *limits)

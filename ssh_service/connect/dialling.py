@@ -15,11 +15,12 @@ from typing import Any, Callable, Optional, Set, Tuple
 
 import paramiko
 
+from ssh_service import algorithms
 from ssh_service.connect.authentication import authenticate
 from ssh_service.connect.credentials import Credentials
+from ssh_service.connect.routes import OpenTunnel, Stream, open_stream
 from ssh_service.errors import SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.params import ConnectParams
-from ssh_service.connect.routes import OpenTunnel, Stream, open_stream
 from ssh_service.transport import SshTransport
 
 __all__ = ["dial"]
@@ -91,7 +92,9 @@ def dial(
 
 
 def _start(params: ConnectParams, stream: Stream) -> SshTransport:
-    offered = params.known_hosts.algorithms(params.server_host_key_algs, params.host_key_names)
+    trust = params.known_hosts
+    wanted = trust.algorithms(params.server_host_key_algs, params.host_key_names)
+    available = algorithms.supported("server_host_key_algs")
     return SshTransport(
         stream.sock,
         connection_id=params.connection_id,
@@ -100,7 +103,7 @@ def _start(params: ConnectParams, stream: Stream) -> SshTransport:
         ciphers=params.encryption_algs,
         kex=params.kex_algs,
         macs=params.mac_algs,
-        key_types=offered,
+        key_types=[name for name in wanted if name in available],
         compression=params.compression_algs,
     )
 
@@ -116,6 +119,7 @@ def _shake_hands(transport: SshTransport, params: ConnectParams, deadline: float
         key.asbytes(),
         params.host_key_names,
         certificate=certificate.key_blob if certificate else None,
+        principal=params.host_key_alias or params.hostname,
         connection_id=params.connection_id,
     )
 

@@ -135,6 +135,7 @@ class SshChannel(Channel):  # type: ignore[misc]
         self.in_stderr_buffer = ChunkPipe()
         self.exit_signal: Optional[Tuple[str, bool, str]] = None
         self.error: Optional[SshServiceError] = None  # why it ended, if not in good order
+        self.in_reserve = False  # nobody uses it yet: it may be closed with its connection
         self._outbound = Outbound()
         self._sink = sink
         self._abandoned = False  # guarded by lock: nobody waits for the open any more

@@ -146,6 +146,8 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         # at once; kept by who opens sessions.
         self.session_limit: Optional[int] = None
         self.session_peak = 0
+        # Asks whoever keeps a session in reserve to give it up; says whether there was one.
+        self.make_room: Callable[[], bool] = bool
         # paramiko's own map is weak: what is not yet confirmed, or works for a sink, lives here.
         self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
         super().__init__(self._wire, packetizer_class=SshPacketizer)
@@ -247,8 +249,8 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
 
     @property
     def open_channels(self) -> int:
-        """How many channels are open, or being opened."""
-        return len(self._channels)
+        """How many channels are open or being opened, those in reserve left out."""
+        return sum(not chan.in_reserve for chan in self._channels.values())
 
     @property
     def loss(self) -> Optional[SshConnectionLost]:
@@ -447,7 +449,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 self.clear_to_send_lock.release()
 
     def _may_send(self) -> bool:
-        return self.clear_to_send.is_set()  # False while keys are being exchanged
+        return bool(self.clear_to_send.is_set())  # False while keys are being exchanged
 
     def _usable(self) -> bool:
         return bool(self.active and not self._wire._closed and self._pid == os.getpid())
@@ -661,6 +663,22 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         address: Tuple[Any, ...] = ()
         if kind == "direct-tcpip":
             address = (*(dest_addr or ("", 0)), *(src_addr or ("", 0)))
+        try:
+            return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
+        except SshSessionRefused:
+            if not self.make_room():
+                raise
+        return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
+
+    def _open(
+        self,
+        kind: str,
+        address: Sequence[Any],
+        window_size: Optional[int],
+        max_packet_size: Optional[int],
+        deadline: float,
+        timeout: float,
+    ) -> SshChannel:
         waiter = OpenWaiter()
         chan = self._start_channel(kind, address, waiter, window_size, max_packet_size)
         try:

@@ -1,77 +1,22 @@
-"""
-What makes two connections different: connect parameters, resolved once, and their key.
-
-`resolve` joins what the caller gave with what ssh_config says, the caller's word first, and
-refuses everything it does not understand.
-"""
+"""One destination and everything needed to dial it, and the key under which it is shared."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
-import shlex
-import socket
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 import paramiko
 
-from ssh_service import algorithms, settings, ssh_config
-from ssh_service.errors import SshConfigError
-from ssh_service.known_hosts import POLICIES, HostKeyTrust, host_name
-from ssh_service.secret import Secret, keyed_digest
-from ssh_service.ssh_config import HostConfig, Value
+from ssh_service import algorithms
+from ssh_service.known_hosts import HostKeyTrust, host_name
+from ssh_service.params.identity import client_keys_identity, hidden_identity, object_identity
+from ssh_service.params.key_sources import KeySource
+from ssh_service.secret import Secret
 
-__all__ = ["SETTINGS", "ConnectKey", "ConnectParams", "resolve"]
-
-SETTINGS = (
-    "host",
-    "port",
-    "username",
-    "password",
-    "client_keys",
-    "passphrase",
-    "identities_only",
-    "agent_path",
-    "kbdint_handler",
-    "preferred_auth",
-    "known_hosts",
-    "host_key_policy",
-    "host_key_alias",
-    "host_key_fingerprints",
-    "config",
-    "config_exec",
-    "tunnel",
-    "proxy_command",
-    "family",
-    "local_addr",
-    "encryption_algs",
-    "kex_algs",
-    "mac_algs",
-    "server_host_key_algs",
-    "compression_algs",
-    "connect_timeout",
-    "login_timeout",
-    "keepalive_interval",
-    "keepalive_count_max",
-)
-
-_AUTH_METHODS = ("publickey", "password", "keyboard-interactive")
-_DEFAULT_IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
-_MAX_HOPS = 16
-_FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
-_ALGORITHM_KEYWORDS = {
-    "encryption_algs": "ciphers",
-    "kex_algs": "kexalgorithms",
-    "mac_algs": "macs",
-    "server_host_key_algs": "hostkeyalgorithms",
-}
-_MISSING = object()
+__all__ = ["ConnectKey", "ConnectParams"]
 
 Hidden = Union[None, Secret, Callable[[], Any]]
-# A path, a key in hand, the text of a key file, or one of those with its certificate's path.
-KeySource = Union[str, paramiko.PKey, Secret, Tuple[Any, str]]
 
 
 class ConnectKey(NamedTuple):
@@ -212,13 +157,13 @@ class ConnectParams:
         return ConnectKey(
             destination=(self.host, self.hostname, self.port, self.username),
             credentials=(
-                _client_keys_identity(self),
+                client_keys_identity(self.client_keys, self.identity_files),
                 self.certificate_files,
                 self.identities_only,
                 self.agent_path,
-                _hidden_identity(self.password),
-                _hidden_identity(self.passphrase),
-                _object_identity(self.kbdint_handler),
+                hidden_identity(self.password),
+                hidden_identity(self.passphrase),
+                object_identity(self.kbdint_handler),
                 self.preferred_auth,
             ),
             host_keys=(self.known_hosts, self.host_key_alias),
@@ -226,69 +171,3 @@ class ConnectParams:
             algorithms=tuple(getattr(self, kind) for kind in algorithms.KINDS),
             keepalive=(self.keepalive_interval, self.keepalive_count_max),
         )
-
-
-# --- identities -----------------------------------------------------------------------------
-
-
-class _Same:
-    """Stands for an object that cannot be hashed: equal to itself only."""
-
-    def __init__(self, thing: Any) -> None:
-        self.thing = thing
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.thing is self.thing
-
-    def __hash__(self) -> int:
-        return id(self.thing)
-
-
-def _object_identity(thing: Any) -> Any:
-    try:
-        hash(thing)
-    except TypeError:
-        return _Same(thing)
-    return thing  # equality, not identity: `vault.password` is a new bound method each time
-
-
-def _hidden_identity(value: Hidden) -> Any:
-    return value.digest if isinstance(value, Secret) else _object_identity(value)
-
-
-def _client_keys_identity(params: ConnectParams) -> Any:
-    if params.client_keys is None:
-        return tuple(_source_identity(path) for path in params.identity_files)
-    if callable(params.client_keys):
-        return _object_identity(params.client_keys)
-    return tuple(_source_identity(source) for source in params.client_keys)
-
-
-def _source_identity(source: KeySource) -> Any:
-    if isinstance(source, str):
-        return (source, _file_identity(source), _file_identity(source + "-cert.pub"))
-    if isinstance(source, Secret):
-        return source.digest
-    if isinstance(source, tuple):
-        return (_source_identity(source[0]), source[1], _file_identity(source[1]))
-    certificate = getattr(source, "public_blob", None)
-    blob = certificate.key_blob if certificate else b""
-    return (source.get_name(), hashlib.sha256(source.asbytes() + blob).hexdigest())
-
-
-def _file_identity(path: str) -> Optional[str]:
-    try:
-        facts = os.stat(path)
-        return _content_digest(
-            path, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino
-        )
-    except OSError:
-        return None  # what is wrong with it is told by the dial
-
-
-@functools.lru_cache(maxsize=256)
-def _content_digest(path: str, mtime_ns: int, ctime_ns: int, size: int, inode: int) -> str:
-    with open(path, "rb") as file:
-        return keyed_digest(file.read(1 << 20))
-
-

@@ -1,3 +1,22 @@
+"""The forms in which private keys may be given."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Tuple, Union
+
+import paramiko
+
+from ssh_service import settings
+from ssh_service.errors import SshConfigError
+from ssh_service.secret import Secret
+
+__all__ = ["KeySource", "key_sources"]
+
+# A path, a key in hand, the text of a key file, or one of those with its certificate's path.
+KeySource = Union[str, paramiko.PKey, Secret, Tuple[Any, str]]
+
+
 def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     """
     Read the forms in which keys may be given.
@@ -47,5 +66,3 @@ def _is_pair(given: Any) -> bool:
         and isinstance(given[1], (str, os.PathLike))
         and str(given[1]).endswith("-cert.pub")
     )
-
-

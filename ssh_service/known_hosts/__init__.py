@@ -1,0 +1,11 @@
+"""
+Whom we trust.
+
+`HostKeyTrust` judges the key of a server by known_hosts files (`KnownHosts`), certificate
+authorities and fingerprint pins, before any credential is shown.
+"""
+
+from ssh_service.known_hosts.file import KnownHosts, KnownKey, fingerprint, host_name
+from ssh_service.known_hosts.trust import POLICIES, HostKeyTrust
+
+__all__ = ["POLICIES", "HostKeyTrust", "KnownHosts", "KnownKey", "fingerprint", "host_name"]

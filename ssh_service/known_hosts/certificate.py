@@ -1,0 +1,189 @@
+"""
+Host certificates, verified in full: authority, signature, principal, validity, options.
+
+The format is that of OpenSSH's PROTOCOL.certkeys.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import List, NamedTuple, Optional, Tuple
+
+import paramiko
+
+from ssh_service.patterns import is_match
+
+__all__ = ["HostCertificate"]
+
+_SUFFIX = "-cert-v01@openssh.com"
+_HOST = 2
+# Fields of the certified key between the nonce and the serial number.
+_KEY_FIELDS = {"ssh-rsa": 2, "ssh-ed25519": 1}
+# As ssh's CASignatureAlgorithms: no SHA-1.
+_SIGNATURES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+
+
+class HostCertificate(NamedTuple):
+    """A host certificate as it was shown; nothing in it is believed before `problem` is None."""
+
+    key_id: str
+    kind: int
+    principals: Tuple[str, ...]
+    valid_after: int
+    valid_before: int
+    critical_options: Tuple[str, ...]
+    authority: bytes
+    signed: bytes
+    signature: bytes
+
+    @classmethod
+    def parse(cls, blob: bytes) -> HostCertificate:
+        """
+        Read a certificate.
+
+        Parameters
+        ----------
+        blob : bytes
+            In wire format.
+
+        Returns
+        -------
+        HostCertificate
+            Not verified.
+
+        Raises
+        ------
+        ValueError
+            It is none.
+        """
+        reader = _Reader(blob)
+        key_type = reader.text()
+        if not key_type.endswith(_SUFFIX):
+            raise ValueError(f"{key_type!r} is no type of a certificate")
+        plain = key_type[: -len(_SUFFIX)]
+        count = 2 if plain.startswith("ecdsa-") else _KEY_FIELDS.get(plain)
+        if count is None:
+            raise ValueError(f"certificates of type {key_type!r} are not supported")
+        for _ in range(1 + count):  # the nonce, then the key
+            reader.string()
+        reader.take(8)  # the serial number
+        (kind,) = struct.unpack(">I", reader.take(4))
+        key_id = reader.text()
+        principals = _strings(reader.string())
+        valid_after, valid_before = struct.unpack(">QQ", reader.take(16))
+        options = _strings(reader.string())[::2]
+        reader.string()  # extensions: there are none for hosts
+        reader.string()  # reserved
+        authority = reader.string()
+        signed = blob[: reader.at]
+        signature = reader.string()
+        if reader.at != len(blob):
+            raise ValueError("it goes on after its end")
+        return cls(
+            key_id,
+            kind,
+            principals,
+            valid_after,
+            valid_before,
+            options,
+            authority,
+            signed,
+            signature,
+        )
+
+    def problem(self, host: str, now: Optional[float] = None) -> Optional[str]:
+        """
+        Say why the certificate does not speak for a host.
+
+        Whether its authority is trusted is not asked here.
+
+        Parameters
+        ----------
+        host : str
+            The name asked for, without a port, in lower case.
+        now : Optional[float]
+            Seconds since 1970; by default the system's clock.
+
+        Returns
+        -------
+        Optional[str]
+            What is wrong; None if nothing is.
+        """
+        now = time.time() if now is None else now
+        if self.kind != _HOST:
+            return "it is not a host certificate"
+        if not any(is_match(host, principal.lower()) for principal in self.principals):
+            # Unlike old versions of ssh, none named does not mean all.
+            return f"it is for {', '.join(self.principals) or 'nobody'}"
+        if now < self.valid_after:
+            return f"it is not valid before {_date(self.valid_after)}"
+        if now >= self.valid_before:
+            return f"it expired at {_date(self.valid_before)}"
+        if self.critical_options:
+            return f"it has critical options: {', '.join(self.critical_options)}"
+        return self._signature_problem()
+
+    def _signature_problem(self) -> Optional[str]:
+        try:
+            algorithm = _Reader(self.signature).text()
+            authority_type = _Reader(self.authority).text()
+            if algorithm not in _SIGNATURES:
+                return f"it is signed with {algorithm}"
+            if authority_type.endswith(_SUFFIX):
+                return "its authority is a certificate itself"
+            key = paramiko.PKey.from_type_string(authority_type, self.authority)
+            if key.verify_ssh_sig(self.signed, paramiko.Message(self.signature)):
+                return None
+        except Exception:  # noqa: B902  (a peer wrote it, and three libraries read it)
+            return "its signature cannot be verified"
+        return "its signature is wrong"
+
+
+class _Reader:
+    """Reads the fields of a message; runs into ValueError where it is short."""
+
+    def __init__(self, blob: bytes) -> None:
+        self._blob = blob
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        end = self.at + size
+        if end > len(self._blob):
+            raise ValueError("it is cut short")
+        taken = self._blob[self.at : end]
+        self.at = end
+        return taken
+
+    def string(self) -> bytes:
+        (size,) = struct.unpack(">I", self.take(4))
+        return self.take(size)
+
+    def text(self) -> str:
+        return self.string().decode("utf-8", "backslashreplace")
+
+    @property
+    def more(self) -> bool:
+        return self.at < len(self._blob)
+
+
+def _strings(blob: bytes) -> Tuple[str, ...]:
+    reader = _Reader(blob)
+    found: List[str] = []
+    while reader.more:
+        found.append(reader.text())
+    return tuple(found)
+
+
+def _date(seconds: int) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)

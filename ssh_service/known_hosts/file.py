@@ -1,0 +1,229 @@
+"""
+known_hosts files: reading them, and finding the lines that speak of a host.
+
+The parser is our own because paramiko's refuses a whole file over one line it does not know
+(``@revoked``, ``@cert-authority``), and matches neither wildcards nor negation.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import hashlib
+import hmac
+import logging
+import os
+import struct
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+from ssh_service.errors import SshConfigError
+from ssh_service.patterns import is_match_list
+
+__all__ = ["KnownHosts", "KnownKey", "fingerprint", "host_name"]
+
+_log = logging.getLogger(__name__)
+
+
+def fingerprint(blob: bytes) -> str:
+    """
+    Show a public key as ssh does.
+
+    Parameters
+    ----------
+    blob : bytes
+        The public key in SSH wire format.
+
+    Returns
+    -------
+    str
+        ``SHA256:`` and 43 characters of base64.
+    """
+    digest = hashlib.sha256(blob).digest()
+    return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
+
+
+def host_name(host: str, port: int) -> str:
+    """
+    Write an address as it stands in a known_hosts file.
+
+    Parameters
+    ----------
+    host : str
+        A name or an address.
+    port : int
+        The TCP port.
+
+    Returns
+    -------
+    str
+        ``host``, or ``[host]:port`` where the port is not 22; in lower case.
+    """
+    host = host.lower()
+    return host if port == 22 else f"[{host}]:{port}"
+
+
+class KnownKey(NamedTuple):
+    """One usable line of a known_hosts file."""
+
+    marker: str  # "", "@revoked" or "@cert-authority"
+    hosts: str
+    key_type: str
+    blob: bytes
+    file: str
+    line: int
+
+    @property
+    def origin(self) -> str:
+        """Where it stands: ``file:line``."""
+        return f"{self.file}:{self.line}"
+
+    def is_for(self, name: str) -> bool:
+        """
+        Tell whether the line speaks of a host.
+
+        Parameters
+        ----------
+        name : str
+            As `host_name` writes it.
+
+        Returns
+        -------
+        bool
+            Whether the name is hashed here, or matched by the line's patterns.
+        """
+        if self.hosts.startswith("|1|"):
+            return _is_hashed(name, self.hosts)
+        return is_match_list(name, self.hosts.lower().split(","))
+
+
+def _is_hashed(name: str, field: str) -> bool:
+    try:
+        _, _, salt, digest = field.split("|")
+        wanted = base64.b64decode(digest, validate=True)
+        key = base64.b64decode(salt, validate=True)
+    except ValueError:
+        return False
+    return hmac.compare_digest(hmac.new(key, name.encode("utf-8"), hashlib.sha1).digest(), wanted)
+
+
+class KnownHosts:
+    """
+    The keys on file, of one file or several.
+
+    Parameters
+    ----------
+    keys : Iterable[KnownKey]
+        In the order of the files.
+
+    Notes
+    -----
+    *Thread safety*: immutable.
+    """
+
+    def __init__(self, keys: Iterable[KnownKey] = ()) -> None:
+        self._keys = tuple(keys)
+
+    @classmethod
+    def load(cls, files: Sequence[str]) -> KnownHosts:
+        """
+        Read known_hosts files.
+
+        A line that cannot be used is a warning with file and line, and is passed over.
+
+        Parameters
+        ----------
+        files : Sequence[str]
+            Paths; a file that does not exist holds no keys.
+
+        Returns
+        -------
+        KnownHosts
+            The keys of all files.
+
+        Raises
+        ------
+        SshConfigError
+            A file exists and cannot be read.
+        """
+        keys: List[KnownKey] = []
+        for path in files:
+            try:
+                facts = os.stat(path)
+                keys.extend(_parse(path, facts.st_mtime_ns, facts.st_size, facts.st_ino))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise SshConfigError(
+                    f"known_hosts {path!r} cannot be read: {error.strerror}"
+                ) from error
+        return cls(keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def lookup(self, names: Iterable[str]) -> List[KnownKey]:
+        """
+        Find the lines that speak of a host.
+
+        Parameters
+        ----------
+        names : Iterable[str]
+            The names the host goes by, as `host_name` writes them.
+
+        Returns
+        -------
+        List[KnownKey]
+            Matching lines of every marker, in order.
+        """
+        wanted = tuple(names)
+        return [key for key in self._keys if any(key.is_for(name) for name in wanted)]
+
+
+@functools.lru_cache(maxsize=16)
+def _parse(path: str, mtime_ns: int, size: int, inode: int) -> Tuple[KnownKey, ...]:
+    with open(path, "rb") as file:
+        text = file.read().decode("utf-8", "surrogateescape")
+    keys = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            key = _parse_line(line, path, number)
+        except ValueError as error:
+            _log.warning("%s:%d: line passed over: %s", path, number, error)
+            continue
+        if key is not None:
+            keys.append(key)
+    return tuple(keys)
+
+
+def _parse_line(text: str, path: str, number: int) -> Optional[KnownKey]:
+    fields = text.split()
+    if not fields or fields[0].startswith("#"):
+        return None
+    marker = ""
+    if fields[0].startswith("@"):
+        marker = fields.pop(0)
+        if marker not in ("@revoked", "@cert-authority"):
+            raise ValueError(f"unknown marker {marker!r}")
+    if len(fields) < 3:
+        raise ValueError("needs host names, a key type and a key")
+    hosts, key_type, encoded = fields[:3]
+    try:
+        blob = base64.b64decode(encoded, validate=True)
+        (length,) = struct.unpack(">I", blob[:4])
+    except (binascii.Error, struct.error):
+        raise ValueError("the key is not base64") from None
+    if blob[4 : 4 + length] != key_type.encode("utf-8", "surrogateescape"):
+        raise ValueError(f"the key is not of the type {key_type!r}")
+    if hosts.startswith("|") and not _is_hash(hosts):
+        raise ValueError("the hashed host name is damaged")
+    return KnownKey(marker, hosts, key_type, blob, path, number)
+
+
+def _is_hash(field: str) -> bool:
+    parts = field.split("|")
+    try:
+        sizes = [len(base64.b64decode(part, validate=True)) for part in parts[2:]]
+    except ValueError:
+        return False
+    return parts[:2] == ["", "1"] and sizes == [20, 20]

@@ -1,0 +1,219 @@
+"""The judgement over a host key, by policy."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import List, NoReturn, Optional, Sequence, Set, Tuple
+
+from ssh_service.errors import SshHostKeyError
+from ssh_service.known_hosts.certificate import HostCertificate
+from ssh_service.known_hosts.file import KnownHosts, KnownKey, fingerprint
+from ssh_service.known_hosts.recording import record
+
+__all__ = ["POLICIES", "HostKeyTrust"]
+
+_log = logging.getLogger(__name__)
+
+POLICIES = ("strict", "accept-new", "off")
+
+_RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
+_CERTIFICATE = "-cert-v01@openssh.com"
+
+
+@dataclass(frozen=True)
+class HostKeyTrust:
+    """
+    How the host key of one connection is judged.
+
+    Parameters
+    ----------
+    policy : str
+        ``strict``: only keys on file.  ``accept-new``: a host of which nothing is on file is
+        believed once, and its key written to the first file.  ``off``: any key.
+    files : Tuple[str, ...]
+        known_hosts files, the user's first.
+    pins : Tuple[str, ...]
+        ``SHA256:...`` fingerprints; where given, they alone decide.
+
+    Notes
+    -----
+    *Thread safety*: immutable; `verify` may be called by many threads and processes at once.
+
+    *Guarantees*: a key that a ``@revoked`` line of the files names is refused whatever the policy
+    and the pins.  A host of which another key is on file is refused by every policy but ``off``.
+    """
+
+    policy: str = "strict"
+    files: Tuple[str, ...] = ()
+    pins: Tuple[str, ...] = ()
+
+    def algorithms(self, offered: Sequence[str], names: Sequence[str]) -> Tuple[str, ...]:
+        """
+        Order host-key algorithms by what is on file.
+
+        A server with several keys must be asked for one that is known, else it looks changed.
+
+        Parameters
+        ----------
+        offered : Sequence[str]
+            The algorithms to offer, in order of preference.
+        names : Sequence[str]
+            The names the host goes by.
+
+        Returns
+        -------
+        Tuple[str, ...]
+            The same, those of known keys first; before them, where an authority is on file for
+            the host, their certificates.
+        """
+        if self.policy == "off" or self.pins:
+            return tuple(offered)
+        lines = KnownHosts.load(self.files).lookup(names)
+        known: Set[str] = set()
+        for line in lines:
+            if not line.marker:
+                known.update(_RSA_ALGORITHMS if line.key_type == "ssh-rsa" else (line.key_type,))
+        ordered = sorted(offered, key=lambda name: name not in known)
+        if any(line.marker == "@cert-authority" for line in lines):
+            certified = [n + _CERTIFICATE for n in ordered if not n.endswith(_CERTIFICATE)]
+            ordered = certified + ordered
+        return tuple(dict.fromkeys(ordered))
+
+    def verify(
+        self,
+        key_type: str,
+        blob: bytes,
+        names: Sequence[str],
+        *,
+        certificate: Optional[bytes] = None,
+        principal: Optional[str] = None,
+        connection_id: Optional[str] = None,
+    ) -> None:
+        """
+        Judge the key a server proved to hold.
+
+        Parameters
+        ----------
+        key_type : str
+            Its type, such as ``ssh-ed25519``.
+        blob : bytes
+            The plain public key in wire format.
+        names : Sequence[str]
+            The names the host goes by: first the one a new key would be filed under.
+        certificate : Optional[bytes]
+            The host certificate in wire format, where the server showed one.
+        principal : Optional[str]
+            The name a certificate must be for, without a port; by default the last of `names`.
+        connection_id : Optional[str]
+            For the error.
+
+        Raises
+        ------
+        SshHostKeyError
+            The key is not trusted.  Nothing secret has been sent.
+        SshConfigError
+            A file cannot be read, or the new key not be written.
+        """
+        case = _Case(
+            self, key_type, blob, names, certificate, principal or names[-1], connection_id
+        )
+        if not case.is_new():
+            return
+        record(self.files[0], names[0], key_type, blob, case.is_new)
+        _log.warning(
+            "%s: the host key %s (%s) was not known: written to %s",
+            connection_id or names[0],
+            case.shown,
+            key_type,
+            self.files[0],
+        )
+
+
+class _Case:
+    """One key of one server, before the files as they are now."""
+
+    def __init__(
+        self,
+        trust: HostKeyTrust,
+        key_type: str,
+        blob: bytes,
+        names: Sequence[str],
+        certificate: Optional[bytes],
+        principal: str,
+        connection_id: Optional[str],
+    ) -> None:
+        self._trust = trust
+        self._key_type = key_type
+        self._blob = blob
+        self._names = names
+        self._certificate = certificate
+        self._principal = principal.lower()
+        self._connection_id = connection_id
+        self.shown = fingerprint(blob)
+
+    def is_new(self) -> bool:
+        """Tell whether the key is to be written down; raise where it is refused."""
+        trust = self._trust
+        lines = KnownHosts.load(trust.files).lookup(self._names)
+        self._refuse_revoked(lines, self._blob, "host key")
+        if trust.pins:
+            if self.shown not in trust.pins:
+                self._refuse(f"pinned is {', '.join(trust.pins)}", trust.pins[0])
+            return False
+        if trust.policy == "off" or self._is_certified(lines):
+            return False
+        plain = [line for line in lines if not line.marker]
+        if any(line.blob == self._blob for line in plain):
+            return False
+        same_type = [line for line in plain if line.key_type == self._key_type]
+        for line in same_type or plain:
+            expected = fingerprint(line.blob)
+            self._refuse(
+                f"it has CHANGED: on file is {expected} ({line.key_type}) at {line.origin}",
+                expected,
+            )
+        for line in lines:
+            if line.marker == "@cert-authority":
+                self._refuse(
+                    f"it is not certified by the authority at {line.origin}",
+                    fingerprint(line.blob),
+                )
+        if trust.policy == "accept-new" and trust.files:
+            return True
+        self._refuse(f"it is not known; looked in {', '.join(trust.files) or 'no file'}", None)
+
+    def _is_certified(self, lines: List[KnownKey]) -> bool:
+        if self._certificate is None:
+            return False
+        try:
+            certificate = HostCertificate.parse(self._certificate)
+        except ValueError as error:
+            self._refuse(f"its certificate is damaged: {error}", None)
+        self._refuse_revoked(lines, certificate.authority, "authority of the host key")
+        for line in lines:
+            if line.marker == "@cert-authority" and line.blob == certificate.authority:
+                problem = certificate.problem(self._principal)
+                if problem is not None:
+                    self._refuse(
+                        f"its certificate {certificate.key_id!r} cannot be used: {problem}; "
+                        f"the authority stands at {line.origin}",
+                        fingerprint(line.blob),
+                    )
+                return True
+        return False  # as ssh: by an authority nobody knows, it counts as a plain key
+
+    def _refuse_revoked(self, lines: List[KnownKey], blob: bytes, what: str) -> None:
+        for line in lines:
+            if line.marker == "@revoked" and line.blob == blob:
+                self._refuse(f"the {what} is REVOKED at {line.origin}", None)
+
+    def _refuse(self, why: str, expected: Optional[str]) -> NoReturn:
+        where = f"{self._connection_id}: " if self._connection_id else ""
+        raise SshHostKeyError(
+            f"{where}host key of {self._names[0]} refused: the server shows {self.shown} "
+            f"({self._key_type}); {why}",
+            expected=expected,
+            received=self.shown,
+            connection_id=self._connection_id,
+        )

@@ -1,0 +1,12 @@
+"""
+What makes two connections different.
+
+`resolve` joins what the caller gave with what ssh_config says, the caller's word first, refuses
+what it does not understand, and returns `ConnectParams`, whose `key` the cache compares.
+"""
+
+from ssh_service.params.connect_params import ConnectKey, ConnectParams
+from ssh_service.params.key_sources import KeySource, key_sources
+from ssh_service.params.resolver import SETTINGS, resolve
+
+__all__ = ["SETTINGS", "ConnectKey", "ConnectParams", "KeySource", "key_sources", "resolve"]

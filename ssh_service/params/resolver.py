@@ -1,0 +1,332 @@
+"""From the caller's settings and ssh_config to `ConnectParams`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+
+import paramiko
+
+from ssh_service import algorithms, settings, ssh_config
+from ssh_service.errors import SshConfigError
+from ssh_service.params.connect_params import ConnectParams
+from ssh_service.params.key_sources import KeySource, key_sources
+from ssh_service.params.route import Hop, route
+from ssh_service.params.sources import Sources, first, named
+from ssh_service.params.trust import host_key_trust
+
+__all__ = ["SETTINGS", "resolve"]
+
+SETTINGS = (
+    "host",
+    "port",
+    "username",
+    "password",
+    "client_keys",
+    "passphrase",
+    "identities_only",
+    "agent_path",
+    "kbdint_handler",
+    "preferred_auth",
+    "known_hosts",
+    "host_key_policy",
+    "host_key_alias",
+    "host_key_fingerprints",
+    "config",
+    "config_exec",
+    "tunnel",
+    "proxy_command",
+    "family",
+    "local_addr",
+    "encryption_algs",
+    "kex_algs",
+    "mac_algs",
+    "server_host_key_algs",
+    "compression_algs",
+    "connect_timeout",
+    "login_timeout",
+    "keepalive_interval",
+    "keepalive_count_max",
+)
+
+_CONNECT_TIMEOUT = 30.0
+_KEEPALIVE_INTERVAL = 15.0
+_KEEPALIVE_COUNT_MAX = 3
+_AUTH_METHODS = ("publickey", "password", "keyboard-interactive")
+_DEFAULT_IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
+_FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
+_ALGORITHM_KEYWORDS = {
+    "encryption_algs": "ciphers",
+    "kex_algs": "kexalgorithms",
+    "mac_algs": "macs",
+    "server_host_key_algs": "hostkeyalgorithms",
+}
+
+
+def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
+    """
+    Turn connect parameters and ssh_config into one description of a connection.
+
+    Parameters
+    ----------
+    connect_params : Mapping[str, Any]
+        asyncssh's names (see `SETTINGS`).  ``host`` is required; everything else has a default,
+        and what is not given is taken from ssh_config first.  Where it means nothing else, None
+        is "not given".  ``known_hosts=None``: host keys are not checked, unless ssh_config asks
+        for it; ``config=None``: no ssh_config is read; ``agent_path=None``: no agent;
+        ``tunnel=None``: no jump host; ``keepalive_interval=None``: no keepalives.
+
+    Returns
+    -------
+    ConnectParams
+        Complete and checked.
+
+    Raises
+    ------
+    SshConfigError
+        A name is unknown, a value is of the wrong type or out of range, two settings contradict
+        each other, or a file named here or in ssh_config cannot be used.
+    """
+    return _resolve(connect_params, ())
+
+
+def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
+    if not isinstance(given, Mapping):
+        raise settings.wrong("connect_params", given, "a mapping of settings")
+    unknown = sorted(str(name) for name in given if name not in SETTINGS)
+    if unknown:
+        raise SshConfigError(
+            f"unknown connect parameter {', '.join(map(repr, unknown))}; "
+            f"those known are: {', '.join(SETTINGS)}"
+        )
+    sources = Sources(given)
+    del given  # from here on no frame holds a plain secret
+    host, port, username = _destination(sources)
+    hostname = sources.tokens["h"]
+    tunnel, proxy_command = route(sources, (hostname.lower(), port, username), hops, _resolve)
+    return ConnectParams(
+        host=host,
+        hostname=hostname,
+        port=port,
+        username=username,
+        client_keys=_client_keys(sources),
+        identity_files=_identity_files(sources),
+        identities_configured=sources.config.get("identityfile") is not None,
+        certificate_files=sources.config_paths("certificatefile"),
+        identities_only=sources.flag("identities_only", "IdentitiesOnly"),
+        agent_path=_agent_path(sources),
+        password=sources.hidden("password"),
+        passphrase=sources.hidden("passphrase"),
+        kbdint_handler=_handler(sources, "kbdint_handler"),
+        preferred_auth=_preferred_auth(sources),
+        known_hosts=host_key_trust(sources),
+        host_key_alias=sources.text("host_key_alias", "HostKeyAlias"),
+        tunnel=tunnel,
+        proxy_command=proxy_command,
+        family=_family(sources),
+        local_addr=_local_addr(sources),
+        encryption_algs=_algorithms(sources, "encryption_algs"),
+        kex_algs=_algorithms(sources, "kex_algs"),
+        mac_algs=_algorithms(sources, "mac_algs"),
+        server_host_key_algs=_algorithms(sources, "server_host_key_algs"),
+        compression_algs=_compression(sources),
+        connect_timeout=sources.seconds("connect_timeout", "ConnectTimeout") or _CONNECT_TIMEOUT,
+        login_timeout=sources.seconds("login_timeout", None),
+        keepalive_interval=_keepalive_interval(sources),
+        keepalive_count_max=_keepalive_count_max(sources),
+    )
+
+
+# --- where to, and as whom ------------------------------------------------------------------
+
+
+def _destination(sources: Sources) -> Tuple[str, int, str]:
+    """Read ssh_config for the host; fill `sources.config` and `sources.tokens`."""
+    host = _host(sources.get("host"))
+    given_port, given_user = sources.get("port"), sources.get("username")
+    port = None if given_port is None else settings.port("port", given_port)
+    username = None if given_user is None else settings.text("username", given_user)
+    allow_exec = settings.flag("config_exec", sources.get("config_exec", False))
+    files = sources.get("config", ())
+    if files is not None:
+        sources.config = ssh_config.lookup(
+            host,
+            settings.paths("config", files) or None,
+            user=username,
+            port=port,
+            allow_exec=allow_exec,
+        )
+    value = sources.config.get("port")
+    if port is None:
+        port = 22 if value is None else settings.port(named(value, "Port"), first(value))
+    value = sources.config.get("user")
+    if username is None:
+        username = ssh_config.local_user() if value is None else first(value)
+    value = sources.config.get("hostname")
+    hostname = host
+    if value is not None:
+        hostname = ssh_config.expand_tokens(first(value), {"h": host, "%": "%"}, value.origin)
+    sources.tokens = _tokens(host, hostname, port, username)
+    sources.tokens["k"] = sources.text("host_key_alias", "HostKeyAlias") or hostname
+    return host, port, username
+
+
+def _host(given: Any) -> str:
+    if given is None:
+        raise SshConfigError("host: not given, needs the name or address to connect to")
+    host = settings.text("host", given).strip()
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or host.startswith("-") or any(char.isspace() for char in host):
+        raise settings.wrong("host", given, "a host name or address")
+    return host
+
+
+def _tokens(host: str, hostname: str, port: int, username: str) -> Dict[str, str]:
+    local_name = socket.gethostname()
+    joined = f"{local_name}{hostname}{port}{username}"
+    return {
+        "%": "%",
+        "C": hashlib.sha1(joined.encode("utf-8", "surrogateescape")).hexdigest(),
+        "L": local_name.partition(".")[0],
+        "d": os.path.expanduser("~"),
+        "h": hostname,
+        "i": str(os.getuid()) if hasattr(os, "getuid") else "0",
+        "l": local_name,
+        "n": host,
+        "p": str(port),
+        "r": username,
+        "u": ssh_config.local_user(),
+    }
+
+
+def _family(sources: Sources) -> int:
+    given = sources.get("family")
+    if given is None:
+        value = sources.config.get("addressfamily")
+        if value is None:
+            return 0
+        name = named(value, "AddressFamily")
+        return _FAMILIES[settings.choice(name, first(value).lower(), tuple(_FAMILIES))]
+    if isinstance(given, int) and not isinstance(given, bool) and given in _FAMILIES.values():
+        return int(given)
+    return _FAMILIES[settings.choice("family", given, tuple(_FAMILIES))]
+
+
+def _local_addr(sources: Sources) -> Optional[Tuple[str, int]]:
+    given = sources.get("local_addr")
+    if given is None or given == ():
+        value = sources.config.get("bindaddress")
+        return None if value is None else (first(value), 0)
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        host, port = given
+        port = settings.port("local_addr", port) if port else 0
+        return (settings.text("local_addr", host) if host else "", port)
+    return (settings.text("local_addr", given), 0)
+
+
+# --- credentials ----------------------------------------------------------------------------
+
+
+def _client_keys(
+    sources: Sources,
+) -> Union[None, Tuple[KeySource, ...], Callable[[], Any]]:
+    given = sources.get("client_keys")
+    if given is None:
+        return None
+    if callable(given) and not isinstance(given, paramiko.PKey):
+        return given  # type: ignore[no-any-return]
+    return key_sources("client_keys", given)
+
+
+def _identity_files(sources: Sources) -> Tuple[str, ...]:
+    if sources.config.get("identityfile") is not None:
+        return sources.config_paths("identityfile")
+    folder = os.path.expanduser("~/.ssh")
+    return tuple(os.path.join(folder, name) for name in _DEFAULT_IDENTITIES)
+
+
+def _agent_path(sources: Sources) -> Optional[str]:
+    if "agent_path" in sources:
+        given = sources.get("agent_path")
+        return None if given in (None, ()) else settings.path("agent_path", given)
+    value = sources.config.get("identityagent")
+    text = "SSH_AUTH_SOCK" if value is None else first(value)
+    if text == "SSH_AUTH_SOCK":
+        return os.environ.get(text) or None
+    if text.startswith("$") and not text.startswith("${"):
+        return os.environ.get(text[1:]) or None
+    return (*sources.config_paths("identityagent"), None)[0]
+
+
+def _handler(sources: Sources, name: str) -> Optional[Callable[..., Any]]:
+    given = sources.get(name)
+    if given is not None and not callable(given):
+        raise settings.wrong(name, given, "a callable")
+    return given  # type: ignore[no-any-return]
+
+
+def _preferred_auth(sources: Sources) -> Tuple[str, ...]:
+    name = "preferred_auth"
+    given = sources.get(name)
+    if given is None or given == ():
+        value = sources.config.get("preferredauthentications")
+        if value is None:
+            return _AUTH_METHODS
+        # The file serves ssh too: methods we do not have (gssapi) are passed over.
+        wanted = [word.strip() for word in first(value).split(",")]
+        return tuple(word for word in wanted if word in _AUTH_METHODS)
+    words = given.split(",") if isinstance(given, str) else given
+    if not isinstance(words, (list, tuple)) or not words:
+        raise settings.wrong(name, given, "a list of " + ", ".join(_AUTH_METHODS))
+    return tuple(settings.choice(name, word, _AUTH_METHODS) for word in words)
+
+
+# --- how to talk ----------------------------------------------------------------------------
+
+
+def _algorithms(sources: Sources, kind: str) -> Tuple[str, ...]:
+    given = sources.get(kind)
+    if given is not None and given != ():
+        is_list = isinstance(given, (list, tuple)) and all(isinstance(n, str) for n in given)
+        if not isinstance(given, str) and not is_list:
+            raise settings.wrong(kind, given, "a list of algorithm names")
+        return algorithms.choose(kind, given)
+    keyword = _ALGORITHM_KEYWORDS.get(kind)
+    value = sources.config.get(keyword) if keyword else None
+    if value is None:
+        return algorithms.default(kind)
+    return algorithms.choose(kind, first(value), origin=value.origin)
+
+
+def _compression(sources: Sources) -> Tuple[str, ...]:
+    kind = "compression_algs"
+    value = sources.config.get("compression")
+    if sources.get(kind) in (None, ()) and value is not None:
+        if settings.flag(named(value, "Compression"), first(value)):
+            return algorithms.choose(kind, "zlib@openssh.com,zlib,none")
+    return _algorithms(sources, kind)
+
+
+def _keepalive_interval(sources: Sources) -> Optional[float]:
+    name = "keepalive_interval"
+    if name in sources:
+        given = sources.get(name)
+        return None if given is None else settings.seconds(name, given, zero_is_off=True)
+    value = sources.config.get("serveraliveinterval")
+    if value is None:
+        return _KEEPALIVE_INTERVAL
+    return settings.time_span(named(value, "ServerAliveInterval"), first(value)) or None
+
+
+def _keepalive_count_max(sources: Sources) -> int:
+    given = sources.get("keepalive_count_max")
+    if given is not None:
+        return settings.positive_int("keepalive_count_max", given)
+    value = sources.config.get("serveralivecountmax")
+    if value is None:
+        return _KEEPALIVE_COUNT_MAX
+    name, text = named(value, "ServerAliveCountMax"), first(value)
+    return settings.positive_int(name, int(text) if text.isdigit() else text)

@@ -1,0 +1,158 @@
+"""Which way to go: the settings about jump hosts and proxy commands, over ssh_config's."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+
+import paramiko
+
+from ssh_service import settings
+from ssh_service.errors import SshConfigError
+from ssh_service.params.connect_params import ConnectParams
+from ssh_service.params.sources import MISSING, Sources, first, named
+
+__all__ = ["Hop", "Tunnel", "route"]
+
+_MAX_HOPS = 16
+# A jump host speaks for the same user from the same place; its key and its trust are its own.
+_INHERITED = (
+    "config",
+    "config_exec",
+    "passphrase",
+    "agent_path",
+    "kbdint_handler",
+    "keepalive_interval",
+    "keepalive_count_max",
+)
+
+Tunnel = Union[None, ConnectParams, paramiko.Transport]
+Hop = Tuple[str, int, str]
+# resolve(settings of a hop, the hops that led here)
+Resolve = Callable[[Mapping[str, Any], Tuple[Hop, ...]], ConnectParams]
+
+
+def route(
+    sources: Sources, here: Hop, hops: Tuple[Hop, ...], resolve: Resolve
+) -> Tuple[Tunnel, Optional[str]]:
+    """
+    Say which way a destination is reached.
+
+    Parameters
+    ----------
+    sources : Sources
+        The settings.
+    here : Hop
+        Host name, port and user of the destination.
+    hops : Tuple[Hop, ...]
+        The destinations whose way leads through this one.
+    resolve : Resolve
+        Resolves the settings of a jump host.
+
+    Returns
+    -------
+    Tuple[Tunnel, Optional[str]]
+        The jump host and the proxy command; at most one of them.
+
+    Raises
+    ------
+    SshConfigError
+        Both are given, one is malformed, or jump hosts lead in a circle.
+    """
+    tunnel, command = sources.get("tunnel", MISSING), sources.get("proxy_command")
+    if isinstance(tunnel, (list, tuple)) and not tunnel:  # asyncssh's "not given"
+        tunnel = MISSING
+    chain = _Chain(sources, here, hops, resolve)
+    if command is not None:
+        if tunnel not in (MISSING, None, "none"):
+            raise SshConfigError("tunnel, proxy_command: both given, needs at most one of them")
+        return None, _command(command)
+    if tunnel is None or tunnel == "none":
+        return None, None
+    if tunnel is not MISSING:
+        return chain.through("tunnel", tunnel), None
+    return _configured(sources, chain)
+
+
+def _command(given: Any) -> str:
+    if isinstance(given, (list, tuple)) and given:  # asyncssh takes an argument list too
+        words = [settings.command("proxy_command", word) for word in given]
+        return " ".join(shlex.quote(word) for word in words)
+    return settings.command("proxy_command", given)
+
+
+def _configured(sources: Sources, chain: "_Chain") -> Tuple[Tunnel, Optional[str]]:
+    # As in ssh, the first of the two that the files name counts, "none" included.
+    for keyword in sources.config.keywords():
+        if keyword not in ("proxyjump", "proxycommand"):
+            continue
+        value = sources.config.all(keyword)[0]
+        text = first(value)
+        if text.lower() == "none":
+            return None, None
+        text = sources.expand(value, text)
+        if keyword == "proxycommand":
+            return None, text
+        return chain.through(named(value, "ProxyJump"), text, from_file=True), None
+    return None, None
+
+
+class _Chain:
+    """The jump hosts on the way to one destination."""
+
+    def __init__(
+        self, sources: Sources, here: Hop, hops: Tuple[Hop, ...], resolve: Resolve
+    ) -> None:
+        self._sources = sources
+        self._here = here
+        self._hops = hops
+        self._resolve = resolve
+
+    def through(self, name: str, given: Any, *, from_file: bool = False) -> Tunnel:
+        if isinstance(given, paramiko.Transport):
+            return given
+        # What code spells out ends by itself; what files say of each other may not.
+        if (from_file and self._here in self._hops) or len(self._hops) >= _MAX_HOPS:
+            raise SshConfigError(
+                f"{name}: the jump hosts lead in a circle at {self._here[0]}, or are too many; "
+                f"give the jump host itself 'ProxyJump none'"
+            )
+        hops = (*self._hops, self._here)
+        if isinstance(given, Mapping):
+            return self._resolve(given, hops)
+        if not isinstance(given, str) or not given.strip():
+            raise settings.wrong(name, given, "user@host:port, connect parameters or a Transport")
+        *before, last = [part.strip() for part in given.split(",")]
+        hop = _destination(name, last)
+        for inherited in _INHERITED:
+            if inherited in self._sources:
+                hop[inherited] = self._sources.get(inherited)
+        if before:
+            hop["tunnel"] = ",".join(before)
+        files = self._sources.get("known_hosts")
+        if files is not None and files not in ((), []):
+            # Files the caller named are believed about the way there too.
+            hop["known_hosts"] = files
+            hop["host_key_policy"] = self._sources.get("host_key_policy")
+        return self._resolve(hop, hops)
+
+
+def _destination(name: str, text: str) -> Dict[str, Any]:
+    plain = text[len("ssh://") :].rstrip("/") if text.startswith("ssh://") else text
+    user, at, rest = plain.rpartition("@")
+    host, port = rest, ""
+    if rest.startswith("["):
+        host, _, tail = rest[1:].partition("]")
+        port = tail[1:]
+        if tail[:1] not in ("", ":"):
+            host = ""
+    elif rest.count(":") == 1:  # more of them is an IPv6 address without a port
+        host, _, port = rest.partition(":")
+    if not host or (at and not user) or rest.endswith(":") and rest.count(":") == 1:
+        raise settings.wrong(name, text, "user@host:port; user and port may be left out")
+    found: Dict[str, Any] = {"host": host}
+    if user:
+        found["username"] = user
+    if port:
+        found["port"] = settings.port(name, port)
+    return found

@@ -1,0 +1,250 @@
+"""What the caller gave, over what ssh_config says: one place to ask."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from ssh_service import settings, ssh_config
+from ssh_service.secret import Secret
+from ssh_service.ssh_config import HostConfig, Value
+
+__all__ = ["MISSING", "Sources", "first", "named"]
+
+MISSING = object()
+_HIDDEN = ("password", "passphrase")
+
+
+def first(value: Value) -> str:
+    """
+    Return the argument of a keyword that takes one.
+
+    Parameters
+    ----------
+    value : Value
+        From ssh_config.
+
+    Returns
+    -------
+    str
+        As written.
+    """
+    return value.arguments[0]
+
+
+def named(value: Value, keyword: str) -> str:
+    """
+    Name a value of ssh_config in an error.
+
+    Parameters
+    ----------
+    value : Value
+        From ssh_config.
+    keyword : str
+        As ssh_config(5) spells it.
+
+    Returns
+    -------
+    str
+        ``file:line: keyword``.
+    """
+    return f"{value.origin}: {keyword}"
+
+
+class Sources:
+    """
+    The caller's settings and, once `config` is set, those of ssh_config.
+
+    Parameters
+    ----------
+    given : Mapping[str, Any]
+        The caller's.  Plain secrets are wrapped here, so that no frame below shows them.
+
+    Attributes
+    ----------
+    config : HostConfig
+        What ssh_config says.
+    tokens : Dict[str, str]
+        What ``%h`` and the like mean for this destination.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = dict(given)
+        for name in _HIDDEN:
+            if name in given:
+                self._given[name] = settings.hidden(name, given[name])
+        self.config = HostConfig()
+        self.tokens: Dict[str, str] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._given
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """
+        Return what the caller gave.
+
+        Parameters
+        ----------
+        name : str
+            The setting's name.
+        default : Any
+            What to return where it was not given.
+
+        Returns
+        -------
+        Any
+            Unchecked.
+        """
+        return self._given.get(name, default)
+
+    def hidden(self, name: str) -> Any:
+        """
+        Return a secret of the caller's.
+
+        Parameters
+        ----------
+        name : str
+            ``password`` or ``passphrase``.
+
+        Returns
+        -------
+        Any
+            None, a `Secret` or a callable.
+        """
+        value = self._given.get(name)
+        assert value is None or isinstance(value, Secret) or callable(value)
+        return value
+
+    def text(self, name: str, keyword: str) -> Optional[str]:
+        """
+        Read a text.
+
+        Parameters
+        ----------
+        name : str
+            The setting's name.
+        keyword : str
+            Its keyword in ssh_config.
+
+        Returns
+        -------
+        Optional[str]
+            None where nobody says anything.
+
+        Raises
+        ------
+        SshConfigError
+            It is something else.
+        """
+        given = self.get(name)
+        if given is not None:
+            return settings.text(name, given)
+        value = self.config.get(keyword.lower())
+        return None if value is None else first(value)
+
+    def flag(self, name: str, keyword: str) -> bool:
+        """
+        Read a switch that is off unless somebody sets it.
+
+        Parameters
+        ----------
+        name : str
+            The setting's name.
+        keyword : str
+            Its keyword in ssh_config.
+
+        Returns
+        -------
+        bool
+            The switch.
+
+        Raises
+        ------
+        SshConfigError
+            It is something else.
+        """
+        given = self.get(name)
+        if given is not None:
+            return settings.flag(name, given)
+        value = self.config.get(keyword.lower())
+        return value is not None and settings.flag(named(value, keyword), first(value))
+
+    def seconds(self, name: str, keyword: Optional[str]) -> Optional[float]:
+        """
+        Read a duration.
+
+        Parameters
+        ----------
+        name : str
+            The setting's name.
+        keyword : Optional[str]
+            Its keyword in ssh_config, if there is one.
+
+        Returns
+        -------
+        Optional[float]
+            None where nobody says anything, or ssh_config says 0 or none.
+
+        Raises
+        ------
+        SshConfigError
+            It is something else.
+        """
+        given = self.get(name)
+        if given is not None:
+            return settings.seconds(name, given)
+        value = self.config.get(keyword.lower()) if keyword else None
+        if value is None or first(value).lower() == "none":
+            return None
+        return settings.time_span(named(value, keyword or name), first(value)) or None
+
+    def expand(self, value: Value, text: str) -> str:
+        """
+        Replace the tokens in a value of ssh_config.
+
+        Parameters
+        ----------
+        value : Value
+            Where the text stands.
+        text : str
+            The text.
+
+        Returns
+        -------
+        str
+            The text meant.
+
+        Raises
+        ------
+        SshConfigError
+            A token is unknown.
+        """
+        return ssh_config.expand_tokens(text, self.tokens, value.origin)
+
+    def config_paths(self, keyword: str) -> Tuple[str, ...]:
+        """
+        Read the paths of a keyword, every time it stands there if it collects.
+
+        Parameters
+        ----------
+        keyword : str
+            In lower case.
+
+        Returns
+        -------
+        Tuple[str, ...]
+            Absolute, none twice, without ``none``.
+
+        Raises
+        ------
+        SshConfigError
+            A token or an environment variable is unknown.
+        """
+        found = []
+        for value in self.config.all(keyword):
+            for word in value.arguments:
+                if word.lower() != "none":
+                    text = ssh_config.expand_environment(word, value.origin)
+                    path = os.path.expanduser(self.expand(value, text))
+                    found.append(os.path.abspath(path))
+        return tuple(dict.fromkeys(found))

@@ -1,0 +1,121 @@
+"""Whom to trust: the settings about host keys, over those of ssh_config."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, List, Optional, Tuple
+
+from ssh_service import settings
+from ssh_service.errors import SshConfigError
+from ssh_service.known_hosts import POLICIES, HostKeyTrust
+from ssh_service.params.sources import Sources, first, named
+
+__all__ = ["host_key_trust"]
+
+_CONFIGURED = {
+    "yes": "strict",
+    "true": "strict",
+    "ask": "strict",  # there is nobody to ask
+    "accept-new": "accept-new",
+    # ssh goes on even where a key has changed; a library must not.
+    "no": "accept-new",
+    "false": "accept-new",
+    "off": "accept-new",
+}
+
+
+def host_key_trust(sources: Sources) -> HostKeyTrust:
+    """
+    Say how the host key of a destination is to be judged.
+
+    Parameters
+    ----------
+    sources : Sources
+        The settings.
+
+    Returns
+    -------
+    HostKeyTrust
+        The policy and its files.
+
+    Raises
+    ------
+    SshConfigError
+        A setting is wrong, two contradict each other, or a file must exist and does not.
+    """
+    policy = sources.get("host_key_policy")
+    if policy is not None:
+        policy = settings.choice("host_key_policy", policy, POLICIES)
+    pins = _pins(sources.get("host_key_fingerprints"))
+    if pins and policy == "off":
+        raise SshConfigError("host_key_fingerprints: given with host_key_policy 'off'")
+    given = sources.get("known_hosts", ())
+    if given is None:
+        return _without_files(sources, policy, pins)
+    configured = _configured_policy(sources)
+    if isinstance(given, (list, tuple)) and not given:
+        return HostKeyTrust(policy or configured or "strict", _files(sources), pins)
+    return HostKeyTrust(policy or "strict", _named_files(given, policy or "strict"), pins)
+
+
+def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...]) -> HostKeyTrust:
+    if policy in ("strict", "accept-new"):
+        raise SshConfigError(
+            f"host_key_policy: {policy!r} given with known_hosts None, "
+            f"needs a known_hosts file, or 'off'"
+        )
+    if pins:
+        return HostKeyTrust("strict", (), pins)
+    configured = _configured_policy(sources)
+    if policy == "off" or configured is None:
+        return HostKeyTrust("off")
+    # Code that did not spell out "off" gets no less than the user's own ssh_config demands.
+    return HostKeyTrust(configured, _files(sources))
+
+
+def _named_files(given: Any, policy: str) -> Tuple[str, ...]:
+    files = settings.paths("known_hosts", given)
+    for path in files:
+        if os.path.isdir(path):
+            raise settings.wrong("known_hosts", path, "a file, not a folder")
+        if policy == "strict" and not os.path.exists(path):
+            raise SshConfigError(
+                f"known_hosts: file {path!r} does not exist; "
+                f"host_key_policy 'accept-new' would create it"
+            )
+    return files
+
+
+def _configured_policy(sources: Sources) -> Optional[str]:
+    value = sources.config.get("stricthostkeychecking")
+    if value is None:
+        return None
+    name = named(value, "StrictHostKeyChecking")
+    return _CONFIGURED[settings.choice(name, first(value).lower(), tuple(_CONFIGURED))]
+
+
+def _files(sources: Sources) -> Tuple[str, ...]:
+    """Name the files ssh would read: the user's, then the system's."""
+    files: List[str] = []
+    for keyword, folder, name in (
+        ("userknownhostsfile", os.path.expanduser("~/.ssh"), "known_hosts"),
+        ("globalknownhostsfile", "/etc/ssh", "ssh_known_hosts"),
+    ):
+        if sources.config.get(keyword) is not None:
+            files.extend(sources.config_paths(keyword))
+        else:
+            files.extend(os.path.join(folder, name + number) for number in ("", "2"))
+    return tuple(dict.fromkeys(files))
+
+
+def _pins(given: Any) -> Tuple[str, ...]:
+    name = "host_key_fingerprints"
+    if given is None:
+        return ()
+    pins = [given] if isinstance(given, str) else given
+    if not isinstance(pins, (list, tuple)) or not pins:
+        raise settings.wrong(name, given, "SHA256:... or a list of those")
+    for pin in pins:
+        if not isinstance(pin, str) or not pin.startswith("SHA256:") or len(pin) != 50:
+            raise settings.wrong(name, pin, "SHA256: and 43 characters, as ssh-keygen -l shows")
+    return tuple(pins)
