@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ssh_service.ssh_fileshare import SshFileShareService
     from ssh_service.ssh_host_service import SshHostService
     from ssh_service.ssh_service import SshService
+    from ssh_service.verbs import RemoteProcess, download, run, start, upload
 
     __version__: str
 
@@ -52,6 +53,12 @@ __all__ = [
     "FileShareService",
     "Service",
     "Status",
+    # verbs
+    "RemoteProcess",
+    "download",
+    "run",
+    "start",
+    "upload",
     # engine
     "CompletedProcess",
     "SshClient",
@@ -81,6 +88,11 @@ __all__ = [
 
 _MODULES = {
     "CompletedProcess": "command",
+    "RemoteProcess": "verbs",
+    "download": "verbs",
+    "run": "verbs",
+    "start": "verbs",
+    "upload": "verbs",
     "FileShareService": "host_api",
     "Service": "host_api",
     "SshClient": "client",

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ssh_service import background, script
 from ssh_service.errors import (
+    SshCacheClosed,
     SshCommandCancelled,
     SshCommandError,
     SshCommandTimeout,
@@ -22,8 +23,11 @@ from ssh_service.errors import (
     SshSessionRefused,
     again,
 )
+from ssh_service.streams import CallbackOutput, Output, Stdin
 from ssh_service.transport import ChannelSink, SshChannel
 
+# What a command hears from the channel it runs on, whoever opened that.
+HEARD = ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writable")
 # Seconds from TERM to KILL, and from KILL to giving up on hearing of the end.
 _TERM_PATIENCE = 1.0
 _KILL_PATIENCE = 0.5
@@ -151,10 +155,14 @@ class Command(ChannelSink):
         ``user@host:port``.
     timeout : Optional[float]
         Seconds from now, for the queue and the run.
-    max_output : Optional[int]
-        Bytes that stdout and stderr may each have.
     stdin : bytes
-        What the script reads; it finds the end of the file after it.
+        What the script reads at first.
+    more_stdin : bool
+        Whether more may be written to `stdin`; otherwise the end of the file follows.
+    stdout, stderr : Optional[Output]
+        What becomes of what it writes; None keeps it.
+    pty : bool
+        Whether it gets a terminal; then stderr comes with stdout.
 
     Notes
     -----
@@ -172,8 +180,11 @@ class Command(ChannelSink):
         connection_id: str,
         *,
         timeout: Optional[float] = None,
-        max_output: Optional[int] = None,
         stdin: bytes = b"",
+        more_stdin: bool = False,
+        stdout: Optional[Output] = None,
+        stderr: Optional[Output] = None,
+        pty: bool = False,
     ) -> None:
         self.future = CommandFuture(self.cancel)
         self.connection_id = connection_id
@@ -182,13 +193,13 @@ class Command(ChannelSink):
         self.ticket = 0
         self.retried = False
         self.waits_for: Callable[[], str] = lambda: "queue"
-        self._text, self._env, self._timeout, self._max_output = text, env, timeout, max_output
+        self._text, self._env, self._timeout, self._pty = text, env, timeout, pty
         self._group = _GroupFinder() if connection_id.startswith("root@") else None
         prologue = self._group.prologue if self._group else ""
         self._delivery = script.deliver(text, env, shell, prologue)
-        self._to_send = memoryview(self._delivery.preamble + stdin)
-        self._stdout = _Output()
-        self._stderr = _Output()
+        self.stdin = Stdin(self._delivery.preamble + stdin, more_stdin)
+        self.outputs = (stdout or Output(), stderr or Output())
+        self.gives_back = all(output.gives_back for output in self.outputs)
         self._exit_status: Optional[int] = None
         self._exit_signal: Optional[Tuple[str, bool, str, str]] = None
         self._eof = False
@@ -197,7 +208,6 @@ class Command(ChannelSink):
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._cut_off: Optional[SshCommandError] = None  # guarded by _lock: why we end it
         self._over = False  # guarded by _lock
-        self._pumping = False  # guarded by _lock
         self._timers: List[background.Timer] = []
         self._deadline = None if timeout is None else time.monotonic() + timeout
         if self._deadline is not None:
@@ -223,8 +233,10 @@ class Command(ChannelSink):
             if self._over:
                 return False
             self._channel = channel
+        if self._pty:
+            channel.request_pty()
         channel.request_exec(self._delivery.command)
-        self._pump(channel)
+        self.stdin.start(channel)
         return True
 
     @property
@@ -250,6 +262,10 @@ class Command(ChannelSink):
         own.__cause__ = error
         self._settle(error=own)
 
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing to run."""
+        return script.is_empty(self._text)
+
     def succeed(self) -> None:
         """Settle a command that needs no server."""
         self._exit_status = 0
@@ -264,14 +280,12 @@ class Command(ChannelSink):
             self._close_channel()
 
     def data(self, chunk: bytes) -> None:
-        """Keep stdout."""
-        self._keep(self._stdout, chunk)
+        """Take stdout."""
+        self._put(0, chunk)
 
     def stderr(self, chunk: bytes) -> None:
-        """Keep stderr."""
-        if self._group is not None:
-            chunk = self._group.strip(chunk)
-        self._keep(self._stderr, chunk)
+        """Take stderr."""
+        self._put(1, chunk if self._group is None else self._group.strip(chunk))
 
     def eof(self) -> None:
         """Note that the output is complete."""
@@ -287,13 +301,12 @@ class Command(ChannelSink):
 
     def writable(self) -> None:
         """Send more of stdin."""
-        if self._channel is not None:
-            self._pump(self._channel)
+        self.stdin.pump()
 
     def closed(self, error: Optional[SshServiceError]) -> None:
         """Settle the command, after all that it wrote."""
         if self._group is not None:
-            self._keep(self._stderr, self._group.rest())
+            self._put(1, self._group.rest())
         with self._lock:
             cut_off = self._cut_off
         told = self._exit_status is not None
@@ -310,35 +323,14 @@ class Command(ChannelSink):
         else:
             self._settle(error=again(error))
 
-    def _keep(self, output: "_Output", chunk: bytes) -> None:
-        room = None if self._max_output is None else self._max_output - output.size
-        if room is None or len(chunk) <= room:
-            output.append(chunk)
-            return
-        output.append(chunk[:room])
-        self._cut(
-            SshOutputLimitError(
-                f"{self.connection_id}: the command wrote more than {self._max_output} bytes",
-                connection_id=self.connection_id,
-            )
-        )
-
-    def _pump(self, channel: SshChannel) -> None:
-        """Send of stdin what the window takes; `start` and `writable` may meet here."""
-        with self._lock:
-            if self._pumping:
-                return
-            self._pumping = True
-        try:
-            while self._to_send:
-                taken = channel.send_some(self._to_send, wait=False)
-                if not taken:
-                    return
-                self._to_send = self._to_send[taken:]
-            channel.send_eof()
-        finally:
-            with self._lock:
-                self._pumping = False
+    def _put(self, number: int, chunk: bytes) -> None:
+        output = self.outputs[number]
+        channel = None if self.gives_back else self._channel
+        if chunk and not output.put(chunk, channel):
+            text = f"{self.connection_id}: the command wrote more than {output.limit} bytes"
+            self._cut(SshOutputLimitError(text, connection_id=self.connection_id))
+        if channel is not None and output.gives_back:
+            channel.give_back(len(chunk))
 
     # Cutting it off.
 
@@ -392,6 +384,18 @@ class Command(ChannelSink):
         )
         return True
 
+    def signal(self, name: str) -> None:
+        """
+        Send a signal to the remote process group, if the script was sent and has not ended.
+
+        Parameters
+        ----------
+        name : str
+            Without ``SIG``.
+        """
+        if self._channel is not None and not self._over:
+            self._signal(self._channel, name)
+
     def _signal(self, channel: SshChannel, name: str) -> None:
         channel.send_signal(name)
         if self._group is not None and self._group.number is not None:
@@ -413,8 +417,8 @@ class Command(ChannelSink):
         return CompletedProcess(
             self._text,
             self._env,
-            self._stdout.joined(),
-            self._stderr.joined(),
+            self.outputs[0].joined(),
+            self.outputs[1].joined(),
             self._exit_status,
             self._exit_signal,
         )
@@ -430,30 +434,53 @@ class Command(ChannelSink):
             self._over = True
         for timer in self._timers:
             timer.cancel()
+        self.stdin.end()
+        for output in self.outputs:
+            output.end()
         if isinstance(error, (SshConnectionLost, SshCommandError)) and self.sent:
             error.process = self._process()
         if isinstance(error, SshConnectionLost):
             error.sent, error.phase = self.sent, "run" if self.sent else "open"
-        self._to_send = memoryview(b"")
+        if any(isinstance(output, CallbackOutput) for output in self.outputs):
+            # After the last call of the user's function, which is in the same queue.
+            background.run_callback(self._tell, process, error)
+        else:
+            self._tell(process, error)
+
+    def _tell(self, process: Optional[CompletedProcess], error: Optional[BaseException]) -> None:
         if error is not None:
             self.future.set_exception(error)
         else:
             self.future.set_result(process)
 
 
-class _Output:
-    """Bytes as they come."""
+class Direct(ChannelSink):
+    """
+    A session of one command's own, on a connection that is not the cache's to share out.
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._chunks: List[bytes] = []
+    Parameters
+    ----------
+    command : Command
+        To be started as soon as the session is open.
+    """
 
-    def append(self, chunk: bytes) -> None:
-        self.size += len(chunk)
-        self._chunks.append(chunk)
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self.gives_back = command.gives_back
+        for name in HEARD:
+            setattr(self, name, getattr(command, name))
 
-    def joined(self) -> bytes:
-        return b"".join(self._chunks)
+    def opened(self, channel: SshChannel) -> None:
+        """Send the script."""
+        if not self._command.start(channel):
+            channel.close()
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """Settle the command."""
+        if self._command.sent:
+            self._command.closed(error)
+        else:
+            self._command.fail(error or SshCacheClosed("the session was closed at once"))
 
 
 class _GroupFinder:
@@ -510,5 +537,6 @@ class _OneShot(ChannelSink):
         self._command = command
 
     def opened(self, channel: SshChannel) -> None:
+        """Run it."""
         channel.request_exec(self._command)
         channel.send_eof()

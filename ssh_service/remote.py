@@ -11,11 +11,16 @@ from ssh_service import copying, params, script
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command, CompletedProcess
 from ssh_service.errors import SshConfigError, SshConnectionLost
+from ssh_service.params import ConnectParams
 from ssh_service.script import Script
 from ssh_service.sessions import SessionPool
+from ssh_service.streams import Output
 from ssh_service.transport import SshTransport
 
 _log = logging.getLogger(__name__)
+
+# How many connections to one destination there may be where nothing else was asked for.
+MAX_CONNECTIONS = 4
 
 Path = Union[str, "os.PathLike[str]"]
 T = TypeVar("T")
@@ -28,9 +33,8 @@ def submit(
     *,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
-    stdin: bytes = b"",
     timeout: Optional[float] = None,
-    max_connections: int = 4,
+    max_connections: int = MAX_CONNECTIONS,
     max_output: Optional[int] = None,
     idle_timeout: Optional[float] = None,
     max_lifetime: Optional[float] = None,
@@ -50,8 +54,6 @@ def submit(
         Environment variables for it; values go through `str`.
     shell : Optional[str]
         The shell to run it in, a path on the server; None takes the user's login shell.
-    stdin : bytes
-        What the script can read; it finds the end of the file after it.
     timeout : Optional[float]
         Seconds from now for everything: connecting, waiting for a session, running.
     max_connections : int
@@ -75,48 +77,52 @@ def submit(
     SshConfigError
         A parameter, the script or a variable's name is wrong (a `ValueError`).
     """
-    joined = script.join(text)
-    checked = script.check_environment(env)
     target = params.resolve(connect_params)
     command = Command(
-        joined,
-        checked,
+        script.join(text),
+        script.check_environment(env),
         shell,
         target.connection_id,
         timeout=timeout,
-        max_output=max_output,
-        stdin=stdin,
+        stdout=Output(max_output),
+        stderr=Output(max_output),
     )
-    if script.is_empty(joined):
+    begin(cache, target, command, max_connections, idle_timeout, max_lifetime)
+    return command.future
+
+
+def begin(
+    cache: SshClientCache,
+    target: ConnectParams,
+    command: Command,
+    max_connections: int = MAX_CONNECTIONS,
+    idle_timeout: Optional[float] = None,
+    max_lifetime: Optional[float] = None,
+) -> None:
+    """
+    Have a command run at a destination as soon as can be; its future tells of its fate.
+
+    Parameters
+    ----------
+    cache : SshClientCache
+        Where the connection comes from.
+    target : ConnectParams
+        The destination.
+    command : Command
+        Not begun yet.
+    max_connections, idle_timeout, max_lifetime
+        As for `submit`.
+    """
+    if command.is_empty():
         command.succeed()  # a shell has nothing to do for it
-        return command.future
+        return
     try:
         key = target.key
     except SshConfigError as exc:  # a key file: part of the outcome, like a refused key
         command.fail(exc)
-        return command.future
+        return
     pool = cache.beside(("sessions", key), lambda: SessionPool(cache, target))
     pool.submit(command, max_connections, idle_timeout, max_lifetime)
-    return command.future
-
-
-def run(
-    cache: SshClientCache, connect_params: Mapping[str, Any], text: Script, **options: Any
-) -> CompletedProcess:
-    """
-    Run a script and wait for its outcome.
-
-    Parameters
-    ----------
-    cache, connect_params, text, **options
-        As for `submit`, which also says what is raised.
-
-    Returns
-    -------
-    CompletedProcess
-        The outcome, whatever the exit status.
-    """
-    return submit(cache, connect_params, text, **options).result()
 
 
 def upload(

@@ -13,7 +13,7 @@ from typing import List, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.cache import Slot, SshClientCache
-from ssh_service.command import Command
+from ssh_service.command import HEARD, Command
 from ssh_service.errors import (
     SshCacheClosed,
     SshConnectionLost,
@@ -74,8 +74,9 @@ class _Session(ChannelSink):
     def give(self, command: Command) -> None:
         """Let a command have it; the pool's lock is held."""
         self.command = command
+        self.gives_back = command.gives_back
         # The command hears what comes without a detour.
-        for name in ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writable"):
+        for name in HEARD:
             setattr(self, name, getattr(command, name))
 
     def opened(self, channel: SshChannel) -> None:

@@ -203,6 +203,7 @@ class _Reader:
         self.config = HostConfig()
         self.wants_final = False
         self._host = host
+        self._name = host  # what Host patterns are compared with
         self._user = user
         self._port = port
         self._allow_exec = allow_exec
@@ -210,6 +211,11 @@ class _Reader:
 
     def begin(self, final: bool) -> None:
         self._final = final
+        if final:  # the host name is settled now, whatever else is still said about it
+            self._name = self._subject("host").lower()
+            hostname = self._name.replace("%", "%%")
+            origin = self.config.all("hostname")[0].origin if self.config.get("hostname") else ""
+            self.config._values["hostname"] = [Value((hostname,), origin)]
 
     def read(self, path: str, *, is_users: bool, check_owner: bool) -> None:
         self._read(path, is_users, check_owner, True, 0)
@@ -220,7 +226,7 @@ class _Reader:
         active = reachable
         for line in _parse_file(path, check_owner):
             if line.keyword == "host":
-                active = reachable and is_match_list(self._host, line.arguments)
+                active = reachable and is_match_list(self._name, line.arguments)
             elif line.keyword == "match":
                 # Evaluated even where unreachable is known: a syntax error stays an error.
                 active = self._is_match(line, reachable)
@@ -245,7 +251,8 @@ class _Reader:
         result = reachable
         for index, (negated, name, value) in enumerate(words):
             if name == "all":
-                if negated or index != len(words) - 1 or index > 1:
+                before = {word for _, word, _ in words[:index]}
+                if negated or index != len(words) - 1 or before - {"final", "canonical"}:
                     raise SshConfigError(f"{line.origin}: 'all' cannot be combined in Match")
                 found = True
             elif name in ("final", "canonical"):
@@ -257,7 +264,10 @@ class _Reader:
             elif name == "exec":
                 found = self._run(value, line.origin)
             elif name in _MATCH_WITH_VALUE:
-                found = is_match_list(self._subject(name), value.split(","))
+                subject = self._subject(name)
+                if name in ("host", "originalhost"):  # unlike those of Host, in any case
+                    subject, value = subject.lower(), value.lower()
+                found = is_match_list(subject, value.split(","))
             else:
                 _log.warning("%s: Match %s is not supported: no match", line.origin, name)
                 return False

@@ -12,7 +12,7 @@ import pytest
 _PATIENCE = 2.0
 """Seconds that threads and sockets get to go away after a test."""
 
-_PROCESS_WIDE = ("ssh-service-reaper", "ssh-service-callbacks")
+_PROCESS_WIDE = ("ssh-service-reaper", "ssh-service-callbacks", "ssh-service-clock")
 """Names of threads that the library shares between all caches of the process."""
 
 

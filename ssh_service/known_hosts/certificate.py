@@ -133,10 +133,14 @@ class HostCertificate(NamedTuple):
 
     def _signature_problem(self) -> Optional[str]:
         try:
-            algorithm = _Reader(self.signature).text()
+            signature = _Reader(self.signature)
+            algorithm = signature.text()
+            signature.string()
             authority_type = _Reader(self.authority).text()
             if algorithm not in _SIGNATURES:
                 return f"it is signed with {algorithm}"
+            if signature.more:
+                return "its signature goes on after its end"
             if authority_type.endswith(_SUFFIX):
                 return "its authority is a certificate itself"
             key = paramiko.PKey.from_type_string(authority_type, self.authority)

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Callable, Iterator
 
-from ssh_service.errors import SshConfigError
+from ssh_service.errors import SshConfigError, SshServiceError
 
 if os.name == "posix":
     import fcntl
@@ -58,6 +58,8 @@ def record(
             written = os.write(descriptor, _separator(descriptor) + line)
             if written < len(line):
                 raise OSError(f"only {written} bytes could be written")
+    except SshServiceError:  # a judgement of `still_new`, which is an OSError too
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise SshConfigError(f"known_hosts {path!r} cannot be written: {reason}") from error

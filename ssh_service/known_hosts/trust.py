@@ -155,7 +155,8 @@ class _Case:
     def is_new(self) -> bool:
         """Tell whether the key is to be written down; raise where it is refused."""
         trust = self._trust
-        lines = KnownHosts.load(trust.files).lookup(self._names)
+        known = KnownHosts.load(trust.files)
+        lines = known.lookup(self._names)
         self._refuse_revoked(lines, self._blob, "host key")
         if trust.pins:
             if self.shown not in trust.pins:
@@ -163,9 +164,11 @@ class _Case:
             return False
         if trust.policy == "off" or self._is_certified(lines):
             return False
-        plain = [line for line in lines if not line.marker]
-        if any(line.blob == self._blob for line in plain):
+        if any(line.blob == self._blob for line in lines if not line.marker):
             return False
+        # The further names can only speak for a key: another port is another server.
+        own = known.lookup(self._names[:1])
+        plain = [line for line in own if not line.marker]
         same_type = [line for line in plain if line.key_type == self._key_type]
         for line in same_type or plain:
             expected = fingerprint(line.blob)
@@ -173,7 +176,7 @@ class _Case:
                 f"it has CHANGED: on file is {expected} ({line.key_type}) at {line.origin}",
                 expected,
             )
-        for line in lines:
+        for line in own:
             if line.marker == "@cert-authority":
                 self._refuse(
                     f"it is not certified by the authority at {line.origin}",

@@ -49,7 +49,15 @@ class ChannelSink:
     -----
     Every method is called on the connection's reader thread, in the order in which the messages
     came.  It must return at once: no waiting, no file access, none of the user's code.
+
+    Attributes
+    ----------
+    gives_back : bool
+        Whether the window that a chunk took is given back as soon as `data` or `stderr` returns.
+        Otherwise the sink calls `SshChannel.give_back` when it is done with the chunk.
     """
+
+    gives_back = True
 
     def opened(self, channel: "SshChannel") -> None:
         """Take note that the server confirmed the channel."""
@@ -58,10 +66,10 @@ class ChannelSink:
         """Take the server's answer to `request_exec` or `request_subsystem`."""
 
     def data(self, chunk: bytes) -> None:
-        """Take bytes of stdout; the window they took is given back at once."""
+        """Take bytes of stdout."""
 
     def stderr(self, chunk: bytes) -> None:
-        """Take bytes of stderr; the window they took is given back at once."""
+        """Take bytes of stderr."""
 
     def eof(self) -> None:
         """Take note that no more bytes will come."""
@@ -214,7 +222,8 @@ class SshChannel(Channel):  # type: ignore[misc]
             self.in_buffer.feed(data)
         else:
             self._sink.data(data)
-            self._give_back(len(data))
+            if self._sink.gives_back:
+                self.give_back(len(data))
 
     def _feed_extended(self, m: Message) -> None:
         kind, data = m.get_int(), m.get_binary()
@@ -227,7 +236,9 @@ class SshChannel(Channel):  # type: ignore[misc]
             return
         if kind == 1 and self._sink is not None:
             self._sink.stderr(data)
-        self._give_back(len(data))  # data of a kind nobody knows took window all the same
+            if not self._sink.gives_back:
+                return
+        self.give_back(len(data))  # data of a kind nobody knows took window all the same
 
     def _count(self, size: int) -> None:
         # paramiko never checks that the peer keeps to the window (fault G13, RFC 4254 5.2).
@@ -236,13 +247,6 @@ class SshChannel(Channel):  # type: ignore[misc]
             exceeded = self._in_left < -_WINDOW_SLACK
         if exceeded:
             raise SSHException("the server sent more than the channel's window allows")
-
-    def _give_back(self, size: int) -> None:
-        credit = self._check_add_window(size)
-        if credit:
-            self.transport._send_user_message(
-                message(cMSG_CHANNEL_WINDOW_ADJUST, self.remote_chanid, credit)
-            )
 
     def _check_add_window(self, n: int) -> int:
         credit = int(super()._check_add_window(n))
@@ -384,6 +388,19 @@ class SshChannel(Channel):  # type: ignore[misc]
         """
         self._request("exec", True, command)
 
+    def request_pty(self, term: str = "xterm", width: int = 80, height: int = 24) -> None:
+        """
+        Ask for a terminal (RFC 4254 section 6.2), before `request_exec`.
+
+        Parameters
+        ----------
+        term : str
+            Its type.
+        width, height : int
+            Characters.
+        """
+        self._request("pty-req", False, term, width, height, 0, 0, b"\0")
+
     def request_subsystem(self, name: str) -> None:
         """
         Ask the server to start a subsystem; `ChannelSink.replied` follows.
@@ -408,7 +425,7 @@ class SshChannel(Channel):  # type: ignore[misc]
         """
         self._request("signal", False, name)
 
-    def _request(self, kind: str, want_reply: bool, *fields: Union[str, bytes]) -> None:
+    def _request(self, kind: str, want_reply: bool, *fields: Union[str, bytes, int]) -> None:
         m = message(cMSG_CHANNEL_REQUEST, self.remote_chanid, kind, want_reply, *fields)
         self._transmit(m, wait=False)
 
@@ -439,6 +456,20 @@ class SshChannel(Channel):  # type: ignore[misc]
         piece = bytes(memoryview(data)[:size])
         self._transmit(message(cMSG_CHANNEL_DATA, self.remote_chanid, piece), wait)
         return size
+
+    def give_back(self, size: int) -> None:
+        """
+        Let the peer send as much again, without waiting.
+
+        Parameters
+        ----------
+        size : int
+            Bytes that are done with.
+        """
+        credit = self._check_add_window(size)
+        if credit:
+            m = message(cMSG_CHANNEL_WINDOW_ADJUST, self.remote_chanid, credit)
+            self._transmit(m, wait=False)
 
     def send_eof(self) -> None:
         """Tell the peer that no more data will come, without waiting."""

@@ -119,7 +119,7 @@ def test_freeze_makes_it_mute_and_thaw_lets_it_go_on(sshd: Sshd) -> None:
 
 
 def test_options_replace_and_join_the_lines_of_the_configuration(
-    sshd_factory: Callable[..., Sshd]
+    sshd_factory: Callable[..., Sshd],
 ) -> None:
     server = sshd_factory({"maxsessions": 7, "SetEnv": ["A=1"], "Banner": None, "UseDNS": True})
     with open(server.config_file) as file:

@@ -43,8 +43,7 @@ def test_the_environment_can_require_it(
 
 
 def test_the_fixtures_need_no_import(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        """
+    pytester.makepyfile("""
         import socket
 
         def test_proxy_in_front_of_mock_server(mock_sshd, fault_proxy):
@@ -52,8 +51,7 @@ def test_the_fixtures_need_no_import(pytester: pytest.Pytester) -> None:
             with socket.create_connection((proxy.host, proxy.port), timeout=5) as sock:
                 sock.settimeout(5)
                 assert sock.recv(4) == b"SSH-"
-        """
-    )
+        """)
     pytester.runpytest_inprocess().assert_outcomes(passed=1)
 
 

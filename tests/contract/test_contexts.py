@@ -1,0 +1,239 @@
+"""The contract: connections, and the contexts that keep them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+
+from ssh_service import (
+    Service,
+    SshFileShareService,
+    SshHostService,
+    SshService,
+    SshServiceError,
+    Status,
+)
+from ssh_service.pytest_plugin import Sshd
+
+from .conftest import FUTURE, Run, results
+from .test_failures import make_key, wait_until
+
+
+def in_threads(count: int, work: Any) -> None:
+    """Run `work(number)` in that many threads at once; raise what any of them raised."""
+    errors: List[BaseException] = []
+    start = threading.Barrier(count)
+
+    def body(number: int) -> None:
+        try:
+            start.wait(10)
+            work(number)
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=body, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if errors:
+        raise errors[0]
+
+
+def test_all_services_share_a_connection_until_the_last_context_ends(
+    config: Dict[str, Any], call: Dict[str, Any], sshd: Sshd, tmp_path: Path
+) -> None:
+    def use(host: SshHostService) -> None:
+        _, info = host.remote_exec("true", call, {})
+        assert results(host, info)[0] == Status.SUCCEEDED
+
+    with SshHostService(config) as first:
+        use(first)
+        with SshHostService(config) as second, SshFileShareService(config) as share:
+            use(second)
+            share.upload(call, __file__, str(tmp_path / "copy"))
+        use(first)
+        assert sshd.logins() == 1
+    wait_until(lambda: not sshd.session_pids())
+    with SshHostService(config) as third:
+        use(third)
+    assert sshd.logins() == 2
+
+
+def test_a_caller_with_another_key_never_gets_the_first_ones_connection(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run("true")[0] == Status.SUCCEEDED
+    assert run("true", ssh_priv_key_path=make_key(tmp_path / "key"))[0] == Status.FAILED
+
+
+def test_commands_run_side_by_side_on_one_connection(
+    host: SshHostService, call: Dict[str, Any], run: Run, sshd: Sshd
+) -> None:
+    run("true")
+    begin = time.monotonic()
+    infos = [host.remote_exec(f"sleep 1; echo {n}", call, {})[1] for n in range(8)]
+    assert [results(host, info)[1]["stdout"] for info in infos] == [f"{n}\n" for n in range(8)]
+    assert time.monotonic() - begin < 3
+    assert sshd.logins() == 1
+
+
+def test_many_threads_may_call(host: SshHostService, call: Dict[str, Any], sshd: Sshd) -> None:
+    def work(thread: int) -> None:
+        for turn in range(3):
+            _, info = host.remote_exec("echo $X", call, {"X": f"{thread}.{turn}"})
+            assert results(host, info)[1]["stdout"] == f"{thread}.{turn}\n"
+
+    in_threads(8, work)
+    assert sshd.logins() == 1
+
+
+def test_the_servers_limit_of_sessions_is_never_an_error(sshd_factory: Any) -> None:
+    from .conftest import config_for
+
+    sshd = sshd_factory({"MaxSessions": 10})
+    call = {"ssh_hostname": sshd.host}
+    with SshHostService(config_for(sshd)) as host:
+        infos = [host.remote_exec(f"sleep 0.5; echo {n}", call, {})[1] for n in range(25)]
+        for number, info in enumerate(infos):
+            status, result = results(host, info)
+            assert (status, result.get("stdout")) == (Status.SUCCEEDED, f"{number}\n")
+    assert sshd.logins() <= 4
+
+
+def test_a_connection_lost_while_idle_is_replaced_silently(run: Run, sshd: Sshd) -> None:
+    assert run("true")[0] == Status.SUCCEEDED
+    sshd.cut()
+    assert run("true")[0] == Status.SUCCEEDED
+    assert sshd.logins() == 2
+
+
+def test_after_clear_client_cache_the_next_command_connects_anew(run: Run, sshd: Sshd) -> None:
+    assert run("true")[0] == Status.SUCCEEDED
+    assert SshService.clear_client_cache() is None  # type: ignore[func-returns-value]
+    assert run("true")[0] == Status.SUCCEEDED
+    assert sshd.logins() == 2
+
+
+def test_clear_client_cache_ends_what_runs_at_once_with_its_output(
+    host: SshHostService, call: Dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    _, info = host.remote_exec(f"echo so far; touch {tmp_path}/x; sleep 60", call, {})
+    wait_until((tmp_path / "x").exists)
+    time.sleep(0.2)
+    begin = time.monotonic()
+    host.clear_client_cache()
+    status, result = results(host, info, within=5)
+    assert time.monotonic() - begin < 2
+    assert status == Status.FAILED
+    assert result["stdout"] == "so far\n"
+    assert result["ssh_completed_process_result"].exit_status is None
+    assert run("true")[0] == Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("when", ["before", "after", "while another is in its own"])
+def test_outside_its_context_a_service_refuses_at_once(
+    config: Dict[str, Any], call: Dict[str, Any], when: str, sshd: Sshd
+) -> None:
+    host, share = SshHostService(config), SshFileShareService(config)
+    if when == "after":
+        with host, share:
+            pass
+    with SshHostService(config):
+        for attempt in (
+            lambda: host.remote_exec("true", call, {}),
+            lambda: share.upload(call, "a", "b"),
+            lambda: share.download(call, "a", "b"),
+        ):
+            with pytest.raises(RuntimeError, match="outside its context"):
+                attempt()
+    assert sshd.logins() == 0
+
+
+def test_a_result_can_be_fetched_after_the_context(
+    config: Dict[str, Any], call: Dict[str, Any]
+) -> None:
+    with SshHostService(config) as host:
+        _, info = host.remote_exec("echo done", call, {})
+        first = results(host, info)
+    assert host.get_remote_exec_results(info) == first
+
+
+def test_the_inner_of_two_exits_leaves(config: Dict[str, Any], call: Dict[str, Any]) -> None:
+    host = SshHostService(config)
+    with host:
+        with host:
+            _, info = host.remote_exec("true", call, {})
+            assert results(host, info)[0] == Status.SUCCEEDED
+        with pytest.raises(RuntimeError):
+            host.remote_exec("true", call, {})
+    with host:
+        _, info = host.remote_exec("true", call, {})
+        assert results(host, info)[0] == Status.SUCCEEDED
+
+
+def test_a_mixin_brings_its_services_into_context(
+    config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path
+) -> None:
+    host, share = SshHostService(config), SshFileShareService(config)
+    mixin: Any = Service()
+    mixin.register(host.export())
+    mixin.register(share.export())
+    with mixin:
+        _, info = mixin.remote_exec("true", call, {})
+        assert mixin.get_remote_exec_results(info)[0] == Status.SUCCEEDED
+        mixin.upload(call, __file__, str(tmp_path / "copy"))
+    with pytest.raises(RuntimeError):
+        mixin.remote_exec("true", call, {})
+
+
+@pytest.mark.parametrize("stage", ["running", "connecting"])
+def test_leaving_with_work_in_flight_resolves_every_future_at_once(
+    config: Dict[str, Any], call: Dict[str, Any], sshd: Sshd, stage: str, tmp_path: Path
+) -> None:
+    if stage == "connecting":
+        sshd.freeze(listener=True)
+    with SshHostService(config) as host:
+        infos = [
+            host.remote_exec(f"echo so far; touch {tmp_path}/{n}; sleep 60", call, {})[1]
+            for n in range(10)
+        ]
+        if stage == "running":
+            wait_until(lambda: len(list(tmp_path.iterdir())) == 10)
+        begin = time.monotonic()
+    for info in infos:
+        status, result = results(host, info, within=5)
+        assert status == Status.FAILED
+        assert isinstance(result["error"], SshServiceError)
+        assert info[FUTURE].done()
+    assert time.monotonic() - begin < 2
+
+
+def test_exceptions_pass_through_the_context(config: Dict[str, Any]) -> None:
+    with pytest.raises(KeyError):
+        with SshHostService(config):
+            raise KeyError("mine")
+
+
+def test_cycles_leave_no_descriptors_and_no_threads(
+    config: Dict[str, Any], call: Dict[str, Any]
+) -> None:
+    def cycle() -> None:
+        with SshHostService(config) as host:
+            _, info = host.remote_exec("true", call, {})
+            assert results(host, info)[0] == Status.SUCCEEDED
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    cycle()
+    time.sleep(0.2)
+    before, threads = descriptors(), threading.active_count()
+    for _ in range(20):
+        cycle()
+    wait_until(lambda: threading.active_count() <= threads and descriptors() <= before, 5)

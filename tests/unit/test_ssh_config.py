@@ -1,0 +1,292 @@
+"""ssh_config files; the referee is `ssh -G`."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Dict, List
+
+import pytest
+
+from ssh_service import ssh_config
+from ssh_service.errors import SshConfigError
+
+needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
+
+FILES = 3000
+HOSTS = ["web", "web1", "db.example.com", "WEB", "10.0.0.7", "x"]
+VALUES: Dict[str, List[str]] = {
+    "HostName": ["10.1.1.1", "%h.example.com", "real", "db.example.com"],
+    "User": ["alice", "bob", "carol"],
+    "Port": ["22", "2222", "2022"],
+    "IdentityFile": ["/k/one", "/k/%r", '"/k/with space"', "~/.ssh/two", "/k/one"],
+    "CertificateFile": ["/c/one", "/c/two"],
+    "IdentitiesOnly": ["yes", "no"],
+    "IdentityAgent": ["none", "/a/socket", "SSH_AUTH_SOCK"],
+    "ProxyCommand": ["nc %h %p", 'nc -x "a b" %h # not a comment', "none"],
+    "UserKnownHostsFile": ["/k/hosts", "/k/hosts /k/hosts2", '"/k/my hosts" /k/x # comment'],
+    "StrictHostKeyChecking": ["yes", "no", "ask", "accept-new"],
+    "ServerAliveInterval": ["5", "1m", "0"],
+    "ServerAliveCountMax": ["2", "7"],
+    "ConnectTimeout": ["10", "1m30s"],
+    "HostKeyAlias": ["alias", "other"],
+    "AddressFamily": ["inet", "inet6", "any"],
+    "BindAddress": ["127.0.0.1"],
+    "Compression": ["yes", "no"],
+    "Ciphers": ["aes128-ctr", "aes256-ctr,aes128-ctr"],
+    "PreferredAuthentications": ["publickey", "password,publickey"],
+}
+TIMES = ("serveraliveinterval", "connecttimeout")
+# Where ssh -G shows another word for the same thing.
+SHOWN = {
+    "stricthostkeychecking": {"yes": "true", "no": "false"},
+    "proxycommand": {"none": None},
+    "identityagent": {},
+}
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_text("".join(line + "\n" for line in lines))
+    return str(path)
+
+
+# --- compared with ssh -----------------------------------------------------------------------
+
+
+def random_patterns(rng: random.Random) -> List[str]:
+    one = ["web", "web?", "*.example.com", "*", "10.0.*", "WEB", "!web", "!*.com", "other", "real"]
+    return [rng.choice(one) for _ in range(rng.randrange(1, 4))]
+
+
+def random_match(rng: random.Random) -> str:
+    criteria = []
+    for _ in range(rng.randrange(1, 3)):
+        name = rng.choice(["host", "originalhost", "user", "localuser", "exec", "final"])
+        negated = rng.choice(["", "", "!"])
+        if name == "final":
+            criteria.append(negated + "final")
+        elif name == "exec":
+            criteria.append(f'{negated}exec "test %h = web"')
+        elif name in ("user", "localuser"):
+            users = ["alice", "bob", "al*", "root", "*", "!bob,*"]
+            criteria.append(f"{negated}{name} {rng.choice(users)}")
+        else:
+            criteria.append(f"{negated}{name} {','.join(random_patterns(rng))}")
+    return "Match " + rng.choice([" ".join(criteria), " ".join(criteria), "all"])
+
+
+def random_setting(rng: random.Random) -> str:
+    keyword = rng.choice(list(VALUES))
+    value = rng.choice(VALUES[keyword])
+    if keyword == "UserKnownHostsFile" and rng.random() < 0.3:
+        return f"{keyword} {value}   "
+    spelled = rng.choice([keyword, keyword.lower(), keyword.upper()])
+    return rng.choice(["  ", "", "\t"]) + spelled + rng.choice([" ", "=", " = ", "\t"]) + value
+
+
+def random_file(rng: random.Random, folder: Path, depth: int = 0) -> List[str]:
+    lines = []
+    for _ in range(rng.randrange(3, 14)):
+        draw = rng.random()
+        if draw < 0.2:
+            lines.append("Host " + " ".join(random_patterns(rng)))
+        elif draw < 0.35:
+            lines.append(random_match(rng))
+        elif draw < 0.4:
+            lines.append(rng.choice(["# comment", "", "   # comment"]))
+        elif draw < 0.5 and depth < 2:
+            path = folder / f"include-{depth}-{rng.randrange(100)}"
+            write(path, *random_file(rng, folder, depth + 1))
+            lines.append(f"Include {path} {folder}/missing-*")
+        else:
+            lines.append(random_setting(rng))
+    return lines
+
+
+def ssh_says(path: str, host: str, *options: str) -> Dict[str, List[str]]:
+    said = subprocess.run(
+        ["ssh", "-G", "-F", path, *options, host],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    found: Dict[str, List[str]] = {}
+    for line in said.stdout.splitlines():
+        keyword, _, value = line.partition(" ")
+        found.setdefault(keyword, []).append(value)
+    return found
+
+
+def we_say(config: ssh_config.HostConfig, keyword: str, host: str) -> List[str]:
+    shown = []
+    for value in config.all(keyword):
+        text = " ".join(value.arguments)
+        if keyword in TIMES:
+            from ssh_service import settings
+
+            text = f"{settings.time_span(keyword, text):g}"
+        if keyword == "hostname":
+            text = text.replace("%h", host).lower()
+        shown.append(SHOWN.get(keyword, {}).get(text, text))
+    return [text for text in shown if text is not None]
+
+
+@needs_ssh
+def test_says_what_ssh_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    compared = 0
+    for seed in range(FILES):
+        rng = random.Random(seed)
+        path = write(tmp_path / "config", *random_file(rng, tmp_path))
+        host = rng.choice(HOSTS)
+        options, given = [], {}
+        if rng.random() < 0.3:
+            options, given = ["-l", "bob"], {"user": "bob"}
+        config = ssh_config.lookup(host, [path], allow_exec=True, user=given.get("user"))
+        theirs = ssh_says(path, host, *options)
+        for keyword in map(str.lower, VALUES):
+            if keyword == "user" and given:
+                continue  # the caller's word, not the file's
+            ours = we_say(config, keyword, host)
+            if ours:
+                about = f"seed {seed}, host {host}, {given}, {keyword}:\n" + "".join(
+                    f"--- {name}\n{name.read_text()}"
+                    for name in [Path(path), *tmp_path.glob("inc*")]
+                )
+                assert ours == theirs.get(keyword, []), about
+                compared += 1
+            elif keyword in ("hostkeyalias", "bindaddress", "certificatefile"):
+                assert keyword not in theirs, f"seed {seed}: {keyword} missed\n{config}"
+        for name in tmp_path.glob("inc*"):
+            name.unlink()
+    assert compared > FILES
+
+
+# --- what a reader of ssh_config(5) expects --------------------------------------------------
+
+
+def test_the_first_value_counts_and_identity_files_collect(tmp_path: Path) -> None:
+    path = write(tmp_path / "c", "Port 1", "Port 2", "IdentityFile /a", "IdentityFile /b")
+    config = ssh_config.lookup("web", [path])
+    assert [value.arguments for value in config.all("port")] == [("1",)]
+    assert [value.arguments for value in config.all("identityfile")] == [("/a",), ("/b",)]
+
+
+def test_a_value_knows_its_file_and_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "c", "# comment", "", "Port 1")
+    value = ssh_config.lookup("web", [path]).get("port")
+    assert value is not None and value.origin == f"{path}:3"
+
+
+def test_an_include_in_a_block_counts_for_that_block_only(tmp_path: Path) -> None:
+    inner = write(tmp_path / "inner", "Host *", "Port 1")
+    path = write(tmp_path / "c", "Host web", f"Include {inner}", "Host *", "Port 2")
+    for host, port in (("web", "1"), ("db", "2")):
+        value = ssh_config.lookup(host, [path]).get("port")
+        assert value is not None and value.arguments == (port,)
+
+
+def test_relative_includes_are_those_of_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh" / "config.d").mkdir(parents=True)
+    write(tmp_path / ".ssh" / "config.d" / "b", "Port 2", "User late")
+    write(tmp_path / ".ssh" / "config.d" / "a", "Port 1")
+    path = write(tmp_path / "c", "Include config.d/*")
+    config = ssh_config.lookup("web", [path])
+    assert config.get("port").arguments == ("1",)  # type: ignore[union-attr]
+    assert config.get("user").arguments == ("late",)  # type: ignore[union-attr]
+
+
+def test_an_include_of_itself_ends_with_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    write(path, f"Include {path}")
+    with pytest.raises(SshConfigError, match="nested deeper than 16"):
+        ssh_config.lookup("web", [str(path)])
+
+
+def test_match_exec_runs_nothing_unless_allowed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trace = tmp_path / "trace"
+    path = write(tmp_path / "c", f'Match exec "touch {trace}"', "Port 1")
+    with caplog.at_level(logging.WARNING):
+        assert ssh_config.lookup("web", [path]).get("port") is None
+    assert not trace.exists() and f"{path}:1" in caplog.text
+    assert ssh_config.lookup("web", [path], allow_exec=True).get("port") is not None
+    assert trace.exists()
+
+
+def test_match_exec_is_not_run_where_the_block_is_out_already(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    path = write(tmp_path / "c", f'Match host other exec "touch {trace}"', "Port 1")
+    ssh_config.lookup("web", [path], allow_exec=True)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ('User "open', "a quote is not closed"),
+        ("Port", "port needs a value"),
+        ("Match", "match needs a value"),
+        ("Match host", "Match host needs a value"),
+        ("Match host web all", "'all' cannot be combined"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(
+    tmp_path: Path, line: str, reason: str
+) -> None:
+    path = write(tmp_path / "c", "# one", line)
+    with pytest.raises(SshConfigError, match=f"c:2: {reason}"):
+        ssh_config.lookup("web", [path])
+
+
+def test_a_named_file_must_exist_a_default_one_need_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ssh_config.lookup("web")
+    with pytest.raises(SshConfigError, match="No such file"):
+        ssh_config.lookup("web", [str(tmp_path / "missing")])
+
+
+def test_the_users_own_file_must_not_be_writable_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    path = tmp_path / ".ssh" / "config"
+    write(path, "Port 1")
+    path.chmod(0o622)
+    with pytest.raises(SshConfigError, match="others could change it"):
+        ssh_config.lookup("web")
+    path.chmod(0o600)
+    assert ssh_config.lookup("web").get("port") is not None
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    write(path, "Port 1")
+    assert ssh_config.lookup("web", [str(path)]).get("port") is not None
+    write(path, "User longer-than-before")
+    assert ssh_config.lookup("web", [str(path)]).get("port") is None
+
+
+def test_tokens_and_the_environment_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = {"%": "%", "h": "web"}
+    assert ssh_config.expand_tokens("a%h%%h-%h", tokens, "c:1") == "aweb%h-web"
+    for bad in ("%z", "end%"):
+        with pytest.raises(SshConfigError, match="c:1: unknown token"):
+            ssh_config.expand_tokens(bad, tokens, "c:1")
+    monkeypatch.setenv("SOMETHING", "here")
+    assert ssh_config.expand_environment("/a/${SOMETHING}/b", "c:1") == "/a/here/b"
+    for bad in ("${NO_SUCH_VARIABLE}", "${SOMETHING"):
+        with pytest.raises(SshConfigError, match="c:1: environment variable"):
+            ssh_config.expand_environment(bad, "c:1")
