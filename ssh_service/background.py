@@ -18,6 +18,12 @@ from typing import Any, Callable, List, Optional, Tuple
 _log = logging.getLogger(__name__)
 
 
+# Seconds after which a wait of the clock is begun anew; threads cannot wait for some instants.
+_LONGEST_WAIT = 3600.0
+# Timers that may lie in wait before the cancelled ones among them are thrown out.
+_FEW = 1024
+
+
 class Timer:
     """
     A call that is due at some instant; see `call_at`.
@@ -43,6 +49,7 @@ class _Clock:
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._due: List[Tuple[float, int, Timer]] = []  # guarded by _changed; a heap
+        self._crowded = _FEW  # guarded by _changed: the length at which cancelled ones are sought
         self._order = itertools.count()
         self._thread: Optional[threading.Thread] = None  # guarded by _changed
 
@@ -51,11 +58,13 @@ class _Clock:
         with self._changed:
             heapq.heappush(self._due, (instant, next(self._order), timer))
             first = self._due[0][2] is timer
+            if len(self._due) > self._crowded:
+                # Most commands end long before their time is up, and their timers with them.
+                self._due = [entry for entry in self._due if entry[2].function is not None]
+                heapq.heapify(self._due)
+                self._crowded = max(_FEW, 2 * len(self._due))
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="ssh-service-clock", daemon=True
-                )
-                self._thread.start()
+                self._thread = _started(self._run, "ssh-service-clock")
             elif first:
                 self._changed.notify()
         return timer
@@ -66,7 +75,7 @@ class _Clock:
             if function is not None:
                 try:
                     function()
-                except Exception:
+                except BaseException:  # nothing may end this thread
                     _log.exception("a timed call of ssh_service failed; please report this")
             del function
 
@@ -78,7 +87,7 @@ class _Clock:
                 wait = self._due[0][0] - time.monotonic() if self._due else None
                 if wait is not None and wait <= 0:
                     return heapq.heappop(self._due)[2]
-                self._changed.wait(wait)
+                self._changed.wait(None if wait is None else min(wait, _LONGEST_WAIT))
 
 
 class _Callbacks:
@@ -92,12 +101,12 @@ class _Callbacks:
 
     def submit(self, function: Callable[..., Any], *args: Any) -> None:
         self._calls.put((function, args))
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="ssh-service-callbacks", daemon=True
-                )
-                self._thread.start()
+        try:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = _started(self._run, "ssh-service-callbacks")
+        except RuntimeError as exc:  # for a reader thread, this is no reason to end
+            _log.error("callbacks have to wait: %s", exc)
 
     def is_current_thread(self) -> bool:
         return threading.current_thread() is self._thread
@@ -107,9 +116,15 @@ class _Callbacks:
             function, args = self._calls.get()
             try:
                 function(*args)
-            except Exception:
+            except BaseException:  # SystemExit too: everyone's callbacks need this thread
                 _log.exception("a callback raised")
             del function, args
+
+
+def _started(target: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()  # where the system gives no more threads, the next call tries again
+    return thread
 
 
 def call_at(instant: float, function: Callable[[], None]) -> Timer:

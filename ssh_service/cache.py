@@ -16,6 +16,8 @@ from ssh_service.client import SshClient
 from ssh_service.connect import dial
 from ssh_service.errors import (
     SshCacheClosed,
+    SshConfigError,
+    SshConnectError,
     SshConnectTimeout,
     SshServiceError,
     again,
@@ -27,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 # Seconds for which a hook of the user's may hold up the handing out of its connection.
 _HOOK_PATIENCE = 1.0
+_NEVER = float("inf")
 
 Pair = Tuple[SshTransport, SshClient]
 Dialer = Callable[..., SshTransport]
@@ -51,13 +54,14 @@ class Slot:
         # The cache's lock guards all of these.
         self.transport: Optional[SshTransport] = None  # set once, when the dial has succeeded
         self.failed = False
+        self.closed = False  # by `cleanup`, with all there was
         self.leases = 0
         self.waiting = 0
         self.made_at = 0.0
         self.idle_since = 0.0
         self.idle_timeout: Optional[float] = None
         self.max_lifetime: Optional[float] = None
-        self.expiry_armed = False
+        self.looked_at = _NEVER  # when a timer will look whether it is to be closed
 
     def is_live(self) -> bool:
         """Tell whether it holds a connection that can be used."""
@@ -171,17 +175,28 @@ class SshClientCache:
             if self._entered == 0:
                 raise SshCacheClosed("SshClientCache.exit() was called more often than enter()")
             self._entered -= 1
-            last = self._entered == 0
-        if last:
-            self.cleanup()
+            # Taken here, so that what the next `enter` brings is not closed with it.
+            slots = [] if self._entered else self._take_all_locked()
+        self._close(slots)
 
     def cleanup(self) -> None:
         """Close all connections; what is in flight ends with an error at once."""
         with self._lock:
-            # After the swap each slot is either filled (we close it) or not (its dialler finds
-            # it gone, and closes what it brings).
-            slots, self._slots = list(self._slots.values()), {}
-            transports = [slot.transport for slot in slots if slot.transport is not None]
+            slots = self._take_all_locked()
+        self._close(slots)
+
+    def _take_all_locked(self) -> List[Slot]:
+        # After the swap each slot is either filled (`_close` closes it) or not (its dialler finds
+        # it gone, and closes what it brings).
+        slots, self._slots = list(self._slots.values()), {}
+        self._beside = {}
+        for slot in slots:
+            slot.closed = True
+        return slots
+
+    @staticmethod
+    def _close(slots: List[Slot]) -> None:
+        transports = [slot.transport for slot in slots if slot.transport is not None]
         for slot in slots:
             _settle(slot.pair, error=SshCacheClosed("the connection cache was closed"))
         for transport in transports:  # all are told before one is waited for
@@ -191,7 +206,7 @@ class SshClientCache:
 
     def beside(self, key: Hashable, make: Callable[[], T]) -> T:
         """
-        Keep something for as long as this cache lives, one for each key.
+        Keep something until all connections are closed, one for each key.
 
         Parameters
         ----------
@@ -209,7 +224,7 @@ class SshClientCache:
         if found is None:
             made = make()
             with self._lock:
-                found = self._beside.setdefault(key, made)
+                found = self._beside.setdefault(key, made)  # the first one counts
         return found  # type: ignore[no-any-return]
 
     # Connections.
@@ -295,6 +310,7 @@ class SshClientCache:
         return slot
 
     def _wait(self, slot: Slot, deadline: Optional[float]) -> None:
+        began = time.monotonic()
         with self._lock:
             slot.waiting += 1
         try:
@@ -302,7 +318,8 @@ class SshClientCache:
             slot.pair.add_done_callback(lambda _: ready.set())
             if not ready.wait(_left(deadline)):
                 raise SshConnectTimeout(
-                    f"{slot.target.connection_id}: still connecting when the time was up",
+                    f"{slot.target.connection_id}: still connecting when the time was up,"
+                    f" after {time.monotonic() - began:.1f} s",
                     connection_id=slot.target.connection_id,
                     phase="connect",
                 )
@@ -310,13 +327,12 @@ class SshClientCache:
             with self._lock:
                 slot.waiting -= 1
         error = slot.pair.exception()
-        if isinstance(error, SshServiceError):
-            raise again(error) from error
         if error is not None:
-            raise error
+            raise again(error) from error
         if not background.on_callback_thread():
-            left = _left(deadline)
-            slot.announced.wait(_HOOK_PATIENCE if left is None else min(left, _HOOK_PATIENCE))
+            # From when it was made: a hook that waits for ever holds up the first second alone.
+            patience = slot.made_at + _HOOK_PATIENCE
+            slot.announced.wait(_left(patience if deadline is None else min(patience, deadline)))
 
     def request(self, target: ConnectParams, lane: int = 0) -> Slot:
         """
@@ -343,12 +359,16 @@ class SshClientCache:
                 self._counts["dials"] += 1
             slot.leases += 1
         if dials:
-            threading.Thread(
+            dialler = threading.Thread(
                 target=self._fill,
                 args=(slot,),
                 name=f"ssh-service-dial-{target.connection_id}",
                 daemon=True,
-            ).start()
+            )
+            try:
+                dialler.start()
+            except RuntimeError as exc:  # the system gives no more threads
+                self._fail(slot, None, exc)
         return slot
 
     def renew(self, slot: Slot) -> bool:
@@ -396,10 +416,20 @@ class SshClientCache:
                 slot.idle_timeout = idle_timeout
             if max_lifetime is not None:
                 slot.max_lifetime = max_lifetime
-            due = slot.expires_at() if slot.leases == 0 and not slot.expiry_armed else None
-            slot.expiry_armed = slot.expiry_armed or due is not None
+            due = self._arm_locked(slot, 0.0)
         if due is not None:
             background.call_at(due, lambda: self._expire(slot))
+
+    def _arm_locked(self, slot: Slot, earliest: float) -> Optional[float]:
+        """Say when a timer is to look at a slot, where none will do so by then."""
+        due = slot.expires_at()
+        if due is None or slot.leases > 0 or self._slots.get(slot.key) is not slot:
+            return None  # whoever holds it arms it again when done
+        due = max(due, earliest)
+        if due >= slot.looked_at:
+            return None
+        slot.looked_at = due
+        return due
 
     def _expire(self, slot: Slot) -> None:
         """Close a connection whose time is up, unless somebody uses it."""
@@ -407,37 +437,34 @@ class SshClientCache:
         busy = transport is None or transport.open_channels > 0
         now = time.monotonic()
         with self._lock:
-            due = slot.expires_at()
-            if due is None or slot.leases > 0 or self._slots.get(slot.key) is not slot:
-                slot.expiry_armed = False  # whoever holds it arms it again when done
-                return
-            if due <= now and not busy:
+            slot.looked_at = _NEVER
+            due = self._arm_locked(slot, now + 1.0 if busy else now)
+            expired = due is not None and due <= now
+            if expired:
                 del self._slots[slot.key]
-                due = None
-        if due is not None:
-            background.call_at(max(due, now + 1.0), lambda: self._expire(slot))
-        elif transport is not None:
+        if expired and transport is not None:
             _log.debug("%s: closed, as nobody needs it", slot.target.connection_id)
             transport.hang_up()
+        elif due is not None:
+            background.call_at(due, lambda: self._expire(slot))
 
     # Dialling, on a thread of the slot's own.
 
     def _fill(self, slot: Slot) -> None:
-        target, client = slot.target, None
+        target = slot.target
+        client: Optional[SshClient] = None
+        transport: Optional[SshTransport] = None
         try:
             client = self._client_factory()
             transport = self._dialer(
                 target, time.monotonic() + target.connect_timeout, open_tunnel=self._open_tunnel
             )
-        except Exception as exc:
-            _log.info("%s", exc)
-            self._drop(slot)  # first, so that who is told of the failure can dial again
-            if client is not None:
-                client.lost()
-                background.run_callback(client.connection_lost, exc)
-            _settle(slot.pair, error=exc)
+            client.made(transport)
+        except BaseException as exc:  # whatever it is, somebody waits for it
+            if transport is not None:
+                transport.close()
+            self._fail(slot, client, exc)
             return
-        client.made(transport)
         with self._lock:
             kept = self._slots.get(slot.key) is slot
             if kept:  # published where it is checked, so that cleanup() cannot miss it
@@ -454,6 +481,16 @@ class SshClientCache:
         else:
             transport.close()
 
+    def _fail(self, slot: Slot, client: Optional[SshClient], cause: BaseException) -> None:
+        error = _as_ours(cause, slot.target.connection_id)
+        _log.info("%s", error)
+        self._drop(slot)  # first, so that who is told of the failure can dial again
+        if isinstance(client, SshClient):
+            with contextlib.suppress(Exception):  # a subclass that forgot to call our __init__
+                client.lost()
+            background.run_callback(client.connection_lost, error)
+        _settle(slot.pair, error=error)
+
     @staticmethod
     def _announce(slot: Slot, client: SshClient, transport: SshTransport) -> None:
         try:
@@ -462,17 +499,16 @@ class SshClientCache:
             slot.announced.set()
 
     def _ended(self, slot: Slot, client: SshClient, loss: Optional[Exception]) -> None:
-        self._drop(slot)
+        self._drop(slot, losses=int(loss is not None))
         client.lost()
         background.run_callback(client.connection_lost, loss)
         if loss is not None:
             _log.info("%s", loss)
-            with self._lock:
-                self._counts["losses"] += 1
 
-    def _drop(self, slot: Slot) -> None:
+    def _drop(self, slot: Slot, losses: int = 0) -> None:
         with self._lock:
             slot.failed = slot.transport is None
+            self._counts["losses"] += losses
             if self._slots.get(slot.key) is slot:
                 del self._slots[slot.key]
 
@@ -485,6 +521,20 @@ class SshClientCache:
 
 def _left(deadline: Optional[float]) -> Optional[float]:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _as_ours(error: BaseException, connection_id: str) -> SshServiceError:
+    """Turn what a dialler or a client raised into what each waiter can be given a copy of."""
+    if isinstance(error, SshServiceError):
+        return error
+    kind = SshConfigError if isinstance(error, ValueError) else SshConnectError
+    ours = kind(
+        f"{connection_id}: {type(error).__name__}: {error}",
+        connection_id=connection_id,
+        phase="connect",
+    )
+    ours.__cause__ = error
+    return ours
 
 
 def _settle(

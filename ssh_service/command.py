@@ -16,6 +16,7 @@ from ssh_service.errors import (
     SshCommandCancelled,
     SshCommandError,
     SshCommandTimeout,
+    SshConfigError,
     SshConnectionLost,
     SshConnectTimeout,
     SshOutputLimitError,
@@ -85,7 +86,8 @@ class CompletedProcess:
         """See the class."""
         if self.exit_signal is None:
             return self.exit_status
-        number = getattr(signals, f"SIG{self.exit_signal[0]}", None)
+        # Only real signals: the server chose the name, and SIG_DFL is 0, which is success.
+        number = signals.Signals.__members__.get(f"SIG{self.exit_signal[0]}")
         return -int(number) if number is not None else -99
 
     @property
@@ -186,6 +188,8 @@ class Command(ChannelSink):
         stderr: Optional[Output] = None,
         pty: bool = False,
     ) -> None:
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
+            raise SshConfigError(f"timeout: expected seconds, got {timeout!r}")
         self.future = CommandFuture(self.cancel)
         self.connection_id = connection_id
         # The pool's: its place in the queue, whether it is on its second attempt (it was never
@@ -196,8 +200,9 @@ class Command(ChannelSink):
         self._text, self._env, self._timeout, self._pty = text, env, timeout, pty
         self._group = _GroupFinder() if connection_id.startswith("root@") else None
         prologue = self._group.prologue if self._group else ""
-        self._delivery = script.deliver(text, env, shell, prologue)
-        self.stdin = Stdin(self._delivery.preamble + stdin, more_stdin)
+        delivery = script.deliver(text, env, shell, prologue)
+        self._request = delivery.command
+        self.stdin = Stdin(delivery.preamble + stdin, more_stdin)
         self.outputs = (stdout or Output(), stderr or Output())
         self.gives_back = all(output.gives_back for output in self.outputs)
         self._exit_status: Optional[int] = None
@@ -208,7 +213,7 @@ class Command(ChannelSink):
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._cut_off: Optional[SshCommandError] = None  # guarded by _lock: why we end it
         self._over = False  # guarded by _lock
-        self._timers: List[background.Timer] = []
+        self._timers: List[background.Timer] = []  # guarded by _lock
         self._deadline = None if timeout is None else time.monotonic() + timeout
         if self._deadline is not None:
             self._timers.append(background.call_at(self._deadline, self._expire))
@@ -232,10 +237,10 @@ class Command(ChannelSink):
         with self._lock:
             if self._over:
                 return False
-            self._channel = channel
+            self._channel = channel  # from here on it counts as sent
         if self._pty:
             channel.request_pty()
-        channel.request_exec(self._delivery.command)
+        channel.request_exec(self._request)
         self.stdin.start(channel)
         return True
 
@@ -308,6 +313,8 @@ class Command(ChannelSink):
         if self._group is not None:
             self._put(1, self._group.rest())
         with self._lock:
+            if self._over:
+                return  # this CLOSE answers our own, and proves nothing
             cut_off = self._cut_off
         told = self._exit_status is not None
         if cut_off is not None:
@@ -324,6 +331,8 @@ class Command(ChannelSink):
             self._settle(error=again(error))
 
     def _put(self, number: int, chunk: bytes) -> None:
+        if self._over:
+            return  # nobody will see it
         output = self.outputs[number]
         channel = None if self.gives_back else self._channel
         if chunk and not output.put(chunk, channel):
@@ -348,10 +357,6 @@ class Command(ChannelSink):
 
     def _expire(self) -> None:
         limit = f"{self._timeout:g} s"
-        if self.sent:
-            text = f"{self.connection_id}: the command did not end within {limit}"
-            self._cut(SshCommandTimeout(text, connection_id=self.connection_id))
-            return
         text = f"{self.connection_id}: the command was not sent within {limit}"
         if self.waits_for() == "queue":
             text += " (waiting for a session)"
@@ -361,27 +366,30 @@ class Command(ChannelSink):
         else:
             text += " (connecting)"
             error = SshConnectTimeout(text, connection_id=self.connection_id, phase="connect")
-        self._settle(error=error)
+        if self._settle(error=error, unless_sent=True):
+            return
+        text = f"{self.connection_id}: the command did not end within {limit}"
+        self._cut(SshCommandTimeout(text, connection_id=self.connection_id))
 
     def _cut(self, error: SshCommandError) -> bool:
+        if self._settle(error=error, unless_sent=True):
+            return True
         with self._lock:
             if self._over or self._cut_off is not None:
                 return False
             self._cut_off = error
-            channel = self._channel
-        if channel is None:
-            self._settle(error=error)
-            return True
         # Only what arrives from now on proves that the process ended because of us; `closed`
         # settles the command then.
-        self._signal(channel, "TERM")
+        self.signal("TERM")
         now = time.monotonic()
-        self._timers.append(
-            background.call_at(now + _TERM_PATIENCE, lambda: self._signal(channel, "KILL"))
-        )
-        self._timers.append(
-            background.call_at(now + _TERM_PATIENCE + _KILL_PATIENCE, self._give_up)
-        )
+        kill = background.call_at(now + _TERM_PATIENCE, lambda: self.signal("KILL"))
+        give_up = background.call_at(now + _TERM_PATIENCE + _KILL_PATIENCE, self._give_up)
+        with self._lock:
+            self._timers += (kill, give_up)
+            over = self._over
+        if over:  # it ended meanwhile, and knew of no timers to cancel
+            kill.cancel()
+            give_up.cancel()
         return True
 
     def signal(self, name: str) -> None:
@@ -393,19 +401,18 @@ class Command(ChannelSink):
         name : str
             Without ``SIG``.
         """
-        if self._channel is not None and not self._over:
-            self._signal(self._channel, name)
-
-    def _signal(self, channel: SshChannel, name: str) -> None:
+        channel = self._channel
+        if channel is None or self._over:  # a number that may be another process's by now
+            return
         channel.send_signal(name)
         if self._group is not None and self._group.number is not None:
             self._group.signal(channel, name)
 
     def _give_up(self) -> None:
-        self._close_channel()
         with self._lock:
             error = self._cut_off
         self._settle(error=error)
+        self._close_channel()  # after it, so that the answer to our CLOSE is not taken for a sign
 
     def _close_channel(self) -> None:
         if self._channel is not None:
@@ -427,18 +434,22 @@ class Command(ChannelSink):
         self,
         process: Optional[CompletedProcess] = None,
         error: Optional[BaseException] = None,
-    ) -> None:
+        unless_sent: bool = False,
+    ) -> bool:
         with self._lock:
-            if self._over:
-                return
-            self._over = True
-        for timer in self._timers:
+            if self._over or (unless_sent and self.sent):
+                return False
+            self._over = True  # from here on `start` sends nothing
+            timers, self._timers = self._timers, []
+        for timer in timers:
             timer.cancel()
         self.stdin.end()
         for output in self.outputs:
             output.end()
         if isinstance(error, (SshConnectionLost, SshCommandError)) and self.sent:
             error.process = self._process()
+        elif isinstance(error, SshCommandError):
+            error.phase = "queue"
         if isinstance(error, SshConnectionLost):
             error.sent, error.phase = self.sent, "run" if self.sent else "open"
         if any(isinstance(output, CallbackOutput) for output in self.outputs):
@@ -446,6 +457,7 @@ class Command(ChannelSink):
             background.run_callback(self._tell, process, error)
         else:
             self._tell(process, error)
+        return True
 
     def _tell(self, process: Optional[CompletedProcess], error: Optional[BaseException]) -> None:
         if error is not None:
@@ -494,7 +506,8 @@ class _GroupFinder:
 
     def __init__(self) -> None:
         token = secrets.token_hex(8)
-        self.prologue = f"printf '<{token}:%d>' $$ >&2;"
+        # Quoted, as the caller's environment may hold an IFS with digits in it.
+        self.prologue = f"printf '<{token}:%d>' \"$$\" >&2;"
         self.number: Optional[int] = None
         self._mark = re.compile(rb"<" + token.encode() + rb":(\d+)>")
         self._start = b"<" + token.encode() + b":"

@@ -70,7 +70,7 @@ def join(script: Script) -> str:
         script = "\n".join(lines)
     if "\0" in script:
         raise SshConfigError("script: a NUL character cannot be sent to a shell")
-    size = len(script.encode("utf-8", "surrogateescape"))
+    size = len(_encode(script, "script"))
     if size > _SCRIPT_LIMIT:
         raise SshConfigError(f"script: {size} bytes are too many; at most {_SCRIPT_LIMIT}")
     return script
@@ -128,6 +128,7 @@ def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
         text = str(value)
         if "\0" in text:
             raise SshConfigError(f"environment variable {name!r}: its value holds a NUL character")
+        _encode(text, f"environment variable {name!r}")
         checked[name] = text
     return checked
 
@@ -176,5 +177,8 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def _encode(text: str, what: str = "script") -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # which would show all of the text
+        raise SshConfigError(f"{what}: half a surrogate pair cannot be sent") from None

@@ -349,9 +349,10 @@ def _status_of(error: BaseException, os_operation: bool) -> Status:
         return Status.CANCELED
     if isinstance(error, SshCommandTimeout) and error.process is not None:
         return Status.TIMED_OUT
-    if os_operation and isinstance(error, SshConnectionLost):
-        # A host that goes down takes its connections with it.  That it was the host: it had
-        # accepted the command (only then is there a process), and the peer ended the connection.
-        if error.process is not None and error.reason in ("eof", "reset", "disconnect"):
+    if os_operation and isinstance(error, SshConnectionLost) and error.process is not None:
+        # A host that goes down takes its connections with it.  That it was the host: the script's
+        # trace is there, so it had been accepted, and it was the peer that ended the connection.
+        begun = bool(error.process.stderr or error.process.stdout)
+        if begun and error.reason in ("eof", "reset", "disconnect"):
             return Status.SUCCEEDED
     return Status.FAILED

@@ -14,6 +14,7 @@ import time
 from typing import Any, List, Optional, Tuple
 
 import paramiko
+from paramiko.pkey import PublicBlob
 
 __all__ = ["AgentError", "AgentKey", "list_keys"]
 
@@ -53,10 +54,10 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
     *Thread safety*: each signature uses a connection of its own.
     """
 
-    # paramiko looks here for a certificate; ours is the key's own blob.
-    public_blob = None
-
     def __init__(self, path: str, blob: bytes, comment: str, deadline: float) -> None:
+        # A certificate from a file, if one is put on top; a certificate the agent holds itself is
+        # the blob.
+        self.public_blob: Optional[PublicBlob] = None
         self.path = path
         self.blob = blob
         self.comment = comment

@@ -18,8 +18,16 @@ import paramiko
 from paramiko.ssh_exception import PartialAuthentication
 
 from ssh_service.connect.credentials import Credentials, Identity
-from ssh_service.errors import SshAuthError, SshConnectError, SshConnectTimeout
+from ssh_service.connect.interview import Declined, Interview
+from ssh_service.errors import (
+    SshAuthError,
+    SshConnectError,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshServiceError,
+)
 from ssh_service.params import ConnectParams
+from ssh_service.secret import Secret
 
 __all__ = ["authenticate"]
 
@@ -27,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 # A bound on the whole conversation, for a server that answers "partial success" for ever.
 _MAX_ATTEMPTS = 64
+# Seconds for which the reader thread of a connection that has ended may take to end itself.
+_END_LIMIT = 2.0
 
 
 class _Attempt(NamedTuple):
@@ -85,6 +95,7 @@ class _Conversation:
         self._tried: List[str] = []
         self._allowed: Optional[Sequence[str]] = None
         self._count = 0
+        self._password_shown = False
 
     def run(self) -> None:
         attempts: Dict[str, Iterator[_Attempt]] = {
@@ -101,6 +112,7 @@ class _Conversation:
                 if outcome == "done":
                     return
                 if outcome == "partial":
+                    attempts["keyboard-interactive"] = self._interactive()
                     went_on = True
                     break
             if not went_on:
@@ -126,6 +138,7 @@ class _Conversation:
         try:
             further = attempt.run()
         except paramiko.BadAuthenticationType as error:
+            self._password_shown = False
             self._allowed = error.allowed_types
             self._tried.append(f"{label}: method not offered")
             return "not offered"
@@ -134,6 +147,8 @@ class _Conversation:
             self._check_alive(error)
             return "refused"
         except (EOFError, OSError) as error:
+            if isinstance(error, SshServiceError) and not isinstance(error, SshConnectionLost):
+                raise  # ours, such as a callable's failure, not the network's
             self._tried.append(f"{label}: connection lost")
             raise self._lost(error) from error
         if further:
@@ -162,8 +177,9 @@ class _Conversation:
             return
 
         def run() -> Optional[Sequence[str]]:
+            self._password_shown = True
             event = threading.Event()
-            self._transport.auth_password(self._params.username, password, event)
+            self._transport.auth_password(self._params.username, password.reveal(), event)
             return self._await(event)
 
         yield _Attempt("password", run)
@@ -171,14 +187,15 @@ class _Conversation:
     def _interactive(self) -> Iterator[_Attempt]:
         handler = self._params.kbdint_handler
         if handler is None:
-            password = self._credentials.password()
+            # A password that was refused is not shown again by another name: it may be counted.
+            password = None if self._password_shown else self._credentials.password()
             if password is None:
                 return
             handler = _password_answers(password)
         chosen = handler
 
         def run() -> Optional[Sequence[str]]:
-            return _Interview(self._transport, self._params, chosen, self._deadline).run()
+            return Interview(self._transport, self._params, chosen, self._deadline).run()
 
         yield _Attempt("keyboard-interactive", run)
 
@@ -217,6 +234,8 @@ class _Conversation:
             raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> SshConnectError:
+        # Why it ended is known once the reader thread has ended, which it is about to do.
+        self._transport.join(_END_LIMIT)
         loss = getattr(self._transport, "loss", None)
         if getattr(loss, "reason", None) == "disconnect":
             # The server said goodbye in so many words, as sshd does past MaxAuthTries.
@@ -246,24 +265,21 @@ def _reason(attempt: _Attempt, error: BaseException) -> str:
     failure = getattr(attempt.key, "failure", None)
     if failure is not None:
         return str(failure)
-    if isinstance(error, paramiko.AuthenticationException):
+    if isinstance(error, paramiko.AuthenticationException) and not isinstance(error, Declined):
         return "refused"
     return str(error) or type(error).__name__
 
 
-def _password_answers(password: str) -> Callable[..., List[str]]:
+def _password_answers(password: Secret) -> Callable[..., List[str]]:
     def answer(name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> List[str]:
         """Answer one hidden question; more than that is not a password prompt."""
         if not prompts:
             return []
         if len(prompts) > 1 or prompts[0][1]:
-            raise paramiko.AuthenticationException("asks for more than a password")
-        return [password]
+            raise Declined("asks for more than a password")
+        return [password.reveal()]
 
     return answer
-
-
-# --- calls that have no event form ----------------------------------------------------------
 
 
 class _Result:
@@ -299,73 +315,3 @@ def _in_thread(call: Callable[[], Any], name: str) -> _Result:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return result
-
-
-class _Interview:
-    """
-    Keyboard-interactive: the server's questions, answered on the dialling thread.
-
-    paramiko asks on the reader thread, where no code of a user may run.
-    """
-
-    def __init__(
-        self,
-        transport: paramiko.Transport,
-        params: ConnectParams,
-        handler: Callable[..., Any],
-        deadline: float,
-    ) -> None:
-        self._transport = transport
-        self._params = params
-        self._handler = handler
-        self._deadline = deadline
-        # ("asked", questions) or ("done", (value, error))
-        self._events: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def run(self) -> Optional[Sequence[str]]:
-        threading.Thread(
-            target=self._converse,
-            name=f"ssh-service-auth-{self._params.connection_id}",
-            daemon=True,
-        ).start()
-        while True:
-            try:
-                kind, what = self._events.get(
-                    timeout=max(0.001, self._deadline - time.monotonic())
-                )
-            except queue.Empty:
-                raise paramiko.SSHException("no answer") from None
-            if kind == "done":
-                value, error = what
-                if error is not None:
-                    raise error
-                return value  # type: ignore[no-any-return]
-            self._answers.put(self._ask(*what))
-
-    def _ask(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> Any:
-        try:
-            return [str(answer) for answer in self._handler(name, instructions, prompts)]
-        except paramiko.AuthenticationException:
-            raise
-        except Exception as error:
-            raise SshConnectError(
-                f"{self._params.connection_id}: the callable given as kbdint_handler "
-                f"raised {type(error).__name__}",
-                connection_id=self._params.connection_id,
-                phase="auth",
-            ) from error
-
-    def _converse(self) -> None:
-        try:
-            further = self._transport.auth_interactive(self._params.username, self._on_questions)
-            self._events.put(("done", (further, None)))
-        except BaseException as error:
-            self._events.put(("done", (None, error)))
-
-    def _on_questions(self, name: str, instructions: str, prompts: Any) -> Any:
-        self._events.put(("asked", (name, instructions, [tuple(one) for one in prompts])))
-        try:
-            return self._answers.get(timeout=max(0.001, self._deadline - time.monotonic()))
-        except queue.Empty:
-            raise paramiko.SSHException("no answer from the user") from None

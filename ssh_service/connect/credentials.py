@@ -1,40 +1,32 @@
-"""
-Identity files, certificates and agent keys, in the order they are shown to a server.
-
-Whatever is wrong with a key file is one error that names the file and the reason, the same on
-every paramiko.
-"""
+"""What one dial may show to a server, and in which order."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import copy
-import io
 import logging
 import os
-import struct
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, TypeVar, Union
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional
 
 import paramiko
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from paramiko.pkey import PublicBlob
 
 from ssh_service.connect.agent import AgentError, AgentKey, list_keys
-from ssh_service.errors import SshConfigError, SshConnectError
+from ssh_service.connect.key_files import (
+    certifies,
+    inspect_key,
+    load_key,
+    read_certificate,
+    read_file,
+    warn_if_open,
+)
+from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
 from ssh_service.known_hosts import fingerprint
 from ssh_service.params import ConnectParams, key_sources
 from ssh_service.secret import Secret
 
-__all__ = ["Credentials", "Identity", "load_key"]
+__all__ = ["Credentials", "Identity"]
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
-_MAX_KEY_FILE = 1 << 20
-_OPENSSH_MAGIC = b"openssh-key-v1\0"
-_PLAIN_TYPES = ("ssh-", "ecdsa-", "sk-")
 
 
 class Identity(NamedTuple):
@@ -44,86 +36,12 @@ class Identity(NamedTuple):
     key: paramiko.PKey
 
 
-class _KeyText(NamedTuple):
-    """What a key file says without its passphrase."""
-
-    is_encrypted: bool
-    public_blob: Optional[bytes]
-    is_public: bool
-
-
-def deliver(name: str, value: Union[_T, Callable[[], Any]], connection_id: str) -> Any:
-    """
-    Ask a callable for a credential; anything else is the credential itself.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Union[_T, Callable[[], Any]]
-        What was given.
-    connection_id : str
-        For the error.
-
-    Returns
-    -------
-    Any
-        The credential.
-
-    Raises
-    ------
-    SshConnectError
-        The callable raised.  Its own error is the cause; its text may hold a secret, so the
-        message names the class only.
-    """
-    if isinstance(value, (Secret, paramiko.PKey)) or not callable(value):
-        return value
-    try:
-        return value()
-    except Exception as error:
-        raise SshConnectError(
-            f"{connection_id}: the callable given as {name} raised {type(error).__name__}",
-            connection_id=connection_id,
-            phase="auth",
-        ) from error
-
-
-def secret_text(name: str, value: Any) -> Optional[str]:
-    """
-    Take the text out of a secret, however it was delivered.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        None, text, bytes or a `Secret`.
-
-    Returns
-    -------
-    Optional[str]
-        The text.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
-    if value is None:
-        return None
-    if isinstance(value, (str, bytes)):
-        value = Secret(value)
-    if not isinstance(value, Secret):
-        raise SshConfigError(f"{name}: the callable returned a {type(value).__name__}, not a text")
-    return value.reveal()
-
-
 class Credentials:
     """
-    What one dial may show to a server.
+    The keys, passphrase and password of one dial.
 
     Explicit keys are loaded by the constructor, before anything is connected: a wrong file costs
-    the server nothing.  The default identity files are read only when it comes to them.
+    the server nothing.  Default identity files are read only when it comes to them.
 
     Parameters
     ----------
@@ -131,6 +49,11 @@ class Credentials:
         The destination.
     deadline : float
         Monotonic instant until which an agent may take its time.
+
+    Attributes
+    ----------
+    skipped : List[str]
+        What was passed over and why, for the error if nothing else helps.
 
     Raises
     ------
@@ -145,31 +68,29 @@ class Credentials:
     """
 
     def __init__(self, params: ConnectParams, deadline: float) -> None:
+        self.skipped: List[str] = []
         self._params = params
         self._deadline = deadline
         self._agent_keys: Optional[List[AgentKey]] = None
-        self._passphrase: Any = params.passphrase
-        self._certificates: Optional[Dict[bytes, List[Tuple[str, bytes]]]] = None
-        self.skipped: List[str] = []
-        given = deliver("client_keys", params.client_keys, params.connection_id)
-        if given is not None and callable(params.client_keys):
-            given = key_sources("client_keys", given)
+        self._passphrase: Optional[Secret] = None
+        self._passphrase_asked = False
         self._explicit: Optional[List[Identity]] = None
-        if given is not None and "publickey" in params.preferred_auth:
-            self._explicit = [one for source in given for one in self._load_explicit(source)]
+        if params.client_keys is not None and "publickey" in params.preferred_auth:
+            given: Any = params.client_keys
+            if callable(given):
+                given = key_sources("client_keys", self._ask("client_keys", given))
+            self._explicit = [one for source in given for one in self._from_source(source)]
 
-    def password(self) -> Optional[str]:
+    def password(self) -> Optional[Secret]:
         """
         Return the password, asked of the callable where it is one.
 
         Returns
         -------
-        Optional[str]
+        Optional[Secret]
             None where there is none.
         """
-        params = self._params
-        value = deliver("password", params.password, params.connection_id)
-        return secret_text("password", value)
+        return self._secret("password", self._params.password)
 
     def identities(self) -> Iterator[Identity]:
         """
@@ -178,7 +99,8 @@ class Credentials:
         Yields
         ------
         Identity
-            Explicit keys (or ssh_config's), then the agent's, then the default files.
+            Explicit keys or ssh_config's, then the agent's; where nobody named any, the agent's,
+            then those in the default files.
         """
         seen = set()
         for identity in self._ordered():
@@ -189,19 +111,52 @@ class Credentials:
                 yield identity
 
     def _ordered(self) -> Iterator[Identity]:
-        params = self._params
+        only_named = self._params.identities_only
         if self._explicit is not None:
             yield from self._explicit
-            if not params.identities_only:
-                yield from self._from_agent(None)
-            return
-        if params.identities_configured:
-            yield from self._from_files()
-            if not params.identities_only:
-                yield from self._from_agent(None)
-            return
-        yield from self._from_agent(None if not params.identities_only else self._public_blobs())
-        yield from self._from_files()
+            if not only_named:
+                yield from self._from_agent()
+        elif self._params.identities_configured:
+            yield from self._from_identity_files()
+            if not only_named:
+                yield from self._from_agent()
+        else:
+            if not only_named:
+                yield from self._from_agent()
+            yield from self._from_identity_files()
+
+    # --- callables
+
+    def _ask(self, name: str, supplier: Callable[[], Any]) -> Any:
+        try:
+            return supplier()
+        except SshServiceError:
+            raise
+        except Exception as error:
+            # Its text may hold a secret, so the message names its class only.
+            raise SshConnectError(
+                f"{self._params.connection_id}: the callable given as {name} raised "
+                f"{type(error).__name__}",
+                connection_id=self._params.connection_id,
+                phase="auth",
+            ) from error
+
+    def _secret(self, name: str, value: Any) -> Optional[Secret]:
+        if value is None or isinstance(value, Secret):
+            return value
+        delivered = self._ask(name, lambda: _wrapped(value()))
+        if delivered is None or isinstance(delivered, Secret):
+            return delivered
+        raise SshConfigError(
+            f"{name}: the callable returned an object of {type(delivered).__name__}, not a text"
+        )
+
+    def _unlock(self) -> Optional[Secret]:
+        """Ask for the passphrase once per dial, and only if a key needs it."""
+        if not self._passphrase_asked:
+            self._passphrase_asked = True
+            self._passphrase = self._secret("passphrase", self._params.passphrase)
+        return self._passphrase
 
     # --- the agent
 
@@ -212,288 +167,103 @@ class Credentials:
                 try:
                     self._agent_keys = list_keys(self._params.agent_path, self._deadline)
                 except AgentError as error:
-                    _log.debug("%s: %s", self._params.connection_id, error)
-                    self.skipped.append(str(error))
+                    self._skip(error)
         return self._agent_keys
 
-    def _from_agent(self, only: Optional[List[bytes]]) -> Iterator[Identity]:
-        keys = [key for key in self._agent() if only is None or key.blob in only]
-        # As ssh: a certificate before the plain keys.
-        for key in sorted(keys, key=lambda key: "-cert-" not in key.name):
-            yield Identity(f"agent key {fingerprint(key.blob)} ({key.comment})", key)
+    def _from_agent(self) -> Iterator[Identity]:
+        # As ssh: certificates before plain keys.
+        for key in sorted(self._agent(), key=lambda key: "-cert-" not in key.get_name()):
+            label = f"agent key {fingerprint(key.asbytes())} ({key.comment})"
+            yield from self._certified(Identity(label, key), None)
 
-    def _held_by_agent(self, blob: Optional[bytes], label: str) -> Iterator[Identity]:
+    def _held(self, public_blob: Optional[bytes], label: str) -> List[Identity]:
+        """Find a key in the agent whose private half cannot be had otherwise."""
         for key in self._agent():
-            if blob is not None and key.blob == blob:
-                yield from self._certified(Identity(f"{label} (in the agent)", key), None)
+            if key.asbytes() == public_blob:
+                return list(self._certified(Identity(f"{label} (in the agent)", key), None))
+        return []
 
     # --- files
 
-    def _public_blobs(self) -> List[bytes]:
-        found = []
-        for path in self._params.identity_files:
-            try:
-                blob = _inspect(_read(path), path).public_blob
-            except SshConfigError:
-                continue
-            if blob is not None:
-                found.append(blob)
-        return found
-
-    def _from_files(self) -> Iterator[Identity]:
+    def _from_identity_files(self) -> Iterator[Identity]:
         """Files nobody named in code: what is missing or locked is passed over, as in ssh."""
         for path in self._params.identity_files:
-            if not os.path.exists(path):
-                if os.path.exists(path + ".pub"):
-                    yield from self._from_public_file(path + ".pub", path)
-                continue
+            public = path + ".pub"
             try:
-                yield from self._load_file(path)
+                if os.path.exists(path):
+                    yield from self._from_file(path, None)
+                elif os.path.exists(public):
+                    yield from self._held(inspect_key(read_file(public), public).public_blob, path)
             except SshConfigError as error:
-                _log.debug("%s: %s", self._params.connection_id, error)
-                self.skipped.append(str(error))
+                self._skip(error)
 
-    def _from_public_file(self, public: str, path: str) -> Iterator[Identity]:
-        try:
-            yield from self._held_by_agent(_inspect(_read(public), public).public_blob, path)
-        except SshConfigError as error:
-            self.skipped.append(str(error))
-
-    def _load_explicit(self, source: Any) -> Iterator[Identity]:
+    def _from_source(self, source: Any) -> Iterator[Identity]:
         certificate: Optional[str] = None
         if isinstance(source, tuple):
             source, certificate = source
         if isinstance(source, str):
-            yield from self._load_file(source, certificate)
+            yield from self._from_file(source, certificate)
             return
         if isinstance(source, Secret):
-            key = load_key(source.reveal_bytes(), "client_keys (in memory)", self._unlock)
-        else:
-            key = source
-        label = f"key {fingerprint(key.asbytes())}"
-        yield from self._certified(Identity(label, key), certificate)
+            source = load_key(source.reveal_bytes(), "(given in memory)", self._unlock)
+        label = f"key {fingerprint(source.asbytes())}"
+        yield from self._certified(Identity(label, source), certificate)
 
-    def _load_file(self, path: str, certificate: Optional[str] = None) -> Iterator[Identity]:
-        data = _read(path)
-        facts = _inspect(data, path)
-        if facts.is_public or (facts.is_encrypted and self._unlock() is None):
-            held = list(self._held_by_agent(facts.public_blob, path))
+    def _from_file(self, path: str, certificate: Optional[str]) -> Iterator[Identity]:
+        data = read_file(path)
+        facts = inspect_key(data, path)
+        if facts.is_public or (facts.is_encrypted and not self._unlock()):
+            held = self._held(facts.public_blob, path)
             if held:
                 yield from held
                 return
-        if facts.is_public:
-            raise SshConfigError(
-                f"key file {path!r} is a public key, and no agent holds its private key"
-            )
-        _warn_if_open(path)
+            if facts.is_public:
+                raise SshConfigError(
+                    f"key file {path!r} is a public key, and no agent holds its private half"
+                )
+        warn_if_open(path)
         key = load_key(data, path, self._unlock)
-        beside = certificate
-        if beside is None and os.path.exists(path + "-cert.pub"):
-            beside = path + "-cert.pub"
-        yield from self._certified(Identity(path, key), beside)
-
-    def _unlock(self) -> Optional[str]:
-        """Ask for the passphrase once per dial, and only if a key needs it."""
-        if callable(self._passphrase) and not isinstance(self._passphrase, Secret):
-            value = deliver("passphrase", self._passphrase, self._params.connection_id)
-            text = secret_text("passphrase", value)
-            self._passphrase = None if text is None else Secret(text)
-        return secret_text("passphrase", self._passphrase)
+        yield from self._certified(Identity(path, key), certificate, path + "-cert.pub")
 
     # --- certificates
 
-    def _certified(self, plain: Identity, path: Optional[str]) -> Iterator[Identity]:
-        """Yield the key with its certificates first, then alone."""
-        if getattr(plain.key, "public_blob", None):
-            yield plain
-            return
-        paths = list(self._params.certificate_files)
-        if path is not None:
-            paths.insert(0, path)
-        for one in dict.fromkeys(paths):
-            try:
-                key_type, blob = _read_certificate(one)
-                if not _certifies(blob, plain.key.asbytes()):
-                    if one == path:
-                        raise SshConfigError(
-                            f"certificate {one!r} is not of the key {plain.label}"
-                        )
+    def _certified(
+        self, plain: Identity, named: Optional[str], beside: Optional[str] = None
+    ) -> Iterator[Identity]:
+        """Yield the key with each of its certificates, then alone."""
+        if not getattr(plain.key, "public_blob", None):
+            if named is not None:
+                certified = _with_certificate(plain, named)
+                if certified is None:
+                    raise SshConfigError(f"certificate {named!r} is not of the key {plain.label}")
+                yield certified
+            others = list(self._params.certificate_files)
+            if beside is not None and os.path.exists(beside):
+                others.insert(0, beside)
+            for path in others:
+                try:
+                    found = _with_certificate(plain, path)
+                except SshConfigError as error:
+                    self._skip(error)
                     continue
-            except SshConfigError:
-                if one == path and path + "" != plain.label + "-cert.pub":
-                    raise
-                _log.warning("certificate %r passed over", one, exc_info=True)
-                continue
-            if isinstance(plain.key, AgentKey):
-                key: paramiko.PKey = _CertifiedAgentKey(plain.key, key_type, blob)
-            else:
-                key = copy.copy(plain.key)
-                key.load_certificate(paramiko.Message(blob))
-            yield Identity(f"{plain.label} with certificate {one}", key)
+                if found is not None:
+                    yield found
         yield plain
 
-
-class _CertifiedAgentKey(AgentKey):
-    """A plain key in an agent, shown with a certificate from a file."""
-
-    def __init__(self, plain: AgentKey, key_type: str, certificate: bytes) -> None:
-        super().__init__(plain.path, plain.blob, plain.comment, plain.deadline)
-        self.public_blob = paramiko.pkey.PublicBlob(key_type, certificate)
+    def _skip(self, error: Exception) -> None:
+        _log.debug("%s: %s", self._params.connection_id, error)
+        if str(error) not in self.skipped:
+            self.skipped.append(str(error))
 
 
-def load_key(data: bytes, label: str, passphrase: Callable[[], Optional[str]]) -> paramiko.PKey:
-    """
-    Load a private key in any format paramiko or OpenSSH writes.
-
-    Parameters
-    ----------
-    data : bytes
-        The file's content.
-    label : str
-        The file's name, for the error.
-    passphrase : Callable[[], Optional[str]]
-        Asked only if the key is encrypted.
-
-    Returns
-    -------
-    paramiko.PKey
-        An RSA, ECDSA or Ed25519 key.
-
-    Raises
-    ------
-    SshConfigError
-        It is encrypted and there is no passphrase or the wrong one, is of an unsupported type,
-        or is no private key; the message says which.
-    """
-    facts = _inspect(data, label)
-    if facts.is_public:
-        raise SshConfigError(f"key file {label!r} is a public key, needs the private one")
-    password: Optional[bytes] = None
-    if facts.is_encrypted:
-        text = passphrase()
-        if not text:
-            raise SshConfigError(f"key file {label!r} is encrypted and no passphrase was given")
-        password = text.encode("utf-8", "surrogateescape")
-    try:
-        if b"BEGIN OPENSSH PRIVATE KEY" in data:
-            loaded: Any = serialization.load_ssh_private_key(data, password)
-        else:
-            loaded = serialization.load_pem_private_key(data, password)
-        return _to_paramiko(loaded)
-    except UnsupportedAlgorithm as error:
-        raise SshConfigError(f"key file {label!r} is of an unsupported type: {error}") from None
-    except (ValueError, TypeError, struct.error, paramiko.SSHException) as error:
-        if facts.is_encrypted:
-            reason = "cannot be decrypted: wrong passphrase, or the file is damaged"
-        else:
-            reason = f"is damaged or no private key ({_short(error)})"
-        # Not chained: the frames below hold the passphrase.
-        raise SshConfigError(f"key file {label!r} {reason}") from None
+def _wrapped(value: Any) -> Any:
+    return Secret(value) if isinstance(value, (str, bytes)) else value
 
 
-def _to_paramiko(loaded: Any) -> paramiko.PKey:
-    if isinstance(loaded, rsa.RSAPrivateKey):
-        return paramiko.RSAKey(key=loaded)
-    if not isinstance(loaded, (ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey)):
-        name = type(loaded).__name__.strip("_").replace("PrivateKey", "")
-        raise UnsupportedAlgorithm(f"{name}; RSA, ECDSA and Ed25519 are supported")
-    plain = loaded.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    )
-    file = io.StringIO(plain.decode("ascii"))
-    if isinstance(loaded, ed25519.Ed25519PrivateKey):
-        return paramiko.Ed25519Key.from_private_key(file)
-    return paramiko.ECDSAKey.from_private_key(file)
-
-
-def _short(error: BaseException) -> str:
-    return str(error).split("\n")[0][:100] or type(error).__name__
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(_MAX_KEY_FILE)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SshConfigError(f"key file {path!r} cannot be read: {reason}") from error
-
-
-def _inspect(data: bytes, label: str) -> _KeyText:
-    text = data.lstrip()
-    if text.startswith(b"PuTTY-User-Key-File"):
-        raise SshConfigError(
-            f"key file {label!r} is in PuTTY's format, which is not supported: "
-            f"export it with puttygen -O private-openssh-new"
-        )
-    if b"BEGIN OPENSSH PRIVATE KEY" in data:
-        return _inspect_openssh(data, label)
-    if b"PRIVATE KEY-----" in data:
-        locked = b"BEGIN ENCRYPTED PRIVATE KEY" in data or b"Proc-Type: 4,ENCRYPTED" in data
-        return _KeyText(locked, None, False)
-    words = text.split(None, 2)
-    if len(words) >= 2 and words[0].decode("ascii", "replace").startswith(_PLAIN_TYPES):
-        try:
-            return _KeyText(False, base64.b64decode(words[1], validate=True), True)
-        except binascii.Error:
-            pass
-    raise SshConfigError(f"key file {label!r} is no private key")
-
-
-def _inspect_openssh(data: bytes, label: str) -> _KeyText:
-    try:
-        begin = data.index(b"KEY-----") + len(b"KEY-----")
-        end = data.index(b"-----END", begin)
-        raw = base64.b64decode(data[begin:end])
-        if not raw.startswith(_OPENSSH_MAGIC):
-            raise ValueError("no magic")
-        message = paramiko.Message(raw[len(_OPENSSH_MAGIC) :])
-        cipher = message.get_string()
-        message.get_string()
-        message.get_string()
-        message.get_int()
-        blob = message.get_string()
-        key_type = paramiko.Message(blob).get_string().decode("ascii", "replace")
-    except (ValueError, struct.error) as error:
-        raise SshConfigError(f"key file {label!r} is damaged ({_short(error)})") from None
-    if key_type.startswith("sk-"):
-        raise SshConfigError(
-            f"key file {label!r} is of an unsupported type: {key_type} needs its token; "
-            f"add it to an agent"
-        )
-    if key_type == "ssh-dss":
-        raise SshConfigError(f"key file {label!r} is of an unsupported type: {key_type}")
-    return _KeyText(cipher != b"none", blob, False)
-
-
-def _warn_if_open(path: str) -> None:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return
-    if os.name == "posix" and mode & 0o077:
-        _log.warning("key file %s can be read by others (mode %04o)", path, mode & 0o7777)
-
-
-def _read_certificate(path: str) -> Tuple[str, bytes]:
-    words = _read(path).split(None, 2)
-    try:
-        key_type = words[0].decode("ascii")
-        blob = base64.b64decode(words[1], validate=True)
-        if "-cert-" not in key_type or paramiko.Message(blob).get_text() != key_type:
-            raise ValueError
-    except (IndexError, ValueError, struct.error):
-        raise SshConfigError(f"certificate {path!r} is no OpenSSH certificate") from None
-    return key_type, blob
-
-
-def _certifies(certificate: bytes, plain: bytes) -> bool:
-    """Tell whether a certificate holds a plain public key: type, nonce, then the key's fields."""
-    message, key = paramiko.Message(certificate), paramiko.Message(plain)
-    key_type = message.get_text()
-    if key_type.replace("-cert-v01@openssh.com", "") != key.get_text():
-        return False
-    message.get_string()
-    return bool(message.get_remainder().startswith(key.get_remainder()))
+def _with_certificate(plain: Identity, path: str) -> Optional[Identity]:
+    key_type, blob = read_certificate(path)
+    if not certifies(blob, plain.key.asbytes()):
+        return None
+    key = copy.copy(plain.key)
+    key.public_blob = PublicBlob(key_type, blob)
+    return Identity(f"{plain.label} with certificate {path}", key)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
 from typing import Any, Callable, Optional, Set, Tuple
 
@@ -19,7 +18,12 @@ from ssh_service import algorithms
 from ssh_service.connect.authentication import authenticate
 from ssh_service.connect.credentials import Credentials
 from ssh_service.connect.routes import OpenTunnel, Stream, open_stream
-from ssh_service.errors import SshConnectError, SshConnectTimeout, SshServiceError
+from ssh_service.errors import (
+    SshConnectError,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshServiceError,
+)
 from ssh_service.params import ConnectParams
 from ssh_service.transport import SshTransport
 
@@ -27,8 +31,9 @@ __all__ = ["dial"]
 
 _log = logging.getLogger(__name__)
 
-_unchecked_lock = threading.Lock()
-_unchecked: Set[Tuple[str, ...]] = set()  # guarded by _unchecked_lock
+# Hosts whose unchecked keys have been warned of.  A set's `add` and `in` are atomic, and the worst
+# a race can do is to warn twice.
+_unchecked: Set[Tuple[str, ...]] = set()
 
 
 def dial(
@@ -84,7 +89,8 @@ def dial(
         authenticate(transport, params, credentials, deadline)
     except BaseException as error:
         _discard(transport, stream)
-        if isinstance(error, (SshServiceError, ValueError)) or not isinstance(error, Exception):
+        is_ours = isinstance(error, SshServiceError) and not isinstance(error, SshConnectionLost)
+        if is_ours or not isinstance(error, Exception):
             raise
         raise _translate(error, params, deadline) from error
     transport.add_done_callback(lambda *_: stream.release())
@@ -125,10 +131,8 @@ def _shake_hands(transport: SshTransport, params: ConnectParams, deadline: float
 
 
 def _warn_unchecked(params: ConnectParams) -> None:
-    with _unchecked_lock:
-        is_new = params.host_key_names not in _unchecked
+    if params.host_key_names not in _unchecked:
         _unchecked.add(params.host_key_names)
-    if is_new:
         _log.warning(
             "%s: the host key is not checked; name a known_hosts file to have it checked",
             params.connection_id,

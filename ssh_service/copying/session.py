@@ -177,6 +177,8 @@ class SftpSession:
             lanes = list(self._lanes) if self._outbox and not self._sending else []
         for lane in lanes:
             lane.deliver(None)
+        if not self._ready.is_set():
+            self.pump()  # our hello is no lane's; OpenSSH gives no room until it has started SFTP
 
     def ended(self, reason: Optional[BaseException]) -> None:
         """Note that the session is over; the first reason counts."""

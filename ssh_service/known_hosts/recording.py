@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import threading
 import time
 from typing import Callable, Iterator
 
@@ -18,8 +17,6 @@ __all__ = ["record"]
 
 _LOCK_LIMIT = 10.0
 """Seconds for which somebody else may hold a file's lock."""
-
-_process_lock = threading.Lock()
 
 
 def record(
@@ -52,7 +49,7 @@ def record(
     line = f"{name} {key_type} {base64.b64encode(blob).decode('ascii')}\n".encode("utf-8")
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-        with _process_lock, _locked(path) as descriptor:
+        with _locked(path) as descriptor:
             if not still_new():
                 return
             written = os.write(descriptor, _separator(descriptor) + line)

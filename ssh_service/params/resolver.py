@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import socket
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
@@ -18,6 +19,8 @@ from ssh_service.params.sources import Sources, first, named
 from ssh_service.params.trust import host_key_trust
 
 __all__ = ["SETTINGS", "resolve"]
+
+_log = logging.getLogger(__name__)
 
 SETTINGS = (
     "host",
@@ -57,6 +60,13 @@ _KEEPALIVE_COUNT_MAX = 3
 _AUTH_METHODS = ("publickey", "password", "keyboard-interactive")
 _DEFAULT_IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
 _FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
+_KEYWORDS = frozenset(
+    """addressfamily bindaddress certificatefile ciphers compression connecttimeout
+    globalknownhostsfile hostkeyalgorithms hostkeyalias hostname identitiesonly identityagent
+    identityfile kexalgorithms macs port preferredauthentications proxycommand proxyjump
+    serveralivecountmax serveraliveinterval stricthostkeychecking user
+    userknownhostsfile""".split()
+)
 _ALGORITHM_KEYWORDS = {
     "encryption_algs": "ciphers",
     "kex_algs": "kexalgorithms",
@@ -158,6 +168,7 @@ def _destination(sources: Sources) -> Tuple[str, int, str]:
             port=port,
             allow_exec=allow_exec,
         )
+    _tell_unused(sources.config)
     value = sources.config.get("port")
     if port is None:
         port = 22 if value is None else settings.port(named(value, "Port"), first(value))
@@ -171,6 +182,14 @@ def _destination(sources: Sources) -> Tuple[str, int, str]:
     sources.tokens = _tokens(host, hostname, port, username)
     sources.tokens["k"] = sources.text("host_key_alias", "HostKeyAlias") or hostname
     return host, port, username
+
+
+def _tell_unused(config: ssh_config.HostConfig) -> None:
+    if not _log.isEnabledFor(logging.DEBUG):
+        return
+    for keyword in config.keywords():
+        if keyword not in _KEYWORDS:
+            _log.debug("%s: %s has no effect here", config.all(keyword)[0].origin, keyword)
 
 
 def _host(given: Any) -> str:

@@ -1,4 +1,4 @@
-"""The contract: upload and download as a service's methods; copies themselves have their own tests."""
+"""The contract: upload and download, as a service's methods."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def wait_until(condition: Callable[[], bool], within: float = 20.0) -> None:
 
 
 class TestConnecting:
-    """Failures to connect: FAILED with an error from `get_remote_exec_results`, raised by copies."""
+    """Failures to connect: FAILED with an error out of the results, raised by copies."""
 
     def check(
         self, config: Dict[str, Any], call: Dict[str, Any], error: Any, tmp_path: Path

@@ -17,7 +17,7 @@ from typing import List, Optional, Tuple
 import pytest
 
 from ssh_service.errors import SshConfigError, SshHostKeyError
-from ssh_service.known_hosts import HostKeyTrust, KnownHosts, fingerprint, host_name
+from ssh_service.known_hosts import HostKeyTrust, KnownHosts, fingerprint, host_name, recording
 
 from .keys import certify, generated, needs_ssh_keygen, public_line, public_parts, ssh_fingerprint
 
@@ -269,6 +269,12 @@ def test_accept_new_keeps_mode_links_and_what_is_there(tmp_path: Path) -> None:
     assert lines == ["other " + public_line("host-b"), "web " + public_line("host-a")]
 
 
+def test_accept_new_into_the_null_device_believes_every_time() -> None:
+    """As people have it in ssh_config for machines that come and go."""
+    for name in ("host-a", "host-b"):
+        verify(HostKeyTrust("accept-new", (os.devnull,)), name)
+
+
 def test_fifty_first_contacts_at_once_write_one_line(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     trust = HostKeyTrust("accept-new", (str(path),))
@@ -304,6 +310,44 @@ def test_first_contacts_of_many_processes_write_one_line(tmp_path: Path) -> None
         pool.map(_meet_in_a_process, [job] * 50, chunksize=1)
         pool.close()
         pool.join()
+    assert path.read_text() == "web " + public_line("host-a") + "\n"
+
+
+def test_a_first_contact_waits_for_whoever_holds_the_lock(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "known_hosts"
+    trust = HostKeyTrust("accept-new", (str(path),))
+    line = "web " + public_line("host-a") + "\n"
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread = threading.Thread(target=verify, args=(trust, "host-a"))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive() and path.read_text() == ""
+        file.write(line)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        thread.join()
+    assert path.read_text() == line  # what was written meanwhile counts
+
+
+def test_a_file_that_is_replaced_meanwhile_gets_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ssh-keygen -R does: the file that was locked is then nobody's."""
+    path = tmp_path / "known_hosts"
+    path.write_text("other " + public_line("host-b") + "\n")
+    lock, replaced = recording._lock, []
+
+    def lock_and_replace(descriptor: int, deadline: float) -> None:
+        lock(descriptor, deadline)
+        if not replaced:
+            replaced.append(True)
+            (tmp_path / "new").write_text("")
+            os.replace(tmp_path / "new", path)
+
+    monkeypatch.setattr(recording, "_lock", lock_and_replace)
+    verify(HostKeyTrust("accept-new", (str(path),)), "host-a")
     assert path.read_text() == "web " + public_line("host-a") + "\n"
 
 

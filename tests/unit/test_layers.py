@@ -29,9 +29,33 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "connect": {"transport", "params", "known_hosts", "ssh_config", *LEAVES},
     "client": {"transport", "params", "errors"},
     "cache": {"connect", "client", "params", "transport", "background", "errors"},
-    "command": {"transport", "background", "errors"},
+    "script": {"errors"},
+    "streams": {"transport", "background", "errors"},
+    "command": {"script", "streams", "transport", "background", "errors"},
+    "sessions": {"cache", "command", "params", "transport", "background", "errors"},
     "copying": {"transport", "errors"},
-    "remote": {"cache", "command", "copying", "client", "background", "params", "errors"},
+    "remote": {
+        "sessions",
+        "copying",
+        "command",
+        "script",
+        "streams",
+        "cache",
+        "params",
+        "transport",
+        "errors",
+    },
+    "verbs": {
+        "remote",
+        "copying",
+        "command",
+        "script",
+        "streams",
+        "cache",
+        "params",
+        "transport",
+        "errors",
+    },
     "base_service": set(),
     "host_api": {"base_service", "errors"},
     "service_settings": {"settings", "errors"},
@@ -80,7 +104,19 @@ OUTSIDE: Dict[str, Set[str]] = {
     "cli": set(),
 }
 THE_REST_MAY_USE = {"paramiko", "cryptography"}
-ENGINE = {"transport", "connect", "client", "cache", "command", "remote", "background"}
+ENGINE = {
+    "background",
+    "cache",
+    "client",
+    "command",
+    "connect",
+    "remote",
+    "script",
+    "sessions",
+    "streams",
+    "transport",
+    "verbs",
+}
 
 
 def layer_of(path: Path) -> str:

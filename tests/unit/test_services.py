@@ -707,10 +707,11 @@ class TestOsOperations:
         _, info = host.reboot(HERE)
         assert host.wait_os_operation(info)[0] == Status.FAILED
 
-    def test_a_loss_before_the_command_was_accepted_failed(
-        self, host: SshHostService, engine: FakeEngine
+    @pytest.mark.parametrize("part", [None, process(None, stdout="", stderr="")])
+    def test_a_loss_before_the_script_began_failed(
+        self, host: SshHostService, engine: FakeEngine, part: Any
     ) -> None:
-        engine.outcome = SshConnectionLost("lost", process=None, reason="eof")
+        engine.outcome = SshConnectionLost("lost", process=part, reason="eof")
         _, info = host.reboot(HERE)
         assert host.wait_os_operation(info)[0] == Status.FAILED
 

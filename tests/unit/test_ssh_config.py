@@ -16,7 +16,7 @@ from ssh_service.errors import SshConfigError
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
 
-FILES = 3000
+FILES = 200
 HOSTS = ["web", "web1", "db.example.com", "WEB", "10.0.0.7", "x"]
 VALUES: Dict[str, List[str]] = {
     "HostName": ["10.1.1.1", "%h.example.com", "real", "db.example.com"],

@@ -1,0 +1,143 @@
+"""Keyboard-interactive authentication: who answers, and on which thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any, Callable, Optional, Sequence, Tuple
+
+import paramiko
+
+from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
+from ssh_service.params import ConnectParams
+
+__all__ = ["Declined", "Interview"]
+
+
+class Declined(paramiko.AuthenticationException):  # type: ignore[misc]
+    """We would not answer what the server asked."""
+
+
+class Interview:
+    """
+    Keyboard-interactive: the server's questions, answered on the dialling thread.
+
+    paramiko asks on the reader thread, where no code of a user may run.
+
+    Parameters
+    ----------
+    transport : paramiko.Transport
+        After its key exchange.
+    params : ConnectParams
+        The destination.
+    handler : Callable[..., Any]
+        ``handler(name, instructions, [(prompt, echo), ...]) -> [answer, ...]``.
+    deadline : float
+        Monotonic instant until which it must be done.
+    """
+
+    def __init__(
+        self,
+        transport: paramiko.Transport,
+        params: ConnectParams,
+        handler: Callable[..., Any],
+        deadline: float,
+    ) -> None:
+        self._transport = transport
+        self._params = params
+        self._handler = handler
+        self._deadline = deadline
+        # ("asked", questions) or ("done", (value, error))
+        self._events: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._declined: Optional[Declined] = None
+
+    def run(self) -> Optional[Sequence[str]]:
+        """
+        Answer until the server has heard enough.
+
+        Returns
+        -------
+        Optional[Sequence[str]]
+            The methods of a further step, where one is required.
+
+        Raises
+        ------
+        paramiko.SSHException
+            It was refused, declined, not answered in time, or the connection broke.
+        SshConnectError
+            The handler raised.
+        SshConfigError
+            The handler's answers do not fit the questions.
+        """
+        self._transport.auth_timeout = None  # a user may take until the deadline
+        threading.Thread(
+            target=self._converse,
+            name=f"ssh-service-auth-{self._params.connection_id}",
+            daemon=True,
+        ).start()
+        while True:
+            try:
+                kind, what = self._events.get(
+                    timeout=max(0.001, self._deadline - time.monotonic())
+                )
+            except queue.Empty:
+                raise paramiko.SSHException("no answer") from None
+            if kind == "asked":
+                self._answer(*what)
+                continue
+            value, error = what
+            if self._declined is not None:
+                raise self._declined
+            if error is not None:
+                raise error
+            return value  # type: ignore[no-any-return]
+
+    def _answer(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> None:
+        answers: Any = None
+        try:
+            answers = self._ask(name, instructions, prompts)
+        except Declined as error:  # refused like this, other methods can still be tried
+            self._declined, answers = error, [""] * len(prompts)
+        finally:  # the reader thread waits for it, whatever happens
+            self._answers.put(answers)
+
+    def _ask(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> Any:
+        where = self._params.connection_id
+        try:
+            answers = self._handler(name, instructions, prompts)
+        except (Declined, SshServiceError):
+            raise
+        except Exception as error:
+            raise SshConnectError(
+                f"{where}: the callable given as kbdint_handler raised {type(error).__name__}",
+                connection_id=where,
+                phase="auth",
+            ) from error
+        good = isinstance(answers, (list, tuple)) and all(isinstance(a, str) for a in answers)
+        if not good or len(answers) != len(prompts):
+            raise SshConfigError(
+                f"kbdint_handler: needs to return a list of {len(prompts)} texts, one for each "
+                f"question",
+                connection_id=where,
+                phase="auth",
+            )
+        return answers
+
+    def _converse(self) -> None:
+        try:
+            further = self._transport.auth_interactive(self._params.username, self._on_questions)
+            self._events.put(("done", (further, None)))
+        except BaseException as error:
+            self._events.put(("done", (None, error)))
+
+    def _on_questions(self, name: str, instructions: str, prompts: Any) -> Any:
+        self._events.put(("asked", (name, instructions, [tuple(one) for one in prompts])))
+        try:
+            answers = self._answers.get(timeout=max(0.001, self._deadline - time.monotonic()))
+        except queue.Empty:
+            answers = None
+        if answers is None or not self._transport.is_active():
+            raise paramiko.SSHException("the questions are not answered")
+        return answers

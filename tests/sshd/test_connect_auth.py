@@ -1,0 +1,205 @@
+"""Logging in: passwords, questions, several steps, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from typing import Any, List, Tuple
+
+import paramiko
+import pytest
+
+from ssh_service import params
+from ssh_service.connect import dial
+from ssh_service.errors import SshAuthError, SshConfigError, SshConnectError, SshConnectTimeout
+from ssh_service.transport import SshTransport
+
+from ..unit.test_credentials import assert_no_frame_knows
+from .auth_server import AuthServer
+
+MARKER = "a-marker-that-must-not-show"
+
+
+def connect(server: AuthServer, timeout: float = 10, **given: Any) -> SshTransport:
+    found = params.resolve({**server.connect_params, **given})
+    return dial(found, time.monotonic() + timeout)
+
+
+def login(server: AuthServer, **given: Any) -> None:
+    transport = connect(server, **given)
+    assert transport.is_authenticated()
+    transport.close()
+
+
+# --- passwords -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", ["secret", b"secret", lambda: "secret"], ids=str)
+def test_a_password_logs_in(password: Any) -> None:
+    with AuthServer(password="secret") as server:
+        login(server, password=password)
+        assert server.attempts == [("password", True)]
+
+
+def test_a_wrong_password_is_shown_once_and_refused() -> None:
+    with AuthServer(password="secret") as server:
+        with pytest.raises(SshAuthError, match="tried password: refused") as caught:
+            connect(server, password=MARKER)
+        assert server.attempts == [("password", False)]
+    assert caught.value.tried == ("password: refused",)
+    assert caught.value.phase == "auth" and isinstance(caught.value, PermissionError)
+
+
+def test_without_any_credential_the_error_says_what_the_server_takes() -> None:
+    with AuthServer(("password,publickey",)) as server:
+        with pytest.raises(SshAuthError, match="the server takes password, publickey"):
+            connect(server)
+
+
+def test_a_server_that_asks_for_nothing_lets_in() -> None:
+    with AuthServer(("none",)) as server:
+        login(server)
+
+
+def test_a_password_is_not_tried_where_preferred_auth_leaves_it_out() -> None:
+    with AuthServer(password="secret") as server:
+        with pytest.raises(SshAuthError):
+            connect(server, password="secret", preferred_auth=["publickey"])
+        assert ("password", True) not in server.attempts
+
+
+# --- questions -------------------------------------------------------------------------------
+
+TOKEN = [("Password: ", False), ("Token: ", True)]
+
+
+def test_a_callable_answers_questions_off_the_reader_thread() -> None:
+    asked: List[Tuple[Any, ...]] = []
+
+    def answer(name: str, instructions: str, prompts: Any) -> List[str]:
+        asked.append((name, instructions, prompts, threading.current_thread()))
+        return ["secret", "123456"]
+
+    rules = {"questions": TOKEN, "answers": ["secret", "123456"]}
+    with AuthServer(("keyboard-interactive",), **rules) as server:
+        login(server, kbdint_handler=answer)
+    assert asked == [("the name", "the instructions", TOKEN, threading.current_thread())]
+
+
+def test_a_password_answers_a_single_hidden_question() -> None:
+    rules = {"questions": [("Password: ", False)], "answers": ["secret"]}
+    with AuthServer(("keyboard-interactive",), **rules) as server:
+        login(server, password="secret")
+
+
+@pytest.mark.parametrize("questions", [TOKEN, [("Your favourite colour? ", True)]])
+def test_a_password_answers_nothing_else(questions: Any) -> None:
+    with AuthServer(("keyboard-interactive",), questions=questions, answers=[]) as server:
+        with pytest.raises(SshAuthError, match="asks for more than a password"):
+            connect(server, password=MARKER)
+        assert server.attempts[-1] == ("keyboard-interactive", False)
+
+
+@pytest.mark.parametrize("answers", [None, "ab", ["one"], [1, 2]], ids=str)
+def test_answers_that_do_not_fit_the_questions_are_an_error(answers: Any) -> None:
+    with AuthServer(("keyboard-interactive",), questions=TOKEN) as server:
+        with pytest.raises(SshConfigError, match="a list of 2 texts"):
+            connect(server, kbdint_handler=lambda *_: answers)
+
+
+def test_a_callable_that_raises_ends_the_attempt_without_its_text() -> None:
+    def fail(*args: Any) -> List[str]:
+        raise RuntimeError(MARKER)
+
+    with AuthServer(("keyboard-interactive",), questions=TOKEN) as server:
+        with pytest.raises(SshConnectError, match="kbdint_handler raised RuntimeError") as caught:
+            connect(server, kbdint_handler=fail)
+    assert MARKER not in str(caught.value) and not isinstance(caught.value, SshAuthError)
+
+
+# --- several steps ---------------------------------------------------------------------------
+
+
+def test_a_key_and_then_a_token() -> None:
+    key = paramiko.ECDSAKey.generate()
+    rules = {"keys": [key.asbytes()], "questions": [("Token: ", False)], "answers": ["123456"]}
+    with AuthServer(("publickey", "keyboard-interactive"), **rules) as server:
+        login(server, client_keys=[key], kbdint_handler=lambda *_: ["123456"])
+        assert server.attempts == [("publickey", True), ("keyboard-interactive", True)]
+
+
+def test_two_keys_where_two_are_required() -> None:
+    keys = [paramiko.ECDSAKey.generate() for _ in range(3)]
+    with AuthServer(("publickey", "publickey"), keys=[k.asbytes() for k in keys[1:]]) as server:
+        login(server, client_keys=keys)
+        assert server.attempts == [("publickey", ok) for ok in (False, True, True)]
+
+
+def test_questions_may_come_in_two_rounds() -> None:
+    rules = {"questions": [("Code: ", True)], "answers": ["x"]}
+    with AuthServer(("keyboard-interactive",) * 2, **rules) as server:
+        login(server, kbdint_handler=lambda *_: ["x"])
+
+
+def test_a_second_step_that_fails_tells_of_both() -> None:
+    key = paramiko.ECDSAKey.generate()
+    with AuthServer(("publickey", "password"), keys=[key.asbytes()], password="x") as server:
+        with pytest.raises(SshAuthError) as caught:
+            connect(server, client_keys=[key], password=MARKER)
+    assert [text.split(": ")[-1] for text in caught.value.tried] == [
+        "accepted, more is required",
+        "refused",
+    ]
+
+
+# --- the network, not the credentials --------------------------------------------------------
+
+
+def test_a_server_that_freezes_is_a_timeout_of_authentication() -> None:
+    thaw = threading.Event()
+    with AuthServer(password="secret", before_answer=lambda: thaw.wait(20)) as server:
+        started = time.monotonic()
+        with pytest.raises(SshConnectTimeout) as caught:
+            connect(server, timeout=1, password="secret")
+        assert time.monotonic() - started < 1.5
+        thaw.set()
+    assert caught.value.phase == "auth" and not isinstance(caught.value, PermissionError)
+
+
+def test_a_connection_cut_during_authentication_is_a_network_error() -> None:
+    server = AuthServer(password="secret")
+    with server:
+        server.before_answer = server.cut
+        with pytest.raises(SshConnectError, match="lost during authentication") as caught:
+            connect(server, password="secret")
+    assert caught.value.phase == "auth" and not isinstance(caught.value, PermissionError)
+
+
+def test_a_question_that_nobody_answers_ends_at_the_deadline() -> None:
+    thaw = threading.Event()
+
+    def ponder(*args: Any) -> List[str]:
+        thaw.wait(1.0)
+        return ["too", "late"]
+
+    with AuthServer(("keyboard-interactive",), questions=TOKEN) as server:
+        with pytest.raises(SshConnectTimeout):
+            connect(server, timeout=0.5, kbdint_handler=ponder)
+
+
+# --- secrets ---------------------------------------------------------------------------------
+
+
+def test_no_secret_is_logged_or_kept_in_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    rules = {"questions": [("Password: ", False)], "answers": ["x"], "password": "x"}
+    with caplog.at_level(logging.DEBUG):
+        for steps in (("password",), ("keyboard-interactive",), ("publickey",)):
+            with AuthServer(steps, **rules) as server:
+                with pytest.raises(SshAuthError) as caught:
+                    connect(server, password=MARKER, passphrase=MARKER)
+                shown = "".join(traceback.format_exception(None, caught.value, None))
+                assert MARKER not in shown + repr(caught.value.__dict__)
+                assert_no_frame_knows(caught.value, MARKER)
+    assert caplog.records and MARKER not in caplog.text
