@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import signal as signals
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from ssh_service import background, script
 from ssh_service.errors import (
@@ -197,6 +198,8 @@ class Command(ChannelSink):
         self.ticket = 0
         self.retried = False
         self.waits_for: Callable[[], str] = lambda: "queue"
+        # How to run a command of our own beside it; without a pool, on the same connection.
+        self.run_beside: Callable[[str], None] = self._run_on_same_connection
         self._text, self._env, self._timeout, self._pty = text, env, timeout, pty
         self._group = _GroupFinder() if connection_id.startswith("root@") else None
         prologue = self._group.prologue if self._group else ""
@@ -406,7 +409,12 @@ class Command(ChannelSink):
             return
         channel.send_signal(name)
         if self._group is not None and self._group.number is not None:
-            self._group.signal(channel, name)
+            self.run_beside(f"kill -s {name} -- -{self._group.number}")
+
+    def _run_on_same_connection(self, text: str) -> None:
+        if self._channel is not None:
+            with contextlib.suppress(SshConnectionLost):  # nobody can know then: see `ended`
+                self._channel.get_transport().start_session(_OneShot(text.encode()))
 
     def _give_up(self) -> None:
         with self._lock:
@@ -533,14 +541,6 @@ class _GroupFinder:
     def rest(self) -> bytes:
         rest, self._pending = self._pending or b"", None
         return rest
-
-    def signal(self, channel: SshChannel, name: str) -> None:
-        """Kill the group over a second session of the same connection."""
-        command = f"kill -s {name} -- -{self.number}".encode()
-        try:
-            channel.get_transport().start_session(_OneShot(command))
-        except SshConnectionLost:
-            pass  # then nobody can know, which `ended` says
 
 
 class _OneShot(ChannelSink):

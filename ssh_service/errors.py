@@ -74,6 +74,10 @@ class SshServiceError(Exception):
         self.connection_id = connection_id
         self.phase = phase
 
+    def __str__(self) -> str:
+        # OSError's own would show errno and path in place of the message, and not the host.
+        return Exception.__str__(self)
+
     def __reduce__(self) -> Tuple[Any, ...]:
         # The default would call the class with `args` alone and so lose every keyword attribute
         # (and OSError's own __reduce__ would invent a two-argument form).

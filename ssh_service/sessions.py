@@ -1,6 +1,4 @@
-"""
-Who may open a session where: a destination's queue, its server's limits, its further connections.
-"""
+"""Who may open a session where: a destination's queue, its limits, its further connections."""
 
 from __future__ import annotations
 
@@ -31,6 +29,10 @@ _FURTHER_PAUSE = 5.0
 _RETRY_PAUSE = 0.1
 # Seconds for which a spare session is kept when no command needs it.
 _SPARE_IDLE = 60.0
+# Connections that may end, one after the other, before a session could be opened on them.
+_BARREN_LIMIT = 2
+# Seconds for a command of our own, such as the one that ends another.
+_HELPER_TIMEOUT = 10.0
 
 
 class _Lane:
@@ -48,6 +50,10 @@ class _Lane:
 
     def has_ended(self) -> bool:
         return self.transport is not None and not self.transport.is_active()
+
+    def is_closed(self) -> bool:
+        """Tell whether the cache closed it, with all that it held."""
+        return self.slot is not None and self.slot.closed
 
     def has_room(self, beside: int = 0) -> bool:
         transport = self.transport
@@ -121,6 +127,8 @@ class SessionPool:
         self._max_lifetime: Optional[float] = None  # guarded by _lock
         self._no_further_before = 0.0  # guarded by _lock
         self._refusal: Optional[SshServiceError] = None  # guarded by _lock: the last one
+        self._barren = 0  # guarded by _lock: connections that ended without any session, in a row
+        self._will_retry = False  # guarded by _lock: a timer is set
 
     def submit(
         self,
@@ -141,12 +149,22 @@ class SessionPool:
         idle_timeout, max_lifetime : Optional[float]
             Seconds, see `SshClientCache.release`.
         """
-        command.ticket = next(self._tickets)
-        command.waits_for = self._what_is_waited_for
+        command.run_beside = self._run_beside
         with self._lock:
             self._max_connections = max_connections
             self._idle_timeout, self._max_lifetime = idle_timeout, max_lifetime
-            heapq.heappush(self._queue, (command.ticket, command))
+        self._enqueue(command, next(self._tickets))
+
+    def _run_beside(self, text: str) -> None:
+        """Run a command of our own before all that waits, on whichever connection has room."""
+        helper = Command(text, {}, None, self._target.connection_id, timeout=_HELPER_TIMEOUT)
+        self._enqueue(helper, -1 - next(self._tickets))
+
+    def _enqueue(self, command: Command, ticket: int) -> None:
+        command.ticket = ticket
+        command.waits_for = self._what_is_waited_for
+        with self._lock:
+            heapq.heappush(self._queue, (ticket, command))
         self._dispatch()
 
     def _what_is_waited_for(self) -> str:
@@ -160,20 +178,24 @@ class SessionPool:
                 start = self._next_locked()
                 if start is None:
                     further = self._further_lane_locked()
-                stuck = [] if start or further else self._stuck_locked()
+                stuck = not start and not further and self._is_stuck_locked()
+                lanes = list(self._lanes)
             if start is not None:
                 self._start(*start)
             elif further is not None:
                 self._connect(further)
             else:
                 break
-        for command in stuck:
-            command.fail(self._refusal or SshCacheClosed("no session could be opened"))
+        if stuck:
+            self._retry_or_fail([lane.transport for lane in lanes if lane.transport is not None])
 
     def _next_locked(self) -> Optional[Tuple[_Session, Command]]:
         while self._queue and self._queue[0][1].over:  # timed out or cancelled meanwhile
             heapq.heappop(self._queue)
-        self._lanes = [lane for lane in self._lanes if lane.sessions or not lane.has_ended()]
+        if not self._queue:
+            self._barren = 0
+        for lane in [lane for lane in self._lanes if lane.has_ended() and not lane.sessions]:
+            self._remove_locked(lane)
         lanes = [lane for lane in self._lanes if lane.has_room()]
         if not self._queue or not lanes:
             return None
@@ -182,9 +204,26 @@ class SessionPool:
         lane.sessions += 1
         return session, heapq.heappop(self._queue)[1]
 
+    def _remove_locked(self, lane: _Lane) -> None:
+        self._lanes.remove(lane)
+        if lane.transport is not None and lane.has_ended() and not lane.transport.session_peak:
+            self._barren += 1
+
     def _further_lane_locked(self) -> Optional[_Lane]:
         if not self._queue or any(lane.transport is None for lane in self._lanes):
             return None
+        if any(lane.is_closed() for lane in self._lanes):
+            return None  # what waits is about to be told so
+        if self._barren >= _BARREN_LIMIT and not self._lanes:
+            self._barren = 0
+            self._refusal = SshConnectionLost(
+                f"{self._target.connection_id}: the server ended each connection before a session"
+                " could be opened",
+                connection_id=self._target.connection_id,
+                reason="eof",
+                sent=False,
+            )
+            return None  # and so nothing can run
         if self._lanes and (
             len(self._lanes) >= self._max_connections or time.monotonic() < self._no_further_before
         ):
@@ -194,19 +233,37 @@ class SessionPool:
         self._lanes.append(lane)
         return lane
 
-    def _stuck_locked(self) -> List[Command]:
-        """Say what can never run: no session is admitted, and none of ours will end."""
-        if not self._queue or any(lane.sessions or not lane.transport for lane in self._lanes):
-            return []
-        transports = [lane.transport for lane in self._lanes if lane.transport is not None]
-        for transport in transports:
-            transport.session_limit = None
-        if any(transport.open_channels for transport in transports):
-            # Channels of others (a copy, paramiko code of the user's) hold the sessions.
-            background.call_at(time.monotonic() + _RETRY_PAUSE, self._dispatch)
-            return []
-        stuck, self._queue = self._queue, []
-        return [command for _, command in sorted(stuck)]
+    def _is_stuck_locked(self) -> bool:
+        """Tell whether no session is admitted, and none of ours will end."""
+        return bool(self._queue) and not any(
+            lane.sessions or lane.transport is None for lane in self._lanes
+        )
+
+    def _retry_or_fail(self, transports: List[SshTransport]) -> None:
+        """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
+        others = any(transport.open_channels for transport in transports)
+        doomed: List[Tuple[int, Command]] = []
+        with self._lock:
+            if self._will_retry or not self._is_stuck_locked():
+                return
+            self._will_retry = others
+            if not others:
+                doomed, self._queue = sorted(self._queue), []
+                for transport in transports:
+                    transport.session_limit = None  # whoever comes next finds out anew
+            error = self._refusal
+        if others:
+            background.call_at(time.monotonic() + _RETRY_PAUSE, self._retry)
+        for _, command in doomed:
+            command.fail(error or SshCacheClosed("no session could be opened"))
+
+    def _retry(self) -> None:
+        with self._lock:
+            self._will_retry = False
+            for lane in self._lanes:
+                if lane.transport is not None:
+                    lane.transport.session_limit = None
+        self._dispatch()
 
     def _connect(self, lane: _Lane) -> None:
         slot = self._cache.request(self._target, lane.number)
@@ -228,6 +285,8 @@ class SessionPool:
                     doomed, self._queue = sorted(self._queue), []
         for _, command in doomed:
             command.fail(error or SshCacheClosed("no connection could be had"))
+        if error is None:  # an ended connection is let go, and those who wait for it go on
+            slot.pair.result()[0].add_done_callback(lambda *_: self._dispatch())
         self._dispatch()
         self._release(slot)  # each session that has begun holds a lease of its own
 
@@ -243,9 +302,11 @@ class SessionPool:
                 lane.sessions -= 1
                 heapq.heappush(self._queue, (command.ticket, command))
                 if not kept and lane in self._lanes:
-                    self._lanes.remove(lane)
+                    self._remove_locked(lane)
+            doomed = self._doomed_locked(lane)
             channel, asked = session.channel, session.asked
             session.asked = True
+        _tell_closed(doomed)
         if not usable:
             if kept:
                 self._release(lane.slot)
@@ -263,7 +324,15 @@ class SessionPool:
         except SshConnectionLost as error:
             self.session_closed(session, error)
             return
-        channel.in_reserve = session.command is None
+        with self._lock:  # or it would be overlooked that a command was given it meanwhile
+            channel.in_reserve = session.command is None
+
+    def _doomed_locked(self, lane: _Lane) -> List[Command]:
+        """Take all that waits if the cache closed a connection: it would only be opened anew."""
+        if not lane.is_closed():
+            return []
+        doomed, self._queue = sorted(self._queue), []
+        return [command for _, command in doomed]
 
     def _run(self, session: _Session, command: Command, channel: SshChannel) -> None:
         channel.in_reserve = False
@@ -292,6 +361,7 @@ class SessionPool:
         lane = session.lane
         with self._lock:
             lane.opened += 1
+            self._barren = 0
             if lane.transport is not None:
                 lane.transport.session_peak = max(lane.opened, lane.transport.session_peak)
             session.channel = channel
@@ -313,8 +383,6 @@ class SessionPool:
             As for `ChannelSink.closed`.
         """
         refused = isinstance(error, SshSessionRefused)
-        closed = isinstance(error, SshConnectionLost) and error.reason == "closed"
-        doomed: List[Tuple[int, Command]] = []
         lane, again = session.lane, False
         with self._lock:
             session.ended = True
@@ -327,12 +395,11 @@ class SessionPool:
                 # less is open; what was open at once before is admitted for sure.
                 self._refusal = error
                 lane.transport.session_limit = lane.transport.session_peak
-            if closed:  # by cleanup(): whoever waits would only open it anew
-                doomed, self._queue = sorted(self._queue), []
+            doomed = self._doomed_locked(lane)
             if command is not None:
                 lane.sessions -= 1
                 lane.used_at = time.monotonic()
-                again = not (command.sent or closed or command.over) and (
+                again = not (command.sent or lane.is_closed() or command.over) and (
                     refused or not command.retried
                 )
                 if again:
@@ -346,8 +413,7 @@ class SessionPool:
             command.closed(error)
         elif command is not None and not again:
             command.fail(error or SshCacheClosed("the session was closed at once"))
-        for _, waiting in doomed:
-            waiting.fail(SshCacheClosed("the connection cache was closed"))
+        _tell_closed(doomed)
         self._dispatch()
         if command is not None:
             self._release(lane.slot)
@@ -381,3 +447,8 @@ class SessionPool:
             limits = self._idle_timeout, self._max_lifetime
         if slot is not None:
             self._cache.release(slot, *limits)
+
+
+def _tell_closed(commands: List[Command]) -> None:
+    for command in commands:
+        command.fail(SshCacheClosed("the connection cache was closed"))

@@ -51,10 +51,10 @@ class _ChannelStream(ChannelSink, Stream):
     # For the channel, on the reader thread.
 
     def opened(self, channel: SshChannel) -> None:
-        """Ask for the subsystem, and greet it without waiting for the answer."""
+        """Ask for the subsystem."""
         self._channel = channel
         channel.request_subsystem("sftp")
-        self.session.start()
+        self.session.made_room()
 
     def replied(self, ok: bool) -> None:
         """Note whether there is such a subsystem."""
@@ -121,7 +121,7 @@ def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
     # Large packets: the fewer a download needs, the less there is to do for each.
     channel = transport.start_session(stream)
     try:
-        stream.session.wait_until_ready(timeout)
+        stream.session.greet(timeout)
     except BaseException:
         channel.abandon()
         raise

@@ -118,13 +118,13 @@ class SftpSession:
         self._stream = stream
         self._packets = PacketReader()  # the reader thread's own
         self._lock = threading.Lock()
-        self._ready = threading.Event()
         self._ids = itertools.count(1)
         self._pending: Dict[int, Reply] = {}  # guarded by _lock
         self._lanes: Set[Lane] = set()  # guarded by _lock
         self._outbox: Deque[memoryview] = deque()  # guarded by _lock
         self._sending = False  # guarded by _lock: a thread is at it, others leave it to that one
         self._room_made = 0  # guarded by _lock: how often the peer said it has room
+        self._greeted = False  # guarded by _lock: the server's hello has come
         self._over = False  # guarded by _lock
         self._reason: Optional[BaseException] = None  # guarded by _lock
         self._retired = False  # guarded by _lock
@@ -143,8 +143,8 @@ class SftpSession:
             batches: Dict[Lane, List[Reply]] = {}
             with self._lock:
                 for kind, request_id, body in packets:
-                    if not self._ready.is_set():
-                        self._hello(kind, request_id, body)
+                    if not self._greeted:
+                        self._take_hello_locked(kind, request_id, body)
                         continue
                     reply = self._pending.pop(request_id, None)
                     if reply is None:
@@ -162,13 +162,15 @@ class SftpSession:
         if started is not None:
             started.lane.moved += 1
 
-    def _hello(self, kind: int, version: int, body: protocol.Buffer) -> None:
+    def _take_hello_locked(self, kind: int, version: int, body: protocol.Buffer) -> None:
         if kind != protocol.VERSION_REPLY:
             raise ProtocolError("the server does not begin with its version: no SFTP server?")
         if version < protocol.VERSION:
             raise ProtocolError(f"SFTP version {version}, at least {protocol.VERSION} is needed")
         self.extensions = protocol.read_extensions(body)
-        self._ready.set()
+        self._greeted = True
+        for lane in self._lanes:
+            lane.deliver(None)
 
     def made_room(self) -> None:
         """Note that the peer has room again: whoever copies may send on."""
@@ -177,8 +179,6 @@ class SftpSession:
             lanes = list(self._lanes) if self._outbox and not self._sending else []
         for lane in lanes:
             lane.deliver(None)
-        if not self._ready.is_set():
-            self.pump()  # our hello is no lane's; OpenSSH gives no room until it has started SFTP
 
     def ended(self, reason: Optional[BaseException]) -> None:
         """Note that the session is over; the first reason counts."""
@@ -189,24 +189,19 @@ class SftpSession:
             self._pending.clear()
             self._outbox.clear()
             lanes = list(self._lanes)
-        self._ready.set()
         for lane in lanes:
             lane.deliver(None)
 
     # The copies' side. --------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Send our hello."""
-        self.put(protocol.init(), [])
-
-    def wait_until_ready(self, timeout: Optional[float]) -> None:
+    def greet(self, timeout: Optional[float]) -> None:
         """
-        Wait for the server's hello, and ask for its limits.
+        Exchange hellos with the server, and ask for its limits: once, before anything else.
 
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds this may take, each of the two; None: no limit.
+            Seconds without any answer after which to give up; None: no limit.
 
         Raises
         ------
@@ -215,16 +210,20 @@ class SftpSession:
         SessionEnded
             There is no SFTP session to be had.
         """
-        if not self._ready.wait(timeout):
-            raise Stalled()
-        self.check()
-        if protocol.LIMITS in self.extensions:
-            with self.lane() as lane:
+        with self.lane() as lane:
+            self.put(protocol.init(), [])
+            while not self._is_greeted():
+                lane.wait_for_news(timeout)
+            if protocol.LIMITS in self.extensions:
                 reply = lane.ask(protocol.limits)
                 while not reply.kind:
                     lane.collect(timeout)
-            if reply.kind == protocol.EXTENDED_REPLY:
-                self.limits = protocol.read_limits(reply.body)
+                if reply.kind == protocol.EXTENDED_REPLY:
+                    self.limits = protocol.read_limits(reply.body)
+
+    def _is_greeted(self) -> bool:
+        with self._lock:
+            return self._greeted
 
     def check(self) -> None:
         """Raise `SessionEnded` if the session is over."""
@@ -438,6 +437,26 @@ class Lane:
         """
         self.flush()
         while True:
+            replies = self.wait_for_news(timeout)
+            if replies is not None:
+                self.outstanding -= len(replies)
+                return replies
+
+    def wait_for_news(self, timeout: Optional[float]) -> Optional[List[Reply]]:
+        """
+        Wait until something comes in: replies, or None for a change of the session's state.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            As in `collect`, which also says what is raised.
+
+        Returns
+        -------
+        Optional[List[Reply]]
+            See above; whatever could be sent since has been.
+        """
+        while True:
             before = (self.moved, self.session.sent)
             try:
                 replies = self._inbox.get(timeout=timeout)
@@ -445,8 +464,7 @@ class Lane:
                 if before == (self.moved, self.session.sent):
                     raise Stalled() from None
                 continue
-            if replies is not None:
-                self.outstanding -= len(replies)
-                return replies
-            self.session.check()
-            self.session.pump()
+            if replies is None:
+                self.session.check()
+                self.session.pump()
+            return replies

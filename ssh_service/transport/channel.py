@@ -8,6 +8,7 @@ reader thread what came, and nothing ever waits.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import threading
@@ -481,6 +482,11 @@ class SshChannel(Channel):  # type: ignore[misc]
     def _transmit(self, m: Message, wait: bool) -> None:
         transport = self.get_transport()
         (transport._send_user_message if wait else transport.post)(m, self._outbound)
+
+    def close(self) -> None:
+        """Close the channel, as `paramiko.Channel.close`; not an error where that is no more."""
+        with contextlib.suppress(SshConnectionLost):
+            super().close()
 
     def abandon(self) -> None:
         """Close the channel, or see to it that it is closed as soon as the server confirms it."""

@@ -7,6 +7,7 @@ something may have to be done, so an idle connection costs nothing.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import sys
@@ -159,7 +160,7 @@ class Wire:
         view = memoryview(data)
         while view:
             if self._shut:
-                raise OSError("the connection is closed")
+                raise OSError(errno.EPIPE, "the connection is closed")
             sent = self._send(view)
             view = view[sent:]
 
@@ -178,7 +179,9 @@ class Wire:
             return 0
 
     def _stalled(self) -> WriteStalled:
-        return WriteStalled(f"the peer took no byte for {self._stall_limit:g} s")
+        return WriteStalled(
+            errno.ETIMEDOUT, f"the peer took no byte for {self._stall_limit:g} s"
+        )
 
 
 if sys.platform == "win32":
@@ -192,7 +195,7 @@ else:
     def _wait(sock: socket.socket, read: bool, write: bool, timeout: Optional[float]) -> bool:
         number = sock.fileno()
         if number < 0:
-            raise OSError("the connection is closed")
+            raise OSError(errno.EPIPE, "the connection is closed")
         poll = select.poll()  # select.select() cannot watch a descriptor above 1023
         poll.register(number, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
         # Round up: a wait that ends early would make the caller ask again for the last fraction.

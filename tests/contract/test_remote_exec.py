@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import time
 from concurrent.futures import Future
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, List
 
 import pytest
 
@@ -14,6 +15,7 @@ from ssh_service import SshHostService, Status
 from ssh_service.pytest_plugin import Sshd
 
 from .conftest import FUTURE, Run, results
+from .test_failures import wait_until
 
 OUTPUT = {"stdout", "stderr", "ssh_completed_process_result"}
 
@@ -246,3 +248,34 @@ class TestEnvironment:
         assert process.env == {"X": "1"}
         assert process.command == "true"
         assert process.subsystem is None
+
+
+def test_neither_script_nor_environment_is_logged_above_debug(
+    host: SshHostService, call: Dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ValueError) as caught:
+        host.remote_exec("true", call, {"A-B": "v-a-l-u-e"})
+    _, info = host.remote_exec("exit 3 # s-c-r-i-p-t", call, {"NAME_": "v-a-l-u-e"})
+    assert results(host, info)[0] == Status.FAILED
+    for hidden in ("s-c-r-i-p-t", "NAME_", "v-a-l-u-e"):
+        assert hidden not in caplog.text
+        assert hidden not in str(caught.value)
+
+
+def test_callbacks_of_the_future_may_wait_and_call_again(
+    host: SshHostService, call: Dict[str, Any]
+) -> None:
+    seen: List[Any] = []
+
+    def again(future: Any) -> None:
+        _, info = host.remote_exec("echo from the callback", call, {})
+        seen.append(results(host, info)[1]["stdout"])
+        raise ValueError("mine")
+
+    _, info = host.remote_exec("true", call, {})
+    info[FUTURE].add_done_callback(again)
+    _, other = host.remote_exec("sleep 0.3; echo undisturbed", call, {})
+    assert results(host, other)[1]["stdout"] == "undisturbed\n"
+    wait_until(lambda: bool(seen))
+    assert seen == ["from the callback\n"]

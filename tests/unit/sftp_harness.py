@@ -77,8 +77,7 @@ class PipeStream(Stream):
 def real_session(cwd: Path, *args: str) -> Iterator[SftpSession]:
     stream = PipeStream(cwd, *args)
     try:
-        stream.session.start()
-        stream.session.wait_until_ready(PATIENCE)
+        stream.session.greet(PATIENCE)
         yield stream.session
     finally:
         stream.end()
@@ -147,8 +146,7 @@ class MadeUpServer(Stream):
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[SftpSession]:
-        self.session.start()
-        self.session.wait_until_ready(PATIENCE)
+        self.session.greet(PATIENCE)
         yield self.session
 
 

@@ -18,7 +18,9 @@ def python(
     code: str, *, path: Optional[Path] = None, env: Optional[Dict[str, str]] = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run code in a fresh interpreter that sees this package, and `path` before all else."""
-    paths = [ROOT] if path is None else [str(path), ROOT]
+    paths = [ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+    if path is not None:
+        paths.insert(0, str(path))
     environ = {k: v for k, v in os.environ.items() if k != "SSH_SERVICE_STANDALONE"}
     environ.update(env or {}, PYTHONPATH=os.pathsep.join(paths))
     return subprocess.run(

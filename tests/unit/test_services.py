@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import threading
 from concurrent.futures import CancelledError, Future
@@ -637,11 +638,12 @@ class TestOsOperations:
     ) -> None:
         host.reboot(HERE)
         assert "[[" not in engine.last.script and "EUID" not in engine.last.script
-        argv = ["busybox", "sh"] if shell == "busybox" else [shell]
-        try:  # -n: read it, run nothing
-            subprocess.run([*argv, "-n"], input=engine.last.script.encode(), check=True)
-        except FileNotFoundError:
+        program = shutil.which(shell)
+        if program is None:
             pytest.skip(f"needs {shell}")
+        argv = [program, "sh"] if shell == "busybox" else [program]
+        # -n: read it, run nothing
+        subprocess.run([*argv, "-n"], input=engine.last.script.encode(), check=True)
 
     @staticmethod
     def run(*commands: str) -> "subprocess.CompletedProcess[str]":

@@ -1,0 +1,289 @@
+"""What the tests of the engine share: transports and channels without a network, and gates."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from ssh_service import background, params
+from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
+
+PATIENCE = 10.0
+"""Seconds after which a wait that should have ended is a failure."""
+
+
+def connect_params(host: str = "alpha", **more: Any) -> Dict[str, Any]:
+    """Return parameters that need no file."""
+    return {
+        "host": host,
+        "username": "somebody",
+        "password": "open sesame",
+        "client_keys": [],
+        "agent_path": None,
+        "known_hosts": None,
+        "config": None,
+        **more,
+    }
+
+
+def target(host: str = "alpha", **more: Any) -> params.ConnectParams:
+    return params.resolve(connect_params(host, **more))
+
+
+def in_threads(*functions: Callable[[], Any]) -> List[Any]:
+    """Run functions at the same time; return their results, or raise the first error."""
+    barrier = threading.Barrier(len(functions))
+    results: List[Any] = [None] * len(functions)
+    errors: List[BaseException] = []
+
+    def body(number: int, function: Callable[[], Any]) -> None:
+        try:
+            barrier.wait(PATIENCE)
+            results[number] = function()
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [
+        threading.Thread(target=body, args=item, daemon=True) for item in enumerate(functions)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(6 * PATIENCE)
+        assert not thread.is_alive(), "a thread is stuck"
+    if errors:
+        raise errors[0]
+    return results
+
+
+def outcome(function: Callable[[], Any]) -> Any:
+    """Return what a function returns, or the error it raises."""
+    try:
+        return function()
+    except Exception as exc:
+        return exc
+
+
+def callbacks_done() -> None:
+    """Wait until the callback thread has done what it was given so far."""
+    done = threading.Event()
+    background.run_callback(done.set)
+    assert done.wait(PATIENCE), "the callback thread is stuck"
+
+
+class FakeTransport:
+    """What the cache and the pool use of an `SshTransport`; the test is its server."""
+
+    def __init__(self, connection_id: str = "somebody@alpha:22") -> None:
+        self.connection_id = connection_id
+        self.session_limit: Optional[int] = None
+        self.session_peak = 0
+        self.make_room: Callable[[], bool] = bool
+        self.others = 0  # channels that are not the pool's
+        self.max_sessions: Optional[int] = None  # what the server admits
+        self.answers = True  # whether an open is answered at once
+        self.opened: List[FakeChannel] = []  # all there ever were
+        self.channels: List[FakeChannel] = []  # those that are open or opening
+        self.closes = 0
+        self._lock = threading.Lock()
+        self._active = True
+        self._loss: Optional[Exception] = None
+        self._callbacks: List[Callable[..., None]] = []
+
+    def is_active(self) -> bool:
+        return self._active
+
+    @property
+    def open_channels(self) -> int:
+        return self.others + sum(not channel.in_reserve for channel in self.channels)
+
+    def add_done_callback(self, callback: Callable[..., None]) -> None:
+        with self._lock:
+            if self._active:
+                self._callbacks.append(callback)
+                return
+        callback(self, self._loss)
+
+    def start_session(self, sink: Any, **_: Any) -> "FakeChannel":
+        if not self._active:
+            raise SshConnectionLost("no connection", sent=False, reason="eof")
+        channel = FakeChannel(self, sink)
+        self.opened.append(channel)
+        self.channels.append(channel)
+        if self.answers:
+            channel.answer()
+        return channel
+
+    def lose(self, reason: str = "eof") -> None:
+        """End it, as the peer or the network does; all channels are told, then the callbacks."""
+        with self._lock:
+            if not self._active:
+                return
+            self._active = False
+            clean = reason in ("closed", "goodbye")
+            error = SshConnectionLost("the connection ended", reason=reason)
+            self._loss = None if clean else error
+            callbacks, self._callbacks = self._callbacks, []
+        for channel in list(self.channels):
+            channel.end(SshConnectionLost("the connection ended", reason=reason))
+        for callback in callbacks:
+            callback(self, self._loss)
+
+    def hang_up(self) -> None:
+        self.lose("closed")
+
+    def close(self) -> None:
+        self.closes += 1
+        self.hang_up()
+
+
+class FakeChannel:
+    """A session channel; the test answers for the server."""
+
+    def __init__(self, transport: FakeTransport, sink: Any) -> None:
+        self.transport = transport
+        self.sink = sink
+        self.in_reserve = False
+        self.is_open = False
+        self.closed = False
+        self.window = 1 << 30
+        self.command: Optional[bytes] = None
+        self.sent = b""
+        self.eof_sent = 0
+        self.signals: List[str] = []
+        self.given_back = 0
+        self.on_send: Callable[[], None] = lambda: None
+
+    def get_transport(self) -> FakeTransport:
+        return self.transport
+
+    # The server's side.
+
+    def answer(self) -> None:
+        """Confirm the channel, or refuse it where there are too many."""
+        limit = self.transport.max_sessions
+        others = sum(channel.is_open for channel in self.transport.channels)
+        if limit is not None and others + self.transport.others >= limit:
+            self.end(SshSessionRefused("too many sessions", code=1))
+        else:
+            self.is_open = True
+            self.sink.opened(self)
+
+    def end(self, error: Optional[SshServiceError] = None) -> None:
+        """Tell the sink of the end."""
+        if self in self.transport.channels:
+            self.transport.channels.remove(self)
+            self.is_open, self.closed = False, True
+            self.sink.closed(error)
+
+    def complete(self, status: int = 0, stdout: bytes = b"") -> None:
+        """Run the command to its end."""
+        self.sink.replied(True)
+        if stdout:
+            self.sink.data(stdout)
+        self.sink.exit_status(status)
+        self.sink.eof()
+        self.end()
+
+    # What the library calls.
+
+    def request_exec(self, command: bytes) -> None:
+        self.command = command
+
+    def request_pty(self) -> None:
+        pass
+
+    def send_some(self, data: Any, *, wait: bool = True) -> int:
+        taken = min(len(data), self.window)
+        self.window -= taken
+        self.sent += bytes(data[:taken])
+        self.on_send()
+        return taken
+
+    def send_eof(self) -> None:
+        self.eof_sent += 1
+
+    def send_signal(self, name: str) -> None:
+        self.signals.append(name)
+
+    def give_back(self, size: int) -> None:
+        self.given_back += size
+
+    def close(self) -> None:
+        self.end()
+
+    def abandon(self) -> None:
+        self.close()
+
+
+class GatedDialer:
+    """
+    A dialler that the test holds up, per host, and whose dials it counts.
+
+    Attributes
+    ----------
+    dials : List[str]
+        The hosts dialled, in order.
+    transports : List[FakeTransport]
+        What was handed out.
+    """
+
+    def __init__(self) -> None:
+        self.dials: List[str] = []
+        self.transports: List[FakeTransport] = []
+        self.errors: Dict[str, List[BaseException]] = {}
+        self.prepare: Callable[[FakeTransport], None] = lambda transport: None
+        self._changed = threading.Condition()
+        self._held: Dict[str, bool] = {}
+
+    def hold(self, *hosts: str) -> None:
+        with self._changed:
+            self._held.update(dict.fromkeys(hosts, True))
+
+    def release(self, *hosts: str) -> None:
+        with self._changed:
+            for host in hosts or list(self._held):
+                self._held[host] = False
+            self._changed.notify_all()
+
+    def wait_dialling(self, count: int) -> None:
+        """Wait until so many dials have begun."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.dials) >= count, PATIENCE)
+
+    def __call__(self, to: params.ConnectParams, deadline: float, **_: Any) -> FakeTransport:
+        with self._changed:
+            self.dials.append(to.host)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: not self._held.get(to.host), PATIENCE)
+            errors = self.errors.get(to.host)
+            if errors:
+                raise errors.pop(0)
+            transport = FakeTransport(to.connection_id)
+            self.transports.append(transport)
+        self.prepare(transport)
+        return transport
+
+
+class Timers:
+    """Stands in for `background.call_at`: the test decides when a timer is due."""
+
+    def __init__(self) -> None:
+        self.set: List[Tuple[float, background.Timer]] = []
+
+    def call_at(self, instant: float, function: Callable[[], None]) -> background.Timer:
+        timer = background.Timer(function)
+        self.set.append((instant, timer))
+        return timer
+
+    @property
+    def live(self) -> List[Tuple[float, background.Timer]]:
+        return [item for item in self.set if item[1].function is not None]
+
+    def fire(self) -> None:
+        """Make the call that is due first."""
+        instant, timer = min(self.live, key=lambda item: item[0])
+        function = timer.function
+        self.set.remove((instant, timer))
+        assert function is not None
+        function()

@@ -1,0 +1,255 @@
+"""The clock and the callback thread."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from typing import Any, List
+
+import pytest
+
+from ssh_service import background
+from tests.unit.engine_fakes import PATIENCE, callbacks_done
+
+
+def soon(function: Any) -> background.Timer:
+    return background.call_at(time.monotonic(), function)
+
+
+def never(function: Any) -> background.Timer:
+    return background.call_at(time.monotonic() + 3600, function)
+
+
+@pytest.fixture
+def clock() -> background._Clock:
+    """Return a clock of the test's own, whose thread is not started."""
+    clock = background._Clock()
+    clock._thread = threading.current_thread()
+    return clock
+
+
+def test_calls_are_made_in_the_order_in_which_they_are_due() -> None:
+    made: List[int] = []
+    done = threading.Event()
+    gate = threading.Event()
+    soon(lambda: gate.wait(PATIENCE))
+    now = time.monotonic()
+    for number in (3, 1, 4, 2, 0):
+        background.call_at(now + number / 1e6, lambda number=number: made.append(number))
+    background.call_at(now + 1e-4, done.set)
+    gate.set()
+    assert done.wait(PATIENCE)
+    assert made == [0, 1, 2, 3, 4]
+
+
+def test_a_call_that_is_due_earlier_wakes_the_clock() -> None:
+    late = never(lambda: None)
+    done = threading.Event()
+    soon(done.set)
+    assert done.wait(PATIENCE)
+    late.cancel()
+
+
+def test_a_call_is_not_made_before_its_time() -> None:
+    due = time.monotonic() + 0.05
+    made: List[float] = []
+    done = threading.Event()
+    background.call_at(due, lambda: (made.append(time.monotonic()), done.set()))
+    assert done.wait(PATIENCE)
+    assert made[0] >= due
+
+
+def test_a_cancelled_call_is_not_made() -> None:
+    made: List[str] = []
+    gate = threading.Event()
+    soon(lambda: gate.wait(PATIENCE))
+    timer = soon(lambda: made.append("cancelled"))
+    done = threading.Event()
+    background.call_at(time.monotonic() + 1e-3, done.set)
+    timer.cancel()
+    timer.cancel()
+    gate.set()
+    assert done.wait(PATIENCE)
+    assert made == []
+
+
+def test_a_cancelled_timer_lets_go_of_what_it_would_have_called() -> None:
+    class Thing:
+        def call(self) -> None:
+            pass
+
+    thing = Thing()
+    gone = weakref.ref(thing)
+    timer = never(thing.call)
+    timer.cancel()
+    del thing
+    gc.collect()
+    assert gone() is None
+
+
+def test_timers_cancelled_long_before_their_time_do_not_pile_up(
+    clock: background._Clock,
+) -> None:
+    """A command with an hour's time-out ends in milliseconds; its timer must not stay an hour."""
+    kept = [clock.call_at(time.monotonic() + 3600, lambda: None) for _ in range(10)]
+    for _ in range(50_000):
+        clock.call_at(time.monotonic() + 3600, lambda: None).cancel()
+    assert len(clock._due) < 3000
+    assert {timer for _, _, timer in clock._due if timer.function} == set(kept)
+
+
+def test_many_live_timers_are_all_kept_in_order(clock: background._Clock) -> None:
+    now = time.monotonic() - 10_000
+    timers = [clock.call_at(now + (n * 7919) % 5000, lambda: None) for n in range(5000)]
+    for timer in timers[::2]:
+        timer.cancel()
+    for n in range(3000):
+        clock.call_at(now + 5000 + n, lambda: None)
+    found = [clock._next() for _ in range(2500)]
+    assert set(found) == set(timers[1::2])
+
+
+@pytest.mark.parametrize("instant", [float("inf"), 1e30, threading.TIMEOUT_MAX * 3])
+def test_an_instant_that_never_comes_does_not_end_the_clock(instant: float) -> None:
+    """Threads cannot wait for more than some 292 years; `wait` raises OverflowError."""
+    timer = background.call_at(instant, lambda: None)
+    done = threading.Event()
+    soon(done.set)
+    assert done.wait(PATIENCE)
+    timer.cancel()
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_call_that_raises_does_not_end_the_clock(
+    error: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error("on purpose")
+
+    with caplog.at_level(logging.CRITICAL + 1, background.__name__):
+        soon(fail)
+        done = threading.Event()
+        background.call_at(time.monotonic() + 1e-3, done.set)
+        assert done.wait(PATIENCE)
+
+
+def test_callbacks_run_in_order_on_one_thread_that_is_not_the_callers() -> None:
+    seen: List[Any] = []
+    for number in range(100):
+        background.run_callback(lambda n: seen.append((n, threading.get_ident())), number)
+    background.run_callback(lambda: seen.append(background.on_callback_thread()))
+    callbacks_done()
+    assert [item[0] for item in seen[:-1]] == list(range(100))
+    assert len({item[1] for item in seen[:-1]}) == 1
+    assert seen[0][1] != threading.get_ident()
+    assert seen[-1] is True
+    assert not background.on_callback_thread()
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, pytest.fail.Exception])
+def test_a_callback_that_raises_does_not_stop_those_after_it(
+    error: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error("on purpose")
+
+    with caplog.at_level(logging.ERROR, background.__name__):
+        background.run_callback(fail)
+        callbacks_done()
+    assert "a callback raised" in caplog.text
+
+
+def test_a_callback_may_have_further_callbacks_run() -> None:
+    done = threading.Event()
+    background.run_callback(lambda: background.run_callback(done.set))
+    assert done.wait(PATIENCE)
+
+
+def test_nothing_is_kept_alive_once_it_was_called() -> None:
+    class Thing:
+        def call(self, other: Any) -> None:
+            pass
+
+    thing = Thing()
+    gone = weakref.ref(thing)
+    background.run_callback(thing.call, thing)
+    soon(lambda thing=thing: thing.call(thing))
+    callbacks_done()
+    done = threading.Event()
+    background.call_at(time.monotonic() + 1e-3, done.set)
+    assert done.wait(PATIENCE)
+    del thing
+    callbacks_done()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, callbacks = background._Clock(), background._Callbacks()
+    ran = threading.Event()
+    with monkeypatch.context() as patch:
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        callbacks.submit(ran.set)
+        with pytest.raises(RuntimeError):
+            clock.call_at(time.monotonic(), lambda: None)
+    assert clock._thread is None and callbacks._thread is None
+    started: List[str] = []
+    monkeypatch.setattr(
+        background, "_started", lambda target, name: started.append(name) or object()
+    )
+    clock.call_at(time.monotonic(), lambda: None)
+    callbacks.submit(lambda: None)
+    assert started == ["ssh-service-clock", "ssh-service-callbacks"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_has_a_clock_and_a_callback_thread_of_its_own() -> None:
+    callbacks_done()
+    soon(lambda: None)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            called = [threading.Event(), threading.Event()]
+            soon(called[0].set)
+            background.run_callback(called[1].set)
+            status = 0 if all(event.wait(PATIENCE) for event in called) else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_the_switch_interval_does_not_matter() -> None:
+    """No wake-up is lost when threads set timers as fast as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        events = [threading.Event() for _ in range(400)]
+
+        def body(mine: List[threading.Event]) -> None:
+            for event in mine:
+                soon(event.set)
+                assert event.wait(PATIENCE)
+
+        threads = [
+            threading.Thread(target=body, args=(events[n::4],), daemon=True) for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(6 * PATIENCE)
+        assert all(event.is_set() for event in events)
+    finally:
+        sys.setswitchinterval(before)

@@ -1,0 +1,147 @@
+"""The tree of errors: what each one also is, and what of it survives."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copy
+import errno
+import inspect
+import pickle
+import traceback
+from typing import Any, Dict, List, Type
+
+import pytest
+
+from ssh_service import errors
+from ssh_service.command import CompletedProcess
+from ssh_service.errors import SshServiceError, again, transfer_error
+
+LEAVES: List[Type[SshServiceError]] = [
+    cls
+    for _, cls in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(cls, SshServiceError) and cls.__module__ == errors.__name__
+]
+EXTRAS: Dict[str, Any] = {
+    "connection_id": "me@here:22",
+    "phase": "some phase",
+    "expected": "SHA256:a",
+    "received": "SHA256:b",
+    "tried": ("publickey", "password"),
+    "process": {"output": "so far"},
+    "sent": False,
+    "reason": "silence",
+    "code": 4,
+    "ended": True,
+}
+
+
+def full(cls: Type[SshServiceError]) -> SshServiceError:
+    """Make an error with every attribute it can have."""
+    names = inspect.signature(cls.__init__).parameters
+    error = cls("what happened", **{name: EXTRAS[name] for name in EXTRAS if name in names})
+    if isinstance(error, OSError):
+        error.errno, error.strerror, error.filename = errno.EIO, "broken", "/a/path"
+    error.__notes__ = ["a note"]  # type: ignore[attr-defined]
+    return error
+
+
+def facts(error: BaseException) -> Dict[str, Any]:
+    found = {**error.__dict__, "args": error.args, "text": str(error), "class": type(error)}
+    for name in ("errno", "strerror", "filename"):
+        found[name] = getattr(error, name, None)
+    return found
+
+
+@pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_error_survives_pickling_with_all_it_tells(
+    cls: Type[SshServiceError], protocol: int
+) -> None:
+    error = full(cls)
+    assert facts(pickle.loads(pickle.dumps(error, protocol))) == facts(error)
+    assert facts(copy.copy(error)) == facts(error)
+
+
+@pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
+def test_again_makes_a_fresh_error_that_tells_the_same(cls: Type[SshServiceError]) -> None:
+    error = full(cls)
+    try:
+        raise error
+    except SshServiceError:
+        before = len(traceback.extract_tb(error.__traceback__))
+    for _ in range(3):
+        own = again(error)
+        assert own is not error
+        assert facts(own) == facts(error)
+        assert own.__traceback__ is None
+        with pytest.raises(cls):
+            raise own from error
+    assert len(traceback.extract_tb(error.__traceback__)) == before
+
+
+@pytest.mark.parametrize(
+    "cls, builtin",
+    [
+        (errors.SshConfigError, ValueError),
+        (errors.SshConnectError, ConnectionError),
+        (errors.SshHostKeyError, ConnectionError),
+        (errors.SshAuthError, ConnectionError),
+        (errors.SshAuthError, PermissionError),
+        (errors.SshConnectTimeout, ConnectionError),
+        (errors.SshConnectTimeout, TimeoutError),
+        (errors.SshConnectionLost, ConnectionError),
+        (errors.SshSessionRefused, ConnectionError),
+        (errors.SshCommandTimeout, TimeoutError),
+        (errors.SshCommandCancelled, concurrent.futures.CancelledError),
+        (errors.SshCacheClosed, RuntimeError),
+        (errors.SshTransferError, OSError),
+        (errors.SshFileNotFoundError, FileNotFoundError),
+        (errors.SshFileExistsError, FileExistsError),
+        (errors.SshTransferPermissionError, PermissionError),
+        (errors.SshIsADirectoryError, IsADirectoryError),
+        (errors.SshNotADirectoryError, NotADirectoryError),
+    ],
+)
+def test_each_leaf_is_the_builtin_that_others_would_catch(
+    cls: Type[SshServiceError], builtin: Type[BaseException]
+) -> None:
+    assert issubclass(cls, builtin)
+    with pytest.raises(builtin, match="^what happened$"):
+        raise cls("what happened")
+
+
+def test_every_error_can_be_made_of_a_text_alone() -> None:
+    assert len(LEAVES) >= 18
+    for cls in LEAVES:
+        assert str(cls("what happened")) == "what happened"
+        assert str(cls()) == ""
+        assert cls().args == ("",)
+
+
+@pytest.mark.parametrize(
+    "code, cls",
+    [
+        (errno.ENOENT, errors.SshFileNotFoundError),
+        (errno.EEXIST, errors.SshFileExistsError),
+        (errno.EACCES, errors.SshTransferPermissionError),
+        (errno.EPERM, errors.SshTransferPermissionError),
+        (errno.EISDIR, errors.SshIsADirectoryError),
+        (errno.ENOTDIR, errors.SshNotADirectoryError),
+        (errno.ENOSPC, errors.SshTransferError),
+    ],
+)
+def test_a_transfer_error_has_the_leaf_of_its_errno(code: int, cls: Type[Exception]) -> None:
+    error = transfer_error(code, "/some/file", connection_id="me@here:22")
+    assert type(error) is cls
+    assert (error.errno, error.filename) == (code, "/some/file")
+    assert "'/some/file' (me@here:22)" in str(error)
+    assert facts(pickle.loads(pickle.dumps(error))) == facts(error)
+
+
+def test_the_output_so_far_survives_pickling_with_its_error() -> None:
+    process = CompletedProcess("echo", {"A": "b"}, b"out\xff", b"", -1, ("KILL", False, "", ""))
+    error = errors.SshCommandTimeout("too long", process=process, ended=True)
+    copied = pickle.loads(pickle.dumps(error))
+    assert copied.process.stdout == "out\\xff"
+    assert copied.process.returncode == -9
+    assert copied.ended is True
