@@ -13,6 +13,7 @@ from paramiko.packet import Packetizer
 # What is overridden or called, and would be silently without effect if it were renamed.
 _NEEDED = {
     paramiko.Transport: (
+        "_auth_trigger",
         "_channel_handler_table",
         "_next_channel",
         "_parse_channel_open",

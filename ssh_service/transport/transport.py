@@ -522,6 +522,12 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         if trusted is not None and trusted.asbytes() != self.host_key.asbytes():
             raise _HostKeyChanged("the server showed another host key at a re-key")
 
+    def _auth_trigger(self) -> None:
+        super()._auth_trigger()
+        # paramiko keeps the credentials for as long as the connection lives (S11).
+        self.auth_handler.password = self.auth_handler.private_key = None
+        self.auth_handler.interactive_handler = None
+
     # Messages that paramiko answers inside a key exchange, which RFC 4253 section 7.1 forbids
     # (fault G34), or with one error for all threads (fault G3).
 

@@ -43,6 +43,15 @@ def test_a_password_logs_in(password: Any) -> None:
         assert server.attempts == [("password", True)]
 
 
+def test_a_connection_keeps_no_credential() -> None:
+    with AuthServer(password=MARKER) as server:
+        transport = connect(server, password=MARKER)
+        try:
+            assert MARKER not in repr(vars(transport.auth_handler))
+        finally:
+            transport.close()
+
+
 def test_a_wrong_password_is_shown_once_and_refused() -> None:
     with AuthServer(password="secret") as server:
         with pytest.raises(SshAuthError, match="tried password: refused") as caught:

@@ -1,0 +1,649 @@
+"""The cache, one caller at a time: what it keeps, tells and closes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import Any, Iterator, List, Optional, Tuple
+
+import pytest
+
+from ssh_service import background, cache
+from ssh_service.cache import SshClientCache
+from ssh_service.client import SshClient
+from ssh_service.errors import (
+    SshAuthError,
+    SshCacheClosed,
+    SshConfigError,
+    SshConnectError,
+    SshConnectionLost,
+    SshConnectTimeout,
+)
+from tests.unit.engine_fakes import (
+    PATIENCE,
+    GatedDialer,
+    Timers,
+    callbacks_done,
+    connect_params,
+    outcome,
+    target,
+)
+
+Event = Tuple[str, Any]
+
+
+class Recorder:
+    """Makes clients that write down what they are told."""
+
+    def __init__(self) -> None:
+        self.clients: List[SshClient] = []
+        self.events: List[Event] = []
+        self.threads: List[bool] = []
+
+    def __call__(self) -> SshClient:
+        recorder = self
+
+        class Recording(SshClient):
+            def connection_made(self, conn: Any) -> None:
+                recorder.threads.append(background.on_callback_thread())
+                recorder.events.append(("made", conn))
+
+            def connection_lost(self, exc: Optional[BaseException]) -> None:
+                recorder.threads.append(background.on_callback_thread())
+                recorder.events.append(("lost", exc))
+
+        client = Recording()
+        self.clients.append(client)
+        return client
+
+
+@pytest.fixture
+def dialer() -> GatedDialer:
+    return GatedDialer()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def connections(dialer: GatedDialer, recorder: Recorder) -> Iterator[SshClientCache]:
+    connections = SshClientCache(recorder, dialer=dialer)
+    yield connections
+    dialer.release()
+    connections.cleanup()
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    timers = Timers()
+    monkeypatch.setattr(background, "call_at", timers.call_at)
+    return timers
+
+
+class Now:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Now:
+    clock = Now()
+    monkeypatch.setattr(cache, "time", clock)
+    return clock
+
+
+# Getting and keeping.
+
+
+def test_the_second_call_gets_the_same_connection(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    transport, client = connections.get_client_connection(connect_params("alpha"))
+    assert connections.get_client_connection(connect_params("alpha")) == (transport, client)
+    assert client.connection() is transport
+    assert repr(client) == "somebody@alpha:22"
+    assert dialer.dials == ["alpha"]
+
+
+def test_a_bare_cache_works_without_enter(connections: SshClientCache) -> None:
+    connections.get_client_connection(connect_params("alpha"))
+    assert len(connections) == 1
+
+
+def test_other_hosts_ports_users_credentials_and_policies_get_other_connections(
+    connections: SshClientCache, dialer: GatedDialer, tmp_path: Any
+) -> None:
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.touch()
+    variants = [
+        {},
+        {"host": "beta"},
+        {"port": 2222},
+        {"username": "else"},
+        {"password": "other"},
+        {"known_hosts": str(known_hosts)},
+        {"keepalive_interval": 1},
+        {"compression_algs": ["zlib@openssh.com"]},
+    ]
+    for _ in range(2):
+        for variant in variants:
+            connections.get_client_connection(connect_params(**variant))  # type: ignore[arg-type]
+    assert len(dialer.dials) == len(variants) == len(connections)
+
+
+def test_len_and_str_tell_the_live_connections_and_no_secret(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    assert (len(connections), str(connections)) == (0, "SshClientCache()")
+    for host in ("beta", "alpha"):
+        connections.get_client_connection(connect_params(host))
+    assert str(connections) == "SshClientCache(somebody@alpha:22, somebody@beta:22)"
+    assert "sesame" not in str(connections) + repr(connections) + str(connections.stats())
+    dialer.transports[0].lose()
+    assert (len(connections), str(connections)) == (1, "SshClientCache(somebody@alpha:22)")
+
+
+def test_a_lost_connection_leaves_at_once_and_the_next_call_dials(
+    connections: SshClientCache, dialer: GatedDialer, recorder: Recorder
+) -> None:
+    _, first = connections.get_client_connection(connect_params())
+    dialer.transports[0].lose("reset")
+    assert repr(first) == "LOST"
+    assert len(connections) == 0
+    transport, second = connections.get_client_connection(connect_params())
+    assert transport is dialer.transports[1]
+    assert second is not first
+    assert repr(second) == "somebody@alpha:22"
+    assert connections.stats()["reconnects"] == 1
+    assert connections.stats()["losses"] == 1
+
+
+def test_a_connection_that_ended_without_a_word_is_not_handed_out(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    """Between the end of a connection and its callback nobody gets it any more."""
+    connections.get_client_connection(connect_params())
+    dialer.transports[0]._active = False  # its callbacks are still to be called
+    assert len(connections) == 0
+    transport, _ = connections.get_client_connection(connect_params())
+    assert transport is dialer.transports[1]
+    dialer.transports[0]._active = True
+    dialer.transports[0].lose()  # now they are, and must not remove the new one
+    assert connections.get_client_connection(connect_params())[0] is transport
+    assert len(dialer.dials) == 2
+
+
+def test_parameters_that_are_wrong_fail_before_anything_is_dialled(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    for wrong in ({"host": None}, connect_params(port="x"), connect_params(no_such_name=1)):
+        with pytest.raises(SshConfigError):
+            connections.get_client_connection(wrong)
+    assert dialer.dials == []
+    assert connections.stats()["leases"] == 0
+
+
+# What goes wrong.
+
+
+def test_a_failed_dial_is_raised_and_the_next_call_dials_again(
+    connections: SshClientCache, dialer: GatedDialer, recorder: Recorder
+) -> None:
+    error = SshAuthError("refused", tried=("publickey",), connection_id="somebody@alpha:22")
+    dialer.errors["alpha"] = [error]
+    with pytest.raises(SshAuthError, match="refused") as caught:
+        connections.get_client_connection(connect_params())
+    assert caught.value is not error
+    assert caught.value.__cause__ is error
+    assert caught.value.tried == ("publickey",)
+    assert connections.stats() == {
+        "connections": 0, "leases": 0, "waiting": 0, "dials": 1, "reconnects": 0, "losses": 0,
+    }  # fmt: skip
+    connections.get_client_connection(connect_params())
+    assert dialer.dials == ["alpha"] * 2
+    assert connections.stats()["reconnects"] == 0
+
+
+@pytest.mark.parametrize(
+    "raised, expected",
+    [
+        (OSError("no route"), SshConnectError),
+        (ValueError("no such algorithm"), SshConfigError),
+        (KeyError("x"), SshConnectError),
+        (SystemExit("a password callable gave up"), SshConnectError),
+        (KeyboardInterrupt(), SshConnectError),
+    ],
+)
+def test_whatever_a_dial_raises_those_who_wait_are_told(
+    connections: SshClientCache,
+    dialer: GatedDialer,
+    recorder: Recorder,
+    raised: BaseException,
+    expected: Any,
+) -> None:
+    dialer.errors["alpha"] = [raised]
+    with pytest.raises(expected, match="somebody@alpha:22") as caught:
+        connections.get_client_connection(connect_params())
+    assert caught.value.__cause__.__cause__ is raised
+    callbacks_done()
+    assert [kind for kind, _ in recorder.events] == ["lost"]
+    connections.get_client_connection(connect_params())
+
+
+class _Forgetful(SshClient):
+    def __init__(self) -> None:
+        pass  # without super().__init__()
+
+
+class _Unnamed(SshClient):
+    @staticmethod
+    def id_from_connection(connection: Any) -> str:
+        raise LookupError("no name")
+
+
+def _raises() -> SshClient:
+    raise LookupError("no client")
+
+
+@pytest.mark.parametrize("factory", [_Forgetful, _Unnamed, _raises, lambda: None])
+def test_a_client_that_is_broken_is_an_error_for_its_callers_and_not_an_endless_wait(
+    dialer: GatedDialer, factory: Any
+) -> None:
+    connections = SshClientCache(factory, dialer=dialer)
+    slot = connections.request(target())
+    with pytest.raises(SshConnectError, match="LookupError|AttributeError"):
+        slot.pair.result(PATIENCE)
+    connections.release(slot)
+    assert all(not transport.is_active() for transport in dialer.transports)
+    assert len(connections) == 0
+    with pytest.raises(SshConnectError):
+        connections.get_client_connection(connect_params())
+
+
+def test_where_no_thread_can_be_started_the_call_fails_and_the_next_one_dials(
+    connections: SshClientCache, dialer: GatedDialer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks_done()
+    with monkeypatch.context() as patch:
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(SshConnectError, match="can't start new thread"):
+            connections.get_client_connection(connect_params())
+    assert dialer.dials == []
+    connections.get_client_connection(connect_params())
+    assert connections.stats()["leases"] == 0
+
+
+def test_a_caller_waits_no_longer_than_its_deadline_and_disturbs_nobody(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    dialer.hold("alpha")
+    with pytest.raises(SshConnectTimeout, match="after 0.0 s") as caught:
+        connections.acquire(target(), time.monotonic() + 0.01)
+    assert caught.value.phase == "connect"
+    assert connections.stats()["leases"] == connections.stats()["waiting"] == 0
+    slot = connections.request(target())
+    dialer.release("alpha")
+    transport, _ = slot.pair.result(PATIENCE)
+    connections.release(slot)
+    assert transport.is_active()
+    assert dialer.dials == ["alpha"]
+
+
+def test_the_dialler_is_given_the_destinations_own_connect_timeout(
+    connections: SshClientCache, recorder: Recorder
+) -> None:
+    deadlines: List[float] = []
+    dialer = GatedDialer()
+
+    def dial(to: Any, deadline: float, **more: Any) -> Any:
+        deadlines.append(deadline - time.monotonic())
+        assert set(more) == {"open_tunnel"}
+        return dialer(to, deadline)
+
+    connections = SshClientCache(dialer=dial)
+    connections.get_client_connection(connect_params(connect_timeout=7))
+    assert 6 < deadlines[0] <= 7
+    connections.cleanup()
+
+
+# Hooks.
+
+
+def test_hooks_are_told_made_and_then_lost_once_on_the_callback_thread(
+    connections: SshClientCache, dialer: GatedDialer, recorder: Recorder
+) -> None:
+    transport, client = connections.get_client_connection(connect_params())
+    assert recorder.events == [("made", transport)]  # before it was handed out
+    dialer.transports[0].lose("silence")
+    dialer.transports[0].lose("silence")
+    callbacks_done()
+    assert [kind for kind, _ in recorder.events] == ["made", "lost"]
+    loss = recorder.events[1][1]
+    assert isinstance(loss, SshConnectionLost) and loss.reason == "silence"
+    assert recorder.threads == [True, True]
+
+
+def test_a_clean_end_is_told_without_an_error(
+    connections: SshClientCache, recorder: Recorder
+) -> None:
+    transport, _ = connections.get_client_connection(connect_params())
+    connections.cleanup()
+    callbacks_done()
+    assert recorder.events == [("made", transport), ("lost", None)]
+    assert connections.stats()["losses"] == 0
+
+
+def test_a_failed_dial_tells_lost_alone(
+    connections: SshClientCache, dialer: GatedDialer, recorder: Recorder
+) -> None:
+    dialer.errors["alpha"] = [SshConnectError("refused")]
+    assert isinstance(
+        outcome(lambda: connections.get_client_connection(connect_params())), SshConnectError
+    )
+    callbacks_done()
+    assert [kind for kind, _ in recorder.events] == ["lost"]
+    assert str(recorder.events[0][1]) == "refused"
+    assert recorder.clients[0].connection(timeout=0) is None
+
+
+def test_a_hook_that_raises_is_logged_and_stalls_nothing(
+    dialer: GatedDialer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Raising(SshClient):
+        def connection_made(self, conn: Any) -> None:
+            raise LookupError("made on purpose")
+
+        def connection_lost(self, exc: Optional[BaseException]) -> None:
+            raise LookupError("lost on purpose")
+
+    connections = SshClientCache(Raising, dialer=dialer)
+    with caplog.at_level(logging.ERROR):
+        transport, client = connections.get_client_connection(connect_params())
+        assert client.connection() is transport
+        dialer.transports[0].lose()
+        assert repr(client) == "LOST"
+        connections.get_client_connection(connect_params())
+        connections.cleanup()
+        callbacks_done()
+    assert "made on purpose" in caplog.text and "lost on purpose" in caplog.text
+
+
+def test_a_hook_that_waits_for_ever_holds_up_the_first_callers_alone_and_not_for_long(
+    dialer: GatedDialer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+
+    class Blocking(SshClient):
+        def connection_made(self, conn: Any) -> None:
+            gate.wait(PATIENCE)
+
+    monkeypatch.setattr(cache, "_HOOK_PATIENCE", 0.05)
+    connections = SshClientCache(Blocking, dialer=dialer)
+    try:
+        connections.get_client_connection(connect_params())
+        waits: List[Optional[float]] = []
+        slot = connections.request(target())
+        monkeypatch.setattr(slot.announced, "wait", lambda timeout: waits.append(timeout))
+        for _ in range(5):
+            connections.get_client_connection(connect_params())
+        connections.release(slot)
+        assert waits == [0.0] * 5  # its patience is over for good
+    finally:
+        gate.set()
+        connections.cleanup()
+        callbacks_done()
+
+
+def test_a_hook_may_use_the_cache(dialer: GatedDialer) -> None:
+    results: List[Any] = []
+
+    class Asking(SshClient):
+        def connection_made(self, conn: Any) -> None:
+            if not results:
+                results.append(None)
+                results.append(connections.get_client_connection(connect_params("alpha"))[0])
+                results.append(connections.get_client_connection(connect_params("beta"))[0])
+
+    connections = SshClientCache(Asking, dialer=dialer)
+    connections.get_client_connection(connect_params("alpha"))
+    callbacks_done()
+    assert results[1:] == dialer.transports[:2]
+    connections.cleanup()
+    callbacks_done()
+
+
+# Leases, expiry.
+
+
+def test_a_lease_is_counted_and_given_back_even_after_an_error(
+    connections: SshClientCache,
+) -> None:
+    with pytest.raises(LookupError):
+        with connections.lease(connect_params()) as (transport, client):
+            assert client.connection() is transport
+            with connections.lease(connect_params()):
+                assert connections.stats()["leases"] == 2
+            raise LookupError
+    assert connections.stats()["leases"] == 0
+    assert len(connections) == 1
+
+
+def test_an_unused_connection_is_closed_when_its_time_is_up(
+    connections: SshClientCache, dialer: GatedDialer, timers: Timers, now: Now
+) -> None:
+    slot = connections.acquire(target())
+    connections.release(slot, idle_timeout=60)
+    assert [due for due, _ in timers.live] == [1060.0]
+    now.now = 1060.0
+    timers.fire()
+    assert not dialer.transports[0].is_active()
+    assert len(connections) == 0
+    assert timers.live == []
+    assert connections.stats()["losses"] == 0
+
+
+def test_every_use_puts_the_end_off_with_one_timer(
+    connections: SshClientCache, dialer: GatedDialer, timers: Timers, now: Now
+) -> None:
+    for _ in range(100):
+        slot = connections.acquire(target())
+        connections.release(slot, idle_timeout=60)
+        now.now += 0.5
+    assert len(timers.live) == 1
+    now.now = 1060.0
+    timers.fire()  # used 10.5 s ago
+    assert dialer.transports[0].is_active()
+    assert [due for due, _ in timers.live] == [1109.5]
+    now.now = 1109.5
+    timers.fire()
+    assert not dialer.transports[0].is_active()
+
+
+def test_a_shorter_limit_holds_from_when_it_is_given(
+    connections: SshClientCache, dialer: GatedDialer, timers: Timers, now: Now
+) -> None:
+    connections.release(connections.acquire(target()), idle_timeout=3600)
+    connections.release(connections.acquire(target()), idle_timeout=5)
+    now.now = 1005.0
+    timers.fire()
+    assert not dialer.transports[0].is_active()
+
+
+def test_a_leased_connection_does_not_expire_and_one_with_an_open_channel_does_not_either(
+    connections: SshClientCache, dialer: GatedDialer, timers: Timers, now: Now
+) -> None:
+    connections.release(connections.acquire(target()), idle_timeout=60, max_lifetime=100)
+    slot = connections.acquire(target())
+    now.now = 2000.0
+    timers.fire()
+    assert dialer.transports[0].is_active()
+    assert timers.live == []  # the release will see to it
+    dialer.transports[0].others = 1
+    connections.release(slot)
+    timers.fire()
+    assert dialer.transports[0].is_active()
+    assert [due for due, _ in timers.live] == [2001.0]
+    dialer.transports[0].others = 0
+    now.now = 2001.0
+    timers.fire()
+    assert not dialer.transports[0].is_active()
+
+
+def test_a_connection_past_its_lifetime_is_replaced_when_nobody_uses_it(
+    connections: SshClientCache, dialer: GatedDialer, timers: Timers, now: Now
+) -> None:
+    for at in (1000.0, 1050.0, 1099.0):
+        now.now = at
+        connections.release(connections.acquire(target()), max_lifetime=100)
+    now.now = 1100.0
+    timers.fire()
+    assert not dialer.transports[0].is_active()
+    connections.get_client_connection(connect_params())
+    assert dialer.dials == ["alpha"] * 2
+
+
+def test_a_timer_of_a_connection_that_has_gone_does_nothing(
+    connections: SshClientCache, dialer: GatedDialer, timers: Timers, now: Now
+) -> None:
+    connections.release(connections.acquire(target()), idle_timeout=60)
+    dialer.transports[0].lose()
+    connections.get_client_connection(connect_params())
+    now.now = 1060.0
+    timers.fire()
+    assert dialer.transports[1].is_active()
+    assert timers.live == []
+
+
+def test_a_lease_can_be_renewed_only_while_the_connection_is_in_the_cache(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    slot = connections.acquire(target())
+    assert connections.renew(slot)
+    assert connections.stats()["leases"] == 2
+    connections.release(slot)
+    connections.release(slot)
+    assert connections.renew(slot)
+    connections.release(slot)
+    dialer.transports[0].lose()
+    assert not connections.renew(slot)
+    assert connections.stats()["leases"] == 0
+
+
+# Its life.
+
+
+def test_the_last_exit_closes_all_and_one_too_many_raises(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    connections.enter()
+    connections.enter()
+    for host in ("alpha", "beta"):
+        connections.get_client_connection(connect_params(host))
+    connections.exit()
+    assert len(connections) == 2
+    connections.exit()
+    assert len(connections) == 0
+    assert not any(transport.is_active() for transport in dialer.transports)
+    for _ in range(2):
+        with pytest.raises(SshCacheClosed, match="more often than enter"):
+            connections.exit()
+    connections.get_client_connection(connect_params("alpha"))
+    assert dialer.dials == ["alpha", "beta", "alpha"]
+
+
+def test_cleanup_closes_leased_connections_too_and_all_before_one_is_waited_for(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    with connections.lease(connect_params("alpha")), connections.lease(connect_params("beta")):
+        first, second = dialer.transports
+        first.close = lambda: None if not second.is_active() else pytest.fail(  # type: ignore
+            "one was waited for while another was still open"
+        )
+        connections.cleanup()
+        assert not first.is_active() and not second.is_active()
+    assert connections.stats()["leases"] == 0
+
+
+def test_what_lies_beside_the_connections_goes_with_them(connections: SshClientCache) -> None:
+    made = [object(), object()]
+    assert connections.beside("key", lambda: made[0]) is made[0]
+    assert connections.beside("key", lambda: made[1]) is made[0]
+    assert connections.beside("other", lambda: made[1]) is made[1]
+    connections.cleanup()
+    assert connections.beside("key", lambda: made[1]) is made[1]
+
+
+def test_stats_count_what_there_is_and_what_happened(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    dialer.hold("beta")
+    slots = [connections.request(target("beta")) for _ in range(3)]
+    waiter = threading.Thread(
+        target=lambda: connections.get_client_connection(connect_params("beta")), daemon=True
+    )
+    asked = threading.Event()
+    add = slots[0].pair.add_done_callback
+    slots[0].pair.add_done_callback = lambda fn: (add(fn), asked.set())  # type: ignore
+    waiter.start()
+    assert asked.wait(PATIENCE)
+    with connections.lease(connect_params("alpha")):
+        assert connections.stats() == {
+            "connections": 1, "leases": 5, "waiting": 1, "dials": 2, "reconnects": 0, "losses": 0,
+        }  # fmt: skip
+    dialer.release()
+    waiter.join(PATIENCE)
+    for slot in slots:
+        connections.release(slot)
+    assert connections.stats() == {
+        "connections": 2, "leases": 0, "waiting": 0, "dials": 2, "reconnects": 0, "losses": 0,
+    }  # fmt: skip
+
+
+def test_nothing_secret_is_logged(
+    connections: SshClientCache, dialer: GatedDialer, caplog: pytest.LogCaptureFixture
+) -> None:
+    dialer.errors["beta"] = [SshConnectError("somebody@beta:22: refused")]
+    with caplog.at_level(logging.DEBUG):
+        connections.get_client_connection(connect_params("alpha"))
+        outcome(lambda: connections.get_client_connection(connect_params("beta")))
+        dialer.transports[0].lose()
+        connections.cleanup()
+    assert "somebody@alpha:22" in caplog.text and "somebody@beta:22: refused" in caplog.text
+    assert "sesame" not in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_starts_with_an_empty_cache(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    transport, _ = connections.get_client_connection(connect_params())
+    connections.enter()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            assert len(connections) == 0 and connections.stats()["dials"] == 0
+            mine, _ = connections.get_client_connection(connect_params())
+            assert mine is not transport and mine.is_active()
+            with pytest.raises(SshCacheClosed):
+                connections.exit()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert transport.is_active()
+    connections.exit()
