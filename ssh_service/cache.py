@@ -11,7 +11,7 @@ import weakref
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Callable, Dict, Hashable, Iterator, List, Mapping, Optional, Tuple, TypeVar
 
-from ssh_service import background, params
+from ssh_service import background, pacing, params
 from ssh_service.client import SshClient
 from ssh_service.connect import dial
 from ssh_service.errors import (
@@ -199,6 +199,7 @@ class SshClientCache:
         transports = [slot.transport for slot in slots if slot.transport is not None]
         for slot in slots:
             _settle(slot.pair, error=SshCacheClosed("the connection cache was closed"))
+        pacing.look_again()  # dials that wait for their turn are not wanted any more
         for transport in transports:  # all are told before one is waited for
             transport.hang_up()
         for transport in transports:
@@ -456,8 +457,12 @@ class SshClientCache:
         transport: Optional[SshTransport] = None
         try:
             client = self._client_factory()
-            transport = self._dialer(
-                target, time.monotonic() + target.connect_timeout, open_tunnel=self._open_tunnel
+            deadline = time.monotonic() + target.connect_timeout
+            transport = pacing.paced(
+                (target.hostname, target.port, target.key.route),
+                deadline,
+                lambda: self._dialer(target, deadline, open_tunnel=self._open_tunnel),
+                lambda: not slot.closed,
             )
             client.made(transport)
         except BaseException as exc:  # whatever it is, somebody waits for it

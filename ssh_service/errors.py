@@ -106,7 +106,17 @@ class SshConfigError(SshServiceError, ValueError):
 
 
 class SshConnectError(SshServiceError, ConnectionError):
-    """No authenticated connection could be had; `errno` is set where the system gave one."""
+    """
+    No authenticated connection could be had; `errno` is set where the system gave one.
+
+    Attributes
+    ----------
+    throttled : bool
+        Whether the server dropped the connection, before anything else, because it has too many;
+        trying again later may help.
+    """
+
+    throttled = False
 
 
 class SshHostKeyError(SshConnectError):

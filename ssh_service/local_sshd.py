@@ -286,7 +286,8 @@ class Sshd:
             "MaxSessions": 100,
             "MaxStartups": 200,
             "Subsystem": "sftp internal-sftp",
-            "SetEnv": f"{_TOKEN}={self._token}",
+            # SHLVL keeps bash from reading the user's ~/.bashrc, which is not the test's concern.
+            "SetEnv": f"{_TOKEN}={self._token} SHLVL=1",
         }
         spelling = {name.lower(): name for name in lines}
         for name, value in self._options.items():

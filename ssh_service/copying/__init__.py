@@ -8,11 +8,11 @@ import os
 from typing import Any, Callable, Coroutine, Optional, Union
 
 from ssh_service.copying.channel import session_on
-from ssh_service.copying.download import Download
+from ssh_service.copying.downloading import Download
 from ssh_service.copying.failures import SshTransferTimeout, copy_error, shown
 from ssh_service.copying.job import Job, Options, Progress, ProgressCallback
 from ssh_service.copying.session import SftpSession
-from ssh_service.copying.upload import Upload
+from ssh_service.copying.uploading import Upload
 from ssh_service.transport import SshTransport
 
 __all__ = ["Progress", "ProgressCallback", "SshTransferTimeout", "download", "upload"]

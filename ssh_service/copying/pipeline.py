@@ -55,7 +55,7 @@ class Task:
         Whether it has ended.
     """
 
-    __slots__ = ("coroutine", "order", "failure", "done", "result")
+    __slots__ = ("coroutine", "order", "failure", "done", "result", "waits_for")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], order: int) -> None:
         self.coroutine = coroutine
@@ -63,6 +63,7 @@ class Task:
         self.failure: Optional[BaseException] = None
         self.done = False
         self.result: Any = None
+        self.waits_for: Any = None
 
 
 class _Turn:
@@ -322,7 +323,7 @@ class Pipeline:
                     wait, error = task.coroutine.throw(error), None
                 if isinstance(wait, Reply) and wait.kind:
                     continue  # it came meanwhile
-                wait.waiter = task
+                wait.waiter, task.waits_for = task, wait
                 return
         except StopIteration as stop:
             task.result = stop.value
@@ -353,8 +354,11 @@ class Pipeline:
                 self._step(task, Cancelled())
 
     def _forget(self, task: Task) -> None:
+        """See to it that nothing the task waits for, or has just got, lets it go on."""
         if task in self._ready:
             self._ready.remove(task)
+        if task.waits_for is not None:
+            task.waits_for.waiter = None
 
     def _tidy_up(self) -> None:
         """Cancel all that still runs, and wait a little for what it has to undo."""
@@ -362,10 +366,10 @@ class Pipeline:
         deadline = time.monotonic() + _TIDY_LIMIT
         try:
             self._cancel(lambda task: True)
-            while self._tasks and time.monotonic() < deadline:
+            while (self._tasks or self.lane.outstanding) and time.monotonic() < deadline:
                 while self._ready:
                     self._step(self._ready.popleft(), None)
-                if self._tasks:
+                if self.lane.outstanding:
                     self._take_replies(max(0.01, deadline - time.monotonic()))
         except Exception:  # the session is gone, or stands still: nothing more can be done there
             pass

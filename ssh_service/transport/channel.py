@@ -8,12 +8,11 @@ reader thread what came, and nothing ever waits.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Optional, Set, Tuple, Union
 
 from paramiko.channel import Channel
 from paramiko.common import (
@@ -138,6 +137,8 @@ class SshChannel(Channel):  # type: ignore[misc]
     at a real end of the output; a connection that was lost raises `SshConnectionLost`.
     """
 
+    _pipe: Any
+
     def __init__(self, chanid: int, sink: Optional[ChannelSink] = None) -> None:
         super().__init__(chanid)
         self.in_buffer = ChunkPipe()
@@ -156,7 +157,8 @@ class SshChannel(Channel):  # type: ignore[misc]
         # SimpleQueue.put is documented as safe in a destructor.
         outbound = getattr(self, "_outbound", None)
         if outbound is not None and self.active and not self.closed and not outbound.close_sent:
-            forgotten.put((self.transport.transport, self.remote_chanid, outbound))
+            m = message(cMSG_CHANNEL_CLOSE, self.remote_chanid)
+            chores.put((self.get_transport(), m, outbound))
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open" if self.active else "opening"
@@ -218,7 +220,8 @@ class SshChannel(Channel):  # type: ignore[misc]
     def _feed(self, m: Union[Message, bytes]) -> None:
         # Bytes where paramiko's _feed_extended passes on what `set_combine_stderr` merges.
         data = m if isinstance(m, bytes) else m.get_binary()
-        self._count(len(data))
+        if self._is_late(len(data)):
+            return
         if self._sink is None:
             self.in_buffer.feed(data)
         else:
@@ -231,7 +234,8 @@ class SshChannel(Channel):  # type: ignore[misc]
         if kind == 1 and self.combine_stderr and self._sink is None:
             self._feed(data)
             return
-        self._count(len(data))
+        if self._is_late(len(data)):
+            return
         if kind == 1 and self._sink is None:
             self.in_stderr_buffer.feed(data)
             return
@@ -241,13 +245,15 @@ class SshChannel(Channel):  # type: ignore[misc]
                 return
         self.give_back(len(data))  # data of a kind nobody knows took window all the same
 
-    def _count(self, size: int) -> None:
+    def _is_late(self, size: int) -> bool:
+        """Count bytes that came; tell whether to drop them, as the server had said EOF before."""
         # paramiko never checks that the peer keeps to the window (fault G13, RFC 4254 5.2).
         with self.lock:
             self._in_left -= size
             exceeded = self._in_left < -_WINDOW_SLACK
         if exceeded:
             raise SSHException("the server sent more than the channel's window allows")
+        return bool(self.eof_received)
 
     def _check_add_window(self, n: int) -> int:
         credit = int(super()._check_add_window(n))
@@ -269,7 +275,8 @@ class SshChannel(Channel):  # type: ignore[misc]
         elif kind == "exit-signal":
             self._handle_exit(-1, (m.get_text(), m.get_boolean(), m.get_text()))
         elif want_reply:
-            self.transport._send_user_message(message(cMSG_CHANNEL_FAILURE, self.remote_chanid))
+            m = message(cMSG_CHANNEL_FAILURE, self.remote_chanid)
+            self.get_transport()._answer(m, self._outbound)
 
     def _handle_exit(self, status: int, signal: Optional[Tuple[str, bool, str]]) -> None:
         if self.status_event.is_set():
@@ -294,7 +301,28 @@ class SshChannel(Channel):  # type: ignore[misc]
         self.get_transport()._forget_channel(self)
         self._end(None)
 
+    def _disown(self, error: SshConnectionLost) -> None:
+        """Become useless, in a forked child: threads that it has not may hold all of these."""
+        self.lock = threading.Lock()
+        self.out_buffer_cv = threading.Condition(self.lock)
+        self.event, self.status_event = threading.Event(), threading.Event()
+        self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
+        self._sink = None  # what it works for is the parent's too
+        self._end(error)
+
     # Repaired waits of the blocking form.
+
+    def _wait_for_send_window(self, size: int) -> int:
+        # Ours, as paramiko's goes by the wall clock, which may jump.  The caller holds `lock`.
+        if not self.out_buffer_cv.wait_for(
+            lambda: self.closed or self.eof_sent or self.out_window_size > 0, self.timeout
+        ):
+            raise socket.timeout("the peer's window stayed closed")
+        if self.closed or self.eof_sent:
+            return 0
+        size = int(min(size, self.out_window_size, self.out_max_packet_size - 64))
+        self.out_window_size -= size
+        return size
 
     def _event_pending(self) -> None:
         super()._event_pending()
@@ -484,9 +512,15 @@ class SshChannel(Channel):  # type: ignore[misc]
         (transport._send_user_message if wait else transport.post)(m, self._outbound)
 
     def close(self) -> None:
-        """Close the channel, as `paramiko.Channel.close`; not an error where that is no more."""
-        with contextlib.suppress(SshConnectionLost):
-            super().close()
+        """Close the channel, without waiting; not an error where its connection is no more."""
+        with self.lock:
+            if self._pipe is not None:  # as paramiko does it
+                self._pipe.close()
+                self._pipe = None
+            messages = self._close_internal()
+        for m in messages:
+            if m is not None:
+                self._transmit(m, wait=False)
 
     def abandon(self) -> None:
         """Close the channel, or see to it that it is closed as soon as the server confirms it."""
@@ -527,13 +561,25 @@ class OpenWaiter(ChannelSink):
         return self._done.wait(max(0.0, deadline - time.monotonic()))
 
 
-# Channels that were dropped without being closed: (transport, remote channel number, outbound).
-forgotten: "queue.SimpleQueue[Tuple[SshTransport, int, Outbound]]" = queue.SimpleQueue()
+# What any thread may leave to the reaper thread, without taking a lock: a message to send, or
+# None where a transport only has to be asked to send what it deferred.
+Chore = Tuple["SshTransport", Optional[Message], Optional[Outbound]]
+chores: "queue.SimpleQueue[Chore]" = queue.SimpleQueue()
+# Seconds between two looks at whether a transport with deferred messages can write again.
+_LOOK_AGAIN = 0.05
 
 
-def close_forgotten() -> None:
-    """Close each channel that `SshChannel.__del__` reports; the reaper thread's life."""
+def do_chores() -> None:
+    """Close forgotten channels and send what no other thread will send; the reaper's life."""
+    full: Set["SshTransport"] = set()
     while True:
-        transport, remote_chanid, outbound = forgotten.get()
-        transport.post(message(cMSG_CHANNEL_CLOSE, remote_chanid), outbound)
-        del transport, outbound
+        try:
+            transport, m, outbound = chores.get(timeout=_LOOK_AGAIN if full else None)
+        except queue.Empty:
+            full = {transport for transport in full if not transport._flush()}
+            continue
+        if m is None:
+            full.add(transport)
+        else:
+            transport.post(m, outbound)
+        del transport, m, outbound

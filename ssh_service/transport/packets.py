@@ -8,9 +8,10 @@ authenticates and counts stays paramiko's.
 from __future__ import annotations
 
 import time
+import zlib
 from typing import Any, Callable, List, Optional, Tuple
 
-from paramiko.common import MSG_NAMES
+from paramiko.common import MSG_EXT_INFO, MSG_NAMES, MSG_USERAUTH_INFO_REQUEST
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 from paramiko.ssh_exception import SSHException
@@ -19,12 +20,38 @@ from ssh_service.transport.wire import Buffer, Wire
 
 # OpenSSH's PACKET_MAX_SIZE.  paramiko believes any 32-bit length and allocates it (fault G12).
 PACKET_MAX_SIZE = 256 * 1024
+# Messages with a count in front, up to 4 billion, of things that paramiko then reads, as zeros
+# where the message has ended.
+_COUNTED = (MSG_EXT_INFO, MSG_USERAUTH_INFO_REQUEST)
 # All that a server may say before its identification line (fault G11; RFC 4253 section 4.2).
 BANNER_MAX_SIZE = 8 * 1024
 
 
 class PeerSilent(SSHException):  # type: ignore[misc]
     """Nothing was heard from the peer for as long as its keepalives allow."""
+
+
+class _Whole(Message):  # type: ignore[misc]
+    """A message that can be read to its end, not beyond it."""
+
+    def get_bytes(self, n: int) -> bytes:
+        data = bytes(self.packet.read(n))
+        if len(data) < n:
+            raise SSHException("a message announces more than it holds")
+        return data
+
+
+class Inflater:
+    """What paramiko's `ZlibDecompressor` does, for packets of a size a packet may have."""
+
+    def __init__(self) -> None:
+        self._z = zlib.decompressobj()
+
+    def __call__(self, data: bytes) -> bytes:
+        out = self._z.decompress(data, PACKET_MAX_SIZE)
+        if self._z.unconsumed_tail:
+            raise SSHException("a packet is too large once decompressed")
+        return out
 
 
 class SshPacketizer(Packetizer):  # type: ignore[misc]
@@ -189,6 +216,8 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         """
         while True:
             kind, message = super().read_message()
+            if kind in _COUNTED:
+                message.__class__ = _Whole
             # paramiko dies of a KeyError at a type it has no name for (fault G14).  During the
             # first key exchange it must see every packet, so that strict-kex can refuse it.
             if kind in MSG_NAMES or not self._initial_kex_done or self.unknown_message is None:

@@ -15,6 +15,7 @@ _NEEDED = {
     paramiko.Transport: (
         "_auth_trigger",
         "_channel_handler_table",
+        "_compression_info",
         "_next_channel",
         "_parse_channel_open",
         "_parse_channel_open_failure",
@@ -32,6 +33,7 @@ _NEEDED = {
     ),
     Channel: (
         "_check_add_window",
+        "_close_internal",
         "_event_pending",
         "_feed",
         "_feed_extended",
@@ -46,6 +48,7 @@ _NEEDED = {
         "_set_window",
         "_unlink",
         "_wait_for_event",
+        "_wait_for_send_window",
         "_window_adjust",
     ),
     Packetizer: ("read_all", "read_message", "readline", "send_message", "write_all"),

@@ -8,7 +8,6 @@ that the installed paramiko still calls what is overridden here.
 
 from __future__ import annotations
 
-import bisect
 import collections
 import logging
 import os
@@ -47,7 +46,7 @@ from ssh_service.errors import (
 )
 from ssh_service.transport import channel as channels
 from ssh_service.transport.channel import ChannelSink, OpenWaiter, Outbound, SshChannel
-from ssh_service.transport.packets import PeerSilent, SshPacketizer, message
+from ssh_service.transport.packets import Inflater, PeerSilent, SshPacketizer, message
 from ssh_service.transport.paramiko_check import check_paramiko
 from ssh_service.transport.wire import Wire
 
@@ -57,9 +56,14 @@ _log = logging.getLogger("ssh_service.transport")
 _STALL_LIMIT = 120.0
 # Seconds a key exchange may take once the connection is in use.
 _REKEY_LIMIT = 30.0
+# Answers to the server that may wait for it to take them.
+_MOST_ANSWERS = 4096
 # Seconds `close` waits for the reader thread; it ends at once unless the machine is starved.
 _CLOSE_LIMIT = 2.0
 _OPEN_TIMEOUT = 30.0
+# What OpenSSH says in place of its identification to those it drops: for MaxStartups, and for
+# PerSourcePenalties and PerSourceMaxStartups (sshd.c).
+_THROTTLED = ("Exceeded MaxStartups", "Not allowed at this time")
 _DISCONNECT_BY_APPLICATION = 11  # RFC 4253 section 11.1
 
 DoneCallback = Callable[["SshTransport", Optional[SshConnectionLost]], None]
@@ -97,6 +101,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     callbacks.  After a fork the child can neither use nor harm the parent's connection.
     """
 
+    _channels: Any  # paramiko's map of weak references
     _channel_handler_table = {
         MSG_CHANNEL_SUCCESS: SshChannel._request_success,
         MSG_CHANNEL_FAILURE: SshChannel._request_failed,
@@ -106,6 +111,11 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         MSG_CHANNEL_REQUEST: SshChannel._handle_request,
         MSG_CHANNEL_EOF: SshChannel._handle_eof,
         MSG_CHANNEL_CLOSE: SshChannel._handle_close,
+    }
+    # paramiko inflates a packet to whatever size it may have.
+    _compression_info = {
+        name: (deflater, deflater and Inflater)
+        for name, (deflater, _) in paramiko.Transport._compression_info.items()
     }
 
     def __init__(
@@ -126,14 +136,22 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self.connection_id = connection_id
         interval = keepalive_interval or 0.0
         self._silence_limit = interval * keepalive_count_max  # 0: for ever
-        # Seconds of silence after which the server is asked; a single count asks half-way, so
-        # that there is time to answer.
-        self._asks = [interval * n for n in range(1, keepalive_count_max)] or [interval / 2]
-        self._asked = 0  # reader thread only: questions since the last byte was heard
+        # How often a silent server is asked, and the seconds it is given each time; a single
+        # count asks half-way, so that there is time to answer.
+        self._questions = max(1, keepalive_count_max - 1)
+        self._patience = self._silence_limit / (self._questions + 1)
+        # Reader thread only: the last byte we know of, questions since, when the next is due, and
+        # whether the socket was looked at after the last answer was due.
+        self._heard = 0.0
+        self._asked = 0
+        self._due = 0.0
+        self._looked = False
         self._pid = os.getpid()
         self._first_error: Optional[BaseException] = None
         # Messages to go out as soon as the gate is free; a deque's append is atomic.
         self._deferred: Deque[Tuple[Message, Optional[Outbound]]] = collections.deque()
+        self._answers_due = 0  # reader thread only
+        self._answers_sent = 0  # guarded by the gate
         self._rekey_began: Optional[float] = None  # reader thread only
         self._goodbye: Optional[str] = None  # reader thread only: the server's DISCONNECT
         self._wire = Wire(sock, self._silence_limit or _STALL_LIMIT)
@@ -153,11 +171,12 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         super().__init__(self._wire, packetizer_class=SshPacketizer)
         self.name = f"ssh-service-reader-{connection_id}"
         self.set_log_channel(_log.name)
-        self.channels_seen = _HandedOut(self)
+        self.channels_seen = _HandedOut()
         self.packetizer.before_wait = self._before_wait
         self.packetizer.wants_to_write = lambda: bool(self._deferred) and self._may_send()
         self.packetizer.unknown_message = self._answer_unimplemented
         self.auth_timeout = _OPEN_TIMEOUT
+        _transports.add(self)
         options = self.get_security_options()
         for name, algorithms in (
             ("ciphers", ciphers),
@@ -223,11 +242,13 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 phase=phase,
             ) from cause
         text = printable(str(cause or "the server closed the connection"))
-        raise SshConnectError(
+        error = SshConnectError(
             f"{self.connection_id}: {text} (phase: {phase}){self._server_said()}",
             connection_id=self.connection_id,
             phase=phase,
-        ) from cause
+        )
+        error.throttled = any(line.startswith(_THROTTLED) for line in self.packetizer.banner)
+        raise error from cause
 
     def _server_said(self) -> str:
         # "Exceeded MaxStartups" comes in place of the identification (fault G20).
@@ -311,6 +332,19 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             self._wire.release()
             self._finish()
 
+    def _disown(self) -> None:
+        """Become useless, in a forked child: threads that it has not may hold all of these."""
+        self._state, self.lock = threading.Lock(), threading.Lock()
+        self.clear_to_send_lock, self.clear_to_send = threading.Lock(), threading.Event()
+        channel_map, self._channels = self._channels, type(self._channels)()
+        error = self._lost("fork", "this connection belongs to the parent process", sent=False)
+        self._ending = self._loss = error
+        self._ended = True
+        self._held, self._callbacks = set(), []
+        self._deferred.clear()
+        for chan in list(channel_map._map.values()):
+            chan._disown(error)
+
     def _say_goodbye(self) -> None:
         if not (self.active and self._may_send() and self._wire.writable()):
             return
@@ -350,15 +384,21 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self.active = False
         self._wire.close()
         self.clear_to_send.set()  # whoever waits for a key exchange finds the connection ended
-        with self.clear_to_send_lock:  # the last writer has gone, so the number may be re-used
-            self._wire.release()
+        # Once the last writer has gone, the number may be re-used.  One that a signal's handler
+        # tore away from the gate has left it closed for ever (fault G23).
+        self.clear_to_send_lock.acquire(timeout=_CLOSE_LIMIT)
+        self._wire.release()
+        self.clear_to_send_lock.release()
         with self.lock:
             known = self._held.union(self._channels.values())
             self._held.clear()
         for chan in known:
             chan._end(again(reason))
         for callback in callbacks:
-            callback(self, self._loss)
+            try:
+                callback(self, self._loss)
+            except Exception:  # the others have to be told all the same
+                _log.exception("%s: a done callback failed", self.connection_id)
 
     def _why(self) -> SshConnectionLost:
         error = self._first_error
@@ -407,18 +447,33 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         return max(0.0, min(waits)) if waits else None
 
     def _check_silence(self, now: float) -> float:
-        # Fault F5: paramiko sends keepalives, but nobody notices that none is answered.
-        silent = now - self._wire.last_received
-        if silent >= self._silence_limit:
-            raise PeerSilent(f"nothing heard from the server for {silent:.1f} s")
-        due = bisect.bisect_right(self._asks, silent)
-        if due > self._asked:
-            self.post(message(cMSG_GLOBAL_REQUEST, "keepalive@openssh.com", True))
-        self._asked = due
-        return [*self._asks, self._silence_limit][due] - silent
+        # Fault F5: paramiko sends keepalives, but nobody notices that none is answered.  What
+        # counts is unanswered questions, not time alone: this process may have been stopped.
+        if self._heard != self._wire.last_received:
+            self._heard = self._wire.last_received
+            self._asked, self._looked = 0, False
+            self._due = self._heard + self._patience
+        if now >= self._due:
+            if self._asked < self._questions:
+                self.post(message(cMSG_GLOBAL_REQUEST, "keepalive@openssh.com", True))
+                self._asked += 1
+                self._due = now + self._patience
+            elif self._looked:
+                raise PeerSilent(f"nothing heard from the server for {now - self._heard:.1f} s")
+            else:
+                self._looked = True  # the answer may have come while we were not running
+        return self._due - now
 
     def _answer_unimplemented(self, seqno: int) -> None:
-        self.post(message(cMSG_UNIMPLEMENTED, seqno))
+        self._answer(message(cMSG_UNIMPLEMENTED, seqno))
+
+    def _answer(self, m: Message, outbound: Optional[Outbound] = None) -> None:
+        """Answer a message of the server's, whose answers must not pile up for ever."""
+        self._answers_due += 1
+        if self._answers_due - self._answers_sent > _MOST_ANSWERS:
+            raise SSHException("the server asks, but takes no answers")
+        m.is_answer = True
+        self.post(m, outbound)
 
     # The gate: all that leaves after the first key exchange passes here, in order.
 
@@ -434,19 +489,42 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             The channel it belongs to, if any.
         """
         self._deferred.append((m, outbound))
-        self._flush()
+        self._flush_or_leave()
 
-    def _flush(self) -> None:
-        """Send what is deferred, unless the gate is taken: whoever holds it does so at the end."""
+    def _flush_or_leave(self) -> None:
+        """Send what is deferred, or see to it that another thread does."""
+        if not self._flush() and threading.current_thread() is not self:
+            # The reader may be waiting for bytes alone, and not know that there is more to do.
+            channels.chores.put((self, None, None))
+
+    def _flush(self) -> bool:
+        """
+        Send what is deferred, unless the gate is taken: whoever holds it does so at the end.
+
+        Returns
+        -------
+        bool
+            False where the network has no room for what is left.
+        """
         while self._deferred and self._may_send() and self._usable():
-            if not self._wire.writable() or not self.clear_to_send_lock.acquire(False):
-                return
+            if not self._wire.writable():
+                return not self._usable()
             try:
-                self._drain_locked()
+                if not self.clear_to_send_lock.acquire(False):
+                    return True
+                try:
+                    self._transmit_locked(*self._deferred.popleft())
+                except IndexError:
+                    pass  # another thread was faster
+                finally:
+                    self.clear_to_send_lock.release()
             except (OSError, EOFError, SSHException):
-                return  # _transmit_locked has ended the connection; the reader tells everyone
-            finally:
-                self.clear_to_send_lock.release()
+                return True  # _transmit_locked has ended the connection; the reader tells everyone
+            except BaseException as exc:
+                # A signal's handler raised: a message may be missing, or the gate left closed.
+                self.abort(self._lost("reset", f"writing was interrupted: {exc!r}"))
+                raise
+        return True
 
     def _may_send(self) -> bool:
         return bool(self.clear_to_send.is_set())  # False while keys are being exchanged
@@ -463,6 +541,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             self._transmit_locked(*entry)
 
     def _transmit_locked(self, m: Message, outbound: Optional[Outbound]) -> None:
+        self._answers_sent += getattr(m, "is_answer", False)
         if outbound is not None:
             if outbound.close_sent:
                 return  # faults F2, F2b, F2c: nothing may follow CLOSE (paramiko #1115)
@@ -498,7 +577,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                     self._transmit_locked(m, outbound)
                 except (OSError, EOFError) as exc:
                     raise self._no_connection() from exc
-            self._flush()  # what came while we held the gate, and nobody else will send
+            self._flush_or_leave()  # what came while we held the gate, and nobody else will send
             return
 
     def _no_connection(self) -> SshConnectionLost:
@@ -534,7 +613,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     def _parse_global_request(self, m: Message) -> None:
         m.get_text()
         if m.get_boolean():
-            self.post(message(cMSG_REQUEST_FAILURE))
+            self._answer(message(cMSG_REQUEST_FAILURE))
 
     def _parse_disconnect(self, m: Message) -> None:
         code, text = m.get_int(), printable(m.get_string().decode("utf-8", "backslashreplace"))
@@ -549,7 +628,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             super()._parse_channel_open(m)  # the user asked for it, by paramiko's own methods
             return
         m.get_text()
-        self.post(
+        self._answer(
             message(
                 cMSG_CHANNEL_OPEN_FAILURE,
                 m.get_int(),
@@ -610,6 +689,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             alive = self.is_active()
             if alive:
                 self._channels.put(number, chan)
+                self.channels_seen[number] = True
                 self._held.add(chan)
         if not alive:
             error = self._no_connection()
@@ -740,16 +820,13 @@ class _HostKeyChanged(SSHException):  # type: ignore[misc]
 class _HandedOut(Dict[int, bool]):
     """paramiko's `channels_seen`, which grows with every command for ever (fault G15, #1685)."""
 
-    def __init__(self, transport: SshTransport) -> None:
-        super().__init__()
-        self._transport = weakref.proxy(transport)
+    _end = 0  # numbers are handed out in order, and from 0 again after 16 million
 
     def __contains__(self, number: object) -> bool:
-        # Numbers are given out in order.
-        return isinstance(number, int) and number < int(self._transport._channel_counter)
+        return isinstance(number, int) and number < self._end
 
     def __setitem__(self, number: int, value: bool) -> None:
-        pass
+        self._end = max(self._end, number + 1)
 
 
 def printable(text: str, limit: int = 300) -> str:
@@ -781,16 +858,21 @@ def _start_reaper() -> None:
     with _reaper_lock:
         if _reaper is None or not _reaper.is_alive():
             _reaper = threading.Thread(
-                target=channels.close_forgotten, name="ssh-service-reaper", daemon=True
+                target=channels.do_chores, name="ssh-service-reaper", daemon=True
             )
             _reaper.start()
+
+
+_transports: "weakref.WeakSet[SshTransport]" = weakref.WeakSet()
 
 
 def _forget_parent() -> None:
     # A forked child has neither the parent's threads nor a sane state of their locks.
     global _reaper, _reaper_lock
     _reaper, _reaper_lock = None, threading.Lock()
-    channels.forgotten = type(channels.forgotten)()
+    channels.chores = type(channels.chores)()
+    for transport in list(_transports):
+        transport._disown()
 
 
 if hasattr(os, "register_at_fork"):

@@ -20,6 +20,9 @@ Buffer = Union[bytes, bytearray, memoryview]
 _READ_SIZE = 256 * 1024
 # Seconds between two looks at whether a channel that stands in for a socket takes data again.
 _POLL_CHANNEL = 0.05
+_POLL_WINDOW = 0.005
+# Seconds after which a wait is begun anew: poll() counts milliseconds in a C int.
+_LONGEST_WAIT = 3600.0
 
 
 class WriteStalled(OSError):
@@ -114,7 +117,8 @@ class Wire:
         if self._real:
             data = self._recv_real(timeout, until_writable)
         else:
-            data = self._recv_channel(_POLL_CHANNEL if until_writable else timeout)
+            longest = _POLL_CHANNEL if until_writable else _LONGEST_WAIT
+            data = self._recv_channel(longest if timeout is None else min(timeout, longest))
         if data:
             self.last_received = time.monotonic()
         return data
@@ -136,10 +140,13 @@ class Wire:
             return None
 
     def writable(self) -> bool:
-        """Tell whether a small message could be written now without waiting."""
-        if self._real:
-            return _wait(self._sock, False, True, 0.0)
-        return bool(self._sock.send_ready())
+        """Tell whether a small message could be written now without waiting; no if closed."""
+        if not self._real:
+            return bool(self._sock.send_ready())
+        try:
+            return not self._shut and _wait(self._sock, False, True, 0.0)
+        except OSError:
+            return False  # given back just now
 
     def sendall(self, data: Buffer) -> None:
         """
@@ -166,11 +173,16 @@ class Wire:
 
     def _send(self, view: memoryview) -> int:
         if not self._real:
-            self._sock.settimeout(self._stall_limit)
-            try:
-                return int(self._sock.send(bytes(view[:32768])))
-            except socket.timeout:
-                raise self._stalled() from None
+            # Its one time-out is the reader's, so the wait for its window has to be done here.
+            deadline = time.monotonic() + self._stall_limit
+            while not self._sock.send_ready():
+                if time.monotonic() >= deadline:
+                    raise self._stalled()
+                time.sleep(_POLL_WINDOW)
+            sent = int(self._sock.send(bytes(view[:32768])))
+            if not sent:
+                raise OSError(errno.EPIPE, "the connection to the jump host is closed")
+            return sent
         try:
             return int(self._sock.send(view))
         except BlockingIOError:
@@ -179,9 +191,7 @@ class Wire:
             return 0
 
     def _stalled(self) -> WriteStalled:
-        return WriteStalled(
-            errno.ETIMEDOUT, f"the peer took no byte for {self._stall_limit:g} s"
-        )
+        return WriteStalled(errno.ETIMEDOUT, f"the peer took no byte for {self._stall_limit:g} s")
 
 
 if sys.platform == "win32":
@@ -198,5 +208,7 @@ else:
             raise OSError(errno.EPIPE, "the connection is closed")
         poll = select.poll()  # select.select() cannot watch a descriptor above 1023
         poll.register(number, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        if timeout is not None:
+            timeout = min(timeout, _LONGEST_WAIT)
         # Round up: a wait that ends early would make the caller ask again for the last fraction.
         return bool(poll.poll(None if timeout is None else int(timeout * 1000) + 1))

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ssh_service.copying import protocol, run_copy
-from ssh_service.copying.download import Download
+from ssh_service.copying.downloading import Download
 from ssh_service.copying.job import Options
 from ssh_service.copying.session import SftpSession, Stream
-from ssh_service.copying.upload import Upload
+from ssh_service.copying.uploading import Upload
 
 PATIENCE = 20.0
 """Seconds after which a wait of a test has failed."""

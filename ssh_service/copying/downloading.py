@@ -212,20 +212,19 @@ class Download:
         self, folder: _Folder, target: TargetFolder, entries: List[Name], seen: Set[int]
     ) -> None:
         # What links lead to is asked for all of them at once.
-        asked = {
-            name: self._remote.ask_stat(join(folder.path, name))
+        asked = [
+            self._remote.ask_stat(join(folder.path, name)) if is_link(attributes) else None
             for name, attributes in entries
-            if is_link(attributes)
-        }
-        for name, attributes in entries:
+        ]
+        for (name, attributes), leads_to in zip(entries, asked):
             if name in (b".", b".."):
                 continue
             path = join(folder.path, name)
             try:
                 self._check_entry(name, path, seen)
                 real_paths = folder.real_paths
-                if name in asked:
-                    attributes = attributes_in(await asked[name], path)
+                if leads_to is not None:
+                    attributes = attributes_in(await leads_to, path)
                     if is_folder(attributes):
                         real_paths = await self._follow_folder(path, real_paths)
                 elif is_folder(attributes):
@@ -305,11 +304,11 @@ class Download:
             remote.ask_close(handle)
             raise
         try:
+            describing = remote.ask_stat_open(handle)  # first, for reading changes the atime
             reading = remote.ask_read(handle, 0, room)
-            describing = remote.ask_stat_open(handle)
             remote.ask_close(handle)
-            data = data_in(await reading, source)
             attributes = attributes_in(await describing, source)
+            data = data_in(await reading, source)
             if len(data) > room:
                 raise ProtocolError("more data than asked for")
             if attributes.size != len(data):
@@ -340,7 +339,7 @@ class Download:
                 after = attributes_in(await remote.ask_stat_open(handle), source)
                 if (before.size, before.mtime) != (after.size, after.mtime):
                     raise changed(source)
-                target.finish(after, self._job.options.fsync)
+                target.finish(before, self._job.options.fsync)
             finally:
                 target.discard()
         finally:

@@ -238,6 +238,8 @@ class Upload:
             return _Place(target)
         if is_folder(found):
             raise transfer_error(errno.EISDIR, shown(target))
+        if not is_file(found) and not stat.S_ISCHR(found.mode or 0):
+            raise not_a_file(target, found.mode or 0)  # opening a fifo would block the server
         replaces = self._remote.can_replace or self._remote.facts.get("rename replaces", True)
         return _Place(target, found, in_place=not (replaces and is_file(found)))
 
@@ -258,7 +260,7 @@ class Upload:
                     await self._remote.ask_close(handle)
                     await self._remote.remove(path)
                     return False
-                await self._fill(source, handle, path)
+                await self._fill(source, source.attributes, handle, path)
                 await self._remote.rename(path, place.path)
             except Refused as refused:
                 if refused.path != place.path or place.existing is None:
@@ -298,45 +300,44 @@ class Upload:
     async def _write_into(self, source: SourceFile, place: _Place) -> None:
         """Write into what stands there: not safe against a cut, but the only way."""
         handle = await self._remote.open(place.path, _OLD_FILE, _PRIVATE)
-        await self._fill(source, handle, place.path, is_ours=False)
+        is_device = place.existing is not None and not is_file(place.existing)
+        attributes = Attributes() if is_device else source.attributes
+        await self._fill(source, attributes, handle, place.path, is_ours=False)
 
     async def _fill(
-        self, source: SourceFile, handle: bytes, path: bytes, is_ours: bool = True
+        self,
+        source: SourceFile,
+        attributes: Attributes,
+        handle: bytes,
+        path: bytes,
+        is_ours: bool = True,
     ) -> None:
         """Write content and attributes, and close."""
-        remote, replies = self._remote, []
-        closed = False
+        is_small = source.size <= self._remote.write_size
+        room = source.size if is_small else 0
+        closing = None
         try:
-            if source.size <= remote.write_size:
-                await self._job.flow.take(source.size)
-                try:
-                    data = source.read_whole()
-                    if data:
-                        replies.append(remote.ask_write(handle, 0, data))
-                    set_reply = remote.ask_set_open(handle, source.attributes)
-                    if self._job.options.fsync:
-                        replies.append(remote.ask_sync(handle))
-                    closed = True
-                    replies.append(remote.ask_close(handle))
-                    for reply in replies:
-                        succeed(await reply, path)
-                finally:
-                    self._job.flow.give(source.size)
-                self._job.advance(source.size)
-            else:
-                await self._stream(source, handle, path)
-                source.check_unchanged()
-                set_reply = remote.ask_set_open(handle, source.attributes)
+            await self._job.flow.take(room)
+            try:
+                replies = []
+                if not is_small:
+                    await self._stream(source, handle, path)
+                    source.check_unchanged()
+                elif source.size:
+                    replies.append(self._remote.ask_write(handle, 0, source.read_whole()))
+                setting = self._remote.ask_set_open(handle, attributes)
                 if self._job.options.fsync:
-                    replies.append(remote.ask_sync(handle))
-                closed = True
-                replies.append(remote.ask_close(handle))
-                for reply in replies:
+                    replies.append(self._remote.ask_sync(handle))
+                closing = self._remote.ask_close(handle)
+                for reply in (*replies, closing):
                     succeed(await reply, path)
+            finally:
+                self._job.flow.give(room)
         finally:
-            if not closed:
-                remote.ask_close(handle)
-        await self._check_attributes(await set_reply, path, source.attributes, is_ours)
+            if closing is None:
+                self._remote.ask_close(handle)
+        self._job.advance(room)
+        await self._check_attributes(await setting, path, attributes, is_ours)
 
     async def _check_attributes(
         self, reply: Reply, path: bytes, attributes: Attributes, is_ours: bool

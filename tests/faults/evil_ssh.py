@@ -1,0 +1,182 @@
+"""
+An SSH server that misbehaves: paramiko's own server side, made to say what no server may.
+
+What goes wrong is given as functions: `on_exec` is called with each command, and may send any
+message; `EvilTransport` can stop to read, and can be subclassed for what is wrong before that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import Any, Callable, List, Optional, Type
+
+import paramiko
+from paramiko.packet import Packetizer
+
+from ssh_service.transport.packets import message
+
+KEYS = [paramiko.ECDSAKey.generate() for _ in range(2)]
+"""Host keys: the one that is shown, and another one."""
+
+OnExec = Callable[["EvilTransport", paramiko.Channel, bytes], None]
+
+
+class _Packetizer(Packetizer):  # type: ignore[misc]
+    """Reads only while it may."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self.may_read = threading.Event()
+        self.may_read.set()
+
+    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+        self.may_read.wait(60)
+        return super().read_all(n, check_rekey)  # type: ignore[no-any-return]
+
+
+class EvilTransport(paramiko.Transport):  # type: ignore[misc]
+    """
+    One connection, as the server sees it.
+
+    Attributes
+    ----------
+    answers_rekeys : bool
+        Whether a re-key that the client begins gets an answer.
+    """
+
+    answers_rekeys = True
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock, packetizer_class=_Packetizer)
+        self.daemon = True
+
+    def say(self, kind: bytes, *fields: Any) -> None:
+        """Send a message, whatever the protocol thinks of it."""
+        self._send_message(message(kind, *fields))
+
+    def stop_reading(self) -> None:
+        """Take no more bytes, until `go_on_reading`."""
+        self.packetizer.may_read.clear()
+
+    def go_on_reading(self) -> None:
+        """Take bytes again."""
+        self.packetizer.may_read.set()
+
+    def show_key(self, key: paramiko.PKey) -> None:
+        """Use another host key from the next key exchange on."""
+        self.server_key_dict = {}
+        self.add_server_key(key)
+
+    def begin_rekey(self) -> None:
+        """Exchange keys anew."""
+        self._send_kex_init()
+
+    def _negotiate_keys(self, m: Any) -> None:
+        if self.initial_kex_done and not self.answers_rekeys:
+            return
+        super()._negotiate_keys(m)
+
+    def close(self) -> None:
+        self.go_on_reading()
+        super().close()
+
+
+def echo(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+    """Write the command back, and end well."""
+    channel.sendall(command)
+    channel.send_exit_status(0)
+    channel.close()
+
+
+class _Server(paramiko.ServerInterface):  # type: ignore[misc]
+    def __init__(self, transport: EvilTransport, evil: "EvilSsh") -> None:
+        self._transport = transport
+        self._evil = evil
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "none,password,publickey,keyboard-interactive"
+
+    def check_auth_none(self, username: str) -> int:
+        return int(paramiko.AUTH_SUCCESSFUL)
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        return int(paramiko.AUTH_SUCCESSFUL)
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        return int(paramiko.AUTH_SUCCESSFUL)
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return int(paramiko.OPEN_SUCCEEDED)
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        self._evil.spawn(self._evil.on_exec, self._transport, channel, command)
+        return True
+
+
+class EvilSsh:
+    """
+    Listen on 127.0.0.1 and let everyone in; a context manager.
+
+    Parameters
+    ----------
+    on_exec : Callable[[EvilTransport, paramiko.Channel, bytes], None]
+        Called with each command, on a thread of its own.
+    transport_class : Type[EvilTransport]
+        Deals with each connection.
+
+    Attributes
+    ----------
+    host, port
+        Where.
+    transports : List[EvilTransport]
+        The connections there were.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(
+        self, on_exec: OnExec = echo, transport_class: Type[EvilTransport] = EvilTransport
+    ) -> None:
+        self.on_exec = on_exec
+        self.transports: List[EvilTransport] = []
+        self._transport_class = transport_class
+        self._threads: List[threading.Thread] = []
+        self._listener = socket.create_server((self.host, 0))
+        self.port = int(self._listener.getsockname()[1])
+
+    def __enter__(self) -> "EvilSsh":
+        self.spawn(self._accept)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for transport in self.transports:
+            transport.close()
+        for thread in [*self._threads, *self.transports]:
+            if thread.ident is not None:
+                thread.join(10)
+
+    def spawn(self, target: Callable[..., None], *args: object) -> None:
+        """Run something on a thread that ends with the server."""
+
+        def run() -> None:
+            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+                target(*args)
+
+        thread = threading.Thread(target=run, name="evil-ssh", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            sock, _ = self._listener.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            transport = self._transport_class(sock)
+            transport.add_server_key(KEYS[0])
+            self.transports.append(transport)
+            done: Optional[threading.Event] = threading.Event()
+            transport.start_server(event=done, server=_Server(transport, self))

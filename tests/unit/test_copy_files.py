@@ -1,0 +1,745 @@
+"""Uploads and downloads against OpenSSH's own sftp-server, without the SSH around it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from ssh_service.copying import job as job_module
+from ssh_service.copying.job import Progress
+from ssh_service.copying.local_source import SourceFile
+from ssh_service.copying.session import SftpSession
+from ssh_service.errors import SshTransferError
+from tests.unit.sftp_harness import SFTP_SERVER, download, real_session, upload
+from tests.unit.trees import describe, litter, make_tree
+
+pytestmark = pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
+
+Copy = Callable[..., None]
+BOTH = pytest.mark.parametrize("copy", [upload, download])
+
+
+@pytest.fixture(name="home")
+def folder_where_the_session_begins(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    return home
+
+
+@pytest.fixture(name="session")
+def session_of_a_real_server(home: Path, tmp_path: Path) -> Iterator[SftpSession]:
+    with real_session(home) as session:
+        yield session
+    assert not litter(tmp_path)
+
+
+@pytest.fixture(name="file")
+def file_to_copy(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    path.chmod(0o640)
+    os.utime(path, (1_000_000_000, 1_100_000_000))
+    return path
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = one.stat(), other.stat()
+    return (one.read_bytes(), a.st_mode, int(a.st_mtime)) == (
+        other.read_bytes(),
+        b.st_mode,
+        int(b.st_mtime),
+    )
+
+
+# Files.
+
+
+@BOTH
+@pytest.mark.parametrize("mode", [0o755, 0o777, 0o600, 0o444, 0o000, 0o4755])
+def test_mode_and_times_are_kept(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path, mode: int
+) -> None:
+    file.chmod(mode)
+    before = file.stat()
+    copy(session, file, tmp_path / "copy")
+    after = (tmp_path / "copy").stat()
+    assert after.st_mode == before.st_mode
+    assert (after.st_mtime, int(after.st_atime)) == (before.st_mtime, int(before.st_atime))
+
+
+@BOTH
+@pytest.mark.parametrize("size", [0, 1, 32767, 32768, 261119, 261120, 261121, 10_000_000])
+def test_content_of_every_size_arrives(
+    copy: Copy, session: SftpSession, tmp_path: Path, size: int
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(size))
+    copy(session, source, target)
+    assert same(source, target)
+
+
+@BOTH
+def test_an_existing_file_is_replaced(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"much longer than the new content")
+    target.chmod(0o777)
+    copy(session, file, target)
+    assert same(file, target)
+
+
+@BOTH
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_file_goes_into_an_existing_folder(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path, slash: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    copy(session, file, f"{tmp_path}/folder{slash}")
+    assert same(file, tmp_path / "folder" / "file")
+
+
+@BOTH
+def test_the_target_may_be_a_link_to_a_file_which_stays_a_link(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "real folder").mkdir()
+    (tmp_path / "real folder" / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("second")
+    (tmp_path / "second").symlink_to("real folder/real")
+    copy(session, file, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "second").is_symlink()
+    assert same(file, tmp_path / "real folder" / "real")
+
+
+@BOTH
+def test_a_link_to_a_file_is_followed(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("file")
+    copy(session, tmp_path / "link", tmp_path / "copy")
+    assert not (tmp_path / "copy").is_symlink()
+    assert same(file, tmp_path / "copy")
+
+
+def test_a_remote_path_is_relative_to_where_the_session_begins(
+    session: SftpSession, file: Path, home: Path, tmp_path: Path
+) -> None:
+    upload(session, file, "copy")
+    assert same(file, home / "copy")
+    upload(session, file, ".")
+    assert same(file, home / "file")
+    download(session, "copy", tmp_path / "back")
+    assert same(file, tmp_path / "back")
+
+
+def test_a_tilde_means_home_at_the_start_of_a_remote_path_only(
+    session: SftpSession, file: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(session, file, "./~")
+    assert same(file, home / "~")
+    upload(session, file, "~/copy")
+    assert same(file, home / "copy")
+    upload(session, file, "~")
+    assert same(file, home / "file")
+    monkeypatch.chdir(home)
+    (home / "~").unlink()
+    (home / "~").mkdir()
+    download(session, "copy", "~/x")  # a local one means nothing
+    assert same(file, home / "~" / "x")
+
+
+def test_a_tilde_works_without_the_servers_help(
+    session: SftpSession, file: Path, home: Path
+) -> None:
+    session.extensions.clear()
+    upload(session, file, "~/copy")
+    assert same(file, home / "copy")
+    with pytest.raises(FileNotFoundError):
+        upload(session, file, "~somebody/copy")
+
+
+@BOTH
+def test_paths_are_taken_literally(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    name = "a*b?[c] $(touch x); 'd' \"e\" \\f"
+    copy(session, file, tmp_path / name)
+    copy(session, tmp_path / name, tmp_path / "back")
+    assert same(file, tmp_path / "back")
+
+
+@BOTH
+def test_other_links_to_the_replaced_file_keep_the_old_content(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "target").write_bytes(b"old")
+    os.link(tmp_path / "target", tmp_path / "other")
+    copy(session, file, tmp_path / "target")
+    assert (tmp_path / "other").read_bytes() == b"old"
+
+
+@BOTH
+def test_with_fsync_the_copy_is_the_same(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    copy(session, file, tmp_path / "copy", fsync=True)
+    assert same(file, tmp_path / "copy")
+
+
+# Trees.
+
+
+@BOTH
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_tree_becomes_the_name_it_is_given(
+    copy: Copy, session: SftpSession, tmp_path: Path, slash: str
+) -> None:
+    source = make_tree(tmp_path / "source")
+    copy(session, f"{source}{slash}", f"{tmp_path}/target{slash}")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+@BOTH
+@pytest.mark.parametrize("slash", ["", "/", "/."])
+def test_a_tree_goes_into_an_existing_folder_so_a_second_time_nests(
+    copy: Copy, session: SftpSession, tmp_path: Path, slash: str
+) -> None:
+    source = make_tree(tmp_path / "source")
+    copy(session, source, tmp_path / "target")
+    copy(session, f"{source}{slash}", tmp_path / "target")
+    nested = tmp_path / "target" / "source"
+    assert describe(nested) == describe(source)
+
+
+@BOTH
+def test_merging_keeps_what_was_there(copy: Copy, session: SftpSession, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    (tmp_path / "target").mkdir()
+    copy(session, source, tmp_path / "target")
+    merged = tmp_path / "target" / "source"
+    (merged / "deep" / "stale").write_bytes(b"stale")
+    (merged / "large").write_bytes(b"old")
+    copy(session, source, tmp_path / "target")
+    assert (merged / "deep" / "stale").read_bytes() == b"stale"
+    assert (merged / "large").read_bytes() == (source / "large").read_bytes()
+
+
+@BOTH
+def test_a_folder_that_may_not_be_written_is_copied_with_what_is_in_it(
+    copy: Copy, session: SftpSession, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    (source / "locked").mkdir(parents=True)
+    (source / "locked" / "file").write_bytes(b"x")
+    (source / "locked").chmod(0o555)
+    copy(session, source, tmp_path / "target")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+@BOTH
+def test_many_small_files_arrive(copy: Copy, session: SftpSession, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for folder in range(20):
+        (source / str(folder)).mkdir(parents=True)
+        for number in range(50):
+            (source / str(folder) / str(number)).write_bytes(b"%d" % number)
+    copy(session, source, tmp_path / "target")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+def test_a_session_serves_many_threads_at_once(session: SftpSession, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    failures: List[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            upload(session, source, tmp_path / f"up{number}")
+            download(session, source, tmp_path / f"down{number}")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for number in range(6):
+        assert describe(tmp_path / f"up{number}") == describe(source)
+        assert describe(tmp_path / f"down{number}") == describe(source)
+
+
+# What cannot be copied.
+
+
+def check(error: BaseException, code: int, path: Any) -> None:
+    assert isinstance(error, SshTransferError)
+    assert (error.errno, error.filename) == (code, str(path))
+    assert repr(str(path)) in str(error)
+
+
+@BOTH
+@pytest.mark.parametrize("in_the_way", [None, b"old"])
+def test_a_missing_source_is_file_not_found_and_touches_nothing(
+    copy: Copy, session: SftpSession, tmp_path: Path, in_the_way: Any
+) -> None:
+    target = tmp_path / "target"
+    if in_the_way is not None:
+        target.write_bytes(in_the_way)
+    with pytest.raises(FileNotFoundError) as caught:
+        copy(session, tmp_path / "missing", target)
+    check(caught.value, errno.ENOENT, tmp_path / "missing")
+    assert (target.read_bytes() if target.exists() else None) == in_the_way
+
+
+@BOTH
+def test_folders_around_the_target_are_not_made(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source")
+    for what in (file, source):
+        with pytest.raises(FileNotFoundError) as caught:
+            copy(session, what, tmp_path / "new" / "target")
+        check(caught.value, errno.ENOENT, tmp_path / "new" / "target")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_cannot_become_a_new_folder(
+    session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        upload(session, file, f"{tmp_path}/new/")
+    with pytest.raises(IsADirectoryError):
+        download(session, file, f"{tmp_path}/new/")
+    assert not (tmp_path / "new").exists()
+
+
+@BOTH
+def test_a_tree_cannot_replace_a_file(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source")
+    with pytest.raises(NotADirectoryError) as caught:
+        copy(session, source, file)
+    check(caught.value, errno.ENOTDIR, file)
+    assert file.read_bytes() == b"content"
+
+
+@BOTH
+def test_not_recursive_a_folder_is_an_error_and_a_file_is_not(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source")
+    with pytest.raises(IsADirectoryError) as caught:
+        copy(session, source, tmp_path / "target", recursive=False)
+    check(caught.value, errno.EISDIR, source)
+    assert not (tmp_path / "target").exists()
+    copy(session, file, tmp_path / "target", recursive=False)
+    assert same(file, tmp_path / "target")
+
+
+@BOTH
+def test_inside_a_tree_a_folder_is_not_replaced_by_a_file_nor_the_other_way(
+    copy: Copy, session: SftpSession, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    for name, wrong in (("file", "folder"), ("folder", "file")):
+        for path, kind in ((tmp_path / name / "x", name), (target / name / "x", wrong)):
+            path.parent.mkdir(parents=True)
+            if kind == "file":
+                path.write_bytes(b"")
+            else:
+                path.mkdir()
+        with pytest.raises((IsADirectoryError, NotADirectoryError)) as caught:
+            copy(session, tmp_path / name, target)
+        assert caught.value.filename == str(target / name / "x")
+
+
+@BOTH
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_fifo_is_an_error_and_never_waited_for(
+    copy: Copy, session: SftpSession, tmp_path: Path, inside: bool
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    os.mkfifo(source / "fifo")
+    with pytest.raises(OSError, match="fifo") as caught:
+        copy(session, source if inside else source / "fifo", tmp_path / "target")
+    check(caught.value, errno.EINVAL, source / "fifo")
+
+
+@BOTH
+def test_a_dangling_link_is_an_error_that_names_it(
+    copy: Copy, session: SftpSession, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "link").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError) as caught:
+        copy(session, source, tmp_path / "target")
+    check(caught.value, errno.ENOENT, source / "link")
+
+
+@BOTH
+@pytest.mark.parametrize("to", [".", "..", "../..", "back"])
+def test_a_link_that_leads_back_is_an_error_that_names_it(
+    copy: Copy, session: SftpSession, tmp_path: Path, to: str
+) -> None:
+    source = tmp_path / "source"
+    (source / "folder").mkdir(parents=True)
+    (source / "folder" / "back").symlink_to(to)
+    with pytest.raises(OSError) as caught:
+        copy(session, source, tmp_path / "target")
+    # A link to itself is all that SFTP shows as missing.
+    assert caught.value.errno == errno.ELOOP or (to == "back" and copy is download)
+    assert caught.value.filename == str(source / "folder" / "back")
+    assert not (tmp_path / "target" / "folder" / "back").exists()
+
+
+@BOTH
+def test_links_to_the_same_folder_are_no_loop(
+    copy: Copy, session: SftpSession, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    (source / "folder").mkdir(parents=True)
+    (source / "folder" / "file").write_bytes(b"x")
+    (source / "one").symlink_to("folder")
+    (source / "two").symlink_to("folder")
+    copy(session, source, tmp_path / "target")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+@BOTH
+def test_a_tree_stops_at_the_first_bad_entry_and_keeps_what_came_before(
+    copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(30):
+        (source / f"{number:02}").write_bytes(b"x" * number)
+    order = os.listdir(source)
+    (source / order[10]).unlink()
+    (source / order[10]).symlink_to("nowhere")
+    order = os.listdir(source)
+    bad = next(place for place, name in enumerate(order) if (source / name).is_symlink())
+    with pytest.raises(FileNotFoundError):
+        copy(session, source, tmp_path / "target")
+    assert sorted(os.listdir(tmp_path / "target")) == sorted(order[:bad])
+
+
+# Where replacing is not possible.
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become somebody else")
+class TestAsSomebodyElse:
+    NOBODY = 65534
+
+    @pytest.fixture
+    def theirs(self, tmp_path: Path) -> Path:
+        """Give a folder of nobody's, reachable for them."""
+        folder = tmp_path / "theirs"
+        folder.mkdir()
+        os.chown(folder, self.NOBODY, self.NOBODY)
+        for parent in (tmp_path, *tmp_path.parents[:2]):
+            parent.chmod(0o755)
+        return folder
+
+    @pytest.fixture
+    def session(
+        self, theirs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> Iterator[SftpSession]:
+        """Give a session whose server runs as nobody."""
+        wrapper = tmp_path / "as-nobody"
+        wrapper.write_text(
+            "#!/bin/sh\nexec setpriv --reuid=65534 --regid=65534 --clear-groups "
+            f'{SFTP_SERVER} "$@"\n'
+        )
+        wrapper.chmod(0o755)
+        monkeypatch.setattr("tests.unit.sftp_harness.SFTP_SERVER", str(wrapper))
+        with real_session(theirs) as session:
+            yield session
+
+    def test_where_writing_is_denied_nothing_changes(
+        self, session: SftpSession, file: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "target").write_bytes(b"old")
+        for target in (tmp_path / "target", tmp_path / "new"):
+            with pytest.raises(PermissionError) as caught:
+                upload(session, file, target)
+            check(caught.value, errno.EACCES, target)
+        assert (tmp_path / "target").read_bytes() == b"old"
+        assert not (tmp_path / "new").exists()
+
+    def test_where_reading_is_denied_nothing_changes(
+        self, session: SftpSession, file: Path, tmp_path: Path
+    ) -> None:
+        file.chmod(0o600)
+        (tmp_path / "target").write_bytes(b"old")
+        with pytest.raises(PermissionError) as caught:
+            download(session, file, tmp_path / "target")
+        check(caught.value, errno.EACCES, file)
+        assert (tmp_path / "target").read_bytes() == b"old"
+
+    def test_a_file_in_a_folder_that_takes_no_new_ones_is_written_in_place(
+        self, session: SftpSession, file: Path, theirs: Path
+    ) -> None:
+        target = theirs / "target"
+        target.write_bytes(b"something longer than the new one")
+        os.chown(target, self.NOBODY, self.NOBODY)
+        theirs.chmod(0o555)
+        os.chown(theirs, 0, 0)
+        inode = target.stat().st_ino
+        upload(session, file, target)
+        assert same(file, target)
+        assert target.stat().st_ino == inode
+
+    def test_somebody_elses_file_keeps_its_owner_by_being_written_in_place(
+        self, session: SftpSession, file: Path, theirs: Path
+    ) -> None:
+        target = theirs / "target"
+        target.write_bytes(b"something longer than the new one")
+        target.chmod(0o666)
+        inode = target.stat().st_ino
+        upload(session, file, target)
+        assert target.read_bytes() == b"content"
+        assert (target.stat().st_uid, target.stat().st_ino) == (0, inode)
+        assert not litter(theirs)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give files away")
+@BOTH
+def test_a_replaced_file_keeps_its_owner(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    file.chmod(0o4755)
+    target = tmp_path / "target"
+    target.write_bytes(b"old")
+    os.chown(target, 1234, 5678)
+    copy(session, file, target)
+    assert same(file, target)
+    assert (target.stat().st_uid, target.stat().st_gid) == (1234, 5678)
+
+
+@BOTH
+def test_a_device_is_written_to_and_neither_replaced_nor_changed(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        device.read_bytes()
+    except PermissionError:
+        pytest.skip("needs root, to make a device")
+    before = device.stat()
+    copy(session, file, device)
+    after = device.stat()
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+
+
+@BOTH
+def test_a_fifo_in_the_way_is_an_error_and_never_waited_for(
+    copy: Copy, session: SftpSession, file: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError) as caught:
+        copy(session, file, tmp_path / "fifo")
+    assert caught.value.filename == str(tmp_path / "fifo")
+
+
+@pytest.mark.parametrize("plain_rename_replaces", [False, True])
+def test_without_posix_rename_a_new_file_is_renamed_and_an_old_one_written_in_place(
+    session: SftpSession, file: Path, tmp_path: Path, plain_rename_replaces: bool
+) -> None:
+    session.extensions.clear()
+    upload(session, file, tmp_path / "new")
+    assert same(file, tmp_path / "new")
+    (tmp_path / "old").write_bytes(b"something longer than the new one")
+    inode = (tmp_path / "old").stat().st_ino
+    for _ in range(2):
+        upload(session, file, tmp_path / "old")
+        assert same(file, tmp_path / "old")
+        assert (tmp_path / "old").stat().st_ino == inode
+
+
+# Sources that do not stand still.
+
+
+def test_a_local_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    target.write_bytes(b"old")
+    read = SourceFile.read
+
+    for size, change in ((100, b"longer" * 100), (3_000_000, b"shorter"), (100, b"y" * 100)):
+        source.write_bytes(b"x" * size)
+        os.utime(source, (1, 1))
+
+        def meddle(self: SourceFile, offset: int, count: int, new: bytes = change) -> bytes:
+            data = read(self, offset, count)
+            source.write_bytes(new)
+            return data
+
+        monkeypatch.setattr(SourceFile, "read", meddle)
+        with pytest.raises(OSError, match="changed") as caught:
+            upload(session, source, target)
+        check(caught.value, errno.EIO, source)
+        assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("change", [b"shorter", b"longer" * 1_000_000])
+def test_a_remote_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
+    session: SftpSession, tmp_path: Path, change: bytes
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    target.write_bytes(b"old")
+    source.write_bytes(b"x" * 30_000_000)
+    os.utime(source, (1, 1))
+
+    changed = False
+
+    def meddle(progress: Progress) -> None:
+        nonlocal changed
+        if not changed and progress.bytes_done:
+            changed = True
+            source.write_bytes(change)
+
+    report = job_module.Job._report
+    job_module._REPORT_EVERY = 0.0
+    try:
+        with pytest.raises(OSError, match="changed") as caught:
+            download(session, source, target, progress=meddle)
+    finally:
+        job_module._REPORT_EVERY = 0.1
+        assert job_module.Job._report is report
+    check(caught.value, errno.EIO, source)
+    assert target.read_bytes() == b"old"
+
+
+def test_a_file_that_claims_to_be_empty_is_read_to_its_end(
+    session: SftpSession, tmp_path: Path
+) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs /proc")
+    download(session, "/proc/version", tmp_path / "version")
+    assert (tmp_path / "version").read_bytes() == Path("/proc/version").read_bytes()
+
+
+# Progress and memory.
+
+
+@BOTH
+def test_progress_tells_bytes_and_files_and_in_the_end_all_of_them(
+    copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "_REPORT_EVERY", 0.0)
+    source = make_tree(tmp_path / "source")
+    told: List[Progress] = []
+    copy(session, source, tmp_path / "target", progress=told.append)
+    files = [value[2] for value in describe(source).values() if value[2] is not None]
+    size = sum(map(len, files))
+    assert told[-1] == Progress(size, size, len(files), len(files))
+    assert len(told) > 2
+    assert [one.bytes_done for one in told] == sorted(one.bytes_done for one in told)
+
+
+@BOTH
+def test_an_error_in_the_progress_callback_ends_the_copy_and_leaves_the_old_file(
+    copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "_REPORT_EVERY", 0.0)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(20_000_000))
+    target.write_bytes(b"old")
+
+    def fail(progress: Progress) -> None:
+        if progress.bytes_done > 5_000_000:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        copy(session, source, target, progress=fail)
+    assert target.read_bytes() == b"old"
+    assert session.is_usable
+
+
+@BOTH
+def test_ctrl_c_leaves_the_old_file_and_a_session_that_works(
+    copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "_REPORT_EVERY", 0.0)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(20_000_000))
+    target.write_bytes(b"old")
+
+    def interrupt(progress: Progress) -> None:
+        if progress.bytes_done > 5_000_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy(session, source, target, progress=interrupt)
+    assert target.read_bytes() == b"old"
+    assert not litter(tmp_path)
+    copy(session, source, target)
+    assert same(source, target)
+
+
+def test_no_file_stays_open_whatever_happens(session: SftpSession, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    (source / "bad").symlink_to("nowhere")
+    before = sorted(os.listdir("/proc/self/fd"))
+    for copy in (upload, download):
+        with pytest.raises(FileNotFoundError):
+            copy(session, source, tmp_path / f"{copy.__name__}ed")
+    (source / "bad").unlink()
+    upload(session, source, tmp_path / "up")
+    download(session, source, tmp_path / "down")
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(
+    session: SftpSession, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root, to mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o size=1m tmpfs '{disk}' 2>/dev/null") != 0:
+        pytest.skip("mounting is not allowed here")
+    request.addfinalizer(lambda: os.system(f"umount '{disk}'"))
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(3_000_000))
+    (disk / "target").write_bytes(b"old")
+    for copy in (upload, download):
+        with pytest.raises(OSError) as caught:
+            copy(session, source, disk / "target")
+        check(caught.value, errno.ENOSPC, disk / "target")
+        assert (disk / "target").read_bytes() == b"old"
+        assert not litter(disk)
+
+
+def test_a_mount_point_is_written_in_place(
+    session: SftpSession, file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root, to mount a file")
+    other, target = tmp_path / "other", tmp_path / "target"
+    other.write_bytes(b"something longer than the new one")
+    target.write_bytes(b"below")
+    if os.system(f"mount --bind '{other}' '{target}' 2>/dev/null") != 0:
+        pytest.skip("mounting is not allowed here")
+    request.addfinalizer(lambda: os.system(f"umount '{target}'"))
+    for copy in (upload, download):
+        other.write_bytes(b"something longer than the new one")
+        copy(session, file, target)
+        assert same(file, target)
+        assert stat.S_ISREG(target.stat().st_mode)

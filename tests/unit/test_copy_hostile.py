@@ -1,0 +1,260 @@
+"""Downloads from servers that lie: nothing outside the target, nothing without bound."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import resource
+import struct
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import pytest
+
+from ssh_service.copying import downloading
+from ssh_service.copying import protocol
+from ssh_service.copying.protocol import ProtocolError
+from ssh_service.copying.session import Stalled
+from ssh_service.errors import SshTransferError
+from tests.unit.sftp_harness import MadeUpServer, attributes, download, frame, status, string
+from tests.unit.trees import litter
+
+FOLDER, FILE, LINK, FIFO = 0o40755, 0o100644, 0o120777, 0o10644
+
+
+def name_entry(name: bytes, mode: int, size: int = 0) -> bytes:
+    return string(name) + string(b"") + attributes(mode, size)
+
+
+class Liar:
+    """A server with a folder ``/tree`` whose entries, sizes and contents are made up."""
+
+    def __init__(self, entries: Any = (), **replaced: Callable[[int, bytes], bytes]) -> None:
+        # Each entry: name, mode, size, content.
+        self.entries: Iterator[Tuple[bytes, int, int, bytes]] = iter(entries)
+        self.contents: Dict[bytes, Tuple[int, int, bytes]] = {}
+        self.replaced = replaced
+        self.server = MadeUpServer(self.answer)
+
+    def answer(self, kind: int, request_id: int, rest: bytes) -> bytes:
+        replace = self.replaced.get(NAMES.get(kind, ""))
+        if replace is not None:
+            return replace(request_id, rest)
+        (size,) = struct.unpack_from(">I", rest)
+        path = rest[4 : 4 + size]
+        if kind in (protocol.STAT, protocol.LSTAT, protocol.FSTAT):
+            mode, size, _ = self.contents.get(path, (FOLDER, 0, b""))
+            return frame(protocol.ATTRS, request_id, attributes(mode, size))
+        if kind == protocol.REALPATH:
+            return frame(protocol.NAME, request_id, struct.pack(">I", 1) + name_entry(path, 0))
+        if kind in (protocol.OPENDIR, protocol.OPEN):
+            return frame(protocol.HANDLE, request_id, string(path))
+        if kind == protocol.READDIR:
+            return self.list(request_id, path)
+        if kind == protocol.READ:
+            offset, count = struct.unpack_from(">QI", rest, 4 + size)
+            data = self.contents[path][2][offset : offset + count]
+            if not data:
+                return status(request_id, protocol.EOF)
+            return frame(protocol.DATA, request_id, string(data))
+        return status(request_id, protocol.OK)
+
+    def list(self, request_id: int, folder: bytes) -> bytes:
+        batch = list(itertools.islice(self.entries, 100))
+        if not batch:
+            return status(request_id, protocol.EOF)
+        for name, mode, size, content in batch:
+            self.contents[folder + b"/" + name] = (mode, size, content)
+        body = b"".join(name_entry(name, mode, size) for name, mode, size, _ in batch)
+        return frame(protocol.NAME, request_id, struct.pack(">I", len(batch)) + body)
+
+    def download(self, target: Path, source: str = "/tree", **options: Any) -> None:
+        with self.server.ready() as session:
+            download(session, source, target, **options)
+
+
+NAMES = {
+    protocol.READ: "read",
+    protocol.STAT: "stat",
+    protocol.FSTAT: "fstat",
+    protocol.READDIR: "list",
+    protocol.REALPATH: "real_path",
+    protocol.OPEN: "open",
+}
+
+
+@pytest.fixture(name="target")
+def target_in_a_folder_that_must_stay_as_it_is(tmp_path: Path) -> Iterator[Path]:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"precious")
+    yield outside / "target"
+    assert sorted(set(os.listdir(outside)) - {"target"}) == ["precious"]
+    assert (outside / "precious").read_bytes() == b"precious"
+    assert not litter(tmp_path)
+
+
+def test_the_liar_can_also_tell_the_truth(target: Path) -> None:
+    Liar([(b"file", FILE, 4, b"data"), (b"folder", FOLDER, 0, b"")]).download(target)
+    assert (target / "file").read_bytes() == b"data"
+    assert (target / "folder").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"../precious", b"/etc/x", b"a/b", b"folder/../../precious", b"", b"nul\0", b"x" * 256],
+)
+@pytest.mark.parametrize("mode", [FILE, FOLDER, LINK])
+def test_what_is_no_name_is_refused(target: Path, name: bytes, mode: int) -> None:
+    with pytest.raises(SshTransferError):
+        Liar([(b"good", FILE, 1, b"x"), (name, mode, 1, b"x")]).download(target)
+    assert os.listdir(target) == ["good"]
+
+
+def test_the_folder_itself_and_the_one_around_it_are_no_entries(target: Path) -> None:
+    Liar([(b".", FOLDER, 0, b""), (b"..", FOLDER, 0, b""), (b"a", FILE, 0, b"")]).download(target)
+    assert os.listdir(target) == ["a"]
+
+
+@pytest.mark.parametrize("second", [FILE, FOLDER, LINK])
+def test_a_name_that_comes_twice_is_refused(target: Path, second: int) -> None:
+    with pytest.raises(OSError, match="twice"):
+        Liar([(b"a", FILE, 0, b""), (b"a", second, 0, b"")]).download(target)
+
+
+def test_a_bad_name_for_the_whole_is_refused_too(target: Path) -> None:
+    target.mkdir()
+
+    def real_path(request_id: int, rest: bytes) -> bytes:
+        body = struct.pack(">I", 1) + name_entry(b"/x/..", 0)
+        return frame(protocol.NAME, request_id, body)
+
+    with pytest.raises(SshTransferError):
+        Liar(real_path=real_path).download(target, "/tree/.")
+    assert os.listdir(target) == []
+
+
+def test_folders_without_end_end(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloading, "MOST_LEVELS", 20)
+    endless = ((b"d", FOLDER, 0, b"") for _ in itertools.count())
+
+    def list_one(request_id: int, rest: bytes) -> bytes:
+        body = struct.pack(">I", 1) + name_entry(next(endless)[0], FOLDER)
+        seen = rest not in listed
+        listed.add(rest)
+        return frame(protocol.NAME, request_id, body) if seen else status(request_id, protocol.EOF)
+
+    listed: set = set()
+    with pytest.raises(OSError, match="levels"):
+        Liar(list=list_one).download(target)
+
+
+def test_entries_without_end_end(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloading, "MOST_ENTRIES", 1000)
+    endless = ((b"%d" % number, FILE, 0, b"") for number in itertools.count())
+    with pytest.raises(OSError, match="more than 1000 entries") as caught:
+        Liar(endless).download(target)
+    assert caught.value.errno == errno.E2BIG
+    assert len(os.listdir(target)) <= 1000
+
+
+def test_an_absurd_size_costs_no_memory(target: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(OSError, match="changed"):
+        Liar([(b"huge", FILE, 1 << 63, b"only this")]).download(target)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+    assert os.listdir(target) == []
+
+
+def test_requests_on_their_way_are_bounded_whatever_size_is_announced(target: Path) -> None:
+    waiting: List[bytes] = []
+
+    def hold_back(request_id: int, rest: bytes) -> bytes:
+        waiting.append(rest)
+        return b""
+
+    liar = Liar([(b"huge", FILE, 1 << 40, b"")], read=hold_back)
+    with pytest.raises(Stalled):
+        liar.download(target, timeout=0.2)
+    assert 0 < len(waiting) <= 8 * 1024 * 1024 // protocol.SAFE_DATA_SIZE
+
+
+def test_more_data_than_asked_for_is_refused(target: Path) -> None:
+    def too_much(request_id: int, rest: bytes) -> bytes:
+        return frame(protocol.DATA, request_id, string(bytes(200_000)))
+
+    for size in (10, 1 << 20):
+        with pytest.raises(ProtocolError):
+            Liar([(b"file", FILE, size, b"x")], read=too_much).download(target)
+    assert [name for name in os.listdir(target) if name != "tree"] == []
+
+
+def test_a_file_that_never_ends_ends(target: Path) -> None:
+    def endless(request_id: int, rest: bytes) -> bytes:
+        return frame(protocol.DATA, request_id, string(bytes(32768)))
+
+    with pytest.raises((SshTransferError, ProtocolError)):
+        Liar([(b"file", FILE, 0, b"")], read=endless).download(target)
+    assert not (target / "file").exists()
+
+
+@pytest.mark.parametrize("mode", [FIFO, 0o60644, 0o20644, 0o140644])
+def test_only_files_and_folders_are_made(target: Path, mode: int) -> None:
+    with pytest.raises(OSError, match="not a regular file"):
+        Liar([(b"special", mode, 0, b"")]).download(target)
+    assert os.listdir(target) == []
+
+
+@pytest.mark.parametrize("kind", ["stat", "list", "read", "fstat", "open"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lambda request_id, rest: frame(protocol.HANDLE, request_id, b""),
+        lambda request_id, rest: frame(77, request_id, b"what?"),
+        lambda request_id, rest: frame(protocol.NAME, request_id, b"\xff\xff\xff\xff"),
+        lambda request_id, rest: frame(protocol.ATTRS, request_id, b"\xff\xff\xff\xff"),
+        lambda request_id, rest: frame(protocol.DATA, request_id, b"\xff\xff\xff\xff"),
+        lambda request_id, rest: status(request_id, protocol.OK),
+        lambda request_id, rest: status(request_id, 12345, b"\x1b[31mred"),
+    ],
+)
+def test_nonsense_is_an_error_and_leaves_nothing(target: Path, kind: str, reply: Any) -> None:
+    liar = Liar([(b"file", FILE, 4, b"data")], **{kind: reply})
+    with pytest.raises((SshTransferError, ProtocolError)) as caught:
+        liar.download(target)
+    assert "\x1b" not in str(caught.value)
+    assert not (target / "file").exists()
+
+
+def test_a_local_link_that_leads_out_is_not_followed(target: Path, tmp_path: Path) -> None:
+    (target / "tree").mkdir(parents=True)
+    (target / "tree" / "file").symlink_to("../../precious")
+    with pytest.raises(OSError) as caught:
+        Liar([(b"file", FILE, 4, b"evil")]).download(target)
+    assert caught.value.errno == errno.ELOOP
+    (target / "tree" / "file").unlink()
+    (target / "tree" / "folder").symlink_to("../..")
+    deeper = iter([(b"folder", FOLDER, 0, b"")])
+
+    def list_entries(request_id: int, rest: bytes) -> bytes:
+        if rest.endswith(b"/folder"):
+            entry = name_entry(b"precious", FILE, 4)
+            return frame(protocol.NAME, request_id, struct.pack(">I", 1) + entry)
+        for name, mode, _, _ in deeper:
+            entry = name_entry(name, mode)
+            return frame(protocol.NAME, request_id, struct.pack(">I", 1) + entry)
+        return status(request_id, protocol.EOF)
+
+    with pytest.raises(OSError) as caught:
+        Liar(list=list_entries).download(target)
+    assert caught.value.errno == errno.ELOOP
+    assert caught.value.filename == str(target / "tree" / "folder")
+
+
+def test_a_local_link_that_stays_inside_is_followed(target: Path) -> None:
+    (target / "tree" / "real").mkdir(parents=True)
+    (target / "tree" / "file").symlink_to("real/file")
+    Liar([(b"file", FILE, 4, b"data")]).download(target)
+    assert (target / "tree" / "file").is_symlink()
+    assert (target / "tree" / "real" / "file").read_bytes() == b"data"

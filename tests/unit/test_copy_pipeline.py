@@ -1,0 +1,307 @@
+"""The pipeline: who runs, who is stopped, and in which order."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+import pytest
+
+from ssh_service.copying import protocol
+from ssh_service.copying.pipeline import STOPPED, Budget, HandleBudget, Pipeline, Signal
+from ssh_service.copying.session import SessionEnded, SftpSession, Stalled
+from tests.unit.sftp_harness import MadeUpServer, status
+
+
+def answering(kind: int, request_id: int, rest: bytes) -> bytes:
+    return status(request_id, protocol.OK)
+
+
+def silent(kind: int, request_id: int, rest: bytes) -> bytes:
+    return b""
+
+
+@pytest.fixture(name="server")
+def server_that_answers() -> MadeUpServer:
+    server = MadeUpServer(answering)
+    server.session.greet(1)
+    return server
+
+
+def test_the_first_task_gives_the_result(server: MadeUpServer) -> None:
+    async def main() -> str:
+        return "result"
+
+    with server.session.lane() as lane:
+        assert Pipeline(lane).run(main()) == "result"
+
+
+def test_requests_of_many_tasks_leave_as_one_piece(server: MadeUpServer) -> None:
+    pieces: List[int] = []
+    send = server.send_some
+
+    def counted(data: memoryview) -> int:
+        pieces.append(len(data))
+        return send(data)
+
+    server.send_some = counted  # type: ignore[method-assign]
+
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+
+        async def one(number: int) -> None:
+            await lane.ask(protocol.stat, b"%d" % number)
+
+        async def main() -> None:
+            for number in range(100):
+                pipeline.start(one(number))
+
+        pipeline.run(main())
+    assert len(server.requests) == 100
+    assert len(pieces) == 1
+
+
+def test_when_one_fails_earlier_ones_finish_and_later_ones_stop(server: MadeUpServer) -> None:
+    ends: List[Any] = []
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+
+        async def one(number: int) -> None:
+            try:
+                for _ in range(1 + (number == 2)):
+                    await lane.ask(protocol.stat, b"x")
+                if number == 2:
+                    raise OSError("two")
+                for _ in range(5):
+                    await lane.ask(protocol.stat, b"x")
+            except STOPPED:
+                ends.append(("stopped", number))
+                raise
+            ends.append(("finished", number))
+
+        async def main() -> None:
+            for number in range(5):
+                pipeline.start(one(number))
+
+        with pytest.raises(OSError, match="two"):
+            pipeline.run(main())
+    assert sorted(ends) == [
+        ("finished", 0),
+        ("finished", 1),
+        ("stopped", 2),
+        ("stopped", 3),
+        ("stopped", 4),
+    ]
+
+
+def test_of_two_failures_the_earlier_ones_is_raised(server: MadeUpServer) -> None:
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+
+        async def one(number: int, steps: int) -> None:
+            for _ in range(steps):
+                await lane.ask(protocol.stat, b"x")
+            raise OSError(f"task {number}")
+
+        async def main() -> None:
+            pipeline.start(one(0, 10))
+            pipeline.start(one(1, 1))
+
+        with pytest.raises(OSError, match="task 0"):
+            pipeline.run(main())
+
+
+def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
+    started: List[int] = []
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+
+        async def bad() -> None:
+            started.append(0)
+            raise OSError("bad")
+
+        async def late() -> None:
+            started.append(1)
+
+        async def main() -> None:
+            pipeline.start(bad())
+            for _ in range(3):
+                await lane.ask(protocol.stat, b"x")
+            pipeline.start(late())
+
+        with pytest.raises(OSError, match="bad"):
+            pipeline.run(main())
+    assert started == [0]
+
+
+def test_who_fails_at_a_place_lets_all_before_it_finish(server: MadeUpServer) -> None:
+    finished: List[int] = []
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+
+        async def one() -> None:
+            for _ in range(3):
+                await lane.ask(protocol.stat, b"x")
+            finished.append(1)
+
+        async def main() -> None:
+            pipeline.start(one())
+            pipeline.fail(OSError("here"))
+
+        with pytest.raises(OSError, match="here"):
+            pipeline.run(main())
+    assert finished == [1]
+
+
+def test_a_task_that_was_stopped_may_tidy_up_and_wait_for_it(server: MadeUpServer) -> None:
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+
+        async def careful() -> None:
+            try:
+                while True:
+                    await lane.ask(protocol.stat, b"x")
+            except STOPPED:
+                await lane.ask(protocol.remove, b"litter")
+                raise
+
+        async def bad() -> None:
+            await lane.ask(protocol.stat, b"x")
+            raise OSError("bad")
+
+        async def main() -> None:
+            pipeline.start(bad())
+            pipeline.start(careful())
+
+        with pytest.raises(OSError, match="bad"):
+            pipeline.run(main())
+    assert server.requests[-1][0] == protocol.REMOVE
+
+
+def test_an_interrupt_stops_all_and_lets_them_tidy_up(server: MadeUpServer) -> None:
+    with server.session.lane() as lane:
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        pipeline = Pipeline(lane, on_step=interrupt)
+
+        async def main() -> None:
+            try:
+                while True:
+                    await lane.ask(protocol.stat, b"x")
+            except STOPPED:
+                await lane.ask(protocol.remove, b"litter")
+                raise
+
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(main())
+    assert server.requests[-1][0] == protocol.REMOVE
+    assert server.session.is_usable
+
+
+def test_silence_ends_the_run_and_retires_the_session() -> None:
+    server = MadeUpServer(silent)
+    server.session.greet(1)
+
+    async def main(session: SftpSession) -> None:
+        await lane.ask(protocol.stat, b"x")
+
+    with pytest.raises(Stalled), server.session.lane() as lane:
+        Pipeline(lane, timeout=0.05).run(main(server.session))
+    assert not server.session.is_usable
+    assert server.closed
+
+
+def test_the_end_of_the_session_ends_the_run() -> None:
+    reason = ConnectionError("gone")
+
+    def ending(kind: int, request_id: int, rest: bytes) -> bytes:
+        server.session.ended(reason)
+        return b""
+
+    server = MadeUpServer(ending)
+    server.session.greet(1)
+
+    async def main() -> None:
+        await lane.ask(protocol.stat, b"x")
+
+    with server.session.lane() as lane, pytest.raises(SessionEnded) as caught:
+        Pipeline(lane).run(main())
+    assert caught.value.reason is reason
+
+
+def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) -> None:
+    served: List[int] = []
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+        budget = Budget(pipeline, 10)
+
+        async def one(number: int, amount: int) -> None:
+            await budget.take(amount)
+            served.append(number)
+            assert budget.used <= 10
+            await lane.ask(protocol.stat, b"x")
+            budget.give(amount)
+
+        async def main() -> None:
+            for number, amount in enumerate((4, 4, 4, 1, 9, 1)):
+                pipeline.start(one(number, amount))
+
+        pipeline.run(main())
+    assert served == [0, 1, 2, 3, 4, 5]
+    assert budget.used == 0
+
+
+def test_what_exceeds_a_budget_gets_it_alone(server: MadeUpServer) -> None:
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+        budget = Budget(pipeline, 10)
+
+        async def one(amount: int) -> None:
+            await budget.take(amount)
+            assert budget.used in (5, 100)
+            await lane.ask(protocol.stat, b"x")
+            budget.give(amount)
+
+        async def main() -> None:
+            for amount in (5, 100, 5):
+                pipeline.start(one(amount))
+
+        pipeline.run(main())
+
+
+def test_lanes_share_the_handles_of_their_session_and_none_gets_nothing(
+    server: MadeUpServer,
+) -> None:
+    server.session.limits = protocol.Limits(handles=8)  # of which copies take half
+    with server.session.lane() as one, server.session.lane() as other:
+        first = HandleBudget(Pipeline(one), 100)
+        second = HandleBudget(Pipeline(other), 100)
+        assert [first.try_take() for _ in range(6)] == [True] * 4 + [False] * 2
+        assert [second.try_take() for _ in range(2)] == [True, False]
+        first.give(2)
+        assert second.try_take()
+        first.give_all()
+        second.give_all()
+
+
+def test_a_signal_wakes_all_who_wait_for_it(server: MadeUpServer) -> None:
+    woken: List[int] = []
+    with server.session.lane() as lane:
+        pipeline = Pipeline(lane)
+        signal = Signal(pipeline)
+
+        async def one(number: int) -> None:
+            await signal.wait()
+            woken.append(number)
+
+        async def main() -> None:
+            for number in range(3):
+                pipeline.start(one(number))
+            await lane.ask(protocol.stat, b"x")
+            signal.set()
+            await pipeline.others_done()
+            assert woken == [0, 1, 2]
+            await signal.wait()
+
+        pipeline.run(main())

@@ -1,0 +1,203 @@
+"""A session shared by lanes: who gets which reply, and what everyone learns at the end."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from ssh_service.copying import protocol
+from ssh_service.copying.session import SessionEnded, SftpSession, Stalled, Stream
+from tests.unit.sftp_harness import (
+    PATIENCE,
+    SFTP_SERVER,
+    MadeUpServer,
+    attributes,
+    frame,
+    real_session,
+    status,
+    string,
+)
+
+
+class NoRoom(Stream):
+    """A peer that takes so many bytes, and no more until it is given room."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.taken = b""
+        self.session = SftpSession(self)
+
+    def send_some(self, data: memoryview) -> int:
+        count = min(self.room, len(data))
+        self.room -= count
+        self.taken += bytes(data[:count])
+        return count
+
+    def close(self) -> None:
+        pass
+
+
+def answering(kind: int, request_id: int, rest: bytes) -> bytes:
+    return status(request_id, protocol.OK)
+
+
+def test_a_server_that_greets_with_something_else_is_none() -> None:
+    stream = NoRoom(1000)
+    with pytest.raises(SessionEnded, match="no SFTP server"):
+        stream.session.feed(status(1, protocol.OK))
+        stream.session.greet(PATIENCE)
+
+
+def test_a_server_of_an_older_version_is_refused() -> None:
+    stream = NoRoom(1000)
+    stream.session.feed(frame(protocol.VERSION_REPLY, 2, b""))
+    with pytest.raises(SessionEnded, match="version 2"):
+        stream.session.greet(PATIENCE)
+
+
+def test_a_server_that_does_not_greet_is_not_waited_for_longer_than_allowed() -> None:
+    with pytest.raises(Stalled):
+        NoRoom(1000).session.greet(0.05)
+
+
+def test_the_hello_waits_for_room() -> None:
+    stream = NoRoom(0)
+
+    def open_up() -> None:
+        stream.room = 1000
+        stream.session.made_room()
+        stream.session.feed(frame(protocol.VERSION_REPLY, 3, string(b"name") + string(b"1")))
+
+    thread = threading.Timer(0.05, open_up)
+    thread.start()
+    try:
+        stream.session.greet(PATIENCE)
+    finally:
+        thread.join(PATIENCE)
+    assert stream.taken == protocol.init()
+    assert stream.session.extensions == {b"name": b"1"}
+
+
+def test_the_limits_are_asked_for_where_the_server_announces_them() -> None:
+    def answer(kind: int, request_id: int, rest: bytes) -> bytes:
+        return frame(protocol.EXTENDED_REPLY, request_id, struct.pack(">QQQQ", 1, 2, 3, 4))
+
+    server = MadeUpServer(answer, {protocol.LIMITS: b"1"})
+    server.session.greet(PATIENCE)
+    assert server.session.limits == (1, 2, 3, 4)
+
+
+def test_a_reply_to_nobody_ends_the_session() -> None:
+    server = MadeUpServer(answering)
+    server.session.greet(PATIENCE)
+    server.session.feed(status(99, protocol.OK))
+    with pytest.raises(SessionEnded, match="99"):
+        server.session.check()
+    assert server.closed
+
+
+def test_what_does_not_fit_the_window_leaves_when_there_is_room() -> None:
+    stream = NoRoom(1000)
+    stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
+    stream.session.greet(PATIENCE)
+    stream.room, stream.taken = 10, b""
+    with stream.session.lane() as lane:
+        reply = lane.ask(protocol.stat, b"x" * 100)
+        lane.flush()
+        assert len(stream.taken) == 10
+        stream.room = 1000
+        stream.session.made_room()
+        stream.session.feed(status(reply.request_id, protocol.OK))
+        assert lane.collect(PATIENCE) == [reply]
+        assert stream.taken == protocol.stat(reply.request_id, b"x" * 100)
+
+
+def test_a_part_of_a_reply_is_a_sign_of_life() -> None:
+    stream = NoRoom(1000)
+    stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
+    stream.session.greet(PATIENCE)
+    with stream.session.lane() as lane:
+        reply = lane.ask(protocol.read, b"h", 0, 1000)
+        lane.flush()
+        packet = frame(protocol.DATA, reply.request_id, string(bytes(1000)))
+        before = lane.moved
+        stream.session.feed(packet[:500])
+        assert lane.moved != before
+        stream.session.feed(packet[500:])
+        assert lane.collect(PATIENCE) == [reply]
+
+
+def test_every_lane_learns_the_end_after_its_replies() -> None:
+    server = MadeUpServer(lambda kind, request_id, rest: b"")
+    server.session.greet(PATIENCE)
+    with server.session.lane() as one, server.session.lane() as other:
+        replies = [lane.ask(protocol.stat, b"x") for lane in (one, other)]
+        one.flush()
+        other.flush()
+        server.session.feed(status(replies[0].request_id, protocol.OK))
+        server.session.ended(None)
+        assert one.collect(PATIENCE) == [replies[0]]
+        for lane in (one, other):
+            with pytest.raises(SessionEnded):
+                lane.collect(PATIENCE)
+    assert not server.session.is_usable
+
+
+def test_a_lane_left_with_requests_open_ends_the_session_with_its_last_lane() -> None:
+    server = MadeUpServer(lambda kind, request_id, rest: b"")
+    server.session.greet(PATIENCE)
+    with server.session.lane():
+        with server.session.lane() as untidy:
+            untidy.ask(protocol.stat, b"x")
+            untidy.flush()
+        assert not server.session.is_usable
+        assert not server.closed
+    assert server.closed
+
+
+def test_an_error_while_sending_ends_the_session() -> None:
+    stream = NoRoom(1000)
+    stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
+    stream.session.greet(PATIENCE)
+
+    def fail(data: memoryview) -> int:
+        raise OSError("no route")
+
+    stream.send_some = fail  # type: ignore[method-assign]
+    with stream.session.lane() as lane:
+        lane.ask(protocol.stat, b"x")
+        with pytest.raises(SessionEnded, match="no route"):
+            lane.collect(PATIENCE)
+
+
+@pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
+def test_replies_reach_the_lane_that_asked_whatever_others_do(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / str(number)).write_bytes(bytes(number))
+    wrong: List[object] = []
+
+    def ask(session: SftpSession, number: int) -> None:
+        with session.lane() as lane:
+            for _ in range(50):
+                replies = [lane.ask(protocol.stat, b"%d" % number) for _ in range(20)]
+                while not all(reply.kind for reply in replies):
+                    lane.collect(PATIENCE)
+                sizes = {protocol.read_attributes(reply.body).size for reply in replies}
+                if sizes != {number}:
+                    wrong.append((number, sizes))
+
+    with real_session(tmp_path) as session:
+        threads = [threading.Thread(target=ask, args=(session, n)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert not wrong
+
+
+def test_attributes_are_built_as_the_reader_reads_them() -> None:
+    assert protocol.read_attributes(attributes(0o40755, 3)).mode == 0o40755

@@ -1,0 +1,145 @@
+"""Names of unfinished files: whose they are, and when they are litter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from ssh_service.copying import temporary
+from ssh_service.copying.session import SftpSession
+from tests.unit.sftp_harness import SFTP_SERVER, download, real_session, upload
+
+DAY = 24 * 3600
+
+# Each prints the name of an unfinished file of its own process.
+GIVE_A_NAME = (
+    "from ssh_service.copying import temporary; import sys, os;"
+    "os.write(1, temporary.names.new(b'x') + b'\\n'); sys.stdin.read()"
+)
+
+
+@pytest.fixture(name="living")
+def name_of_a_living_process() -> Iterator[bytes]:
+    with subprocess.Popen(
+        [sys.executable, "-c", GIVE_A_NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate()
+
+
+@pytest.fixture(name="dead")
+def name_of_a_dead_process() -> bytes:
+    command = [sys.executable, "-c", GIVE_A_NAME]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    return result.stdout.strip()
+
+
+def of_another_host(name: bytes) -> bytes:
+    parts = name.split(b"-")
+    return b"-".join([parts[0], b"0" * 8, *parts[2:]])
+
+
+def test_a_name_is_short_and_like_no_other() -> None:
+    given = {temporary.names.new(b"x" * 255) for _ in range(100)}
+    assert len(given) == 100
+    assert max(map(len, given)) <= 65
+    for name in given:
+        temporary.names.release(name)
+
+
+def test_a_name_says_who_writes_what() -> None:
+    name = temporary.names.new(b"target")
+    temporary.names.release(name)
+    parsed = temporary.parse(name)
+    assert parsed is not None
+    assert parsed.pid == os.getpid()
+    assert parsed.target.encode() == temporary.target_digest(b"target")
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"file", b".ssh_service-", b".ssh_service-notes", b".ssh_service-0-0-0-0-0"]
+)
+def test_other_names_are_never_litter(name: bytes) -> None:
+    assert temporary.parse(name) is None
+    assert not temporary.names.is_litter(name, 1000 * DAY)
+
+
+def test_our_own_is_litter_once_it_is_released() -> None:
+    name = temporary.names.new(b"x")
+    assert not temporary.names.is_litter(name, 1000 * DAY)
+    temporary.names.release(name)
+    assert temporary.names.is_litter(name, 0)
+
+
+def test_a_living_processs_is_never_litter(living: bytes) -> None:
+    assert not temporary.names.is_litter(living, 1000 * DAY)
+
+
+def test_a_dead_processs_is_litter_at_once(dead: bytes) -> None:
+    assert temporary.names.is_litter(dead, 0)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_a_process_that_has_the_pid_of_a_dead_one_is_told_from_it(living: bytes) -> None:
+    parts = living.split(b"-")
+    start = int(parts[3], 16)
+    earlier = b"-".join([*parts[:3], b"%x" % (start - 1), *parts[4:]])
+    assert temporary.names.is_litter(earlier, 0)
+
+
+def test_another_hosts_is_litter_after_a_day(dead: bytes) -> None:
+    name = of_another_host(dead)
+    assert not temporary.names.is_litter(name, DAY - 60)
+    assert temporary.names.is_litter(name, DAY + 60)
+
+
+def test_a_forked_childs_names_are_its_own() -> None:
+    mine = temporary.names.new(b"x")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, temporary.names.new(b"x"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 100)
+    os.close(reading)
+    os.close(writing)
+    temporary.names.release(mine)
+    parsed = temporary.parse(theirs)
+    assert parsed is not None
+    assert parsed.pid == child
+
+
+@pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
+class TestTheNextRun:
+    @pytest.fixture
+    def session(self, tmp_path: Path) -> Iterator[SftpSession]:
+        with real_session(tmp_path) as session:
+            yield session
+
+    @pytest.mark.parametrize("what", ["file", "tree"])
+    @pytest.mark.parametrize("copy", [upload, download])
+    def test_removes_what_the_dead_left_and_nothing_else(
+        self, session: SftpSession, tmp_path: Path, dead: bytes, living: bytes, copy, what: str
+    ) -> None:
+        folder = tmp_path / "target" / "source"
+        folder.mkdir(parents=True)
+        old, young = of_another_host(dead), of_another_host(living)
+        for name in (dead, living, old, young, b"kept", b".ssh_service-kept"):
+            (folder / os.fsdecode(name)).write_bytes(b"x")
+        os.utime(folder / os.fsdecode(old), (0, 0))
+        source = tmp_path / "source"
+        source.mkdir()
+        (source / "new").write_bytes(b"new")
+        if what == "file":
+            copy(session, source / "new", folder)
+        else:
+            copy(session, source, tmp_path / "target")
+        left = {os.fsencode(name) for name in os.listdir(folder)}
+        assert left == {living, young, b"kept", b".ssh_service-kept", b"new"}

@@ -1,0 +1,151 @@
+"""How fast a server is dialled: gates in place of a network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, List
+
+import pytest
+
+from ssh_service.errors import SshAuthError, SshConnectError, SshConnectTimeout
+from ssh_service.pacing import Pacer
+
+from .engine_fakes import PATIENCE, FakeTransport, in_threads, outcome
+
+
+def soon(seconds: float = PATIENCE) -> float:
+    return time.monotonic() + seconds
+
+
+def throttled() -> SshConnectError:
+    error = SshConnectError("Exceeded MaxStartups", phase="banner")
+    error.throttled = True
+    return error
+
+
+class Gate:
+    """A dial that says when it has begun, and goes on when it may."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.most = 0
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Event()
+
+    def __call__(self) -> Any:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        self.begun.release()
+        assert self.go.wait(PATIENCE)
+        with self.lock:
+            self.inside -= 1
+        return FakeTransport()
+
+
+def test_at_most_five_dials_to_one_server_are_under_way() -> None:
+    pacer, gate = Pacer(), Gate()
+
+    def open_when_five_are_in() -> None:
+        for _ in range(5):
+            assert gate.begun.acquire(timeout=PATIENCE)
+        gate.go.set()
+
+    in_threads(
+        open_when_five_are_in, *[lambda: pacer.dial("a", soon(), gate) for _ in range(20)]
+    )
+    assert gate.most == 5
+
+
+def test_one_servers_dials_never_hold_up_anothers() -> None:
+    pacer, gate = Pacer(), Gate()
+
+    def dial_another() -> None:
+        for _ in range(5):
+            assert gate.begun.acquire(timeout=PATIENCE)
+        assert isinstance(pacer.dial("b", soon(), FakeTransport), FakeTransport)
+        gate.go.set()
+
+    in_threads(dial_another, *[lambda: pacer.dial("a", soon(), gate) for _ in range(5)])
+
+
+def test_who_was_dropped_for_want_of_room_tries_again_after_growing_pauses() -> None:
+    pacer = Pacer(jitter=lambda: 0.0)
+    began: List[float] = []
+
+    def dial() -> Any:
+        began.append(time.monotonic())
+        if len(began) < 4:
+            raise throttled()
+        return FakeTransport()
+
+    assert isinstance(pacer.dial("a", soon(), dial), FakeTransport)
+    pauses = [after - before for before, after in zip(began, began[1:])]
+    assert [pause >= least for pause, least in zip(pauses, (0.125, 0.25, 0.5))] == [True] * 3
+
+
+def test_a_refused_credential_is_never_shown_again() -> None:
+    calls: List[int] = []
+
+    def dial() -> Any:
+        calls.append(1)
+        raise SshAuthError("no")
+
+    with pytest.raises(SshAuthError):
+        Pacer().dial("a", soon(), dial)
+    assert calls == [1]
+
+
+def test_the_servers_words_are_the_error_when_the_time_is_up() -> None:
+    def dial() -> Any:
+        raise throttled()
+
+    with pytest.raises(SshConnectError, match="Exceeded MaxStartups"):
+        Pacer(jitter=lambda: 0.0).dial("a", soon(0.3), dial)
+
+
+def test_a_turn_that_never_comes_ends_at_the_deadline() -> None:
+    pacer, gate = Pacer(), Gate()
+
+    def too_late() -> None:
+        for _ in range(5):
+            assert gate.begun.acquire(timeout=PATIENCE)
+        error = outcome(lambda: pacer.dial("a", soon(0.05), FakeTransport))
+        gate.go.set()
+        assert isinstance(error, SshConnectTimeout)
+
+    in_threads(too_late, *[lambda: pacer.dial("a", soon(), gate) for _ in range(5)])
+
+
+def test_a_dial_that_nobody_wants_any_more_gives_its_turn_up() -> None:
+    pacer, gate = Pacer(), Gate()
+    wanted = threading.Event()
+    wanted.set()
+    asked = threading.Semaphore(0)
+
+    def is_wanted() -> bool:
+        asked.release()
+        return wanted.is_set()
+
+    def give_up() -> None:
+        assert asked.acquire(timeout=PATIENCE)  # it has found no room, and waits
+        wanted.clear()
+        pacer.look_again()
+
+    def wait_in_vain() -> None:
+        for _ in range(5):
+            assert gate.begun.acquire(timeout=PATIENCE)
+        error = outcome(lambda: pacer.dial("a", soon(), FakeTransport, is_wanted))
+        gate.go.set()
+        assert isinstance(error, SshConnectTimeout)
+
+    in_threads(give_up, wait_in_vain, *[lambda: pacer.dial("a", soon(), gate) for _ in range(5)])
+
+
+def test_nothing_is_kept_of_a_server_that_was_dialled() -> None:
+    pacer = Pacer()
+    for number in range(100):
+        pacer.dial(number, soon(), FakeTransport)
+    assert not pacer._doors
