@@ -336,16 +336,17 @@ class SessionPool:
 
     def _run(self, session: _Session, command: Command, channel: SshChannel) -> None:
         channel.in_reserve = False
-        if not command.start(channel):
-            channel.close()
         lane = session.lane
-        with self._lock:
-            wanted = lane in self._lanes and lane.spare is None and lane.has_room(beside=1)
-            spare = _Session(self, lane)
+        with channel.get_transport().together():
+            if not command.start(channel):
+                channel.close()
+            with self._lock:
+                wanted = lane in self._lanes and lane.spare is None and lane.has_room(beside=1)
+                spare = _Session(self, lane)
+                if wanted:
+                    lane.spare, spare.asked = spare, True
             if wanted:
-                lane.spare, spare.asked = spare, True
-        if wanted:
-            self._ask(spare)
+                self._ask(spare)
 
     def session_opened(self, session: _Session, channel: SshChannel) -> None:
         """

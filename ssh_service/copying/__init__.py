@@ -11,7 +11,7 @@ from ssh_service.copying.channel import session_on
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.failures import SshTransferTimeout, copy_error, shown
 from ssh_service.copying.job import Job, Options, Progress, ProgressCallback
-from ssh_service.copying.session import SftpSession
+from ssh_service.copying.session import SessionEnded, SftpSession
 from ssh_service.copying.uploading import Upload
 from ssh_service.transport import SshTransport
 
@@ -149,7 +149,16 @@ def _copy(
     progress: Optional[ProgressCallback],
 ) -> None:
     try:
-        run_copy(session_on(transport, timeout), begin, options, timeout, progress)
+        known = session_on(transport, timeout)
+        try:
+            run_copy(known, begin, options, timeout, progress)
+        except SessionEnded as ended:
+            # One kept from an earlier copy may have died since, which may show only now.  What
+            # was never answered has changed nothing: a copy begins by asking.
+            fresh = None if ended.answered else session_on(transport, timeout)
+            if fresh is None or fresh is known:
+                raise
+            run_copy(fresh, begin, options, timeout, progress)
     except Exception as error:
         told = copy_error(error, shown(remote_path), transport.connection_id, timeout)
         if told is error:

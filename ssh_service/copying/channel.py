@@ -14,6 +14,13 @@ from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 __all__ = ["session_on"]
 
+# Bytes the server may send before it must wait for us; what is asked for at once is bounded
+# elsewhere, so this only must not be less.
+_WINDOW = 16 * 1024 * 1024
+# The fewer packets a download takes, the less there is to do for each.  OpenSSH's own limit,
+# 256 KiB, counts what is around the data, too.
+_LARGEST_PACKET = 128 * 1024
+
 _lock = threading.Lock()
 # One slot for each connection; a connection that is no more takes its slot along.
 _slots: weakref.WeakKeyDictionary[Any, _Slot] = weakref.WeakKeyDictionary()  # guarded by _lock
@@ -118,8 +125,9 @@ def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession
 
 def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
     stream = _ChannelStream(transport.connection_id)
-    # Large packets: the fewer a download needs, the less there is to do for each.
-    channel = transport.start_session(stream)
+    channel = transport.start_session(
+        stream, window_size=_WINDOW, max_packet_size=_LARGEST_PACKET
+    )
     try:
         stream.session.greet(timeout)
     except BaseException:

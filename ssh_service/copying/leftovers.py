@@ -61,9 +61,16 @@ async def _sweep(job: Job, folder: bytes) -> None:
                     now = await _server_time(job, folder)
                 age = 0 if attributes.mtime is None else now - attributes.mtime
                 if temporary.names.is_litter(name, age):
-                    await remote.remove(folder + b"/" + name)
+                    await _remove(job, folder + b"/" + name)
     finally:
         remote.ask_close(handle)
+
+
+async def _remove(job: Job, path: bytes) -> None:
+    try:
+        await job.remote.remove(path)
+    except Refused:
+        pass  # one of ours that has got its name since it was listed; or it is not ours to remove
 
 
 async def _server_time(job: Job, folder: bytes) -> int:

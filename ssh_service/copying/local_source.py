@@ -68,29 +68,31 @@ class SourceFile:
             os.close(self._fd)
             self._fd = None
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Read exactly `size` bytes from `offset`."""
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` with what lies at `offset`."""
         if self._whole is not None:
-            return self._whole[offset : offset + size]
+            buffer[:] = self._whole[offset : offset + len(buffer)]
+            return
         assert self._fd is not None
         try:
-            data = os.pread(self._fd, size, offset)
-            while len(data) < size:
-                more = os.pread(self._fd, size - len(data), offset + len(data))
-                if not more:
+            while buffer:
+                count = os.preadv(self._fd, [buffer], offset)
+                if not count:
                     raise self._changed()
-                data += more
+                buffer, offset = buffer[count:], offset + count
+        except SshTransferError:
+            raise
         except OSError as error:
-            if isinstance(error, SshTransferError):
-                raise
             raise local_error(error, self.path) from error
-        return data
 
     def read_whole(self) -> bytes:
         """Read all of a small file, check that it stood still, and close it."""
-        self._whole = self.read(0, self.size)
-        self.check_unchanged()
-        self.close()
+        if self._whole is None:
+            data = bytearray(self.size)
+            self.read_into(memoryview(data), 0)
+            self.check_unchanged()
+            self._whole = bytes(data)
+            self.close()
         return self._whole
 
     def check_unchanged(self) -> None:

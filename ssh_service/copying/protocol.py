@@ -216,10 +216,25 @@ def write(request_id: int, handle: bytes, offset: int, data: bytes) -> bytes:
     return _frame(request_id, WRITE, payload)
 
 
-def write_head(request_id: int, handle: bytes, offset: int, size: int) -> bytes:
-    """Begin a write: what goes before its `size` bytes of data."""
-    payload = _string(handle) + _OFFSET_AND_SIZE.pack(offset, size)
-    return _HEAD.pack(5 + len(payload) + size, WRITE, request_id) + payload
+def write_room(handle: bytes) -> int:
+    """Tell how many bytes a write takes before its data."""
+    return 25 + len(handle)
+
+
+def write_in(
+    request_id: int, handle: bytes, offset: int, size: int, buffer: bytearray
+) -> memoryview:
+    """
+    Write `size` bytes that lie in `buffer` already, after `write_room` bytes: large ones uncopied.
+
+    The buffer must stay as it is until the reply comes.
+    """
+    room = write_room(handle)
+    _HEAD.pack_into(buffer, 0, room - 4 + size, WRITE, request_id)
+    _INT.pack_into(buffer, 9, len(handle))
+    buffer[13 : 13 + len(handle)] = handle
+    _OFFSET_AND_SIZE.pack_into(buffer, 13 + len(handle), offset, size)
+    return memoryview(buffer)[: room + size]
 
 
 def stat(request_id: int, path: bytes) -> bytes:

@@ -52,6 +52,10 @@ class RemoteFiles:
         """Begin to write."""
         return self._lane.ask(protocol.write, handle, offset, data)
 
+    def ask_write_in(self, handle: bytes, offset: int, size: int, buffer: bytearray) -> Reply:
+        """Begin to write what lies in `buffer`, see `protocol.write_in`."""
+        return self._lane.ask(protocol.write_in, handle, offset, size, buffer)
+
     def ask_stat_open(self, handle: bytes) -> Reply:
         """Begin to ask for the attributes of an open file."""
         return self._lane.ask(protocol.fstat, handle)

@@ -21,8 +21,9 @@ from ssh_service.copying.protocol import Limits, PacketReader, ProtocolError
 
 __all__ = ["Lane", "Reply", "SessionEnded", "SftpSession", "Stalled", "Stream"]
 
-# A batch is written when it has this size, or when its lane has nothing better to do.
-_BATCH = 32 * 1024
+# What fits one packet of a channel of OpenSSH's: a batch is written before it exceeds this, or
+# when its lane has nothing better to do.
+_BATCH = 32 * 1024 - 64
 # Handles that one session may hold where the server does not say how many it allows.
 _HANDLES = 100
 
@@ -35,11 +36,14 @@ class SessionEnded(Exception):
     ----------
     reason : Optional[BaseException]
         Why, where that is known: most often the connection's own error.
+    answered : bool
+        Whether the server had answered anything on the lane concerned.
     """
 
     def __init__(self, reason: Optional[BaseException]) -> None:
         super().__init__(str(reason) if reason else "the server ended the SFTP session")
         self.reason = reason
+        self.answered = True
 
 
 class Stalled(Exception):
@@ -291,7 +295,7 @@ class SftpSession:
         with self._lock:
             self._handles -= 1
 
-    def put(self, batch: bytes, replies: List[Reply]) -> None:
+    def put(self, batch: protocol.Buffer, replies: List[Reply]) -> None:
         """Send a batch of requests as soon as there is room, and expect these replies."""
         with self._lock:
             if self._over:
@@ -359,11 +363,12 @@ class Lane:
         self.session = session
         self._ids = ids
         self._inbox: SimpleQueue[Optional[List[Reply]]] = SimpleQueue()
-        self._batch: List[bytes] = []
+        self._batch: List[protocol.Buffer] = []
         self._batch_size = 0
         self._asked: List[Reply] = []
         self.outstanding = 0
         self.moved = 0
+        self._answered = False
 
     def __enter__(self) -> Lane:
         return self
@@ -374,15 +379,17 @@ class Lane:
         exc: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
+        if isinstance(exc, SessionEnded):
+            exc.answered = self._answered
         self.session.leave(self, clean=not self.outstanding)
 
-    def ask(self, encode: Callable[..., bytes], *args: Any) -> Reply:
+    def ask(self, encode: Callable[..., protocol.Buffer], *args: Any) -> Reply:
         """
         Make a request; it leaves with the next batch.
 
         Parameters
         ----------
-        encode : Callable[..., bytes]
+        encode : Callable[..., protocol.Buffer]
             One of the encoders of `protocol`.
         args : Any
             What it takes after the request id.
@@ -394,6 +401,8 @@ class Lane:
         """
         reply = Reply(self, next(self._ids) & 0xFFFFFFFF)
         packet = encode(reply.request_id, *args)
+        if self._batch_size + len(packet) > _BATCH:
+            self.flush()
         self._batch.append(packet)
         self._batch_size += len(packet)
         self._asked.append(reply)
@@ -409,6 +418,12 @@ class Lane:
             asked = self._asked
             self._batch, self._batch_size, self._asked = [], 0, []
             self.session.put(batch, asked)
+
+    def _flush_if_due(self) -> None:
+        # While the server has more to do than waits here, its replies are on their way and bring
+        # more to send: larger batches are less work for both sides, and cost no time.
+        if len(self._asked) >= self.outstanding - len(self._asked):
+            self.flush()
 
     def deliver(self, replies: Optional[List[Reply]]) -> None:
         """Put replies into the inbox; None: look at the session, something changed there."""
@@ -435,11 +450,12 @@ class Lane:
         SessionEnded
             The session is over, and all replies that came have been read.
         """
-        self.flush()
+        self._flush_if_due()
         while True:
             replies = self.wait_for_news(timeout)
             if replies is not None:
                 self.outstanding -= len(replies)
+                self._answered = True
                 return replies
 
     def wait_for_news(self, timeout: Optional[float]) -> Optional[List[Reply]]:

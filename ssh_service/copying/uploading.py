@@ -355,14 +355,17 @@ class Upload:
             _log.warning("mode and times of %r could not be set: %s", shown(path), refused)
 
     async def _stream(self, source: SourceFile, handle: bytes, path: bytes) -> None:
-        flow, size = self._job.flow, self._remote.write_size
-        on_way: Deque[Tuple[Reply, int]] = deque()
+        flow, size, room = self._job.flow, self._remote.write_size, protocol.write_room(handle)
+        # Written, not confirmed: reply, size, and the buffer, which is used again after that.
+        on_way: Deque[Tuple[Reply, int, bytearray]] = deque()
+        spare: List[bytearray] = []
 
         async def confirm() -> None:
-            reply, count = on_way[0]
+            reply, count, buffer = on_way[0]
             await reply
             on_way.popleft()
             flow.give(count)
+            spare.append(buffer)
             succeed(reply, path)
             self._job.advance(count)
 
@@ -375,18 +378,20 @@ class Upload:
                     else:
                         await flow.take(count)
                         break
+                buffer = spare.pop() if spare else bytearray(room + size)
                 try:
-                    data = source.read(offset, count)
+                    source.read_into(memoryview(buffer)[room : room + count], offset)
                 except BaseException:
                     flow.give(count)
                     raise
-                on_way.append((self._remote.ask_write(handle, offset, data), count))
+                reply = self._remote.ask_write_in(handle, offset, count, buffer)
+                on_way.append((reply, count, buffer))
                 while on_way and on_way[0][0].kind:
                     await confirm()
             while on_way:
                 await confirm()
         finally:
-            flow.give(sum(count for _, count in on_way))
+            flow.give(sum(count for _, count, _ in on_way))
 
 
 def basename(path: bytes) -> bytes:

@@ -82,6 +82,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         self._wire = wire
         self._chunk = b""  # received but not yet asked for, from _position on
         self._position = 0
+        self._corked: Optional[List[bytes]] = None  # guarded by the transport's gate
         self.deadline: Optional[float] = None
         self.before_wait: Callable[[], Optional[float]] = _wait_for_ever
         self.wants_to_write: Callable[[], bool] = bool
@@ -167,7 +168,32 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
             The connection is closed, or the peer takes nothing any more.
         """
         # paramiko's turns every error into a bare EOFError and retries for ever (fault F5).
-        self._wire.sendall(out)
+        if self._corked is None:
+            self._wire.sendall(out)
+        else:
+            self._corked.append(bytes(out))
+
+    def cork(self) -> None:
+        """Keep what is written from now on, for `uncork`; the transport's gate is held."""
+        self._corked = []
+
+    @property
+    def corked(self) -> int:
+        """How many bytes are kept."""
+        return sum(map(len, self._corked or ()))
+
+    def uncork(self) -> None:
+        """
+        Write what was kept, at once: each write costs a system call here and a wake-up there.
+
+        Raises
+        ------
+        OSError
+            As from `write_all`.
+        """
+        corked, self._corked = self._corked or [], None
+        if corked:
+            self._wire.sendall(corked[0] if len(corked) == 1 else b"".join(corked))
 
     def readline(self, timeout: float) -> str:
         """

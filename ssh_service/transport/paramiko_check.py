@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import List
+from typing import List, Optional
 
 import paramiko
 from paramiko.channel import Channel
+from paramiko.common import (
+    MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_OPEN_FAILURE,
+    MSG_CHANNEL_OPEN_SUCCESS,
+    MSG_GLOBAL_REQUEST,
+    MSG_NEWKEYS,
+)
 from paramiko.message import Message
 from paramiko.packet import Packetizer
 
@@ -51,7 +58,17 @@ _NEEDED = {
         "_wait_for_send_window",
         "_window_adjust",
     ),
-    Packetizer: ("read_all", "read_message", "readline", "send_message", "write_all"),
+    Packetizer: ("need_rekey", "read_all", "read_message", "readline", "send_message", "write_all"),
+}
+
+
+# By which message what is overridden is called.
+_HANDLERS = {
+    MSG_NEWKEYS: "_parse_newkeys",
+    MSG_GLOBAL_REQUEST: "_parse_global_request",
+    MSG_CHANNEL_OPEN: "_parse_channel_open",
+    MSG_CHANNEL_OPEN_SUCCESS: "_parse_channel_open_success",
+    MSG_CHANNEL_OPEN_FAILURE: "_parse_channel_open_failure",
 }
 
 
@@ -68,6 +85,13 @@ class _Loop(Packetizer):  # type: ignore[misc]
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         out, self.stream = self.stream[:n], self.stream[n:]
         return out
+
+
+class _Nowhere:
+    """What a transport takes for its socket."""
+
+    def settimeout(self, timeout: Optional[float]) -> None:
+        pass
 
 
 class _Recorder:
@@ -113,6 +137,10 @@ def check_paramiko() -> None:
     kind, pong = loop.read_message()
     if kind != 2 or pong.get_string() != b"ssh_service" or loop.stream:
         raise _moved("Packetizer.read_message no longer calls read_all")
+    transport = paramiko.Transport(_Nowhere())
+    for kind, name in _HANDLERS.items():
+        if getattr(transport._handler_table.get(kind), "__name__", "") != name:
+            raise _moved(f"Transport._handler_table no longer calls {name}")
     recorder = _Recorder()
     channel = Channel(7)
     channel._set_transport(recorder)

@@ -9,12 +9,13 @@ that the installed paramiko still calls what is overridden here.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
 import threading
 import time
 import weakref
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import paramiko
 from paramiko.common import (
@@ -61,6 +62,8 @@ _MOST_ANSWERS = 4096
 # Seconds `close` waits for the reader thread; it ends at once unless the machine is starved.
 _CLOSE_LIMIT = 2.0
 _OPEN_TIMEOUT = 30.0
+# Bytes of small messages that leave in one piece; what is writable takes as many without waiting.
+_PIECE = 2048
 # What OpenSSH says in place of its identification to those it drops: for MaxStartups, and for
 # PerSourcePenalties and PerSourceMaxStartups (sshd.c).
 _THROTTLED = ("Exceeded MaxStartups", "Not allowed at this time")
@@ -154,6 +157,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._answers_sent = 0  # guarded by the gate
         self._rekey_began: Optional[float] = None  # reader thread only
         self._goodbye: Optional[str] = None  # reader thread only: the server's DISCONNECT
+        self._grouping = threading.local()  # how deep in `together` the thread is
         self._wire = Wire(sock, self._silence_limit or _STALL_LIMIT)
         self._state = threading.Lock()
         self._ending: Optional[SshConnectionLost] = None  # guarded by _state: why we end it
@@ -489,7 +493,25 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             The channel it belongs to, if any.
         """
         self._deferred.append((m, outbound))
-        self._flush_or_leave()
+        if not getattr(self._grouping, "depth", 0):
+            self._flush_or_leave()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """
+        Send what this thread posts meanwhile in one piece, at the end.
+
+        Yields
+        ------
+        None
+        """
+        self._grouping.depth = getattr(self._grouping, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._grouping.depth -= 1
+            if not self._grouping.depth:
+                self._flush_or_leave()
 
     def _flush_or_leave(self) -> None:
         """Send what is deferred, or see to it that another thread does."""
@@ -513,9 +535,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 if not self.clear_to_send_lock.acquire(False):
                     return True
                 try:
-                    self._transmit_locked(*self._deferred.popleft())
-                except IndexError:
-                    pass  # another thread was faster
+                    self._transmit_some_locked()
                 finally:
                     self.clear_to_send_lock.release()
             except (OSError, EOFError, SSHException):
@@ -525,6 +545,21 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 self.abort(self._lost("reset", f"writing was interrupted: {exc!r}"))
                 raise
         return True
+
+    def _transmit_some_locked(self) -> None:
+        """Send deferred messages, in one piece, that the network has room for."""
+        self.packetizer.cork()
+        while self._may_send() and self.packetizer.corked < _PIECE:
+            try:
+                entry = self._deferred.popleft()
+            except IndexError:
+                break
+            self._transmit_locked(*entry)
+        try:
+            self.packetizer.uncork()
+        except BaseException as exc:
+            self.abort(self._lost("reset", f"writing failed: {exc}"))
+            raise
 
     def _may_send(self) -> bool:
         return bool(self.clear_to_send.is_set())  # False while keys are being exchanged

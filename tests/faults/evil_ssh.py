@@ -50,7 +50,7 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock, packetizer_class=_Packetizer)
-        self.daemon = True
+        self._replies = threading.Semaphore(0)
 
     def say(self, kind: bytes, *fields: Any) -> None:
         """Send a message, whatever the protocol thinks of it."""
@@ -72,6 +72,15 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
     def begin_rekey(self) -> None:
         """Exchange keys anew."""
         self._send_kex_init()
+
+    def wait_for_reply(self) -> None:
+        """Wait until a channel request was answered, so that nothing comes before the answer."""
+        self._replies.acquire(timeout=10)
+
+    def _send_user_message(self, m: Any) -> None:
+        super()._send_user_message(m)
+        if m.asbytes()[:1] == b"\x63":  # CHANNEL_SUCCESS
+            self._replies.release()
 
     def _negotiate_keys(self, m: Any) -> None:
         if self.initial_kex_done and not self.answers_rekeys:
@@ -111,7 +120,11 @@ class _Server(paramiko.ServerInterface):  # type: ignore[misc]
         return int(paramiko.OPEN_SUCCEEDED)
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        self._evil.spawn(self._evil.on_exec, self._transport, channel, command)
+        def answer() -> None:
+            self._transport.wait_for_reply()
+            self._evil.on_exec(self._transport, channel, command)
+
+        self._evil.spawn(answer)
         return True
 
 
@@ -125,6 +138,8 @@ class EvilSsh:
         Called with each command, on a thread of its own.
     transport_class : Type[EvilTransport]
         Deals with each connection.
+    receive_buffer : Optional[int]
+        Bytes that the system takes for a connection that does not read; None: its choice.
 
     Attributes
     ----------
@@ -137,13 +152,18 @@ class EvilSsh:
     host = "127.0.0.1"
 
     def __init__(
-        self, on_exec: OnExec = echo, transport_class: Type[EvilTransport] = EvilTransport
+        self,
+        on_exec: OnExec = echo,
+        transport_class: Type[EvilTransport] = EvilTransport,
+        receive_buffer: Optional[int] = None,
     ) -> None:
         self.on_exec = on_exec
         self.transports: List[EvilTransport] = []
         self._transport_class = transport_class
         self._threads: List[threading.Thread] = []
         self._listener = socket.create_server((self.host, 0))
+        if receive_buffer is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.port = int(self._listener.getsockname()[1])
 
     def __enter__(self) -> "EvilSsh":

@@ -579,18 +579,19 @@ def test_a_local_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     target.write_bytes(b"old")
-    read = SourceFile.read
+    read = SourceFile.read_into
 
     for size, change in ((100, b"longer" * 100), (3_000_000, b"shorter"), (100, b"y" * 100)):
         source.write_bytes(b"x" * size)
         os.utime(source, (1, 1))
 
-        def meddle(self: SourceFile, offset: int, count: int, new: bytes = change) -> bytes:
-            data = read(self, offset, count)
+        def meddle(
+            self: SourceFile, buffer: memoryview, offset: int, new: bytes = change
+        ) -> None:
+            read(self, buffer, offset)
             source.write_bytes(new)
-            return data
 
-        monkeypatch.setattr(SourceFile, "read", meddle)
+        monkeypatch.setattr(SourceFile, "read_into", meddle)
         with pytest.raises(OSError, match="changed") as caught:
             upload(session, source, target)
         check(caught.value, errno.EIO, source)

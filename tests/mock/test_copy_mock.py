@@ -1,0 +1,72 @@
+"""Copies to a server that knows neither times nor posix-rename, nor where a link leads."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Dict, Iterator
+
+import pytest
+
+from ssh_service.connect import dial
+from ssh_service.copying import download, upload
+from ssh_service.mock_sshd import MockSshd
+from ssh_service.params import resolve
+from ssh_service.transport import SshTransport
+from tests.unit.trees import litter
+
+
+@pytest.fixture(name="transport")
+def connection_to_the_mock(mock_sshd: MockSshd) -> Iterator[SshTransport]:
+    transport = dial(resolve(mock_sshd.connect_params), time.monotonic() + 20)
+    yield transport
+    transport.close()
+
+
+def contents(root: Path) -> Dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(name="source")
+def tree_to_copy(tmp_path: Path) -> Path:
+    source = tmp_path / "source"
+    (source / "folder" / "empty").mkdir(parents=True)
+    (source / "folder" / "large").write_bytes(os.urandom(300_000))
+    (source / "script").write_bytes(b"#!/bin/sh\n")
+    (source / "script").chmod(0o750)
+    (source / "nothing").write_bytes(b"")
+    (source / "žluť").write_bytes(b"utf-8")
+    return source
+
+
+def test_a_tree_goes_up_and_comes_back(
+    transport: SshTransport, source: Path, tmp_path: Path
+) -> None:
+    upload(transport, source, tmp_path / "up", timeout=20)
+    assert contents(tmp_path / "up") == contents(source)
+    assert (tmp_path / "up" / "folder" / "empty").is_dir()
+    assert stat.S_IMODE((tmp_path / "up" / "script").stat().st_mode) == 0o750
+    download(transport, tmp_path / "up", tmp_path / "down", timeout=20)
+    assert contents(tmp_path / "down") == contents(source)
+    assert not litter(tmp_path)
+
+
+def test_an_existing_file_is_replaced_and_a_link_written_through(
+    transport: SshTransport, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "old").write_bytes(b"something much longer than the script")
+    (tmp_path / "link").symlink_to("old")
+    for target in ("old", "link"):
+        (tmp_path / "old").write_bytes(b"something much longer than the script")
+        upload(transport, source / "script", tmp_path / target, timeout=20)
+        assert (tmp_path / "old").read_bytes() == b"#!/bin/sh\n"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_missing_file_is_told(transport: SshTransport, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        download(transport, tmp_path / "missing", tmp_path / "x", timeout=20)
+    with pytest.raises(FileNotFoundError):
+        upload(transport, tmp_path / "missing", tmp_path / "x", timeout=20)

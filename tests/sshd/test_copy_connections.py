@@ -1,0 +1,316 @@
+"""Copies over real connections: shared, cut, frozen, recreated."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from ssh_service.connect import dial
+from ssh_service.copying import download, job, upload
+from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
+from ssh_service.local_sshd import Sshd, _descendants
+from ssh_service.params import resolve
+from ssh_service.pytest_plugin import FaultProxy
+from ssh_service.transport import SshTransport
+from tests.unit.trees import describe, litter, make_tree
+
+PATIENCE = 20.0
+SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
+BOTH = pytest.mark.parametrize("copy", [upload, download])
+Copy = Callable[..., None]
+Connect = Callable[..., SshTransport]
+
+
+@pytest.fixture(name="connect")
+def connections_that_are_closed_afterwards() -> Iterator[Connect]:
+    transports: List[SshTransport] = []
+
+    def connect(server: Sshd, **changes: Any) -> SshTransport:
+        params = {**server.connect_params, "keepalive_interval": None, **changes}
+        transports.append(dial(resolve(params), time.monotonic() + PATIENCE))
+        return transports[-1]
+
+    yield connect
+    for transport in transports:
+        transport.close()
+
+
+@pytest.fixture(name="transport")
+def connection_to_the_sshd(sshd: Sshd, connect: Connect) -> SshTransport:
+    return connect(sshd)
+
+
+def through(proxy: FaultProxy, server: Sshd) -> Any:
+    return {"port": proxy.port, "host_key_alias": f"[{server.host}]:{server.port}"}
+
+
+def sessions(server: Sshd) -> int:
+    return server.log().count("subsystem 'sftp'")
+
+
+def sftp_servers(server: Sshd) -> List[int]:
+    return [
+        pid
+        for pid in _descendants(server.pid or 0)
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "sftp-server"
+    ]
+
+
+@BOTH
+def test_a_tree_arrives_equal(copy: Copy, transport: SshTransport, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    copy(transport, source, tmp_path / "target", timeout=PATIENCE)
+    assert describe(tmp_path / "target") == describe(source)
+    assert not litter(tmp_path)
+
+
+def test_all_copies_of_a_connection_share_one_session(
+    sshd: Sshd, transport: SshTransport, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source")
+    failures: List[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            upload(transport, source, tmp_path / f"up{number}")
+            download(transport, tmp_path / f"up{number}", tmp_path / f"down{number}")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for number in range(8):
+        assert describe(tmp_path / f"down{number}") == describe(source)
+    assert (sshd.logins(), sessions(sshd)) == (1, 1)
+
+
+def test_remote_paths_are_relative_to_the_home_directory(
+    sshd: Sshd, transport: SshTransport, tmp_path: Path
+) -> None:
+    name = f".ssh-service-test-{os.getpid()}"
+    (tmp_path / "file").write_bytes(b"content")
+    home = Path("~").expanduser()
+    try:
+        for path in (name, f"./{name}", f"~/{name}", f"~{sshd.username}/{name}"):
+            upload(transport, tmp_path / "file", path)
+            assert (home / name).read_bytes() == b"content"
+            (home / name).unlink()
+    finally:
+        if (home / name).exists():
+            (home / name).unlink()
+
+
+@pytest.mark.parametrize("program", [path for path in SFTP_SERVERS if os.path.exists(path)])
+def test_a_session_that_died_is_replaced(
+    program: str,
+    sshd_factory: Callable[..., Sshd],
+    connect: Connect,
+    tmp_path: Path,
+) -> None:
+    server = sshd_factory({"Subsystem": f"sftp {program}"})
+    transport = connect(server)
+    (tmp_path / "file").write_bytes(b"content")
+    upload(transport, tmp_path / "file", tmp_path / "one")
+    (pid,) = sftp_servers(server)
+    os.kill(pid, signal.SIGKILL)
+    upload(transport, tmp_path / "file", tmp_path / "two")
+    assert (tmp_path / "two").read_bytes() == b"content"
+    assert server.logins() == 1
+
+
+@pytest.mark.parametrize("program", [path for path in SFTP_SERVERS if os.path.exists(path)])
+@BOTH
+def test_a_session_that_dies_under_a_copy_is_an_error_and_the_connection_lives(
+    copy: Copy,
+    program: str,
+    sshd_factory: Callable[..., Sshd],
+    connect: Connect,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job, "_REPORT_EVERY", 0.0)
+    server = sshd_factory({"Subsystem": f"sftp {program}"})
+    transport = connect(server)
+    (tmp_path / "source").write_bytes(os.urandom(50_000_000))
+    (tmp_path / "target").write_bytes(b"old")
+
+    def kill(progress: Any) -> None:
+        for pid in sftp_servers(server):
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(OSError) as caught:
+        copy(transport, tmp_path / "source", tmp_path / "target", progress=kill)
+    assert not isinstance(caught.value, SshConnectionLost)
+    assert isinstance(caught.value, SshServiceError)
+    assert (tmp_path / "target").read_bytes() == b"old"
+    copy(transport, tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+    assert not litter(tmp_path)
+
+
+def test_a_server_without_sftp_says_so(
+    sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
+) -> None:
+    transport = connect(sshd_factory({"Subsystem": None}))
+    (tmp_path / "file").write_bytes(b"content")
+    with pytest.raises(SshSessionRefused, match="SFTP"):
+        upload(transport, tmp_path / "file", tmp_path / "copy", timeout=PATIENCE)
+    assert transport.is_active()
+
+
+@BOTH
+def test_cut_anywhere_a_file_is_the_old_or_the_new_one(
+    copy: Copy,
+    sshd: Sshd,
+    connect: Connect,
+    fault_proxy: Callable[..., FaultProxy],
+    tmp_path: Path,
+) -> None:
+    size = 2_000_000
+    old, new = os.urandom(1000), os.urandom(size)
+    (tmp_path / "source").write_bytes(new)
+    target = tmp_path / "folder" / "target"
+    target.parent.mkdir()
+    chance = random.Random(size)
+    proxy = fault_proxy(sshd.host, sshd.port)
+    outcomes = set()
+    for _ in range(20):
+        proxy.heal()
+        target.write_bytes(old)
+        transport = connect(sshd, **through(proxy, sshd))
+        proxy.limit_after(chance.randrange(int(size * 1.01)))
+        try:
+            copy(transport, tmp_path / "source", target, timeout=PATIENCE)
+        except SshConnectionLost as error:
+            assert "/source" in str(error) or "/target" in str(error)
+            outcomes.add("lost")
+        transport.close()
+        assert target.read_bytes() in (old, new)
+    assert outcomes == {"lost"}
+    copy(connect(sshd), tmp_path / "source", target)
+    assert os.listdir(target.parent) == ["target"]
+    assert target.read_bytes() == new
+
+
+@BOTH
+def test_a_tree_cut_anywhere_has_whole_files_only(
+    copy: Copy,
+    sshd: Sshd,
+    connect: Connect,
+    fault_proxy: Callable[..., FaultProxy],
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(200):
+        (source / str(number)).write_bytes(os.urandom(5000))
+    chance = random.Random(1)
+    proxy = fault_proxy(sshd.host, sshd.port)
+    for _ in range(5):
+        proxy.heal()
+        transport = connect(sshd, **through(proxy, sshd))
+        (tmp_path / "target").mkdir(exist_ok=True)
+        proxy.limit_after(chance.randrange(100_000, 900_000))
+        with pytest.raises(SshConnectionLost):
+            copy(transport, source, tmp_path / "target", timeout=PATIENCE)
+        transport.close()
+        for folder, _, names in os.walk(tmp_path / "target"):
+            for name in names:
+                if name.isdigit():
+                    whole = (source / name).read_bytes()
+                    assert (Path(folder) / name).read_bytes() == whole
+    copy(connect(sshd), source, tmp_path / "target")
+    assert describe(tmp_path / "target" / "source") == describe(source)
+    assert not litter(tmp_path / "target")
+
+
+@BOTH
+def test_a_frozen_network_ends_the_copy_after_the_timeout(
+    copy: Copy,
+    sshd: Sshd,
+    connect: Connect,
+    fault_proxy: Callable[..., FaultProxy],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "source").write_bytes(os.urandom(30_000_000))
+    (tmp_path / "target").write_bytes(b"old")
+    proxy = fault_proxy(sshd.host, sshd.port)
+    transport = connect(sshd, **through(proxy, sshd))
+    proxy.freeze()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="moved for 0.5 s") as caught:
+        copy(transport, tmp_path / "source", tmp_path / "target", timeout=0.5)
+    assert time.monotonic() - began < 5
+    assert isinstance(caught.value, SshServiceError)
+    proxy.thaw()
+    proxy.cut()
+    assert (tmp_path / "target").read_bytes() == b"old"
+
+
+@BOTH
+def test_a_slow_copy_that_moves_is_no_timeout(
+    copy: Copy,
+    sshd: Sshd,
+    connect: Connect,
+    fault_proxy: Callable[..., FaultProxy],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "source").write_bytes(os.urandom(600_000))
+    proxy = fault_proxy(sshd.host, sshd.port)
+    transport = connect(sshd, **through(proxy, sshd))
+    proxy.delay = 0.1
+    began = time.monotonic()
+    copy(transport, tmp_path / "source", tmp_path / "target", timeout=0.5)
+    assert time.monotonic() - began > 0.5
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@BOTH
+def test_closing_the_connection_ends_the_copy(
+    copy: Copy, transport: SshTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_REPORT_EVERY", 0.0)
+    (tmp_path / "source").write_bytes(os.urandom(60_000_000))
+    (tmp_path / "target").write_bytes(b"old")
+    with pytest.raises(SshConnectionLost):
+        copy(
+            transport,
+            tmp_path / "source",
+            tmp_path / "target",
+            progress=lambda progress: transport.close(),
+        )
+    assert (tmp_path / "target").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("delay", [0.03])
+def test_many_small_files_over_a_slow_line_cost_few_round_trips(
+    sshd: Sshd,
+    connect: Connect,
+    fault_proxy: Callable[..., FaultProxy],
+    tmp_path: Path,
+    delay: float,
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(400):
+        (source / str(number)).write_bytes(os.urandom(3000))
+    proxy = fault_proxy(sshd.host, sshd.port)
+    transport = connect(sshd, **through(proxy, sshd))
+    proxy.delay = delay  # each way
+    for copy, one, other in ((upload, "source", "up"), (download, "up", "down")):
+        began = time.monotonic()
+        copy(transport, tmp_path / one, tmp_path / other)
+        elapsed = time.monotonic() - began
+        assert describe(tmp_path / other) == describe(source)
+        assert elapsed < 2.5

@@ -1,0 +1,430 @@
+"""One connection, many threads: nothing is mixed up, nothing stands still, nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import itertools
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from ssh_service import remote
+from ssh_service.cache import SshClientCache
+from ssh_service.errors import SshConnectTimeout
+from ssh_service.pytest_plugin import Sshd
+from ssh_service.transport import SshTransport
+from ssh_service.transport.packets import SshPacketizer
+from tests.faults.clients import (
+    PATIENCE,
+    Collector,
+    Outcome,
+    dialled,
+    drain,
+    eventually,
+    execute,
+    in_threads,
+    resident,
+    within,
+)
+
+MIB = 1024 * 1024
+Factory = Callable[..., Sshd]
+
+
+@contextlib.contextmanager
+def entered() -> Iterator[SshClientCache]:
+    cache = SshClientCache()
+    cache.enter()
+    try:
+        yield cache
+    finally:
+        cache.exit()
+
+
+def run_in_eight_threads(sshd: Sshd, count: int) -> None:
+    """Run `count` commands, half of them the library's way, half paramiko's; check each."""
+    with entered() as cache:
+        transport, _ = cache.get_client_connection(sshd.connect_params)
+
+        def work(thread: int) -> None:
+            for number in range(count // 8):
+                tag, status = f"{thread}-{number}", (thread * 31 + number) % 120
+                text = f"echo {tag}; echo err-{tag} >&2; exit {status}"
+                if number % 2:
+                    result = remote.submit(cache, sshd.connect_params, text).result(60)
+                    assert result.stdout == tag + "\n"
+                    assert result.stderr == f"err-{tag}\n"
+                    assert result.exit_status == status
+                else:
+                    assert execute(transport, text) == (status, f"{tag}\n".encode())
+
+        in_threads(8, work, timeout=600)
+        assert transport.is_active()
+        assert cache.stats()["reconnects"] == cache.stats()["losses"] == 0
+    assert sshd.logins() == 1
+    assert "nonexistent" not in sshd.log()
+
+
+def test_eight_threads_share_one_connection(sshd: Sshd) -> None:
+    """T1, F2: paramiko's dies within 500 commands."""
+    run_in_eight_threads(sshd, 480)
+
+
+@pytest.mark.long
+def test_eight_threads_share_one_connection_for_20000_commands(sshd_factory: Factory) -> None:
+    """T1."""
+    run_in_eight_threads(sshd_factory({"LogLevel": "INFO"}), 20000)
+
+
+def test_a_connection_is_shared_with_debug_logging_on_and_tells_no_secret(
+    sshd: Sshd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T46."""
+    caplog.set_level(logging.DEBUG)
+    with entered() as cache:
+
+        def work(thread: int) -> None:
+            for number in range(10):
+                result = remote.submit(
+                    cache, sshd.connect_params, "echo $TOKEN", env={"TOKEN": "hunter2-marker"}
+                ).result(60)
+                assert result.stdout == "hunter2-marker\n"
+
+        in_threads(8, work)
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    assert f"{sshd.username}@{sshd.host}:{sshd.port}" in text
+    assert "hunter2-marker" not in text
+    for line in Path(sshd.client_key).read_text().splitlines():
+        assert line not in text
+
+
+def end_early(sshd: Sshd, rounds: int) -> None:
+    """Feed commands that end in the middle of their input."""
+    with dialled(sshd) as transport:
+
+        def work(thread: int) -> None:
+            for _ in range(rounds):
+                channel = transport.open_session()
+                channel.exec_command("head -c 10")
+                with contextlib.suppress(OSError):  # this call ends; the connection does not
+                    for _ in range(200):
+                        channel.sendall(b"x" * 32768)
+                channel.close()
+
+        in_threads(4, work)
+        assert transport.is_active()
+        assert execute(transport, "echo hello") == (0, b"hello\n")
+    assert "nonexistent" not in sshd.log()
+
+
+def test_a_command_that_ends_while_its_input_is_sent_ends_alone(sshd: Sshd) -> None:
+    """T2, F2b: the server ends a connection that sends data to a channel that is no more."""
+    end_early(sshd, 25)
+
+
+@pytest.mark.long
+def test_1200_commands_that_end_while_their_input_is_sent(sshd: Sshd) -> None:
+    """T2."""
+    end_early(sshd, 300)
+
+
+class Overtaken:
+    """Holds up a channel's data, as a switch of threads may, until the test lets it go."""
+
+    def __init__(self, transport: SshTransport, secret: bytes) -> None:
+        self.is_waiting = threading.Event()
+        self.may_go_on = threading.Event()
+        self._secret = secret
+        self._send = transport._send_user_message
+        transport._send_user_message = self  # type: ignore[assignment,method-assign]
+
+    def __call__(self, m: Any, outbound: Any = None) -> None:
+        if self._secret in m.asbytes():
+            self.is_waiting.set()
+            assert self.may_go_on.wait(PATIENCE)
+        self._send(m, outbound)
+
+
+def send_late(transport: SshTransport, case: int) -> None:
+    """Send to a channel that was closed meanwhile, and whose number has been given anew."""
+    secret = b"secret of the first, case %d" % case
+    first = transport.open_session()
+    first.exec_command("cat >/dev/null")
+    hold = Overtaken(transport, secret)
+    sending = Outcome(lambda: first.sendall(secret))
+    assert hold.is_waiting.wait(PATIENCE)
+    number = first.remote_chanid
+    first.close()
+    eventually(lambda: first not in transport._channels.values(), "the server closed it too")
+    second = transport.open_session()
+    second.exec_command("cat")
+    assert second.remote_chanid == number  # or the case proves nothing
+    hold.may_go_on.set()
+    sending.wait()
+    second.sendall(b"its own")
+    second.shutdown_write()
+    assert drain(second) == (0, b"its own")
+    second.close()
+    eventually(lambda: second not in transport._channels.values(), "the server closed it too")
+    del transport._send_user_message
+
+
+def test_what_is_sent_late_never_reaches_another_command(sshd: Sshd) -> None:
+    """T3, F2c: with paramiko, another command's stdin gets it."""
+    with dialled(sshd) as transport:
+        for case in range(10):
+            send_late(transport, case)
+        assert transport.is_active()
+    assert "nonexistent" not in sshd.log()
+
+
+@pytest.mark.long
+def test_what_is_sent_late_never_reaches_another_command_a_hundred_times(sshd: Sshd) -> None:
+    """T3."""
+    with dialled(sshd) as transport:
+        for case in range(100):
+            send_late(transport, case)
+
+
+class Rekeys:
+    """Counts the key exchanges of all connections after their first."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+        self.count = 0
+        monkeypatch.setattr(SshPacketizer, "REKEY_BYTES", size)
+        parse = SshTransport._parse_newkeys
+
+        def counting(transport: SshTransport, m: Any) -> None:
+            self.count += bool(transport.initial_kex_done)
+            parse(transport, m)
+
+        monkeypatch.setattr(SshTransport, "_parse_newkeys", counting)
+        # The table of handlers is made with each transport, so it takes the method as it is now.
+
+
+def move_bytes(sshd: Sshd, tmp_path: Path, each_way: int, exec_until: List[bool]) -> int:
+    """Send and receive over one connection, with commands beside it; return how many those were."""
+    block = os.urandom(MIB)
+    source = tmp_path / "source"
+    with open(source, "wb") as file:
+        for number in range(8):
+            file.write(number.to_bytes(4, "big") + block[4:])
+    whole = source.read_bytes()
+    rounds = max(1, each_way // len(whole))
+    expected = hashlib.sha256()
+    for _ in range(rounds):
+        expected.update(whole)
+    count = itertools.count()
+    with dialled(sshd) as transport:
+
+        def download() -> None:
+            found = hashlib.sha256()
+            channel = transport.open_session()
+            channel.settimeout(60)
+            channel.exec_command(f"for i in $(seq {rounds}); do cat {source}; done")
+            while True:
+                chunk = channel.recv(MIB)
+                if not chunk:
+                    break
+                found.update(chunk)
+            assert channel.recv_exit_status(PATIENCE) == 0
+            channel.close()
+            assert found.hexdigest() == expected.hexdigest()
+
+        def upload() -> None:
+            channel = transport.open_session()
+            channel.settimeout(60)
+            channel.exec_command("sha256sum")
+            for _ in range(rounds):
+                channel.sendall(whole)
+            channel.shutdown_write()
+            status, out = drain(channel)
+            channel.close()
+            assert (status, out.split()[0].decode()) == (0, expected.hexdigest())
+
+        both = [Outcome(download), Outcome(upload)]
+
+        def work(thread: int) -> None:
+            while not all(call.is_over() for call in both):
+                number = next(count)
+                assert execute(transport, f"echo {number}", timeout=60) == (
+                    0,
+                    b"%d\n" % number,
+                )
+
+        in_threads(2, work, timeout=900)
+        for call in both:
+            error = call.wait().error
+            if error is not None:
+                raise error
+        assert transport.is_active()
+        assert not transport._deferred
+    return next(count)
+
+
+def test_keys_are_exchanged_anew_under_load(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T4, F3: paramiko stands still at the first re-key under load, for 30 s, and dies."""
+    rekeys = Rekeys(monkeypatch, MIB)
+    assert move_bytes(sshd, tmp_path, 16 * MIB, []) > 0
+    assert rekeys.count >= 10
+
+
+def test_keys_are_exchanged_anew_from_both_sides(
+    sshd_factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T5."""
+    rekeys = Rekeys(monkeypatch, 3 * MIB)
+    assert move_bytes(sshd_factory({"RekeyLimit": "2M"}), tmp_path, 16 * MIB, []) > 0
+    assert rekeys.count >= 8
+
+
+@pytest.mark.long
+def test_four_gib_through_fifty_rekeys(
+    sshd_factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T4, T5."""
+    rekeys = Rekeys(monkeypatch, 64 * MIB)
+    sshd = sshd_factory({"LogLevel": "INFO", "RekeyLimit": "100M"})
+    assert move_bytes(sshd, tmp_path, 2048 * MIB, []) > 0
+    assert rekeys.count >= 50
+
+
+def both_streams(sshd: Sshd, size: int) -> None:
+    line = b"0123456789abcde\n"
+    command = (
+        f"for i in $(seq {size // MIB}); do head -c {MIB} /dev/zero; head -c {MIB} /dev/zero >&2;"
+        " done"
+    )
+    del line
+    with entered() as cache:
+        memory = resident()
+        result = remote.submit(cache, sshd.connect_params, command).result(120)
+        assert resident() - memory < 5 * size + 8 * MIB
+        assert result.exit_status == 0
+        assert result.stdout_bytes == result.stderr_bytes == bytes(size)
+
+
+def test_stdout_and_stderr_are_read_together(sshd: Sshd) -> None:
+    """T21, G7: one window for both, so that reading one of them first stands still."""
+    both_streams(sshd, 5 * MIB)
+
+
+@pytest.mark.long
+def test_fifty_mib_of_stdout_and_stderr(sshd: Sshd) -> None:
+    """T21."""
+    both_streams(sshd, 50 * MIB)
+
+
+def test_a_session_that_was_opened_too_late_is_given_back(sshd_factory: Factory) -> None:
+    """T17, G2: three sessions are admitted; nine time-outs leave all three."""
+    sshd = sshd_factory({"MaxSessions": 3})
+    with dialled(sshd) as transport:
+        for _ in range(3):
+            sshd.freeze()
+            for _ in range(3):
+                with pytest.raises(SshConnectTimeout):
+                    transport.open_session(timeout=0.05)
+            sshd.thaw()
+            eventually(lambda: not transport._held, "late sessions are closed")
+        channels = [transport.open_session(timeout=10) for _ in range(3)]
+        for channel in channels:
+            channel.close()
+
+
+def test_a_forgotten_channel_gives_its_session_back_though_collected_under_every_lock(
+    sshd_factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T28, G4: paramiko's destructor takes a lock that its thread may hold already."""
+    sshd = sshd_factory({"MaxSessions": 2})
+    send = SshTransport._send_message
+
+    def collecting(transport: SshTransport, m: Any) -> None:
+        gc.collect()  # as the interpreter may at any time: here, with the gate held
+        send(transport, m)
+
+    with dialled(sshd) as transport:
+        monkeypatch.setattr(SshTransport, "_send_message", collecting)
+
+        def forget(number: int) -> None:
+            channel = transport.open_session()
+            channel.exec_command("cat")
+            cycle: List[Any] = [channel]
+            cycle.append(cycle)
+
+        for number in range(20):
+            calls = [Outcome(lambda: forget(number)) for _ in range(2)]
+            for call in calls:
+                assert call.wait(5).error is None
+            gc.collect()
+            eventually(lambda: len(transport._channels) == 0, "both sessions are free", 5)
+        assert execute(transport, "echo hello") == (0, b"hello\n")
+
+
+def test_a_hundred_callers_of_a_cold_host_cause_one_login(sshd: Sshd) -> None:
+    """T18."""
+    with entered() as cache:
+        calls = [
+            Outcome(lambda: cache.get_client_connection(sshd.connect_params)) for _ in range(100)
+        ]
+        pairs = {call.wait().value for call in calls}
+        assert len(pairs) == 1
+        assert cache.stats()["dials"] == 1
+    assert sshd.logins() == 1
+
+
+def test_closing_ends_fifty_blocked_calls_at_once(sshd: Sshd) -> None:
+    """T32."""
+    with dialled(sshd) as transport:
+        sinks = [Collector(b"sleep 60") for _ in range(20)]
+        for sink in sinks:
+            transport.start_session(sink)
+        channels = [transport.open_session() for _ in range(30)]
+        for channel in channels:
+            channel.exec_command("sleep 60")
+        calls = [Outcome(lambda channel=channel: channel.recv(1)) for channel in channels[:10]]
+        calls += [
+            Outcome(lambda channel=channel: channel.recv_exit_status()) for channel in channels[10:20]
+        ]
+        calls += [
+            Outcome(lambda channel=channel: channel.sendall(bytes(64 * MIB)))
+            for channel in channels[20:30]
+        ]
+        for sink in sinks:
+            assert sink.started.wait(PATIENCE)
+        threading.Event().wait(0.2)  # let them block; what has not yet, ends all the same
+        with pytest.MonkeyPatch.context():
+            began = __import__("time").monotonic()
+        transport.close()
+        for call in calls:
+            assert isinstance(call.wait(5).error, OSError), call.error
+        for sink in sinks:
+            assert sink.ended.wait(5) and sink.error is not None
+        within(1.0, began)
+        assert not transport.is_alive()
+        assert transport.loss is None
+
+
+def test_closing_the_cache_ends_fifty_commands_with_their_output(sshd: Sshd) -> None:
+    """T32."""
+    import time
+
+    cache = SshClientCache()
+    cache.enter()
+    futures = [
+        remote.submit(cache, sshd.connect_params, f"echo {n}; sleep 60") for n in range(50)
+    ]
+    transport, _ = cache.get_client_connection(sshd.connect_params)
+    eventually(lambda: transport.open_channels >= 50, "all run")
+    began = time.monotonic()
+    cache.exit()
+    for future in futures:
+        assert future.exception(5) is not None
+    within(1.0, began)

@@ -1,0 +1,312 @@
+"""What accepts a connection and is no SSH server: a typed error in time, and nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import threading
+import time
+from typing import Any, Dict, Optional, Type
+
+import paramiko
+import pytest
+
+from ssh_service.cache import SshClientCache
+from ssh_service.connect import dial
+from ssh_service.errors import (
+    SshCacheClosed,
+    SshConnectError,
+    SshConnectTimeout,
+    SshServiceError,
+)
+from ssh_service.params import resolve
+from ssh_service.transport import SshTransport
+from tests.faults.clients import (
+    PATIENCE,
+    Outcome,
+    connected,
+    descriptors,
+    eventually,
+    execute,
+    resident,
+    within,
+)
+from tests.faults.evil_ssh import EvilSsh, EvilTransport
+from tests.faults.evil_tcp import NO_SSH_SERVER, EvilTcp, black_hole, close_at_once, mute
+
+LIMIT = 0.4
+"""Seconds in which to connect."""
+
+ENDS_BY_ITSELF = {
+    "close_at_once",
+    "reset_at_once",
+    "garbage",
+    "ssh_1_5",
+    "hundred_lines",
+    "endless_line",
+    "http",
+    "huge_packet",
+    "throttling",
+}
+"""Behaviours that are recognised, at the latest by what they say, before the time is up."""
+
+
+def params_for(port: int, **more: Any) -> Dict[str, Any]:
+    return {
+        "host": "127.0.0.1",
+        "port": port,
+        "username": "tester",
+        "password": "secret-of-mine",
+        "client_keys": [],
+        "agent_path": None,
+        "known_hosts": None,
+        "config": None,
+        "connect_timeout": LIMIT,
+        **more,
+    }
+
+
+def fail_to_dial(port: int) -> SshServiceError:
+    began = time.monotonic()
+    with pytest.raises(SshServiceError) as caught:
+        dial(resolve(params_for(port)), began + LIMIT)
+    within(LIMIT, began)
+    return caught.value
+
+
+def try_often(name: str, rounds: int) -> None:
+    with EvilTcp(NO_SSH_SERVER[name]) as server:
+        fail_to_dial(server.port)  # imports, and threads that the whole process shares
+        gc.collect()
+        threads, files, memory = threading.active_count(), descriptors(), resident()
+        for _ in range(rounds):
+            error = fail_to_dial(server.port)
+            assert isinstance(error, SshConnectError)
+            assert isinstance(error, ConnectionError)
+            assert error.phase in ("banner", "kex")
+            assert "secret-of-mine" not in str(error)
+            if name not in ENDS_BY_ITSELF:
+                assert isinstance(error, SshConnectTimeout)
+        # What the server's side of the connections holds goes with them.
+        eventually(lambda: threading.active_count() <= threads, "the same number of threads")
+        eventually(lambda: descriptors() <= files, "the same number of descriptors")
+        assert resident() - memory < 4 * 1024 * 1024 * max(1, rounds // 10)
+
+
+@pytest.mark.parametrize("name", sorted(NO_SSH_SERVER))
+def test_no_ssh_server_is_a_typed_error_in_time_and_leaves_nothing(name: str) -> None:
+    """T12."""
+    try_often(name, 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(NO_SSH_SERVER))
+def test_no_ssh_server_fifty_times(name: str) -> None:
+    """T12."""
+    try_often(name, 50)
+
+
+def test_a_refused_connection_is_a_typed_error() -> None:
+    """T12."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    error = fail_to_dial(port)
+    assert isinstance(error, SshConnectError) and error.phase == "tcp"
+    assert not isinstance(error, TimeoutError)
+
+
+def test_a_syn_that_nobody_answers_is_a_time_out_of_phase_tcp() -> None:
+    """T12."""
+    with black_hole() as port:
+        error = fail_to_dial(port)
+    assert isinstance(error, SshConnectTimeout) and error.phase == "tcp"
+
+
+def test_what_a_server_says_in_place_of_its_identification_is_told() -> None:
+    """G20: paramiko has it only in its debug log."""
+    with EvilTcp(NO_SSH_SERVER["throttling"]) as server:
+        assert "Exceeded MaxStartups" in str(fail_to_dial(server.port))
+
+
+def test_text_of_an_unknown_server_is_cut_and_escaped() -> None:
+    """S27."""
+
+    def shout(visit: Any) -> None:
+        visit.sock.sendall(b"\x1b[2J\x07" + b"A" * 5000 + b"\r\n")
+
+    with EvilTcp(shout) as server:
+        text = str(fail_to_dial(server.port))
+    assert "\x1b" not in text and "\\x1b[2J" in text
+    assert len(text) < 700
+
+
+def test_callers_who_wait_for_one_dial_all_get_its_error_at_once() -> None:
+    """T19."""
+    gone = threading.Event()
+
+    def leave_when_told(visit: Any) -> None:
+        gone.wait(PATIENCE)
+
+    cache = SshClientCache()
+    with EvilTcp(leave_when_told) as server:
+        params = params_for(server.port, connect_timeout=10)
+        calls = [Outcome(lambda: cache.get_client_connection(params)) for _ in range(30)]
+        eventually(lambda: cache.stats()["waiting"] == 30, "all wait")
+        began = time.monotonic()
+        gone.set()
+        errors = [call.wait().error for call in calls]
+        assert all(isinstance(error, SshConnectError) for error in errors)
+        assert len({id(error) for error in errors}) == 30  # each has its own
+        within(0.1, began)
+        assert server.accepted == 1
+        with pytest.raises(SshConnectError):
+            cache.get_client_connection(params)
+        assert server.accepted == 2  # the next one tries anew
+    assert cache.stats()["waiting"] == 0
+
+
+def test_hosts_that_never_speak_do_not_delay_a_good_one() -> None:
+    """T12: 64 of them; 0.2 s."""
+    cache = SshClientCache()
+    cache.enter()
+    with contextlib.ExitStack() as stack:
+        dead = [stack.enter_context(EvilTcp(mute)) for _ in range(64)]
+        good = stack.enter_context(EvilSsh())
+        calls = [
+            Outcome(
+                lambda port=host.port: cache.get_client_connection(  # type: ignore[misc]
+                    params_for(port, connect_timeout=3)
+                )
+            )
+            for host in dead
+        ]
+        eventually(lambda: all(host.accepted for host in dead), "all are being dialled")
+        began = time.monotonic()
+        transport, _ = cache.get_client_connection(params_for(good.port, connect_timeout=20))
+        assert execute(transport, "hello")[1] == b"hello"
+        within(0.2, began)
+        assert not any(call.is_over() for call in calls)
+        for call in calls:
+            assert isinstance(call.wait().error, SshConnectTimeout)
+        cache.exit()
+
+
+def test_closing_the_cache_releases_those_who_wait_for_a_dial() -> None:
+    """T32."""
+    cache = SshClientCache()
+    cache.enter()
+    with EvilTcp(mute) as server:
+        params = params_for(server.port, connect_timeout=1.5)
+        calls = [Outcome(lambda: cache.get_client_connection(params)) for _ in range(20)]
+        eventually(lambda: cache.stats()["waiting"] == 20, "all wait")
+        began = time.monotonic()
+        cache.exit()
+        for call in calls:
+            assert isinstance(call.wait().error, SshCacheClosed)
+        within(0.0, began)
+
+
+class Talkative(EvilTransport):
+    """Says something in the middle of the first key exchange, where strict-kex forbids it."""
+
+    what = b"\x02"  # IGNORE
+
+    def _send_kex_init(self) -> None:
+        super()._send_kex_init()
+        if not self.initial_kex_done:
+            self.say(self.what, b"x")
+
+
+class Inventive(Talkative):
+    what = b"\xc0"
+
+
+class Lax(Talkative):
+    """Does not offer strict-kex."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self.advertise_strict_kex = False
+
+
+@pytest.mark.parametrize("kind, strict", [(Talkative, True), (Inventive, True), (Lax, False)])
+def test_strict_kex_refuses_what_is_said_during_the_first_key_exchange(
+    kind: Type[EvilTransport], strict: bool
+) -> None:
+    """S7: Terrapin."""
+    error: Optional[BaseException] = None
+    with EvilSsh(transport_class=kind) as server:
+        try:
+            with connected(server.port) as transport:
+                assert not transport.agreed_on_strict_kex
+                assert execute(transport, "hello")[1] == b"hello"
+        except SshConnectError as caught:
+            error = caught
+    assert (error is not None) is strict
+    if error is not None:
+        assert isinstance(error.__cause__, paramiko.ssh_exception.MessageOrderError)
+
+
+def test_strict_kex_is_agreed_on() -> None:
+    """S7."""
+    with EvilSsh() as server, connected(server.port) as transport:
+        assert transport.agreed_on_strict_kex
+
+
+class Counting(EvilTransport):
+    """Sends, before anyone has logged in, a message that announces four billion items."""
+
+    def _parse_newkeys(self, m: Any) -> None:
+        super()._parse_newkeys(m)
+        self.say(b"\x07", 2**32 - 1)
+
+
+def test_a_count_of_four_billion_does_not_keep_the_reader_busy() -> None:
+    """T37: paramiko would read items of nothing for hours."""
+    began = time.monotonic()
+    with EvilSsh(transport_class=Counting) as server:
+        with pytest.raises((SshServiceError, paramiko.SSHException, EOFError)):
+            with connected(server.port) as transport:
+                execute(transport, "hello")
+    within(1.0, began)
+
+
+def test_a_transport_that_was_never_started_can_be_closed() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport = SshTransport(ours, connection_id="u@h:1")
+        transport.close()
+        transport.close()
+        assert theirs.recv(1) == b""
+    assert not transport.is_active()
+    assert ours.fileno() == -1
+
+
+def test_an_unknown_algorithm_is_a_value_error_and_the_socket_the_callers() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, ours:
+        with pytest.raises(ValueError):
+            SshTransport(ours, connection_id="u@h:1", ciphers=["rot13"])
+
+
+def test_rounds_of_failures_leave_the_same_threads_and_descriptors() -> None:
+    """G16: paramiko leaks a thread and a socket for each failure."""
+    with EvilTcp(close_at_once) as closed, EvilSsh() as good:
+
+        def one_round() -> None:
+            cache = SshClientCache()
+            cache.enter()
+            transport, _ = cache.get_client_connection(params_for(good.port, connect_timeout=20))
+            assert execute(transport, "hello")[1] == b"hello"
+            with pytest.raises(SshConnectError):
+                cache.get_client_connection(params_for(closed.port))
+            cache.exit()
+
+        one_round()
+        eventually(lambda: not good.transports[0].is_alive(), "the server's end is over")
+        threads, files = threading.active_count(), descriptors()
+        for _ in range(10):
+            one_round()
+        eventually(lambda: threading.active_count() <= threads, "the same number of threads")
+        eventually(lambda: descriptors() <= files, "the same number of descriptors")

@@ -1,0 +1,586 @@
+"""A server that has let us in, and then breaks the protocol: bounded, ended, or passed over."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import struct
+import threading
+import time
+from typing import Any, Callable, Optional
+
+import paramiko
+import pytest
+
+from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused
+from ssh_service.transport import SshTransport
+from ssh_service.transport import transport as transport_module
+from tests.faults.clients import (
+    PATIENCE,
+    Collector,
+    Outcome,
+    connected,
+    drain,
+    eventually,
+    execute,
+    resident,
+    within,
+)
+from tests.faults.evil_ssh import KEYS, EvilSsh, EvilTransport, echo
+
+MANY = 100_000_000
+"""As often as it takes, for what must be stopped from the other side."""
+
+Exec = Callable[[EvilTransport, paramiko.Channel, bytes], None]
+
+
+def lost(transport: SshTransport) -> SshConnectionLost:
+    """Wait for the end of a connection; return its reason."""
+    ended = threading.Event()
+    transport.add_done_callback(lambda *_: ended.set())
+    assert ended.wait(PATIENCE)
+    loss = transport.loss
+    assert loss is not None
+    return loss
+
+
+def meet(on_exec: Exec) -> SshConnectionLost:
+    """Run a command on a server that then does `on_exec`; return how the connection was lost."""
+    with EvilSsh(on_exec) as server, connected(server.port) as transport:
+        sink = Collector(b"now")
+        gc.collect()
+        memory, began = resident(), time.monotonic()
+        transport.start_session(sink)
+        assert sink.ended.wait(PATIENCE)
+        within(1.0, began)
+        loss = lost(transport)
+        assert isinstance(sink.error, SshConnectionLost)
+        assert sink.error.reason == loss.reason
+        del sink.out[:], sink.err[:]
+        assert resident() - memory < 8 * 1024 * 1024 + 4 * 1024 * 1024  # the server is in here too
+        return loss
+
+
+def survive(on_exec: Exec) -> Collector:
+    """Run a command on such a server, and another one after it; return what came of the first."""
+
+    def once(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        (on_exec if command == b"now" else echo)(transport, channel, command)
+
+    with EvilSsh(once) as server, connected(server.port) as transport:
+        sink = Collector(b"now")
+        transport.start_session(sink)
+        assert sink.ended.wait(PATIENCE)
+        assert execute(transport, "hello") == (0, b"hello")
+        assert sink.ends == 1
+        return sink
+
+
+def test_a_flood_over_the_window_ends_the_connection() -> None:
+    """T37, G13: paramiko never counts what the server may send."""
+
+    def flood(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        for _ in range(MANY):
+            transport.say(b"\x5e", channel.remote_chanid, b"x" * 32768)
+
+    with EvilSsh(flood) as server, connected(server.port) as transport:
+        channel = transport.open_session()
+        began, memory = time.monotonic(), resident()
+        channel.exec_command("now")
+        loss = lost(transport)  # nobody reads, so no window is given back
+        within(1.0, began)
+        assert loss.reason == "protocol" and "window" in str(loss)
+        assert len(channel.in_buffer) <= 2 * 1024 * 1024 + 128 * 1024
+        assert resident() - memory < 16 * 1024 * 1024
+
+
+def test_a_flood_of_stderr_over_the_window_ends_the_connection() -> None:
+    """T37, G13."""
+
+    def flood(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        for _ in range(MANY):
+            transport.say(b"\x5f", channel.remote_chanid, 1, b"x" * 32768)
+
+    with EvilSsh(flood) as server, connected(server.port) as transport:
+        channel = transport.open_session()
+        channel.exec_command("now")
+        assert lost(transport).reason == "protocol"
+
+
+def test_a_packet_of_100_mib_ends_the_connection() -> None:
+    """T37, G12: paramiko allocates it, five times over."""
+
+    def huge(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        # With a cipher in use, whatever is sent in clear decrypts to some length or other; and
+        # with a MAC over the cipher text, or with GCM, the length itself is in clear.
+        transport.packetizer.write_all(struct.pack(">I", 100 * 1024 * 1024) + b"\0" * 64)
+
+    with EvilSsh(huge) as server:
+        with connected(server.port, ciphers=["aes128-ctr"], macs=["hmac-sha2-256-etm@openssh.com"]
+                       ) as transport:
+            channel = transport.open_session()
+            memory, began = resident(), time.monotonic()
+            channel.exec_command("now")
+            loss = lost(transport)
+            within(1.0, began)
+            assert loss.reason == "protocol" and "announced a packet" in str(loss)
+            assert resident() - memory < 8 * 1024 * 1024
+
+
+def test_a_message_of_an_unknown_type_is_passed_over() -> None:
+    """T37, G14: paramiko dies of a KeyError."""
+
+    def unknown(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        for kind in (b"\xc0", b"\xff", b"\x03"):
+            transport.say(kind, b"what is this")
+        echo(transport, channel, b"after it")
+
+    sink = survive(unknown)
+    assert (bytes(sink.out), sink.statuses) == (b"after it", [0])
+
+
+def test_global_requests_are_answered_and_harmless() -> None:
+    """T37."""
+
+    def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        for _ in range(1000):
+            transport.say(b"\x50", "hostkeys-00@openssh.com", True, b"x" * 100)
+        echo(transport, channel, b"after it")
+
+    assert bytes(survive(ask).out) == b"after it"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        lambda transport, channel: transport.say(b"\x50", "are-you-there", True),
+        lambda transport, channel: transport.say(b"\xc0", b"what"),
+        lambda transport, channel: transport.say(b"\x5a", "x11", 7, 1000, 1000),
+        lambda transport, channel: transport.say(b"\x62", channel.remote_chanid, "env", True),
+    ],
+    ids=["global requests", "unknown messages", "channel opens", "channel requests"],
+)
+def test_questions_whose_answers_are_never_taken_end_the_connection(
+    flood: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T37: the answers would pile up for ever."""
+    monkeypatch.setattr(transport_module, "_MOST_ANSWERS", 200)
+
+    def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.stop_reading()
+        for _ in range(MANY):
+            flood(transport, channel)
+
+    with EvilSsh(ask, receive_buffer=4096) as server, connected(server.port) as transport:
+        transport._wire._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        gc.collect()
+        memory = resident()
+        transport.start_session(Collector(b"now"))
+        loss = lost(transport)
+        assert loss.reason == "protocol" and "takes no answers" in str(loss)
+        assert resident() - memory < 16 * 1024 * 1024
+
+
+def test_a_channel_nobody_opened_ends_the_connection() -> None:
+    """T37."""
+    assert meet(lambda transport, *_: transport.say(b"\x5e", 4711, b"x")).reason == "protocol"
+
+
+def test_confirmations_nobody_asked_for_end_the_connection() -> None:
+    """T37."""
+    confirm = meet(lambda transport, *_: transport.say(b"\x5b", 4711, 0, 1000, 1000))
+    refuse = meet(lambda transport, *_: transport.say(b"\x5c", 4711, 1, "no", ""))
+    twice = meet(lambda transport, channel, _: transport.say(b"\x5b", 0, 0, 1000, 1000))
+    assert {confirm.reason, refuse.reason, twice.reason} == {"protocol"}
+
+
+def test_channels_that_the_server_opens_are_refused() -> None:
+    """T37, S13: agent, X11 and port forwarding."""
+    refused = []
+
+    def open_them(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        handler = {92: lambda m: refused.append((m.get_int(), m.get_int()))}
+        transport._handler_table = {**transport._handler_table, **handler}
+        transport.say(b"\x5a", "auth-agent@openssh.com", 101, 100000, 32768)
+        transport.say(b"\x5a", "x11", 102, 100000, 32768, "127.0.0.1", 6000)
+        transport.say(b"\x5a", "forwarded-tcpip", 103, 100000, 32768, "h", 1, "h", 2)
+        transport.say(b"\x5a", "session", 104, 100000, 32768)
+        eventually(lambda: len(refused) == 4, "four refusals")
+        echo(transport, channel, b"after it")
+
+    assert bytes(survive(open_them).out) == b"after it"
+    assert refused == [(101, 1), (102, 1), (103, 1), (104, 1)]
+
+
+def test_the_first_exit_status_counts() -> None:
+    """T37."""
+
+    def twice(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        channel.send_exit_status(3)
+        channel.send_exit_status(0)
+        transport.say(b"\x62", channel.remote_chanid, "exit-signal", False, "KILL", False, "", "")
+        channel.close()
+
+    sink = survive(twice)
+    assert (sink.statuses, sink.signals) == ([3], [])
+
+
+def test_data_after_the_end_is_dropped() -> None:
+    """T37: what was said to be complete stays as it was."""
+
+    def go_on(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        channel.sendall(b"all")
+        transport.say(b"\x60", channel.remote_chanid)
+        transport.say(b"\x5e", channel.remote_chanid, b" and more")
+        transport.say(b"\x5f", channel.remote_chanid, 1, b" and more")
+        channel.send_exit_status(0)
+        transport.say(b"\x61", channel.remote_chanid)
+
+    sink = survive(go_on)
+    assert (bytes(sink.out), bytes(sink.err), sink.statuses) == (b"all", b"", [0])
+    with EvilSsh(go_on) as server, connected(server.port) as transport:
+        assert execute(transport, "now") == (0, b"all")
+
+
+def test_data_after_the_end_still_counts_against_the_window() -> None:
+    """T37."""
+
+    def go_on(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.say(b"\x60", channel.remote_chanid)
+        for _ in range(MANY):
+            transport.say(b"\x5e", channel.remote_chanid, b"x" * 32768)
+
+    assert meet(go_on).reason == "protocol"
+
+
+def test_extended_data_of_an_unknown_kind_is_passed_over_and_gives_its_window_back() -> None:
+    """T37."""
+
+    def strange(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        for _ in range(200):  # three windows full
+            while channel.out_window_size < 32768:
+                assert transport.active
+                time.sleep(0.001)
+            channel.out_window_size -= 32768
+            transport.say(b"\x5f", channel.remote_chanid, 7, b"x" * 32768)
+        echo(transport, channel, b"after it")
+
+    sink = survive(strange)
+    assert (bytes(sink.out), bytes(sink.err)) == (b"after it", b"")
+
+
+def test_requests_of_the_server_on_a_channel_are_refused_and_harmless() -> None:
+    """T37."""
+
+    def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.say(b"\x62", channel.remote_chanid, "shell", True)
+        transport.say(b"\x62", channel.remote_chanid, "signal", True, "KILL")
+        echo(transport, channel, b"after it")
+
+    assert bytes(survive(ask).out) == b"after it"
+
+
+def test_a_session_that_is_closed_at_once_is_an_end_without_status() -> None:
+    """T37."""
+    sink = survive(lambda transport, channel, _: transport.say(b"\x61", channel.remote_chanid))
+    assert (sink.error, sink.statuses) == (None, [])
+
+
+def test_a_goodbye_is_told_escaped_and_cut() -> None:
+    """S27."""
+    loss = meet(
+        lambda transport, *_: transport.say(b"\x01", 2, b"\x1b]0;you\x07\xff" + b"A" * 100000, b"")
+    )
+    assert loss.reason == "disconnect"
+    assert "\x1b" not in str(loss) and "\\x1b]0;you\\x07" in str(loss)
+    assert "code 2" in str(loss) and len(str(loss)) < 500
+
+
+def test_a_goodbye_by_application_is_a_clean_end() -> None:
+    """The server left in order: no loss, but what was under way is told that it was cut off."""
+
+    def leave(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.say(b"\x01", 11, "shutting down", "")
+
+    with EvilSsh(leave) as server, connected(server.port) as transport:
+        sink = Collector(b"now")
+        transport.start_session(sink)
+        assert sink.ended.wait(PATIENCE)
+        assert isinstance(sink.error, SshConnectionLost) and "shutting down" in str(sink.error)
+        ended = threading.Event()
+        transport.add_done_callback(lambda _, loss: ended.set() if loss is None else None)
+        assert ended.wait(PATIENCE)
+        assert transport.loss is None
+
+
+def test_another_host_key_at_a_rekey_ends_the_connection() -> None:
+    """S2: not a byte of what was running is taken for good."""
+
+    def swap(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.show_key(KEYS[1])
+        transport.begin_rekey()
+
+    loss = meet(swap)
+    assert loss.reason == "host key"
+
+
+def test_the_same_host_key_at_a_rekey_is_fine() -> None:
+    def rekey(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.begin_rekey()
+        eventually(lambda: transport.clear_to_send.is_set(), "new keys")
+        echo(transport, channel, b"after it")
+
+    assert bytes(survive(rekey).out) == b"after it"
+
+
+def test_a_rekey_that_is_never_answered_is_silence() -> None:
+    """T6: the server takes all we send, and says nothing."""
+    with EvilSsh() as server:
+        with connected(server.port, keepalive_interval=0.3, keepalive_count_max=2) as transport:
+            server.transports[0].answers_rekeys = False
+            began = time.monotonic()
+            transport._send_kex_init()
+            blocked = Outcome(lambda: execute(transport, "hello"))
+            loss = lost(transport)
+            within(0.6, began)
+            assert loss.reason == "silence"
+            assert isinstance(blocked.wait(2).error, SshConnectionLost)
+
+
+def test_a_rekey_that_is_never_answered_by_a_server_that_goes_on_talking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """T6."""
+    monkeypatch.setattr(transport_module, "_REKEY_LIMIT", 0.5)
+
+    def talk(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        for _ in range(1000):
+            transport.say(b"\x02", b"still here")
+            time.sleep(0.02)
+
+    with EvilSsh(talk) as server:
+        with connected(server.port, keepalive_interval=0.3, keepalive_count_max=2) as transport:
+            transport.start_session(Collector(b"now"))
+            server.transports[0].answers_rekeys = False
+            began = time.monotonic()
+            transport._send_kex_init()
+            blocked = Outcome(lambda: execute(transport, "hello"))
+            loss = lost(transport)
+            within(0.5, began)
+            assert loss.reason == "protocol" and "key exchange" in str(loss)
+            assert isinstance(blocked.wait(2).error, SshConnectionLost)
+
+
+def test_a_channel_open_that_is_never_answered_times_out_and_is_closed_once_it_is() -> None:
+    """T17, G2."""
+    with EvilSsh() as server, connected(server.port) as transport:
+        server.transports[0].stop_reading()
+        began = time.monotonic()
+        with pytest.raises(SshConnectTimeout):
+            transport.open_session(timeout=0.2)
+        within(0.2, began)
+        assert len(transport._held) == 1
+        server.transports[0].go_on_reading()
+        eventually(lambda: not transport._held, "the late channel is closed")
+        eventually(lambda: len(server.transports[0]._channels) == 0, "on both sides")
+        assert execute(transport, "hello") == (0, b"hello")
+
+
+def test_each_who_is_refused_gets_an_error_of_its_own() -> None:
+    """G3: paramiko has one for all threads."""
+
+    class Crowded(EvilTransport):
+        def _parse_channel_open(self, m: Any) -> None:
+            m.get_text()
+            self.say(b"\x5c", m.get_int(), 4, "too many\x1b", "")
+
+    with EvilSsh(transport_class=Crowded) as server, connected(server.port) as transport:
+        calls = [Outcome(transport.open_session) for _ in range(12)]
+        errors = [call.wait().error for call in calls]
+        assert [type(error) for error in errors] == [SshSessionRefused] * 12
+        assert {getattr(error, "code") for error in errors} == {4}
+        assert "too many\\x1b" in str(errors[0])
+        assert transport.is_active()
+        assert not transport._held and not transport.open_channels
+
+
+def test_a_request_that_is_refused_is_an_error_of_the_channel_alone() -> None:
+    def refuse(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        raise AssertionError("is not reached")
+
+    with EvilSsh(refuse) as server, connected(server.port) as transport:
+        channel = transport.open_session()
+        with pytest.raises(SshSessionRefused):
+            channel.invoke_subsystem("no-such-thing")
+        assert transport.is_active()
+
+
+def test_what_was_put_off_is_sent_as_soon_as_there_is_room_though_nothing_comes() -> None:
+    """
+    T37: a message must not wait for the reader, who waits for bytes that nobody sends.
+
+    The network was full when it was put off, and no thread writes, and no keepalive is due.
+    """
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+        first = Collector(b"reads nothing")
+        transport.start_session(first, window_size=1 << 20)
+        assert first.started.wait(PATIENCE) and first.channel is not None
+        first.channel.out_window_size = 1 << 30  # as a server may say that has the room
+        evil = server.transports[0]
+        evil.stop_reading()
+        filling = Outcome(lambda: fill(transport, first))
+        filling.wait()
+        second = Collector()
+        transport.start_session(second)
+        assert not second.is_open.wait(0.3)
+        evil.go_on_reading()
+        assert second.is_open.wait(5)
+
+
+def fill(transport: SshTransport, sink: Collector) -> None:
+    """Send until the network is all but full, so that nobody is blocked in a write."""
+    assert sink.channel is not None
+    while transport._wire.writable():
+        sink.channel.send_some(b"x" * 16384)
+
+
+def test_a_peer_that_takes_nothing_stalls_a_write_for_no_longer_than_its_silence() -> None:
+    """T7, F5: blocked in send, on a server that stopped to read and to write."""
+    with EvilSsh(lambda *_: None) as server:
+        with connected(server.port, keepalive_interval=0.4, keepalive_count_max=2) as transport:
+            channel = transport.open_session()
+            channel.exec_command("reads nothing")
+            channel.out_window_size = 1 << 30
+            server.transports[0].stop_reading()
+            began = time.monotonic()
+            sending = Outcome(lambda: channel.sendall(b"x" * (1 << 27)))
+            assert lost(transport).reason in ("silence", "reset")
+            assert isinstance(sending.wait(5).error, OSError)
+            within(0.8, began)
+
+
+def test_a_reader_that_was_held_up_does_not_take_its_own_absence_for_silence() -> None:
+    """
+    F5: this process was stopped for a while (Ctrl-Z, a starved machine), and the server was not.
+
+    What counts is a question that was not answered, and what has come meanwhile.
+    """
+    with EvilSsh() as server:
+        with connected(server.port, keepalive_interval=0.2, keepalive_count_max=2) as transport:
+
+            class Slow(Collector):
+                def data(self, chunk: bytes) -> None:
+                    super().data(chunk)
+                    time.sleep(1.5)  # the reader thread, and with it all that could notice
+
+            sink = Slow(b"hello")
+            transport.start_session(sink)
+            assert sink.ended.wait(PATIENCE)
+            assert sink.error is None and sink.statuses == [0]
+            time.sleep(1.0)  # more than the limit: the server answers, so it lives
+            assert execute(transport, "again") == (0, b"again")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_silence_is_noticed_after_interval_times_count(count: int) -> None:
+    """T7, F5."""
+    with EvilSsh() as server:
+        with connected(
+            server.port, keepalive_interval=0.6 / count, keepalive_count_max=count
+        ) as transport:
+            server.transports[0].stop_reading()
+            began = time.monotonic()
+            loss = lost(transport)
+            assert loss.reason == "silence"
+            assert time.monotonic() - began >= 0.5  # not before
+            within(0.6, began)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_server_that_answers_keepalives_is_never_lost(count: int) -> None:
+    """F5."""
+    with EvilSsh() as server:
+        with connected(
+            server.port, keepalive_interval=0.1, keepalive_count_max=count
+        ) as transport:
+            time.sleep(1.0)
+            assert transport.is_active()
+
+
+def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_ever() -> None:
+    """T30, G23: it raised between the taking of the gate and the first line behind it."""
+
+    class Torn:
+        """A lock that is taken, and then the handler raises."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+            self.armed: Optional[threading.Thread] = None
+
+        def acquire(self, *args: Any, **kwargs: Any) -> bool:
+            taken = self.lock.acquire(*args, **kwargs)
+            if taken and self.armed is threading.current_thread():
+                self.armed = None
+                raise KeyboardInterrupt
+            return taken
+
+        def release(self) -> None:
+            self.lock.release()
+
+        def __enter__(self) -> bool:
+            return self.lock.acquire()
+
+        def __exit__(self, *exc_info: object) -> None:
+            self.lock.release()
+
+    with EvilSsh() as server, connected(server.port) as transport:
+        assert execute(transport, "hello") == (0, b"hello")
+        gate = transport.clear_to_send_lock = Torn()
+        gate.armed = threading.current_thread()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            transport.start_session(Collector(b"now"))
+        blocked = [Outcome(lambda: execute(transport, "hello")) for _ in range(3)]
+        for call in blocked:
+            assert isinstance(call.wait().error, SshConnectionLost)
+        transport.close()
+        assert not transport.is_alive()
+        within(2.0, began)
+
+
+def test_a_done_callback_that_raises_does_not_keep_the_others_from_being_told() -> None:
+    with EvilSsh() as server, connected(server.port) as transport:
+        told = threading.Event()
+        transport.add_done_callback(lambda *_: 1 / 0)  # type: ignore[arg-type,return-value]
+        transport.add_done_callback(lambda *_: told.set())
+        transport.close()
+        assert told.is_set()
+
+
+def test_channel_numbers_may_start_anew() -> None:
+    """G15: after 16 million commands; a late message for an old number is still passed over."""
+
+    def late(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.say(b"\x5e", 0xFFFFFF, b"late")
+        echo(transport, channel, command)
+
+    with EvilSsh(late) as server, connected(server.port) as transport:
+        transport._channel_counter = 0xFFFFFE
+        results = []
+        for number in range(2):
+            channel = transport.open_session()
+            results.append(channel.chanid)
+            channel.close()
+        assert execute(transport, "hello") == (0, b"hello")
+        assert results == [0xFFFFFE, 0xFFFFFF]
+        assert len(transport.channels_seen) == 0
+
+
+def test_a_refused_slot_and_a_closed_one_leave_nothing_behind() -> None:
+    """G15."""
+    with EvilSsh() as server, connected(server.port) as transport:
+        for _ in range(50):
+            assert execute(transport, "hello") == (0, b"hello")
+        assert not transport._held and not transport.channels_seen and not transport._deferred
+        gc.collect()
+        eventually(lambda: len(transport._channels) == 0, "no channel is left")

@@ -1,0 +1,76 @@
+"""A paramiko whose private parts moved fails at first use, and says where (T47)."""
+
+from __future__ import annotations
+
+from typing import Any, List, Tuple
+
+import paramiko
+import pytest
+from paramiko.channel import Channel
+from paramiko.packet import Packetizer
+
+from ssh_service.transport.paramiko_check import _NEEDED, check_paramiko
+
+check = check_paramiko.__wrapped__  # the check itself, without the memory of its result
+
+
+def needed() -> List[Tuple[Any, str]]:
+    # Without `run`, each transport would still have a thread's.
+    return [(owner, name) for owner, names in _NEEDED.items() for name in names if name != "run"]
+
+
+def test_the_installed_paramiko_passes() -> None:
+    check()
+    check_paramiko()
+
+
+@pytest.mark.parametrize(
+    "owner, name", needed(), ids=[f"{owner.__name__}.{name}" for owner, name in needed()]
+)
+def test_a_part_that_is_gone_is_named(
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = next(cls for cls in owner.__mro__ if name in vars(cls))
+    monkeypatch.delattr(holder, name)
+    with pytest.raises(ImportError, match=f"does not fit.*{name}"):
+        check()
+
+
+def test_a_packetizer_that_writes_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Packetizer, "send_message", lambda self, data: None)
+    with pytest.raises(ImportError, match="no longer calls write_all"):
+        check()
+
+
+def test_a_packetizer_that_reads_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Packetizer, "read_message", lambda self: (2, paramiko.Message(b"\0\0\0\x01x"))
+    )
+    with pytest.raises(ImportError, match="no longer calls read_all"):
+        check()
+
+
+def test_a_channel_that_sends_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Channel, "_send", lambda self, s, m: len(s))
+    with pytest.raises(ImportError, match="no longer sends through _send_user_message"):
+        check()
+
+
+def test_a_transport_that_calls_other_handlers_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    init = paramiko.Transport.__init__
+
+    def moved(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self._handler_table.pop(80)
+
+    monkeypatch.setattr(paramiko.Transport, "__init__", moved)
+    with pytest.raises(ImportError, match="_handler_table"):
+        check()
+
+
+def test_the_message_tells_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Channel, "_feed")
+    with pytest.raises(ImportError, match="report this, and install an older paramiko"):
+        check()
