@@ -16,7 +16,7 @@ from ssh_service.copying.job import Job
 from ssh_service.copying.local_source import not_a_file
 from ssh_service.copying.local_target import Names, TargetFile, TargetFolder, TargetTree, open_parent
 from ssh_service.copying.pipeline import STOPPED, Signal
-from ssh_service.copying.protocol import Attributes, Name, ProtocolError
+from ssh_service.copying.protocol import Attributes, Name, Pieces, ProtocolError
 from ssh_service.copying.remote_files import (
     attributes_in,
     data_in,
@@ -309,18 +309,15 @@ class Download:
             remote.ask_close(handle)
             attributes = attributes_in(await describing, source)
             data = data_in(await reading, source)
-            if len(data) > room:
-                raise ProtocolError("more data than asked for")
-            if attributes.size != len(data):
+            if attributes.size != length(data, room):
                 return False
             target = TargetFile(folder, name)
             try:
-                if data:
-                    target.write(0, data)
+                target.write(0, data)
                 target.finish(attributes, self._job.options.fsync)
             finally:
                 target.discard()
-            self._job.advance(len(data))
+            self._job.advance(attributes.size)
             return True
         finally:
             self._job.flow.give(room)
@@ -355,16 +352,15 @@ class Download:
             on_way.popleft()
             flow.give(count)
             data = data_in(reply, source)
-            if len(data) > count:
-                raise ProtocolError("more data than asked for")
-            if not data:
+            received = length(data, count)
+            if not received:
                 raise changed(source)
             target.write(offset, data)
-            self._job.advance(len(data))
-            missing = count - len(data)
+            self._job.advance(received)
+            missing = count - received
             if missing:  # some servers give less than asked for, at any place
                 flow.take_anyway(missing)
-                offset += len(data)
+                offset += received
                 on_way.append((remote_read(handle, offset, missing), offset, missing))
 
         remote_read = self._remote.ask_read
@@ -391,13 +387,22 @@ class Download:
         while True:
             reply = await self._remote.ask_read(handle, offset, protocol.SAFE_DATA_SIZE)
             data = data_in(reply, source)
-            if not data:
+            received = length(data, protocol.SAFE_DATA_SIZE)
+            if not received:
                 return
-            if len(data) > protocol.SAFE_DATA_SIZE or offset > _MOST_UNANNOUNCED:
+            if offset > _MOST_UNANNOUNCED:
                 raise changed(source)
             target.write(offset, data)
-            offset += len(data)
-            self._job.advance(len(data))
+            offset += received
+            self._job.advance(received)
+
+
+def length(pieces: Pieces, most: int) -> int:
+    """Tell how many bytes came, which must not be more than were asked for."""
+    size = sum(map(len, pieces))
+    if size > most:
+        raise ProtocolError(f"{size} bytes of data where {most} were asked for")
+    return size
 
 
 def changed(source: bytes) -> SshTransferError:

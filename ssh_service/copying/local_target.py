@@ -17,7 +17,7 @@ from typing import NamedTuple, Optional, Tuple
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, shown
 from ssh_service.copying.local_source import not_a_file
-from ssh_service.copying.protocol import Attributes
+from ssh_service.copying.protocol import Attributes, Pieces
 from ssh_service.errors import transfer_error
 
 __all__ = ["TargetFile", "TargetFolder", "TargetTree"]
@@ -336,12 +336,17 @@ class TargetFile:
         elif not stat.S_ISCHR(found.st_mode):
             raise not_a_file(self.path, found.st_mode)
 
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write `data` at `offset`."""
+    def write(self, offset: int, pieces: Pieces) -> None:
+        """Write `pieces`, one after the other, from `offset` on."""
         try:
-            while data:
-                count = os.pwrite(self._fd, data, offset)
-                offset, data = offset + count, data[count:]
+            while pieces:
+                count = os.pwritev(self._fd, pieces, offset)
+                offset += count
+                while pieces and count >= len(pieces[0]):
+                    count -= len(pieces[0])
+                    pieces = pieces[1:]
+                if count:
+                    pieces = [pieces[0][count:], *pieces[1:]]
         except OSError as error:
             raise local_error(error, self.path) from error
 

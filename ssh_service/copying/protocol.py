@@ -51,6 +51,11 @@ SAFE_DATA_SIZE = 32 * 1024
 LARGEST_DATA_SIZE = 255 * 1024
 LARGEST_PACKET = 256 * 1024 + 1024
 
+# The first piece of a packet has at least its head and the number after that, if there is one.
+_BEGINNING = 13
+# Far below what one call of the system takes (IOV_MAX).
+_MOST_PIECES = 256
+
 _HAS_SIZE, _HAS_OWNER, _HAS_MODE, _HAS_TIMES, _HAS_EXTENDED = 1, 2, 4, 8, 0x80000000
 
 _HEAD = struct.Struct(">IBI")
@@ -63,6 +68,7 @@ _SPACE = struct.Struct(">QQQQQQQQQQQ")
 
 
 Buffer = Union[bytes, memoryview]
+Pieces = List[memoryview]
 
 
 class ProtocolError(Exception):
@@ -109,35 +115,47 @@ class Packet(NamedTuple):
 
     kind: int
     request_id: int  # of a hello, which has none: the version
-    body: Buffer
+    pieces: Pieces
+
+    @property
+    def body(self) -> bytes:
+        """All that comes after the request id, in one piece."""
+        return b"".join(self.pieces)
 
 
 class PacketReader:
-    """Cuts a stream, which comes in chunks of any size, into packets."""
+    """
+    Cuts a stream, which comes in chunks of any size, into packets.
+
+    Data that spans chunks is never put together: it is going to be written to a file, and that
+    takes pieces as well.
+    """
 
     def __init__(self) -> None:
         self._head = b""  # the first bytes of a packet, while they are too few to tell its size
-        self._rest: Optional[bytearray] = None  # a packet that spans chunks: its place, all of it
-        self._filled = 0
+        self._unfinished: Optional[Packet] = None  # of which there are some pieces
+        self._missing = 0  # bytes of that
 
     @property
     def unfinished(self) -> Optional[int]:
         """The request id of the packet of which a part has come, if there is one."""
-        return None if self._rest is None else int(_INT.unpack_from(self._rest, 1)[0])
+        return None if self._unfinished is None else self._unfinished.request_id
 
     def feed(self, chunk: bytes) -> List[Packet]:
         """Take a chunk in; give the packets that it completes, in order."""
         packets: List[Packet] = []
         at = 0
-        if self._rest is not None:
-            at = min(len(self._rest) - self._filled, len(chunk))
-            self._rest[self._filled : self._filled + at] = memoryview(chunk)[:at]
-            self._filled += at
-            if self._filled < len(self._rest):
+        if self._unfinished is not None:
+            at = min(self._missing, len(chunk))
+            pieces = self._unfinished.pieces
+            pieces.append(memoryview(chunk)[:at])
+            if len(pieces) > _MOST_PIECES:  # from a server that sends crumbs
+                pieces[:] = [memoryview(b"".join(pieces))]
+            self._missing -= at
+            if self._missing:
                 return packets
-            body = memoryview(self._rest)[5:]
-            packets.append(Packet(self._rest[0], _INT.unpack_from(self._rest, 1)[0], body))
-            self._rest = None
+            packets.append(self._unfinished)
+            self._unfinished = None
         elif self._head:
             chunk, self._head = self._head + chunk, b""
         end = len(chunk)
@@ -146,15 +164,13 @@ class PacketReader:
             if not 5 <= size <= LARGEST_PACKET:
                 raise ProtocolError(f"a packet of {size} bytes, 5 to {LARGEST_PACKET} are allowed")
             stop = at + 4 + size
+            if stop > end and end - at < _BEGINNING:
+                break
+            packet = Packet(kind, request_id, [memoryview(chunk)[at + 9 : stop]])
             if stop > end:
-                self._rest = bytearray(size)
-                self._filled = end - at - 4
-                self._rest[: self._filled] = memoryview(chunk)[at + 4 :]
+                self._unfinished, self._missing = packet, stop - end
                 return packets
-            # Data is passed on where it lies; the rest is small, and better copied than kept with
-            # the whole chunk around it.
-            piece = memoryview(chunk)[at + 9 : stop] if kind == DATA else chunk[at + 9 : stop]
-            packets.append(Packet(kind, request_id, piece))
+            packets.append(packet)
             at = stop
         self._head = bytes(memoryview(chunk)[at:])
         return packets
@@ -325,21 +341,21 @@ def expand_path(request_id: int, path: bytes) -> bytes:
 # Decoding: what comes after the request id. ---------------------------------------------------
 
 
-def _take_int(body: Buffer, at: int) -> Tuple[int, int]:
+def _take_int(body: bytes, at: int) -> Tuple[int, int]:
     try:
         return _INT.unpack_from(body, at)[0], at + 4
     except struct.error:
         raise ProtocolError("a packet ends inside a number") from None
 
 
-def _take_string(body: Buffer, at: int) -> Tuple[bytes, int]:
+def _take_string(body: bytes, at: int) -> Tuple[bytes, int]:
     size, at = _take_int(body, at)
     if size > len(body) - at:
         raise ProtocolError("a packet ends inside a string")
     return bytes(body[at : at + size]), at + size
 
 
-def _take_attributes(body: Buffer, at: int) -> Tuple[Attributes, int]:
+def _take_attributes(body: bytes, at: int) -> Tuple[Attributes, int]:
     flags, at = _take_int(body, at)
     size = uid = gid = mode = atime = mtime = None
     try:
@@ -360,7 +376,7 @@ def _take_attributes(body: Buffer, at: int) -> Tuple[Attributes, int]:
     return Attributes(size, uid, gid, mode, atime, mtime), at
 
 
-def read_status(body: Buffer) -> Tuple[int, str]:
+def read_status(body: bytes) -> Tuple[int, str]:
     """Decode a status: its code, and the server's words (which some servers leave out)."""
     code, at = _take_int(body, 0)
     if at == len(body):
@@ -369,7 +385,7 @@ def read_status(body: Buffer) -> Tuple[int, str]:
     return code, text.decode("utf-8", "backslashreplace")
 
 
-def read_handle(body: Buffer) -> bytes:
+def read_handle(body: bytes) -> bytes:
     """Decode a handle."""
     handle, _ = _take_string(body, 0)
     if len(handle) > 256:
@@ -377,20 +393,22 @@ def read_handle(body: Buffer) -> bytes:
     return handle
 
 
-def read_data(body: Buffer) -> memoryview:
+def read_data(pieces: Pieces) -> Pieces:
     """Decode data, without copying it."""
-    size, at = _take_int(body, 0)
-    if size != len(body) - at:
+    # The number is never cut in two: see `PacketReader`.
+    size, at = _take_int(bytes(pieces[0][:4]), 0)
+    found = [pieces[0][at:], *pieces[1:]]
+    if size != sum(map(len, found)):
         raise ProtocolError("data of another length than announced")
-    return memoryview(body)[at:]
+    return found
 
 
-def read_attributes(body: Buffer) -> Attributes:
+def read_attributes(body: bytes) -> Attributes:
     """Decode the attributes of a file."""
     return _take_attributes(body, 0)[0]
 
 
-def read_names(body: Buffer) -> List[Name]:
+def read_names(body: bytes) -> List[Name]:
     """Decode a part of a folder, or a resolved path."""
     count, at = _take_int(body, 0)
     names: List[Name] = []
@@ -402,7 +420,7 @@ def read_names(body: Buffer) -> List[Name]:
     return names
 
 
-def read_extensions(body: Buffer) -> Dict[bytes, bytes]:
+def read_extensions(body: bytes) -> Dict[bytes, bytes]:
     """Decode what the server announces in its hello, after the version."""
     extensions: Dict[bytes, bytes] = {}
     at = 0
@@ -412,7 +430,7 @@ def read_extensions(body: Buffer) -> Dict[bytes, bytes]:
     return extensions
 
 
-def read_limits(body: Buffer) -> Limits:
+def read_limits(body: bytes) -> Limits:
     """Decode the reply to `limits`."""
     try:
         return Limits(*_LIMITS.unpack_from(body))
@@ -420,7 +438,7 @@ def read_limits(body: Buffer) -> Limits:
         raise ProtocolError("a reply about limits that is too short") from None
 
 
-def read_space(body: Buffer) -> Space:
+def read_space(body: bytes) -> Space:
     """Decode the reply to `space`."""
     try:
         fields = _SPACE.unpack_from(body)

@@ -11,7 +11,7 @@ from typing import List, Optional
 from ssh_service.copying import protocol
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.pipeline import Cancelled
-from ssh_service.copying.protocol import Attributes, Limits, Name, ProtocolError, Space
+from ssh_service.copying.protocol import Attributes, Limits, Name, Pieces, ProtocolError, Space
 from ssh_service.copying.session import Lane, Reply
 
 __all__ = ["RemoteFiles"]
@@ -264,8 +264,8 @@ def _refusal(reply: Reply, path: bytes) -> Exception:
 
 def succeed(reply: Reply, path: bytes) -> None:
     """Check that the server did what was asked; raise `Refused` if not."""
-    # The first five bytes of a status are all that tells success: most replies are of this kind.
-    if reply.kind != protocol.STATUS or bytes(reply.body[:4]) != b"\0\0\0\0":
+    # Most replies are of this kind, so no more is looked at than tells success.
+    if reply.kind != protocol.STATUS or bytes(reply.pieces[0][:4]) != b"\0\0\0\0":
         raise _refusal(reply, path)
 
 
@@ -276,12 +276,12 @@ def attributes_in(reply: Reply, path: bytes) -> Attributes:
     return protocol.read_attributes(reply.body)
 
 
-def data_in(reply: Reply, path: bytes) -> memoryview:
-    """Take data out of a reply; empty at the end of the file."""
+def data_in(reply: Reply, path: bytes) -> Pieces:
+    """Take data out of a reply, in pieces; none at the end of the file."""
     if reply.kind == protocol.DATA:
-        return protocol.read_data(reply.body)
+        return protocol.read_data(reply.pieces)
     if reply.kind == protocol.STATUS and protocol.read_status(reply.body)[0] == protocol.EOF:
-        return memoryview(b"")
+        return []
     raise _refusal(reply, path)
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Callable, Deque, Dict, Generator, List, Optional, Set, Tuple, Type
 
 from ssh_service.copying import protocol
-from ssh_service.copying.protocol import Limits, PacketReader, ProtocolError
+from ssh_service.copying.protocol import Limits, Packet, PacketReader, ProtocolError
 
 __all__ = ["Lane", "Reply", "SessionEnded", "SftpSession", "Stalled", "Stream"]
 
@@ -72,20 +72,25 @@ class Reply:
     ----------
     kind : int
         The kind of packet the server sent; 0 while there is none.
-    body : protocol.Buffer
-        What it holds, to be decoded.
+    pieces : protocol.Pieces
+        What it holds, to be decoded, in the pieces in which it came.
     waiter : Any
         Whoever waits for it; set and used by the pipeline alone.
     """
 
-    __slots__ = ("lane", "request_id", "kind", "body", "waiter")
+    __slots__ = ("lane", "request_id", "kind", "pieces", "waiter")
 
     def __init__(self, lane: Lane, request_id: int) -> None:
         self.lane = lane
         self.request_id = request_id
         self.kind = 0
-        self.body: protocol.Buffer = b""
+        self.pieces: protocol.Pieces = []
         self.waiter: Any = None
+
+    @property
+    def body(self) -> bytes:
+        """All of it, in one piece."""
+        return b"".join(self.pieces)
 
     def __await__(self) -> Generator[Reply, None, Reply]:
         if not self.kind:
@@ -146,14 +151,14 @@ class SftpSession:
             packets = self._packets.feed(chunk)
             batches: Dict[Lane, List[Reply]] = {}
             with self._lock:
-                for kind, request_id, body in packets:
+                for packet in packets:
                     if not self._greeted:
-                        self._take_hello_locked(kind, request_id, body)
+                        self._take_hello_locked(packet)
                         continue
-                    reply = self._pending.pop(request_id, None)
+                    reply = self._pending.pop(packet.request_id, None)
                     if reply is None:
-                        raise ProtocolError(f"a reply to request {request_id}, never made")
-                    reply.kind, reply.body = kind, body
+                        raise ProtocolError(f"a reply to request {packet.request_id}, never made")
+                    reply.kind, reply.pieces = packet.kind, packet.pieces
                     batches.setdefault(reply.lane, []).append(reply)
                 unfinished = self._packets.unfinished
                 started = None if unfinished is None else self._pending.get(unfinished)
@@ -166,12 +171,13 @@ class SftpSession:
         if started is not None:
             started.lane.moved += 1
 
-    def _take_hello_locked(self, kind: int, version: int, body: protocol.Buffer) -> None:
-        if kind != protocol.VERSION_REPLY:
+    def _take_hello_locked(self, packet: Packet) -> None:
+        version = packet.request_id
+        if packet.kind != protocol.VERSION_REPLY:
             raise ProtocolError("the server does not begin with its version: no SFTP server?")
         if version < protocol.VERSION:
             raise ProtocolError(f"SFTP version {version}, at least {protocol.VERSION} is needed")
-        self.extensions = protocol.read_extensions(body)
+        self.extensions = protocol.read_extensions(packet.body)
         self._greeted = True
         for lane in self._lanes:
             lane.deliver(None)

@@ -71,6 +71,9 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         Called by the reader before it waits; says for how many seconds it may, or raises.
     wants_to_write : Callable[[], bool]
         Says whether the reader should wake as soon as something could be written.
+    may_begin_rekey : Callable[[], bool]
+        Says whether the reader may be torn from its wait when new keys are due: not while they are
+        being exchanged, as then it is the peer's turn.
     unknown_message : Optional[Callable[[int], None]]
         Called with the sequence number of a message of a type nobody knows.
     banner : List[str]
@@ -86,6 +89,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         self.deadline: Optional[float] = None
         self.before_wait: Callable[[], Optional[float]] = _wait_for_ever
         self.wants_to_write: Callable[[], bool] = bool
+        self.may_begin_rekey: Callable[[], bool] = bool
         self.unknown_message: Optional[Callable[[int], None]] = None
         self.banner: List[str] = []
 
@@ -144,7 +148,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
     def _receive(self, may_rekey: bool) -> bytes:
         while True:
             wait = self.before_wait()
-            if may_rekey and self.need_rekey():
+            if may_rekey and self.may_begin_rekey() and self.need_rekey():
                 raise NeedRekeyException()
             data = self._wire.recv(wait, self.wants_to_write())
             if data is None:

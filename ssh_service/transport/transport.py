@@ -178,6 +178,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self.channels_seen = _HandedOut()
         self.packetizer.before_wait = self._before_wait
         self.packetizer.wants_to_write = lambda: bool(self._deferred) and self._may_send()
+        self.packetizer.may_begin_rekey = lambda: not self.in_kex
         self.packetizer.unknown_message = self._answer_unimplemented
         self.auth_timeout = _OPEN_TIMEOUT
         _transports.add(self)
