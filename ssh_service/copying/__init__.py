@@ -4,13 +4,14 @@ Copying files and trees over a connection, by SFTP alone: no shell, no scp, no c
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, Callable, Coroutine, Optional, Union
 
-from ssh_service.copying.channel import session_on
+from ssh_service.copying.channel import session_on, start_command
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.failures import SshTransferTimeout, copy_error, shown
-from ssh_service.copying.job import Job, Options, Progress, ProgressCallback
+from ssh_service.copying.job import CommandStarter, Job, Options, Progress, ProgressCallback
 from ssh_service.copying.session import SessionEnded, SftpSession
 from ssh_service.copying.uploading import Upload
 from ssh_service.transport import SshTransport
@@ -148,17 +149,18 @@ def _copy(
     timeout: Optional[float],
     progress: Optional[ProgressCallback],
 ) -> None:
+    commands = functools.partial(start_command, transport)
     try:
         known = session_on(transport, timeout)
         try:
-            run_copy(known, begin, options, timeout, progress)
+            run_copy(known, begin, options, timeout, progress, commands)
         except SessionEnded as ended:
             # One kept from an earlier copy may have died since, which may show only now.  What
             # was never answered has changed nothing: a copy begins by asking.
             fresh = None if ended.answered else session_on(transport, timeout)
             if fresh is None or fresh is known:
                 raise
-            run_copy(fresh, begin, options, timeout, progress)
+            run_copy(fresh, begin, options, timeout, progress, commands)
     except Exception as error:
         told = copy_error(error, shown(remote_path), transport.connection_id, timeout)
         if told is error:
@@ -172,6 +174,7 @@ def run_copy(
     options: Options,
     timeout: Optional[float] = None,
     progress: Optional[ProgressCallback] = None,
+    commands: Optional[CommandStarter] = None,
 ) -> None:
     """
     Run one copy on a session that is ready.
@@ -188,9 +191,11 @@ def run_copy(
         Seconds without any progress after which to give up.
     progress : Optional[Callable[[Progress], None]]
         Told how far it is.
+    commands : Optional[Callable[[bytes, Reply], None]]
+        Starts a command in the server's shell; None where there is only SFTP.
     """
     with session.lane() as lane:
-        job = Job(lane, options, timeout, progress)
+        job = Job(lane, options, timeout, progress, commands)
         try:
             job.pipeline.run(begin(job))
         finally:

@@ -8,11 +8,12 @@ import threading
 import weakref
 from typing import Any, Optional
 
-from ssh_service.copying.session import SessionEnded, SftpSession, Stalled, Stream
+from ssh_service.copying import protocol
+from ssh_service.copying.session import Reply, SftpSession, Stalled, Stream
 from ssh_service.errors import SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
-__all__ = ["session_on"]
+__all__ = ["session_on", "start_command"]
 
 # Bytes the server may send before it must wait for us; what is asked for at once is bounded
 # elsewhere, so this only must not be less.
@@ -20,6 +21,9 @@ _WINDOW = 16 * 1024 * 1024
 # The fewer packets a download takes, the less there is to do for each.  OpenSSH's own limit,
 # 256 KiB, counts what is around the data, too.
 _LARGEST_PACKET = 128 * 1024
+
+# What is kept of a command's output.
+_MOST_OUTPUT = 4096
 
 _lock = threading.Lock()
 # One slot for each connection; a connection that is no more takes its slot along.
@@ -91,6 +95,54 @@ class _ChannelStream(ChannelSink, Stream):
         """Note the end."""
         self.session.ended(error)
         self._channel = None  # else a connection would be kept by what is kept for it
+
+
+class _Command(ChannelSink):
+    """One command in the server's shell, whose output becomes a reply."""
+
+    def __init__(self, command: bytes, reply: Reply) -> None:
+        self._command = command
+        self._reply = reply
+        self._output = b""
+        self._succeeded = False
+
+    def opened(self, channel: SshChannel) -> None:
+        """Ask for the command; it reads nothing."""
+        channel.request_exec(self._command)
+
+    def replied(self, ok: bool) -> None:
+        """Nothing to do: a refusal is followed by the end."""
+
+    def data(self, chunk: bytes) -> None:
+        """Keep the end of the output."""
+        self._output = (self._output + chunk)[-_MOST_OUTPUT:]
+        self._reply.lane.moved += 1
+
+    def exit_status(self, status: int) -> None:
+        """Note whether it succeeded."""
+        self._succeeded = status == 0
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """Deliver the reply."""
+        self._reply.kind = protocol.EXTENDED_REPLY if self._succeeded else protocol.STATUS
+        self._reply.pieces = [memoryview(self._output)]
+        self._reply.lane.deliver([self._reply])
+
+
+def start_command(transport: SshTransport, command: bytes, reply: Reply) -> None:
+    """
+    Start a command in the server's shell.
+
+    Parameters
+    ----------
+    transport : SshTransport
+        The connection.
+    command : bytes
+        The command line.
+    reply : Reply
+        Delivered when the command has ended, however it did.
+    """
+    transport.start_session(_Command(command, reply))
 
 
 def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession:

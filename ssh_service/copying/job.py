@@ -9,9 +9,9 @@ from typing import Callable, NamedTuple, Optional
 
 from ssh_service.copying.pipeline import Budget, HandleBudget, Pipeline
 from ssh_service.copying.remote_files import RemoteFiles
-from ssh_service.copying.session import Lane
+from ssh_service.copying.session import Lane, Reply
 
-__all__ = ["Job", "Options", "Progress", "ProgressCallback"]
+__all__ = ["CommandStarter", "Job", "Options", "Progress", "ProgressCallback"]
 
 # Files of one copy on their way at once.  Each needs about three round trips, so a hundred keep
 # a line of 60 ms busy with 500 files a second.
@@ -47,6 +47,8 @@ class Progress(NamedTuple):
 
 
 ProgressCallback = Callable[[Progress], None]
+# Starts a command in the server's shell, and sees to it that the reply is delivered in the end.
+CommandStarter = Callable[[bytes, Reply], None]
 
 
 class Job:
@@ -71,8 +73,11 @@ class Job:
         options: Options,
         timeout: Optional[float] = None,
         progress: Optional[ProgressCallback] = None,
+        start_command: Optional[CommandStarter] = None,
     ) -> None:
         self.options = options
+        self._lane = lane
+        self._start_command = start_command
         self.pipeline = Pipeline(lane, timeout, self._report if progress else None)
         self.remote = RemoteFiles(lane)
         self.files = HandleBudget(self.pipeline, _FILES_AT_ONCE)
@@ -82,6 +87,31 @@ class Job:
         self._reported = time.monotonic()
         self._bytes_done = self._bytes_total = self._files_done = self._files_total = 0
         self._total_is_known = False
+
+    @property
+    def has_shell(self) -> bool:
+        """Whether there may be a shell beside SFTP."""
+        return self._start_command is not None
+
+    def start_command(self, command: bytes) -> Reply:
+        """
+        Run a command in the server's shell.
+
+        Parameters
+        ----------
+        command : bytes
+            The command line.
+
+        Returns
+        -------
+        Reply
+            To be awaited: an EXTENDED_REPLY that holds the output if the command succeeded, else
+            some other kind.
+        """
+        assert self._start_command is not None
+        reply = self._lane.expect()
+        self._start_command(command, reply)
+        return reply
 
     @property
     def wants_progress(self) -> bool:

@@ -4,14 +4,15 @@ The unfinished files of copies that died: found and removed on the server.
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.job import Job
+from ssh_service.copying.protocol import Name
 from ssh_service.copying.remote_files import names_in
 
-__all__ = ["sweep"]
+__all__ = ["claim_leftover", "sweep"]
 
 # Entries of one folder that are looked at: a folder may be huge, and this must cost little.
 _MOST_ENTRIES = 50_000
@@ -44,9 +45,22 @@ async def sweep(job: Job, folder: bytes) -> None:
 
 
 async def _sweep(job: Job, folder: bytes) -> None:
+    now: Optional[int] = None
+    for name, attributes in await _unfinished(job, folder):
+        if now is None:
+            now = await _server_time(job, folder)
+        age = 0 if attributes.mtime is None else now - attributes.mtime
+        if job.options.resume and age < temporary.OTHERS_KEPT:
+            continue  # another part of this copy, or the next one, may go on with it
+        if temporary.names.is_litter(name, age):
+            await _remove(job, folder + b"/" + name)
+
+
+async def _unfinished(job: Job, folder: bytes) -> List[Name]:
+    """List the unfinished files in a folder."""
     remote = job.remote
     handle = await remote.open_folder(folder)
-    now: Optional[int] = None
+    found: List[Name] = []
     seen = 0
     try:
         while seen < _MOST_ENTRIES:
@@ -54,16 +68,57 @@ async def _sweep(job: Job, folder: bytes) -> None:
             if not entries:
                 break
             seen += len(entries)
-            for name, attributes in entries:
-                if temporary.parse(name) is None:
-                    continue
-                if now is None:
-                    now = await _server_time(job, folder)
-                age = 0 if attributes.mtime is None else now - attributes.mtime
-                if temporary.names.is_litter(name, age):
-                    await _remove(job, folder + b"/" + name)
+            found += [entry for entry in entries if temporary.parse(entry.filename) is not None]
     finally:
         remote.ask_close(handle)
+    return found
+
+
+async def claim_leftover(job: Job, target: bytes, path: bytes, most: int) -> Optional[int]:
+    """
+    Take over what an earlier, interrupted copy to the same target left, by renaming it.
+
+    Parameters
+    ----------
+    job : Job
+        The copy.
+    target : bytes
+        What the unfinished file was to become.
+    path : bytes
+        What it is called from now on.
+    most : int
+        The size of the source: what is larger is no part of it.
+
+    Returns
+    -------
+    Optional[int]
+        Its size; None if there is none.
+    """
+    prefix, name = target[: target.rfind(b"/") + 1], target[target.rfind(b"/") + 1 :]
+    digest = temporary.target_digest(name).decode()
+    try:
+        entries = await _unfinished(job, prefix.rstrip(b"/") or (b"/" if prefix else b"."))
+    except Refused:
+        return None
+    best: Optional[Name] = None
+    for entry in entries:
+        parsed = temporary.parse(entry.filename)
+        if parsed is None or parsed.target != digest:
+            continue
+        # Its age does not matter: of another host's we never know whether it is still written.
+        if not temporary.names.is_litter(entry.filename, 0):
+            continue
+        if (entry.attributes.size or 0) > most:
+            continue
+        if best is None or (entry.attributes.size or 0) > (best.attributes.size or 0):
+            best = entry
+    if best is None:
+        return None
+    try:
+        await job.remote.rename(prefix + best.filename, path)
+    except Refused:
+        return None  # somebody else was faster
+    return best.attributes.size or 0
 
 
 async def _remove(job: Job, path: bytes) -> None:

@@ -5,6 +5,7 @@ What is copied from here: local files and trees, read as they are found.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from typing import Iterator, List, NamedTuple, Optional, Tuple
@@ -94,6 +95,13 @@ class SourceFile:
             self._whole = bytes(data)
             self.close()
         return self._whole
+
+    def digest(self, size: int) -> bytes:
+        """Give the digest of the first `size` bytes."""
+        if self._whole is not None:
+            return hashlib.sha256(memoryview(self._whole)[:size]).digest()
+        assert self._fd is not None
+        return digest_here(self._fd, size)
 
     def check_unchanged(self) -> None:
         """Raise an error if the file was written to since it was opened."""

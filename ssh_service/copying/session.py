@@ -417,6 +417,11 @@ class Lane:
             self.flush()
         return reply
 
+    def expect(self) -> Reply:
+        """Give a reply that somebody else will deliver: the way for what is no SFTP request."""
+        self.outstanding += 1
+        return Reply(self, 0)
+
     def flush(self) -> None:
         """Write what was asked for so far."""
         if self._batch:

@@ -14,13 +14,14 @@ from typing import Deque, List, NamedTuple, Optional, Tuple
 from ssh_service.copying import protocol, temporary
 from ssh_service.copying.failures import Refused, local_error, shown
 from ssh_service.copying.job import Job
-from ssh_service.copying.leftovers import sweep
+from ssh_service.copying.checksums import is_same
+from ssh_service.copying.leftovers import claim_leftover, sweep
 from ssh_service.copying.local_source import SourceFile, attributes_of, not_a_file, walk
 from ssh_service.copying.pipeline import STOPPED, Signal
 from ssh_service.copying.protocol import Attributes
 from ssh_service.copying.remote_files import is_file, is_folder, is_link, succeed
 from ssh_service.copying.session import Reply
-from ssh_service.errors import transfer_error
+from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Upload"]
 
@@ -249,7 +250,7 @@ class Upload:
         path = parent(place.path) + name
         try:
             try:
-                handle = await self._remote.open(path, _NEW_FILE, _PRIVATE)
+                handle, present = await self._open_unfinished(source, place, path)
             except Refused as refused:
                 if place.existing is not None and refused.code in _NO_NEW_FILES:
                     return False  # but the old one may be writable
@@ -258,27 +259,54 @@ class Upload:
             try:
                 if not await self._keep_owner(handle, place):
                     await self._remote.ask_close(handle)
-                    await self._remote.remove(path)
+                    await self._discard(path)
                     return False
-                await self._fill(source, source.attributes, handle, path)
+                await self._fill(source, source.attributes, handle, path, present)
+                await self._verify(source, path)
                 await self._remote.rename(path, place.path)
             except Refused as refused:
-                if refused.path != place.path or place.existing is None:
-                    refused.path = place.path
-                    error = await self._remote.explain(refused)  # the disk is full only until...
-                    await self._discard(path)
-                    raise error from refused
+                only_the_rename = refused.path == place.path
+                refused.path = place.path
+                error = await self._remote.explain(refused)  # a full disk is full only until...
                 await self._discard(path)
-                # Only the rename was refused: a mount point, a sticky folder, or version 3's rule.
+                if not only_the_rename or place.existing is None:
+                    raise error from refused
+                # A mount point, a sticky folder, or version 3's rule.
                 if not self._remote.can_replace:
                     self._remote.facts["rename replaces"] = False
                 return False
+            except SshTransferError:
+                await self._discard(path)  # what the source is to blame for is of no use later
+                raise
             except STOPPED:
-                await self._discard(path)
+                if not self._may_resume(source):
+                    await self._discard(path)
                 raise
         finally:
             temporary.names.release(name)
         return True
+
+    def _may_resume(self, source: SourceFile) -> bool:
+        return self._job.options.resume and source.size > self._remote.write_size
+
+    async def _open_unfinished(
+        self, source: SourceFile, place: _Place, path: bytes
+    ) -> Tuple[bytes, int]:
+        """Open the unfinished file; tell how much of it is there already, proven to be right."""
+        if self._may_resume(source):
+            size = await claim_leftover(self._job, place.path, path, source.size)
+            if size and await is_same(self._job, path, size, source.digest(size)):
+                return await self._remote.open(path, protocol.FOR_WRITING), size
+            if size is not None:
+                await self._discard(path)
+        return await self._remote.open(path, _NEW_FILE, _PRIVATE), 0
+
+    async def _verify(self, source: SourceFile, path: bytes) -> None:
+        if self._job.options.verify:
+            if not await is_same(self._job, path, source.size, source.digest(source.size)):
+                raise transfer_error(
+                    errno.EIO, shown(source.path), "what arrived is not what was sent"
+                )
 
     async def _discard(self, path: bytes) -> None:
         try:
@@ -303,6 +331,8 @@ class Upload:
         is_device = place.existing is not None and not is_file(place.existing)
         attributes = Attributes() if is_device else source.attributes
         await self._fill(source, attributes, handle, place.path, is_ours=False)
+        if not is_device:
+            await self._verify(source, place.path)
 
     async def _fill(
         self,
@@ -310,9 +340,10 @@ class Upload:
         attributes: Attributes,
         handle: bytes,
         path: bytes,
+        present: int = 0,
         is_ours: bool = True,
     ) -> None:
-        """Write content and attributes, and close."""
+        """Write content, but for what is `present`, and attributes, and close."""
         is_small = source.size <= self._remote.write_size
         room = source.size if is_small else 0
         closing = None
@@ -321,7 +352,7 @@ class Upload:
             try:
                 replies = []
                 if not is_small:
-                    await self._stream(source, handle, path)
+                    await self._stream(source, handle, path, present)
                     source.check_unchanged()
                 elif source.size:
                     replies.append(self._remote.ask_write(handle, 0, source.read_whole()))
@@ -354,11 +385,12 @@ class Upload:
                 raise
             _log.warning("mode and times of %r could not be set: %s", shown(path), refused)
 
-    async def _stream(self, source: SourceFile, handle: bytes, path: bytes) -> None:
+    async def _stream(self, source: SourceFile, handle: bytes, path: bytes, start: int) -> None:
         flow, size, room = self._job.flow, self._remote.write_size, protocol.write_room(handle)
         # Written, not confirmed: reply, size, and the buffer, which is used again after that.
         on_way: Deque[Tuple[Reply, int, bytearray]] = deque()
         spare: List[bytearray] = []
+        self._job.advance(start)
 
         async def confirm() -> None:
             reply, count, buffer = on_way[0]
@@ -370,7 +402,7 @@ class Upload:
             self._job.advance(count)
 
         try:
-            for offset in range(0, source.size, size):
+            for offset in range(start, source.size, size):
                 count = min(size, source.size - offset)
                 while not flow.try_take(count):
                     if on_way:

@@ -1,0 +1,114 @@
+"""
+Whether two files are the same: by digests, of here and of there.
+
+There, ``sha256sum`` tells where the server has a shell, and costs no line.  Where it has none, or
+anything about it is odd, the file is read back: that always works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import deque
+from typing import Deque, Optional
+
+from ssh_service.copying import protocol
+from ssh_service.copying.job import Job
+from ssh_service.copying.remote_files import data_in
+from ssh_service.copying.session import Reply
+
+__all__ = ["digest_by_shell", "digest_here", "digest_there", "is_same"]
+
+_PIECE = 256 * 1024
+# A smaller file is read back sooner than a shell starts.
+_WORTH_A_SHELL = 1024 * 1024
+# What every shell takes literally: for all other paths the file is read back.
+_PLAIN_PATH = re.compile(rb"[A-Za-z0-9/._+@%,:=-]+")
+_DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
+# The line each second is the sign of life that a long silence would lack.
+_COMMAND = (
+    b"exec sh -c 'head -c %d <%s | sha256sum & p=$!;"
+    b" while kill -0 $p 2>/dev/null; do echo .; sleep 1; done; wait $p'"
+)
+
+
+def digest_here(fd: int, size: int) -> bytes:
+    """Give the digest of the first `size` bytes of an open local file."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_PIECE))
+    offset = 0
+    while offset < size:
+        count = os.preadv(fd, [buffer[: min(_PIECE, size - offset)]], offset)
+        if not count:
+            break
+        digest.update(buffer[:count])
+        offset += count
+    return digest.digest()
+
+
+async def digest_by_shell(job: Job, path: bytes, size: int) -> Optional[bytes]:
+    """
+    Ask the server's shell for the digest of the first `size` bytes of a file.
+
+    Returns
+    -------
+    Optional[bytes]
+        None where it cannot tell.  Another file than SFTP shows may have been looked at, so only
+        a digest that is the one expected proves anything.
+    """
+    if not job.has_shell or not _PLAIN_PATH.fullmatch(path):
+        return None
+    if job.remote.facts.get("no shell"):
+        return None
+    reply = await job.start_command(_COMMAND % (size, path))
+    found = _DIGEST.search(reply.body) if reply.kind == protocol.EXTENDED_REPLY else None
+    if found is None:
+        job.remote.facts["no shell"] = True
+        return None
+    return bytes.fromhex(found.group().decode())
+
+
+async def digest_there(job: Job, path: bytes, size: int) -> bytes:
+    """Give the digest of the first `size` bytes of a file on the server, by reading it back."""
+    remote, digest = job.remote, hashlib.sha256()
+    handle = await remote.open(path, protocol.FOR_READING)
+    on_way: Deque[Reply] = deque()
+    ahead = max(1, 4 * 1024 * 1024 // remote.read_size)
+    try:
+        asked = received = 0
+        while received < size:
+            while asked < size and len(on_way) < ahead:
+                count = min(remote.read_size, size - asked)
+                on_way.append(remote.ask_read(handle, asked, count))
+                asked += count
+            pieces = data_in(await on_way.popleft(), path)
+            length = sum(map(len, pieces))
+            for piece in pieces:
+                digest.update(piece)
+            received += length
+            if length < min(remote.read_size, size - received + length):
+                break  # it is shorter than it should be, so the digests differ, as they should
+    finally:
+        remote.ask_close(handle)
+    return digest.digest()
+
+
+async def is_same(job: Job, path: bytes, size: int, expected: bytes) -> bool:
+    """
+    Tell whether the first `size` bytes of a file on the server have a digest.
+
+    Parameters
+    ----------
+    job : Job
+        The copy.
+    path : bytes
+        The file on the server.
+    size : int
+        How many bytes of it.
+    expected : bytes
+        The digest.
+    """
+    if size >= _WORTH_A_SHELL and await digest_by_shell(job, path, size) == expected:
+        return True
+    return await digest_there(job, path, size) == expected

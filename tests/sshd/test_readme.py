@@ -1,0 +1,81 @@
+"""The README's examples run as they stand, with a real server behind the name they use."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator
+
+import pytest
+
+from ssh_service import verbs
+from ssh_service.local_sshd import Sshd
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def example(name: str) -> str:
+    found = re.search(
+        rf"<!-- example: {name} -->\n```python\n(.*?)```", README.read_text("utf-8"), re.S
+    )
+    assert found, f"README.md has no example {name!r}"
+    return found.group(1)
+
+
+@pytest.fixture
+def home(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home and a folder in which web1 is the test server, and deploy its user."""
+    ssh = tmp_path / ".ssh"
+    ssh.mkdir()
+    key = Path(sshd.known_hosts).read_text().split(" ", 1)[1]
+    (ssh / "known_hosts").write_text(f"web1 {key}")
+    (ssh / "config").write_text(
+        f"Host web1\n HostName {sshd.host}\n Port {sshd.port}\n HostKeyAlias web1\n"
+        f" IdentityFile {sshd.client_key}\n IdentitiesOnly yes\n"
+    )
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("hello")
+    (tmp_path / "setup.sh").write_text('echo "mode $MODE"')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    verbs.default_cache().cleanup()
+
+
+def perform(text: str, sshd: Sshd, home: Path) -> Dict[str, Any]:
+    """Run an example as this server's user, with its files in the scratch home."""
+    for theirs, ours in (
+        ("deploy", sshd.username),
+        ("/srv/www/site", str(home / "www")),
+        ("/tmp/setup.sh", str(home / "copied.sh")),
+    ):
+        text = text.replace(theirs, ours)
+    names: Dict[str, Any] = {}
+    exec(compile(text, str(README), "exec"), names)
+    return names
+
+
+def test_running_and_copying(sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    perform(example("run"), sshd, home)
+    assert (home / "www" / "index.html").read_text() == "hello"
+    assert "Linux" in capsys.readouterr().out
+
+
+def test_the_services(sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = perform(example("services"), sshd, home)
+    assert names["results"]["stdout"] == "mode fast\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_the_services_in_mlos_bench(sshd: Sshd, home: Path) -> None:
+    pytest.importorskip("mlos_bench.services.base_service")
+    perform(example("mlos"), sshd, home)
+
+
+def test_the_bare_cache_and_a_hook(
+    sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = perform(example("cache"), sshd, home)
+    assert "load average" in capsys.readouterr().out
+    assert len(names["cache"]) == 0
