@@ -294,8 +294,10 @@ class SessionPool:
         """Send a command over a session, or have the session opened for it first."""
         lane = session.lane
         kept = lane.slot is not None and self._cache.renew(lane.slot)
+        # A command that is sent into an end that has come already could not be sent once more.
+        fit = lane.transport is not None and lane.transport.is_fit()
         with self._lock:
-            usable = kept and not session.ended
+            usable = kept and fit and not session.ended
             if usable:
                 session.give(command)
             else:  # closed just now; or expired, and so on its way out

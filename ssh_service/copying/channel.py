@@ -177,9 +177,7 @@ def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession
 
 def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
     stream = _ChannelStream(transport.connection_id)
-    channel = transport.start_session(
-        stream, window_size=_WINDOW, max_packet_size=_LARGEST_PACKET
-    )
+    channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_LARGEST_PACKET)
     try:
         stream.session.greet(timeout)
     except BaseException:

@@ -8,7 +8,6 @@ anything about it is odd, the file is read back: that always works.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import deque
 from typing import Deque, Optional
@@ -18,9 +17,8 @@ from ssh_service.copying.job import Job
 from ssh_service.copying.remote_files import data_in
 from ssh_service.copying.session import Reply
 
-__all__ = ["digest_by_shell", "digest_here", "digest_there", "is_same"]
+__all__ = ["digest_by_shell", "digest_there", "is_same"]
 
-_PIECE = 256 * 1024
 # A smaller file is read back sooner than a shell starts.
 _WORTH_A_SHELL = 1024 * 1024
 # What every shell takes literally: for all other paths the file is read back.
@@ -31,20 +29,6 @@ _COMMAND = (
     b"exec sh -c 'head -c %d <%s | sha256sum & p=$!;"
     b" while kill -0 $p 2>/dev/null; do echo .; sleep 1; done; wait $p'"
 )
-
-
-def digest_here(fd: int, size: int) -> bytes:
-    """Give the digest of the first `size` bytes of an open local file."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_PIECE))
-    offset = 0
-    while offset < size:
-        count = os.preadv(fd, [buffer[: min(_PIECE, size - offset)]], offset)
-        if not count:
-            break
-        digest.update(buffer[:count])
-        offset += count
-    return digest.digest()
 
 
 async def digest_by_shell(job: Job, path: bytes, size: int) -> Optional[bytes]:

@@ -11,10 +11,17 @@ from collections import deque
 from typing import Deque, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service.copying import protocol
+from ssh_service.copying.checksums import digest_by_shell, is_same
 from ssh_service.copying.failures import Refused, local_error, shown
 from ssh_service.copying.job import Job
 from ssh_service.copying.local_source import not_a_file
-from ssh_service.copying.local_target import Names, TargetFile, TargetFolder, TargetTree, open_parent
+from ssh_service.copying.local_target import (
+    Names,
+    TargetFile,
+    TargetFolder,
+    TargetTree,
+    open_parent,
+)
 from ssh_service.copying.pipeline import STOPPED, Signal
 from ssh_service.copying.protocol import Attributes, Name, Pieces, ProtocolError
 from ssh_service.copying.remote_files import (
@@ -109,7 +116,7 @@ class Download:
         self._job.expect(found.size or 0)
         self._job.expect_no_more()
         try:
-            folder.sweep()
+            folder.sweep(self._job.options.resume)
             await self._start_file(source, found, folder, name)
         finally:
             folder.release()
@@ -181,7 +188,7 @@ class Download:
             self._finished_folders.append((folder.names, folder.attributes))
             try:
                 if not target.is_new:
-                    target.sweep()
+                    target.sweep(self._job.options.resume)
                 await self._list_folder(folder, target)
             finally:
                 target.release()
@@ -255,7 +262,9 @@ class Download:
             raise transfer_error(errno.EPROTO, shown(path), "the server lists this name twice")
         seen.add(digest)
 
-    async def _follow_folder(self, path: bytes, real_paths: Tuple[bytes, ...]) -> Tuple[bytes, ...]:
+    async def _follow_folder(
+        self, path: bytes, real_paths: Tuple[bytes, ...]
+    ) -> Tuple[bytes, ...]:
         real = await self._remote.real_path(path)
         around = real.rstrip(b"/") + b"/"
         for other in real_paths:
@@ -314,6 +323,7 @@ class Download:
             target = TargetFile(folder, name)
             try:
                 target.write(0, data)
+                await self._verify(source, attributes.size, target)
                 target.finish(attributes, self._job.options.fsync)
             finally:
                 target.discard()
@@ -327,20 +337,43 @@ class Download:
         handle = await remote.open(source, protocol.FOR_READING)
         try:
             before = attributes_in(await remote.ask_stat_open(handle), source)
-            target = TargetFile(folder, name)
+            size = before.size or 0
+            target = TargetFile(folder, name, self._job.options.resume and bool(size))
             try:
-                if before.size:
-                    await self._stream(source, handle, before.size, target)
+                if target.present:
+                    await self._check_present(source, size, target)
+                if size:
+                    await self._stream(source, handle, size, target)
                 else:
-                    await self._read_unannounced(source, handle, target)
+                    size = await self._read_unannounced(source, handle, target)
                 after = attributes_in(await remote.ask_stat_open(handle), source)
                 if (before.size, before.mtime) != (after.size, after.mtime):
                     raise changed(source)
+                await self._verify(source, size, target)
                 target.finish(before, self._job.options.fsync)
+            except (SshTransferError, Refused):
+                target.discard()  # of no use later
+                raise
             finally:
-                target.discard()
+                target.keep()
         finally:
             remote.ask_close(handle)
+
+    async def _check_present(self, source: bytes, size: int, target: TargetFile) -> None:
+        """Drop what an earlier copy left unless it is proven to be the beginning of the source."""
+        if target.present <= size:
+            # Only a shell can tell: reading it over the line is what would be saved.
+            there = await digest_by_shell(self._job, source, target.present)
+            if there == target.digest(target.present):
+                return
+        target.restart(0)
+
+    async def _verify(self, source: bytes, size: int, target: TargetFile) -> None:
+        if self._job.options.verify and not target.is_device:
+            if not await is_same(self._job, source, size, target.digest(size)):
+                raise transfer_error(
+                    errno.EIO, shown(target.path), "what arrived is not what was sent"
+                )
 
     async def _stream(self, source: bytes, handle: bytes, size: int, target: TargetFile) -> None:
         flow, step = self._job.flow, self._remote.read_size
@@ -364,8 +397,9 @@ class Download:
                 on_way.append((remote_read(handle, offset, missing), offset, missing))
 
         remote_read = self._remote.ask_read
+        self._job.advance(target.present)
         try:
-            for offset in range(0, size, step):
+            for offset in range(target.present, size, step):
                 count = min(step, size - offset)
                 while not flow.try_take(count):
                     if on_way:
@@ -381,15 +415,15 @@ class Download:
         finally:
             flow.give(sum(count for _, _, count in on_way))
 
-    async def _read_unannounced(self, source: bytes, handle: bytes, target: TargetFile) -> None:
-        """Read a file that claims to be empty to its end."""
+    async def _read_unannounced(self, source: bytes, handle: bytes, target: TargetFile) -> int:
+        """Read a file that claims to be empty to its end; tell its size."""
         offset = 0
         while True:
             reply = await self._remote.ask_read(handle, offset, protocol.SAFE_DATA_SIZE)
             data = data_in(reply, source)
             received = length(data, protocol.SAFE_DATA_SIZE)
             if not received:
-                return
+                return offset
             if offset > _MOST_UNANNOUNCED:
                 raise changed(source)
             target.write(offset, data)

@@ -148,7 +148,9 @@ def copy_error(error: Exception, path: str, connection_id: str, timeout: Any) ->
 def _session_error(error: Exception, path: str, where: Any) -> SshServiceError:
     reason = error.reason if isinstance(error, SessionEnded) else error
     if isinstance(reason, SshConnectionLost):
-        lost = SshConnectionLost(f"{reason} (while copying {path!r})", reason=reason.reason, **where)
+        lost = SshConnectionLost(
+            f"{reason} (while copying {path!r})", reason=reason.reason, **where
+        )
         lost.sent = reason.sent
         return lost
     if isinstance(reason, SshSessionRefused):

@@ -14,8 +14,9 @@ from ssh_service.copying.failures import local_error, shown
 from ssh_service.copying.protocol import Attributes
 from ssh_service.errors import SshTransferError, transfer_error
 
-__all__ = ["Entry", "SourceFile", "attributes_of", "walk"]
+__all__ = ["Entry", "SourceFile", "attributes_of", "digest_here", "not_a_file", "walk"]
 
+_PIECE = 256 * 1024
 # Without it, opening a fifo that took a file's place would wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -27,6 +28,20 @@ def attributes_of(status: os.stat_result) -> Attributes:
         atime=int(status.st_atime),
         mtime=int(status.st_mtime),
     )
+
+
+def digest_here(fd: int, size: int) -> bytes:
+    """Give the digest of the first `size` bytes of an open local file."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_PIECE))
+    offset = 0
+    while offset < size:
+        count = os.preadv(fd, [buffer[: min(_PIECE, size - offset)]], offset)
+        if not count:
+            break
+        digest.update(buffer[:count])
+        offset += count
+    return digest.digest()
 
 
 class SourceFile:

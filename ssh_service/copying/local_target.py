@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, shown
-from ssh_service.copying.local_source import not_a_file
+from ssh_service.copying.local_source import digest_here, not_a_file
 from ssh_service.copying.protocol import Attributes, Pieces
 from ssh_service.errors import transfer_error
 
@@ -69,8 +69,8 @@ class TargetFolder:
         if not self._users:
             os.close(self.fd)
 
-    def sweep(self) -> None:
-        """Remove what dead copies left in it."""
+    def sweep(self, keep_young: bool) -> None:
+        """Remove what dead copies left in it; but what a copy may resume, only after a day."""
         now = time.time()
         try:
             names = [os.fsencode(name) for name in os.listdir(self.fd)]
@@ -81,6 +81,8 @@ class TargetFolder:
                 continue
             try:
                 age = now - os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mtime
+                if keep_young and age < temporary.OTHERS_KEPT:
+                    continue
                 if temporary.names.is_litter(name, age):
                     os.unlink(name, dir_fd=self.fd)
             except OSError:
@@ -253,14 +255,21 @@ class TargetFile:
         Where it goes; to be kept open meanwhile.
     name : bytes
         Its name in there.
+    resume : bool
+        Whether to go on with what an earlier, interrupted copy left, and to leave what there is
+        when this one is interrupted.
 
     Attributes
     ----------
     path : bytes
         Its path, for errors.
+    present : int
+        How many bytes an earlier copy left; nobody knows yet whether they are right.
     """
 
-    def __init__(self, folder: TargetFolder, name: bytes) -> None:
+    def __init__(self, folder: TargetFolder, name: bytes, resume: bool = False) -> None:
+        self._resume = resume
+        self.present = 0
         self._folder = folder
         self._own_folder: Optional[TargetFolder] = None  # where a link led to
         self._name = name
@@ -305,7 +314,10 @@ class TargetFile:
             return
         name = temporary.names.new(self._name)
         try:
-            self._fd = os.open(name, _NEW_FILE_FLAGS, _PRIVATE, dir_fd=self._folder.fd)
+            flags = _NEW_FILE_FLAGS
+            if self._resume and self._claim_leftover(name):
+                flags = _OLD_FILE_FLAGS
+            self._fd = os.open(name, flags, _PRIVATE, dir_fd=self._folder.fd)
         except OSError as error:
             temporary.names.release(name)
             if existing is None or error.errno not in (errno.EACCES, errno.EPERM):
@@ -316,6 +328,53 @@ class TargetFile:
         if existing is not None and not self._keep_owner(existing):
             self.discard_temporary()
             self._open_existing()
+
+    def _claim_leftover(self, name: bytes) -> bool:
+        """Take over what an earlier copy to the same target left, by renaming it."""
+        fd = self._folder.fd
+        digest = temporary.target_digest(self._name).decode()
+        found = []
+        for other in map(os.fsencode, os.listdir(fd)):
+            parsed = temporary.parse(other)
+            if parsed is not None and parsed.target == digest:
+                # Its age does not matter: see `leftovers.claim_leftover`.
+                status = os.stat(other, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and temporary.names.is_litter(other, 0):
+                    found.append((status.st_size, other))
+        if not found:
+            return False
+        self.present, other = max(found)
+        os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
+        return True
+
+    def digest(self, size: int) -> bytes:
+        """Give the digest of the first `size` bytes, as they can be read now."""
+        try:
+            name = self._temporary or self._name
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | _CLOEXEC, dir_fd=self._folder.fd)
+            try:
+                return digest_here(fd, size)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise local_error(error, self.path) from error
+
+    def restart(self, size: int) -> None:
+        """Drop all after the first `size` bytes."""
+        self.present = size
+        os.ftruncate(self._fd, size)
+
+    def keep(self) -> None:
+        """Close it, and leave what there is to the next copy, if it may resume."""
+        if self._resume and self._temporary is not None:
+            temporary.names.release(self._temporary)
+            self._temporary = None
+        self.discard()
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it is none that could be read again."""
+        return self._existing is not None and not self._existing.is_file
 
     def _keep_owner(self, existing: _Existing) -> bool:
         own = os.fstat(self._fd)

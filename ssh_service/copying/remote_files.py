@@ -248,8 +248,10 @@ def is_link(attributes: Attributes) -> bool:
 
 def is_file(attributes: Attributes) -> bool:
     """Tell whether it is a regular file; one whose type the server does not say is taken for one."""
-    return attributes.mode is None or not stat.S_IFMT(attributes.mode) or stat.S_ISREG(
-        attributes.mode
+    return (
+        attributes.mode is None
+        or not stat.S_IFMT(attributes.mode)
+        or stat.S_ISREG(attributes.mode)
     )
 
 

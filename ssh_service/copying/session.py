@@ -485,6 +485,8 @@ class Lane:
         """
         while True:
             before = (self.moved, self.session.sent)
+            if self._inbox.empty():
+                self.session.check()  # the end is delivered once, and asked about more often
             try:
                 replies = self._inbox.get(timeout=timeout)
             except Empty:

@@ -12,9 +12,9 @@ from collections import deque
 from typing import Deque, List, NamedTuple, Optional, Tuple
 
 from ssh_service.copying import protocol, temporary
+from ssh_service.copying.checksums import is_same
 from ssh_service.copying.failures import Refused, local_error, shown
 from ssh_service.copying.job import Job
-from ssh_service.copying.checksums import is_same
 from ssh_service.copying.leftovers import claim_leftover, sweep
 from ssh_service.copying.local_source import SourceFile, attributes_of, not_a_file, walk
 from ssh_service.copying.pipeline import STOPPED, Signal

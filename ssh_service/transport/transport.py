@@ -156,6 +156,8 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._answers_due = 0  # reader thread only
         self._answers_sent = 0  # guarded by the gate
         self._rekey_began: Optional[float] = None  # reader thread only
+        self._writing = threading.RLock()  # held while packets are made and written
+        self._hung_up = False  # the peer has ended the stream; set once, by whoever sees it
         self._goodbye: Optional[str] = None  # reader thread only: the server's DISCONNECT
         self._grouping = threading.local()  # how deep in `together` the thread is
         self._wire = Wire(sock, self._silence_limit or _STALL_LIMIT)
@@ -271,7 +273,28 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         bool
             False once it has ended, is being closed, or belongs to the parent of this process.
         """
-        return bool(self.active) and self._ending is None and self._pid == os.getpid()
+        return (
+            bool(self.active)
+            and self._ending is None
+            and not self._hung_up
+            and self._pid == os.getpid()
+        )
+
+    def is_fit(self) -> bool:
+        """
+        Tell, by a look at the socket, whether what is sent now could still be answered.
+
+        An end that has come, but that the reader thread has not seen yet, makes the connection
+        inactive; what came before it is still read.
+
+        Returns
+        -------
+        bool
+            As `is_active`.
+        """
+        if self._wire.has_hung_up():
+            self._hung_up = True
+        return self.is_active()
 
     @property
     def open_channels(self) -> int:
@@ -341,6 +364,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         """Become useless, in a forked child: threads that it has not may hold all of these."""
         self._state, self.lock = threading.Lock(), threading.Lock()
         self.clear_to_send_lock, self.clear_to_send = threading.Lock(), threading.Event()
+        self._writing = threading.RLock()
         channel_map, self._channels = self._channels, type(self._channels)()
         error = self._lost("fork", "this connection belongs to the parent process", sent=False)
         self._ending = self._loss = error
@@ -549,18 +573,23 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
 
     def _transmit_some_locked(self) -> None:
         """Send deferred messages, in one piece, that the network has room for."""
-        self.packetizer.cork()
-        while self._may_send() and self.packetizer.corked < _PIECE:
+        with self._writing:
+            self.packetizer.cork()
+            while self._may_send() and self.packetizer.corked < _PIECE:
+                try:
+                    entry = self._deferred.popleft()
+                except IndexError:
+                    break
+                self._transmit_locked(*entry)
             try:
-                entry = self._deferred.popleft()
-            except IndexError:
-                break
-            self._transmit_locked(*entry)
-        try:
-            self.packetizer.uncork()
-        except BaseException as exc:
-            self.abort(self._lost("reset", f"writing failed: {exc}"))
-            raise
+                self.packetizer.uncork()
+            except BaseException as exc:
+                self.abort(self._lost("reset", f"writing failed: {exc}"))
+                raise
+
+    def _send_message(self, data: Message) -> None:
+        with self._writing:  # what passes by the gate (a key exchange, a login) keeps its place
+            super()._send_message(data)
 
     def _may_send(self) -> bool:
         return bool(self.clear_to_send.is_set())  # False while keys are being exchanged

@@ -148,6 +148,13 @@ class Wire:
         except OSError:
             return False  # given back just now
 
+    def has_hung_up(self) -> bool:
+        """Tell whether the peer has ended the stream, though not all of it may have been read."""
+        try:
+            return self._shut or (self._real and _has_ended(self._sock))
+        except OSError:
+            return True  # given back just now
+
     def sendall(self, data: Buffer) -> None:
         """
         Write all of `data`, waiting for the peer as long as it takes some of it now and then.
@@ -200,6 +207,9 @@ if sys.platform == "win32":
         ready = select.select([sock] if read else [], [sock] if write else [], [], timeout)
         return bool(ready[0] or ready[1])
 
+    def _has_ended(sock: socket.socket) -> bool:
+        return False
+
 else:
 
     def _wait(sock: socket.socket, read: bool, write: bool, timeout: Optional[float]) -> bool:
@@ -212,3 +222,8 @@ else:
             timeout = min(timeout, _LONGEST_WAIT)
         # Round up: a wait that ends early would make the caller ask again for the last fraction.
         return bool(poll.poll(None if timeout is None else int(timeout * 1000) + 1))
+
+    def _has_ended(sock: socket.socket) -> bool:
+        poll = select.poll()
+        poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+        return bool(poll.poll(0))  # errors and hang-ups are always told

@@ -314,3 +314,61 @@ def test_many_small_files_over_a_slow_line_cost_few_round_trips(
         elapsed = time.monotonic() - began
         assert describe(tmp_path / other) == describe(source)
         assert elapsed < 2.5
+
+
+@BOTH
+def test_verifying_asks_the_shell_and_reads_nothing_twice(
+    copy: Copy, transport: SshTransport, tmp_path: Path
+) -> None:
+    size = 20_000_000
+    (tmp_path / "source").write_bytes(os.urandom(size))
+    copy(transport, tmp_path / "source", tmp_path / "plain")
+    moved = []
+    for verify in (False, True):
+        before = traffic(transport)
+        copy(transport, tmp_path / "source", tmp_path / "target", verify=verify)
+        moved.append(traffic(transport) - before)
+    assert moved[1] - moved[0] < size // 10
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@BOTH
+def test_verifying_reads_back_where_there_is_no_shell(
+    copy: Copy, sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
+) -> None:
+    transport = connect(sshd_factory({"ForceCommand": "internal-sftp"}))
+    (tmp_path / "source").write_bytes(os.urandom(5_000_000))
+    copy(transport, tmp_path / "source", tmp_path / "target", verify=True, timeout=PATIENCE)
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@BOTH
+def test_a_copy_goes_on_where_the_connection_was_lost(
+    copy: Copy,
+    sshd: Sshd,
+    connect: Connect,
+    fault_proxy: Callable[..., FaultProxy],
+    tmp_path: Path,
+) -> None:
+    size = 20_000_000
+    (tmp_path / "source").write_bytes(os.urandom(size))
+    proxy = fault_proxy(sshd.host, sshd.port)
+    broken = connect(sshd, **through(proxy, sshd))
+    proxy.limit_after(size * 3 // 4)
+    with pytest.raises(SshConnectionLost):
+        copy(broken, tmp_path / "source", tmp_path / "target", resume=True)
+    transport = connect(sshd)
+    before = traffic(transport)
+    copy(transport, tmp_path / "source", tmp_path / "target", resume=True)
+    assert traffic(transport) - before < size * 3 // 4
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+    assert not litter(tmp_path)
+
+
+def traffic(transport: SshTransport) -> int:
+    """Tell how many bytes went over a connection so far, by paramiko's own count."""
+    packets = transport.packetizer
+    sent = (
+        packets._Packetizer__sent_bytes
+    )  # reset at a re-key, which these copies are too small for
+    return int(sent + packets._Packetizer__received_bytes)

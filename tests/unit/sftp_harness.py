@@ -88,7 +88,9 @@ def upload(session: SftpSession, source: Any, target: Any, **options: Any) -> No
 
 
 def download(session: SftpSession, source: Any, target: Any, **options: Any) -> None:
-    _copy(session, lambda job: Download(job).run(os.fsencode(source), os.fsencode(target)), options)
+    _copy(
+        session, lambda job: Download(job).run(os.fsencode(source), os.fsencode(target)), options
+    )
 
 
 def _copy(session: SftpSession, begin: Any, options: Dict[str, Any]) -> None:

@@ -585,9 +585,7 @@ def test_a_local_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
         source.write_bytes(b"x" * size)
         os.utime(source, (1, 1))
 
-        def meddle(
-            self: SourceFile, buffer: memoryview, offset: int, new: bytes = change
-        ) -> None:
+        def meddle(self: SourceFile, buffer: memoryview, offset: int, new: bytes = change) -> None:
             read(self, buffer, offset)
             source.write_bytes(new)
 

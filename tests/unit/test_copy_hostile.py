@@ -12,8 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from ssh_service.copying import downloading
-from ssh_service.copying import protocol
+from ssh_service.copying import downloading, protocol
 from ssh_service.copying.protocol import ProtocolError
 from ssh_service.copying.session import Stalled
 from ssh_service.errors import SshTransferError

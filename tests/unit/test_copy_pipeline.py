@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, List
 
 import pytest
@@ -228,6 +229,22 @@ def test_the_end_of_the_session_ends_the_run() -> None:
     with server.session.lane() as lane, pytest.raises(SessionEnded) as caught:
         Pipeline(lane).run(main())
     assert caught.value.reason is reason
+
+
+def test_at_the_end_of_the_session_nobody_waits_to_tidy_up() -> None:
+    server = MadeUpServer(silent)
+    server.session.greet(1)
+
+    async def main() -> None:
+        for _ in range(3):
+            lane.ask(protocol.stat, b"x")
+        server.session.ended(None)
+        await lane.ask(protocol.stat, b"x")
+
+    began = time.monotonic()
+    with pytest.raises(SessionEnded), server.session.lane() as lane:
+        Pipeline(lane).run(main())
+    assert time.monotonic() - began < 1.0
 
 
 def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) -> None:

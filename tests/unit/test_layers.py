@@ -102,7 +102,8 @@ OUTSIDE: Dict[str, Set[str]] = {
     "ssh_fileshare": set(),
     "fault_proxy": set(),
     "local_sshd": set(),
-    "cli": set(),
+    "cli": {"click", "rich", "paramiko"},
+    "demo": {"rich"},
 }
 THE_REST_MAY_USE = {"paramiko", "cryptography"}
 ENGINE = {

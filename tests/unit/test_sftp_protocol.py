@@ -88,9 +88,11 @@ def plain(packets: List[Packet]) -> List[Any]:
 def test_a_stream_cut_anywhere_gives_the_same_packets(size: int) -> None:
     chance = random.Random(size)
     sent = [
-        (protocol.DATA, number, string(bytes([number]) * chance.choice([0, 1, 50, 5000])))
-        if number % 3
-        else (protocol.STATUS, number, status(number, 0)[9:])
+        (
+            (protocol.DATA, number, string(bytes([number]) * chance.choice([0, 1, 50, 5000])))
+            if number % 3
+            else (protocol.STATUS, number, status(number, 0)[9:])
+        )
         for number in range(100)
     ]
     stream = b"".join(frame(*packet) for packet in sent)

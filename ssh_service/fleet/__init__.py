@@ -1,0 +1,233 @@
+"""
+Many hosts at once: run a script on them, or copy to and from them, and take results as they come.
+
+    for result in fleet.run(["web01", "admin@db:2222"], "uptime", parallel=50):
+        print(result.host, result.status, result.stdout)
+
+In this process a command holds no thread: what bounds a run is `parallel`, not threads.  Given an
+executor (`concurrent.futures`), the work goes there: to threads, to the processes of a pool, or,
+by ``dask.distributed``'s ``Client.get_executor()``, to other machines.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor
+from typing import Any, Dict, Iterable, Mapping, Optional, Union
+
+from ssh_service import script as scripts
+from ssh_service.cache import SshClientCache
+from ssh_service.errors import SshConfigError
+from ssh_service.fleet.elsewhere import elsewhere
+from ssh_service.fleet.here import Here, OnOutput, OnProgress
+from ssh_service.fleet.hosts import Host, expand, parse
+from ssh_service.fleet.job import Job
+from ssh_service.fleet.result import HostResult, SshWorkerLost
+from ssh_service.fleet.results import Results
+from ssh_service.script import Script
+
+__all__ = [
+    "Host",
+    "HostResult",
+    "Results",
+    "SshWorkerLost",
+    "download",
+    "expand",
+    "parse",
+    "run",
+    "upload",
+]
+
+PARALLEL = 32
+Path = Union[str, "os.PathLike[str]"]
+Hosts = Iterable[Host]
+
+
+def run(
+    hosts: Hosts,
+    script: Script,
+    *,
+    connect: Optional[Mapping[str, Any]] = None,
+    parallel: int = PARALLEL,
+    timeout: Optional[float] = None,
+    env: Optional[Mapping[str, Any]] = None,
+    shell: Optional[str] = None,
+    max_output: Optional[int] = None,
+    on_output: Optional[OnOutput] = None,
+    executor: Optional[Executor] = None,
+    cache: Optional[SshClientCache] = None,
+) -> Results:
+    """
+    Run a script on many hosts.
+
+    Parameters
+    ----------
+    hosts : Iterable[Union[str, Mapping[str, Any]]]
+        ``[user@]host[:port]``, or connect parameters (see `ssh_service.params.resolve`).  Taken as
+        room comes up, so it may be endless.  See `expand` for ranges such as ``web[01-40]``.
+    script : Union[str, Iterable[str]]
+        The script, or its lines.
+    connect : Optional[Mapping[str, Any]]
+        Connect parameters for every host; those of the host itself win.
+    parallel : int
+        How many hosts may be under way, or done with their results not taken yet.
+    timeout : Optional[float]
+        Seconds for each host: connecting, waiting, running.
+    env : Optional[Mapping[str, Any]]
+        Environment variables.
+    shell : Optional[str]
+        The shell to run it in, a path on the server; None takes the login shell.
+    max_output : Optional[int]
+        Bytes that stdout and stderr of one host may each have; more ends the command.
+    on_output : Optional[Callable[[str, str, bytes], None]]
+        Called with host, ``stdout`` or ``stderr``, and a piece of output as it comes, on the
+        callback thread; the results then hold no output.  What it raises ends that host's
+        command, and is told as its error.  In this process only.
+    executor : Optional[Executor]
+        Where the work is done; None: in this process, without a thread for each command.
+    cache : Optional[SshClientCache]
+        Where connections come from, and stay; None: one of this call's own, where a connection is
+        closed as soon as its host is done.  In this process only: workers have their own.
+
+    Returns
+    -------
+    Results
+        An iterator of `HostResult`, in the order in which hosts are done.  The work has begun.
+
+    Raises
+    ------
+    SshConfigError
+        The script, a variable's name or a number is wrong.  A host that is wrong is told of by
+        its result.
+    """
+    arguments: Dict[str, Any] = {
+        "text": scripts.join(script),
+        "env": dict(scripts.check_environment(env)),
+        "shell": shell,
+        "max_output": max_output,
+    }
+    job = Job("run", arguments, dict(connect or {}), _seconds(timeout))
+    return _results(hosts, job, parallel, executor, cache, on_output, None)
+
+
+def upload(
+    hosts: Hosts,
+    local_path: Path,
+    remote_path: Path,
+    *,
+    connect: Optional[Mapping[str, Any]] = None,
+    parallel: int = PARALLEL,
+    timeout: Optional[float] = None,
+    on_progress: Optional[OnProgress] = None,
+    executor: Optional[Executor] = None,
+    cache: Optional[SshClientCache] = None,
+    **options: Any,
+) -> Results:
+    """
+    Copy a file or a tree to many hosts.
+
+    Parameters
+    ----------
+    hosts, connect, parallel, executor, cache
+        As for `run`; each copy holds a thread.
+    local_path, remote_path : Union[str, os.PathLike]
+        From where, to where.
+    timeout : Optional[float]
+        Seconds without any progress after which to give a host up.
+    on_progress : Optional[Callable[[str, Progress], None]]
+        Called with host and progress, on threads of the copies'.  In this process only.
+    **options : Any
+        ``recursive``, ``verify``, ``resume``, ``fsync``: as for `ssh_service.copying.upload`.
+
+    Returns
+    -------
+    Results
+        As for `run`.
+    """
+    arguments = _copy_arguments("upload", local_path, remote_path, options)
+    job = Job("upload", arguments, dict(connect or {}), _seconds(timeout))
+    return _results(hosts, job, parallel, executor, cache, None, on_progress)
+
+
+def download(
+    hosts: Hosts,
+    remote_path: Path,
+    local_path: Path,
+    *,
+    connect: Optional[Mapping[str, Any]] = None,
+    parallel: int = PARALLEL,
+    timeout: Optional[float] = None,
+    on_progress: Optional[OnProgress] = None,
+    executor: Optional[Executor] = None,
+    cache: Optional[SshClientCache] = None,
+    folder_per_host: bool = True,
+    **options: Any,
+) -> Results:
+    """
+    Copy a file or a tree from many hosts, into one folder for each.
+
+    Parameters
+    ----------
+    hosts, connect, parallel, timeout, on_progress, executor, cache, **options
+        As for `upload`.
+    remote_path : Union[str, os.PathLike]
+        From where.
+    local_path : Union[str, os.PathLike]
+        Where the folders go, each by the name of its host; they are made.  With an executor on
+        other machines, it is a path over there.
+    folder_per_host : bool
+        False, for a single host: the copy goes to `local_path` itself.
+
+    Returns
+    -------
+    Results
+        As for `run`.
+    """
+    arguments = _copy_arguments("download", local_path, remote_path, options)
+    arguments["folder_per_host"] = folder_per_host
+    job = Job("download", arguments, dict(connect or {}), _seconds(timeout))
+    return _results(hosts, job, parallel, executor, cache, None, on_progress)
+
+
+def _copy_arguments(
+    kind: str, local_path: Path, remote_path: Path, options: Mapping[str, Any]
+) -> Dict[str, Any]:
+    unknown = sorted(set(options) - {"recursive", "verify", "resume", "fsync"})
+    if unknown:
+        raise TypeError(f"{kind}() got an unexpected keyword argument {unknown[0]!r}")
+    return {
+        "local_path": os.fspath(local_path),
+        "remote_path": os.fspath(remote_path),
+        "options": dict(options),
+    }
+
+
+def _results(
+    hosts: Hosts,
+    job: Job,
+    parallel: int,
+    executor: Optional[Executor],
+    cache: Optional[SshClientCache],
+    on_output: Optional[OnOutput],
+    on_progress: Optional[OnProgress],
+) -> Results:
+    if isinstance(hosts, (str, bytes, Mapping)):
+        raise SshConfigError(f"hosts: expected several, such as a list, got {hosts!r}")
+    if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
+        raise SshConfigError(f"parallel: expected a number from 1 on, got {parallel!r}")
+    if executor is None:
+        return Results(hosts, Here(job, parallel, cache, on_output, on_progress), parallel)
+    if cache is not None or on_output is not None or on_progress is not None:
+        raise SshConfigError(
+            "cache, on_output and on_progress: not with an executor, whose workers may be"
+            " processes of their own"
+        )
+    return Results(hosts, elsewhere(job, parallel, executor), parallel)
+
+
+def _seconds(timeout: Optional[float]) -> Optional[float]:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise SshConfigError(f"timeout: expected seconds above 0, got {timeout!r}")
+    return float(timeout)

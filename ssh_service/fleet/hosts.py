@@ -1,0 +1,202 @@
+"""Hosts as people write them: ``[user@]host[:port]``, with ranges such as ``web[01-40]``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, Iterator, List, Mapping, Tuple, Union
+
+from ssh_service.errors import SshConfigError
+
+__all__ = ["Host", "expand", "name_of", "parse"]
+
+Host = Union[str, Mapping[str, Any]]
+
+# More hosts than this in one pattern are a slip of the finger.
+_MOST = 100_000
+# Brackets with digits, commas and dashes alone; those around an IPv6 address have colons.
+_RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
+_NAME = re.compile(r"[^\s@\[\]{}*?\"'`$;&|<>()\\/,]+\Z")
+
+
+def parse(text: str) -> Dict[str, Any]:
+    """
+    Read one destination.
+
+    Parameters
+    ----------
+    text : str
+        ``[user@]host[:port]``; an IPv6 address needs brackets where a port follows.
+
+    Returns
+    -------
+    Dict[str, Any]
+        ``host`` and, where given, ``username`` and ``port``.
+
+    Raises
+    ------
+    SshConfigError
+        It cannot be one.
+    """
+    user, at, rest = text.strip().rpartition("@")
+    host, port = rest, ""
+    if rest.startswith("["):
+        host, bracket, port = rest[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise _wrong(text, "a bracket is not closed")
+        has_port, port = bool(port), port[1:]
+    elif rest.count(":") == 1:
+        host, _, port = rest.partition(":")
+        has_port = True
+    else:  # none, or the colons of an IPv6 address
+        has_port = False
+    if at and not user:
+        raise _wrong(text, "no user before the @")
+    if not host:
+        raise _wrong(text, "no host")
+    if host.startswith("-") or not _NAME.match(host):
+        raise _wrong(text, f"{host!r} is no host name")
+    found: Dict[str, Any] = {"host": host}
+    if user:
+        found["username"] = user
+    if has_port:
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise _wrong(text, f"{port!r} is no port")
+        found["port"] = int(port)
+    return found
+
+
+def expand(pattern: str) -> List[str]:
+    """
+    Write a pattern out.
+
+    Parameters
+    ----------
+    pattern : str
+        A destination that may have ranges in it: ``web[01-40]``, ``db[1,3,7-9].example.org``,
+        ``rack[1-2]-node[01-16]``.  A leading zero sets the width.
+
+    Returns
+    -------
+    List[str]
+        The destinations, in order.
+
+    Raises
+    ------
+    SshConfigError
+        A range goes backwards, is no range, or gives too many hosts.
+    """
+    texts = [""]
+    at = 0
+    for found in _RANGE.finditer(pattern):
+        numbers = list(_numbers(found.group(1), pattern))
+        if len(texts) * len(numbers) > _MOST:
+            raise _wrong(pattern, f"it stands for more than {_MOST} hosts")
+        before = pattern[at : found.start()]
+        texts = [text + before + number for text in texts for number in numbers]
+        at = found.end()
+    texts = [text + pattern[at:] for text in texts]
+    for text in texts[:1]:
+        parse(text)  # what is wrong with one is wrong with all
+    return texts
+
+
+def _numbers(ranges: str, pattern: str) -> Iterator[str]:
+    for part in ranges.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise _wrong(pattern, f"[{ranges}] is no range; write [01-40] or [1,3,7-9]")
+        begin, end = int(first), int(last or first)
+        if end < begin:
+            raise _wrong(pattern, f"the range {part} goes backwards")
+        if end - begin >= _MOST:
+            raise _wrong(pattern, f"it stands for more than {_MOST} hosts")
+        width = len(first) if first.startswith("0") else 0
+        for number in range(begin, end + 1):
+            yield str(number).zfill(width)
+
+
+def _wrong(text: str, reason: str) -> SshConfigError:
+    return SshConfigError(f"host {text!r}: {reason}; expected [user@]host[:port]")
+
+
+def name_of(host: Any) -> str:
+    """
+    Name a host as the caller wrote it.
+
+    Parameters
+    ----------
+    host : Any
+        A destination or connect parameters.
+
+    Returns
+    -------
+    str
+        The name.
+    """
+    if isinstance(host, Mapping):
+        return str(host.get("host"))
+    return str(host)
+
+
+def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
+    """
+    Join what is said of one host with what is said of all.
+
+    Parameters
+    ----------
+    host : Any
+        A destination or connect parameters.
+    common : Mapping[str, Any]
+        For all hosts.
+
+    Returns
+    -------
+    Dict[str, Any]
+        For `ssh_service.params.resolve`.
+
+    Raises
+    ------
+    SshConfigError
+        The host is of another type, or cannot be one.
+    """
+    if isinstance(host, Mapping):
+        return {**common, **host}
+    if isinstance(host, str):
+        return {**common, **parse(host)}
+    raise SshConfigError(f"host: expected a str or a mapping, got {host!r}")
+
+
+def folder_name(host: str) -> str:
+    """
+    Give the name of the folder, or the beginning of the file, that belongs to a host.
+
+    Parameters
+    ----------
+    host : str
+        As the caller wrote it.
+
+    Returns
+    -------
+    str
+        The same, without what would lead elsewhere.
+    """
+    name = re.sub(r"[/\\\0]", "_", host)
+    return name if name.strip(".") else f"_{name}"
+
+
+def unique(hosts: List[str]) -> Tuple[List[str], int]:
+    """
+    Drop hosts that are named twice.
+
+    Parameters
+    ----------
+    hosts : List[str]
+        As written out.
+
+    Returns
+    -------
+    Tuple[List[str], int]
+        Each once, in order; and how many were dropped.
+    """
+    once = list(dict.fromkeys(hosts))
+    return once, len(hosts) - len(once)

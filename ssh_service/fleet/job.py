@@ -1,0 +1,259 @@
+"""What is to be done at every host, and how it is done at one."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import CancelledError
+from typing import Any, Callable, Dict, NamedTuple, Optional
+
+from ssh_service import copying, params, remote
+from ssh_service.cache import SshClientCache
+from ssh_service.command import Command, CommandFuture
+from ssh_service.copying import ProgressCallback
+from ssh_service.errors import SshCommandCancelled, SshConnectionLost
+from ssh_service.fleet import hosts
+from ssh_service.fleet.result import HostResult, SshWorkerLost, completed, failed
+from ssh_service.streams import Output
+from ssh_service.transport import SshChannel
+
+__all__ = ["Job", "copy", "start"]
+
+# Asked just before anything is sent, and never twice for one host; False: it may not be.
+Claim = Callable[[], bool]
+
+
+class Job(NamedTuple):
+    """
+    What is to be done at every host; it can be pickled.
+
+    Attributes
+    ----------
+    kind : str
+        ``run``, ``upload`` or ``download``.
+    arguments : Dict[str, Any]
+        What of.
+    connect : Dict[str, Any]
+        Connect parameters for every host.
+    timeout : Optional[float]
+        Seconds for each host.
+    """
+
+    kind: str
+    arguments: Dict[str, Any]
+    connect: Dict[str, Any]
+    timeout: Optional[float]
+
+
+class _ClaimedCommand(Command):
+    """A command that asks, just before it is sent, whether it may be."""
+
+    claim: Optional[Claim] = None
+
+    def start(self, channel: SshChannel) -> bool:
+        """Send the script, if that is allowed."""
+        if self.claim is not None and not self.over:
+            try:
+                allowed = self.claim()
+            except Exception as exc:  # the other end of the claim is gone, whatever it says
+                self.fail(SshWorkerLost(f"{self.connection_id}: not sent: {exc}", sent=False))
+                return False
+            if not allowed:
+                self.fail(unknown_fate(self.connection_id))
+                return False
+        return super().start(channel)
+
+
+def unknown_fate(name: str) -> SshWorkerLost:
+    """
+    Make the error for a host whose worker was lost after its command may have been sent.
+
+    Parameters
+    ----------
+    name : str
+        The host's.
+
+    Returns
+    -------
+    SshWorkerLost
+        Not raised yet.
+    """
+    return SshWorkerLost(
+        f"{name}: the worker was lost after it was given the go-ahead; nobody knows what became"
+        " of it there, and it was not tried again"
+    )
+
+
+def start(
+    cache: SshClientCache,
+    job: Job,
+    host: Any,
+    *,
+    idle_timeout: Optional[float],
+    claim: Optional[Claim] = None,
+    stdout: Optional[Output] = None,
+    stderr: Optional[Output] = None,
+) -> CommandFuture:
+    """
+    Begin a job of kind ``run`` at one host.
+
+    Parameters
+    ----------
+    cache : SshClientCache
+        Where the connection comes from.
+    job : Job
+        What to run.
+    host : Any
+        Where.
+    idle_timeout : Optional[float]
+        As for `ssh_service.remote.submit`.
+    claim : Optional[Callable[[], bool]]
+        Asked just before the script is sent.
+    stdout, stderr : Optional[Output]
+        What becomes of what it writes.
+
+    Returns
+    -------
+    CommandFuture
+        Its outcome.
+
+    Raises
+    ------
+    SshConfigError
+        The host, or a connect parameter, is wrong.
+    """
+    target = params.resolve(hosts.connect_params(host, job.connect))
+    arguments = job.arguments
+    command = _ClaimedCommand(
+        arguments["text"],
+        arguments["env"],
+        arguments["shell"],
+        target.connection_id,
+        timeout=job.timeout,
+        stdout=stdout or Output(arguments["max_output"]),
+        stderr=stderr or Output(arguments["max_output"]),
+    )
+    command.claim = claim
+    remote.begin(cache, target, command, idle_timeout=idle_timeout)
+    return command.future
+
+
+def copy(
+    cache: SshClientCache,
+    job: Job,
+    host: Any,
+    *,
+    idle_timeout: Optional[float],
+    claim: Optional[Claim] = None,
+    progress: Optional[ProgressCallback] = None,
+) -> None:
+    """
+    Do a job of kind ``upload`` or ``download`` at one host.
+
+    Parameters
+    ----------
+    cache, job, host, idle_timeout, claim
+        As for `start`.
+    progress : Optional[Callable[[Progress], None]]
+        Told how far it is; what it raises ends the copy.
+    """
+    target = params.resolve(hosts.connect_params(host, job.connect))
+    for last_try in (False, True):
+        slot = cache.acquire(target)
+        try:
+            if claim is not None and not claim():
+                raise unknown_fate(target.connection_id)
+            claim = None  # granted once, for both tries: what was never sent may go again
+            transport = slot.pair.result()[0]
+            options = {**job.arguments["options"], "timeout": job.timeout, "progress": progress}
+            local, there = job.arguments["local_path"], job.arguments["remote_path"]
+            if job.kind == "upload":
+                copying.upload(transport, local, there, **options)
+            else:
+                if job.arguments["folder_per_host"]:
+                    local = os.path.join(local, hosts.folder_name(hosts.name_of(host)))
+                    os.makedirs(local, exist_ok=True)
+                copying.download(transport, there, local, **options)
+            return
+        except SshConnectionLost as lost:
+            if lost.sent or last_try:
+                raise
+        finally:
+            cache.release(slot, idle_timeout)
+
+
+class Clock:
+    """Makes results of one host, with the time it took."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = hosts.name_of(host)
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was begun."""
+        return time.monotonic() - self._began
+
+    def result(self, future: Any) -> HostResult:
+        """
+        Tell what became of a command.
+
+        Parameters
+        ----------
+        future : concurrent.futures.Future
+            Done.
+
+        Returns
+        -------
+        HostResult
+            The result.
+        """
+        try:
+            process = future.result()
+        except (Exception, CancelledError) as error:  # CancelledError: by itself in Python 3.8
+            return failed(self.host, error, self.seconds)
+        return completed(self.host, process, self.seconds)
+
+    def failed(self, error: BaseException) -> HostResult:
+        """
+        Tell what went wrong.
+
+        Parameters
+        ----------
+        error : BaseException
+            What was raised.
+
+        Returns
+        -------
+        HostResult
+            The result.
+        """
+        return failed(self.host, error, self.seconds)
+
+    def cancelled(self, what: str = "it") -> HostResult:
+        """
+        Tell that it was cancelled before anything was sent.
+
+        Parameters
+        ----------
+        what : str
+            What was cancelled.
+
+        Returns
+        -------
+        HostResult
+            The result.
+        """
+        text = f"{self.host}: {what} was cancelled"
+        return self.failed(SshCommandCancelled(text, phase="queue"))
+
+    def copied(self) -> HostResult:
+        """
+        Tell that a copy is complete.
+
+        Returns
+        -------
+        HostResult
+            The result.
+        """
+        return completed(self.host, None, self.seconds)

@@ -1,0 +1,105 @@
+"""
+A process pool's side of a run: each worker process has a line to the caller.
+
+Over that line go the claims before anything is sent, the results as they come, and the word to
+stop; so a call of the executor lasts only until the host has been begun, and one process has many
+hosts under way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from multiprocessing.connection import Client, Connection
+from typing import Dict, Optional, Tuple
+
+from ssh_service.fleet import worker
+from ssh_service.fleet.result import HostResult
+from ssh_service.fleet.worker import Task
+
+__all__ = ["begin"]
+
+_lock = threading.Lock()
+_stations: Dict[Tuple[int, str], "_Station"] = {}  # guarded by _lock; by process and run
+
+
+class _Station:
+    """One run, in one worker process."""
+
+    def __init__(self, run: str, address: str, authkey: bytes, share: int) -> None:
+        self._run = run
+        self._room = threading.Semaphore(share)
+        self._lock = threading.Lock()
+        self._line: Connection = Client(address, authkey=authkey)
+        threading.Thread(
+            target=self._listen, name="ssh-service-fleet-station", daemon=True
+        ).start()
+
+    def begin(self, task: Task) -> None:
+        self._room.acquire()  # while it waits, other processes take what there is to do
+        self._send("taken", task.number, None)
+        worker.perform(
+            task,
+            lambda: self._send("claim", task.number, None),
+            lambda result: self._done(task.number, result),
+        )
+
+    def _done(self, number: int, result: HostResult) -> None:
+        self._room.release()
+        try:
+            self._send("done", number, result)
+        except OSError:
+            pass  # nobody waits for it any more
+        except Exception as error:  # what cannot be pickled
+            self._send(
+                "done", number, HostResult(result.host, "FAILED", result.seconds, None, error)
+            )
+
+    def _send(self, kind: str, number: int, result: Optional[HostResult]) -> bool:
+        with self._lock:
+            self._line.send((kind, number, result))
+        return True  # it is in the socket, and outlives this process
+
+    def _listen(self) -> None:
+        try:
+            while self._line.recv() == "cancel":
+                worker.cancel(self._run)
+        except (EOFError, OSError):
+            pass  # the caller is gone: as if it had said that it is over
+        with _lock:
+            _stations.pop((os.getpid(), self._run), None)
+        worker.cancel(self._run)
+        worker.forget(self._run)
+        with self._lock:
+            self._line.close()
+
+
+def begin(task: Task, address: str, authkey: bytes, share: int) -> bool:
+    """
+    Begin with one host, as soon as this process has room for it.
+
+    Parameters
+    ----------
+    task : Task
+        The host, and what to do there.
+    address : str
+        Where the caller listens.
+    authkey : bytes
+        What shows that we belong to it.
+    share : int
+        How many hosts this process may have under way.
+
+    Returns
+    -------
+    bool
+        False if it was not begun, as the run was cancelled.
+    """
+    if worker.is_cancelled(task.run):
+        return False
+    with _lock:
+        key = (os.getpid(), task.run)
+        if key not in _stations:
+            _stations[key] = _Station(task.run, address, authkey, share)
+        station = _stations[key]
+    station.begin(task)
+    return True

@@ -1,0 +1,16 @@
+"""What worker processes run; they have to be able to import it."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Tuple
+
+from ssh_service import remote
+from ssh_service.cache import SshClientCache
+
+_cache = SshClientCache()
+
+
+def hello(work: Tuple[Dict[str, Any], int]) -> str:
+    """Let the server say a number."""
+    params, number = work
+    return remote.submit(_cache, params, f"echo {number}").result(30).stdout.strip()

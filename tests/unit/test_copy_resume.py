@@ -1,0 +1,170 @@
+"""Going on after an interrupt, and comparing what arrived: on a server without a shell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from ssh_service.copying import job as job_module
+from ssh_service.copying.downloading import Download
+from ssh_service.copying.session import SftpSession
+from ssh_service.copying.uploading import Upload
+from tests.unit.sftp_harness import SFTP_SERVER, download, real_session, upload
+from tests.unit.trees import describe, litter, make_tree
+
+pytestmark = pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
+
+SIZE = 40_000_000
+BOTH = pytest.mark.parametrize("copy", [upload, download])
+Copy = Callable[..., None]
+
+
+@pytest.fixture(name="session")
+def session_of_a_real_server(tmp_path: Path) -> Iterator[SftpSession]:
+    with real_session(tmp_path) as session:
+        yield session
+
+
+@pytest.fixture(name="source")
+def large_file(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+@pytest.fixture(name="target")
+def place_in_a_folder_of_its_own(tmp_path: Path) -> Path:
+    (tmp_path / "folder").mkdir()
+    return tmp_path / "folder" / "target"
+
+
+def interrupt(
+    copy: Copy, session: SftpSession, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> bytes:
+    """Begin a copy, stop it half-way, and give the path of what it left."""
+    monkeypatch.setattr(job_module, "_REPORT_EVERY", 0.0)
+
+    def stop(progress: Any) -> None:
+        if progress.bytes_done > SIZE // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy(session, source, target, progress=stop, resume=True)
+    (left,) = litter(target.parent)
+    assert os.path.getsize(left) > SIZE // 2
+    return bytes(left)
+
+
+def test_an_upload_goes_on_where_it_was_interrupted(
+    session: SftpSession, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(upload, session, source, target, monkeypatch)
+    before = session.sent
+    upload(session, source, target, resume=True)
+    assert session.sent - before < SIZE // 2
+    assert target.read_bytes() == source.read_bytes()
+    assert not litter(target.parent)
+
+
+@BOTH
+@pytest.mark.parametrize("place", [0, SIZE // 3])
+def test_what_is_not_the_same_is_not_gone_on_with(
+    copy: Copy,
+    session: SftpSession,
+    source: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: int,
+) -> None:
+    left = interrupt(copy, session, source, target, monkeypatch)
+    with open(left, "r+b") as file:
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 1]))
+    copy(session, source, target, resume=True)
+    assert target.read_bytes() == source.read_bytes()
+    assert not litter(target.parent)
+
+
+@BOTH
+def test_the_source_may_have_become_shorter(
+    copy: Copy,
+    session: SftpSession,
+    source: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt(copy, session, source, target, monkeypatch)
+    source.write_bytes(b"x" * (SIZE // 10))
+    copy(session, source, target, resume=True)
+    assert target.read_bytes() == source.read_bytes()
+
+
+@BOTH
+def test_what_was_left_to_resume_is_litter_for_a_copy_that_does_not(
+    copy: Copy,
+    session: SftpSession,
+    source: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt(copy, session, source, target, monkeypatch)
+    session.facts.clear()  # as for another connection
+    copy(session, source, target)
+    assert os.listdir(target.parent) == ["target"]
+
+
+@BOTH
+def test_another_targets_leftover_is_left_alone(
+    copy: Copy,
+    session: SftpSession,
+    source: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = interrupt(copy, session, source, target, monkeypatch)
+    copy(session, source, target.with_name("other"), resume=True)
+    assert litter(target.parent) == [left]
+
+
+@BOTH
+def test_verified_copies_are_the_same(copy: Copy, session: SftpSession, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    copy(session, source, tmp_path / "target", verify=True)
+    assert describe(tmp_path / "target") == describe(source)
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 1000, 3_000_000])
+def test_what_arrived_differently_is_told_and_the_old_file_stays(
+    copy: Copy,
+    session: SftpSession,
+    tmp_path: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    (tmp_path / "source").write_bytes(bytes(size))
+    target.write_bytes(b"old")
+    kind = Upload if copy is upload else Download
+    verify = kind._verify
+    spoiled: List[bytes] = []
+
+    async def spoil_and_verify(self: Any, *args: Any) -> None:
+        for path in litter(target.parent):
+            with open(path, "r+b") as file:
+                file.seek(size - 1)
+                file.write(b"\1")
+            spoiled.append(path)
+        await verify(self, *args)
+
+    monkeypatch.setattr(kind, "_verify", spoil_and_verify)
+    with pytest.raises(OSError, match="not what was sent"):
+        copy(session, tmp_path / "source", target, verify=True)
+    assert len(spoiled) == 1
+    assert target.read_bytes() == b"old"
+    assert not litter(target.parent)
