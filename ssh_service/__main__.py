@@ -1,14 +1,11 @@
-"""``python -m ssh_service``: the demonstration."""
+"""``python -m ssh_service``, which is also ``ssh-service``."""
 
 from __future__ import annotations
 
 import sys
+from typing import List
 
-_USAGE = """\
-usage: python -m ssh_service demo [--host [USER@]HOST[:PORT]] [--key FILE] [--host-key POLICY]
-
-demo    show what the library does, step by step, without a server or on one
-"""
+from ssh_service import cli
 
 
 def main() -> int:
@@ -18,23 +15,36 @@ def main() -> int:
     Returns
     -------
     int
-        The exit status: 0 all well, 1 it failed, 2 usage, 130 interrupted.
+        The exit status: 0 all well, 1 some failed, 2 usage, 130 interrupted.
     """
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_USAGE, end="")
-        return 0 if arguments else 2
-    if arguments[0] != "demo":
-        print(f"there is no command {arguments[0]!r}\n{_USAGE}", end="", file=sys.stderr)
-        return 2
+    if arguments[:1] == ["demo"]:  # needs neither click nor the rest
+        return demo(arguments[1:])
+    return cli.main(arguments)
+
+
+def demo(arguments: List[str]) -> int:
+    """
+    Run the demonstration.
+
+    Parameters
+    ----------
+    arguments : List[str]
+        Its own.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
     try:
-        from ssh_service.demo import main as demo
+        from ssh_service.demo import main as demonstrate
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ssh_service"):
             raise
         print(f"{error}; install it with: pip install 'ssh-service[demo]'", file=sys.stderr)
         return 2
-    return demo(arguments[1:])
+    return demonstrate(arguments)
 
 
 if __name__ == "__main__":

@@ -196,8 +196,11 @@ class SessionPool:
             self._barren = 0
         for lane in [lane for lane in self._lanes if lane.has_ended() and not lane.sessions]:
             self._remove_locked(lane)
-        lanes = [lane for lane in self._lanes if lane.has_room()]
-        if not self._queue or not lanes:
+        if not self._queue:
+            return None
+        most = self._most_lanes_locked()
+        lanes = [lane for lane in self._lanes if lane.number < most and lane.has_room()]
+        if not lanes:
             return None
         lane = min(lanes, key=lambda lane: (lane.spare is None, lane.sessions))
         session, lane.spare = lane.spare or _Session(self, lane), None
@@ -224,14 +227,21 @@ class SessionPool:
                 sent=False,
             )
             return None  # and so nothing can run
-        if self._lanes and (
-            len(self._lanes) >= self._max_connections or time.monotonic() < self._no_further_before
-        ):
+        most = self._most_lanes_locked()
+        usable = sum(lane.number < most for lane in self._lanes)
+        if usable and (usable >= most or time.monotonic() < self._no_further_before):
             return None
         taken = {lane.number for lane in self._lanes}
         lane = _Lane(next(number for number in itertools.count() if number not in taken))
         self._lanes.append(lane)
         return lane
+
+    def _most_lanes_locked(self) -> int:
+        """How many connections there may be for what is next in the queue."""
+        # A command of ours that ends another may need one more: where all sessions are taken by
+        # what never ends, nothing else would ever free one.
+        ours = bool(self._queue) and self._queue[0][0] < 0
+        return self._max_connections + ours
 
     def _is_stuck_locked(self) -> bool:
         """Tell whether no session is admitted, and none of ours will end."""
@@ -343,7 +353,7 @@ class SessionPool:
             if not command.start(channel):
                 channel.close()
             with self._lock:
-                wanted = lane in self._lanes and lane.spare is None and lane.has_room(beside=1)
+                wanted = lane.spare is None and lane in self._lanes and lane.has_room(beside=1)
                 spare = _Session(self, lane)
                 if wanted:
                     lane.spare, spare.asked = spare, True

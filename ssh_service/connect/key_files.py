@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import io
 import logging
 import os
@@ -20,7 +21,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from ssh_service.errors import SshConfigError
+from ssh_service.errors import SshConfigError, SshConnectError
 from ssh_service.secret import Secret
 
 __all__ = ["KeyFacts", "certifies", "inspect_key", "load_key", "read_certificate", "read_file"]
@@ -59,13 +60,17 @@ def read_file(path: str) -> bytes:
     ------
     SshConfigError
         It is missing or cannot be read.
+    SshConnectError
+        This process has no descriptor left to read it with.
     """
     try:
         with open(path, "rb") as file:
             return file.read(_MAX_SIZE)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise SshConfigError(f"key file {path!r} cannot be read: {reason}") from error
+        text = f"key file {path!r} cannot be read: {error.strerror or error}"
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # it will pass
+            raise SshConnectError(text, phase="auth") from error
+        raise SshConfigError(text) from error
 
 
 def warn_if_open(path: str) -> None:

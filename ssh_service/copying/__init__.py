@@ -1,6 +1,4 @@
-"""
-Copying files and trees over a connection, by SFTP alone: no shell, no scp, no clean profile needed.
-"""
+"""Files and trees over a connection, by SFTP: no shell, no scp, no clean profile needed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-SFTP over a connection: one session for each, shared by all copies and kept for the next.
-"""
+"""SFTP over a connection: one session for each, shared by all copies and kept for the next."""
 
 from __future__ import annotations
 

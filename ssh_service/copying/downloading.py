@@ -1,6 +1,4 @@
-"""
-From the server to here: a file, or a tree of them.
-"""
+"""From the server to here: a file, or a tree of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-What goes wrong in a copy, as errors that name the path: the server's word turned into an errno.
-"""
+"""What goes wrong in a copy, as errors that name the path and have the right errno."""
 
 from __future__ import annotations
 
@@ -17,6 +15,7 @@ from ssh_service.errors import (
     SshTransferError,
     transfer_error,
 )
+from ssh_service.transport import printable
 
 __all__ = ["Refused", "SshTransferTimeout", "local_error", "copy_error", "shown"]
 
@@ -83,11 +82,6 @@ class Refused(Exception):
 def shown(path: Union[str, bytes]) -> str:
     """Give a path as text, with bytes that are none kept as surrogates."""
     return os.fsdecode(path)
-
-
-def printable(text: str) -> str:
-    """Make a server's words fit for a message: one short line, nothing that steers a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:200].strip())
 
 
 def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:

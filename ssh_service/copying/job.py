@@ -1,6 +1,4 @@
-"""
-What all parts of one copy share: its options, its bounds, its progress.
-"""
+"""What all parts of one copy share: its options, its bounds, its progress."""
 
 from __future__ import annotations
 

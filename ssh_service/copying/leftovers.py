@@ -1,6 +1,4 @@
-"""
-The unfinished files of copies that died: found and removed on the server.
-"""
+"""The unfinished files of copies that died: found and removed on the server."""
 
 from __future__ import annotations
 

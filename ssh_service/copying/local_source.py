@@ -1,6 +1,4 @@
-"""
-What is copied from here: local files and trees, read as they are found.
-"""
+"""What is copied from here: local files and trees, read as they are found."""
 
 from __future__ import annotations
 
@@ -131,7 +129,7 @@ class SourceFile:
 
 
 def not_a_file(path: bytes, mode: int) -> SshTransferError:
-    """Build the error for what is neither a file nor a folder (or a folder where none is meant)."""
+    """Build the error for what is no regular file, though one is needed."""
     if stat.S_ISDIR(mode):
         return transfer_error(errno.EISDIR, shown(path))
     kinds = (

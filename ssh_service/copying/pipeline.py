@@ -23,7 +23,7 @@ from typing import (
     TypeVar,
 )
 
-from ssh_service.copying.session import Lane, Reply, Stalled
+from ssh_service.copying.session import Lane, Reply
 
 __all__ = ["STOPPED", "Budget", "Cancelled", "HandleBudget", "Pipeline", "Signal", "Task"]
 

@@ -1,6 +1,4 @@
-"""
-The server's files, one request per method: each asks, waits for its reply and checks it.
-"""
+"""The server's files, one request per method: each asks, waits for its reply and checks it."""
 
 from __future__ import annotations
 
@@ -247,7 +245,7 @@ def is_link(attributes: Attributes) -> bool:
 
 
 def is_file(attributes: Attributes) -> bool:
-    """Tell whether it is a regular file; one whose type the server does not say is taken for one."""
+    """Tell whether it is a regular file; so it is taken for where the server does not say."""
     return (
         attributes.mode is None
         or not stat.S_IFMT(attributes.mode)

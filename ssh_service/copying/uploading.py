@@ -1,6 +1,4 @@
-"""
-From here to the server: a file, or a tree of them.
-"""
+"""From here to the server: a file, or a tree of them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterable, Mapping, Optional, Union
 from ssh_service import script as scripts
 from ssh_service.cache import SshClientCache
 from ssh_service.errors import SshConfigError
-from ssh_service.fleet.elsewhere import elsewhere
+from ssh_service.fleet.elsewhere import runner_for
 from ssh_service.fleet.here import Here, OnOutput, OnProgress
 from ssh_service.fleet.hosts import Host, expand, parse
 from ssh_service.fleet.job import Job
@@ -222,7 +222,7 @@ def _results(
             "cache, on_output and on_progress: not with an executor, whose workers may be"
             " processes of their own"
         )
-    return Results(hosts, elsewhere(job, parallel, executor), parallel)
+    return Results(hosts, runner_for(job, parallel, executor), parallel)
 
 
 def _seconds(timeout: Optional[float]) -> Optional[float]:

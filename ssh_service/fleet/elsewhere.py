@@ -22,10 +22,10 @@ from ssh_service.fleet.result import HostResult, SshWorkerLost, failed
 from ssh_service.fleet.results import Runner
 from ssh_service.fleet.worker import Task
 
-__all__ = ["elsewhere"]
+__all__ = ["runner_for"]
 
 
-def elsewhere(job: Job, parallel: int, executor: Executor) -> Runner:
+def runner_for(job: Job, parallel: int, executor: Executor) -> Runner:
     """
     Choose how to give work to an executor.
 
@@ -75,6 +75,10 @@ class _Executing(Runner):
         with self._lock:
             given = self._given[self._next] = _Given(self._next, host)
             self._next += 1
+        self._give(given)
+
+    def _give(self, given: _Given) -> None:
+        host = given.host
         try:
             call = self._submit(Task(self._run, given.number, host, self._job))
         except Exception as error:  # shut down, or broken
@@ -155,6 +159,7 @@ class _ProcessPool(_Executing):
         # guarded by _lock: calls that failed
         self._broken: List[Tuple[_Given, BaseException]] = []
         self._stopped = False  # guarded by _lock
+        self._over = False
         self._spawn(self._accept)
 
     def _spawn(self, target: Any, *args: Any) -> None:
@@ -215,8 +220,10 @@ class _ProcessPool(_Executing):
             with self._lock:
                 self._broken.append((given, error))
             self._settle_broken(isinstance(error, BrokenExecutor))
-        elif call.result() is False:
+        elif call.result() == station.CANCELLED or (call.result() == station.FULL and self._over):
             self._settle(given.number, given.clock.cancelled())
+        elif call.result() == station.FULL:
+            self._give(given)  # to a process that has room
         # Else its line tells the rest, or the end of the line does.
 
     def _settle_broken(self, may_have_said_more: bool = True) -> None:
@@ -239,6 +246,7 @@ class _ProcessPool(_Executing):
 
     def cancel(self) -> None:
         """End what is under way in all workers."""
+        self._over = True
         self._withdraw()
         with self._lock:
             lines = list(self._lines)

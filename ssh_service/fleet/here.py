@@ -52,7 +52,7 @@ class Here(Runner):
     ) -> None:
         self._job = job
         self._owns_cache = cache is None
-        self._cache = cache or SshClientCache()
+        self._cache = SshClientCache() if cache is None else cache  # an empty one is false
         self._idle_timeout = 0.0 if cache is None else None
         self._on_output = on_output
         self._on_progress = on_progress

@@ -19,6 +19,11 @@ from ssh_service.fleet.worker import Task
 
 __all__ = ["begin"]
 
+# What a call comes to.
+BEGUN, FULL, CANCELLED = "begun", "full", "cancelled"
+# Seconds that a full process waits before it lets another have the host.
+_FULL_PAUSE = 0.05
+
 _lock = threading.Lock()
 _stations: Dict[Tuple[int, str], "_Station"] = {}  # guarded by _lock; by process and run
 
@@ -35,14 +40,17 @@ class _Station:
             target=self._listen, name="ssh-service-fleet-station", daemon=True
         ).start()
 
-    def begin(self, task: Task) -> None:
-        self._room.acquire()  # while it waits, other processes take what there is to do
+    def begin(self, task: Task) -> bool:
+        # While it waits, other processes take what there is to do.
+        if not self._room.acquire(timeout=_FULL_PAUSE):
+            return False
         self._send("taken", task.number, None)
         worker.perform(
             task,
             lambda: self._send("claim", task.number, None),
             lambda result: self._done(task.number, result),
         )
+        return True
 
     def _done(self, number: int, result: HostResult) -> None:
         self._room.release()
@@ -74,9 +82,9 @@ class _Station:
             self._line.close()
 
 
-def begin(task: Task, address: str, authkey: bytes, share: int) -> bool:
+def begin(task: Task, address: str, authkey: bytes, share: int) -> str:
     """
-    Begin with one host, as soon as this process has room for it.
+    Begin with one host, if this process has room for it.
 
     Parameters
     ----------
@@ -91,15 +99,14 @@ def begin(task: Task, address: str, authkey: bytes, share: int) -> bool:
 
     Returns
     -------
-    bool
-        False if it was not begun, as the run was cancelled.
+    str
+        ``BEGUN``, ``FULL`` or ``CANCELLED``.
     """
     if worker.is_cancelled(task.run):
-        return False
+        return CANCELLED
     with _lock:
         key = (os.getpid(), task.run)
         if key not in _stations:
             _stations[key] = _Station(task.run, address, authkey, share)
         station = _stations[key]
-    station.begin(task)
-    return True
+    return BEGUN if station.begin(task) else FULL

@@ -360,6 +360,11 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             self._wire.release()
             self._finish()
 
+    def stop_thread(self) -> None:
+        """Do nothing: paramiko calls this when the interpreter ends, and so do sockets."""
+        # Closing it here would tell everyone, in a process that is about to be gone, that the
+        # server closed the connection; daemon threads would print that as they die (fault G24).
+
     def _disown(self) -> None:
         """Become useless, in a forked child: threads that it has not may hold all of these."""
         self._state, self.lock = threading.Lock(), threading.Lock()
@@ -413,11 +418,6 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self.active = False
         self._wire.close()
         self.clear_to_send.set()  # whoever waits for a key exchange finds the connection ended
-        # Once the last writer has gone, the number may be re-used.  One that a signal's handler
-        # tore away from the gate has left it closed for ever (fault G23).
-        self.clear_to_send_lock.acquire(timeout=_CLOSE_LIMIT)
-        self._wire.release()
-        self.clear_to_send_lock.release()
         with self.lock:
             known = self._held.union(self._channels.values())
             self._held.clear()
@@ -428,6 +428,11 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 callback(self, self._loss)
             except Exception:  # the others have to be told all the same
                 _log.exception("%s: a done callback failed", self.connection_id)
+        # Once the last writer has gone, the number may be re-used.  One that a signal's handler
+        # tore away from the gate has left it closed for ever (fault G23).
+        self.clear_to_send_lock.acquire(timeout=_CLOSE_LIMIT / 2)
+        self._wire.release()
+        self.clear_to_send_lock.release()
 
     def _why(self) -> SshConnectionLost:
         error = self._first_error

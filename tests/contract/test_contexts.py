@@ -109,6 +109,7 @@ def test_the_servers_limit_of_sessions_is_never_an_error(sshd_factory: Any) -> N
 def test_a_connection_lost_while_idle_is_replaced_silently(run: Run, sshd: Sshd) -> None:
     assert run("true")[0] == Status.SUCCEEDED
     sshd.cut()
+    wait_until(lambda: not SshService._CLIENT_CACHE)  # the news has arrived
     assert run("true")[0] == Status.SUCCEEDED
     assert sshd.logins() == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import random
 import signal
 import threading
@@ -100,7 +101,7 @@ def test_remote_paths_are_relative_to_the_home_directory(
 ) -> None:
     name = f".ssh-service-test-{os.getpid()}"
     (tmp_path / "file").write_bytes(b"content")
-    home = Path("~").expanduser()
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # the server's idea, whatever HOME says here
     try:
         for path in (name, f"./{name}", f"~/{name}", f"~{sshd.username}/{name}"):
             upload(transport, tmp_path / "file", path)

@@ -151,7 +151,9 @@ def test_callbacks_run_in_order_on_one_thread_that_is_not_the_callers() -> None:
     assert not background.on_callback_thread()
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, pytest.fail.Exception])
+@pytest.mark.parametrize(
+    "error", [ValueError, SystemExit, KeyboardInterrupt, pytest.fail.Exception]
+)
 def test_a_callback_that_raises_does_not_stop_those_after_it(
     error: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

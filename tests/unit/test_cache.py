@@ -569,8 +569,10 @@ def test_cleanup_closes_leased_connections_too_and_all_before_one_is_waited_for(
 ) -> None:
     with connections.lease(connect_params("alpha")), connections.lease(connect_params("beta")):
         first, second = dialer.transports
-        first.close = lambda: None if not second.is_active() else pytest.fail(  # type: ignore
-            "one was waited for while another was still open"
+        first.close = lambda: (
+            None
+            if not second.is_active()
+            else pytest.fail("one was waited for while another was still open")  # type: ignore
         )
         connections.cleanup()
         assert not first.is_active() and not second.is_active()

@@ -335,11 +335,13 @@ def test_two_hundred_rounds_of_everything_at_once_leave_nothing_open(
 
     def dial(to: Any, deadline: float, **_: Any) -> FakeTransport:
         if len(made) % 7 == 3:
-            made.append(FakeTransport())
-            made[-1].lose()
+            transport = FakeTransport()
+            made.append(transport)
+            transport.lose()
             raise SshConnectError("refused")
-        made.append(FakeTransport(to.connection_id))
-        return made[-1]
+        transport = FakeTransport(to.connection_id)
+        made.append(transport)
+        return transport
 
     class Counting(SshClient):
         def connection_made(self, conn: Any) -> None:
@@ -389,8 +391,9 @@ def test_thousands_of_cleanups_while_dialling_leave_nothing_open(fine_grained: N
     made: List[FakeTransport] = []
 
     def dial(to: Any, deadline: float, **_: Any) -> FakeTransport:
-        made.append(FakeTransport(to.connection_id))
-        return made[-1]
+        transport = FakeTransport(to.connection_id)
+        made.append(transport)
+        return transport
 
     connections = SshClientCache(dialer=dial)
     destination = target()

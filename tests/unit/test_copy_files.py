@@ -450,7 +450,7 @@ class TestAsSomebodyElse:
         folder = tmp_path / "theirs"
         folder.mkdir()
         os.chown(folder, self.NOBODY, self.NOBODY)
-        for parent in (tmp_path, *tmp_path.parents[:2]):
+        for parent in (tmp_path, *list(tmp_path.parents)[:2]):
             parent.chmod(0o755)
         return folder
 
@@ -479,6 +479,17 @@ class TestAsSomebodyElse:
             check(caught.value, errno.EACCES, target)
         assert (tmp_path / "target").read_bytes() == b"old"
         assert not (tmp_path / "new").exists()
+
+    def test_a_folder_that_may_not_be_written_is_uploaded_with_what_is_in_it(
+        self, session: SftpSession, theirs: Path, tmp_path: Path
+    ) -> None:
+        source = tmp_path / "source"
+        (source / "locked" / "inner").mkdir(parents=True)
+        (source / "locked" / "file").write_bytes(b"x")
+        for folder in (source / "locked" / "inner", source / "locked", source):
+            folder.chmod(0o555)
+        upload(session, source, theirs / "target")
+        assert describe(theirs / "target") == describe(source)
 
     def test_where_reading_is_denied_nothing_changes(
         self, session: SftpSession, file: Path, tmp_path: Path
@@ -596,7 +607,11 @@ def test_a_local_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
         assert target.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("change", [b"shorter", b"longer" * 1_000_000])
+@pytest.mark.parametrize(
+    "change",
+    [b"shorter", b"longer" * 6_000_000, b"y" * 30_000_000],
+    ids=["shorter", "longer", "same size"],
+)
 def test_a_remote_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
     session: SftpSession, tmp_path: Path, change: bytes
 ) -> None:
@@ -611,7 +626,9 @@ def test_a_remote_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays
         nonlocal changed
         if not changed and progress.bytes_done:
             changed = True
-            source.write_bytes(change)
+            with open(source, "r+b") as file:  # in place, so that only its time may tell
+                file.write(change)
+                file.truncate()
 
     report = job_module.Job._report
     job_module._REPORT_EVERY = 0.0

@@ -535,6 +535,7 @@ def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_eve
 
     with EvilSsh() as server, connected(server.port) as transport:
         assert execute(transport, "hello") == (0, b"hello")
+        eventually(lambda: not transport.open_channels, "nobody sends")
         gate = transport.clear_to_send_lock = Torn()
         gate.armed = threading.current_thread()
         began = time.monotonic()
@@ -581,6 +582,7 @@ def test_a_refused_slot_and_a_closed_one_leave_nothing_behind() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         for _ in range(50):
             assert execute(transport, "hello") == (0, b"hello")
-        assert not transport._held and not transport.channels_seen and not transport._deferred
+        assert not transport._held and not transport.channels_seen
+        eventually(lambda: not transport._deferred, "all that was to be sent is sent")
         gc.collect()
         eventually(lambda: len(transport._channels) == 0, "no channel is left")

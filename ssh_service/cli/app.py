@@ -1,0 +1,335 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import click
+
+from ssh_service.cli import completion
+
+__all__ = ["commands", "run"]
+
+_PROGRAM = "ssh-service"
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 99}
+_COMMAND = {**_CONTEXT, "allow_interspersed_args": False}
+
+
+def run(arguments: List[str]) -> int:
+    """
+    Run a command line.
+
+    Parameters
+    ----------
+    arguments : List[str]
+        Without the program's name.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    from ssh_service.errors import SshServiceError
+
+    try:
+        status = commands.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else _PROGRAM
+        text = " ".join(error.format_message().split())
+        click.echo(f"{path}: {text} (see {path} --help)", err=True)
+        return 2
+    except click.ClickException as error:
+        click.echo(f"{_PROGRAM}: {error.format_message()}", err=True)
+        return 2
+    except click.Abort:
+        return 130
+    except SshServiceError as error:  # before anything was begun
+        click.echo(f"{_PROGRAM}: {error}", err=True)
+        return 2 if isinstance(error, ValueError) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        import ssh_service
+
+        click.echo(f"{_PROGRAM} {ssh_service.__version__}")
+        context.exit()
+
+
+@click.group(context_settings=_CONTEXT)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
+def commands() -> None:
+    """
+    Run commands on many hosts at once, and copy to and from them, over SSH.
+
+    \b
+    ssh-service run -H web01 -H admin@db:2222 -- uptime
+    ssh-service run -H 'web[01-40]' --timeout 30 --json -- systemctl is-active nginx
+    ssh-service upload -f hosts.txt site.conf /etc/nginx/conf.d/
+    ssh-service download -H 'web[01-40]' /var/log/nginx/error.log logs/
+
+    Hosts, users, keys and jump hosts are found as ssh finds them: in ~/.ssh/config.  Host keys
+    must be known, unless --host-key or that file says otherwise.
+
+    Exit status: 0 all well, 1 some hosts failed, 2 wrong usage, 130 interrupted.
+    """  # noqa: D301
+
+
+def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_SHARED):
+        function = option(function)
+    return function
+
+
+_SHARED: List[Callable[..., Any]] = [
+    click.option(
+        "-H",
+        "--host",
+        "hosts",
+        multiple=True,
+        metavar="[USER@]HOST[:PORT]",
+        shell_complete=completion.hosts,
+        help="A host; repeatable. May be an alias of ~/.ssh/config, or a range: 'web[01-40]',"
+        " 'db[1,3,7-9]'.",
+    ),
+    click.option(
+        "-f",
+        "--hosts-file",
+        "files",
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(),
+        help="A file with a host on each line, # begins a comment; - reads standard input.",
+    ),
+    click.option(
+        "-p",
+        "--parallel",
+        type=click.IntRange(min=1),
+        default=32,
+        show_default=True,
+        metavar="N",
+        help="How many hosts at once.",
+    ),
+    click.option(
+        "-t",
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="For each host, from connecting to the end; of a copy: without any progress."
+        " Without it, connecting takes 30 s at most, and a command as long as it likes.",
+    ),
+    click.option(
+        "--host-key",
+        type=click.Choice(["strict", "accept-new", "off"]),
+        help="Whom to trust: known host keys only, new ones too (they are recorded), or anyone."
+        " Default: what ~/.ssh/config says, else strict.",
+    ),
+    click.option(
+        "-i",
+        "--key",
+        "keys",
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(),
+        help="A private key; repeatable. Default: as ssh finds them.",
+    ),
+    click.option(
+        "-F",
+        "--config",
+        metavar="FILE",
+        type=click.Path(),
+        help="An ssh_config file to read in place of ~/.ssh/config; none reads none.",
+    ),
+    click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Write one JSON object for each host, as it is done.",
+    ),
+    click.option(
+        "--fail-fast", is_flag=True, help="After the first failure begin no more, end the others."
+    ),
+    click.option(
+        "-n", "--dry-run", is_flag=True, help="Say what would be done where, and do nothing."
+    ),
+    click.option(
+        "-v", "--verbose", count=True, help="Tell more, on standard error; -vv still more."
+    ),
+]
+
+
+@commands.command("run", context_settings=_COMMAND)
+@_shared
+@click.option(
+    "-o",
+    "--output-dir",
+    metavar="DIR",
+    type=click.Path(),
+    help="Write each host's output to DIR/HOST.stdout and DIR/HOST.stderr.",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: Any) -> int:
+    """
+    Run a command on every host.
+
+    The words of COMMAND are joined by spaces and given to the user's login shell over there; quote
+    what your own shell is not to touch.  It reads nothing from standard input.
+
+    \b
+    ssh-service run -H 'web[01-40]' -- uptime
+    ssh-service run -f hosts.txt --json -- 'df -P / | tail -1' | jq -r '[.host, .stdout] | @tsv'
+    ssh-service run -H db1 -H db2 -o logs -- journalctl -b
+    """  # noqa: D301
+    from ssh_service.cli import work
+
+    return work.run(" ".join(command), output_dir, **options)
+
+
+@commands.command("upload", context_settings=_CONTEXT)
+@_shared
+@click.option("--verify", is_flag=True, help="Compare what arrived with what was sent.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted copy stopped.")
+@click.argument("local", type=click.Path())
+@click.argument("remote")
+def upload_command(**options: Any) -> int:
+    """
+    Copy the file or folder LOCAL to every host.
+
+    As with cp, it goes to REMOTE, or into it if that is a folder; modes and times are kept.
+
+    \b
+    ssh-service upload -H 'web[01-40]' site.conf /etc/nginx/conf.d/
+    ssh-service upload -H build01 src '~/work'
+    """  # noqa: D301
+    from ssh_service.cli import work
+
+    local = options["local"]
+    if not os.path.exists(local):
+        raise click.UsageError(f"{local!r}: no such file or folder")
+    return work.copy("upload", **options)
+
+
+@commands.command("download", context_settings=_CONTEXT)
+@_shared
+@click.option("--verify", is_flag=True, help="Compare what arrived with what was sent.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted copy stopped.")
+@click.argument("remote")
+@click.argument("local", type=click.Path())
+def download_command(**options: Any) -> int:
+    """
+    Copy the file or folder REMOTE from every host.
+
+    From one host it goes to LOCAL, or into it if that is a folder; from several into LOCAL/HOST/.
+
+    \b
+    ssh-service download -H web01 /etc/hosts hosts.web01
+    ssh-service download -H 'web[01-40]' /var/log/nginx logs
+    """  # noqa: D301
+    from ssh_service.cli import work
+
+    return work.copy("download", **options)
+
+
+@commands.command(
+    "demo",
+    context_settings={**_CONTEXT, "ignore_unknown_options": True},
+    add_help_option=False,
+    short_help="Watch the library work, without a server.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo_command(arguments: Tuple[str, ...]) -> int:
+    """Watch the library work, without a server or on one (needs the extra demo)."""
+    from ssh_service.__main__ import demo
+
+    return demo(list(arguments))
+
+
+@commands.command("bench", context_settings=_CONTEXT, short_help="Measure a host.")
+@click.option("-H", "--host", required=True, metavar="[USER@]HOST[:PORT]", help="The host.")
+@click.option(
+    "-c", "--commands", "count", type=click.IntRange(min=1), default=200, show_default=True,
+    help="How many commands.",
+)  # fmt: skip
+@click.option(
+    "-p", "--parallel", type=click.IntRange(min=1), default=16, show_default=True,
+    help="How many of them at once.",
+)  # fmt: skip
+@click.option(
+    "-m", "--mebibytes", type=click.IntRange(min=0), default=16, show_default=True,
+    help="How much to copy there and back; 0: nothing.",
+)  # fmt: skip
+@click.option("--host-key", type=click.Choice(["strict", "accept-new", "off"]))
+@click.option("-i", "--key", "keys", multiple=True, metavar="FILE", type=click.Path())
+@click.option("-F", "--config", metavar="FILE", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+def bench_command(**options: Any) -> int:
+    """
+    Measure a host: connecting, a command, many commands at once, a copy there and back.
+
+    It runs the command true, and copies one file to a temporary folder, which it removes.
+    """
+    from ssh_service.cli import bench
+
+    return bench.run(**options)
+
+
+@commands.command("completion", context_settings=_CONTEXT)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> None:
+    """
+    Write what makes a shell complete these commands.
+
+    \b
+    bash: eval "$(ssh-service completion bash)"        in ~/.bashrc
+    zsh:  eval "$(ssh-service completion zsh)"         in ~/.zshrc
+    fish: ssh-service completion fish | source         in ~/.config/fish/config.fish
+    """  # noqa: D301
+    click.echo(completion.script(commands, shell))
+
+
+def connect_parameters(
+    host_key: Optional[str], keys: Tuple[str, ...], config: Optional[str]
+) -> Dict[str, Any]:
+    """
+    Make connect parameters of the options.
+
+    Parameters
+    ----------
+    host_key : Optional[str]
+        The policy.
+    keys : Tuple[str, ...]
+        Private key files.
+    config : Optional[str]
+        An ssh_config file, or ``none``.
+
+    Returns
+    -------
+    Dict[str, Any]
+        For every host.
+    """
+    found: Dict[str, Any] = {}
+    if host_key == "off":
+        found.update(known_hosts=None, host_key_policy="off")
+    elif host_key:
+        found["host_key_policy"] = host_key
+    for key in keys:
+        if not os.path.isfile(os.path.expanduser(key)):
+            raise click.UsageError(f"--key {key}: no such file")
+    if keys:
+        found["client_keys"] = [os.path.expanduser(key) for key in keys]
+    if config == "none":
+        found["config"] = None
+    elif config:
+        if not os.path.isfile(os.path.expanduser(config)):
+            raise click.UsageError(f"--config {config}: no such file")
+        found["config"] = [config]
+    return found

@@ -1,0 +1,128 @@
+"""What ``bench`` measures at one host."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import Future
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from ssh_service import remote
+from ssh_service.cache import SshClientCache
+from ssh_service.cli.app import connect_parameters
+from ssh_service.errors import SshServiceError
+from ssh_service.fleet.hosts import connect_params
+
+__all__ = ["run"]
+
+_ONE_BY_ONE = 30
+
+
+def run(
+    host: str,
+    count: int,
+    parallel: int,
+    mebibytes: int,
+    host_key: Optional[str],
+    keys: Tuple[str, ...],
+    config: Optional[str],
+    as_json: bool,
+) -> int:
+    """
+    Measure a host.
+
+    Parameters
+    ----------
+    host : str
+        Where.
+    count, parallel : int
+        How many commands, and how many of them at once.
+    mebibytes : int
+        How much to copy.
+    host_key, keys, config
+        See `connect_parameters`.
+    as_json : bool
+        Whether to write JSON.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    connect = connect_params(host, connect_parameters(host_key, keys, config))
+    cache = SshClientCache()
+    try:
+        found = _measure(cache, connect, count, parallel, mebibytes)
+    except SshServiceError as error:
+        print(f"ssh-service: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        cache.cleanup()
+    if as_json:
+        print(json.dumps({"host": host, **found}))
+        return 0
+    print(f"connecting        {found['connect_ms']:9.1f} ms")
+    print(f"a command         {found['command_ms']:9.1f} ms   (median of {_ONE_BY_ONE})")
+    print(f"{count} commands, {parallel} at once {found['commands_per_s']:9.1f} a second")
+    if mebibytes:
+        print(f"upload            {found['upload_mb_s']:9.1f} MB/s")
+        print(f"download          {found['download_mb_s']:9.1f} MB/s")
+    return 0
+
+
+def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    began = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - began
+
+
+def _measure(
+    cache: SshClientCache, connect: Dict[str, Any], count: int, parallel: int, mebibytes: int
+) -> Dict[str, float]:
+    def once() -> None:
+        remote.submit(cache, connect, "true").result()
+
+    def many() -> None:
+        under_way: List["Future[Any]"] = []
+        for _ in range(count):
+            if len(under_way) == parallel:
+                under_way.pop(0).result()
+            under_way.append(remote.submit(cache, connect, "true"))
+        for future in under_way:
+            future.result()
+
+    found = {
+        "connect_ms": 1000 * _seconds(cache.get_client_connection, connect),
+        "command_ms": 1000 * statistics.median(_seconds(once) for _ in range(_ONE_BY_ONE)),
+        "commands_per_s": count / _seconds(many),
+    }
+    if mebibytes:
+        found.update(_copies(cache, connect, mebibytes))
+    return found
+
+
+def _copies(cache: SshClientCache, connect: Dict[str, Any], mebibytes: int) -> Dict[str, float]:
+    folder = remote.submit(cache, connect, "mktemp -d").result().stdout.strip()
+    if not folder.startswith("/"):
+        raise SshServiceError("the host gave no temporary folder (mktemp -d)")
+    megabytes = mebibytes * 1.048576
+    try:
+        with tempfile.TemporaryDirectory() as here:
+            there, again = f"{folder}/sample", os.path.join(here, "again")
+            sample = os.path.join(here, "sample")
+            with open(sample, "wb") as file:
+                for _ in range(mebibytes):
+                    file.write(os.urandom(1 << 20))
+            return {
+                "upload_mb_s": megabytes / _seconds(remote.upload, cache, connect, sample, there),
+                "download_mb_s": megabytes
+                / _seconds(remote.download, cache, connect, there, again),
+            }
+    finally:
+        remote.submit(cache, connect, f"rm -f {folder}/sample; rmdir {folder}").result()

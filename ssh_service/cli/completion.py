@@ -1,0 +1,68 @@
+"""Shell completion: the scripts, and the hosts that ssh knows by name."""
+
+from __future__ import annotations
+
+import os
+from typing import List
+
+import click
+
+__all__ = ["hosts", "script"]
+
+
+def script(command: click.Command, shell: str) -> str:
+    """
+    Give what a shell has to read.
+
+    Parameters
+    ----------
+    command : click.Command
+        What to complete.
+    shell : str
+        ``bash``, ``zsh`` or ``fish``.
+
+    Returns
+    -------
+    str
+        Commands of that shell's.
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"no completion for {shell}")
+    # `source` of bash asks which bash there is, and refuses old ones on stderr.
+    return kind(command, {}, "ssh-service", "_SSH_SERVICE_COMPLETE").source()
+
+
+def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> List[str]:
+    """
+    Complete a host from ``~/.ssh/config``.
+
+    Parameters
+    ----------
+    context, parameter : Any
+        As click gives them.
+    incomplete : str
+        What was typed so far; what stands before an ``@`` is kept.
+
+    Returns
+    -------
+    List[str]
+        Names that begin so.
+    """
+    user, at, begin = incomplete.rpartition("@")
+    return [f"{user}{at}{name}" for name in _known() if name.startswith(begin)]
+
+
+def _known() -> List[str]:
+    names: List[str] = []
+    try:
+        with open(os.path.expanduser("~/.ssh/config"), encoding="utf-8", errors="replace") as file:
+            for line in file:
+                word, *rest = line.replace("=", " ", 1).split() or [""]
+                if word.lower() == "host":
+                    names += [name for name in rest if not set(name) & set("*?!#")]
+    except OSError:
+        pass  # nothing to offer
+    return list(dict.fromkeys(names))

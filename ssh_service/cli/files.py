@@ -1,0 +1,84 @@
+"""The files that take the hosts' output."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import BinaryIO, Dict, Tuple
+
+import click
+
+from ssh_service.errors import SshServiceError
+from ssh_service.fleet.hosts import folder_name
+
+__all__ = ["OutputFiles"]
+
+
+class OutputFiles:
+    """
+    A folder with two files for each host.
+
+    Parameters
+    ----------
+    folder : str
+        Made where it is missing.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    def __init__(self, folder: str) -> None:
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"--output-dir {folder}: {error.strerror}") from error
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._files: Dict[Tuple[str, str], BinaryIO] = {}  # guarded by _lock
+
+    def write(self, host: str, stream: str, data: bytes) -> None:
+        """
+        Append to a file; it is emptied the first time.
+
+        Parameters
+        ----------
+        host : str
+            Whose.
+        stream : str
+            ``stdout`` or ``stderr``.
+        data : bytes
+            What it wrote.
+
+        Raises
+        ------
+        SshServiceError
+            It cannot be written.
+        """
+        path = os.path.join(self._folder, f"{folder_name(host)}.{stream}")
+        try:
+            with self._lock:
+                file = self._files.get((host, stream))
+                if file is None:
+                    # Unbuffered: what does not fit is to be known at once, not when closing.
+                    file = self._files[host, stream] = open(path, "wb", buffering=0)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) or 0 :]
+        except OSError as error:
+            raise SshServiceError(f"{host}: cannot write {path}: {error.strerror}") from error
+
+    def close(self, host: str) -> None:
+        """
+        Close the files of a host.
+
+        Parameters
+        ----------
+        host : str
+            Whose.
+        """
+        with self._lock:
+            files = [self._files.pop((host, stream), None) for stream in ("stdout", "stderr")]
+        for file in files:
+            if file is not None:
+                file.close()

@@ -1,0 +1,140 @@
+"""A table that shows, on a terminal, what is under way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ssh_service.cli.report import Lines, verdict, visible
+from ssh_service.copying import Progress
+from ssh_service.fleet import HostResult
+
+__all__ = ["LiveTable"]
+
+# Hosts that are shown at once.
+_ROWS = 12
+
+
+class LiveTable(Lines):
+    """
+    Lines as they come, and below them the hosts that are under way.
+
+    Parameters
+    ----------
+    hosts : List[str]
+        All of them.
+    begun : Callable[[], int]
+        How many of them have been begun.
+    verbose : bool
+        As for `Lines`.
+    """
+
+    def __init__(self, hosts: List[str], begun: Callable[[], int], verbose: bool = False) -> None:
+        super().__init__(verbose)
+        self._hosts, self._begun = hosts, begun
+        self._began = time.monotonic()
+        self._done: Dict[str, bool] = {}
+        self._last: Dict[str, Any] = {}  # the last line, or the progress, of a host
+        self._since: Dict[str, float] = {}
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=8,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> "LiveTable":
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._live.stop()
+
+    def progress(self, host: str, progress: Progress) -> None:
+        """Show it in the table."""
+        self._last[host] = progress
+
+    def lines(self, host: str, stream: str, lines: Any) -> None:
+        """Write lines above the table."""
+        texts = [visible(line).decode() for line in lines]
+        if texts:
+            self._last[host] = texts[-1]
+        if stream == "stdout" and not sys.stdout.isatty():
+            super().lines(host, stream, lines)
+            return
+        style = "" if stream == "stdout" else "yellow"
+        self._print(*(Text.assemble((f"{host}: ", "cyan"), (text, style)) for text in texts))
+
+    def done(self, result: HostResult) -> None:
+        """Take it out of the table."""
+        super().done(result)
+        self._done[result.host] = result.ok
+        self._last.pop(result.host, None)
+
+    def tell(self, result: HostResult) -> None:
+        """Write what became of a host, above the table."""
+        style = "green" if result.ok else "bold red"
+        self._print(Text.assemble((f"{result.host}: ", "cyan"), (verdict(result), style)))
+
+    def note(self, text: str) -> None:
+        """Write it above the table."""
+        self._print(Text(f"ssh-service: {text}", "bold"))
+
+    def _print(self, *texts: Text) -> None:
+        if texts:
+            self._console.print(Text("\n").join(texts))
+
+    def _render(self) -> Group:
+        now = time.monotonic()
+        begun = self._hosts[: self._begun()]
+        open_ = [host for host in begun if host not in self._done]
+        failed = sum(not good for good in self._done.values())
+        head = Text.assemble(
+            (f"{len(self._done)}/{len(self._hosts)} done", "bold"),
+            (f"  {failed} failed" if failed else "", "bold red"),
+            f"  {len(open_)} under way  {now - self._began:.0f} s",
+        )
+        table = Table.grid(padding=(0, 2))
+        rows = max(1, min(_ROWS, self._console.height - 4))
+        for host in open_[:rows]:
+            seconds = now - self._since.setdefault(host, now)
+            table.add_row(Text(host, "cyan"), f"{seconds:.0f} s", self._state(host))
+        rest = len(open_) - rows
+        if rest > 0:
+            table.add_row(Text(f"and {rest} more", "dim"))
+        return Group(head, table)
+
+    def _state(self, host: str) -> Any:
+        last: Optional[Any] = self._last.get(host)
+        if isinstance(last, Progress):
+            return _bar(last)
+        width = max(10, self._console.width - 40)
+        return Text((last or "")[:width], "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _bar(progress: Progress) -> Any:
+    row = Table.grid(padding=(0, 2))
+    total = progress.bytes_total
+    row.add_row(
+        ProgressBar(total=total, completed=progress.bytes_done, width=30),
+        f"{_size(progress.bytes_done)}" + ("" if total is None else f" of {_size(total)}"),
+    )
+    return row
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

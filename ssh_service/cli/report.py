@@ -1,0 +1,228 @@
+"""What is told of the hosts: as JSON, or as lines with the host before them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from typing import Any, BinaryIO, Callable, Dict, Optional, Tuple
+
+from ssh_service.copying import Progress
+from ssh_service.fleet import HostResult
+from ssh_service.fleet.result import TIMED_OUT, one_line
+
+__all__ = ["JsonLines", "Lines", "Reporter", "verdict"]
+
+# Bytes of a line after which it is broken, as a host may never end it.
+_LONGEST_LINE = 64 * 1024
+
+
+class Reporter:
+    """
+    Tells of the hosts.
+
+    Attributes
+    ----------
+    problem : Optional[OSError]
+        Why standard output cannot be written any more.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.problem: Optional[OSError] = None
+        self._lock = threading.Lock()  # held while writing, so that lines stay whole
+        self._muted = False
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Take down what was put up."""
+
+    def output(self, host: str, stream: str, piece: bytes) -> None:
+        """
+        Tell what a command wrote.
+
+        Parameters
+        ----------
+        host : str
+            Where.
+        stream : str
+            ``stdout`` or ``stderr``.
+        piece : bytes
+            What.
+        """
+
+    def progress(self, host: str, progress: Progress) -> None:
+        """
+        Tell how far a copy is.
+
+        Parameters
+        ----------
+        host : str
+            Where.
+        progress : Progress
+            How far.
+        """
+
+    def done(self, result: HostResult) -> None:
+        """
+        Tell what became of a host.
+
+        Parameters
+        ----------
+        result : HostResult
+            Its result.
+        """
+
+    def note(self, text: str) -> None:
+        """
+        Tell people something, on standard error.
+
+        Parameters
+        ----------
+        text : str
+            One line.
+        """
+        self._write(sys.stderr, f"ssh-service: {text}\n".encode())
+
+    def mute(self) -> None:
+        """Write nothing from now on."""
+        self._muted = True
+
+    def _write(self, stream: Any, data: bytes) -> None:
+        if self._muted:
+            return
+        file: BinaryIO = stream.buffer
+        try:
+            with self._lock:
+                file.write(data)
+                file.flush()
+        except OSError as error:
+            if stream is sys.stdout:
+                self.problem = self.problem or error
+        except ValueError:
+            pass  # closed already; there is nobody to tell
+
+
+def verdict(result: HostResult) -> str:
+    """
+    Say what became of a host, in one line.
+
+    Parameters
+    ----------
+    result : HostResult
+        Its result.
+
+    Returns
+    -------
+    str
+        Without the host's name before it.
+    """
+    if result.ok:
+        return f"succeeded in {result.seconds:.1f} s"
+    if result.error is not None:
+        text = one_line(result.error)
+        if text.startswith(f"{result.host}: "):
+            text = text[len(result.host) + 2 :]
+        return f"{'TIMED OUT' if result.status == TIMED_OUT else 'FAILED'}: {text}"
+    if result.signal:
+        return f"FAILED: ended by signal {result.signal}"
+    return f"FAILED: exit status {result.exit_status}"
+
+
+class JsonLines(Reporter):
+    """One JSON object and line for each host, on standard output."""
+
+    def done(self, result: HostResult) -> None:
+        """Write it."""
+        text = json.dumps(result.as_dict(), ensure_ascii=False)
+        self._write(sys.stdout, text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+class Lines(Reporter):
+    """
+    What the hosts write, line by line, with the host before each.
+
+    Parameters
+    ----------
+    verbose : bool
+        Whether to tell of hosts that succeeded, too.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        super().__init__()
+        self._verbose = verbose
+        self._rests: Dict[Tuple[str, str], bytes] = {}  # of one host: one thread at a time
+
+    def output(self, host: str, stream: str, piece: bytes) -> None:
+        """Write the lines that are complete."""
+        *lines, rest = (self._rests.pop((host, stream), b"") + piece).split(b"\n")
+        while len(rest) > _LONGEST_LINE:
+            lines.append(rest[:_LONGEST_LINE])
+            rest = rest[_LONGEST_LINE:]
+        if rest:
+            self._rests[host, stream] = rest
+        if lines:
+            self.lines(host, stream, lines)
+
+    def done(self, result: HostResult) -> None:
+        """Write what is left, and what became of it."""
+        for stream in ("stdout", "stderr"):
+            rest = self._rests.pop((result.host, stream), b"")
+            if rest:
+                self.lines(result.host, stream, [rest])
+        if self._verbose or not result.ok:
+            self.tell(result)
+
+    def lines(self, host: str, stream: str, lines: Any) -> None:
+        """
+        Write lines.
+
+        Parameters
+        ----------
+        host : str
+            Whose.
+        stream : str
+            ``stdout`` or ``stderr``: where they go, too.
+        lines : List[bytes]
+            Without their newlines.
+        """
+        to = sys.stdout if stream == "stdout" else sys.stderr
+        clean: Callable[[bytes], bytes] = visible if to.isatty() else bytes
+        prefix = f"{host}: ".encode()
+        self._write(to, b"".join(prefix + clean(line) + b"\n" for line in lines))
+
+    def tell(self, result: HostResult) -> None:
+        """
+        Write what became of a host.
+
+        Parameters
+        ----------
+        result : HostResult
+            Its result.
+        """
+        self._write(sys.stderr, f"{result.host}: {verdict(result)}\n".encode())
+
+
+def visible(line: bytes) -> bytes:
+    """
+    Make a line harmless for a terminal.
+
+    Parameters
+    ----------
+    line : bytes
+        As a host wrote it.
+
+    Returns
+    -------
+    bytes
+        With its control characters written out, but for tabs.
+    """
+    text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char == "\t" or char.isprintable() else ascii(char)[1:-1] for char in text
+    ).encode("utf-8", "backslashreplace")

@@ -1,0 +1,78 @@
+"""The hosts a command line names."""
+
+from __future__ import annotations
+
+import sys
+from typing import List, Sequence
+
+import click
+
+from ssh_service.errors import SshConfigError
+from ssh_service.fleet.hosts import expand, unique
+
+__all__ = ["collect"]
+
+
+def collect(hosts: Sequence[str], files: Sequence[str]) -> List[str]:
+    """
+    Write out the hosts of a command line.
+
+    Parameters
+    ----------
+    hosts : Sequence[str]
+        Patterns.
+    files : Sequence[str]
+        Files with a pattern on each line; ``-``: standard input.
+
+    Returns
+    -------
+    List[str]
+        Each host once, in order.
+
+    Raises
+    ------
+    click.UsageError
+        There is none, a file cannot be read, or a pattern is wrong.
+    """
+    found: List[str] = []
+    for pattern in hosts:
+        try:
+            found += expand(pattern.strip())
+        except SshConfigError as error:
+            raise click.UsageError(str(error)) from error
+    for name in files:
+        of_file = _read(name)
+        if not of_file:
+            raise click.UsageError(f"{_shown(name)}: there are no hosts in it")
+        found += of_file
+    if not found:
+        raise click.UsageError("no hosts: name them with -H HOST or -f FILE")
+    once, dropped = unique(found)
+    if dropped:
+        times = "once" if dropped == 1 else f"{dropped} times"
+        click.echo(f"ssh-service: a host was named again {times}: it counts once", err=True)
+    return once
+
+
+def _shown(name: str) -> str:
+    return "standard input" if name == "-" else name
+
+
+def _read(name: str) -> List[str]:
+    try:
+        if name == "-":
+            lines = sys.stdin.read().splitlines()
+        else:
+            with open(name, encoding="utf-8", errors="replace") as file:
+                lines = file.read().splitlines()
+    except OSError as error:
+        raise click.UsageError(f"{_shown(name)}: {error.strerror or error}") from error
+    found: List[str] = []
+    for number, line in enumerate(lines, 1):
+        pattern = line.split("#", 1)[0].strip()
+        if pattern:
+            try:
+                found += expand(pattern)
+            except SshConfigError as error:
+                raise click.UsageError(f"{_shown(name)}:{number}: {error}") from error
+    return found

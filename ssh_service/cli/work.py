@@ -1,0 +1,298 @@
+"""What ``run``, ``upload`` and ``download`` do once the command line has been read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any, Callable, List, Optional, Tuple
+
+from ssh_service import fleet, params
+from ssh_service.cli.app import connect_parameters
+from ssh_service.cli.files import OutputFiles
+from ssh_service.cli.report import JsonLines, Lines, Reporter
+from ssh_service.cli.targets import collect
+from ssh_service.errors import SshConfigError, SshServiceError
+from ssh_service.fleet import HostResult, Results
+from ssh_service.fleet.hosts import connect_params
+from ssh_service.fleet.result import failed, one_line
+
+__all__ = ["copy", "run"]
+
+# Seconds between two looks at signals and at whether anyone still reads our output.
+_LOOK_EVERY = 0.1
+# Seconds that hosts get to end what was cancelled.
+_PATIENCE = 6.0
+# Bytes of output that are kept for one host where they cannot be written as they come.
+_MAX_OUTPUT = 64 * 1024 * 1024
+
+
+def run(
+    command: str,
+    output_dir: Optional[str],
+    *,
+    hosts: Tuple[str, ...],
+    files: Tuple[str, ...],
+    as_json: bool,
+    parallel: int,
+    timeout: Optional[float],
+    **options: Any,
+) -> int:
+    """
+    Run a command on every host.
+
+    Parameters
+    ----------
+    command : str
+        What.
+    output_dir : Optional[str]
+        Where each host's output goes, too.
+    hosts, files, as_json, parallel, timeout, **options
+        As the command line has them.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    chosen = collect(hosts, files)
+    connect = _connect(options)
+    if options["dry_run"]:
+        return _dry_run(chosen, connect, f"run: {command}", as_json)
+    spool = OutputFiles(output_dir) if output_dir else None
+
+    def begin(reporter: Callable[[], Reporter]) -> Results:
+        def output(host: str, stream: str, piece: bytes) -> None:
+            if spool:
+                spool.write(host, stream, piece)
+            else:
+                reporter().output(host, stream, piece)
+
+        return fleet.run(
+            chosen,
+            command,
+            connect=connect,
+            parallel=parallel,
+            timeout=timeout,
+            max_output=_MAX_OUTPUT if as_json else None,
+            on_output=None if as_json else output,
+        )
+
+    return _Drive(chosen, begin, as_json, options, spool).run()
+
+
+def copy(
+    kind: str,
+    *,
+    local: str,
+    remote: str,
+    hosts: Tuple[str, ...],
+    files: Tuple[str, ...],
+    as_json: bool,
+    parallel: int,
+    timeout: Optional[float],
+    verify: bool,
+    resume: bool,
+    **options: Any,
+) -> int:
+    """
+    Copy to or from every host.
+
+    Parameters
+    ----------
+    kind : str
+        ``upload`` or ``download``.
+    local, remote : str
+        From where, to where.
+    hosts, files, as_json, parallel, timeout, verify, resume, **options
+        As the command line has them.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    chosen = collect(hosts, files)
+    connect = _connect(options)
+    if options["dry_run"]:
+        paths = f"{local} to {remote}" if kind == "upload" else f"{remote} to {local}"
+        return _dry_run(chosen, connect, f"{kind}: {paths}", as_json)
+
+    def begin(reporter: Callable[[], Reporter]) -> Results:
+        shared = {
+            "connect": connect,
+            "parallel": parallel,
+            "timeout": timeout,
+            "on_progress": lambda host, progress: reporter().progress(host, progress),
+            "verify": verify,
+            "resume": resume,
+        }
+        if kind == "upload":
+            return fleet.upload(chosen, local, remote, **shared)
+        several = len(chosen) > 1
+        return fleet.download(chosen, remote, local, folder_per_host=several, **shared)
+
+    return _Drive(chosen, begin, as_json, options, None).run()
+
+
+def _connect(options: Any) -> Any:
+    if options["verbose"]:
+        level = logging.INFO if options["verbose"] == 1 else logging.DEBUG
+        logging.basicConfig(level=level, format="%(name)s: %(message)s")
+        logging.getLogger("paramiko").setLevel(logging.WARNING)
+    return connect_parameters(options["host_key"], options["keys"], options["config"])
+
+
+def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
+    status = 0
+    for host in hosts:
+        try:
+            target = params.resolve(connect_params(host, connect))
+        except SshConfigError as error:
+            print(f"{host}: {one_line(error)}", file=sys.stderr)
+            status = 1
+            continue
+        address = f"{target.username}@{target.hostname}:{target.port}"
+        if as_json:
+            print(json.dumps({"host": host, "address": address, "would": what}))
+        else:
+            print(f"{host}: {address}: {what}")
+    sys.stdout.flush()
+    return status
+
+
+class _Drive:
+    """Takes the results, and looks out for what ends the work early."""
+
+    def __init__(
+        self,
+        hosts: List[str],
+        begin: Callable[[Callable[[], Reporter]], Results],
+        as_json: bool,
+        options: Any,
+        spool: Optional[OutputFiles],
+    ) -> None:
+        self._hosts, self._begin = hosts, begin
+        self._as_json, self._spool = as_json, spool
+        self._fail_fast, self._verbose = options["fail_fast"], bool(options["verbose"])
+        self._results: Optional[Results] = None
+        self._signal = 0
+        self._failures = 0
+        self._why = ""  # why the work ends early
+        self._deadline: Optional[float] = None
+
+    def run(self) -> int:
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        before = {number: signal.signal(number, self._signalled) for number in numbers}
+        try:
+            with self._reporter() as reporter:
+                self._reporter_now = reporter
+                self._results = self._begin(lambda: self._reporter_now)
+                self._take_all(self._results, reporter)
+                self._results.close()
+                self._tell_end(reporter)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if isinstance(reporter.problem, BrokenPipeError):
+            # What is left in the buffers has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if self._signal:
+            return 128 + self._signal
+        return 1 if self._failures or reporter.problem else 0
+
+    def _reporter(self) -> Reporter:
+        if self._as_json:
+            return JsonLines()
+        if sys.stderr.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+            from ssh_service.cli.live import LiveTable
+
+            return LiveTable(self._hosts, self._count_begun, self._verbose)
+        return Lines(self._verbose)
+
+    def _count_begun(self) -> int:
+        return self._results.begun if self._results else 0
+
+    def _signalled(self, number: int, _: Any) -> None:
+        if self._signal:
+            os._exit(128 + self._signal)  # asked twice: at once, whatever goes on over there
+        self._signal = number
+        if self._results is not None:
+            # Not here, where this thread may hold a lock; nor later, where it may be writing to a
+            # pipe that nobody reads.
+            threading.Thread(target=self._results.cancel, daemon=True).start()
+
+    def _take_all(self, results: Results, reporter: Reporter) -> None:
+        while self._deadline is None or time.monotonic() < self._deadline:
+            self._look_out(results, reporter)
+            try:
+                self._take(results.take(_LOOK_EVERY), reporter)
+            except TimeoutError:
+                continue
+            except StopIteration:
+                break
+        for host in self._hosts[results.begun :]:
+            error = SshServiceError(f"{host}: not begun: {self._why or 'the work was ended'}")
+            self._take(failed(host, error, 0.0), reporter)
+
+    def _look_out(self, results: Results, reporter: Reporter) -> None:
+        if self._why:
+            return
+        problem = reporter.problem
+        if self._signal:
+            self._why = "interrupted"
+            reporter.note("interrupted: ending what is under way")
+        elif problem is not None or _is_closed(sys.stdout):
+            self._why = "nobody reads the output"
+            reporter.problem = problem or BrokenPipeError(errno.EPIPE, "nobody reads the output")
+            if isinstance(reporter.problem, BrokenPipeError):
+                reporter.mute()  # as other tools are when that happens
+            else:
+                self._why = f"cannot write the output: {reporter.problem.strerror}"
+                reporter.note(self._why)
+        elif self._fail_fast and self._failures:
+            self._why = "another host failed"
+        if self._why:
+            results.cancel()
+            self._deadline = time.monotonic() + _PATIENCE
+
+    def _take(self, result: HostResult, reporter: Reporter) -> None:
+        if self._spool is not None:
+            result = self._spooled(result, self._spool)
+        self._failures += not result.ok
+        reporter.done(result)
+
+    def _spooled(self, result: HostResult, spool: OutputFiles) -> HostResult:
+        try:
+            process = result.process
+            for stream in ("stdout", "stderr"):
+                data = getattr(process, f"{stream}_bytes") if process else b""
+                if result.sent:
+                    spool.write(result.host, stream, data)
+            spool.close(result.host)
+        except SshServiceError as error:
+            if result.ok:
+                return failed(result.host, error, result.seconds)
+        return result
+
+    def _tell_end(self, reporter: Reporter) -> None:
+        if len(self._hosts) > 1 and (not self._as_json or self._verbose):
+            good = len(self._hosts) - self._failures
+            bad = f", {self._failures} failed" if self._failures else ""
+            reporter.note(f"{good} of {len(self._hosts)} hosts succeeded{bad}")
+
+
+def _is_closed(stream: Any) -> bool:
+    """Tell whether nobody can read from our end of a pipe."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):
+        return False

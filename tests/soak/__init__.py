@@ -1,0 +1,1 @@
+"""A long run with everything that happens to connections in a long time."""

@@ -1,0 +1,372 @@
+"""Commands on a real server: outputs, fates, limits, and many at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError, wait
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+from ssh_service import SshClientCache, remote, run, start
+from ssh_service.errors import (
+    SshCommandCancelled,
+    SshCommandTimeout,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshOutputLimitError,
+)
+from ssh_service.local_sshd import Sshd
+from ssh_service.pytest_plugin import FaultProxy
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def cache() -> Iterator[SshClientCache]:
+    cache = SshClientCache()
+    yield cache
+    cache.cleanup()
+
+
+@pytest.fixture
+def web(sshd: Sshd) -> Dict[str, Any]:
+    return sshd.connect_params
+
+
+def through(proxy: FaultProxy, sshd: Sshd) -> Dict[str, Any]:
+    known_as = f"[{sshd.host}]:{sshd.port}"
+    return {**sshd.connect_params, "port": proxy.port, "host_key_alias": known_as}
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline, what
+        pause.wait(0.01)
+
+
+# --- many at once ----------------------------------------------------------------------------
+
+
+def test_sixteen_threads_put_a_thousand_commands_on_one_connection(
+    sshd: Sshd, web: Dict[str, Any], cache: SshClientCache
+) -> None:
+    """Every output and exit status is right, and there is one login."""
+    wrong: List[Any] = []
+
+    def work(number: int) -> None:
+        for turn in range(number, 1000, 16):
+            process = run(web, f"echo {turn}; exit {turn % 7}", cache=cache, timeout=PATIENCE)
+            if (process.stdout, process.exit_status) != (f"{turn}\n", turn % 7):
+                wrong.append((turn, process))
+
+    in_threads(16, work)
+    assert wrong == []
+    assert sshd.logins() == 1
+
+
+@pytest.mark.long
+def test_behind_max_sessions_10_none_is_refused(
+    sshd_factory: Callable[..., Sshd], cache: SshClientCache
+) -> None:
+    """24 threads, 2,400 commands, at most four logins."""
+    sshd = sshd_factory({"MaxSessions": 10})
+    wrong: List[Any] = []
+
+    def work(number: int) -> None:
+        for turn in range(100):
+            text = f"{number}-{turn}"
+            process = run(sshd.connect_params, f"echo {text}; exit 3", cache=cache, timeout=60)
+            if (process.stdout, process.exit_status) != (f"{text}\n", 3):
+                wrong.append((text, process))
+
+    in_threads(24, work)
+    assert wrong == []
+    assert sshd.logins() <= 4
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10])
+def test_fifty_callers_are_served_whatever_the_servers_limit(
+    limit: int, sshd_factory: Callable[..., Sshd], cache: SshClientCache
+) -> None:
+    """T16."""
+    sshd = sshd_factory({"MaxSessions": limit})
+    futures = [
+        remote.submit(cache, sshd.connect_params, f"sleep 0.05; echo {number}", timeout=60)
+        for number in range(50)
+    ]
+    assert [future.result(60).stdout for future in futures] == [f"{n}\n" for n in range(50)]
+    assert sshd.logins() <= 4
+
+
+def test_submitting_is_quick_and_a_waiting_command_holds_no_thread(
+    web: Dict[str, Any], cache: SshClientCache
+) -> None:
+    """400 sleeping commands on one host, behind 100 sessions."""
+    run(web, "true", cache=cache, timeout=PATIENCE)
+    began, before = time.monotonic(), threading.active_count()
+    futures = [remote.submit(cache, web, "sleep 1") for _ in range(400)]
+    assert time.monotonic() - began < 2 * 2 + 1
+    assert threading.active_count() - before <= 40
+    for future in futures:
+        future.cancel()
+    wait(futures, timeout=60)
+    assert all(future.done() for future in futures)
+
+
+# --- what comes back -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [0, 1, 4, 5, 44, 127, 255])
+def test_the_exit_status_is_told(status: int, web: Any, cache: SshClientCache) -> None:
+    """T24."""
+    assert run(web, f"exit {status}", cache=cache, timeout=PATIENCE).exit_status == status
+
+
+@pytest.mark.parametrize("name, number", [("KILL", 9), ("TERM", 15), ("SEGV", 11)])
+def test_a_signal_is_told_as_such(name: str, number: int, web: Any, cache: SshClientCache) -> None:
+    """T24."""
+    process = run(web, f"echo before; kill -s {name} $$", cache=cache, timeout=PATIENCE)
+    assert process.exit_signal is not None and process.exit_signal[0] == name
+    assert (process.exit_status, process.returncode) == (-1, -number)
+    assert process.stdout == "before\n"
+
+
+def test_both_streams_come_whole(web: Any, cache: SshClientCache) -> None:
+    """T21, in short: neither stream holds up the other."""
+    size = 5_000_000
+    script = f"head -c {size} /dev/zero & head -c {size} /dev/zero >&2; wait"
+    process = run(web, script, cache=cache, timeout=60)
+    assert (len(process.stdout_bytes), len(process.stderr_bytes)) == (size, size)
+    assert set(process.stdout_bytes) == set(process.stderr_bytes) == {0}
+
+
+def test_bytes_that_are_no_text_are_shown_and_kept(web: Any, cache: SshClientCache) -> None:
+    process = run(web, r"printf '\303\244\377\n'", cache=cache, timeout=PATIENCE)
+    assert (process.stdout, process.stdout_bytes) == ("\u00e4\\xff\n", b"\xc3\xa4\xff\n")
+
+
+def test_stdin_is_at_its_end_from_the_start(web: Any, cache: SshClientCache) -> None:
+    assert run(web, "cat; echo done", cache=cache, timeout=PATIENCE).stdout == "done\n"
+
+
+def test_values_reach_the_script_to_the_letter_and_no_process_list(
+    web: Any, cache: SshClientCache
+) -> None:
+    value = 'it\'s $HOME `id` "q" \\n\n* \u00e4'
+    script = ['printf %s "$VALUE"', "tr '\\0' '\\n' < /proc/$$/cmdline >&2"]
+    process = run(web, script, env={"VALUE": value, "N": 1}, cache=cache, timeout=PATIENCE)
+    assert process.stdout == value
+    assert "it's" not in process.stderr
+
+
+def test_a_script_of_a_megabyte_runs(web: Any, cache: SshClientCache) -> None:
+    script = "\n".join([f": {'x' * 100}"] * 10_000) + "\necho done"
+    assert run(web, script, cache=cache, timeout=60).stdout == "done\n"
+
+
+def test_output_beyond_memory_can_be_streamed(web: Any, cache: SshClientCache) -> None:
+    pieces: List[int] = []
+    script = "head -c 20000000 /dev/zero"
+    run(
+        web,
+        script,
+        on_stdout=lambda piece: pieces.append(len(piece)),
+        encoding=None,
+        cache=cache,
+        timeout=60,
+    )
+    assert sum(pieces) == 20_000_000
+
+
+def test_a_conversation_line_by_line(web: Any, cache: SshClientCache) -> None:
+    with start(web, "while read line; do echo got $line; done", cache=cache) as process:
+        lines = process.lines()
+        for word in ("one", "two"):
+            process.write(f"{word}\n", timeout=PATIENCE)
+            assert next(lines) == f"got {word}\n"
+        process.close_stdin()
+        assert list(lines) == []
+        assert process.result(PATIENCE).exit_status == 0
+
+
+# --- fates -----------------------------------------------------------------------------------
+
+
+def test_a_time_out_ends_the_remote_process_and_tells_what_there_was(
+    web: Any, cache: SshClientCache
+) -> None:
+    """T25; as root the process is ended over a second session."""
+    began = time.monotonic()
+    with pytest.raises(SshCommandTimeout) as caught:
+        run(web, "echo $$; sleep 100 & wait", timeout=1, cache=cache)
+    assert time.monotonic() - began < 2 * 3 + 1
+    assert caught.value.ended is True and caught.value.process is not None
+    pid = int(caught.value.process.stdout)
+    eventually(lambda: not alive(pid), "the remote process ends")
+    assert run(web, "echo next", cache=cache, timeout=PATIENCE).stdout == "next\n"
+
+
+def test_a_process_that_ignores_term_is_killed(web: Any, cache: SshClientCache) -> None:
+    with pytest.raises(SshCommandTimeout) as caught:
+        run(web, "trap '' TERM HUP; echo $$; while :; do sleep 0.1; done", timeout=1, cache=cache)
+    assert caught.value.ended is True and caught.value.process is not None
+    pid = int(caught.value.process.stdout)
+    eventually(lambda: not alive(pid), "the remote process ends")
+
+
+def test_time_outs_cost_the_server_no_session(
+    sshd_factory: Callable[..., Sshd], cache: SshClientCache
+) -> None:
+    sshd = sshd_factory({"MaxSessions": 2})
+    futures = [
+        remote.submit(cache, sshd.connect_params, "sleep 100", timeout=0.5, max_connections=1)
+        for _ in range(2)
+    ]
+    assert [type(future.exception(PATIENCE)) for future in futures] == [SshCommandTimeout] * 2
+    for _ in range(4):
+        assert run(
+            sshd.connect_params, "echo ok", cache=cache, timeout=PATIENCE, max_connections=1
+        ).stdout
+
+
+def test_the_clock_covers_the_queue(
+    sshd_factory: Callable[..., Sshd], cache: SshClientCache
+) -> None:
+    sshd = sshd_factory({"MaxSessions": 1})
+    holder = remote.submit(cache, sshd.connect_params, "sleep 3", max_connections=1)
+    run_one = remote.submit(
+        cache, sshd.connect_params, "echo never", timeout=0.5, max_connections=1
+    )
+    error = run_one.exception(PATIENCE)
+    assert isinstance(error, (SshCommandTimeout, SshConnectTimeout))
+    assert error.phase in ("queue", "connect") and getattr(error, "process", None) is None
+    assert holder.result(PATIENCE).exit_status == 0
+
+
+def test_cancelling_ends_the_remote_process(web: Any, cache: SshClientCache) -> None:
+    process = start(web, "echo $$; sleep 100 & wait", cache=cache)
+    pid = int(next(process.lines()))
+    assert process.future.cancel() is True
+    with pytest.raises(CancelledError) as caught:
+        process.future.result(PATIENCE)
+    assert isinstance(caught.value, SshCommandCancelled) and caught.value.ended is True
+    assert process.future.cancelled() and not process.future.cancel()
+    eventually(lambda: not alive(pid), "the remote process ends")
+
+
+def test_endless_output_is_cut_at_its_limit(web: Any, cache: SshClientCache) -> None:
+    """T22."""
+    with pytest.raises(SshOutputLimitError) as caught:
+        run(web, "yes", max_output=100_000, cache=cache, timeout=PATIENCE)
+    assert caught.value.process is not None
+    assert len(caught.value.process.stdout_bytes) == 100_000
+    assert caught.value.ended is True
+    assert run(web, "echo next", cache=cache, timeout=PATIENCE).stdout == "next\n"
+
+
+def test_a_cut_tells_all_thirty_at_once_with_what_each_had(
+    sshd: Sshd, fault_proxy: Callable[..., FaultProxy], cache: SshClientCache
+) -> None:
+    proxy = fault_proxy(sshd.host, sshd.port)
+    web = through(proxy, sshd)
+    processes = [start(web, f"echo {number}; sleep 20", cache=cache) for number in range(30)]
+    assert [next(process.lines()) for process in processes] == [f"{n}\n" for n in range(30)]
+    began = time.monotonic()
+    proxy.cut()
+    errors = [process.future.exception(PATIENCE) for process in processes]
+    assert time.monotonic() - began < 2 * 0.5 + 1
+    assert {type(error) for error in errors} == {SshConnectionLost}
+    assert all(error.sent and error.phase == "run" for error in errors)  # type: ignore[union-attr]
+    assert len({id(error) for error in errors}) == 30  # each its own, not one shared object
+    assert run(web, "echo back", cache=cache, timeout=PATIENCE).stdout == "back\n"
+
+
+def test_the_output_so_far_comes_with_the_loss(
+    sshd: Sshd, fault_proxy: Callable[..., FaultProxy], cache: SshClientCache
+) -> None:
+    proxy = fault_proxy(sshd.host, sshd.port)
+    begun = threading.Event()
+    future = remote.submit(cache, through(proxy, sshd), "echo so far; sleep 20")
+    command_seen = start(
+        through(proxy, sshd), "echo x; sleep 20", on_stdout=lambda _: begun.set(), cache=cache
+    )
+    assert begun.wait(PATIENCE)
+    eventually(lambda: sshd.log().count("Starting session") >= 2 or not future.done(), "runs")
+    proxy.cut()
+    error = future.exception(PATIENCE)
+    assert isinstance(error, SshConnectionLost) and error.process is not None
+    assert error.process.exit_status is None and error.process.stdout in ("so far\n", "")
+    assert isinstance(command_seen.future.exception(PATIENCE), SshConnectionLost)
+
+
+def test_a_connection_found_dead_is_replaced_silently(
+    sshd: Sshd, web: Any, cache: SshClientCache
+) -> None:
+    """T45, in short: nothing was sent on it yet."""
+    for turn in range(20):
+        assert run(web, f"echo {turn}", cache=cache, timeout=PATIENCE).stdout == f"{turn}\n"
+        sshd.cut()
+    assert sshd.logins() <= 21
+
+
+def test_a_restarted_server_is_found_again(
+    sshd_factory: Callable[..., Sshd], cache: SshClientCache
+) -> None:
+    """T44."""
+    sshd = sshd_factory()
+    assert run(sshd.connect_params, "echo one", cache=cache, timeout=PATIENCE).stdout
+    sshd.restart()
+    assert run(sshd.connect_params, "echo two", cache=cache, timeout=PATIENCE).stdout == "two\n"
+
+
+def test_a_warm_command_costs_one_round_trip(
+    sshd: Sshd, fault_proxy: Callable[..., FaultProxy], cache: SshClientCache
+) -> None:
+    """One, not two: a session is open already.  (A round trip of 200 ms, with slack.)"""
+    proxy = fault_proxy(sshd.host, sshd.port)
+    web = through(proxy, sshd)
+    run(web, "true", cache=cache, timeout=PATIENCE)
+    proxy.delay = 0.1
+    run(web, "true", cache=cache, timeout=PATIENCE)
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        run(web, "true", cache=cache, timeout=PATIENCE)
+        took.append(time.monotonic() - began)
+    assert min(took) < 2 * 0.2 - 0.01
+
+
+def test_done_callbacks_may_wait_and_call_us_again(web: Any, cache: SshClientCache) -> None:
+    inner: List[str] = []
+    called = threading.Event()
+
+    def call_again(future: Any) -> None:
+        inner.append(run(web, "echo inner", cache=cache, timeout=PATIENCE).stdout)
+        inner.append(threading.current_thread().name)
+        called.set()
+
+    future = remote.submit(cache, web, "sleep 0.2; echo outer", timeout=PATIENCE)
+    future.add_done_callback(call_again)
+    assert future.result(PATIENCE).stdout == "outer\n"
+    assert called.wait(PATIENCE)
+    assert inner == ["inner\n", "ssh-service-callbacks"]

@@ -1,0 +1,270 @@
+"""The command line, as far as no server is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Set
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from ssh_service import CompletedProcess, SshServiceError  # noqa: E402
+from ssh_service.cli.files import OutputFiles  # noqa: E402
+from ssh_service.cli.report import JsonLines, Lines, verdict, visible  # noqa: E402
+from ssh_service.fleet.result import completed, failed  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command_line(
+    *arguments: str, env: Optional[Dict[str, str]] = None, stdin: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "ssh_service", *arguments],
+        cwd=str(ROOT),
+        env={**os.environ, **(env or {})},
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=60,
+    )
+
+
+def told(done: "subprocess.CompletedProcess[str]") -> str:
+    """Return the one line of a complaint."""
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "Traceback" not in line
+    return line
+
+
+# --- help ---------------------------------------------------------------------------------------
+
+
+def loaded_by(*arguments: str) -> Set[str]:
+    code = (
+        "import sys; from ssh_service import cli\n"
+        f"status = cli.main({list(arguments)!r})\n"
+        "print(*sys.modules, sep='\\n', file=sys.stderr); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        check=True,
+        timeout=60,
+    )
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["completion", "fish"]])
+def test_help_loads_neither_the_library_nor_mlos_bench(arguments: List[str]) -> None:
+    loaded = loaded_by(*arguments)
+    assert not loaded & {"paramiko", "mlos_bench", "rich.live"}
+    assert not {name for name in loaded if name.startswith("ssh_service.fleet")}
+    assert "ssh_service.host_api" not in loaded
+
+
+def test_a_command_never_loads_the_seam() -> None:
+    loaded = loaded_by("run", "-H", "web01", "-F", "none", "--dry-run", "--", "true")
+    assert "paramiko" in loaded
+    assert not loaded & {"ssh_service.host_api", "ssh_service.base_service", "mlos_bench"}
+
+
+@pytest.mark.parametrize("name", ["run", "upload", "download", "bench", "completion", "demo"])
+def test_help_names_each_command(name: str) -> None:
+    done = command_line("--help")
+    assert done.returncode == 0 and f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", ["run", "upload", "download"])
+def test_help_shows_examples(name: str) -> None:
+    assert f"ssh-service {name} -H" in command_line(name, "-h").stdout
+
+
+def test_the_exit_statuses_are_in_the_help() -> None:
+    text = " ".join(command_line("-h").stdout.split())
+    assert "0 all well, 1 some hosts failed, 2 wrong usage, 130 interrupted" in text
+
+
+def test_the_version_is_told() -> None:
+    assert command_line("--version").stdout.startswith("ssh-service ")
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_it_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError('No module named {missing!r}', name={missing!r})"
+    )
+    line = told(command_line("run", env={"PYTHONPATH": str(tmp_path)}))
+    assert "pip install 'ssh-service[cli]'" in line and missing in line
+
+
+# --- usage --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["run"], "Missing argument 'COMMAND"),
+        (["run", "--", "true"], "no hosts: name them with -H HOST or -f FILE"),
+        (["run", "-H", "web[3-1]", "true"], "goes backwards"),
+        (["run", "-H", "web 01", "true"], "'web 01' is no host name"),
+        (["run", "-H", "web01:ssh", "true"], "'ssh' is no port"),
+        (["run", "-H", "", "true"], "no host"),
+        (["run", "-H", "a", "-f", "no/such", "true"], "no/such: No such file or directory"),
+        (["run", "-H", "a", "--key", "no/such", "true"], "--key no/such: no such file"),
+        (["run", "-H", "a", "-F", "no/such", "true"], "--config no/such: no such file"),
+        (["run", "-H", "a", "--timeout", "0", "true"], "0"),
+        (["run", "-H", "a", "--parallel", "0", "true"], "0"),
+        (["run", "-H", "a", "--host-key", "maybe", "true"], "maybe"),
+        (["run", "--bogus"], "--bogus"),
+        (["rum"], "rum"),
+        (["upload", "-H", "a", "no/such", "there"], "no/such"),
+        (["upload", "-H", "a", "only-one"], "Missing argument"),
+        (["download", "-H", "a", "only-one"], "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(arguments: List[str], complaint: str) -> None:
+    assert complaint in told(command_line(*arguments))
+
+
+def test_no_arguments_are_usage_and_show_the_help() -> None:
+    done = command_line()
+    assert done.returncode == 2 and "Commands:" in done.stderr + done.stdout
+
+
+def test_an_empty_host_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("# nobody\n\n")
+    assert "there are no hosts in it" in told(
+        command_line("run", "-f", str(tmp_path / "hosts"), "true")
+    )
+    assert "standard input: there are no hosts in it" in told(
+        command_line("run", "-f", "-", "true")
+    )
+
+
+def test_a_wrong_line_of_a_host_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("web01\nweb 02\n")
+    assert f"{tmp_path}/hosts:2: host 'web 02'" in told(
+        command_line("run", "-f", str(tmp_path / "hosts"), "true")
+    )
+
+
+# --- what would be done -------------------------------------------------------------------------
+
+
+def test_dry_run_says_where_and_what(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Host web*\n HostName %h.example.org\n User deploy\n")
+    done = command_line(
+        "run", "-F", str(tmp_path / "config"), "-n", "-H", "web[09-10]", "-H", "a@b:23",
+        "-f", "-", "--", "echo", "a b", stdin="web09 # again\nc # last\n",
+    )  # fmt: skip
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "web09: deploy@web09.example.org:22: run: echo a b"
+    assert lines[1] == "web10: deploy@web10.example.org:22: run: echo a b"
+    assert lines[2] == "a@b:23: a@b:23: run: echo a b"
+    assert lines[3].startswith("c: ") and len(lines) == 4
+    assert "it counts once" in done.stderr
+
+
+def test_dry_run_of_copies(tmp_path: Path) -> None:
+    up = command_line("upload", "-F", "none", "-nH", "a@b", "setup.cfg", "/there")
+    assert up.stdout == "a@b: a@b:22: upload: setup.cfg to /there\n"
+    down = command_line("download", "-F", "none", "--json", "-nH", "a@b", "/there", "here")
+    assert json.loads(down.stdout)["would"] == "download: /there to here"
+
+
+# --- completion ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_there_is_completion_for_the_shells(shell: str) -> None:
+    done = command_line("completion", shell)
+    assert done.returncode == 0 and "_SSH_SERVICE_COMPLETE" in done.stdout
+
+
+def complete(words: str, number: int, home: Path) -> List[str]:
+    env = {
+        "_SSH_SERVICE_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(number),
+        "HOME": str(home),
+    }
+    done = command_line(env=env)
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def test_commands_and_hosts_are_completed(tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text("Host web01 web02 *.example\nHost=db\n# Host x\n")
+    assert complete("ssh-service up", 1, tmp_path) == ["upload"]
+    assert complete("ssh-service run -H w", 3, tmp_path) == ["web01", "web02"]
+    assert complete("ssh-service run -H root@d", 3, tmp_path) == ["root@db"]
+
+
+# --- reports ------------------------------------------------------------------------------------
+
+
+def process(status: int, stdout: bytes = b"") -> CompletedProcess:
+    return CompletedProcess("true", None, stdout, b"", status)
+
+
+def test_json_is_one_object_and_line_for_each_host(capfdbinary: Any) -> None:
+    reporter = JsonLines()
+    reporter.done(completed("a", process(0, b"two\nlines\xff\xe2\x82\xac"), 0.5))
+    reporter.done(failed("b", SshServiceError("why"), 0.5))
+    first, second = map(json.loads, capfdbinary.readouterr().out.splitlines())
+    assert list(first) == [
+        "host", "status", "exit_status", "signal", "seconds", "stdout", "stderr", "error",
+    ]  # fmt: skip
+    assert first["stdout"] == "two\nlines\\xff€" and first["error"] is None
+    assert second["error"] == "why" and second["exit_status"] is None
+
+
+def test_lines_stay_whole_and_have_their_host_before_them(capfdbinary: Any) -> None:
+    lines = Lines()
+    lines.output("a", "stdout", b"one\ntw")
+    lines.output("b", "stdout", b"other\n")
+    lines.output("a", "stdout", b"o\nrest")
+    lines.output("a", "stderr", b"oops\n")
+    lines.done(completed("a", process(3), 0.5))
+    out, err = capfdbinary.readouterr()
+    assert out == b"a: one\nb: other\na: two\na: rest\n"
+    assert err == b"a: oops\na: FAILED: exit status 3\n"
+
+
+def test_a_line_that_never_ends_is_broken(capfdbinary: Any) -> None:
+    lines = Lines()
+    for _ in range(10):
+        lines.output("a", "stdout", b"x" * 20000)
+    assert len(capfdbinary.readouterr().out) >= 131072
+
+
+def test_a_host_cannot_play_with_the_terminal() -> None:
+    assert visible(b"\x1b]0;title\x07\tred \xff\r") == b"\\x1b]0;title\\x07\tred \\xff"
+
+
+def test_a_signal_is_named_in_the_verdict() -> None:
+    killed = CompletedProcess("true", None, b"", b"", -1, ("KILL", False, "", ""))
+    assert verdict(completed("a", killed, 1.0)) == "FAILED: ended by signal KILL"
+
+
+def test_a_full_disk_is_told_with_host_and_path(tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    (tmp_path / "a.stdout").symlink_to("/dev/full")
+    files = OutputFiles(str(tmp_path))
+    with pytest.raises(SshServiceError, match=r"a: cannot write .*a\.stdout: No space left"):
+        files.write("a", "stdout", b"text")
+    files.close("a")

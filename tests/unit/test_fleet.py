@@ -1,0 +1,279 @@
+"""A fleet's results, with the work done by a runner of the test's own."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Iterator, List
+
+import pytest
+
+from ssh_service import CompletedProcess, SshCommandTimeout, SshConfigError, errors, fleet
+from ssh_service.fleet import HostResult, Results, SshWorkerLost, on_dask
+from ssh_service.fleet.elsewhere import runner_for
+from ssh_service.fleet.job import Job
+from ssh_service.fleet.result import completed, failed
+from ssh_service.fleet.results import Runner
+
+JOB = Job("run", {"text": "true", "env": {}, "shell": None, "max_output": None}, {}, None)
+
+
+class ByHand(Runner):
+    """Keeps what it is given until the test says that it is done."""
+
+    def __init__(self) -> None:
+        self.open: List[Any] = []
+        self.cancelled = self.closed = 0
+
+    def begin(self, host: Any) -> None:
+        self.open.append(host)
+
+    def finish(self, host: Any) -> None:
+        self.open.remove(host)
+        self.deliver(completed(host, None, 0.0))
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+        for host in list(self.open):
+            self.finish(host)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_results_come_in_the_order_in_which_hosts_are_done() -> None:
+    runner = ByHand()
+    with Results("abc", runner, 3) as results:
+        for host in "cab":
+            runner.finish(host)
+        assert [result.host for result in results] == ["c", "a", "b"]
+
+
+def test_who_takes_no_results_stops_the_work() -> None:
+    runner = ByHand()
+    endless = itertools.count()
+    with Results(endless, runner, 3) as results:
+        for host in (0, 1, 2):
+            runner.finish(host)
+        assert runner.open == [] and results.begun == 3
+        next(results)
+        assert results.begun == 3  # room for one more is used when the next is asked for
+        next(results)
+        assert results.begun == 4
+
+
+def test_hosts_are_asked_for_only_as_room_comes_up() -> None:
+    asked: List[int] = []
+
+    def hosts() -> Iterator[int]:
+        for number in itertools.count():
+            asked.append(number)
+            yield number
+
+    runner = ByHand()
+    with Results(hosts(), runner, 2):
+        assert asked == [0, 1]
+
+
+def test_after_cancel_no_host_is_begun_and_those_under_way_have_their_results() -> None:
+    runner = ByHand()
+    results = Results("abcdef", runner, 2)
+    results.cancel()
+    assert sorted(result.host for result in results) == ["a", "b"]
+    assert results.begun == 2 and runner.closed == 1
+
+
+def test_a_wait_for_a_result_can_be_bounded() -> None:
+    runner = ByHand()
+    with Results("a", runner, 1) as results:
+        with pytest.raises(TimeoutError, match="no host was done within 0.01 s"):
+            results.take(0.01)
+        runner.finish("a")
+        assert results.take(1).host == "a"
+
+
+def test_leaving_the_context_cancels_and_closes_once() -> None:
+    runner = ByHand()
+    with Results("ab", runner, 2) as results:
+        pass
+    results.close()
+    assert (runner.cancelled, runner.closed) == (1, 1)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_an_iterable_of_hosts_that_raises_is_the_callers_to_see() -> None:
+    def hosts() -> Iterator[str]:
+        yield "a"
+        raise LookupError("inventory")
+
+    with pytest.raises(LookupError, match="inventory"):
+        Results(hosts(), ByHand(), 5)
+
+
+@pytest.mark.parametrize(
+    "hosts, options, complaint",
+    [
+        ("web01", {}, "expected several"),
+        ({"host": "a"}, {}, "expected several"),
+        ([], {"parallel": 0}, "parallel"),
+        ([], {"parallel": True}, "parallel"),
+        ([], {"timeout": 0}, "timeout"),
+        ([], {"timeout": "1"}, "timeout"),
+        ([], {"env": {"A B": 1}}, "A B"),
+    ],
+)
+def test_what_is_wrong_for_all_hosts_is_told_at_once(
+    hosts: Any, options: Any, complaint: str
+) -> None:
+    with pytest.raises(SshConfigError, match=complaint):
+        fleet.run(hosts, "true", **options)
+
+
+def test_a_script_that_cannot_be_sent_is_told_at_once() -> None:
+    with pytest.raises(SshConfigError, match="NUL"):
+        fleet.run(["a"], "a\0b")
+
+
+def test_hooks_and_an_executor_do_not_go_together() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        with pytest.raises(SshConfigError, match="not with an executor"):
+            fleet.run(["a"], "true", executor=executor, on_output=print)
+
+
+def test_no_hosts_are_no_results() -> None:
+    assert list(fleet.run([], "true")) == []
+
+
+def test_a_host_that_is_wrong_is_told_of_by_its_result_alone() -> None:
+    results = list(fleet.run(["bad host", {"host": "a", "prt": 1}], "true"))
+    assert [result.status for result in results] == ["FAILED", "FAILED"]
+    assert all(isinstance(result.error, SshConfigError) for result in results)
+    assert all(result.sent is False for result in results)
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def process(status: int = 0, signal: Any = None) -> CompletedProcess:
+    return CompletedProcess("true", None, b"out\xff", b"err", status, signal)
+
+
+def test_success_is_exit_status_zero() -> None:
+    assert completed("a", process(0), 1.0).status == "SUCCEEDED"
+    assert completed("a", process(3), 1.0).status == "FAILED"
+    signalled = completed("a", process(-1, ("KILL", False, "", "")), 1.0)
+    assert (signalled.status, signalled.signal) == ("FAILED", "KILL")
+
+
+def test_what_is_told_as_json_has_text_for_every_byte() -> None:
+    told = completed("a", process(3), 1.23456).as_dict()
+    assert told == {
+        "host": "a",
+        "status": "FAILED",
+        "exit_status": 3,
+        "signal": None,
+        "seconds": 1.235,
+        "stdout": "out\\xff",
+        "stderr": "err",
+        "error": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "error, status, sent",
+    [
+        (SshCommandTimeout("t", process=process(), phase="run"), "TIMED_OUT", True),
+        (SshCommandTimeout("t", phase="queue"), "FAILED", False),
+        (errors.SshConnectTimeout("t"), "FAILED", False),
+        (errors.SshConnectionLost("l", sent=True), "FAILED", True),
+        (errors.SshConnectionLost("l", sent=False), "FAILED", False),
+        (SshWorkerLost("w"), "FAILED", None),
+        (SshWorkerLost("w", sent=False), "FAILED", False),
+        (errors.SshFileNotFoundError("f"), "FAILED", True),
+    ],
+)
+def test_a_result_says_whether_anything_was_begun(error: Any, status: str, sent: Any) -> None:
+    result = failed("a", error, 1.0)
+    assert (result.status, result.sent) == (status, sent)
+
+
+def test_an_error_is_told_in_one_line() -> None:
+    assert failed("a", errors.SshServiceError("two\n lines"), 0).as_dict()["error"] == "two lines"
+    assert failed("a", OSError(28, "full"), 0).as_dict()["error"] == "OSError: [Errno 28] full"
+    assert failed("a", KeyError(), 0).as_dict()["error"] == "KeyError"
+
+
+def test_a_result_survives_pickling() -> None:
+    result = failed("a", SshCommandTimeout("t", process=process(1)), 1.0)
+    again = pickle.loads(pickle.dumps(result))
+    assert again.as_dict() == result.as_dict()
+    assert pickle.loads(pickle.dumps(SshWorkerLost("w", sent=False))).sent is False
+
+
+# --- executors ----------------------------------------------------------------------------------
+
+
+class Executor:
+    """Answers calls as the test says."""
+
+    def __init__(self) -> None:
+        self.calls: List["Future[Any]"] = []
+
+    def submit(self, function: Any, *arguments: Any) -> "Future[Any]":
+        self.calls.append(Future())
+        return self.calls[-1]
+
+
+def test_a_call_that_is_lost_is_told_as_of_unknown_fate() -> None:
+    executor = Executor()
+    results = Results(["a"], runner_for(JOB, 1, executor), 1)  # type: ignore[arg-type]
+    executor.calls[0].set_exception(RuntimeError("the worker was killed"))
+    (result,) = results
+    assert isinstance(result.error, SshWorkerLost) and result.sent is None
+    assert "nobody knows" in str(result.error)
+
+
+def test_what_no_worker_has_begun_is_withdrawn_by_cancel() -> None:
+    executor = Executor()
+    results = Results("ab", runner_for(JOB, 2, executor), 2)  # type: ignore[arg-type]
+    executor.calls[1].set_running_or_notify_cancel()
+    results.cancel()
+    first = results.take(1)
+    assert (first.host, first.sent) == ("a", False)
+    executor.calls[1].set_result(completed("b", None, 0.0))
+    assert results.take(1).ok
+    results.close()
+
+
+def test_an_executor_that_takes_no_work_fails_each_host_and_raises_nothing() -> None:
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    results = list(fleet.run(["a", "b"], "true", executor=executor))
+    assert [result.sent for result in results] == [False, False]
+    assert all("no worker took it" in str(result.error) for result in results)
+
+
+def test_a_claim_is_granted_once_and_never_after_cancel() -> None:
+    ledger = on_dask._Ledger()
+    assert ledger.word("claim", "run", 1) is True
+    assert ledger.word("claim", "run", 1) is False
+    assert ledger.word("claim", "run", 2) is True
+    assert ledger.word("look", "run", 0) is False
+    ledger.word("cancel", "run", 0)
+    assert ledger.word("look", "run", 0) is True
+    assert ledger.word("claim", "run", 3) is False
+    ledger.word("forget", "run", 0)
+    assert ledger.word("claim", "run", 1) is True
+
+
+def test_results_may_be_cancelled_from_another_thread() -> None:
+    runner = ByHand()
+    results = Results(itertools.count(), runner, 2)
+    canceller = threading.Thread(target=results.cancel)
+    canceller.start()
+    canceller.join(5)
+    taken: List[HostResult] = list(results)
+    assert len(taken) == 2

@@ -1,0 +1,96 @@
+"""Hosts as people write them."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+import pytest
+
+from ssh_service import SshConfigError, fleet
+from ssh_service.fleet.hosts import connect_params, folder_name
+
+
+@pytest.mark.parametrize(
+    "text, meant",
+    [
+        ("web01", {"host": "web01"}),
+        ("web01:2222", {"host": "web01", "port": 2222}),
+        ("admin@web01", {"host": "web01", "username": "admin"}),
+        ("a@b@web01:22", {"host": "web01", "username": "a@b", "port": 22}),
+        ("10.0.0.1:2222", {"host": "10.0.0.1", "port": 2222}),
+        ("fe80::1%eth0", {"host": "fe80::1%eth0"}),
+        ("[::1]:2222", {"host": "::1", "port": 2222}),
+        ("root@[::1]", {"host": "::1", "username": "root"}),
+    ],
+)
+def test_a_destination_is_read(text: str, meant: Dict[str, Any]) -> None:
+    assert fleet.parse(text) == meant
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("", "no host"),
+        ("admin@", "no host"),
+        ("@web01", "no user"),
+        ("web01:", "no port"),
+        ("web01:ssh", "no port"),
+        ("web01:99999", "no port"),
+        ("web 01", "no host name"),
+        ("-oProxyCommand=x", "no host name"),
+        ("[::1", "not closed"),
+        ("[::1]22", "not closed"),
+        ("web[a-c]", "no host name"),
+        ("a,b", "no host name"),
+    ],
+)
+def test_a_mistyped_destination_is_told_with_what_was_expected(text: str, complaint: str) -> None:
+    with pytest.raises(SshConfigError, match=complaint) as caught:
+        fleet.parse(text)
+    assert "expected [user@]host[:port]" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pattern, hosts",
+    [
+        ("web01", ["web01"]),
+        ("web[08-11]", ["web08", "web09", "web10", "web11"]),
+        ("web[8-11]", ["web8", "web9", "web10", "web11"]),
+        ("db[1,3,7-9].example.org:22", [f"db{n}.example.org:22" for n in (1, 3, 7, 8, 9)]),
+        ("r[1-2]n[01-02]", ["r1n01", "r1n02", "r2n01", "r2n02"]),
+        ("127.0.0.[1-3]", ["127.0.0.1", "127.0.0.2", "127.0.0.3"]),
+        ("[::1]:22", ["[::1]:22"]),
+    ],
+)
+def test_a_range_is_written_out(pattern: str, hosts: List[str]) -> None:
+    assert fleet.expand(pattern) == hosts
+
+
+@pytest.mark.parametrize(
+    "pattern, complaint",
+    [
+        ("web[3-1]", "backwards"),
+        ("web[1-]", "no range"),
+        ("web[1,,2]", "no range"),
+        ("web[0-999999999]", "more than 100000 hosts"),
+        ("a[0-999]b[0-999]", "more than 100000 hosts"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_told(pattern: str, complaint: str) -> None:
+    with pytest.raises(SshConfigError, match=complaint):
+        fleet.expand(pattern)
+
+
+def test_what_is_said_of_one_host_wins_over_what_is_said_of_all() -> None:
+    common = {"username": "deploy", "port": 22}
+    assert connect_params("root@a", common) == {"host": "a", "username": "root", "port": 22}
+    assert connect_params({"host": "a", "port": 23}, common)["port"] == 23
+    with pytest.raises(SshConfigError, match="expected a str or a mapping"):
+        connect_params(7, common)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "..", ".", "a/b", "", "a\0b"])
+def test_a_hosts_folder_is_never_elsewhere(name: str) -> None:
+    made = folder_name(name)
+    assert made.strip(".") and "/" not in made and "\0" not in made

@@ -1,0 +1,385 @@
+"""How a script is delivered: the bytes, and what real shells make of them."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import pytest
+
+from ssh_service import script
+from ssh_service.command import _GroupFinder
+from ssh_service.errors import SshConfigError
+from ssh_service.script import Delivery, check_environment, deliver, is_empty, join
+
+TIMEOUT = 60
+
+POSIX = [
+    [name]
+    for name in ("sh", "dash", "bash", "zsh", "mksh", "ksh", "yash")
+    if shutil.which(name) is not None
+]
+if shutil.which("busybox"):
+    POSIX.append(["busybox", "sh"])
+FOREIGN = [[name] for name in ("csh", "tcsh", "fish") if shutil.which(name) is not None]
+
+HARD = [
+    "plain",
+    "",
+    " ",
+    "'; touch x; '",
+    "x'; touch x; V='y",
+    "$(touch x)",
+    "`touch x`",
+    "${HOME}",
+    "$HOME $$ $? !! !x",
+    'a "quoted" word',
+    "it's",
+    "'''",
+    "back\\slash \\n \\\\ \\' end\\",
+    "two\nlines",
+    "\nleading and trailing\n\n",
+    "tab\there  two  spaces ",
+    "\r\n",
+    "*;?[a-z]{a,b}~#&|<>()",
+    "-n",
+    "-e",
+    "%s %d %%",
+    "=assignment",
+    "żółć 日本語 😀",
+    "\x01\x02\x7f\x80\x81\x82\x88\x98\xff",
+    "\udc80\udcff\udc81",  # bytes that are no UTF-8, as os.environ gives them
+    "\u2028\x85\x0b\x0c\x1c",
+    "x" * 5000,
+]
+
+
+def name_of(shell: List[str]) -> str:
+    return "-".join(shell)
+
+
+each_shell = pytest.mark.parametrize("shell", POSIX, ids=name_of)
+
+
+def run(
+    shell: List[str], delivery: Delivery, folder: Path, stdin: bytes = b"", **env: str
+) -> Tuple[int, bytes, bytes]:
+    """Do as sshd does: the login shell runs the request, its stdin is a pipe that ends."""
+    done = subprocess.run(
+        [*shell, "-c", delivery.command],
+        input=delivery.preamble + stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=str(folder),
+        timeout=TIMEOUT,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8", **env},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+# What is a script, and what is not.
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("a\nb", "a\nb"),
+        (["a", "b"], "a\nb"),
+        (("a",), "a"),
+        ((item for item in ("a", "b\nc", "")), "a\nb\nc\n"),
+        ([], ""),
+        ("a\x0bb\x85c\u2028d\r\n", "a\x0bb\x85c\u2028d\r\n"),
+    ],
+)
+def test_a_script_is_a_text_or_its_lines(given: Any, expected: str) -> None:
+    assert join(given) == expected
+
+
+@pytest.mark.parametrize("given", [None, 1, b"bytes", [b"bytes"], ["a", None], [["a"]], object()])
+def test_anything_else_is_refused_with_its_type(given: Any) -> None:
+    with pytest.raises(SshConfigError, match="expected a str or an iterable of str, got"):
+        join(given)
+
+
+def test_a_script_of_sixteen_mib_is_accepted_and_one_byte_more_is_not() -> None:
+    limit = 16 * 1024 * 1024
+    assert len(join("x" * limit)) == limit
+    with pytest.raises(SshConfigError, match=f"{limit + 1} bytes are too many"):
+        join("x" * (limit + 1))
+    with pytest.raises(SshConfigError, match="too many"):
+        join("ż" * (limit // 2 + 1))  # characters would fit, bytes do not
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0"])
+def test_nul_cannot_be_sent(text: str) -> None:
+    with pytest.raises(SshConfigError, match="NUL"):
+        join(text)
+    with pytest.raises(SshConfigError, match="NUL"):
+        check_environment({"A": text})
+
+
+def test_what_cannot_be_encoded_is_refused_without_being_shown() -> None:
+    """A UnicodeEncodeError would carry all of the text with it, values included."""
+    for refused in (
+        lambda: join("secret \ud800"),
+        lambda: check_environment({"A": "secret \ud800"}),
+    ):
+        with pytest.raises(SshConfigError, match="surrogate") as caught:
+            refused()
+        assert "secret" not in repr(caught.value)
+        assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "text, empty", [("", True), (" \t\n\n", True), ("#", False), (":", False)]
+)
+def test_a_script_of_white_space_is_empty(text: str, empty: bool) -> None:
+    assert is_empty(text) is empty
+
+
+# The environment.
+
+
+def test_values_of_any_type_become_text() -> None:
+    given = {"A": 1, "B": 1.5, "C": None, "D": True, "_e1": Path("/x"), "F": "text"}
+    assert check_environment(given) == {
+        "A": "1", "B": "1.5", "C": "None", "D": "True", "_e1": "/x", "F": "text",
+    }  # fmt: skip
+    assert check_environment(None) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["", "1A", "A-B", "A B", "A=B", "A\n", "ż", "A;touch x", "$(x)", 1, None, b"A"]
+)
+def test_a_name_that_no_shell_takes_is_refused_without_its_value(name: Any) -> None:
+    with pytest.raises(SshConfigError, match="environment variable") as caught:
+        check_environment({name: "the secret value"})
+    assert "secret" not in str(caught.value)
+
+
+# The form of what is sent.
+
+
+def test_a_small_script_is_the_exec_request_itself() -> None:
+    assert deliver("echo żółć") == Delivery(encoded("echo żółć"), b"")
+    assert deliver("x" * 65536) == Delivery(b"x" * 65536, b"")
+    assert deliver("x", prologue="p;") == Delivery(b"p;x", b"")
+
+
+@pytest.mark.parametrize(
+    "delivery",
+    [
+        deliver("x" * 65537),
+        deliver("ż" * 32769),
+        deliver("true", {"A": "b"}),
+        deliver("true", shell="/bin/bash"),
+        deliver("x" * 65530, prologue="printf;"),
+    ],
+)
+def test_everything_else_goes_over_stdin_as_one_line(delivery: Delivery) -> None:
+    assert len(delivery.command) < 200
+    assert delivery.preamble.count(b"\n") == 1 and delivery.preamble.endswith(b"\n")
+
+
+def test_no_value_is_in_the_exec_request_where_every_user_of_the_server_could_see_it() -> None:
+    delivery = deliver("echo the-script", {"NAME": "the-value"}, "/bin/bash")
+    assert b"the-" not in delivery.command
+    assert b"NAME" not in delivery.command
+
+
+def test_the_request_survives_login_shells_that_are_no_posix_shells() -> None:
+    """Nothing in it that csh or fish would take for theirs, inside single quotes."""
+    command = deliver("true", {"A": "b"}, "/bin/bash").command.decode()
+    assert command.startswith("exec /bin/bash -c '") and command.endswith("'")
+    inside = command[len("exec /bin/bash -c '") : -1]
+    assert not set(inside) & set("'\\!\n")
+
+
+# What the shells make of it.
+
+
+@each_shell
+@pytest.mark.parametrize("wrapped", [False, True], ids=["login shell", "ssh_shell"])
+def test_hard_values_arrive_to_the_letter(shell: List[str], wrapped: bool, tmp_path: Path) -> None:
+    env = {f"V{number}": value for number, value in enumerate(HARD)}
+    text = "\n".join(f"printf '%s\\001\\000' \"${name}\"" for name in env)
+    inner = None
+    if wrapped and len(shell) == 1:
+        inner = shutil.which(shell[0])
+    status, stdout, stderr = run(shell, deliver(text, env, inner), tmp_path)
+    assert (status, stderr) == (0, b"")
+    assert stdout.split(b"\1\0")[:-1] == [encoded(value) for value in HARD]
+    assert list(tmp_path.iterdir()) == []
+
+
+@each_shell
+def test_two_thousand_random_values_arrive_to_the_letter_and_nothing_is_run(
+    shell: List[str], tmp_path: Path
+) -> None:
+    rng = random.Random(4711)
+    pieces = ["'; touch x", "$(touch x)", "`touch x`", "\n", "'", '"', "\\", "$", "!", "#", "\t"]
+    pieces += [" ", "a", "Z", "0", "%", "*", "~", ";", "&", "|", "<", ">", "(", "{", "żó", "\x81"]
+    pieces += ["\udc81", "\udcff", "\x7f", "\r", "EOF", "-", "=", "[", "?"]
+    values = ["".join(rng.choices(pieces, k=rng.randrange(12))) for _ in range(2000)]
+    for start in range(0, len(values), 250):
+        env = {f"V{number}": value for number, value in enumerate(values[start : start + 250])}
+        # The values themselves, and what a child is given of them.
+        text = "\n".join(f"printf '%s\\000' \"${name}\"" for name in env) + "\nenv -0"
+        status, stdout, stderr = run(shell, deliver(text, env), tmp_path)
+        assert (status, stderr) == (0, b"")
+        parts = stdout.split(b"\0")
+        assert parts[: len(env)] == [encoded(value) for value in env.values()]
+        children = dict(part.split(b"=", 1) for part in parts[len(env) :] if b"=" in part)
+        assert {name: children[encoded(name)] for name in env} == {
+            name: encoded(value) for name, value in env.items()
+        }
+    assert list(tmp_path.iterdir()) == []
+
+
+@each_shell
+@pytest.mark.parametrize("env", [{}, {"A": "b"}], ids=["exec", "stdin"])
+def test_the_script_runs_as_written_whichever_way_it_goes(
+    shell: List[str], env: Dict[str, str], tmp_path: Path
+) -> None:
+    text = "\n".join(
+        [
+            "# a comment that isn't closed",
+            "x='one",
+            "two'",
+            'echo "$x" \'$x\' "it\'s"',
+            "cat <<'EOF'",
+            "$not `expanded` \\n",
+            "EOF",
+            "cat <<EOF",
+            "[$x]",
+            "EOF",
+            "f() {",
+            '  echo "in f: $1"',
+            "}",
+            "f 'ż ó'",
+            "echo continued \\",
+            "  line",
+            "for i in 1 2; do echo $i",
+            "done",
+            "if read line; then echo \"stdin: $line\"; else echo 'stdin is at its end'; fi",
+            "echo err >&2",
+            "echo ${_ssh_n-unset} ${_ssh_s-unset}",
+            "(exit 3)",
+            "echo $?",
+            "exit 42",
+        ]
+    )
+    status, stdout, stderr = run(shell, deliver(text, env), tmp_path)
+    assert (status, stderr) == (42, b"err\n")
+    assert stdout.decode() == (
+        "one\ntwo $x it's\n$not `expanded` \\n\n[one\ntwo]\nin f: ż ó\ncontinued line\n1\n2\n"
+        "stdin is at its end\nunset unset\n3\n"
+    )
+
+
+@each_shell
+def test_the_script_finds_what_the_caller_gave_it_to_read_and_then_the_end(
+    shell: List[str], tmp_path: Path
+) -> None:
+    delivery = deliver('read first; echo "[$first]"; cat; echo end', {"A": "b"})
+    status, stdout, stderr = run(shell, delivery, tmp_path, b"one\ntwo\n\xff\0\n")
+    assert (status, stdout, stderr) == (0, b"[one]\ntwo\n\xff\0\nend\n", b"")
+
+
+@each_shell
+def test_the_exit_status_is_the_scripts(shell: List[str], tmp_path: Path) -> None:
+    for text, expected in [("true", 0), ("false", 1), ("exit 7", 7), ("no-such-command-x", 127)]:
+        for env in ({}, {"A": "b"}):
+            assert run(shell, deliver(text, env), tmp_path)[0] == expected, (text, env)
+    # A syntax error is one whichever way it comes, and ends in no success.
+    assert run(shell, deliver("if", {"A": "b"}), tmp_path)[0] != 0
+
+
+@each_shell
+def test_variables_that_shells_care_for_arrive_too(shell: List[str], tmp_path: Path) -> None:
+    env = {"IFS": "0123456789", "LC_ALL": "C", "PS4": "x", "_ssh_n": "mine", "_ssh_s": "mine too"}
+    text = 'printf "%s|" "$IFS" "$LC_ALL" "$_ssh_n" "$_ssh_s" "żółć"'
+    status, stdout, stderr = run(shell, deliver(text, env), tmp_path)
+    assert (status, stderr) == (0, b"")
+    assert stdout.decode() == "0123456789|C|mine|mine too|żółć|"
+
+
+@each_shell
+@pytest.mark.parametrize(
+    "env", [{}, {"A": "b"}, {"IFS": "0123456789"}], ids=["exec", "stdin", "IFS"]
+)
+def test_the_process_group_is_told_whole_and_nobody_else_sees_it(
+    shell: List[str], env: Dict[str, str], tmp_path: Path
+) -> None:
+    """An IFS with digits must not split the number: the wrong group would be killed."""
+    finder = _GroupFinder()
+    delivery = deliver("echo $$; echo err >&2; exit 3", env, None, finder.prologue)
+    status, stdout, stderr = run(shell, delivery, tmp_path)
+    assert status == 3
+    assert finder.strip(stderr) + finder.rest() == b"err\n"
+    printed = b"".join(stdout.split())  # the shell's own echo may be split by IFS
+    assert finder.number == int(printed)
+
+
+@each_shell
+def test_a_hundred_kib_and_a_mebibyte_run(shell: List[str], tmp_path: Path) -> None:
+    for size in (100 * 1024, 1024 * 1024):
+        filler = "# it's filler $(touch x)\n"
+        text = filler * (size // len(filler)) + "echo done"
+        assert run(shell, deliver(text), tmp_path) == (0, b"done\n", b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
+@each_shell
+def test_sixteen_mib_run(shell: List[str], tmp_path: Path) -> None:
+    line = ": 'it is long' \"$HOME\"\n"
+    text = line * ((16 * 1024 * 1024 - 20) // len(line)) + "echo done"
+    assert run(shell, deliver(join(text)), tmp_path) == (0, b"done\n", b"")
+
+
+@each_shell
+def test_a_value_of_a_mebibyte_arrives(shell: List[str], tmp_path: Path) -> None:
+    # It cannot be exported to children (E2BIG), but builtins must see all of it.
+    value = "it's " * 200_000
+    delivery = deliver('printf %s "${#V}"', {"V": value})
+    assert run(shell, delivery, tmp_path)[:2] == (0, str(len(value)).encode())
+
+
+@pytest.mark.parametrize("login", FOREIGN, ids=name_of)
+@pytest.mark.parametrize("env", [{}, {"V": "it's $(touch x)\n`x` !y"}], ids=["plain", "env"])
+def test_csh_and_fish_hand_the_script_to_the_shell_that_is_set(
+    login: List[str], env: Dict[str, str], tmp_path: Path
+) -> None:
+    inner = shutil.which("bash") or "/bin/sh"
+    text = "printf '%s|' \"$V\"\ncase x in x) echo posix;; esac\nexit 5"
+    status, stdout, stderr = run(login, deliver(text, env, inner), tmp_path)
+    assert (status, stderr) == (5, b"")
+    assert stdout.decode() == env.get("V", "") + "|posix\n"
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == []
+
+
+def test_the_shell_that_is_set_may_have_any_path(tmp_path: Path) -> None:
+    folder = tmp_path / "it's a $(folder)"
+    folder.mkdir()
+    shell = folder / "my sh"
+    shell.symlink_to(shutil.which("sh") or "/bin/sh")
+    status, stdout, _ = run(["sh"], deliver("echo $0", {}, str(shell)), tmp_path)
+    assert (status, stdout.decode().strip()) == (0, str(shell))
+
+
+def test_nothing_is_forked_to_read_the_script(tmp_path: Path) -> None:
+    """With an empty PATH only builtins work."""
+    delivery = deliver("echo read", {"A": "b"})
+    assert run(["sh"], delivery, tmp_path, PATH="")[:2] == (0, b"read\n")
+
+
+def test_the_limit_of_the_exec_request_is_what_servers_take(monkeypatch: Any) -> None:
+    assert script._EXEC_LIMIT <= 100_000
