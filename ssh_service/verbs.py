@@ -362,7 +362,11 @@ def _begin(
     )
     if target is not None:
         remote.begin(
-            cache or default_cache(), target, command, max_connections, idle_timeout=_IDLE_TIMEOUT
+            default_cache() if cache is None else cache,
+            target,
+            command,
+            max_connections,
+            idle_timeout=_IDLE_TIMEOUT,
         )
     elif transport is not None:
         try:
@@ -406,7 +410,13 @@ def upload(
     if isinstance(destination, SshTransport):
         copying.upload(destination, local_path, remote_path, **options)
     else:
-        remote.upload(cache or default_cache(), destination, local_path, remote_path, **options)
+        remote.upload(
+            default_cache() if cache is None else cache,
+            destination,
+            local_path,
+            remote_path,
+            **options,
+        )
 
 
 def download(
@@ -443,4 +453,10 @@ def download(
     if isinstance(destination, SshTransport):
         copying.download(destination, remote_path, local_path, **options)
     else:
-        remote.download(cache or default_cache(), destination, remote_path, local_path, **options)
+        remote.download(
+            default_cache() if cache is None else cache,
+            destination,
+            remote_path,
+            local_path,
+            **options,
+        )

@@ -138,6 +138,8 @@ class Wire:
             return bytes(self._sock.recv(_READ_SIZE))
         except socket.timeout:
             return None
+        except OSError as exc:
+            raise _below(exc) from exc
 
     def writable(self) -> bool:
         """Tell whether a small message could be written now without waiting; no if closed."""
@@ -186,7 +188,10 @@ class Wire:
                 if time.monotonic() >= deadline:
                     raise self._stalled()
                 time.sleep(_POLL_WINDOW)
-            sent = int(self._sock.send(bytes(view[:32768])))
+            try:
+                sent = int(self._sock.send(bytes(view[:32768])))
+            except OSError as exc:
+                raise _below(exc) from exc
             if not sent:
                 raise OSError(errno.EPIPE, "the connection to the jump host is closed")
             return sent
@@ -199,6 +204,12 @@ class Wire:
 
     def _stalled(self) -> WriteStalled:
         return WriteStalled(errno.ETIMEDOUT, f"the peer took no byte for {self._stall_limit:g} s")
+
+
+def _below(error: OSError) -> OSError:
+    """Give an error of the jump host's connection an errno: paramiko's reader expects one."""
+    text = f"the connection to the jump host failed: {error}"
+    return OSError(error.errno or errno.ECONNRESET, text)
 
 
 if sys.platform == "win32":

@@ -64,6 +64,13 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
         pause.wait(0.01)
 
 
+def test_a_cache_that_is_given_is_used_even_while_it_is_empty(
+    web: Dict[str, Any], cache: SshClientCache
+) -> None:
+    run(web, "true", cache=cache, timeout=PATIENCE)
+    assert cache.stats()["dials"] == 1 and len(cache) == 1
+
+
 # --- many at once ----------------------------------------------------------------------------
 
 
@@ -342,7 +349,7 @@ def test_a_restarted_server_is_found_again(
 def test_a_warm_command_costs_one_round_trip(
     sshd: Sshd, fault_proxy: Callable[..., FaultProxy], cache: SshClientCache
 ) -> None:
-    """One, not two: a session is open already.  (A round trip of 200 ms, with slack.)"""
+    """One, not two, as a session is open already: a round trip of 200 ms, with slack."""
     proxy = fault_proxy(sshd.host, sshd.port)
     web = through(proxy, sshd)
     run(web, "true", cache=cache, timeout=PATIENCE)

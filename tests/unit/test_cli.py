@@ -103,7 +103,7 @@ def test_the_version_is_told() -> None:
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra_it_says_what_to_install(missing: str, tmp_path: Path) -> None:
     (tmp_path / f"{missing}.py").write_text(
-        f"raise ModuleNotFoundError('No module named {missing!r}', name={missing!r})"
+        f"raise ModuleNotFoundError('No module named {missing}', name='{missing}')"
     )
     line = told(command_line("run", env={"PYTHONPATH": str(tmp_path)}))
     assert "pip install 'ssh-service[cli]'" in line and missing in line

@@ -1,0 +1,76 @@
+"""libssh2 with as little Python around it as can be: what C alone achieves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+import threading
+from typing import Any, Callable, List
+
+from ssh2.session import Session
+
+from benchmarks.peers.base import Peer
+
+__all__ = ["PEER"]
+
+
+class _CClient(Peer):
+    """ssh2-python, with TCP_NODELAY; threads have a connection each, as libssh2 demands."""
+
+    name = "ssh2 (C)"
+    copies = False
+
+    @staticmethod
+    def version() -> str:
+        """Tell which version is measured."""
+        return importlib.metadata.version("ssh2-python")
+
+    def connect(self) -> None:
+        """Make the connection."""
+        self._sockets: List[socket.socket] = []
+        self._own = threading.local()
+        self._first = self._session()
+
+    def _session(self) -> Any:
+        sock = socket.create_connection((self.target.host, self.target.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sockets.append(sock)
+        session = Session()
+        session.handshake(sock)
+        session.userauth_publickey_fromfile(self.target.username, self.target.client_key)
+        return session
+
+    def close(self) -> None:
+        """End all connections."""
+        for sock in self._sockets:
+            sock.close()
+
+    def run(self, command: str) -> str:
+        """Run a command."""
+        return b"".join(_pieces(self._first, command)).decode()
+
+    def read(self, command: str) -> int:
+        """Keep the output as bytes."""
+        return len(b"".join(_pieces(self._first, command)))
+
+    def worker(self) -> Callable[[str], str]:
+        """Give each thread a connection of its own."""
+        session = self._session()
+        return lambda command: b"".join(_pieces(session, command)).decode()
+
+
+def _pieces(session: Any, command: str) -> List[bytes]:
+    channel = session.open_session()
+    channel.execute(command)
+    pieces = []
+    count, data = channel.read(65536)
+    while count > 0:
+        pieces.append(data)
+        count, data = channel.read(65536)
+    channel.wait_eof()
+    channel.close()
+    channel.wait_closed()
+    return pieces
+
+
+PEER = _CClient

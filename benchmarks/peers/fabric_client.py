@@ -1,0 +1,85 @@
+"""Fabric."""
+
+from __future__ import annotations
+
+import os
+from typing import Callable, List, Sequence
+
+import fabric
+
+from benchmarks.peers.base import Peer, Unsupported
+from benchmarks.target import Target
+
+__all__ = ["PEER"]
+
+
+def _connection(target: Target) -> fabric.Connection:
+    return fabric.Connection(
+        target.host,
+        user=target.username,
+        port=target.port,
+        connect_kwargs={
+            "key_filename": target.client_key,
+            "allow_agent": False,
+            "look_for_keys": False,
+        },
+    )
+
+
+def _run(connection: fabric.Connection, command: str) -> str:
+    return str(connection.run(command, hide=True, in_stream=False).stdout)
+
+
+class _Fabric(Peer):
+    """Connection; a thread has one of its own, as in its ThreadingGroup."""
+
+    name = "Fabric"
+    keeps_times = False
+
+    @staticmethod
+    def version() -> str:
+        """Tell which version is measured."""
+        return str(fabric.__version__)
+
+    def connect(self) -> None:
+        """Make the connection."""
+        self._connection = _connection(self.target)
+        self._connection.open()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
+    def run(self, command: str) -> str:
+        """Run a command."""
+        return _run(self._connection, command)
+
+    def worker(self) -> Callable[[str], str]:
+        """Give each thread a connection."""
+        connection = _connection(self.target)
+        return lambda command: _run(connection, command)
+
+    def upload(self, local: str, remote: str) -> None:
+        """Copy a file there; trees are none of its business."""
+        if os.path.isdir(local):
+            raise Unsupported
+        self._connection.put(local, remote)
+
+    def download(self, remote: str, local: str) -> None:
+        """Copy a file here."""
+        if os.path.isdir(remote):
+            raise Unsupported
+        self._connection.get(remote, local)
+
+    @classmethod
+    def dial_all(cls, targets: Sequence[Target], command: str) -> List[str]:
+        """Use a group."""
+        group = fabric.ThreadingGroup.from_connections(map(_connection, targets))
+        try:
+            results = group.run(command, hide=True, in_stream=False)
+            return [str(result.stdout) for result in results.values()]
+        finally:
+            group.close()
+
+
+PEER = _Fabric

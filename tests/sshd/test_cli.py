@@ -1,0 +1,397 @@
+"""The command line against a real server that listens on several loopback addresses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from ssh_service.local_sshd import Sshd  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTS = [f"127.0.0.{number}" for number in range(1, 5)]
+Done = "subprocess.CompletedProcess[str]"
+
+
+@pytest.fixture
+def server(sshd_factory: Callable[..., Sshd]) -> Sshd:
+    return sshd_factory({"ListenAddress": HOSTS})
+
+
+@pytest.fixture
+def config(server: Sshd, tmp_path: Path) -> Path:
+    """Return an ssh_config in which web1 to web4 are the server's addresses."""
+    text = f"""
+        Host web*
+            Port {server.port}
+            User {server.username}
+            IdentityFile {server.client_key}
+            IdentitiesOnly yes
+            IdentityAgent none
+            HostKeyAlias [127.0.0.1]:{server.port}
+            UserKnownHostsFile {server.known_hosts}
+            GlobalKnownHostsFile /dev/null
+    """
+    for number, address in enumerate(HOSTS, 1):
+        text += f"Host web{number}\n HostName {address}\n"
+    text += "Host web1??\n HostName 127.0.0.1\n"
+    text += f"Host dead\n HostName 127.0.0.99\n Port {server.port}\n"
+    path = tmp_path / "config"
+    path.write_text(text)
+    return path
+
+
+Run = Callable[..., Any]
+
+
+def argv(config: Path, command: str, *arguments: str) -> List[str]:
+    return [sys.executable, "-m", "ssh_service", command, "-F", str(config), *arguments]
+
+
+@pytest.fixture
+def run(config: Path) -> Run:
+    def run(command: str, *arguments: str, **options: Any) -> Any:
+        return subprocess.run(
+            argv(config, command, *arguments),
+            cwd=str(ROOT),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=60,
+            **options,
+        )
+
+    return run
+
+
+def objects(done: Any) -> Dict[str, Dict[str, Any]]:
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    by_host = {one["host"]: one for one in found}
+    assert len(by_host) == len(found)
+    return by_host
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def alive(pid: str) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+# --- run ----------------------------------------------------------------------------------------
+
+
+def test_json_tells_one_object_for_each_host_and_all_else_goes_to_stderr(run: Run) -> None:
+    done = run("run", "--json", "-v", "-H", "web[1-2]", "--", "echo out; echo err >&2; exit 3")
+    assert done.returncode == 1
+    assert set(objects(done)) == {"web1", "web2"}
+    one = objects(done)["web1"]
+    assert one.pop("seconds") > 0
+    assert one == {
+        "host": "web1",
+        "status": "FAILED",
+        "exit_status": 3,
+        "signal": None,
+        "stdout": "out\n",
+        "stderr": "err\n",
+        "error": None,
+    }
+
+
+def test_all_well_is_exit_status_zero_and_plain_lines_in_a_pipe(run: Run) -> None:
+    done = run("run", "-H", "web[1-4]", "--", "echo", "a  b;", "echo oops >&2")
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == [f"web{n}: a b" for n in (1, 2, 3, 4)]
+    assert "web1: oops" in done.stderr and "\x1b" not in done.stdout + done.stderr
+    assert done.stderr.endswith("ssh-service: 4 of 4 hosts succeeded\n")
+
+
+def test_results_are_written_as_each_host_finishes(config: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    script = f'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) until [ -e {gate} ]; do sleep .05; done;; esac'
+    with subprocess.Popen(
+        argv(config, "run", "--json", "-H", "web[1-2]", "--", script),
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["host"] == "web2"
+        gate.touch()
+        assert json.loads(process.stdout.readline())["host"] == "web1"
+        assert process.wait(20) == 0
+
+
+def test_output_is_written_as_it_comes(config: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    script = f"echo first; until [ -e {gate} ]; do sleep .05; done; echo last"
+    with subprocess.Popen(
+        argv(config, "run", "-H", "web1", "--", script), cwd=str(ROOT), stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"web1: first\n"
+        gate.touch()
+        assert process.stdout.readline() == b"web1: last\n"
+        assert process.wait(20) == 0
+
+
+def test_a_dead_host_in_a_list_of_forty_holds_up_none(run: Run, server: Sshd) -> None:
+    with socket.socket() as mute:  # takes connections and never says a word
+        mute.bind(("127.0.0.99", server.port))
+        mute.listen(8)
+        hosts = "\n".join([*(f"web{n}" for n in (1, 2, 3, 4)), "dead", "web[100-134]"])
+        done = run("run", "--json", "-t", "8", "-f", "-", "--", "true", input=hosts)
+    found = objects(done)
+    assert len(found) == 40 and done.returncode == 1
+    dead = found.pop("dead")
+    assert dead["status"] == "FAILED" and "\n" not in dead["error"]
+    assert {one["status"] for one in found.values()} == {"SUCCEEDED"}
+    assert max(one["seconds"] for one in found.values()) < dead["seconds"]
+    assert done.stdout.splitlines()[-1].startswith('{"host": "dead"')
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_mistyped_host_is_told_with_its_name(run: Run, as_json: bool) -> None:
+    done = run("run", *(["--json"] if as_json else []), "-H", "wbe1.invalid", "--", "true")
+    assert done.returncode == 1
+    assert "the name 'wbe1.invalid' cannot be resolved" in (
+        done.stdout if as_json else done.stderr
+    )
+
+
+def test_a_refused_login_says_what_was_tried(run: Run, tmp_path: Path) -> None:
+    key = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    done = run("run", "-H", "web1", "--key", str(key), "--", "true")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and "authentication refused" in line and str(key) in line
+
+
+def test_a_changed_host_key_is_told_with_both_fingerprints(
+    run: Run, server: Sshd, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    key = " ".join(Path(f"{other}.pub").read_text().split()[:2])
+    Path(server.known_hosts).write_text(f"[127.0.0.1]:{server.port} {key}\n")
+    done = run("run", "-H", "web1", "--", "true")
+    assert done.returncode == 1 and len(set(re.findall(r"SHA256:\S{43}", done.stderr))) == 2
+    assert run("run", "-H", "web1", "--host-key", "off", "--", "true").returncode == 0
+
+
+def test_an_unknown_host_key_is_refused_or_recorded(run: Run, server: Sshd) -> None:
+    Path(server.known_hosts).write_text("")
+    assert run("run", "-H", "web1", "--", "true").returncode == 1
+    assert run("run", "-H", "web1", "--host-key", "accept-new", "--", "true").returncode == 0
+    assert str(server.port) in Path(server.known_hosts).read_text()
+    assert run("run", "-H", "web1", "--host-key", "strict", "--", "true").returncode == 0
+
+
+def test_a_command_that_never_ends_is_timed_out(run: Run, tmp_path: Path) -> None:
+    script = f"echo $$ > {tmp_path}/pid; echo so far; exec sleep 60"
+    done = run("run", "--json", "-t", "2", "-H", "web1", "--", script)
+    one = objects(done)["web1"]
+    assert done.returncode == 1
+    assert (one["status"], one["stdout"]) == ("TIMED_OUT", "so far\n")
+    assert "2 s" in one["error"]
+    wait_for(lambda: not alive((tmp_path / "pid").read_text().strip()))
+
+
+def test_a_signal_is_told(run: Run) -> None:
+    one = objects(run("run", "--json", "-H", "web1", "--", "kill -KILL $$"))["web1"]
+    assert (one["status"], one["signal"], one["error"]) == ("FAILED", "KILL", None)
+
+
+def test_fail_fast_ends_the_others_and_begins_no_more(run: Run) -> None:
+    script = 'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) exit 1;; esac; sleep 60'
+    done = run("run", "--json", "--fail-fast", "-p", "2", "-H", "web[1-4]", "--", script)
+    found = objects(done)
+    assert done.returncode == 1 and len(found) == 4
+    assert "cancelled" in found["web2"]["error"]
+    assert "not begun: another host failed" in found["web4"]["error"]
+
+
+def test_each_hosts_output_goes_to_files_of_its_own(run: Run, tmp_path: Path) -> None:
+    for mode in ([], ["--json"]):
+        folder = tmp_path / f"logs{len(mode)}"
+        script = "printf 'out\\377'; echo err >&2"
+        done = run("run", *mode, "-o", str(folder), "-H", "web[1-2]", "--", script)
+        assert done.returncode == 0
+        assert sorted(os.listdir(folder)) == [
+            f"web{n}.{stream}" for n in (1, 2) for stream in ("stderr", "stdout")
+        ]
+        assert (folder / "web1.stdout").read_bytes() == b"out\xff"
+        assert (folder / "web2.stderr").read_bytes() == b"err\n"
+
+
+def test_a_full_disk_ends_that_host_and_is_told(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "web1.stdout").symlink_to("/dev/full")
+    done = run("run", "-o", str(tmp_path / "logs"), "-H", "web[1-2]", "--", "echo hi; sleep 1")
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[0]
+    assert line.startswith("web1: FAILED: ") and "No space left on device" in line
+    assert (tmp_path / "logs" / "web2.stdout").read_text() == "hi\n"
+
+
+# --- luck ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_the_remote_commands(
+    config: Path, tmp_path: Path, number: int, status: int
+) -> None:
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    script = f'touch {folder}/"$$"; exec sleep 60'
+    with subprocess.Popen(
+        argv(config, "run", "--json", "-H", "web[1-4]", "--", script),
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        wait_for(lambda: len(os.listdir(folder)) == 4)
+        began = time.monotonic()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert time.monotonic() - began < 8
+    assert process.returncode == status
+    assert len(out.splitlines()) == 4 and all(b"cancelled" in line for line in out.splitlines())
+    assert err == b"ssh-service: interrupted: ending what is under way\n"
+    wait_for(lambda: not any(alive(pid) for pid in os.listdir(folder)))
+
+
+@pytest.mark.parametrize("mode", ["", "--json"])
+def test_a_closed_pipe_ends_the_work_quietly(config: Path, mode: str, tmp_path: Path) -> None:
+    command = shlex.join(argv(config, "run", "-p", "1", "-H", "web[1-4]"))
+    script = f"echo $$ >> {tmp_path}/pids; echo one; echo two; exec sleep 2"
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"{command} {mode} -- {shlex.quote(script)} | head -1; echo ${{PIPESTATUS[0]}}",
+        ],
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=30,
+    )
+    first, status = done.stdout.splitlines()
+    assert b"web1" in first and status == b"1"
+    assert done.stderr == b""
+    assert len((tmp_path / "pids").read_text().split()) < 4
+    wait_for(lambda: not any(map(alive, (tmp_path / "pids").read_text().split())))
+
+
+def test_a_full_disk_behind_stdout_is_told(config: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            argv(config, "run", "-H", "web1", "--", "yes"),
+            cwd=str(ROOT),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=30,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        b"ssh-service: cannot write the output: No space left on device\n"
+    )
+    assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+def on_a_terminal(command: List[str], env: Dict[str, str]) -> str:
+    """Run a command on a terminal of its own; return all that it showed."""
+    inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_COLOR", "_COMPATIBLE"))}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command,
+        cwd=str(ROOT),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**inherited, "TERM": "xterm", **env},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            shown += piece
+        os.close(ours)
+        assert process.wait(20) == 1
+    return shown.decode()
+
+
+def test_a_terminal_shows_a_table_and_colours_where_wanted(config: Path) -> None:
+    command = argv(
+        config, "run", "-H", "web[1-2]", "--", "printf '\\033[2Jhi\\n'; sleep .5; exit 3"
+    )
+    shown = on_a_terminal(command, {})
+    assert "0/2 done" in shown and "2 under way" in shown and "\x1b[36mweb1: " in shown
+    assert "\\x1b[2Jhi" in shown and "\x1b[2J" not in shown
+    plain = on_a_terminal(command, {"NO_COLOR": "1"})
+    assert "web1: \\x1b[2Jhi" in plain and not re.search(r"\x1b\[3\dm", plain)
+
+
+# --- copies -------------------------------------------------------------------------------------
+
+
+def test_a_tree_goes_to_all_and_comes_back_into_a_folder_for_each(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("content")
+    up = run("upload", "-H", "web1", str(tmp_path / "tree"), str(tmp_path / "there"))
+    assert (up.returncode, up.stdout, up.stderr) == (0, "", "")
+    down = run("download", "--json", "-H", "web[1-4]", f"{tmp_path}/there", f"{tmp_path}/here")
+    assert down.returncode == 0 and len(objects(down)) == 4
+    assert objects(down)["web1"]["exit_status"] is None
+    for number in (1, 2, 3, 4):
+        assert (tmp_path / "here" / f"web{number}" / "there" / "file").read_text() == "content"
+
+
+def test_one_host_downloads_to_the_very_place(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("content")
+    assert run("download", "-H", "web1", f"{tmp_path}/there", f"{tmp_path}/it").returncode == 0
+    assert (tmp_path / "it").read_text() == "content"
+
+
+def test_a_file_that_is_not_there_is_told(run: Run, tmp_path: Path) -> None:
+    done = run("download", "-H", "web1", "/no/such", str(tmp_path / "it"))
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("web1: FAILED: ") and "/no/such" in line
+
+
+# --- bench --------------------------------------------------------------------------------------
+
+
+def test_bench_measures_a_host_and_leaves_nothing_there(run: Run, tmp_path: Path) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = run("bench", "--json", "-H", "web1", "-c", "20", "-m", "1", env=env)
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert all(found[name] > 0 for name in ("connect_ms", "command_ms", "commands_per_s"))
+    assert found["upload_mb_s"] > 0 and found["download_mb_s"] > 0
+    refused = run("bench", "-H", "127.0.0.98")
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1

@@ -1,0 +1,133 @@
+"""Jump hosts through the cache: each hop a leased connection of it, under its own trust."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import pytest
+
+from ssh_service import SshClientCache, remote, run
+from ssh_service.errors import SshConnectError, SshConnectionLost, SshHostKeyError
+from ssh_service.local_sshd import Sshd
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def cache() -> Iterator[SshClientCache]:
+    cache = SshClientCache()
+    yield cache
+    cache.cleanup()
+
+
+@pytest.fixture
+def three(sshd_factory: Callable[..., Sshd]) -> Tuple[Sshd, Sshd, Sshd]:
+    """Return two jump hosts and a destination."""
+    return sshd_factory(), sshd_factory(), sshd_factory()
+
+
+def through(target: Sshd, *hops: Sshd) -> Dict[str, Any]:
+    """Return parameters for a destination behind hops, the last of them nearest to it."""
+    given = target.connect_params
+    if hops:
+        given["tunnel"] = through(hops[-1], *hops[:-1])
+    return given
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline, what
+        pause.wait(0.01)
+
+
+def test_two_hops_are_gone_through_and_each_is_dialled_once(
+    three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache
+) -> None:
+    first, second, last = three
+    web = through(last, first, second)
+    assert run(web, "echo there", cache=cache, timeout=PATIENCE).stdout == "there\n"
+    assert run(through(second, first), "echo hop", cache=cache, timeout=PATIENCE).stdout == "hop\n"
+    assert run(first.connect_params, "echo near", cache=cache, timeout=PATIENCE).stdout
+    assert [server.logins() for server in three] == [1, 1, 1]
+    assert len(cache) == 3
+
+
+def test_many_callers_behind_one_hop_share_it(
+    three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache
+) -> None:
+    hop, one, other = three
+    futures = [
+        remote.submit(cache, through(target, hop), f"echo {number}", timeout=PATIENCE)
+        for number in range(10)
+        for target in (one, other)
+    ]
+    assert [future.result(PATIENCE).stdout for future in futures] == [
+        f"{number}\n" for number in range(10) for _ in range(2)
+    ]
+    assert [server.logins() for server in three] == [1, 1, 1]
+
+
+def test_a_hop_in_use_never_expires(three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache) -> None:
+    hop, target, _ = three
+    remote.submit(cache, hop.connect_params, "true", timeout=PATIENCE, idle_timeout=0.2).result(
+        PATIENCE
+    )
+    process = remote.submit(cache, through(target, hop), "sleep 1; echo end", timeout=PATIENCE)
+    assert process.result(PATIENCE).stdout == "end\n"
+    assert hop.logins() == 1
+
+
+def test_a_lost_hop_is_the_loss_of_what_goes_through_it_and_all_is_dialled_anew(
+    three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache
+) -> None:
+    hop, target, _ = three
+    web = through(target, hop)
+    future = remote.submit(cache, web, "sleep 20")
+    eventually(lambda: "Starting session: command" in target.log(), "the command begins")
+    hop.cut()
+    assert isinstance(future.exception(PATIENCE), SshConnectionLost)
+    assert run(web, "echo again", cache=cache, timeout=PATIENCE).stdout == "again\n"
+
+
+def test_a_hop_is_trusted_by_its_own_known_hosts(
+    three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache, tmp_path: Any
+) -> None:
+    hop, target, _ = three
+    empty = tmp_path / "known_hosts"
+    empty.write_text("")
+    web = through(target, hop)
+    web["tunnel"]["known_hosts"] = str(empty)
+    with pytest.raises(SshHostKeyError):
+        run(web, "true", cache=cache, timeout=PATIENCE)
+    assert target.logins() == 0 and hop.logins() == 0
+
+
+def test_a_dead_hop_ends_within_the_callers_one_time_out(
+    three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache
+) -> None:
+    hop, target, _ = three
+    hop.freeze(listener=True)
+    try:
+        web = {**through(target, hop), "connect_timeout": 1.0}
+        began = time.monotonic()
+        with pytest.raises(SshConnectError):
+            run(web, "true", cache=cache)
+        assert time.monotonic() - began < 2 * 1.0 + 1
+    finally:
+        hop.thaw()
+        cache.cleanup()
+
+
+def test_closing_the_cache_leaves_no_hop_behind(
+    three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache
+) -> None:
+    first, second, last = three
+    run(through(last, first, second), "true", cache=cache, timeout=PATIENCE)
+    cache.cleanup()
+    seen: List[int] = []
+    eventually(
+        lambda: not any(server.session_pids() for server in three), f"all sessions end {seen}"
+    )
