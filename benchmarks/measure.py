@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import statistics
 import sys
 import time
@@ -105,7 +106,10 @@ def interleave(
     budget: float = math.inf,
 ) -> Measurement:
     """
-    Measure every neighbour once a round, each time beginning with another one.
+    Measure every neighbour once a round, in another order each time.
+
+    What one leaves behind (a channel being closed, a session being opened in advance) may hold up
+    who comes next: it should not always be the same one.
 
     Parameters
     ----------
@@ -124,14 +128,14 @@ def interleave(
         The same.
     """
     names = list(functions)
+    order = random.Random(0)
     began = time.monotonic()
     for name in names:
         measurement.values[name] = []
     for number in range(rounds):
         if number and time.monotonic() - began > budget:
             break
-        shift = number % len(names) if names else 0
-        for name in names[shift:] + names[:shift]:
+        for name in order.sample(names, len(names)):
             value = math.nan
             if name not in measurement.failures:
                 try:

@@ -77,9 +77,7 @@ def serve(username: Optional[str] = None) -> Iterator[Target]:
             os.chown(there, user.pw_uid, user.pw_gid)
         options = {"MaxStartups": 500, "MaxSessions": 100, "LogLevel": "ERROR"}
         with Sshd(folder, options) as sshd:
-            yield Target(
-                sshd.host, sshd.port, username, sshd.client_key, sshd.known_hosts, folder
-            )
+            yield Target(sshd.host, sshd.port, username, sshd.client_key, sshd.known_hosts, folder)
 
 
 def shell_seconds(username: str) -> float:

@@ -53,6 +53,7 @@ class Slot:
         self.announced = threading.Event()  # connection_made has returned
         # The cache's lock guards all of these.
         self.transport: Optional[SshTransport] = None  # set once, when the dial has succeeded
+        self.dialling: Optional[SshTransport] = None  # set once, when the dial has a stream
         self.failed = False
         self.closed = False  # by `cleanup`, with all there was
         self.leases = 0
@@ -198,6 +199,8 @@ class SshClientCache:
     def _close(slots: List[Slot]) -> None:
         transports = [slot.transport for slot in slots if slot.transport is not None]
         for slot in slots:
+            if slot.transport is None and slot.dialling is not None:
+                slot.dialling.hang_up()
             _settle(slot.pair, error=SshCacheClosed("the connection cache was closed"))
         pacing.look_again()  # dials that wait for their turn are not wanted any more
         for transport in transports:  # all are told before one is waited for
@@ -257,7 +260,13 @@ class SshClientCache:
         return slot.pair.result()
 
     @contextlib.contextmanager
-    def lease(self, connect_params: Mapping[str, Any]) -> Iterator[Pair]:
+    def lease(
+        self,
+        connect_params: Mapping[str, Any],
+        *,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> Iterator[Pair]:
         """
         Use the connection to a destination; it is not closed by expiry meanwhile.
 
@@ -265,6 +274,8 @@ class SshClientCache:
         ----------
         connect_params : Mapping[str, Any]
             As for `get_client_connection`, which also says what is raised.
+        idle_timeout, max_lifetime : Optional[float]
+            Seconds, as for `release`.
 
         Yields
         ------
@@ -275,7 +286,7 @@ class SshClientCache:
         try:
             yield slot.pair.result()
         finally:
-            self.release(slot)
+            self.release(slot, idle_timeout, max_lifetime)
 
     def acquire(
         self, target: ConnectParams, deadline: Optional[float] = None, lane: int = 0
@@ -461,7 +472,12 @@ class SshClientCache:
             transport = pacing.paced(
                 (target.hostname, target.port, target.key.route),
                 deadline,
-                lambda: self._dialer(target, deadline, open_tunnel=self._open_tunnel),
+                lambda: self._dialer(
+                    target,
+                    deadline,
+                    open_tunnel=self._open_tunnel,
+                    started=lambda transport: self._has_started(slot, transport),
+                ),
                 lambda: not slot.closed,
             )
             client.made(transport)
@@ -485,6 +501,13 @@ class SshClientCache:
             _settle(slot.pair, pair=(transport, client))
         else:
             transport.close()
+
+    def _has_started(self, slot: Slot, transport: SshTransport) -> None:
+        with self._lock:
+            slot.dialling = transport
+            closed = slot.closed
+        if closed:
+            transport.hang_up()
 
     def _fail(self, slot: Slot, client: Optional[SshClient], cause: BaseException) -> None:
         error = _as_ours(cause, slot.target.connection_id)

@@ -328,11 +328,14 @@ def _processes() -> Dict[int, Tuple[int, str, str]]:
     """Return the process table: pid to (parent, state, name)."""
     table = {}
     if os.path.isdir("/proc/self"):
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit():
+                continue
             try:
-                head, rest = stat.read_text(errors="replace").rsplit(") ", 1)
+                stat = Path("/proc", entry, "stat").read_text(errors="replace")
             except OSError:
                 continue  # it has ended
+            head, rest = stat.rsplit(") ", 1)
             pid, name = head.split(" (", 1)
             state, parent = rest.split(None, 2)[:2]
             table[int(pid)] = (int(parent), state, name)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import Future
-from typing import Any, Callable, Mapping, Optional, TypeVar, Union
+from functools import partial
+from typing import Any, Callable, ContextManager, Mapping, Optional, Union
 
 from ssh_service import copying, params, script
-from ssh_service.cache import SshClientCache
+from ssh_service.cache import Pair, SshClientCache
 from ssh_service.command import Command, CompletedProcess
 from ssh_service.errors import SshConfigError, SshConnectionLost
 from ssh_service.params import ConnectParams
 from ssh_service.script import Script
 from ssh_service.sessions import SessionPool
 from ssh_service.streams import Output
-from ssh_service.transport import SshTransport
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,6 @@ _log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 4
 
 Path = Union[str, "os.PathLike[str]"]
-T = TypeVar("T")
 
 
 def submit(
@@ -130,6 +129,9 @@ def upload(
     connect_params: Mapping[str, Any],
     local_path: Path,
     remote_path: Path,
+    *,
+    idle_timeout: Optional[float] = None,
+    max_lifetime: Optional[float] = None,
     **options: Any,
 ) -> None:
     """
@@ -143,14 +145,15 @@ def upload(
         As for `SshClientCache.get_client_connection`, which also says what is raised.
     local_path, remote_path : Union[str, os.PathLike]
         From where, to where.
+    idle_timeout, max_lifetime : Optional[float]
+        As for `submit`.
     **options : Any
         As for `ssh_service.copying.upload`, which also says what is raised.
     """
-    _with_connection(
-        cache,
-        connect_params,
-        lambda transport: copying.upload(transport, local_path, remote_path, **options),
+    lease = partial(
+        cache.lease, connect_params, idle_timeout=idle_timeout, max_lifetime=max_lifetime
     )
+    _with_connection(lease, copying.upload, local_path, remote_path, options)
 
 
 def download(
@@ -158,6 +161,9 @@ def download(
     connect_params: Mapping[str, Any],
     remote_path: Path,
     local_path: Path,
+    *,
+    idle_timeout: Optional[float] = None,
+    max_lifetime: Optional[float] = None,
     **options: Any,
 ) -> None:
     """
@@ -171,28 +177,32 @@ def download(
         As for `SshClientCache.get_client_connection`, which also says what is raised.
     remote_path, local_path : Union[str, os.PathLike]
         From where, to where.
+    idle_timeout, max_lifetime : Optional[float]
+        As for `submit`.
     **options : Any
         As for `ssh_service.copying.download`, which also says what is raised.
     """
-    _with_connection(
-        cache,
-        connect_params,
-        lambda transport: copying.download(transport, remote_path, local_path, **options),
+    lease = partial(
+        cache.lease, connect_params, idle_timeout=idle_timeout, max_lifetime=max_lifetime
     )
+    _with_connection(lease, copying.download, remote_path, local_path, options)
 
 
 def _with_connection(
-    cache: SshClientCache,
-    connect_params: Mapping[str, Any],
-    work: Callable[[SshTransport], T],
-) -> T:
-    """Do it over the cached connection; once more if that was lost before anything was sent."""
+    lease: Callable[[], ContextManager[Pair]],
+    copy: Callable[..., None],
+    source: Path,
+    target: Path,
+    options: Mapping[str, Any],
+) -> None:
+    """Copy over the cached connection; once more if that was lost before anything was sent."""
     try:
-        with cache.lease(connect_params) as (transport, _):
-            return work(transport)
+        with lease() as (transport, _):
+            copy(transport, source, target, **options)
+            return
     except SshConnectionLost as lost:
         if lost.sent:
             raise
         _log.debug("%s; trying once more, as nothing was sent", lost)
-    with cache.lease(connect_params) as (transport, _):
-        return work(transport)
+    with lease() as (transport, _):
+        copy(transport, source, target, **options)

@@ -16,12 +16,14 @@ _EXEC_LIMIT = 64 * 1024
 _SCRIPT_LIMIT = 16 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
-# Reads one line from stdin and runs it, by builtins alone.  It is one line, without a quote, a
-# backslash or an exclamation mark, so that csh and fish can hand it to another shell.  The first
-# two commands get a newline from the shell's own IFS (zsh adds a NUL to it).
+# Reads one line from stdin and runs it, by builtins alone.  It is one line without a single quote,
+# a backslash or an exclamation mark, so that csh and fish can hand it to another shell.  The first
+# two commands make a newline of the shell's own IFS (zsh adds a NUL to it) the first parameter.
 _READ_AND_RUN = (
-    '_ssh_n=${IFS#??};_ssh_n=${_ssh_n%"${_ssh_n#?}"};IFS= read -r _ssh_s;eval "$_ssh_s"'
+    '_ssh_n=${IFS#??};set -- "${_ssh_n%"${_ssh_n#?}"}";IFS= read -r _ssh_s;eval "$_ssh_s"'
 )
+_SPECIAL = re.compile(r'([\\"$`])')
+_NEWLINE = re.compile(r"\n(?![0-9:[])")
 
 
 class Delivery(NamedTuple):
@@ -167,10 +169,19 @@ def deliver(
     if shell is not None:
         command = f"exec {shlex.quote(shell)} -c '{_READ_AND_RUN}'"
     exports = "".join(f"export {name}={_quote(value)}\n" for name, value in (env or {}).items())
-    program = f"unset _ssh_n _ssh_s\n{exports}{plain}"
-    # Each line is quoted, and the newlines are put back by the shell: eval 'a'"$_ssh_n"'b'.
-    line = "eval " + '"$_ssh_n"'.join(_quote(part) for part in program.split("\n"))
-    return Delivery(_encode(command), _encode(line) + b"\n")
+    program = f"set --;unset _ssh_n _ssh_s\n{exports}{plain}"
+    return Delivery(_encode(command), _encode(f'eval "{_on_one_line(program)}"\n'))
+
+
+def _on_one_line(program: str) -> str:
+    """
+    Write a program inside double quotes, its newlines as the shell's first parameter.
+
+    Measured: in bash this is the only form whose cost does not grow with the square of the
+    length; ``'a'"$n"'b'`` and ``${n}`` do.  ``${1}`` is for where `$1` would take in what follows
+    (a digit, or in zsh a subscript or a modifier).
+    """
+    return _NEWLINE.sub("$1", _SPECIAL.sub(r"\\\1", program)).replace("\n", "${1}")
 
 
 def _quote(text: str) -> str:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import threading
 import time
+import weakref
 from typing import List, Optional, Tuple
 
 from ssh_service import background
@@ -25,8 +26,9 @@ _log = logging.getLogger(__name__)
 
 # Seconds without another attempt at a further connection after one that failed.
 _FURTHER_PAUSE = 5.0
-# Seconds until the server is asked again while others hold all of its sessions.
-_RETRY_PAUSE = 0.1
+# Seconds until the server is asked again while others hold all of its sessions, or have just
+# closed one that it has not freed yet; doubled each time.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 # Seconds for which a spare session is kept when no command needs it.
 _SPARE_IDLE = 60.0
 # Connections that may end, one after the other, before a session could be opened on them.
@@ -129,6 +131,7 @@ class SessionPool:
         self._refusal: Optional[SshServiceError] = None  # guarded by _lock: the last one
         self._barren = 0  # guarded by _lock: connections that ended without any session, in a row
         self._will_retry = False  # guarded by _lock: a timer is set
+        self._pause = _SHORTEST_PAUSE  # guarded by _lock: seconds to the next retry
 
     def submit(
         self,
@@ -251,19 +254,23 @@ class SessionPool:
 
     def _retry_or_fail(self, transports: List[SshTransport]) -> None:
         """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
-        others = any(transport.open_channels for transport in transports)
+        freed = [transport.make_room() for transport in transports]
+        others = any(freed) or any(
+            transport.open_channels or transport.session_peak for transport in transports
+        )
         doomed: List[Tuple[int, Command]] = []
         with self._lock:
             if self._will_retry or not self._is_stuck_locked():
                 return
             self._will_retry = others
+            pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
             if not others:
                 doomed, self._queue = sorted(self._queue), []
                 for transport in transports:
                     transport.session_limit = None  # whoever comes next finds out anew
             error = self._refusal
         if others:
-            background.call_at(time.monotonic() + _RETRY_PAUSE, self._retry)
+            background.call_at(time.monotonic() + pause, self._retry)
         for _, command in doomed:
             command.fail(error or SshCacheClosed("no session could be opened"))
 
@@ -286,7 +293,7 @@ class SessionPool:
         with self._lock:
             if error is None:
                 lane.transport = slot.pair.result()[0]
-                lane.transport.make_room = lambda: self._drop_spare(lane)
+                lane.transport.in_reserve["spare"] = lambda: self._drop_spare(lane)
             else:
                 self._lanes.remove(lane)
                 if self._lanes:  # a further connection that cannot be had does no harm
@@ -375,6 +382,7 @@ class SessionPool:
         with self._lock:
             lane.opened += 1
             self._barren = 0
+            self._pause = _SHORTEST_PAUSE
             if lane.transport is not None:
                 lane.transport.session_peak = max(lane.opened, lane.transport.session_peak)
             session.channel = channel
@@ -405,9 +413,10 @@ class SessionPool:
                 lane.spare = None
             if refused and lane.transport is not None:
                 # OpenSSH frees a session only after its CLOSE, so a refusal may come while one
-                # less is open; what was open at once before is admitted for sure.
+                # less is open; what was open at once before is admitted for sure.  With none of
+                # ours open, others hold them: then we are to wait, not to ask again at once.
                 self._refusal = error
-                lane.transport.session_limit = lane.transport.session_peak
+                lane.transport.session_limit = lane.transport.session_peak if lane.opened else 0
             doomed = self._doomed_locked(lane)
             if command is not None:
                 lane.sessions -= 1
@@ -431,7 +440,18 @@ class SessionPool:
         if command is not None:
             self._release(lane.slot)
         if watch:
-            background.call_at(time.monotonic() + _SPARE_IDLE, lambda: self._look_at(lane))
+            self._look_later(lane, time.monotonic() + _SPARE_IDLE)
+
+    def _look_later(self, lane: _Lane, instant: float) -> None:
+        # The timer keeps neither alive: a connection that has ended would stay for a minute.
+        pool, watched = weakref.ref(self), weakref.ref(lane)
+
+        def look() -> None:
+            its_pool, its_lane = pool(), watched()
+            if its_pool is not None and its_lane is not None:
+                its_pool._look_at(its_lane)
+
+        background.call_at(instant, look)
 
     def _look_at(self, lane: _Lane) -> None:
         """Give the spare session up when nothing was run for a while."""
@@ -442,7 +462,7 @@ class SessionPool:
         if unused:
             self._drop_spare(lane)
         elif lane.watched:
-            background.call_at(max(due, time.monotonic() + 1.0), lambda: self._look_at(lane))
+            self._look_later(lane, max(due, time.monotonic() + 1.0))
 
     def _drop_spare(self, lane: _Lane) -> bool:
         with self._lock:

@@ -85,7 +85,7 @@ class SshFileShareService(FileShareService, SshService):
             remote_path,
             local_path,
             recursive=recursive,
-            **_copy_options(merged),
+            **self._copy_options(merged),
         )
 
     def upload(
@@ -130,7 +130,7 @@ class SshFileShareService(FileShareService, SshService):
             local_path,
             remote_path,
             recursive=recursive,
-            **_copy_options(merged),
+            **self._copy_options(merged),
         )
 
     def _copy_params(self, merged: Mapping[str, Any]) -> Dict[str, Any]:
@@ -138,6 +138,10 @@ class SshFileShareService(FileShareService, SshService):
         service_settings.require_identity_files(merged)
         return self._connect_params(merged)
 
-
-def _copy_options(merged: Mapping[str, Any]) -> Dict[str, Any]:
-    return {name: merged.get(f"ssh_copy_{name}", False) for name in ("verify", "resume", "fsync")}
+    def _copy_options(self, merged: Mapping[str, Any]) -> Dict[str, Any]:
+        return {
+            "timeout": self.config.get("ssh_request_timeout"),
+            "idle_timeout": merged.get("ssh_idle_timeout"),
+            "max_lifetime": merged.get("ssh_max_lifetime"),
+            **{f: merged.get(f"ssh_copy_{f}", False) for f in ("verify", "resume", "fsync")},
+        }

@@ -7,7 +7,6 @@ the connections.
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
@@ -28,8 +27,7 @@ OnOutput = Callable[[Any], None]
 # Seconds after which the process's own cache closes a connection that nobody uses.
 _IDLE_TIMEOUT = 600.0
 
-_cache_lock = threading.Lock()
-_caches: List[SshClientCache] = []  # guarded by _cache_lock; at most one
+_cache = SshClientCache()
 
 
 def default_cache() -> SshClientCache:
@@ -41,10 +39,7 @@ def default_cache() -> SshClientCache:
     SshClientCache
         One for the whole process; it closes what was not used for ten minutes.
     """
-    with _cache_lock:
-        if not _caches:
-            _caches.append(SshClientCache())
-        return _caches[0]
+    return _cache
 
 
 class RemoteProcess:

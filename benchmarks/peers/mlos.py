@@ -31,7 +31,9 @@ class _Mlos(Peer):
     @staticmethod
     def version() -> str:
         """Tell which version is measured."""
-        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("mlos_bench", "asyncssh")]
+        versions = [
+            f"{name} {importlib.metadata.version(name)}" for name in ("mlos_bench", "asyncssh")
+        ]
         return ", ".join(versions)
 
     def connect(self) -> None:

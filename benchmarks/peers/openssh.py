@@ -12,7 +12,7 @@ from typing import List, Sequence
 from benchmarks.peers.base import Peer
 from benchmarks.target import CIPHER, Target
 
-__all__ = ["PEER", "Rsync", "Sftp"]
+__all__ = ["COPIERS", "PEER"]
 
 if shutil.which("ssh") is None:
     raise ImportError("there is no ssh (Debian: apt install openssh-client)")
@@ -121,7 +121,7 @@ class _OpenSsh(Peer):
         return [process.communicate()[0].decode() for process in running]
 
 
-class Sftp(_OpenSsh):
+class _Sftp(_OpenSsh):
     """The sftp program; copies alone."""
 
     name = "sftp"
@@ -148,7 +148,7 @@ class Sftp(_OpenSsh):
             self._batch(f"get -p {remote} {local}")
 
 
-class Rsync(_OpenSsh):
+class _Rsync(_OpenSsh):
     """The rsync program over the multiplexed connection; copies alone."""
 
     name = "rsync -a"
@@ -170,3 +170,4 @@ class Rsync(_OpenSsh):
 
 
 PEER = _OpenSsh
+COPIERS = [_Sftp] + ([_Rsync] if shutil.which("rsync") else [])

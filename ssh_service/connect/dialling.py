@@ -41,6 +41,7 @@ def dial(
     deadline: float,
     *,
     open_tunnel: Optional[OpenTunnel] = None,
+    started: Optional[Callable[[SshTransport], None]] = None,
 ) -> SshTransport:
     """
     Make an authenticated connection.
@@ -55,6 +56,8 @@ def dial(
         ``open_tunnel(hop_params, deadline) -> (transport, release)`` delivers the connection to
         a jump host; `release` is called when this connection has ended.  By default each hop is
         dialled for this connection alone.
+    started : Optional[Callable[[SshTransport], None]]
+        Given the transport as soon as there is a stream.  To hang it up ends the attempt at once.
 
     Returns
     -------
@@ -83,6 +86,8 @@ def dial(
     transport: Optional[SshTransport] = None
     try:
         transport = _start(params, stream)
+        if started is not None:
+            started(transport)
         if params.login_timeout is not None:
             deadline = min(deadline, time.monotonic() + params.login_timeout)
         _shake_hands(transport, params, deadline)

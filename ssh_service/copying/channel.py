@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import weakref
-from typing import Any, Optional
+import time
+from typing import Optional
 
 from ssh_service.copying import protocol
-from ssh_service.copying.session import Reply, SftpSession, Stalled, Stream
+from ssh_service.copying.session import Reply, SessionEnded, SftpSession, Stalled, Stream
 from ssh_service.errors import SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
@@ -22,10 +22,8 @@ _LARGEST_PACKET = 128 * 1024
 
 # What is kept of a command's output.
 _MOST_OUTPUT = 4096
-
-_lock = threading.Lock()
-# One slot for each connection; a connection that is no more takes its slot along.
-_slots: weakref.WeakKeyDictionary[Any, _Slot] = weakref.WeakKeyDictionary()  # guarded by _lock
+# Seconds to wait for a session where the server admits no more, and between two attempts.
+_PATIENCE, _PAUSE = 30.0, 0.05
 
 
 class _Slot:
@@ -56,6 +54,12 @@ class _ChannelStream(ChannelSink, Stream):
         channel = self._channel
         if channel is not None:
             channel.abandon()
+
+    def in_use(self, used: bool) -> None:
+        """Note whether a copy works on it; if none does, it may go with its connection."""
+        channel = self._channel
+        if channel is not None:
+            channel.in_reserve = not used
 
     # For the channel, on the reader thread.
 
@@ -159,10 +163,7 @@ def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession
     SftpSession
         Shared with all other copies on this connection.
     """
-    with _lock:
-        slot = _slots.get(transport)
-        if slot is None:
-            slot = _slots[transport] = _Slot()
+    slot: _Slot = transport.beside.setdefault("sftp", _Slot())
     if not slot.opening.acquire(timeout=-1 if timeout is None else timeout):
         raise Stalled()
     try:
@@ -174,6 +175,22 @@ def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession
 
 
 def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
+    """Open a session; where the server admits no more, wait until those in use are fewer."""
+    deadline = time.monotonic() + (_PATIENCE if timeout is None else timeout)
+    while True:
+        try:
+            return _open_once(transport, timeout)
+        except SessionEnded as ended:
+            refusal = ended.reason
+            full = isinstance(refusal, SshSessionRefused) and refusal.code != 0
+            if not full or time.monotonic() >= deadline:
+                raise
+            if not (transport.make_room() or transport.open_channels or transport.session_peak):
+                raise  # it admits none: nobody has, or had, one that could be given back
+        time.sleep(_PAUSE)
+
+
+def _open_once(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
     stream = _ChannelStream(transport.connection_id)
     channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_LARGEST_PACKET)
     try:
@@ -181,4 +198,7 @@ def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
     except BaseException:
         channel.abandon()
         raise
+    transport.session_peak = max(1, transport.session_peak)
+    # Where the server admits few sessions, whoever needs one is given that of an idle SFTP.
+    transport.in_reserve["sftp"] = stream.session.close_if_idle
     return stream.session

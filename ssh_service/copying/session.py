@@ -61,6 +61,9 @@ class Stream:
         """Close it; may be called more than once."""
         raise NotImplementedError
 
+    def in_use(self, used: bool) -> None:
+        """Take note whether any copy works on it."""
+
 
 class Reply:
     """
@@ -253,6 +256,7 @@ class SftpSession:
         lane = Lane(self, self._ids)
         with self._lock:
             self._lanes.add(lane)
+        self._stream.in_use(True)
         return lane
 
     def leave(self, lane: Lane, clean: bool) -> None:
@@ -271,9 +275,21 @@ class SftpSession:
             self._lanes.discard(lane)
             if not clean:
                 self._retired = True
-            over = self._retired and not self._lanes
+            idle = not self._lanes
+            over = self._retired and idle
+        if idle:
+            self._stream.in_use(False)
         if over:
             self.close()
+
+    def close_if_idle(self) -> bool:
+        """End the session unless a copy works on it; tell whether it was ended."""
+        with self._lock:
+            idle = not self._lanes and not self._over
+            self._retired = self._retired or idle
+        if idle:
+            self.close()
+        return idle
 
     def close(self) -> None:
         """End the session."""

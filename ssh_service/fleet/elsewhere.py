@@ -98,6 +98,7 @@ class _Executing(Runner):
         with self._lock:
             known = self._given.pop(number, None)
         if known is not None:
+            known.call = None  # which refers to it, too; workers keep results that long
             self.deliver(result)
 
     def _open(self) -> List[_Given]:
@@ -133,9 +134,13 @@ class _AnyExecutor(_Executing):
 
     def cancel(self) -> None:
         """End what is under way, as far as the workers can be told."""
+        if on_dask.is_dask(self._executor):
+            # Its futures let themselves be cancelled while their work goes on; so each worker is
+            # told, and tells in turn what became of its host.
+            on_dask.cancel(self._executor, self._run)
+            return
         self._withdraw()
         worker.cancel(self._run)  # workers that are threads of this process
-        on_dask.cancel(self._executor, self._run)
 
     def close(self) -> None:
         """Forget the run."""

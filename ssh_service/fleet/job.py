@@ -55,8 +55,11 @@ class _ClaimedCommand(Command):
         if self.claim is not None and not self.over:
             try:
                 allowed = self.claim()
-            except Exception as exc:  # the other end of the claim is gone, whatever it says
-                self.fail(SshWorkerLost(f"{self.connection_id}: not sent: {exc}", sent=False))
+            except SshCommandCancelled as error:
+                self.fail(error)
+                return False
+            except Exception as error:  # the other end of the claim is gone, whatever it says
+                self.fail(SshWorkerLost(f"{self.connection_id}: not sent: {error}", sent=False))
                 return False
             if not allowed:
                 self.fail(unknown_fate(self.connection_id))

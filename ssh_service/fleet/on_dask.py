@@ -12,46 +12,74 @@ import sys
 from concurrent.futures import Executor
 from typing import Any, Dict, Optional, Set
 
-__all__ = ["Claims", "cancel", "claims", "forget"]
+from ssh_service.errors import SshCommandCancelled
+
+__all__ = ["Claims", "Ledger", "cancel", "claims", "forget", "is_dask"]
 
 # Runs that the scheduler remembers; the oldest goes first.
 _RUNS = 1000
 _NAME = "ssh-service-claims"
 
 
-class _Ledger:
-    """At the scheduler: who may send what.  Its loop is a single thread."""
+class Ledger:
+    """
+    At the scheduler: who may send what.
+
+    Notes
+    -----
+    Thread safety.  None is needed: a scheduler's loop is a single thread.
+    """
 
     def __init__(self) -> None:
         self._claimed: Dict[str, Set[int]] = {}
-        self._cancelled: Set[str] = set()
+        self._cancelled: Dict[str, bool] = {}
 
-    def claim(self, run: str, number: int) -> bool:
-        if run in self._cancelled:
-            return False
-        claimed = self._claimed.setdefault(run, set())
-        while len(self._claimed) > _RUNS:
-            del self._claimed[next(iter(self._claimed))]
-        granted = number not in claimed
-        claimed.add(number)
-        return granted
+    def word(self, verb: str, run: str, number: int) -> str:
+        """
+        Answer a question, or take note of something.
 
-    def word(self, verb: str, run: str, number: int) -> bool:
-        if verb == "claim":
-            return self.claim(run, number)
+        Parameters
+        ----------
+        verb : str
+            ``claim``: may this host be begun?  ``look``: was the run cancelled?  ``cancel`` and
+            ``forget`` tell of it.
+        run : str
+            Which run.
+        number : int
+            Which host of it.
+
+        Returns
+        -------
+        str
+            ``granted``, once for each host; ``refused``; ``cancelled``.
+        """
         if verb == "cancel":
-            self._cancelled.add(run)
+            self._cancelled[run] = True
+            _trim(self._cancelled)
         elif verb == "forget":
             self._claimed.pop(run, None)
-            self._cancelled.discard(run)
-        return run in self._cancelled
+            self._cancelled.pop(run, None)
+        if run in self._cancelled:
+            return "cancelled"
+        if verb != "claim":
+            return "granted"
+        claimed = self._claimed.setdefault(run, set())
+        _trim(self._claimed)
+        if number in claimed:
+            return "refused"
+        claimed.add(number)
+        return "granted"
 
 
-async def _word(dask_scheduler: Any, verb: str, run: str, number: int) -> bool:
+def _trim(runs: Dict[str, Any]) -> None:
+    while len(runs) > _RUNS:
+        del runs[next(iter(runs))]
+
+
+async def _word(dask_scheduler: Any, verb: str, run: str, number: int) -> str:
     """Run on the scheduler: have a word with its ledger."""
-    ledger = dask_scheduler.extensions.setdefault(_NAME, _Ledger())
-    answer: bool = ledger.word(verb, run, number)
-    return answer
+    ledger: Ledger = dask_scheduler.extensions.setdefault(_NAME, Ledger())
+    return ledger.word(verb, run, number)
 
 
 class Claims:
@@ -83,8 +111,16 @@ class Claims:
         -------
         bool
             True at most once for each.
+
+        Raises
+        ------
+        SshCommandCancelled
+            The run was cancelled.
         """
-        return self._ask("claim", number)
+        answer = self._ask("claim", number)
+        if answer == "cancelled":
+            raise SshCommandCancelled("it was cancelled", phase="queue")
+        return answer == "granted"
 
     def is_cancelled(self) -> bool:
         """
@@ -96,12 +132,12 @@ class Claims:
             True if so; False also where the scheduler does not answer.
         """
         try:
-            return self._ask("look", 0)
+            return self._ask("look", 0) == "cancelled"
         except Exception:
             return False
 
-    def _ask(self, verb: str, number: int) -> bool:
-        return bool(self._client.run_on_scheduler(_word, verb=verb, run=self._run, number=number))
+    def _ask(self, verb: str, number: int) -> str:
+        return str(self._client.run_on_scheduler(_word, verb=verb, run=self._run, number=number))
 
 
 def claims(run: str) -> Optional[Claims]:
@@ -129,14 +165,25 @@ def claims(run: str) -> Optional[Claims]:
     return Claims(get_client(), run)
 
 
-def _client_of(executor: Executor) -> Optional[Any]:
-    if type(executor).__module__.partition(".")[0] != "distributed":
-        return None
-    return getattr(executor, "_client", None)
+def is_dask(executor: Executor) -> bool:
+    """
+    Tell whether an executor is dask's.
+
+    Parameters
+    ----------
+    executor : Executor
+        Any.
+
+    Returns
+    -------
+    bool
+        True if so.
+    """
+    return type(executor).__module__.partition(".")[0] == "distributed"
 
 
 def _tell(executor: Executor, verb: str, run: str) -> None:
-    client = _client_of(executor)
+    client = getattr(executor, "_client", None) if is_dask(executor) else None
     if client is not None:
         try:
             client.run_on_scheduler(_word, verb=verb, run=run, number=0)

@@ -182,7 +182,12 @@ def work(task: Task) -> HostResult:
         The result.
     """
     claims = on_dask.claims(task.run)
-    claim = None if claims is None else (lambda: claims.claim(task.number))
+    claim: Optional[jobs.Claim] = None
+    if claims is not None:
+        if claims.is_cancelled():
+            cancel(task.run)
+        ask = claims.claim
+        claim = lambda: ask(task.number)  # noqa: E731
     outcome: "Future[HostResult]" = Future()
     perform(task, claim, outcome.set_result)
     while True:

@@ -67,10 +67,15 @@ def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...
     if pins:
         return HostKeyTrust("strict", (), pins)
     configured = _configured_policy(sources)
-    if policy == "off" or configured is None:
+    if policy == "off" or configured is None or _asks_for_no_check(sources):
         return HostKeyTrust("off")
     # Code that did not spell out "off" gets no less than the user's own ssh_config demands.
     return HostKeyTrust(configured, _files(sources))
+
+
+def _asks_for_no_check(sources: Sources) -> bool:
+    value = sources.config.get("stricthostkeychecking")
+    return value is not None and first(value).lower() in ("no", "false", "off")
 
 
 def _named_files(given: Any, policy: str) -> Tuple[str, ...]:

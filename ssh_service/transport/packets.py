@@ -35,6 +35,7 @@ class _Whole(Message):  # type: ignore[misc]
     """A message that can be read to its end, not beyond it."""
 
     def get_bytes(self, n: int) -> bytes:
+        """Return the next bytes; fewer than `n` are an error."""
         data = bytes(self.packet.read(n))
         if len(data) < n:
             raise SSHException("a message announces more than it holds")
@@ -48,6 +49,7 @@ class Inflater:
         self._z = zlib.decompressobj()
 
     def __call__(self, data: bytes) -> bytes:
+        """Inflate a packet."""
         out = self._z.decompress(data, PACKET_MAX_SIZE)
         if self._z.unconsumed_tail:
             raise SSHException("a packet is too large once decompressed")

@@ -58,7 +58,14 @@ _NEEDED = {
         "_wait_for_send_window",
         "_window_adjust",
     ),
-    Packetizer: ("need_rekey", "read_all", "read_message", "readline", "send_message", "write_all"),
+    Packetizer: (
+        "need_rekey",
+        "read_all",
+        "read_message",
+        "readline",
+        "send_message",
+        "write_all",
+    ),
 }
 
 

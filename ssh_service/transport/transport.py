@@ -170,8 +170,9 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         # at once; kept by who opens sessions.
         self.session_limit: Optional[int] = None
         self.session_peak = 0
-        # Asks whoever keeps a session in reserve to give it up; says whether there was one.
-        self.make_room: Callable[[], bool] = bool
+        # Who keeps a session in reserve, and how to ask for it to be given up.
+        self.in_reserve: Dict[str, Callable[[], bool]] = {}
+        self.beside: Dict[str, Any] = {}  # what others keep for as long as the connection lives
         # paramiko's own map is weak: what is not yet confirmed, or works for a sink, lives here.
         self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
         super().__init__(self._wire, packetizer_class=SshPacketizer)
@@ -300,6 +301,17 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     def open_channels(self) -> int:
         """How many channels are open or being opened, those in reserve left out."""
         return sum(not chan.in_reserve for chan in self._channels.values())
+
+    def make_room(self) -> bool:
+        """
+        Have the sessions closed that nobody uses, for someone who was refused one.
+
+        Returns
+        -------
+        bool
+            Whether there was any.
+        """
+        return any([give_up() for give_up in list(self.in_reserve.values())])
 
     @property
     def loss(self) -> Optional[SshConnectionLost]:

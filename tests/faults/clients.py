@@ -36,9 +36,7 @@ def connected(port: int, **options: Any) -> Iterator[SshTransport]:
         transport.close()
 
 
-def params_for(
-    sshd: Sshd, proxy: Optional[FaultProxy] = None, **more: Any
-) -> Dict[str, Any]:
+def params_for(sshd: Sshd, proxy: Optional[FaultProxy] = None, **more: Any) -> Dict[str, Any]:
     """Return what it takes to connect to a server, through a proxy if there is one."""
     params = sshd.connect_params
     if proxy is not None:
@@ -48,9 +46,7 @@ def params_for(
 
 
 @contextlib.contextmanager
-def dialled(
-    sshd: Sshd, proxy: Optional[FaultProxy] = None, **more: Any
-) -> Iterator[SshTransport]:
+def dialled(sshd: Sshd, proxy: Optional[FaultProxy] = None, **more: Any) -> Iterator[SshTransport]:
     """Connect to a real server and log in."""
     transport = dial(resolve(params_for(sshd, proxy, **more)), time.monotonic() + PATIENCE)
     try:

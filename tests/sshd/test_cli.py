@@ -85,6 +85,12 @@ def objects(done: Any) -> Dict[str, Dict[str, Any]]:
     return by_host
 
 
+def waits_at_the_first(gate: Path) -> str:
+    """Return a script that waits for a file, at 127.0.0.1 alone."""
+    wait = f"until [ -e {gate} ]; do sleep .05; done"
+    return f'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) {wait};; esac'
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -126,7 +132,7 @@ def test_all_well_is_exit_status_zero_and_plain_lines_in_a_pipe(run: Run) -> Non
 
 def test_results_are_written_as_each_host_finishes(config: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    script = f'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) until [ -e {gate} ]; do sleep .05; done;; esac'
+    script = waits_at_the_first(gate)
     with subprocess.Popen(
         argv(config, "run", "--json", "-H", "web[1-2]", "--", script),
         cwd=str(ROOT),

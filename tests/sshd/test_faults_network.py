@@ -55,7 +55,9 @@ def entered() -> Iterator[SshClientCache]:
 class States:
     """Connections, each in another state, each with the call that is blocked in it."""
 
-    def __init__(self, stack: contextlib.ExitStack, sshd: Sshd, proxy: Optional[FaultProxy]) -> None:
+    def __init__(
+        self, stack: contextlib.ExitStack, sshd: Sshd, proxy: Optional[FaultProxy]
+    ) -> None:
         self._stack, self._sshd, self._proxy = stack, sshd, proxy
         self.transports: Dict[str, SshTransport] = {}
         self._arranged: Dict[str, Callable[[], Any]] = {}
@@ -188,9 +190,7 @@ def test_a_copy_to_a_frozen_server_ends_in_time(sshd: Sshd, tmp_path: Path) -> N
                 sshd.freeze()
                 frozen.set()
 
-        copying = Outcome(
-            lambda: remote.upload(cache, params, source, target, progress=progress)
-        )
+        copying = Outcome(lambda: remote.upload(cache, params, source, target, progress=progress))
         assert frozen.wait(PATIENCE)
         began = time.monotonic()
         assert isinstance(copying.wait().error, (OSError, SshServiceError))
@@ -277,7 +277,9 @@ def test_a_killed_server_is_a_loss_with_the_output_so_far(sshd: Sshd) -> None:
         assert error.sent and error.process is not None
         assert error.process.stdout == "before\n"
         assert error.process.exit_status is None
-        assert remote.submit(cache, sshd.connect_params, "echo again").result(30).stdout == "again\n"
+        assert (
+            remote.submit(cache, sshd.connect_params, "echo again").result(30).stdout == "again\n"
+        )
 
 
 def corrupt(sshd: Sshd, proxies: Proxies, offsets: List[int]) -> None:
@@ -489,6 +491,9 @@ def test_no_wait_of_the_engine_goes_by_the_wall_clock() -> None:
     files = [
         *(root / "transport").glob("*.py"),
         *(root / "connect").glob("*.py"),
-        *(root / f"{name}.py" for name in ("cache", "client", "command", "sessions", "background")),
+        *(
+            root / f"{name}.py"
+            for name in ("cache", "client", "command", "sessions", "background")
+        ),
     ]
     assert not [path.name for path in files if waits.search(path.read_text())]

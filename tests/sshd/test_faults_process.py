@@ -37,7 +37,7 @@ def program(code: str, params: Dict[str, Any], *args: Any, timeout: float = 55.0
 
 
 FORK = """
-faulthandler.cancel_dump_traceback_later()  # its thread is not in the child, which would wait for it
+faulthandler.cancel_dump_traceback_later()  # the child would wait for its thread
 assert run("echo parent") == "parent\\n"
 transport, client = cache.get_client_connection(params)
 kept = transport.open_session()
@@ -174,7 +174,9 @@ while injected < int(sys.argv[2]) and time.monotonic() - began < 40:
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert run("echo after it") == "after it\\n"
 cache.exit()
-eventually(lambda: not [t for t in threading.enumerate() if "reader" in t.name], "no reader is left")
+eventually(
+    lambda: not [t for t in threading.enumerate() if "reader" in t.name], "no reader is left"
+)
 print(injected)
 """
 
@@ -323,7 +325,11 @@ def idle(factory: Factory, count: int, seconds: float) -> None:
     sshd = factory({"LogLevel": "INFO"})
     params = params_for(sshd, keepalive_interval=15, keepalive_count_max=3)
     result = run_python(
-        HEAD.replace("later(50", "later(280") + IDLE, json.dumps(params), count, seconds, timeout=290
+        HEAD.replace("later(50", "later(280") + IDLE,
+        json.dumps(params),
+        count,
+        seconds,
+        timeout=290,
     )
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     found = json.loads(result.stdout)
@@ -344,4 +350,3 @@ def test_idle_connections_cost_next_to_nothing(sshd_factory: Factory) -> None:
 def test_three_hundred_idle_connections(sshd_factory: Factory) -> None:
     """T35."""
     idle(sshd_factory, 300, 20.0)
-

@@ -46,6 +46,12 @@ def processes() -> Iterator[ProcessPoolExecutor]:
         yield executor
 
 
+def waits_at_the_first(gate: Path) -> str:
+    """Return a script that waits for a file, at 127.0.0.1 alone."""
+    wait = f"until [ -e {gate} ]; do sleep .05; done"
+    return f'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) {wait};; esac'
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -77,7 +83,7 @@ def test_a_quick_host_does_not_wait_for_a_slow_one(
     connect: Dict[str, Any], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    script = f'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) until [ -e {gate} ]; do sleep .05; done;; esac'
+    script = waits_at_the_first(gate)
     with fleet.run(HOSTS, script, connect=connect) as results:
         quick = [results.take(20).host for _ in HOSTS[1:]]
         gate.touch()
@@ -270,7 +276,7 @@ def test_a_process_has_many_hosts_under_way_and_a_slow_one_holds_up_no_other(
     connect: Dict[str, Any], processes: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    script = f'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) until [ -e {gate} ]; do sleep .05; done;; esac'
+    script = waits_at_the_first(gate)
     with fleet.run(HOSTS * 3, script, connect=connect, executor=processes, parallel=8) as results:
         quick = [results.take(30).host for _ in range(3 * len(HOSTS) - 3)]
         gate.touch()

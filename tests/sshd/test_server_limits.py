@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from pathlib import Path
 from typing import Callable
 
 import pytest
 
-from ssh_service import SshClientCache, run
+from ssh_service import SshClientCache, remote, run, upload
 from ssh_service.errors import SshConnectError
 from ssh_service.local_sshd import Sshd
 
@@ -51,4 +53,35 @@ def test_the_error_tells_what_the_server_said_when_there_never_is_room(
         assert cache.stats()["connections"] == 0
     finally:
         held.close()
+        cache.cleanup()
+
+
+def test_an_idle_sftp_session_gives_way_to_a_command(
+    sshd_factory: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    """With one session in all, copies and commands take turns on one connection."""
+    sshd = sshd_factory({"MaxSessions": 1})
+    cache = SshClientCache()
+    try:
+        for turn in range(3):
+            upload(sshd.connect_params, __file__, str(tmp_path / "copy"), cache=cache, timeout=20)
+            process = run(
+                sshd.connect_params, f"echo {turn}", cache=cache, timeout=20, max_connections=1
+            )
+            assert process.stdout == f"{turn}\n"
+        assert sshd.logins() == 1
+    finally:
+        cache.cleanup()
+
+
+def test_an_idle_sftp_session_does_not_keep_its_connection(sshd: Sshd, tmp_path: Path) -> None:
+    cache = SshClientCache()
+    try:
+        target = str(tmp_path / "copy")
+        remote.upload(cache, sshd.connect_params, __file__, target, idle_timeout=0.2)
+        deadline, pause = time.monotonic() + 20, threading.Event()
+        while len(cache) and time.monotonic() < deadline:
+            pause.wait(0.02)
+        assert len(cache) == 0
+    finally:
         cache.cleanup()

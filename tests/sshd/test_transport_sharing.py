@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
+import paramiko
 import pytest
 
 from ssh_service import remote
 from ssh_service.cache import SshClientCache
-from ssh_service.errors import SshConnectTimeout, SshSessionRefused
+from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused
 from ssh_service.pytest_plugin import Sshd
 from ssh_service.transport import SshChannel, SshTransport
 from ssh_service.transport.packets import SshPacketizer
@@ -222,7 +223,7 @@ class Rekeys:
 
 
 def move_bytes(sshd: Sshd, tmp_path: Path, each_way: int) -> int:
-    """Send and receive over one connection, with commands beside it; return how many those were."""
+    """Send and receive, with commands beside it; return how many those were."""
     block = os.urandom(MIB)
     source = tmp_path / "source"
     with open(source, "wb") as file:
@@ -384,6 +385,34 @@ def test_a_forgotten_channel_gives_its_session_back_though_collected_under_every
         eventually(forget, "a session is free", 5)
 
 
+def test_a_signal_a_status_and_a_loss_are_three_things(sshd: Sshd) -> None:
+    """G6: paramiko shows -1 for two of them."""
+    with dialled(sshd) as transport:
+        found = []
+        for command in ("exit 255", "kill -9 $$", "kill -TERM $$"):
+            channel = transport.open_session()
+            channel.exec_command(command)
+            found.append((channel.recv_exit_status(PATIENCE), channel.exit_signal))
+            channel.close()
+        assert found == [(255, None), (-1, ("KILL", False, "")), (-1, ("TERM", False, ""))]
+        channel = transport.open_session()
+        channel.exec_command("sleep 60")
+        waiting = Outcome(channel.recv_exit_status)
+        sshd.cut()
+        assert isinstance(waiting.wait().error, SshConnectionLost)
+
+
+def test_a_request_ends_with_its_connection(sshd: Sshd) -> None:
+    """G1: with paramiko, it waits for ever."""
+    for _ in range(5):
+        with dialled(sshd) as transport:
+            channel = transport.open_session()
+            sshd.freeze()
+            waiting = Outcome(lambda channel=channel: channel.exec_command("true"))
+            sshd.cut()
+            assert isinstance(waiting.wait().error, (OSError, paramiko.SSHException))
+
+
 def test_a_hundred_callers_of_a_cold_host_cause_one_login(sshd: Sshd) -> None:
     """T18."""
     with entered() as cache:
@@ -407,7 +436,8 @@ def test_closing_ends_fifty_blocked_calls_at_once(sshd: Sshd) -> None:
             channel.exec_command("sleep 60")
         calls = [Outcome(lambda channel=channel: channel.recv(1)) for channel in channels[:10]]
         calls += [
-            Outcome(lambda channel=channel: channel.recv_exit_status()) for channel in channels[10:20]
+            Outcome(lambda channel=channel: channel.recv_exit_status())
+            for channel in channels[10:20]
         ]
         calls += [
             Outcome(lambda channel=channel: channel.sendall(bytes(64 * MIB)))
@@ -431,9 +461,7 @@ def test_closing_the_cache_ends_fifty_commands_with_their_output(sshd: Sshd) -> 
     """T32."""
     cache = SshClientCache()
     cache.enter()
-    futures = [
-        remote.submit(cache, sshd.connect_params, f"echo {n}; sleep 60") for n in range(50)
-    ]
+    futures = [remote.submit(cache, sshd.connect_params, f"echo {n}; sleep 60") for n in range(50)]
     transport, _ = cache.get_client_connection(sshd.connect_params)
     eventually(lambda: transport.open_channels >= 50, "all run")
     began = time.monotonic()

@@ -78,7 +78,7 @@ class FakeTransport:
         self.connection_id = connection_id
         self.session_limit: Optional[int] = None
         self.session_peak = 0
-        self.make_room: Callable[[], bool] = bool
+        self.in_reserve: Dict[str, Callable[[], bool]] = {}
         self.others = 0  # channels that are not the pool's
         self.max_sessions: Optional[int] = None  # what the server admits
         self.answers = True  # whether an open is answered at once
@@ -92,6 +92,9 @@ class FakeTransport:
 
     def is_active(self) -> bool:
         return self._active
+
+    def make_room(self) -> bool:
+        return any([give_up() for give_up in self.in_reserve.values()])
 
     @property
     def open_channels(self) -> int:

@@ -257,16 +257,24 @@ def test_an_executor_that_takes_no_work_fails_each_host_and_raises_nothing() -> 
 
 
 def test_a_claim_is_granted_once_and_never_after_cancel() -> None:
-    ledger = on_dask._Ledger()
-    assert ledger.word("claim", "run", 1) is True
-    assert ledger.word("claim", "run", 1) is False
-    assert ledger.word("claim", "run", 2) is True
-    assert ledger.word("look", "run", 0) is False
+    ledger = on_dask.Ledger()
+    assert ledger.word("claim", "run", 1) == "granted"
+    assert ledger.word("claim", "run", 1) == "refused"
+    assert ledger.word("claim", "run", 2) == "granted"
+    assert ledger.word("look", "run", 0) == "granted"
     ledger.word("cancel", "run", 0)
-    assert ledger.word("look", "run", 0) is True
-    assert ledger.word("claim", "run", 3) is False
+    assert ledger.word("look", "run", 0) == "cancelled"
+    assert ledger.word("claim", "run", 3) == "cancelled"
     ledger.word("forget", "run", 0)
-    assert ledger.word("claim", "run", 1) is True
+    assert ledger.word("claim", "run", 1) == "granted"
+
+
+def test_a_ledger_does_not_grow_for_ever() -> None:
+    ledger = on_dask.Ledger()
+    for number in range(3000):
+        ledger.word("claim", f"run{number}", 0)
+        ledger.word("cancel", f"run{number}", 0)
+    assert len(ledger._claimed) <= 1000 and len(ledger._cancelled) <= 1000
 
 
 def test_results_may_be_cancelled_from_another_thread() -> None:

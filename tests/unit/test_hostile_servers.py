@@ -15,12 +15,12 @@ import pytest
 from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused
 from ssh_service.transport import SshTransport
 from ssh_service.transport import transport as transport_module
+from ssh_service.transport.packets import message
 from tests.faults.clients import (
     PATIENCE,
     Collector,
     Outcome,
     connected,
-    drain,
     eventually,
     execute,
     resident,
@@ -116,8 +116,9 @@ def test_a_packet_of_100_mib_ends_the_connection() -> None:
         transport.packetizer.write_all(struct.pack(">I", 100 * 1024 * 1024) + b"\0" * 64)
 
     with EvilSsh(huge) as server:
-        with connected(server.port, ciphers=["aes128-ctr"], macs=["hmac-sha2-256-etm@openssh.com"]
-                       ) as transport:
+        with connected(
+            server.port, ciphers=["aes128-ctr"], macs=["hmac-sha2-256-etm@openssh.com"]
+        ) as transport:
             channel = transport.open_session()
             memory, began = resident(), time.monotonic()
             channel.exec_command("now")
@@ -442,6 +443,46 @@ def fill(transport: SshTransport, sink: Collector) -> None:
     assert sink.channel is not None
     while transport._wire.writable():
         sink.channel.send_some(b"x" * 16384)
+
+
+def test_closing_a_channel_does_not_wait_for_a_write_that_stalls() -> None:
+    """It may be closed on a thread that has to serve other hosts too."""
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+        channels = [transport.open_session() for _ in range(2)]
+        channels[0].exec_command("reads nothing")
+        channels[0].out_window_size = 1 << 30
+        server.transports[0].stop_reading()
+        sending = Outcome(lambda: channels[0].sendall(b"x" * (1 << 28)))
+        eventually(lambda: not transport._wire.writable(), "the network is full")
+        began = time.monotonic()
+        for channel in channels:
+            channel.close()
+        transport.hang_up()
+        within(0.0, began)
+        assert isinstance(sending.wait().error, OSError)
+
+
+def test_what_passes_by_the_gate_keeps_its_place_among_what_is_written_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """G34: paramiko sends some messages (a login's, a key exchange's) on its own."""
+    with EvilSsh() as server, connected(server.port) as transport:
+        write = transport._wire.sendall
+        besides = []
+
+        def sendall(data: Any) -> None:
+            if not besides:  # a packet that is numbered after these must not leave before them
+                ignore = message(b"\x02", b"by the gate")
+                besides.append(Outcome(lambda: transport._send_message(ignore)))
+                time.sleep(0.2)
+            write(data)
+
+        monkeypatch.setattr(transport._wire, "sendall", sendall)
+        sink = Collector(b"hello")
+        transport.start_session(sink)
+        assert sink.ended.wait(PATIENCE)
+        assert (sink.error, bytes(sink.out)) == (None, b"hello")
+        assert besides[0].wait().error is None
 
 
 def test_a_peer_that_takes_nothing_stalls_a_write_for_no_longer_than_its_silence() -> None:

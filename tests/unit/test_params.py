@@ -363,6 +363,7 @@ def test_config_names_the_files_to_read(home: Path, tmp_path: Path) -> None:
         ({"known_hosts": None, "host_key_policy": "off"}, "yes", "off"),
         ({"known_hosts": __file__}, None, "strict"),
         ({"known_hosts": __file__}, "no", "strict"),
+        ({"known_hosts": None}, "no", "off"),
         ({"known_hosts": __file__, "host_key_policy": "accept-new"}, "yes", "accept-new"),
         ({"known_hosts": "/no/such", "host_key_policy": "accept-new"}, None, "accept-new"),
         ({"known_hosts": ()}, None, "strict"),

@@ -16,15 +16,17 @@ from ssh_service.errors import SshConfigError
 from ssh_service.script import Delivery, check_environment, deliver, is_empty, join
 
 TIMEOUT = 60
+SH = shutil.which("sh") or "/bin/sh"
 
-POSIX = [
-    [name]
-    for name in ("sh", "dash", "bash", "zsh", "mksh", "ksh", "yash")
-    if shutil.which(name) is not None
-]
-if shutil.which("busybox"):
-    POSIX.append(["busybox", "sh"])
-FOREIGN = [[name] for name in ("csh", "tcsh", "fish") if shutil.which(name) is not None]
+
+def installed(*names: str) -> List[List[str]]:
+    paths = [shutil.which(name) for name in names]
+    return [[path] for path in paths if path is not None]
+
+
+POSIX = installed("sh", "dash", "bash", "zsh", "mksh", "ksh", "yash")
+POSIX += [[path, "sh"] for (path,) in installed("busybox")]
+FOREIGN = installed("csh", "tcsh", "fish")
 
 HARD = [
     "plain",
@@ -58,14 +60,19 @@ HARD = [
 
 
 def name_of(shell: List[str]) -> str:
-    return "-".join(shell)
+    return "-".join([Path(shell[0]).name, *shell[1:]])
 
 
 each_shell = pytest.mark.parametrize("shell", POSIX, ids=name_of)
 
 
 def run(
-    shell: List[str], delivery: Delivery, folder: Path, stdin: bytes = b"", **env: str
+    shell: List[str],
+    delivery: Delivery,
+    folder: Path,
+    stdin: bytes = b"",
+    timeout: float = TIMEOUT,
+    **env: str,
 ) -> Tuple[int, bytes, bytes]:
     """Do as sshd does: the login shell runs the request, its stdin is a pipe that ends."""
     done = subprocess.run(
@@ -74,7 +81,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=str(folder),
-        timeout=TIMEOUT,
+        timeout=timeout,
         env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8", **env},
     )
     return done.returncode, done.stdout, done.stderr
@@ -210,9 +217,7 @@ def test_the_request_survives_login_shells_that_are_no_posix_shells() -> None:
 def test_hard_values_arrive_to_the_letter(shell: List[str], wrapped: bool, tmp_path: Path) -> None:
     env = {f"V{number}": value for number, value in enumerate(HARD)}
     text = "\n".join(f"printf '%s\\001\\000' \"${name}\"" for name in env)
-    inner = None
-    if wrapped and len(shell) == 1:
-        inner = shutil.which(shell[0])
+    inner = shell[0] if wrapped and len(shell) == 1 else None
     status, stdout, stderr = run(shell, deliver(text, env, inner), tmp_path)
     assert (status, stderr) == (0, b"")
     assert stdout.split(b"\1\0")[:-1] == [encoded(value) for value in HARD]
@@ -271,8 +276,12 @@ def test_the_script_runs_as_written_whichever_way_it_goes(
             "if read line; then echo \"stdin: $line\"; else echo 'stdin is at its end'; fi",
             "echo err >&2",
             "echo ${_ssh_n-unset} ${_ssh_s-unset}",
+            "# the beginning of a line must not be taken into a parameter before it",
+            "[ a = a ] && echo bracket",
+            ": colon",
+            "{ echo brace; }",
             "(exit 3)",
-            "echo $?",
+            'echo $? $# "$*"',
             "exit 42",
         ]
     )
@@ -280,7 +289,7 @@ def test_the_script_runs_as_written_whichever_way_it_goes(
     assert (status, stderr) == (42, b"err\n")
     assert stdout.decode() == (
         "one\ntwo $x it's\n$not `expanded` \\n\n[one\ntwo]\nin f: ż ó\ncontinued line\n1\n2\n"
-        "stdin is at its end\nunset unset\n3\n"
+        "stdin is at its end\nunset unset\nbracket\nbrace\n3 0 \n"
     )
 
 
@@ -320,12 +329,11 @@ def test_the_process_group_is_told_whole_and_nobody_else_sees_it(
 ) -> None:
     """An IFS with digits must not split the number: the wrong group would be killed."""
     finder = _GroupFinder()
-    delivery = deliver("echo $$; echo err >&2; exit 3", env, None, finder.prologue)
+    delivery = deliver('echo "$$"; echo err >&2; exit 3', env, None, finder.prologue)
     status, stdout, stderr = run(shell, delivery, tmp_path)
     assert status == 3
     assert finder.strip(stderr) + finder.rest() == b"err\n"
-    printed = b"".join(stdout.split())  # the shell's own echo may be split by IFS
-    assert finder.number == int(printed)
+    assert finder.number == int(stdout)
 
 
 @each_shell
@@ -340,9 +348,9 @@ def test_a_hundred_kib_and_a_mebibyte_run(shell: List[str], tmp_path: Path) -> N
 @pytest.mark.long
 @each_shell
 def test_sixteen_mib_run(shell: List[str], tmp_path: Path) -> None:
-    line = ": 'it is long' \"$HOME\"\n"
+    line = "true 'it is long' \"$HOME\"\n"
     text = line * ((16 * 1024 * 1024 - 20) // len(line)) + "echo done"
-    assert run(shell, deliver(join(text)), tmp_path) == (0, b"done\n", b"")
+    assert run(shell, deliver(join(text)), tmp_path, timeout=300) == (0, b"done\n", b"")
 
 
 @each_shell
@@ -370,15 +378,15 @@ def test_the_shell_that_is_set_may_have_any_path(tmp_path: Path) -> None:
     folder = tmp_path / "it's a $(folder)"
     folder.mkdir()
     shell = folder / "my sh"
-    shell.symlink_to(shutil.which("sh") or "/bin/sh")
-    status, stdout, _ = run(["sh"], deliver("echo $0", {}, str(shell)), tmp_path)
+    shell.symlink_to(SH)
+    status, stdout, _ = run([SH], deliver("echo $0", {}, str(shell)), tmp_path)
     assert (status, stdout.decode().strip()) == (0, str(shell))
 
 
 def test_nothing_is_forked_to_read_the_script(tmp_path: Path) -> None:
-    """With an empty PATH only builtins work."""
+    """With a PATH that leads nowhere only builtins work."""
     delivery = deliver("echo read", {"A": "b"})
-    assert run(["sh"], delivery, tmp_path, PATH="")[:2] == (0, b"read\n")
+    assert run([SH], delivery, tmp_path, PATH="/nowhere") == (0, b"read\n", b"")
 
 
 def test_the_limit_of_the_exec_request_is_what_servers_take(monkeypatch: Any) -> None:

@@ -1,0 +1,193 @@
+"""Run the benchmarks: ``python -m benchmarks --help``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import logging
+import os
+import sys
+from typing import Dict, Iterator, Mapping, Optional, Sequence, Type
+
+from benchmarks import commands, copies, costs
+from benchmarks.far import far
+from benchmarks.peers import Peer, installed
+from benchmarks.plan import FULL, MIB, QUICK, Plan
+from benchmarks.report import Report
+from benchmarks.target import Target, make_user, serve, shell_seconds
+
+_SLOW_SHELL = 0.01
+_PARTS = ("latency", "rates", "first", "hosts", "output", "big", "tree", "far", "costs")
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """
+    Measure, print and write.
+
+    Parameters
+    ----------
+    argv : Optional[Sequence[str]]
+        The arguments; None takes the process's own.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    arguments = _parse(argv)
+    plan = FULL if arguments.full else QUICK
+    logging.getLogger().setLevel(logging.CRITICAL)  # the neighbours log what fails, too
+    if arguments.make_user:
+        make_user(arguments.make_user)
+    user = arguments.user or arguments.make_user or getpass.getuser()
+    kinds, missing = installed(arguments.peer)
+    for name, why in missing.items():
+        print(f"passed over: {name} ({why})")
+    shell = shell_seconds(user)
+    print(f"login user {user}; its shell takes {shell * 1000:.1f} ms to run nothing")
+    if shell > _SLOW_SHELL:
+        print(
+            "  THAT IS SLOW: it hides what is measured of commands.  Name a user whose shell is"
+            " quick (--user), or have one made, as root (--make-user NAME)."
+        )
+    versions = {name: kind.version() for name, kind in kinds.items()}
+    report = Report(versions, missing)
+    try:
+        with serve(user) as target:
+            for part in arguments.part or _PARTS:
+                _RUN[part](report, kinds, target, plan)
+    finally:
+        report.print_requirements()
+        report.write(arguments.json, "full" if arguments.full else "quick", argv or sys.argv[1:])
+    return 0
+
+
+def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="two minutes or so (the default)")
+    how.add_argument("--full", action="store_true", help="the numbers to be believed")
+    parser.add_argument("--user", help="who logs in (another than you: as root)")
+    parser.add_argument("--make-user", metavar="NAME", help="make that user first, as root")
+    parser.add_argument("--json", default="benchmarks.json", help="where to write (%(default)s)")
+    parser.add_argument("--part", action="append", choices=_PARTS, help="only this; repeatable")
+    parser.add_argument("--peer", action="append", default=[], help="only this; repeatable")
+    return parser.parse_args(argv)
+
+
+@contextlib.contextmanager
+def _connected(kinds: Mapping[str, Type[Peer]], target: Target) -> Iterator[Dict[str, Peer]]:
+    """Connect all neighbours; those that cannot are passed over, aloud."""
+    with contextlib.ExitStack() as stack:
+        peers = {}
+        for name, kind in kinds.items():
+            try:
+                peers[name] = stack.enter_context(kind(target))
+            except Exception as error:
+                print(f"  {name} cannot connect: {error!r}", file=sys.stderr)
+        yield peers
+
+
+def _latency(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    with _connected(kinds, target) as peers:
+        report.add(commands.latency(peers, "command, near", plan.near_commands, plan))
+    with far(target, commands.DELAY) as (distant,), _connected(kinds, distant) as peers:
+        report.add(commands.latency(peers, "command, at 60 ms", plan.far_commands, plan))
+
+
+def _rates(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    with _connected(kinds, target) as peers:
+        for measurement in commands.rates(peers, plan):
+            report.add(measurement)
+
+
+def _first(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    report.add(commands.first(kinds, target, plan))
+
+
+def _hosts(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    for measurement in commands.hosts(kinds, target, plan):
+        report.add(measurement)
+
+
+def _big_file(target: Target, plan: Plan) -> str:
+    path = os.path.join(target.folder, "big")
+    if not os.path.exists(path):
+        copies.make_file(path, plan.big)
+    return path
+
+
+def _output(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    with _connected(kinds, target) as peers:
+        report.add(commands.output(peers, _big_file(target, plan), plan))
+
+
+def _big(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    path = _big_file(target, plan)
+    _copies(report, kinds, target, f"{plan.big // MIB} MiB", path, plan.big_rounds, plan)
+
+
+def _tree(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    path = os.path.join(target.folder, "tree")
+    copies.make_tree(path, plan.files, copies.SMALL_SIZE)
+    name = f"{plan.files} x {copies.SMALL_SIZE >> 10} KiB"
+    _copies(report, kinds, target, name, path, plan.tree_rounds, plan)
+
+
+def _far(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    path = os.path.join(target.folder, "far-tree")
+    copies.make_tree(path, plan.far_files, copies.FAR_SIZE)
+    name = f"{plan.far_files} x {copies.FAR_SIZE // 1000} KB at 60 ms"
+    with far(target, commands.DELAY) as (distant,):
+        _copies(report, kinds, distant, name, path, plan.far_rounds, plan, is_far=True)
+
+
+def _copies(
+    report: Report,
+    kinds: Mapping[str, Type[Peer]],
+    target: Target,
+    name: str,
+    source: str,
+    rounds: int,
+    plan: Plan,
+    is_far: bool = False,
+) -> None:
+    kinds = {**kinds, **_copiers(kinds)}
+    if is_far:  # those that ask for one file after the other need minutes here
+        quick = ("ssh_service", "OpenSSH", "sftp", "rsync -a")
+        kinds = {key: kind for key, kind in kinds.items() if key in quick or plan.slow_ones}
+    with _connected(kinds, target) as peers:
+        there = os.path.join(target.folder, "there")
+        for measurement in copies.copies(peers, name, source, there, rounds, plan):
+            report.add(measurement)
+
+
+def _copiers(kinds: Mapping[str, Type[Peer]]) -> Dict[str, Type[Peer]]:
+    """Give OpenSSH's further programs for copies, where OpenSSH takes part."""
+    if "OpenSSH" not in kinds:
+        return {}
+    from benchmarks.peers import openssh
+
+    return {kind.name: kind for kind in openssh.COPIERS}
+
+
+def _costs(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    for measurement in costs.costs(kinds, target, plan):
+        report.add(measurement)
+
+
+_RUN = {
+    "latency": _latency,
+    "rates": _rates,
+    "first": _first,
+    "hosts": _hosts,
+    "output": _output,
+    "big": _big,
+    "tree": _tree,
+    "far": _far,
+    "costs": _costs,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

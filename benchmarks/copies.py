@@ -1,0 +1,153 @@
+"""Copies: a large file, many small ones, near and far; what arrives is compared each time."""
+
+from __future__ import annotations
+
+import filecmp
+import functools
+import os
+import shutil
+import stat
+import time
+from typing import Callable, Dict, Iterator, Mapping
+
+from benchmarks.measure import Measurement, interleave
+from benchmarks.peers import Peer
+from benchmarks.peers.base import Unsupported
+from benchmarks.plan import Plan
+
+__all__ = ["FAR_SIZE", "SMALL_SIZE", "copies", "make_file", "make_tree"]
+
+SMALL_SIZE = 4096
+FAR_SIZE = 3000
+
+_LINE = 64
+
+
+def make_file(path: str, size: int) -> None:
+    """
+    Write a file of random text.
+
+    Parameters
+    ----------
+    path : str
+        Where.
+    size : int
+        Bytes, a multiple of 64.
+    """
+    with open(path, "wb") as file:
+        for _ in range(size // _LINE // 16384 or 1):
+            block = os.urandom(min(size, _LINE * 16384) // 2).hex().encode()
+            lines = [block[at : at + _LINE - 1] for at in range(0, len(block), _LINE)]
+            file.write(b"\n".join(lines) + b"\n")
+    os.chmod(path, 0o644)
+    os.utime(path, (1_500_000_000, 1_500_000_000))
+
+
+def make_tree(path: str, count: int, size: int) -> None:
+    """
+    Write a folder of small files.
+
+    Parameters
+    ----------
+    path : str
+        Where; must not exist.
+    count : int
+        How many files.
+    size : int
+        Bytes of each.
+    """
+    os.mkdir(path)
+    for number in range(count):
+        name = os.path.join(path, f"file{number:05d}")
+        with open(name, "wb") as file:
+            file.write(os.urandom(size))
+        os.chmod(name, 0o640 if number % 2 else 0o755)
+        os.utime(name, (1_500_000_000 + number, 1_500_000_000 + number))
+    os.chmod(path, 0o755)
+
+
+def copies(
+    peers: Mapping[str, Peer],
+    name: str,
+    source: str,
+    there: str,
+    rounds: int,
+    plan: Plan,
+) -> Iterator[Measurement]:
+    """
+    Copy something to the server, and back from it.
+
+    Parameters
+    ----------
+    peers : Mapping[str, Peer]
+        Connected.
+    name : str
+        What to call it.
+    source : str
+        What to copy; readable by the server's user too, for the way back.
+    there : str
+        A folder on the server, which is this machine, where the user may write.
+    rounds : int
+        How often.
+    plan : Plan
+        The run.
+
+    Yields
+    ------
+    Measurement
+        Seconds; up, then down.
+    """
+    here = os.path.join(os.path.dirname(there), "here")
+    os.makedirs(here, exist_ok=True)
+    for way, folder in (("up", there), ("down", here)):
+        functions: Dict[str, Callable[[], float]] = {}
+        for key, peer in peers.items():
+            if peer.copies and _can(peer, way, source):
+                functions[key] = functools.partial(_copy, peer, way, source, folder)
+        yield interleave(
+            Measurement(f"{name} {way}", "ms"), functions, rounds, budget=plan.patience
+        )
+
+
+def _can(peer: Peer, way: str, source: str) -> bool:
+    """Tell whether a neighbour copies such a thing, which it says before it does anything."""
+    try:
+        (peer.upload if way == "up" else peer.download)(source, os.path.join(source, "no", "no"))
+    except Unsupported:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def _copy(peer: Peer, way: str, source: str, folder: str) -> float:
+    target = os.path.join(folder, "copy")
+    try:
+        copy = peer.upload if way == "up" else peer.download
+        began = time.perf_counter()
+        copy(source, target)
+        took = time.perf_counter() - began
+        _compare(source, target, peer.keeps_times)
+        return took
+    finally:
+        if os.path.isdir(target):
+            shutil.rmtree(target)
+        elif os.path.exists(target):
+            os.unlink(target)
+
+
+def _compare(source: str, target: str, times: bool) -> None:
+    names = [""]
+    if os.path.isdir(source):
+        names += os.listdir(source)
+        if sorted(os.listdir(target)) != sorted(names[1:]):
+            raise RuntimeError("other files arrived than were sent")
+    for name in names:
+        one, other = (os.path.join(path, name).rstrip("/") for path in (source, target))
+        sent, arrived = os.stat(one), os.stat(other)
+        if stat.S_ISREG(sent.st_mode) and not filecmp.cmp(one, other, shallow=False):
+            raise RuntimeError(f"{name or target} arrived with another content")
+        if not times:
+            continue
+        if (sent.st_mode, int(sent.st_mtime)) != (arrived.st_mode, int(arrived.st_mtime)):
+            raise RuntimeError(f"{name or target} arrived with another mode or time")

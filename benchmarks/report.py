@@ -1,0 +1,176 @@
+"""What is printed, what is written, and whether it is enough."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+import time
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+import paramiko
+
+from benchmarks.measure import OURS, Measurement
+
+__all__ = ["MUST_REACH", "Report", "Requirement"]
+
+_SCALES = {"ms": 1000.0, "1/s": 1.0, "x": 1.0, "KiB": 1.0, "MiB": 1.0}
+
+
+class Requirement(NamedTuple):
+    """
+    What has to be reached.
+
+    Attributes
+    ----------
+    measurement : str
+        The measurement's name, or the beginning of it.
+    peer : str
+        Beside whom; empty where our own value counts.
+    limit : float
+        The most that ours divided by theirs (or our own value) may be; for what should be large,
+        the least.
+    """
+
+    measurement: str
+    peer: str
+    limit: float
+
+
+MUST_REACH = (
+    Requirement("command, near", "mlos_bench", 0.85),
+    Requirement("command, near", "ssh2 (C)", 1.15),
+    Requirement("commands/s from 8 threads", "mlos_bench", 1.0),
+    Requirement("commands/s from 32 threads", "mlos_bench", 1.0),
+    Requirement("100 hosts at 60 ms, times one", "", 2.0),
+    Requirement("256 MiB of output", "OpenSSH", 1.0),
+    Requirement("256 MiB up", "OpenSSH", 1.0),
+    Requirement("256 MiB down", "OpenSSH", 1.0),
+    Requirement("256 MiB up", "mlos_bench", 1 / 1.5),
+    Requirement("256 MiB down", "mlos_bench", 1 / 1.5),
+    Requirement("2000 x 4 KiB up", "rsync -a", 1.0),
+    Requirement("2000 x 4 KiB down", "rsync -a", 1.0),
+    Requirement("2000 x 4 KiB up", "mlos_bench", 1 / 5),
+    Requirement("2000 x 4 KiB down", "mlos_bench", 1 / 5),
+    Requirement("400 x 3 KB at 60 ms up", "", 2.5),
+    Requirement("400 x 3 KB at 60 ms down", "", 2.5),
+)
+
+
+class Report:
+    """
+    The measurements of one run.
+
+    Parameters
+    ----------
+    versions : Dict[str, str]
+        What took part, by name.
+    missing : Dict[str, str]
+        What did not, and why.
+    """
+
+    def __init__(self, versions: Dict[str, str], missing: Dict[str, str]) -> None:
+        self._versions = versions
+        self._missing = missing
+        self._measurements: List[Measurement] = []
+        self._began = time.time()
+
+    def add(self, measurement: Measurement) -> None:
+        """Take a measurement in, and print it."""
+        self._measurements.append(measurement)
+        scale = _SCALES[measurement.unit]
+        cells = []
+        for peer in measurement.values:
+            median, ratio = measurement.median(peer) * scale, measurement.ratio(peer)
+            if math.isnan(median):
+                cells.append(f"{peer} failed")
+                continue
+            text = f"{peer} {_short(median)}"
+            if not math.isnan(measurement.p99(peer)):
+                text += f" (p99 {_short(measurement.p99(peer) * scale)})"
+            if peer != OURS and not math.isnan(ratio):
+                text += f" [{ratio:.2f}]"
+            cells.append(text)
+        title = f"{measurement.name}, {measurement.unit}"
+        print(f"{title:<38} " + " | ".join(cells), flush=True)
+
+    def print_requirements(self) -> None:
+        """Print what has to be reached, and whether it is."""
+        rows = self._requirements()
+        if rows:
+            print("\nto be reached (ours : theirs, medians of rounds side by side)")
+        for row in rows:
+            beside = f"beside {row['peer']}" if row["peer"] else ""
+            sign = "at least" if row["at_least"] else "at most"
+            verdict = "reached" if row["reached"] else "FALLS SHORT"
+            print(
+                f"  {row['measurement']:<32} {beside:<20}"
+                f" {row['value']:6.2f}  ({sign} {row['limit']:.2f})  {verdict}"
+            )
+
+    def _requirements(self) -> List[Dict[str, Any]]:
+        rows = []
+        for requirement in MUST_REACH:
+            measurement = self._find(requirement.measurement)
+            if measurement is None:
+                continue
+            peer = requirement.peer
+            value = measurement.ratio(peer) if peer else measurement.median(OURS)
+            if math.isnan(value):
+                continue
+            more = measurement.more_is_better
+            reached = value >= requirement.limit if more else value <= requirement.limit
+            rows.append(
+                {
+                    "measurement": measurement.name,
+                    "peer": peer,
+                    "value": round(value, 4),
+                    "limit": round(requirement.limit, 4),
+                    "at_least": more,
+                    "reached": reached,
+                }
+            )
+        return rows
+
+    def _find(self, name: str) -> Optional[Measurement]:
+        return next((each for each in self._measurements if each.name == name), None)
+
+    def write(self, path: str, mode: str, arguments: Sequence[str]) -> None:
+        """
+        Write all of it as JSON.
+
+        Parameters
+        ----------
+        path : str
+            Where.
+        mode : str
+            ``quick`` or ``full``.
+        arguments : Sequence[str]
+            What the run was asked for.
+        """
+        content = {
+            "mode": mode,
+            "arguments": list(arguments),
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._began)),
+            "seconds": round(time.time() - self._began, 1),
+            "machine": {
+                "cpus": os.cpu_count(),
+                "system": platform.platform(),
+                "python": sys.version.split()[0],
+                "paramiko": str(paramiko.__version__),
+            },
+            "versions": self._versions,
+            "missing": self._missing,
+            "must_reach": self._requirements(),
+            "measurements": [measurement.as_json() for measurement in self._measurements],
+        }
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.write("\n")
+        print(f"written to {path}")
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
