@@ -7,6 +7,7 @@ Nothing of the library itself is loaded before a command needs it, so that help 
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import List, Optional
 
 __all__ = ["main"]
@@ -35,6 +36,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of other packages about each other, no user's concern
     from ssh_service.cli.app import run
 
     return run(sys.argv[1:] if arguments is None else arguments)

@@ -13,6 +13,8 @@ from ssh_service.cli import completion
 __all__ = ["commands", "run"]
 
 _PROGRAM = "ssh-service"
+# Set by the shell that asks what could come next.
+_COMPLETE = completion.VARIABLE
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 99}
 _COMMAND = {**_CONTEXT, "allow_interspersed_args": False}
 
@@ -33,11 +35,11 @@ def run(arguments: List[str]) -> int:
     """
     from ssh_service.errors import SshServiceError
 
+    if not arguments and _COMPLETE not in os.environ:
+        click.echo(commands.get_help(click.Context(commands, info_name=_PROGRAM)), err=True)
+        return 2
     try:
         status = commands.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else _PROGRAM
         text = " ".join(error.format_message().split())

@@ -7,7 +7,9 @@ from typing import List
 
 import click
 
-__all__ = ["hosts", "script"]
+__all__ = ["VARIABLE", "hosts", "script"]
+
+VARIABLE = "_SSH_SERVICE_COMPLETE"
 
 
 def script(command: click.Command, shell: str) -> str:
@@ -32,7 +34,7 @@ def script(command: click.Command, shell: str) -> str:
     if kind is None:
         raise click.UsageError(f"no completion for {shell}")
     # `source` of bash asks which bash there is, and refuses old ones on stderr.
-    return kind(command, {}, "ssh-service", "_SSH_SERVICE_COMPLETE").source()
+    return kind(command, {}, "ssh-service", VARIABLE).source()
 
 
 def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> List[str]:

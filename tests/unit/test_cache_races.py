@@ -141,10 +141,17 @@ def test_whoever_is_told_of_a_failure_can_dial_again_at_once(
     dialer.hold("alpha")
     slot = connections.request(target())
     again: List[Any] = []
-    slot.pair.add_done_callback(lambda _: again.append(connections.request(target())))
+    told = threading.Event()
+
+    def dial_again(_: Any) -> None:
+        again.append(connections.request(target()))
+        told.set()
+
+    slot.pair.add_done_callback(dial_again)
     dialer.release()
     assert isinstance(slot.pair.exception(PATIENCE), SshConnectError)
     dialer.wait_dialling(2)
+    assert told.wait(PATIENCE)
     assert again[0] is not slot
     assert again[0].pair.result(PATIENCE)[0] is dialer.transports[0]
     connections.release(slot)

@@ -53,9 +53,7 @@ def test_at_most_five_dials_to_one_server_are_under_way() -> None:
             assert gate.begun.acquire(timeout=PATIENCE)
         gate.go.set()
 
-    in_threads(
-        open_when_five_are_in, *[lambda: pacer.dial("a", soon(), gate) for _ in range(20)]
-    )
+    in_threads(open_when_five_are_in, *[lambda: pacer.dial("a", soon(), gate) for _ in range(20)])
     assert gate.most == 5
 
 
