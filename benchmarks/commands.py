@@ -252,7 +252,12 @@ def output(peers: Mapping[str, Peer], path: str, plan: Plan) -> Measurement:
             raise RuntimeError(f"{count} bytes of {size} came")
         return took
 
-    functions = {key: functools.partial(one, peer) for key, peer in peers.items()}
+    for key, peer in peers.items():
+        if not peer.reads_much:
+            print(f"  {key} takes large outputs in quadratic time: passed over")
+    functions = {
+        key: functools.partial(one, peer) for key, peer in peers.items() if peer.reads_much
+    }
     return interleave(
         Measurement(f"{size >> 20} MiB of output", "ms"),
         functions,

@@ -28,12 +28,15 @@ class Peer:
         Whether its copies keep the times of files; where not, they have less to do.
     copies : bool
         Whether it copies at all.
+    reads_much : bool
+        Whether it takes large outputs in a time that is linear in their size.
     """
 
     name = ""
     stands_in_for: Optional[str] = None
     keeps_times = True
     copies = True
+    reads_much = True
 
     def __init__(self, target: Target) -> None:
         self.target = target

@@ -35,6 +35,7 @@ class _Fabric(Peer):
 
     name = "Fabric"
     keeps_times = False
+    reads_much = False  # it looks through all that came with each kilobyte that comes
 
     @staticmethod
     def version() -> str:

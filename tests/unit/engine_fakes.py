@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, List, Optional, Tuple
 
 from ssh_service import background, params
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
@@ -92,6 +93,12 @@ class FakeTransport:
 
     def is_active(self) -> bool:
         return self._active
+
+    def is_fit(self) -> bool:
+        return self._active
+
+    def together(self) -> ContextManager[None]:
+        return contextlib.suppress()
 
     def make_room(self) -> bool:
         return any([give_up() for give_up in self.in_reserve.values()])
