@@ -51,12 +51,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             "  THAT IS SLOW: it hides what is measured of commands.  Name a user whose shell is"
             " quick (--user), or have one made, as root (--make-user NAME)."
         )
+    runners = {name: kind for name, kind in kinds.items() if kind.runs_commands}
     versions = {name: kind.version() for name, kind in kinds.items()}
     report = Report(versions, missing)
     try:
         with serve(user) as target:
             for part in arguments.part or _PARTS:
-                _RUN[part](report, kinds, target, plan)
+                some = kinds if part in _COPIES else runners
+                _RUN[part](report, some, target, plan)
     finally:
         report.print_requirements()
         report.write(arguments.json, "full" if arguments.full else "quick", argv or sys.argv[1:])
@@ -153,7 +155,7 @@ def _copies(
     plan: Plan,
     is_far: bool = False,
 ) -> None:
-    kinds = {**kinds, **_copiers(kinds)}
+    kinds = {key: kind for key, kind in kinds.items() if kind.copies}
     if is_far:  # those that ask for one file after the other need minutes here
         quick = ("ssh_service", "OpenSSH", "sftp", "rsync -a")
         kinds = {key: kind for key, kind in kinds.items() if key in quick or plan.slow_ones}
@@ -163,20 +165,12 @@ def _copies(
             report.add(measurement)
 
 
-def _copiers(kinds: Mapping[str, Type[Peer]]) -> Dict[str, Type[Peer]]:
-    """Give OpenSSH's further programs for copies, where OpenSSH takes part."""
-    if "OpenSSH" not in kinds:
-        return {}
-    from benchmarks.peers import openssh
-
-    return {kind.name: kind for kind in openssh.COPIERS}
-
-
 def _costs(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
     for measurement in costs.costs(kinds, target, plan):
         report.add(measurement)
 
 
+_COPIES = ("big", "tree", "far")
 _RUN = {
     "latency": _latency,
     "rates": _rates,

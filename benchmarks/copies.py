@@ -12,7 +12,6 @@ from typing import Callable, Dict, Iterator, Mapping
 
 from benchmarks.measure import Measurement, interleave
 from benchmarks.peers import Peer
-from benchmarks.peers.base import Unsupported
 from benchmarks.plan import Plan
 
 __all__ = ["FAR_SIZE", "SMALL_SIZE", "copies", "make_file", "make_tree"]
@@ -61,7 +60,7 @@ def make_tree(path: str, count: int, size: int) -> None:
         name = os.path.join(path, f"file{number:05d}")
         with open(name, "wb") as file:
             file.write(os.urandom(size))
-        os.chmod(name, 0o640 if number % 2 else 0o755)
+        os.chmod(name, 0o644 if number % 2 else 0o755)
         os.utime(name, (1_500_000_000 + number, 1_500_000_000 + number))
     os.chmod(path, 0o755)
 
@@ -102,22 +101,11 @@ def copies(
     for way, folder in (("up", there), ("down", here)):
         functions: Dict[str, Callable[[], float]] = {}
         for key, peer in peers.items():
-            if peer.copies and _can(peer, way, source):
+            if peer.copies and (peer.copies_trees or os.path.isfile(source)):
                 functions[key] = functools.partial(_copy, peer, way, source, folder)
         yield interleave(
             Measurement(f"{name} {way}", "ms"), functions, rounds, budget=plan.patience
         )
-
-
-def _can(peer: Peer, way: str, source: str) -> bool:
-    """Tell whether a neighbour copies such a thing, which it says before it does anything."""
-    try:
-        (peer.upload if way == "up" else peer.download)(source, os.path.join(source, "no", "no"))
-    except Unsupported:
-        return False
-    except Exception:
-        return True
-    return True
 
 
 def _copy(peer: Peer, way: str, source: str, folder: str) -> float:

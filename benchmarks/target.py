@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 import time
@@ -18,6 +19,10 @@ __all__ = ["CIPHER", "Target", "make_user", "serve", "shell_seconds"]
 
 CIPHER = "aes128-gcm@openssh.com"
 """What all that can choose a cipher use; for ours it is the first choice anyway."""
+
+
+_ROOM = 2 << 30
+"""Bytes that the large file and its copies may need."""
 
 
 class Target(NamedTuple):
@@ -50,6 +55,13 @@ class Target(NamedTuple):
         }
 
 
+def _roomy_folder() -> Optional[str]:
+    """Give a folder in memory, if there is one: what is measured here is not the disk."""
+    folder = "/dev/shm"
+    usable = os.path.isdir(folder) and os.access(folder, os.W_OK)
+    return folder if usable and shutil.disk_usage(folder).free > _ROOM else None
+
+
 @contextlib.contextmanager
 def serve(username: Optional[str] = None) -> Iterator[Target]:
     """
@@ -69,7 +81,7 @@ def serve(username: Optional[str] = None) -> Iterator[Target]:
     user = pwd.getpwnam(username)
     if os.geteuid() not in (0, user.pw_uid):
         raise PermissionError(f"only root can let {username} in")
-    with tempfile.TemporaryDirectory(prefix="ssh-service-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ssh-service-bench-", dir=_roomy_folder()) as folder:
         os.chmod(folder, 0o755)  # the server reads authorized_keys as the user
         there = os.path.join(folder, "there")
         os.mkdir(there, 0o755)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import List
 
 from ssh_service import cli
@@ -37,13 +38,10 @@ def demo(arguments: List[str]) -> int:
     int
         The exit status.
     """
-    try:
-        from ssh_service.demo import main as demonstrate
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("ssh_service"):
-            raise
-        print(f"{error}; install it with: pip install 'ssh-service[demo]'", file=sys.stderr)
-        return 2
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of other packages about each other, no user's concern
+    from ssh_service.demo import main as demonstrate
+
     return demonstrate(arguments)
 
 

@@ -199,9 +199,10 @@ class SshClientCache:
     def _close(slots: List[Slot]) -> None:
         transports = [slot.transport for slot in slots if slot.transport is not None]
         for slot in slots:
+            _settle(slot.pair, error=_closed())
+        for slot in slots:  # after it, so that nobody is told of what ends a dial here
             if slot.transport is None and slot.dialling is not None:
                 slot.dialling.hang_up()
-            _settle(slot.pair, error=SshCacheClosed("the connection cache was closed"))
         pacing.look_again()  # dials that wait for their turn are not wanted any more
         for transport in transports:  # all are told before one is waited for
             transport.hang_up()
@@ -510,7 +511,7 @@ class SshClientCache:
             transport.hang_up()
 
     def _fail(self, slot: Slot, client: Optional[SshClient], cause: BaseException) -> None:
-        error = _as_ours(cause, slot.target.connection_id)
+        error = _closed() if slot.closed else _as_ours(cause, slot.target.connection_id)
         _log.info("%s", error)
         self._drop(slot)  # first, so that who is told of the failure can dial again
         if isinstance(client, SshClient):
@@ -549,6 +550,10 @@ class SshClientCache:
 
 def _left(deadline: Optional[float]) -> Optional[float]:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _closed() -> SshCacheClosed:
+    return SshCacheClosed("the connection cache was closed")
 
 
 def _as_ours(error: BaseException, connection_id: str) -> SshServiceError:

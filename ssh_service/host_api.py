@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 STANDALONE_VARIABLE = "SSH_SERVICE_STANDALONE"
+_VALIDATION_VARIABLE = "MLOS_BENCH_SKIP_SCHEMA_VALIDATION"  # mlos_bench's own
 _LOG = logging.getLogger(__name__)
 
 
@@ -63,7 +64,6 @@ else:
     try:
         if _mlos_bench_is_wanted():
             from jsonschema.exceptions import ValidationError
-            from mlos_bench.config.schemas.config_schemas import VALIDATION_ENV_FLAG
             from mlos_bench.environments.status import Status
             from mlos_bench.services.base_fileshare import FileShareService
             from mlos_bench.services.base_service import Service
@@ -78,7 +78,7 @@ else:
                 def __reduce__(self) -> Tuple[Any, ...]:
                     return type(self), (self.message,)
 
-            SCHEMA_IS_CHECKED = not _is_set(VALIDATION_ENV_FLAG)
+            SCHEMA_IS_CHECKED = not _is_set(_VALIDATION_VARIABLE)
         else:
             from ssh_service.base_service import FileShareService, Service, Status
 

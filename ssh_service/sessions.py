@@ -249,7 +249,9 @@ class SessionPool:
     def _is_stuck_locked(self) -> bool:
         """Tell whether no session is admitted, and none of ours will end."""
         return bool(self._queue) and not any(
-            lane.sessions or lane.transport is None for lane in self._lanes
+            # (An end that has come between two looks is told by the connection's callback.)
+            lane.sessions or lane.transport is None or lane.has_ended()
+            for lane in self._lanes
         )
 
     def _retry_or_fail(self, transports: List[SshTransport]) -> None:
@@ -433,6 +435,8 @@ class SessionPool:
             _log.debug("%s: the server refused a further session", self._target.connection_id)
         if command is not None and command.sent:
             command.closed(error)
+        elif command is not None and lane.is_closed():
+            doomed.append(command)  # whatever came of its session: a refusal is no news any more
         elif command is not None and not again:
             command.fail(error or SshCacheClosed("the session was closed at once"))
         _tell_closed(doomed)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from typing import Dict, Iterable, Tuple, Type
+from typing import Dict, Iterable, List, Tuple, Type
 
 from benchmarks.peers.base import Peer
 
 __all__ = ["Peer", "installed"]
 
-# Ours first.  The second of two under one name stands in where the first is not installed.
-_MODULES = (
-    "ours",
-    "mlos",
-    "asyncssh_alone",
-    "c_client",
-    "openssh",
-    "bare_paramiko",
-    "pssh_client",
-    "fabric_client",
-)
+# Module and the names of what it holds, ours first.  Who stands in for another is asked after it.
+_MODULES = {
+    "ours": ("ssh_service",),
+    "mlos": ("mlos_bench",),
+    "asyncssh_alone": ("asyncssh",),
+    "c_client": ("ssh2 (C)",),
+    "openssh": ("OpenSSH", "sftp", "rsync -a"),
+    "bare_paramiko": ("paramiko",),
+    "pssh_client": ("parallel-ssh",),
+    "fabric_client": ("Fabric",),
+}
 
 
 def installed(wanted: Iterable[str] = ()) -> Tuple[Dict[str, Type[Peer]], Dict[str, str]]:
@@ -39,13 +39,17 @@ def installed(wanted: Iterable[str] = ()) -> Tuple[Dict[str, Type[Peer]], Dict[s
     found: Dict[str, Type[Peer]] = {}
     missing: Dict[str, str] = {}
     names = set(wanted)
-    for module_name in _MODULES:
+    for module_name, holds in _MODULES.items():
+        if names and names.isdisjoint(holds):
+            continue
         try:
-            peer: Type[Peer] = importlib.import_module(f"benchmarks.peers.{module_name}").PEER
+            peers: List[Type[Peer]] = importlib.import_module(
+                f"benchmarks.peers.{module_name}"
+            ).PEERS
         except (ImportError, OSError) as error:
             missing[module_name] = str(error)
             continue
-        if peer.stands_in_for in found or (names and peer.name not in names):
-            continue
-        found[peer.name] = peer
+        for peer in peers:
+            if peer.stands_in_for not in found and (not names or peer.name in names):
+                found[peer.name] = peer
     return found, missing

@@ -11,7 +11,7 @@ import asyncssh
 from benchmarks.peers.base import Peer
 from benchmarks.target import Target
 
-__all__ = ["PEER"]
+__all__ = ["PEERS"]
 
 
 class _Loop:
@@ -92,4 +92,4 @@ class _Asyncssh(Peer):
             loop.close()
 
 
-PEER = _Asyncssh
+PEERS = [_Asyncssh]

@@ -11,7 +11,7 @@ import paramiko
 from benchmarks.peers.base import Peer
 from benchmarks.target import Target
 
-__all__ = ["PEER"]
+__all__ = ["PEERS"]
 
 
 class _Paramiko(Peer):
@@ -104,4 +104,4 @@ def _describe_here(status: paramiko.SFTPAttributes, local: str) -> None:
     os.utime(local, (status.st_atime or 0, status.st_mtime or 0))
 
 
-PEER = _Paramiko
+PEERS = [_Paramiko]

@@ -26,8 +26,10 @@ class Peer:
     ----------
     keeps_times : bool
         Whether its copies keep the times of files; where not, they have less to do.
-    copies : bool
-        Whether it copies at all.
+    runs_commands : bool
+        Whether it runs commands.
+    copies, copies_trees : bool
+        Whether it copies at all, and folders, too.
     reads_much : bool
         Whether it takes large outputs in a time that is linear in their size.
     """
@@ -35,7 +37,9 @@ class Peer:
     name = ""
     stands_in_for: Optional[str] = None
     keeps_times = True
+    runs_commands = True
     copies = True
+    copies_trees = True
     reads_much = True
 
     def __init__(self, target: Target) -> None:

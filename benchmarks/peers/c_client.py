@@ -11,7 +11,7 @@ from ssh2.session import Session
 
 from benchmarks.peers.base import Peer
 
-__all__ = ["PEER"]
+__all__ = ["PEERS"]
 
 
 class _CClient(Peer):
@@ -73,4 +73,4 @@ def _pieces(session: Any, command: str) -> List[bytes]:
     return pieces
 
 
-PEER = _CClient
+PEERS = [_CClient]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Callable, List, Sequence
 
 import fabric
 
-from benchmarks.peers.base import Peer, Unsupported
+from benchmarks.peers.base import Peer
 from benchmarks.target import Target
 
-__all__ = ["PEER"]
+__all__ = ["PEERS"]
 
 
 def _connection(target: Target) -> fabric.Connection:
@@ -35,6 +34,7 @@ class _Fabric(Peer):
 
     name = "Fabric"
     keeps_times = False
+    copies_trees = False
     reads_much = False  # it looks through all that came with each kilobyte that comes
 
     @staticmethod
@@ -61,15 +61,11 @@ class _Fabric(Peer):
         return lambda command: _run(connection, command)
 
     def upload(self, local: str, remote: str) -> None:
-        """Copy a file there; trees are none of its business."""
-        if os.path.isdir(local):
-            raise Unsupported
+        """Copy a file there."""
         self._connection.put(local, remote)
 
     def download(self, remote: str, local: str) -> None:
         """Copy a file here."""
-        if os.path.isdir(remote):
-            raise Unsupported
         self._connection.get(remote, local)
 
     @classmethod
@@ -83,4 +79,4 @@ class _Fabric(Peer):
             group.close()
 
 
-PEER = _Fabric
+PEERS = [_Fabric]

@@ -11,7 +11,7 @@ from mlos_bench.services.remote.ssh.ssh_host_service import SshHostService
 from benchmarks.peers.base import Peer
 from benchmarks.target import Target
 
-__all__ = ["PEER"]
+__all__ = ["PEERS"]
 
 
 def _settings(target: Target) -> Any:
@@ -78,4 +78,4 @@ class _Mlos(Peer):
             return [peer._result(each) for each in pending]
 
 
-PEER = _Mlos
+PEERS = [_Mlos]

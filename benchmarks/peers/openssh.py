@@ -12,7 +12,7 @@ from typing import List, Sequence
 from benchmarks.peers.base import Peer
 from benchmarks.target import CIPHER, Target
 
-__all__ = ["COPIERS", "PEER"]
+__all__ = ["PEERS"]
 
 if shutil.which("ssh") is None:
     raise ImportError("there is no ssh (Debian: apt install openssh-client)")
@@ -125,6 +125,7 @@ class _Sftp(_OpenSsh):
     """The sftp program; copies alone."""
 
     name = "sftp"
+    runs_commands = False
 
     def _batch(self, line: str) -> None:
         command = ["sftp", "-q", *self.shared, "-P", str(self.target.port), "-b", "-", self._host]
@@ -152,6 +153,7 @@ class _Rsync(_OpenSsh):
     """The rsync program over the multiplexed connection; copies alone."""
 
     name = "rsync -a"
+    runs_commands = False
 
     def _copy(self, source: str, target: str) -> None:
         shell = " ".join(["ssh", *self.shared, "-p", str(self.target.port)])
@@ -169,5 +171,4 @@ class _Rsync(_OpenSsh):
         self._copy(f"{self._host}:{remote}{end}", local)
 
 
-PEER = _OpenSsh
-COPIERS = [_Sftp] + ([_Rsync] if shutil.which("rsync") else [])
+PEERS = [_OpenSsh, _Sftp] + ([_Rsync] if shutil.which("rsync") else [])

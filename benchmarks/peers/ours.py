@@ -10,7 +10,7 @@ from benchmarks.peers.base import Peer
 from benchmarks.target import Target
 from ssh_service import SshClientCache, remote
 
-__all__ = ["PEER"]
+__all__ = ["PEERS"]
 
 
 class _Ours(Peer):
@@ -60,4 +60,4 @@ class _Ours(Peer):
             cache.cleanup()
 
 
-PEER = _Ours
+PEERS = [_Ours]

@@ -11,7 +11,7 @@ from pssh.config import HostConfig
 from benchmarks.peers.base import Peer
 from benchmarks.target import Target
 
-__all__ = ["PEER"]
+__all__ = ["PEERS"]
 
 
 def _client(target: Target) -> SSHClient:
@@ -92,4 +92,4 @@ class _Pssh(Peer):
         return ["".join(line + "\n" for line in output.stdout) for output in outputs]
 
 
-PEER = _Pssh
+PEERS = [_Pssh]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import secrets
+import socket
 import threading
+import time
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -12,9 +16,16 @@ from concurrent.futures import (
     Future,
     ProcessPoolExecutor,
 )
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import (
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
 from typing import Any, Dict, List, Optional, Set, Tuple
 
+from ssh_service.errors import SshServiceError
 from ssh_service.fleet import on_dask, station, worker
 from ssh_service.fleet.hosts import name_of
 from ssh_service.fleet.job import Clock, Job, unknown_fate
@@ -23,6 +34,9 @@ from ssh_service.fleet.results import Runner
 from ssh_service.fleet.worker import Task
 
 __all__ = ["runner_for"]
+
+# Seconds to the next attempt where a worker's line cannot be taken.
+_PAUSE = 0.05
 
 
 def runner_for(job: Job, parallel: int, executor: Executor) -> Runner:
@@ -119,18 +133,16 @@ class _AnyExecutor(_Executing):
         return self._executor.submit(worker.work, task)
 
     def _returned(self, given: _Given, call: "Future[Any]") -> None:
-        if call.cancelled():
-            self._settle(given.number, given.clock.cancelled())
-            return
-        error = call.exception()
-        if error is None:
-            self._settle(given.number, call.result())
-        elif isinstance(error, CancelledError):
-            self._settle(given.number, given.clock.cancelled())
-        else:
-            lost = unknown_fate(given.clock.host)
-            lost.__cause__ = error
-            self._settle(given.number, failed(given.clock.host, lost, given.clock.seconds))
+        try:
+            result: HostResult = call.result()
+        except (Exception, CancelledError) as error:  # CancelledError: by itself in Python 3.8
+            if isinstance(error, CancelledError) and not on_dask.is_dask(self._executor):
+                result = given.clock.cancelled()  # it had not been begun
+            else:
+                lost = unknown_fate(given.clock.host, f"no word from the worker ({_text(error)})")
+                lost.__cause__ = error
+                result = given.clock.failed(lost)
+        self._settle(given.number, result)
 
     def cancel(self) -> None:
         """End what is under way, as far as the workers can be told."""
@@ -159,7 +171,9 @@ class _ProcessPool(_Executing):
         workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
         self._share = -(-parallel // workers)
         self._authkey = secrets.token_bytes(32)
-        self._listener = Listener(backlog=64, authkey=self._authkey)
+        # Whom a line belongs to is asked for later: a process that says nothing is to hold up no
+        # other, and one that may have said something is to be known from the first.
+        self._listener = Listener(backlog=64)
         self._lines: Set[Connection] = set()  # guarded by _lock
         # guarded by _lock: calls that failed
         self._broken: List[Tuple[_Given, BaseException]] = []
@@ -176,34 +190,37 @@ class _ProcessPool(_Executing):
         while True:
             try:
                 line = self._listener.accept()
-            except Exception:  # a caller that hung up, or did not know the key
-                if self._stopped:
-                    return
-                continue
+            except OSError:  # it was closed, or there are no more descriptors
+                line = None
+                time.sleep(_PAUSE)
             with self._lock:
-                stopped = self._stopped
-                if not stopped:
+                if self._stopped:
+                    break
+                if line is not None:
                     self._lines.add(line)
-            if stopped:
-                line.close()
-                return
-            self._spawn(self._listen, line)
+            if line is not None:
+                self._spawn(self._listen, line)
+        if line is not None:
+            line.close()
 
     def _listen(self, line: Connection) -> None:
         taken: Dict[int, _Given] = {}
         try:
+            deliver_challenge(line, self._authkey)
+            answer_challenge(line, self._authkey)
             while True:
-                kind, number, result = line.recv()
+                kind, number, told = line.recv()
                 with self._lock:
                     given = self._given.get(number)
                     if given is not None:
                         taken[number] = given
                         given.claimed = given.claimed or kind == "claim"
                 if kind == "done":
-                    taken.pop(number, None)
-                    self._settle(number, result)
-        except (EOFError, OSError):
-            pass
+                    known = taken.pop(number, None)
+                    if known is not None:
+                        self._settle(number, _result(known, told))
+        except (EOFError, OSError, AuthenticationError):
+            pass  # it has ended, or is none of ours
         finally:
             with self._lock:
                 self._lines.discard(line)
@@ -244,7 +261,7 @@ class _ProcessPool(_Executing):
         host = given.clock.host
         error = unknown_fate(host)
         if not given.claimed:
-            why = " ".join(str(cause).split()) if cause else "the worker was lost"
+            why = _text(cause) if cause else "the worker was lost"
             error = SshWorkerLost(f"{host}: nothing was sent: {why}", sent=False)
         error.__cause__ = cause
         self._settle(given.number, failed(host, error, given.clock.seconds))
@@ -268,13 +285,25 @@ class _ProcessPool(_Executing):
                 return
             self._stopped = True
             lines = list(self._lines)
-        try:
-            Client(self._listener.address, authkey=self._authkey).close()  # wakes _accept
-        except (OSError, EOFError):
-            pass
+        with socket.socket(socket.AF_UNIX) as knock:  # wakes `_accept`
+            with contextlib.suppress(OSError):
+                knock.connect(self._listener.address)
         self._listener.close()
         for line in lines:
             try:
                 line.send("over")
             except OSError:
                 pass
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _result(given: _Given, told: bytes) -> HostResult:
+    try:
+        result: HostResult = pickle.loads(told)  # from a worker that knew the key
+        return result
+    except Exception as error:
+        text = f"{given.clock.host}: its result cannot be read: {_text(error)}"
+        return given.clock.failed(SshServiceError(text))

@@ -67,7 +67,7 @@ class _ClaimedCommand(Command):
         return super().start(channel)
 
 
-def unknown_fate(name: str) -> SshWorkerLost:
+def unknown_fate(name: str, why: str = "the worker was lost on the way") -> SshWorkerLost:
     """
     Make the error for a host whose worker was lost after its command may have been sent.
 
@@ -75,6 +75,8 @@ def unknown_fate(name: str) -> SshWorkerLost:
     ----------
     name : str
         The host's.
+    why : str
+        What is known.
 
     Returns
     -------
@@ -82,8 +84,7 @@ def unknown_fate(name: str) -> SshWorkerLost:
         Not raised yet.
     """
     return SshWorkerLost(
-        f"{name}: the worker was lost after it was given the go-ahead; nobody knows what became"
-        " of it there, and it was not tried again"
+        f"{name}: {why}; nobody knows what became of it there, and it was not tried again"
     )
 
 

@@ -9,10 +9,12 @@ hosts under way.
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 from multiprocessing.connection import Client, Connection
-from typing import Dict, Optional, Tuple
+from typing import Dict, Tuple
 
+from ssh_service.errors import SshServiceError
 from ssh_service.fleet import worker
 from ssh_service.fleet.result import HostResult
 from ssh_service.fleet.worker import Task
@@ -44,10 +46,10 @@ class _Station:
         # While it waits, other processes take what there is to do.
         if not self._room.acquire(timeout=_FULL_PAUSE):
             return False
-        self._send("taken", task.number, None)
+        self._send("taken", task.number)
         worker.perform(
             task,
-            lambda: self._send("claim", task.number, None),
+            lambda: self._send("claim", task.number),
             lambda result: self._done(task.number, result),
         )
         return True
@@ -55,17 +57,19 @@ class _Station:
     def _done(self, number: int, result: HostResult) -> None:
         self._room.release()
         try:
-            self._send("done", number, result)
+            told = pickle.dumps(result)
+        except Exception as error:
+            told = pickle.dumps(
+                HostResult(result.host, result.status, result.seconds, error=_plain(error))
+            )
+        try:
+            self._send("done", number, told)
         except OSError:
             pass  # nobody waits for it any more
-        except Exception as error:  # what cannot be pickled
-            self._send(
-                "done", number, HostResult(result.host, "FAILED", result.seconds, None, error)
-            )
 
-    def _send(self, kind: str, number: int, result: Optional[HostResult]) -> bool:
+    def _send(self, kind: str, number: int, told: bytes = b"") -> bool:
         with self._lock:
-            self._line.send((kind, number, result))
+            self._line.send((kind, number, told))
         return True  # it is in the socket, and outlives this process
 
     def _listen(self) -> None:
@@ -80,6 +84,10 @@ class _Station:
         worker.forget(self._run)
         with self._lock:
             self._line.close()
+
+
+def _plain(error: Exception) -> SshServiceError:
+    return SshServiceError(f"its result cannot be sent: {error}")
 
 
 def begin(task: Task, address: str, authkey: bytes, share: int) -> str:

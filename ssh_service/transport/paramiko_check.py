@@ -49,6 +49,7 @@ _NEEDED = {
         "_handle_request",
         "_request_failed",
         "_request_success",
+        "_send",
         "_set_closed",
         "_set_remote_channel",
         "_set_transport",

@@ -4,90 +4,310 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 import pytest
 
 from ssh_service import demo
+from ssh_service.cache import SshClientCache
+from ssh_service.demo import hosts, steps
+from ssh_service.demo.journal import Journal
+from ssh_service.demo.show import CheckFailed, Show
+from ssh_service.errors import SshConnectionLost
+
+_DEMO = [sys.executable, "-m", "ssh_service", "demo"]
 
 
-def python(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def shown(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, *arguments],
+        [*_DEMO, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
         encoding="utf-8",
         timeout=60,
     )
 
 
-def test_it_needs_no_server_and_every_step_holds() -> None:
-    shown = python("-m", "ssh_service", "demo", PYTHONIOENCODING="utf-8")
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert re.findall(r"^(\d)\. ", shown.stdout, re.M) == ["1", "2", "3", "4", "5"]
-    assert "50 of 50 outputs and exit statuses are right" in shown.stdout
-    assert "120 files there and back, 0 differ" in shown.stdout
-    assert "SshConnectionLost" in shown.stdout and "back again" in shown.stdout
-    assert "All of it held" in shown.stdout
+def on_a_terminal(**environment: str) -> str:
+    """Run it on a terminal of our own, and return what it wrote there."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        _DEMO,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", **environment},
+    ) as process:
+        os.close(theirs)
+        chunks: List[bytes] = []
+        with open(ours, "rb", buffering=0) as terminal:
+            while True:
+                try:
+                    chunk = terminal.read(65536)
+                except OSError:  # Linux's way to say that the other end is closed
+                    break
+                if not chunk:
+                    break
+                chunks.append(chunk)
+    assert process.returncode == 0, chunks
+    return b"".join(chunks).decode("utf-8")
 
 
-def test_in_a_pipe_it_is_plain_text() -> None:
-    assert "\x1b" not in python("-m", "ssh_service", "demo").stdout
+# --- what it shows ------------------------------------------------------------------------------
 
 
-def test_a_check_that_fails_says_so_and_fails_the_demonstration(
+def test_it_needs_no_server_and_every_step_holds(tmp_path: Path) -> None:
+    done = shown(TMPDIR=str(tmp_path), HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert re.findall(r"^(\d)\. ", done.stdout, re.M) == ["1", "2", "3", "4", "5"]
+    assert re.findall(r"Step (\d) took \d+\.\d\d s\.", done.stdout) == ["1", "2", "3", "4", "5"]
+    assert "2 logins, 2 connections" in done.stdout
+    assert "50 of 50 outputs and exit statuses are right" in done.stdout
+    assert "names, contents, modes compared: 0 differ" in done.stdout
+    assert "SshConnectionLost: demo@alpha:" in done.stdout
+    assert "the output so far, 'half done\\n', and exit status None" in done.stdout
+    assert "the lost one had begun once" in done.stdout
+    assert "on the thread ssh-service-callbacks" in done.stdout
+    assert "Every check held." in done.stdout
+    assert list(tmp_path.iterdir()) == []  # no temporary folder, nothing in the home
+
+
+def test_in_a_pipe_it_is_plain_text_in_whole_lines() -> None:
+    text = shown(COLUMNS="40").stdout
+    assert "\x1b" not in text and "\r" not in text
+    assert "   ✓ 50 of 50 outputs and exit statuses are right\n" in text
+
+
+def test_where_there_is_no_check_mark_it_says_ok() -> None:
+    done = shown(PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "   ok: 50 of 50 outputs" in done.stdout
+
+
+def test_on_a_terminal_it_draws_bars_and_wraps() -> None:
+    text = on_a_terminal()
+    assert "━" in text and "of 120 files" in text
+    assert "\x1b[1m" in text and "\x1b[1;32m" in text  # bold titles, green marks
+    visible = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert max(map(len, re.split(r"[\r\n]+", visible))) <= 80
+
+
+def test_no_color_is_honoured() -> None:
+    styles = set(re.findall(r"\x1b\[([0-9;]*)m", on_a_terminal(NO_COLOR="1")))
+    colours = {"3", "4", "9", "10"}  # the first digits of colours' numbers
+    numbers = {number for style in styles for number in style.split(";") if number}
+    assert not {number for number in numbers if len(number) > 1 and number[:-1] in colours}
+
+
+# --- checks that fail ---------------------------------------------------------------------------
+
+
+def test_a_check_that_fails_says_what_was_expected_and_fails_the_demonstration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def differ(compared: Any) -> Any:
-        return ["a file"]
+    read = steps.read_tree
 
-    monkeypatch.setattr(demo, "differences", differ)
+    def spoil(root: Path, with_times: bool) -> Any:
+        found = read(root, with_times)
+        if root.name == "back":
+            del found["plain/file 0"]
+        return found
+
+    monkeypatch.setattr(steps, "read_tree", spoil)
     assert demo.main([]) == 1
-    assert "equal trees, but these differ: ['a file']" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "expected what comes back to be equal; seen: " in out
+    assert "1 differ ('plain/file 0', ...)" in out
+    assert "Every check held" not in out
 
 
-def test_a_difference_anywhere_in_a_tree_is_found(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    demo.make_tree(one)
-    demo.make_tree(other)  # other random bytes
-    assert len(demo.differences(demo.filecmp.dircmp(one, other))) == demo.FILES - 1
+def test_an_error_in_a_step_is_one_line_and_fails_the_demonstration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose(*arguments: Any, **options: Any) -> None:
+        raise SshConnectionLost("demo@alpha:1: gone")
+
+    monkeypatch.setattr(steps, "upload", lose)
+    assert demo.main([]) == 1
+    assert "SshConnectionLost: demo@alpha:1: gone\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "host, expected",
-    [
-        ("web", ("web", "")),
-        ("web:2222", ("web", "2222")),
-        ("::1", ("::1", "")),
-        ("[::1]:2222", ("::1", "2222")),
-    ],
-)
-def test_hosts_are_written_as_for_ssh(host: str, expected: Any) -> None:
-    assert demo.split_port(host) == expected
+@pytest.mark.parametrize("spoil", ["content", "mode", "name", "time"])
+def test_a_difference_anywhere_in_a_tree_is_found(spoil: str, tmp_path: Path) -> None:
+    steps.make_tree(tmp_path)
+    before = steps.read_tree(tmp_path, with_times=True)
+    assert len(before) == steps.FILES + 4
+    path = tmp_path / "plain" / "file 8"
+    if spoil == "content":
+        data = path.read_bytes()
+        path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        os.utime(path, (1.5e9 + 8, 1.5e9 + 8))
+    elif spoil == "mode":
+        path.chmod(0o640)
+    elif spoil == "name":
+        path.rename(path.with_name("file 8b"))
+    else:
+        os.utime(path, (1.5e9, 1.5e9))
+    assert steps.read_tree(tmp_path, with_times=True) != before
+
+
+def test_hooks_that_were_not_called_fail_the_demonstration() -> None:
+    journal = Journal()
+    journal.wait_for = lambda count, timeout: []  # type: ignore[method-assign,assignment]
+    with hosts.MockStage() as both, pytest.raises(CheckFailed, match="'made', 3"):
+        steps.tell_of_hooks(Show(), journal, both)
+
+
+# --- giving up ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["1. Connect", "2. Run", "3. Copy", "4. Cut"])
+def test_ctrl_c_is_clean(words: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        _DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, encoding="utf-8"
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if line.startswith(words):
+                break
+        process.send_signal(signal.SIGINT)
+        rest, error = process.communicate(timeout=20)
+    assert process.returncode == 130, rest + error
+    assert error == "\ninterrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_that_wait_for_a_connection_end_with_ctrl_c() -> None:
+    cache = SshClientCache()
+    begun = threading.Event()
+
+    def wait(_: int) -> None:
+        begun.set()
+        while not cleaned.wait(0.01):
+            pass
+
+    cleaned = threading.Event()
+    cache.cleanup = cleaned.set  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        with steps._threads(cache, 1) as pool:
+            pool.submit(wait, 0)
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+    assert cleaned.is_set()
+
+
+def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        _DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, encoding="utf-8"
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (1, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the command line ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--host", "127.0.0.1:99999"], "port number"),
-        (["--host", "127.0.0.1:1", "--key", "/no/such/key"], "/no/such/key"),
+        (["--host", "127.0.0.1:99999"], "--host '127.0.0.1:99999': '99999' is no port"),
+        (["--host", "no such host"], "'no such host' is no host name"),
+        (["--host", "@web"], "no user before the @"),
+        (["--host", "127.0.0.1:1", "--key", "/no/such/key"], "--key /no/such/key: no such file"),
+        (["--host", "demo.invalid"], "demo.invalid"),
+        (["--host", "127.0.0.1:1"], "refused"),
+        (["--host", "127.0.0.1", "--host-key", "maybe"], "invalid choice: 'maybe'"),
+        (["--key", "/etc/hostname"], "--key and --host-key go with --host"),
+        (["--bogus"], "--bogus"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_status_2(
-    arguments: Any, words: str, capsys: pytest.CaptureFixture[str]
+def test_bad_input_is_one_line_and_exit_status_2(arguments: List[str], words: str) -> None:
+    done = shown(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert done.stderr.startswith("python -m ssh_service demo: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("missing", ["rich", "mockssh"])
+def test_without_the_extra_it_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{missing}'\", name='{missing}')\n"
+    )
+    done = shown(PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'ssh-service[demo]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_real_server_needs_no_mock_server(tmp_path: Path) -> None:
+    (tmp_path / "mockssh.py").write_text("raise ModuleNotFoundError(name='mockssh')\n")
+    done = shown("--host", "127.0.0.1:1", PYTHONPATH=str(tmp_path))
+    assert "refused" in done.stderr
+
+
+def test_help_loads_nothing_of_the_library() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['ssh_service', 'demo', '--help']\n"
+        "try: runpy.run_module('ssh_service', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        check=True,
+    )
+    assert "--host" in done.stdout
+    loaded = set(done.stderr.split())
+    assert not loaded & {"paramiko", "rich", "mlos_bench", "ssh_service.host_api"}
+
+
+def test_the_demonstration_never_loads_the_services() -> None:
+    code = (
+        "import sys; from ssh_service import demo; import ssh_service.demo.program;"
+        "print(*sys.modules)"
+    )
+    text = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, encoding="utf-8", check=True
+    ).stdout
+    assert not set(text.split()) & {"ssh_service.host_api", "ssh_service.base_service"}
+
+
+def test_a_host_may_be_an_alias_and_a_key_in_the_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert demo.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").touch()
+    assert hosts.connect_params("web", None, None) == {"host": "web"}
+    assert hosts.connect_params("me@[::1]:2222", "~/key", "off") == {
+        "host": "::1",
+        "username": "me",
+        "port": 2222,
+        "client_keys": [str(tmp_path / "key")],
+        "host_key_policy": "off",
+    }
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('No module named rich')\n")
-    shown = python("-m", "ssh_service", "demo", PYTHONPATH=str(tmp_path))
-    assert shown.returncode == 2
-    assert "pip install 'ssh-service[demo]'" in shown.stderr
-    assert shown.stderr.count("\n") == 1
+def test_a_workspace_is_a_folder_that_goes_away() -> None:
+    with hosts.MockStage().workspace(SshClientCache()) as folder:
+        assert os.path.dirname(folder) == tempfile.gettempdir()
+        assert os.path.isdir(folder)
+    assert not os.path.exists(folder)

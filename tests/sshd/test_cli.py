@@ -284,6 +284,46 @@ def test_an_interrupt_ends_the_remote_commands(
     wait_for(lambda: not any(alive(pid) for pid in os.listdir(folder)))
 
 
+def test_an_interrupt_ends_copies_and_leaves_nothing_half_done(
+    config: Path, tmp_path: Path
+) -> None:
+    with open(tmp_path / "big", "wb") as file:
+        file.truncate(4 << 30)
+    there = tmp_path / "there"
+    there.mkdir()
+    with subprocess.Popen(
+        argv(config, "upload", "-H", "web1", str(tmp_path / "big"), f"{there}/"),
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        wait_for(lambda: bool(os.listdir(there)))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.splitlines()[0] == b"ssh-service: interrupted: ending what is under way"
+    assert b"web1: FAILED: " in err and b"cancelled" in err and b"Traceback" not in err
+    assert not (there / "big").exists()
+
+
+def test_a_second_interrupt_waits_for_nothing(config: Path, tmp_path: Path) -> None:
+    script = f"trap '' TERM; touch {tmp_path}/begun; for i in $(seq 300); do sleep .1; done"
+    with subprocess.Popen(
+        argv(config, "run", "-H", "web1", "--", script),
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        wait_for((tmp_path / "begun").exists)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert b"interrupted" in process.stderr.readline()
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert time.monotonic() - began < 1
+
+
 @pytest.mark.parametrize("mode", ["", "--json"])
 def test_a_closed_pipe_ends_the_work_quietly(config: Path, mode: str, tmp_path: Path) -> None:
     command = shlex.join(argv(config, "run", "-p", "1", "-H", "web[1-4]"))

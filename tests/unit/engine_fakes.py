@@ -86,6 +86,7 @@ class FakeTransport:
         self.opened: List[FakeChannel] = []  # all there ever were
         self.channels: List[FakeChannel] = []  # those that are open or opening
         self.closes = 0
+        self.refusals = 0
         self._lock = threading.Lock()
         self._active = True
         self._loss: Optional[Exception] = None
@@ -174,6 +175,7 @@ class FakeChannel:
         limit = self.transport.max_sessions
         others = sum(channel.is_open for channel in self.transport.channels)
         if limit is not None and others + self.transport.others >= limit:
+            self.transport.refusals += 1
             self.end(SshSessionRefused("too many sessions", code=1))
         else:
             self.is_open = True

@@ -254,6 +254,46 @@ def transport_ends(transport: FakeTransport) -> bool:
     return ended.wait(PATIENCE)
 
 
+def test_cleanup_hangs_up_on_a_dial_and_is_itself_the_reason_that_everyone_is_told() -> None:
+    """Not "the server closed the connection", which is what the hung-up dial finds."""
+    told: List[Any] = []
+
+    class Telling(SshClient):
+        def connection_lost(self, exc: Any) -> None:
+            told.append(exc)
+
+    begun = threading.Event()
+
+    def dial(to: Any, deadline: float, *, started: Any, **_: Any) -> Any:
+        transport, ended = FakeTransport(), threading.Event()
+        transport.add_done_callback(lambda *_: ended.set())
+        hang_up = transport.hang_up
+
+        def hang_up_slowly() -> None:
+            hang_up()
+            failed.wait(0.5)  # long enough for the dial to fail before anything else happens
+
+        transport.hang_up = hang_up_slowly  # type: ignore[method-assign]
+        started(transport)
+        begun.set()
+        assert ended.wait(PATIENCE)
+        raise SshConnectError("the server closed the connection")
+
+    failed = threading.Event()
+    connections = SshClientCache(Telling, dialer=dial)
+    slot = connections.request(target())
+    slot.pair.add_done_callback(lambda _: failed.set())
+    assert begun.wait(PATIENCE)
+    connections.cleanup()
+    assert isinstance(slot.pair.exception(PATIENCE), SshCacheClosed)
+    connections.release(slot)
+    for _ in range(1000):
+        callbacks_done()
+        if told:
+            break
+    assert [type(exc) for exc in told] == [SshCacheClosed]
+
+
 def test_the_last_exit_with_a_dial_in_flight_ends_it(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:

@@ -109,6 +109,22 @@ def test_without_the_extra_it_says_what_to_install(missing: str, tmp_path: Path)
     assert "pip install 'ssh-service[cli]'" in line and missing in line
 
 
+@pytest.mark.parametrize("missing", ["mockssh", "rich"])
+def test_the_demo_without_its_extra_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError('No module named {missing}', name='{missing}')"
+    )
+    done = command_line("demo", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "pip install 'ssh-service[demo]'" in done.stderr.splitlines()[-1]
+
+
+def test_the_demo_needs_no_click(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError('No module', name='click')")
+    done = command_line("demo", "--help", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0 and "--host" in done.stdout
+
+
 # --- usage --------------------------------------------------------------------------------------
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import pickle
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection
 from typing import Any, Iterator, List
 
 import pytest
 
 from ssh_service import CompletedProcess, SshCommandTimeout, SshConfigError, errors, fleet
-from ssh_service.fleet import HostResult, Results, SshWorkerLost, on_dask
+from ssh_service.fleet import HostResult, Results, SshWorkerLost, on_dask, station
 from ssh_service.fleet.elsewhere import runner_for
 from ssh_service.fleet.job import Job
 from ssh_service.fleet.result import completed, failed
@@ -213,6 +216,9 @@ def test_a_result_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(SshWorkerLost("w", sent=False))).sent is False
 
 
+DONE = pickle.dumps(completed("a", None, 0.0))
+
+
 # --- executors ----------------------------------------------------------------------------------
 
 
@@ -246,6 +252,93 @@ def test_what_no_worker_has_begun_is_withdrawn_by_cancel() -> None:
     executor.calls[1].set_result(completed("b", None, 0.0))
     assert results.take(1).ok
     results.close()
+
+
+class Inline(Executor, ProcessPoolExecutor):
+    """A pool whose workers are this process."""
+
+    def __init__(self) -> None:
+        self.calls = []
+        self.tasks: List[Any] = []
+
+    def submit(self, function: Any, *arguments: Any) -> Any:
+        self.tasks.append(arguments)
+        return super().submit(function, *arguments)
+
+
+def told_by_hand(pool: Inline, *messages: Any) -> Connection:
+    """Speak to the caller as a worker would."""
+    _, address, authkey, _ = pool.tasks[0]
+    line = Client(address, authkey=authkey)
+    for message in messages:
+        line.send(message)
+    return line
+
+
+def test_a_process_reports_by_its_line() -> None:
+    pool = Inline()
+    with Results(["bad host"], runner_for(JOB, 1, pool), 1) as results:
+        assert station.begin(*pool.tasks[0]) == station.BEGUN
+        pool.calls[0].set_result(station.BEGUN)
+        result = results.take(5)
+    assert isinstance(result.error, SshConfigError) and result.sent is False
+
+
+@pytest.mark.parametrize("claims, sent", [([], False), ([("claim", 0, b"")], None)])
+def test_what_is_known_of_a_lost_process_is_what_it_said(claims: Any, sent: Any) -> None:
+    pool = Inline()
+    with Results(["a"], runner_for(JOB, 1, pool), 1) as results:
+        told_by_hand(pool, ("taken", 0, b""), *claims).close()
+        result = results.take(5)
+    assert isinstance(result.error, SshWorkerLost) and result.sent is sent
+
+
+def test_a_result_that_cannot_be_read_is_that_hosts_alone() -> None:
+    pool = Inline()
+    with Results(["a", "b"], runner_for(JOB, 2, pool), 2) as results:
+        good = pickle.dumps(completed("b", None, 0.0))
+        line = told_by_hand(
+            pool,
+            ("taken", 0, b""),
+            ("done", 0, b"garbage"),
+            ("taken", 1, b""),
+            ("done", 1, good),
+        )
+        first, second = results.take(5), results.take(5)
+        line.close()
+    assert "a: its result cannot be read" in str(first.error)
+    assert second.ok
+
+
+def test_a_full_process_lets_another_have_the_host() -> None:
+    pool = Inline()
+    with Results(["a"], runner_for(JOB, 1, pool), 1) as results:
+        pool.calls[0].set_result(station.FULL)
+        assert len(pool.calls) == 2
+        results.cancel()
+        assert results.take(5).sent is False
+
+
+def test_a_pool_that_breaks_has_told_all_that_it_said() -> None:
+    pool = Inline()
+    with Results(["a", "b"], runner_for(JOB, 2, pool), 2) as results:
+        line = told_by_hand(pool, ("taken", 0, b""), ("claim", 0, b""))
+        for call in pool.calls:
+            call.set_exception(BrokenProcessPool("a child process terminated abruptly"))
+        line.close()
+        found = {result.host: result.sent for result in (results.take(5), results.take(5))}
+    assert found == {"a": None, "b": False}
+
+
+def test_a_line_of_somebody_elses_is_no_line() -> None:
+    pool = Inline()
+    with Results(["a"], runner_for(JOB, 1, pool), 1) as results:
+        _, address, _, _ = pool.tasks[0]
+        with pytest.raises(AuthenticationError):
+            Client(address, authkey=b"guessed")
+        line = told_by_hand(pool, ("taken", 0, b""), ("done", 0, DONE))
+        assert results.take(5).ok
+        line.close()
 
 
 def test_an_executor_that_takes_no_work_fails_each_host_and_raises_nothing() -> None:

@@ -205,7 +205,11 @@ def test_closing_the_cache_releases_those_who_wait_for_a_dial() -> None:
         for call in calls:
             assert isinstance(call.wait().error, SshCacheClosed)
         within(0.0, began)
-        # Nor does the dial itself go on: `no_leaks` would find its threads.
+        eventually(
+            lambda: not [t for t in threading.enumerate() if "ssh-service-dial" in t.name],
+            "the dial does not go on",
+            5,
+        )
 
 
 class Talkative(EvilTransport):

@@ -15,7 +15,7 @@ import pytest
 from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused
 from ssh_service.transport import SshTransport
 from ssh_service.transport import transport as transport_module
-from ssh_service.transport.packets import message
+from ssh_service.transport.packets import PeerSilent, message
 from tests.faults.clients import (
     PATIENCE,
     Collector,
@@ -522,6 +522,34 @@ def test_a_reader_that_was_held_up_does_not_take_its_own_absence_for_silence() -
             assert execute(transport, "again") == (0, b"again")
 
 
+def test_the_socket_is_looked_at_once_more_before_a_connection_is_given_up() -> None:
+    """F5: the answer may have come in the moment before."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport = SshTransport(
+            ours, connection_id="u@h:1", keepalive_interval=10, keepalive_count_max=2
+        )
+        heard = transport._wire.last_received
+        assert transport._check_silence(heard + 10) == 10  # asks
+        assert transport._check_silence(heard + 25) <= 0  # does not wait, but reads
+        with pytest.raises(PeerSilent):
+            transport._check_silence(heard + 25)
+        transport.close()
+
+
+def test_a_request_that_begins_after_the_end_of_its_channel_does_not_wait_for_it() -> None:
+    """G1: the end came between the look at the channel and the request."""
+    with EvilSsh() as server, connected(server.port) as transport:
+        channel = transport.open_session()
+        channel.settimeout(PATIENCE)
+        server.transports[0].close()
+        lost(transport)
+        eventually(lambda: channel.closed, "the channel has ended")
+        channel._event_pending()
+        with pytest.raises(SshConnectionLost):
+            channel._wait_for_event()
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_silence_is_noticed_after_interval_times_count(count: int) -> None:
     """T7, F5."""
@@ -546,6 +574,35 @@ def test_a_server_that_answers_keepalives_is_never_lost(count: int) -> None:
         ) as transport:
             time.sleep(1.0)
             assert transport.is_active()
+
+
+@pytest.mark.parametrize("posted", [True, False])
+def test_half_a_packet_is_the_end_of_the_connection(
+    posted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T30, G23: a signal's handler raised in the middle of a write."""
+    with EvilSsh() as server, connected(server.port) as transport:
+        channel = transport.open_session()
+        channel.exec_command("hello")
+        write = transport._wire.sendall
+
+        def torn(data: Any) -> None:
+            write(bytes(data)[: len(data) // 2])
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(transport._wire, "sendall", torn)
+            with pytest.raises(KeyboardInterrupt):
+                if posted:
+                    channel.send_signal("TERM")
+                else:
+                    channel.sendall(b"x" * 1000)
+        began = time.monotonic()
+        assert not transport.is_active()
+        with pytest.raises(SshConnectionLost):
+            transport.open_session()
+        assert lost(transport).reason == "reset"
+        within(0.0, began)
 
 
 def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_ever() -> None:

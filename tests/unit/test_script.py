@@ -124,7 +124,7 @@ def test_a_script_of_sixteen_mib_is_accepted_and_one_byte_more_is_not() -> None:
         join("ż" * (limit // 2 + 1))  # characters would fit, bytes do not
 
 
-@pytest.mark.parametrize("text", ["a\0b", "\0"])
+@pytest.mark.parametrize("text", ["a\0b", "\0"], ids=["inside", "alone"])
 def test_nul_cannot_be_sent(text: str) -> None:
     with pytest.raises(SshConfigError, match="NUL"):
         join(text)
@@ -366,7 +366,7 @@ def test_a_value_of_half_a_megabyte_arrives(shell: List[str], tmp_path: Path) ->
     assert run(shell, delivery, tmp_path)[:2] == (0, f"{len(value)}\n".encode())
 
 
-@pytest.mark.parametrize("login", FOREIGN, ids=name_of)
+@pytest.mark.parametrize("login", FOREIGN, ids=[name_of(login) for login in FOREIGN])
 @pytest.mark.parametrize("env", [{}, {"V": "it's $(touch x)\n`x` !y"}], ids=["plain", "env"])
 def test_csh_and_fish_hand_the_script_to_the_shell_that_is_set(
     login: List[str], env: Dict[str, str], tmp_path: Path

@@ -117,10 +117,22 @@ def test_writable_tells_the_truth_and_never_raises(ends: Ends) -> None:
     assert wire.writable()
     fill(wire)
     assert not wire.writable()
+    wire._sock.close()  # as the reader may, between two steps of this thread
+    assert not wire.writable()
+    assert wire.has_hung_up()
     wire.close()
     assert not wire.writable()
-    wire.release()
-    assert not wire.writable()
+
+
+def test_an_end_is_seen_though_not_all_before_it_was_read(ends: Ends) -> None:
+    """T45."""
+    wire, peer = ends
+    assert not wire.has_hung_up()
+    peer.sendall(b"last words")
+    assert not wire.has_hung_up()
+    peer.close()
+    assert wire.has_hung_up()
+    assert wire.recv(5) == b"last words"
 
 
 def test_descriptors_above_1023_work(ends: Ends) -> None:

@@ -1,0 +1,101 @@
+"""
+A demonstration: what the library is for, step by step, in a few seconds; each step is checked.
+
+Without arguments it needs no server: two run inside the process.  Only the command line is here,
+so that help is quick; the steps are in `ssh_service.demo.steps`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import List, NoReturn, Optional
+
+__all__ = ["main"]
+
+_PROGRAM = "python -m ssh_service demo"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
+    """
+    Read the command line.
+
+    Parameters
+    ----------
+    arguments : Optional[List[str]]
+        Without the program's name; None takes those of the process.
+
+    Returns
+    -------
+    argparse.Namespace
+        ``host``, ``key``, ``host_key``.
+    """
+    parser = _Parser(
+        prog=_PROGRAM,
+        description="Show what ssh_service does, step by step, in a few seconds.",
+        epilog="Without --host no server is needed: two run inside the process, on 127.0.0.1."
+        "  On a server of yours it runs small commands (echo, sleep, cat), copies 4 MB to a"
+        " temporary folder and back, and removes it.  Exit status: 0 every check held, 1 one did"
+        " not, 2 wrong usage or no connection, 130 interrupted.",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="[USER@]HOST[:PORT]",
+        help="show it on a server of yours; may be an alias of your ssh_config",
+    )
+    parser.add_argument("--key", metavar="FILE", help="the private key to log in with")
+    parser.add_argument(
+        "--host-key",
+        choices=("strict", "accept-new", "off"),
+        help="how to check the server's key by your known_hosts; accept-new writes a new one down"
+        " (default: as your ssh_config says, else strict)",
+    )
+    options = parser.parse_args(arguments)
+    if options.host is None and (options.key or options.host_key):
+        parser.error("--key and --host-key go with --host")
+    return options
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """
+    Run the demonstration.
+
+    Parameters
+    ----------
+    arguments : Optional[List[str]]
+        Without the program's name; None takes those of the process.
+
+    Returns
+    -------
+    int
+        0 if every check held, 1 if one did not, 2 for wrong usage or where there is no connection
+        to be had, 130 when interrupted.
+    """
+    options = parse(arguments)
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        from ssh_service.demo.program import run
+
+        if options.host is None:
+            import ssh_service.mock_sshd  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ssh_service"):
+            raise
+        print(
+            f"{_PROGRAM}: {error}; install it with: pip install 'ssh-service[demo]'",
+            file=sys.stderr,
+        )
+        return 2
+    return run(options.host, options.key, options.host_key)

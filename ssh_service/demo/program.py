@@ -1,0 +1,78 @@
+"""The demonstration from beginning to end: hosts, a cache, the steps, and what becomes of them."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Optional
+
+from ssh_service.cache import SshClientCache
+from ssh_service.demo import hosts, steps
+from ssh_service.demo.journal import Journal
+from ssh_service.demo.show import CheckFailed, Show
+from ssh_service.errors import SshServiceError
+
+__all__ = ["run"]
+
+
+def run(host: Optional[str], key: Optional[str], host_key: Optional[str]) -> int:
+    """
+    Run the demonstration.
+
+    Parameters
+    ----------
+    host : Optional[str]
+        A real server, ``[user@]host[:port]``; None: two inside this process.
+    key : Optional[str]
+        The private key to log in with.
+    host_key : Optional[str]
+        The host-key policy.
+
+    Returns
+    -------
+    int
+        The exit status, see `ssh_service.demo.main`.
+    """
+    began = time.monotonic()
+    show = Show()
+    try:
+        if host is None:
+            stage: hosts.Stage = hosts.MockStage()
+        else:
+            given = hosts.connect_params(host, key, host_key)
+            hosts.try_once(given)
+            stage = hosts.RealStage(given)
+    except SshServiceError as error:
+        text = " ".join(str(error).split())
+        print(f"python -m ssh_service demo: {text}", file=sys.stderr)
+        return 2
+    try:
+        _perform(show, stage)
+    except CheckFailed as failure:
+        show.failed(f"expected {failure}")
+        return 1
+    except (SshServiceError, OSError) as error:
+        show.failed(f"{type(error).__name__}: {error}")
+        return 1
+    show.title(f"Every check held. {time.monotonic() - began:.1f} s in all.")
+    return 0
+
+
+def _perform(show: Show, stage: hosts.Stage) -> None:
+    journal = Journal()
+    cache = SshClientCache(client_factory=journal.client)
+    with tempfile.TemporaryDirectory(prefix="ssh-service-demo-") as folder, stage as both:
+        scratch = Path(folder)
+        show.title(stage.introduction)
+        cache.enter()
+        try:
+            steps.connect(show, cache, journal, both)
+            with stage.workspace(cache) as workspace:
+                steps.run_many(show, cache, both)
+                steps.copy_a_tree(show, cache, both[0], scratch, workspace, stage.keeps_times)
+                steps.cut_the_line(show, cache, both[0], workspace)
+        finally:
+            cache.exit()  # which the hooks are told of, too
+        steps.tell_of_hooks(show, journal, both)

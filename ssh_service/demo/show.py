@@ -1,0 +1,143 @@
+"""How the demonstration speaks: titles, checks, a bar; in colour where that is wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import Callable, Iterator
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.text import Text
+
+from ssh_service.copying import Progress as CopyProgress
+from ssh_service.copying import ProgressCallback
+
+__all__ = ["CheckFailed", "Show"]
+
+_INDENT = 3
+
+
+class CheckFailed(Exception):
+    """A step did not show what it should have; its text says what was expected."""
+
+
+class Show:
+    """
+    Prints the steps: wrapped and coloured on a terminal, plain lines elsewhere.
+
+    Notes
+    -----
+    Thread safety.  For one thread.
+    """
+
+    def __init__(self) -> None:
+        reconfigure = getattr(sys.stdout, "reconfigure", None)
+        if reconfigure is not None:  # what a server says may not exist in the terminal's encoding
+            reconfigure(errors="backslashreplace")
+        self._console = Console(highlight=False)
+        unicode = (self._console.encoding or "").lower().startswith("utf")
+        self._good, self._bad = ("✓", "✗") if unicode else ("ok:", "FAILED:")
+        self._number = 0
+
+    def title(self, text: str) -> None:
+        """Print a paragraph that stands by itself."""
+        self._print(Text(f"\n{text}"), 0)
+
+    @contextlib.contextmanager
+    def step(self, title: str, why: str) -> Iterator[None]:
+        """
+        Print a step's title and meaning, then its checks, then the time it took.
+
+        Parameters
+        ----------
+        title : str
+            What is done.
+        why : str
+            What it is good for.
+
+        Yields
+        ------
+        None
+        """
+        self._number += 1
+        self._print(Text(f"\n{self._number}. {title}", "bold"), 0)
+        self._print(Text(why, "dim"))
+        began = time.monotonic()
+        yield
+        self._print(Text(f"Step {self._number} took {time.monotonic() - began:.2f} s.", "cyan"))
+
+    def check(self, holds: bool, text: str, expected: str) -> None:
+        """
+        Print what was seen, if it is as it should be.
+
+        Parameters
+        ----------
+        holds : bool
+            Whether it is.
+        text : str
+            What was seen.
+        expected : str
+            What should have been, for the other case.
+
+        Raises
+        ------
+        CheckFailed
+            It is not.
+        """
+        if not holds:
+            raise CheckFailed(f"{expected}; seen: {text}")
+        self._print(Text.assemble((self._good, "bold green"), " ", text))
+
+    def note(self, text: str) -> None:
+        """Print what is no check."""
+        self._print(Text(text))
+
+    def failed(self, text: str) -> None:
+        """Print why the demonstration ends here."""
+        self._print(Text.assemble((self._bad, "bold red"), " ", text))
+
+    @contextlib.contextmanager
+    def bar(self, title: str) -> Iterator[ProgressCallback]:
+        """
+        Draw how far a copy is, on a terminal; it is gone afterwards.
+
+        Parameters
+        ----------
+        title : str
+            What is copied.
+
+        Yields
+        ------
+        Callable[[CopyProgress], None]
+            For the copy's ``progress``.
+        """
+        bar = Progress(
+            TextColumn(f"{' ' * _INDENT}{{task.description}}"),
+            BarColumn(),
+            DownloadColumn(),
+            TextColumn("{task.fields[files]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        with bar:
+            yield _updater(bar, title)
+
+    def _print(self, text: Text, indent: int = _INDENT) -> None:
+        if self._console.is_terminal:
+            self._console.print(Padding(text, (0, 0, 0, indent)))
+        else:  # one line stays one line
+            self._console.print(Text(" " * indent) + text, soft_wrap=True)
+
+
+def _updater(bar: Progress, title: str) -> Callable[[CopyProgress], None]:
+    task = bar.add_task(title, total=None, files="")
+
+    def update(now: CopyProgress) -> None:
+        files = f"{now.files_done} of {now.files_total} files" if now.files_total else ""
+        bar.update(task, completed=now.bytes_done, total=now.bytes_total, files=files)
+
+    return update

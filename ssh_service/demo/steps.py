@@ -1,0 +1,403 @@
+"""The steps of the demonstration; each shows what it does and checks what it shows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, TypeVar
+
+from ssh_service import download, run, upload
+from ssh_service.cache import SshClientCache
+from ssh_service.command import CompletedProcess
+from ssh_service.demo.hosts import Host
+from ssh_service.demo.journal import Event, Journal
+from ssh_service.demo.show import Show
+from ssh_service.errors import SshConnectionLost
+
+__all__ = ["connect", "copy_a_tree", "cut_the_line", "run_many", "tell_of_hooks"]
+
+COMMANDS, THREADS, FILES = 50, 8, 120
+# Seconds that each of the many commands sleeps.
+_NAP = 0.05
+# Seconds after which something that has not happened will not happen any more.
+_TIMEOUT = 60.0
+_CALLBACK_THREAD = "ssh-service-callbacks"
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@contextlib.contextmanager
+def _threads(cache: SshClientCache, count: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads that end at once where this one gives up (Ctrl-C)."""
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            yield pool
+        except BaseException:
+            cache.cleanup()  # what is in flight ends with an error
+            raise
+
+
+def _on_threads(
+    cache: SshClientCache, count: int, function: Callable[[S], T], items: Iterable[S]
+) -> List[T]:
+    with _threads(cache, count) as pool:
+        futures: List["Future[T]"] = [pool.submit(function, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+# --- 1 --------------------------------------------------------------------------------------
+
+
+def connect(show: Show, cache: SshClientCache, journal: Journal, hosts: List[Host]) -> None:
+    """
+    Ask for all hosts at once, from many threads.
+
+    Parameters
+    ----------
+    show : Show
+        Where to print.
+    cache : SshClientCache
+        Still empty.
+    journal : Journal
+        Whose clients the cache makes.
+    hosts : List[Host]
+        The two.
+    """
+    with show.step(
+        "Connect to both at once",
+        "Threads that want the same host share one connection; a slow host holds up no other.",
+    ):
+        together = threading.Barrier(THREADS)
+
+        def ask(number: int) -> None:
+            together.wait(_TIMEOUT)
+            cache.get_client_connection(hosts[number % len(hosts)].params)
+
+        began = time.monotonic()
+        _on_threads(cache, THREADS, ask, range(THREADS))
+        seconds = time.monotonic() - began
+        expected = sum(host.logins for host in hosts)
+        journal.wait_for(expected, _TIMEOUT)
+        dials = cache.stats()["dials"]
+        show.check(
+            dials == len(cache) == expected,
+            f"{THREADS} threads asked at the same moment, {THREADS // len(hosts)} for each host:"
+            f" {dials} logins, {len(cache)} connections",
+            f"{expected} of each: one for each host, and for each jump host on the way",
+        )
+        names = [host.connection_id for host in hosts]
+        clients = [client for client in journal.clients() if client.name in names]
+        ready = [client.ready or float("inf") for client in clients]
+        took = " and ".join(f"{r - c.begun:.2f} s" for r, c in zip(ready, clients))
+        show.check(
+            max(client.begun for client in clients) < min(ready),
+            f"they were made side by side: {took}, both there after {seconds:.2f} s",
+            "the second dial to begin before the first had ended",
+        )
+
+
+# --- 2 --------------------------------------------------------------------------------------
+
+
+def run_many(show: Show, cache: SshClientCache, hosts: List[Host]) -> None:
+    """
+    Run commands from many threads over few connections.
+
+    Parameters
+    ----------
+    show : Show
+        Where to print.
+    cache : SshClientCache
+        With its connections.
+    hosts : List[Host]
+        The two.
+    """
+    with show.step(
+        f"Run {COMMANDS} commands from {THREADS} threads over the {len(hosts)} connections",
+        "Threads share a connection, and each command gets its own output and exit status.",
+    ):
+        before = cache.stats()["dials"]
+
+        def is_right(number: int) -> bool:
+            script = f"sleep {_NAP}; echo number {number}; exit {number % 3}"
+            host = hosts[number % len(hosts)]
+            process = run(host.params, script, cache=cache, timeout=_TIMEOUT)
+            return (process.stdout, process.exit_status) == (f"number {number}\n", number % 3)
+
+        began = time.monotonic()
+        right = sum(_on_threads(cache, THREADS, is_right, range(COMMANDS)))
+        seconds = time.monotonic() - began
+        show.check(
+            right == COMMANDS,
+            f"{right} of {COMMANDS} outputs and exit statuses are right",
+            "every command to give its own output and exit status",
+        )
+        more = cache.stats()["dials"] - before
+        show.check(
+            more == 0, f"{more} further logins: the connections are reused", "no further login"
+        )
+        show.note(
+            f"Each sleeps for {_NAP} s: one by one {COMMANDS * _NAP:.1f} s at least, here"
+            f" {seconds:.2f} s."
+        )
+
+
+# --- 3 --------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """What is compared of a file or folder."""
+
+    content: bytes
+    mode: int
+    seconds: int
+
+
+def copy_a_tree(
+    show: Show,
+    cache: SshClientCache,
+    host: Host,
+    scratch: Path,
+    workspace: str,
+    keeps_times: bool,
+) -> None:
+    """
+    Copy a tree there and back, and compare.
+
+    Parameters
+    ----------
+    show : Show
+        Where to print.
+    cache : SshClientCache
+        With its connections.
+    host : Host
+        Where to.
+    scratch : Path
+        A folder here.
+    workspace : str
+        A folder there.
+    keeps_times : bool
+        Whether the server keeps the times of files.
+    """
+    with show.step(
+        f"Copy a tree to {host.name} and back, and compare",
+        "Each file is written beside its place, then renamed: there is never half a file.",
+    ):
+        source, there, back = scratch / "source", f"{workspace}/tree", scratch / "back"
+        make_tree(source)
+        times = []
+        for copy, title, begin, end in (
+            (upload, "up", source, there),
+            (download, "down", there, back),
+        ):
+            began = time.monotonic()
+            with show.bar(title.ljust(4)) as progress:
+                copy(host.params, begin, end, cache=cache, timeout=_TIMEOUT, progress=progress)
+            times.append(f"{time.monotonic() - began:.2f} s {title}")
+        original, copied = (read_tree(root, keeps_times) for root in (source, back))
+        differing = sorted(
+            name
+            for name in {*original, *copied}
+            if original.get(name) != copied.get(name)  # one of them may be missing
+        )
+        size = sum(len(entry.content) for entry in original.values()) / 1e6
+        compared = "names, contents, modes" + (", times" if keeps_times else "")
+        show.check(
+            not differing,
+            f"{FILES} files, {size:.1f} MB, {', '.join(times)}; {compared} compared:"
+            f" {len(differing)} differ" + (f" ({differing[0]!r}, ...)" if differing else ""),
+            "what comes back to be equal",
+        )
+
+
+def make_tree(root: Path) -> None:
+    """
+    Make the tree to copy, with names that shells and careless programs stumble over.
+
+    Parameters
+    ----------
+    root : Path
+        Where; not there yet.
+    """
+    folders = [root / name for name in ("plain", "it's $HOME; * ?", "-rf", "größe\n2")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for number in range(FILES):
+        path = folders[number % len(folders)] / f"file {number}"
+        path.write_bytes(os.urandom(500 * number))
+        path.chmod((0o644, 0o600, 0o755)[number % 3])
+        os.utime(path, (1.5e9 + number, 1.5e9 + number))
+
+
+def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
+    """
+    Read a tree back.
+
+    Parameters
+    ----------
+    root : Path
+        Where it is.
+    with_times : bool
+        Whether the times of files are of interest.
+
+    Returns
+    -------
+    Dict[str, Entry]
+        By the name below `root`.
+    """
+    found = {}
+    for path in sorted(root.rglob("*")):
+        stat, is_file = path.stat(), path.is_file()
+        found[str(path.relative_to(root))] = Entry(
+            path.read_bytes() if is_file else b"",
+            stat.st_mode,
+            int(stat.st_mtime) if is_file and with_times else 0,
+        )
+    return found
+
+
+# --- 4 --------------------------------------------------------------------------------------
+
+
+def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) -> None:
+    """
+    Cut a connection under a running command.
+
+    Parameters
+    ----------
+    show : Show
+        Where to print.
+    cache : SshClientCache
+        With its connections.
+    host : Host
+        Whose.
+    workspace : str
+        A folder there.
+    """
+    with show.step(
+        f"Cut the connection to {host.name} under a running command",
+        "What became of it is told at once; it is not sent twice, nor taken for a success.",
+    ):
+        env = {"begun": f"{workspace}/begun"}
+
+        def command(script: str) -> CompletedProcess:
+            return run(
+                host.params, script, env=env, shell="/bin/sh", cache=cache, timeout=_TIMEOUT
+            )
+
+        transport, _ = cache.get_client_connection(host.params)
+        with _threads(cache, 1) as pool:
+            future = pool.submit(
+                command, 'echo half done; sleep 0.1; echo once >>"$begun"; sleep 3; echo done'
+            )
+            # Another command, over the same connection, tells that the first one is at work.
+            command('until [ -s "$begun" ]; do sleep 0.02; done')
+            host.cut(transport)
+            began = time.monotonic()
+            error = future.exception(_TIMEOUT)
+        seconds = time.monotonic() - began
+        show.check(
+            isinstance(error, SshConnectionLost),
+            f"told {1000 * seconds:.0f} ms after the cut: {type(error).__name__}: {error}",
+            "an SshConnectionLost, which is a ConnectionError",
+        )
+        process: Any = getattr(error, "process", None)
+        kept = (getattr(process, "stdout", None), getattr(process, "exit_status", None))
+        show.check(
+            kept == ("half done\n", None),
+            f"with the output so far, {kept[0]!r}, and exit status {kept[1]}",
+            "the output so far, and no exit status",
+        )
+        again = command('cat "$begun"')
+        reconnects = cache.stats()["reconnects"]
+        show.check(
+            reconnects == 1,
+            "the next command got a new connection, without being asked to",
+            f"one reconnect, not {reconnects}",
+        )
+        times = again.stdout.count("once\n")
+        show.check(
+            times == 1,
+            f"and found that the lost one had begun {'once' if times == 1 else f'{times} times'}",
+            "the lost command to have begun once",
+        )
+
+
+# --- 5 --------------------------------------------------------------------------------------
+
+
+def tell_of_hooks(show: Show, journal: Journal, hosts: List[Host]) -> None:
+    """
+    Show what the hooks were told, once the cache is closed.
+
+    Parameters
+    ----------
+    show : Show
+        Where to print.
+    journal : Journal
+        What they wrote.
+    hosts : List[Host]
+        The two, one of which was connected to twice.
+    """
+    with show.step(
+        "Close the cache, and see what the hooks were told",
+        "A subclass of SshClient is told of connections made and lost; it may take its time.",
+    ):
+        count = sum(host.logins for host in hosts) + 1
+        expected = [(hook, number + 1) for number in range(count) for hook in ("made", "lost")]
+        events = journal.wait_for(len(expected), 10.0)
+        for event in events:
+            show.note(describe(event))
+        seen = sorted(
+            ((event.hook, event.client) for event in events),
+            key=lambda each: each[1],  # stable: each client's own order stays
+        )
+        show.check(
+            seen == expected,
+            "of each connection they were told that it was made, then that it ended",
+            f"{expected}, not {seen}",
+        )
+        losses = [event for event in events if event.error is not None]
+        show.check(
+            len(losses) == 1,
+            "and once, where it was cut, why",
+            f"one loss with a reason, not {len(losses)}",
+        )
+        threads = ", ".join(sorted({event.thread for event in events}))
+        show.check(
+            threads == _CALLBACK_THREAD,
+            f"on the thread {threads}",
+            f"the thread {_CALLBACK_THREAD}",
+        )
+
+
+def describe(event: Event) -> str:
+    """
+    Put an event in words.
+
+    Parameters
+    ----------
+    event : Event
+        The event.
+
+    Returns
+    -------
+    str
+        A line.
+    """
+    text = f"{event.seconds:5.2f} s  #{event.client} {event.connection_id}  {event.hook}"
+    if event.hook == "made":
+        return text
+    reason = str(event.error or "we closed it")
+    prefix = f"{event.connection_id}: "
+    return f"{text}: {reason[len(prefix) :] if reason.startswith(prefix) else reason}"

@@ -1,0 +1,58 @@
+"""Have our modules answer to the names of those of mlos_bench that they replace."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Callable, Dict, Optional
+
+import mlos_bench.services.remote
+
+import ssh_service
+import ssh_service.ssh_fileshare
+import ssh_service.ssh_host_service
+import ssh_service.ssh_service
+
+__all__ = ["replace"]
+
+_PACKAGE = "mlos_bench.services.remote.ssh"
+# The same names below the package, so that moving a program over is changing one prefix.
+_OURS: Dict[str, ModuleType] = {
+    _PACKAGE: ssh_service,
+    f"{_PACKAGE}.ssh_fileshare": ssh_service.ssh_fileshare,
+    f"{_PACKAGE}.ssh_host_service": ssh_service.ssh_host_service,
+    f"{_PACKAGE}.ssh_service": ssh_service.ssh_service,
+}
+
+
+def replace() -> Callable[[], None]:
+    """
+    Put our modules where imports of mlos_bench's SSH services look.
+
+    Returns
+    -------
+    Callable[[], None]
+        What undoes it.
+    """
+    parent = mlos_bench.services.remote
+    before = {name: sys.modules.get(name) for name in _OURS}
+    attribute = vars(parent).get("ssh")
+    sys.modules.update(_OURS)
+    _set(parent, ssh_service)
+
+    def undo() -> None:
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module
+        _set(parent, attribute)
+
+    return undo
+
+
+def _set(parent: ModuleType, package: Optional[ModuleType]) -> None:
+    if package is not None:
+        parent.ssh = package  # type: ignore[attr-defined]
+    elif "ssh" in vars(parent):
+        del parent.ssh

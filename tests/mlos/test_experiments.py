@@ -1,0 +1,238 @@
+"""Whole experiments, by the real command of mlos_bench, against a real sshd."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from ssh_service.mlos_bench import EXAMPLES
+from ssh_service.pytest_plugin import Sshd
+
+from .experiment import (
+    HAS_GRID,
+    OURS,
+    UPSTREAM,
+    Experiment,
+    Trial,
+    make_checkout,
+    run_command,
+)
+
+Make = Callable[..., Experiment]
+NAMES = {
+    "upstream's names": (f"{UPSTREAM}.SshHostService", f"{UPSTREAM}.SshFileShareService"),
+    "upstream's modules": (
+        f"{UPSTREAM}.ssh_host_service.SshHostService",
+        f"{UPSTREAM}.ssh_fileshare.SshFileShareService",
+    ),
+    "our names": (f"{OURS}.SshHostService", f"{OURS}.SshFileShareService"),
+    "our modules": (
+        f"{OURS}.ssh_host_service.SshHostService",
+        f"{OURS}.ssh_fileshare.SshFileShareService",
+    ),
+}
+
+
+@pytest.fixture
+def make(tmp_path: Path, sshd: Sshd) -> Iterator[Make]:
+    """Return a function that makes the test's experiment."""
+    made: List[Experiment] = []
+
+    def make_one(**options: Any) -> Experiment:
+        made.append(Experiment(tmp_path, sshd, **options))
+        return made[0]
+
+    yield make_one
+    for experiment in made:
+        experiment.kill()
+
+
+def succeeded(trial: Trial, number: int) -> bool:
+    """Tell whether a trial ended well, with the results that its script wrote, as stored."""
+    results = trial.results
+    return (
+        trial.status == "SUCCEEDED"
+        and trial.ended
+        and float(results["score"]) == 10 * trial.level
+        and results["greeting"] == "it's $HOME"
+        and float(results["trial"]) == number
+    )
+
+
+def failed(trial: Trial) -> bool:
+    """Tell whether a trial ended, as failed, without results."""
+    return trial[:2] == ("FAILED", True) and not trial.results
+
+
+@pytest.mark.parametrize("names", ["upstream's names", "our names"])
+def test_a_one_shot_experiment_stores_its_results(make: Make, sshd: Sshd, names: str) -> None:
+    experiment = make(services=NAMES[names])
+    status, output = experiment.run()
+    (trial,) = experiment.trials()
+    assert succeeded(trial, 1), output
+    assert trial.level == 2  # the default
+    assert (experiment.remote / "torn-down").exists()
+    assert sshd.logins() == 1  # one connection for both services, from begin to end
+    assert "paramiko" in sshd.log() and "AsyncSSH" not in sshd.log()
+    assert "Traceback" not in output or status == 0
+
+
+@pytest.mark.parametrize("names", ["upstream's modules", "our modules"])
+def test_a_grid_is_walked_to_its_end_over_one_connection(
+    make: Make, sshd: Sshd, names: str
+) -> None:
+    experiment = make(services=NAMES[names], optimizer="several")
+    _, output = experiment.run()
+    trials = experiment.trials()
+    assert [succeeded(trial, n) for n, trial in enumerate(trials, 1)] == [True] * 4, output
+    if HAS_GRID:
+        assert sorted(trial.level for trial in trials) == [1, 2, 3, 4]
+    assert sshd.logins() == 1
+
+
+def test_a_host_that_is_down_for_a_trial_fails_that_trial_only(make: Make, sshd: Sshd) -> None:
+    experiment = make(optimizer="several")
+    experiment.close("setup", 2)
+    experiment.close("setup", 3)
+    experiment.start()
+    experiment.wait_at("setup", 2)
+    sshd.stop()
+    experiment.open("setup", 2)
+    experiment.wait_at("setup", 3)  # so the program lives on
+    sshd.restart()
+    experiment.open("setup", 3)
+    _, output = experiment.wait()
+    one, two, three, four = experiment.trials()
+    assert succeeded(one, 1) and failed(two) and succeeded(three, 3) and succeeded(four, 4), output
+    assert (experiment.remote / "torn-down").exists()
+
+
+def test_a_host_that_goes_down_under_a_script_fails_that_trial_only(
+    make: Make, sshd: Sshd
+) -> None:
+    experiment = make(optimizer="several")
+    experiment.close("run", 2)
+    experiment.close("setup", 3)
+    experiment.start()
+    experiment.wait_at("run", 2)
+    sshd.stop()
+    experiment.wait_at("setup", 3)
+    sshd.restart()
+    experiment.open("setup", 3)
+    _, output = experiment.wait()
+    one, two, three, four = experiment.trials()
+    assert succeeded(one, 1) and failed(two) and succeeded(three, 3) and succeeded(four, 4), output
+
+
+def test_a_host_that_never_is_there_fails_every_trial_and_the_experiment_ends_orderly(
+    make: Make, sshd: Sshd
+) -> None:
+    experiment = make(optimizer="several")
+    sshd.stop()
+    status, output = experiment.run()
+    assert [failed(trial) for trial in experiment.trials()] == [True] * 4, output
+    assert status != 0 or not HAS_GRID  # mlos_bench's own verdict: too many have failed
+    assert "Connection refused" in output
+
+
+def test_an_sshd_restarted_between_trials_is_not_noticed(make: Make, sshd: Sshd) -> None:
+    experiment = make(optimizer="several")
+    experiment.close("setup", 3)
+    experiment.start()
+    experiment.wait_at("setup", 3)
+    sshd.restart()
+    experiment.open("setup", 3)
+    _, output = experiment.wait()
+    trials = experiment.trials()
+    assert [succeeded(trial, n) for n, trial in enumerate(trials, 1)] == [True] * 4, output
+    assert sshd.logins() == 2
+
+
+def test_an_sshd_restarted_under_a_script_fails_that_trial_only(make: Make, sshd: Sshd) -> None:
+    experiment = make(optimizer="several")
+    experiment.close("run", 2)
+    experiment.close("setup", 3)
+    experiment.start()
+    experiment.wait_at("run", 2)
+    sshd.restart()
+    experiment.wait_at("setup", 3)
+    experiment.open("setup", 3)
+    _, output = experiment.wait()
+    one, two, three, four = experiment.trials()
+    assert succeeded(one, 1) and failed(two) and succeeded(three, 3) and succeeded(four, 4), output
+
+
+def test_our_settings_take_effect(make: Make) -> None:
+    experiment = make(ssh_request_timeout=1, ssh_connect_timeout=5, ssh_max_connections=1)
+    experiment.close("run", 1)  # and never opened
+    experiment.run()
+    (trial,) = experiment.trials()
+    assert trial[:2] == ("TIMED_OUT", True)
+
+
+@pytest.mark.parametrize(
+    ("names", "setting"),
+    [
+        ("upstream's names", {"ssh_usernam": "root"}),
+        ("our names", {"ssh_usernam": "root"}),
+        ("our names", {"ssh_connect_timeout": "soon"}),
+    ],
+)
+def test_a_typo_ends_the_command_before_anything_runs(
+    make: Make, sshd: Sshd, names: str, setting: Any
+) -> None:
+    experiment = make(services=NAMES[names], **setting)
+    status, output = experiment.run()
+    assert status != 0
+    assert next(iter(setting)) in output and "ValidationError" in output
+    assert sshd.logins() == 0
+
+
+@pytest.mark.skipif(not HAS_GRID, reason="this mlos_bench has no grid search")
+def test_the_examples_work_as_they_are(sshd: Sshd, tmp_path: Path, nobody_at_home: Path) -> None:
+    folder = tmp_path / "examples"
+    shutil.copytree(EXAMPLES, str(folder))
+    make_checkout(folder)
+    (nobody_at_home / ".ssh").mkdir(mode=0o700)
+    ssh_config = nobody_at_home / ".ssh" / "config"
+    ssh_config.write_text(
+        f"Host my-host\n HostName {sshd.host}\n Port {sshd.port}\n User {sshd.username}\n"
+        f" IdentityFile {sshd.client_key}\n"
+    )
+    status, output = run_command(
+        folder,
+        *("--config", "experiment.jsonc"),
+        *("--remote_dir", str(tmp_path)),
+        *("--ssh_config", str(ssh_config)),
+        *("--ssh_known_hosts_path", str(nobody_at_home / "known_hosts")),
+    )
+    with closing(sqlite3.connect(str(folder / "experiment.sqlite"))) as storage:
+        states = storage.execute("SELECT status FROM trial").fetchall()
+        sizes = storage.execute("SELECT metric_value FROM trial_result WHERE metric_id = 'bytes'")
+        assert sorted(float(size) for (size,) in sizes) == [1024, 2048, 3072, 4096]
+    assert states == [("SUCCEEDED",)] * 4, output
+    assert sshd.logins() == 1
+    assert (nobody_at_home / "known_hosts").read_text().count("\n") == 1
+
+
+def test_help_is_mlos_benchs_own(tmp_path: Path) -> None:
+    status, output = run_command(tmp_path, "--help")
+    assert status == 0
+    assert "usage: python -m ssh_service.mlos_bench" in output
+    assert "--environment" in output
+
+
+def test_without_mlos_bench_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_SERVICE_STANDALONE", "1")
+    status, output = run_command(tmp_path, "--help")
+    assert status == 1
+    assert "ssh-service[mlos]" in output and "Traceback" not in output
+
+

@@ -1,0 +1,344 @@
+"""The cache on a real server: hooks, credentials, leases, and what `exit` does to all of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import pytest
+
+from ssh_service import SshClient, SshClientCache, remote
+from ssh_service.errors import (
+    SshAuthError,
+    SshCacheClosed,
+    SshCommandTimeout,
+    SshConfigError,
+    SshConnectionLost,
+    SshHostKeyError,
+)
+from ssh_service.local_sshd import Sshd
+from ssh_service.pytest_plugin import FaultProxy
+
+PATIENCE = 30.0
+
+Proxies = Callable[[str, int], FaultProxy]
+
+
+class Telling(SshClient):
+    """Writes down what it is told; a test's own subclass has a list of its own."""
+
+    told: List[Tuple[str, Any]]
+    news: threading.Semaphore
+
+    def connection_made(self, conn: Any) -> None:
+        self.told.append(("made", repr(self)))
+        self.news.release()
+
+    def connection_lost(self, exc: Optional[BaseException]) -> None:
+        self.told.append((repr(self), exc))
+        self.news.release()
+
+
+@pytest.fixture
+def cache() -> Iterator[SshClientCache]:
+    cache = SshClientCache()
+    yield cache
+    cache.cleanup()
+
+
+@pytest.fixture
+def telling() -> Iterator[Tuple[SshClientCache, Any]]:
+    kind = type("Mine", (Telling,), {"told": [], "news": threading.Semaphore(0)})
+    cache = SshClientCache(kind)  # type: ignore[arg-type]
+    yield cache, kind
+    cache.cleanup()
+
+
+def through(proxy: FaultProxy, sshd: Sshd) -> Dict[str, Any]:
+    known_as = f"[{sshd.host}]:{sshd.port}"
+    return {**sshd.connect_params, "port": proxy.port, "host_key_alias": known_as}
+
+
+def echo(cache: SshClientCache, params: Dict[str, Any], word: str = "hello") -> str:
+    future = remote.submit(cache, params, f"echo {word}", timeout=PATIENCE)
+    return future.result(PATIENCE).stdout.strip()
+
+
+def second_key(sshd: Sshd, folder: Path) -> str:
+    path = str(folder / "second_key")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    with open(sshd.authorized_keys, "a") as keys:
+        keys.write(Path(path + ".pub").read_text())
+    return path
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline, what
+        pause.wait(0.01)
+
+
+# Hooks.
+
+
+@pytest.mark.parametrize("how", ["killed", "cut", "reset", "closed", "exit"])
+def test_the_hooks_are_told_of_the_making_and_once_of_the_end_with_its_reason(
+    how: str, sshd: Sshd, fault_proxy: Proxies, telling: Any
+) -> None:
+    cache, kind = telling
+    proxy = fault_proxy(sshd.host, sshd.port)
+    name = f"{sshd.username}@{sshd.host}:{proxy.port}"
+    cache.enter()
+    transport, client = cache.get_client_connection(through(proxy, sshd))
+    assert kind.told == [("made", name)]  # before it was handed out
+    assert kind.news.acquire(timeout=PATIENCE)
+    began = time.monotonic()
+    {
+        "killed": sshd.cut,
+        "cut": proxy.cut,
+        "reset": proxy.reset,
+        "closed": transport.close,
+        "exit": cache.exit,
+    }[how]()
+    assert kind.news.acquire(timeout=PATIENCE)
+    assert time.monotonic() - began < 2 * 0.5 + 1  # at once, without polling
+    assert client.connection(timeout=0) is None
+    state, reason = kind.told[1]
+    assert state == "LOST"
+    if how in ("closed", "exit"):
+        assert reason is None
+    else:
+        assert isinstance(reason, SshConnectionLost)
+        assert reason.reason in ({"reset"} if how == "reset" else {"eof", "reset"})
+    assert client.id_from_connection(transport) == name
+    cache.cleanup()
+    assert len(kind.told) == 2
+    assert cache.stats()["losses"] == (how not in ("closed", "exit"))
+
+
+def test_every_reconnect_is_a_new_client(sshd: Sshd, telling: Any) -> None:
+    cache, kind = telling
+    clients = []
+    for _ in range(3):
+        clients.append(cache.get_client_connection(sshd.connect_params)[1])
+        sshd.cut()
+        eventually(lambda: repr(clients[-1]) == "LOST", "the loss is noticed")
+    assert len({id(client) for client in clients}) == 3
+    assert cache.stats()["reconnects"] == 2
+    assert sshd.logins() == 3
+
+
+def test_a_login_that_fails_tells_lost_alone(sshd: Sshd, telling: Any, tmp_path: Path) -> None:
+    cache, kind = telling
+    stranger = str(tmp_path / "key")
+    shutil.copy(sshd.host_key, stranger)  # a key, but nobody's here
+    with pytest.raises(SshAuthError):
+        cache.get_client_connection({**sshd.connect_params, "client_keys": [stranger]})
+    assert kind.news.acquire(timeout=PATIENCE)
+    assert [state for state, _ in kind.told] == ["LOST"]
+    assert isinstance(kind.told[0][1], SshAuthError)
+
+
+def test_a_hook_that_never_returns_and_one_that_raises_stall_no_command(sshd: Sshd) -> None:
+    gate = threading.Event()
+
+    class Stuck(SshClient):
+        def connection_made(self, conn: Any) -> None:
+            gate.wait(PATIENCE)
+            raise LookupError("on purpose")
+
+    cache = SshClientCache(Stuck)
+    try:
+        began = time.monotonic()
+        assert [echo(cache, sshd.connect_params, str(n)) for n in range(20)] == [
+            str(n) for n in range(20)
+        ]
+        cache.get_client_connection(sshd.connect_params)
+        for _ in range(20):
+            cache.get_client_connection(sshd.connect_params)
+        assert time.monotonic() - began < 2 * 2 + 1  # it is waited for once, for a second
+    finally:
+        gate.set()
+        cache.cleanup()
+
+
+# Who gets which connection.
+
+
+def test_two_keys_and_two_policies_are_four_connections(
+    sshd_factory: Callable[..., Sshd], cache: SshClientCache, tmp_path: Path
+) -> None:
+    sshd = sshd_factory()
+    other = second_key(sshd, tmp_path)
+    variants = [
+        {**sshd.connect_params, **variant}
+        for variant in (
+            {},
+            {"client_keys": [other]},
+            {"known_hosts": None},
+            {"client_keys": [other], "known_hosts": None},
+        )
+    ]
+    for _ in range(2):
+        transports = [cache.get_client_connection(variant)[0] for variant in variants]
+        assert len(set(map(id, transports))) == 4
+        assert [echo(cache, variant) for variant in variants] == ["hello"] * 4
+    assert sshd.logins() == 4
+    assert len(cache) == 4
+    assert str(cache).count(f"{sshd.username}@{sshd.host}:{sshd.port}") == 4
+
+
+def test_a_wrong_key_and_a_wrong_host_key_never_get_the_connection_of_a_right_one(
+    sshd: Sshd, cache: SshClientCache, tmp_path: Path
+) -> None:
+    assert echo(cache, sshd.connect_params) == "hello"
+    stranger, wrong = str(tmp_path / "key"), tmp_path / "known_hosts"
+    shutil.copy(sshd.host_key, stranger)
+    key = " ".join(Path(sshd.client_key + ".pub").read_text().split()[:2])
+    wrong.write_text(f"[{sshd.host}]:{sshd.port} {key}\n")
+    with pytest.raises(SshAuthError):
+        echo(cache, {**sshd.connect_params, "client_keys": [stranger]})
+    with pytest.raises(SshHostKeyError):
+        echo(cache, {**sshd.connect_params, "known_hosts": str(wrong)})
+    with pytest.raises(SshConfigError):
+        echo(cache, {**sshd.connect_params, "client_keys": [str(tmp_path / "missing")]})
+    assert sshd.logins() == 1
+
+
+# Leases.
+
+
+def test_paramiko_code_can_use_what_the_cache_hands_out(sshd: Sshd, cache: SshClientCache) -> None:
+    with cache.lease(sshd.connect_params, idle_timeout=0.05) as (transport, _):
+        channel = transport.open_session()
+        channel.exec_command("echo from paramiko; cat; exit 3")
+        channel.sendall(b"and back")
+        channel.shutdown_write()
+        output = b""
+        while True:
+            piece = channel.recv(1000)
+            if not piece:
+                break
+            output += piece
+        assert output == b"from paramiko\nand back"
+        assert channel.recv_exit_status() == 3
+        channel.close()
+        assert cache.stats()["leases"] == 1
+    eventually(lambda: not transport.is_active(), "it expires when nobody uses it")
+    assert len(cache) == 0
+    assert cache.stats()["losses"] == 0
+
+
+def test_an_open_channel_keeps_its_connection_though_nobody_leases_it(
+    sshd: Sshd, cache: SshClientCache
+) -> None:
+    with cache.lease(sshd.connect_params, idle_timeout=0.01) as (transport, _):
+        channel = transport.open_session()
+        channel.exec_command("cat")
+    pause = threading.Event()
+    pause.wait(1.3)  # the cache has looked at least once
+    channel.sendall(b"still here")
+    assert channel.recv(100) == b"still here"
+    channel.close()
+    eventually(lambda: not transport.is_active(), "it expires when the channel is closed")
+
+
+# Exit.
+
+
+def test_exit_ends_all_that_is_in_flight_at_once_and_nothing_is_dialled_after_it(
+    sshd_factory: Callable[..., Sshd], cache: SshClientCache
+) -> None:
+    sshd = sshd_factory({"MaxSessions": 4})
+    cache.enter()
+    futures = [
+        remote.submit(cache, sshd.connect_params, f"echo {n}; sleep 20", max_connections=2)
+        for n in range(40)
+    ]
+    eventually(lambda: cache.stats()["connections"] == 2, "the second connection")
+    eventually(lambda: cache.stats()["leases"] >= 8, "all sessions are taken")
+    logins = sshd.logins()
+    began = time.monotonic()
+    cache.exit()
+    errors = [future.exception(PATIENCE) for future in futures]
+    assert time.monotonic() - began < 2 * 0.5 + 1
+    assert {type(error) for error in errors} == {SshConnectionLost, SshCacheClosed}
+    for error in errors:
+        if isinstance(error, SshConnectionLost):
+            assert error.reason == "closed"
+    assert len(cache) == 0 and cache.stats()["leases"] == 0
+    with pytest.raises(RuntimeError):
+        cache.exit()
+    assert sshd.logins() == logins
+    assert echo(cache, sshd.connect_params) == "hello"
+
+
+def test_exit_ends_a_dial_to_a_host_that_never_speaks(
+    sshd: Sshd, fault_proxy: Proxies, cache: SshClientCache
+) -> None:
+    proxy = fault_proxy(sshd.host, sshd.port)
+    proxy.freeze()
+    cache.enter()
+    futures = [remote.submit(cache, through(proxy, sshd), "true") for _ in range(10)]
+    eventually(lambda: proxy.connections == 1, "the dial has begun")
+    began = time.monotonic()
+    cache.exit()
+    assert {type(future.exception(PATIENCE)) for future in futures} == {SshCacheClosed}
+    assert time.monotonic() - began < 2 * 0.5 + 1
+
+
+def test_mute_hosts_delay_no_other(
+    sshd: Sshd, fault_proxy: Proxies, cache: SshClientCache
+) -> None:
+    proxies = [fault_proxy(sshd.host, sshd.port) for _ in range(16)]
+    for proxy in proxies:
+        proxy.freeze()
+    futures = [remote.submit(cache, through(proxy, sshd), "true") for proxy in proxies]
+    eventually(lambda: all(proxy.connections for proxy in proxies), "all are being dialled")
+    began = time.monotonic()
+    assert echo(cache, sshd.connect_params) == "hello"
+    assert time.monotonic() - began < 2 * 1 + 1
+    assert not any(future.done() for future in futures)
+    assert cache.stats()["dials"] == 17
+    cache.cleanup()
+    assert all(isinstance(future.exception(PATIENCE), SshCacheClosed) for future in futures)
+
+
+# Where all sessions are taken by what never ends.
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_commands_that_fill_the_server_and_time_out_are_ended_and_it_goes_on(
+    limit: int, sshd_factory: Callable[..., Sshd], cache: SshClientCache, tmp_path: Path
+) -> None:
+    """For root they can be ended over another session alone, and here there is none to be had."""
+    sshd = sshd_factory({"MaxSessions": limit})
+    assert echo(cache, sshd.connect_params) == "hello"
+    futures = [
+        remote.submit(
+            cache,
+            sshd.connect_params,
+            f"echo $$ > {tmp_path}/pid-{n}; exec sleep 60",
+            timeout=1.5,
+            max_connections=1,
+        )
+        for n in range(limit)
+    ]
+    for future in futures:
+        error = future.exception(PATIENCE)
+        assert isinstance(error, SshCommandTimeout)
+        assert (error.phase, error.ended) == ("run", True)
+    for file in tmp_path.iterdir():
+        pid = file.read_text().strip()
+        eventually(lambda: not Path(f"/proc/{pid}/stat").exists(), "the process ends")
+    future = remote.submit(cache, sshd.connect_params, "echo next", max_connections=1)
+    assert future.result(PATIENCE).stdout == "next\n"

@@ -1,0 +1,787 @@
+"""The sessions of one destination: order, limits, losses, on servers that the test plays."""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+import threading
+import time
+import weakref
+from typing import Any, Dict, Iterator, List, Optional
+
+import pytest
+
+from ssh_service import background, sessions
+from ssh_service.cache import SshClientCache
+from ssh_service.command import Command
+from ssh_service.errors import (
+    SshAuthError,
+    SshCacheClosed,
+    SshCommandCancelled,
+    SshConnectError,
+    SshConnectionLost,
+    SshSessionRefused,
+)
+from ssh_service.sessions import SessionPool
+from tests.unit.engine_fakes import (
+    PATIENCE,
+    FakeChannel,
+    FakeTransport,
+    GatedDialer,
+    Timers,
+    callbacks_done,
+    in_threads,
+    target,
+)
+
+
+class Site:
+    """A pool, its cache and the server it talks to."""
+
+    def __init__(self) -> None:
+        self.dialer = GatedDialer()
+        self.cache = SshClientCache(dialer=self.dialer)
+        self.pool = SessionPool(self.cache, target())
+        self.max_connections = 1
+        self.commands: List[Command] = []
+
+    @property
+    def transports(self) -> List[FakeTransport]:
+        return self.dialer.transports
+
+    def submit(self, count: int = 1, **more: Any) -> List[Command]:
+        new = []
+        for _ in range(count):
+            command = Command(f"c{len(self.commands)}", {}, None, "somebody@alpha:22", **more)
+            self.commands.append(command)
+            new.append(command)
+            self.pool.submit(command, self.max_connections)
+        return new
+
+    def connected(self) -> None:
+        """Wait until the dials under way have ended and the pool knows."""
+        for slot in list(self.cache._slots.values()):
+            slot.pair.exception(PATIENCE)
+        self._settled()
+
+    def _settled(self) -> None:
+        pause = threading.Event()
+        for _ in range(2000):
+            if all(lane.transport for lane in self.pool._lanes):
+                return
+            pause.wait(0.005)
+        raise AssertionError("a dial does not end")
+
+    def warm(self, max_sessions: Optional[int] = None, **attributes: Any) -> FakeTransport:
+        """Have a connection made, with a server like this."""
+
+        def prepare(transport: FakeTransport) -> None:
+            transport.max_sessions = max_sessions
+            for name, value in attributes.items():
+                setattr(transport, name, value)
+
+        self.dialer.prepare = prepare
+        (first,) = self.submit()
+        self.connected()
+        if attributes.get("answers", True):
+            self.channel_of(first).complete()
+        return self.transports[0]
+
+    def running(self) -> List[FakeChannel]:
+        """Return the channels with a command that has not ended, in the order of opening."""
+        return [c for t in self.transports for c in t.channels if c.command is not None]
+
+    def texts(self) -> List[str]:
+        return [channel.command.decode() for channel in self.running() if channel.command]
+
+    def channel_of(self, command: Command) -> FakeChannel:
+        (channel,) = [c for c in self.running() if c.command == command._text.encode()]
+        return channel
+
+    def sent(self) -> List[str]:
+        """Return all the scripts that were ever sent."""
+        return [c.command.decode() for t in self.transports for c in t.opened if c.command]
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    timers = Timers()
+    monkeypatch.setattr(background, "call_at", timers.call_at)
+    return timers
+
+
+@pytest.fixture
+def site(timers: Timers) -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.dialer.release()
+    site.cache.cleanup()
+    for command in site.commands:
+        command.future.exception(PATIENCE)  # every future resolves
+    assert site.cache.stats()["leases"] == 0
+    assert len(site.sent()) == len(set(site.sent())), "something was sent twice"
+    callbacks_done()
+
+
+def error(command: Command) -> Any:
+    return command.future.exception(PATIENCE)
+
+
+# Order, and the server's limit.
+
+
+def test_commands_start_in_the_order_of_their_submission(site: Site) -> None:
+    site.warm(max_sessions=1)
+    commands = site.submit(20)
+    for number in range(20):
+        assert site.texts() == [f"c{number + 1}"]
+        site.running()[0].complete()
+    assert [command.future.result(0).exit_status for command in commands] == [0] * 20
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 10])
+def test_the_servers_limit_is_learnt_kept_to_and_never_told(site: Site, limit: int) -> None:
+    transport = site.warm(max_sessions=limit)
+    commands = site.submit(50)
+    assert len(site.running()) == limit
+    refusals = transport.refusals
+    assert refusals <= 2
+    while site.running():
+        assert len(site.running()) <= limit
+        site.running()[0].complete()
+    assert all(command.future.result(0).exit_status == 0 for command in commands)
+    assert transport.session_limit == limit
+    assert transport.refusals == refusals  # once it is known, nothing more is refused
+    assert site.dialer.dials == ["alpha"]
+
+
+def test_refusals_that_come_in_any_order_lose_no_command(site: Site) -> None:
+    rng = random.Random(3)
+    for _ in range(60):
+        place = Site()
+        place.dialer.prepare = lambda transport: (
+            setattr(transport, "max_sessions", rng.randrange(1, 5)),
+            setattr(transport, "answers", False),
+        )
+        commands = place.submit(8)
+        place.connected()
+        for _ in range(400):
+            pending = [c for c in place.transports[0].channels if not c.is_open]
+            running = place.running()
+            if not pending and not running:
+                break
+            if pending and (not running or rng.random() < 0.6):
+                rng.choice(pending).answer()
+            else:
+                rng.choice(running).complete()
+        assert all(command.future.result(0).exit_status == 0 for command in commands)
+        assert sorted(place.sent()) == sorted(f"c{n}" for n in range(8))
+        place.cache.cleanup()
+
+
+def test_further_connections_are_made_where_sessions_run_out(site: Site) -> None:
+    site.max_connections = 3
+    site.warm(max_sessions=2)
+    site.submit(10)
+    for _ in range(3):
+        site.connected()
+    assert len(site.dialer.dials) == 3
+    assert len(site.running()) == 6
+    while site.running():
+        site.running()[0].complete()
+    assert len(site.dialer.dials) == 3
+
+
+def test_a_further_connection_that_cannot_be_had_does_no_harm(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.max_connections = 2
+    site.warm(max_sessions=1)
+    site.dialer.errors["alpha"] = [SshConnectError("MaxStartups")]
+    commands = site.submit(5)
+    site.connected()
+    for _ in commands:
+        site.running()[0].complete()
+    assert all(command.future.result(0).exit_status == 0 for command in commands)
+    assert site.dialer.dials == ["alpha"] * 2  # it is not tried again for a while
+    now = time.monotonic() + sessions._FURTHER_PAUSE
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    site.submit(2)
+    monkeypatch.undo()
+    site.connected()
+    assert site.dialer.dials == ["alpha"] * 3
+
+
+def test_one_dial_at_a_time_brings_further_connections(site: Site) -> None:
+    site.max_connections = 4
+    site.warm(max_sessions=1)
+    site.dialer.hold("alpha")
+    site.submit(10)
+    site.dialer.wait_dialling(2)
+    assert len(site.dialer.dials) == 2
+    site.dialer.release()
+    site.connected()
+
+
+def test_submitting_waits_for_nothing(site: Site) -> None:
+    site.dialer.hold("alpha")
+    commands = site.submit(400)
+    assert not any(command.future.done() for command in commands)
+    site.dialer.wait_dialling(1)
+    assert site.dialer.dials == ["alpha"]
+    assert commands[0].waits_for() == "connect"
+    site.dialer.prepare = lambda transport: setattr(transport, "max_sessions", 1)
+    site.dialer.release()
+    site.connected()
+    assert commands[-1].waits_for() == "queue"
+
+
+def test_what_was_cancelled_while_it_waited_is_never_sent(site: Site) -> None:
+    site.warm(max_sessions=1)
+    commands = site.submit(6)
+    for command in commands[1::2]:
+        assert command.future.cancel()
+        assert isinstance(error(command), SshCommandCancelled)
+    while site.running():
+        site.running()[0].complete()
+    assert site.sent() == ["c0", "c1", "c3", "c5"]
+
+
+def test_what_was_cancelled_while_its_session_was_opened_gives_it_back(site: Site) -> None:
+    site.warm(answers=False)
+    channel = site.transports[0].channels[0]
+    assert site.commands[0].future.cancel()
+    channel.answer()
+    assert channel.closed and channel.command is None
+    assert site.sent() == []
+    site.submit()
+    site.transports[0].channels[0].answer()
+    assert site.texts() == ["c1"]
+
+
+# Losses.
+
+
+def test_a_refused_dial_is_told_to_all_that_wait_as_errors_of_their_own(site: Site) -> None:
+    site.dialer.hold("alpha")
+    site.dialer.errors["alpha"] = [SshAuthError("refused", tried=("publickey",))]
+    commands = site.submit(30)
+    site.dialer.release()
+    errors = [error(command) for command in commands]
+    assert {type(one) for one in errors} == {SshAuthError}
+    assert len({id(one) for one in errors}) == 30
+    assert all(one.tried == ("publickey",) for one in errors)
+    assert site.dialer.dials == ["alpha"]
+    site.submit()
+    site.connected()
+    assert site.texts() == ["c30"]
+
+
+def test_what_was_never_sent_is_tried_once_more_and_not_twice(site: Site) -> None:
+    site.dialer.prepare = lambda transport: setattr(transport, "answers", False)
+    (command,) = site.submit()
+    site.connected()
+    site.transports[0].lose("reset")
+    site.connected()
+    assert not command.future.done()
+    site.transports[1].lose("reset")
+    lost = error(command)
+    assert isinstance(lost, SshConnectionLost)
+    assert (lost.sent, lost.phase, lost.process) == (False, "open", None)
+    assert site.dialer.dials == ["alpha"] * 2
+
+
+def test_a_second_try_succeeds_without_a_word(site: Site) -> None:
+    site.dialer.prepare = lambda transport: setattr(transport, "answers", False)
+    commands = site.submit(5)
+    site.connected()
+    site.dialer.prepare = lambda transport: None
+    site.transports[0].lose("eof")
+    site.connected()
+    for command in commands:
+        site.channel_of(command).complete()
+        assert command.future.result(0).exit_status == 0
+    assert site.dialer.dials == ["alpha"] * 2
+
+
+def test_what_was_sent_is_never_sent_again(site: Site) -> None:
+    site.warm()
+    commands = site.submit(10)
+    for channel in site.running():
+        channel.sink.data(b"so far")
+    site.transports[0].lose("reset")
+    for command in commands:
+        assert isinstance(error(command), SshConnectionLost)
+        assert error(command).sent is True
+        assert error(command).process.stdout == "so far"
+    assert site.dialer.dials == ["alpha"]
+    site.submit()
+    site.connected()
+    assert site.dialer.dials == ["alpha"] * 2
+    assert site.texts() == ["c11"]
+
+
+def test_a_server_that_ends_every_connection_before_a_session_is_not_dialled_for_ever(
+    site: Site,
+) -> None:
+    site.dialer.prepare = lambda transport: transport.lose("eof")
+    site.dialer.hold("alpha")
+    commands = site.submit(3)
+    site.dialer.release()
+    for command in commands:
+        lost = error(command)
+        assert isinstance(lost, SshConnectionLost)
+        assert lost.sent is False
+        assert "somebody@alpha:22: the server ended each connection" in str(lost)
+    assert len(site.dialer.dials) == 2
+    site.dialer.prepare = lambda transport: None
+    site.submit()
+    site.connected()
+    assert site.texts() == ["c3"]
+
+
+def test_connections_that_end_without_a_session_long_apart_are_no_pattern(site: Site) -> None:
+    """Two idle connections expired unused; that says nothing about the third."""
+    for turn in range(4):
+        (command,) = site.submit()
+        site.dialer.wait_dialling(turn + 1)
+        if turn < 3:
+            command.future.cancel()
+        site.connected()
+        for transport in site.transports[:-1]:
+            assert not transport.is_active()
+        if turn < 3:
+            site.transports[-1].lose("eof")
+    assert not command.future.done()
+
+
+def test_an_end_between_two_looks_at_a_connection_dooms_nothing(site: Site) -> None:
+    site.dialer.hold("alpha")
+    (first,) = site.submit()
+    first.future.cancel()
+    site.dialer.release()
+    site.connected()
+    transport = site.transports[0]
+    looks = [True]  # alive at the first look, and not any more at the second
+    transport.is_active = lambda: bool(looks and looks.pop())  # type: ignore[method-assign]
+    (command,) = site.submit()
+    assert not command.future.done()
+    del transport.is_active  # type: ignore[method-assign]
+    transport.lose("eof")
+    site.connected()
+    site.channel_of(command).complete()
+    assert command.future.result(0).exit_status == 0
+
+
+def test_a_connection_that_expired_is_replaced_without_a_word(site: Site) -> None:
+    """Its channels are told "closed", as by `cleanup`; what waits must not be doomed by it."""
+    site.warm(max_sessions=1)
+    commands = site.submit(3)
+    site.transports[0].hang_up()  # by expiry, or by the user: the cache itself is not closed
+    assert isinstance(error(commands[0]), SshConnectionLost)  # that was sent
+    site.connected()
+    for command in commands[1:]:
+        site.running()[0].complete()
+        assert command.future.result(0).exit_status == 0
+    assert site.dialer.dials == ["alpha"] * 2
+
+
+def test_one_that_expires_just_when_it_is_wanted_is_replaced(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = site.warm()
+    slot = site.pool._lanes[0].slot
+    assert slot is not None
+    with site.cache._lock:
+        del site.cache._slots[slot.key]  # as `_expire` does, before it hangs up
+    (command,) = site.submit()
+    site.connected()
+    transport.hang_up()
+    site.channel_of(command).complete()
+    assert command.future.result(0).exit_status == 0
+
+
+def test_an_ended_connection_is_let_go(site: Site) -> None:
+    site.warm()
+    assert site.pool._lanes
+    site.transports[0].channels[0].close()  # the spare one, long unused
+    site.transports[0].lose("eof")
+    assert site.pool._lanes == []
+    gone = weakref.ref(site.transports.pop())
+    site.commands.clear()
+    callbacks_done()
+    gc.collect()
+    assert gone() is None
+
+
+# The cache is closed.
+
+
+def test_cleanup_ends_what_runs_and_what_waits_and_dials_nothing(site: Site) -> None:
+    site.max_connections = 2
+    site.warm(max_sessions=2)
+    commands = site.submit(20)
+    for _ in range(2):
+        site.connected()
+    assert len(site.running()) == 4
+    site.cache.cleanup()
+    kinds = [type(error(command)) for command in commands]
+    assert kinds.count(SshConnectionLost) == 4
+    assert kinds.count(SshCacheClosed) == 16
+    assert len(site.dialer.dials) == 2
+    assert len(site.cache) == 0
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
+    refused: bool, site: Site
+) -> None:
+    """A refusal that comes in while it is being closed is nobody's business."""
+    site.warm(max_sessions=0, answers=False)
+    (channel,) = site.transports[0].channels
+    with site.cache._lock:
+        taken = site.cache._take_all_locked()
+    channel.answer() if refused else site.transports[0].hang_up()
+    assert isinstance(error(site.commands[0]), SshCacheClosed)
+    site.cache._close(taken)
+
+
+def test_cleanup_while_dialling_ends_what_waits(site: Site) -> None:
+    site.dialer.hold("alpha")
+    commands = site.submit(5)
+    site.dialer.wait_dialling(1)
+    site.cache.cleanup()
+    assert {type(error(command)) for command in commands} == {SshCacheClosed}
+    assert site.dialer.dials == ["alpha"]
+
+
+@pytest.mark.parametrize("at", ["renew", "request"])
+def test_cleanup_at_the_worst_moment_leaves_nothing_open(
+    site: Site, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that was submitted before it may open a connection after it."""
+    site.max_connections = 1 if at == "renew" else 4
+    site.warm(max_sessions=1)
+    commands = site.submit(2)
+    plain = getattr(site.cache, at)
+    closing = threading.Event()
+
+    def gate(*args: Any, **more: Any) -> Any:
+        if not closing.is_set():
+            closing.set()
+            # The slots are taken, but no connection has been told yet.
+            with site.cache._lock:
+                taken.extend(site.cache._take_all_locked())
+        return plain(*args, **more)
+
+    taken: List[Any] = []
+    if at == "renew":
+        monkeypatch.setattr(site.cache, at, gate)
+        site.running()[0].complete()  # so that the next one would begin
+    else:
+        site.connected()
+        with site.cache._lock:
+            taken.extend(site.cache._take_all_locked())
+        site.pool._dispatch()
+    site.cache._close(taken)
+    for command in commands:
+        command.future.exception(PATIENCE)
+    site.connected()
+    for slot in list(site.cache._slots.values()):
+        assert not slot.is_live(), "a connection was opened after the cleanup"
+
+
+# Nothing is admitted.
+
+
+def test_where_no_session_is_ever_admitted_all_are_told_and_the_next_one_tries_anew(
+    site: Site,
+) -> None:
+    site.warm(max_sessions=0, answers=False)
+    commands = [site.commands[0], *site.submit(5)]
+    for channel in list(site.transports[0].channels):
+        channel.answer()
+    assert {type(error(command)) for command in commands} == {SshSessionRefused}
+    site.transports[0].max_sessions = 1
+    site.transports[0].answers = True
+    site.submit()
+    assert site.texts() == ["c6"]
+
+
+def test_where_others_hold_all_sessions_it_is_tried_again_with_one_timer(
+    site: Site, timers: Timers
+) -> None:
+    transport = site.warm(max_sessions=2)
+    transport.make_room()
+    transport.others = 2
+    commands = site.submit(50)  # each of them could set a timer of its own
+    retries = [timer for timer in timers.live if "_retry" in repr(timer[1].function)]
+    assert len(retries) == 1
+    for _ in range(20):
+        retry = [timer for timer in timers.live if "_retry" in repr(timer[1].function)]
+        assert len(retry) == 1
+        timers.set.remove(retry[0])
+        opened = len(transport.opened)
+        retry[0][1].function()  # type: ignore[misc]
+        assert len(transport.opened) - opened <= 3
+    assert not any(command.future.done() for command in commands)
+    transport.others = 0
+    while not site.running():
+        timers.fire()
+    while site.running():
+        site.running()[0].complete()
+    assert all(command.future.result(0).exit_status == 0 for command in commands)
+
+
+# The session in reserve.
+
+
+def test_a_warm_command_needs_no_session_to_be_opened_first(site: Site) -> None:
+    transport = site.warm()
+    for number in range(5):
+        transport.answers = False
+        opened = list(transport.channels)
+        assert [c.command for c in opened] == [None]
+        (command,) = site.submit()
+        assert site.channel_of(command) is opened[0]  # at once, on the one that was open
+        site.running()[0].complete()
+        transport.answers = True
+        for channel in list(transport.channels):
+            channel.answer()
+    assert len(transport.opened) <= 7
+
+
+def test_a_reserve_is_not_in_use_as_far_as_expiry_is_concerned(site: Site) -> None:
+    transport = site.warm()
+    assert len(transport.channels) == 1
+    assert transport.open_channels == 0
+    (command,) = site.submit()
+    assert transport.open_channels == 1
+    site.channel_of(command).complete()
+
+
+def test_one_session_is_enough(site: Site) -> None:
+    """With MaxSessions 1 there is none to spare."""
+    transport = site.warm(max_sessions=1)
+    for _ in range(5):
+        (command,) = site.submit()
+        site.channel_of(command).complete()
+        assert command.future.result(0).exit_status == 0
+    assert transport.session_limit == 1
+    assert site.dialer.dials == ["alpha"]
+
+
+def test_the_reserve_is_given_up_for_others_and_replaced_by_the_next_command(site: Site) -> None:
+    transport = site.warm()
+    assert transport.make_room() is True
+    assert transport.channels == []
+    assert transport.make_room() is False
+    (command,) = site.submit()
+    assert len(transport.channels) == 2
+    site.channel_of(command).complete()
+
+
+def test_a_reserve_that_is_given_up_while_it_is_opened_is_closed_when_it_is_open(
+    site: Site,
+) -> None:
+    transport = site.warm()
+    transport.answers = False
+    (command,) = site.submit()
+    spare = [c for c in transport.channels if not c.is_open][0]
+    assert transport.make_room() is True
+    spare.answer()
+    assert spare.closed
+    site.channel_of(command).complete()
+
+
+def test_the_reserve_is_given_up_when_nothing_was_run_for_a_while(
+    site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = site.warm()
+    looks = [item for item in timers.live if "_look_at" in repr(item[1].function)]
+    looks = looks or timers.live
+    assert len(looks) == 1
+    timers.fire()  # too early
+    assert len(transport.channels) == 1
+    now = time.monotonic() + sessions._SPARE_IDLE + 1
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    timers.fire()
+    assert transport.channels == []
+    assert transport.is_active()
+    assert timers.live == []
+
+
+def test_a_reserve_that_the_server_closes_is_no_loss(site: Site) -> None:
+    transport = site.warm()
+    transport.channels[0].end()
+    (command,) = site.submit()
+    site.channel_of(command).complete()
+    assert command.future.result(0).exit_status == 0
+
+
+def test_a_reserve_that_ends_just_when_it_is_wanted_is_replaced(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = site.warm()
+    spare = transport.channels[0]
+    renew = site.cache.renew
+
+    def gate(slot: Any) -> bool:
+        spare.end()
+        return renew(slot)
+
+    monkeypatch.setattr(site.cache, "renew", gate)
+    (command,) = site.submit()
+    site.channel_of(command).complete()
+    assert command.future.result(0).exit_status == 0
+    assert site.dialer.dials == ["alpha"]
+
+
+# Commands of our own.
+
+
+def test_a_command_of_our_own_runs_before_all_that_waits(site: Site) -> None:
+    transport = site.warm(max_sessions=2)
+    site.submit(4)
+    assert site.texts() == ["c1", "c2"]
+    transport.answers = False  # so that no further connection is ready
+    site.dialer.hold("alpha")
+    site.commands[1].run_beside("kill")
+    site.running()[0].complete()
+    transport.channels[-1].answer()
+    assert "kill" in site.texts() and "c3" not in site.texts()
+    transport.answers = True
+    site.dialer.release()
+    site.connected()
+    while site.running():
+        site.running()[0].complete()
+    assert site.sent().index("kill") < site.sent().index("c3") < site.sent().index("c4")
+
+
+def test_a_command_of_our_own_takes_one_connection_more_where_all_are_full(site: Site) -> None:
+    """Ten that hang and time out fill the server; they can be ended only from beside."""
+    site.max_connections = 1
+    site.warm(max_sessions=1)
+    first, second = site.submit(2)
+    first.run_beside("kill")
+    site.connected()
+    assert site.texts() == ["c1", "kill"]
+    assert len(site.dialer.dials) == 2
+    site.running()[1].complete()
+    assert site.texts() == ["c1"]  # nobody else uses that connection
+    site.running()[0].complete()
+    assert site.texts() == ["c2"]
+    site.channel_of(second).complete()
+
+
+# Leases.
+
+
+def test_each_command_under_way_holds_one_lease(site: Site) -> None:
+    site.warm()
+    assert site.cache.stats()["leases"] == 0
+    site.submit(7)
+    assert site.cache.stats()["leases"] == 7
+    for left in range(6, -1, -1):
+        site.running()[0].complete()
+        assert site.cache.stats()["leases"] == left
+
+
+def test_the_limits_of_the_caller_reach_the_cache(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: List[Any] = []
+    release = site.cache.release
+
+    def noted(slot: Any, *limits: Any) -> None:
+        given.append(limits)
+        release(slot, *limits)
+
+    monkeypatch.setattr(site.cache, "release", noted)
+    command = Command("c", {}, None, "somebody@alpha:22")
+    site.pool.submit(command, 1, 60.0, 3600.0)
+    site.connected()
+    site.running()[0].complete()
+    assert given and set(given) == {(60.0, 3600.0)}
+
+
+# Everything at once.
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_each_command_has_one_outcome_and_is_sent_at_most_once(
+    seed: int, site: Site, timers: Timers
+) -> None:
+    """Threads submit and cancel while a server completes, refuses, and loses connections."""
+    rng = random.Random(seed)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    site.max_connections = 1 + seed % 3
+    site.dialer.prepare = lambda transport: (
+        setattr(transport, "max_sessions", rng.randrange(1, 6)),
+        setattr(transport, "answers", False),
+        setattr(transport, "_reader", threading.RLock()),
+    )
+    stop = threading.Event()
+    chaos = seed % 2 == 0
+
+    def client(number: int) -> None:
+        mine = random.Random(number)
+        for _ in range(60):
+            command = Command(f"s{number}-{mine.random()}", {}, None, "somebody@alpha:22")
+            site.commands.append(command)
+            site.pool.submit(command, site.max_connections)
+            if chaos and mine.random() < 0.1:
+                command.future.cancel()
+            if mine.random() < 0.5:
+                command.future.exception(PATIENCE)
+
+    def server() -> None:
+        """Play all the readers, one event at a time."""
+        pause = threading.Event()
+        while not stop.is_set():
+            live = [t for t in list(site.transports) if t.is_active()]
+            channels: List[FakeChannel] = [c for t in live for c in list(t.channels)]
+            if not channels:
+                pause.wait(0.0005)
+                for _, timer in list(timers.live):  # retries come at once here
+                    if timer.function is not None and "_retry" in repr(timer.function):
+                        function, timer.function = timer.function, None
+                        function()
+                continue
+            channel = rng.choice(channels)
+            chance = rng.random()
+            if chaos and chance < 0.01:
+                channel.transport.lose(rng.choice(["eof", "reset", "closed"]))
+            elif not channel.is_open:
+                channel.answer()
+            elif channel.command is not None:
+                if channel.signals or chance > 0.3:
+                    channel.complete(0, channel.command)
+
+    reader = threading.Thread(target=server, daemon=True)
+    reader.start()
+    try:
+        in_threads(*[lambda number=number: client(number) for number in range(8)])
+        for command in site.commands:
+            command.future.exception(PATIENCE)
+    finally:
+        stop.set()
+        reader.join(PATIENCE)
+        sys.setswitchinterval(before)
+    assert not reader.is_alive()
+    sent: Dict[str, int] = {}
+    for text in site.sent():
+        sent[text] = sent.get(text, 0) + 1
+    assert max(sent.values()) == 1
+    for command in site.commands:
+        found = command.future.exception(0)
+        if found is None:
+            assert command.future.result(0).stdout == command._text
+        elif isinstance(found, SshConnectionLost):
+            assert found.sent == (command._text in sent)
+        else:
+            assert isinstance(found, SshCommandCancelled) and chaos
+    if not chaos:
+        assert all(command.future.exception(0) is None for command in site.commands)
