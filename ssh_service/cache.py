@@ -197,7 +197,10 @@ class SshClientCache:
 
     @staticmethod
     def _close(slots: List[Slot]) -> None:
-        transports = [slot.transport for slot in slots if slot.transport is not None]
+        # The newest first: what goes through a jump host is younger than the way there, and would
+        # take our closing that for a loss.
+        youngest = sorted(slots, key=lambda slot: slot.made_at, reverse=True)
+        transports = [slot.transport for slot in youngest if slot.transport is not None]
         for slot in slots:
             _settle(slot.pair, error=_closed())
         for slot in slots:  # after it, so that nobody is told of what ends a dial here

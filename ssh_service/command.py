@@ -214,6 +214,7 @@ class Command(ChannelSink):
         self._refused = False
         self._lock = threading.Lock()
         self._channel: Optional[SshChannel] = None  # guarded by _lock
+        self._ended_channels: List[SshChannel] = []  # guarded by _lock: not to be used any more
         self._cut_off: Optional[SshCommandError] = None  # guarded by _lock: why we end it
         self._over = False  # guarded by _lock
         self._timers: List[background.Timer] = []  # guarded by _lock
@@ -235,10 +236,10 @@ class Command(ChannelSink):
         Returns
         -------
         bool
-            False if the command had its outcome already, and the channel was not used.
+            False if the command had its outcome already, or was taken back: nothing was sent.
         """
         with self._lock:
-            if self._over:
+            if self._over or channel in self._ended_channels:
                 return False
             self._channel = channel  # from here on it counts as sent
         if self._pty:
@@ -246,6 +247,27 @@ class Command(ChannelSink):
         channel.request_exec(self._request)
         self.stdin.start(channel)
         return True
+
+    def take_back(self, channel: Optional[SshChannel]) -> bool:
+        """
+        See to it that the script is not sent over a channel that has ended, if it was not yet.
+
+        Parameters
+        ----------
+        channel : Optional[SshChannel]
+            The channel; None where it was never open.
+
+        Returns
+        -------
+        bool
+            False if the script may have been sent.
+        """
+        with self._lock:
+            if self._channel is not None:
+                return False
+            if channel is not None:
+                self._ended_channels.append(channel)
+            return True
 
     @property
     def over(self) -> bool:
@@ -449,6 +471,7 @@ class Command(ChannelSink):
                 return False
             self._over = True  # from here on `start` sends nothing
             timers, self._timers = self._timers, []
+            self._ended_channels = []
         for timer in timers:
             timer.cancel()
         self.stdin.end()

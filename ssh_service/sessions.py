@@ -408,8 +408,10 @@ class SessionPool:
         refused = isinstance(error, SshSessionRefused)
         lane, again = session.lane, False
         with self._lock:
-            session.ended = True
+            session.ended = True  # nobody gives it a command from here on
             command = session.command
+        unsent = command is not None and command.take_back(session.channel)
+        with self._lock:
             lane.opened -= session.channel is not None
             if lane.spare is session:
                 lane.spare = None
@@ -423,9 +425,8 @@ class SessionPool:
             if command is not None:
                 lane.sessions -= 1
                 lane.used_at = time.monotonic()
-                again = not (command.sent or lane.is_closed() or command.over) and (
-                    refused or not command.retried
-                )
+                again = unsent and not (lane.is_closed() or command.over)
+                again = again and (refused or not command.retried)
                 if again:
                     command.retried = command.retried or not refused
                     heapq.heappush(self._queue, (command.ticket, command))
@@ -433,7 +434,7 @@ class SessionPool:
             lane.watched = lane.watched or watch
         if refused:
             _log.debug("%s: the server refused a further session", self._target.connection_id)
-        if command is not None and command.sent:
+        if command is not None and not unsent:
             command.closed(error)
         elif command is not None and lane.is_closed():
             doomed.append(command)  # whatever came of its session: a refusal is no news any more

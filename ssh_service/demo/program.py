@@ -12,7 +12,7 @@ from ssh_service.cache import SshClientCache
 from ssh_service.demo import hosts, steps
 from ssh_service.demo.journal import Journal
 from ssh_service.demo.show import CheckFailed, Show
-from ssh_service.errors import SshServiceError
+from ssh_service.errors import SshHostKeyError, SshServiceError
 
 __all__ = ["run"]
 
@@ -46,6 +46,8 @@ def run(host: Optional[str], key: Optional[str], host_key: Optional[str]) -> int
             stage = hosts.RealStage(given)
     except SshServiceError as error:
         text = " ".join(str(error).split())
+        if isinstance(error, SshHostKeyError) and error.expected is None and host_key is None:
+            text += "; --host-key accept-new takes it and writes it down"
         print(f"python -m ssh_service demo: {text}", file=sys.stderr)
         return 2
     try:

@@ -89,7 +89,7 @@ class Show:
         """
         if not holds:
             raise CheckFailed(f"{expected}; seen: {text}")
-        self._print(Text.assemble((self._good, "bold green"), " ", text))
+        self._print(Text.assemble((self._good, "bold green"), " ", text), hang=len(self._good) + 1)
 
     def note(self, text: str) -> None:
         """Print what is no check."""
@@ -126,9 +126,12 @@ class Show:
         with bar:
             yield _updater(bar, title)
 
-    def _print(self, text: Text, indent: int = _INDENT) -> None:
+    def _print(self, text: Text, indent: int = _INDENT, hang: int = 0) -> None:
         if self._console.is_terminal:
-            self._console.print(Padding(text, (0, 0, 0, indent)))
+            width = max(20, self._console.width - indent - hang)
+            for number, line in enumerate(text.wrap(self._console, width)):
+                line.rstrip()
+                self._console.print(Padding(line, (0, 0, 0, indent + (hang if number else 0))))
         else:  # one line stays one line
             self._console.print(Text(" " * indent) + text, soft_wrap=True)
 

@@ -27,13 +27,6 @@ OURS = "ssh_service"
 PATIENCE = 60.0
 """Seconds that a run may take."""
 
-# Bound to this test's files by $control; the same words are used here and on the "remote" side.
-GATE = (
-    "touch {control}/{phase}-$trial_id.here; n=0; "
-    "while [ -e {control}/{phase}-$trial_id.closed ] && [ $n -lt 1500 ]; "
-    "do sleep 0.02; n=$((n+1)); done"
-)
-
 
 class Trial(NamedTuple):
     """A trial as it is in the storage."""
@@ -108,6 +101,7 @@ class Experiment:
             },
         )
         (self.folder / "work.sh").write_text(_WORK)
+        (self.control / "gate.sh").write_text(_GATE)
         make_checkout(self.folder)
         self._storage = folder / "stored.sqlite"
 
@@ -116,7 +110,7 @@ class Experiment:
         (self.folder / name).write_text(json.dumps(config, indent=4))
 
     def _environment(self) -> Any:
-        gate = {phase: GATE.format(control=self.control, phase=phase) for phase in ("setup", "run")}
+        gate = f"sh {self.control}/gate.sh"
         required = ["ssh_hostname", "remote", "trial_id"]
         children = [
             {
@@ -127,7 +121,7 @@ class Experiment:
                     "const_args": {"greeting": "it's $HOME"},
                     "required_args": required,
                     "shell_env_params": ["level", "greeting", "remote", "trial_id"],
-                    "run": ["echo begun", gate["run"], 'sh "$remote/work.sh"'],
+                    "run": ["echo begun", f"{gate} run", 'sh "$remote/work.sh"'],
                     "teardown": ['rm -f "$remote"/*.csv', 'touch "$remote/torn-down"'],
                 },
             },
@@ -137,7 +131,7 @@ class Experiment:
                 "config": {
                     "required_args": required,
                     "shell_env_params": ["trial_id"],
-                    "setup": [gate["setup"]],
+                    "setup": [f"{gate} setup"],
                     "upload": [{"from": "work.sh", "to": "$remote/work.sh"}],
                     "download": [{"from": "$remote/results.csv", "to": "$PWD/results.csv"}],
                     "read_results_file": "results.csv",
@@ -275,7 +269,9 @@ def _optimizer(kind: str) -> Dict[str, Any]:
         targets, limit = {"optimization_target": "score"}, "max_iterations"
     if kind == "one-shot":
         return _class("mlos_bench.optimizers.one_shot_optimizer.OneShotOptimizer", targets)
-    name = "grid_search_optimizer.GridSearchOptimizer" if HAS_GRID else "mock_optimizer.MockOptimizer"
+    name = (
+        "grid_search_optimizer.GridSearchOptimizer" if HAS_GRID else "mock_optimizer.MockOptimizer"
+    )
     return _class(f"mlos_bench.optimizers.{name}", {**targets, limit: 4})
 
 
@@ -285,6 +281,15 @@ _TUNABLES = {
         "params": {"level": {"type": "int", "range": [1, 4], "default": 2}},
     }
 }
+_GATE = """\
+cd "$(dirname "$0")"
+touch "$1-$trial_id.here"
+turns=0
+while [ -e "$1-$trial_id.closed" ] && [ $turns -lt 1500 ]; do
+    sleep 0.02
+    turns=$((turns + 1))
+done
+"""
 _WORK = """\
 {
     echo metric,value

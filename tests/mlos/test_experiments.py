@@ -234,5 +234,3 @@ def test_without_mlos_bench_it_says_what_to_install(
     status, output = run_command(tmp_path, "--help")
     assert status == 1
     assert "ssh-service[mlos]" in output and "Traceback" not in output
-
-

@@ -82,7 +82,7 @@ def test_a_server_whose_key_is_not_known_is_refused(
     assert demo.main(["--host", address(sshd), "--key", sshd.client_key]) == 2
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1
-    assert "host key" in told.err
+    assert "host key" in told.err and "--host-key accept-new" in told.err
 
 
 @pytest.mark.parametrize("policy, lines", [("off", 0), ("accept-new", 1)])

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from ssh_service import SshClientCache, remote, run
+from ssh_service import SshClient, SshClientCache, remote, run
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshHostKeyError
 from ssh_service.local_sshd import Sshd
 
@@ -131,3 +131,22 @@ def test_closing_the_cache_leaves_no_hop_behind(
     eventually(
         lambda: not any(server.session_pids() for server in three), f"all sessions end {seen}"
     )
+
+
+def test_closing_the_cache_is_no_loss_of_what_goes_through_a_hop(
+    three: Tuple[Sshd, Sshd, Sshd],
+) -> None:
+    """Also where the hop is older than the connection through it."""
+    hop, target, _ = three
+    told: List[Any] = []
+
+    class Client(SshClient):
+        def connection_lost(self, exc: Any) -> None:
+            told.append(exc)
+
+    cache = SshClientCache(client_factory=Client)
+    run(hop.connect_params, "true", cache=cache, timeout=PATIENCE)
+    run(through(target, hop), "true", cache=cache, timeout=PATIENCE)
+    cache.cleanup()
+    eventually(lambda: len(told) == 2, "both are told")
+    assert told == [None, None]

@@ -14,9 +14,9 @@ from ssh_service.local_sshd import Sshd
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
-def example(name: str) -> str:
+def example(name: str, language: str = "python") -> str:
     found = re.search(
-        rf"<!-- example: {name} -->\n```python\n(.*?)```", README.read_text("utf-8"), re.S
+        rf"<!-- example: {name} -->\n```{language}\n(.*?)```", README.read_text("utf-8"), re.S
     )
     assert found, f"README.md has no example {name!r}"
     return found.group(1)
@@ -69,8 +69,44 @@ def test_the_services(sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_services_in_mlos_bench(sshd: Sshd, home: Path) -> None:
-    pytest.importorskip("mlos_bench.services.base_service")
-    perform(example("mlos"), sshd, home)
+    persistence = pytest.importorskip("mlos_bench.services.config_persistence")
+    from ssh_service import SshFileShareService, SshHostService, Status
+    from ssh_service.mlos_bench import install, uninstall
+
+    text = example("mlos", "json").replace("deploy", sshd.username)
+    (home / "services.jsonc").write_text(text)
+    install()
+    try:
+        loader = persistence.ConfigPersistenceService()
+        service = loader.load_services([str(home / "services.jsonc")], {}, loader)
+    finally:
+        uninstall()
+    owners = {type(method.__self__) for method in service.export().values()}
+    assert {SshHostService, SshFileShareService} <= owners
+    with service:
+        _, info = service.remote_exec(["echo hello"], {"ssh_hostname": "web1"}, {})
+        status, results = service.get_remote_exec_results(info)
+    assert (status, results["stdout"]) == (Status.SUCCEEDED, "hello\n")
+
+
+def test_every_example_is_run_and_every_link_leads_somewhere() -> None:
+    text = README.read_text("utf-8")
+    assert set(re.findall(r"<!-- example: (\w+) -->", text)) == {
+        "run",
+        "services",
+        "mlos",
+        "cache",
+    }
+    assert len(re.findall(r"^```(?:python|json)$", text, re.M)) == 4
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    links += re.findall(r"`(ssh_service/[\w./]+)`", text)
+    missing = [link for link in links if not (README.parent / link).exists()]
+    assert links and not missing
+
+
+def test_the_commands_are_those_of_the_makefile() -> None:
+    targets = re.findall(r"^(\w+):", (README.parent / "Makefile").read_text("utf-8"), re.M)
+    assert set(re.findall(r"^\$ make (\w+)", README.read_text("utf-8"), re.M)) <= set(targets)
 
 
 def test_the_bare_cache_and_a_hook(

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
@@ -320,6 +320,58 @@ def test_what_was_sent_is_never_sent_again(site: Site) -> None:
     site.connected()
     assert site.dialer.dials == ["alpha"] * 2
     assert site.texts() == ["c11"]
+
+
+class After:
+    """A lock after whose n-th release another thread's work happens at once."""
+
+    def __init__(self, lock: Any, count: int, work: Callable[[], Any]) -> None:
+        self._lock, self._left, self._work = lock, count, work
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+        self._left -= 1
+        if self._left == 0:
+            self._work()
+
+
+@pytest.mark.parametrize("count", range(7))
+def test_a_session_that_ends_just_before_it_is_used_is_used_no_more(
+    count: int, site: Site
+) -> None:
+    """
+    Between the choice of a session and the sending it may end, and the command be sent elsewhere.
+
+    Then it must not be sent once more over the first, nor be taken for lost with it, however soon
+    the second attempt begins.
+    """
+    transport = site.warm()
+    spare = transport.channels[0]
+    command = Command("c1", {}, None, "somebody@alpha:22")
+    site.commands.append(command)
+    start, turns, lock = command.start, iter([True]), site.pool._lock
+
+    def gate(channel: Any) -> bool:
+        if next(turns, False):
+            assert channel is spare
+            site.pool._lock = After(lock, count, site.pool._dispatch)  # type: ignore[assignment]
+            spare.end()  # the reader thread is told, and finds it another session
+            site.pool._lock = lock
+            assert site.channel_of(command) is not spare
+        return start(channel)
+
+    command.start = gate  # type: ignore[method-assign]
+    site.pool.submit(command, 1)
+    assert spare.command is None
+    assert not command.future.done()
+    channel = site.channel_of(command)
+    command.signal("INT")
+    assert channel.signals == ["INT"]
+    channel.complete()
+    assert command.future.result(0).exit_status == 0
 
 
 def test_a_server_that_ends_every_connection_before_a_session_is_not_dialled_for_ever(
