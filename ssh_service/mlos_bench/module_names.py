@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, List, Optional
 
 import mlos_bench.services.remote
 
@@ -35,20 +35,22 @@ def replace() -> Callable[[], None]:
         What undoes it.
     """
     parent = mlos_bench.services.remote
-    before = {name: sys.modules.get(name) for name in _OURS}
     attribute = vars(parent).get("ssh")
+    before = {name: sys.modules[name] for name in _loaded()}
     sys.modules.update(_OURS)
     _set(parent, ssh_service)
 
     def undo() -> None:
-        for name, module in before.items():
-            if module is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = module
+        for name in _loaded():
+            del sys.modules[name]
+        sys.modules.update(before)
         _set(parent, attribute)
 
     return undo
+
+
+def _loaded() -> List[str]:
+    return [name for name in list(sys.modules) if f"{name}.".startswith(f"{_PACKAGE}.")]
 
 
 def _set(parent: ModuleType, package: Optional[ModuleType]) -> None:

@@ -150,6 +150,7 @@ class SshChannel(Channel):  # type: ignore[misc]
         self._outbound = Outbound()
         self._sink = sink
         self._abandoned = False  # guarded by lock: nobody waits for the open any more
+        self.in_window_sofar = 0  # paramiko's, guarded by lock: bytes to be given back
         self._in_left = 0  # guarded by lock: bytes the peer may still send
         self._finished = False  # reader thread only: `closed` was told
 

@@ -41,7 +41,7 @@ class Experiment:
     """
     An experiment in a git checkout of its own.
 
-    Each trial uploads a script, runs it with the tunable ``level`` in its environment, and downloads
+    Each trial uploads a script, runs it with the tunable ``level`` in its environment, and fetches
     the results.  Before the upload (phase ``setup``) and before the script (phase ``run``) it
     passes a gate, which is open unless `close` was called.
 
@@ -108,6 +108,10 @@ class Experiment:
     def write(self, name: str, config: Any) -> None:
         """Write one of the config files."""
         (self.folder / name).write_text(json.dumps(config, indent=4))
+
+    def read(self, name: str) -> Any:
+        """Read one of them."""
+        return json.loads((self.folder / name).read_text())
 
     def _environment(self) -> Any:
         gate = f"sh {self.control}/gate.sh"
