@@ -235,6 +235,9 @@ else:
         return bool(poll.poll(None if timeout is None else int(timeout * 1000) + 1))
 
     def _has_ended(sock: socket.socket) -> bool:
+        number = sock.fileno()
+        if number < 0:
+            return True  # given back just now
         poll = select.poll()
-        poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+        poll.register(number, getattr(select, "POLLRDHUP", 0))
         return bool(poll.poll(0))  # errors and hang-ups are always told
