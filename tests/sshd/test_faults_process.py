@@ -150,6 +150,9 @@ class Interrupted(Exception):
 def interrupt(*_):
     raise Interrupted
 
+# paramiko asks `logging` for a logger with each channel, whose own lock, before Python 3.13, a
+# handler can tear its thread from; that is not what is tested here.
+paramiko.util.get_logger = functools.lru_cache(maxsize=None)(paramiko.util.get_logger)
 signal.signal(signal.SIGALRM, interrupt)
 injected = whole = 0
 began = time.monotonic()
@@ -174,15 +177,19 @@ while injected < int(sys.argv[2]) and time.monotonic() - began < 40:
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert run("echo after it") == "after it\\n"
 cache.exit()
-eventually(
-    lambda: not [t for t in threading.enumerate() if "reader" in t.name], "no reader is left"
-)
+try:
+    eventually(
+        lambda: not [t for t in threading.enumerate() if "reader" in t.name], "no reader is left"
+    )
+except AssertionError:
+    faulthandler.dump_traceback()
+    raise
 print(injected)
 """
 
 
 def interrupt_sends(sshd: Sshd, count: int) -> None:
-    printed = program("import paramiko\n" + SIGNALS, sshd.connect_params, count)
+    printed = program("import functools, paramiko\n" + SIGNALS, sshd.connect_params, count)
     assert int(printed) >= count // 2
     assert "Bad packet length" not in sshd.log()
     assert "Corrupted MAC" not in sshd.log()
@@ -343,10 +350,10 @@ def idle(factory: Factory, count: int, seconds: float) -> None:
 
 def test_idle_connections_cost_next_to_nothing(sshd_factory: Factory) -> None:
     """T35, G26: paramiko wakes ten times a second for each."""
-    idle(sshd_factory, 40, 3.0)
+    idle(sshd_factory, 30, 2.0)
 
 
 @pytest.mark.long
 def test_three_hundred_idle_connections(sshd_factory: Factory) -> None:
     """T35."""
-    idle(sshd_factory, 300, 20.0)
+    idle(sshd_factory, 300, 10.0)
