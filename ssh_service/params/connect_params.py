@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
@@ -150,9 +149,17 @@ class ConnectParams:
         names = (host_name(self.hostname, self.port), self.hostname.lower())
         return names[:1] if names[0] == names[1] else names
 
-    @functools.cached_property
+    @property
     def key(self) -> ConnectKey:
         """What the cache compares; reads the key files' state the first time it is asked."""
+        # Not `functools.cached_property`: before Python 3.12 that has one lock for the process, so
+        # that a slow file system would hold up every host, and a forked child wait for ever.
+        found: Optional[ConnectKey] = self.__dict__.get("_key")
+        if found is None:  # two threads at worst do it twice, with one result
+            found = self.__dict__.setdefault("_key", self._make_key())
+        return found
+
+    def _make_key(self) -> ConnectKey:
         tunnel = self.tunnel.key if isinstance(self.tunnel, ConnectParams) else self.tunnel
         return ConnectKey(
             destination=(self.host, self.hostname, self.port, self.username),
