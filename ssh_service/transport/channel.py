@@ -11,14 +11,15 @@ from __future__ import annotations
 import errno
 import queue
 import socket
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Optional, Set, Tuple, Union
 
 from paramiko.channel import Channel
 from paramiko.common import (
+    MSG_CHANNEL_DATA,
     cMSG_CHANNEL_CLOSE,
-    cMSG_CHANNEL_DATA,
     cMSG_CHANNEL_FAILURE,
     cMSG_CHANNEL_REQUEST,
     cMSG_CHANNEL_WINDOW_ADJUST,
@@ -27,6 +28,7 @@ from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused, again
+from ssh_service.transport.latch import Latch
 from ssh_service.transport.packets import message
 from ssh_service.transport.pipe import ChunkPipe
 from ssh_service.transport.wire import Buffer
@@ -40,6 +42,9 @@ _WINDOW_SLACK = 64 * 1024
 _REPLY_TIMEOUT = 30.0
 # One piece of a blocking sendall; more does not fit a packet of OpenSSH's servers.
 _PIECE = 32 * 1024
+# Packets that `send_some` writes at once, where it may wait: system calls and wake-ups saved.
+_AT_ONCE = 4
+_DATA_HEAD = struct.Struct(">BII")
 
 
 class ChannelSink:
@@ -144,6 +149,7 @@ class SshChannel(Channel):  # type: ignore[misc]
         super().__init__(chanid)
         self.in_buffer = ChunkPipe()
         self.in_stderr_buffer = ChunkPipe()
+        self.event, self.status_event = Latch(), Latch()
         self.exit_signal: Optional[Tuple[str, bool, str]] = None
         self.error: Optional[SshServiceError] = None  # why it ended, if not in good order
         self.in_reserve = False  # nobody uses it yet: it may be closed with its connection
@@ -173,7 +179,8 @@ class SshChannel(Channel):  # type: ignore[misc]
         self.transport._log(level, msg, *args)
 
     def _set_transport(self, transport: "SshTransport") -> None:
-        super()._set_transport(transport)
+        # Ours, as paramiko's asks `logging` for its logger, by a lock of the whole process.
+        self.logger = transport.logger
         self.transport = _Tagged(transport, self._outbound)
 
     def _set_window(self, window_size: int, max_packet_size: int) -> None:
@@ -317,15 +324,20 @@ class SshChannel(Channel):  # type: ignore[misc]
             self._sink.eof()
 
     def _handle_close(self, m: Message) -> None:
-        super()._handle_close(m)
-        self.get_transport()._forget_channel(self)
-        self._end(None)
+        transport = self.get_transport()
+        # Whoever waits for the end is told before our own CLOSE is written, which takes longer;
+        # what comes of that (the next command) leaves with it, and behind it: the server frees
+        # the session only then.
+        with transport.together():
+            super()._handle_close(m)
+            transport._forget_channel(self)
+            self._end(None)
 
     def _disown(self, error: SshConnectionLost) -> None:
         """Become useless, in a forked child: threads that it has not may hold all of these."""
         self.lock = threading.Lock()
         self.out_buffer_cv = threading.Condition(self.lock)
-        self.event, self.status_event = threading.Event(), threading.Event()
+        self.event, self.status_event = Latch(), Latch()
         self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         self._sink = None  # what it works for is the parent's too
         self._end(error)
@@ -498,13 +510,23 @@ class SshChannel(Channel):  # type: ignore[misc]
         with self.lock:
             if self.closed or self.eof_sent or not self.active:
                 return 0
-            size = int(min(len(data), self.out_window_size, self.out_max_packet_size - 64))
+            most = int(self.out_max_packet_size - 64)
+            size = int(min(len(data), self.out_window_size, most * (_AT_ONCE if wait else 1)))
             if size <= 0:
                 return 0
             self.out_window_size -= size
-        piece = bytes(memoryview(data)[:size])
-        self._transmit(message(cMSG_CHANNEL_DATA, self.remote_chanid, piece), wait)
+        view = memoryview(data)[:size]
+        messages = [self._data_message(view[at : at + most]) for at in range(0, size, most)]
+        transport = self.get_transport()
+        if wait:
+            transport._send_user_messages(messages, self._outbound)
+        else:
+            transport.post(messages[0], self._outbound)
         return size
+
+    def _data_message(self, piece: memoryview) -> Message:
+        head = _DATA_HEAD.pack(MSG_CHANNEL_DATA, self.remote_chanid, len(piece))
+        return Message(b"".join((head, piece)))  # which holds the bytes as they are
 
     def give_back(self, size: int) -> None:
         """
@@ -553,7 +575,7 @@ class OpenWaiter(ChannelSink):
     """Waits for a channel to be opened, for the blocking form."""
 
     def __init__(self) -> None:
-        self._done = threading.Event()
+        self._done = Latch()
 
     def opened(self, channel: SshChannel) -> None:
         """Release the waiting thread."""

@@ -19,18 +19,21 @@ class ChunkPipe:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._chunks: Deque[Union[bytes, memoryview]] = collections.deque()  # guarded by _changed
-        self._size = 0  # guarded by _changed
-        self._closed = False  # guarded by _changed
-        self._event: Optional[Any] = None  # guarded by _changed
+        # Taken itself, not by its condition: whose `with` is code that an exception of a signal's
+        # handler can tear apart, so that the reader thread would wait for ever (fault G23).
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._chunks: Deque[Union[bytes, memoryview]] = collections.deque()  # guarded by _lock
+        self._size = 0  # guarded by _lock
+        self._closed = False  # guarded by _lock
+        self._event: Optional[Any] = None  # guarded by _lock
 
     def __len__(self) -> int:
         return self._size
 
     def set_event(self, event: Any) -> None:
         """Keep `event` set while there is something to read, or nothing more will come."""
-        with self._changed:
+        with self._lock:
             self._event = event
             self._tell_locked()
 
@@ -40,7 +43,7 @@ class ChunkPipe:
 
     def feed(self, data: bytes) -> None:
         """Append `data`."""
-        with self._changed:
+        with self._lock:
             if data:
                 self._chunks.append(data)
                 self._size += len(data)
@@ -72,7 +75,7 @@ class ChunkPipe:
         PipeTimeout
             The time was up.
         """
-        with self._changed:
+        with self._lock:
             if not self._changed.wait_for(lambda: self._size or self._closed, timeout):
                 raise PipeTimeout()
             return self._take_locked(nbytes)
@@ -95,12 +98,12 @@ class ChunkPipe:
 
     def empty(self) -> bytes:
         """Take all there is, without waiting."""
-        with self._changed:
+        with self._lock:
             return self._take_locked(self._size)
 
     def close(self) -> None:
         """Let `read` return b"" once all is taken."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._tell_locked()
             self._changed.notify_all()

@@ -47,6 +47,7 @@ from ssh_service.errors import (
 )
 from ssh_service.transport import channel as channels
 from ssh_service.transport.channel import ChannelSink, OpenWaiter, Outbound, SshChannel
+from ssh_service.transport.latch import Latch
 from ssh_service.transport.packets import Inflater, PeerSilent, SshPacketizer, message
 from ssh_service.transport.paramiko_check import check_paramiko
 from ssh_service.transport.wire import Wire
@@ -179,6 +180,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self.name = f"ssh-service-reader-{connection_id}"
         self.set_log_channel(_log.name)
         self.channels_seen = _HandedOut()
+        self.clear_to_send = Latch()
         self.packetizer.before_wait = self._before_wait
         self.packetizer.wants_to_write = lambda: bool(self._deferred) and self._may_send()
         self.packetizer.may_begin_rekey = lambda: not self.in_kex
@@ -234,7 +236,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             The server is none, speaks another version, or has no algorithm in common.
         """
         self.packetizer.deadline = deadline
-        done = threading.Event()
+        done = Latch()
         began = time.monotonic()
         self.start_client(event=done)
         finished = done.wait(max(0.0, deadline - began))
@@ -380,7 +382,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     def _disown(self) -> None:
         """Become useless, in a forked child: threads that it has not may hold all of these."""
         self._state, self.lock = threading.Lock(), threading.Lock()
-        self.clear_to_send_lock, self.clear_to_send = threading.Lock(), threading.Event()
+        self.clear_to_send_lock, self.clear_to_send = threading.Lock(), Latch()
         self._writing = threading.RLock()
         channel_map, self._channels = self._channels, type(self._channels)()
         error = self._lost("fork", "this connection belongs to the parent process", sent=False)
@@ -598,11 +600,28 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 except IndexError:
                     break
                 self._transmit_locked(*entry)
-            try:
-                self.packetizer.uncork()
-            except BaseException as exc:
-                self.abort(self._lost("reset", f"writing failed: {exc}"))
-                raise
+            self._uncork()
+
+    def _transmit_all_locked(
+        self, messages: Sequence[Message], outbound: Optional[Outbound]
+    ) -> None:
+        """Send messages of one channel, in one piece, for however long that takes."""
+        if len(messages) == 1:
+            self._transmit_locked(messages[0], outbound)
+            return
+        with self._writing:
+            self.packetizer.cork()
+            for m in messages:
+                self._transmit_locked(m, outbound)
+            self._uncork()
+
+    def _uncork(self) -> None:
+        try:
+            self.packetizer.uncork()
+        except BaseException as exc:
+            # Half a packet may be out, so the stream is of no use any more (fault G23).
+            self.abort(self._lost("reset", f"writing failed: {exc}"))
+            raise
 
     def _send_message(self, data: Message) -> None:
         with self._writing:  # what passes by the gate (a key exchange, a login) keeps its place
@@ -636,10 +655,16 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             raise
 
     def _send_user_message(self, m: Message, outbound: Optional[Outbound] = None) -> None:
+        self._send_user_messages((m,), outbound)
+
+    def _send_user_messages(
+        self, messages: Sequence[Message], outbound: Optional[Outbound] = None
+    ) -> None:
         if self._pid != os.getpid():
             raise self._lost("fork", "this connection belongs to the parent process", sent=False)
         if threading.current_thread() is self:
-            self.post(m, outbound)  # fault F3: the reader never waits (paramiko #822)
+            for m in messages:
+                self.post(m, outbound)  # fault F3: the reader never waits (paramiko #822)
             return
         deadline = time.monotonic() + _REKEY_LIMIT
         while True:
@@ -656,7 +681,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                     continue
                 try:
                     self._drain_locked()
-                    self._transmit_locked(m, outbound)
+                    self._transmit_all_locked(messages, outbound)
                 except (OSError, EOFError) as exc:
                     raise self._no_connection() from exc
             self._flush_or_leave()  # what came while we held the gate, and nobody else will send

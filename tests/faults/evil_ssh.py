@@ -173,6 +173,7 @@ class EvilSsh:
     def __exit__(self, *exc_info: object) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(10)  # no connection comes from now on
         self._listener.close()
         for transport in self.transports:
             transport.close()

@@ -305,7 +305,7 @@ def test_four_gib_through_fifty_rekeys(
     sshd_factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T4, T5."""
-    rekeys = Rekeys(monkeypatch, 64 * MIB)
+    rekeys = Rekeys(monkeypatch, 32 * MIB)
     sshd = sshd_factory({"LogLevel": "INFO", "RekeyLimit": "100M"})
     assert move_bytes(sshd, tmp_path, 2048 * MIB) > 0
     assert rekeys.count >= 50

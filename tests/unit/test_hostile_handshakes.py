@@ -86,8 +86,9 @@ def try_often(name: str, rounds: int) -> None:
             if name not in ENDS_BY_ITSELF:
                 assert isinstance(error, SshConnectTimeout)
 
-        for _ in range(rounds // 2):
-            in_threads(2, fail)
+        at_once = max(2, rounds // 5)
+        for _ in range(rounds // at_once):
+            in_threads(at_once, fail)
         # What the server's side of the connections holds goes with them.
         eventually(lambda: threading.active_count() <= threads, "the same number of threads")
         eventually(lambda: descriptors() <= files, "the same number of descriptors")

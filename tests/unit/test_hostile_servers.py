@@ -581,7 +581,7 @@ def test_half_a_packet_is_the_end_of_the_connection(
     posted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T30, G23: a signal's handler raised in the middle of a write."""
-    with EvilSsh() as server, connected(server.port) as transport:
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
         channel = transport.open_session()
         channel.exec_command("hello")
         write = transport._wire.sendall
