@@ -361,13 +361,14 @@ class SessionPool:
         with channel.get_transport().together():
             if not command.start(channel):
                 channel.close()
-            with self._lock:
-                wanted = lane.spare is None and lane in self._lanes and lane.has_room(beside=1)
-                spare = _Session(self, lane)
-                if wanted:
-                    lane.spare, spare.asked = spare, True
+        # Not in one piece with it: the server is at work while the next session is prepared.
+        with self._lock:
+            wanted = lane.spare is None and lane in self._lanes and lane.has_room(beside=1)
+            spare = _Session(self, lane)
             if wanted:
-                self._ask(spare)
+                lane.spare, spare.asked = spare, True
+        if wanted:
+            self._ask(spare)
 
     def session_opened(self, session: _Session, channel: SshChannel) -> None:
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import collections
+import io
 import threading
 import time
 from typing import Any, Callable, Deque, Iterator, List, Optional, Union
@@ -153,7 +154,9 @@ class Output:
     def __init__(self, limit: Optional[int] = None) -> None:
         self.limit = limit
         self._size = 0
-        self._chunks: List[bytes] = []
+        # Grows where it is, while more is on its way.  Chunks that are joined in the end would be
+        # held twice, and copied when there is nothing else left to wait for.
+        self._kept = io.BytesIO()
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """
@@ -172,8 +175,7 @@ class Output:
             False when the limit is exceeded; what fits is kept.
         """
         room = len(chunk) if self.limit is None else self.limit - self._size
-        self._chunks.append(chunk if len(chunk) <= room else chunk[: max(0, room)])
-        self._size += len(self._chunks[-1])
+        self._size += self._kept.write(chunk if len(chunk) <= room else chunk[: max(0, room)])
         return len(chunk) <= room
 
     def end(self) -> None:
@@ -181,9 +183,7 @@ class Output:
 
     def joined(self) -> bytes:
         """Return all that was kept."""
-        if len(self._chunks) > 1:  # joined once: a gigabyte is not to be held three times
-            self._chunks[:] = [b"".join(self._chunks)]
-        return self._chunks[0] if self._chunks else b""
+        return self._kept.getvalue()  # not copied
 
 
 class CallbackOutput(Output):

@@ -435,7 +435,7 @@ def test_output_is_held_once_when_it_is_over() -> None:
         command.data(b"x" * 4096)
     channel.end()
     process = result(command)
-    assert sum(len(chunk) for chunk in command.outputs[0]._chunks) == 64 * 4096
+    assert len(process.stdout_bytes) == 64 * 4096
     assert command.outputs[0].joined() is process.stdout_bytes
 
 

@@ -116,10 +116,12 @@ def site(timers: Timers) -> Iterator[Site]:
     site = Site()
     yield site
     site.dialer.release()
+    if all(command.future.done() for command in site.commands):
+        site.connected()
+        assert site.cache.stats()["leases"] == 0
     site.cache.cleanup()
     for command in site.commands:
         command.future.exception(PATIENCE)  # every future resolves
-    assert site.cache.stats()["leases"] == 0
     assert len(site.sent()) == len(set(site.sent())), "something was sent twice"
     callbacks_done()
 
@@ -396,10 +398,12 @@ def test_a_server_that_ends_every_connection_before_a_session_is_not_dialled_for
 def test_connections_that_end_without_a_session_long_apart_are_no_pattern(site: Site) -> None:
     """Two idle connections expired unused; that says nothing about the third."""
     for turn in range(4):
+        site.dialer.hold("alpha")
         (command,) = site.submit()
         site.dialer.wait_dialling(turn + 1)
         if turn < 3:
             command.future.cancel()
+        site.dialer.release()
         site.connected()
         for transport in site.transports[:-1]:
             assert not transport.is_active()
