@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import socket
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple, Union
 
 import paramiko
 
@@ -179,7 +180,7 @@ def _destination(sources: Sources) -> Tuple[str, int, str]:
     hostname = host
     if value is not None:
         hostname = ssh_config.expand_tokens(first(value), {"h": host, "%": "%"}, value.origin)
-    sources.tokens = _tokens(host, hostname, port, username)
+    sources.tokens = _Tokens(host, hostname, port, username)
     sources.tokens["k"] = sources.text("host_key_alias", "HostKeyAlias") or hostname
     return host, port, username
 
@@ -203,22 +204,36 @@ def _host(given: Any) -> str:
     return host
 
 
-def _tokens(host: str, hostname: str, port: int, username: str) -> Dict[str, str]:
-    local_name = socket.gethostname()
-    joined = f"{local_name}{hostname}{port}{username}"
-    return {
-        "%": "%",
-        "C": hashlib.sha1(joined.encode("utf-8", "surrogateescape")).hexdigest(),
-        "L": local_name.partition(".")[0],
-        "d": os.path.expanduser("~"),
-        "h": hostname,
-        "i": str(os.getuid()) if hasattr(os, "getuid") else "0",
-        "l": local_name,
-        "n": host,
-        "p": str(port),
-        "r": username,
-        "u": ssh_config.local_user(),
-    }
+class _Tokens(Dict[str, str]):
+    """What ``%h`` and the like mean; what has to be asked of the system is, when it is needed."""
+
+    def __init__(self, host: str, hostname: str, port: int, username: str) -> None:
+        super().__init__({"%": "%", "h": hostname, "n": host, "p": str(port), "r": username})
+
+    def __contains__(self, token: object) -> bool:
+        return super().__contains__(token) or token in _ASKED
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self.keys(), *_ASKED}))
+
+    def __missing__(self, token: str) -> str:
+        value = self[token] = _ASKED[token](self)
+        return value
+
+
+def _digest(tokens: Mapping[str, str]) -> str:
+    joined = f"{tokens['l']}{tokens['h']}{tokens['p']}{tokens['r']}"
+    return hashlib.sha1(joined.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+_ASKED: Dict[str, Callable[[Mapping[str, str]], str]] = {
+    "C": _digest,
+    "L": lambda tokens: tokens["l"].partition(".")[0],
+    "d": lambda _: os.path.expanduser("~"),
+    "i": lambda _: str(os.getuid()) if hasattr(os, "getuid") else "0",
+    "l": lambda _: socket.gethostname(),
+    "u": lambda _: ssh_config.local_user(),
+}
 
 
 def _family(sources: Sources) -> int:
@@ -263,7 +278,11 @@ def _client_keys(
 def _identity_files(sources: Sources) -> Tuple[str, ...]:
     if sources.config.get("identityfile") is not None:
         return sources.config_paths("identityfile")
-    folder = os.path.expanduser("~/.ssh")
+    return _default_identities(os.path.expanduser("~/.ssh"))
+
+
+@functools.lru_cache(maxsize=8)
+def _default_identities(folder: str) -> Tuple[str, ...]:
     return tuple(os.path.join(folder, name) for name in _DEFAULT_IDENTITIES)
 
 
