@@ -185,8 +185,7 @@ class Sshd:
 
     def cut(self) -> None:
         """Kill the processes that serve connections: every client loses its connection at once."""
-        victims = self.session_pids()
-        _signal(victims, signal.SIGKILL)
+        victims = _kill_all(self.session_pids)
         _wait_for(lambda: not any(map(_alive, victims)), "killed sessions are still there")
 
     def freeze(self, *, listener: bool = False) -> None:
@@ -214,7 +213,7 @@ class Sshd:
             return
         if process.poll() is None:
             process.send_signal(signal.SIGSTOP)  # nobody comes in while the sessions are ended
-            _signal(_descendants(process.pid), signal.SIGKILL)
+            _kill_all(lambda: _descendants(process.pid))
             process.kill()
         process.wait(_DEADLINE)
         _signal(self._left_running(), signal.SIGKILL)
@@ -361,6 +360,18 @@ def _descendants(root: int, name: str = "") -> List[int]:
         found += sorted(children)
         parents = children
     return found
+
+
+def _kill_all(find: Callable[[], Iterable[int]]) -> List[int]:
+    """Kill processes that may be starting others; one that outlives its parent is not found."""
+    victims: List[int] = []
+    while True:
+        found = [pid for pid in find() if pid not in victims]
+        if not found:
+            _signal(victims, signal.SIGKILL)
+            return victims
+        _signal(found, signal.SIGSTOP)
+        victims += found
 
 
 def _alive(pid: int) -> bool:
