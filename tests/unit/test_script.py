@@ -209,6 +209,15 @@ def test_the_request_survives_login_shells_that_are_no_posix_shells() -> None:
     assert not set(inside) & set("'\\!\n")
 
 
+@pytest.mark.parametrize("first", ["0", "9", "[ x ]", ":h"])
+def test_a_newline_is_not_written_so_that_what_follows_is_taken_for_a_part_of_it(
+    first: str,
+) -> None:
+    """$10 may be the tenth parameter; to zsh $1[x] is a character of it, and $1:h its folder."""
+    line = deliver(f"true\n{first}", {"A": "b"}).preamble.decode()
+    assert "${1}" + first in line and "$1" + first not in line
+
+
 # What the shells make of it.
 
 
