@@ -76,9 +76,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         0 if every check held, 1 if one did not, 2 for wrong usage or where there is no connection
         to be had, 130 when interrupted.
     """
-    options = parse(arguments)
     try:
-        return _run(options)
+        return _run(parse(arguments))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -108,6 +109,7 @@ class MockStage(Stage):
     def _hosts(self, stack: contextlib.ExitStack) -> List[Host]:
         from ssh_service.mock_sshd import MockSshd
 
+        stack.enter_context(_quiet("paramiko"))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ssh-service-demo-"))
         config = os.path.join(folder, "ssh_config")
         Path(config).write_text("Host alpha beta\n    HostName 127.0.0.1\n", "utf-8")
@@ -132,6 +134,17 @@ class MockStage(Stage):
         """Give a folder; the servers' files are this machine's."""
         with tempfile.TemporaryDirectory(prefix="ssh-service-demo-") as folder:
             yield folder
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep what a package logs from stderr, where nobody has asked for it."""
+    logger, handler = logging.getLogger(name), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _cutter(proxy: FaultProxy) -> Callable[[SshTransport], None]:
