@@ -72,7 +72,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[ProcessPoolExecutor]:
         yield executor
 
 
-def environment(folder: Path, sshd: Sshd, name: str) -> Environment:
+def environment(folder: Path, sshd: Sshd, name: str, **more: Any) -> Environment:
     """Build an environment from configs as the command does, with upstream's class names."""
     settings = {
         "ssh_port": sshd.port,
@@ -89,7 +89,7 @@ def environment(folder: Path, sshd: Sshd, name: str) -> Environment:
     }
     remote = folder / name
     remote.mkdir()
-    required = ["ssh_hostname"]
+    required = ["ssh_hostname", *more]
     config = {
         "class": "mlos_bench.environments.composite_env.CompositeEnv",
         "name": name,
@@ -130,7 +130,7 @@ def environment(folder: Path, sshd: Sshd, name: str) -> Environment:
         }
     )
     (folder / "word").write_text("word\n")
-    global_config = {"ssh_hostname": sshd.host, "experiment_id": "Test", "trial_id": 1}
+    global_config = {"ssh_hostname": sshd.host, "experiment_id": "Test", "trial_id": 1, **more}
     loader = ConfigPersistenceService({"config_path": [str(folder)]})
     files = {"services": folder / f"{name}-services.json", "environment": folder / f"{name}.json"}
     files["services"].write_text(json.dumps(services))
@@ -255,13 +255,20 @@ def test_environments_run_trials_in_worker_processes(
 
 @pytest.mark.usefixtures("installed")
 def test_trial_runners_work_in_parallel(tmp_path: Path, sshd: Sshd) -> None:
-    runner = pytest.importorskip(
+    runner_class = pytest.importorskip(
         "mlos_bench.schedulers.trial_runner", reason="this mlos_bench has no trial runners"
     ).TrialRunner
-    environments = [environment(tmp_path, sshd, f"env{n}") for n in range(4)]
-    runners = [runner(1, env) for env in environments]
+    runners = [
+        runner_class(n, environment(tmp_path, sshd, f"env{n}", trial_runner_id=n))
+        for n in range(1, 5)
+    ]
+
+    def trial(runner: Any) -> str:
+        with runner:
+            assert runner.environment.setup(runner.environment.tunable_params)
+            status, *_ = runner.environment.run()
+            runner.teardown()
+        return str(status.name)
+
     with ThreadPoolExecutor(4) as threads:
-        outcomes = list(
-            threads.map(lambda r: run_trial(r.environment, 3), runners, timeout=PATIENCE)
-        )
-    assert [status for status, _ in outcomes] == ["SUCCEEDED"] * 4
+        assert list(threads.map(trial, runners, timeout=PATIENCE)) == ["SUCCEEDED"] * 4
