@@ -157,7 +157,7 @@ def _copies(
 ) -> None:
     kinds = {key: kind for key, kind in kinds.items() if kind.copies}
     if is_far:  # those that ask for one file after the other need minutes here
-        quick = ("ssh_service", "OpenSSH", "sftp", "rsync -a")
+        quick = ("ssh_service", "rsync -a")
         kinds = {key: kind for key, kind in kinds.items() if key in quick or plan.slow_ones}
     with _connected(kinds, target) as peers:
         there = os.path.join(target.folder, "there")

@@ -183,9 +183,10 @@ def hosts(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Iterat
         single: Dict[str, Callable[[], float]] = {}
         many: Dict[str, Callable[[], float]] = {}
         for key, kind in kinds.items():
-            single[key] = functools.partial(_dial, kind, targets[:1])
             if _dials_side_by_side(key, kind, targets[:2], plan):
                 many[key] = functools.partial(_dial, kind, targets)
+            if key in many or key == "mlos_bench":
+                single[key] = functools.partial(_dial, kind, targets[:1])
         names = f"{plan.hosts} hosts at 60 ms"
         one = interleave(Measurement("1 host at 60 ms", "ms"), single, max(3, plan.host_rounds))
         yield one

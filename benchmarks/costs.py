@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -18,7 +19,7 @@ from benchmarks.far import far
 from benchmarks.measure import Measurement
 from benchmarks.peers import installed
 from benchmarks.plan import Plan
-from benchmarks.target import Target
+from benchmarks.target import ROOT, Target
 
 __all__ = ["costs"]
 
@@ -70,6 +71,7 @@ def _count_elsewhere(name: str, targets: List[Target], plan: Plan) -> Dict[str, 
             stdin=subprocess.DEVNULL,
             check=True,
             timeout=_LIMIT,
+            cwd=ROOT,
         )
     except subprocess.SubprocessError as error:
         print(f"  costs of {name}: {error}", file=sys.stderr)
@@ -94,6 +96,7 @@ def _memory() -> float:
 
 def _main() -> None:
     name, targets, plan = sys.argv[1], json.loads(sys.argv[2]), Plan(*json.loads(sys.argv[3]))
+    logging.getLogger().setLevel(logging.CRITICAL)
     kind: Any = installed([name])[0][name]
     peers = [kind(Target(*target)) for target in targets]
     found: Dict[str, float] = {}

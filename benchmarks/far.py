@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Iterator, List
 
-from benchmarks.target import Target
+from benchmarks.target import ROOT, Target
 from ssh_service.fault_proxy import FaultProxy
 
 __all__ = ["far"]
@@ -47,6 +47,7 @@ def far(target: Target, delay: float, count: int = 1) -> Iterator[List[Target]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         universal_newlines=True,
+        cwd=ROOT,
     ) as process:
         try:
             assert process.stdout is not None and process.stdin is not None

@@ -15,11 +15,14 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional
 
 from ssh_service.local_sshd import Sshd
 
-__all__ = ["CIPHER", "Target", "make_user", "serve", "shell_seconds"]
+__all__ = ["CIPHER", "ROOT", "Target", "make_user", "serve", "shell_seconds"]
 
 CIPHER = "aes128-gcm@openssh.com"
 """What all that can choose a cipher use; for ours it is the first choice anyway."""
 
+
+ROOT = str(Path(__file__).resolve().parents[1])
+"""Where processes of the benchmarks' own start, to find their modules."""
 
 _ROOM = 2 << 30
 """Bytes that the large file and its copies may need."""
