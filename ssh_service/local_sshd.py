@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
+from ssh_service.local_server import LocalServer
+
 __all__ = ["Sshd", "find_sshd"]
 
 _POLL = 0.01
@@ -43,7 +45,7 @@ class _PortTaken(RuntimeError):
     pass
 
 
-class Sshd:
+class Sshd(LocalServer):
     """
     A real ``sshd`` of your own on 127.0.0.1; a context manager that stops it.
 
@@ -80,8 +82,6 @@ class Sshd:
     >>> with Sshd(tmp_path, options={"MaxSessions": 10}) as server:     # doctest: +SKIP
     ...     subprocess.run(server.ssh_command("true"), check=True)
     """
-
-    host = "127.0.0.1"
 
     def __init__(
         self,
@@ -130,18 +130,6 @@ class Sshd:
     def __repr__(self) -> str:
         state = "running" if self.running else "stopped"
         return f"<Sshd {self.username}@{self.host}:{self.port} {state}>"
-
-    @property
-    def connect_params(self) -> Dict[str, Any]:
-        """Everything a client needs to connect, under asyncssh's names; a new dict each time."""
-        return {
-            "host": self.host,
-            "port": self.port,
-            "username": self.username,
-            "client_keys": [self.client_key],
-            "known_hosts": self.known_hosts,
-            "config": None,
-        }
 
     def ssh_command(self, *command: str) -> List[str]:
         """Return the argument list with which OpenSSH's own client runs `command` here."""

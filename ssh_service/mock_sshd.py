@@ -22,9 +22,11 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, Optional, Set, Union
+from typing import IO, Any, Callable, List, Optional, Set, Union
 
 import paramiko
+
+from ssh_service.local_server import LocalServer
 
 try:
     import mockssh
@@ -32,7 +34,7 @@ try:
     import mockssh.sftp
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "needs mock-ssh-server (pip install mock-ssh-server)", name=error.name
+        "needs mock-ssh-server (pip install 'ssh-service[testing]')", name=error.name
     ) from error
 
 __all__ = ["MockSshd"]
@@ -49,7 +51,7 @@ _TICK = 0.1
 """Seconds until the end of a connection is noticed and its commands are killed."""
 
 
-class MockSshd:
+class MockSshd(LocalServer):
     """
     An SSH server on 127.0.0.1 in this process; a context manager that closes it.
 
@@ -82,8 +84,6 @@ class MockSshd:
     ...         ...
     """
 
-    host = "127.0.0.1"
-
     def __init__(
         self,
         username: str = "mock",
@@ -103,17 +103,14 @@ class MockSshd:
         self._mock.add_user(username, self.client_key, keytype=key.get_name())
         self._lock = threading.Lock()
         self._connections: List[_Connection] = []  # guarded by _lock
-        self._closing = False
-        self._listener = socket.create_server((self.host, 0), backlog=128)
-        self._listener.settimeout(_TICK)
-        self.port: int = self._listener.getsockname()[1]
+        self._stopping = False
+        self._admits = threading.Event()  # not set: what connects is accepted by the system alone
+        self._thread: Optional[threading.Thread] = None
+        self.port = 0
+        self._start()
         host_key = paramiko.RSAKey(filename=mockssh.server.SERVER_KEY_PATH)
         line = f"[{self.host}]:{self.port} {host_key.get_name()} {host_key.get_base64()}\n"
         Path(self.known_hosts).write_text(line)
-        self._thread = threading.Thread(
-            target=self._run, name=f"mock-sshd-{self.port}", daemon=True
-        )
-        self._thread.start()
 
     def __enter__(self) -> "MockSshd":
         return self
@@ -125,22 +122,17 @@ class MockSshd:
         return f"<MockSshd {self.username}@{self.host}:{self.port}>"
 
     @property
-    def connect_params(self) -> Dict[str, Any]:
-        """Everything a client needs to connect, under asyncssh's names; a new dict each time."""
-        return {
-            "host": self.host,
-            "port": self.port,
-            "username": self.username,
-            "client_keys": [self.client_key],
-            "known_hosts": self.known_hosts,
-            "config": None,
-        }
-
-    @property
     def connections(self) -> int:
         """How many connections there are now."""
         with self._lock:
             return sum(connection.transport.is_active() for connection in self._connections)
+
+    @property
+    def running(self) -> bool:
+        """Whether the listener is there (a frozen one is)."""
+        return self._thread is not None
+
+    # -- what happens to it ---------------------------------------------------------------------
 
     def cut(self) -> None:
         """End every connection without a word, and the commands that run over them."""
@@ -149,19 +141,67 @@ class MockSshd:
         for connection in ended:
             connection.end()
 
-    def close(self) -> None:
-        """End the listener and every connection; harmless when done before."""
-        self._closing = True
-        self._thread.join(_DEADLINE)
+    def freeze(self, *, listener: bool = False) -> None:
+        """
+        Fall silent: clients hear nothing, not even an end; what their commands do goes on.
+
+        Parameters
+        ----------
+        listener : bool
+            Whether new connections stay mute, too.
+        """
+        if listener:
+            self._admits.clear()
+        with self._lock:
+            frozen = list(self._connections)
+        for connection in frozen:
+            connection.thawed.clear()
+
+    def thaw(self) -> None:
+        """Let what `freeze` stopped go on."""
+        self._admits.set()
+        with self._lock:
+            thawed = list(self._connections)
+        for connection in thawed:
+            connection.thawed.set()
+
+    def stop(self) -> None:
+        """End the listener, its connections and their commands; harmless when done before."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stopping = True
+            self._admits.set()
+            thread.join(_DEADLINE)
         self.cut()
+
+    def restart(self) -> None:
+        """Stop it if it runs, and start it again on the same port with the same keys."""
+        self.stop()
+        self._start()
+
+    def close(self) -> None:
+        """Stop it for good, and remove its files; harmless when done before."""
+        self.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def _run(self) -> None:
-        with self._listener:
-            while not self._closing:
+    def _start(self) -> None:
+        listener = socket.create_server((self.host, self.port), backlog=128)
+        listener.settimeout(_TICK)
+        self.port = listener.getsockname()[1]
+        self._stopping = False
+        self._admits.set()
+        self._thread = threading.Thread(
+            target=self._run, args=(listener,), name=f"mock-sshd-{self.port}", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, listener: socket.socket) -> None:
+        with listener:
+            while not self._stopping:
+                self._admits.wait()
                 try:
-                    sock, address = self._listener.accept()
+                    sock, address = listener.accept()
                 except socket.timeout:
                     pass
                 else:
@@ -169,6 +209,8 @@ class MockSshd:
                     connection = _Connection(self._mock, (sock, address))
                     with self._lock:
                         self._connections.append(connection)
+                        if not self._admits.is_set():  # frozen while it came in
+                            connection.thawed.clear()
                     connection.start()
                 self._end_lost()
 
@@ -180,11 +222,33 @@ class MockSshd:
             connection.end()
 
 
+class _Socket:
+    """A socket that neither tells nor says anything while it is frozen."""
+
+    def __init__(self, sock: socket.socket, thawed: threading.Event) -> None:
+        self._sock, self._thawed = sock, thawed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def recv(self, size: int) -> bytes:
+        data = self._sock.recv(size)
+        self._thawed.wait()  # after it, as it may have been frozen meanwhile
+        return data
+
+    def send(self, data: bytes) -> int:
+        self._thawed.wait()
+        return self._sock.send(data)
+
+
 class _Connection(mockssh.server.Handler):  # type: ignore[misc]
     """One connection: its transport, the commands it runs and the threads that serve them."""
 
     def __init__(self, server: mockssh.Server, client: Any) -> None:
-        super().__init__(server, client)
+        self.thawed = threading.Event()
+        self.thawed.set()
+        sock, address = client
+        super().__init__(server, (_Socket(sock, self.thawed), address))
         self.transport.set_subsystem_handler("sftp", _SftpServer)
         self._lock = threading.Lock()
         self._threads: List[threading.Thread] = []  # guarded by _lock
@@ -201,6 +265,9 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         with self._lock:
             self._ended = True
             processes, threads = list(self._processes), list(self._threads)
+        with contextlib.suppress(OSError):  # it is gone already
+            self.transport.sock.shutdown(socket.SHUT_RDWR)
+        self.thawed.set()  # after it, so that nothing held up gets out
         self.transport.close()
         for process in processes:
             _kill_group(process)

@@ -6,36 +6,56 @@ Fixtures for tests that need an SSH server; pytest finds them where this package
 ``sshd_factory``
     Makes servers of your own, with lines for ``sshd_config``.
 ``mock_sshd``
-    A server inside the process; needs the package mock-ssh-server, and no sshd.
+    A server inside the process; needs mock-ssh-server (the extra ``testing``), and no sshd.
 ``fault_proxy``
     Makes proxies in front of a server, which cut, freeze, delay or corrupt.
+``ssh_cache``
+    A connection cache of the test's own.
+``ssh_host_service``, ``ssh_fileshare``
+    Make services that know one of the servers, in their context.
 
 A test that needs ``sshd`` is skipped where there is none; ``--require-sshd``, or
 ``SSH_SERVICE_REQUIRE_SSHD=1`` in the environment, turns that skip into a failure.
+
+Nothing is imported or started before a test asks for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
-from typing import Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Union
 
 import pytest
 
-from ssh_service.fault_proxy import FaultProxy
-from ssh_service.local_sshd import Sshd, find_sshd
+if TYPE_CHECKING:
+    from ssh_service.cache import SshClientCache
+    from ssh_service.fault_proxy import FaultProxy
+    from ssh_service.local_sshd import Sshd, find_sshd
+    from ssh_service.mock_sshd import MockSshd
+    from ssh_service.ssh_fileshare import SshFileShareService
+    from ssh_service.ssh_host_service import SshHostService
 
-__all__ = ["FaultProxy", "MockSshd", "Sshd", "find_sshd"]  # noqa: F822
+    Server = Union[Sshd, MockSshd]
+
+__all__ = ["FaultProxy", "MockSshd", "Sshd", "find_sshd"]
 
 _MISSING = "needs OpenSSH's sshd (Debian: apt install openssh-server)"
 
+# Loaded when they are asked for: every run of pytest loads this module, needed or not.
+_HOMES: Dict[str, str] = {
+    "FaultProxy": "fault_proxy",
+    "MockSshd": "mock_sshd",
+    "Sshd": "local_sshd",
+    "find_sshd": "local_sshd",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "MockSshd":  # only on demand: it needs mock-ssh-server
-        from ssh_service.mock_sshd import MockSshd
-
-        return MockSshd
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ssh_service.{_HOMES[name]}"), name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -91,16 +111,18 @@ def sshd_factory(
 def _sshd_factory(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Sshd]]:
-    if find_sshd() is None:
+    from ssh_service import local_sshd
+
+    if local_sshd.find_sshd() is None:
         (pytest.fail if request.config.getoption("--require-sshd") else pytest.skip)(_MISSING)
     with contextlib.ExitStack() as stack:
         yield lambda options=None: stack.enter_context(
-            Sshd(tmp_path_factory.mktemp("sshd"), options)
+            local_sshd.Sshd(tmp_path_factory.mktemp("sshd"), options)
         )
 
 
 @pytest.fixture
-def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockSshd]:
     """Return a `MockSshd` of this test's own."""
     from ssh_service.mock_sshd import MockSshd
 
@@ -111,5 +133,48 @@ def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def fault_proxy() -> Iterator[Callable[[str, int], FaultProxy]]:
     """Return a function that puts a `FaultProxy` in front of a host and port."""
+    from ssh_service.fault_proxy import FaultProxy
+
     with contextlib.ExitStack() as stack:
         yield lambda host, port: stack.enter_context(FaultProxy(host, port))
+
+
+@pytest.fixture
+def ssh_cache() -> Iterator[SshClientCache]:
+    """Return an `SshClientCache` of this test's own; its connections are closed afterwards."""
+    from ssh_service.cache import SshClientCache
+
+    cache = SshClientCache()
+    yield cache
+    cache.cleanup()
+
+
+@pytest.fixture
+def ssh_host_service() -> Iterator[Callable[..., SshHostService]]:
+    """
+    Return a function that makes an `SshHostService` for `sshd` or `mock_sshd`.
+
+    It takes the server, and settings by name that join or replace those the server needs.  The
+    service is in its context until the test ends; give each call the server's `target`.
+    """
+    from ssh_service.ssh_host_service import SshHostService
+
+    with contextlib.ExitStack() as stack:
+
+        def make(server: Server, **settings: Any) -> SshHostService:
+            return stack.enter_context(SshHostService({**server.service_config, **settings}))
+
+        yield make
+
+
+@pytest.fixture
+def ssh_fileshare() -> Iterator[Callable[..., SshFileShareService]]:
+    """Return a function that makes an `SshFileShareService`, as `ssh_host_service` does."""
+    from ssh_service.ssh_fileshare import SshFileShareService
+
+    with contextlib.ExitStack() as stack:
+
+        def make(server: Server, **settings: Any) -> SshFileShareService:
+            return stack.enter_context(SshFileShareService({**server.service_config, **settings}))
+
+        yield make

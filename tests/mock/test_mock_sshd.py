@@ -151,3 +151,48 @@ def test_close_can_be_repeated_and_cleans_up() -> None:
     assert not os.path.exists(server.client_key)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((server.host, server.port), timeout=5)
+
+
+def test_frozen_it_is_mute_and_thawed_it_goes_on(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        channel = client.get_transport().open_session(timeout=10)
+        channel.settimeout(20)
+        channel.exec_command("read line; echo $line")
+        mock_sshd.freeze()
+        channel.sendall(b"hello\n")
+        assert not channel.status_event.wait(0.3)
+        mock_sshd.thaw()
+        assert channel.recv(100) == b"hello\n"
+
+
+def test_a_frozen_listener_lets_connections_in_and_says_nothing(mock_sshd: MockSshd) -> None:
+    mock_sshd.freeze(listener=True)
+    with socket.create_connection((mock_sshd.host, mock_sshd.port), timeout=10) as sock:
+        sock.settimeout(0.3)
+        with pytest.raises(socket.timeout):
+            sock.recv(4)
+        mock_sshd.thaw()
+        sock.settimeout(10)
+        assert sock.recv(4) == b"SSH-"
+
+
+def test_a_frozen_one_can_be_cut_and_closed(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        mock_sshd.freeze(listener=True)
+        began = time.monotonic()
+        mock_sshd.close()
+        client.get_transport().join(10)
+        assert not client.get_transport().is_active()
+        assert time.monotonic() - began < 5
+
+
+def test_it_restarts_on_the_same_port_with_the_same_keys(mock_sshd: MockSshd) -> None:
+    with connect(mock_sshd) as client:
+        mock_sshd.stop()
+        assert not mock_sshd.running
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((mock_sshd.host, mock_sshd.port), timeout=5)
+        client.get_transport().join(10)
+    mock_sshd.restart()
+    with connect(mock_sshd) as client:
+        assert run(client, "echo again")[1] == b"again\n"

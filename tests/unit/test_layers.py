@@ -91,9 +91,17 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "errors",
     },
     "fault_proxy": set(),
-    "local_sshd": set(),
-    "mock_sshd": set(),
-    "pytest_plugin": {"fault_proxy", "local_sshd", "mock_sshd"},
+    "local_server": set(),
+    "local_sshd": {"local_server"},
+    "mock_sshd": {"local_server"},
+    "pytest_plugin": {
+        "fault_proxy",
+        "local_sshd",
+        "mock_sshd",
+        "cache",
+        "ssh_host_service",
+        "ssh_fileshare",
+    },
 }
 # The package's face, its commands, and what sits on top of everything.
 ON_TOP = {"__init__", "__main__", "cli", "demo", "mlos_bench"}

@@ -14,7 +14,7 @@ ASKS_FOR_SSHD = "def test_it(sshd): pass"
 
 @pytest.fixture
 def without_sshd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytest_plugin, "find_sshd", lambda: None)
+    monkeypatch.setattr(local_sshd, "find_sshd", lambda: None)
     monkeypatch.delenv("SSH_SERVICE_REQUIRE_SSHD", raising=False)
 
 
@@ -55,12 +55,41 @@ def test_the_fixtures_need_no_import(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess().assert_outcomes(passed=1)
 
 
-def test_importing_the_plugin_imports_nothing_beyond_its_needs() -> None:
+def test_the_plugin_loads_nothing_before_a_test_asks_for_it() -> None:
+    # `ssh_service` itself loads its errors.
     script = (
         "import sys; import ssh_service.pytest_plugin;"
-        "print([name for name in ('mockssh', 'mlos_bench') if name in sys.modules])"
+        "print(sorted(n for n in sys.modules if n.startswith('ssh_service'))"
+        " + [n for n in ('paramiko', 'mockssh', 'mlos_bench', 'subprocess') if n in sys.modules])"
     )
-    assert subprocess.check_output([sys.executable, "-c", script]).strip() == b"[]"
+    code = "import pytest, subprocess, sys; del sys.modules['subprocess'];" + script
+    loaded = subprocess.check_output([sys.executable, "-c", code]).decode().strip()
+    assert loaded == "['ssh_service', 'ssh_service.errors', 'ssh_service.pytest_plugin']"
+
+
+def test_a_service_is_configured_for_either_server(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import pytest
+        from ssh_service import Status
+
+        @pytest.fixture(params=["sshd", "mock_sshd"])
+        def server(request):
+            return request.getfixturevalue(request.param)
+
+        def test_both_services(server, ssh_host_service, ssh_fileshare, tmp_path):
+            host, share = ssh_host_service(server, ssh_max_output=2), ssh_fileshare(server)
+            (tmp_path / "it").write_text("hi")
+            share.upload(server.target, str(tmp_path / "it"), str(tmp_path / "there"))
+            _, info = host.remote_exec([f"cat {tmp_path}/there"], server.target, {})
+            status, results = host.get_remote_exec_results(info)
+            assert (status, results["stdout"]) == (Status.SUCCEEDED, "hi")
+
+        def test_a_cache_of_the_tests_own(server, ssh_cache):
+            with ssh_cache.lease(server.connect_params):
+                assert len(ssh_cache) == 1
+        """)
+    skipped = 2 if local_sshd.find_sshd() is None else 0
+    pytester.runpytest_inprocess().assert_outcomes(passed=4 - skipped, skipped=skipped)
 
 
 def test_mock_sshd_is_found_beside_the_others() -> None:
