@@ -89,7 +89,8 @@ def test_a_service_is_configured_for_either_server(pytester: pytest.Pytester) ->
                 assert len(ssh_cache) == 1
         """)
     skipped = 2 if local_sshd.find_sshd() is None else 0
-    pytester.runpytest_inprocess().assert_outcomes(passed=4 - skipped, skipped=skipped)
+    # In a process of its own: cryptography cannot be loaded twice in one.
+    pytester.runpytest_subprocess().assert_outcomes(passed=4 - skipped, skipped=skipped)
 
 
 def test_mock_sshd_is_found_beside_the_others() -> None:
