@@ -108,7 +108,7 @@ def test_no_sshd_without_a_key_generator(monkeypatch: pytest.MonkeyPatch) -> Non
     "code, said",
     [
         (
-            "threading.Thread(target=time.sleep, args=(6,), name='left', daemon=True).start()",
+            "threading.Thread(target=time.sleep, args=(3,), name='left', daemon=True).start()",
             "left",
         ),
         ("globals()['keep'] = socket.socket()", "socket:"),
@@ -117,8 +117,9 @@ def test_no_sshd_without_a_key_generator(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_our_own_tests_may_leave_nothing(
     pytester: pytest.Pytester, request: pytest.FixtureRequest, code: str, said: str
 ) -> None:
-    conftest = request.config.rootpath / "tests" / "conftest.py"
-    pytester.makeconftest(conftest.read_text())
+    conftest = (request.config.rootpath / "tests" / "conftest.py").read_text()
+    assert "_PATIENCE = 10.0\n" in conftest
+    pytester.makeconftest(conftest.replace("_PATIENCE = 10.0\n", "_PATIENCE = 0.2\n"))
     pytester.makepyfile(f"import socket, threading, time\ndef test_it():\n    {code}\n")
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1, errors=1)
