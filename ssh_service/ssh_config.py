@@ -12,6 +12,7 @@ import getpass
 import glob
 import logging
 import os
+import signal
 import stat
 import subprocess
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -24,6 +25,7 @@ __all__ = ["HostConfig", "Value", "default_files", "local_user", "lookup"]
 _log = logging.getLogger(__name__)
 
 _MAX_DEPTH = 16  # ssh's own limit on nested Include
+_EXEC_LIMIT = 10.0  # seconds that the command of a Match exec may take
 _COLLECTED = frozenset(["identityfile", "certificatefile"])
 # Everything after these keywords is one value: `#` and quotes belong to it.
 _RAW = frozenset(["proxycommand", "proxyjump", "localcommand", "remotecommand"])
@@ -175,7 +177,7 @@ def lookup(
     ------
     SshConfigError
         A file is missing, unreadable, not safe (the user's own, writable by others) or not in
-        the format; the message names file and line.
+        the format, or a ``Match exec`` does not end; the message names file and line.
     """
     reader = _Reader(host, user, port, allow_exec)
     if files is None:
@@ -305,14 +307,33 @@ class _Reader:
             },
             origin,
         )
-        shell = os.environ.get("SHELL") or "/bin/sh"
-        done = subprocess.run(  # the user's own file asks for it, and the caller allowed it
-            [shell, "-c", expanded],
+        return _succeeds(expanded, origin)
+
+
+def _succeeds(command: str, origin: str) -> bool:
+    """Run the command of a ``Match exec``: the file asks for it, and the caller allowed it."""
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    try:
+        process = subprocess.Popen(
+            [shell, "-c", command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            check=False,
+            start_new_session=True,  # so that it can be ended with all that it started
         )
-        return done.returncode == 0
+    except OSError as error:
+        raise SshConfigError(
+            f"{origin}: Match exec cannot be run by {shell!r}: {error.strerror}"
+        ) from error
+    try:
+        return process.wait(_EXEC_LIMIT) == 0
+    except subprocess.TimeoutExpired:
+        raise SshConfigError(
+            f"{origin}: Match exec did not end within {_EXEC_LIMIT:g} s"
+        ) from None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _match_words(line: _Line) -> Iterator[Tuple[bool, str, str]]:

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import paramiko
 from paramiko.ssh_exception import PartialAuthentication
@@ -93,6 +93,7 @@ class _Conversation:
         self._deadline = deadline
         self._started = time.monotonic()
         self._tried: List[str] = []
+        self._methods: Set[str] = set()
         self._allowed: Optional[Sequence[str]] = None
         self._count = 0
         self._password_shown = False
@@ -135,6 +136,7 @@ class _Conversation:
 
     def _try(self, attempt: _Attempt) -> str:
         label = attempt.label
+        self._methods.add(label.split()[0])
         try:
             further = attempt.run()
         except paramiko.BadAuthenticationType as error:
@@ -248,7 +250,10 @@ class _Conversation:
         )
 
     def _refused(self, more: str = "") -> SshAuthError:
-        tried = "; ".join(self._tried) or "nothing"
+        tried = "; ".join(self._tried) if self._count else "nothing"
+        lacking = ", ".join(self._lacking())
+        if lacking:
+            tried += f"; {lacking}"
         skipped = self._credentials.skipped
         if skipped:
             tried += f" (passed over: {'; '.join(skipped)})"
@@ -259,6 +264,16 @@ class _Conversation:
             tried=tuple(self._tried),
             connection_id=self._params.connection_id,
         )
+
+    def _lacking(self) -> Iterator[str]:
+        """Name what might have helped and was not there."""
+        methods = set(self._params.preferred_auth) - self._methods
+        if self._allowed is not None:
+            methods &= set(self._allowed)
+        if "publickey" in methods:
+            yield f"no private key found ({self._credentials.searched()})"
+        if "password" in methods:
+            yield "no password given"
 
 
 def _reason(attempt: _Attempt, error: BaseException) -> str:

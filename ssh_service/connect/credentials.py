@@ -15,6 +15,7 @@ from ssh_service.connect.key_files import (
     certifies,
     inspect_key,
     load_key,
+    needs_token,
     read_certificate,
     read_file,
     warn_if_open,
@@ -110,6 +111,21 @@ class Credentials:
                 seen.add(blob)
                 yield identity
 
+    def searched(self) -> str:
+        """
+        Say where `identities` looks for keys.
+
+        Returns
+        -------
+        str
+            For people.
+        """
+        params = self._params
+        places = [] if self._explicit is not None else [_short(p) for p in params.identity_files]
+        if params.agent_path is not None and not params.identities_only:
+            places.append(f"the agent at {params.agent_path}")
+        return f"looked in {', '.join(places)}" if places else "none was given"
+
     def _ordered(self) -> Iterator[Identity]:
         only_named = self._params.identities_only
         if self._explicit is not None:
@@ -176,11 +192,15 @@ class Credentials:
             label = f"agent key {fingerprint(key.asbytes())} ({key.comment})"
             yield from self._certified(Identity(label, key), None)
 
-    def _held(self, public_blob: Optional[bytes], label: str) -> List[Identity]:
+    def _held(
+        self, public_blob: Optional[bytes], path: str, certificate: Optional[str]
+    ) -> List[Identity]:
         """Find a key in the agent whose private half cannot be had otherwise."""
+        beside = (path[: -len(".pub")] if path.endswith(".pub") else path) + "-cert.pub"
         for key in self._agent():
             if key.asbytes() == public_blob:
-                return list(self._certified(Identity(f"{label} (in the agent)", key), None))
+                found = Identity(f"{path} (in the agent)", key)
+                return list(self._certified(found, certificate, beside))
         return []
 
     # --- files
@@ -188,12 +208,11 @@ class Credentials:
     def _from_identity_files(self) -> Iterator[Identity]:
         """Files nobody named in code: what is missing or locked is passed over, as in ssh."""
         for path in self._params.identity_files:
-            public = path + ".pub"
             try:
                 if os.path.exists(path):
                     yield from self._from_file(path, None)
-                elif os.path.exists(public):
-                    yield from self._held(inspect_key(read_file(public), public).public_blob, path)
+                elif os.path.exists(path + ".pub"):
+                    yield from self._held(_public_half(path), path, None)
             except SshConfigError as error:
                 self._skip(error)
 
@@ -212,8 +231,9 @@ class Credentials:
     def _from_file(self, path: str, certificate: Optional[str]) -> Iterator[Identity]:
         data = read_file(path)
         facts = inspect_key(data, path)
-        if facts.is_public or (facts.is_encrypted and not self._unlock()):
-            held = self._held(facts.public_blob, path)
+        elsewhere = facts.is_public or facts.token_type is not None
+        if elsewhere or (facts.is_encrypted and not self._unlock()):
+            held = self._held(facts.public_blob or _public_half(path), path, certificate)
             if held:
                 yield from held
                 return
@@ -221,6 +241,8 @@ class Credentials:
                 raise SshConfigError(
                     f"key file {path!r} is a public key, and no agent holds its private half"
                 )
+            if facts.token_type:
+                raise needs_token(path, facts.token_type)
         warn_if_open(path)
         key = load_key(data, path, self._unlock)
         yield from self._certified(Identity(path, key), certificate, path + "-cert.pub")
@@ -254,6 +276,17 @@ class Credentials:
         _log.debug("%s: %s", self._params.connection_id, error)
         if str(error) not in self.skipped:
             self.skipped.append(str(error))
+
+
+def _public_half(path: str) -> Optional[bytes]:
+    """Read what stands beside a private key that cannot be read, or is not there."""
+    public = path + ".pub"
+    return inspect_key(read_file(public), public).public_blob if os.path.exists(public) else None
+
+
+def _short(path: str) -> str:
+    home = os.path.expanduser("~") + os.sep
+    return "~/" + path[len(home) :] if path.startswith(home) else path
 
 
 def _wrapped(value: Any) -> Any:

@@ -24,14 +24,24 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from ssh_service.errors import SshConfigError, SshConnectError
 from ssh_service.secret import Secret
 
-__all__ = ["KeyFacts", "certifies", "inspect_key", "load_key", "read_certificate", "read_file"]
+__all__ = [
+    "KeyFacts",
+    "certifies",
+    "inspect_key",
+    "load_key",
+    "needs_token",
+    "read_certificate",
+    "read_file",
+    "warn_if_open",
+]
 
 _log = logging.getLogger(__name__)
 
 _MAX_SIZE = 1 << 20
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _PUBLIC = ("ssh-", "ecdsa-", "sk-")
-_CERTIFICATE = "-cert-v01@openssh.com"
+_VENDOR = "@openssh.com"
+_CERTIFICATE = "-cert-v01" + _VENDOR
 
 
 class KeyFacts(NamedTuple):
@@ -40,6 +50,7 @@ class KeyFacts(NamedTuple):
     is_encrypted: bool
     is_public: bool
     public_blob: Optional[bytes]  # None: the format hides it
+    token_type: Optional[str] = None  # of a key whose private half is in a token
 
 
 def read_file(path: str) -> bytes:
@@ -152,14 +163,31 @@ def _inspect_openssh(data: bytes, label: str) -> KeyFacts:
         key_type = paramiko.Message(blob).get_string().decode("ascii", "replace")
     except (ValueError, struct.error):
         raise SshConfigError(f"key file {label!r} is damaged") from None
-    if key_type.startswith("sk-"):
-        raise SshConfigError(
-            f"key file {label!r} is of a type that needs its token ({key_type}): "
-            f"add it to an agent"
-        )
     if key_type == "ssh-dss":
         raise _unsupported(label, key_type)
-    return KeyFacts(cipher != b"none", False, blob)
+    token_type = key_type if key_type.startswith("sk-") else None
+    return KeyFacts(cipher != b"none", False, blob, token_type)
+
+
+def needs_token(label: str, token_type: Optional[str]) -> SshConfigError:
+    """
+    Say that a key is of no use without its token.
+
+    Parameters
+    ----------
+    label : str
+        The key file's name.
+    token_type : Optional[str]
+        The key's type.
+
+    Returns
+    -------
+    SshConfigError
+        To be raised.
+    """
+    return SshConfigError(
+        f"key file {label!r} is of a type that needs its token ({token_type}): add it to an agent"
+    )
 
 
 def _unsupported(label: str, what: str) -> SshConfigError:
@@ -195,6 +223,8 @@ def load_key(data: bytes, label: str, passphrase: Callable[[], Optional[Secret]]
     facts = inspect_key(data, label)
     if facts.is_public:
         raise SshConfigError(f"key file {label!r} is a public key, needs the private one")
+    if facts.token_type:
+        raise needs_token(label, facts.token_type)
     secret = passphrase() if facts.is_encrypted else None
     if facts.is_encrypted and not secret:
         raise SshConfigError(f"key file {label!r} is encrypted and no passphrase was given")
@@ -284,6 +314,7 @@ def certifies(certificate: bytes, public_blob: bytes) -> bool:
         Whether it holds that key.
     """
     message, key = paramiko.Message(certificate), paramiko.Message(public_blob)
-    same_type = message.get_text() == key.get_text() + _CERTIFICATE
+    # Of a token's key the certificate's type has the vendor's suffix once, at its end.
+    same_type = message.get_text() == key.get_text().replace(_VENDOR, "") + _CERTIFICATE
     message.get_string()  # the nonce
     return same_type and bool(message.get_remainder().startswith(key.get_remainder()))

@@ -20,7 +20,7 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 from ssh_service.errors import SshConfigError
 from ssh_service.patterns import is_match_list
 
-__all__ = ["KnownHosts", "KnownKey", "fingerprint", "host_name"]
+__all__ = ["KnownHosts", "KnownKey", "fingerprint", "hashed_name", "host_name"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +63,29 @@ def host_name(host: str, port: int) -> str:
     return host if port == 22 else f"[{host}]:{port}"
 
 
+def hashed_name(name: str) -> str:
+    """
+    Hide a name as ssh's ``HashKnownHosts`` does.
+
+    Parameters
+    ----------
+    name : str
+        As `host_name` writes it.
+
+    Returns
+    -------
+    str
+        ``|1|salt|digest``, each time with another salt.
+    """
+    salt = os.urandom(hashlib.sha1().digest_size)
+    parts = (salt, _digest(salt, name))
+    return "|1|" + "|".join(base64.b64encode(part).decode("ascii") for part in parts)
+
+
+def _digest(salt: bytes, name: str) -> bytes:
+    return hmac.new(salt, name.encode("utf-8", "surrogateescape"), hashlib.sha1).digest()
+
+
 class KnownKey(NamedTuple):
     """One usable line of a known_hosts file."""
 
@@ -101,10 +124,9 @@ def _is_hashed(name: str, field: str) -> bool:
     try:
         _, _, salt, digest = field.split("|")
         wanted = base64.b64decode(digest, validate=True)
-        key = base64.b64decode(salt, validate=True)
+        return hmac.compare_digest(_digest(base64.b64decode(salt, validate=True), name), wanted)
     except ValueError:
         return False
-    return hmac.compare_digest(hmac.new(key, name.encode("utf-8"), hashlib.sha1).digest(), wanted)
 
 
 class KnownHosts:

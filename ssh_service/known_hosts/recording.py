@@ -33,7 +33,7 @@ def record(
     path : str
         The file; it is made (mode 0600), and its folder too (0700), where they do not exist.
     name : str
-        The host, as known_hosts writes it.
+        The host, as a known_hosts file has it, perhaps hashed.
     key_type : str
         Such as ``ssh-ed25519``.
     blob : bytes
@@ -46,7 +46,9 @@ def record(
     SshConfigError
         The file cannot be written.
     """
-    line = f"{name} {key_type} {base64.b64encode(blob).decode('ascii')}\n".encode("utf-8")
+    line = f"{name} {key_type} {base64.b64encode(blob).decode('ascii')}\n".encode(
+        "utf-8", "surrogateescape"
+    )
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
         with _locked(path) as descriptor:

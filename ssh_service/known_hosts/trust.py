@@ -8,7 +8,7 @@ from typing import List, NoReturn, Optional, Sequence, Set, Tuple
 
 from ssh_service.errors import SshHostKeyError
 from ssh_service.known_hosts.certificate import HostCertificate
-from ssh_service.known_hosts.file import KnownHosts, KnownKey, fingerprint
+from ssh_service.known_hosts.file import KnownHosts, KnownKey, fingerprint, hashed_name
 from ssh_service.known_hosts.recording import record
 
 __all__ = ["POLICIES", "HostKeyTrust"]
@@ -35,6 +35,8 @@ class HostKeyTrust:
         known_hosts files, the user's first.
     pins : Tuple[str, ...]
         ``SHA256:...`` fingerprints; where given, they alone decide.
+    hashed : bool
+        Whether the name of a new host is written as a hash of it.
 
     Notes
     -----
@@ -47,6 +49,7 @@ class HostKeyTrust:
     policy: str = "strict"
     files: Tuple[str, ...] = ()
     pins: Tuple[str, ...] = ()
+    hashed: bool = False
 
     def algorithms(self, offered: Sequence[str], names: Sequence[str]) -> Tuple[str, ...]:
         """
@@ -120,7 +123,8 @@ class HostKeyTrust:
         )
         if not case.is_new():
             return
-        record(self.files[0], names[0], key_type, blob, case.is_new)
+        name = hashed_name(names[0]) if self.hashed else names[0]
+        record(self.files[0], name, key_type, blob, case.is_new)
         _log.warning(
             "%s: the host key %s (%s) was not known: written to %s",
             connection_id or names[0],

@@ -63,9 +63,9 @@ _DEFAULT_IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed
 _FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
 _KEYWORDS = frozenset(
     """addressfamily bindaddress certificatefile ciphers compression connecttimeout
-    globalknownhostsfile hostkeyalgorithms hostkeyalias hostname identitiesonly identityagent
-    identityfile kexalgorithms macs port preferredauthentications proxycommand proxyjump
-    serveralivecountmax serveraliveinterval stricthostkeychecking user
+    globalknownhostsfile hashknownhosts hostkeyalgorithms hostkeyalias hostname identitiesonly
+    identityagent identityfile kexalgorithms macs port preferredauthentications proxycommand
+    proxyjump serveralivecountmax serveraliveinterval stricthostkeychecking user
     userknownhostsfile""".split()
 )
 _ALGORITHM_KEYWORDS = {

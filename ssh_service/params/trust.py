@@ -53,9 +53,11 @@ def host_key_trust(sources: Sources) -> HostKeyTrust:
     if given is None:
         return _without_files(sources, policy, pins)
     configured = _configured_policy(sources)
+    hashed = _hashed(sources)
     if isinstance(given, (list, tuple)) and not given:
-        return HostKeyTrust(policy or configured or "strict", _files(sources), pins)
-    return HostKeyTrust(policy or "strict", _named_files(given, policy or "strict"), pins)
+        return HostKeyTrust(policy or configured or "strict", _files(sources), pins, hashed)
+    policy = policy or "strict"
+    return HostKeyTrust(policy, _named_files(given, policy), pins, hashed)
 
 
 def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...]) -> HostKeyTrust:
@@ -70,7 +72,12 @@ def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...
     if policy == "off" or configured is None or _asks_for_no_check(sources):
         return HostKeyTrust("off")
     # Code that did not spell out "off" gets no less than the user's own ssh_config demands.
-    return HostKeyTrust(configured, _files(sources))
+    return HostKeyTrust(configured, _files(sources), hashed=_hashed(sources))
+
+
+def _hashed(sources: Sources) -> bool:
+    value = sources.config.get("hashknownhosts")
+    return value is not None and settings.flag(named(value, "HashKnownHosts"), first(value))
 
 
 def _asks_for_no_check(sources: Sources) -> bool:

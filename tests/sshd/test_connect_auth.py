@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import traceback
+from pathlib import Path
 from typing import Any, List, Tuple
 
 import paramiko
@@ -64,6 +65,20 @@ def test_a_wrong_password_is_shown_once_and_refused() -> None:
 def test_without_any_credential_the_error_says_what_the_server_takes() -> None:
     with AuthServer(("password,publickey",)) as server:
         with pytest.raises(SshAuthError, match="the server takes password, publickey"):
+            connect(server)
+
+
+def test_without_any_key_the_error_says_where_one_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    looked = r"no private key found \(looked in ~/.ssh/id_rsa, .*, ~/.ssh/id_ed25519_sk"
+    with AuthServer(("publickey,password",), password="secret") as server:
+        with pytest.raises(SshAuthError, match=f"tried nothing; {looked}, the agent at /no/agent"):
+            connect(server, client_keys=None, agent_path="/no/agent")
+        with pytest.raises(SshAuthError, match=rf"tried password: refused; {looked}\)$"):
+            connect(server, client_keys=None, password="wrong")
+        with pytest.raises(SshAuthError, match=r"found \(none was given\), no password given;"):
             connect(server)
 
 

@@ -269,6 +269,35 @@ def test_a_locked_or_public_file_is_served_by_the_agent_that_holds_it(agent: str
         assert identity.key.asbytes() == public_parts_of(path)[1]
 
 
+@needs_agent
+def test_a_locked_file_that_hides_its_public_half_is_known_by_the_file_beside_it(
+    agent: str,
+) -> None:
+    path = generated("locked-pem", "rsa", "right", "-m PEM")
+    unlocked = path.with_name("unlocked-pem")
+    shutil.copy(str(path), str(unlocked))
+    subprocess.run(
+        ["ssh-keygen", "-q", "-p", "-P", "right", "-N", "", "-f", str(unlocked)], check=True
+    )
+    add(agent, unlocked)
+    found = credentials(client_keys=[path], agent_path=agent, identities_only=True)
+    assert blobs(found) == [public_parts_of(path)[1]]
+
+
+@needs_agent
+@pytest.mark.parametrize("public", [False, True])
+def test_a_key_of_the_agent_is_shown_with_the_certificate_beside_its_file(
+    tmp_path: Path, agent: str, public: bool
+) -> None:
+    path = certified_copy(tmp_path)
+    add(agent, path)  # ssh-add takes the certificate along
+    shutil.copy(f"{generated('user-a')}.pub", f"{path}.pub")
+    path.unlink()
+    given = {"client_keys": [f"{path}.pub"]} if public else {"config": str(tmp_path / "config")}
+    (tmp_path / "config").write_text(f"IdentityFile {path}\n")
+    assert kinds(credentials(agent_path=agent, identities_only=True, **given)) == BOTH
+
+
 def test_default_files_that_cannot_be_used_are_passed_over_and_told(home: Path) -> None:
     install(home, "user-a", "id_rsa")
     (home / ".ssh" / "id_ed25519").write_bytes(

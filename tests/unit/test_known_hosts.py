@@ -257,6 +257,22 @@ def test_accept_new_writes_a_line_that_ssh_keygen_finds(tmp_path: Path) -> None:
     verify(HostKeyTrust("strict", (str(path),)), "host-a", "web1.example.com", 2222)
 
 
+def test_accept_new_hashes_names_as_ssh_keygen_understands_them(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    trust = HostKeyTrust("accept-new", (str(path),), hashed=True)
+    places = [("web1.example.com", 2222), ("web1.example.com", 22), ("::1", 2222)]
+    for host, port in places:
+        for _ in range(2):  # once is enough
+            verify(trust, "host-a", host, port)
+    lines = path.read_text().splitlines()
+    assert len({line.split()[0] for line in lines}) == len(places) == len(lines)
+    assert all(line.startswith("|1|") and "web1" not in line for line in lines)
+    for number, place in enumerate(places, 1):
+        assert ssh_keygen_finds(str(path), host_name(*place)) == [number]
+    with pytest.raises(SshHostKeyError, match="CHANGED.*known_hosts:2"):
+        verify(trust, "host-b", "web1.example.com")
+
+
 def test_accept_new_keeps_mode_links_and_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("other " + public_line("host-b"))  # without a newline at its end
@@ -275,9 +291,10 @@ def test_accept_new_into_the_null_device_believes_every_time() -> None:
         verify(HostKeyTrust("accept-new", (os.devnull,)), name)
 
 
-def test_fifty_first_contacts_at_once_write_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hashed", [False, True])
+def test_fifty_first_contacts_at_once_write_one_line(tmp_path: Path, hashed: bool) -> None:
     path = tmp_path / "known_hosts"
-    trust = HostKeyTrust("accept-new", (str(path),))
+    trust = HostKeyTrust("accept-new", (str(path),), hashed=hashed)
     barrier = threading.Barrier(50)
     failures: List[BaseException] = []
 
@@ -295,7 +312,9 @@ def test_fifty_first_contacts_at_once_write_one_line(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not failures
-    assert path.read_text() == "web " + public_line("host-a") + "\n"
+    (line,) = path.read_text().splitlines()
+    assert line.split(None, 1)[1] == public_line("host-a")
+    assert line.startswith("|1|" if hashed else "web ")
 
 
 def _meet_in_a_process(arguments: Tuple[str, str, bytes]) -> None:

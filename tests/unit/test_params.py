@@ -231,6 +231,7 @@ def test_settings_that_contradict_each_other_are_an_error(given: Dict[str, Any])
         ("StrictHostKeyChecking perhaps", "one of yes"),
         ("AddressFamily ipx", "any, inet, inet6"),
         ("IdentitiesOnly x", "True or False"),
+        ("HashKnownHosts x", "True or False"),
         ("Compression x", "True or False"),
         ("Ciphers rot13", "config:1: encryption_algs: nothing is left"),
         ("IdentityFile %z", "unknown token %z"),
@@ -267,6 +268,7 @@ Host web
     MACs -hmac-sha2-256*
     HostKeyAlgorithms ssh-ed25519
     HostKeyAlias The-Alias
+    HashKnownHosts yes
     AddressFamily inet
     BindAddress 127.0.0.1
     Compression yes
@@ -282,7 +284,7 @@ def test_ssh_config_takes_effect_where_the_caller_gave_nothing(home: Path) -> No
     assert found.identity_files == (str(home / "keys" / "alice"),)
     assert found.identities_only and found.agent_path == "/run/agent"
     assert found.known_hosts.files == (str(home / "hosts"), str(home / "more hosts"))
-    assert found.host_key_policy == "accept-new"
+    assert found.host_key_policy == "accept-new" and found.known_hosts.hashed
     assert (found.keepalive_interval, found.keepalive_count_max) == (60.0, 5)
     assert found.connect_timeout == 7.0
     assert found.encryption_algs == ("aes256-ctr",)

@@ -6,6 +6,8 @@ import logging
 import random
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Dict, List
 
@@ -228,6 +230,36 @@ def test_match_exec_is_not_run_where_the_block_is_out_already(tmp_path: Path) ->
     path = write(tmp_path / "c", f'Match host other exec "touch {trace}"', "Port 1")
     ssh_config.lookup("web", [path], allow_exec=True)
     assert not trace.exists()
+
+
+def test_match_exec_that_does_not_end_is_ended_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_config, "_EXEC_LIMIT", 0.3)
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    pids = tmp_path / "pids"
+    command = f"sleep 60 & echo $! $$ > {pids}; wait"
+    path = write(tmp_path / "c", f'Match exec "{command}"', "Port 1")
+    with pytest.raises(SshConfigError, match="c:1: Match exec did not end within 0.3 s"):
+        ssh_config.lookup("web", [path], allow_exec=True)
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids.read_text().split())):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def is_running(pid: str) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().split(") ")[1][0] != "Z"
+
+
+def test_match_exec_without_a_shell_is_an_error_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELL", "/no/such/shell")
+    path = write(tmp_path / "c", 'Match exec "true"', "Port 1")
+    with pytest.raises(SshConfigError, match="c:1: Match exec cannot be run by '/no/such/shell'"):
+        ssh_config.lookup("web", [path], allow_exec=True)
 
 
 @pytest.mark.parametrize(
