@@ -289,6 +289,23 @@ class SshChannel(Channel):  # type: ignore[misc]
         self._transmit(m, wait=True)
         return size
 
+    def shutdown(self, how: int) -> None:
+        """
+        End one direction or both, as `paramiko.Channel.shutdown`.
+
+        Parameters
+        ----------
+        how : int
+            0: read no more; 1: write no more; 2: both.
+        """
+        if how in (0, 2):
+            self.eof_received = True
+        if how in (1, 2):
+            with self.lock:
+                m = self._send_eof()
+            if m is not None:
+                self._transmit(m, wait=True)
+
     def _window_adjust(self, m: Message) -> None:
         super()._window_adjust(m)
         if self._sink is not None:

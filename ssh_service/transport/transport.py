@@ -47,6 +47,7 @@ from ssh_service.errors import (
 )
 from ssh_service.transport import channel as channels
 from ssh_service.transport.channel import ChannelSink, OpenWaiter, Outbound, SshChannel
+from ssh_service.transport.channel_map import ChannelMap, HandedOut, told
 from ssh_service.transport.latch import Latch
 from ssh_service.transport.packets import Inflater, PeerSilent, SshPacketizer, message
 from ssh_service.transport.paramiko_check import check_paramiko
@@ -105,16 +106,16 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     callbacks.  After a fork the child can neither use nor harm the parent's connection.
     """
 
-    _channels: Any  # paramiko's map of weak references
+    _channels: ChannelMap
     _channel_handler_table = {
-        MSG_CHANNEL_SUCCESS: SshChannel._request_success,
-        MSG_CHANNEL_FAILURE: SshChannel._request_failed,
-        MSG_CHANNEL_DATA: SshChannel._feed,
-        MSG_CHANNEL_EXTENDED_DATA: SshChannel._feed_extended,
-        MSG_CHANNEL_WINDOW_ADJUST: SshChannel._window_adjust,
-        MSG_CHANNEL_REQUEST: SshChannel._handle_request,
-        MSG_CHANNEL_EOF: SshChannel._handle_eof,
-        MSG_CHANNEL_CLOSE: SshChannel._handle_close,
+        MSG_CHANNEL_SUCCESS: told(SshChannel._request_success),
+        MSG_CHANNEL_FAILURE: told(SshChannel._request_failed),
+        MSG_CHANNEL_DATA: told(SshChannel._feed),
+        MSG_CHANNEL_EXTENDED_DATA: told(SshChannel._feed_extended),
+        MSG_CHANNEL_WINDOW_ADJUST: told(SshChannel._window_adjust),
+        MSG_CHANNEL_REQUEST: told(SshChannel._handle_request),
+        MSG_CHANNEL_EOF: told(SshChannel._handle_eof),
+        MSG_CHANNEL_CLOSE: told(SshChannel._handle_close),
     }
     # paramiko inflates a packet to whatever size it may have.
     _compression_info = {
@@ -174,12 +175,12 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         # Who keeps a session in reserve, and how to ask for it to be given up.
         self.in_reserve: Dict[str, Callable[[], bool]] = {}
         self.beside: Dict[str, Any] = {}  # what others keep for as long as the connection lives
-        # paramiko's own map is weak: what is not yet confirmed, or works for a sink, lives here.
+        # The map of channels is weak: what is not yet confirmed, or works for a sink, lives here.
         self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
         super().__init__(self._wire, packetizer_class=SshPacketizer)
         self.name = f"ssh-service-reader-{connection_id}"
         self.set_log_channel(_log.name)
-        self.channels_seen = _HandedOut()
+        self._channels, self.channels_seen = ChannelMap(), HandedOut()
         self.clear_to_send = Latch()
         self.packetizer.before_wait = self._before_wait
         self.packetizer.wants_to_write = lambda: bool(self._deferred) and self._may_send()
@@ -384,13 +385,13 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._state, self.lock = threading.Lock(), threading.Lock()
         self.clear_to_send_lock, self.clear_to_send = threading.Lock(), Latch()
         self._writing = threading.RLock()
-        channel_map, self._channels = self._channels, type(self._channels)()
+        known, self._channels = self._channels.values(), ChannelMap()
         error = self._lost("fork", "this connection belongs to the parent process", sent=False)
         self._ending = self._loss = error
         self._ended = True
         self._held, self._callbacks = set(), []
         self._deferred.clear()
-        for chan in list(channel_map._map.values()):
+        for chan in known:
             chan._disown(error)
 
     def _say_goodbye(self) -> None:
@@ -572,23 +573,35 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         bool
             False where the network has no room for what is left.
         """
-        while self._deferred and self._may_send() and self._usable():
-            if not self._wire.writable():
-                return not self._usable()
-            try:
+        try:
+            while self._deferred and self._may_send() and self._usable():
+                if not self._wire.writable():
+                    return not self._usable()
                 if not self.clear_to_send_lock.acquire(False):
                     return True
                 try:
                     self._transmit_some_locked()
+                except BaseException as exc:
+                    self._writing_failed(exc)
+                    raise
                 finally:
                     self.clear_to_send_lock.release()
-            except (OSError, EOFError, SSHException):
-                return True  # _transmit_locked has ended the connection; the reader tells everyone
-            except BaseException as exc:
-                # A signal's handler raised: a message may be missing, or the gate left closed.
-                self.abort(self._lost("reset", f"writing was interrupted: {exc!r}"))
-                raise
+        except (OSError, EOFError, SSHException):
+            pass  # the reader tells everyone
+        except BaseException as exc:
+            self._writing_failed(exc)
+            raise
         return True
+
+    def _writing_failed(self, exc: BaseException) -> None:
+        """
+        End the connection, where an error or a signal's handler ended a write (fault G23).
+
+        Half a packet may be out, or one that was made was not written; a message of another
+        thread's may lie where nobody looks for it, or the gate have been left closed.  Called
+        before the gate is opened, as whatever came next would be garbage to the server.
+        """
+        self.abort(self._lost("reset", f"writing failed: {str(exc) or type(exc).__name__}"))
 
     def _transmit_some_locked(self) -> None:
         """Send deferred messages, in one piece, that the network has room for."""
@@ -600,7 +613,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 except IndexError:
                     break
                 self._transmit_locked(*entry)
-            self._uncork()
+            self.packetizer.uncork()
 
     def _transmit_all_locked(
         self, messages: Sequence[Message], outbound: Optional[Outbound]
@@ -613,18 +626,12 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             self.packetizer.cork()
             for m in messages:
                 self._transmit_locked(m, outbound)
-            self._uncork()
-
-    def _uncork(self) -> None:
-        try:
             self.packetizer.uncork()
-        except BaseException as exc:
-            # Half a packet may be out, so the stream is of no use any more (fault G23).
-            self.abort(self._lost("reset", f"writing failed: {exc}"))
-            raise
 
     def _send_message(self, data: Message) -> None:
         with self._writing:  # what passes by the gate (a key exchange, a login) keeps its place
+            if self._wire._closed:  # a lock of paramiko's may have been left taken (fault G23)
+                raise EOFError("the connection is closed")
             super()._send_message(data)
 
     def _may_send(self) -> bool:
@@ -647,12 +654,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             if outbound.close_sent:
                 return  # faults F2, F2b, F2c: nothing may follow CLOSE (paramiko #1115)
             outbound.close_sent = m.asbytes()[0] == MSG_CHANNEL_CLOSE
-        try:
-            self._send_message(m)
-        except BaseException as exc:
-            # Half a packet may be out, so the stream is of no use any more (fault G23).
-            self.abort(self._lost("reset", f"writing failed: {exc}"))
-            raise
+        self._send_message(m)
 
     def _send_user_message(self, m: Message, outbound: Optional[Outbound] = None) -> None:
         self._send_user_messages((m,), outbound)
@@ -676,15 +678,22 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                     self._lost("protocol", f"no end of a key exchange in {_REKEY_LIMIT:g} s")
                 )
                 raise self._no_connection()
-            with self.clear_to_send_lock:
-                if not self._may_send():
-                    continue
-                try:
-                    self._drain_locked()
-                    self._transmit_all_locked(messages, outbound)
-                except (OSError, EOFError) as exc:
-                    raise self._no_connection() from exc
-            self._flush_or_leave()  # what came while we held the gate, and nobody else will send
+            try:
+                with self.clear_to_send_lock:
+                    if not self._may_send():
+                        continue
+                    try:
+                        self._drain_locked()
+                        self._transmit_all_locked(messages, outbound)
+                    except BaseException as exc:
+                        self._writing_failed(exc)
+                        raise
+                self._flush_or_leave()  # what came meanwhile, and nobody else will send
+            except (OSError, EOFError, SSHException) as exc:
+                raise self._no_connection() from exc
+            except BaseException as exc:
+                self._writing_failed(exc)
+                raise
             return
 
     def _no_connection(self) -> SshConnectionLost:
@@ -894,14 +903,14 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
 
     def _parse_channel_open_success(self, m: Message) -> None:
         number, remote, window, packet = m.get_int(), m.get_int(), m.get_int(), m.get_int()
-        chan = self._channels.get(number)
+        chan = self._channels.find(number)
         if chan is None or chan.active:
             raise SSHException("the server confirmed a channel nobody asked for")
         chan._confirmed(remote, window, packet)
 
     def _parse_channel_open_failure(self, m: Message) -> None:
         number, code, text = m.get_int(), m.get_int(), m.get_string()
-        chan = self._channels.get(number)
+        chan = self._channels.find(number)
         if chan is None or chan.active:
             raise SSHException("the server refused a channel nobody asked for")
         self._channels.delete(number)
@@ -922,18 +931,6 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
 
 class _HostKeyChanged(SSHException):  # type: ignore[misc]
     """The server proved to be another one in the middle of a connection."""
-
-
-class _HandedOut(Dict[int, bool]):
-    """paramiko's `channels_seen`, which grows with every command for ever (fault G15, #1685)."""
-
-    _end = 0  # numbers are handed out in order, and from 0 again after 16 million
-
-    def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and number < self._end
-
-    def __setitem__(self, number: int, value: bool) -> None:
-        self._end = max(self._end, number + 1)
 
 
 def printable(text: str, limit: int = 300) -> str:

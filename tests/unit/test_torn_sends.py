@@ -1,0 +1,120 @@
+"""An exception of a signal's handler at each line of a send: nothing garbled, nobody waiting."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import threading
+from types import FrameType
+from typing import Any, Callable, Optional
+
+import paramiko
+import pytest
+
+from ssh_service import transport as package
+from ssh_service.errors import SshConnectionLost
+from ssh_service.transport import SshChannel, SshTransport
+from tests.faults.clients import Collector, Outcome, connected, eventually, execute
+from tests.faults.evil_ssh import EvilSsh, EvilTransport
+
+FOLDERS = (os.path.dirname(package.__file__), os.path.dirname(paramiko.__file__))
+
+
+class Torn(BaseException):
+    """What the handler of a signal raises, as KeyboardInterrupt."""
+
+
+def is_seam(frame: FrameType) -> bool:
+    """Tell whether no signal is looked at here, or what its handler raises goes nowhere."""
+    if frame.f_code.co_name == "__del__":
+        return True
+    # Where a `try` begins or a `with` ends there is no call, so no look, and no handler either.
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return line == "try:" or line.startswith("with ")
+
+
+def torn_at(line: int, call: Callable[[], Any]) -> bool:
+    """Make a call, raising before its `line`-th line; tell whether it has that many."""
+    left = line
+
+    def trace(frame: FrameType, event: str, _: Any) -> Optional[Callable[..., Any]]:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(FOLDERS):
+            return None
+        if event == "line" and not is_seam(frame):
+            left -= 1
+            if left < 0:
+                raise Torn
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except Torn:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def swallow(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+    """Answer ``hello``; of anything else, take all that comes."""
+    if command == b"hello":
+        channel.sendall(command)
+        channel.send_exit_status(0)
+        channel.close()
+        return
+    while channel.recv(65536):
+        pass
+    channel.close()
+
+
+SENDS = {
+    "packets": lambda transport, channel: channel.send_some(b"x" * 100_000),
+    "a packet": lambda transport, channel: channel.sendall(b"x" * 1000),
+    "the end": lambda transport, channel: channel.shutdown_write(),
+    "a post": lambda transport, channel: channel.send_signal("TERM"),
+    "an open": lambda transport, channel: transport.start_session(Collector()),
+    "a close": lambda transport, channel: channel.close(),
+}
+
+
+def tear(send: Callable[[SshTransport, SshChannel], Any], first: int, step: int) -> None:
+    """Tear a send at every `step`-th of its lines, and see what becomes of the connection."""
+    line = first
+    with EvilSsh(swallow) as server:
+        more = True
+        while more:
+            with connected(server.port) as transport:
+                while more and transport.is_active():
+                    channel = transport.open_session()
+                    channel.exec_command("swallow")
+                    more = torn_at(line, lambda: send(transport, channel))
+                    line += step
+                    # What others want to send leaves, or they are told that it cannot.
+                    other = Outcome(lambda: execute(transport, "hello")).wait()
+                    if transport.is_active():
+                        assert other.error is None and other.value == (0, b"hello"), line
+                        continue
+                    if other.error is not None:
+                        assert isinstance(other.error, (SshConnectionLost, EOFError)), line
+                    eventually(lambda: not transport.is_alive(), f"the reader ends, {line}")
+            server.transports[-1].join(10)
+            complaint = server.transports[-1].get_exception()
+            assert complaint is None or isinstance(complaint, EOFError), (line, complaint)
+
+
+@pytest.mark.parametrize("what", SENDS)
+def test_whoever_is_torn_from_a_send_leaves_the_stream_whole_and_nobody_waiting(what: str) -> None:
+    """T30, G23."""
+    before = threading.active_count()
+    tear(SENDS[what], first=3, step=17)
+    eventually(lambda: threading.active_count() <= before + 1, "no thread is left")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", SENDS)
+def test_a_send_torn_at_every_line(what: str) -> None:
+    """T30."""
+    tear(SENDS[what], first=0, step=1)
