@@ -30,6 +30,7 @@ from ssh_service.errors import (
     SshSessionRefused,
     SshTransferError,
     SshTransferPermissionError,
+    SshTransferTimeout,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ __all__ = [
     "SshSessionRefused",
     "SshTransferError",
     "SshTransferPermissionError",
+    "SshTransferTimeout",
     "__version__",
 ]
 

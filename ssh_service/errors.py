@@ -36,6 +36,7 @@ __all__ = [
     "SshSessionRefused",
     "SshTransferError",
     "SshTransferPermissionError",
+    "SshTransferTimeout",
     "again",
     "transfer_error",
 ]
@@ -293,6 +294,10 @@ class SshIsADirectoryError(SshTransferError, IsADirectoryError):
 
 class SshNotADirectoryError(SshTransferError, NotADirectoryError):
     """A file stands where a folder is needed."""
+
+
+class SshTransferTimeout(SshTransferError, TimeoutError):
+    """Nothing moved for longer than a copy may stand still."""
 
 
 _TRANSFER_LEAVES: Dict[int, Type[SshTransferError]] = {

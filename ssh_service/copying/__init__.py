@@ -8,13 +8,13 @@ from typing import Any, Callable, Coroutine, Optional, Union
 
 from ssh_service.copying.channel import session_on, start_command
 from ssh_service.copying.downloading import Download
-from ssh_service.copying.failures import SshTransferTimeout, copy_error, shown
+from ssh_service.copying.failures import copy_error, shown
 from ssh_service.copying.job import CommandStarter, Job, Options, Progress, ProgressCallback
 from ssh_service.copying.session import SessionEnded, SftpSession
 from ssh_service.copying.uploading import Upload
 from ssh_service.transport import SshTransport
 
-__all__ = ["Progress", "ProgressCallback", "SshTransferTimeout", "download", "upload"]
+__all__ = ["Progress", "ProgressCallback", "download", "upload"]
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 

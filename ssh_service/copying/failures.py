@@ -13,11 +13,12 @@ from ssh_service.errors import (
     SshServiceError,
     SshSessionRefused,
     SshTransferError,
+    SshTransferTimeout,
     transfer_error,
 )
 from ssh_service.transport import printable
 
-__all__ = ["Refused", "SshTransferTimeout", "local_error", "copy_error", "shown"]
+__all__ = ["Refused", "local_error", "copy_error", "shown"]
 
 _ERRNOS = {
     protocol.NO_SUCH_FILE: errno.ENOENT,
@@ -25,10 +26,6 @@ _ERRNOS = {
     protocol.BAD_MESSAGE: errno.EINVAL,
     protocol.OP_UNSUPPORTED: errno.EOPNOTSUPP,
 }
-
-
-class SshTransferTimeout(SshTransferError, TimeoutError):
-    """Nothing moved for longer than a copy may stand still."""
 
 
 class Refused(Exception):
@@ -152,5 +149,7 @@ def _session_error(error: Exception, path: str, where: Any) -> SshServiceError:
     if isinstance(reason, protocol.ProtocolError):
         text = f"the server broke the SFTP protocol: {reason}"
         return transfer_error(errno.EPROTO, path, text, connection_id=where["connection_id"])
-    text = str(reason) if reason else "the server ended the SFTP session"
+    text = "the server ended the SFTP session"
+    if reason is not None:
+        text = str(reason) or f"the SFTP session was broken off: {type(reason).__name__}"
     return transfer_error(errno.EPIPE, path, text, connection_id=where["connection_id"])

@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 
 # Seconds the tidying up after a failure, an interrupt or a time-out may take.
 _TIDY_LIMIT = 2.0
+# Exceptions looked at, each raised while the one before it was being handled.
+_LONGEST_CHAIN = 20
 
 
 class Cancelled(BaseException):
@@ -193,6 +195,7 @@ class Pipeline:
     - When a task fails, those started before it run to their end and those started after it are
       cancelled; the failure of the earliest is raised.
     - Whatever ends the run, every task gets the chance to tidy up, for a few seconds at most.
+    - An interrupt (Ctrl-C) is what `run` raises, wherever it struck and whatever came of it.
     """
 
     def __init__(
@@ -209,6 +212,7 @@ class Pipeline:
         self._started = 0
         self._failed: Optional[Task] = None
         self._stopping = False
+        self._interrupt: Optional[BaseException] = None
         self._last_one: Optional[_Turn] = None
 
     def run(self, main: Coroutine[Any, Any, _T]) -> _T:
@@ -230,8 +234,10 @@ class Pipeline:
             self._run_all(self._timeout)
             while self.lane.outstanding:  # what nobody waits for: files being closed
                 self._take_replies(self._timeout)
-        except BaseException:
+        except BaseException as error:
             self._tidy_up()
+            if self._interrupt is not None and isinstance(error, Exception):
+                raise self._interrupt from error  # which was the consequence
             raise
         if self._failed is not None and self._failed.failure is not None:
             raise self._failed.failure
@@ -327,11 +333,16 @@ class Pipeline:
                 return
         except StopIteration as stop:
             task.result = stop.value
-        except Cancelled:
-            pass
+        except Cancelled as cancelled:
+            self._interrupt = self._interrupt or _interrupt_behind(cancelled)
         except Exception as failure:
             task.failure = failure
-        except BaseException:  # an interrupt: `run` stops all others
+            self._interrupt = self._interrupt or _interrupt_behind(failure)
+            if self._interrupt is not None and not self._stopping:
+                self._tasks.discard(task)
+                raise self._interrupt from failure
+        except BaseException as interrupt:  # `run` stops all others
+            self._interrupt = self._interrupt or interrupt
             self._tasks.discard(task)
             raise
         self._end(task)
@@ -377,6 +388,22 @@ class Pipeline:
             for task in self._tasks:
                 task.coroutine.close()
             self._tasks.clear()
+
+
+def _interrupt_behind(error: BaseException) -> Optional[BaseException]:
+    """
+    Find the interrupt that made a task fail in another way: while it was tidying up, say.
+
+    It must reach the caller, who would otherwise be told of a broken pipe for a Ctrl-C.
+    """
+    seen: Optional[BaseException] = error
+    for _ in range(_LONGEST_CHAIN):
+        if seen is None:
+            break
+        if not isinstance(seen, (Exception, Cancelled, GeneratorExit)):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 async def _nothing() -> None:

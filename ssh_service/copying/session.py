@@ -329,6 +329,16 @@ class SftpSession:
 
     def pump(self) -> None:
         """Send what waits to be sent, as far as the peer has room for it."""
+        try:
+            self._pump()
+        except BaseException as error:
+            # Part of a piece may be out, so the stream is of no use to anyone any more; and who
+            # was interrupted may have left word that it is still sending.
+            self.ended(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _pump(self) -> None:
         with self._lock:
             if self._sending or not self._outbox:
                 return
@@ -336,14 +346,7 @@ class SftpSession:
             head: Optional[memoryview] = self._outbox[0]
             room_made = self._room_made
         while head is not None:
-            try:
-                count = self._stream.send_some(head)
-            except BaseException as error:
-                # Part of the piece may be out, so the stream is of no use to anyone any more.
-                self.ended(error)
-                if not isinstance(error, Exception):
-                    raise
-                return
+            count = self._stream.send_some(head)
             head, room_made = self._advance(head, count, room_made)
 
     def _advance(

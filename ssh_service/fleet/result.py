@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
 from ssh_service.command import CompletedProcess
-from ssh_service.copying import SshTransferTimeout
 from ssh_service.errors import (
     SshCommandError,
     SshCommandTimeout,
@@ -15,6 +14,7 @@ from ssh_service.errors import (
     SshConnectError,
     SshConnectionLost,
     SshServiceError,
+    SshTransferTimeout,
 )
 
 __all__ = ["FAILED", "SUCCEEDED", "TIMED_OUT", "HostResult", "SshWorkerLost"]

@@ -200,6 +200,32 @@ def test_an_interrupt_stops_all_and_lets_them_tidy_up(server: MadeUpServer) -> N
     assert server.session.is_usable
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "while it waits to tidy up"])
+def test_an_interrupt_is_told_whatever_comes_of_it(waits: bool) -> None:
+    def answer(kind: int, request_id: int, rest: bytes) -> bytes:
+        if kind == protocol.REMOVE:  # the end comes while the task tidies up
+            server.session.ended(OSError("broken pipe"))
+            return b""
+        return status(request_id, protocol.OK)
+
+    server = MadeUpServer(answer)
+    server.session.greet(1)
+
+    async def main() -> None:
+        await lane.ask(protocol.stat, b"x")
+        try:
+            raise KeyboardInterrupt  # as in the middle of a write, which breaks the stream off
+        except STOPPED:
+            if not waits:
+                server.session.ended(OSError("broken pipe"))
+                lane.session.check()
+            await lane.ask(protocol.remove, b"litter")
+            raise
+
+    with pytest.raises(KeyboardInterrupt), server.session.lane() as lane:
+        Pipeline(lane, timeout=1).run(main())
+
+
 def test_silence_ends_the_run_and_retires_the_session() -> None:
     server = MadeUpServer(silent)
     server.session.greet(1)

@@ -174,6 +174,25 @@ def test_an_error_while_sending_ends_the_session() -> None:
             lane.collect(PATIENCE)
 
 
+def test_an_interrupt_while_sending_leaves_nobody_waiting_for_room() -> None:
+    stream = NoRoom(1000)
+    stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
+    stream.session.greet(PATIENCE)
+
+    def interrupt(data: memoryview) -> int:
+        raise KeyboardInterrupt
+
+    stream.send_some = interrupt  # type: ignore[method-assign]
+    with stream.session.lane() as other:
+        other.ask(protocol.stat, b"x")
+        with stream.session.lane() as lane:
+            lane.ask(protocol.stat, b"x")
+            with pytest.raises(KeyboardInterrupt):
+                lane.collect(PATIENCE)
+        with pytest.raises(SessionEnded):
+            other.collect(PATIENCE)
+
+
 @pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
 def test_replies_reach_the_lane_that_asked_whatever_others_do(tmp_path: Path) -> None:
     for number in range(8):
