@@ -11,7 +11,7 @@ import weakref
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Callable, Dict, Hashable, Iterator, List, Mapping, Optional, Tuple, TypeVar
 
-from ssh_service import background, pacing, params
+from ssh_service import background, events, pacing, params
 from ssh_service.client import SshClient
 from ssh_service.connect import dial
 from ssh_service.errors import (
@@ -111,6 +111,7 @@ class SshClientCache:
     ) -> None:
         self._client_factory = client_factory
         self._dialer = dialer
+        self._subscribers: Tuple[events.Subscriber, ...] = ()  # replaced whole, under _lock
         self._forget_everything()
         _caches.add(self)
 
@@ -155,6 +156,37 @@ class SshClientCache:
                 "waiting": sum(slot.waiting for slot in self._slots.values()),
                 **self._counts,
             }
+
+    @property
+    def subscribers(self) -> Tuple[events.Subscriber, ...]:
+        """Who is told of events; empty as a rule, and then events cost nothing."""
+        return self._subscribers
+
+    def subscribe(self, subscriber: events.Subscriber) -> Callable[[], None]:
+        """
+        Be told what happens to connections, and to the commands that use them.
+
+        Parameters
+        ----------
+        subscriber : Callable[[Event], Any]
+            Called with each event of `ssh_service.events`, in order, on the callback thread: it
+            may wait, but others' callbacks wait for it.  What it raises is logged.
+
+        Returns
+        -------
+        Callable[[], None]
+            Ends it; commands already under way are still told of.
+        """
+        with self._lock:
+            self._subscribers = (*self._subscribers, subscriber)
+        return lambda: self._unsubscribe(subscriber)
+
+    def _unsubscribe(self, subscriber: events.Subscriber) -> None:
+        with self._lock:
+            self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
+
+    def _publish(self, event: events.Event) -> None:
+        background.run_callback(events.tell, self._subscribers, event)
 
     # Its life.
 
@@ -384,7 +416,7 @@ class SshClientCache:
             try:
                 dialler.start()
             except RuntimeError as exc:  # the system gives no more threads
-                self._fail(slot, None, exc)
+                self._fail(slot, None, exc, time.monotonic())
         return slot
 
     def renew(self, slot: Slot) -> bool:
@@ -470,9 +502,10 @@ class SshClientCache:
         target = slot.target
         client: Optional[SshClient] = None
         transport: Optional[SshTransport] = None
+        began = time.monotonic()
         try:
             client = self._client_factory()
-            deadline = time.monotonic() + target.connect_timeout
+            deadline = began + target.connect_timeout
             transport = pacing.paced(
                 (target.hostname, target.port, target.key.route),
                 deadline,
@@ -488,18 +521,21 @@ class SshClientCache:
         except BaseException as exc:  # whatever it is, somebody waits for it
             if transport is not None:
                 transport.close()
-            self._fail(slot, client, exc)
+            self._fail(slot, client, exc, began)
             return
+        made_at = time.monotonic()
         with self._lock:
             kept = self._slots.get(slot.key) is slot
             if kept:  # published where it is checked, so that cleanup() cannot miss it
                 slot.transport = transport
-                slot.made_at = slot.idle_since = time.monotonic()
+                slot.made_at = slot.idle_since = made_at
                 before = self._made.get(slot.key, 0)
                 self._made[slot.key] = before + 1
                 self._counts["reconnects"] += before > 0
         background.run_callback(self._announce, slot, client, transport)
-        transport.add_done_callback(lambda _, loss: self._ended(slot, client, loss))
+        if self._subscribers:
+            self._publish(events.ConnectionMade(target.connection_id, made_at, made_at - began))
+        transport.add_done_callback(lambda _, loss: self._ended(slot, client, loss, made_at))
         if kept:
             _log.debug("%s: connected", target.connection_id)
             _settle(slot.pair, pair=(transport, client))
@@ -513,7 +549,9 @@ class SshClientCache:
         if closed:
             transport.hang_up()
 
-    def _fail(self, slot: Slot, client: Optional[SshClient], cause: BaseException) -> None:
+    def _fail(
+        self, slot: Slot, client: Optional[SshClient], cause: BaseException, began: float
+    ) -> None:
         error = _closed() if slot.closed else _as_ours(cause, slot.target.connection_id)
         _log.info("%s", error)
         self._drop(slot)  # first, so that who is told of the failure can dial again
@@ -521,6 +559,12 @@ class SshClientCache:
             with contextlib.suppress(Exception):  # a subclass that forgot to call our __init__
                 client.lost()
             background.run_callback(client.connection_lost, error)
+        if self._subscribers:
+            now, kind = time.monotonic(), type(error).__name__
+            name = slot.target.connection_id
+            self._publish(
+                events.DialFailed(name, now, now - began, kind, str(error), error.phase)
+            )
         _settle(slot.pair, error=error)
 
     @staticmethod
@@ -530,10 +574,16 @@ class SshClientCache:
         finally:
             slot.announced.set()
 
-    def _ended(self, slot: Slot, client: SshClient, loss: Optional[Exception]) -> None:
+    def _ended(
+        self, slot: Slot, client: SshClient, loss: Optional[Exception], made_at: float
+    ) -> None:
         self._drop(slot, losses=int(loss is not None))
         client.lost()
         background.run_callback(client.connection_lost, loss)
+        if self._subscribers:
+            now, name = time.monotonic(), slot.target.connection_id
+            why = (None, None) if loss is None else (type(loss).__name__, str(loss))
+            self._publish(events.ConnectionEnded(name, now, now - made_at, *why))
         if loss is not None:
             _log.info("%s", loss)
 

@@ -9,9 +9,9 @@ import signal as signals
 import threading
 import time
 from concurrent.futures import Future
-from typing import Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ssh_service import background, script
+from ssh_service import background, events, script
 from ssh_service.errors import (
     SshCacheClosed,
     SshCommandCancelled,
@@ -200,6 +200,7 @@ class Command(ChannelSink):
         self.waits_for: Callable[[], str] = lambda: "queue"
         # How to run a command of our own beside it; without a pool, on the same connection.
         self.run_beside: Callable[[str], None] = self._run_on_same_connection
+        self._watch: Optional[events.Watch] = None  # set once, before it is submitted
         self._text, self._env, self._timeout, self._pty = text, env, timeout, pty
         self._group = _GroupFinder() if connection_id.startswith("root@") else None
         prologue = self._group.prologue if self._group else ""
@@ -222,6 +223,22 @@ class Command(ChannelSink):
         if self._deadline is not None:
             self._timers.append(background.call_at(self._deadline, self._expire))
 
+    def watch(self, subscribers: Sequence[events.Subscriber]) -> None:
+        """
+        Have subscribers told of it; before it is submitted.
+
+        Parameters
+        ----------
+        subscribers : Sequence[Callable[[Event], Any]]
+            Called on the callback thread.
+        """
+        out, err = self.outputs
+        watch = events.Watch(
+            self.connection_id, subscribers, lambda: (out.received, err.received)
+        )
+        self._watch = watch
+        self.future.add_done_callback(watch.tell_ended)
+
     # What the pool calls.
 
     def start(self, channel: SshChannel) -> bool:
@@ -242,6 +259,10 @@ class Command(ChannelSink):
             if self._over or channel in self._ended_channels:
                 return False
             self._channel = channel  # from here on it counts as sent
+            if self._watch is not None:
+                self._watch.note_sent()
+        if self._watch is not None:
+            background.run_callback(self._watch.tell_sent)
         if self._pty:
             channel.request_pty()
         channel.request_exec(self._request)
@@ -470,6 +491,8 @@ class Command(ChannelSink):
             if self._over or (unless_sent and self.sent):
                 return False
             self._over = True  # from here on `start` sends nothing
+            if self._watch is not None:
+                self._watch.note_over()
             timers, self._timers = self._timers, []
             self._ended_channels = []
         for timer in timers:

@@ -112,6 +112,8 @@ def begin(
     max_connections, idle_timeout, max_lifetime
         As for `submit`.
     """
+    if cache.subscribers:
+        command.watch(cache.subscribers)
     if command.is_empty():
         command.succeed()  # a shell has nothing to do for it
         return

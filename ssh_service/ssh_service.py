@@ -108,6 +108,18 @@ class SshService(Service, metaclass=ABCMeta):
         cls._CLIENT_CACHE.cleanup()
 
     @classmethod
+    def client_cache(cls) -> SshClientCache:
+        """
+        Return the cache that all services share.
+
+        Returns
+        -------
+        SshClientCache
+            To ask it for `SshClientCache.stats`, or to `SshClientCache.subscribe` to events.
+        """
+        return cls._CLIENT_CACHE
+
+    @classmethod
     def _known_settings(cls) -> Dict[str, service_settings.Reader]:
         known: Dict[str, service_settings.Reader] = {}
         for base in reversed(cls.__mro__):

@@ -147,13 +147,15 @@ class Output:
     ----------
     gives_back : bool
         Whether a chunk is done with as soon as it was `put`, so that the server may send more.
+    received : int
+        How many bytes were taken.
     """
 
     gives_back = True
 
     def __init__(self, limit: Optional[int] = None) -> None:
         self.limit = limit
-        self._size = 0
+        self.received = 0
         # Grows where it is, while more is on its way.  Chunks that are joined in the end would be
         # held twice, and copied when there is nothing else left to wait for.
         self._kept = io.BytesIO()
@@ -174,8 +176,8 @@ class Output:
         bool
             False when the limit is exceeded; what fits is kept.
         """
-        room = len(chunk) if self.limit is None else self.limit - self._size
-        self._size += self._kept.write(chunk if len(chunk) <= room else chunk[: max(0, room)])
+        room = len(chunk) if self.limit is None else self.limit - self.received
+        self.received += self._kept.write(chunk if len(chunk) <= room else chunk[: max(0, room)])
         return len(chunk) <= room
 
     def end(self) -> None:
@@ -207,6 +209,7 @@ class CallbackOutput(Output):
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """Have the function called; the server may send more when it has returned."""
+        self.received += len(chunk)
         background.run_callback(self._deliver, chunk, channel)
         return True
 
@@ -248,9 +251,10 @@ class QueueOutput(Output):
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """Keep a chunk; the server may send more when it was taken."""
         with self._changed:
+            self.received += len(chunk)
             collecting = self._collecting
             if collecting:
-                super().put(chunk, None)
+                self._kept.write(chunk)
             else:
                 self._queue.append((chunk, channel))
                 self._changed.notify()
@@ -264,7 +268,7 @@ class QueueOutput(Output):
             queue, self._queue = self._queue, collections.deque()
             self._collecting = True
             for chunk, _ in queue:
-                super().put(chunk, None)
+                self._kept.write(chunk)
         for chunk, channel in queue:
             if channel is not None:
                 channel.give_back(len(chunk))

@@ -25,14 +25,17 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "known_hosts": {"errors", "settings", "patterns", "secret"},
     "params": {"known_hosts", "ssh_config", *LEAVES},
     "background": set(),
+    "events": {"errors"},
     "transport": {"errors"},
     "connect": {"transport", "params", "known_hosts", "ssh_config", *LEAVES},
     "client": {"transport", "params", "errors"},
     "pacing": {"transport", "errors"},
-    "cache": {"connect", "client", "pacing", "params", "transport", "background", "errors"},
+    "cache": {
+        "connect", "client", "pacing", "params", "transport", "background", "events", "errors"
+    },
     "script": {"errors"},
     "streams": {"transport", "background", "errors"},
-    "command": {"script", "streams", "transport", "background", "errors"},
+    "command": {"script", "streams", "transport", "background", "events", "errors"},
     "sessions": {"cache", "command", "params", "transport", "background", "errors"},
     "copying": {"transport", "errors"},
     "remote": {
@@ -90,6 +93,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "background",
         "errors",
     },
+    "otel": {"cache", "events", "verbs"},
     "fault_proxy": set(),
     "local_server": set(),
     "local_sshd": {"local_server"},
@@ -123,6 +127,7 @@ OUTSIDE: Dict[str, Set[str]] = {
     "local_sshd": set(),
     "cli": {"click", "rich"},
     "fleet": {"distributed"},
+    "otel": {"opentelemetry"},
     "demo": {"rich"},
 }
 THE_REST_MAY_USE = {"paramiko", "cryptography"}
@@ -132,6 +137,7 @@ ENGINE = {
     "client",
     "command",
     "connect",
+    "events",
     "remote",
     "script",
     "sessions",

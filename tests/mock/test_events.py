@@ -1,0 +1,176 @@
+"""Who subscribes is told what happened to connections and commands: in order, once, elsewhere."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import pickle
+import time
+from typing import Any, List, Tuple
+
+import pytest
+
+from ssh_service import background, remote
+from ssh_service.cache import SshClientCache
+from ssh_service.errors import SshAuthError, SshConnectionLost
+from ssh_service.events import (
+    CommandEnded,
+    CommandSent,
+    ConnectionEnded,
+    ConnectionMade,
+    DialFailed,
+    Event,
+)
+from ssh_service.mock_sshd import MockSshd
+from tests.unit.engine_fakes import PATIENCE, GatedDialer, callbacks_done, connect_params, outcome
+
+
+@pytest.fixture
+def watched(ssh_cache: SshClientCache) -> Tuple[SshClientCache, List[Any]]:
+    seen: List[Any] = []
+    ssh_cache.subscribe(seen.append)
+    return ssh_cache, seen
+
+
+def kinds(seen: List[Any]) -> List[type]:
+    callbacks_done()
+    return [type(event) for event in seen]
+
+
+def wait_for(kind: type, seen: List[Any]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while kind not in kinds(seen):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_command_on_a_new_connection(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
+) -> None:
+    cache, seen = watched
+    script = "printf out; printf error >&2; exit 3"
+    remote.submit(cache, mock_sshd.connect_params, script).result()
+    assert kinds(seen) == [ConnectionMade, CommandSent, CommandEnded]
+    made, sent, ended = seen
+    assert {event.connection_id for event in seen} == {f"mock@127.0.0.1:{mock_sshd.port}"}
+    assert (ended.outcome, ended.exit_status, ended.error) == ("completed", 3, None)
+    assert (ended.stdout_bytes, ended.stderr_bytes) == (3, 5)
+    assert sent.command == ended.command and ended.sent
+    assert 0 < made.seconds <= sent.queued == ended.queued < ended.seconds
+    assert made.at <= sent.at < ended.at
+
+
+def test_the_end_of_a_connection_and_of_the_command_on_it(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
+) -> None:
+    cache, seen = watched
+    future = remote.submit(cache, mock_sshd.connect_params, "echo; sleep 60")
+    wait_for(CommandSent, seen)
+    mock_sshd.cut()
+    assert isinstance(future.exception(10), SshConnectionLost)
+    wait_for(ConnectionEnded, seen)
+    by_kind = {type(event): event for event in seen}
+    assert by_kind[ConnectionEnded].error == "SshConnectionLost"
+    assert by_kind[CommandEnded].outcome == "lost" and by_kind[CommandEnded].sent
+
+
+def test_closing_is_no_loss(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
+) -> None:
+    cache, seen = watched
+    cache.get_client_connection(mock_sshd.connect_params)
+    cache.cleanup()
+    assert kinds(seen) == [ConnectionMade, ConnectionEnded]
+    assert (seen[1].error, seen[1].reason) == (None, None)
+
+
+def test_a_dial_that_failed_and_the_command_that_was_never_sent() -> None:
+    dialer = GatedDialer()
+    dialer.errors["alpha"] = [SshAuthError("alpha: refused all there was")]
+    cache, seen = SshClientCache(dialer=dialer), []  # type: ignore[var-annotated]
+    cache.subscribe(seen.append)
+    assert isinstance(remote.submit(cache, connect_params(), "true").exception(10), SshAuthError)
+    assert kinds(seen) == [DialFailed, CommandEnded]
+    failed, ended = seen
+    assert (failed.error, failed.phase) == ("SshAuthError", "auth")
+    assert failed.reason == ended.reason == "alpha: refused all there was"
+    assert (ended.sent, ended.outcome) == (False, "not connected")
+    assert ended.queued == ended.seconds
+
+
+@pytest.mark.parametrize(
+    "script, options, word",
+    [
+        ("sleep 60", {"timeout": 0.5}, "timed out"),
+        ("yes", {"max_output": 100}, "output limit"),
+        ("", {}, "completed"),
+    ],
+)
+def test_the_word_for_each_outcome(
+    mock_sshd: MockSshd,
+    watched: Tuple[SshClientCache, List[Any]],
+    script: str,
+    options: Any,
+    word: str,
+) -> None:
+    cache, seen = watched
+    outcome(remote.submit(cache, mock_sshd.connect_params, script, **options).result)
+    callbacks_done()
+    assert [event.outcome for event in seen if isinstance(event, CommandEnded)] == [word]
+
+
+def test_events_hold_no_script_no_variable_and_no_output(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
+) -> None:
+    cache, seen = watched
+    secret = "swordfish"
+    future = remote.submit(
+        cache, mock_sshd.connect_params, f"echo {secret}; sleep 60", env={"A": secret}, timeout=1
+    )
+    assert future.exception(10) is not None
+    cache.cleanup()
+    assert len(kinds(seen)) == 4
+    assert secret.encode() not in pickle.dumps(seen)
+
+
+def test_subscribers_are_called_on_the_callback_thread_in_the_callers_context(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    variable: "contextvars.ContextVar[str]" = contextvars.ContextVar("variable", default="none")
+    seen = []
+
+    def subscriber(event: Event) -> None:
+        seen.append((type(event), background.on_callback_thread(), variable.get()))
+
+    ssh_cache.subscribe(subscriber)
+    variable.set("mine")
+    remote.submit(ssh_cache, mock_sshd.connect_params, "true").result()
+    callbacks_done()
+    assert seen[1:] == [(CommandSent, True, "mine"), (CommandEnded, True, "mine")]
+
+
+def test_one_that_raises_harms_nobody_and_is_logged(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad(event: Event) -> None:
+        raise RuntimeError("a bug of theirs")
+
+    seen: List[Any] = []
+    ssh_cache.subscribe(bad)
+    ssh_cache.subscribe(seen.append)
+    with caplog.at_level(logging.ERROR, "ssh_service"):
+        assert remote.submit(ssh_cache, mock_sshd.connect_params, "echo hi").result().stdout
+        assert len(kinds(seen)) == 3
+    assert "a bug of theirs" in caplog.text
+
+
+def test_who_has_unsubscribed_is_told_nothing_more(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    seen: List[Any] = []
+    stop = ssh_cache.subscribe(seen.append)
+    stop()
+    stop()
+    assert ssh_cache.subscribers == ()
+    remote.submit(ssh_cache, mock_sshd.connect_params, "true").result()
+    assert kinds(seen) == []

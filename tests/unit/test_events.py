@@ -1,0 +1,65 @@
+"""What subscribers are told of one command, without a server."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, List, Optional
+
+import pytest
+
+from ssh_service import errors, events
+from ssh_service.command import CompletedProcess
+
+
+def ended(
+    process: Optional[CompletedProcess] = None, error: Optional[Exception] = None
+) -> "Future[Any]":
+    future: "Future[Any]" = Future()
+    if error is None:
+        future.set_result(process)
+    else:
+        future.set_exception(error)
+    return future
+
+
+def watch(seen: List[Any]) -> events.Watch:
+    return events.Watch("me@alpha:22", (seen.append,), lambda: (0, 0))
+
+
+def test_sent_is_told_before_ended_whichever_thread_is_first() -> None:
+    seen: List[Any] = []
+    watched = watch(seen)
+    watched.note_sent()
+    watched.note_over()
+    watched.tell_ended(ended(CompletedProcess(None, None, b"", b"", 0)))
+    watched.tell_sent()
+    assert [type(event) for event in seen] == [events.CommandSent, events.CommandEnded]
+
+
+@pytest.mark.parametrize(
+    "error, word",
+    [
+        (errors.SshCommandTimeout(), "timed out"),
+        (errors.SshConnectTimeout(), "timed out"),
+        (errors.SshCommandCancelled(), "cancelled"),
+        (errors.SshOutputLimitError(), "output limit"),
+        (errors.SshConnectionLost(), "lost"),
+        (errors.SshHostKeyError(), "not connected"),
+        (errors.SshSessionRefused(), "refused"),
+        (errors.SshCacheClosed(), "closed"),
+        (errors.SshConfigError(), "failed"),
+    ],
+)
+def test_each_error_has_its_word(error: Exception, word: str) -> None:
+    seen: List[Any] = []
+    watch(seen).tell_ended(ended(error=error))
+    assert [(event.outcome, event.error, event.sent) for event in seen] == [
+        (word, type(error).__name__, False)
+    ]
+
+
+def test_a_signal_is_told_from_an_exit_status() -> None:
+    seen: List[Any] = []
+    killed = CompletedProcess(None, None, b"", b"", -1, ("KILL", False, "", ""))
+    watch(seen).tell_ended(ended(killed))
+    assert (seen[0].outcome, seen[0].exit_status) == ("signalled", -1)
