@@ -562,9 +562,7 @@ class SshClientCache:
         if self._subscribers:
             now, kind = time.monotonic(), type(error).__name__
             name = slot.target.connection_id
-            self._publish(
-                events.DialFailed(name, now, now - began, kind, str(error), error.phase)
-            )
+            self._publish(events.DialFailed(name, now, now - began, kind, str(error), error.phase))
         _settle(slot.pair, error=error)
 
     @staticmethod

@@ -233,9 +233,7 @@ class Command(ChannelSink):
             Called on the callback thread.
         """
         out, err = self.outputs
-        watch = events.Watch(
-            self.connection_id, subscribers, lambda: (out.received, err.received)
-        )
+        watch = events.Watch(self.connection_id, subscribers, lambda: (out.received, err.received))
         self._watch = watch
         self.future.add_done_callback(watch.tell_ended)
 

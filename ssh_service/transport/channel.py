@@ -9,6 +9,7 @@ reader thread what came, and nothing ever waits.
 from __future__ import annotations
 
 import errno
+import logging
 import queue
 import socket
 import struct
@@ -35,6 +36,8 @@ from ssh_service.transport.wire import Buffer
 
 if TYPE_CHECKING:
     from ssh_service.transport.transport import SshTransport
+
+_log = logging.getLogger("ssh_service.transport")
 
 # How far a server may overrun the window before we call it a fault; OpenSSH never does.
 _WINDOW_SLACK = 64 * 1024
@@ -147,8 +150,10 @@ class SshChannel(Channel):  # type: ignore[misc]
 
     def __init__(self, chanid: int, sink: Optional[ChannelSink] = None) -> None:
         super().__init__(chanid)
-        self.in_buffer = ChunkPipe()
-        self.in_stderr_buffer = ChunkPipe()
+        if sink is None or isinstance(sink, OpenWaiter):
+            self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
+        else:
+            self.in_buffer = self.in_stderr_buffer = _NOTHING
         self.event, self.status_event = Latch(), Latch()
         self.exit_signal: Optional[Tuple[str, bool, str]] = None
         self.error: Optional[SshServiceError] = None  # why it ended, if not in good order
@@ -176,7 +181,8 @@ class SshChannel(Channel):  # type: ignore[misc]
 
     def _log(self, level: int, msg: str, *args: Any) -> None:
         # paramiko logs several lines for each channel, at ERROR where we raise (fault G25).
-        self.transport._log(level, msg, *args)
+        if _log.isEnabledFor(logging.DEBUG):
+            self.transport._log(level, msg, *args)
 
     def _set_transport(self, transport: "SshTransport") -> None:
         # Ours, as paramiko's asks `logging` for its logger, by a lock of the whole process.
@@ -618,6 +624,16 @@ class OpenWaiter(ChannelSink):
             False when the time was up.
         """
         return self._done.wait(max(0.0, deadline - time.monotonic()))
+
+
+class _Nothing(ChunkPipe):
+    """The buffers of a channel that works for a sink."""
+
+    def close(self) -> None:
+        """Do nothing: it is shared, and nobody reads from it."""
+
+
+_NOTHING = _Nothing()
 
 
 # What any thread may leave to the reaper thread, without taking a lock: a message to send, or

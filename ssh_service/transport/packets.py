@@ -188,9 +188,14 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         """How many bytes are kept."""
         return sum(map(len, self._corked or ()))
 
-    def uncork(self) -> None:
+    def uncork(self, wait: bool = True) -> None:
         """
         Write what was kept, at once: each write costs a system call here and a wake-up there.
+
+        Parameters
+        ----------
+        wait : bool
+            Whether the call may wait until the network has room for all of it.
 
         Raises
         ------
@@ -198,8 +203,8 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
             As from `write_all`.
         """
         corked, self._corked = self._corked or [], None
-        if corked:
-            self._wire.sendall(corked[0] if len(corked) == 1 else b"".join(corked))
+        data = corked[0] if len(corked) == 1 else b"".join(corked)
+        (self._wire.sendall if wait else self._wire.send_now)(data)
 
     def readline(self, timeout: float) -> str:
         """

@@ -9,13 +9,12 @@ that the installed paramiko still calls what is overridden here.
 from __future__ import annotations
 
 import collections
-import contextlib
 import logging
 import os
 import threading
 import time
 import weakref
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, ContextManager, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 import paramiko
 from paramiko.common import (
@@ -183,7 +182,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._channels, self.channels_seen = ChannelMap(), HandedOut()
         self.clear_to_send = Latch()
         self.packetizer.before_wait = self._before_wait
-        self.packetizer.wants_to_write = lambda: bool(self._deferred) and self._may_send()
+        self.packetizer.wants_to_write = lambda: self._is_behind() and self._may_send()
         self.packetizer.may_begin_rekey = lambda: not self.in_kex
         self.packetizer.unknown_message = self._answer_unimplemented
         self.auth_timeout = _OPEN_TIMEOUT
@@ -541,22 +540,16 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         if not getattr(self._grouping, "depth", 0):
             self._flush_or_leave()
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> ContextManager[None]:
         """
         Send what this thread posts meanwhile in one piece, at the end.
 
-        Yields
-        ------
-        None
+        Returns
+        -------
+        ContextManager[None]
+            For ``with``.
         """
-        self._grouping.depth = getattr(self._grouping, "depth", 0) + 1
-        try:
-            yield
-        finally:
-            self._grouping.depth -= 1
-            if not self._grouping.depth:
-                self._flush_or_leave()
+        return _Together(self)
 
     def _flush_or_leave(self) -> None:
         """Send what is deferred, or see to it that another thread does."""
@@ -574,8 +567,8 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             False where the network has no room for what is left.
         """
         try:
-            while self._deferred and self._may_send() and self._usable():
-                if not self._wire.writable():
+            while self._is_behind() and self._may_send() and self._usable():
+                if self._wire.is_choked():
                     return not self._usable()
                 if not self.clear_to_send_lock.acquire(False):
                     return True
@@ -613,7 +606,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 except IndexError:
                     break
                 self._transmit_locked(*entry)
-            self.packetizer.uncork()
+            self.packetizer.uncork(wait=False)
 
     def _transmit_all_locked(
         self, messages: Sequence[Message], outbound: Optional[Outbound]
@@ -626,13 +619,16 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             self.packetizer.cork()
             for m in messages:
                 self._transmit_locked(m, outbound)
-            self.packetizer.uncork()
+            self.packetizer.uncork(wait=True)
 
     def _send_message(self, data: Message) -> None:
         with self._writing:  # what passes by the gate (a key exchange, a login) keeps its place
             if self._wire._closed:  # a lock of paramiko's may have been left taken (fault G23)
                 raise EOFError("the connection is closed")
             super()._send_message(data)
+
+    def _is_behind(self) -> bool:
+        return bool(self._deferred) or self._wire.has_backlog
 
     def _may_send(self) -> bool:
         return bool(self.clear_to_send.is_set())  # False while keys are being exchanged
@@ -927,6 +923,25 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     def _forget_channel(self, chan: SshChannel) -> None:
         with self.lock:
             self._held.discard(chan)
+
+
+class _Together:
+    """See `SshTransport.together`; a class, as a generator costs twice as much."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: SshTransport) -> None:
+        self._transport = transport
+
+    def __enter__(self) -> None:
+        grouping = self._transport._grouping
+        grouping.depth = getattr(grouping, "depth", 0) + 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        grouping = self._transport._grouping
+        grouping.depth -= 1
+        if not grouping.depth:
+            self._transport._flush_or_leave()
 
 
 class _HostKeyChanged(SSHException):  # type: ignore[misc]

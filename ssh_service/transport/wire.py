@@ -42,8 +42,8 @@ class Wire:
 
     Notes
     -----
-    Thread safety.  `recv` is for the reader thread alone; `sendall` for one thread at a time (the
-    transport's gate sees to that); everything else is for any thread.
+    Thread safety.  `recv` is for the reader thread alone; `sendall` and `send_now` for one thread
+    at a time (the transport's gate sees to that); everything else is for any thread.
 
     Guarantees.  `close` wakes a thread that waits in `recv` or `sendall`, and never gives the
     descriptor back: another thread may be about to use its number.  `release` does that, once the
@@ -55,6 +55,8 @@ class Wire:
         self._real = isinstance(sock, socket.socket)
         self._stall_limit = stall_limit
         self._shut = False
+        self._drained = False  # reader thread only: the last read took all there was
+        self._backlog = b""  # guarded by the gate: what `send_now` could not write
         self.last_received = time.monotonic()
         if self._real:
             sock.setblocking(False)
@@ -124,12 +126,17 @@ class Wire:
         return data
 
     def _recv_real(self, timeout: Optional[float], until_writable: bool) -> Optional[bytes]:
-        for first in (True, False):
+        for _ in range(2):
+            # What was read to its end has to be waited for: a system call less for most packets.
+            if self._drained and not _wait(self._sock, True, until_writable, timeout):
+                break
             try:
-                return bytes(self._sock.recv(_READ_SIZE))
+                data = bytes(self._sock.recv(_READ_SIZE))
             except BlockingIOError:
-                if not first or not _wait(self._sock, True, until_writable, timeout):
-                    break
+                self._drained = True
+            else:
+                self._drained = len(data) < _READ_SIZE
+                return data
         return None
 
     def _recv_channel(self, timeout: Optional[float]) -> Optional[bytes]:
@@ -140,6 +147,15 @@ class Wire:
             return None
         except OSError as exc:
             raise _below(exc) from exc
+
+    def is_choked(self) -> bool:
+        """Tell whether `send_now` would write nothing, as there was no room for what came before."""
+        return not (self._real and not self._backlog) and not self.writable()
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether there is something that `send_now` could not write."""
+        return bool(self._backlog)
 
     def writable(self) -> bool:
         """Tell whether a small message could be written now without waiting; no if closed."""
@@ -173,12 +189,38 @@ class Wire:
         OSError
             The connection was closed or reset.
         """
-        view = memoryview(data)
+        view = memoryview(self._backlog + data if self._backlog else data)
         while view:
             if self._shut:
                 raise OSError(errno.EPIPE, "the connection is closed")
             sent = self._send(view)
             view = view[sent:]
+        self._backlog = b""
+
+    def send_now(self, data: bytes) -> None:
+        """
+        Write what there is room for, without waiting; the rest goes before whatever is next.
+
+        Parameters
+        ----------
+        data : bytes
+            What to write; b"" to see to what is left.
+
+        Raises
+        ------
+        OSError
+            The connection was closed or reset.
+        """
+        if not self._real:  # the caller asked whether there is room
+            self.sendall(data)
+            return
+        if self._shut:
+            raise OSError(errno.EPIPE, "the connection is closed")
+        data = self._backlog + data
+        try:
+            self._backlog = data[self._sock.send(data) :]
+        except BlockingIOError:
+            self._backlog = data
 
     def _send(self, view: memoryview) -> int:
         if not self._real:

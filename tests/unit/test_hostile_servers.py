@@ -467,17 +467,17 @@ def test_what_passes_by_the_gate_keeps_its_place_among_what_is_written_in_one_pi
 ) -> None:
     """G34: paramiko sends some messages (a login's, a key exchange's) on its own."""
     with EvilSsh() as server, connected(server.port) as transport:
-        write = transport._wire.sendall
+        write = transport._wire.send_now
         besides = []
 
-        def sendall(data: Any) -> None:
+        def send_now(data: Any) -> None:
             if not besides:  # a packet that is numbered after these must not leave before them
                 ignore = message(b"\x02", b"by the gate")
                 besides.append(Outcome(lambda: transport._send_message(ignore)))
                 time.sleep(0.2)
             write(data)
 
-        monkeypatch.setattr(transport._wire, "sendall", sendall)
+        monkeypatch.setattr(transport._wire, "send_now", send_now)
         sink = Collector(b"hello")
         transport.start_session(sink)
         assert sink.ended.wait(PATIENCE)
@@ -585,13 +585,14 @@ def test_half_a_packet_is_the_end_of_the_connection(
         channel = transport.open_session()
         channel.exec_command("hello")
         write = transport._wire.sendall
+        name = "send_now" if posted else "sendall"
 
         def torn(data: Any) -> None:
             write(bytes(data)[: len(data) // 2])
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(transport._wire, "sendall", torn)
+            patched.setattr(transport._wire, name, torn)
             with pytest.raises(KeyboardInterrupt):
                 if posted:
                     channel.send_signal("TERM")

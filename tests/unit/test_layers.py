@@ -31,7 +31,14 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "client": {"transport", "params", "errors"},
     "pacing": {"transport", "errors"},
     "cache": {
-        "connect", "client", "pacing", "params", "transport", "background", "events", "errors"
+        "connect",
+        "client",
+        "pacing",
+        "params",
+        "transport",
+        "background",
+        "events",
+        "errors",
     },
     "script": {"errors"},
     "streams": {"transport", "background", "errors"},

@@ -112,6 +112,49 @@ def test_a_write_after_close_is_an_error(ends: Ends) -> None:
         ends[0].sendall(b"x")
 
 
+def test_what_there_is_no_room_for_does_not_wait_and_goes_before_what_is_next(ends: Ends) -> None:
+    """F3: the reader thread never waits for the peer; and half a packet is the end of a stream."""
+    wire, peer = ends
+    pieces = [bytes([number]) * 100_000 for number in range(100)]
+    for piece in pieces:
+        wire.send_now(piece)  # far more than there is room for
+    assert wire.has_backlog and wire.is_choked()
+    peer.settimeout(10)
+    reading = Outcome(lambda: receive(peer, 100 * 100_000 + 3))
+    wire.sendall(b"end")
+    assert not wire.has_backlog and not wire.is_choked()
+    assert reading.wait().value == b"".join(pieces) + b"end"
+
+
+def test_what_is_left_leaves_with_the_next_look(ends: Ends) -> None:
+    wire, peer = ends
+    while not wire.has_backlog:
+        wire.send_now(b"x" * 100_000)
+    peer.setblocking(False)
+    began = time.monotonic()
+    while wire.has_backlog and time.monotonic() < began + 10:
+        receive(peer, 1 << 30)
+        wire.send_now(b"")
+    assert not wire.has_backlog
+
+
+def receive(peer: socket.socket, size: int) -> bytes:
+    """Take so many bytes, or as many as there are."""
+    out = bytearray()
+    while len(out) < size:
+        try:
+            out += peer.recv(1 << 20)
+        except BlockingIOError:
+            break
+    return bytes(out)
+
+
+def test_nothing_is_sent_after_close(ends: Ends) -> None:
+    ends[0].close()
+    with pytest.raises(OSError):
+        ends[0].send_now(b"x")
+
+
 def test_writable_tells_the_truth_and_never_raises(ends: Ends) -> None:
     wire, _ = ends
     assert wire.writable()
