@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import pickle
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import paramiko
 import pytest
 
-from ssh_service import params
+from ssh_service import SshClientCache, params
 from ssh_service.connect import dial
 from ssh_service.errors import SshAuthError, SshConfigError, SshConnectError, SshConnectTimeout
 from ssh_service.transport import SshTransport
 
-from ..unit.test_credentials import assert_no_frame_knows
+from ..unit.keys import generated
+from ..unit.test_credentials import assert_no_frame_knows, public_parts_of
 from .auth_server import AuthServer
 
 MARKER = "a-marker-that-must-not-show"
@@ -227,3 +230,44 @@ def test_no_secret_is_logged_or_kept_in_an_error(caplog: pytest.LogCaptureFixtur
                 assert MARKER not in shown + repr(caught.value.__dict__)
                 assert_no_frame_knows(caught.value, MARKER)
     assert caplog.records and MARKER not in caplog.text
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_secret_shows_nowhere_whether_it_helps_or_not(
+    caplog: pytest.LogCaptureFixture, right: bool
+) -> None:
+    """Not in logs at DEBUG, reprs, errors, tracebacks or pickles."""
+    expected = MARKER if right else "another"
+    locked = generated("locked-by-a-marker", "ed25519", MARKER)
+    key = public_parts_of(locked)[1] if right else b""
+    token: Any = {"questions": TOKEN, "answers": ["x", expected]}
+    given: List[Tuple[str, Dict[str, Any], Dict[str, Any]]] = [
+        ("password", {"password": expected}, {"password": MARKER}),
+        ("password", {"password": expected}, {"password": lambda: MARKER}),
+        ("keyboard-interactive", token, {"kbdint_handler": lambda *_: ["x", MARKER]}),
+        ("publickey", {"keys": [key]}, {"client_keys": [locked], "passphrase": MARKER}),
+        ("publickey", {"keys": [key]}, {"client_keys": locked.read_bytes(), "passphrase": MARKER}),
+    ]
+    shown: List[str] = []
+    with caplog.at_level(logging.DEBUG):
+        for step, rules, credentials in given:
+            cache = SshClientCache()
+            with AuthServer((step,), **rules) as server, contextlib.ExitStack() as stack:
+                stack.callback(cache.cleanup)
+                wanted = {**server.connect_params, **credentials}
+                found = params.resolve(wanted)
+                shown += [repr(found), str(found), repr(found.key), repr(tuple(found.key))]
+                try:
+                    with cache.lease(wanted) as (transport, client):
+                        shown += [repr(transport), repr(client), repr(vars(client))]
+                        shown += [repr(vars(transport)), repr(vars(transport.auth_handler))]
+                        assert right
+                except SshAuthError as error:
+                    assert not right
+                    shown += traceback.format_exception(None, error, error.__traceback__)
+                    shown += [repr(error), repr(vars(error)), repr(pickle.dumps(error))]
+                shown += [repr(cache), repr(cache.stats()), repr(threading.enumerate())]
+    shown += [caplog.text, *(repr(vars(record)) for record in caplog.records)]
+    assert "userauth is OK" in caplog.text  # paramiko too told what it does
+    for text in shown:
+        assert MARKER not in text
