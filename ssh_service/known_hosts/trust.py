@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import List, NoReturn, Optional, Sequence, Set, Tuple
+from typing import Iterable, List, NoReturn, Optional, Sequence, Set, Tuple
 
 from ssh_service.errors import SshHostKeyError
 from ssh_service.known_hosts.certificate import HostCertificate
@@ -72,11 +72,11 @@ class HostKeyTrust:
         """
         if self.policy == "off" or self.pins:
             return tuple(offered)
-        lines = KnownHosts.load(self.files).lookup(names)
+        files = KnownHosts.load(self.files)
+        lines = files.lookup(names)
         known: Set[str] = set()
-        for line in lines:
-            if not line.marker:
-                known.update(_RSA_ALGORITHMS if line.key_type == "ssh-rsa" else (line.key_type,))
+        for line in _plain(files.lookup(names[:1])) or _plain(lines):
+            known.update(_RSA_ALGORITHMS if line.key_type == "ssh-rsa" else (line.key_type,))
         ordered = sorted(offered, key=lambda name: name not in known)
         if any(line.marker == "@cert-authority" for line in lines):
             certified = [n + _CERTIFICATE for n in ordered if not n.endswith(_CERTIFICATE)]
@@ -134,6 +134,10 @@ class HostKeyTrust:
         )
 
 
+def _plain(lines: Iterable[KnownKey]) -> List[KnownKey]:
+    return [line for line in lines if not line.marker]
+
+
 class _Case:
     """One key of one server, before the files as they are now."""
 
@@ -168,11 +172,12 @@ class _Case:
             return False
         if trust.policy == "off" or self._is_certified(lines):
             return False
-        if any(line.blob == self._blob for line in lines if not line.marker):
-            return False
-        # The further names can only speak for a key: another port is another server.
         own = known.lookup(self._names[:1])
-        plain = [line for line in own if not line.marker]
+        plain = _plain(own)
+        # The further names can only speak for a key, where nothing is on file for the first: at
+        # another port is another server.
+        if any(line.blob == self._blob for line in plain or _plain(lines)):
+            return False
         same_type = [line for line in plain if line.key_type == self._key_type]
         for line in same_type or plain:
             expected = fingerprint(line.blob)

@@ -237,12 +237,27 @@ def test_a_key_of_port_22_speaks_for_another_port_but_makes_nothing_changed(
     assert "[web]:2222 " + public_line("host-b") in Path(path).read_text()
 
 
+def test_a_key_of_port_22_does_not_speak_for_a_port_whose_own_key_is_on_file(
+    tmp_path: Path,
+) -> None:
+    """Whoever runs one server of a machine shall not pass for another of its servers."""
+    path = write(tmp_path, "web " + public_line("host-a"), "[web]:2222 " + public_line("host-b"))
+    for policy in ("strict", "accept-new"):
+        with pytest.raises(SshHostKeyError, match="CHANGED.*known_hosts:2"):
+            verify(HostKeyTrust(policy, (path,)), "host-a", port=2222)
+        verify(HostKeyTrust(policy, (path,)), "host-b", port=2222)
+
+
 def test_algorithms_of_known_keys_are_offered_first(tmp_path: Path) -> None:
     offered = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256")
     path = write(tmp_path, "web " + public_line("host-rsa", "rsa"))
     trust = HostKeyTrust("strict", (path,))
     assert trust.algorithms(offered, ["web"]) == offered[2:] + offered[:2]
     assert trust.algorithms(offered, ["other"]) == offered
+    # At another port is another server: where its own key is on file, that is the one to ask for.
+    assert trust.algorithms(offered, ["[web]:2222", "web"]) == offered[2:] + offered[:2]
+    write(tmp_path, "web " + public_line("host-a"), "[web]:22 " + public_line("host-rsa", "rsa"))
+    assert trust.algorithms(offered, ["[web]:22", "web"]) == offered[2:] + offered[:2]
 
 
 # --- accept-new ------------------------------------------------------------------------------
