@@ -149,7 +149,7 @@ class Wire:
             raise _below(exc) from exc
 
     def is_choked(self) -> bool:
-        """Tell whether `send_now` would write nothing, as there was no room for what came before."""
+        """Tell whether `send_now` would write nothing: there was no room for what came before."""
         return not (self._real and not self._backlog) and not self.writable()
 
     @property
