@@ -9,7 +9,19 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Callable, Dict, Hashable, Iterator, List, Mapping, Optional, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Hashable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Set,
+    Tuple,
+    TypeVar,
+)
 
 from ssh_service import background, events, pacing, params
 from ssh_service.client import SshClient
@@ -29,11 +41,25 @@ _log = logging.getLogger(__name__)
 
 # Seconds for which a hook of the user's may hold up the handing out of its connection.
 _HOOK_PATIENCE = 1.0
+# Destinations to keep where nobody says how many: a connection each takes a thread, a descriptor
+# (of 1024 that a process may have, commonly) and some 100 KiB.
+MAX_DESTINATIONS = 1000
 _NEVER = float("inf")
 
 Pair = Tuple[SshTransport, SshClient]
 Dialer = Callable[..., SshTransport]
 T = TypeVar("T")
+
+
+class Destination:
+    """What the cache remembers of a destination; the cache's lock guards it, except for a look."""
+
+    __slots__ = ("beside", "lanes", "used_at")
+
+    def __init__(self) -> None:
+        self.beside: Any = None  # what others keep for it
+        self.lanes: Set[int] = set()  # those that have had a connection
+        self.used_at = time.monotonic()
 
 
 class Slot:
@@ -46,9 +72,10 @@ class Slot:
         Done when the dial has ended.
     """
 
-    def __init__(self, key: Hashable, target: ConnectParams) -> None:
-        self.key = key
+    def __init__(self, target: ConnectParams, lane: int) -> None:
+        self.key: Hashable = (target.key, lane)
         self.target = target
+        self.lane = lane
         self.pair: "Future[Pair]" = Future()
         self.announced = threading.Event()  # connection_made has returned
         # The cache's lock guards all of these.
@@ -90,8 +117,22 @@ class SshClientCache:
     ----------
     client_factory : Callable[[], SshClient]
         Makes the client of each new connection; a subclass of `SshClient` with hooks of its own.
+    max_destinations : Optional[int]
+        How many destinations to remember, with their connections; None: any number.  Beyond it,
+        those are forgotten, and their connections closed, that nobody uses and that were used
+        longest ago.  One in use never is: there are more as long as more are in use at once.
     dialer : Callable
         Makes a connection; for tests.
+
+    Attributes
+    ----------
+    max_destinations : Optional[int]
+        As given; may be changed, and holds from the next dial or release on.
+
+    Raises
+    ------
+    SshConfigError
+        `max_destinations` is no positive number (a `ValueError`).
 
     Notes
     -----
@@ -107,8 +148,15 @@ class SshClientCache:
     """
 
     def __init__(
-        self, client_factory: Callable[[], SshClient] = SshClient, *, dialer: Dialer = dial
+        self,
+        client_factory: Callable[[], SshClient] = SshClient,
+        *,
+        max_destinations: Optional[int] = MAX_DESTINATIONS,
+        dialer: Dialer = dial,
     ) -> None:
+        if max_destinations is not None and max_destinations < 1:
+            raise SshConfigError(f"max_destinations is {max_destinations}; it must be at least 1")
+        self.max_destinations = max_destinations
         self._client_factory = client_factory
         self._dialer = dialer
         self._subscribers: Tuple[events.Subscriber, ...] = ()  # replaced whole, under _lock
@@ -119,10 +167,9 @@ class SshClientCache:
         """Start anew, as in a forked child, where all of this belongs to the parent."""
         self._lock = threading.Lock()  # never held across I/O, logging or a callback
         self._slots: Dict[Hashable, Slot] = {}  # guarded by _lock
-        self._beside: Dict[Hashable, Any] = {}  # guarded by _lock, except for a look
+        self._destinations: Dict[Hashable, Destination] = {}  # guarded by _lock, but for a look
         self._entered = 0  # guarded by _lock
         self._counts = dict.fromkeys(("dials", "reconnects", "losses"), 0)  # guarded by _lock
-        self._made: Dict[Hashable, int] = {}  # guarded by _lock: connections made, per key
 
     # What it holds.
 
@@ -222,7 +269,8 @@ class SshClientCache:
         # After the swap each slot is either filled (`_close` closes it) or not (its dialler finds
         # it gone, and closes what it brings).
         slots, self._slots = list(self._slots.values()), {}
-        self._beside = {}
+        for destination in self._destinations.values():
+            destination.beside = None
         for slot in slots:
             slot.closed = True
         return slots
@@ -246,12 +294,12 @@ class SshClientCache:
 
     def beside(self, key: Hashable, make: Callable[[], T]) -> T:
         """
-        Keep something until all connections are closed, one for each key.
+        Keep something for a destination, until it is forgotten or all connections are closed.
 
         Parameters
         ----------
         key : Hashable
-            What it belongs to.
+            The destination's connect key.
         make : Callable[[], T]
             Makes it where there is none; must be cheap, as one may be made in vain.
 
@@ -260,11 +308,16 @@ class SshClientCache:
         T
             The same for all callers.
         """
-        found = self._beside.get(key)
-        if found is None:
+        destination = self._destinations.get(key)
+        found = None if destination is None else destination.beside
+        if destination is None or found is None:
             made = make()
             with self._lock:
-                found = self._beside.setdefault(key, made)  # the first one counts
+                destination = self._destinations.setdefault(key, Destination())
+                if destination.beside is None:  # the first one counts
+                    destination.beside = made
+                found = destination.beside
+        destination.used_at = time.monotonic()
         return found  # type: ignore[no-any-return]
 
     # Connections.
@@ -400,10 +453,11 @@ class SshClientCache:
         """
         key = (target.key, lane)
         with self._lock:
+            self._destinations.setdefault(target.key, Destination()).used_at = time.monotonic()
             slot = self._slots.get(key)
             dials = slot is None or slot.is_stale()
             if slot is None or dials:
-                slot = self._slots[key] = Slot(key, target)
+                slot = self._slots[key] = Slot(target, lane)
                 self._counts["dials"] += 1
             slot.leases += 1
         if dials:
@@ -464,9 +518,15 @@ class SshClientCache:
                 slot.idle_timeout = idle_timeout
             if max_lifetime is not None:
                 slot.max_lifetime = max_lifetime
+            destination = self._destinations.get(slot.target.key)
+            if destination is not None:
+                destination.used_at = slot.idle_since
             due = self._arm_locked(slot, 0.0)
+            crowded = not slot.leases and self._is_crowded_locked()
         if due is not None:
             background.call_at(due, lambda: self._expire(slot))
+        if crowded:
+            self._make_room()
 
     def _arm_locked(self, slot: Slot, earliest: float) -> Optional[float]:
         """Say when a timer is to look at a slot, where none will do so by then."""
@@ -496,6 +556,40 @@ class SshClientCache:
         elif due is not None:
             background.call_at(due, lambda: self._expire(slot))
 
+    def _is_crowded_locked(self) -> bool:
+        most = self.max_destinations
+        return most is not None and len(self._destinations) > most
+
+    def _make_room(self) -> None:
+        """Forget destinations that nobody uses, as many as it takes, the longest unused first."""
+        with self._lock:
+            busy = {slot.target.key for slot in self._slots.values() if _is_used(slot)}
+            idle = [item for item in self._destinations.items() if item[0] not in busy]
+        for key, destination in sorted(idle, key=lambda item: item[1].used_at):
+            with self._lock:
+                if not self._is_crowded_locked():
+                    return
+                slots = [slot for slot in self._slots.values() if slot.target.key == key]
+            transports = [slot.transport for slot in slots if slot.transport is not None]
+            if any(transport.open_channels for transport in transports):
+                continue
+            with self._lock:
+                current = [slot for slot in self._slots.values() if slot.target.key == key]
+                forgotten = (
+                    self._destinations.get(key) is destination
+                    and current == slots
+                    and not any(map(_is_used, slots))
+                )
+                if forgotten:
+                    del self._destinations[key]
+                    for slot in slots:
+                        del self._slots[slot.key]
+            if forgotten:
+                for slot in slots:
+                    _log.debug("%s: closed to make room", slot.target.connection_id)
+                for transport in transports:
+                    transport.hang_up()
+
     # Dialling, on a thread of the slot's own.
 
     def _fill(self, slot: Slot) -> None:
@@ -503,7 +597,11 @@ class SshClientCache:
         client: Optional[SshClient] = None
         transport: Optional[SshTransport] = None
         began = time.monotonic()
+        with self._lock:
+            crowded = self._is_crowded_locked()
         try:
+            if crowded:
+                self._make_room()
             client = self._client_factory()
             deadline = began + target.connect_timeout
             transport = pacing.paced(
@@ -514,6 +612,7 @@ class SshClientCache:
                     deadline,
                     open_tunnel=self._open_tunnel,
                     started=lambda transport: self._has_started(slot, transport),
+                    wanted=lambda: not slot.closed,
                 ),
                 lambda: not slot.closed,
             )
@@ -529,9 +628,9 @@ class SshClientCache:
             if kept:  # published where it is checked, so that cleanup() cannot miss it
                 slot.transport = transport
                 slot.made_at = slot.idle_since = made_at
-                before = self._made.get(slot.key, 0)
-                self._made[slot.key] = before + 1
-                self._counts["reconnects"] += before > 0
+                lanes = self._destinations.setdefault(target.key, Destination()).lanes
+                self._counts["reconnects"] += slot.lane in lanes
+                lanes.add(slot.lane)
         background.run_callback(self._announce, slot, client, transport)
         if self._subscribers:
             self._publish(events.ConnectionMade(target.connection_id, made_at, made_at - began))
@@ -597,6 +696,10 @@ class SshClientCache:
     ) -> Tuple[SshTransport, Callable[[], None]]:
         slot = self.acquire(hop, deadline)
         return slot.pair.result()[0], lambda: self.release(slot)
+
+
+def _is_used(slot: Slot) -> bool:
+    return slot.leases > 0 or (slot.transport is None and not slot.failed)
 
 
 def _left(deadline: Optional[float]) -> Optional[float]:

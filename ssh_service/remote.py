@@ -122,7 +122,7 @@ def begin(
     except SshConfigError as exc:  # a key file: part of the outcome, like a refused key
         command.fail(exc)
         return
-    pool = cache.beside(("sessions", key), lambda: SessionPool(cache, target))
+    pool = cache.beside(key, lambda: SessionPool(cache, target))
     pool.submit(command, max_connections, idle_timeout, max_lifetime)
 
 

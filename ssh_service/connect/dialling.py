@@ -42,6 +42,7 @@ def dial(
     *,
     open_tunnel: Optional[OpenTunnel] = None,
     started: Optional[Callable[[SshTransport], None]] = None,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> SshTransport:
     """
     Make an authenticated connection.
@@ -58,6 +59,8 @@ def dial(
         dialled for this connection alone.
     started : Optional[Callable[[SshTransport], None]]
         Given the transport as soon as there is a stream.  To hang it up ends the attempt at once.
+    wanted : Callable[[], bool]
+        Says whether anyone still waits for it; asked a few times a second until there is a stream.
 
     Returns
     -------
@@ -82,7 +85,7 @@ def dial(
     *Guarantees*: on any failure the socket is closed and the threads of the attempt end.
     """
     credentials = Credentials(params, deadline)
-    stream = open_stream(params, deadline, open_tunnel or _dial_hop)
+    stream = open_stream(params, deadline, open_tunnel or _dial_hop, wanted)
     transport: Optional[SshTransport] = None
     try:
         transport = _start(params, stream)

@@ -29,7 +29,12 @@ def _nothing() -> None:
     """Release what needs no release."""
 
 
-def open_stream(params: ConnectParams, deadline: float, open_tunnel: OpenTunnel) -> Stream:
+def open_stream(
+    params: ConnectParams,
+    deadline: float,
+    open_tunnel: OpenTunnel,
+    wanted: Callable[[], bool] = lambda: True,
+) -> Stream:
     """
     Connect to the SSH port of a destination, by the route its parameters name.
 
@@ -41,6 +46,8 @@ def open_stream(params: ConnectParams, deadline: float, open_tunnel: OpenTunnel)
         Monotonic instant until which it must be done.
     open_tunnel : OpenTunnel
         Delivers an authenticated connection to a jump host.
+    wanted : Callable[[], bool]
+        Says whether anyone still waits for it.
 
     Returns
     -------
@@ -65,7 +72,7 @@ def open_stream(params: ConnectParams, deadline: float, open_tunnel: OpenTunnel)
             raise
     if params.proxy_command is not None:
         return Stream(ProxySocket.start(params.proxy_command, params.connection_id), _nothing)
-    return Stream(connect_tcp(params, deadline), _nothing)
+    return Stream(connect_tcp(params, deadline, wanted), _nothing)
 
 
 def _through(

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import deque
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ssh_service.errors import SshConnectError, SshConnectTimeout
 from ssh_service.params import ConnectParams
@@ -18,11 +18,15 @@ __all__ = ["connect_tcp", "resolve_name"]
 
 # How long one address is waited for before the next is tried beside it.
 _STAGGER = 2.0
+# Seconds between two questions whether a connection is still wanted.
+_LOOK_AGAIN = 0.25
 
 Address = Tuple[Any, ...]
 
 
-def connect_tcp(params: ConnectParams, deadline: float) -> socket.socket:
+def connect_tcp(
+    params: ConnectParams, deadline: float, wanted: Callable[[], bool] = lambda: True
+) -> socket.socket:
     """
     Connect to the first address of a host that answers.
 
@@ -32,6 +36,8 @@ def connect_tcp(params: ConnectParams, deadline: float) -> socket.socket:
         The destination.
     deadline : float
         Monotonic instant until which it must be done.
+    wanted : Callable[[], bool]
+        Says whether anyone still waits for it.
 
     Returns
     -------
@@ -41,14 +47,15 @@ def connect_tcp(params: ConnectParams, deadline: float) -> socket.socket:
     Raises
     ------
     SshConnectError
-        No address can be reached; `errno` is that of the last one tried.
+        No address can be reached; `errno` is that of the last one tried.  Or nobody waits for it
+        any more.
     SshConnectTimeout
         The time ran out, in phase ``resolve`` or ``tcp``.
     """
     addresses = resolve_name(
-        params.hostname, params.port, params.family, deadline, params.connection_id
+        params.hostname, params.port, params.family, deadline, params.connection_id, wanted
     )
-    return _race(addresses, params, deadline)
+    return _race(addresses, params, deadline, wanted)
 
 
 class _Lookup:
@@ -76,7 +83,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def resolve_name(
-    host: str, port: int, family: int, deadline: float, connection_id: str
+    host: str,
+    port: int,
+    family: int,
+    deadline: float,
+    connection_id: str,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> List[Any]:
     """
     Find the addresses of a name, within a deadline.
@@ -96,6 +108,8 @@ def resolve_name(
         Monotonic instant until which it must be done.
     connection_id : str
         For the error.
+    wanted : Callable[[], bool]
+        Says whether anyone still waits for it.
 
     Returns
     -------
@@ -105,7 +119,7 @@ def resolve_name(
     Raises
     ------
     SshConnectError
-        There is no such name.
+        There is no such name, or nobody waits for it any more.
     SshConnectTimeout
         The resolver did not answer in time.
     """
@@ -125,9 +139,14 @@ def resolve_name(
         threading.Thread(
             target=_look_up, args=(key, lookup), name=f"ssh-service-resolve-{host}", daemon=True
         ).start()
-    started = time.monotonic()
-    if not lookup.done.wait(max(0.0, deadline - started)):
-        waited = time.monotonic() - started
+    started = now = time.monotonic()
+    while not lookup.done.wait(max(0.0, min(deadline - now, _LOOK_AGAIN))):
+        now = time.monotonic()
+        if not wanted():
+            raise _unwanted(connection_id, "resolve")
+        if now < deadline:
+            continue
+        waited = now - started
         raise SshConnectTimeout(
             f"{connection_id}: no answer from the name service within {waited:.1f} s",
             connection_id=connection_id,
@@ -158,23 +177,29 @@ def _look_up(key: Tuple[str, int, int], lookup: _Lookup) -> None:
         lookup.done.set()
 
 
-def _race(addresses: List[Any], params: ConnectParams, deadline: float) -> socket.socket:
+def _race(
+    addresses: List[Any], params: ConnectParams, deadline: float, wanted: Callable[[], bool]
+) -> socket.socket:
     """Try the addresses in turn; one that is silent does not hold up the next for long."""
     waiting = deque(addresses)
     failures: List[Tuple[str, OSError]] = []
-    started = time.monotonic()
+    started = next_at = time.monotonic()
     with selectors.DefaultSelector() as selector:
         try:
             while waiting or selector.get_map():
                 now = time.monotonic()
                 if now >= deadline:
                     raise _tcp_timeout(params, now - started, failures)
-                if waiting:
+                if not wanted():
+                    raise _unwanted(params.connection_id, "tcp")
+                known = len(failures)
+                if waiting and now >= next_at:
                     _begin(selector, waiting.popleft(), params, failures)
-                    until = min(deadline, now + _STAGGER) if waiting else deadline
-                else:
-                    until = deadline
+                    next_at = now + _STAGGER
+                until = min(deadline, next_at if waiting else deadline, now + _LOOK_AGAIN)
                 winner = _await_one(selector, until, failures)
+                if len(failures) > known:
+                    next_at = now  # where one has failed, the next is tried at once
                 if winner is not None:
                     selector.unregister(winner)
                     return winner
@@ -253,6 +278,14 @@ def _tcp_timeout(
     )
     error.errno = errno.ETIMEDOUT
     return error
+
+
+def _unwanted(connection_id: str, phase: str) -> SshConnectError:
+    return SshConnectError(
+        f"{connection_id}: nobody waits for the connection any more",
+        connection_id=connection_id,
+        phase=phase,
+    )
 
 
 def _unreachable(params: ConnectParams, failures: List[Tuple[str, OSError]]) -> SshConnectError:

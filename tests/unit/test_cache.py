@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import os
 import threading
@@ -310,7 +312,7 @@ def test_the_dialler_is_given_the_destinations_own_connect_timeout(
 
     def dial(to: Any, deadline: float, **more: Any) -> Any:
         deadlines.append(deadline - time.monotonic())
-        assert set(more) == {"open_tunnel", "started"}
+        assert set(more) == {"open_tunnel", "started", "wanted"}
         return dialer(to, deadline)
 
     connections = SshClientCache(dialer=dial)
@@ -525,6 +527,84 @@ def test_a_timer_of_a_connection_that_has_gone_does_nothing(
     timers.fire()
     assert dialer.transports[1].is_active()
     assert timers.live == []
+
+
+# A bound on destinations.
+
+
+def test_beyond_the_bound_the_destinations_used_longest_ago_are_closed(
+    dialer: GatedDialer, now: Now
+) -> None:
+    """T33."""
+    connections = SshClientCache(max_destinations=3, dialer=dialer)
+    for host in ("alpha", "beta", "gamma", "alpha", "delta", "epsilon"):
+        now.now += 1.0
+        connections.get_client_connection(connect_params(host))
+        assert len(connections) <= 3
+    alpha, beta, gamma, delta, epsilon = dialer.transports
+    assert not beta.is_active() and not gamma.is_active()
+    assert alpha.is_active() and delta.is_active() and epsilon.is_active()
+    assert connections.stats()["losses"] == 0
+    connections.cleanup()
+
+
+def test_the_bound_never_closes_what_is_used(dialer: GatedDialer, now: Now) -> None:
+    """T33: leased, or with a channel open; as soon as it is not, the bound holds again."""
+    connections = SshClientCache(max_destinations=1, dialer=dialer)
+    leased = [connections.acquire(target(host)) for host in ("alpha", "beta")]
+    connections.get_client_connection(connect_params("gamma"))
+    assert all(transport.is_active() for transport in dialer.transports[:2])
+    assert not dialer.transports[2].is_active()  # whoever asked has it no longer
+    dialer.transports[0].others = 1
+    connections.release(leased[0])
+    connections.release(leased[1])
+    assert [transport.is_active() for transport in dialer.transports[:2]] == [True, False]
+    dialer.transports[0].others = 0
+    connections.get_client_connection(connect_params("delta"))
+    assert str(connections) == "SshClientCache(somebody@delta:22)"
+    connections.cleanup()
+
+
+def test_hundreds_of_destinations_leave_no_more_than_the_bound_behind(
+    dialer: GatedDialer,
+) -> None:
+    connections = SshClientCache(max_destinations=5, dialer=dialer)
+    template = target()
+    for number in range(500):
+        dialer.errors["alpha"] = [ConnectionRefusedError()] if number % 2 else []
+        to = dataclasses.replace(template, port=1 + number)
+        connections.beside(to.key, object)
+        with contextlib.suppress(SshConnectError):
+            connections.release(connections.acquire(to))
+    assert len(connections._destinations) <= 5
+    assert len(connections._slots) <= 5
+    connections.cleanup()
+
+
+def test_further_connections_of_a_destination_count_as_one_and_go_together(
+    dialer: GatedDialer, now: Now
+) -> None:
+    connections = SshClientCache(max_destinations=1, dialer=dialer)
+    for lane in (0, 1):
+        connections.release(connections.acquire(target("alpha"), lane=lane))
+    assert len(connections) == 2
+    now.now += 1.0
+    connections.get_client_connection(connect_params("beta"))
+    assert [transport.is_active() for transport in dialer.transports] == [False, False, True]
+    connections.cleanup()
+
+
+def test_a_bound_may_be_changed_and_left_out_and_must_be_positive(dialer: GatedDialer) -> None:
+    with pytest.raises(SshConfigError, match="max_destinations"):
+        SshClientCache(max_destinations=0)
+    connections = SshClientCache(max_destinations=None, dialer=dialer)
+    for host in ("alpha", "beta", "gamma"):
+        connections.get_client_connection(connect_params(host))
+    assert len(connections) == 3
+    connections.max_destinations = 2
+    connections.get_client_connection(connect_params("gamma"))
+    assert len(connections) == 2
+    connections.cleanup()
 
 
 def test_a_lease_can_be_renewed_only_while_the_connection_is_in_the_cache(

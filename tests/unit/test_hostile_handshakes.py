@@ -7,7 +7,7 @@ import gc
 import socket
 import threading
 import time
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, Iterator, List, Optional, Type
 
 import paramiko
 import pytest
@@ -211,6 +211,57 @@ def test_closing_the_cache_releases_those_who_wait_for_a_dial() -> None:
             "the dial does not go on",
             5,
         )
+
+
+@contextlib.contextmanager
+def endless_lookup() -> Iterator[Dict[str, Any]]:
+    """Give a name that the name service never answers for."""
+    found, over = socket.getaddrinfo, threading.Event()
+
+    def hang(host: Any, *args: Any, **options: Any) -> Any:
+        if host == "nowhere.invalid" and not options.get("flags"):
+            over.wait(PATIENCE)
+        return found(host, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", hang)
+        try:
+            yield {"host": "nowhere.invalid", "port": 22}
+        finally:
+            over.set()
+            eventually(lambda: not named("ssh-service-resolve"), "the lookup ends")
+
+
+@contextlib.contextmanager
+def endless_connect() -> Iterator[Dict[str, Any]]:
+    """Give an address that answers no SYN."""
+    with black_hole() as port:
+        yield {"port": port}
+
+
+@contextlib.contextmanager
+def endless_command() -> Iterator[Dict[str, Any]]:
+    """Give a proxy command that connects to nothing."""
+    yield {"proxy_command": "sleep 20"}
+
+
+def named(prefix: str) -> List[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
+
+
+@pytest.mark.parametrize("phase", [endless_lookup, endless_connect, endless_command])
+def test_closing_the_cache_ends_a_dial_in_each_phase(phase: Any) -> None:
+    """T32."""
+    cache = SshClientCache()
+    with phase() as more:
+        params = {**params_for(1, connect_timeout=60), **more}
+        call = Outcome(lambda: cache.get_client_connection(params))
+        eventually(lambda: cache.stats()["waiting"], "it waits")
+        began = time.monotonic()
+        cache.cleanup()
+        assert isinstance(call.wait().error, SshCacheClosed)
+        within(0.0, began)
+        eventually(lambda: not named("ssh-service-dial"), "the dial does not go on", 5)
 
 
 class Talkative(EvilTransport):
