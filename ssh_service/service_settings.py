@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ssh_service import settings
 from ssh_service.errors import SshConfigError
@@ -19,6 +19,7 @@ __all__ = [
     "FILE_SHARE",
     "HOST",
     "PER_CALL",
+    "Setting",
     "connect_params",
     "known_hosts",
     "plain",
@@ -56,33 +57,100 @@ def _or_null(reader: Reader) -> Reader:
     return lambda name, value: None if value is None else reader(name, value)
 
 
-COMMON: Dict[str, Reader] = {
-    "ssh_port": settings.port,
-    "ssh_username": _or_null(settings.text),
-    "ssh_priv_key_path": _or_null(_paths),
-    "ssh_request_timeout": _or_null(settings.seconds),
-    "ssh_connect_timeout": settings.seconds,
-    "ssh_keepalive_interval": _or_null(_interval),
-    "ssh_keepalive_count_max": settings.positive_int,
-    "ssh_known_hosts_path": _or_null(_paths),
-    "ssh_known_hosts_file": _or_null(_paths),
-    "ssh_host_key_policy": _policy,
-    "ssh_max_connections": settings.positive_int,
-    "ssh_idle_timeout": _or_null(settings.seconds),
-    "ssh_max_lifetime": _or_null(settings.seconds),
-    "ssh_max_output": _or_null(settings.positive_int),
-    "ssh_config": _or_null(_paths),
+class Setting(NamedTuple):
+    """
+    What a setting may be; the pages of the documentation are made of these.
+
+    Attributes
+    ----------
+    read : Callable[[str, Any], Any]
+        Called with its name and value; raises SshConfigError where it may not have that.
+    may_be : str
+        What it may be, in words.
+    default : str
+        What holds without it, in words.
+    """
+
+    read: Reader
+    may_be: str
+    default: str
+
+
+COMMON: Dict[str, Setting] = {
+    "ssh_port": Setting(settings.port, "a port", "ssh_config's, else 22"),
+    "ssh_username": Setting(
+        _or_null(settings.text), "a name, or null", "ssh_config's, else the current user"
+    ),
+    "ssh_priv_key_path": Setting(
+        _or_null(_paths), "a private key's file or several, or null", "as ssh itself"
+    ),
+    "ssh_request_timeout": Setting(
+        _or_null(settings.seconds),
+        "seconds from the call, for connecting, waiting and running, or null",
+        "no end",
+    ),
+    "ssh_connect_timeout": Setting(
+        settings.seconds, "seconds, from the name to the login, jump hosts included", "30"
+    ),
+    "ssh_keepalive_interval": Setting(
+        _or_null(_interval),
+        "seconds of silence before the server is asked for a sign of life; null or 0: never",
+        "15",
+    ),
+    "ssh_keepalive_count_max": Setting(
+        settings.positive_int, "how many such questions may stay unanswered", "3"
+    ),
+    "ssh_known_hosts_path": Setting(
+        _or_null(_paths),
+        "a known_hosts file or several; null: host keys are not checked",
+        "not checked, with a warning",
+    ),
+    "ssh_known_hosts_file": Setting(
+        _or_null(_paths), "another name of `ssh_known_hosts_path`", ""
+    ),
+    "ssh_host_key_policy": Setting(
+        _policy,
+        "`strict`; `accept-new`: a new host's key is noted, a changed one refused; `off`",
+        "`strict` with a file, else `off`",
+    ),
+    "ssh_max_connections": Setting(
+        settings.positive_int,
+        "how many connections one destination may have, where its sessions do not suffice",
+        "4",
+    ),
+    "ssh_idle_timeout": Setting(
+        _or_null(settings.seconds),
+        "seconds after which a connection that nobody uses is closed, or null",
+        "never",
+    ),
+    "ssh_max_lifetime": Setting(
+        _or_null(settings.seconds),
+        "seconds after which a connection is replaced, once nobody uses it, or null",
+        "never",
+    ),
+    "ssh_max_output": Setting(
+        _or_null(settings.positive_int),
+        "bytes that stdout and stderr may each have, or null; a command that writes more is ended",
+        "any number",
+    ),
+    "ssh_config": Setting(
+        _or_null(_paths),
+        "a file or several to read as ssh_config; null: none",
+        "the user's and the system's",
+    ),
 }
-HOST: Dict[str, Reader] = {
-    "ssh_shell": settings.text,
+HOST: Dict[str, Setting] = {
+    "ssh_shell": Setting(settings.text, "the shell that runs the scripts", "the login shell"),
 }
-FILE_SHARE: Dict[str, Reader] = {
-    "ssh_copy_verify": _flag,
-    "ssh_copy_resume": _flag,
-    "ssh_copy_fsync": _flag,
+FILE_SHARE: Dict[str, Setting] = {
+    "ssh_copy_verify": Setting(_flag, "true: compare checksums", "false"),
+    "ssh_copy_resume": Setting(
+        _flag, "true: go on where an interrupted copy of the file ended", "false"
+    ),
+    "ssh_copy_fsync": Setting(_flag, "true: on the disk before it has its name", "false"),
 }
-PER_CALL: Dict[str, Reader] = {
-    "ssh_hostname": settings.text,
+PER_CALL: Dict[str, Setting] = {
+    "ssh_hostname": Setting(settings.text, "the host; goes with each call", "an error"),
 }
 
 _CONNECT_PARAMS = {
@@ -121,7 +189,7 @@ def _plain(value: Any) -> Any:
 
 
 def problems(
-    config: Mapping[str, Any], known: Mapping[str, Reader], *, allow_unknown: bool = False
+    config: Mapping[str, Any], known: Mapping[str, Setting], *, allow_unknown: bool = False
 ) -> List[str]:
     """
     Say what is wrong with some settings, each by itself.
@@ -147,13 +215,13 @@ def problems(
                 found.append(_unknown(name, known))
             continue
         try:
-            known[name](name, value)
+            known[name].read(name, value)
         except SshConfigError as exc:
             found.append(str(exc))
     return found
 
 
-def _unknown(name: Any, known: Mapping[str, Reader]) -> str:
+def _unknown(name: Any, known: Mapping[str, Setting]) -> str:
     if name in PER_CALL:
         return f"{name}: goes with each call, not into the service's config"
     close = difflib.get_close_matches(str(name), known, n=1)

@@ -42,7 +42,7 @@ class SshFileShareService(FileShareService, SshService):
     no half of a file under its name where that can be avoided.
     """
 
-    _SETTINGS: ClassVar[Mapping[str, service_settings.Reader]] = service_settings.FILE_SHARE
+    _SETTINGS: ClassVar[Mapping[str, service_settings.Setting]] = service_settings.FILE_SHARE
 
     def download(
         self, params: Dict[str, Any], remote_path: str, local_path: str, recursive: bool = True

@@ -92,7 +92,7 @@ class SshHostService(SshService):
     future it hands out resolves, at the latest when the last service leaves its context.
     """
 
-    _SETTINGS: ClassVar[Mapping[str, service_settings.Reader]] = service_settings.HOST
+    _SETTINGS: ClassVar[Mapping[str, service_settings.Setting]] = service_settings.HOST
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class SshService(Service, metaclass=ABCMeta):
     """
 
     _CLIENT_CACHE: ClassVar[SshClientCache] = SshClientCache()
-    _SETTINGS: ClassVar[Mapping[str, service_settings.Reader]] = service_settings.COMMON
+    _SETTINGS: ClassVar[Mapping[str, service_settings.Setting]] = service_settings.COMMON
 
     def __init__(
         self,
@@ -120,8 +120,8 @@ class SshService(Service, metaclass=ABCMeta):
         return cls._CLIENT_CACHE
 
     @classmethod
-    def _known_settings(cls) -> Dict[str, service_settings.Reader]:
-        known: Dict[str, service_settings.Reader] = {}
+    def _known_settings(cls) -> Dict[str, service_settings.Setting]:
+        known: Dict[str, service_settings.Setting] = {}
         for base in reversed(cls.__mro__):
             known.update(vars(base).get("_SETTINGS", {}))
         return known
