@@ -232,11 +232,13 @@ class _Drive:
         while self._deadline is None or time.monotonic() < self._deadline:
             self._look_out(results, reporter)
             try:
-                self._take(results.take(_LOOK_EVERY), reporter)
+                result = results.take(_LOOK_EVERY)
             except TimeoutError:
                 continue
             except StopIteration:
                 break
+            self._look_out(results, reporter)  # so that why it ends is told before what was ended
+            self._take(result, reporter)
         for host in self._hosts[results.begun :]:
             error = SshServiceError(f"{host}: not begun: {self._why or 'the work was ended'}")
             self._take(failed(host, error, 0.0), reporter)

@@ -267,12 +267,10 @@ class _Conversation:
 
     def _lacking(self) -> Iterator[str]:
         """Name what might have helped and was not there."""
-        methods = set(self._params.preferred_auth) - self._methods
-        if self._allowed is not None:
-            methods &= set(self._allowed)
-        if "publickey" in methods:
+        untried = set(self._params.preferred_auth) - self._methods
+        if "publickey" in untried and (self._allowed is None or "publickey" in self._allowed):
             yield f"no private key found ({self._credentials.searched()})"
-        if "password" in methods:
+        if "password" in untried and self._allowed is not None and "password" in self._allowed:
             yield "no password given"
 
 

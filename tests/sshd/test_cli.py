@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -21,6 +22,8 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from ssh_service.local_sshd import Sshd  # noqa: E402
+
+from ..unit.command_line import in_process  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = [f"127.0.0.{number}" for number in range(1, 5)]
@@ -64,16 +67,8 @@ def argv(config: Path, command: str, *arguments: str) -> List[str]:
 
 @pytest.fixture
 def run(config: Path) -> Run:
-    def run(command: str, *arguments: str, **options: Any) -> Any:
-        return subprocess.run(
-            argv(config, command, *arguments),
-            cwd=str(ROOT),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
-            timeout=60,
-            **options,
-        )
+    def run(command: str, *arguments: str) -> Any:
+        return in_process(command, "-F", str(config), *arguments)
 
     return run
 
@@ -105,9 +100,16 @@ def alive(pid: str) -> bool:
 # --- run ----------------------------------------------------------------------------------------
 
 
-def test_json_tells_one_object_for_each_host_and_all_else_goes_to_stderr(run: Run) -> None:
-    done = run("run", "--json", "-v", "-H", "web[1-2]", "--", "echo out; echo err >&2; exit 3")
-    assert done.returncode == 1
+def test_json_tells_one_object_for_each_host_and_all_else_goes_to_stderr(config: Path) -> None:
+    script = "echo out; echo err >&2; exit 3"
+    done = subprocess.run(
+        argv(config, "run", "--json", "-v", "-H", "web[1-2]", "--", script),
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    assert done.returncode == 1 and b"2 failed" in done.stderr
     assert set(objects(done)) == {"web1", "web2"}
     one = objects(done)["web1"]
     assert one.pop("seconds") > 0
@@ -158,19 +160,26 @@ def test_output_is_written_as_it_comes(config: Path, tmp_path: Path) -> None:
         assert process.wait(20) == 0
 
 
-def test_a_dead_host_in_a_list_of_forty_holds_up_none(run: Run, server: Sshd) -> None:
-    with socket.socket() as mute:  # takes connections and never says a word
-        mute.bind(("127.0.0.99", server.port))
-        mute.listen(8)
-        hosts = "\n".join([*(f"web{n}" for n in (1, 2, 3, 4)), "dead", "web[100-134]"])
-        done = run("run", "--json", "-t", "8", "-f", "-", "--", "true", input=hosts)
-    found = objects(done)
-    assert len(found) == 40 and done.returncode == 1
-    dead = found.pop("dead")
-    assert dead["status"] == "FAILED" and "\n" not in dead["error"]
-    assert {one["status"] for one in found.values()} == {"SUCCEEDED"}
-    assert max(one["seconds"] for one in found.values()) < dead["seconds"]
-    assert done.stdout.splitlines()[-1].startswith('{"host": "dead"')
+def test_a_dead_host_in_a_list_of_forty_holds_up_none(config: Path, server: Sshd) -> None:
+    mute = socket.create_server(("127.0.0.99", server.port))  # takes calls and never says a word
+    hosts = "\n".join([*(f"web{n}" for n in (1, 2, 3, 4)), "dead", "web[100-134]"])
+    with mute, subprocess.Popen(
+        argv(config, "run", "--json", "-f", "-", "--", "true"),
+        cwd=str(ROOT),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(hosts)
+        process.stdin.close()
+        alive = [json.loads(process.stdout.readline()) for _ in range(39)]
+        caller, _ = mute.accept()  # so it was called, and still waits
+        caller.close()
+        dead = json.loads(process.stdout.read())
+        assert process.wait(20) == 1
+    assert {one["status"] for one in alive} == {"SUCCEEDED"}
+    assert (dead["host"], dead["status"]) == ("dead", "FAILED") and "\n" not in dead["error"]
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -327,7 +336,8 @@ def test_a_second_interrupt_waits_for_nothing(config: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("mode", ["", "--json"])
 def test_a_closed_pipe_ends_the_work_quietly(config: Path, mode: str, tmp_path: Path) -> None:
     command = shlex.join(argv(config, "run", "-p", "1", "-H", "web[1-4]"))
-    script = f"echo $$ >> {tmp_path}/pids; echo one; echo two; exec sleep 2"
+    seconds = 1 if mode else 20  # JSON tells of a host once it is done
+    script = f"echo $$ >> {tmp_path}/pids; echo one; echo two; exec sleep {seconds}"
     done = subprocess.run(
         [
             "bash",
@@ -432,9 +442,11 @@ def test_a_file_that_is_not_there_is_told(run: Run, tmp_path: Path) -> None:
 # --- bench --------------------------------------------------------------------------------------
 
 
-def test_bench_measures_a_host_and_leaves_nothing_there(run: Run, tmp_path: Path) -> None:
-    env = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = run("bench", "--json", "-H", "web1", "-c", "20", "-m", "1", env=env)
+def test_bench_measures_a_host_and_leaves_nothing_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done = run("bench", "--json", "-H", "web1", "-c", "20", "-m", "1")
     assert done.returncode == 0
     found = json.loads(done.stdout)
     assert all(found[name] > 0 for name in ("connect_ms", "command_ms", "commands_per_s"))

@@ -19,6 +19,8 @@ from ssh_service.cli.files import OutputFiles  # noqa: E402
 from ssh_service.cli.report import JsonLines, Lines, verdict, visible  # noqa: E402
 from ssh_service.fleet.result import completed, failed  # noqa: E402
 
+from .command_line import in_process  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -82,17 +84,17 @@ def test_a_command_never_loads_the_seam() -> None:
 
 @pytest.mark.parametrize("name", ["run", "upload", "download", "bench", "completion", "demo"])
 def test_help_names_each_command(name: str) -> None:
-    done = command_line("--help")
+    done = in_process("--help")
     assert done.returncode == 0 and f"\n  {name} " in done.stdout
 
 
 @pytest.mark.parametrize("name", ["run", "upload", "download"])
 def test_help_shows_examples(name: str) -> None:
-    assert f"ssh-service {name} -H" in command_line(name, "-h").stdout
+    assert f"ssh-service {name} -H" in in_process(name, "-h").stdout
 
 
 def test_the_exit_statuses_are_in_the_help() -> None:
-    text = " ".join(command_line("-h").stdout.split())
+    text = " ".join(in_process("-h").stdout.split())
     assert "0 all well, 1 some hosts failed, 2 wrong usage, 130 interrupted" in text
 
 
@@ -151,28 +153,26 @@ def test_the_demo_needs_no_click(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_told_in_one_line(arguments: List[str], complaint: str) -> None:
-    assert complaint in told(command_line(*arguments))
+    assert complaint in told(in_process(*arguments))
 
 
 def test_no_arguments_are_usage_and_show_the_help() -> None:
-    done = command_line()
+    done = in_process()
     assert done.returncode == 2 and "Commands:" in done.stderr + done.stdout
 
 
 def test_an_empty_host_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("# nobody\n\n")
     assert "there are no hosts in it" in told(
-        command_line("run", "-f", str(tmp_path / "hosts"), "true")
+        in_process("run", "-f", str(tmp_path / "hosts"), "true")
     )
-    assert "standard input: there are no hosts in it" in told(
-        command_line("run", "-f", "-", "true")
-    )
+    assert "standard input: there are no hosts in it" in told(in_process("run", "-f", "-", "true"))
 
 
 def test_a_wrong_line_of_a_host_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("web01\nweb 02\n")
     assert f"{tmp_path}/hosts:2: host 'web 02'" in told(
-        command_line("run", "-f", str(tmp_path / "hosts"), "true")
+        in_process("run", "-f", str(tmp_path / "hosts"), "true")
     )
 
 
@@ -181,7 +181,7 @@ def test_a_wrong_line_of_a_host_file_is_named(tmp_path: Path) -> None:
 
 def test_dry_run_says_where_and_what(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("Host web*\n HostName %h.example.org\n User deploy\n")
-    done = command_line(
+    done = in_process(
         "run", "-F", str(tmp_path / "config"), "-n", "-H", "web[09-10]", "-H", "a@b:23",
         "-f", "-", "--", "echo", "a b", stdin="web09 # again\nc # last\n",
     )  # fmt: skip
@@ -195,9 +195,9 @@ def test_dry_run_says_where_and_what(tmp_path: Path) -> None:
 
 
 def test_dry_run_of_copies(tmp_path: Path) -> None:
-    up = command_line("upload", "-F", "none", "-nH", "a@b", "setup.cfg", "/there")
+    up = in_process("upload", "-F", "none", "-nH", "a@b", "setup.cfg", "/there")
     assert up.stdout == "a@b: a@b:22: upload: setup.cfg to /there\n"
-    down = command_line("download", "-F", "none", "--json", "-nH", "a@b", "/there", "here")
+    down = in_process("download", "-F", "none", "--json", "-nH", "a@b", "/there", "here")
     assert json.loads(down.stdout)["would"] == "download: /there to here"
 
 
