@@ -160,7 +160,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._writing = threading.RLock()  # held while packets are made and written
         self._hung_up = False  # the peer has ended the stream; set once, by whoever sees it
         self._goodbye: Optional[str] = None  # reader thread only: the server's DISCONNECT
-        self._grouping = threading.local()  # how deep in `together` the thread is
+        self._grouping = threading.local()  # which `together` the thread is in
         self._wire = Wire(sock, self._silence_limit or _STALL_LIMIT)
         self._state = threading.Lock()
         self._ending: Optional[SshConnectionLost] = None  # guarded by _state: why we end it
@@ -398,7 +398,12 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             return
         if self.clear_to_send_lock.acquire(False):
             try:
-                self._send_message(message(cMSG_DISCONNECT, _DISCONNECT_BY_APPLICATION, "", ""))
+                with self._writing:
+                    self.packetizer.cork()
+                    self._send_message(
+                        message(cMSG_DISCONNECT, _DISCONNECT_BY_APPLICATION, "", "")
+                    )
+                    self.packetizer.uncork(wait=False)
             except (OSError, EOFError, SSHException):
                 pass  # it is being ended anyway, and everyone is told so
             finally:
@@ -537,7 +542,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             The channel it belongs to, if any.
         """
         self._deferred.append((m, outbound))
-        if not getattr(self._grouping, "depth", 0):
+        if not self._grouping.__dict__.get("groups"):
             self._flush_or_leave()
 
     def together(self) -> ContextManager[None]:
@@ -928,20 +933,28 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
 class _Together:
     """See `SshTransport.together`; a class, as a generator costs twice as much."""
 
-    __slots__ = ("_transport",)
+    _begun = False
 
     def __init__(self, transport: SshTransport) -> None:
         self._transport = transport
+        self._groups: Set[int] = transport._grouping.__dict__.setdefault("groups", set())
 
     def __enter__(self) -> None:
-        grouping = self._transport._grouping
-        grouping.depth = getattr(grouping, "depth", 0) + 1
+        self._begun = True
+        self._groups.add(id(self))
 
     def __exit__(self, *exc_info: object) -> None:
-        grouping = self._transport._grouping
-        grouping.depth -= 1
-        if not grouping.depth:
+        self._groups.discard(id(self))
+        if not self._groups:
             self._transport._flush_or_leave()
+        self._begun = False
+
+    def __del__(self) -> None:
+        # A signal's handler tore its thread out of `__exit__` (fault G23): without this, nothing
+        # that the thread posts would leave any more.
+        if self._begun:
+            self._groups.discard(id(self))
+            channels.chores.put((self._transport, None, None))
 
 
 class _HostKeyChanged(SSHException):  # type: ignore[misc]

@@ -70,7 +70,14 @@ def swallow(transport: EvilTransport, channel: paramiko.Channel, command: bytes)
     channel.close()
 
 
+def group(transport: SshTransport, channel: SshChannel) -> None:
+    with transport.together():
+        channel.send_signal("TERM")
+        channel.send_signal("KILL")
+
+
 SENDS = {
+    "a group": group,
     "packets": lambda transport, channel: channel.send_some(b"x" * 100_000),
     "a packet": lambda transport, channel: channel.sendall(b"x" * 1000),
     "the end": lambda transport, channel: channel.shutdown_write(),
