@@ -150,6 +150,23 @@ class SshChannel(Channel):  # type: ignore[misc]
 
     def __init__(self, chanid: int, sink: Optional[ChannelSink] = None) -> None:
         super().__init__(chanid)
+        self._prepare(sink)
+
+    @staticmethod
+    def adopt(channel: Channel) -> None:
+        """
+        Repair a channel that paramiko made, as the server opened it.
+
+        Parameters
+        ----------
+        channel : paramiko.Channel
+            Just made; a `SshChannel` from now on.
+        """
+        if type(channel) is Channel:
+            channel.__class__ = SshChannel
+            channel._prepare(None)
+
+    def _prepare(self, sink: Optional[ChannelSink]) -> None:
         if sink is None or isinstance(sink, OpenWaiter):
             self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         else:

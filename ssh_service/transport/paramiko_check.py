@@ -13,6 +13,8 @@ from paramiko.common import (
     MSG_CHANNEL_OPEN_SUCCESS,
     MSG_GLOBAL_REQUEST,
     MSG_NEWKEYS,
+    MSG_REQUEST_FAILURE,
+    MSG_REQUEST_SUCCESS,
 )
 from paramiko.message import Message
 from paramiko.packet import Packetizer
@@ -30,6 +32,8 @@ _NEEDED = {
         "_parse_disconnect",
         "_parse_global_request",
         "_parse_newkeys",
+        "_parse_request_failure",
+        "_parse_request_success",
         "_sanitize_packet_size",
         "_sanitize_window_size",
         "_send_kex_init",
@@ -60,6 +64,7 @@ _NEEDED = {
         "_window_adjust",
     ),
     Packetizer: (
+        "_trigger_rekey",
         "need_rekey",
         "read_all",
         "read_message",
@@ -73,6 +78,8 @@ _NEEDED = {
 # By which message what is overridden is called.
 _HANDLERS = {
     MSG_NEWKEYS: "_parse_newkeys",
+    MSG_REQUEST_FAILURE: "_parse_request_failure",
+    MSG_REQUEST_SUCCESS: "_parse_request_success",
     MSG_GLOBAL_REQUEST: "_parse_global_request",
     MSG_CHANNEL_OPEN: "_parse_channel_open",
     MSG_CHANNEL_OPEN_SUCCESS: "_parse_channel_open_success",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import socket
 import threading
 import time
 import weakref
@@ -50,6 +51,7 @@ from ssh_service.transport.channel_map import ChannelMap, HandedOut, told
 from ssh_service.transport.latch import Latch
 from ssh_service.transport.packets import Inflater, PeerSilent, SshPacketizer, message
 from ssh_service.transport.paramiko_check import check_paramiko
+from ssh_service.transport.questions import Question, Questions
 from ssh_service.transport.wire import Wire
 
 _log = logging.getLogger("ssh_service.transport")
@@ -60,6 +62,8 @@ _STALL_LIMIT = 120.0
 _REKEY_LIMIT = 30.0
 # Answers to the server that may wait for it to take them.
 _MOST_ANSWERS = 4096
+# Seconds after which the reader looks whether it was given a keepalive meanwhile.
+_LOOK_AGAIN = 60.0
 # Seconds `close` waits for the reader thread; it ends at once unless the machine is starved.
 _CLOSE_LIMIT = 2.0
 _OPEN_TIMEOUT = 30.0
@@ -138,12 +142,10 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         check_paramiko()
         _start_reaper()
         self.connection_id = connection_id
-        interval = keepalive_interval or 0.0
-        self._silence_limit = interval * keepalive_count_max  # 0: for ever
-        # How often a silent server is asked, and the seconds it is given each time; a single
-        # count asks half-way, so that there is time to answer.
-        self._questions = max(1, keepalive_count_max - 1)
-        self._patience = self._silence_limit / (self._questions + 1)
+        self._most_silent = keepalive_count_max
+        # How often a silent server is asked; a single count asks half-way, so that there is time
+        # to answer.
+        self._times = max(1, keepalive_count_max - 1)
         # Reader thread only: the last byte we know of, questions since, when the next is due, and
         # whether the socket was looked at after the last answer was due.
         self._heard = 0.0
@@ -161,7 +163,10 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._hung_up = False  # the peer has ended the stream; set once, by whoever sees it
         self._goodbye: Optional[str] = None  # reader thread only: the server's DISCONNECT
         self._grouping = threading.local()  # which `together` the thread is in
-        self._wire = Wire(sock, self._silence_limit or _STALL_LIMIT)
+        self._questions = Questions()
+        self._rekeyed: Deque[Latch] = collections.deque()  # of those who wait for new keys
+        self._wire = Wire(sock, _STALL_LIMIT)
+        self._set_silence(keepalive_interval or 0.0)
         self._state = threading.Lock()
         self._ending: Optional[SshConnectionLost] = None  # guarded by _state: why we end it
         self._loss: Optional[SshConnectionLost] = None  # guarded by _state
@@ -179,7 +184,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         super().__init__(self._wire, packetizer_class=SshPacketizer)
         self.name = f"ssh-service-reader-{connection_id}"
         self.set_log_channel(_log.name)
-        self._channels, self.channels_seen = ChannelMap(), HandedOut()
+        self._channels, self.channels_seen = ChannelMap(SshChannel.adopt), HandedOut()
         self.clear_to_send = Latch()
         self.packetizer.before_wait = self._before_wait
         self.packetizer.wants_to_write = lambda: self._is_behind() and self._may_send()
@@ -384,7 +389,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._state, self.lock = threading.Lock(), threading.Lock()
         self.clear_to_send_lock, self.clear_to_send = threading.Lock(), Latch()
         self._writing = threading.RLock()
-        known, self._channels = self._channels.values(), ChannelMap()
+        known, self._channels = self._channels.values(), ChannelMap(SshChannel.adopt)
         error = self._lost("fork", "this connection belongs to the parent process", sent=False)
         self._ending = self._loss = error
         self._ended = True
@@ -437,6 +442,8 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self.active = False
         self._wire.close()
         self.clear_to_send.set()  # whoever waits for a key exchange finds the connection ended
+        self._tell_rekeyed()
+        self._questions.end()
         with self.lock:
             known = self._held.union(self._channels.values())
             self._held.clear()
@@ -497,7 +504,17 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 raise SSHException(f"no end of a key exchange in {_REKEY_LIMIT:g} s")
         if self._silence_limit and self.authenticated:
             waits.append(self._check_silence(now))
-        return max(0.0, min(waits)) if waits else None
+        return max(0.0, min(waits)) if waits else _LOOK_AGAIN
+
+    def _set_silence(self, interval: float) -> None:
+        self._silence_limit = interval * self._most_silent  # 0: for ever
+        self._patience = self._silence_limit / (self._times + 1)
+        self._wire.stall_limit = self._silence_limit or _STALL_LIMIT
+
+    def _ask_for_a_sign_of_life(self) -> None:
+        m = message(cMSG_GLOBAL_REQUEST, "keepalive@openssh.com", True)
+        m.on_sent = lambda: self._questions.ask(None)
+        self.post(m)
 
     def _check_silence(self, now: float) -> float:
         # Fault F5: paramiko sends keepalives, but nobody notices that none is answered.  What
@@ -507,8 +524,8 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             self._asked, self._looked = 0, False
             self._due = self._heard + self._patience
         if now >= self._due:
-            if self._asked < self._questions:
-                self.post(message(cMSG_GLOBAL_REQUEST, "keepalive@openssh.com", True))
+            if self._asked < self._times:
+                self._ask_for_a_sign_of_life()
                 self._asked += 1
                 self._due = now + self._patience
             elif self._looked:
@@ -525,8 +542,11 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._answers_due += 1
         if self._answers_due - self._answers_sent > _MOST_ANSWERS:
             raise SSHException("the server asks, but takes no answers")
-        m.is_answer = True
+        m.on_sent = self._answer_leaves
         self.post(m, outbound)
+
+    def _answer_leaves(self) -> None:
+        self._answers_sent += 1
 
     # The gate: all that leaves after the first key exchange passes here, in order.
 
@@ -650,7 +670,9 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             self._transmit_locked(*entry)
 
     def _transmit_locked(self, m: Message, outbound: Optional[Outbound]) -> None:
-        self._answers_sent += getattr(m, "is_answer", False)
+        on_sent = getattr(m, "on_sent", None)
+        if on_sent is not None:
+            on_sent()
         if outbound is not None:
             if outbound.close_sent:
                 return  # faults F2, F2b, F2c: nothing may follow CLOSE (paramiko #1115)
@@ -711,6 +733,11 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         super()._parse_newkeys(m)
         self._rekey_began = None
         self._flush()
+        self._tell_rekeyed()
+
+    def _tell_rekeyed(self) -> None:
+        while self._rekeyed:
+            self._rekeyed.popleft().set()
 
     def _verify_key(self, host_key: bytes, sig: bytes) -> None:
         trusted = self.host_key
@@ -731,6 +758,12 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         m.get_text()
         if m.get_boolean():
             self._answer(message(cMSG_REQUEST_FAILURE))
+
+    def _parse_request_success(self, m: Message) -> None:
+        self._questions.answered(m)
+
+    def _parse_request_failure(self, m: Message) -> None:
+        self._questions.answered(None)
 
     def _parse_disconnect(self, m: Message) -> None:
         code, text = m.get_int(), printable(m.get_string().decode("utf-8", "backslashreplace"))
@@ -754,6 +787,89 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                 "",
             )
         )
+
+    # What paramiko offers besides, in one event for all threads (fault G33).
+
+    def set_keepalive(self, interval: float) -> None:
+        """
+        Change how long the server may be silent before it is asked for a sign of life.
+
+        How often it is asked stays the same, so it is lost after ``interval * count`` seconds.
+
+        Parameters
+        ----------
+        interval : float
+            Seconds; 0: never.
+
+        Notes
+        -----
+        It holds from the server's next message on, which is asked for at once.  Where that does
+        not come, and there was no keepalive before, it holds within a minute.
+        """
+        self._set_silence(float(interval))
+        self._ask_for_a_sign_of_life()
+
+    def renegotiate_keys(self) -> None:
+        """
+        Exchange keys anew, and wait until that is done.
+
+        Raises
+        ------
+        SshConnectionLost
+            The connection has ended, or the server did not take part.
+        """
+        done = Latch()
+        self._rekeyed.append(done)
+        if self.is_active():  # otherwise, nobody is there to set it
+            self.packetizer._trigger_rekey()
+            self._ask_for_a_sign_of_life()  # wakes the reader, which begins
+            if not done.wait(_REKEY_LIMIT):
+                self.abort(self._lost("protocol", f"no new keys in {_REKEY_LIMIT:g} s"))
+        if not self.is_active():
+            raise self._no_connection()
+
+    def global_request(
+        self, kind: str, data: Optional[Sequence[Any]] = None, wait: bool = True
+    ) -> Optional[Message]:
+        """
+        Make a global request (RFC 4254 section 4), as `paramiko.Transport.global_request`.
+
+        Parameters
+        ----------
+        kind : str
+            Its name.
+        data : Optional[Sequence[Any]]
+            What belongs to it.
+        wait : bool
+            Whether to wait for the answer.
+
+        Returns
+        -------
+        Optional[Message]
+            The answer, whichever thread asks what else; None where the server refused, or `wait`
+            is False.
+
+        Raises
+        ------
+        socket.timeout
+            The server is alive and did not answer.
+        SshConnectionLost
+            The connection has ended.
+        """
+        m = message(cMSG_GLOBAL_REQUEST, kind, wait)
+        m.add(*(data or ()))
+        question = Question()
+        if wait:
+            m.on_sent = lambda: self._questions.ask(question)
+        self._send_user_message(m)
+        if not wait:
+            return None
+        answered = question.done.wait(_OPEN_TIMEOUT)
+        if not self.is_active():
+            raise self._no_connection()
+        if not answered:
+            raise socket.timeout(f"no answer to a global request within {_OPEN_TIMEOUT:g} s")
+        return question.answer
 
     # Channels.
 

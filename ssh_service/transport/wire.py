@@ -40,6 +40,11 @@ class Wire:
     stall_limit : float
         Seconds for which the peer may accept no byte before a write fails.
 
+    Attributes
+    ----------
+    stall_limit : float
+        As given; may be changed.
+
     Notes
     -----
     Thread safety.  `recv` is for the reader thread alone; `sendall` and `send_now` for one thread
@@ -53,7 +58,7 @@ class Wire:
     def __init__(self, sock: Any, stall_limit: float) -> None:
         self._sock = sock
         self._real = isinstance(sock, socket.socket)
-        self._stall_limit = stall_limit
+        self.stall_limit = stall_limit
         self._shut = False
         self._drained = False  # reader thread only: the last read took all there was
         self._backlog = b""  # guarded by the gate: what `send_now` could not write
@@ -225,7 +230,7 @@ class Wire:
     def _send(self, view: memoryview) -> int:
         if not self._real:
             # Its one time-out is the reader's, so the wait for its window has to be done here.
-            deadline = time.monotonic() + self._stall_limit
+            deadline = time.monotonic() + self.stall_limit
             while not self._sock.send_ready():
                 if time.monotonic() >= deadline:
                     raise self._stalled()
@@ -240,12 +245,12 @@ class Wire:
         try:
             return int(self._sock.send(view))
         except BlockingIOError:
-            if not _wait(self._sock, False, True, self._stall_limit):
+            if not _wait(self._sock, False, True, self.stall_limit):
                 raise self._stalled() from None
             return 0
 
     def _stalled(self) -> WriteStalled:
-        return WriteStalled(errno.ETIMEDOUT, f"the peer took no byte for {self._stall_limit:g} s")
+        return WriteStalled(errno.ETIMEDOUT, f"the peer took no byte for {self.stall_limit:g} s")
 
 
 def _below(error: OSError) -> OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -22,6 +23,8 @@ from ssh_service.errors import (
 )
 from ssh_service.local_sshd import Sshd
 from ssh_service.pytest_plugin import FaultProxy
+from ssh_service.transport import SshChannel
+from tests.faults.clients import execute
 
 PATIENCE = 30.0
 
@@ -236,6 +239,27 @@ def test_paramiko_code_can_use_what_the_cache_hands_out(sshd: Sshd, cache: SshCl
     eventually(lambda: not transport.is_active(), "it expires when nobody uses it")
     assert len(cache) == 0
     assert cache.stats()["losses"] == 0
+
+
+def test_paramiko_code_can_have_the_server_forward_a_port(
+    sshd: Sshd, cache: SshClientCache
+) -> None:
+    """The channels that the server opens then are repaired like any other."""
+    with cache.lease(sshd.connect_params) as (transport, _):
+        port = transport.request_port_forward("127.0.0.1", 0)
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
+            channel = transport.accept(PATIENCE)
+            assert isinstance(channel, SshChannel)
+            sock.sendall(b"x" * 100000)
+            received = b""
+            while len(received) < 100000:
+                received += channel.recv(65536)
+            channel.sendall(b"there")
+            channel.close()
+            sock.settimeout(PATIENCE)
+            assert sock.recv(100) == b"there"
+        transport.cancel_port_forward("127.0.0.1", port)
+        assert execute(transport, "echo fine") == (0, b"fine\n")
 
 
 def test_an_open_channel_keeps_its_connection_though_nobody_leases_it(

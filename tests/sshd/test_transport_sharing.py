@@ -300,6 +300,24 @@ def test_keys_are_exchanged_anew_from_both_sides(
     assert rekeys.count >= 8
 
 
+def test_keys_can_be_renewed_by_many_threads_at_once_and_under_load(sshd: Sshd) -> None:
+    """G33: with paramiko, two threads begin exchanges in the middle of each other's."""
+    with dialled(sshd) as transport:
+
+        def work(thread: int) -> None:
+            for number in range(5):
+                if thread < 4:
+                    before = transport.H
+                    transport.renegotiate_keys()
+                    assert transport.H != before  # the hash of the last exchange
+                else:
+                    text = f"{thread}-{number}\n".encode()
+                    assert execute(transport, "cat", text * 1000) == (0, text * 1000)
+
+        in_threads(8, work)
+        assert transport.is_active()
+
+
 @pytest.mark.long
 def test_four_gib_through_fifty_rekeys(
     sshd_factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

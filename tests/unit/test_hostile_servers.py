@@ -23,6 +23,7 @@ from tests.faults.clients import (
     connected,
     eventually,
     execute,
+    in_threads,
     resident,
     within,
 )
@@ -574,6 +575,75 @@ def test_a_server_that_answers_keepalives_is_never_lost(count: int) -> None:
         ) as transport:
             time.sleep(1.0)
             assert transport.is_active()
+
+
+class Knowing(EvilTransport):
+    """Answers each global request with its name, and those that are called no with a refusal."""
+
+    def _parse_global_request(self, m: Any) -> None:
+        name = m.get_text()
+        if m.get_boolean():
+            if name.startswith(("no", "keepalive")):
+                self.say(b"\x52")  # REQUEST_FAILURE
+            else:
+                self.say(b"\x51", name)  # REQUEST_SUCCESS
+
+
+def test_each_thread_gets_the_answer_to_its_own_global_request() -> None:
+    """G33: paramiko has one place for all of them, keepalives included."""
+    options: Any = {"keepalive_interval": 0.02, "keepalive_count_max": 500}
+    evil = EvilSsh(transport_class=Knowing)
+    with evil as server, connected(server.port, **options) as transport:
+
+        def ask(thread: int) -> None:
+            for number in range(50):
+                name = f"{'no' if number % 3 else 'yes'}-{thread}-{number}"
+                answer = transport.global_request(name, (1, "more"))
+                assert (answer and answer.get_text()) == (None if number % 3 else name)
+                transport.global_request(name, wait=False)
+
+        in_threads(8, ask)
+
+
+def test_a_global_request_ends_with_its_connection() -> None:
+    """G33."""
+
+    class Silent(EvilTransport):
+        def _parse_global_request(self, m: Any) -> None:
+            pass
+
+    with EvilSsh(transport_class=Silent) as server, connected(server.port) as transport:
+        calls = [Outcome(lambda: transport.global_request("anything")) for _ in range(5)]
+        eventually(lambda: len(transport._questions._open) == 5, "all wait")
+        began = time.monotonic()
+        transport.close()
+        for call in calls:
+            assert isinstance(call.wait().error, SshConnectionLost)
+        with pytest.raises(SshConnectionLost):
+            transport.global_request("anything")
+        with pytest.raises(SshConnectionLost):
+            transport.renegotiate_keys()
+        within(0.0, began)
+
+
+def test_a_keepalive_can_be_given_and_taken_later() -> None:
+    """It is paramiko's method; its own keepalives notice nothing (F5)."""
+    with EvilSsh() as server, connected(server.port) as transport:
+        transport.set_keepalive(0.2)
+        assert execute(transport, "hello") == (0, b"hello")
+        server.transports[0].stop_reading()
+        began = time.monotonic()
+        transport.join(PATIENCE)
+        assert lost(transport).reason == "silence"
+        within(0.6, began)
+    with EvilSsh() as server, connected(
+        server.port, keepalive_interval=0.2, keepalive_count_max=3
+    ) as transport:
+        transport.set_keepalive(0)
+        assert execute(transport, "hello") == (0, b"hello")
+        server.transports[0].stop_reading()
+        transport.join(1.5)
+        assert transport.is_active()
 
 
 @pytest.mark.parametrize("posted", [True, False])
