@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Callable, List, Optional, Set, Union
+from typing import IO, Any, Callable, Iterator, List, Optional, Set, Union
 
 import paramiko
 
@@ -299,7 +299,7 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
     def _serve(self, channel: paramiko.Channel, command: bytes) -> None:
         """Run one command to its end."""
         pipe = subprocess.PIPE
-        with contextlib.closing(channel), subprocess.Popen(
+        with _closed_after(channel), subprocess.Popen(
             command, shell=True, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
         ) as process:
             with self._lock:
@@ -341,6 +341,16 @@ class _SftpServer(mockssh.sftp.SFTPServer):  # type: ignore[misc]
         self.name = f"sftp-{server.transport.name}"
         self.daemon = True
         server.adopt(self)
+
+
+@contextlib.contextmanager
+def _closed_after(channel: paramiko.Channel) -> Iterator[None]:
+    """Close a channel at the end, in whatever state its connection is."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            channel.close()
 
 
 def _feed(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.Event) -> None:
