@@ -15,7 +15,7 @@ from ssh_service import copying, params, remote, script
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command, CompletedProcess, Direct
 from ssh_service.copying import ProgressCallback
-from ssh_service.errors import SshConnectionLost
+from ssh_service.errors import SshConnectionLost, SshServiceError
 from ssh_service.remote import Path
 from ssh_service.script import Script
 from ssh_service.streams import CallbackOutput, Output, QueueOutput
@@ -161,11 +161,25 @@ class RemoteProcess:
             if isinstance(output, QueueOutput):
                 output.collect()
         try:
-            return self.future.result(timeout)
+            return self._whole(self.future.result(timeout))
+        except SshServiceError as error:
+            if isinstance(getattr(error, "process", None), CompletedProcess):
+                setattr(error, "process", self._whole(getattr(error, "process")))
+            raise
         except FutureTimeout:  # no builtin TimeoutError before Python 3.11
-            if self.future.done():
-                raise
             raise TimeoutError(f"the command did not end within {timeout:g} s") from None
+
+    def _whole(self, process: CompletedProcess) -> CompletedProcess:
+        """Add what waited to be taken when the command ended."""
+        stdout, stderr = (output.joined() for output in self._command.outputs)
+        return CompletedProcess(
+            process.command,
+            process.env,
+            stdout,
+            stderr,
+            process.exit_status,
+            process.exit_signal,
+        )
 
 
 def _lines(output: Output) -> Iterator[Any]:
