@@ -112,6 +112,8 @@ class _Callbacks:
         return threading.current_thread() is self._thread
 
     def _run(self) -> None:
+        with self._lock:
+            pass  # until `_thread` is set: the first function may ask where it runs
         while True:
             function, args = self._calls.get()
             try:

@@ -132,7 +132,16 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         return self._cancel()
 
     def cancelled(self) -> bool:
-        """Tell whether the command ended because it was cancelled."""
+        """
+        Tell whether the command ended because it was cancelled.
+
+        Returns
+        -------
+        bool
+            False while it is still being ended, though `cancel` was True: the output so far comes
+            with the end.  `result` then raises `SshCommandCancelled`, which is a
+            `CancelledError`; `exception`, unlike that of other futures, returns it.
+        """
         return self.done() and isinstance(self.exception(), SshCommandCancelled)
 
     def _invoke_callbacks(self) -> None:
@@ -267,7 +276,7 @@ class Command(ChannelSink):
         self.stdin.start(channel)
         return True
 
-    def take_back(self, channel: Optional[SshChannel]) -> bool:
+    def take_back(self, channel: Optional[SshChannel], lost: bool = False) -> bool:
         """
         See to it that the script is not sent over a channel that has ended, if it was not yet.
 
@@ -275,6 +284,8 @@ class Command(ChannelSink):
         ----------
         channel : Optional[SshChannel]
             The channel; None where it was never open.
+        lost : bool
+            Whether it ended with its connection, so that what has not left never will.
 
         Returns
         -------
@@ -282,11 +293,15 @@ class Command(ChannelSink):
             False if the script may have been sent.
         """
         with self._lock:
-            if self._channel is not None:
+            started = self._channel is not None
+            if started and (channel is None or channel.has_sent or not lost or self._cut_off):
                 return False
+            self._channel = None
             if channel is not None:
                 self._ended_channels.append(channel)
-            return True
+        if started and not self.stdin.take_back():
+            self.retried = True  # part of what it reads has gone: there is no second attempt
+        return True
 
     @property
     def over(self) -> bool:
@@ -530,21 +545,24 @@ class Direct(ChannelSink):
 
     def __init__(self, command: Command) -> None:
         self._command = command
+        self._channel: Optional[SshChannel] = None  # reader thread only
         self.gives_back = command.gives_back
         for name in HEARD:
             setattr(self, name, getattr(command, name))
 
     def opened(self, channel: SshChannel) -> None:
         """Send the script."""
+        self._channel = channel
         if not self._command.start(channel):
             channel.close()
 
     def closed(self, error: Optional[SshServiceError]) -> None:
         """Settle the command."""
-        if self._command.sent:
-            self._command.closed(error)
-        else:
+        lost = isinstance(error, SshConnectionLost)
+        if self._command.take_back(self._channel, lost):
             self._command.fail(error or SshCacheClosed("the session was closed at once"))
+        else:
+            self._command.closed(error)
 
 
 class _GroupFinder:

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import weakref
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.cache import Slot, SshClientCache
@@ -29,6 +29,12 @@ _FURTHER_PAUSE = 5.0
 # Seconds until the server is asked again while others hold all of its sessions, or have just
 # closed one that it has not freed yet; doubled each time.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
+# Seconds for which a limit is believed: it may have been learnt while others (a copy, paramiko
+# code of the user's) held sessions, and to find out costs no more than one refusal.
+_LIMIT_KEPT = 60.0
+# Seconds for which a server is asked again that admitted sessions before, and now admits none
+# though none is open; OpenSSH frees one a moment after its end.
+_REFUSAL_PATIENCE = 10.0
 # Seconds for which a spare session is kept when no command needs it.
 _SPARE_IDLE = 60.0
 # Connections that may end, one after the other, before a session could be opened on them.
@@ -49,6 +55,7 @@ class _Lane:
         self.spare: Optional[_Session] = None  # opening or open, for the next command
         self.used_at = 0.0  # when the last command ended
         self.watched = False  # a timer will look whether the spare session is needed
+        self.limited_until = 0.0  # when the limit that was learnt is forgotten
 
     def has_ended(self) -> bool:
         return self.transport is not None and not self.transport.is_active()
@@ -132,6 +139,7 @@ class SessionPool:
         self._barren = 0  # guarded by _lock: connections that ended without any session, in a row
         self._will_retry = False  # guarded by _lock: a timer is set
         self._pause = _SHORTEST_PAUSE  # guarded by _lock: seconds to the next retry
+        self._refused_since: Optional[float] = None  # guarded by _lock: with no session open
 
     def submit(
         self,
@@ -257,16 +265,20 @@ class SessionPool:
     def _retry_or_fail(self, transports: List[SshTransport]) -> None:
         """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
         freed = [transport.make_room() for transport in transports]
-        others = any(freed) or any(
-            transport.open_channels or transport.session_peak for transport in transports
-        )
+        held = any(freed) or any(transport.open_channels for transport in transports)
+        admitted = any(transport.session_peak for transport in transports)
+        now = time.monotonic()
         doomed: List[Tuple[int, Command]] = []
         with self._lock:
             if self._will_retry or not self._is_stuck_locked():
                 return
-            self._will_retry = others
+            since = self._refused_since
+            self._refused_since = None if held else now if since is None else since
+            patient = admitted and (since is None or now - since < _REFUSAL_PATIENCE)
+            self._will_retry = others = held or patient
             pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
             if not others:
+                self._refused_since = None
                 doomed, self._queue = sorted(self._queue), []
                 for transport in transports:
                     transport.session_limit = None  # whoever comes next finds out anew
@@ -385,7 +397,7 @@ class SessionPool:
         with self._lock:
             lane.opened += 1
             self._barren = 0
-            self._pause = _SHORTEST_PAUSE
+            self._pause, self._refused_since = _SHORTEST_PAUSE, None
             if lane.transport is not None:
                 lane.transport.session_peak = max(lane.opened, lane.transport.session_peak)
             session.channel = channel
@@ -407,11 +419,12 @@ class SessionPool:
             As for `ChannelSink.closed`.
         """
         refused = isinstance(error, SshSessionRefused)
-        lane, again = session.lane, False
+        lane, again, forget, now = session.lane, False, False, time.monotonic()
         with self._lock:
             session.ended = True  # nobody gives it a command from here on
             command = session.command
-        unsent = command is not None and command.take_back(session.channel)
+        lost = isinstance(error, SshConnectionLost)
+        unsent = command is not None and command.take_back(session.channel, lost)
         with self._lock:
             lane.opened -= session.channel is not None
             if lane.spare is session:
@@ -422,10 +435,12 @@ class SessionPool:
                 # ours open, others hold them: then we are to wait, not to ask again at once.
                 self._refusal = error
                 lane.transport.session_limit = lane.transport.session_peak if lane.opened else 0
+                forget = lane.limited_until <= now
+                lane.limited_until = now + _LIMIT_KEPT
             doomed = self._doomed_locked(lane)
             if command is not None:
                 lane.sessions -= 1
-                lane.used_at = time.monotonic()
+                lane.used_at = now
                 again = unsent and not (lane.is_closed() or command.over)
                 again = again and (refused or not command.retried)
                 if again:
@@ -446,18 +461,34 @@ class SessionPool:
         if command is not None:
             self._release(lane.slot)
         if watch:
-            self._look_later(lane, time.monotonic() + _SPARE_IDLE)
+            self._later(SessionPool._look_at, lane, now + _SPARE_IDLE)
+        if forget:
+            self._later(SessionPool._forget_limit, lane, now + _LIMIT_KEPT)
 
-    def _look_later(self, lane: _Lane, instant: float) -> None:
+    def _later(
+        self, function: Callable[["SessionPool", _Lane], None], lane: _Lane, instant: float
+    ) -> None:
         # The timer keeps neither alive: a connection that has ended would stay for a minute.
         pool, watched = weakref.ref(self), weakref.ref(lane)
 
         def look() -> None:
             its_pool, its_lane = pool(), watched()
             if its_pool is not None and its_lane is not None:
-                its_pool._look_at(its_lane)
+                function(its_pool, its_lane)
 
         background.call_at(instant, look)
+
+    def _forget_limit(self, lane: _Lane) -> None:
+        """Let the server be asked for more than it last admitted."""
+        with self._lock:
+            until = lane.limited_until
+            due = until <= time.monotonic()
+            if due and lane.transport is not None:
+                lane.transport.session_limit = None
+        if due:
+            self._dispatch()
+        else:  # it was learnt once more meanwhile
+            self._later(SessionPool._forget_limit, lane, until)
 
     def _look_at(self, lane: _Lane) -> None:
         """Give the spare session up when nothing was run for a while."""
@@ -468,7 +499,7 @@ class SessionPool:
         if unused:
             self._drop_spare(lane)
         elif lane.watched:
-            self._look_later(lane, max(due, time.monotonic() + 1.0))
+            self._later(SessionPool._look_at, lane, max(due, time.monotonic() + 1.0))
 
     def _drop_spare(self, lane: _Lane) -> bool:
         with self._lock:

@@ -7,9 +7,10 @@ import collections
 import io
 import threading
 import time
-from typing import Any, Callable, Deque, Iterator, List, Optional, Union
+from typing import Any, Callable, Deque, Iterator, List, Optional, Tuple, Union
 
 from ssh_service import background
+from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
 
 # Bytes of stdin that may wait here for the server; `Stdin.write` waits while there are more.
@@ -39,6 +40,8 @@ class Stdin:
         self._data = memoryview(data)  # guarded by _changed
         self._more = more  # guarded by _changed
         self._ended = False  # guarded by _changed: nobody will read it any more
+        self._eof_sent = False  # guarded by _changed
+        self._touched = False  # guarded by _changed: some of it was taken already
         self._pumping = False  # guarded by _changed
         self._pump_again = False  # guarded by _changed
         self._channel: Optional[SshChannel] = None  # guarded by _changed
@@ -56,34 +59,46 @@ class Stdin:
             self._channel = channel
         self.pump()
 
+    def take_back(self) -> bool:
+        """
+        Begin anew at the next `start`: the channel has ended before it was of any use.
+
+        Returns
+        -------
+        bool
+            False if some of it was taken, and would be missing.
+        """
+        with self._changed:
+            if self._touched or self._pumping:
+                return False
+            self._channel, self._eof_sent = None, False
+            return True
+
     def pump(self) -> None:
         """Send what the peer's window takes."""
         with self._changed:
-            channel = self._channel
-            if channel is None or self._ended:
-                return
             self._pump_again = True  # whoever is at it goes round once more
             if self._pumping:
                 return
             self._pumping = True
         while True:
             with self._changed:
-                if not self._pump_again or self._ended:
+                channel, data = self._channel, self._data
+                done = self._ended or self._eof_sent or not self._pump_again
+                if channel is None or done:
                     self._pumping = False
                     return
                 self._pump_again = False
-                data = self._data
-                finished = not data and not self._more
+                finished = self._eof_sent = not data and not self._more
             if finished:
                 channel.send_eof()
-                self.end()
                 continue
             taken = channel.send_some(data, wait=False) if data else 0
             if taken:
                 with self._changed:
                     # What was appended meanwhile stands behind what was there.
                     self._data = self._data[taken:]
-                    self._pump_again = True
+                    self._touched = self._pump_again = True
                     self._changed.notify_all()
 
     def write(self, data: bytes, timeout: Optional[float] = None) -> None:
@@ -229,32 +244,43 @@ class CallbackOutput(Output):
 
 class QueueOutput(Output):
     """
-    Keeps a stream until a thread takes it, line by line or as it came.
+    Keeps a stream until a thread takes it, line by line.
 
     Parameters
     ----------
     encoding : Optional[str]
-        As for `CallbackOutput`.
+        As for `CallbackOutput`; a newline must be the one byte that it is in ASCII.
+
+    Raises
+    ------
+    SshConfigError
+        It is not, as in UTF-16.
     """
 
     gives_back = False
 
     def __init__(self, encoding: Optional[str]) -> None:
         super().__init__()
+        if encoding is not None and "\n".encode(encoding) != b"\n":
+            raise SshConfigError(
+                f"encoding: lines cannot be told apart in {encoding}; take the bytes (None)"
+            )
         self._changed = threading.Condition(threading.Lock())
-        self._queue: Deque[Any] = collections.deque()  # guarded by _changed
+        # What was not taken, in order; all guarded by _changed: whole lines, the pieces of one
+        # whose end has not come, and what was not looked at, with whom to give the window back.
+        self._lines: Deque[bytes] = collections.deque()
+        self._begun: List[bytes] = []
+        self._queue: Deque[Tuple[bytes, Optional[SshChannel]]] = collections.deque()
         self._complete = False  # guarded by _changed
         self._collecting = False  # guarded by _changed
         self._decode = decoder(encoding)
-        self._newline: Any = b"\n" if encoding is None else "\n"
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """Keep a chunk; the server may send more when it was taken."""
         with self._changed:
-            self.received += len(chunk)
             collecting = self._collecting
             if collecting:
-                self._kept.write(chunk)
+                super().put(chunk, None)
             else:
                 self._queue.append((chunk, channel))
                 self._changed.notify()
@@ -265,43 +291,27 @@ class QueueOutput(Output):
     def collect(self) -> None:
         """Keep what was not taken, and what still comes, so that the command can go on."""
         with self._changed:
+            super().put(self._untaken_locked(), None)
             queue, self._queue = self._queue, collections.deque()
+            self._lines, self._begun = collections.deque(), []
             self._collecting = True
-            for chunk, _ in queue:
-                self._kept.write(chunk)
         for chunk, channel in queue:
             if channel is not None:
                 channel.give_back(len(chunk))
 
+    def joined(self) -> bytes:
+        """Return all that was not taken."""
+        with self._changed:
+            return super().joined() + self._untaken_locked()
+
+    def _untaken_locked(self) -> bytes:
+        return b"".join([*self._lines, *self._begun, *(chunk for chunk, _ in self._queue)])
+
     def end(self) -> None:
-        """Let `chunks` and `lines` come to an end."""
+        """Let `lines` come to an end."""
         with self._changed:
             self._complete = True
             self._changed.notify_all()
-
-    def chunks(self) -> Iterator[Union[str, bytes]]:
-        """
-        Take the stream as it comes.
-
-        Yields
-        ------
-        Union[str, bytes]
-            What came, until the command closes the stream.
-        """
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._complete)
-                if not self._queue:
-                    break
-                chunk, channel = self._queue.popleft()
-            if channel is not None:
-                channel.give_back(len(chunk))
-            piece = self._decode(chunk, False)
-            if piece:
-                yield piece
-        rest = self._decode(b"", True)
-        if rest:
-            yield rest
 
     def lines(self) -> Iterator[Union[str, bytes]]:
         """
@@ -312,16 +322,34 @@ class QueueOutput(Output):
         Union[str, bytes]
             A line with its newline; the last one may have none.
         """
-        parts: List[Any] = []
-        for piece in self.chunks():
-            *complete, rest = piece.split(self._newline)
-            for line in complete:
-                yield self._newline[:0].join([*parts, line, self._newline])
-                parts = []
-            if rest:
-                parts.append(rest)
-        if parts:
-            yield self._newline[:0].join(parts)
+        final = False
+        while not final:
+            line, final = self._next_line()
+            text = self._decode(line, final)
+            if text:
+                yield text
+
+    def _next_line(self) -> Tuple[bytes, bool]:
+        """Take a line; the second value tells that it is the last."""
+        while True:
+            with self._changed:
+                if self._lines:
+                    return self._lines.popleft(), False
+                self._changed.wait_for(lambda: self._queue or self._complete)
+                if not self._queue:
+                    rest, self._begun = b"".join(self._begun), []
+                    return rest, True
+                chunk, channel = self._queue.popleft()
+                # What is not asked for yet stays here, for `collect`.
+                *ends, rest = chunk.split(b"\n")
+                if ends:
+                    ends[0] = b"".join([*self._begun, ends[0]])
+                    self._begun = []
+                self._lines.extend(end + b"\n" for end in ends)
+                if rest:
+                    self._begun.append(rest)
+            if channel is not None:
+                channel.give_back(len(chunk))
 
 
 def decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:

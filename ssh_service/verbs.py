@@ -49,7 +49,8 @@ class RemoteProcess:
     Attributes
     ----------
     future : concurrent.futures.Future[CompletedProcess]
-        Its outcome, see `run`; ``future.cancel()`` ends it.
+        Its outcome, see `run`; ``future.cancel()`` ends it.  The output in it, or in its error,
+        is what had come and was not taken when the command ended; `result` is exact.
 
     Notes
     -----
@@ -229,6 +230,7 @@ def start(
         more than the connection's window ahead of it.  What it raises is logged.
     encoding : Optional[str]
         Of the lines and pieces, undecodable bytes become backslash escapes; None gives bytes.
+        Lines need one in which a newline is one byte, as in all but UTF-16 and UTF-32.
     pty : bool
         Whether it gets a terminal; then stderr comes with stdout.
     max_connections : int

@@ -107,10 +107,13 @@ class ChannelSink:
 class Outbound:
     """What orders the messages of one channel: the object, never its number, which is re-used."""
 
-    __slots__ = ("close_sent",)
+    __slots__ = ("begun", "close_sent")
 
     def __init__(self) -> None:
         self.close_sent = False  # guarded by the transport's gate
+        # Guarded by the gate, except for a look when the connection has ended: whether a message
+        # may have left.  Set before one is written, taken back where that failed altogether.
+        self.begun = False
 
 
 class _Tagged:
@@ -471,6 +474,15 @@ class SshChannel(Channel):  # type: ignore[misc]
             if not sent:
                 raise again(self.error) if self.error else BrokenPipeError("channel closed")
             view = view[sent:]
+
+    @property
+    def has_sent(self) -> bool:
+        """
+        Whether a message of its own (not the one that asked for it) may have reached the peer.
+
+        What is False when the connection has ended, stays so.
+        """
+        return self._outbound.begun
 
     def get_transport(self) -> "SshTransport":
         """Return the connection this channel belongs to."""

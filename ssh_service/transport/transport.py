@@ -623,6 +623,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
 
     def _transmit_some_locked(self) -> None:
         """Send deferred messages, in one piece, that the network has room for."""
+        begun: List[Outbound] = []
         with self._writing:
             self.packetizer.cork()
             while self._may_send() and self.packetizer.corked < _PIECE:
@@ -630,8 +631,15 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
                     entry = self._deferred.popleft()
                 except IndexError:
                     break
+                if entry[1] is not None and not entry[1].begun:
+                    begun.append(entry[1])
                 self._transmit_locked(*entry)
-            self.packetizer.uncork(wait=False)
+            try:
+                self.packetizer.uncork(wait=False)
+            except (OSError, EOFError):  # not a byte was taken
+                for outbound in begun:
+                    outbound.begun = False
+                raise
 
     def _transmit_all_locked(
         self, messages: Sequence[Message], outbound: Optional[Outbound]
@@ -677,6 +685,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             if outbound.close_sent:
                 return  # faults F2, F2b, F2c: nothing may follow CLOSE (paramiko #1115)
             outbound.close_sent = m.asbytes()[0] == MSG_CHANNEL_CLOSE
+            outbound.begun = True
         self._send_message(m)
 
     def _send_user_message(self, m: Message, outbound: Optional[Outbound] = None) -> None:

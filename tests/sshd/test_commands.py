@@ -216,6 +216,19 @@ def test_a_conversation_line_by_line(web: Any, cache: SshClientCache) -> None:
         assert process.result(PATIENCE).exit_status == 0
 
 
+def test_the_outcome_has_what_was_not_taken_line_by_line(web: Any, cache: SshClientCache) -> None:
+    process = start(web, "printf '1\\n2\\n3\\n'; echo 4 >&2", cache=cache)
+    assert next(process.lines()) == "1\n"
+    outcome = process.result(PATIENCE)
+    assert (outcome.stdout, outcome.stderr) == ("2\n3\n", "4\n")
+    process = start(web, "printf '1\\n2\\n'; echo 3 >&2; sleep 100", cache=cache)
+    assert (next(process.lines()), next(process.stderr_lines())) == ("1\n", "3\n")
+    process.future.cancel()
+    error = process.future.exception(PATIENCE)
+    assert isinstance(error, SshCommandCancelled) and error.process is not None
+    assert (error.process.stdout, error.process.stderr) == ("2\n", "")
+
+
 # --- fates -----------------------------------------------------------------------------------
 
 
@@ -277,6 +290,7 @@ def test_cancelling_ends_the_remote_process(web: Any, cache: SshClientCache) -> 
     with pytest.raises(CancelledError) as caught:
         process.future.result(PATIENCE)
     assert isinstance(caught.value, SshCommandCancelled) and caught.value.ended is True
+    assert isinstance(process.future.exception(), SshCommandCancelled)
     assert process.future.cancelled() and not process.future.cancel()
     eventually(lambda: not alive(pid), "the remote process ends")
 

@@ -83,6 +83,7 @@ class FakeTransport:
         self.others = 0  # channels that are not the pool's
         self.max_sessions: Optional[int] = None  # what the server admits
         self.answers = True  # whether an open is answered at once
+        self.window = 1 << 30  # of its channels
         self.opened: List[FakeChannel] = []  # all there ever were
         self.channels: List[FakeChannel] = []  # those that are open or opening
         self.closes = 0
@@ -157,13 +158,18 @@ class FakeChannel:
         self.in_reserve = False
         self.is_open = False
         self.closed = False
-        self.window = 1 << 30
+        self.window = transport.window
+        self.held_back = False  # whether what is sent is not written
         self.command: Optional[bytes] = None
         self.sent = b""
         self.eof_sent = 0
         self.signals: List[str] = []
         self.given_back = 0
         self.on_send: Callable[[], None] = lambda: None
+
+    @property
+    def has_sent(self) -> bool:
+        return self.command is not None and not self.held_back
 
     def get_transport(self) -> FakeTransport:
         return self.transport

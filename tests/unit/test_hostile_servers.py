@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import struct
@@ -644,6 +645,31 @@ def test_a_keepalive_can_be_given_and_taken_later() -> None:
         server.transports[0].stop_reading()
         transport.join(1.5)
         assert transport.is_active()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_request_that_no_network_took_is_known_not_to_have_been_sent(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T45: only then may it be sent once more, elsewhere."""
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+        asked, waiting = transport.open_session(), transport.open_session()
+        asked.request_exec(b"leaves")
+        assert asked.has_sent
+        if fails:  # the peer was reset between a look at the connection and the write
+
+            def broken(data: Any) -> None:
+                raise BrokenPipeError(errno.EPIPE, "gone")
+
+            monkeypatch.setattr(transport._wire, "send_now", broken)
+            waiting.request_exec(b"does not")
+        else:  # a key exchange was under way
+            transport.clear_to_send.clear()
+            waiting.request_exec(b"does not")
+            server.transports[0].close()
+        lost(transport)
+        transport._flush()
+        assert asked.has_sent and not waiting.has_sent
 
 
 @pytest.mark.parametrize("posted", [True, False])

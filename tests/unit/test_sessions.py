@@ -101,7 +101,8 @@ class Site:
 
     def sent(self) -> List[str]:
         """Return all the scripts that were ever sent."""
-        return [c.command.decode() for t in self.transports for c in t.opened if c.command]
+        opened = [channel for t in self.transports for channel in t.opened]
+        return [c.command.decode() for c in opened if c.command and c.has_sent]
 
 
 @pytest.fixture
@@ -322,6 +323,59 @@ def test_what_was_sent_is_never_sent_again(site: Site) -> None:
     site.connected()
     assert site.dialer.dials == ["alpha"] * 2
     assert site.texts() == ["c11"]
+
+
+@pytest.mark.parametrize("stdin", [b"", b"for it to read"])
+def test_what_was_written_to_no_network_is_sent_over_the_next_connection(
+    stdin: bytes, site: Site
+) -> None:
+    """The connection ended between the look at it and the write, or in a key exchange."""
+    site.warm(window=0)  # as OpenSSH's are, until it has begun to run something
+    (command,) = site.submit(stdin=stdin)
+    site.channel_of(command).held_back = True
+    site.transports[0].lose("reset")
+    site.connected()
+    assert not command.future.done()
+    channel = site.channel_of(command)
+    channel.window = 1000
+    channel.sink.writable()
+    assert (channel.sent, channel.eof_sent) == (stdin, 1)
+    channel.complete()
+    assert command.future.result(0).exit_status == 0
+    assert site.dialer.dials == ["alpha"] * 2
+
+
+def test_what_lost_part_of_its_input_is_told_as_never_sent(site: Site) -> None:
+    site.warm()
+    (command,) = site.submit(stdin=b"for it to read")
+    site.channel_of(command).held_back = True
+    site.transports[0].lose("reset")
+    lost = error(command)
+    assert isinstance(lost, SshConnectionLost)
+    assert (lost.sent, lost.phase, lost.process) == (False, "open", None)
+    assert site.dialer.dials == ["alpha"]
+
+
+def test_a_second_attempt_is_the_last(site: Site) -> None:
+    site.warm()
+    (command,) = site.submit()
+    for transport in (0, 1):
+        site.channel_of(command).held_back = True
+        site.transports[transport].lose("reset")
+        site.connected()
+    assert error(command).sent is False
+    assert site.dialer.dials == ["alpha"] * 2
+
+
+def test_what_is_being_ended_is_not_sent_again(site: Site) -> None:
+    site.warm()
+    (command,) = site.submit()
+    site.channel_of(command).held_back = True
+    assert command.future.cancel()
+    site.transports[0].lose("reset")
+    assert isinstance(error(command), SshCommandCancelled)
+    assert error(command).ended is None
+    assert site.dialer.dials == ["alpha"]
 
 
 class After:
@@ -588,6 +642,42 @@ def test_where_others_hold_all_sessions_it_is_tried_again_with_one_timer(
     while site.running():
         site.running()[0].complete()
     assert all(command.future.result(0).exit_status == 0 for command in commands)
+
+
+def test_a_server_that_goes_on_to_refuse_is_given_up_though_it_admitted_some_before(
+    site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = site.warm(max_sessions=2)
+    transport.make_room()
+    transport.max_sessions = 0
+    commands = site.submit(3)
+    for _ in range(3):  # it may just not have freed those that have ended
+        timers.fire()
+        assert not any(command.future.done() for command in commands)
+    monkeypatch.setattr(sessions, "_REFUSAL_PATIENCE", 0.0)
+    timers.fire()
+    assert {type(error(command)) for command in commands} == {SshSessionRefused}
+    transport.max_sessions = 1
+    (command,) = site.submit()  # whoever comes next finds out anew
+    site.channel_of(command).complete()
+
+
+def test_a_limit_that_was_learnt_beside_others_does_not_stay_for_ever(
+    site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = site.warm(max_sessions=10)
+    transport.make_room()
+    transport.others = 8  # a copy's, say
+    site.submit(9)
+    assert len(site.running()) == 2 == transport.session_limit
+    transport.others = 0
+    timers.fire()  # too soon
+    assert len(site.running()) == 2
+    monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 100)
+    timers.fire()
+    assert len(site.running()) == 9
+    while site.running():
+        site.running()[0].complete()
 
 
 # The session in reserve.
