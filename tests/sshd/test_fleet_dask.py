@@ -10,17 +10,17 @@ from typing import Any, Callable, Dict, Iterator
 
 import pytest
 
-distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+if os.environ.get("SSH_SERVICE_REQUIRE_DASK"):
+    import distributed
+else:
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
 
 from ssh_service import SshAuthError, SshCommandCancelled, fleet  # noqa: E402
 from ssh_service.fault_proxy import FaultProxy  # noqa: E402
 from ssh_service.fleet import SshWorkerLost  # noqa: E402
 from ssh_service.local_sshd import Sshd  # noqa: E402
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.filterwarnings("ignore"),  # dask's own
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # dask's own
 
 ROOT = str(Path(__file__).resolve().parents[2])
 
