@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, wait
@@ -203,6 +206,42 @@ def test_output_beyond_memory_can_be_streamed(web: Any, cache: SshClientCache) -
         timeout=60,
     )
     assert sum(pieces) == 20_000_000
+
+
+MEASURED = """
+import json, resource, sys
+from ssh_service import run
+
+params, size = json.loads(sys.argv[1]), int(sys.argv[2])
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def take(size):
+    return run(params, f"yes 0123456789abcdef | head -c {size}", timeout=240).stdout
+
+take(1 << 20)
+before = peak()
+text = take(size)
+assert len(text) == size and text.startswith("0123456789abcdef\\n")
+print((peak() - before) / size)
+"""
+
+
+def memory_for_output(web: Dict[str, Any], size: int) -> float:
+    """Tell how many times its size an output takes, as bytes and as text, at the worst moment."""
+    arguments = [sys.executable, "-c", MEASURED, json.dumps(web), str(size)]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True, timeout=300)
+    return float(done.stdout)
+
+
+def test_collected_output_takes_little_more_than_its_bytes_and_its_text(web: Any) -> None:
+    assert memory_for_output(web, 48 << 20) <= 2.2 + 0.2  # the interpreter's own needs, too
+
+
+@pytest.mark.long
+def test_a_gibibyte_of_output_takes_at_most_2_2_times_its_size(web: Any) -> None:
+    assert memory_for_output(web, 1 << 30) <= 2.2
 
 
 def test_a_conversation_line_by_line(web: Any, cache: SshClientCache) -> None:
