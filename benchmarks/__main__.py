@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Dict, Iterator, Mapping, Optional, Sequence, Type
 
-from benchmarks import commands, copies, costs
+from benchmarks import commands, copies, costs, pictures
 from benchmarks.far import far
 from benchmarks.peers import Peer, installed
 from benchmarks.plan import FULL, MIB, QUICK, Plan
@@ -62,6 +62,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     finally:
         report.print_requirements()
         report.write(arguments.json, "full" if arguments.full else "quick", argv or sys.argv[1:])
+    if arguments.pictures:
+        pictures.publish(arguments.json)
     return 0
 
 
@@ -73,6 +75,7 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--user", help="who logs in (another than you: as root)")
     parser.add_argument("--make-user", metavar="NAME", help="make that user first, as root")
     parser.add_argument("--json", default="benchmarks.json", help="where to write (%(default)s)")
+    parser.add_argument("--pictures", action="store_true", help="draw those of docs/ afterwards")
     parser.add_argument("--part", action="append", choices=_PARTS, help="only this; repeatable")
     parser.add_argument("--peer", action="append", default=[], help="only this; repeatable")
     return parser.parse_args(argv)

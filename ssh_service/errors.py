@@ -50,18 +50,16 @@ class SshServiceError(Exception):
     ----------
     message : str
         What happened, for people.
+    connection_id, phase : Optional[str]
+        See the attributes.
+
+    Attributes
+    ----------
     connection_id : Optional[str]
         ``user@host:port`` of the connection concerned, where there is one.
     phase : Optional[str]
         What was being done: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``, ``auth``,
         ``queue``, ``open``, ``run``, ``copy``, ...
-
-    Attributes
-    ----------
-    connection_id : Optional[str]
-        See above.
-    phase : Optional[str]
-        See above.
     """
 
     def __init__(

@@ -190,12 +190,12 @@ class Pipeline:
     on_step : Optional[Callable[[], None]]
         Called now and then, between replies: to report progress.
 
-    Guarantees
-    ----------
-    - When a task fails, those started before it run to their end and those started after it are
-      cancelled; the failure of the earliest is raised.
-    - Whatever ends the run, every task gets the chance to tidy up, for a few seconds at most.
-    - An interrupt (Ctrl-C) is what `run` raises, wherever it struck and whatever came of it.
+    Notes
+    -----
+    Guarantees.  When a task fails, those started before it run to their end and those started
+    after it are cancelled; the failure of the earliest is raised.  Whatever ends the run, every
+    task gets the chance to tidy up, for a few seconds at most.  An interrupt (Ctrl-C) is what
+    `run` raises, wherever it struck and whatever came of it.
     """
 
     def __init__(

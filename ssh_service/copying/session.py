@@ -105,17 +105,6 @@ class SftpSession:
     """
     An SFTP session over one channel.
 
-    Thread safety
-    -------------
-    `feed`, `made_room` and `ended` are for the connection's reader thread; all else may be called
-    from any thread.  Each copy works on a `Lane` of its own.
-
-    Guarantees
-    ----------
-    - A reply reaches the lane that asked, whatever other lanes do.
-    - When the session ends, every lane learns it, once its replies are read.
-    - The reader thread is never held up: it decodes no file, waits for nothing, and sends nothing.
-
     Attributes
     ----------
     extensions : Dict[bytes, bytes]
@@ -124,6 +113,15 @@ class SftpSession:
         What it told of its limits; zeros until it has.
     facts : Dict[str, Any]
         What copies found out about this server and want to know next time.
+
+    Notes
+    -----
+    Thread safety.  `feed`, `made_room` and `ended` are for the connection's reader thread; all
+    else may be called from any thread.  Each copy works on a `Lane` of its own.
+
+    Guarantees.  A reply reaches the lane that asked, whatever other lanes do.  When the session
+    ends, every lane learns it, once its replies are read.  The reader thread is never held up: it
+    decodes no file, waits for nothing, and sends nothing.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -372,16 +370,17 @@ class Lane:
     """
     One copy's use of a session: its requests, its replies.
 
-    Thread safety
-    -------------
-    `deliver` may be called from any thread; all else belongs to the copy's own thread.
-
     Attributes
     ----------
     outstanding : int
         Requests without a reply so far.
     moved : int
         Changes whenever a part of a reply comes in: the sign of life between two replies.
+
+    Notes
+    -----
+    Thread safety.  `deliver` may be called from any thread; all else belongs to the copy's own
+    thread.
     """
 
     def __init__(self, session: SftpSession, ids: itertools.count[int]) -> None:

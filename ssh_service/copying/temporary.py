@@ -40,9 +40,9 @@ class TemporaryNames:
     """
     Gives out names for unfinished files, and judges those it meets.
 
-    Thread safety
-    -------------
-    Every method may be called from any thread.
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
     """
 
     def __init__(self) -> None:

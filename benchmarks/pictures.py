@@ -1,0 +1,103 @@
+"""
+The documentation's figures and pictures, from what a run has written.
+
+``python -m benchmarks.pictures [benchmarks.json]`` copies the figures to ``docs/benchmarks.json``
+and draws ``docs/pictures/*.svg``; it needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping
+
+from benchmarks.measure import OURS
+
+__all__ = ["publish"]
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+Rows = List[Mapping[str, Any]]
+
+# What is drawn where, by the measurement's name.
+_PICTURES: Dict[str, Callable[[str], bool]] = {
+    "commands": lambda name: name.startswith(("command", "first command")),
+    "copies": lambda name: name.endswith((" up", " down")) or "of output" in name,
+    "costs": lambda name: name.startswith(("CPU", "memory")),
+}
+_SCALES = {"ms": 1000.0}
+_COLUMNS = 3
+_OURS, _THEIRS = "#2a7d46", "#9aa4af"
+
+
+def publish(path: str, docs: Path = DOCS) -> None:
+    """
+    Make the documentation's figures and pictures those of a run.
+
+    Parameters
+    ----------
+    path : str
+        What the run has written.
+    docs : Path
+        The documentation's folder.
+    """
+    figures = json.loads(Path(path).read_text("utf-8"))
+    target = docs / "benchmarks.json"
+    for measurement in figures["measurements"]:  # the pages need the medians alone
+        for peer in measurement["peers"].values():
+            peer.pop("values", None)
+    target.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    (docs / "pictures").mkdir(exist_ok=True)
+    for name, belongs in _PICTURES.items():
+        rows = [each for each in figures["measurements"] if belongs(each["name"])]
+        if rows:
+            _draw(rows, docs / "pictures" / f"{name}.svg")
+            print(f"drawn: {name}.svg")
+
+
+def _draw(rows: Rows, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    # The same figures give the same file.
+    matplotlib.rcParams.update({"svg.hashsalt": "ssh_service", "font.size": 9})
+    from matplotlib import pyplot
+
+    lines = -(-len(rows) // _COLUMNS)
+    figure, axes = pyplot.subplots(
+        lines, _COLUMNS, figsize=(11, 2.6 * lines), squeeze=False, layout="constrained"
+    )
+    for number, cell in enumerate(axes.flat):
+        if number < len(rows):
+            _bars(cell, rows[number])
+        else:
+            cell.set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _bars(axes: Any, measurement: Mapping[str, Any]) -> None:
+    scale = _SCALES.get(measurement["unit"], 1.0)
+    found = {
+        peer: values["median"] * scale
+        for peer, values in measurement["peers"].items()
+        if values["median"] is not None
+    }
+    best_last = sorted(
+        found, key=lambda peer: found[peer], reverse=not measurement["more_is_better"]
+    )
+    colours = [_OURS if peer == OURS else _THEIRS for peer in best_last]
+    bars = axes.barh(best_last, [found[peer] for peer in best_last], color=colours)
+    axes.bar_label(bars, [_short(found[peer]) for peer in best_last], padding=3)
+    axes.margins(x=0.18)
+    axes.set_title(f"{measurement['name']}, {measurement['unit']}", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    publish(sys.argv[1] if len(sys.argv) > 1 else "benchmarks.json")

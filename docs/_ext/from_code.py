@@ -1,0 +1,172 @@
+"""
+Parts of the pages that are made of the code.
+
+``{from-code} NAME``
+    A table: ``connect-parameters``, ``service-settings``, ``host-settings``,
+    ``file-share-settings``, ``call-settings``, ``benchmarks``.
+``{error-class} NAME``
+    What an error is, from its docstring.  A page with one of these must have them all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Set
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from numpydoc.docscrape import NumpyDocString
+from pygments.lexers import JavascriptLexer
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from ssh_service import errors, params, service_settings
+
+FIGURES = Path(__file__).resolve().parents[1] / "benchmarks.json"
+
+OURS = "ssh_service"
+
+_log = logging.getLogger(__name__)
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    heads = list(heads)
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "---|" * len(heads)
+    for row in rows:
+        cells = (cell.replace("|", "\\|") for cell in row)
+        yield f"| {' | '.join(cells)} |"
+
+
+def _settings(settings: Mapping[str, service_settings.Setting]) -> Iterator[str]:
+    rows = ((f"`{name}`", one.may_be, one.default) for name, one in settings.items())
+    return _table(("name", "what it may be", "without it"), rows)
+
+
+def _connect_parameters() -> Iterator[str]:
+    return _table(
+        ("name", "what it is"),
+        ((f"`{name}`", meaning) for name, meaning in params.SETTINGS.items()),
+    )
+
+
+_SCALES = {"ms": 1000.0}
+
+
+def _benchmarks() -> Iterator[str]:
+    figures = json.loads(FIGURES.read_text("utf-8"))
+    machine = figures["machine"]
+    loads = [each["load"] for each in figures["measurements"]]
+    yield (
+        f"Measured {figures['began'][:10]} ({figures['mode']} run of `python -m benchmarks`):"
+        f" {machine['cpus']} cores, Python {machine['python']}, paramiko {machine['paramiko']};"
+        f" load of the machine {min(loads):.1f} to {max(loads):.1f}."
+        " Medians; in parentheses ours divided by theirs, the median of rounds side by side."
+    )
+    yield ""
+    yield from _table(("", OURS, "neighbours"), map(_row, figures["measurements"]))
+
+
+def _row(measurement: Mapping[str, Any]) -> List[str]:
+    scale = _SCALES.get(measurement["unit"], 1.0)
+    cells = {}
+    for peer, found in measurement["peers"].items():
+        if found["median"] is not None:
+            ratio = found["ours_to_theirs"]
+            beside = f" ({ratio:.2f})" if ratio is not None and peer != OURS else ""
+            cells[peer] = f"{_short(found['median'] * scale)}{beside}"
+    ours = cells.pop(OURS, "")
+    theirs = "; ".join(f"{peer} {cell}" for peer, cell in cells.items())
+    return [f"{measurement['name']}, {measurement['unit']}", ours, theirs]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+_TABLES = {
+    "benchmarks": _benchmarks,
+    "call-settings": lambda: _settings(service_settings.PER_CALL),
+    "connect-parameters": _connect_parameters,
+    "file-share-settings": lambda: _settings(service_settings.FILE_SHARE),
+    "host-settings": lambda: _settings(service_settings.HOST),
+    "service-settings": lambda: _settings(service_settings.COMMON),
+}
+
+
+class _Made(SphinxDirective):
+    """A directive whose content is Markdown that we write."""
+
+    required_arguments = 1
+
+    def lines(self, name: str) -> Iterable[str]:
+        raise NotImplementedError
+
+    def run(self) -> List[nodes.Node]:
+        made = nodes.container()
+        lines = StringList(list(self.lines(self.arguments[0])), source=__file__)
+        self.state.nested_parse(lines, self.content_offset, made)
+        return made.children
+
+
+class FromCode(_Made):
+    """See the module."""
+
+    def lines(self, name: str) -> Iterable[str]:
+        """Make one of the tables."""
+        if name == "benchmarks":
+            self.env.note_dependency(str(FIGURES))
+        return _TABLES[name]()
+
+
+class ErrorClass(_Made):
+    """See the module."""
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Describe an error as its docstring does."""
+        _described(self.env).add(name)
+        kind = getattr(errors, name)
+        said = NumpyDocString(kind.__doc__)
+        bases = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
+        yield f"Also: {bases}."
+        yield ""
+        text = " ".join([*said["Summary"], *said["Extended Summary"]])
+        yield text.replace("``", "`")
+        yield ""
+        for attribute in said["Attributes"]:
+            meaning = " ".join(attribute.desc).replace("``", "`")
+            yield f"- `{attribute.name}`: {meaning}"
+
+
+def _described(env: BuildEnvironment) -> Set[str]:
+    if not hasattr(env, "described_errors"):
+        env.described_errors = set()
+    found: Set[str] = env.described_errors
+    return found
+
+
+def _forget_none(app: Sphinx, env: BuildEnvironment) -> None:
+    public = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
+    for name in sorted(public - _described(env)):
+        _log.warning("no page says what to do about %s: add it to errors.md", name)
+
+
+def _skip_private(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
+    """Leave out of the reference what is not for users."""
+    if what in ("module", "package"):
+        return name not in app.config.public_modules
+    return skip
+
+
+def setup(app: Sphinx) -> Dict[str, Any]:
+    """Tell Sphinx of all this."""
+    app.add_config_value("public_modules", (), "env")
+    app.add_directive("from-code", FromCode)
+    app.add_directive("error-class", ErrorClass)
+    app.add_lexer("jsonc", JavascriptLexer)  # JSON with comments
+    app.connect("env-check-consistency", _forget_none)
+    app.connect("autoapi-skip-member", _skip_private)
+    return {"parallel_read_safe": False}

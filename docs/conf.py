@@ -1,0 +1,53 @@
+"""How the pages are built: ``tox -e docs``, or ``sphinx-build -W docs build/docs``."""
+
+import os
+import sys
+
+sys.path[:0] = [os.path.abspath("_ext"), os.path.abspath("..")]
+
+import ssh_service  # noqa: E402
+
+project = "ssh_service"
+author = "ssh_service contributors"
+copyright = author
+version = release = ssh_service.__version__
+
+extensions = [
+    "myst_parser",
+    "autoapi.extension",
+    "numpydoc",
+    "from_code",
+]
+exclude_patterns = ["_ext"]
+
+# The pages.
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# The reference.
+autoapi_dirs = ["../ssh_service"]
+autoapi_root = "reference"
+autoapi_add_toctree_entry = False
+autoapi_options = ["members", "undoc-members", "show-inheritance", "imported-members"]
+autoapi_python_class_content = "class"
+numpydoc_show_class_members = False
+
+# What users meet; the rest is for who reads the code, and CONTRIBUTING.md is the way in there.
+public_modules = (
+    "ssh_service",
+    "ssh_service.events",
+    "ssh_service.fault_proxy",
+    "ssh_service.fleet",
+    "ssh_service.local_server",
+    "ssh_service.local_sshd",
+    "ssh_service.mlos_bench",
+    "ssh_service.mock_sshd",
+    "ssh_service.otel",
+    "ssh_service.params",
+)
+# autoapi reads the code without running it, and so cannot follow what is loaded when it is needed.
+suppress_warnings = ["autoapi.python_import_resolution"]
+
+html_theme = "furo"
+html_title = f"ssh_service {version}"
+html_show_copyright = False

@@ -1,0 +1,121 @@
+"""
+Every example of docs/ runs as it stands, with a real server behind its names.
+
+Those of README.md do in test_readme.py.  A page's ```python blocks run in order, each after those
+above it; blocks that define tests are run by pytest.  ```py blocks are others' code, which is not
+ours to run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import pytest
+
+from ssh_service import verbs
+from ssh_service.local_sshd import Sshd
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+# What a page's examples need beyond this package's own extras for its tests.
+_NEEDS = {"mlos_bench.md": "mlos_bench", "watching.md": "opentelemetry"}
+
+# What a page's examples are to print, among other things.
+_SAID = {
+    "faq.md": ["started\n"],
+    "many_hosts.md": [f"web{number:02} SUCCEEDED" for number in range(1, 41)],
+    "moving.md": ["load average", "web1 SUCCEEDED\n", "web2 SUCCEEDED\n"],
+    "security.md": ["trusted\n", "expected another key than SHA256:"],
+    "start.md": ["Linux\n 3\n", "hello\n"],
+    "tutorial.md": [
+        "it's me\nfrom stdin\n",
+        "1\n2\n3\nand what we say\n0\n",
+        f"{[str(number) for number in range(20)]}\n" * 2,
+        "the output so far: begun\n ended: True",
+        "made: ",
+        "lost: we closed it",
+        "Status.FAILED hello\n",
+    ],
+    "watching.md": ["'connections': 1"],
+}
+
+
+def blocks(page: Path) -> List[str]:
+    return _BLOCK.findall(page.read_text("utf-8"))
+
+
+@pytest.fixture
+def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home and a folder in which web1, web2, ... are the test server."""
+    tmp_path = pytester.path
+    ssh = tmp_path / ".ssh"
+    ssh.mkdir()
+    key = Path(sshd.known_hosts).read_text().split(" ", 1)[1]
+    (ssh / "known_hosts").write_text(f"web1 {key}")
+    (ssh / "config").write_text(
+        f"Host web*\n HostName {sshd.host}\n Port {sshd.port}\n HostKeyAlias web1\n"
+        f" IdentityFile {sshd.client_key}\n IdentitiesOnly yes\n"
+    )
+    for folder in ("site", "srv", "tmp"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "site" / "index.html").write_text("hello")
+    (tmp_path / "setup.sh").write_text('echo "mode $MODE"')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    verbs.default_cache().cleanup()
+
+
+def here(text: str, sshd: Sshd, home: Path) -> str:
+    """Let an example's user be the server's, and its folders be in the scratch home."""
+    text = text.replace('"deploy"', repr(sshd.username)).replace("/srv/www/", f"{home}/srv/")
+    return re.sub(r"(?<![\w.}])/tmp/", f"{home}/tmp/", text)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES[1:] if blocks(page)], ids=lambda p: p.name
+)
+def test_examples(
+    page: Path, sshd: Sshd, home: Path, pytester: pytest.Pytester, capsys: Any
+) -> None:
+    needed = _NEEDS.get(page.name)
+    names: Dict[str, Any] = {"__name__": "example"}
+    for number, block in enumerate(blocks(page), 1):
+        if needed and needed in block and importlib.util.find_spec(needed) is None:
+            pytest.skip(f"examples from no. {number} on need {needed}")
+        if needed == "opentelemetry" and "otel" in block:
+            pytest.importorskip(needed, reason=f"example no. {number} needs the extra otel")
+        if re.search(r"^def test_", block, re.M):
+            pytester.makepyfile(**{f"test_{page.stem}_{number}": block})
+            count = len(re.findall(r"^def test_", block, re.M))
+            pytester.runpytest_subprocess().assert_outcomes(passed=count)
+            next(pytester.path.glob("test_*.py")).unlink()
+            continue
+        code = compile(here(block, sshd, home), f"{page.name}, example {number}", "exec")
+        exec(code, names)
+    said = capsys.readouterr().out
+    assert [text for text in _SAID.get(page.name, []) if text not in said] == []
+
+
+def test_examples_that_do_not_run_are_others_code() -> None:
+    fences = {
+        page.name: set(re.findall(r"^```(\{?[\w-]+\}?)", page.read_text("utf-8"), re.M))
+        for page in PAGES
+    }
+    known = {"python", "console", "json", "jsonc", "{toctree}", "{error-class}", "{from-code}"}
+    assert {name for name, found in fences.items() if found - known - {"py"}} == set()
+    assert {name for name, found in fences.items() if "py" in found} == {"moving.md"}
+
+
+def test_every_link_between_the_pages_leads_somewhere() -> None:
+    missing = []
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text("utf-8")):
+            if not link.startswith("reference/") and not (page.parent / link).exists():
+                missing.append(f"{page.name}: {link}")
+    assert missing == []
