@@ -1,4 +1,9 @@
-"""Files and trees over a connection, by SFTP: no shell, no scp, no clean profile needed."""
+"""
+Files and trees over a connection, by SFTP: no shell, no scp, no clean profile needed.
+
+Where there is a shell with GNU tar, many small files go in one stream, which is several times as
+quick; what comes of it is the same.
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ import threading
 import time
 from typing import Optional
 
-from ssh_service.copying import protocol
-from ssh_service.copying.session import Reply, SessionEnded, SftpSession, Stalled, Stream
+from ssh_service.copying.process import CommandStream, Process
+from ssh_service.copying.session import SessionEnded, SftpSession, Stalled, Stream
 from ssh_service.errors import SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
@@ -19,9 +19,8 @@ _WINDOW = 16 * 1024 * 1024
 # The fewer packets a download takes, the less there is to do for each.  OpenSSH's own limit,
 # 256 KiB, counts what is around the data, too.
 _LARGEST_PACKET = 128 * 1024
-
-# What is kept of a command's output.
-_MOST_OUTPUT = 4096
+# The same for a command: what it may write before the copy has taken it.
+_COMMAND_WINDOW = 2 * 1024 * 1024
 # Seconds to wait for a session where the server admits no more, and between two attempts.
 _PATIENCE, _PAUSE = 30.0, 0.05
 
@@ -99,39 +98,82 @@ class _ChannelStream(ChannelSink, Stream):
         self._channel = None  # else a connection would be kept by what is kept for it
 
 
-class _Command(ChannelSink):
-    """One command in the server's shell, whose output becomes a reply."""
+class _CommandStream(ChannelSink, CommandStream):
+    """One command in the server's shell: the channel, as its process sees it."""
 
-    def __init__(self, command: bytes, reply: Reply) -> None:
+    gives_back = False
+
+    def __init__(self, command: bytes, process: Process) -> None:
         self._command = command
-        self._reply = reply
-        self._output = b""
-        self._succeeded = False
+        self._process = process
+        self._channel: Optional[SshChannel] = None
+        self._open = False
+        self._status: Optional[int] = None
+
+    def start_on(self, transport: SshTransport) -> None:
+        """Ask for a session."""
+        self._channel = transport.start_session(
+            self, window_size=_COMMAND_WINDOW, max_packet_size=_LARGEST_PACKET
+        )
+
+    # For the process.
+
+    def send_some(self, data: memoryview) -> int:
+        """Send what the window admits."""
+        channel = self._channel
+        return channel.send_some(data) if channel is not None and self._open else 0
+
+    def send_eof(self) -> None:
+        """Let the command find the end of its input."""
+        if self._channel is not None:
+            self._channel.send_eof()
+
+    def give_back(self, size: int) -> None:
+        """Let the command write as much again."""
+        if self._channel is not None:
+            self._channel.give_back(size)
+
+    def close(self) -> None:
+        """Close the channel; the server lets the command find the end of its input."""
+        if self._channel is not None:
+            self._channel.abandon()
+
+    # For the channel, on the reader thread.
 
     def opened(self, channel: SshChannel) -> None:
-        """Ask for the command; it reads nothing."""
+        """Ask for the command; its input may follow at once."""
+        self._channel = channel
         channel.request_exec(self._command)
+        self._open = True
+        self._process.made_room()
 
     def replied(self, ok: bool) -> None:
-        """Nothing to do: a refusal is followed by the end."""
+        """Give up what the server will not run."""
+        if not ok:
+            self.close()
 
     def data(self, chunk: bytes) -> None:
-        """Keep the end of the output."""
-        self._output = (self._output + chunk)[-_MOST_OUTPUT:]
-        self._reply.lane.moved += 1
+        """Pass on what came."""
+        self._process.feed(chunk)
+
+    def stderr(self, chunk: bytes) -> None:
+        """Throw it away."""
+        self.give_back(len(chunk))
 
     def exit_status(self, status: int) -> None:
-        """Note whether it succeeded."""
-        self._succeeded = status == 0
+        """Note how it ended."""
+        self._status = status
+
+    def writable(self) -> None:
+        """Pass on that there is room."""
+        self._process.made_room()
 
     def closed(self, error: Optional[SshServiceError]) -> None:
-        """Deliver the reply."""
-        self._reply.kind = protocol.EXTENDED_REPLY if self._succeeded else protocol.STATUS
-        self._reply.pieces = [memoryview(self._output)]
-        self._reply.lane.deliver([self._reply])
+        """Pass on the end."""
+        self._process.ended(None if error else self._status)
 
 
-def start_command(transport: SshTransport, command: bytes, reply: Reply) -> None:
+def start_command(transport: SshTransport, command: bytes, process: Process) -> None:
     """
     Start a command in the server's shell.
 
@@ -141,10 +183,12 @@ def start_command(transport: SshTransport, command: bytes, reply: Reply) -> None
         The connection.
     command : bytes
         The command line.
-    reply : Reply
-        Delivered when the command has ended, however it did.
+    process : Process
+        Told of all that comes of it, and of the end, however it ended.
     """
-    transport.start_session(_Command(command, reply))
+    stream = _CommandStream(command, process)
+    process.stream = stream
+    stream.start_on(transport)
 
 
 def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession:

@@ -24,6 +24,8 @@ _WORTH_A_SHELL = 1024 * 1024
 # What every shell takes literally: for all other paths the file is read back.
 _PLAIN_PATH = re.compile(rb"[A-Za-z0-9/._+@%,:=-]+")
 _DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
+# What is kept of a command's output.
+_MOST_OUTPUT = 4096
 # The line each second is the sign of life that a long silence would lack.
 _COMMAND = (
     b"exec sh -c 'head -c %d <%s | sha256sum & p=$!;"
@@ -45,8 +47,14 @@ async def digest_by_shell(job: Job, path: bytes, size: int) -> Optional[bytes]:
         return None
     if job.remote.facts.get("no shell"):
         return None
-    reply = await job.start_command(_COMMAND % (size, path))
-    found = _DIGEST.search(reply.body) if reply.kind == protocol.EXTENDED_REPLY else None
+    process = job.start_command(_COMMAND % (size, path))
+    output = b""
+    while True:
+        chunk = await process.read()
+        if not chunk:
+            break
+        output = (output + chunk)[-_MOST_OUTPUT:]
+    found = _DIGEST.search(output) if await process.end() == 0 else None
     if found is None:
         job.remote.facts["no shell"] = True
         return None

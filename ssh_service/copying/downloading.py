@@ -11,7 +11,7 @@ from typing import Deque, List, NamedTuple, Optional, Set, Tuple
 from ssh_service.copying import protocol
 from ssh_service.copying.checksums import digest_by_shell, is_same
 from ssh_service.copying.failures import Refused, local_error, shown
-from ssh_service.copying.job import Job
+from ssh_service.copying.job import MANY_FILES, Job
 from ssh_service.copying.local_source import not_a_file
 from ssh_service.copying.local_target import (
     Names,
@@ -31,6 +31,7 @@ from ssh_service.copying.remote_files import (
     names_in,
 )
 from ssh_service.copying.session import Reply
+from ssh_service.copying.stream_down import FileStream, Wanted
 from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Download"]
@@ -74,6 +75,9 @@ class Download:
         self._change = Signal(self._pipeline)
         self._entries = 0
         self._finished_folders: List[Tuple[Names, Attributes]] = []
+        self._source = b""  # the root of the tree on the server
+        self._small_files = 0
+        self._small: Optional[FileStream] = None
 
     async def run(self, source: bytes, target: bytes) -> None:
         """
@@ -141,6 +145,7 @@ class Download:
             target = os.path.join(target, await self._basename(source))
         real = await self._remote.real_path(source)
         source = source.rstrip(b"/") or b"/"
+        self._source = source
         self._tree = TargetTree(target.rstrip(b"/") or b"/", (found.mode or 0o700) & 0o7777)
         try:
             self._to_do.append(_Folder(source, (), found, (real,)))
@@ -153,8 +158,12 @@ class Download:
                     self._change = Signal(self._pipeline)
                     await self._change.wait()
             self._job.expect_no_more()
+            if self._small is not None:
+                self._small.end()
             await self._pipeline.others_done()
         except STOPPED:
+            if self._small is not None:
+                self._small.end()  # what was asked for before still comes
             self._tree.close()
             self._tree = None
             raise
@@ -248,7 +257,32 @@ class Download:
             except SshTransferError as error:
                 self._pipeline.fail(error)
             self._job.expect(attributes.size or 0)
-            await self._start_file(path, attributes, target, name)
+            stream = self._stream_for(attributes) if leads_to is None else None
+            if stream is None:
+                await self._start_file(path, attributes, target, name)
+            else:
+                below = b"/".join((b".", *folder.names, name))
+                await stream.ask(Wanted(path, below, attributes, target, name))
+        if self._small is not None:
+            await self._small.flush()
+
+    def _stream_for(self, attributes: Attributes) -> Optional[FileStream]:
+        """Give the stream for small files, once there are enough of them."""
+        if not 0 < (attributes.size or 0) < self._remote.read_size or not self._may_stream:
+            return None
+        self._small_files += 1
+        if self._small is None and self._small_files > MANY_FILES:
+            self._small = FileStream(self._job, self._source, self._copy_otherwise)
+            self._pipeline.start(self._small.receive())
+        return None if self._small is None or self._small.is_over else self._small
+
+    @property
+    def _may_stream(self) -> bool:
+        job = self._job
+        return job.has_shell and not job.options.verify and not job.remote.facts.get("no tar")
+
+    async def _copy_otherwise(self, wanted: Wanted) -> None:
+        await self._start_file(wanted.path, wanted.attributes, wanted.folder, wanted.name)
 
     def _check_entry(self, name: bytes, path: bytes, seen: Set[int]) -> None:
         self._entries += 1

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Tuple
 
 from ssh_service.copying.pipeline import Budget, HandleBudget, Pipeline
+from ssh_service.copying.process import Process
 from ssh_service.copying.remote_files import RemoteFiles
-from ssh_service.copying.session import Lane, Reply
+from ssh_service.copying.session import Lane
 
-__all__ = ["CommandStarter", "Job", "Options", "Progress", "ProgressCallback"]
+__all__ = ["MANY_FILES", "CommandStarter", "Job", "Options", "Progress", "ProgressCallback"]
+
+# Small files, from how many on a stream over the server's shell is worth starting it.
+MANY_FILES = 64
 
 # Files of one copy on their way at once.  Each needs about three round trips, so a hundred keep
 # a line of 60 ms busy with 500 files a second.
@@ -45,8 +49,8 @@ class Progress(NamedTuple):
 
 
 ProgressCallback = Callable[[Progress], None]
-# Starts a command in the server's shell, and sees to it that the reply is delivered in the end.
-CommandStarter = Callable[[bytes, Reply], None]
+# Starts a command in the server's shell, and sees to it that the process is told of the end.
+CommandStarter = Callable[[bytes, Process], None]
 
 
 class Job:
@@ -91,7 +95,7 @@ class Job:
         """Whether there may be a shell beside SFTP."""
         return self._start_command is not None
 
-    def start_command(self, command: bytes) -> Reply:
+    def start_command(self, command: bytes) -> Process:
         """
         Run a command in the server's shell.
 
@@ -102,14 +106,13 @@ class Job:
 
         Returns
         -------
-        Reply
-            To be awaited: an EXTENDED_REPLY that holds the output if the command succeeded, else
-            some other kind.
+        Process
+            Its input, output and end.
         """
         assert self._start_command is not None
-        reply = self._lane.expect()
-        self._start_command(command, reply)
-        return reply
+        process = Process(self._lane)
+        self._start_command(command, process)
+        return process
 
     @property
     def wants_progress(self) -> bool:
@@ -132,6 +135,15 @@ class Job:
     def file_done(self) -> None:
         """Note that one more file is in its place."""
         self._files_done += 1
+
+    @property
+    def progress(self) -> Tuple[int, int]:
+        """How many bytes have arrived, and files are in their place."""
+        return self._bytes_done, self._files_done
+
+    def go_back(self, progress: Tuple[int, int]) -> None:
+        """Note that what came since counts for nothing: it is copied once more."""
+        self._bytes_done, self._files_done = progress
 
     def finish(self) -> None:
         """Report the end."""

@@ -8,13 +8,15 @@ from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.job import Job
 from ssh_service.copying.protocol import Name
-from ssh_service.copying.remote_files import names_in
+from ssh_service.copying.remote_files import is_folder, names_in
 
-__all__ = ["claim_leftover", "sweep"]
+__all__ = ["claim_leftover", "remove_tree", "sweep"]
 
 # Entries of one folder that are looked at: a folder may be huge, and this must cost little.
 _MOST_ENTRIES = 50_000
 _MOST_FOLDERS = 10_000
+# How deep an unfinished tree is removed.
+_MOST_LEVELS = 128
 
 
 async def sweep(job: Job, folder: bytes) -> None:
@@ -48,6 +50,10 @@ async def _sweep(job: Job, folder: bytes) -> None:
         if now is None:
             now = await _server_time(job, folder)
         age = 0 if attributes.mtime is None else now - attributes.mtime
+        if is_folder(attributes):  # never gone on with
+            if temporary.names.is_litter(name, age):
+                await remove_tree(job, folder + b"/" + name)
+            continue
         if job.options.resume and age < temporary.OTHERS_KEPT:
             continue  # another part of this copy, or the next one, may go on with it
         if temporary.names.is_litter(name, age):
@@ -117,6 +123,36 @@ async def claim_leftover(job: Job, target: bytes, path: bytes, most: int) -> Opt
     except Refused:
         return None  # somebody else was faster
     return best.attributes.size or 0
+
+
+async def remove_tree(job: Job, folder: bytes, levels: int = 0) -> None:
+    """Remove a folder that an upload has not finished, and all in it; what cannot be, stays."""
+    try:
+        handle = await job.remote.open_folder(folder)
+        entries: List[Name] = []
+        try:
+            while True:
+                part = names_in(await job.remote.ask_read_folder(handle), folder)
+                if not part:
+                    break
+                entries += part
+        finally:
+            job.remote.ask_close(handle)
+        removing = []
+        for name, attributes in entries:
+            path = folder + b"/" + name
+            if name in (b".", b"..") or b"/" in name:
+                continue
+            if is_folder(attributes):
+                if levels < _MOST_LEVELS:
+                    await remove_tree(job, path, levels + 1)
+            else:
+                removing.append(job.remote.ask_remove(path))
+        for reply in removing:
+            await reply
+        await job.remote.remove_folder(folder)
+    except Refused:
+        pass  # it is not there, or not ours to remove
 
 
 async def _remove(job: Job, path: bytes) -> None:

@@ -298,6 +298,11 @@ def make_folder(request_id: int, path: bytes, mode: int) -> bytes:
     return _frame(request_id, MKDIR, _string(path) + _attributes(Attributes(mode=mode)))
 
 
+def remove_folder(request_id: int, path: bytes) -> bytes:
+    """Remove an empty folder."""
+    return _frame(request_id, RMDIR, _string(path))
+
+
 def real_path(request_id: int, path: bytes) -> bytes:
     """Ask for the absolute path without symbolic links."""
     return _frame(request_id, REALPATH, _string(path))

@@ -74,6 +74,10 @@ class RemoteFiles:
         """Begin to have an open file written to the disk."""
         return self._lane.ask(protocol.fsync, handle)
 
+    def ask_remove(self, path: bytes) -> Reply:
+        """Begin to remove a file."""
+        return self._lane.ask(protocol.remove, path)
+
     def ask_read_folder(self, handle: bytes) -> Reply:
         """Begin to list some more."""
         return self._lane.ask(protocol.read_folder, handle)
@@ -124,6 +128,10 @@ class RemoteFiles:
     async def remove(self, path: bytes) -> None:
         """Remove a file."""
         succeed(await self._lane.ask(protocol.remove, path), path)
+
+    async def remove_folder(self, path: bytes) -> None:
+        """Remove an empty folder."""
+        succeed(await self._lane.ask(protocol.remove_folder, path), path)
 
     async def make_folder(self, path: bytes, mode: int) -> None:
         """Create a folder."""

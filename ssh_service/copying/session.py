@@ -391,6 +391,7 @@ class Lane:
         self._batch_size = 0
         self._asked: List[Reply] = []
         self.outstanding = 0
+        self._expected = 0  # of those: what is no request
         self.moved = 0
         self._answered = False
 
@@ -438,6 +439,7 @@ class Lane:
     def expect(self) -> Reply:
         """Give a reply that somebody else will deliver: the way for what is no SFTP request."""
         self.outstanding += 1
+        self._expected += 1
         return Reply(self, 0)
 
     def flush(self) -> None:
@@ -451,7 +453,7 @@ class Lane:
     def _flush_if_due(self) -> None:
         # While the server has more to do than waits here, its replies are on their way and bring
         # more to send: larger batches are less work for both sides, and cost no time.
-        if len(self._asked) >= self.outstanding - len(self._asked):
+        if len(self._asked) >= self.outstanding - self._expected - len(self._asked):
             self.flush()
 
     def deliver(self, replies: Optional[List[Reply]]) -> None:
@@ -484,6 +486,8 @@ class Lane:
             replies = self.wait_for_news(timeout)
             if replies is not None:
                 self.outstanding -= len(replies)
+                if self._expected:
+                    self._expected -= sum(not reply.request_id for reply in replies)
                 self._answered = True
                 return replies
 

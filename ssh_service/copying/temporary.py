@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import threading
+import zlib
 from typing import NamedTuple, Optional, Set
 
 __all__ = ["TemporaryName", "TemporaryNames", "names"]
@@ -118,7 +119,7 @@ def parse(name: bytes) -> Optional[TemporaryName]:
 
 def target_digest(target: bytes) -> bytes:
     """Give what stands for a target's name in the name of its unfinished file."""
-    return hashlib.sha256(target).hexdigest()[:8].encode()
+    return b"%08x" % zlib.crc32(target)
 
 
 def process_start(pid: int) -> Optional[int]:

@@ -19,6 +19,7 @@ from ssh_service.copying.pipeline import STOPPED, Signal
 from ssh_service.copying.protocol import Attributes
 from ssh_service.copying.remote_files import is_file, is_folder, is_link, succeed
 from ssh_service.copying.session import Reply
+from ssh_service.copying.stream_up import StreamedTree, is_worth_a_stream, stream_tree
 from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Upload"]
@@ -137,6 +138,13 @@ class Upload:
                 if entry.status is None:
                     self._job.expect(os.stat(entry.path).st_size)
             self._job.expect_no_more()
+        self._pipeline.start(sweep(self._job, parent(target)))
+        if is_worth_a_stream(self._job, source, status):
+            if await self._remote.find(target) is None:
+                streamed = await stream_tree(self._job, source, status, target)
+                if streamed is not None:
+                    await self._copy_rest(streamed, target)
+                    return
         folder = await self._start_folder(target, status, None)
         # Before the first entry is read: what cannot be begun must not be half done.
         await folder.made.wait()
@@ -155,6 +163,15 @@ class Upload:
         except OSError as error:
             self._pipeline.fail(error)
         self._finished_folders.append((target, attributes_of(status)))
+
+    async def _copy_rest(self, streamed: StreamedTree, target: bytes) -> None:
+        folder = _Folder(target, Signal(self._pipeline))
+        folder.is_new = True
+        folder.made.set()
+        self._finished_folders += streamed.folders
+        for path, there in streamed.left:
+            await self._job.files.take()
+            self._pipeline.start(self._copy_file(path, there, folder))
 
     # Folders.
 
@@ -254,6 +271,9 @@ class Upload:
                     return False  # but the old one may be writable
                 refused.path = place.path
                 raise
+            except STOPPED:
+                await self._discard(path)  # the server may have made it all the same
+                raise
             try:
                 if not await self._keep_owner(handle, place):
                     await self._remote.ask_close(handle)
@@ -265,7 +285,13 @@ class Upload:
             except Refused as refused:
                 only_the_rename = refused.path == place.path
                 refused.path = place.path
-                error = await self._remote.explain(refused)  # a full disk is full only until...
+                try:
+                    error = await self._remote.explain(
+                        refused
+                    )  # a full disk is full only until...
+                except STOPPED:
+                    await self._discard(path)
+                    raise
                 await self._discard(path)
                 if not only_the_rename or place.existing is None:
                     raise error from refused

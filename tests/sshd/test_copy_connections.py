@@ -226,7 +226,8 @@ def test_a_tree_cut_anywhere_has_whole_files_only(
         with pytest.raises(SshConnectionLost):
             copy(transport, source, tmp_path / "target", timeout=PATIENCE)
         transport.close()
-        for folder, _, names in os.walk(tmp_path / "target"):
+        for folder, folders, names in os.walk(tmp_path / "target"):
+            folders[:] = [name for name in folders if not name.startswith(".ssh_service-")]
             for name in names:
                 if name.isdigit():
                     whole = (source / name).read_bytes()
@@ -234,6 +235,42 @@ def test_a_tree_cut_anywhere_has_whole_files_only(
     copy(connect(sshd), source, tmp_path / "target")
     assert describe(tmp_path / "target" / "source") == describe(source)
     assert not litter(tmp_path / "target")
+
+
+def test_of_a_tree_cut_on_its_way_the_server_itself_leaves_nothing(
+    sshd: Sshd,
+    connect: Connect,
+    fault_proxy: Callable[..., FaultProxy],
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(200):
+        (source / str(number)).write_bytes(os.urandom(5000))
+    (tmp_path / "there").mkdir()
+    proxy = fault_proxy(sshd.host, sshd.port)
+    transport = connect(sshd, **through(proxy, sshd))
+    proxy.limit_after(600_000)
+    with pytest.raises(SshConnectionLost):
+        upload(transport, source, tmp_path / "there" / "target", timeout=PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while os.listdir(tmp_path / "there") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert os.listdir(tmp_path / "there") == []
+
+
+@BOTH
+def test_without_a_shell_many_small_files_arrive_all_the_same(
+    copy: Copy, sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
+) -> None:
+    transport = connect(sshd_factory({"ForceCommand": "internal-sftp"}))
+    source = make_tree(tmp_path / "source")
+    for number in range(200):
+        (source / str(number)).write_bytes(b"x" * number)
+    for number in range(2):  # the second time, nobody asks for a shell again
+        target = tmp_path / f"target{number}"
+        copy(transport, source, target, timeout=PATIENCE)
+        assert describe(target) == describe(source)
 
 
 @BOTH

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from ssh_service.copying import protocol, run_copy
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.job import Options
+from ssh_service.copying.process import CommandStream, Process
 from ssh_service.copying.session import SftpSession, Stream
 from ssh_service.copying.uploading import Upload
 
@@ -96,7 +97,61 @@ def download(session: SftpSession, source: Any, target: Any, **options: Any) -> 
 def _copy(session: SftpSession, begin: Any, options: Dict[str, Any]) -> None:
     timeout = options.pop("timeout", PATIENCE)
     progress = options.pop("progress", None)
-    run_copy(session, begin, Options(**options), timeout, progress)
+    shell = options.pop("shell", None)
+    run_copy(session, begin, Options(**options), timeout, progress, shell)
+
+
+class Shell:
+    """The shell beside an SFTP server: runs what a copy asks for, here."""
+
+    def __init__(self, cwd: Path, path: Optional[str] = None) -> None:
+        self.cwd = cwd
+        self.environment = {"PATH": path or os.environ["PATH"]}
+        self.commands: List[bytes] = []
+
+    def __call__(self, command: bytes, process: Process) -> None:
+        self.commands.append(command)
+        process.stream = _LocalCommand(self, command, process)
+
+
+class _LocalCommand(CommandStream):
+    def __init__(self, shell: Shell, command: bytes, process: Process) -> None:
+        self._process = process
+        self._running = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=shell.cwd,
+            env=shell.environment,
+            bufsize=0,
+        )
+        threading.Thread(target=self._read, name="test-command").start()
+
+    def _read(self) -> None:
+        with self._running as running:
+            assert running.stdout is not None
+            for chunk in iter(lambda: os.read(running.stdout.fileno(), 32768), b""):
+                self._process.feed(chunk)
+        self._process.ended(running.returncode)
+
+    def send_some(self, data: memoryview) -> int:
+        assert self._running.stdin is not None
+        try:
+            return os.write(self._running.stdin.fileno(), data[:65536])
+        except (OSError, ValueError):
+            return 0
+
+    def send_eof(self) -> None:
+        assert self._running.stdin is not None
+        with contextlib.suppress(OSError):
+            self._running.stdin.close()
+
+    def give_back(self, size: int) -> None:
+        """Nothing: the pipe keeps the bounds."""
+
+    def close(self) -> None:
+        self.send_eof()
 
 
 Request = Tuple[int, int, bytes]

@@ -30,11 +30,11 @@ def describe(path: Union[str, Path]) -> Description:
 
 
 def litter(path: Union[str, Path]) -> list:
-    """Give the unfinished files that lie anywhere in a tree."""
+    """Give the unfinished files and folders that lie anywhere in a tree."""
     return [
         os.path.join(folder, name)
-        for folder, _, files in os.walk(os.fsencode(path))
-        for name in files
+        for folder, folders, files in os.walk(os.fsencode(path))
+        for name in (*folders, *files)
         if name.startswith(PATTERN)
     ]
 

@@ -1,0 +1,156 @@
+"""A command in the server's shell, as a copy uses one: what it reads, writes and ends with."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Deque, List, Optional
+
+from ssh_service.copying.protocol import Buffer
+from ssh_service.copying.session import Lane, Reply, Stream
+
+__all__ = ["CommandStream", "Process", "quoted"]
+
+
+class CommandStream(Stream):
+    """What a process needs of the channel under it."""
+
+    def send_eof(self) -> None:
+        """Let the command find the end of its input."""
+        raise NotImplementedError
+
+    def give_back(self, size: int) -> None:
+        """Let the command write as much again."""
+        raise NotImplementedError
+
+
+class Process:
+    """
+    A command on the server, for one copy.
+
+    Parameters
+    ----------
+    lane : Lane
+        The copy's: what comes wakes it as its replies do.
+
+    Attributes
+    ----------
+    stream : Optional[CommandStream]
+        The channel; set by who starts the command.
+
+    Thread safety
+    -------------
+    `feed`, `made_room` and `ended` are for the connection's reader thread; all else belongs to the
+    copy's own thread.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self.stream: Optional[CommandStream] = None
+        self._lock = threading.Lock()
+        self._chunks: Deque[bytes] = deque()  # guarded by _lock
+        self._waiting: List[Reply] = []  # guarded by _lock
+        self._news = 0  # guarded by _lock
+        self._over = False  # guarded by _lock
+        self._status: Optional[int] = None  # guarded by _lock
+
+    # The reader thread's side. ------------------------------------------------------------------
+
+    def feed(self, chunk: bytes) -> None:
+        """Take in what the command wrote."""
+        with self._lock:
+            self._chunks.append(chunk)
+            woken = self._wake_locked()
+        self._tell(woken)
+
+    def made_room(self) -> None:
+        """Note that more can be written."""
+        with self._lock:
+            woken = self._wake_locked()
+        self._tell(woken)
+
+    def ended(self, status: Optional[int]) -> None:
+        """Note the end; None: it never began, or nobody knows how it ended."""
+        with self._lock:
+            self._over, self._status = True, status
+            woken = self._wake_locked()
+        self._tell(woken)
+
+    def _wake_locked(self) -> List[Reply]:
+        self._news += 1
+        woken, self._waiting = self._waiting, []
+        return woken
+
+    def _tell(self, woken: List[Reply]) -> None:
+        self._lane.moved += 1
+        if woken:
+            self._lane.deliver(woken)
+
+    # The copy's side. ---------------------------------------------------------------------------
+
+    async def _news_since(self, seen: int) -> None:
+        """Wait until something has happened since, and give all other tasks a turn."""
+        reply = self._lane.expect()
+        with self._lock:
+            happened = self._news != seen
+            if not happened:
+                self._waiting.append(reply)
+        if happened:
+            self._lane.deliver([reply])
+        await reply
+
+    async def write(self, data: Buffer) -> bool:
+        """Write all of `data` to the command's input; False: it takes no more."""
+        left = memoryview(data)
+        while left:
+            with self._lock:
+                seen, over = self._news, self._over
+            if over:
+                return False
+            count = self.stream.send_some(left) if self.stream is not None else 0
+            left = left[count:]
+            if not count:
+                await self._news_since(seen)
+        return True
+
+    def end_input(self) -> None:
+        """Let the command find the end of its input."""
+        if self.stream is not None:
+            self.stream.send_eof()
+
+    async def read(self) -> bytes:
+        """Read what the command wrote since; b"" at the end of its output."""
+        while True:
+            with self._lock:
+                seen, over = self._news, self._over
+                chunk = b"".join(self._chunks)
+                self._chunks.clear()
+            if chunk and self.stream is not None:
+                self.stream.give_back(len(chunk))
+            if chunk or over:
+                return chunk
+            await self._news_since(seen)
+
+    async def end(self) -> Optional[int]:
+        """Wait for its end; give its exit status, None if it has none."""
+        while await self.read():
+            pass
+        with self._lock:
+            return self._status
+
+    def abandon(self) -> None:
+        """End it; the reader thread tells of the end."""
+        if self.stream is not None:
+            self.stream.close()
+
+
+def quoted(path: bytes) -> bytes:
+    """
+    Give a path, for ``$(printf "...")`` in a script between apostrophes, whatever is in it.
+
+    No login shell finds anything in there that it would take for its own: only digits and
+    backslashes.
+    """
+    if not path.startswith(b"/"):
+        path = b"./" + path  # neither an option nor looked for elsewhere
+    return b"".join(b"\\%03o" % byte for byte in path)

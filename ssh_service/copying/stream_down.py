@@ -1,0 +1,237 @@
+"""
+Many small files from the server in one stream, which its tar packs: no requests for each.
+
+SFTP lists the folders all the same, and decides what is copied; tar is only asked, by name, for
+files that were listed.  What it sends has to be just that, in that order: no name is taken from
+the stream.  Whatever is missing in there, or looks odd, is copied by SFTP.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Awaitable, Callable, Deque, List, NamedTuple, Optional
+
+from ssh_service.copying import tar
+from ssh_service.copying.failures import shown
+from ssh_service.copying.job import Job
+from ssh_service.copying.local_target import TargetFile, TargetFolder
+from ssh_service.copying.pipeline import STOPPED, Budget
+from ssh_service.copying.process import Process, quoted
+from ssh_service.copying.protocol import Attributes, ProtocolError
+
+__all__ = ["FileStream", "Wanted"]
+
+_log = logging.getLogger("ssh_service.copying")
+
+# POSIX's format tells the time of the last access; no other tar than GNU's takes the options.
+_SCRIPT = (
+    b'exec sh -c \'unset TAR_OPTIONS; cd "$(printf "%s")" || exit 1;'
+    b" exec tar -cb 64 --format=posix --pax-option=delete=ctime,delete=mtime"
+    b" --hard-dereference --no-recursion --null -T - -f -'"
+)
+# What a file costs in the stream and in memory beside its content, roughly.
+_OVERHEAD = 1024
+# How many folders with files asked for are held open.  Their files, one in each at least, are more
+# than the bytes (64 blocks) that tar keeps to itself until it has more: so it never comes to a
+# stand while we wait for a folder to be done.
+_FOLDERS = 64
+# What is told of an entry beside its header is a time, and a path at most.
+_MOST_MORE = 8 * 1024
+# Names are sent in pieces of this size, or when nothing more is known of.
+_PIECE = 8 * 1024
+
+
+class Wanted(NamedTuple):
+    """A file that was listed."""
+
+    path: bytes  # on the server
+    below: bytes  # the same, as tar is asked for it: from the root of the tree
+    attributes: Attributes
+    folder: TargetFolder  # held open for it
+    name: bytes
+    begins: bool = False  # whether it is the first of a row that lies in one folder
+
+
+class _Member(NamedTuple):
+    """An entry of the archive."""
+
+    header: tar.Header
+    data: bytes  # up to the end of a block; none where there was more than expected
+
+
+class FileStream:
+    """
+    Reads files of one tree.
+
+    Parameters
+    ----------
+    job : Job
+        The copy.
+    root : bytes
+        The folder on the server that the tree is.
+    otherwise : Callable[[Wanted], Awaitable[None]]
+        Copies a file by SFTP.
+    """
+
+    def __init__(
+        self, job: Job, root: bytes, otherwise: Callable[[Wanted], Awaitable[None]]
+    ) -> None:
+        self._job = job
+        self._otherwise = otherwise
+        self._flow = Budget(job.pipeline, 8 * 1024 * 1024)
+        self._folders = Budget(job.pipeline, _FOLDERS)
+        self._queue: Deque[Wanted] = deque()
+        self._names: List[bytes] = []
+        self._names_size = 0
+        self._last_folder: Optional[TargetFolder] = None
+        self._buffer = b""
+        self._position = 0
+        self._useful = False
+        self._root = root
+        self._process: Process = job.start_command(_SCRIPT % quoted(root + b"/."))
+        self.is_over = False  # nothing comes any more: all else is for SFTP
+
+    # The tasks that list.
+
+    async def ask(self, wanted: Wanted) -> None:
+        """Have a file copied, sooner or later; its folder is held here."""
+        await self._take(self._flow, _cost(wanted))
+        wanted = wanted._replace(begins=wanted.folder is not self._last_folder)
+        if wanted.begins:
+            await self._take(self._folders, 1)
+        self._last_folder = wanted.folder
+        wanted.folder.hold()
+        self._queue.append(wanted)
+        if self.is_over:  # meanwhile
+            await self._leave()
+            return
+        self._names.append(wanted.below)
+        self._names_size += len(wanted.below)
+        if self._names_size >= _PIECE:
+            await self.flush()
+
+    async def _take(self, budget: Budget, amount: int) -> None:
+        if not budget.try_take(amount):
+            await self.flush()  # else we might wait for what nobody has been asked for
+            await budget.take(amount)
+
+    async def flush(self) -> None:
+        """Send the names that were not sent yet."""
+        if self._names:
+            names, self._names, self._names_size = b"\0".join(self._names), [], 0
+            await self._process.write(names + b"\0")  # what comes of it, the other task finds out
+
+    def end(self) -> None:
+        """Note that no more will be asked for: what tar keeps to itself may come."""
+        self._process.end_input()
+
+    # The task that receives.
+
+    async def receive(self) -> None:
+        """Write what comes, until all is here that was asked for."""
+        try:
+            try:
+                while True:
+                    member = await self._next_member()
+                    if member is None:
+                        break
+                    await self._use(member)
+            except ProtocolError as error:
+                _log.debug("%r not in one stream: %s", shown(self._root), error)
+                self._process.abandon()
+            self.is_over = True
+            if not self._useful:
+                self._job.remote.facts["no tar"] = True
+            while self._queue:
+                await self._leave()
+        except STOPPED:
+            self._process.abandon()
+            raise
+        finally:
+            self.is_over = True
+            while self._queue:
+                self._next_wanted().folder.release()
+
+    async def _use(self, member: _Member) -> None:
+        header, data = member
+        while self._queue and self._queue[0].below != header.name:
+            await self._leave()  # tar passed it over
+        if not self._queue:
+            raise ProtocolError("an archive with more than was asked for")
+        # Where a file became shorter while tar read it, tar fills it up with zeros: so what ends
+        # with a zero is looked at again, as is what seems empty (files in /proc do).
+        size = header.size
+        no_time = header.attributes.atime is None
+        if header.kind != tar.FILE or no_time or not data or not data[size - 1]:
+            await self._leave()
+            return
+        wanted = self._next_wanted()
+        try:
+            target = TargetFile(wanted.folder, wanted.name)
+            try:
+                target.write(0, [memoryview(data)[:size]])
+                target.finish(header.attributes, self._job.options.fsync)
+            finally:
+                target.discard()
+        finally:
+            wanted.folder.release()
+        self._useful = True
+        self._job.advance(size)
+        self._job.file_done()
+
+    async def _leave(self) -> None:
+        """Have the next one copied by SFTP."""
+        wanted = self._next_wanted()
+        try:
+            await self._otherwise(wanted)
+        finally:
+            wanted.folder.release()
+
+    def _next_wanted(self) -> Wanted:
+        wanted = self._queue.popleft()
+        self._flow.give(_cost(wanted))
+        if wanted.begins:
+            self._folders.give()
+        return wanted
+
+    # The archive.
+
+    async def _next_member(self) -> Optional[_Member]:
+        """Read the next entry; None at the end of the archive, or of the stream."""
+        block, more = await self._read(tar.BLOCK), b""
+        if block[156:157] == tar.MORE:
+            size = tar.read_size(block)
+            if size > _MOST_MORE:
+                raise ProtocolError(f"{size} bytes about one entry of an archive")
+            blocks = await self._read(size + -size % tar.BLOCK + tar.BLOCK)
+            more, block = blocks[:size], blocks[-tar.BLOCK :]
+        header = tar.read_header(block, more) if block else None
+        if header is None:
+            return None
+        size = header.size + -header.size % tar.BLOCK
+        if header.size < self._job.remote.read_size:
+            return _Member(header, await self._read(size))
+        while size:  # it has grown
+            if not await self._read(tar.BLOCK):
+                raise ProtocolError("an archive that ends in the middle")
+            size -= tar.BLOCK
+        return _Member(header, b"")
+
+    async def _read(self, size: int) -> bytes:
+        """Read that many bytes; none where the stream ends before them, between two entries."""
+        start, end = self._position, self._position + size
+        while len(self._buffer) < end:
+            chunk = await self._process.read()
+            if not chunk:
+                if start < len(self._buffer) or size != tar.BLOCK:
+                    raise ProtocolError("an archive that ends in the middle")
+                return b""
+            self._buffer = self._buffer[start:] + chunk
+            start, end = 0, size
+        self._position = end
+        return self._buffer[start:end]
+
+
+def _cost(wanted: Wanted) -> int:
+    return _OVERHEAD + (wanted.attributes.size or 0)

@@ -1,0 +1,200 @@
+"""
+Many small files to the server in one stream, which its tar unpacks: no request for each.
+
+Only for a folder that is not there yet: it is unpacked beside its place, under the name of an
+unfinished file, and renamed when all of it has arrived.  So it is there as a whole or not at all;
+and whatever goes wrong on the way, the copy begins again, by SFTP, and fails there in its own
+words if it has to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import stat
+from typing import List, Optional, Tuple
+
+from ssh_service.copying import tar, temporary
+from ssh_service.copying.failures import Refused, shown
+from ssh_service.copying.job import MANY_FILES, Job
+from ssh_service.copying.leftovers import remove_tree
+from ssh_service.copying.local_source import Entry, SourceFile, attributes_of, walk
+from ssh_service.copying.pipeline import STOPPED
+from ssh_service.copying.process import Process, quoted
+from ssh_service.copying.protocol import Attributes
+from ssh_service.errors import SshTransferError
+
+__all__ = ["StreamedTree", "is_worth_a_stream", "stream_tree"]
+
+_log = logging.getLogger("ssh_service.copying")
+
+# Entries that are looked at to find out what kind of tree it is.
+_LOOKED_AT = 4 * MANY_FILES
+# Bytes that are sent at once.
+_PIECE = 128 * 1024
+# In the stream and under the unfinished folder's name: the tree, and what tells that all of it
+# came.  The script removes what is not whole, even when nobody is there any more to ask for it.
+_TREE, _END = b"tree", b"end"
+# With -G, GNU's tar sets the time of the last access, and no other tar takes the options.
+_SCRIPT = (
+    b"exec sh -c 'unset TAR_OPTIONS;"
+    b' d="$(printf "%s")";'
+    b' case "$d" in *.ssh_service-????????-*) ;; *) exit 1;; esac;'  # as it may be removed
+    b' (cd "$d" || exit;'
+    b" tar -xpG --no-same-owner --delay-directory-restore -f - >/dev/null 2>&1 && rm end)"
+    b' && exit 0; rm -rf "$d"; exit 1'
+    b"'"
+)
+
+
+class StreamedTree:
+    """
+    What of a tree is on the server now.
+
+    Attributes
+    ----------
+    folders : List[Tuple[bytes, Attributes]]
+        All of its folders by their remote paths, innermost first.
+    left : List[Tuple[bytes, bytes]]
+        Local and remote paths of the files that are too large for the stream.
+    """
+
+    def __init__(self) -> None:
+        self.folders: List[Tuple[bytes, Attributes]] = []
+        self.left: List[Tuple[bytes, bytes]] = []
+
+
+def is_worth_a_stream(job: Job, source: bytes, status: os.stat_result) -> bool:
+    """Tell whether a tree has many small files, and the server may have a shell."""
+    options = job.options
+    if not job.has_shell or options.verify or options.fsync or job.remote.facts.get("no tar"):
+        return False
+    small = 0
+    try:
+        for entry in itertools.islice(walk(source, status), _LOOKED_AT):
+            if entry.status is None and os.stat(entry.path).st_size <= job.remote.write_size:
+                small += 1
+                if small >= MANY_FILES:
+                    return True
+    except OSError:
+        pass  # told in its order
+    return False
+
+
+async def stream_tree(
+    job: Job, source: bytes, status: os.stat_result, target: bytes
+) -> Optional[StreamedTree]:
+    """
+    Copy a tree, but for its large files, to where nothing is.
+
+    Parameters
+    ----------
+    job : Job
+        The copy.
+    source : bytes
+        The local folder.
+    status : os.stat_result
+        Its status.
+    target : bytes
+        The remote path.
+
+    Returns
+    -------
+    Optional[StreamedTree]
+        None if it could not be: nothing is at `target` then.
+    """
+    head, name = target[: target.rfind(b"/") + 1], target[target.rfind(b"/") + 1 :]
+    temporary_name = temporary.names.new(name)
+    folder, progress = head + temporary_name, job.progress
+    try:
+        await job.remote.make_folder(folder, 0o700)
+        done = await _Stream(job, source, target).run(status, folder)
+        if done is not None:
+            await job.remote.rename(folder + b"/" + _TREE, target)
+            await job.remote.remove_folder(folder)
+            return done
+    except Refused as refused:
+        _log.debug("%r not in one stream: %s", shown(target), refused)
+    except STOPPED:
+        await remove_tree(job, folder)
+        raise
+    finally:
+        temporary.names.release(temporary_name)
+    job.go_back(progress)
+    await remove_tree(job, folder)
+    return None
+
+
+class _Stream:
+    def __init__(self, job: Job, source: bytes, target: bytes) -> None:
+        self._job = job
+        self._source = source
+        self._target = target
+        self._done = StreamedTree()
+        self._process: Process  # set by `run`
+        self._pieces: List[bytes] = []
+        self._size = 0
+
+    async def run(self, status: os.stat_result, folder: bytes) -> Optional[StreamedTree]:
+        self._process = process = self._job.start_command(_SCRIPT % quoted(folder))
+        try:
+            bad = await self._send_all(status)
+            process.end_input()  # without its end, the script removes it
+            if await process.end() == 0:
+                return self._done
+        except STOPPED:
+            process.abandon()
+            await process.end()
+            raise
+        if bad is None:
+            self._job.remote.facts["no tar"] = True
+        _log.debug("%r not in one stream: %s", shown(folder), bad or "the server's tar failed")
+        return None
+
+    async def _send_all(self, status: os.stat_result) -> Optional[SshTransferError]:
+        """Send the tree; give what is not as it should be here."""
+        try:
+            await self._send_folder(_TREE, status)
+            for entry in walk(self._source, status):
+                await self._send_entry(entry)
+        except SshTransferError as error:
+            return error
+        self._done.folders.append((self._target, attributes_of(status)))
+        await self._send(tar.header(_END, tar.FILE, Attributes(mode=0o600)), tar.END)
+        await self._process.write(b"".join(self._pieces))
+        return None
+
+    async def _send_entry(self, entry: Entry) -> None:
+        below = entry.path[len(self._source.rstrip(b"/")) :]
+        if entry.status is None:
+            await self._send_file(entry.path, below)
+        elif entry.leaves:
+            self._done.folders.append((self._target + below, attributes_of(entry.status)))
+        else:
+            await self._send_folder(_TREE + below, entry.status)
+
+    async def _send_folder(self, name: bytes, status: os.stat_result) -> None:
+        # Ours to write into; its own attributes are set last, as with SFTP.
+        mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU
+        await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
+
+    async def _send_file(self, path: bytes, below: bytes) -> None:
+        with SourceFile(path) as source:
+            size = source.size
+            if size > self._job.remote.write_size:
+                self._done.left.append((path, self._target + below))
+                return
+            content = source.read_whole()
+        attributes = source.attributes._replace(size=size)
+        header = tar.header(_TREE + below, tar.FILE, attributes)
+        await self._send(header, content, tar.padding(size))
+        self._job.advance(size)
+        self._job.file_done()
+
+    async def _send(self, *pieces: bytes) -> None:
+        self._pieces += pieces
+        self._size += sum(map(len, pieces))
+        if self._size >= _PIECE:
+            data, self._pieces, self._size = b"".join(self._pieces), [], 0
+            await self._process.write(data)  # what comes of it, its end tells

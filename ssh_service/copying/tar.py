@@ -1,0 +1,161 @@
+"""
+The part of POSIX's tar format that copies use, as pure functions: files and folders, nothing else.
+
+A header is 512 bytes, data follows in blocks of as many.  What has no room in a header, the time
+of the last access and long names, comes before it, as an entry of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Iterator, NamedTuple, Optional, Tuple
+
+from ssh_service.copying.protocol import Attributes, ProtocolError
+
+__all__ = [
+    "BLOCK",
+    "END",
+    "FILE",
+    "FOLDER",
+    "Header",
+    "MORE",
+    "header",
+    "padding",
+    "read_header",
+]
+
+BLOCK = 512
+# What an archive ends with.
+END = bytes(2 * BLOCK)
+FILE, FOLDER, MORE = b"0", b"5", b"x"
+
+_NAME_SIZE = 100
+_LATEST = 0xFFFFFFFF
+# What an entry of kind `MORE` most often is.
+_ONLY_ATIME = re.compile(rb"[0-9]+ atime=([0-9]{1,12})(?:\.[0-9]+)?\n")
+_NOBODY = b"0000000\0" * 2  # uid and gid: whoever unpacks it owns the files
+# From the checksum on: the kind of entry, no link, the format, no owner's name, no device.
+_END_OF_HEADER = b" %b" + bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+# The sum of the bytes that are the same in all headers, the checksum itself taken for blanks.
+_FIXED_SUM = sum(_NOBODY) + sum(_END_OF_HEADER % b"") - ord(" ") + 8 * ord(" ")
+
+
+class Header(NamedTuple):
+    """One header of an archive."""
+
+    name: bytes
+    kind: bytes
+    size: int
+    attributes: Attributes
+
+
+def header(name: bytes, kind: bytes, attributes: Attributes) -> bytes:
+    """Give the header of an entry, with what comes before it."""
+    more = b""
+    if attributes.atime is not None:
+        more = _record(b"atime", b"%d" % _time(attributes.atime))
+    if len(name) > _NAME_SIZE:
+        more, name = more + _record(b"path", name), name[:_NAME_SIZE]
+    block = _header(name, kind, attributes)
+    if not more:
+        return block
+    return b"".join((_header_of_more(len(more)), more, padding(len(more)), block))
+
+
+def _header(name: bytes, kind: bytes, attributes: Attributes) -> bytes:
+    mode = b"%07o\0" % (attributes.mode or 0)
+    numbers = b"%011o\0%011o\0" % (attributes.size or 0, _time(attributes.mtime))
+    check = sum(name) + sum(mode) + sum(numbers) + sum(kind) + _FIXED_SUM
+    name = name.ljust(_NAME_SIZE, b"\0")
+    return b"".join((name, mode, _NOBODY, numbers, b"%06o\0" % check, _END_OF_HEADER % kind))
+
+
+@functools.lru_cache(maxsize=1000)
+def _header_of_more(size: int) -> bytes:
+    return _header(b"more", MORE, Attributes(size=size, mode=0o644))
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    rest = b" %b=%b\n" % (key, value)
+    size = len(rest) + 1  # which its own digits are a part of
+    while len(rest) + len(b"%d" % size) != size:
+        size = len(rest) + len(b"%d" % size)
+    return b"%d%b" % (size, rest)
+
+
+def _time(seconds: Optional[int]) -> int:
+    return min(max(seconds or 0, 0), _LATEST)
+
+
+def padding(size: int) -> bytes:
+    """Give what fills data of a size up to whole blocks."""
+    return bytes(-size % BLOCK)
+
+
+def read_header(block: bytes, more: bytes = b"") -> Optional[Header]:
+    """
+    Decode a header.
+
+    Parameters
+    ----------
+    block : bytes
+        The header.
+    more : bytes
+        What the entry before it told, if that was one of kind `MORE`.
+
+    Returns
+    -------
+    Optional[Header]
+        None where the archive ends.
+    """
+    if not block[0]:
+        if block.count(0) == len(block):
+            return None
+        raise ProtocolError("an entry of an archive without a name")
+    size = read_size(block)
+    try:
+        mode, mtime = int(block[100:107], 8), int(block[136:147], 8)
+    except ValueError:
+        raise ProtocolError("an entry of an archive with numbers that are none") from None
+    name = block[:_NAME_SIZE].partition(b"\0")[0]
+    if block[345]:
+        name = block[345:500].partition(b"\0")[0] + b"/" + name
+    atime: Optional[int] = None
+    match = _ONLY_ATIME.fullmatch(more)
+    if match is not None:
+        atime = int(match.group(1))
+    elif more:
+        records = dict(_records(more))
+        name = records.get(b"path", name)
+        atime, size = _seconds(records.get(b"atime")), _seconds(records.get(b"size")) or size
+    return Header(name, block[156:157], size, Attributes(mode=mode, atime=atime, mtime=mtime))
+
+
+def read_size(block: bytes) -> int:
+    """Decode the size of an entry alone."""
+    try:
+        return int(block[124:135], 8)
+    except ValueError:
+        raise ProtocolError("an entry of an archive whose size is none") from None
+
+
+def _records(more: bytes) -> Iterator[Tuple[bytes, bytes]]:
+    at = 0
+    while at < len(more):
+        length, blank, _ = more[at : at + 8].partition(b" ")
+        end = at + int(length) if blank and length.isdigit() else 0
+        if not at < end <= len(more) or more[end - 1 : end] != b"\n":
+            raise ProtocolError("a record of an archive that is none")
+        key, _, value = more[at + len(length) + 1 : end - 1].partition(b"=")
+        yield key, value
+        at = end
+
+
+def _seconds(value: Optional[bytes]) -> Optional[int]:
+    if value is None:
+        return None
+    whole = value.partition(b".")[0]
+    if not whole.isdigit():
+        raise ProtocolError(f"{value!r} where an archive should have a number")
+    return int(whole)

@@ -1,0 +1,463 @@
+"""Many small files in one stream over a shell: the same as by SFTP, whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional
+
+import pytest
+
+from ssh_service.copying import downloading, protocol, stream_up, tar, temporary
+from ssh_service.copying.process import CommandStream, Process
+from ssh_service.copying.protocol import Attributes, ProtocolError
+from ssh_service.copying.session import SftpSession
+from ssh_service.errors import SshTransferError
+from tests.unit.sftp_harness import SFTP_SERVER, Shell, download, real_session, upload
+from tests.unit.test_copy_hostile import FILE, Liar
+from tests.unit.trees import describe, litter, make_tree
+
+Copy = Callable[..., None]
+BOTH = pytest.mark.parametrize("copy", [upload, download])
+NEEDS_SFTP = pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
+
+
+@pytest.fixture(autouse=True)
+def one_file_is_worth_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_up, "MANY_FILES", 1)
+    monkeypatch.setattr(downloading, "MANY_FILES", 0)
+
+
+@pytest.fixture(name="session")
+def session_of_a_real_server(tmp_path: Path) -> Iterator[SftpSession]:
+    with real_session(tmp_path) as session:
+        yield session
+    assert not litter(tmp_path)
+
+
+@pytest.fixture(name="shell")
+def shell_beside_it(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def opened(session: SftpSession, monkeypatch: pytest.MonkeyPatch) -> List[bytes]:
+    """Note the paths of all files that are opened by SFTP from now on."""
+    paths: List[bytes] = []
+    original = protocol.open_file
+
+    def open_file(request_id: int, path: bytes, *rest: Any) -> bytes:
+        paths.append(os.path.basename(path))
+        return original(request_id, path, *rest)
+
+    monkeypatch.setattr(protocol, "open_file", open_file)
+    return paths
+
+
+def awkward_tree(root: Path) -> Path:
+    """Make a tree that has what tar's formats find hard, beside all that any copy does."""
+    make_tree(root)
+    deep = root
+    for _ in range(4):  # past what one header holds, in names and in paths
+        deep = deep / ("n" * 90)
+        deep.mkdir()
+        (deep / ("m" * 99)).write_bytes(b"99")
+        (deep / ("m" * 100)).write_bytes(b"100")
+        (deep / ("m" * 101)).write_bytes(b"101")
+    for size in (511, 512, 513, 40_000):
+        (root / f"{size}").write_bytes(os.urandom(size - 1) + b"x")
+    (root / "ends with zeros").write_bytes(b"x" + bytes(2000))
+    (root / "hole").write_bytes(b"")
+    os.truncate(root / "hole", 5000)
+    os.link(root / "40000", root / "hard link")
+    (root / "unreadable by others").write_bytes(b"secret")
+    (root / "unreadable by others").chmod(0)
+    os.utime(root / "511", (0, 0))
+    os.utime(root / "512", (2**32 - 1, 2**32 - 1))
+    (root / "deep" / "sticky").mkdir()
+    (root / "deep" / "sticky").chmod(0o1750)
+    return root
+
+
+@NEEDS_SFTP
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "merged"])
+@BOTH
+def test_a_tree_arrives_as_by_sftp(
+    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path, existing: bool
+) -> None:
+    source = awkward_tree(tmp_path / "source")
+    targets = []
+    for name, options in (("by sftp", {}), ("by stream", {"shell": shell})):
+        target = tmp_path / name
+        if existing:
+            (target / "source" / "names").mkdir(parents=True)
+            (target / "source" / "mode 600").write_bytes(b"old")
+            target = target / "source"
+        copy(session, source, tmp_path / name, **options)
+        targets.append(describe(target))
+    assert targets[0] == targets[1] == describe(source)
+    assert bool(shell.commands) != (existing and copy is upload)
+    assert not session.facts.get("no tar")
+
+
+@NEEDS_SFTP
+@BOTH
+def test_small_files_are_not_opened_one_by_one(
+    copy: Copy,
+    session: SftpSession,
+    shell: Shell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "source").mkdir()
+    for number in range(300):
+        (tmp_path / "source" / str(number)).write_bytes(b"x" * number)
+    (tmp_path / "source" / "large").write_bytes(os.urandom(500_000))
+    paths = opened(session, monkeypatch)
+    progress: List[Any] = []
+    copy(session, tmp_path / "source", tmp_path / "target", shell=shell, progress=progress.append)
+    assert describe(tmp_path / "target") == describe(tmp_path / "source")
+    assert len(paths) <= 2  # the large one, and down the empty one
+    assert progress[-1][2:] == (301, 301)
+    assert progress[-1][0] == progress[-1][1] == 500_000 + sum(range(300))
+
+
+@NEEDS_SFTP
+@BOTH
+def test_the_time_of_the_last_access_is_kept(
+    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_bytes(b"content")
+    os.utime(tmp_path / "source" / "file", (1_000_000_000, 1_100_000_000))
+    copy(session, tmp_path / "source", tmp_path / "target", shell=shell)
+    status = (tmp_path / "target" / "file").stat()
+    assert (status.st_atime, status.st_mtime) == (1_000_000_000, 1_100_000_000)
+    assert not session.facts.get("no tar")
+
+
+@NEEDS_SFTP
+@BOTH
+def test_the_roots_own_path_may_be_odd(
+    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
+) -> None:
+    for name in ("-rf", "it's $(touch x) \"`!\\", "line\nbreak\n"):
+        source = tmp_path / name / name
+        source.mkdir(parents=True)
+        (source / "file").write_bytes(b"content")
+        copy(session, source, tmp_path / name / (name + "2"), shell=shell)
+        assert describe(tmp_path / name / (name + "2")) == describe(source)
+    assert not (tmp_path / "x").exists()
+    assert not session.facts.get("no tar")
+
+
+@NEEDS_SFTP
+@pytest.mark.parametrize("what", ["no tar", "another tar", "no such folder", "no shell"])
+@BOTH
+def test_where_there_is_no_such_tar_sftp_does_it(
+    copy: Copy, session: SftpSession, tmp_path: Path, what: str
+) -> None:
+    source = make_tree(tmp_path / "source")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    os.symlink(shutil.which("sh") or "/bin/sh", tools / "sh")
+    if what == "another tar":
+        (tools / "tar").write_text("#!/bin/sh\necho 'tar: unknown option' >&2\nexit 1\n")
+        (tools / "tar").chmod(0o755)
+    shell: Any = Shell(tmp_path, str(tools))
+    if what == "no such folder":  # the shell sees other files than SFTP does
+        shell = functools.partial(elsewhere, Shell(tools))
+    if what == "no shell":
+        shell = refused
+    copy(session, source, tmp_path / "target", shell=shell)
+    assert describe(tmp_path / "target") == describe(source)
+    assert session.facts["no tar"]  # and it is not asked for again
+
+
+def elsewhere(shell: Shell, command: bytes, process: Process) -> None:
+    shell(command.replace(b'"$(printf "', b'"/nowhere$(printf "'), process)
+
+
+def refused(command: bytes, process: Process) -> None:
+    process.ended(None)
+
+
+@NEEDS_SFTP
+@pytest.mark.parametrize("status", [0, 1])
+def test_an_upload_that_the_server_did_not_unpack_is_done_again(
+    session: SftpSession, tmp_path: Path, status: int
+) -> None:
+    source = make_tree(tmp_path / "source")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "cat", "rm"):
+        os.symlink(shutil.which(name) or "", tools / name)
+    (tools / "tar").write_text(f"#!/bin/sh\ncat >/dev/null\nexit {status}\n")
+    (tools / "tar").chmod(0o755)
+    upload(session, source, tmp_path / "target", shell=Shell(tmp_path, str(tools)))
+    assert describe(tmp_path / "target") == describe(source)
+
+
+@NEEDS_SFTP
+def test_an_upload_stops_at_what_is_bad_and_keeps_what_came_before(
+    session: SftpSession, shell: Shell, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(50):
+        (source / str(number)).write_bytes(b"x")
+    os.mkfifo(source / "fifo")
+    before = []
+    with os.scandir(source) as entries:
+        for entry in entries:
+            if entry.name == "fifo":
+                break
+            before.append(entry.name)
+    with pytest.raises(SshTransferError, match="fifo"):
+        upload(session, source, tmp_path / "target", shell=shell)
+    assert sorted(os.listdir(tmp_path / "target")) == sorted(before)
+    assert not session.facts.get("no tar")  # which was not to blame
+
+
+@NEEDS_SFTP
+@BOTH
+def test_verified_copies_are_looked_at_one_by_one(
+    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source")
+    copy(session, source, tmp_path / "target", shell=shell, verify=True)
+    assert describe(tmp_path / "target") == describe(source)
+    assert not any(b"tar" in command for command in shell.commands)
+
+
+@NEEDS_SFTP
+def test_ctrl_c_leaves_nothing_of_a_tree_that_is_not_whole(
+    session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_tree(tmp_path / "source")
+    original = tar.header
+
+    def interrupted(name: bytes, *rest: Any) -> bytes:
+        if name == b"end":
+            raise KeyboardInterrupt
+        return original(name, *rest)
+
+    monkeypatch.setattr(tar, "header", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        upload(session, source, tmp_path / "target", shell=shell)
+    assert not (tmp_path / "target").exists()
+
+
+@NEEDS_SFTP
+def test_what_appears_meanwhile_is_not_replaced(
+    session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_tree(tmp_path / "source")
+    original = tar.header
+
+    def slow(name: bytes, *rest: Any) -> bytes:
+        if name == b"end":
+            (tmp_path / "target").mkdir()
+            (tmp_path / "target" / "theirs").write_bytes(b"theirs")
+        return original(name, *rest)
+
+    monkeypatch.setattr(tar, "header", slow)
+    upload(session, source, tmp_path / "target", shell=shell)
+    assert (tmp_path / "target" / "theirs").read_bytes() == b"theirs"
+    (tmp_path / "target" / "theirs").unlink()
+    os.utime(tmp_path / "target", (1_400_000_000, 1_500_000_000))
+    assert describe(tmp_path / "target") == describe(source)
+
+
+@NEEDS_SFTP
+def test_a_full_disk_is_told_as_by_sftp(
+    session: SftpSession, shell: Shell, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root, to mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o size=1m tmpfs '{disk}' 2>/dev/null") != 0:
+        pytest.skip("mounting is not allowed here")
+    request.addfinalizer(lambda: os.system(f"umount '{disk}'"))
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(30):
+        (source / str(number)).write_bytes(os.urandom(100_000))
+    for copy in (upload, download):
+        with pytest.raises(OSError) as caught:
+            copy(session, source, disk / "target", shell=shell)
+        assert caught.value.errno == errno.ENOSPC
+        for name in os.listdir(disk / "target"):  # what came before is whole
+            assert (disk / "target" / name).read_bytes() == (source / name).read_bytes()
+        assert not litter(disk)
+        shutil.rmtree(disk / "target")
+
+
+@NEEDS_SFTP
+def test_an_unfinished_tree_of_the_dead_is_removed(
+    session: SftpSession, shell: Shell, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source")
+    left = make_tree(tmp_path / os.fsdecode(name_of_the_dead()))
+    upload(session, source, tmp_path / "target", shell=shell)
+    assert not left.exists()
+    assert describe(tmp_path / "target") == describe(source)
+
+
+def name_of_the_dead() -> bytes:
+    name, reading = b"", os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(reading[1], temporary.names.new(b"other"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    name = os.read(reading[0], 100)
+    for fd in reading:
+        os.close(fd)
+    return name
+
+
+# What a server sends may be anything.
+
+
+class MadeUpShell(CommandStream):
+    """A server's tar whose every archive a test makes up, from the names it was asked for."""
+
+    def __init__(self, answer: Callable[[List[bytes]], bytes]) -> None:
+        self.answer = answer
+        self.names = b""
+
+    def __call__(self, command: bytes, process: Process) -> None:
+        self.process = process
+        process.stream = self
+        process.made_room()
+
+    def send_some(self, data: memoryview) -> int:
+        self.names += bytes(data)
+        return len(data)
+
+    def send_eof(self) -> None:
+        archive = self.answer(self.names.split(b"\0")[:-1])
+        for at in range(0, len(archive), 1000):
+            self.process.feed(archive[at : at + 1000])
+        self.process.ended(0)
+
+    def give_back(self, size: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self.process.ended(None)
+
+
+def entry(
+    name: bytes, data: bytes, kind: bytes = tarfile.REGTYPE, size: Optional[int] = None
+) -> bytes:
+    info = tarfile.TarInfo(os.fsdecode(name))
+    info.size, info.type, info.mtime, info.mode = len(data), kind, 1_600_000_000, 0o644
+    info.size = len(data) if size is None else size
+    info.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    info.pax_headers = {"atime": "1600000000.5"}
+    head = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    return head + data + bytes(-len(data) % 512)
+
+
+def archive(names: List[bytes]) -> bytes:
+    return b"".join(entry(name, b"by tar: " + name) for name in names) + bytes(1024)
+
+
+@pytest.fixture(name="target")
+def target_in_a_folder_that_must_stay_as_it_is(tmp_path: Path) -> Iterator[Path]:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"precious")
+    yield outside / "target"
+    assert sorted(set(os.listdir(outside)) - {"target"}) == ["precious"]
+    assert (outside / "precious").read_bytes() == b"precious"
+    assert not litter(tmp_path)
+
+
+def liar() -> Liar:
+    return Liar([(b"a", FILE, 4, b"by s"), (b"b", FILE, 4, b"by s"), (b"c", FILE, 4, b"by s")])
+
+
+def test_the_made_up_tar_can_also_tell_the_truth(target: Path) -> None:
+    liar().download(target, shell=MadeUpShell(archive))
+    assert (target / "a").read_bytes() == b"by tar: ./a"
+    assert int((target / "b").stat().st_mtime) == 1_600_000_000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda names: archive([b"../precious", *names]),
+        lambda names: archive([b"/etc/x", *names]),
+        lambda names: archive([b"./a/../../precious", *names]),
+        lambda names: archive([*names, b"./d"]),
+        lambda names: archive([*names, *names]),
+        lambda names: archive(list(reversed(names))),
+        lambda names: archive(names[1:]),
+        lambda names: archive([]),
+        lambda names: b"",
+        lambda names: archive(names)[:700],
+        lambda names: archive(names)[:1800],
+        lambda names: os.urandom(5000),
+        lambda names: b"\0" * 100 + b"x" * 5000,
+        lambda names: entry(names[0], b"", tarfile.SYMTYPE) + archive(names[1:]),
+        lambda names: entry(names[0], b"", tarfile.LNKTYPE) + archive(names[1:]),
+        lambda names: entry(names[0], b"", tarfile.DIRTYPE) + archive(names[1:]),
+        lambda names: entry(names[0], b"", tarfile.CHRTYPE) + archive(names[1:]),
+        lambda names: entry(names[0], b"", tarfile.FIFOTYPE) + archive(names[1:]),
+        lambda names: entry(names[0], b"x", size=2**33 - 1),
+        lambda names: entry(names[0], b"x" * 300_000) + archive(names[1:]),
+        lambda names: entry(names[0], b"shrunk\0\0") + archive(names[1:]),
+        lambda names: entry(names[0], b"") + archive(names[1:]),
+        lambda names: entry(b"./" + b"x" * 100_000, b"x"),
+        lambda names: tar.header(names[0], tar.FILE, Attributes(size=1, mode=0o644)) + b"x" * 512,
+    ],
+)
+def test_whatever_tar_sends_only_what_was_asked_for_is_written(
+    target: Path, answer: Callable[[List[bytes]], bytes]
+) -> None:
+    liar().download(target, shell=MadeUpShell(answer))
+    assert sorted(os.listdir(target)) == ["a", "b", "c"]
+    for name in ("a", "b", "c"):
+        assert (target / name).is_file() and not (target / name).is_symlink()
+        content = (target / name).read_bytes()
+        assert content in (b"by s", b"by tar: ./" + name.encode())
+
+
+def test_a_local_file_that_cannot_be_written_is_told(target: Path) -> None:
+    target.mkdir()
+    (target / "tree" / "b").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        liar().download(target, shell=MadeUpShell(archive))
+    assert (target / "tree" / "a").read_bytes() == b"by tar: ./a"
+    assert not (target / "tree" / "c").exists()
+
+
+# The format.
+
+
+@pytest.mark.parametrize("name", [b"a", b"n" * 99, b"n" * 100, b"d" * 90 + b"/" + b"n" * 255])
+def test_what_is_written_is_what_others_read(name: bytes) -> None:
+    given = Attributes(size=5, mode=0o4751, atime=1_000_000_000, mtime=1_100_000_000)
+    data = tar.header(name, tar.FILE, given) + b"hello" + tar.padding(5) + tar.END
+    with tarfile.open(fileobj=io.BytesIO(data)) as file:
+        (info,) = file.getmembers()
+        read = file.extractfile(info)
+        assert read is not None and read.read() == b"hello"
+    assert (info.name, info.mode, info.mtime) == (os.fsdecode(name), 0o4751, 1_100_000_000)
+
+
+@pytest.mark.parametrize(
+    "more", [b"5", b"9 atime=1", b"99 btime=1\n", b"x atime=1\n", b"11 atime=x\n", b"0 a=b\n"]
+)
+def test_records_that_are_none_are_refused(more: bytes) -> None:
+    block = tar.header(b"a", tar.FILE, Attributes(size=1, mode=0o644))
+    with pytest.raises(ProtocolError):
+        tar.read_header(block[:345] + bytes(167), more)
