@@ -6,7 +6,7 @@ connection, a login and a command of its own, and no network is in between.  Eve
 runs in a process of its own, whose time, CPU (with that of its workers) and peak memory (all of
 its processes together) are measured; the server's are not.
 
-    python benchmarks/hosts_1000.py --plot docs/hosts_1000.svg
+    python benchmarks/hosts_1000.py --plot docs/pictures/hosts_1000.svg
 
 Needs OpenSSH's sshd and the extra dask; matplotlib for the plot.
 """

@@ -256,7 +256,10 @@ def demo_command(arguments: Tuple[str, ...]) -> int:
 
 
 @commands.command("bench", context_settings=_CONTEXT, short_help="Measure a host.")
-@click.option("-H", "--host", required=True, metavar="[USER@]HOST[:PORT]", help="The host.")
+@click.option(
+    "-H", "--host", metavar="[USER@]HOST[:PORT]",
+    help="The host.  Without it, in a checkout: this package beside its neighbours, on loopback.",
+)  # fmt: skip
 @click.option(
     "-c", "--commands", "count", type=click.IntRange(min=1), default=200, show_default=True,
     help="How many commands.",
@@ -277,10 +280,17 @@ def bench_command(**options: Any) -> int:
     """
     Measure a host: connecting, a command, many commands at once, a copy there and back.
 
-    It runs the command true, and copies one file to a temporary folder, which it removes.
+    It runs the command true, and copies one file to a temporary folder, which it removes.  Without
+    a host, in a checkout, it measures this package beside its neighbours, and draws the figures and
+    pictures of the documentation.
     """
     from ssh_service.cli import bench
 
+    if options["host"] is None:
+        status = bench.neighbours()
+        if status is None:
+            raise click.UsageError("--host is needed: there is no checkout, with its benchmarks")
+        return status
     return bench.run(**options)
 
 

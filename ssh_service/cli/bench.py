@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ssh_service import remote
@@ -17,7 +19,7 @@ from ssh_service.cli.app import connect_parameters
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
 
-__all__ = ["run"]
+__all__ = ["neighbours", "run"]
 
 _ONE_BY_ONE = 30
 
@@ -74,6 +76,22 @@ def run(
         print(f"upload            {found['upload_mb_s']:9.1f} MB/s")
         print(f"download          {found['download_mb_s']:9.1f} MB/s")
     return 0
+
+
+def neighbours() -> Optional[int]:
+    """
+    Measure this package beside its neighbours, and draw the documentation's figures.
+
+    Returns
+    -------
+    Optional[int]
+        The exit status; None where this is no checkout, and so has no benchmarks.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "benchmarks" / "__main__.py").exists():
+        return None
+    command = [sys.executable, "-m", "benchmarks", "--pictures"]
+    return subprocess.run(command, cwd=str(checkout)).returncode
 
 
 def _seconds(function: Callable[..., Any], *arguments: Any) -> float:

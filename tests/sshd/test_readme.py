@@ -96,8 +96,9 @@ def test_every_example_is_run_and_every_link_leads_somewhere() -> None:
         "services",
         "mlos",
         "cache",
+        "fixture",
     }
-    assert len(re.findall(r"^```(?:python|json)$", text, re.M)) == 4
+    assert len(re.findall(r"^```(?:python|json)$", text, re.M)) == 5
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     links += re.findall(r"`(ssh_service/[\w./]+)`", text)
     missing = [link for link in links if not (README.parent / link).exists()]
@@ -107,6 +108,11 @@ def test_every_example_is_run_and_every_link_leads_somewhere() -> None:
 def test_the_commands_are_those_of_the_makefile() -> None:
     targets = re.findall(r"^(\w+):", (README.parent / "Makefile").read_text("utf-8"), re.M)
     assert set(re.findall(r"^\$ make (\w+)", README.read_text("utf-8"), re.M)) <= set(targets)
+
+
+def test_a_test_with_the_fixture(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(example("fixture"))
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
 def test_the_bare_cache_and_a_hook(

@@ -284,3 +284,28 @@ def test_a_full_disk_is_told_with_host_and_path(tmp_path: Path) -> None:
     with pytest.raises(SshServiceError, match=r"a: cannot write .*a\.stdout: No space left"):
         files.write("a", "stdout", b"text")
     files.close("a")
+
+
+def test_bench_without_a_host_draws_the_documentations_pictures_in_a_checkout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: List[Any] = []
+
+    def note(command: List[str], cwd: str) -> "subprocess.CompletedProcess[bytes]":
+        ran.append((command[1:], cwd))
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    assert in_process("bench").returncode == 3
+    assert ran == [(["-m", "benchmarks", "--pictures"], str(ROOT))]
+
+
+def test_bench_without_a_host_says_what_is_missing_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ssh_service.cli import bench
+
+    monkeypatch.setattr(bench, "neighbours", lambda: None)
+    done = in_process("bench")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--host is needed" in done.stderr
