@@ -430,6 +430,10 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
             super().run()
         finally:
             self._finish()
+            # paramiko does this only where it was the first to see the end: not if this side hung
+            # up at that moment.
+            if self.completion_event is not None:
+                self.completion_event.set()
 
     def _finish(self) -> None:
         with self._state:

@@ -340,6 +340,24 @@ def test_a_transport_that_was_never_started_can_be_closed() -> None:
     assert ours.fileno() == -1
 
 
+def test_a_handshake_ends_at_once_though_it_is_hung_up_as_it_begins() -> None:
+    """A cache that is closed; the reader thread's life has just not begun."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport = SshTransport(ours, connection_id="u@h:1")
+
+        def start() -> None:
+            transport.hang_up()
+            SshTransport.start(transport)
+
+        transport.start = start
+        began = time.monotonic()
+        with pytest.raises(SshConnectError):
+            transport.handshake(began + PATIENCE)
+        within(0.0, began)
+        transport.close()
+
+
 def test_an_unknown_algorithm_is_a_value_error_and_the_socket_the_callers() -> None:
     ours, theirs = socket.socketpair()
     with theirs, ours:
