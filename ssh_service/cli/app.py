@@ -281,8 +281,8 @@ def bench_command(**options: Any) -> int:
     Measure a host: connecting, a command, many commands at once, a copy there and back.
 
     It runs the command true, and copies one file to a temporary folder, which it removes.  Without
-    a host, in a checkout, it measures this package beside its neighbours, and draws the figures and
-    pictures of the documentation.
+    a host, in a checkout, it measures this package beside its neighbours, and draws the figures
+    and pictures of the documentation.
     """
     from ssh_service.cli import bench
 

@@ -222,7 +222,9 @@ def test_a_connection_that_is_lost_while_a_command_is_ended_leaves_it_unknown(
 # The connection lives on.
 
 
-def test_an_error_of_the_callers_own_costs_no_connection(sshd: Sshd, cache: SshClientCache) -> None:
+def test_an_error_of_the_callers_own_costs_no_connection(
+    sshd: Sshd, cache: SshClientCache
+) -> None:
     """T27."""
     web = sshd.connect_params
     server = run(web, "echo $PPID", cache=cache, timeout=PATIENCE).stdout
