@@ -6,6 +6,7 @@ Both start when they are first needed and are daemons.  Nothing here knows about
 
 from __future__ import annotations
 
+import collections
 import heapq
 import itertools
 import logging
@@ -13,10 +14,11 @@ import os
 import queue
 import threading
 import time
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Deque, List, Optional, Tuple
 
 _log = logging.getLogger(__name__)
 
+Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
 
 # Seconds after which a wait of the clock is begun anew; threads cannot wait for some instants.
 _LONGEST_WAIT = 3600.0
@@ -94,8 +96,7 @@ class _Callbacks:
     """Runs users' code, in order, on one thread."""
 
     def __init__(self) -> None:
-        self._calls: "queue.SimpleQueue[Tuple[Callable[..., Any], Tuple[Any, ...]]]"
-        self._calls = queue.SimpleQueue()
+        self._calls: "queue.SimpleQueue[Call]" = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None  # guarded by _lock
 
@@ -108,19 +109,52 @@ class _Callbacks:
         except RuntimeError as exc:  # for a reader thread, this is no reason to end
             _log.error("callbacks have to wait: %s", exc)
 
-    def is_current_thread(self) -> bool:
-        return threading.current_thread() is self._thread
+    def _run(self) -> None:
+        _here.is_for_callbacks = True
+        while True:
+            _perform(*self._calls.get())
+
+
+class _Aside:
+    """Runs users' code, in order, on a thread that ends when there is nothing left to run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: Deque[Call] = collections.deque()  # guarded by _lock
+        self._running = False  # guarded by _lock
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> None:
+        with self._lock:
+            self._calls.append((function, args))
+            starts, self._running = not self._running, True
+        try:
+            if starts:
+                _started(self._run, "ssh-service-callbacks-aside")
+        except RuntimeError as exc:
+            _log.error("callbacks have to wait: %s", exc)
+            with self._lock:
+                self._running = False
 
     def _run(self) -> None:
-        with self._lock:
-            pass  # until `_thread` is set: the first function may ask where it runs
+        _here.is_for_callbacks = True
         while True:
-            function, args = self._calls.get()
-            try:
-                function(*args)
-            except BaseException:  # SystemExit too: everyone's callbacks need this thread
-                _log.exception("a callback raised")
-            del function, args
+            with self._lock:
+                if not self._calls:
+                    self._running = False
+                    return
+                call = self._calls.popleft()
+            _perform(*call)
+            del call
+
+
+def _perform(function: Callable[..., Any], args: Tuple[Any, ...]) -> None:
+    try:
+        function(*args)
+    except BaseException:  # SystemExit too: everyone's callbacks need this thread
+        _log.exception("a callback raised")
+
+
+_here = threading.local()  # is_for_callbacks: this thread runs users' code
 
 
 def _started(target: Callable[[], None], name: str) -> threading.Thread:
@@ -164,14 +198,27 @@ def run_callback(function: Callable[..., Any], *args: Any) -> None:
 
 def on_callback_thread() -> bool:
     """
-    Tell whether this is the callback thread.
+    Tell whether this is the callback thread, or one that stands in for it.
 
     Returns
     -------
     bool
         True where the caller must not wait for another callback.
     """
-    return _callbacks.is_current_thread()
+    return getattr(_here, "is_for_callbacks", False)
+
+
+def callback_runner() -> Callable[..., None]:
+    """
+    Choose who runs a user's code that the caller may wait for.
+
+    Returns
+    -------
+    Callable[..., None]
+        `run_callback`; on the callback thread, which would wait for itself, another like it that
+        has a thread of its own.
+    """
+    return _Aside().submit if on_callback_thread() else run_callback
 
 
 _clock = _Clock()
@@ -180,8 +227,8 @@ _callbacks = _Callbacks()
 
 def _forget_parent() -> None:
     # A forked child has neither the threads nor a sane state of their locks.
-    global _clock, _callbacks
-    _clock, _callbacks = _Clock(), _Callbacks()
+    global _clock, _callbacks, _here
+    _clock, _callbacks, _here = _Clock(), _Callbacks(), threading.local()
 
 
 if hasattr(os, "register_at_fork"):

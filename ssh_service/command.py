@@ -30,6 +30,7 @@ from ssh_service.transport import ChannelSink, SshChannel
 
 # What a command hears from the channel it runs on, whoever opened that.
 HEARD = ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writable")
+_SIGNAL = re.compile(r"(?!SIG)[A-Z][A-Z0-9]{0,15}\Z")
 # Seconds from TERM to KILL, and from KILL to giving up on hearing of the end.
 _TERM_PATIENCE = 1.0
 _KILL_PATIENCE = 0.5
@@ -217,6 +218,10 @@ class Command(ChannelSink):
         self._request = delivery.command
         self.stdin = Stdin(delivery.preamble + stdin, more_stdin)
         self.outputs = (stdout or Output(), stderr or Output())
+        self._run_callback = background.callback_runner()
+        for output in self.outputs:
+            if isinstance(output, CallbackOutput):
+                output.run_callback = self._run_callback
         self.gives_back = all(output.gives_back for output in self.outputs)
         self._exit_status: Optional[int] = None
         self._exit_signal: Optional[Tuple[str, bool, str, str]] = None
@@ -459,7 +464,14 @@ class Command(ChannelSink):
         ----------
         name : str
             Without ``SIG``.
+
+        Raises
+        ------
+        SshConfigError
+            That is no signal's name.
         """
+        if not isinstance(name, str) or not _SIGNAL.match(name):
+            raise SshConfigError(f"signal: expected a name such as TERM, got {name!r:.40}")
         channel = self._channel
         if channel is None or self._over:  # a number that may be another process's by now
             return
@@ -521,7 +533,7 @@ class Command(ChannelSink):
             error.sent, error.phase = self.sent, "run" if self.sent else "open"
         if any(isinstance(output, CallbackOutput) for output in self.outputs):
             # After the last call of the user's function, which is in the same queue.
-            background.run_callback(self._tell, process, error)
+            self._run_callback(self._tell, process, error)
         else:
             self._tell(process, error)
         return True

@@ -111,7 +111,14 @@ def begin(
         Not begun yet.
     max_connections, idle_timeout, max_lifetime
         As for `submit`.
+
+    Raises
+    ------
+    SshConfigError
+        `max_connections` is no number of connections.
     """
+    if not isinstance(max_connections, int) or max_connections < 1:
+        raise SshConfigError(f"max_connections: expected 1 or more, got {max_connections!r}")
     if cache.subscribers:
         command.watch(cache.subscribers)
     if command.is_empty():

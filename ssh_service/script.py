@@ -62,6 +62,8 @@ def join(script: Script) -> str:
         It is of another type, too long, or holds a NUL character.
     """
     if not isinstance(script, str):
+        if isinstance(script, (bytes, bytearray)):  # whose items would be numbers
+            raise _wrong_type(script)
         try:
             lines = list(script)
         except TypeError:
@@ -120,6 +122,8 @@ def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
     SshConfigError
         A name is no shell variable's, or a value holds a NUL character.  The value is not shown.
     """
+    if env is not None and not isinstance(env, Mapping):
+        raise SshConfigError(f"env: expected a mapping, got {type(env).__name__}")
     checked = {}
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not _NAME.match(name):
@@ -159,7 +163,15 @@ def deliver(
     -------
     Delivery
         The exec request and what goes over stdin before its end.
+
+    Raises
+    ------
+    SshConfigError
+        `shell` is no path.
     """
+    # (A server ends the whole connection over an exec request with a NUL character.)
+    if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
+        raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
     plain = prologue + script
     if not env and shell is None and len(plain) <= _EXEC_LIMIT:
         data = _encode(plain)

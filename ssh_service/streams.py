@@ -164,11 +164,18 @@ class Output:
         Whether a chunk is done with as soon as it was `put`, so that the server may send more.
     received : int
         How many bytes were taken.
+
+    Raises
+    ------
+    SshConfigError
+        `limit` is no number of bytes.
     """
 
     gives_back = True
 
     def __init__(self, limit: Optional[int] = None) -> None:
+        if limit is not None and not (isinstance(limit, int) and limit >= 0):
+            raise SshConfigError(f"max_output: expected a number of bytes, got {limit!r}")
         self.limit = limit
         self.received = 0
         # Grows where it is, while more is on its way.  Chunks that are joined in the end would be
@@ -213,24 +220,37 @@ class CallbackOutput(Output):
         Called with each chunk.
     encoding : Optional[str]
         The text's encoding, undecodable bytes become backslash escapes; None hands out bytes.
+
+    Attributes
+    ----------
+    run_callback : Callable[..., None]
+        Makes the calls, see `ssh_service.background.callback_runner`; its command's.
+
+    Raises
+    ------
+    SshConfigError
+        `function` is none, or `encoding` is unknown.
     """
 
     gives_back = False
 
     def __init__(self, function: OnOutput, encoding: Optional[str]) -> None:
         super().__init__()
+        if not callable(function):
+            raise SshConfigError(f"on_stdout, on_stderr: expected a function, got {function!r}")
+        self.run_callback: Callable[..., None] = background.run_callback
         self._function = function
         self._decode = decoder(encoding)
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """Have the function called; the server may send more when it has returned."""
         self.received += len(chunk)
-        background.run_callback(self._deliver, chunk, channel)
+        self.run_callback(self._deliver, chunk, channel)
         return True
 
     def end(self) -> None:
         """Have the function called with what was left of a character."""
-        background.run_callback(self._deliver, b"", None, True)
+        self.run_callback(self._deliver, b"", None, True)
 
     def _deliver(self, chunk: bytes, channel: Optional[SshChannel], final: bool = False) -> None:
         try:
@@ -365,8 +385,16 @@ def decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:
     -------
     Callable[[bytes, bool], Union[str, bytes]]
         Its second argument tells that nothing more comes.
+
+    Raises
+    ------
+    SshConfigError
+        There is no such encoding.
     """
     if encoding is None:
         return lambda chunk, final: chunk
-    decode = codecs.getincrementaldecoder(encoding)("backslashreplace").decode
+    try:
+        decode = codecs.getincrementaldecoder(encoding)("backslashreplace").decode
+    except (LookupError, TypeError):
+        raise SshConfigError(f"encoding: {encoding!r} is unknown") from None
     return lambda chunk, final: decode(chunk, final)

@@ -15,7 +15,7 @@ from ssh_service import copying, params, remote, script
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command, CompletedProcess, Direct
 from ssh_service.copying import ProgressCallback
-from ssh_service.errors import SshConnectionLost, SshServiceError
+from ssh_service.errors import SshConfigError, SshConnectionLost, SshServiceError
 from ssh_service.remote import Path
 from ssh_service.script import Script
 from ssh_service.streams import CallbackOutput, Output, QueueOutput
@@ -108,6 +108,11 @@ class RemoteProcess:
         name : str
             ``TERM``, ``INT``, ``HUP``, ``USR1``, ...; OpenSSH passes on those of RFC 4254 section
             6.10 alone, and none for forced commands.
+
+        Raises
+        ------
+        SshConfigError
+            That is no signal's name (a `ValueError`).
         """
         self._command.signal(name)
 
@@ -190,7 +195,9 @@ def _lines(output: Output) -> Iterator[Any]:
 
 
 def _bytes(data: Union[str, bytes]) -> bytes:
-    return data.encode() if isinstance(data, str) else data
+    if not isinstance(data, (str, bytes, bytearray, memoryview)):
+        raise SshConfigError(f"stdin: expected a text or bytes, got {type(data).__name__}")
+    return data.encode() if isinstance(data, str) else bytes(data)
 
 
 def start(

@@ -429,3 +429,18 @@ def test_done_callbacks_may_wait_and_call_us_again(web: Any, cache: SshClientCac
     assert future.result(PATIENCE).stdout == "outer\n"
     assert called.wait(PATIENCE)
     assert inner == ["inner\n", "ssh-service-callbacks"]
+
+
+def test_a_callback_may_run_a_command_with_callbacks_of_its_own(
+    web: Any, cache: SshClientCache
+) -> None:
+    heard: List[str] = []
+
+    def run_another(piece: str) -> None:
+        heard.append(piece)
+        if len(heard) < 4:  # also in a callback of that one
+            command = f"echo {len(heard)}"
+            run(web, command, on_stdout=run_another, cache=cache, timeout=PATIENCE)
+
+    run(web, "echo 0", on_stdout=run_another, cache=cache, timeout=PATIENCE)
+    assert heard == ["0\n", "1\n", "2\n", "3\n"]

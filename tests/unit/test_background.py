@@ -151,6 +151,28 @@ def test_callbacks_run_in_order_on_one_thread_that_is_not_the_callers() -> None:
     assert not background.on_callback_thread()
 
 
+def test_what_a_callback_waits_for_runs_beside_it_in_order_on_a_thread_that_then_ends() -> None:
+    assert background.callback_runner() is background.run_callback
+    seen: List[Any] = []
+
+    def wait() -> None:
+        done = threading.Event()
+        run = background.callback_runner()
+        for number in range(100):
+            run(seen.append, number)
+        run(lambda: 1 / 0)
+        run(lambda: seen.append(background.callback_runner() is background.run_callback))
+        run(lambda: (seen.append(threading.current_thread()), done.set()))
+        seen.append(done.wait(PATIENCE))
+
+    background.run_callback(wait)
+    callbacks_done()
+    thread = seen[101]
+    assert seen == [*range(100), False, thread, True]
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize(
     "error", [ValueError, SystemExit, KeyboardInterrupt, pytest.fail.Exception]
 )
@@ -194,7 +216,7 @@ def test_nothing_is_kept_alive_once_it_was_called() -> None:
 def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock, callbacks = background._Clock(), background._Callbacks()
+    clock, callbacks, aside = background._Clock(), background._Callbacks(), background._Aside()
     ran = threading.Event()
     with monkeypatch.context() as patch:
 
@@ -203,6 +225,7 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
 
         patch.setattr(threading.Thread, "start", start)
         callbacks.submit(ran.set)
+        aside.submit(ran.set)
         with pytest.raises(RuntimeError):
             clock.call_at(time.monotonic(), lambda: None)
     assert clock._thread is None and callbacks._thread is None
@@ -212,7 +235,12 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
     )
     clock.call_at(time.monotonic(), lambda: None)
     callbacks.submit(lambda: None)
-    assert started == ["ssh-service-clock", "ssh-service-callbacks"]
+    aside.submit(lambda: None)
+    assert started == [
+        "ssh-service-clock",
+        "ssh-service-callbacks",
+        "ssh-service-callbacks-aside",
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

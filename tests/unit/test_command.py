@@ -26,7 +26,7 @@ from ssh_service.errors import (
     SshOutputLimitError,
     SshSessionRefused,
 )
-from ssh_service.streams import Output
+from ssh_service.streams import CallbackOutput, Output, QueueOutput
 from tests.unit.engine_fakes import (
     PATIENCE,
     FakeChannel,
@@ -370,6 +370,34 @@ def test_a_signal_goes_to_a_process_that_runs_and_to_no_other() -> None:
     channel.complete()
     command.signal("INT")
     assert channel.signals == ["INT"]
+
+
+@pytest.mark.parametrize("name", [9, None, b"TERM", "", "SIGTERM", "TERM\0", "KILL; id", "A" * 99])
+def test_what_is_no_signals_name_never_reaches_the_server(name: Any) -> None:
+    command = make(user="root")
+    channel = started(command)
+    with pytest.raises(SshConfigError, match="signal"):
+        command.signal(name)
+    assert channel.signals == []
+    channel.complete()
+
+
+@pytest.mark.parametrize("limit", [-1, "5", 1.5, float("nan"), b"5"])
+def test_a_limit_of_the_output_is_a_number_of_bytes(limit: Any) -> None:
+    """Found out on the reader's thread, it would end the connection under everyone."""
+    with pytest.raises(SshConfigError, match="max_output"):
+        Output(limit)
+
+
+def test_who_takes_the_output_can_be_called_and_knows_the_encoding() -> None:
+    wrong: Any = "no function"
+    with pytest.raises(SshConfigError, match="on_stdout"):
+        CallbackOutput(wrong, None)
+    for encoding in ("no-such-one", "", 5):
+        with pytest.raises(SshConfigError, match="encoding"):
+            CallbackOutput(print, encoding)  # type: ignore[arg-type]
+        with pytest.raises(SshConfigError, match="encoding"):
+            QueueOutput(encoding)  # type: ignore[arg-type]
 
 
 def test_the_time_out_is_seconds() -> None:

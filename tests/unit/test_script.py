@@ -113,6 +113,15 @@ def test_a_script_is_a_text_or_its_lines(given: Any, expected: str) -> None:
 def test_anything_else_is_refused_with_its_type(given: Any) -> None:
     with pytest.raises(SshConfigError, match="expected a str or an iterable of str, got"):
         join(given)
+    with pytest.raises(SshConfigError, match="got bytes"):
+        join(b"its items are numbers")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shell", ["", "/bin/sh\0", 5, b"/bin/sh", Path("/bin/sh")])
+def test_a_shell_that_is_no_path_is_never_sent(shell: Any) -> None:
+    """A NUL in an exec request makes OpenSSH end the whole connection."""
+    with pytest.raises(SshConfigError, match="shell"):
+        deliver("echo", None, shell)
 
 
 def test_a_script_of_sixteen_mib_is_accepted_and_one_byte_more_is_not() -> None:
@@ -160,6 +169,12 @@ def test_values_of_any_type_become_text() -> None:
         "A": "1", "B": "1.5", "C": "None", "D": "True", "_e1": "/x", "F": "text",
     }  # fmt: skip
     assert check_environment(None) == {}
+
+
+@pytest.mark.parametrize("given", [[("A", "b")], "A=b", 5])
+def test_an_environment_is_a_mapping(given: Any) -> None:
+    with pytest.raises(SshConfigError, match="env"):
+        check_environment(given)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
-from ssh_service import background, sessions
+from ssh_service import background, remote, sessions
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command
 from ssh_service.errors import (
     SshAuthError,
     SshCacheClosed,
     SshCommandCancelled,
+    SshConfigError,
     SshConnectError,
     SshConnectionLost,
     SshSessionRefused,
@@ -31,6 +32,7 @@ from tests.unit.engine_fakes import (
     GatedDialer,
     Timers,
     callbacks_done,
+    connect_params,
     in_threads,
     target,
 )
@@ -225,6 +227,14 @@ def test_one_dial_at_a_time_brings_further_connections(site: Site) -> None:
     assert len(site.dialer.dials) == 2
     site.dialer.release()
     site.connected()
+
+
+@pytest.mark.parametrize("most", [0, -1, "4", None, 1.5])
+def test_without_a_number_of_connections_nothing_is_dialled(most: Any, site: Site) -> None:
+    """None could ever be used, and one after the other would be made."""
+    with pytest.raises(SshConfigError, match="max_connections"):
+        remote.submit(site.cache, connect_params(), "echo", max_connections=most)
+    assert site.cache.stats()["dials"] == 0
 
 
 def test_submitting_waits_for_nothing(site: Site) -> None:
