@@ -274,13 +274,14 @@ class QueueOutput(Output):
     Raises
     ------
     SshConfigError
-        It is not, as in UTF-16.
+        It is not, as in UTF-16; or there is no such encoding.
     """
 
     gives_back = False
 
     def __init__(self, encoding: Optional[str]) -> None:
         super().__init__()
+        self._decode = decoder(encoding)
         if encoding is not None and "\n".encode(encoding) != b"\n":
             raise SshConfigError(
                 f"encoding: lines cannot be told apart in {encoding}; take the bytes (None)"
@@ -293,7 +294,6 @@ class QueueOutput(Output):
         self._queue: Deque[Tuple[bytes, Optional[SshChannel]]] = collections.deque()
         self._complete = False  # guarded by _changed
         self._collecting = False  # guarded by _changed
-        self._decode = decoder(encoding)
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """Keep a chunk; the server may send more when it was taken."""
