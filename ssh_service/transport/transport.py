@@ -745,7 +745,6 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     def _parse_newkeys(self, m: Message) -> None:
         super()._parse_newkeys(m)
         self._rekey_began = None
-        self._flush()
         self._tell_rekeyed()
 
     def _tell_rekeyed(self) -> None:

@@ -209,6 +209,46 @@ def test_two_hundred_exceptions_of_a_signals_handler(sshd: Sshd) -> None:
     interrupt_sends(sshd, 200)
 
 
+CAUGHT = """
+import logging
+from tests.faults.evil_ssh import EvilSsh
+from tests.faults.evil_tcp import *
+def caught(error, **more):
+    try:
+        cache.get_client_connection({**params, **more})
+    except error:
+        return
+    raise AssertionError("no error")
+caught(SshConnectError, port=1)
+for behaviour in (garbage, close_at_once, huge_packet, half_kexinit):
+    with EvilTcp(behaviour) as server:
+        caught(SshConnectError, port=server.port, connect_timeout=0.3)
+caught(SshConnectError, host="nowhere.invalid")
+caught(SshAuthError, username="nobody-of-this-name")
+caught(SshConfigError, client_keys=["/missing"])
+with EvilSsh() as server:
+    caught(SshHostKeyError, port=server.port)
+transport, _ = cache.get_client_connection(params)
+try:
+    channel = transport.open_session()
+    channel.invoke_subsystem("missing")
+except SshSessionRefused:
+    pass
+sink = Collector(b"sleep 60")
+transport.start_session(sink)
+assert sink.started.wait(20)
+transport.sock.close()
+assert sink.ended.wait(20) and sink.error is not None
+cache.exit()
+assert not logging.getLogger().handlers
+"""
+
+
+def test_a_program_that_catches_its_errors_prints_nothing(sshd: Sshd) -> None:
+    """G25: paramiko prints 22 lines for one connection that could not be made."""
+    program(CAUGHT, sshd.connect_params)
+
+
 END = """
 how = sys.argv[2]
 def start():
