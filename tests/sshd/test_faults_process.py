@@ -71,6 +71,8 @@ def child():
         lambda: kept.recv_exit_status(),
         lambda: kept.sendall(b"from the child"),
         lambda: kept.exec_command("true"),
+        lambda: transport.global_request("anything"),
+        transport.renegotiate_keys,
     ):
         try:
             use()
