@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
@@ -69,6 +70,8 @@ def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     verbs.default_cache().cleanup()
+    if "ssh_service.mlos_bench" in sys.modules:  # an example has called install()
+        sys.modules["ssh_service.mlos_bench"].uninstall()
 
 
 def here(text: str, sshd: Sshd, home: Path) -> str:
