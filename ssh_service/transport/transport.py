@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import weakref
-from typing import Any, Callable, ContextManager, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 import paramiko
 from paramiko.common import (
@@ -30,7 +30,6 @@ from paramiko.common import (
     OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
     cMSG_CHANNEL_OPEN,
     cMSG_CHANNEL_OPEN_FAILURE,
-    cMSG_DISCONNECT,
     cMSG_GLOBAL_REQUEST,
     cMSG_REQUEST_FAILURE,
     cMSG_UNIMPLEMENTED,
@@ -46,10 +45,12 @@ from ssh_service.errors import (
     again,
 )
 from ssh_service.transport import channel as channels
+from ssh_service.transport import gate
 from ssh_service.transport.channel import ChannelSink, OpenWaiter, Outbound, SshChannel
 from ssh_service.transport.channel_map import ChannelMap, HandedOut, told
+from ssh_service.transport.gate import Gate
 from ssh_service.transport.latch import Latch
-from ssh_service.transport.packets import Inflater, PeerSilent, SshPacketizer, message
+from ssh_service.transport.packets import Inflater, PeerSilent, message
 from ssh_service.transport.paramiko_check import check_paramiko
 from ssh_service.transport.questions import Question, Questions
 from ssh_service.transport.wire import Wire
@@ -58,8 +59,6 @@ _log = logging.getLogger("ssh_service.transport")
 
 # Seconds a write may stall where no keepalive says how long the peer may be silent.
 _STALL_LIMIT = 120.0
-# Seconds a key exchange may take once the connection is in use.
-_REKEY_LIMIT = 30.0
 # Answers to the server that may wait for it to take them.
 _MOST_ANSWERS = 4096
 # Seconds after which the reader looks whether it was given a keepalive meanwhile.
@@ -67,17 +66,14 @@ _LOOK_AGAIN = 60.0
 # Seconds `close` waits for the reader thread; it ends at once unless the machine is starved.
 _CLOSE_LIMIT = 2.0
 _OPEN_TIMEOUT = 30.0
-# Bytes of small messages that leave in one piece; what is writable takes as many without waiting.
-_PIECE = 2048
 # What OpenSSH says in place of its identification to those it drops: for MaxStartups, and for
 # PerSourcePenalties and PerSourceMaxStartups (sshd.c).
 _THROTTLED = ("Exceeded MaxStartups", "Not allowed at this time")
-_DISCONNECT_BY_APPLICATION = 11  # RFC 4253 section 11.1
 
 DoneCallback = Callable[["SshTransport", Optional[SshConnectionLost]], None]
 
 
-class SshTransport(paramiko.Transport):  # type: ignore[misc]
+class SshTransport(Gate):
     """
     One SSH connection, safe to share between threads.
 
@@ -152,21 +148,14 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self._asked = 0
         self._due = 0.0
         self._looked = False
-        self._pid = os.getpid()
         self._first_error: Optional[BaseException] = None
-        # Messages to go out as soon as the gate is free; a deque's append is atomic.
-        self._deferred: Deque[Tuple[Message, Optional[Outbound]]] = collections.deque()
         self._answers_due = 0  # reader thread only
         self._answers_sent = 0  # guarded by the gate
         self._rekey_began: Optional[float] = None  # reader thread only
-        self._writing = threading.RLock()  # held while packets are made and written
         self._hung_up = False  # the peer has ended the stream; set once, by whoever sees it
         self._goodbye: Optional[str] = None  # reader thread only: the server's DISCONNECT
-        self._grouping = threading.local()  # which `together` the thread is in
         self._questions = Questions()
         self._rekeyed: Deque[Latch] = collections.deque()  # of those who wait for new keys
-        self._wire = Wire(sock, _STALL_LIMIT)
-        self._set_silence(keepalive_interval or 0.0)
         self._state = threading.Lock()
         self._ending: Optional[SshConnectionLost] = None  # guarded by _state: why we end it
         self._loss: Optional[SshConnectionLost] = None  # guarded by _state
@@ -181,11 +170,11 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         self.beside: Dict[str, Any] = {}  # what others keep for as long as the connection lives
         # The map of channels is weak: what is not yet confirmed, or works for a sink, lives here.
         self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
-        super().__init__(self._wire, packetizer_class=SshPacketizer)
+        super().__init__(Wire(sock, _STALL_LIMIT))
+        self._set_silence(keepalive_interval or 0.0)
         self.name = f"ssh-service-reader-{connection_id}"
         self.set_log_channel(_log.name)
         self._channels, self.channels_seen = ChannelMap(SshChannel.adopt), HandedOut()
-        self.clear_to_send = Latch()
         self.packetizer.before_wait = self._before_wait
         self.packetizer.wants_to_write = lambda: self._is_behind() and self._may_send()
         self.packetizer.may_begin_rekey = lambda: not self.in_kex
@@ -386,33 +375,15 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
 
     def _disown(self) -> None:
         """Become useless, in a forked child: threads that it has not may hold all of these."""
+        super()._disown()
         self._state, self.lock = threading.Lock(), threading.Lock()
-        self.clear_to_send_lock, self.clear_to_send = threading.Lock(), Latch()
-        self._writing = threading.RLock()
         known, self._channels = self._channels.values(), ChannelMap(SshChannel.adopt)
         error = self._lost("fork", "this connection belongs to the parent process", sent=False)
         self._ending = self._loss = error
         self._ended = True
         self._held, self._callbacks = set(), []
-        self._deferred.clear()
         for chan in known:
             chan._disown(error)
-
-    def _say_goodbye(self) -> None:
-        if not (self.active and self._may_send() and self._wire.writable()):
-            return
-        if self.clear_to_send_lock.acquire(False):
-            try:
-                with self._writing:
-                    self.packetizer.cork()
-                    self._send_message(
-                        message(cMSG_DISCONNECT, _DISCONNECT_BY_APPLICATION, "", "")
-                    )
-                    self.packetizer.uncork(wait=False)
-            except (OSError, EOFError, SSHException):
-                pass  # it is being ended anyway, and everyone is told so
-            finally:
-                self.clear_to_send_lock.release()
 
     def _lost(self, reason: str, text: str, **attributes: Any) -> SshConnectionLost:
         return SshConnectionLost(
@@ -503,9 +474,9 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         now = time.monotonic()
         waits = []
         if self._rekey_began is not None:
-            waits.append(self._rekey_began + _REKEY_LIMIT - now)
+            waits.append(self._rekey_began + gate.REKEY_LIMIT - now)
             if waits[0] <= 0:
-                raise SSHException(f"no end of a key exchange in {_REKEY_LIMIT:g} s")
+                raise SSHException(f"no end of a key exchange in {gate.REKEY_LIMIT:g} s")
         if self._silence_limit and self.authenticated:
             waits.append(self._check_silence(now))
         return max(0.0, min(waits)) if waits else _LOOK_AGAIN
@@ -551,186 +522,6 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
 
     def _answer_leaves(self) -> None:
         self._answers_sent += 1
-
-    # The gate: all that leaves after the first key exchange passes here, in order.
-
-    def post(self, m: Message, outbound: Optional[Outbound] = None) -> None:
-        """
-        Send a small message without ever waiting: for another thread, a key exchange or the peer.
-
-        Parameters
-        ----------
-        m : Message
-            What to send.
-        outbound : Optional[Outbound]
-            The channel it belongs to, if any.
-        """
-        self._deferred.append((m, outbound))
-        if not self._grouping.__dict__.get("groups"):
-            self._flush_or_leave()
-
-    def together(self) -> ContextManager[None]:
-        """
-        Send what this thread posts meanwhile in one piece, at the end.
-
-        Returns
-        -------
-        ContextManager[None]
-            For ``with``.
-        """
-        return _Together(self)
-
-    def _flush_or_leave(self) -> None:
-        """Send what is deferred, or see to it that another thread does."""
-        if not self._flush() and threading.current_thread() is not self:
-            # The reader may be waiting for bytes alone, and not know that there is more to do.
-            channels.chores.put((self, None, None))
-
-    def _flush(self) -> bool:
-        """
-        Send what is deferred, unless the gate is taken: whoever holds it does so at the end.
-
-        Returns
-        -------
-        bool
-            False where the network has no room for what is left.
-        """
-        try:
-            while self._is_behind() and self._may_send() and self._usable():
-                if self._wire.is_choked():
-                    return not self._usable()
-                if not self.clear_to_send_lock.acquire(False):
-                    return True
-                try:
-                    self._transmit_some_locked()
-                except BaseException as exc:
-                    self._writing_failed(exc)
-                    raise
-                finally:
-                    self.clear_to_send_lock.release()
-        except (OSError, EOFError, SSHException):
-            pass  # the reader tells everyone
-        except BaseException as exc:
-            self._writing_failed(exc)
-            raise
-        return True
-
-    def _writing_failed(self, exc: BaseException) -> None:
-        """
-        End the connection, where an error or a signal's handler ended a write (fault G23).
-
-        Half a packet may be out, or one that was made was not written; a message of another
-        thread's may lie where nobody looks for it, or the gate have been left closed.  Called
-        before the gate is opened, as whatever came next would be garbage to the server.
-        """
-        self.abort(self._lost("reset", f"writing failed: {str(exc) or type(exc).__name__}"))
-
-    def _transmit_some_locked(self) -> None:
-        """Send deferred messages, in one piece, that the network has room for."""
-        begun: List[Outbound] = []
-        with self._writing:
-            self.packetizer.cork()
-            while self._may_send() and self.packetizer.corked < _PIECE:
-                try:
-                    entry = self._deferred.popleft()
-                except IndexError:
-                    break
-                if entry[1] is not None and not entry[1].begun:
-                    begun.append(entry[1])
-                self._transmit_locked(*entry)
-            try:
-                self.packetizer.uncork(wait=False)
-            except (OSError, EOFError):  # not a byte was taken
-                for outbound in begun:
-                    outbound.begun = False
-                raise
-
-    def _transmit_all_locked(
-        self, messages: Sequence[Message], outbound: Optional[Outbound]
-    ) -> None:
-        """Send messages of one channel, in one piece, for however long that takes."""
-        if len(messages) == 1:
-            self._transmit_locked(messages[0], outbound)
-            return
-        with self._writing:
-            self.packetizer.cork()
-            for m in messages:
-                self._transmit_locked(m, outbound)
-            self.packetizer.uncork(wait=True)
-
-    def _send_message(self, data: Message) -> None:
-        with self._writing:  # what passes by the gate (a key exchange, a login) keeps its place
-            if self._wire._closed:  # a lock of paramiko's may have been left taken (fault G23)
-                raise EOFError("the connection is closed")
-            super()._send_message(data)
-
-    def _is_behind(self) -> bool:
-        return bool(self._deferred) or self._wire.has_backlog
-
-    def _may_send(self) -> bool:
-        return bool(self.clear_to_send.is_set())  # False while keys are being exchanged
-
-    def _usable(self) -> bool:
-        return bool(self.active and not self._wire._closed and self._pid == os.getpid())
-
-    def _drain_locked(self) -> None:
-        while self._deferred and self._may_send():
-            try:
-                entry = self._deferred.popleft()
-            except IndexError:
-                return
-            self._transmit_locked(*entry)
-
-    def _transmit_locked(self, m: Message, outbound: Optional[Outbound]) -> None:
-        on_sent = getattr(m, "on_sent", None)
-        if on_sent is not None:
-            on_sent()
-        if outbound is not None:
-            if outbound.close_sent:
-                return  # faults F2, F2b, F2c: nothing may follow CLOSE (paramiko #1115)
-            outbound.close_sent = m.asbytes()[0] == MSG_CHANNEL_CLOSE
-            outbound.begun = True
-        self._send_message(m)
-
-    def _send_user_message(self, m: Message, outbound: Optional[Outbound] = None) -> None:
-        self._send_user_messages((m,), outbound)
-
-    def _send_user_messages(
-        self, messages: Sequence[Message], outbound: Optional[Outbound] = None
-    ) -> None:
-        if self._pid != os.getpid():
-            raise self._lost("fork", "this connection belongs to the parent process", sent=False)
-        if threading.current_thread() is self:
-            for m in messages:
-                self.post(m, outbound)  # fault F3: the reader never waits (paramiko #822)
-            return
-        deadline = time.monotonic() + _REKEY_LIMIT
-        while True:
-            ready = self.clear_to_send.wait(max(0.0, deadline - time.monotonic()))
-            if not self._usable():
-                raise self._no_connection()
-            if not ready:
-                self.abort(
-                    self._lost("protocol", f"no end of a key exchange in {_REKEY_LIMIT:g} s")
-                )
-                raise self._no_connection()
-            try:
-                with self.clear_to_send_lock:
-                    if not self._may_send():
-                        continue
-                    try:
-                        self._drain_locked()
-                        self._transmit_all_locked(messages, outbound)
-                    except BaseException as exc:
-                        self._writing_failed(exc)
-                        raise
-                self._flush_or_leave()  # what came meanwhile, and nobody else will send
-            except (OSError, EOFError, SSHException) as exc:
-                raise self._no_connection() from exc
-            except BaseException as exc:
-                self._writing_failed(exc)
-                raise
-            return
 
     def _no_connection(self) -> SshConnectionLost:
         with self._state:
@@ -780,7 +571,7 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     def _parse_disconnect(self, m: Message) -> None:
         code, text = m.get_int(), printable(m.get_string().decode("utf-8", "backslashreplace"))
         self._goodbye = f"{text or 'no reason given'} (code {code})"
-        if code == _DISCONNECT_BY_APPLICATION:
+        if code == gate.DISCONNECT_BY_APPLICATION:
             with self._state:
                 if self._ending is None:
                     self._ending = self._lost("goodbye", f"the server left: {self._goodbye}")
@@ -835,8 +626,8 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
         if self.is_active():  # otherwise, nobody is there to set it
             self.packetizer._trigger_rekey()
             self._ask_for_a_sign_of_life()  # wakes the reader, which begins
-            if not done.wait(_REKEY_LIMIT):
-                self.abort(self._lost("protocol", f"no new keys in {_REKEY_LIMIT:g} s"))
+            if not done.wait(gate.REKEY_LIMIT):
+                self.abort(self._lost("protocol", f"no new keys in {gate.REKEY_LIMIT:g} s"))
         if not self.is_active():
             raise self._no_connection()
 
@@ -1056,33 +847,6 @@ class SshTransport(paramiko.Transport):  # type: ignore[misc]
     def _forget_channel(self, chan: SshChannel) -> None:
         with self.lock:
             self._held.discard(chan)
-
-
-class _Together:
-    """See `SshTransport.together`; a class, as a generator costs twice as much."""
-
-    _begun = False
-
-    def __init__(self, transport: SshTransport) -> None:
-        self._transport = transport
-        self._groups: Set[int] = transport._grouping.__dict__.setdefault("groups", set())
-
-    def __enter__(self) -> None:
-        self._begun = True
-        self._groups.add(id(self))
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._groups.discard(id(self))
-        if not self._groups:
-            self._transport._flush_or_leave()
-        self._begun = False
-
-    def __del__(self) -> None:
-        # A signal's handler tore its thread out of `__exit__` (fault G23): without this, nothing
-        # that the thread posts would leave any more.
-        if self._begun:
-            self._groups.discard(id(self))
-            channels.chores.put((self._transport, None, None))
 
 
 class _HostKeyChanged(SSHException):  # type: ignore[misc]

@@ -14,7 +14,7 @@ import paramiko
 import pytest
 
 from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused
-from ssh_service.transport import SshTransport
+from ssh_service.transport import SshTransport, gate
 from ssh_service.transport import transport as transport_module
 from ssh_service.transport.packets import PeerSilent, message
 from tests.faults.clients import (
@@ -354,7 +354,7 @@ def test_a_rekey_that_is_never_answered_by_a_server_that_goes_on_talking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """T6."""
-    monkeypatch.setattr(transport_module, "_REKEY_LIMIT", 0.5)
+    monkeypatch.setattr(gate, "REKEY_LIMIT", 0.5)
 
     def talk(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         for _ in range(1000):

@@ -120,6 +120,33 @@ def test_whoever_is_torn_from_a_send_leaves_the_stream_whole_and_nobody_waiting(
     eventually(lambda: threading.active_count() <= before + 1, "no thread is left")
 
 
+def test_a_torn_write_ends_the_connection_before_anyone_else_may_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """T30, G23: what came after a packet that was made and not written would be garbage."""
+    with EvilSsh(swallow) as server, connected(server.port) as transport:
+        mine, others = transport.open_session(), transport.open_session()
+        abort, uncork, later = transport.abort, transport.packetizer.uncork, []
+
+        def torn(**_: Any) -> None:
+            monkeypatch.setattr(transport.packetizer, "uncork", uncork)
+            later.append(Outcome(lambda: others.send_some(b"x" * 100_000)))
+            raise Torn
+
+        def slow_abort(error: SshConnectionLost) -> None:
+            monkeypatch.setattr(transport, "abort", abort)
+            later[0]._thread.join(0.3)  # which may not be over before it
+            abort(error)
+
+        monkeypatch.setattr(transport.packetizer, "uncork", torn)
+        monkeypatch.setattr(transport, "abort", slow_abort)
+        with pytest.raises(Torn):
+            mine.send_some(b"x" * 100_000)
+        assert isinstance(later[0].wait().error, SshConnectionLost)
+        server.transports[0].join(10)
+        assert isinstance(server.transports[0].get_exception(), EOFError)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("what", SENDS)
 def test_a_send_torn_at_every_line(what: str) -> None:

@@ -1,0 +1,297 @@
+"""
+The gate: all that leaves a connection after its first key exchange passes here, in order.
+
+One thread at a time holds it (`clear_to_send_lock`, paramiko's), and none while keys are being
+exchanged.  What cannot be sent at once is deferred, and sent by whoever leaves the gate.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+import time
+from typing import Any, ContextManager, Deque, List, Optional, Sequence, Set, Tuple
+
+import paramiko
+from paramiko.common import MSG_CHANNEL_CLOSE, cMSG_DISCONNECT
+from paramiko.message import Message
+from paramiko.ssh_exception import SSHException
+
+from ssh_service.errors import SshConnectionLost
+from ssh_service.transport import channel as channels
+from ssh_service.transport.channel import Outbound
+from ssh_service.transport.latch import Latch
+from ssh_service.transport.packets import SshPacketizer, message
+from ssh_service.transport.wire import Wire
+
+# Seconds a key exchange may take once the connection is in use.
+REKEY_LIMIT = 30.0
+DISCONNECT_BY_APPLICATION = 11  # RFC 4253 section 11.1
+# Bytes of small messages that leave in one piece; what is writable takes as many without waiting.
+_PIECE = 2048
+
+
+class Gate(paramiko.Transport):  # type: ignore[misc]
+    """
+    The sending half of `SshTransport`.
+
+    Parameters
+    ----------
+    wire : Wire
+        Where the bytes go to, and come from.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  Messages of one channel leave in order, nothing after its CLOSE.  The reader
+    never waits for another thread.  A write that is torn ends the connection.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._pid = os.getpid()
+        self._wire = wire
+        # Messages to go out as soon as the gate is free; a deque's append is atomic.
+        self._deferred: Deque[Tuple[Message, Optional[Outbound]]] = collections.deque()
+        self._writing = threading.RLock()  # held while packets are made and written
+        self._grouping = threading.local()  # which `together` the thread is in
+        super().__init__(wire, packetizer_class=SshPacketizer)
+        self.clear_to_send = Latch()
+
+    # What the other half does.
+
+    def abort(self, error: SshConnectionLost) -> None:
+        """Drop the connection for a reason."""
+        raise NotImplementedError
+
+    def _lost(self, reason: str, text: str, **attributes: Any) -> SshConnectionLost:
+        raise NotImplementedError
+
+    def _no_connection(self) -> SshConnectionLost:
+        raise NotImplementedError
+
+    def _disown(self) -> None:
+        """Become useless, in a forked child: threads that it has not may hold all of these."""
+        self.clear_to_send_lock, self.clear_to_send = threading.Lock(), Latch()
+        self._writing = threading.RLock()
+        self._deferred.clear()
+
+    def post(self, m: Message, outbound: Optional[Outbound] = None) -> None:
+        """
+        Send a small message without ever waiting: for another thread, a key exchange or the peer.
+
+        Parameters
+        ----------
+        m : Message
+            What to send.
+        outbound : Optional[Outbound]
+            The channel it belongs to, if any.
+        """
+        self._deferred.append((m, outbound))
+        if not self._grouping.__dict__.get("groups"):
+            self._flush_or_leave()
+
+    def together(self) -> ContextManager[None]:
+        """
+        Send what this thread posts meanwhile in one piece, at the end.
+
+        Returns
+        -------
+        ContextManager[None]
+            For ``with``.
+        """
+        return _Together(self)
+
+    def _flush_or_leave(self) -> None:
+        """Send what is deferred, or see to it that another thread does."""
+        if not self._flush() and threading.current_thread() is not self:
+            # The reader may be waiting for bytes alone, and not know that there is more to do.
+            channels.chores.put((self, None, None))
+
+    def _flush(self) -> bool:
+        """
+        Send what is deferred, unless the gate is taken: whoever holds it does so at the end.
+
+        Returns
+        -------
+        bool
+            False where the network has no room for what is left.
+        """
+        try:
+            while self._is_behind() and self._may_send() and self._usable():
+                if self._wire.is_choked():
+                    return not self._usable()
+                if not self.clear_to_send_lock.acquire(False):
+                    return True
+                try:
+                    self._transmit_some_locked()
+                except BaseException as exc:
+                    self._writing_failed(exc)
+                    raise
+                finally:
+                    self.clear_to_send_lock.release()
+        except (OSError, EOFError, SSHException):
+            pass  # the reader tells everyone
+        except BaseException as exc:
+            self._writing_failed(exc)
+            raise
+        return True
+
+    def _writing_failed(self, exc: BaseException) -> None:
+        """
+        End the connection, where an error or a signal's handler ended a write (fault G23).
+
+        Half a packet may be out, or one that was made was not written; a message of another
+        thread's may lie where nobody looks for it, or the gate have been left closed.  Called
+        before the gate is opened, as whatever came next would be garbage to the server.
+        """
+        self.abort(self._lost("reset", f"writing failed: {str(exc) or type(exc).__name__}"))
+
+    def _transmit_some_locked(self) -> None:
+        """Send deferred messages, in one piece, that the network has room for."""
+        begun: List[Outbound] = []
+        with self._writing:
+            self.packetizer.cork()
+            while self._may_send() and self.packetizer.corked < _PIECE:
+                try:
+                    entry = self._deferred.popleft()
+                except IndexError:
+                    break
+                if entry[1] is not None and not entry[1].begun:
+                    begun.append(entry[1])
+                self._transmit_locked(*entry)
+            try:
+                self.packetizer.uncork(wait=False)
+            except (OSError, EOFError):  # not a byte was taken
+                for outbound in begun:
+                    outbound.begun = False
+                raise
+
+    def _transmit_all_locked(
+        self, messages: Sequence[Message], outbound: Optional[Outbound]
+    ) -> None:
+        """Send messages of one channel, in one piece, for however long that takes."""
+        if len(messages) == 1:
+            self._transmit_locked(messages[0], outbound)
+            return
+        with self._writing:
+            self.packetizer.cork()
+            for m in messages:
+                self._transmit_locked(m, outbound)
+            self.packetizer.uncork(wait=True)
+
+    def _send_message(self, data: Message) -> None:
+        with self._writing:  # what passes by the gate (a key exchange, a login) keeps its place
+            if self._wire._closed:  # a lock of paramiko's may have been left taken (fault G23)
+                raise EOFError("the connection is closed")
+            super()._send_message(data)
+
+    def _is_behind(self) -> bool:
+        return bool(self._deferred) or self._wire.has_backlog
+
+    def _may_send(self) -> bool:
+        return bool(self.clear_to_send.is_set())  # False while keys are being exchanged
+
+    def _usable(self) -> bool:
+        return bool(self.active and not self._wire._closed and self._pid == os.getpid())
+
+    def _drain_locked(self) -> None:
+        while self._deferred and self._may_send():
+            try:
+                entry = self._deferred.popleft()
+            except IndexError:
+                return
+            self._transmit_locked(*entry)
+
+    def _transmit_locked(self, m: Message, outbound: Optional[Outbound]) -> None:
+        on_sent = getattr(m, "on_sent", None)
+        if on_sent is not None:
+            on_sent()
+        if outbound is not None:
+            if outbound.close_sent:
+                return  # faults F2, F2b, F2c: nothing may follow CLOSE (paramiko #1115)
+            outbound.close_sent = m.asbytes()[0] == MSG_CHANNEL_CLOSE
+            outbound.begun = True
+        self._send_message(m)
+
+    def _send_user_message(self, m: Message, outbound: Optional[Outbound] = None) -> None:
+        self._send_user_messages((m,), outbound)
+
+    def _send_user_messages(
+        self, messages: Sequence[Message], outbound: Optional[Outbound] = None
+    ) -> None:
+        if self._pid != os.getpid():
+            raise self._lost("fork", "this connection belongs to the parent process", sent=False)
+        if threading.current_thread() is self:
+            for m in messages:
+                self.post(m, outbound)  # fault F3: the reader never waits (paramiko #822)
+            return
+        deadline = time.monotonic() + REKEY_LIMIT
+        while True:
+            ready = self.clear_to_send.wait(max(0.0, deadline - time.monotonic()))
+            if not self._usable():
+                raise self._no_connection()
+            if not ready:
+                self.abort(
+                    self._lost("protocol", f"no end of a key exchange in {REKEY_LIMIT:g} s")
+                )
+                raise self._no_connection()
+            try:
+                with self.clear_to_send_lock:
+                    if not self._may_send():
+                        continue
+                    try:
+                        self._drain_locked()
+                        self._transmit_all_locked(messages, outbound)
+                    except BaseException as exc:
+                        self._writing_failed(exc)
+                        raise
+                self._flush_or_leave()  # what came meanwhile, and nobody else will send
+            except (OSError, EOFError, SSHException) as exc:
+                raise self._no_connection() from exc
+            except BaseException as exc:
+                self._writing_failed(exc)
+                raise
+            return
+
+    def _say_goodbye(self) -> None:
+        if not (self.active and self._may_send() and self._wire.writable()):
+            return
+        if self.clear_to_send_lock.acquire(False):
+            try:
+                with self._writing:
+                    self.packetizer.cork()
+                    self._send_message(message(cMSG_DISCONNECT, DISCONNECT_BY_APPLICATION, "", ""))
+                    self.packetizer.uncork(wait=False)
+            except (OSError, EOFError, SSHException):
+                pass  # it is being ended anyway, and everyone is told so
+            finally:
+                self.clear_to_send_lock.release()
+
+
+class _Together:
+    """See `Gate.together`; a class, as a generator costs twice as much."""
+
+    _begun = False
+
+    def __init__(self, transport: Gate) -> None:
+        self._transport = transport
+        self._groups: Set[int] = transport._grouping.__dict__.setdefault("groups", set())
+
+    def __enter__(self) -> None:
+        self._begun = True
+        self._groups.add(id(self))
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._groups.discard(id(self))
+        if not self._groups:
+            self._transport._flush_or_leave()
+        self._begun = False
+
+    def __del__(self) -> None:
+        # A signal's handler tore its thread out of `__exit__` (fault G23): without this, nothing
+        # that the thread posts would leave any more.
+        if self._begun:
+            self._groups.discard(id(self))
+            channels.chores.put((self._transport, None, None))
