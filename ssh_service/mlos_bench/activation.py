@@ -25,7 +25,8 @@ def install() -> None:
     - configs may also name ``ssh_service.SshHostService`` and ``ssh_service.SshFileShareService``,
       and are validated;
     - a host that cannot be reached fails the trial whose files were to be copied, as it fails one
-      whose script was to run, and not the experiment.
+      whose script was to run, and not the experiment;
+    - the reason of a failed script is stored as a text that fits into every storage.
 
     Call it before the configs are loaded, and before anything else imports mlos_bench's own
     services: who has those keeps them.  Calling it again does nothing.
@@ -45,13 +46,19 @@ def install() -> None:
             "mlos_bench is not installed (pip install 'ssh-service[mlos]'), or not wanted "
             f"({host_api.STANDALONE_VARIABLE} is set)."
         )
-    from ssh_service.mlos_bench import copies, module_names, schemas
+    from ssh_service.mlos_bench import copies, module_names, reasons, schemas
 
     with _lock:
         if _installed is not None:
             return
         with contextlib.ExitStack() as done:
-            for change in (schemas.extend, module_names.replace, copies.fail_trials_only):
+            changes = (
+                schemas.extend,
+                module_names.replace,
+                copies.fail_trials_only,
+                reasons.shorten,
+            )
+            for change in changes:
                 done.callback(change())
             _installed = done.pop_all()
 

@@ -4,6 +4,11 @@ Let a host that cannot be reached fail a trial, not the experiment.
 `SshHostService` returns what became of a script, and mlos_bench stores a trial that failed.
 `SshFileShareService.upload` and ``download`` raise, and there mlos_bench's environment for copies,
 its scheduler and its command let the error pass, and end with the trial PENDING for ever.
+
+That environment is changed itself, for want of another place.  A service cannot do it: nobody
+looks at what a copy returns.  A class put in its stead would have to stand in every package that
+exports it, and would be no base of those that users derived.  The scheduler has no place where one
+trial begins and ends that is the same in every version, and an error there may be anybody's.
 """
 
 from __future__ import annotations

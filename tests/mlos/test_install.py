@@ -16,6 +16,7 @@ import pytest
 from jsonschema.exceptions import ValidationError
 from mlos_bench.config.schemas.config_schemas import ConfigSchema
 from mlos_bench.environments.local.local_fileshare_env import LocalFileShareEnv
+from mlos_bench.environments.remote.remote_env import RemoteEnv
 from mlos_bench.services.base_service import Service
 
 import ssh_service
@@ -42,6 +43,7 @@ def state() -> List[Any]:
     """Return copies of all that `install` changes."""
     modules = {name: module for name, module in sys.modules.items() if name.startswith(UPSTREAM)}
     methods = {name: vars(LocalFileShareEnv)[name] for name in ("setup", "run", "status")}
+    methods["remote run"] = vars(RemoteEnv)["run"]
     parent = dict(vars(mlos_bench.services.remote))
     return [copy.deepcopy(ConfigSchema.SERVICE.schema), modules, methods, parent]
 
@@ -276,10 +278,11 @@ class TestValidation:
     def test_wrong_types_and_typos_fail(self, name: str) -> None:
         assert set(WRONG) >= set(RIGHT)
         for setting, values in WRONG.items():
+            config = {setting: values[0]}
+            assert not valid({"services": [{"class": name, "config": config}]}), config
             for value in values:
                 config = {setting: value}
                 assert not valid({"class": name, "config": config}), config
-                assert not valid({"services": [{"class": name, "config": config}]}), config
                 assert not constructible(name, config), config
 
     def test_as_for_upstreams_an_empty_config_is_none(self, name: str) -> None:
