@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
 
 from ssh_service import copying, params, remote, script
 from ssh_service.cache import SshClientCache
@@ -417,24 +417,20 @@ def upload(
     local_path, remote_path, recursive, timeout, verify, resume, fsync, progress
         As for `ssh_service.copying.upload`, which also says what is raised.
     """
-    options: Dict[str, Any] = {
-        "recursive": recursive,
-        "timeout": timeout,
-        "verify": verify,
-        "resume": resume,
-        "fsync": fsync,
-        "progress": progress,
-    }
-    if isinstance(destination, SshTransport):
-        copying.upload(destination, local_path, remote_path, **options)
-    else:
-        remote.upload(
-            default_cache() if cache is None else cache,
-            destination,
-            local_path,
-            remote_path,
-            **options,
-        )
+    _copy(
+        copying.upload,
+        remote.upload,
+        destination,
+        local_path,
+        remote_path,
+        cache,
+        recursive=recursive,
+        timeout=timeout,
+        verify=verify,
+        resume=resume,
+        fsync=fsync,
+        progress=progress,
+    )
 
 
 def download(
@@ -460,21 +456,34 @@ def download(
     remote_path, local_path, recursive, timeout, verify, resume, fsync, progress
         As for `ssh_service.copying.download`, which also says what is raised.
     """
-    options: Dict[str, Any] = {
-        "recursive": recursive,
-        "timeout": timeout,
-        "verify": verify,
-        "resume": resume,
-        "fsync": fsync,
-        "progress": progress,
-    }
+    _copy(
+        copying.download,
+        remote.download,
+        destination,
+        remote_path,
+        local_path,
+        cache,
+        recursive=recursive,
+        timeout=timeout,
+        verify=verify,
+        resume=resume,
+        fsync=fsync,
+        progress=progress,
+    )
+
+
+def _copy(
+    over: Callable[..., None],
+    by_cache: Callable[..., None],
+    destination: Destination,
+    source: Path,
+    target: Path,
+    cache: Optional[SshClientCache],
+    **options: Any,
+) -> None:
     if isinstance(destination, SshTransport):
-        copying.download(destination, remote_path, local_path, **options)
+        over(destination, source, target, **options)
     else:
-        remote.download(
-            default_cache() if cache is None else cache,
-            destination,
-            remote_path,
-            local_path,
-            **options,
+        by_cache(
+            default_cache() if cache is None else cache, destination, source, target, **options
         )
