@@ -99,6 +99,41 @@ class SourceFile:
         except OSError as error:
             raise local_error(error, self.path) from error
 
+    def parts(self, start: int, step: int, holes: bool) -> Iterator[Tuple[int, int]]:
+        """
+        Give what there is to copy from `start` on.
+
+        Parameters
+        ----------
+        start : int
+            An offset.
+        step : int
+            The size of a part, at most.
+        holes : bool
+            Whether holes may be passed over: they are zeros already where nothing was written.
+
+        Yields
+        ------
+        Tuple[int, int]
+            Offset and size of a part; the last one ends where the file does.
+        """
+        assert self._fd is not None
+        holes = holes and hasattr(os, "SEEK_DATA") and self._status.st_blocks * 512 < self.size
+        while start < self.size:
+            end = self.size
+            if holes:
+                try:
+                    start = os.lseek(self._fd, start, os.SEEK_DATA)
+                    end = min(end, os.lseek(self._fd, start, os.SEEK_HOLE))
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # nothing but a hole follows
+                        yield self.size - 1, 1
+                        return
+                    holes = False  # a file system that cannot tell
+            for offset in range(start, end, step):
+                yield offset, min(step, end - offset)
+            start = max(end, start)
+
     def read_whole(self) -> bytes:
         """Read all of a small file, check that it stood still, and close it."""
         if self._whole is None:

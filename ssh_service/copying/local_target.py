@@ -29,6 +29,9 @@ _OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | _CLOEXEC
 _PRIVATE = 0o600
 # What a file is copied by when it cannot be renamed.
 _PIECE = 1024 * 1024
+# Zeros, from how many on there is no use in writing them where nothing was before.
+_LEAST_HOLE = 64 * 1024
+_ZEROS = bytes(_LEAST_HOLE)
 
 # The names that lead from a tree's root to one of its folders.
 Names = Tuple[bytes, ...]
@@ -239,6 +242,17 @@ def _is_link(name: bytes, fd: int) -> bool:
         return False
 
 
+def _is_zero(pieces: Pieces) -> bool:
+    for piece in pieces:
+        for at in range(0, len(piece), _LEAST_HOLE):
+            if piece[at]:  # what most other data is told by
+                return False
+            part = bytes(piece[at : at + _LEAST_HOLE])  # compares at once, which a view does not
+            if part != _ZEROS[: len(part)]:
+                return False
+    return True
+
+
 class _Existing(NamedTuple):
     uid: int
     gid: int
@@ -276,6 +290,7 @@ class TargetFile:
         self.path = os.path.join(folder.path, name)
         self._temporary: Optional[bytes] = None
         self._fd = -1
+        self._end = 0  # of what was written so far
         self._existing: Optional[_Existing] = None
         try:
             if not folder.is_new:
@@ -344,6 +359,7 @@ class TargetFile:
         if not found:
             return False
         self.present, other = max(found)
+        self._end = self.present
         os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
         return True
 
@@ -361,7 +377,7 @@ class TargetFile:
 
     def restart(self, size: int) -> None:
         """Drop all after the first `size` bytes."""
-        self.present = size
+        self.present = self._end = size
         os.ftruncate(self._fd, size)
 
     def keep(self) -> None:
@@ -396,8 +412,14 @@ class TargetFile:
             raise not_a_file(self.path, found.st_mode)
 
     def write(self, offset: int, pieces: Pieces) -> None:
-        """Write `pieces`, one after the other, from `offset` on."""
+        """Write `pieces`, one after the other, from `offset` on; a hole for nothing but zeros."""
+        end = offset + sum(map(len, pieces))
         try:
+            if end - offset >= _LEAST_HOLE and not self.is_device and _is_zero(pieces):
+                if end > self._end:
+                    os.ftruncate(self._fd, end)
+                pieces = []
+            self._end = max(self._end, end)
             while pieces:
                 count = os.pwritev(self._fd, pieces, offset)
                 offset += count

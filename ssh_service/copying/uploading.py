@@ -368,6 +368,7 @@ class Upload:
         is_ours: bool = True,
     ) -> None:
         """Write content, but for what is `present`, and attributes, and close."""
+        holes = attributes.mode is not None  # a device, which gets no mode, would not notice
         is_small = source.size <= self._remote.write_size
         room = source.size if is_small else 0
         closing = None
@@ -376,7 +377,7 @@ class Upload:
             try:
                 replies = []
                 if not is_small:
-                    await self._stream(source, handle, path, present)
+                    await self._stream(source, handle, path, present, holes)
                     source.check_unchanged()
                 elif source.size:
                     replies.append(self._remote.ask_write(handle, 0, source.read_whole()))
@@ -409,7 +410,10 @@ class Upload:
                 raise
             _log.warning("mode and times of %r could not be set: %s", shown(path), refused)
 
-    async def _stream(self, source: SourceFile, handle: bytes, path: bytes, start: int) -> None:
+    async def _stream(
+        self, source: SourceFile, handle: bytes, path: bytes, start: int, holes: bool
+    ) -> None:
+        done = start
         flow, size, room = self._job.flow, self._remote.write_size, protocol.write_room(handle)
         # Written, not confirmed: reply, size, and the buffer, which is used again after that.
         on_way: Deque[Tuple[Reply, int, bytearray]] = deque()
@@ -426,8 +430,9 @@ class Upload:
             self._job.advance(count)
 
         try:
-            for offset in range(start, source.size, size):
-                count = min(size, source.size - offset)
+            for offset, count in source.parts(start, size, holes):
+                self._job.advance(offset - done)  # a hole
+                done = offset + count
                 while not flow.try_take(count):
                     if on_way:
                         await confirm()

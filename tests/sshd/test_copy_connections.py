@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import pwd
 import random
@@ -205,8 +206,10 @@ def test_cut_anywhere_a_file_is_the_old_or_the_new_one(
 
 
 @BOTH
+@pytest.mark.parametrize("cuts", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_a_tree_cut_anywhere_has_whole_files_only(
     copy: Copy,
+    cuts: int,
     sshd: Sshd,
     connect: Connect,
     fault_proxy: Callable[..., FaultProxy],
@@ -216,9 +219,9 @@ def test_a_tree_cut_anywhere_has_whole_files_only(
     source.mkdir()
     for number in range(200):
         (source / str(number)).write_bytes(os.urandom(5000))
-    chance = random.Random(1)
+    chance = random.Random(cuts)
     proxy = fault_proxy(sshd.host, sshd.port)
-    for _ in range(5):
+    for _ in range(cuts):
         proxy.heal()
         transport = connect(sshd, **through(proxy, sshd))
         (tmp_path / "target").mkdir(exist_ok=True)
@@ -401,6 +404,61 @@ def test_a_copy_goes_on_where_the_connection_was_lost(
     assert traffic(transport) - before < size * 3 // 4
     assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
     assert not litter(tmp_path)
+
+
+def memory(peak: bool) -> int:
+    """Tell how much memory the process has, or had at most since the last time, in KiB."""
+    word = "VmHWM:" if peak else "VmRSS:"
+    text = Path("/proc/self/status").read_text()
+    if not peak:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    return int(text.partition(word)[2].split()[0])
+
+
+@pytest.fixture(name="bounded")
+def memory_that_must_stay_within_bounds() -> Iterator[None]:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux, to ask for the peak of this process's memory")
+    before = memory(peak=False)
+    yield
+    assert memory(peak=True) - before < 64 * 1024
+
+
+@BOTH
+@pytest.mark.usefixtures("bounded")
+def test_memory_is_bounded_whatever_the_size(
+    copy: Copy, transport: SshTransport, tmp_path: Path
+) -> None:
+    (tmp_path / "source").write_bytes(b"x" * 1000)
+    block = os.urandom(1_000_000)
+    with open(tmp_path / "source", "ab") as file:
+        for _ in range(200):
+            file.write(block)
+    copy(transport, tmp_path / "source", tmp_path / "target")
+    assert filecmp.cmp(tmp_path / "source", tmp_path / "target", shallow=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "copy, existing",
+    [(upload, False), (upload, True), (download, False)],
+    ids=["up", "up, merged", "down"],
+)
+@pytest.mark.usefixtures("bounded")
+def test_ten_thousand_files_arrive(
+    copy: Copy, transport: SshTransport, tmp_path: Path, existing: bool
+) -> None:
+    for number in range(10_000):
+        folder = tmp_path / "source" / str(number % 50)
+        if number < 50:
+            folder.mkdir(parents=True)
+        (folder / str(number)).write_bytes(b"%d" % number * (number % 700))
+    target = tmp_path / "target"
+    if existing:  # then by SFTP alone
+        (target / "source").mkdir(parents=True)
+        target = target / "source"
+    copy(transport, tmp_path / "source", tmp_path / "target", timeout=PATIENCE)
+    assert describe(target) == describe(tmp_path / "source")
 
 
 def traffic(transport: SshTransport) -> int:

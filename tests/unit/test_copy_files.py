@@ -14,6 +14,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from ssh_service.copying import job as job_module
+from ssh_service.copying import protocol
 from ssh_service.copying.job import Progress
 from ssh_service.copying.local_source import SourceFile
 from ssh_service.copying.session import SftpSession
@@ -84,6 +85,58 @@ def test_content_of_every_size_arrives(
     source.write_bytes(os.urandom(size))
     copy(session, source, target)
     assert same(source, target)
+
+
+HOLES = {
+    "all": [],
+    "in the middle": [(0, 300_000), (9_000_000, 300_000)],
+    "first": [(9_000_000, 1_000_000)],
+    "last": [(0, 1)],
+    "many": [(at, 5000) for at in range(0, 9_000_000, 700_000)],
+}
+
+
+@BOTH
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "replaced"])
+@pytest.mark.parametrize("where", list(HOLES))
+def test_holes_stay_holes(
+    copy: Copy, session: SftpSession, tmp_path: Path, where: str, existing: bool
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    with open(source, "wb") as file:
+        file.truncate(10_000_000)
+        for offset, size in HOLES[where]:
+            file.seek(offset)
+            file.write(os.urandom(size))
+    if existing:
+        target.write_bytes(b"old" * 4_000_000)
+    progress: List[Progress] = []
+    for verify in (False, True):
+        copy(session, source, target, verify=verify, progress=progress.append)
+        assert same(source, target)
+        assert progress[-1].bytes_done == 10_000_000
+    written = sum(size for _, size in HOLES[where])
+    assert target.stat().st_blocks * 512 < written + len(HOLES[where]) * 300_000 + 100_000
+
+
+@pytest.mark.long
+@BOTH
+def test_more_than_32_bits_can_count_arrive_holes_and_all(
+    copy: Copy, session: SftpSession, tmp_path: Path
+) -> None:
+    ends = os.urandom(300_000), os.urandom(300_000)
+    with open(tmp_path / "source", "wb") as file:
+        file.write(ends[0])
+        file.seek(5 * 2**30 - len(ends[1]))
+        file.write(ends[1])
+    copy(session, tmp_path / "source", tmp_path / "target")
+    status = (tmp_path / "target").stat()
+    assert status.st_size == 5 * 2**30
+    assert status.st_blocks * 512 < 5_000_000
+    with open(tmp_path / "target", "rb") as file:
+        assert file.read(len(ends[0])) == ends[0]
+        file.seek(-len(ends[1]), os.SEEK_END)
+        assert file.read() == ends[1]
 
 
 @BOTH
@@ -555,6 +608,30 @@ def test_a_device_is_written_to_and_neither_replaced_nor_changed(
     copy(session, file, device)
     after = device.stat()
     assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+
+
+def test_a_device_gets_zeros_where_the_source_has_a_hole(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: List[int] = []
+    write_in, pwritev = protocol.write_in, os.pwritev
+
+    def counted(request_id: int, handle: bytes, offset: int, size: int, buffer: bytearray) -> Any:
+        written.append(size)
+        return write_in(request_id, handle, offset, size, buffer)
+
+    def counted_here(fd: int, pieces: Any, offset: int) -> int:
+        written.append(sum(map(len, pieces)))
+        return pwritev(fd, pieces, offset)
+
+    monkeypatch.setattr(protocol, "write_in", counted)
+    monkeypatch.setattr(os, "pwritev", counted_here)
+    with open(tmp_path / "source", "wb") as file:
+        file.truncate(1_000_000)
+    for copy in (upload, download):
+        written.clear()
+        copy(session, tmp_path / "source", "/dev/null")
+        assert sum(written) == 1_000_000
 
 
 @BOTH
