@@ -17,6 +17,7 @@ import paramiko
 from ssh_service import algorithms
 from ssh_service.connect.authentication import authenticate
 from ssh_service.connect.credentials import Credentials
+from ssh_service.connect.proxy_command import ProxySocket
 from ssh_service.connect.routes import OpenTunnel, Stream, open_stream
 from ssh_service.errors import (
     SshConnectError,
@@ -97,6 +98,10 @@ def dial(
         authenticate(transport, params, credentials, deadline)
     except BaseException as error:
         _discard(transport, stream)
+        if isinstance(error, SshConnectError) and isinstance(stream.sock, ProxySocket):
+            words = stream.sock.last_words() if error.phase in ("banner", "kex") else ""
+            if words:
+                error.args = (f"{error}; the proxy command said: {words}",)
         is_ours = isinstance(error, SshServiceError) and not isinstance(error, SshConnectionLost)
         if is_ours or not isinstance(error, Exception):
             raise

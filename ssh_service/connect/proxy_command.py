@@ -16,6 +16,10 @@ __all__ = ["ProxySocket"]
 
 _log = logging.getLogger(__name__)
 
+_LONGEST = 200
+# Seconds for which a command that was ended may take to say its last.
+_PATIENCE = 0.5
+
 
 class ProxySocket(socket.socket):
     """
@@ -25,6 +29,7 @@ class ProxySocket(socket.socket):
     """
 
     _process: Optional[subprocess.Popen[bytes]] = None
+    _watcher: Optional[_Watcher] = None
 
     @classmethod
     def start(cls, command: str, connection_id: str) -> ProxySocket:
@@ -69,13 +74,23 @@ class ProxySocket(socket.socket):
                 ) from error
         sock = cls(fileno=ours.detach())
         sock._process = process
-        threading.Thread(
-            target=_watch_proxy,
-            args=(process, connection_id),
-            name=f"ssh-service-proxy-{connection_id}",
-            daemon=True,
-        ).start()
+        sock._watcher = _Watcher(process, connection_id)
+        sock._watcher.start()
         return sock
+
+    def last_words(self) -> str:
+        """
+        Tell what the command said last on its stderr, once it has ended.
+
+        Returns
+        -------
+        str
+            A line, cut and with its control characters escaped; empty where it said nothing.
+        """
+        if self._watcher is None:
+            return ""
+        self._watcher.join(_PATIENCE)
+        return self._watcher.said
 
     def close(self) -> None:
         """Close the stream and end the command."""
@@ -88,10 +103,21 @@ class ProxySocket(socket.socket):
                 pass  # it ended just now
 
 
-def _watch_proxy(process: subprocess.Popen[bytes], connection_id: str) -> None:
-    """Log what the command says, and leave no zombie."""
-    assert process.stderr is not None
-    with process.stderr as stderr:
-        for line in stderr:
-            _log.debug("%s: proxy command: %r", connection_id, line[:200])
-    process.wait()
+class _Watcher(threading.Thread):
+    """Logs what the command says, and leaves no zombie."""
+
+    def __init__(self, process: subprocess.Popen[bytes], connection_id: str) -> None:
+        super().__init__(name=f"ssh-service-proxy-{connection_id}", daemon=True)
+        self.said = ""
+        self._process = process
+        self._connection_id = connection_id
+
+    def run(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:
+            for line in stderr:
+                text = line[:_LONGEST].decode("utf-8", "backslashreplace").strip()
+                if text:
+                    self.said = text.encode("unicode_escape").decode("ascii")
+                    _log.debug("%s: proxy command: %s", self._connection_id, self.said)
+        self._process.wait()

@@ -530,6 +530,14 @@ def test_a_proxy_command_that_fails_is_a_connect_error(sshd: Sshd, command: str)
     assert caught.value.phase in ("banner", "kex")
 
 
+def test_what_a_proxy_command_complains_of_is_told(sshd: Sshd, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("echo first >&2\nprintf 'no way \\033[31mtoday\\n' >&2\nexit 1\n")
+    with pytest.raises(SshConnectError) as caught:
+        connect(sshd, proxy_command=f"sh {script}")
+    assert str(caught.value).endswith("; the proxy command said: no way \\x1b[31mtoday")
+
+
 def test_a_mute_proxy_command_ends_at_the_deadline(sshd: Sshd) -> None:
     began = time.monotonic()
     with pytest.raises(SshConnectTimeout):
