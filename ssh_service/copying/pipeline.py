@@ -295,6 +295,18 @@ class Pipeline:
         self._end(task)
         raise Cancelled()
 
+    def note(self, stopped: BaseException) -> None:
+        """
+        Take note of what stopped a task, before that waits for what it has to undo.
+
+        Parameters
+        ----------
+        stopped : BaseException
+            One of `STOPPED`.  An interrupt is told in the end even if the task is stopped once
+            more meanwhile; from Python 3.9 on, that could be seen afterwards as well.
+        """
+        self._interrupt = self._interrupt or _interrupt_behind(stopped)
+
     async def others_done(self) -> None:
         """Wait, in the first task, until all others have ended."""
         while len(self._tasks) > 1:

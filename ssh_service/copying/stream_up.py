@@ -116,7 +116,8 @@ async def stream_tree(
             return done
     except Refused as refused:
         _log.debug("%r not in one stream: %s", shown(target), refused)
-    except STOPPED:
+    except STOPPED as stopped:
+        job.pipeline.note(stopped)
         await remove_tree(job, folder)
         raise
     finally:
@@ -143,7 +144,8 @@ class _Stream:
             process.end_input()  # without its end, the script removes it
             if await process.end() == 0:
                 return self._done
-        except STOPPED:
+        except STOPPED as stopped:
+            self._job.pipeline.note(stopped)
             process.abandon()
             await process.end()
             raise

@@ -271,7 +271,8 @@ class Upload:
                     return False  # but the old one may be writable
                 refused.path = place.path
                 raise
-            except STOPPED:
+            except STOPPED as stopped:
+                self._pipeline.note(stopped)
                 await self._discard(path)  # the server may have made it all the same
                 raise
             try:
@@ -289,7 +290,8 @@ class Upload:
                     error = await self._remote.explain(
                         refused
                     )  # a full disk is full only until...
-                except STOPPED:
+                except STOPPED as stopped:
+                    self._pipeline.note(stopped)
                     await self._discard(path)
                     raise
                 await self._discard(path)
@@ -302,7 +304,8 @@ class Upload:
             except SshTransferError:
                 await self._discard(path)  # what the source is to blame for is of no use later
                 raise
-            except STOPPED:
+            except STOPPED as stopped:
+                self._pipeline.note(stopped)
                 if not self._may_resume(source):
                     await self._discard(path)
                 raise

@@ -215,7 +215,8 @@ def test_an_interrupt_is_told_whatever_comes_of_it(waits: bool) -> None:
         await lane.ask(protocol.stat, b"x")
         try:
             raise KeyboardInterrupt  # as in the middle of a write, which breaks the stream off
-        except STOPPED:
+        except STOPPED as stopped:
+            pipeline.note(stopped)
             if not waits:
                 server.session.ended(OSError("broken pipe"))
                 lane.session.check()
@@ -223,7 +224,8 @@ def test_an_interrupt_is_told_whatever_comes_of_it(waits: bool) -> None:
             raise
 
     with pytest.raises(KeyboardInterrupt), server.session.lane() as lane:
-        Pipeline(lane, timeout=1).run(main())
+        pipeline = Pipeline(lane, timeout=1)
+        pipeline.run(main())
 
 
 def test_silence_ends_the_run_and_retires_the_session() -> None:
