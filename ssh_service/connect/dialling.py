@@ -32,6 +32,15 @@ __all__ = ["dial"]
 
 _log = logging.getLogger(__name__)
 
+# What paramiko calls that of which the server has none of ours.
+_CALLED = {
+    "encryption_algs": "ciphers",
+    "kex_algs": "kex algorithm",
+    "mac_algs": "macs",
+    "server_host_key_algs": "host key",
+    "compression_algs": "compression",
+}
+
 # Hosts whose unchecked keys have been warned of.  A set's `add` and `in` are atomic, and the worst
 # a race can do is to warn twice.
 _unchecked: Set[Tuple[str, ...]] = set()
@@ -98,10 +107,8 @@ def dial(
         authenticate(transport, params, credentials, deadline)
     except BaseException as error:
         _discard(transport, stream)
-        if isinstance(error, SshConnectError) and isinstance(stream.sock, ProxySocket):
-            words = stream.sock.last_words() if error.phase in ("banner", "kex") else ""
-            if words:
-                error.args = (f"{error}; the proxy command said: {words}",)
+        if isinstance(error, SshConnectError):
+            error.args = (f"{error}{_more_about(error, params, stream)}",)
         is_ours = isinstance(error, SshServiceError) and not isinstance(error, SshConnectionLost)
         if is_ours or not isinstance(error, Exception):
             raise
@@ -169,6 +176,18 @@ def _discard(transport: Optional[SshTransport], stream: Stream) -> None:
             stream.sock.close()
         finally:
             stream.release()
+
+
+def _more_about(error: SshConnectError, params: ConnectParams, stream: Stream) -> str:
+    """Add to an error what helps to mend it, and is not known where it arose."""
+    if isinstance(error.__cause__, paramiko.ssh_exception.IncompatiblePeer):
+        for kind, words in _CALLED.items():
+            if f"no acceptable {words}" in str(error):
+                return f"; {kind} was {', '.join(getattr(params, kind))}"
+    if isinstance(stream.sock, ProxySocket) and error.phase in ("banner", "kex"):
+        said = stream.sock.last_words()
+        return f"; the proxy command said: {said}" if said else ""
+    return ""
 
 
 def _translate(error: BaseException, params: ConnectParams, deadline: float) -> SshConnectError:

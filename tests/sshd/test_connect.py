@@ -548,12 +548,25 @@ def test_a_mute_proxy_command_ends_at_the_deadline(sshd: Sshd) -> None:
 # --- what is left behind ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "option, setting, ours",
+    [
+        ("Ciphers", "encryption_algs", "aes128-ctr"),
+        ("MACs", "mac_algs", "hmac-sha2-256"),
+        ("KexAlgorithms", "kex_algs", "ecdh-sha2-nistp256"),
+        ("HostKeyAlgorithms", "server_host_key_algs", "ecdsa-sha2-nistp256"),
+    ],
+)
 def test_an_algorithm_the_server_lacks_is_an_error_that_says_so(
-    sshd_factory: SshdFactory,
+    sshd_factory: SshdFactory, option: str, setting: str, ours: str
 ) -> None:
-    server = sshd_factory({"Ciphers": "aes256-ctr"})
-    with pytest.raises(SshConnectError) as caught:
-        connect(server, encryption_algs=["aes128-ctr"])
+    """And which setting decides."""
+    server = sshd_factory({option: f"-{ours}"})
+    given = {"encryption_algs": ["aes128-ctr"], setting: [ours]}  # GCM would need no MAC
+    with pytest.raises(
+        SshConnectError, match=f"no acceptable .*; {setting} was {ours}$"
+    ) as caught:
+        connect(server, **given)
     assert caught.value.phase == "kex"
 
 
