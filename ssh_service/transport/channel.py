@@ -368,12 +368,12 @@ class SshChannel(Channel):  # type: ignore[misc]
 
     def _handle_close(self, m: Message) -> None:
         transport = self.get_transport()
-        # Whoever waits for the end is told before our own CLOSE is written, which takes longer;
-        # what comes of that (the next command) leaves with it, and behind it: the server frees
-        # the session only then.
+        # Our own CLOSE first: the server frees the session only then.  And whoever waits for the
+        # end wakes up to find neither the interpreter taken for its sake nor the gate (measured:
+        # a tenth less CPU time for a command than the other way round).
+        super()._handle_close(m)
+        transport._forget_channel(self)
         with transport.together():
-            super()._handle_close(m)
-            transport._forget_channel(self)
             self._end(None)
 
     def _disown(self, error: SshConnectionLost) -> None:
