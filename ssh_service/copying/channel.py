@@ -170,6 +170,7 @@ class _CommandStream(ChannelSink, CommandStream):
 
     def closed(self, error: Optional[SshServiceError]) -> None:
         """Pass on the end."""
+        self._process.refused = isinstance(error, SshSessionRefused) and error.code != 0
         self._process.ended(None if error else self._status)
 
 

@@ -37,6 +37,8 @@ class Process:
     ----------
     stream : Optional[CommandStream]
         The channel; set by who starts the command.
+    refused : bool
+        Whether it never began as the server admits no more sessions at the moment.
 
     Thread safety
     -------------
@@ -47,6 +49,7 @@ class Process:
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
         self.stream: Optional[CommandStream] = None
+        self.refused = False
         self._lock = threading.Lock()
         self._chunks: Deque[bytes] = deque()  # guarded by _lock
         self._waiting: List[Reply] = []  # guarded by _lock

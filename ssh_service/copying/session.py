@@ -10,6 +10,7 @@ that asked; everything else happens on the thread that copies.
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections import deque
 from queue import Empty, SimpleQueue
@@ -24,6 +25,10 @@ __all__ = ["Lane", "Reply", "SessionEnded", "SftpSession", "Stalled", "Stream"]
 # What fits one packet of a channel of OpenSSH's: a batch is written before it exceeds this, or
 # when its lane has nothing better to do.
 _BATCH = 32 * 1024 - 64
+# The server's hello: its size, its kind, a version.
+_HELLO = re.compile(rb"\0[\0-\x04]..\x02\0\0\0[\0-\x0f]", re.DOTALL)
+# Bytes that a profile may print before it.
+_MOST_NOISE = 64 * 1024
 # Handles that one session may hold where the server does not say how many it allows.
 _HANDLES = 100
 
@@ -127,6 +132,7 @@ class SftpSession:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._packets = PacketReader()  # the reader thread's own
+        self._noise: Optional[bytes] = b""  # the same; None once the hello has begun
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._pending: Dict[int, Reply] = {}  # guarded by _lock
@@ -149,6 +155,8 @@ class SftpSession:
     def feed(self, chunk: bytes) -> None:
         """Take in what the server sent."""
         try:
+            if self._noise is not None:
+                chunk = self._without_noise(chunk)
             packets = self._packets.feed(chunk)
             batches: Dict[Lane, List[Reply]] = {}
             with self._lock:
@@ -171,6 +179,20 @@ class SftpSession:
             lane.deliver(batch)
         if started is not None:
             started.lane.moved += 1
+
+    def _without_noise(self, chunk: bytes) -> bytes:
+        """Give what comes from the hello on: what a profile prints comes before it."""
+        assert self._noise is not None
+        data, self._noise = self._noise + chunk, None
+        if data.startswith(b"\0"):  # the size of a packet; no text begins like that
+            return data
+        match = _HELLO.search(data)
+        if match is not None:
+            return data[match.start() :]
+        if len(data) > _MOST_NOISE:
+            raise ProtocolError("the server says a lot, but no version: no SFTP server?")
+        self._noise = data
+        return b""
 
     def _take_hello_locked(self, packet: Packet) -> None:
         version = packet.request_id

@@ -141,7 +141,7 @@ class FileStream:
                 _log.debug("%r not in one stream: %s", shown(self._root), error)
                 self._process.abandon()
             self.is_over = True
-            if not self._useful:
+            if not self._useful and not self._process.refused:
                 self._job.remote.facts["no tar"] = True
             while self._queue:
                 await self._leave()

@@ -149,7 +149,7 @@ class _Stream:
             process.abandon()
             await process.end()
             raise
-        if bad is None:
+        if bad is None and not process.refused:
             self._job.remote.facts["no tar"] = True
         _log.debug("%r not in one stream: %s", shown(folder), bad or "the server's tar failed")
         return None

@@ -16,6 +16,7 @@ import pytest
 
 from ssh_service.connect import dial
 from ssh_service.copying import download, job, upload
+from ssh_service.copying.channel import session_on
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
 from ssh_service.local_sshd import Sshd, _descendants
 from ssh_service.params import resolve
@@ -274,6 +275,34 @@ def test_without_a_shell_many_small_files_arrive_all_the_same(
         target = tmp_path / f"target{number}"
         copy(transport, source, target, timeout=PATIENCE)
         assert describe(target) == describe(source)
+
+
+@pytest.mark.skipif(not any(map(os.path.exists, SFTP_SERVERS)), reason="needs sftp-server")
+def test_no_clean_profile_is_needed(
+    sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
+) -> None:
+    server = next(filter(os.path.exists, SFTP_SERVERS))
+    chatty = f"printf 'Welcome!\\nYou have mail.\\n'; exec {server}"
+    transport = connect(sshd_factory({"Subsystem": f"sftp {chatty}"}))
+    source = make_tree(tmp_path / "source")
+    upload(transport, source, tmp_path / "up", timeout=PATIENCE)
+    download(transport, tmp_path / "up", tmp_path / "down", timeout=PATIENCE)
+    assert describe(tmp_path / "down") == describe(source)
+
+
+@BOTH
+def test_where_no_session_is_left_many_small_files_arrive_all_the_same(
+    copy: Copy, sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
+) -> None:
+    transport = connect(sshd_factory({"MaxSessions": "1"}))
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(200):
+        (source / str(number)).write_bytes(b"x" * number)
+    copy(transport, source, tmp_path / "target", timeout=PATIENCE)
+    assert describe(tmp_path / "target") == describe(source)
+    known = session_on(transport, PATIENCE)
+    assert not known.facts.get("no tar")  # there may be one the next time
 
 
 @BOTH

@@ -52,6 +52,23 @@ def test_a_server_that_greets_with_something_else_is_none() -> None:
         stream.session.greet(PATIENCE)
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_what_a_profile_prints_first_is_passed_over(size: int) -> None:
+    stream = NoRoom(1000)
+    said = b"Welcome!\r\n\x1b[1mToday: \xff\n" + frame(protocol.VERSION_REPLY, 3, b"")
+    for at in range(0, len(said), size):
+        stream.session.feed(said[at : at + size])
+    stream.session.greet(PATIENCE)
+
+
+def test_a_server_that_talks_without_end_is_none() -> None:
+    stream = NoRoom(1000)
+    with pytest.raises(SessionEnded, match="no SFTP server"):
+        for _ in range(100):
+            stream.session.feed(b"blah " * 200)
+        stream.session.greet(PATIENCE)
+
+
 def test_a_server_of_an_older_version_is_refused() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 2, b""))

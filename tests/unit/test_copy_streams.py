@@ -141,6 +141,21 @@ def test_the_time_of_the_last_access_is_kept(
 
 
 @NEEDS_SFTP
+@pytest.mark.parametrize("slash", ["", "/", "/."])
+@BOTH
+def test_slashes_mean_what_they_mean_to_sftp(
+    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path, slash: str
+) -> None:
+    source = make_tree(tmp_path / "source")
+    (tmp_path / "into").mkdir()
+    copy(session, f"{source}{slash}", f"{tmp_path}/into{slash[:1]}", shell=shell)
+    copy(session, f"{source}{slash}", f"{tmp_path}/new{slash[:1]}", shell=shell)
+    assert describe(tmp_path / "into" / "source") == describe(source)
+    assert describe(tmp_path / "new") == describe(source)
+    assert not session.facts.get("no tar")
+
+
+@NEEDS_SFTP
 @BOTH
 def test_the_roots_own_path_may_be_odd(
     copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
