@@ -45,6 +45,7 @@ _HOOK_PATIENCE = 1.0
 # (of 1024 that a process may have, commonly) and some 100 KiB.
 MAX_DESTINATIONS = 1000
 _NEVER = float("inf")
+_COUNTED = ("dials", "reconnects", "losses", "refusals", "drops")
 
 Pair = Tuple[SshTransport, SshClient]
 Dialer = Callable[..., SshTransport]
@@ -169,7 +170,7 @@ class SshClientCache:
         self._slots: Dict[Hashable, Slot] = {}  # guarded by _lock
         self._destinations: Dict[Hashable, Destination] = {}  # guarded by _lock, but for a look
         self._entered = 0  # guarded by _lock
-        self._counts = dict.fromkeys(("dials", "reconnects", "losses"), 0)  # guarded by _lock
+        self._counts = dict.fromkeys(_COUNTED, 0)  # guarded by _lock
 
     # What it holds.
 
@@ -193,7 +194,9 @@ class SshClientCache:
         -------
         Dict[str, int]
             ``connections`` (live), ``leases``, ``waiting`` (threads that wait for a dial),
-            ``dials`` (begun), ``reconnects`` (made where one was before), ``losses``.
+            ``dials`` (begun), ``reconnects`` (made where one was before), ``losses``, ``refusals``
+            (sessions beyond what a server admits; the command waited, or took a further
+            connection), ``drops`` (attempts to dial that a server with too many dropped).
         """
         live = len(self)
         with self._lock:
@@ -203,6 +206,18 @@ class SshClientCache:
                 "waiting": sum(slot.waiting for slot in self._slots.values()),
                 **self._counts,
             }
+
+    def count(self, what: str) -> None:
+        """
+        Count one more of something that `stats` tells of.
+
+        Parameters
+        ----------
+        what : str
+            Its name there.
+        """
+        with self._lock:
+            self._counts[what] += 1
 
     @property
     def subscribers(self) -> Tuple[events.Subscriber, ...]:
@@ -607,13 +622,7 @@ class SshClientCache:
             transport = pacing.paced(
                 (target.hostname, target.port, target.key.route),
                 deadline,
-                lambda: self._dialer(
-                    target,
-                    deadline,
-                    open_tunnel=self._open_tunnel,
-                    started=lambda transport: self._has_started(slot, transport),
-                    wanted=lambda: not slot.closed,
-                ),
+                lambda: self._dial_once(slot, deadline),
                 lambda: not slot.closed,
             )
             client.made(transport)
@@ -640,6 +649,20 @@ class SshClientCache:
             _settle(slot.pair, pair=(transport, client))
         else:
             transport.close()
+
+    def _dial_once(self, slot: Slot, deadline: float) -> SshTransport:
+        try:
+            return self._dialer(
+                slot.target,
+                deadline,
+                open_tunnel=self._open_tunnel,
+                started=lambda transport: self._has_started(slot, transport),
+                wanted=lambda: not slot.closed,
+            )
+        except SshConnectError as exc:
+            if exc.throttled:
+                self.count("drops")
+            raise
 
     def _has_started(self, slot: Slot, transport: SshTransport) -> None:
         with self._lock:

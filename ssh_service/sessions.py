@@ -449,6 +449,7 @@ class SessionPool:
             watch = lane.spare is not None and not lane.sessions and not lane.watched
             lane.watched = lane.watched or watch
         if refused:
+            self._cache.count("refusals")
             _log.debug("%s: the server refused a further session", self._target.connection_id)
         if command is not None and not unsent:
             command.closed(error)

@@ -35,6 +35,7 @@ def test_who_was_dropped_for_max_startups_gets_in_when_there_is_room(
     try:
         assert run(sshd.connect_params, "echo in", timeout=20, cache=cache).stdout == "in\n"
         assert sshd.log().count("past MaxStartups") + sshd.log().count("drop connection") <= 8
+        assert 1 <= cache.stats()["drops"] <= 8 and cache.stats()["dials"] == 1
     finally:
         release.join(10)
         held.close()

@@ -209,6 +209,7 @@ def test_a_failed_dial_is_raised_and_the_next_call_dials_again(
     assert caught.value.tried == ("publickey",)
     assert connections.stats() == {
         "connections": 0, "leases": 0, "waiting": 0, "dials": 1, "reconnects": 0, "losses": 0,
+        "refusals": 0, "drops": 0,
     }  # fmt: skip
     connections.get_client_connection(connect_params())
     assert dialer.dials == ["alpha"] * 2
@@ -684,6 +685,7 @@ def test_stats_count_what_there_is_and_what_happened(
     with connections.lease(connect_params("alpha")):
         assert connections.stats() == {
             "connections": 1, "leases": 5, "waiting": 1, "dials": 2, "reconnects": 0, "losses": 0,
+            "refusals": 0, "drops": 0,
         }  # fmt: skip
     dialer.release()
     waiter.join(PATIENCE)
@@ -691,6 +693,7 @@ def test_stats_count_what_there_is_and_what_happened(
         connections.release(slot)
     assert connections.stats() == {
         "connections": 2, "leases": 0, "waiting": 0, "dials": 2, "reconnects": 0, "losses": 0,
+        "refusals": 0, "drops": 0,
     }  # fmt: skip
 
 

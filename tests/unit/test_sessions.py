@@ -157,6 +157,7 @@ def test_the_servers_limit_is_learnt_kept_to_and_never_told(site: Site, limit: i
         site.running()[0].complete()
     assert all(command.future.result(0).exit_status == 0 for command in commands)
     assert transport.session_limit == limit
+    assert site.cache.stats()["refusals"] == transport.refusals > 0
     assert transport.refusals == refusals  # once it is known, nothing more is refused
     assert site.dialer.dials == ["alpha"]
 
