@@ -28,6 +28,7 @@ from ssh_service.errors import (
 )
 from ssh_service.params import ConnectParams
 from ssh_service.secret import Secret
+from ssh_service.transport import printable
 
 __all__ = ["authenticate"]
 
@@ -258,7 +259,7 @@ class _Conversation:
         if skipped:
             tried += f" (passed over: {'; '.join(skipped)})"
         if self._allowed is not None:
-            more = f"; the server takes {', '.join(self._allowed)}{more}"
+            more = f"; the server takes {printable(', '.join(self._allowed))}{more}"
         return SshAuthError(
             f"{self._params.connection_id}: authentication refused; tried {tried}{more}",
             tried=tuple(self._tried),

@@ -11,6 +11,7 @@ import threading
 from typing import Optional
 
 from ssh_service.errors import SshConnectError
+from ssh_service.transport import printable
 
 __all__ = ["ProxySocket"]
 
@@ -116,8 +117,8 @@ class _Watcher(threading.Thread):
         assert self._process.stderr is not None
         with self._process.stderr as stderr:
             for line in stderr:
-                text = line[:_LONGEST].decode("utf-8", "backslashreplace").strip()
+                text = printable(line.decode("utf-8", "backslashreplace"), _LONGEST)
                 if text:
-                    self.said = text.encode("unicode_escape").decode("ascii")
-                    _log.debug("%s: proxy command: %s", self._connection_id, self.said)
+                    self.said = text
+                    _log.debug("%s: proxy command: %s", self._connection_id, text)
         self._process.wait()

@@ -18,6 +18,7 @@ __all__ = ["HostCertificate"]
 
 _SUFFIX = "-cert-v01@openssh.com"
 _HOST = 2
+_LONGEST = 100  # characters of a server's text in a message
 # Fields of the certified key between the nonce and the serial number.
 _KEY_FIELDS = {"ssh-rsa": 2, "ssh-ed25519": 1}
 # As ssh's CASignatureAlgorithms: no SHA-1.
@@ -44,6 +45,11 @@ class HostCertificate(NamedTuple):
     signed: bytes
     signature: bytes
 
+    @property
+    def name(self) -> str:
+        """What it calls itself, fit for a message."""
+        return repr(self.key_id[:_LONGEST])
+
     @classmethod
     def parse(cls, blob: bytes) -> HostCertificate:
         """
@@ -67,11 +73,11 @@ class HostCertificate(NamedTuple):
         reader = _Reader(blob)
         key_type = reader.text()
         if not key_type.endswith(_SUFFIX):
-            raise ValueError(f"{key_type!r} is no type of a certificate")
+            raise ValueError(f"{key_type[:_LONGEST]!r} is no type of a certificate")
         plain = key_type[: -len(_SUFFIX)]
         count = 2 if plain.startswith("ecdsa-") else _KEY_FIELDS.get(plain)
         if count is None:
-            raise ValueError(f"certificates of type {key_type!r} are not supported")
+            raise ValueError(f"certificates of type {key_type[:_LONGEST]!r} are not supported")
         for _ in range(1 + count):  # the nonce, then the key
             reader.string()
         reader.take(8)  # the serial number
@@ -120,6 +126,9 @@ class HostCertificate(NamedTuple):
         now = time.time() if now is None else now
         if self.kind != _HOST:
             return "it is not a host certificate"
+        problem = self._signature_problem()  # first: what is said below is the authority's word
+        if problem is not None:
+            return problem
         if not any(is_match(host, principal.lower()) for principal in self.principals):
             # Unlike old versions of ssh, none named does not mean all.
             return f"it is for {', '.join(self.principals) or 'nobody'}"
@@ -129,7 +138,7 @@ class HostCertificate(NamedTuple):
             return f"it expired at {_date(self.valid_before)}"
         if self.critical_options:
             return f"it has critical options: {', '.join(self.critical_options)}"
-        return self._signature_problem()
+        return None
 
     def _signature_problem(self) -> Optional[str]:
         try:
@@ -138,7 +147,7 @@ class HostCertificate(NamedTuple):
             signature.string()
             authority_type = _Reader(self.authority).text()
             if algorithm not in _SIGNATURES:
-                return f"it is signed with {algorithm}"
+                return f"it is signed with {algorithm[:_LONGEST]!r}"
             if signature.more:
                 return "its signature goes on after its end"
             if authority_type.endswith(_SUFFIX):

@@ -208,7 +208,7 @@ class _Case:
                 problem = certificate.problem(self._principal)
                 if problem is not None:
                     self._refuse(
-                        f"its certificate {certificate.key_id!r} cannot be used: {problem}; "
+                        f"its certificate {certificate.name} cannot be used: {problem}; "
                         f"the authority stands at {line.origin}",
                         fingerprint(line.blob),
                     )

@@ -368,4 +368,4 @@ def _keepalive_count_max(sources: Sources) -> int:
     if value is None:
         return _KEEPALIVE_COUNT_MAX
     name, text = named(value, "ServerAliveCountMax"), first(value)
-    return settings.positive_int(name, int(text) if text.isdigit() else text)
+    return settings.positive_int(name, int(text) if text.isascii() and text.isdigit() else text)

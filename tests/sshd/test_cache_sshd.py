@@ -217,6 +217,27 @@ def test_a_wrong_key_and_a_wrong_host_key_never_get_the_connection_of_a_right_on
     assert sshd.logins() == 1
 
 
+@pytest.mark.parametrize("policy", ["strict", "accept-new"])
+def test_a_host_that_comes_back_with_another_key_is_refused(
+    sshd_factory: Callable[..., Sshd], cache: SshClientCache, policy: str
+) -> None:
+    """Also where the cache had a connection, and before any credential is shown."""
+    server = sshd_factory()
+    web = {**server.connect_params, "host_key_policy": policy}
+    assert echo(cache, web) == "hello"
+    on_file = Path(server.known_hosts).read_text()
+    for suffix in ("", ".pub"):
+        shutil.copy(server.client_key + suffix, server.host_key + suffix)
+    server.restart()
+    server.mark()
+    with pytest.raises(SshHostKeyError, match="it has CHANGED") as caught:
+        echo(cache, web)
+    assert caught.value.expected != caught.value.received
+    assert f"{server.known_hosts}:1" in str(caught.value)
+    assert "userauth-request" not in server.log()
+    assert Path(server.known_hosts).read_text() == on_file
+
+
 # Leases.
 
 

@@ -85,6 +85,13 @@ def test_without_any_key_the_error_says_where_one_was_looked_for(
             connect(server)
 
 
+def test_what_a_server_says_it_takes_is_cut_and_escaped() -> None:
+    with AuthServer(("\x1b[31mnobody" + "y" * 5000,)) as server:
+        with pytest.raises(SshAuthError, match=r"takes \\x1b\[31mnobodyy+\.\.\.$") as caught:
+            connect(server)
+    assert len(str(caught.value)) < 600
+
+
 def test_a_server_that_asks_for_nothing_lets_in() -> None:
     with AuthServer(("none",)) as server:
         login(server)

@@ -470,6 +470,18 @@ def test_every_flipped_byte_of_a_certificate_is_noticed(tmp_path: Path) -> None:
             trust.verify(key_type, plain, ["web"], certificate=broken)
 
 
+def test_what_a_forged_certificate_says_of_itself_is_not_repeated(tmp_path: Path) -> None:
+    """Its signature comes first, and its name is cut and escaped."""
+    path = write(tmp_path, "@cert-authority web " + public_line("ca"))
+    shown = certificate("elsewhere-001", "-V", "20200101:20200102")
+    blob = base64.b64decode(shown.read_text().split()[1])
+    forged = blob.replace(b"elsewhere-001", b"\x1b[31melse\nwhe").replace(b"the-id", b"\x1b[31md")
+    key_type, plain = public_parts("host-a")
+    with pytest.raises(SshHostKeyError, match="its signature is wrong") as caught:
+        HostKeyTrust("strict", (path,)).verify(key_type, plain, ["web"], certificate=forged)
+    assert str(caught.value).isprintable() and "else" not in str(caught.value)
+
+
 def test_a_revoked_authority_is_refused(tmp_path: Path) -> None:
     ca = public_line("ca")
     path = write(tmp_path, "@cert-authority * " + ca, "@revoked * " + ca)

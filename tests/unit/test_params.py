@@ -228,6 +228,7 @@ def test_settings_that_contradict_each_other_are_an_error(given: Dict[str, Any])
         ("Port x", "config:1: Port: 'x'"),
         ("ServerAliveInterval soon", "a time such as"),
         ("ServerAliveCountMax x", "1 or more"),
+        ("ServerAliveCountMax ²", "1 or more"),
         ("StrictHostKeyChecking perhaps", "one of yes"),
         ("AddressFamily ipx", "any, inet, inet6"),
         ("IdentitiesOnly x", "True or False"),
