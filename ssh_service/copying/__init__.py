@@ -7,8 +7,10 @@ quick; what comes of it is the same.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import threading
 from typing import Any, Callable, Coroutine, Optional, Union
 
 from ssh_service.copying.channel import session_on, start_command
@@ -17,6 +19,7 @@ from ssh_service.copying.failures import copy_error, shown
 from ssh_service.copying.job import CommandStarter, Job, Options, Progress, ProgressCallback
 from ssh_service.copying.session import SessionEnded, SftpSession
 from ssh_service.copying.uploading import Upload
+from ssh_service.errors import SshConfigError, transfer_error
 from ssh_service.transport import SshTransport
 
 __all__ = ["Progress", "ProgressCallback", "download", "upload"]
@@ -73,9 +76,11 @@ def upload(
         as befits the errno.  Of a tree, what came before stays.
     SshConnectionLost
         The connection ended; each file is the old or the new one.
+    SshConfigError
+        `timeout` is no number of seconds.
     """
     options = Options(recursive, verify, resume, fsync)
-    source, target = os.fsencode(local_path), os.fsencode(remote_path)
+    source, target = _bytes(local_path), _bytes(remote_path)
     _copy(
         transport,
         lambda job: Upload(job).run(source, target),
@@ -131,9 +136,11 @@ def download(
         As in `upload`.
     SshConnectionLost
         As in `upload`.
+    SshConfigError
+        As in `upload`.
     """
     options = Options(recursive, verify, resume, fsync)
-    source, target = os.fsencode(remote_path), os.fsencode(local_path)
+    source, target = _bytes(remote_path), _bytes(local_path)
     _copy(
         transport,
         lambda job: Download(job).run(source, target),
@@ -144,6 +151,13 @@ def download(
     )
 
 
+def _bytes(path: Path) -> bytes:
+    plain = os.fsencode(path)
+    if b"\0" in plain:  # no system knows such a name, and OpenSSH ends the session over it
+        raise transfer_error(errno.EINVAL, shown(plain), "a path cannot hold a NUL character")
+    return plain
+
+
 def _copy(
     transport: SshTransport,
     begin: Callable[[Job], Coroutine[Any, Any, None]],
@@ -152,6 +166,10 @@ def _copy(
     timeout: Optional[float],
     progress: Optional[ProgressCallback],
 ) -> None:
+    if timeout is not None:
+        if not (isinstance(timeout, (int, float)) and timeout >= 0):
+            raise SshConfigError(f"timeout: expected seconds, got {timeout!r}")
+        timeout = min(timeout, threading.TIMEOUT_MAX)
     commands = functools.partial(start_command, transport)
     try:
         known = session_on(transport, timeout)

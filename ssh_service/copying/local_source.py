@@ -69,6 +69,8 @@ class SourceFile:
             raise not_a_file(path, self._status.st_mode)
         self.size = self._status.st_size
         self.attributes = attributes_of(self._status)
+        if not self.size:
+            self._read_unsized()
 
     def __enter__(self) -> SourceFile:
         return self
@@ -81,6 +83,24 @@ class SourceFile:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def _read_unsized(self) -> None:
+        """Read one that says it is empty: those in /proc have no size, but content."""
+        assert self._fd is not None
+        pieces = []
+        try:
+            while True:
+                piece = os.read(self._fd, _PIECE)
+                if not piece:
+                    break
+                pieces.append(piece)
+        except OSError as error:
+            self.close()
+            raise local_error(error, self.path) from error
+        if pieces:
+            self._whole = b"".join(pieces)
+            self.size = len(self._whole)
+            self.close()
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with what lies at `offset`."""
@@ -117,11 +137,13 @@ class SourceFile:
         Tuple[int, int]
             Offset and size of a part; the last one ends where the file does.
         """
-        assert self._fd is not None
         holes = holes and hasattr(os, "SEEK_DATA") and self._status.st_blocks * 512 < self.size
+        if self._fd is None:  # was read as a whole
+            holes = False
         while start < self.size:
             end = self.size
             if holes:
+                assert self._fd is not None
                 try:
                     start = os.lseek(self._fd, start, os.SEEK_DATA)
                     end = min(end, os.lseek(self._fd, start, os.SEEK_HOLE))

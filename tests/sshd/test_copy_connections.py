@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
 import pwd
@@ -17,7 +18,13 @@ import pytest
 from ssh_service.connect import dial
 from ssh_service.copying import download, job, upload
 from ssh_service.copying.channel import session_on
-from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
+from ssh_service.errors import (
+    SshConfigError,
+    SshConnectionLost,
+    SshServiceError,
+    SshSessionRefused,
+    SshTransferError,
+)
 from ssh_service.local_sshd import Sshd, _descendants
 from ssh_service.params import resolve
 from ssh_service.pytest_plugin import FaultProxy
@@ -112,6 +119,35 @@ def test_remote_paths_are_relative_to_the_home_directory(
     finally:
         if (home / name).exists():
             (home / name).unlink()
+
+
+def test_a_path_with_a_nul_is_an_error_that_names_it_and_harms_no_other_copy(
+    sshd: Sshd, transport: SshTransport, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    upload(transport, tmp_path / "file", tmp_path / "first")
+    for copy, source, target in (
+        (upload, f"{tmp_path}/file", f"{tmp_path}/co\0py"),
+        (upload, f"{tmp_path}/fi\0le", f"{tmp_path}/copy"),
+        (download, f"{tmp_path}/fi\0le", f"{tmp_path}/copy"),
+    ):
+        with pytest.raises(SshTransferError, match="NUL") as caught:
+            copy(transport, source, target)
+        assert caught.value.errno == errno.EINVAL and "\0" in caught.value.filename
+    upload(transport, tmp_path / "file", tmp_path / "last")
+    assert sessions(sshd) == 1
+    assert sorted(os.listdir(tmp_path)) == ["file", "first", "last"]
+
+
+@BOTH
+def test_the_time_out_is_seconds(copy: Copy, transport: SshTransport, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    for wrong in (-1, float("nan"), "5"):
+        with pytest.raises(SshConfigError, match="timeout"):
+            copy(transport, tmp_path / "file", tmp_path / "copy", timeout=wrong)
+    assert not (tmp_path / "copy").exists()
+    copy(transport, tmp_path / "file", tmp_path / "copy", timeout=float("inf"))
+    assert (tmp_path / "copy").read_bytes() == b"content"
 
 
 @pytest.mark.parametrize("program", [path for path in SFTP_SERVERS if os.path.exists(path)])

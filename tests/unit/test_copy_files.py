@@ -719,12 +719,13 @@ def test_a_remote_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays
     assert target.read_bytes() == b"old"
 
 
+@BOTH
 def test_a_file_that_claims_to_be_empty_is_read_to_its_end(
-    session: SftpSession, tmp_path: Path
+    copy: Copy, session: SftpSession, tmp_path: Path
 ) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("needs /proc")
-    download(session, "/proc/version", tmp_path / "version")
+    copy(session, "/proc/version", tmp_path / "version")
     assert (tmp_path / "version").read_bytes() == Path("/proc/version").read_bytes()
 
 
