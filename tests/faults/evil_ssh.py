@@ -7,10 +7,11 @@ message; `EvilTransport` can stop to read, and can be subclassed for what is wro
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import socket
 import threading
-from typing import Any, Callable, List, Optional, Type
+from typing import Any, Callable, Dict, List, Optional, Type
 
 import paramiko
 from paramiko.packet import Packetizer
@@ -50,7 +51,7 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock, packetizer_class=_Packetizer)
-        self._replies = threading.Semaphore(0)
+        self._replied: Dict[int, threading.Event] = collections.defaultdict(threading.Event)
 
     def say(self, kind: bytes, *fields: Any) -> None:
         """Send a message, whatever the protocol thinks of it."""
@@ -73,14 +74,14 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
         """Exchange keys anew."""
         self._send_kex_init()
 
-    def wait_for_reply(self) -> None:
-        """Wait until a channel request was answered, so that nothing comes before the answer."""
-        self._replies.acquire(timeout=10)
+    def wait_for_reply(self, channel: paramiko.Channel) -> None:
+        """Wait until a channel's request was answered, so that nothing comes before the answer."""
+        self._replied[channel.remote_chanid].wait(10)
 
     def _send_user_message(self, m: Any) -> None:
         super()._send_user_message(m)
         if m.asbytes()[:1] == b"\x63":  # CHANNEL_SUCCESS
-            self._replies.release()
+            self._replied[int.from_bytes(m.asbytes()[1:5], "big")].set()
 
     def _negotiate_keys(self, m: Any) -> None:
         if self.initial_kex_done and not self.answers_rekeys:
@@ -121,7 +122,7 @@ class _Server(paramiko.ServerInterface):  # type: ignore[misc]
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         def answer() -> None:
-            self._transport.wait_for_reply()
+            self._transport.wait_for_reply(channel)
             self._evil.on_exec(self._transport, channel, command)
 
         self._evil.spawn(answer)

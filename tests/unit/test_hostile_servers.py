@@ -447,6 +447,32 @@ def fill(transport: SshTransport, sink: Collector) -> None:
         sink.channel.send_some(b"x" * 16384)
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_is_sent_in_several_packets_arrives_in_order_and_the_end_behind_it(
+    wait: bool,
+) -> None:
+    sent, received, over = bytes(range(251)) * 2000, bytearray(), threading.Event()
+
+    def take(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        while True:
+            chunk = channel.recv(65536)
+            received.extend(chunk)
+            if not chunk:
+                over.set()
+                return
+
+    with EvilSsh(take) as server, connected(server.port) as transport:
+        sink = Collector(b"take")
+        transport.start_session(sink)
+        assert sink.started.wait(PATIENCE) and sink.channel is not None
+        view = memoryview(sent)
+        while view:
+            view = view[sink.channel.send_some(view, wait=wait) :]
+        sink.channel.send_eof()
+        assert over.wait(PATIENCE)
+        assert received == sent
+
+
 def test_closing_a_channel_does_not_wait_for_a_write_that_stalls() -> None:
     """It may be closed on a thread that has to serve other hosts too."""
     with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:

@@ -18,7 +18,11 @@ from ssh_service.transport import SshChannel, SshTransport
 from tests.faults.clients import Collector, Outcome, connected, eventually, execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
 
-FOLDERS = (os.path.dirname(package.__file__), os.path.dirname(paramiko.__file__))
+FOLDERS = (
+    os.path.dirname(package.__file__),
+    os.path.dirname(paramiko.__file__),
+    threading.__file__,
+)
 
 
 class Torn(BaseException):
@@ -27,8 +31,11 @@ class Torn(BaseException):
 
 def is_seam(frame: FrameType) -> bool:
     """Tell whether no signal is looked at here, or what its handler raises goes nowhere."""
-    if frame.f_code.co_name == "__del__":
-        return True
+    above: Optional[FrameType] = frame
+    while above is not None:
+        if above.f_code.co_name in ("__del__", "forget"):  # called by the collector
+            return True
+        above = above.f_back
     # Where a `try` begins or a `with` ends there is no call, so no look, and no handler either.
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     return line == "try:" or line.startswith("with ")
@@ -77,6 +84,7 @@ def group(transport: SshTransport, channel: SshChannel) -> None:
 
 
 SENDS = {
+    "a request": lambda transport, channel: channel.exec_command("swallow"),
     "a group": group,
     "packets": lambda transport, channel: channel.send_some(b"x" * 100_000),
     "a packet": lambda transport, channel: channel.sendall(b"x" * 1000),
@@ -107,6 +115,8 @@ def tear(send: Callable[[SshTransport, SshChannel], Any], first: int, step: int)
                     if other.error is not None:
                         assert isinstance(other.error, (SshConnectionLost, EOFError)), line
                     eventually(lambda: not transport.is_alive(), f"the reader ends, {line}")
+                transport.close()
+                assert not transport.is_alive(), f"the reader does not end, {line}"
             server.transports[-1].join(10)
             complaint = server.transports[-1].get_exception()
             assert complaint is None or isinstance(complaint, EOFError), (line, complaint)
