@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import paramiko
 from paramiko.pkey import PublicBlob
@@ -187,8 +187,9 @@ class Credentials:
         return self._agent_keys
 
     def _from_agent(self) -> Iterator[Identity]:
-        # As ssh: certificates before plain keys.
-        for key in sorted(self._agent(), key=lambda key: "-cert-" not in key.get_name()):
+        # As ssh: certificates before plain keys.  But keys of tokens last: ssh asks the server
+        # before it has one touched; paramiko shows every key with its signature.
+        for key in sorted(self._agent(), key=_turn):
             label = f"agent key {fingerprint(key.asbytes())} ({key.comment})"
             yield from self._certified(Identity(label, key), None)
 
@@ -276,6 +277,11 @@ class Credentials:
         _log.debug("%s: %s", self._params.connection_id, error)
         if str(error) not in self.skipped:
             self.skipped.append(str(error))
+
+
+def _turn(key: AgentKey) -> Tuple[bool, bool]:
+    name = key.get_name()
+    return name.startswith("sk-"), "-cert-" not in name
 
 
 def _public_half(path: str) -> Optional[bytes]:

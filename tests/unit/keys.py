@@ -33,8 +33,10 @@ def generated(name: str, kind: str = "ed25519", passphrase: str = "", more: str 
 @functools.lru_cache(maxsize=None)
 def _generated(name: str, kind: str, passphrase: str, more: str) -> Path:
     path = _folder() / name
+    size = ["-b", "2048"] if kind == "rsa" else []  # a third of the time that the default takes
     subprocess.run(
         ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", name, "-f", str(path)]
+        + size
         + more.split(),
         check=True,
         stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Iterator, List
 
 import paramiko
@@ -22,6 +23,7 @@ from ssh_service.errors import SshConfigError, SshConnectError
 from ssh_service.known_hosts import fingerprint
 
 from .keys import certify, generated, needs_ssh_keygen, public_parts
+from .token_agent import TokenAgent, TokenKey
 
 pytestmark = needs_ssh_keygen
 needs_agent = pytest.mark.skipif(
@@ -417,6 +419,12 @@ def test_certificates_of_the_agent_are_shown_before_plain_keys(tmp_path: Path, a
         "ssh-ed25519"
     ] * 3
     assert kinds(credentials(agent_path=agent))[0] == BOTH[0]
+
+
+def test_keys_of_tokens_are_shown_last_since_somebody_has_to_touch_them(tmp_path: Path) -> None:
+    token, plain = TokenKey("ed25519-sk"), SimpleNamespace(blob=public_parts("user-a")[1])
+    with TokenAgent(str(tmp_path / "agent"), token, plain) as agent:
+        assert blobs(credentials(agent_path=agent.path)) == [plain.blob, token.blob]
 
 
 # --- the agent -------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ TOKEN_KEYS = ("ed25519-sk", "ecdsa-sk")
 
 class TokenAgent:
     """
-    Serves keys over a socket until left; a context manager.
+    Serves keys (`TokenKey`, or whatever has a blob) over a socket until left; a context manager.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class TokenAgent:
         The key and the flags of every signature that was asked for.
     """
 
-    def __init__(self, path: str, *keys: TokenKey) -> None:
+    def __init__(self, path: str, *keys: Any) -> None:
         self.path = path
         self.keys = keys
         self.signed: List[Tuple[bytes, int]] = []
