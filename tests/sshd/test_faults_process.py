@@ -255,6 +255,8 @@ END = """
 how = sys.argv[2]
 def start():
     future = remote.submit(cache, params, "echo begun; sleep 60")
+    # The end of this process is no news of the connection.
+    future.add_done_callback(lambda _: os.write(2, b"the command is said to have ended"))
     transport, _ = cache.get_client_connection(params)
     eventually(lambda: transport.open_channels, "it runs")
     blocked = threading.Thread(target=lambda: execute(transport, "sleep 60"), daemon=True)

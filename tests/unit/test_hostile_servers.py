@@ -473,6 +473,18 @@ def test_what_is_sent_in_several_packets_arrives_in_order_and_the_end_behind_it(
         assert received == sent
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_no_more_is_sent_than_the_servers_window_admits(wait: bool) -> None:
+    """RFC 4254 section 5.2, also where it takes several packets."""
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+        sink = Collector(b"reads nothing")
+        transport.start_session(sink)
+        assert sink.started.wait(PATIENCE) and sink.channel is not None
+        sink.channel.out_window_size = 100_000
+        sizes = [sink.channel.send_some(b"x" * 1_000_000, wait=wait) for _ in range(6)]
+        assert sum(sizes) == 100_000 and sizes[-1] == 0
+
+
 def test_closing_a_channel_does_not_wait_for_a_write_that_stalls() -> None:
     """It may be closed on a thread that has to serve other hosts too."""
     with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
