@@ -624,6 +624,7 @@ class SshClientCache:
                 deadline,
                 lambda: self._dial_once(slot, deadline),
                 lambda: not slot.closed,
+                connection_id=target.connection_id,
             )
             client.made(transport)
         except BaseException as exc:  # whatever it is, somebody waits for it

@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import time
-from typing import Callable, Dict, Hashable
+from typing import Callable, Dict, Hashable, Optional
 
 from ssh_service.errors import SshConnectError, SshConnectTimeout
 from ssh_service.transport import SshTransport
@@ -64,6 +64,8 @@ class Pacer:
         deadline: float,
         dial: Callable[[], SshTransport],
         wanted: Callable[[], bool] = lambda: True,
+        *,
+        connection_id: Optional[str] = None,
     ) -> SshTransport:
         """
         Dial when it is this call's turn; again after a pause, where the server has no room yet.
@@ -78,6 +80,8 @@ class Pacer:
             Makes one attempt.
         wanted : Callable[[], bool]
             Says whether anyone still waits for it.
+        connection_id : Optional[str]
+            For the error.
 
         Returns
         -------
@@ -90,7 +94,7 @@ class Pacer:
             What the last attempt raised; `SshConnectTimeout` where it was never this call's turn.
         """
         while True:
-            door = self._enter(server, deadline, wanted)
+            door = self._enter(server, deadline, wanted, connection_id)
             try:
                 transport = dial()
             except BaseException as error:
@@ -108,7 +112,14 @@ class Pacer:
         with self._changed:
             self._changed.notify_all()
 
-    def _enter(self, server: Hashable, deadline: float, wanted: Callable[[], bool]) -> _Door:
+    def _enter(
+        self,
+        server: Hashable,
+        deadline: float,
+        wanted: Callable[[], bool],
+        connection_id: Optional[str],
+    ) -> _Door:
+        began = time.monotonic()
         with self._changed:
             door = self._doors.setdefault(server, _Door())
             while True:
@@ -122,7 +133,10 @@ class Pacer:
                 until = deadline if pause <= 0 else min(deadline, door.not_before)
                 self._changed.wait(until - now)
         raise SshConnectTimeout(
-            f"too many connections to {server!r} were being made", phase="connect"
+            f"{connection_id}: could not begin to connect within {now - began:.1f} s, as others"
+            " were connecting to this server, or it had no room",
+            connection_id=connection_id,
+            phase="connect",
         )
 
     def _leave(self, server: Hashable, door: _Door, dropped: bool) -> float:
@@ -148,13 +162,15 @@ def paced(
     deadline: float,
     dial: Callable[[], SshTransport],
     wanted: Callable[[], bool] = lambda: True,
+    *,
+    connection_id: Optional[str] = None,
 ) -> SshTransport:
     """
     Dial by the pacer of this process; see `Pacer.dial`.
 
     Parameters
     ----------
-    server, deadline, dial, wanted
+    server, deadline, dial, wanted, connection_id
         As for `Pacer.dial`, which also says what is returned and raised.
 
     Returns
@@ -162,7 +178,7 @@ def paced(
     SshTransport
         The connection.
     """
-    return _pacer.dial(server, deadline, dial, wanted)
+    return _pacer.dial(server, deadline, dial, wanted, connection_id=connection_id)
 
 
 def look_again() -> None:

@@ -178,7 +178,14 @@ def plain(config: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
     -------
     Dict[str, Any]
         A copy that can be written as JSON, which mlos_bench does for its log.
+
+    Raises
+    ------
+    SshConfigError
+        They are no mapping.
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise SshConfigError(f"config: expected a mapping, got {type(config).__name__}")
     return {name: _plain(value) for name, value in (config or {}).items()}
 
 

@@ -211,6 +211,8 @@ class SshService(Service, metaclass=ABCMeta):
         SshConfigError
             If the host is missing or a value is not what its setting may be.
         """
+        if call is not None and not isinstance(call, Mapping):
+            raise SshConfigError(f"config: expected a mapping, got {type(call).__name__}")
         given = {
             name: value
             for name, value in (call or {}).items()

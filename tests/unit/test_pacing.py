@@ -110,11 +110,16 @@ def test_a_turn_that_never_comes_ends_at_the_deadline() -> None:
     def too_late() -> None:
         for _ in range(5):
             assert gate.begun.acquire(timeout=PATIENCE)
-        error = outcome(lambda: pacer.dial("a", soon(0.05), FakeTransport))
+        name = "somebody@alpha:22"
+        error = outcome(
+            lambda: pacer.dial(("a", "route"), soon(0.05), FakeTransport, connection_id=name)
+        )
         gate.go.set()
         assert isinstance(error, SshConnectTimeout)
+        assert error.connection_id == name and str(error).startswith(f"{name}: could not begin")
+        assert "route" not in str(error)
 
-    in_threads(too_late, *[lambda: pacer.dial("a", soon(), gate) for _ in range(5)])
+    in_threads(too_late, *[lambda: pacer.dial(("a", "route"), soon(), gate) for _ in range(5)])
 
 
 def test_a_dial_that_nobody_wants_any_more_gives_its_turn_up() -> None:

@@ -178,6 +178,14 @@ class TestConstruction:
         with pytest.raises(SshConfigError, match="ssh_copy_verify"):
             SshHostService({"ssh_copy_verify": True})
 
+    @pytest.mark.parametrize("config", [5, "ssh_port", [("ssh_port", 22)]])
+    def test_what_is_no_mapping_is_no_config(self, config: Any) -> None:
+        with pytest.raises(SshConfigError, match="expected a mapping"):
+            SshHostService(config)
+        with SshHostService() as service:
+            with pytest.raises(SshConfigError, match="expected a mapping"):
+                service.remote_exec("echo", config)
+
     def test_a_class_that_is_both_knows_the_settings_of_both(self) -> None:
         class Both(SshHostService, SshFileShareService):
             pass
