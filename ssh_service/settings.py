@@ -368,5 +368,5 @@ def hidden(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
     if callable(value):
         return value  # type: ignore[no-any-return]
     raise SshConfigError(
-        f"{name}: a {type(value).__name__} given, needs a text or a callable that returns one"
+        f"{name}: {type(value).__name__} given, needs a text or a callable that returns one"
     )

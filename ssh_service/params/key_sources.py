@@ -53,7 +53,7 @@ def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     if isinstance(given, (str, os.PathLike)):
         return (settings.path(name, given),)
     raise SshConfigError(
-        f"{name}: a {type(given).__name__} given, needs a path, a paramiko.PKey, "
+        f"{name}: {type(given).__name__} given, needs a path, a paramiko.PKey, "
         f"a callable that returns one, or a list of those"
     )
 

@@ -259,6 +259,8 @@ def _local_addr(sources: Sources) -> Optional[Tuple[str, int]]:
         host, port = given
         port = settings.port("local_addr", port) if port else 0
         return (settings.text("local_addr", host) if host else "", port)
+    if not isinstance(given, str):
+        raise settings.wrong("local_addr", given, "an address, or a pair of an address and a port")
     return (settings.text("local_addr", given), 0)
 
 

@@ -115,6 +115,8 @@ def _files(sources: Sources) -> Tuple[str, ...]:
     ):
         if sources.config.get(keyword) is not None:
             files.extend(sources.config_paths(keyword))
+            if not files:  # a user without files has none to write to, least of all the system's
+                files.append(os.devnull)
         else:
             files.extend(os.path.join(folder, name + number) for number in ("", "2"))
     return tuple(dict.fromkeys(files))

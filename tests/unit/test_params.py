@@ -159,7 +159,8 @@ def test_algorithms_may_be_added_removed_and_preferred() -> None:
         ("proxy_command", "", "a command"),
         ("family", 99, "any, inet, inet6"),
         ("family", True, "any, inet, inet6"),
-        ("local_addr", 7, "text"),
+        ("local_addr", 7, "a pair of an address and a port"),
+        ("local_addr", ("a",), "a pair of an address and a port"),
         ("local_addr", ("a", -1), "1 to 65535"),
         ("connect_timeout", 0, "above 0"),
         ("connect_timeout", "5", "seconds"),
@@ -380,6 +381,15 @@ def test_the_host_key_policy(home: Path, given: Dict[str, Any], written: str, po
     assert bool(found.known_hosts.files) == (
         found.host_key_policy != "off" or "known_hosts" not in given
     )
+
+
+def test_a_user_without_known_hosts_files_has_nothing_written_into_the_systems(
+    home: Path, tmp_path: Path
+) -> None:
+    system = tmp_path / "system"
+    system.write_text(f"UserKnownHostsFile none\nGlobalKnownHostsFile {system}\n")
+    found = resolve(config=str(system), host_key_policy="accept-new")
+    assert found.known_hosts.files == (os.devnull, str(system))
 
 
 # --- which way -------------------------------------------------------------------------------
