@@ -821,6 +821,40 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(
         assert not litter(disk)
 
 
+def test_a_read_only_file_system_is_told(
+    session: SftpSession, file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root, to mount a disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o ro tmpfs '{disk}' 2>/dev/null") != 0:
+        pytest.skip("mounting is not allowed here")
+    request.addfinalizer(lambda: os.system(f"umount '{disk}'"))
+    for copy in (upload, download):
+        with pytest.raises(OSError) as caught:
+            copy(session, file, disk / "target")
+        check(caught.value, errno.EROFS, disk / "target")
+
+
+@BOTH
+def test_nobody_else_can_read_what_is_on_its_way(
+    copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "_REPORT_EVERY", 0.0)
+    (tmp_path / "source").write_bytes(os.urandom(10_000_000))
+    (tmp_path / "source").chmod(0o666)
+    modes: List[int] = []
+
+    def look(progress: Progress) -> None:
+        modes.extend(os.stat(path).st_mode & 0o777 for path in litter(tmp_path))
+
+    copy(session, tmp_path / "source", tmp_path / "target", progress=look)
+    assert 0o600 in modes
+    assert set(modes) <= {0o600, 0o666}  # it gets its own mode before it gets its name
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o666
+
+
 def test_a_mount_point_is_written_in_place(
     session: SftpSession, file: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Iterator, List, Optional
 import pytest
 
 from ssh_service.copying import downloading, protocol, stream_up, tar, temporary
+from ssh_service.copying.local_source import SourceFile
 from ssh_service.copying.process import CommandStream, Process
 from ssh_service.copying.protocol import Attributes, ProtocolError
 from ssh_service.copying.session import SftpSession
@@ -286,6 +287,67 @@ def test_what_appears_meanwhile_is_not_replaced(
     (tmp_path / "target" / "theirs").unlink()
     os.utime(tmp_path / "target", (1_400_000_000, 1_500_000_000))
     assert describe(tmp_path / "target") == describe(source)
+
+
+@NEEDS_SFTP
+@BOTH
+def test_whatever_is_empty_arrives(
+    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
+) -> None:
+    for name, files, folders in (
+        ("root", 0, 0),
+        ("folders", 0, 3),
+        ("files", 3, 0),
+        ("all", 3, 3),
+    ):
+        source = tmp_path / name
+        source.mkdir()
+        for number in range(files):
+            (source / f"file{number}").write_bytes(b"")
+        for number in range(folders):
+            (source / f"folder{number}" / "deeper").mkdir(parents=True)
+        for options in ({}, {"shell": shell}):
+            target = tmp_path / f"{name} copied {len(options)}"
+            copy(session, source, target, **options)
+            assert describe(target) == describe(source)
+
+
+@NEEDS_SFTP
+def test_a_file_that_changes_under_an_upload_is_consistent_or_told(
+    session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(20):
+        (source / str(number)).write_bytes(b"old" * 1000)
+    read_into, times = SourceFile.read_into, iter([True])
+
+    def read(self: SourceFile, buffer: memoryview, offset: int) -> None:
+        read_into(self, buffer, offset)
+        if next(times, False):  # somebody writes to it while it is being read
+            Path(os.fsdecode(self.path)).write_bytes(b"new" * 2000)
+
+    monkeypatch.setattr(SourceFile, "read_into", read)
+    upload(session, source, tmp_path / "target", shell=shell)
+    assert describe(tmp_path / "target") == describe(source)
+    assert not session.facts.get("no tar")
+
+
+@NEEDS_SFTP
+def test_nobody_else_can_read_what_is_on_its_way(
+    session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_tree(tmp_path / "source")
+    modes: List[int] = []
+    original = tar.header
+
+    def watched(name: bytes, *rest: Any) -> bytes:
+        modes.extend(os.stat(path).st_mode & 0o777 for path in litter(tmp_path)[:1])
+        return original(name, *rest)
+
+    monkeypatch.setattr(tar, "header", watched)
+    upload(session, source, tmp_path / "target", shell=shell)
+    assert set(modes) == {0o700}
 
 
 @NEEDS_SFTP
