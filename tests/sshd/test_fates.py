@@ -25,7 +25,7 @@ from tests.faults.clients import PATIENCE, connected, eventually, params_for
 from tests.faults.evil_ssh import EvilSsh
 from tests.soak.soak import phase
 
-SECONDS = 25.0
+SECONDS = 15.0
 """How long random faults last here; the soak test (tests/soak) goes on for half an hour."""
 
 
