@@ -28,6 +28,8 @@ from ssh_service.transport.wire import Wire
 # Seconds a key exchange may take once the connection is in use.
 REKEY_LIMIT = 30.0
 DISCONNECT_BY_APPLICATION = 11  # RFC 4253 section 11.1
+# Seconds for which a message that is in no hurry waits for others.
+_MOMENT = 0.002
 # Bytes of small messages that leave in one piece; what is writable takes as many without waiting.
 _PIECE = 2048
 
@@ -54,6 +56,7 @@ class Gate(paramiko.Transport):  # type: ignore[misc]
         self._wire = wire
         # Messages to go out as soon as the gate is free; a deque's append is atomic.
         self._deferred: Deque[Tuple[Message, Optional[Outbound]]] = collections.deque()
+        self._flush_at = 0.0  # reader thread only: when it sends what waits for company
         self._writing = threading.RLock()  # held while packets are made and written
         self._grouping = threading.local()  # which `together` the thread is in
         super().__init__(wire, packetizer_class=SshPacketizer)
@@ -92,16 +95,34 @@ class Gate(paramiko.Transport):  # type: ignore[misc]
         if not self._grouping.__dict__.get("groups"):
             self._flush_or_leave()
 
-    def together(self) -> ContextManager[None]:
+    def together(self, in_no_hurry: bool = False) -> ContextManager[None]:
         """
         Send what this thread posts meanwhile in one piece, at the end.
+
+        Parameters
+        ----------
+        in_no_hurry : bool
+            Whether the first message may wait a moment for others, where none follows it; for the
+            reader thread.
 
         Returns
         -------
         ContextManager[None]
             For ``with``.
         """
-        return _Together(self)
+        return _Together(self, in_no_hurry)
+
+    def _flush_soon(self) -> None:
+        if len(self._deferred) > 1:
+            self._flush()
+        else:
+            self._flush_at = time.monotonic() + _MOMENT
+
+    def _time_to_flush(self, now: float) -> float:
+        """Say for how many seconds what is deferred may wait still; on the reader thread."""
+        if self._flush_at and (now >= self._flush_at or not self._deferred):
+            self._flush_at = 0.0
+        return self._flush_at - now if self._flush_at else 0.0
 
     def _flush_or_leave(self) -> None:
         """Send what is deferred, or see to it that another thread does."""
@@ -275,8 +296,9 @@ class _Together:
 
     _begun = False
 
-    def __init__(self, transport: Gate) -> None:
+    def __init__(self, transport: Gate, in_no_hurry: bool) -> None:
         self._transport = transport
+        self._in_no_hurry = in_no_hurry
         self._groups: Set[int] = transport._grouping.__dict__.setdefault("groups", set())
 
     def __enter__(self) -> None:
@@ -285,7 +307,9 @@ class _Together:
 
     def __exit__(self, *exc_info: object) -> None:
         self._groups.discard(id(self))
-        if not self._groups:
+        if not self._groups and self._in_no_hurry:
+            self._transport._flush_soon()
+        elif not self._groups:
             self._transport._flush_or_leave()
         self._begun = False
 

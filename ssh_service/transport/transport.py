@@ -176,7 +176,7 @@ class SshTransport(Gate):
         self.set_log_channel(_log.name)
         self._channels, self.channels_seen = ChannelMap(SshChannel.adopt), HandedOut()
         self.packetizer.before_wait = self._before_wait
-        self.packetizer.wants_to_write = lambda: self._is_behind() and self._may_send()
+        self.packetizer.wants_to_write = self._wants_to_write
         self.packetizer.may_begin_rekey = lambda: not self.in_kex
         self.packetizer.unknown_message = self._answer_unimplemented
         self.auth_timeout = _OPEN_TIMEOUT
@@ -470,16 +470,23 @@ class SshTransport(Gate):
 
     def _before_wait(self) -> Optional[float]:
         """Do what is due before the reader waits for bytes; say for how long it may."""
-        self._flush()
         now = time.monotonic()
         waits = []
+        soon = self._time_to_flush(now)
+        if soon:
+            waits.append(soon)
+        else:
+            self._flush()
         if self._rekey_began is not None:
             waits.append(self._rekey_began + gate.REKEY_LIMIT - now)
-            if waits[0] <= 0:
+            if waits[-1] <= 0:
                 raise SSHException(f"no end of a key exchange in {gate.REKEY_LIMIT:g} s")
         if self._silence_limit and self.authenticated:
             waits.append(self._check_silence(now))
         return max(0.0, min(waits)) if waits else _LOOK_AGAIN
+
+    def _wants_to_write(self) -> bool:
+        return self._is_behind() and not self._flush_at and self._may_send()
 
     def _set_silence(self, interval: float) -> None:
         self._silence_limit = interval * self._most_silent  # 0: for ever

@@ -685,6 +685,30 @@ def test_a_keepalive_can_be_given_and_taken_later() -> None:
         assert transport.is_active()
 
 
+def test_our_close_leaves_a_moment_later_though_nothing_follows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server would not free the session; and the reader does not spin meanwhile."""
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+        waits = []
+        receive = transport._wire.recv
+
+        def recv(*args: Any) -> Any:
+            waits.append(args)
+            return receive(*args)
+
+        monkeypatch.setattr(transport._wire, "recv", recv)
+        sink = Collector(b"hello")
+        transport.start_session(sink)
+        assert sink.started.wait(PATIENCE) and sink.channel is not None
+        sink.channel.send_eof()
+        (channel,) = server.transports[0]._channels.values()
+        channel.close()
+        assert sink.ended.wait(PATIENCE)
+        eventually(lambda: not transport._deferred, "it has left")
+        assert sink.channel._outbound.close_sent and len(waits) < 50
+
+
 @pytest.mark.parametrize("fails", [True, False])
 def test_a_request_that_no_network_took_is_known_not_to_have_been_sent(
     fails: bool, monkeypatch: pytest.MonkeyPatch
