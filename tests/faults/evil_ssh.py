@@ -14,6 +14,7 @@ import threading
 from typing import Any, Callable, Dict, List, Optional, Type
 
 import paramiko
+from paramiko.common import MSG_CHANNEL_FAILURE
 from paramiko.packet import Packetizer
 
 from ssh_service.transport.packets import message
@@ -48,6 +49,12 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
     """
 
     answers_rekeys = True
+
+    # paramiko closes a channel on which a request of its own was refused.
+    _channel_handler_table = {
+        **paramiko.Transport._channel_handler_table,
+        MSG_CHANNEL_FAILURE: lambda channel, m: None,
+    }
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock, packetizer_class=_Packetizer)
