@@ -418,6 +418,9 @@ class SshClientCache:
             No authenticated connection could be had; a fresh error for each caller.
         """
         slot = self.request(target, lane)
+        if slot.target.connect_timeout > target.connect_timeout:  # a dial that others asked for
+            own = time.monotonic() + target.connect_timeout
+            deadline = own if deadline is None else min(deadline, own)
         try:
             self._wait(slot, deadline)
         except BaseException:

@@ -130,7 +130,7 @@ def begin(
         command.fail(exc)
         return
     pool = cache.beside(key, lambda: SessionPool(cache, target))
-    pool.submit(command, max_connections, idle_timeout, max_lifetime)
+    pool.submit(command, max_connections, idle_timeout, max_lifetime, target)
 
 
 def upload(

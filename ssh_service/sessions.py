@@ -126,7 +126,7 @@ class SessionPool:
 
     def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
         self._cache = cache
-        self._target = target
+        self._target = target  # the last caller's: their time-outs may differ
         self._lock = threading.Lock()
         self._tickets = itertools.count()
         self._queue: List[Tuple[int, Command]] = []  # guarded by _lock; a heap
@@ -147,6 +147,7 @@ class SessionPool:
         max_connections: int,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
+        target: Optional[ConnectParams] = None,
     ) -> None:
         """
         Run a command as soon as a session is free.
@@ -159,9 +160,12 @@ class SessionPool:
             How many connections to the destination there may be.
         idle_timeout, max_lifetime : Optional[float]
             Seconds, see `SshClientCache.release`.
+        target : Optional[ConnectParams]
+            The destination as this caller gave it; None: as before.
         """
         command.run_beside = self._run_beside
         with self._lock:
+            self._target = target or self._target
             self._max_connections = max_connections
             self._idle_timeout, self._max_lifetime = idle_timeout, max_lifetime
         self._enqueue(command, next(self._tickets))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import threading
+import time
+from concurrent.futures import Future, wait
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import paramiko
@@ -20,7 +23,7 @@ from ssh_service.connect.key_files import (
     read_file,
     warn_if_open,
 )
-from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
+from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.known_hosts import fingerprint
 from ssh_service.params import ConnectParams, key_sources
 from ssh_service.secret import Secret
@@ -49,7 +52,7 @@ class Credentials:
     params : ConnectParams
         The destination.
     deadline : float
-        Monotonic instant until which an agent may take its time.
+        Monotonic instant until which an agent or a callable may take its time.
 
     Attributes
     ----------
@@ -61,7 +64,7 @@ class Credentials:
     SshConfigError
         A key the caller named cannot be used.
     SshConnectError
-        A callable that should deliver a credential raised.
+        A callable that should deliver a credential raised, or took too long.
 
     Notes
     -----
@@ -144,18 +147,35 @@ class Credentials:
     # --- callables
 
     def _ask(self, name: str, supplier: Callable[[], Any]) -> Any:
-        try:
-            return supplier()
-        except SshServiceError:
-            raise
-        except Exception as error:
-            # Its text may hold a secret, so the message names its class only.
-            raise SshConnectError(
-                f"{self._params.connection_id}: the callable given as {name} raised "
-                f"{type(error).__name__}",
-                connection_id=self._params.connection_id,
+        """Ask on a thread of its own: users' code may take for ever, a dial may not."""
+        answer: Future[Any] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(supplier())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name=f"ssh-service-{name}", daemon=True).start()
+        began = time.monotonic()
+        wait([answer], max(0.0, self._deadline - began))
+        connection_id = self._params.connection_id
+        if not answer.done():
+            raise SshConnectTimeout(
+                f"{connection_id}: the callable given as {name} returned nothing within "
+                f"{time.monotonic() - began:.1f} s",
+                connection_id=connection_id,
                 phase="auth",
-            ) from error
+            )
+        error = answer.exception()
+        if error is None or isinstance(error, SshServiceError):
+            return answer.result()
+        # Its text may hold a secret, so the message names its class only.
+        raise SshConnectError(
+            f"{connection_id}: the callable given as {name} raised {type(error).__name__}",
+            connection_id=connection_id,
+            phase="auth",
+        ) from error
 
     def _secret(self, name: str, value: Any) -> Optional[Secret]:
         if value is None or isinstance(value, Secret):

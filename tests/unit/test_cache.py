@@ -305,6 +305,20 @@ def test_a_caller_waits_no_longer_than_its_deadline_and_disturbs_nobody(
     assert dialer.dials == ["alpha"]
 
 
+def test_a_caller_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
+    connections: SshClientCache, dialer: GatedDialer
+) -> None:
+    dialer.hold("alpha")
+    patient = connections.request(target(connect_timeout=60))
+    with pytest.raises(SshConnectTimeout, match="still connecting"):
+        connections.get_client_connection(connect_params(connect_timeout=0.01))
+    dialer.release("alpha")
+    patient.pair.result(PATIENCE)
+    connections.release(patient)
+    connections.get_client_connection(connect_params(connect_timeout=0.01))
+    assert dialer.dials == ["alpha"]
+
+
 def test_the_dialler_is_given_the_destinations_own_connect_timeout(
     connections: SshClientCache, recorder: Recorder
 ) -> None:

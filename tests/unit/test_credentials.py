@@ -19,7 +19,7 @@ import pytest
 from ssh_service import params
 from ssh_service.connect.agent import AgentError, list_keys
 from ssh_service.connect.credentials import Credentials
-from ssh_service.errors import SshConfigError, SshConnectError
+from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout
 from ssh_service.known_hosts import fingerprint
 
 from .keys import certify, generated, needs_ssh_keygen, public_parts
@@ -364,6 +364,28 @@ def test_a_callable_that_raises_is_a_connect_error_without_its_text(name: str) -
         use(name, fail)
     assert MARKER not in str(caught.value)
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_callable_that_gives_up_ends_no_thread_of_ours(error: Any) -> None:
+    def fail() -> Any:
+        raise error(MARKER)
+
+    with pytest.raises(SshConnectError, match=f"password raised {error.__name__}") as caught:
+        use("password", fail)
+    assert MARKER not in str(caught.value)
+
+
+def test_a_callable_that_never_returns_holds_up_no_dial_for_longer_than_it_may_take() -> None:
+    gate = threading.Event()
+    given = {"host": "web", "username": "me", "config": None, "password": gate.wait}
+    found = Credentials(params.resolve(given), time.monotonic() + 0.05)
+    try:
+        with pytest.raises(SshConnectTimeout, match="password returned nothing within") as caught:
+            found.password()
+        assert (caught.value.connection_id, caught.value.phase) == ("me@web:22", "auth")
+    finally:
+        gate.set()
 
 
 @pytest.mark.parametrize("name", ["passphrase", "password"])

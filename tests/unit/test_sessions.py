@@ -230,6 +230,21 @@ def test_one_dial_at_a_time_brings_further_connections(site: Site) -> None:
     site.connected()
 
 
+def test_a_dial_may_take_as_long_as_the_last_caller_says_not_the_first() -> None:
+    allowed: List[int] = []
+
+    def dial(to: Any, deadline: float, **_: Any) -> FakeTransport:
+        allowed.append(round(deadline - time.monotonic()))
+        raise SshConnectError("refused")
+
+    cache = SshClientCache(dialer=dial)
+    for timeout in (5, 60):
+        future = remote.submit(cache, connect_params(connect_timeout=timeout), "echo")
+        assert isinstance(future.exception(PATIENCE), SshConnectError)
+    assert allowed == [5, 60]
+    callbacks_done()
+
+
 @pytest.mark.parametrize("most", [0, -1, "4", None, 1.5])
 def test_without_a_number_of_connections_nothing_is_dialled(most: Any, site: Site) -> None:
     """None could ever be used, and one after the other would be made."""
