@@ -545,6 +545,21 @@ def test_a_mute_proxy_command_ends_at_the_deadline(sshd: Sshd) -> None:
     assert time.monotonic() - began < 0.8
 
 
+@needs_agent
+def test_nothing_of_the_callers_is_forwarded_whatever_ssh_config_says(
+    sshd: Sshd, agent: str, tmp_path: Path  # noqa: F811
+) -> None:
+    """Neither the agent nor a display: whoever rules a host would have the use of them."""
+    config = tmp_path / "config"
+    config.write_text("ForwardAgent yes\nForwardX11 yes\nForwardX11Trusted yes\n")
+    transport = connect(sshd, config=str(config), agent_path=agent)
+    channel = transport.open_session()
+    channel.exec_command('echo "agent:$SSH_AUTH_SOCK display:$DISPLAY"')
+    assert channel.recv(100) == b"agent: display:\n"
+    transport.close()
+    assert "auth-agent-req" not in sshd.log() and "x11-req" not in sshd.log()
+
+
 # --- what is left behind ---------------------------------------------------------------------
 
 

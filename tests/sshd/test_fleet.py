@@ -219,19 +219,24 @@ def test_a_copy_that_fails_is_told_and_leaves_the_others_alone(
 
 
 def test_cancel_ends_copies(connect: Dict[str, Any], tmp_path: Path) -> None:
-    with open(tmp_path / "big", "wb") as file:
-        file.truncate(2 << 30)
-    begun = threading.Event()
+    (tmp_path / "big").write_bytes(bytes(range(256)) * (1 << 16))
+    begun, cancelled = threading.Event(), threading.Event()
+
+    def on_progress(*_: Any) -> None:
+        begun.set()
+        cancelled.wait(20)
+
     with fleet.upload(
         HOSTS[:2],
         tmp_path / "big",
         tmp_path / "there",
         connect=connect,
-        on_progress=lambda *_: begun.set(),
+        on_progress=on_progress,
     ) as results:
         assert begun.wait(20)
         began = time.monotonic()
         results.cancel()
+        cancelled.set()
         taken = list(results)
     assert time.monotonic() - began < 10
     assert all(isinstance(result.error, SshCommandCancelled) for result in taken)
