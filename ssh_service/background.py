@@ -56,6 +56,8 @@ class _Clock:
         self._thread: Optional[threading.Thread] = None  # guarded by _changed
 
     def call_at(self, instant: float, function: Callable[[], None]) -> Timer:
+        if instant != instant:  # among numbers that can be compared it would be due for ever
+            raise ValueError("a call cannot be due at NaN")
         timer = Timer(function)
         with self._changed:
             heapq.heappush(self._due, (instant, next(self._order), timer))

@@ -155,8 +155,12 @@ class SshClientCache:
         max_destinations: Optional[int] = MAX_DESTINATIONS,
         dialer: Dialer = dial,
     ) -> None:
-        if max_destinations is not None and max_destinations < 1:
-            raise SshConfigError(f"max_destinations is {max_destinations}; it must be at least 1")
+        if max_destinations is not None and not (
+            isinstance(max_destinations, int) and max_destinations >= 1
+        ):
+            raise SshConfigError(
+                f"max_destinations is {max_destinations!r}; it must be at least 1"
+            )
         self.max_destinations = max_destinations
         self._client_factory = client_factory
         self._dialer = dialer
@@ -238,7 +242,14 @@ class SshClientCache:
         -------
         Callable[[], None]
             Ends it; commands already under way are still told of.
+
+        Raises
+        ------
+        SshConfigError
+            `subscriber` is no function.
         """
+        if not callable(subscriber):
+            raise SshConfigError(f"subscribe: expected a function, got {subscriber!r}")
         with self._lock:
             self._subscribers = (*self._subscribers, subscriber)
         return lambda: self._unsubscribe(subscriber)
@@ -385,7 +396,13 @@ class SshClientCache:
         ------
         Tuple[SshTransport, SshClient]
             The connection and its client.
+
+        Raises
+        ------
+        SshConfigError
+            As in `get_client_connection`; or a limit is no number of seconds.
         """
+        check_limits(idle_timeout, max_lifetime)
         slot = self.acquire(params.resolve(connect_params))
         try:
             yield slot.pair.result()
@@ -723,6 +740,25 @@ class SshClientCache:
     ) -> Tuple[SshTransport, Callable[[], None]]:
         slot = self.acquire(hop, deadline)
         return slot.pair.result()[0], lambda: self.release(slot)
+
+
+def check_limits(*limits: Optional[float]) -> None:
+    """
+    Refuse what is no limit, before a connection is leased that could then not be released.
+
+    Parameters
+    ----------
+    *limits : Optional[float]
+        An ``idle_timeout`` or ``max_lifetime``, see `SshClientCache.release`.
+
+    Raises
+    ------
+    SshConfigError
+        One is no number of seconds.
+    """
+    for limit in limits:
+        if limit is not None and not (isinstance(limit, (int, float)) and limit >= 0):
+            raise SshConfigError(f"idle_timeout, max_lifetime: expected seconds, got {limit!r}")
 
 
 def _is_used(slot: Slot) -> bool:

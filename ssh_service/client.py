@@ -59,6 +59,8 @@ class SshClient:
         TimeoutError
             It was neither made nor lost in that time.
         """
+        if timeout is not None:  # (for NaN, `wait_for` would never stop asking)
+            timeout = min(max(0.0, timeout), threading.TIMEOUT_MAX)
         with self._changed:
             if not self._changed.wait_for(lambda: self._id != "INIT", timeout):
                 raise TimeoutError(f"no connection was made or lost within {timeout:g} s")

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Callable, ContextManager, Mapping, Optional, Union
 
 from ssh_service import copying, params, script
-from ssh_service.cache import Pair, SshClientCache
+from ssh_service.cache import Pair, SshClientCache, check_limits
 from ssh_service.command import Command, CompletedProcess
 from ssh_service.errors import SshConfigError, SshConnectionLost
 from ssh_service.params import ConnectParams
@@ -115,10 +115,11 @@ def begin(
     Raises
     ------
     SshConfigError
-        `max_connections` is no number of connections.
+        `max_connections` is no number of connections, or a limit no number of seconds.
     """
     if not isinstance(max_connections, int) or max_connections < 1:
         raise SshConfigError(f"max_connections: expected 1 or more, got {max_connections!r}")
+    check_limits(idle_timeout, max_lifetime)
     if cache.subscribers:
         command.watch(cache.subscribers)
     if command.is_empty():

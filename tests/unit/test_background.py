@@ -64,6 +64,14 @@ def test_a_call_is_not_made_before_its_time() -> None:
     assert made[0] >= due
 
 
+def test_a_call_that_is_due_at_no_time_harms_no_other() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        background.call_at(float("nan"), lambda: None)
+    done = threading.Event()
+    soon(done.set)
+    assert done.wait(PATIENCE)
+
+
 def test_a_cancelled_call_is_not_made() -> None:
     made: List[str] = []
     gate = threading.Event()

@@ -289,6 +289,24 @@ def test_where_no_thread_can_be_started_the_call_fails_and_the_next_one_dials(
     assert connections.stats()["leases"] == 0
 
 
+@pytest.mark.parametrize("limit", ["5", -1, float("nan"), b"5"])
+def test_a_limit_that_is_none_is_refused_before_anything_is_leased(
+    limit: Any, connections: SshClientCache
+) -> None:
+    for name in ("idle_timeout", "max_lifetime"):
+        with pytest.raises(SshConfigError, match=name):
+            with connections.lease(connect_params(), **{name: limit}):
+                pass
+    assert connections.stats()["dials"] == 0
+
+
+def test_what_is_no_function_cannot_subscribe(connections: SshClientCache) -> None:
+    wrong: Any = "print"
+    with pytest.raises(SshConfigError, match="expected a function"):
+        connections.subscribe(wrong)
+    assert connections.subscribers == ()
+
+
 def test_a_caller_waits_no_longer_than_its_deadline_and_disturbs_nobody(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:

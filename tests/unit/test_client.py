@@ -70,8 +70,12 @@ def test_connection_gives_none_to_all_who_wait_when_it_is_lost() -> None:
 def test_connection_waits_no_longer_than_it_may() -> None:
     with pytest.raises(TimeoutError, match="within 0.01 s"):
         SshClient().connection(timeout=0.01)
-    with pytest.raises(TimeoutError):
-        SshClient().connection(timeout=0)
+    for timeout in (0, -1, float("nan")):
+        with pytest.raises(TimeoutError):
+            SshClient().connection(timeout)
+    client = SshClient()
+    client.lost()
+    assert client.connection(float("inf")) is None
 
 
 def test_what_was_lost_is_never_made_again() -> None:
