@@ -15,6 +15,8 @@ from ssh_service.errors import SshTransferError, transfer_error
 __all__ = ["Entry", "SourceFile", "attributes_of", "digest_here", "not_a_file", "walk"]
 
 _PIECE = 256 * 1024
+# Pieces taken of a file that claims to be empty and is not: it may never end.
+_MOST_UNSIZED = 64
 # Without it, opening a fifo that took a file's place would wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -94,6 +96,11 @@ class SourceFile:
                 if not piece:
                     break
                 pieces.append(piece)
+                if len(pieces) > _MOST_UNSIZED:
+                    raise self._changed()
+        except SshTransferError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise local_error(error, self.path) from error

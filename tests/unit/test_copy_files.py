@@ -732,6 +732,24 @@ def test_a_file_that_claims_to_be_empty_is_read_to_its_end(
 # Progress and memory.
 
 
+def test_one_that_claims_to_be_empty_and_never_ends_is_an_error(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(b"")
+    given: List[int] = []
+
+    def read(fd: int, size: int) -> bytes:
+        given.append(size)
+        assert len(given) < 1000
+        return bytes(size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", read)
+        with pytest.raises(SshTransferError, match="changed"):
+            SourceFile(os.fsencode(tmp_path / "source"))
+    assert sum(given) < 20_000_000
+
+
 @BOTH
 def test_progress_tells_bytes_and_files_and_in_the_end_all_of_them(
     copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
