@@ -184,9 +184,9 @@ class Gate(paramiko.Transport):  # type: ignore[misc]
                 self._transmit_locked(*entry)
             try:
                 self.packetizer.uncork(wait=False)
-            except (OSError, EOFError):  # not a byte was taken
-                for outbound in begun:
-                    outbound.begun = False
+            except (OSError, EOFError):
+                for outbound in begun:  # a socket took no byte; a channel may have taken some
+                    outbound.begun = not self._wire.is_socket
                 raise
 
     def _transmit_all_locked(

@@ -158,6 +158,11 @@ class Wire:
         return not (self._real and not self._backlog) and not self.writable()
 
     @property
+    def is_socket(self) -> bool:
+        """Whether `send_now` raises only where nothing of what it was given has left."""
+        return self._real
+
+    @property
     def has_backlog(self) -> bool:
         """Whether there is something that `send_now` could not write."""
         return bool(self._backlog)

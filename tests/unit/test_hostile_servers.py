@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import socket
@@ -762,6 +763,53 @@ def test_half_a_packet_is_the_end_of_the_connection(
             transport.open_session()
         assert lost(transport).reason == "reset"
         within(0.0, began)
+
+
+class Piecemeal:
+    """What stands in for a socket as a channel does, and breaks in the middle of a write."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.left = sock, 1 << 30
+
+    def send_ready(self) -> bool:
+        return True
+
+    def send(self, data: bytes) -> int:
+        if not self.left:
+            raise OSError("broken in the middle")
+        taken = self.sock.send(data[: self.left])
+        self.left -= taken
+        return taken
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)  # wakes the reader
+        self.sock.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
+def test_what_broke_in_the_middle_of_a_write_over_a_jump_host_may_have_been_sent() -> None:
+    """T20: a command that was sent in full, with more behind it, must not be sent again."""
+    with EvilSsh(lambda *_: None) as server:
+        sock = Piecemeal(socket.create_connection((server.host, server.port), timeout=PATIENCE))
+        transport = SshTransport(sock, connection_id="over@jump:22", keepalive_interval=None)
+        try:
+            transport.handshake(time.monotonic() + PATIENCE)
+            transport.auth_none("tester")
+            sink = Collector()
+            transport.start_session(sink)
+            assert sink.is_open.wait(PATIENCE) and sink.channel is not None
+            assert not sink.channel.has_sent
+            sock.left = 200
+            with transport.together():
+                sink.channel.request_exec(b"touch it")
+                sink.channel.send_some(b"x" * 1000, wait=False)
+            assert sink.ended.wait(PATIENCE)
+            assert sink.channel.has_sent
+        finally:
+            transport.close()
 
 
 def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_ever() -> None:
