@@ -113,13 +113,14 @@ class CommandFuture(Future):  # type: ignore[type-arg]
     """
     A real `concurrent.futures.Future` whose `cancel` also ends a command that is under way.
 
-    Its done-callbacks run on the callback thread, so that they may wait without stalling a
-    connection; whoever waits in `result` is released first.
+    Its done-callbacks run on the callback thread (beside it, where that began the command), so
+    that they may wait without stalling a connection; whoever waits in `result` is released first.
     """
 
-    def __init__(self, cancel: Callable[[], bool]) -> None:
+    def __init__(self, cancel: Callable[[], bool], run_callback: Callable[..., None]) -> None:
         super().__init__()
         self._cancel = cancel
+        self._run_callback = run_callback
 
     def cancel(self) -> bool:
         """
@@ -149,7 +150,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         # Futures are settled on reader threads, where the user's code has no business.  (A part
         # of the standard library that is private, but has stood since Python 3.2; a test says so.)
         if getattr(self, "_done_callbacks"):
-            background.run_callback(getattr(super(), "_invoke_callbacks"))
+            self._run_callback(getattr(super(), "_invoke_callbacks"))
 
 
 class Command(ChannelSink):
@@ -201,7 +202,8 @@ class Command(ChannelSink):
     ) -> None:
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
             raise SshConfigError(f"timeout: expected seconds, got {timeout!r}")
-        self.future = CommandFuture(self.cancel)
+        self._run_callback = background.callback_runner()
+        self.future = CommandFuture(self.cancel, self._run_callback)
         self.connection_id = connection_id
         # The pool's: its place in the queue, whether it is on its second attempt (it was never
         # sent), and what it waits for, as the phase of a time-out.
@@ -218,7 +220,6 @@ class Command(ChannelSink):
         self._request = delivery.command
         self.stdin = Stdin(delivery.preamble + stdin, more_stdin)
         self.outputs = (stdout or Output(), stderr or Output())
-        self._run_callback = background.callback_runner()
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
                 output.run_callback = self._run_callback

@@ -435,8 +435,13 @@ def test_a_callback_may_run_a_command_with_callbacks_of_its_own(
     web: Any, cache: SshClientCache
 ) -> None:
     heard: List[str] = []
+    done = threading.Event()
 
     def run_another(piece: str) -> None:
+        if not heard:  # nor does a done-callback of what it begins wait for it
+            process = start(web, "true", cache=cache, timeout=PATIENCE)
+            process.future.add_done_callback(lambda _: done.set())
+            assert done.wait(PATIENCE)
         heard.append(piece)
         if len(heard) < 4:  # also in a callback of that one
             command = f"echo {len(heard)}"

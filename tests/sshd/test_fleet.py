@@ -20,6 +20,7 @@ from ssh_service import (
     SshConnectError,
     SshFileNotFoundError,
     fleet,
+    run,
 )
 from ssh_service.fleet import SshWorkerLost
 from ssh_service.local_sshd import Sshd
@@ -66,6 +67,19 @@ def test_every_host_has_its_result(connect: Dict[str, Any]) -> None:
     for result in results:
         assert result.stdout == f"{result.host}\n"
         assert (result.status, result.exit_status, result.error) == ("FAILED", 3, None)
+
+
+def test_many_hosts_can_be_asked_in_a_callback(
+    connect: Dict[str, Any], ssh_cache: SshClientCache
+) -> None:
+    statuses: List[str] = []
+
+    def ask_all(piece: str) -> None:
+        results = fleet.run(HOSTS, "true", connect=connect, parallel=2, timeout=20)
+        statuses.extend(result.status for result in results)
+
+    run({**connect, "host": HOSTS[0]}, "echo go", on_stdout=ask_all, cache=ssh_cache, timeout=30)
+    assert statuses == ["SUCCEEDED"] * len(HOSTS)
 
 
 def test_one_hosts_failure_is_never_anothers(connect: Dict[str, Any], tmp_path: Path) -> None:
