@@ -97,7 +97,7 @@ def try_often(name: str, rounds: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(NO_SSH_SERVER))
 def test_no_ssh_server_is_a_typed_error_in_time_and_leaves_nothing(name: str) -> None:
-    """T12."""
+    """T12, G10, G11, G16."""
     try_often(name, 2)
 
 
