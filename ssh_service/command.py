@@ -30,6 +30,8 @@ from ssh_service.transport import ChannelSink, SshChannel
 
 # What a command hears from the channel it runs on, whoever opened that.
 HEARD = ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writable")
+_TOKEN_SIZE = 8
+_MARK = re.compile(rb"<([0-9a-f]{%d}):(\d+)>" % (2 * _TOKEN_SIZE))
 _SIGNAL = re.compile(r"(?!SIG)[A-Z][A-Z0-9]{0,15}\Z")
 # Seconds from TERM to KILL, and from KILL to giving up on hearing of the end.
 _TERM_PATIENCE = 1.0
@@ -588,21 +590,22 @@ class _GroupFinder:
     """
 
     def __init__(self) -> None:
-        token = secrets.token_hex(8)
+        token = secrets.token_hex(_TOKEN_SIZE)
         # Quoted, as the caller's environment may hold an IFS with digits in it.
         self.prologue = f"printf '<{token}:%d>' \"$$\" >&2;"
         self.number: Optional[int] = None
-        self._mark = re.compile(rb"<" + token.encode() + rb":(\d+)>")
-        self._start = b"<" + token.encode() + b":"
+        self._token = token.encode()
+        self._start = b"<" + self._token + b":"
         self._pending: Optional[bytes] = b""  # None once the mark was found
 
     def strip(self, chunk: bytes) -> bytes:
         if self._pending is None:
             return chunk
         text = self._pending + chunk
-        found = self._mark.search(text)
+        marks = _MARK.finditer(text)
+        found = next((mark for mark in marks if mark.group(1) == self._token), None)
         if found:
-            self.number, self._pending = int(found.group(1)), None
+            self.number, self._pending = int(found.group(2)), None
             return text[: found.start()] + text[found.end() :]
         # What may be the beginning of the mark waits for its end.
         at = text.rfind(b"<")

@@ -6,6 +6,7 @@ import concurrent.futures
 import gc
 import pickle
 import random
+import re
 import sys
 import threading
 import weakref
@@ -657,7 +658,7 @@ def test_without_a_mark_everything_is_shown() -> None:
         text = b"".join(
             rng.choices([b"<", b"a", b":", b"1", found._start, found._start + b"12", b">"], k=9)
         )
-        if found._mark.search(text):
+        if re.search(found._start + rb"\d+>", text):
             continue
         cuts = sorted(rng.choices(range(len(text) + 1), k=6))
         pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
