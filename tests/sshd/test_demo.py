@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Set
 
 import pytest
 
@@ -32,15 +31,18 @@ def address(sshd: Sshd) -> str:
     return f"{sshd.username}@{sshd.host}:{sshd.port}"
 
 
-def left() -> Set[str]:
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("ssh-service-")}
-
-
 def test_every_step_holds_on_a_real_server(
-    sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]
+    sshd: Sshd,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     know(home, sshd)
-    before = left()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     status = demo.main(["--host", address(sshd), "--key", sshd.client_key])
     told = capsys.readouterr()
     assert status == 0, told.out + told.err
@@ -48,7 +50,7 @@ def test_every_step_holds_on_a_real_server(
     assert "names, contents, modes, times compared: 0 differ" in told.out
     assert "the lost one had begun once" in told.out
     assert "Every check held" in told.out
-    assert left() <= before
+    assert not os.listdir(temporary)
     assert sshd.logins() == 1 + 2 + 1  # one to try, two at once, one after the cut
 
 

@@ -287,8 +287,13 @@ def test_a_full_disk_is_told_with_host_and_path(tmp_path: Path) -> None:
 
 
 def test_bench_without_a_host_draws_the_documentations_pictures_in_a_checkout(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    from ssh_service.cli import bench
+
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__main__.py").touch()
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "ssh_service" / "cli" / "bench.py"))
     ran: List[Any] = []
 
     def note(command: List[str], cwd: str) -> "subprocess.CompletedProcess[bytes]":
@@ -297,7 +302,7 @@ def test_bench_without_a_host_draws_the_documentations_pictures_in_a_checkout(
 
     monkeypatch.setattr(subprocess, "run", note)
     assert in_process("bench").returncode == 3
-    assert ran == [(["-m", "benchmarks", "--pictures"], str(ROOT))]
+    assert ran == [(["-m", "benchmarks", "--pictures"], str(tmp_path.resolve()))]
 
 
 def test_bench_without_a_host_says_what_is_missing_elsewhere(
