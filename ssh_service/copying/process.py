@@ -40,10 +40,10 @@ class Process:
     refused : bool
         Whether it never began as the server admits no more sessions at the moment.
 
-    Thread safety
-    -------------
-    `feed`, `made_room` and `ended` are for the connection's reader thread; all else belongs to the
-    copy's own thread.
+    Notes
+    -----
+    Thread safety.  `feed`, `made_room` and `ended` are for the connection's reader thread; all
+    else belongs to the copy's own thread.
     """
 
     def __init__(self, lane: Lane) -> None:
