@@ -233,7 +233,9 @@ def test_a_copy_that_fails_is_told_and_leaves_the_others_alone(
 
 
 def test_cancel_ends_copies(connect: Dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "big").write_bytes(bytes(range(256)) * (1 << 16))
+    with open(tmp_path / "big", "wb") as file:  # not over before it is cancelled
+        for _ in range(12):
+            file.write(bytes(range(256)) * (1 << 16))
     begun, cancelled = threading.Event(), threading.Event()
 
     def on_progress(*_: Any) -> None:
@@ -253,6 +255,7 @@ def test_cancel_ends_copies(connect: Dict[str, Any], tmp_path: Path) -> None:
         cancelled.set()
         taken = list(results)
     assert time.monotonic() - began < 10
+    (tmp_path / "big").unlink()
     assert all(isinstance(result.error, SshCommandCancelled) for result in taken)
     assert not (tmp_path / "there").exists()
 
