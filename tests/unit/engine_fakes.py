@@ -206,7 +206,9 @@ class FakeChannel:
     # What the library calls.
 
     def request_exec(self, command: bytes) -> None:
-        self.command = command
+        with self.transport._lock:  # as in the gate: what was not sent at the loss never is
+            if self.transport._active:
+                self.command = command
 
     def request_pty(self) -> None:
         pass
