@@ -12,7 +12,7 @@ from typing import Dict, Iterator, Mapping, Optional, Sequence, Type
 
 from benchmarks import commands, copies, costs, pictures
 from benchmarks.far import far
-from benchmarks.peers import Peer, installed
+from benchmarks.peers import NAMES, Peer, installed
 from benchmarks.plan import FULL, MIB, QUICK, Plan
 from benchmarks.report import Report
 from benchmarks.target import Target, make_user, serve, shell_seconds
@@ -71,13 +71,15 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="two minutes or so (the default)")
-    how.add_argument("--full", action="store_true", help="the numbers to be believed")
+    how.add_argument("--full", action="store_true", help="the numbers to be believed: 17 minutes")
     parser.add_argument("--user", help="who logs in (another than you: as root)")
     parser.add_argument("--make-user", metavar="NAME", help="make that user first, as root")
     parser.add_argument("--json", default="benchmarks.json", help="where to write (%(default)s)")
     parser.add_argument("--pictures", action="store_true", help="draw those of docs/ afterwards")
     parser.add_argument("--part", action="append", choices=_PARTS, help="only this; repeatable")
-    parser.add_argument("--peer", action="append", default=[], help="only this; repeatable")
+    parser.add_argument(
+        "--peer", action="append", choices=NAMES, default=[], help="only this; repeatable"
+    )
     return parser.parse_args(argv)
 
 
@@ -161,7 +163,7 @@ def _copies(
     kinds = {key: kind for key, kind in kinds.items() if kind.copies}
     if is_far:  # those that ask for one file after the other need minutes here
         quick = ("ssh_service", "rsync -a")
-        kinds = {key: kind for key, kind in kinds.items() if key in quick or plan.slow_ones}
+        kinds = {key: kind for key, kind in kinds.items() if key in quick}
     with _connected(kinds, target) as peers:
         there = os.path.join(target.folder, "there")
         for measurement in copies.copies(peers, name, source, there, rounds, plan):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import os
 import sys
 import threading
@@ -23,6 +25,8 @@ DELAY = 0.03
 
 _COMMAND = "echo hi"
 _THREADS = (1, 8, 32)
+# Seconds that threads wait for each other.
+_PATIENCE = 300.0
 
 
 def _check(text: str) -> None:
@@ -95,32 +99,35 @@ def rates(peers: Mapping[str, Peer], plan: Plan) -> Iterator[Measurement]:
 
 def _rate(peer: Peer, threads: int, total: int) -> float:
     each = max(1, total // threads)
-    start, errors = threading.Barrier(threads + 1), []
+    errors: List[BaseException] = []
+    barrier = threading.Barrier(threads + 1)  # all begin together, and are waited for together
 
     def work() -> None:
         try:
-            run = peer.worker()
-            _check(run(_COMMAND))  # a connection of the thread's own is there, then
-            start.wait(60)
-            for _ in range(each):
-                _check(run(_COMMAND))
+            with contextlib.nullcontext(peer) if peer.serves_threads else type(peer)(
+                peer.target
+            ) as mine:
+                _check(mine.run(_COMMAND))
+                barrier.wait(_PATIENCE)
+                for _ in range(each):
+                    _check(mine.run(_COMMAND))
+                barrier.wait(_PATIENCE)
         except BaseException as error:
             errors.append(error)
-            start.abort()
+            barrier.abort()
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
         worker.start()
-    try:
-        start.wait(60)
-        began = time.perf_counter()
-    except threading.BrokenBarrierError:
-        began = 0.0
+    took = math.nan
+    with contextlib.suppress(threading.BrokenBarrierError):
+        barrier.wait(_PATIENCE)
+        took = seconds(lambda: barrier.wait(_PATIENCE))
     for worker in workers:
         worker.join()
     if errors:
         raise errors[0]
-    return each * threads / (time.perf_counter() - began)
+    return each * threads / took
 
 
 def first(kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> Measurement:

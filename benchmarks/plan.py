@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     patience : float
         Seconds after which a measurement begins no further round.
     slow_ones : bool
-        Whether neighbours take part where they need minutes.
+        Whether neighbours are waited for that dial many hosts one after the other.
     """
 
     near_commands: int
@@ -57,4 +57,4 @@ class Plan(NamedTuple):
 
 
 QUICK = Plan(100, 10, 400, 2, 5, 100, 1, 64 * MIB, 2, 500, 2, 400, 1, 200, 20, 15.0, False)
-FULL = Plan(400, 30, 1600, 5, 15, 100, 5, 256 * MIB, 7, 2000, 7, 400, 5, 500, 50, 300.0, True)
+FULL = Plan(400, 30, 800, 5, 15, 100, 5, 256 * MIB, 7, 2000, 7, 400, 5, 500, 50, 60.0, True)

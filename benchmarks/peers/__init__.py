@@ -7,7 +7,7 @@ from typing import Dict, Iterable, List, Tuple, Type
 
 from benchmarks.peers.base import Peer
 
-__all__ = ["Peer", "installed"]
+__all__ = ["NAMES", "Peer", "installed"]
 
 # Module and the names of what it holds, ours first.  Who stands in for another is asked after it.
 _MODULES = {
@@ -20,6 +20,7 @@ _MODULES = {
     "pssh_client": ("parallel-ssh",),
     "fabric_client": ("Fabric",),
 }
+NAMES = tuple(name for names in _MODULES.values() for name in names)
 
 
 def installed(wanted: Iterable[str] = ()) -> Tuple[Dict[str, Type[Peer]], Dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 from benchmarks.target import Target
 
@@ -30,6 +30,8 @@ class Peer:
         Whether it runs commands.
     copies, copies_trees : bool
         Whether it copies at all, and folders, too.
+    serves_threads : bool
+        Whether threads can share it; where not, each gets one of its own.
     reads_much : bool
         Whether it takes large outputs in a time that is linear in their size.
     """
@@ -40,6 +42,7 @@ class Peer:
     runs_commands = True
     copies = True
     copies_trees = True
+    serves_threads = True
     reads_much = True
 
     def __init__(self, target: Target) -> None:
@@ -72,10 +75,6 @@ class Peer:
     def read(self, command: str) -> int:
         """Run a command that writes much; give how many bytes of output were taken."""
         return len(self.run(command))
-
-    def worker(self) -> "Callable[[str], str]":
-        """Give what one of many threads calls to run a command; by default all share one."""
-        return self.run
 
     def upload(self, local: str, remote: str) -> None:
         """Copy a file or a tree to a place that does not exist."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import socket
-import threading
-from typing import Any, Callable, List
+from typing import Any, List
 
 from ssh2.session import Session
 
@@ -19,6 +18,7 @@ class _CClient(Peer):
 
     name = "ssh2 (C)"
     copies = False
+    serves_threads = False
 
     @staticmethod
     def version() -> str:
@@ -27,36 +27,23 @@ class _CClient(Peer):
 
     def connect(self) -> None:
         """Make the connection."""
-        self._sockets: List[socket.socket] = []
-        self._own = threading.local()
-        self._first = self._session()
-
-    def _session(self) -> Any:
-        sock = socket.create_connection((self.target.host, self.target.port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sockets.append(sock)
-        session = Session()
-        session.handshake(sock)
-        session.userauth_publickey_fromfile(self.target.username, self.target.client_key)
-        return session
+        self._socket = socket.create_connection((self.target.host, self.target.port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._session = Session()
+        self._session.handshake(self._socket)
+        self._session.userauth_publickey_fromfile(self.target.username, self.target.client_key)
 
     def close(self) -> None:
-        """End all connections."""
-        for sock in self._sockets:
-            sock.close()
+        """End the connection."""
+        self._socket.close()
 
     def run(self, command: str) -> str:
         """Run a command."""
-        return b"".join(_pieces(self._first, command)).decode()
+        return b"".join(_pieces(self._session, command)).decode()
 
     def read(self, command: str) -> int:
         """Keep the output as bytes."""
-        return len(b"".join(_pieces(self._first, command)))
-
-    def worker(self) -> Callable[[str], str]:
-        """Give each thread a connection of its own."""
-        session = self._session()
-        return lambda command: b"".join(_pieces(session, command)).decode()
+        return len(b"".join(_pieces(self._session, command)))
 
 
 def _pieces(session: Any, command: str) -> List[bytes]:

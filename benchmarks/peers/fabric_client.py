@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Sequence
+from typing import List, Sequence
 
 import fabric
 
@@ -35,6 +35,7 @@ class _Fabric(Peer):
     name = "Fabric"
     keeps_times = False
     copies_trees = False
+    serves_threads = False
     reads_much = False  # it looks through all that came with each kilobyte that comes
 
     @staticmethod
@@ -54,11 +55,6 @@ class _Fabric(Peer):
     def run(self, command: str) -> str:
         """Run a command."""
         return _run(self._connection, command)
-
-    def worker(self) -> Callable[[str], str]:
-        """Give each thread a connection."""
-        connection = _connection(self.target)
-        return lambda command: _run(connection, command)
 
     def upload(self, local: str, remote: str) -> None:
         """Copy a file there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Callable, List, Sequence
+from typing import List, Sequence
 
 from pssh.clients import ParallelSSHClient, SSHClient
 from pssh.config import HostConfig
@@ -37,6 +37,7 @@ class _Pssh(Peer):
 
     name = "parallel-ssh"
     keeps_times = False
+    serves_threads = False  # clients belong to their thread's event loop
 
     @staticmethod
     def version() -> str:
@@ -54,17 +55,6 @@ class _Pssh(Peer):
     def run(self, command: str) -> str:
         """Run a command."""
         return _run(self._client, command)
-
-    def worker(self) -> Callable[[str], str]:
-        """Make a client where it is used: they belong to their thread's event loop."""
-        made: List[SSHClient] = []
-
-        def run(command: str) -> str:
-            if not made:
-                made.append(_client(self.target))
-            return _run(made[0], command)
-
-        return run
 
     def upload(self, local: str, remote: str) -> None:
         """Copy there."""
