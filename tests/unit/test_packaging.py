@@ -1,0 +1,70 @@
+"""What is published: all of it, and nothing else; read from the files that say what that is."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Iterator, List
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "ssh_service"
+
+
+def setup(section: str, option: str) -> List[str]:
+    found = configparser.ConfigParser()
+    found.read(ROOT / "setup.cfg", "utf-8")
+    return found[section][option].split()
+
+
+def files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            yield path
+
+
+def test_every_module_and_data_file_is_in_the_wheel() -> None:
+    patterns = setup("options.package_data", "ssh_service")
+    unused, missing = set(patterns), []
+    for path in files(PACKAGE):
+        name = path.relative_to(PACKAGE).as_posix()
+        matching = {pattern for pattern in patterns if fnmatch(name, pattern)}
+        unused -= matching
+        folders = [PACKAGE, *(PACKAGE / part for part in path.relative_to(PACKAGE).parents)]
+        is_module = path.suffix == ".py" and all((at / "__init__.py").exists() for at in folders)
+        if not (is_module or matching):
+            missing.append(name)
+    assert (missing, unused) == ([], set())
+
+
+def test_nothing_else_is_in_the_wheel() -> None:
+    assert setup("options.packages.find", "include") == ["ssh_service", "ssh_service.*"]
+
+
+def test_the_tests_the_documentation_and_the_benchmarks_are_in_the_sdist() -> None:
+    rules = [line.split() for line in (ROOT / "MANIFEST.in").read_text("utf-8").splitlines()]
+    for folder in ("benchmarks", "docs", "tests"):
+        patterns = [words[2:] for words in rules if words[:2] == ["recursive-include", folder]]
+        assert len(patterns) == 1, folder
+        names = [path.name for path in files(ROOT / folder)]
+        assert [name for name in names if not any(fnmatch(name, p) for p in patterns[0])] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_every_extra_that_users_are_told_of_is_there(page: str) -> None:
+    known = configparser.ConfigParser()
+    known.read(ROOT / "setup.cfg", "utf-8")
+    text = (ROOT / page).read_text("utf-8")
+    told = re.findall(r"'(?:\.|ssh-service)\[(\w+)\]'", text)
+    told += re.findall(r"^\| `(\w+)` \| .* \|$", text, re.M)
+    assert told and set(told) <= set(known["options.extras_require"])
+
+
+def test_the_changelog_has_the_version_and_its_day() -> None:
+    (version,) = setup("metadata", "version")
+    releases = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert releases[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", releases[1])
