@@ -1,11 +1,13 @@
 """
 The two threads that work for the whole process: one for the clock, one for users' code.
 
-Both start when they are first needed and are daemons.  Nothing here knows about SSH.
+Both start when they are first needed and are daemons; callbacks that are due when the interpreter
+ends are still made.  Nothing here knows about SSH.
 """
 
 from __future__ import annotations
 
+import atexit
 import collections
 import heapq
 import itertools
@@ -24,6 +26,8 @@ Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
 _LONGEST_WAIT = 3600.0
 # Timers that may lie in wait before the cancelled ones among them are thrown out.
 _FEW = 1024
+# Seconds that callbacks which are due have at the interpreter's end.
+_LAST_CALLS = 1.0
 
 
 class Timer:
@@ -110,6 +114,14 @@ class _Callbacks:
                     self._thread = _started(self._run, "ssh-service-callbacks")
         except RuntimeError as exc:  # for a reader thread, this is no reason to end
             _log.error("callbacks have to wait: %s", exc)
+
+    def finish(self, timeout: float) -> None:
+        with self._lock:
+            if self._thread is None:
+                return
+        done = threading.Event()
+        self._calls.put((done.set, ()))
+        done.wait(timeout)
 
     def _run(self) -> None:
         _here.is_for_callbacks = True
@@ -233,5 +245,11 @@ def _forget_parent() -> None:
     _clock, _callbacks, _here = _Clock(), _Callbacks(), threading.local()
 
 
+def _make_last_calls() -> None:
+    # Else a program that closes its cache in its last line would not hear of it.
+    _callbacks.finish(_LAST_CALLS)
+
+
+atexit.register(_make_last_calls)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_parent)
