@@ -1,8 +1,9 @@
-"""What holds for every test: it leaves no thread and no socket behind."""
+"""What holds for every test: it leaves nothing behind, and skips nothing that is required."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from typing import Iterator, List, Set
@@ -11,6 +12,8 @@ import pytest
 
 _PATIENCE = 10.0
 """Seconds that threads and sockets get to go away after a test, on a machine with much to do."""
+
+_SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
 
 _PROCESS_WIDE = ("ssh-service-reaper", "ssh-service-callbacks", "ssh-service-clock")
 """Names of threads that the library shares between all caches of the process."""
@@ -52,3 +55,13 @@ def no_leaks() -> Iterator[None]:
         time.sleep(0.01)
     if left:
         pytest.fail(f"the test left behind: {', '.join(left)}", pytrace=False)
+
+
+@pytest.fixture
+def sftp_server(request: pytest.FixtureRequest) -> str:
+    """Return the path of OpenSSH's sftp-server; without it, skip or fail as without an sshd."""
+    found = next(filter(os.path.exists, _SFTP_SERVERS), shutil.which("sftp-server"))
+    if found is None:
+        missing = "needs OpenSSH's sftp-server (Debian: apt install openssh-sftp-server)"
+        (pytest.fail if request.config.getoption("--require-sshd") else pytest.skip)(missing)
+    return found

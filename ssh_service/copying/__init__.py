@@ -3,6 +3,29 @@ Files and trees over a connection, by SFTP: no shell, no scp, no clean profile n
 
 Where there is a shell with GNU tar, many small files go in one stream, which is several times as
 quick; what comes of it is the same.
+
+From the bottom up; a module imports from those above it here, never from those below:
+
+============================= ==================================================================
+sftp                          where SFTP is spoken: packets, a session, each copy's lane on it
+paths, temporary              names: of all files; of unfinished ones, which tell whose they are
+failures                      what goes wrong, as errors that name the path and have an errno
+local                         where local files are read and written, and local trees are walked
+pipeline, waiting             many tasks on one thread; what they wait for
+remote_files, remote_process  what a server is asked: about its files; to run in its shell
+progress, job                 what all parts of one copy share
+parts, checksums              many parts of a large file at once; whether two files are the same
+leftovers                     what dead copies left on the server: removed, or gone on with
+upload_file, download_file    one file, by SFTP
+tar                           a format for many small files
+upload_stream                 many small files in one stream, up
+download_stream               and down
+uploading, downloading        what goes where, of a file or a tree; a server's tree is walked
+channels                      where copies meet SSH: the channels they open, and keep
+============================= ==================================================================
+
+What is tried again: opening a session where the server admits no more (`channels`), a copy that
+finds a kept session dead before it got any answer (here), what a stream did not bring, by SFTP.
 """
 
 from __future__ import annotations
@@ -13,11 +36,13 @@ import os
 import threading
 from typing import Any, Callable, Coroutine, Optional, Union
 
-from ssh_service.copying.channel import session_on, start_command
+from ssh_service.copying.channels import session_on, start_command
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.failures import copy_error, shown
-from ssh_service.copying.job import CommandStarter, Job, Options, Progress, ProgressCallback
-from ssh_service.copying.session import SessionEnded, SftpSession
+from ssh_service.copying.job import CommandStarter, Job, Options
+from ssh_service.copying.progress import Progress, ProgressCallback
+from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import SshConfigError, transfer_error
 from ssh_service.transport import SshTransport
@@ -215,11 +240,11 @@ def run_copy(
     commands : Optional[Callable[[bytes, Reply], None]]
         Starts a command in the server's shell; None where there is only SFTP.
     """
-    with session.lane() as lane:
+    with Lane(session) as lane:
         job = Job(lane, options, timeout, progress, commands)
         try:
             job.pipeline.run(begin(job))
         finally:
             job.files.give_all()
             job.folders.give_all()
-        job.finish()
+        job.progress.finish()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import Any, Optional, Union
 
-from ssh_service.copying import protocol
-from ssh_service.copying.session import SessionEnded, Stalled
+from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.lane import Stalled
+from ssh_service.copying.sftp.session import SessionEnded
 from ssh_service.errors import (
     SshConnectionLost,
     SshServiceError,
@@ -18,7 +20,16 @@ from ssh_service.errors import (
 )
 from ssh_service.transport import printable
 
-__all__ = ["Refused", "local_error", "copy_error", "shown"]
+__all__ = [
+    "Refused",
+    "changed_meanwhile",
+    "copy_error",
+    "leads_back",
+    "local_error",
+    "not_a_file",
+    "not_the_same",
+    "shown",
+]
 
 _ERRNOS = {
     protocol.NO_SUCH_FILE: errno.ENOENT,
@@ -98,6 +109,36 @@ def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:
         Not raised yet.
     """
     return transfer_error(error.errno or errno.EIO, shown(path), error.strerror)
+
+
+def not_a_file(path: bytes, mode: int) -> SshTransferError:
+    """Build the error for what is no regular file, though one is needed."""
+    if stat.S_ISDIR(mode):
+        return transfer_error(errno.EISDIR, shown(path))
+    kinds = (
+        (stat.S_ISFIFO, "a fifo"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISBLK, "a block device"),
+        (stat.S_ISLNK, "a symbolic link"),
+    )
+    kind = next((text for test, text in kinds if test(mode)), "of an unknown kind")
+    return transfer_error(errno.EINVAL, shown(path), f"not a regular file but {kind}")
+
+
+def changed_meanwhile(path: bytes) -> SshTransferError:
+    """Build the error for a file that did not stand still."""
+    return transfer_error(errno.EIO, shown(path), "changed while it was being copied")
+
+
+def leads_back(path: bytes) -> SshTransferError:
+    """Build the error for a link that would make a tree endless."""
+    return transfer_error(errno.ELOOP, shown(path), "a symbolic link to a folder it lies in")
+
+
+def not_the_same(path: bytes) -> SshTransferError:
+    """Build the error for a copy that was compared, and differs."""
+    return transfer_error(errno.EIO, shown(path), "what arrived is not what was sent")
 
 
 def copy_error(error: Exception, path: str, connection_id: str, timeout: Any) -> Exception:

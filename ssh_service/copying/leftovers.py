@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+import math
+from typing import Callable, List, Optional
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.job import Job
-from ssh_service.copying.protocol import Name
+from ssh_service.copying.paths import beside, folder_of, join, last_name
 from ssh_service.copying.remote_files import is_folder, names_in
+from ssh_service.copying.sftp.protocol import Name
 
 __all__ = ["claim_leftover", "remove_tree", "sweep"]
 
@@ -28,9 +30,8 @@ async def sweep(job: Job, folder: bytes) -> None:
     job : Job
         The copy that found the folder.
     folder : bytes
-        Its path; empty for the folder the session began in.
+        Its path.
     """
-    folder = folder.rstrip(b"/") or (b"/" if folder else b".")
     swept = job.remote.facts.setdefault("swept folders", set())
     if folder in swept or len(swept) >= _MOST_FOLDERS:
         return
@@ -52,29 +53,37 @@ async def _sweep(job: Job, folder: bytes) -> None:
         age = 0 if attributes.mtime is None else now - attributes.mtime
         if is_folder(attributes):  # never gone on with
             if temporary.names.is_litter(name, age):
-                await remove_tree(job, folder + b"/" + name)
-            continue
-        if job.options.resume and age < temporary.OTHERS_KEPT:
-            continue  # another part of this copy, or the next one, may go on with it
-        if temporary.names.is_litter(name, age):
-            await _remove(job, folder + b"/" + name)
+                await remove_tree(job, join(folder, name))
+        elif temporary.names.is_litter(name, age, job.options.resume):
+            await _remove(job, join(folder, name))
 
 
 async def _unfinished(job: Job, folder: bytes) -> List[Name]:
     """List the unfinished files in a folder."""
-    remote = job.remote
-    handle = await remote.open_folder(folder)
+    return await _list(
+        job,
+        folder,
+        lambda entry: temporary.parse(entry.filename) is not None,
+        _MOST_ENTRIES,
+    )
+
+
+async def _list(
+    job: Job, folder: bytes, which: Callable[[Name], bool], most: float = math.inf
+) -> List[Name]:
+    """List those entries of a folder, of the first ones that come, which the caller wants."""
+    handle = await job.remote.open_folder(folder)
     found: List[Name] = []
     seen = 0
     try:
-        while seen < _MOST_ENTRIES:
-            entries = names_in(await remote.ask_read_folder(handle), folder)
+        while seen < most:
+            entries = names_in(await job.remote.ask_read_folder(handle), folder)
             if not entries:
                 break
             seen += len(entries)
-            found += [entry for entry in entries if temporary.parse(entry.filename) is not None]
+            found += filter(which, entries)
     finally:
-        remote.ask_close(handle)
+        job.remote.ask_close(handle)
     return found
 
 
@@ -98,28 +107,21 @@ async def claim_leftover(job: Job, target: bytes, path: bytes, most: int) -> Opt
     Optional[int]
         Its size; None if there is none.
     """
-    prefix, name = target[: target.rfind(b"/") + 1], target[target.rfind(b"/") + 1 :]
-    digest = temporary.target_digest(name).decode()
+    name = last_name(target)
+    best: Optional[Name] = None
     try:
-        entries = await _unfinished(job, prefix.rstrip(b"/") or (b"/" if prefix else b"."))
+        for entry in await _unfinished(job, folder_of(target)):
+            size = entry.attributes.size or 0
+            if size > most or not temporary.names.is_left_of(entry.filename, name):
+                continue
+            if best is None or size > (best.attributes.size or 0):
+                best = entry
     except Refused:
         return None
-    best: Optional[Name] = None
-    for entry in entries:
-        parsed = temporary.parse(entry.filename)
-        if parsed is None or parsed.target != digest:
-            continue
-        # Its age does not matter: of another host's we never know whether it is still written.
-        if not temporary.names.is_litter(entry.filename, 0):
-            continue
-        if (entry.attributes.size or 0) > most:
-            continue
-        if best is None or (entry.attributes.size or 0) > (best.attributes.size or 0):
-            best = entry
     if best is None:
         return None
     try:
-        await job.remote.rename(prefix + best.filename, path)
+        await job.remote.rename(beside(target, best.filename), path)
     except Refused:
         return None  # somebody else was faster
     return best.attributes.size or 0
@@ -128,21 +130,9 @@ async def claim_leftover(job: Job, target: bytes, path: bytes, most: int) -> Opt
 async def remove_tree(job: Job, folder: bytes, levels: int = 0) -> None:
     """Remove a folder that an upload has not finished, and all in it; what cannot be, stays."""
     try:
-        handle = await job.remote.open_folder(folder)
-        entries: List[Name] = []
-        try:
-            while True:
-                part = names_in(await job.remote.ask_read_folder(handle), folder)
-                if not part:
-                    break
-                entries += part
-        finally:
-            job.remote.ask_close(handle)
         removing = []
-        for name, attributes in entries:
-            path = folder + b"/" + name
-            if name in (b".", b"..") or b"/" in name:
-                continue
+        for name, attributes in await _list(job, folder, _is_inside):
+            path = join(folder, name)
             if is_folder(attributes):
                 if levels < _MOST_LEVELS:
                     await remove_tree(job, path, levels + 1)
@@ -153,6 +143,10 @@ async def remove_tree(job: Job, folder: bytes, levels: int = 0) -> None:
         await job.remote.remove_folder(folder)
     except Refused:
         pass  # it is not there, or not ours to remove
+
+
+def _is_inside(entry: Name) -> bool:
+    return entry.filename not in (b".", b"..") and b"/" not in entry.filename
 
 
 async def _remove(job: Job, path: bytes) -> None:

@@ -10,22 +10,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import (
-    Any,
-    Callable,
-    Coroutine,
-    Deque,
-    Generator,
-    List,
-    NoReturn,
-    Optional,
-    Set,
-    TypeVar,
-)
+from typing import Any, Callable, Coroutine, Deque, Generator, NoReturn, Optional, Set, TypeVar
 
-from ssh_service.copying.session import Lane, Reply
+from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.session import Reply
 
-__all__ = ["STOPPED", "Budget", "Cancelled", "HandleBudget", "Pipeline", "Signal", "Task"]
+__all__ = ["STOPPED", "Cancelled", "Pipeline", "Task", "Turn"]
 
 _T = TypeVar("_T")
 
@@ -68,113 +58,16 @@ class Task:
         self.waits_for: Any = None
 
 
-class _Turn:
-    """What a task waits for that is not a reply: its turn, given by `Pipeline.wake`."""
+class Turn:
+    """What a task waits for that is no reply: its turn, given by `Pipeline.wake`."""
 
     __slots__ = ("waiter",)
 
     def __init__(self) -> None:
         self.waiter: Optional[Task] = None
 
-    def __await__(self) -> Generator[_Turn, None, None]:
+    def __await__(self) -> Generator[Turn, None, None]:
         yield self
-
-
-class Signal:
-    """Something that happens once, for which any number of tasks of one pipeline may wait."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._turns: List[_Turn] = []
-        self.is_set = False
-
-    def set(self) -> None:
-        """Say that it happened."""
-        self.is_set = True
-        for turn in self._turns:
-            self._pipeline.wake(turn)
-        self._turns.clear()
-
-    async def wait(self) -> None:
-        """Wait until it has happened."""
-        if not self.is_set:
-            turn = _Turn()
-            self._turns.append(turn)
-            await turn
-
-
-class Budget:
-    """
-    A bound on something that tasks of one pipeline share: bytes on their way, files open.
-
-    Whoever finds no room waits; first come, first served.  What alone exceeds the whole budget
-    gets it when nobody else holds any.
-    """
-
-    def __init__(self, pipeline: Pipeline, limit: int) -> None:
-        self._pipeline = pipeline
-        self._limit = limit
-        self._queue: Deque[_Turn] = deque()
-        self.used = 0
-
-    def try_take(self, amount: int = 1) -> bool:
-        """Take `amount` if there is room for it and nobody waits; say whether."""
-        if self._queue or not self._has_room(amount):
-            return False
-        self.used += amount
-        return True
-
-    def take_anyway(self, amount: int) -> None:
-        """Take `amount` whether there is room for it or not: it was there a moment ago."""
-        self.used += amount
-
-    async def take(self, amount: int = 1) -> None:
-        """Take `amount`, when there is room for it."""
-        if self.try_take(amount):
-            return
-        turn = _Turn()
-        self._queue.append(turn)
-        try:
-            await turn
-            while not self._has_room(amount):
-                await turn
-            self.used += amount
-        finally:
-            self._queue.remove(turn)
-            self._wake_next()  # there may be room for it as well
-
-    def _has_room(self, amount: int) -> bool:
-        return not self.used or self.used + amount <= self._limit
-
-    def give(self, amount: int = 1) -> None:
-        """Give `amount` back."""
-        self.used -= amount
-        self._wake_next()
-
-    def _wake_next(self) -> None:
-        if self._queue:
-            self._pipeline.wake(self._queue[0])
-
-
-class HandleBudget(Budget):
-    """The bound on open files and folders; the lanes of one session share what it allows."""
-
-    def _has_room(self, amount: int) -> bool:
-        if not super()._has_room(amount):
-            return False
-        # A copy that holds none always gets one, so every copy moves; one that holds some waits
-        # for its own to be closed.
-        return self._pipeline.lane.session.reserve_handle(first=not self.used)
-
-    def give(self, amount: int = 1) -> None:
-        """Give `amount` back."""
-        for _ in range(amount):
-            self._pipeline.lane.session.release_handle()
-        super().give(amount)
-
-    def give_all(self) -> None:
-        """Give back whatever is still taken, at the end of a copy that did not end well."""
-        self.give(self.used)
 
 
 class Pipeline:
@@ -204,7 +97,7 @@ class Pipeline:
         timeout: Optional[float] = None,
         on_step: Optional[Callable[[], None]] = None,
     ) -> None:
-        self.lane = lane
+        self._lane = lane
         self._timeout = timeout
         self._on_step = on_step
         self._ready: Deque[Task] = deque()
@@ -213,7 +106,7 @@ class Pipeline:
         self._failed: Optional[Task] = None
         self._stopping = False
         self._interrupt: Optional[BaseException] = None
-        self._last_one: Optional[_Turn] = None
+        self._last_one: Optional[Turn] = None
 
     def run(self, main: Coroutine[Any, Any, _T]) -> _T:
         """
@@ -232,7 +125,7 @@ class Pipeline:
         task = self.start(main)
         try:
             self._run_all(self._timeout)
-            while self.lane.outstanding:  # what nobody waits for: files being closed
+            while self._lane.outstanding:  # what nobody waits for: files being closed
                 self._take_replies(self._timeout)
         except BaseException as error:
             self._tidy_up()
@@ -271,7 +164,7 @@ class Pipeline:
         self._ready.append(task)
         return task
 
-    def wake(self, turn: _Turn) -> None:
+    def wake(self, turn: Turn) -> None:
         """Let the task that waits for `turn` go on."""
         if turn.waiter is not None:
             self._ready.append(turn.waiter)
@@ -310,7 +203,7 @@ class Pipeline:
     async def others_done(self) -> None:
         """Wait, in the first task, until all others have ended."""
         while len(self._tasks) > 1:
-            self._last_one = _Turn()
+            self._last_one = Turn()
             await self._last_one
 
     def _run_all(self, timeout: Optional[float]) -> None:
@@ -319,14 +212,14 @@ class Pipeline:
                 self._step(self._ready.popleft(), None)
             if not self._tasks:
                 break
-            if not self.lane.outstanding:
+            if not self._lane.outstanding:
                 raise RuntimeError("tasks that wait, and no reply to come")
             self._take_replies(timeout)
             if self._on_step is not None and not self._stopping:
                 self._on_step()
 
     def _take_replies(self, timeout: Optional[float]) -> None:
-        for reply in self.lane.collect(timeout):
+        for reply in self._lane.collect(timeout):
             task, reply.waiter = reply.waiter, None
             if task is not None:
                 self._step(task, None)
@@ -389,10 +282,10 @@ class Pipeline:
         deadline = time.monotonic() + _TIDY_LIMIT
         try:
             self._cancel(lambda task: True)
-            while (self._tasks or self.lane.outstanding) and time.monotonic() < deadline:
+            while (self._tasks or self._lane.outstanding) and time.monotonic() < deadline:
                 while self._ready:
                     self._step(self._ready.popleft(), None)
-                if self.lane.outstanding:
+                if self._lane.outstanding:
                     self._take_replies(max(0.01, deadline - time.monotonic()))
         except Exception:  # the session is gone, or stands still: nothing more can be done there
             pass

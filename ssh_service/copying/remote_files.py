@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import errno
 import stat
-from typing import List, Optional
+from typing import Iterator, List, Optional, Tuple
 
-from ssh_service.copying import protocol
 from ssh_service.copying.failures import Refused
+from ssh_service.copying.paths import LONGEST_NAME, beside, folder_of, last_name
 from ssh_service.copying.pipeline import Cancelled
-from ssh_service.copying.protocol import Attributes, Limits, Name, Pieces, ProtocolError, Space
-from ssh_service.copying.session import Lane, Reply
+from ssh_service.copying.sftp import decode, encode, protocol
+from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.protocol import (
+    Attributes,
+    Limits,
+    Name,
+    Pieces,
+    ProtocolError,
+    Space,
+)
+from ssh_service.copying.sftp.session import Reply
 
 __all__ = ["RemoteFiles"]
 
@@ -36,61 +45,66 @@ class RemoteFiles:
         self.read_size = _data_size(session.limits, session.limits.read)
         self.write_size = _data_size(session.limits, session.limits.write)
 
+    def parts(self, start: int, end: int) -> Iterator[Tuple[int, int]]:
+        """Give offset and size of the parts in which a file is read."""
+        for offset in range(start, end, self.read_size):
+            yield offset, min(self.read_size, end - offset)
+
     # Requests whose replies the caller waits for when it likes.
 
     def ask_close(self, handle: bytes) -> Reply:
         """Begin to close a file or folder."""
-        return self._lane.ask(protocol.close, handle)
+        return self._lane.ask(encode.close, handle)
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> Reply:
         """Begin to read."""
-        return self._lane.ask(protocol.read, handle, offset, size)
+        return self._lane.ask(encode.read, handle, offset, size)
 
     def ask_write(self, handle: bytes, offset: int, data: bytes) -> Reply:
         """Begin to write."""
-        return self._lane.ask(protocol.write, handle, offset, data)
+        return self._lane.ask(encode.write, handle, offset, data)
 
     def ask_write_in(self, handle: bytes, offset: int, size: int, buffer: bytearray) -> Reply:
-        """Begin to write what lies in `buffer`, see `protocol.write_in`."""
-        return self._lane.ask(protocol.write_in, handle, offset, size, buffer)
+        """Begin to write what lies in `buffer`, see `encode.write_in`."""
+        return self._lane.ask(encode.write_in, handle, offset, size, buffer)
 
     def ask_stat_open(self, handle: bytes) -> Reply:
         """Begin to ask for the attributes of an open file."""
-        return self._lane.ask(protocol.fstat, handle)
+        return self._lane.ask(encode.fstat, handle)
 
     def ask_set_open(self, handle: bytes, attributes: Attributes) -> Reply:
         """Begin to set attributes of an open file."""
-        return self._lane.ask(protocol.fsetstat, handle, attributes)
+        return self._lane.ask(encode.fsetstat, handle, attributes)
 
     def ask_stat(self, path: bytes) -> Reply:
         """Begin to ask what a path leads to."""
-        return self._lane.ask(protocol.stat, path)
+        return self._lane.ask(encode.stat, path)
 
     def ask_set(self, path: bytes, attributes: Attributes) -> Reply:
         """Begin to set attributes by path."""
-        return self._lane.ask(protocol.setstat, path, attributes)
+        return self._lane.ask(encode.setstat, path, attributes)
 
     def ask_sync(self, handle: bytes) -> Reply:
         """Begin to have an open file written to the disk."""
-        return self._lane.ask(protocol.fsync, handle)
+        return self._lane.ask(encode.fsync, handle)
 
     def ask_remove(self, path: bytes) -> Reply:
         """Begin to remove a file."""
-        return self._lane.ask(protocol.remove, path)
+        return self._lane.ask(encode.remove, path)
 
     def ask_read_folder(self, handle: bytes) -> Reply:
         """Begin to list some more."""
-        return self._lane.ask(protocol.read_folder, handle)
+        return self._lane.ask(encode.read_folder, handle)
 
     # Files and folders.
 
     async def open(self, path: bytes, how: int, mode: Optional[int] = None) -> bytes:
         """Open a file; give its handle."""
-        return await self._handle(self._lane.ask(protocol.open_file, path, how, mode), path)
+        return await self._handle(self._lane.ask(encode.open_file, path, how, mode), path)
 
     async def open_folder(self, path: bytes) -> bytes:
         """Open a folder; give its handle."""
-        return await self._handle(self._lane.ask(protocol.open_folder, path), path)
+        return await self._handle(self._lane.ask(encode.open_folder, path), path)
 
     async def _handle(self, reply: Reply, path: bytes) -> bytes:
         try:
@@ -98,19 +112,19 @@ class RemoteFiles:
         except Cancelled:
             await reply  # the server may open it all the same: it must not stay open
             if reply.kind == protocol.HANDLE:
-                await self.ask_close(protocol.read_handle(reply.body))
+                await self.ask_close(decode.handle(reply.body))
             raise
         if reply.kind != protocol.HANDLE:
             raise _refusal(reply, path)
-        return protocol.read_handle(reply.body)
+        return decode.handle(reply.body)
 
     async def stat(self, path: bytes) -> Attributes:
         """Tell what a path leads to."""
-        return attributes_in(await self._lane.ask(protocol.stat, path), path)
+        return attributes_in(await self._lane.ask(encode.stat, path), path)
 
     async def lstat(self, path: bytes) -> Attributes:
         """Tell what a path itself is."""
-        return attributes_in(await self._lane.ask(protocol.lstat, path), path)
+        return attributes_in(await self._lane.ask(encode.lstat, path), path)
 
     async def find(self, path: bytes, follow: bool = True) -> Optional[Attributes]:
         """Tell what a path leads to (or, not following, is), None if there is nothing."""
@@ -123,34 +137,34 @@ class RemoteFiles:
 
     async def set(self, path: bytes, attributes: Attributes) -> None:
         """Set attributes."""
-        succeed(await self._lane.ask(protocol.setstat, path, attributes), path)
+        succeed(await self._lane.ask(encode.setstat, path, attributes), path)
 
     async def remove(self, path: bytes) -> None:
         """Remove a file."""
-        succeed(await self._lane.ask(protocol.remove, path), path)
+        succeed(await self._lane.ask(encode.remove, path), path)
 
     async def remove_folder(self, path: bytes) -> None:
         """Remove an empty folder."""
-        succeed(await self._lane.ask(protocol.remove_folder, path), path)
+        succeed(await self._lane.ask(encode.remove_folder, path), path)
 
     async def make_folder(self, path: bytes, mode: int) -> None:
         """Create a folder."""
-        succeed(await self._lane.ask(protocol.make_folder, path, mode), path)
+        succeed(await self._lane.ask(encode.make_folder, path, mode), path)
 
     async def rename(self, old: bytes, new: bytes) -> None:
         """Rename; replaces `new` in one step where the server can (see `can_replace`)."""
-        encode = protocol.posix_rename if self.can_replace else protocol.rename
-        succeed(await self._lane.ask(encode, old, new), new)
+        request = encode.posix_rename if self.can_replace else encode.rename
+        succeed(await self._lane.ask(request, old, new), new)
 
     async def sync(self, handle: bytes, path: bytes) -> None:
         """Have an open file written to the disk."""
-        succeed(await self._lane.ask(protocol.fsync, handle), path)
+        succeed(await self._lane.ask(encode.fsync, handle), path)
 
     # Paths.
 
     async def real_path(self, path: bytes) -> bytes:
         """Give the absolute path, without symbolic links."""
-        return _one_name(await self._lane.ask(protocol.real_path, path), path)
+        return _one_name(await self._lane.ask(encode.real_path, path), path)
 
     async def expand_home(self, path: bytes) -> bytes:
         """
@@ -163,7 +177,7 @@ class RemoteFiles:
             return path
         if protocol.EXPAND_PATH in self._extensions:
             head, slash, rest = path.partition(b"/")
-            home = _one_name(await self._lane.ask(protocol.expand_path, head), path)
+            home = _one_name(await self._lane.ask(encode.expand_path, head), path)
             return home + slash + rest
         if path == b"~" or path.startswith(b"~/"):
             return path[2:].lstrip(b"/") or b"."
@@ -180,11 +194,10 @@ class RemoteFiles:
         """
         for _ in range(_MOST_LINKS):
             try:
-                target = _one_name(await self._lane.ask(protocol.read_link, path), path)
+                target = _one_name(await self._lane.ask(encode.read_link, path), path)
             except Refused:
                 return None
-            folder = path.rpartition(b"/")[0]
-            path = target if target[:1] == b"/" or b"/" not in path else folder + b"/" + target
+            path = target if target[:1] == b"/" else beside(path, target)
             attributes = await self.find(path, follow=False)
             if attributes is None or not is_link(attributes):
                 return path
@@ -194,8 +207,8 @@ class RemoteFiles:
         """Tell about the file system that holds `path`; None where the server cannot."""
         if protocol.STATVFS not in self._extensions:
             return None
-        reply = await self._lane.ask(protocol.space, path)
-        return protocol.read_space(reply.body) if reply.kind == protocol.EXTENDED_REPLY else None
+        reply = await self._lane.ask(encode.space, path)
+        return decode.space(reply.body) if reply.kind == protocol.EXTENDED_REPLY else None
 
     # What a refusal meant.
 
@@ -213,13 +226,11 @@ class RemoteFiles:
         OSError
             The error for the caller of the copy, not raised yet.
         """
-        name = refused.path.rpartition(b"/")[2]
-        if refused.code == protocol.BAD_MESSAGE and len(name) > 255:
+        if refused.code == protocol.BAD_MESSAGE and len(last_name(refused.path)) > LONGEST_NAME:
             return refused.as_error(errno.ENAMETOOLONG)
         if refused.code != protocol.FAILURE:
             return refused.as_error()
-        folder = refused.path.rpartition(b"/")[0] or (b"/" if refused.path[:1] == b"/" else b".")
-        space = await self.space(folder)
+        space = await self.space(folder_of(refused.path))
         if space is not None and space.read_only:
             return refused.as_error(errno.EROFS)
         if space is not None and not (space.free_blocks and space.free_files):
@@ -264,7 +275,7 @@ def is_file(attributes: Attributes) -> bool:
 def _refusal(reply: Reply, path: bytes) -> Exception:
     if reply.kind != protocol.STATUS:
         return ProtocolError(f"a reply of kind {reply.kind}, out of place")
-    code, text = protocol.read_status(reply.body)
+    code, text = decode.status(reply.body)
     if code == protocol.OK:
         return ProtocolError("success without the result")
     return Refused(code, text, path)
@@ -281,14 +292,18 @@ def attributes_in(reply: Reply, path: bytes) -> Attributes:
     """Take attributes out of a reply."""
     if reply.kind != protocol.ATTRS:
         raise _refusal(reply, path)
-    return protocol.read_attributes(reply.body)
+    return decode.attributes(reply.body)
 
 
-def data_in(reply: Reply, path: bytes) -> Pieces:
-    """Take data out of a reply, in pieces; none at the end of the file."""
+def data_in(reply: Reply, path: bytes, most: int) -> Pieces:
+    """Take data out of a reply, in pieces: at most what was asked for; none at the file's end."""
     if reply.kind == protocol.DATA:
-        return protocol.read_data(reply.pieces)
-    if reply.kind == protocol.STATUS and protocol.read_status(reply.body)[0] == protocol.EOF:
+        pieces = decode.data(reply.pieces)
+        size = sum(map(len, pieces))
+        if size > most:
+            raise ProtocolError(f"{size} bytes of data where {most} were asked for")
+        return pieces
+    if _is_end(reply):
         return []
     raise _refusal(reply, path)
 
@@ -296,10 +311,14 @@ def data_in(reply: Reply, path: bytes) -> Pieces:
 def names_in(reply: Reply, path: bytes) -> List[Name]:
     """Take a part of a folder out of a reply; empty at its end."""
     if reply.kind == protocol.NAME:
-        return protocol.read_names(reply.body)
-    if reply.kind == protocol.STATUS and protocol.read_status(reply.body)[0] == protocol.EOF:
+        return decode.names(reply.body)
+    if _is_end(reply):
         return []
     raise _refusal(reply, path)
+
+
+def _is_end(reply: Reply) -> bool:
+    return reply.kind == protocol.STATUS and decode.status(reply.body)[0] == protocol.EOF
 
 
 def _one_name(reply: Reply, path: bytes) -> bytes:

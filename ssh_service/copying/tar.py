@@ -11,7 +11,7 @@ import functools
 import re
 from typing import Iterator, NamedTuple, Optional, Tuple
 
-from ssh_service.copying.protocol import Attributes, ProtocolError
+from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
 
 __all__ = [
     "BLOCK",

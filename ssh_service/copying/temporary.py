@@ -81,7 +81,7 @@ class TemporaryNames:
         with self._lock:
             self._in_use.discard(name)
 
-    def is_litter(self, name: bytes, age: float) -> bool:
+    def is_litter(self, name: bytes, age: float, may_resume: bool = False) -> bool:
         """
         Tell whether a file is an unfinished one that nobody will finish.
 
@@ -91,6 +91,9 @@ class TemporaryNames:
             Its name, without the folder.
         age : float
             Seconds since it was last written, by the clock of the machine it lies on.
+        may_resume : bool
+            Whether another part of this copy, or the next one, may go on with it: then it is
+            kept for a day, whoever wrote it.
 
         Returns
         -------
@@ -98,7 +101,7 @@ class TemporaryNames:
             False for every name that is not one of ours.
         """
         parsed = parse(name)
-        if parsed is None:
+        if parsed is None or (may_resume and age < OTHERS_KEPT):
             return False
         if parsed.host != self._host.decode():
             return age > OTHERS_KEPT
@@ -106,6 +109,23 @@ class TemporaryNames:
             with self._lock:
                 return name not in self._in_use
         return not is_running(parsed.pid, parsed.start)
+
+    def is_left_of(self, name: bytes, target: bytes) -> bool:
+        """
+        Tell whether a file is what a dead copy left of a target, to be gone on with.
+
+        Parameters
+        ----------
+        name : bytes
+            Its name, without the folder.
+        target : bytes
+            The target's name, without its folder.
+        """
+        parsed = parse(name)
+        if parsed is None or parsed.target != target_digest(target).decode():
+            return False
+        # Its age does not matter: of another host's we never know whether it is still written.
+        return self.is_litter(name, 0)
 
 
 def parse(name: bytes) -> Optional[TemporaryName]:

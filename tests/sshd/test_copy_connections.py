@@ -16,8 +16,8 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from ssh_service.connect import dial
-from ssh_service.copying import download, job, upload
-from ssh_service.copying.channel import session_on
+from ssh_service.copying import download, progress, upload
+from ssh_service.copying.channels import session_on
 from ssh_service.errors import (
     SshConfigError,
     SshConnectionLost,
@@ -29,10 +29,9 @@ from ssh_service.local_sshd import Sshd, _descendants
 from ssh_service.params import resolve
 from ssh_service.pytest_plugin import FaultProxy
 from ssh_service.transport import SshTransport
-from tests.unit.trees import describe, litter, make_tree
+from tests.unit.trees import describe, litter, make_tree, many_files
 
 PATIENCE = 20.0
-SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
 BOTH = pytest.mark.parametrize("copy", [upload, download])
 Copy = Callable[..., None]
 Connect = Callable[..., SshTransport]
@@ -150,14 +149,13 @@ def test_the_time_out_is_seconds(copy: Copy, transport: SshTransport, tmp_path: 
     assert (tmp_path / "copy").read_bytes() == b"content"
 
 
-@pytest.mark.parametrize("program", [path for path in SFTP_SERVERS if os.path.exists(path)])
 def test_a_session_that_died_is_replaced(
-    program: str,
+    sftp_server: str,
     sshd_factory: Callable[..., Sshd],
     connect: Connect,
     tmp_path: Path,
 ) -> None:
-    server = sshd_factory({"Subsystem": f"sftp {program}"})
+    server = sshd_factory({"Subsystem": f"sftp {sftp_server}"})
     transport = connect(server)
     (tmp_path / "file").write_bytes(b"content")
     upload(transport, tmp_path / "file", tmp_path / "one")
@@ -168,18 +166,17 @@ def test_a_session_that_died_is_replaced(
     assert server.logins() == 1
 
 
-@pytest.mark.parametrize("program", [path for path in SFTP_SERVERS if os.path.exists(path)])
 @BOTH
 def test_a_session_that_dies_under_a_copy_is_an_error_and_the_connection_lives(
     copy: Copy,
-    program: str,
+    sftp_server: str,
     sshd_factory: Callable[..., Sshd],
     connect: Connect,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job, "_REPORT_EVERY", 0.0)
-    server = sshd_factory({"Subsystem": f"sftp {program}"})
+    monkeypatch.setattr(progress, "_REPORT_EVERY", 0.0)
+    server = sshd_factory({"Subsystem": f"sftp {sftp_server}"})
     transport = connect(server)
     (tmp_path / "source").write_bytes(os.urandom(50_000_000))
     (tmp_path / "target").write_bytes(b"old")
@@ -252,10 +249,7 @@ def test_a_tree_cut_anywhere_has_whole_files_only(
     fault_proxy: Callable[..., FaultProxy],
     tmp_path: Path,
 ) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(200):
-        (source / str(number)).write_bytes(os.urandom(5000))
+    source = many_files(tmp_path / "source", 200, 5000)
     chance = random.Random(cuts)
     proxy = fault_proxy(sshd.host, sshd.port)
     for _ in range(cuts):
@@ -283,10 +277,7 @@ def test_of_a_tree_cut_on_its_way_the_server_itself_leaves_nothing(
     fault_proxy: Callable[..., FaultProxy],
     tmp_path: Path,
 ) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(200):
-        (source / str(number)).write_bytes(os.urandom(5000))
+    source = many_files(tmp_path / "source", 200, 5000)
     (tmp_path / "there").mkdir()
     proxy = fault_proxy(sshd.host, sshd.port)
     transport = connect(sshd, **through(proxy, sshd))
@@ -305,20 +296,17 @@ def test_without_a_shell_many_small_files_arrive_all_the_same(
 ) -> None:
     transport = connect(sshd_factory({"ForceCommand": "internal-sftp"}))
     source = make_tree(tmp_path / "source")
-    for number in range(200):
-        (source / str(number)).write_bytes(b"x" * number)
+    many_files(source / "many", 200)
     for number in range(2):  # the second time, nobody asks for a shell again
         target = tmp_path / f"target{number}"
         copy(transport, source, target, timeout=PATIENCE)
         assert describe(target) == describe(source)
 
 
-@pytest.mark.skipif(not any(map(os.path.exists, SFTP_SERVERS)), reason="needs sftp-server")
 def test_no_clean_profile_is_needed(
-    sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
+    sftp_server: str, sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
 ) -> None:
-    server = next(filter(os.path.exists, SFTP_SERVERS))
-    chatty = f"printf 'Welcome!\\nYou have mail.\\n'; exec {server}"
+    chatty = f"printf 'Welcome!\\nYou have mail.\\n'; exec {sftp_server}"
     transport = connect(sshd_factory({"Subsystem": f"sftp {chatty}"}))
     source = make_tree(tmp_path / "source")
     upload(transport, source, tmp_path / "up", timeout=PATIENCE)
@@ -331,10 +319,7 @@ def test_where_no_session_is_left_many_small_files_arrive_all_the_same(
     copy: Copy, sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
 ) -> None:
     transport = connect(sshd_factory({"MaxSessions": "1"}))
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(200):
-        (source / str(number)).write_bytes(b"x" * number)
+    source = many_files(tmp_path / "source", 200)
     copy(transport, source, tmp_path / "target", timeout=PATIENCE)
     assert describe(tmp_path / "target") == describe(source)
     known = session_on(transport, PATIENCE)
@@ -386,7 +371,7 @@ def test_a_slow_copy_that_moves_is_no_timeout(
 def test_closing_the_connection_ends_the_copy(
     copy: Copy, transport: SshTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress, "_REPORT_EVERY", 0.0)
     (tmp_path / "source").write_bytes(os.urandom(60_000_000))
     (tmp_path / "target").write_bytes(b"old")
     with pytest.raises(SshConnectionLost):
@@ -407,10 +392,7 @@ def test_many_small_files_over_a_slow_line_cost_few_round_trips(
     tmp_path: Path,
     delay: float,
 ) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(400):
-        (source / str(number)).write_bytes(os.urandom(3000))
+    source = many_files(tmp_path / "source", 400, 3000)
     proxy = fault_proxy(sshd.host, sshd.port)
     transport = connect(sshd, **through(proxy, sshd))
     proxy.delay = delay  # each way

@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import struct
 import subprocess
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from ssh_service.copying import protocol, run_copy
+from ssh_service.copying import run_copy
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.job import Options
-from ssh_service.copying.process import CommandStream, Process
-from ssh_service.copying.session import SftpSession, Stream
+from ssh_service.copying.remote_process import CommandStream, RemoteProcess
+from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.lane import greet
+from ssh_service.copying.sftp.session import SftpSession, Stream
 from ssh_service.copying.uploading import Upload
+from ssh_service.errors import SshTransferError
 
 PATIENCE = 20.0
 """Seconds after which a wait of a test has failed."""
-
-SFTP_SERVER = next(
-    (
-        path
-        for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
-        if os.path.exists(path)
-    ),
-    shutil.which("sftp-server"),
-)
 
 
 class PipeStream(Stream):
     """The pipes of a server that runs as a subprocess."""
 
-    def __init__(self, cwd: Path, *args: str) -> None:
-        assert SFTP_SERVER is not None
+    def __init__(self, program: str, cwd: Path) -> None:
         self.process = subprocess.Popen(
-            [SFTP_SERVER, "-e", *args],
+            [program, "-e"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -75,10 +67,11 @@ class PipeStream(Stream):
 
 
 @contextlib.contextmanager
-def real_session(cwd: Path, *args: str) -> Iterator[SftpSession]:
-    stream = PipeStream(cwd, *args)
+def real_session(program: str, cwd: Path) -> Iterator[SftpSession]:
+    """Give a session of an sftp-server that begins in a folder."""
+    stream = PipeStream(program, cwd)
     try:
-        stream.session.greet(PATIENCE)
+        greet(stream.session, PATIENCE)
         yield stream.session
     finally:
         stream.end()
@@ -109,13 +102,13 @@ class Shell:
         self.environment = {"PATH": path or os.environ["PATH"]}
         self.commands: List[bytes] = []
 
-    def __call__(self, command: bytes, process: Process) -> None:
+    def __call__(self, command: bytes, process: RemoteProcess) -> None:
         self.commands.append(command)
         process.stream = _LocalCommand(self, command, process)
 
 
 class _LocalCommand(CommandStream):
-    def __init__(self, shell: Shell, command: bytes, process: Process) -> None:
+    def __init__(self, shell: Shell, command: bytes, process: RemoteProcess) -> None:
         self._process = process
         self._running = subprocess.Popen(
             ["/bin/sh", "-c", command],
@@ -152,6 +145,13 @@ class _LocalCommand(CommandStream):
 
     def close(self) -> None:
         self.send_eof()
+
+
+def check(error: BaseException, code: int, path: Any) -> None:
+    """Check that an error of a copy has this errno, and names this path."""
+    assert isinstance(error, SshTransferError)
+    assert (error.errno, error.filename) == (code, str(path))
+    assert repr(str(path)) in str(error)
 
 
 Request = Tuple[int, int, bytes]
@@ -203,7 +203,7 @@ class MadeUpServer(Stream):
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[SftpSession]:
-        self.session.greet(PATIENCE)
+        greet(self.session, PATIENCE)
         yield self.session
 
 

@@ -12,9 +12,10 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from ssh_service.copying import downloading, protocol
-from ssh_service.copying.protocol import ProtocolError
-from ssh_service.copying.session import Stalled
+from ssh_service.copying import downloading
+from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.lane import Stalled
+from ssh_service.copying.sftp.protocol import ProtocolError
 from ssh_service.errors import SshTransferError
 from tests.unit.sftp_harness import MadeUpServer, attributes, download, frame, status, string
 from tests.unit.trees import litter
@@ -187,6 +188,21 @@ def test_more_data_than_asked_for_is_refused(target: Path) -> None:
         with pytest.raises(ProtocolError):
             Liar([(b"file", FILE, size, b"x")], read=too_much).download(target)
     assert [name for name in os.listdir(target) if name != "tree"] == []
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_less_data_than_asked_for_is_no_end(target: Path, verify: bool) -> None:
+    content = os.urandom(300_000)
+
+    def crumbs(request_id: int, rest: bytes) -> bytes:
+        (size,) = struct.unpack_from(">I", rest)
+        offset, count = struct.unpack_from(">QI", rest, 4 + size)
+        data = content[offset : offset + min(count, 10_000)]
+        return frame(protocol.DATA, request_id, string(data))
+
+    liar = Liar([(b"file", FILE, len(content), b"")], read=crumbs)
+    liar.download(target, verify=verify)
+    assert (target / "file").read_bytes() == content
 
 
 def test_a_file_that_never_ends_ends(target: Path) -> None:

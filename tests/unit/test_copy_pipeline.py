@@ -7,9 +7,11 @@ from typing import Any, List
 
 import pytest
 
-from ssh_service.copying import protocol
-from ssh_service.copying.pipeline import STOPPED, Budget, HandleBudget, Pipeline, Signal
-from ssh_service.copying.session import SessionEnded, SftpSession, Stalled
+from ssh_service.copying.pipeline import STOPPED, Pipeline
+from ssh_service.copying.sftp import encode, protocol
+from ssh_service.copying.sftp.lane import Lane, Stalled, greet
+from ssh_service.copying.sftp.session import SessionEnded, SftpSession
+from ssh_service.copying.waiting import Budget, HandleBudget, Signal
 from tests.unit.sftp_harness import MadeUpServer, status
 
 
@@ -24,7 +26,7 @@ def silent(kind: int, request_id: int, rest: bytes) -> bytes:
 @pytest.fixture(name="server")
 def server_that_answers() -> MadeUpServer:
     server = MadeUpServer(answering)
-    server.session.greet(1)
+    greet(server.session, 1)
     return server
 
 
@@ -32,7 +34,7 @@ def test_the_first_task_gives_the_result(server: MadeUpServer) -> None:
     async def main() -> str:
         return "result"
 
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         assert Pipeline(lane).run(main()) == "result"
 
 
@@ -46,11 +48,11 @@ def test_requests_of_many_tasks_leave_as_one_piece(server: MadeUpServer) -> None
 
     server.send_some = counted  # type: ignore[method-assign]
 
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
 
         async def one(number: int) -> None:
-            await lane.ask(protocol.stat, b"%d" % number)
+            await lane.ask(encode.stat, b"%d" % number)
 
         async def main() -> None:
             for number in range(100):
@@ -63,17 +65,17 @@ def test_requests_of_many_tasks_leave_as_one_piece(server: MadeUpServer) -> None
 
 def test_when_one_fails_earlier_ones_finish_and_later_ones_stop(server: MadeUpServer) -> None:
     ends: List[Any] = []
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
 
         async def one(number: int) -> None:
             try:
                 for _ in range(1 + (number == 2)):
-                    await lane.ask(protocol.stat, b"x")
+                    await lane.ask(encode.stat, b"x")
                 if number == 2:
                     raise OSError("two")
                 for _ in range(5):
-                    await lane.ask(protocol.stat, b"x")
+                    await lane.ask(encode.stat, b"x")
             except STOPPED:
                 ends.append(("stopped", number))
                 raise
@@ -95,12 +97,12 @@ def test_when_one_fails_earlier_ones_finish_and_later_ones_stop(server: MadeUpSe
 
 
 def test_of_two_failures_the_earlier_ones_is_raised(server: MadeUpServer) -> None:
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
 
         async def one(number: int, steps: int) -> None:
             for _ in range(steps):
-                await lane.ask(protocol.stat, b"x")
+                await lane.ask(encode.stat, b"x")
             raise OSError(f"task {number}")
 
         async def main() -> None:
@@ -113,7 +115,7 @@ def test_of_two_failures_the_earlier_ones_is_raised(server: MadeUpServer) -> Non
 
 def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
     started: List[int] = []
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
 
         async def bad() -> None:
@@ -126,7 +128,7 @@ def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
         async def main() -> None:
             pipeline.start(bad())
             for _ in range(3):
-                await lane.ask(protocol.stat, b"x")
+                await lane.ask(encode.stat, b"x")
             pipeline.start(late())
 
         with pytest.raises(OSError, match="bad"):
@@ -136,12 +138,12 @@ def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
 
 def test_who_fails_at_a_place_lets_all_before_it_finish(server: MadeUpServer) -> None:
     finished: List[int] = []
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
 
         async def one() -> None:
             for _ in range(3):
-                await lane.ask(protocol.stat, b"x")
+                await lane.ask(encode.stat, b"x")
             finished.append(1)
 
         async def main() -> None:
@@ -154,19 +156,19 @@ def test_who_fails_at_a_place_lets_all_before_it_finish(server: MadeUpServer) ->
 
 
 def test_a_task_that_was_stopped_may_tidy_up_and_wait_for_it(server: MadeUpServer) -> None:
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
 
         async def careful() -> None:
             try:
                 while True:
-                    await lane.ask(protocol.stat, b"x")
+                    await lane.ask(encode.stat, b"x")
             except STOPPED:
-                await lane.ask(protocol.remove, b"litter")
+                await lane.ask(encode.remove, b"litter")
                 raise
 
         async def bad() -> None:
-            await lane.ask(protocol.stat, b"x")
+            await lane.ask(encode.stat, b"x")
             raise OSError("bad")
 
         async def main() -> None:
@@ -179,7 +181,7 @@ def test_a_task_that_was_stopped_may_tidy_up_and_wait_for_it(server: MadeUpServe
 
 
 def test_an_interrupt_stops_all_and_lets_them_tidy_up(server: MadeUpServer) -> None:
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
 
         def interrupt() -> None:
             raise KeyboardInterrupt
@@ -189,9 +191,9 @@ def test_an_interrupt_stops_all_and_lets_them_tidy_up(server: MadeUpServer) -> N
         async def main() -> None:
             try:
                 while True:
-                    await lane.ask(protocol.stat, b"x")
+                    await lane.ask(encode.stat, b"x")
             except STOPPED:
-                await lane.ask(protocol.remove, b"litter")
+                await lane.ask(encode.remove, b"litter")
                 raise
 
         with pytest.raises(KeyboardInterrupt):
@@ -209,10 +211,10 @@ def test_an_interrupt_is_told_whatever_comes_of_it(waits: bool) -> None:
         return status(request_id, protocol.OK)
 
     server = MadeUpServer(answer)
-    server.session.greet(1)
+    greet(server.session, 1)
 
     async def main() -> None:
-        await lane.ask(protocol.stat, b"x")
+        await lane.ask(encode.stat, b"x")
         try:
             raise KeyboardInterrupt  # as in the middle of a write, which breaks the stream off
         except STOPPED as stopped:
@@ -220,22 +222,22 @@ def test_an_interrupt_is_told_whatever_comes_of_it(waits: bool) -> None:
             if not waits:
                 server.session.ended(OSError("broken pipe"))
                 lane.session.check()
-            await lane.ask(protocol.remove, b"litter")
+            await lane.ask(encode.remove, b"litter")
             raise
 
-    with pytest.raises(KeyboardInterrupt), server.session.lane() as lane:
+    with pytest.raises(KeyboardInterrupt), Lane(server.session) as lane:
         pipeline = Pipeline(lane, timeout=1)
         pipeline.run(main())
 
 
 def test_silence_ends_the_run_and_retires_the_session() -> None:
     server = MadeUpServer(silent)
-    server.session.greet(1)
+    greet(server.session, 1)
 
     async def main(session: SftpSession) -> None:
-        await lane.ask(protocol.stat, b"x")
+        await lane.ask(encode.stat, b"x")
 
-    with pytest.raises(Stalled), server.session.lane() as lane:
+    with pytest.raises(Stalled), Lane(server.session) as lane:
         Pipeline(lane, timeout=0.05).run(main(server.session))
     assert not server.session.is_usable
     assert server.closed
@@ -249,35 +251,35 @@ def test_the_end_of_the_session_ends_the_run() -> None:
         return b""
 
     server = MadeUpServer(ending)
-    server.session.greet(1)
+    greet(server.session, 1)
 
     async def main() -> None:
-        await lane.ask(protocol.stat, b"x")
+        await lane.ask(encode.stat, b"x")
 
-    with server.session.lane() as lane, pytest.raises(SessionEnded) as caught:
+    with Lane(server.session) as lane, pytest.raises(SessionEnded) as caught:
         Pipeline(lane).run(main())
     assert caught.value.reason is reason
 
 
 def test_at_the_end_of_the_session_nobody_waits_to_tidy_up() -> None:
     server = MadeUpServer(silent)
-    server.session.greet(1)
+    greet(server.session, 1)
 
     async def main() -> None:
         for _ in range(3):
-            lane.ask(protocol.stat, b"x")
+            lane.ask(encode.stat, b"x")
         server.session.ended(None)
-        await lane.ask(protocol.stat, b"x")
+        await lane.ask(encode.stat, b"x")
 
     began = time.monotonic()
-    with pytest.raises(SessionEnded), server.session.lane() as lane:
+    with pytest.raises(SessionEnded), Lane(server.session) as lane:
         Pipeline(lane).run(main())
     assert time.monotonic() - began < 1.0
 
 
 def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) -> None:
     served: List[int] = []
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
         budget = Budget(pipeline, 10)
 
@@ -285,7 +287,7 @@ def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) ->
             await budget.take(amount)
             served.append(number)
             assert budget.used <= 10
-            await lane.ask(protocol.stat, b"x")
+            await lane.ask(encode.stat, b"x")
             budget.give(amount)
 
         async def main() -> None:
@@ -298,14 +300,14 @@ def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) ->
 
 
 def test_what_exceeds_a_budget_gets_it_alone(server: MadeUpServer) -> None:
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
         budget = Budget(pipeline, 10)
 
         async def one(amount: int) -> None:
             await budget.take(amount)
             assert budget.used in (5, 100)
-            await lane.ask(protocol.stat, b"x")
+            await lane.ask(encode.stat, b"x")
             budget.give(amount)
 
         async def main() -> None:
@@ -319,9 +321,9 @@ def test_lanes_share_the_handles_of_their_session_and_none_gets_nothing(
     server: MadeUpServer,
 ) -> None:
     server.session.limits = protocol.Limits(handles=8)  # of which copies take half
-    with server.session.lane() as one, server.session.lane() as other:
-        first = HandleBudget(Pipeline(one), 100)
-        second = HandleBudget(Pipeline(other), 100)
+    with Lane(server.session) as one, Lane(server.session) as other:
+        first = HandleBudget(Pipeline(one), server.session, 100)
+        second = HandleBudget(Pipeline(other), server.session, 100)
         assert [first.try_take() for _ in range(6)] == [True] * 4 + [False] * 2
         assert [second.try_take() for _ in range(2)] == [True, False]
         first.give(2)
@@ -332,7 +334,7 @@ def test_lanes_share_the_handles_of_their_session_and_none_gets_nothing(
 
 def test_a_signal_wakes_all_who_wait_for_it(server: MadeUpServer) -> None:
     woken: List[int] = []
-    with server.session.lane() as lane:
+    with Lane(server.session) as lane:
         pipeline = Pipeline(lane)
         signal = Signal(pipeline)
 
@@ -343,7 +345,7 @@ def test_a_signal_wakes_all_who_wait_for_it(server: MadeUpServer) -> None:
         async def main() -> None:
             for number in range(3):
                 pipeline.start(one(number))
-            await lane.ask(protocol.stat, b"x")
+            await lane.ask(encode.stat, b"x")
             signal.set()
             await pipeline.others_done()
             assert woken == [0, 1, 2]

@@ -8,14 +8,12 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from ssh_service.copying import job as job_module
-from ssh_service.copying.downloading import Download
-from ssh_service.copying.session import SftpSession
-from ssh_service.copying.uploading import Upload
-from tests.unit.sftp_harness import SFTP_SERVER, download, real_session, upload
+from ssh_service.copying import download_file
+from ssh_service.copying import progress as progress_module
+from ssh_service.copying import upload_file
+from ssh_service.copying.sftp.session import SftpSession
+from tests.unit.sftp_harness import download, real_session, upload
 from tests.unit.trees import describe, litter, make_tree
-
-pytestmark = pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
 
 SIZE = 40_000_000
 BOTH = pytest.mark.parametrize("copy", [upload, download])
@@ -23,8 +21,9 @@ Copy = Callable[..., None]
 
 
 @pytest.fixture(name="session")
-def session_of_a_real_server(tmp_path: Path) -> Iterator[SftpSession]:
-    with real_session(tmp_path) as session:
+def session_of_a_real_server(sftp_server: str, tmp_path: Path) -> Iterator[SftpSession]:
+    """Give a session; something unfinished may be left when it ends."""
+    with real_session(sftp_server, tmp_path) as session:
         yield session
 
 
@@ -45,7 +44,7 @@ def interrupt(
     copy: Copy, session: SftpSession, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> bytes:
     """Begin a copy, stop it half-way, and give the path of what it left."""
-    monkeypatch.setattr(job_module, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
 
     def stop(progress: Any) -> None:
         if progress.bytes_done > SIZE // 2:
@@ -150,19 +149,19 @@ def test_what_arrived_differently_is_told_and_the_old_file_stays(
 ) -> None:
     (tmp_path / "source").write_bytes(bytes(size))
     target.write_bytes(b"old")
-    kind = Upload if copy is upload else Download
-    verify = kind._verify
+    module = upload_file if copy is upload else download_file
+    verify = module.verify
     spoiled: List[bytes] = []
 
-    async def spoil_and_verify(self: Any, *args: Any) -> None:
+    async def spoil_and_verify(*args: Any) -> None:
         for path in litter(target.parent):
             with open(path, "r+b") as file:
                 file.seek(size - 1)
                 file.write(b"\1")
             spoiled.append(path)
-        await verify(self, *args)
+        await verify(*args)
 
-    monkeypatch.setattr(kind, "_verify", spoil_and_verify)
+    monkeypatch.setattr(module, "verify", spoil_and_verify)
     with pytest.raises(OSError, match="not what was sent"):
         copy(session, tmp_path / "source", target, verify=True)
     assert len(spoiled) == 1

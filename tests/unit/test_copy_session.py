@@ -9,11 +9,11 @@ from typing import List
 
 import pytest
 
-from ssh_service.copying import protocol
-from ssh_service.copying.session import SessionEnded, SftpSession, Stalled, Stream
+from ssh_service.copying.sftp import decode, encode, protocol
+from ssh_service.copying.sftp.lane import Lane, Stalled, greet
+from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
 from tests.unit.sftp_harness import (
     PATIENCE,
-    SFTP_SERVER,
     MadeUpServer,
     attributes,
     frame,
@@ -49,7 +49,7 @@ def test_a_server_that_greets_with_something_else_is_none() -> None:
     stream = NoRoom(1000)
     with pytest.raises(SessionEnded, match="no SFTP server"):
         stream.session.feed(status(1, protocol.OK))
-        stream.session.greet(PATIENCE)
+        greet(stream.session, PATIENCE)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -58,7 +58,7 @@ def test_what_a_profile_prints_first_is_passed_over(size: int) -> None:
     said = b"Welcome!\r\n\x1b[1mToday: \xff\n" + frame(protocol.VERSION_REPLY, 3, b"")
     for at in range(0, len(said), size):
         stream.session.feed(said[at : at + size])
-    stream.session.greet(PATIENCE)
+    greet(stream.session, PATIENCE)
 
 
 def test_a_server_that_talks_without_end_is_none() -> None:
@@ -66,19 +66,19 @@ def test_a_server_that_talks_without_end_is_none() -> None:
     with pytest.raises(SessionEnded, match="no SFTP server"):
         for _ in range(100):
             stream.session.feed(b"blah " * 200)
-        stream.session.greet(PATIENCE)
+        greet(stream.session, PATIENCE)
 
 
 def test_a_server_of_an_older_version_is_refused() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 2, b""))
     with pytest.raises(SessionEnded, match="version 2"):
-        stream.session.greet(PATIENCE)
+        greet(stream.session, PATIENCE)
 
 
 def test_a_server_that_does_not_greet_is_not_waited_for_longer_than_allowed() -> None:
     with pytest.raises(Stalled):
-        NoRoom(1000).session.greet(0.05)
+        greet(NoRoom(1000).session, 0.05)
 
 
 def test_the_hello_waits_for_room() -> None:
@@ -92,10 +92,10 @@ def test_the_hello_waits_for_room() -> None:
     thread = threading.Timer(0.05, open_up)
     thread.start()
     try:
-        stream.session.greet(PATIENCE)
+        greet(stream.session, PATIENCE)
     finally:
         thread.join(PATIENCE)
-    assert stream.taken == protocol.init()
+    assert stream.taken == encode.init()
     assert stream.session.extensions == {b"name": b"1"}
 
 
@@ -104,13 +104,13 @@ def test_the_limits_are_asked_for_where_the_server_announces_them() -> None:
         return frame(protocol.EXTENDED_REPLY, request_id, struct.pack(">QQQQ", 1, 2, 3, 4))
 
     server = MadeUpServer(answer, {protocol.LIMITS: b"1"})
-    server.session.greet(PATIENCE)
+    greet(server.session, PATIENCE)
     assert server.session.limits == (1, 2, 3, 4)
 
 
 def test_a_reply_to_nobody_ends_the_session() -> None:
     server = MadeUpServer(answering)
-    server.session.greet(PATIENCE)
+    greet(server.session, PATIENCE)
     server.session.feed(status(99, protocol.OK))
     with pytest.raises(SessionEnded, match="99"):
         server.session.check()
@@ -120,25 +120,25 @@ def test_a_reply_to_nobody_ends_the_session() -> None:
 def test_what_does_not_fit_the_window_leaves_when_there_is_room() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
-    stream.session.greet(PATIENCE)
+    greet(stream.session, PATIENCE)
     stream.room, stream.taken = 10, b""
-    with stream.session.lane() as lane:
-        reply = lane.ask(protocol.stat, b"x" * 100)
+    with Lane(stream.session) as lane:
+        reply = lane.ask(encode.stat, b"x" * 100)
         lane.flush()
         assert len(stream.taken) == 10
         stream.room = 1000
         stream.session.made_room()
         stream.session.feed(status(reply.request_id, protocol.OK))
         assert lane.collect(PATIENCE) == [reply]
-        assert stream.taken == protocol.stat(reply.request_id, b"x" * 100)
+        assert stream.taken == encode.stat(reply.request_id, b"x" * 100)
 
 
 def test_a_part_of_a_reply_is_a_sign_of_life() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
-    stream.session.greet(PATIENCE)
-    with stream.session.lane() as lane:
-        reply = lane.ask(protocol.read, b"h", 0, 1000)
+    greet(stream.session, PATIENCE)
+    with Lane(stream.session) as lane:
+        reply = lane.ask(encode.read, b"h", 0, 1000)
         lane.flush()
         packet = frame(protocol.DATA, reply.request_id, string(bytes(1000)))
         before = lane.moved
@@ -150,9 +150,9 @@ def test_a_part_of_a_reply_is_a_sign_of_life() -> None:
 
 def test_every_lane_learns_the_end_after_its_replies() -> None:
     server = MadeUpServer(lambda kind, request_id, rest: b"")
-    server.session.greet(PATIENCE)
-    with server.session.lane() as one, server.session.lane() as other:
-        replies = [lane.ask(protocol.stat, b"x") for lane in (one, other)]
+    greet(server.session, PATIENCE)
+    with Lane(server.session) as one, Lane(server.session) as other:
+        replies = [lane.ask(encode.stat, b"x") for lane in (one, other)]
         one.flush()
         other.flush()
         server.session.feed(status(replies[0].request_id, protocol.OK))
@@ -166,10 +166,10 @@ def test_every_lane_learns_the_end_after_its_replies() -> None:
 
 def test_a_lane_left_with_requests_open_ends_the_session_with_its_last_lane() -> None:
     server = MadeUpServer(lambda kind, request_id, rest: b"")
-    server.session.greet(PATIENCE)
-    with server.session.lane():
-        with server.session.lane() as untidy:
-            untidy.ask(protocol.stat, b"x")
+    greet(server.session, PATIENCE)
+    with Lane(server.session):
+        with Lane(server.session) as untidy:
+            untidy.ask(encode.stat, b"x")
             untidy.flush()
         assert not server.session.is_usable
         assert not server.closed
@@ -179,14 +179,14 @@ def test_a_lane_left_with_requests_open_ends_the_session_with_its_last_lane() ->
 def test_an_error_while_sending_ends_the_session() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
-    stream.session.greet(PATIENCE)
+    greet(stream.session, PATIENCE)
 
     def fail(data: memoryview) -> int:
         raise OSError("no route")
 
     stream.send_some = fail  # type: ignore[method-assign]
-    with stream.session.lane() as lane:
-        lane.ask(protocol.stat, b"x")
+    with Lane(stream.session) as lane:
+        lane.ask(encode.stat, b"x")
         with pytest.raises(SessionEnded, match="no route"):
             lane.collect(PATIENCE)
 
@@ -194,39 +194,40 @@ def test_an_error_while_sending_ends_the_session() -> None:
 def test_an_interrupt_while_sending_leaves_nobody_waiting_for_room() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
-    stream.session.greet(PATIENCE)
+    greet(stream.session, PATIENCE)
 
     def interrupt(data: memoryview) -> int:
         raise KeyboardInterrupt
 
     stream.send_some = interrupt  # type: ignore[method-assign]
-    with stream.session.lane() as other:
-        other.ask(protocol.stat, b"x")
-        with stream.session.lane() as lane:
-            lane.ask(protocol.stat, b"x")
+    with Lane(stream.session) as other:
+        other.ask(encode.stat, b"x")
+        with Lane(stream.session) as lane:
+            lane.ask(encode.stat, b"x")
             with pytest.raises(KeyboardInterrupt):
                 lane.collect(PATIENCE)
         with pytest.raises(SessionEnded):
             other.collect(PATIENCE)
 
 
-@pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
-def test_replies_reach_the_lane_that_asked_whatever_others_do(tmp_path: Path) -> None:
+def test_replies_reach_the_lane_that_asked_whatever_others_do(
+    sftp_server: str, tmp_path: Path
+) -> None:
     for number in range(8):
         (tmp_path / str(number)).write_bytes(bytes(number))
     wrong: List[object] = []
 
     def ask(session: SftpSession, number: int) -> None:
-        with session.lane() as lane:
+        with Lane(session) as lane:
             for _ in range(50):
-                replies = [lane.ask(protocol.stat, b"%d" % number) for _ in range(20)]
+                replies = [lane.ask(encode.stat, b"%d" % number) for _ in range(20)]
                 while not all(reply.kind for reply in replies):
                     lane.collect(PATIENCE)
-                sizes = {protocol.read_attributes(reply.body).size for reply in replies}
+                sizes = {decode.attributes(reply.body).size for reply in replies}
                 if sizes != {number}:
                     wrong.append((number, sizes))
 
-    with real_session(tmp_path) as session:
+    with real_session(sftp_server, tmp_path) as session:
         threads = [threading.Thread(target=ask, args=(session, n)) for n in range(8)]
         for thread in threads:
             thread.start()
@@ -236,4 +237,4 @@ def test_replies_reach_the_lane_that_asked_whatever_others_do(tmp_path: Path) ->
 
 
 def test_attributes_are_built_as_the_reader_reads_them() -> None:
-    assert protocol.read_attributes(attributes(0o40755, 3)).mode == 0o40755
+    assert decode.attributes(attributes(0o40755, 3)).mode == 0o40755

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import io
 import os
@@ -13,49 +12,41 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
 
-from ssh_service.copying import downloading, protocol, stream_up, tar, temporary
-from ssh_service.copying.local_source import SourceFile
-from ssh_service.copying.process import CommandStream, Process
-from ssh_service.copying.protocol import Attributes, ProtocolError
-from ssh_service.copying.session import SftpSession
-from ssh_service.errors import SshTransferError
-from tests.unit.sftp_harness import SFTP_SERVER, Shell, download, real_session, upload
+from ssh_service.copying import downloading, tar, temporary, upload_stream
+from ssh_service.copying.local.source_file import SourceFile
+from ssh_service.copying.remote_process import CommandStream, RemoteProcess
+from ssh_service.copying.sftp import encode
+from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
+from ssh_service.copying.sftp.session import SftpSession
+from tests.unit.sftp_harness import Shell, download, upload
 from tests.unit.test_copy_hostile import FILE, Liar
-from tests.unit.trees import describe, litter, make_tree
+from tests.unit.trees import describe, litter, make_tree, many_files
 
 Copy = Callable[..., None]
 BOTH = pytest.mark.parametrize("copy", [upload, download])
-NEEDS_SFTP = pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
 
 
 @pytest.fixture(autouse=True)
 def one_file_is_worth_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_up, "MANY_FILES", 1)
+    monkeypatch.setattr(upload_stream, "MANY_FILES", 1)
     monkeypatch.setattr(downloading, "MANY_FILES", 0)
 
 
-@pytest.fixture(name="session")
-def session_of_a_real_server(tmp_path: Path) -> Iterator[SftpSession]:
-    with real_session(tmp_path) as session:
-        yield session
-    assert not litter(tmp_path)
-
-
 @pytest.fixture(name="shell")
-def shell_beside_it(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
+def shell_beside_it(home: Path) -> Shell:
+    return Shell(home)
 
 
 def opened(session: SftpSession, monkeypatch: pytest.MonkeyPatch) -> List[bytes]:
     """Note the paths of all files that are opened by SFTP from now on."""
     paths: List[bytes] = []
-    original = protocol.open_file
+    original = encode.open_file
 
     def open_file(request_id: int, path: bytes, *rest: Any) -> bytes:
         paths.append(os.path.basename(path))
         return original(request_id, path, *rest)
 
-    monkeypatch.setattr(protocol, "open_file", open_file)
+    monkeypatch.setattr(encode, "open_file", open_file)
     return paths
 
 
@@ -84,7 +75,6 @@ def awkward_tree(root: Path) -> Path:
     return root
 
 
-@NEEDS_SFTP
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "merged"])
 @BOTH
 def test_a_tree_arrives_as_by_sftp(
@@ -105,7 +95,6 @@ def test_a_tree_arrives_as_by_sftp(
     assert not session.facts.get("no tar")
 
 
-@NEEDS_SFTP
 @BOTH
 def test_small_files_are_not_opened_one_by_one(
     copy: Copy,
@@ -114,10 +103,8 @@ def test_small_files_are_not_opened_one_by_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "source").mkdir()
-    for number in range(300):
-        (tmp_path / "source" / str(number)).write_bytes(b"x" * number)
-    (tmp_path / "source" / "large").write_bytes(os.urandom(500_000))
+    source = many_files(tmp_path / "source", 300)
+    (source / "large").write_bytes(os.urandom(500_000))
     paths = opened(session, monkeypatch)
     progress: List[Any] = []
     copy(session, tmp_path / "source", tmp_path / "target", shell=shell, progress=progress.append)
@@ -127,51 +114,6 @@ def test_small_files_are_not_opened_one_by_one(
     assert progress[-1][0] == progress[-1][1] == 500_000 + sum(range(300))
 
 
-@NEEDS_SFTP
-@BOTH
-def test_the_time_of_the_last_access_is_kept(
-    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
-) -> None:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "file").write_bytes(b"content")
-    os.utime(tmp_path / "source" / "file", (1_000_000_000, 1_100_000_000))
-    copy(session, tmp_path / "source", tmp_path / "target", shell=shell)
-    status = (tmp_path / "target" / "file").stat()
-    assert (status.st_atime, status.st_mtime) == (1_000_000_000, 1_100_000_000)
-    assert not session.facts.get("no tar")
-
-
-@NEEDS_SFTP
-@pytest.mark.parametrize("slash", ["", "/", "/."])
-@BOTH
-def test_slashes_mean_what_they_mean_to_sftp(
-    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path, slash: str
-) -> None:
-    source = make_tree(tmp_path / "source")
-    (tmp_path / "into").mkdir()
-    copy(session, f"{source}{slash}", f"{tmp_path}/into{slash[:1]}", shell=shell)
-    copy(session, f"{source}{slash}", f"{tmp_path}/new{slash[:1]}", shell=shell)
-    assert describe(tmp_path / "into" / "source") == describe(source)
-    assert describe(tmp_path / "new") == describe(source)
-    assert not session.facts.get("no tar")
-
-
-@NEEDS_SFTP
-@BOTH
-def test_the_roots_own_path_may_be_odd(
-    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
-) -> None:
-    for name in ("-rf", "it's $(touch x) \"`!\\", "line\nbreak\n"):
-        source = tmp_path / name / name
-        source.mkdir(parents=True)
-        (source / "file").write_bytes(b"content")
-        copy(session, source, tmp_path / name / (name + "2"), shell=shell)
-        assert describe(tmp_path / name / (name + "2")) == describe(source)
-    assert not (tmp_path / "x").exists()
-    assert not session.facts.get("no tar")
-
-
-@NEEDS_SFTP
 @pytest.mark.parametrize("what", ["no tar", "another tar", "no such folder", "no shell"])
 @BOTH
 def test_where_there_is_no_such_tar_sftp_does_it(
@@ -194,15 +136,14 @@ def test_where_there_is_no_such_tar_sftp_does_it(
     assert session.facts["no tar"]  # and it is not asked for again
 
 
-def elsewhere(shell: Shell, command: bytes, process: Process) -> None:
+def elsewhere(shell: Shell, command: bytes, process: RemoteProcess) -> None:
     shell(command.replace(b'"$(printf "', b'"/nowhere$(printf "'), process)
 
 
-def refused(command: bytes, process: Process) -> None:
+def refused(command: bytes, process: RemoteProcess) -> None:
     process.ended(None)
 
 
-@NEEDS_SFTP
 @pytest.mark.parametrize("status", [0, 1])
 def test_an_upload_that_the_server_did_not_unpack_is_done_again(
     session: SftpSession, tmp_path: Path, status: int
@@ -218,28 +159,6 @@ def test_an_upload_that_the_server_did_not_unpack_is_done_again(
     assert describe(tmp_path / "target") == describe(source)
 
 
-@NEEDS_SFTP
-def test_an_upload_stops_at_what_is_bad_and_keeps_what_came_before(
-    session: SftpSession, shell: Shell, tmp_path: Path
-) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(50):
-        (source / str(number)).write_bytes(b"x")
-    os.mkfifo(source / "fifo")
-    before = []
-    with os.scandir(source) as entries:
-        for entry in entries:
-            if entry.name == "fifo":
-                break
-            before.append(entry.name)
-    with pytest.raises(SshTransferError, match="fifo"):
-        upload(session, source, tmp_path / "target", shell=shell)
-    assert sorted(os.listdir(tmp_path / "target")) == sorted(before)
-    assert not session.facts.get("no tar")  # which was not to blame
-
-
-@NEEDS_SFTP
 @BOTH
 def test_verified_copies_are_looked_at_one_by_one(
     copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
@@ -250,7 +169,6 @@ def test_verified_copies_are_looked_at_one_by_one(
     assert not any(b"tar" in command for command in shell.commands)
 
 
-@NEEDS_SFTP
 def test_ctrl_c_leaves_nothing_of_a_tree_that_is_not_whole(
     session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +186,6 @@ def test_ctrl_c_leaves_nothing_of_a_tree_that_is_not_whole(
     assert not (tmp_path / "target").exists()
 
 
-@NEEDS_SFTP
 def test_what_appears_meanwhile_is_not_replaced(
     session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,37 +206,10 @@ def test_what_appears_meanwhile_is_not_replaced(
     assert describe(tmp_path / "target") == describe(source)
 
 
-@NEEDS_SFTP
-@BOTH
-def test_whatever_is_empty_arrives(
-    copy: Copy, session: SftpSession, shell: Shell, tmp_path: Path
-) -> None:
-    for name, files, folders in (
-        ("root", 0, 0),
-        ("folders", 0, 3),
-        ("files", 3, 0),
-        ("all", 3, 3),
-    ):
-        source = tmp_path / name
-        source.mkdir()
-        for number in range(files):
-            (source / f"file{number}").write_bytes(b"")
-        for number in range(folders):
-            (source / f"folder{number}" / "deeper").mkdir(parents=True)
-        for options in ({}, {"shell": shell}):
-            target = tmp_path / f"{name} copied {len(options)}"
-            copy(session, source, target, **options)
-            assert describe(target) == describe(source)
-
-
-@NEEDS_SFTP
 def test_a_file_that_changes_under_an_upload_is_consistent_or_told(
     session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(20):
-        (source / str(number)).write_bytes(b"old" * 1000)
+    source = many_files(tmp_path / "source", 20, 3000)
     read_into, times = SourceFile.read_into, iter([True])
 
     def read(self: SourceFile, buffer: memoryview, offset: int) -> None:
@@ -333,7 +223,6 @@ def test_a_file_that_changes_under_an_upload_is_consistent_or_told(
     assert not session.facts.get("no tar")
 
 
-@NEEDS_SFTP
 def test_nobody_else_can_read_what_is_on_its_way(
     session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,32 +239,6 @@ def test_nobody_else_can_read_what_is_on_its_way(
     assert set(modes) == {0o700}
 
 
-@NEEDS_SFTP
-def test_a_full_disk_is_told_as_by_sftp(
-    session: SftpSession, shell: Shell, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if os.getuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("needs root, to mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.system(f"mount -t tmpfs -o size=1m tmpfs '{disk}' 2>/dev/null") != 0:
-        pytest.skip("mounting is not allowed here")
-    request.addfinalizer(lambda: os.system(f"umount '{disk}'"))
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(30):
-        (source / str(number)).write_bytes(os.urandom(100_000))
-    for copy in (upload, download):
-        with pytest.raises(OSError) as caught:
-            copy(session, source, disk / "target", shell=shell)
-        assert caught.value.errno == errno.ENOSPC
-        for name in os.listdir(disk / "target"):  # what came before is whole
-            assert (disk / "target" / name).read_bytes() == (source / name).read_bytes()
-        assert not litter(disk)
-        shutil.rmtree(disk / "target")
-
-
-@NEEDS_SFTP
 def test_an_unfinished_tree_of_the_dead_is_removed(
     session: SftpSession, shell: Shell, tmp_path: Path
 ) -> None:
@@ -409,7 +272,7 @@ class MadeUpShell(CommandStream):
         self.answer = answer
         self.names = b""
 
-    def __call__(self, command: bytes, process: Process) -> None:
+    def __call__(self, command: bytes, process: RemoteProcess) -> None:
         self.process = process
         process.stream = self
         process.made_room()

@@ -11,8 +11,8 @@ from typing import Iterator
 import pytest
 
 from ssh_service.copying import temporary
-from ssh_service.copying.session import SftpSession
-from tests.unit.sftp_harness import SFTP_SERVER, download, real_session, upload
+from ssh_service.copying.sftp.session import SftpSession
+from tests.unit.sftp_harness import download, real_session, upload
 
 DAY = 24 * 3600
 
@@ -116,11 +116,10 @@ def test_a_forked_childs_names_are_its_own() -> None:
     assert parsed.pid == child
 
 
-@pytest.mark.skipif(SFTP_SERVER is None, reason="needs OpenSSH's sftp-server")
 class TestTheNextRun:
     @pytest.fixture
-    def session(self, tmp_path: Path) -> Iterator[SftpSession]:
-        with real_session(tmp_path) as session:
+    def session(self, sftp_server: str, tmp_path: Path) -> Iterator[SftpSession]:
+        with real_session(sftp_server, tmp_path) as session:
             yield session
 
     @pytest.mark.parametrize("what", ["file", "tree"])

@@ -198,6 +198,25 @@ def imports_of(layer: str) -> Tuple[Set[str], Set[str]]:
     return inside - {layer}, outside
 
 
+@pytest.mark.parametrize("folder", ["copying", "copying/sftp", "copying/local"])
+def test_inside_a_package_with_a_map_imports_go_up_in_it_only(folder: str) -> None:
+    package = PACKAGE / folder
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    rows = re.findall(r"^([a-z_]+(?:, [a-z_]+)*)  +[a-z]", text, re.MULTILINE)
+    order = [name for row in rows for name in row.split(", ")]
+    modules = {path.stem for path in package.iterdir() if path.name[:2] != "__"}
+    assert sorted(order) == sorted(modules)
+    dotted = (PACKAGE.name, *folder.split("/"))
+    for _, path, tree in SOURCES:
+        if package not in path.parents or path.parent == package and path.stem == "__init__":
+            continue
+        own = path.relative_to(package).parts[0].replace(".py", "")
+        for name in imported(path, tree):
+            parts = tuple(name.split("."))
+            other = parts[len(dotted)] if parts[: len(dotted)] == dotted else own
+            assert other == own or order.index(other) < order.index(own), path
+
+
 def standard_library() -> Set[str]:
     names = getattr(sys, "stdlib_module_names", None)  # Python 3.10 and later
     if names is None:

@@ -124,3 +124,20 @@ def test_our_own_tests_may_leave_nothing(
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines([f"*the test left behind: *{said}*"])
+
+
+@pytest.mark.parametrize("option, outcome", [("--require-sshd", "errors"), ("-rs", "skipped")])
+def test_our_own_tests_of_copies_need_an_sftp_server_where_an_sshd_is_required(
+    pytester: pytest.Pytester,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    outcome: str,
+) -> None:
+    monkeypatch.delenv("SSH_SERVICE_REQUIRE_SSHD", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    conftest = (request.config.rootpath / "tests" / "conftest.py").read_text()
+    assert '"/usr/lib' in conftest
+    pytester.makeconftest(conftest.replace('"/usr/lib', '"/nowhere/lib'))
+    pytester.makepyfile("def test_it(sftp_server): pass")
+    pytester.runpytest_inprocess(option).assert_outcomes(**{outcome: 1})

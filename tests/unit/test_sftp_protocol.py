@@ -8,23 +8,24 @@ from typing import Any, Callable, List
 
 import pytest
 
-from ssh_service.copying import protocol
-from ssh_service.copying.protocol import Attributes, Packet, PacketReader, ProtocolError
+from ssh_service.copying.sftp import decode, encode, protocol
+from ssh_service.copying.sftp.packets import Packet, PacketReader
+from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
 from tests.unit.sftp_harness import attributes, frame, status, string
 
 
 def test_a_request_begins_with_its_length_kind_and_id() -> None:
-    packet = protocol.stat(7, b"/etc")
+    packet = encode.stat(7, b"/etc")
     assert packet == struct.pack(">IBI", 5 + 4 + 4, protocol.STAT, 7) + string(b"/etc")
 
 
 def test_a_write_holds_handle_offset_and_data() -> None:
-    packet = protocol.write(1, b"h", 1 << 40, b"data")
+    packet = encode.write(1, b"h", 1 << 40, b"data")
     assert packet[9:] == string(b"h") + struct.pack(">Q", 1 << 40) + string(b"data")
 
 
 def test_attributes_that_are_none_are_left_out() -> None:
-    packet = protocol.setstat(1, b"", Attributes(mode=0o644))
+    packet = encode.setstat(1, b"", Attributes(mode=0o644))
     assert packet[13:] == struct.pack(">II", 4, 0o644)
 
 
@@ -33,44 +34,44 @@ def test_attributes_that_are_none_are_left_out() -> None:
     [((1, 2), (1, 2)), ((-5, 1 << 40), (0, 0xFFFFFFFF))],
 )
 def test_times_that_do_not_fit_become_the_nearest_that_do(times: Any, sent: Any) -> None:
-    packet = protocol.setstat(1, b"", Attributes(atime=times[0], mtime=times[1]))
+    packet = encode.setstat(1, b"", Attributes(atime=times[0], mtime=times[1]))
     assert packet[13:] == struct.pack(">III", 8, *sent)
 
 
 def test_names_are_read_with_their_attributes_and_without_what_is_for_people() -> None:
     told = attributes(0o100644, 5, 1234)
     body = struct.pack(">I", 1) + string(b"\xff name") + string(b"-rw-r--r-- ...") + told
-    (name,) = protocol.read_names(body)
+    (name,) = decode.names(body)
     assert name.filename == b"\xff name"
     assert name.attributes == Attributes(size=5, mode=0o100644, atime=1234, mtime=1234)
 
 
 def test_extended_attributes_are_skipped() -> None:
     body = struct.pack(">III", 4 | 0x80000000, 0o600, 1) + string(b"key") + string(b"value")
-    assert protocol.read_attributes(body) == Attributes(mode=0o600)
+    assert decode.attributes(body) == Attributes(mode=0o600)
 
 
 def test_a_status_without_text_is_read() -> None:
-    assert protocol.read_status(struct.pack(">I", 4)) == (4, "")
+    assert decode.status(struct.pack(">I", 4)) == (4, "")
 
 
 def test_a_status_text_that_is_no_utf8_is_shown_all_the_same() -> None:
-    assert protocol.read_status(status(1, 4, b"\xff")[9:]) == (4, "\\xff")
+    assert decode.status(status(1, 4, b"\xff")[9:]) == (4, "\\xff")
 
 
 TOO_SHORT: List[Callable[[], Any]] = [
-    lambda: protocol.read_status(b"\0"),
-    lambda: protocol.read_status(struct.pack(">II", 4, 9) + b"few"),
-    lambda: protocol.read_handle(struct.pack(">I", 5) + b"four"),
-    lambda: protocol.read_attributes(struct.pack(">I", 1) + b"\0"),
-    lambda: protocol.read_attributes(struct.pack(">II", 0x80000000, 0xFFFFFFFF)),
-    lambda: protocol.read_names(struct.pack(">I", 0xFFFFFFFF)),
-    lambda: protocol.read_data([memoryview(struct.pack(">I", 5) + b"four")]),
-    lambda: protocol.read_data([memoryview(struct.pack(">I", 3) + b"four")]),
-    lambda: protocol.read_limits(b"\0" * 31),
-    lambda: protocol.read_space(b"\0" * 87),
-    lambda: protocol.read_extensions(b"\0\0\0\1"),
-    lambda: protocol.read_handle(string(b"h" * 257)),
+    lambda: decode.status(b"\0"),
+    lambda: decode.status(struct.pack(">II", 4, 9) + b"few"),
+    lambda: decode.handle(struct.pack(">I", 5) + b"four"),
+    lambda: decode.attributes(struct.pack(">I", 1) + b"\0"),
+    lambda: decode.attributes(struct.pack(">II", 0x80000000, 0xFFFFFFFF)),
+    lambda: decode.names(struct.pack(">I", 0xFFFFFFFF)),
+    lambda: decode.data([memoryview(struct.pack(">I", 5) + b"four")]),
+    lambda: decode.data([memoryview(struct.pack(">I", 3) + b"four")]),
+    lambda: decode.limits(b"\0" * 31),
+    lambda: decode.space(b"\0" * 87),
+    lambda: decode.extensions(b"\0\0\0\1"),
+    lambda: decode.handle(string(b"h" * 257)),
 ]
 
 

@@ -86,3 +86,12 @@ def make_tree(root: Path) -> Path:
     (root / "empty folder").chmod(0o555)
     os.utime(root, (1_400_000_000, 1_500_000_000))
     return root
+
+
+def many_files(root: Path, count: int, size: Optional[int] = None) -> Path:
+    """Make a folder of small files: of random bytes, or of so many letters as its name says."""
+    root.mkdir()
+    for number in range(count):
+        content = b"x" * number if size is None else os.urandom(size)
+        (root / str(number)).write_bytes(content)
+    return root

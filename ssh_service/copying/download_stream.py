@@ -13,14 +13,17 @@ from collections import deque
 from typing import Awaitable, Callable, Deque, List, NamedTuple, Optional
 
 from ssh_service.copying import tar
+from ssh_service.copying.download_file import Wanted
 from ssh_service.copying.failures import shown
 from ssh_service.copying.job import Job
-from ssh_service.copying.local_target import TargetFile, TargetFolder
-from ssh_service.copying.pipeline import STOPPED, Budget
-from ssh_service.copying.process import Process, quoted
-from ssh_service.copying.protocol import Attributes, ProtocolError
+from ssh_service.copying.local.target_file import TargetFile
+from ssh_service.copying.local.target_folder import TargetFolder
+from ssh_service.copying.pipeline import STOPPED
+from ssh_service.copying.remote_process import RemoteProcess, quoted
+from ssh_service.copying.sftp.protocol import ProtocolError
+from ssh_service.copying.waiting import Budget
 
-__all__ = ["FileStream", "Wanted"]
+__all__ = ["FileStream"]
 
 _log = logging.getLogger("ssh_service.copying")
 
@@ -42,15 +45,12 @@ _MOST_MORE = 8 * 1024
 _PIECE = 8 * 1024
 
 
-class Wanted(NamedTuple):
-    """A file that was listed."""
+class _Asked(NamedTuple):
+    """A file that tar was asked for."""
 
-    path: bytes  # on the server
-    below: bytes  # the same, as tar is asked for it: from the root of the tree
-    attributes: Attributes
-    folder: TargetFolder  # held open for it
-    name: bytes
-    begins: bool = False  # whether it is the first of a row that lies in one folder
+    wanted: Wanted
+    name: bytes  # as tar is asked for it: from the root of the tree
+    begins: bool  # whether it is the first of a row that lies in one folder
 
 
 class _Member(NamedTuple):
@@ -81,7 +81,7 @@ class FileStream:
         self._otherwise = otherwise
         self._flow = Budget(job.pipeline, 8 * 1024 * 1024)
         self._folders = Budget(job.pipeline, _FOLDERS)
-        self._queue: Deque[Wanted] = deque()
+        self._queue: Deque[_Asked] = deque()
         self._names: List[bytes] = []
         self._names_size = 0
         self._last_folder: Optional[TargetFolder] = None
@@ -89,7 +89,7 @@ class FileStream:
         self._position = 0
         self._useful = False
         self._root = root
-        self._process: Process = job.start_command(_SCRIPT % quoted(root + b"/."))
+        self._process: RemoteProcess = job.start_command(_SCRIPT % quoted(root + b"/."))
         self.is_over = False  # nothing comes any more: all else is for SFTP
 
     # The tasks that list.
@@ -97,17 +97,18 @@ class FileStream:
     async def ask(self, wanted: Wanted) -> None:
         """Have a file copied, sooner or later; its folder is held here."""
         await self._take(self._flow, _cost(wanted))
-        wanted = wanted._replace(begins=wanted.folder is not self._last_folder)
-        if wanted.begins:
+        begins = wanted.folder is not self._last_folder
+        if begins:
             await self._take(self._folders, 1)
         self._last_folder = wanted.folder
         wanted.folder.hold()
-        self._queue.append(wanted)
+        name = b"/".join((b".", *wanted.names))
+        self._queue.append(_Asked(wanted, name, begins))
         if self.is_over:  # meanwhile
             await self._leave()
             return
-        self._names.append(wanted.below)
-        self._names_size += len(wanted.below)
+        self._names.append(name)
+        self._names_size += len(name)
         if self._names_size >= _PIECE:
             await self.flush()
 
@@ -155,7 +156,7 @@ class FileStream:
 
     async def _use(self, member: _Member) -> None:
         header, data = member
-        while self._queue and self._queue[0].below != header.name:
+        while self._queue and self._queue[0].name != header.name:
             await self._leave()  # tar passed it over
         if not self._queue:
             raise ProtocolError("an archive with more than was asked for")
@@ -168,7 +169,7 @@ class FileStream:
             return
         wanted = self._next_wanted()
         try:
-            target = TargetFile(wanted.folder, wanted.name)
+            target = TargetFile(wanted.folder, wanted.names[-1])
             try:
                 target.write(0, [memoryview(data)[:size]])
                 target.finish(header.attributes, self._job.options.fsync)
@@ -177,8 +178,8 @@ class FileStream:
         finally:
             wanted.folder.release()
         self._useful = True
-        self._job.advance(size)
-        self._job.file_done()
+        self._job.progress.advance(size)
+        self._job.progress.file_done()
 
     async def _leave(self) -> None:
         """Have the next one copied by SFTP."""
@@ -189,9 +190,9 @@ class FileStream:
             wanted.folder.release()
 
     def _next_wanted(self) -> Wanted:
-        wanted = self._queue.popleft()
+        wanted, _, begins = self._queue.popleft()
         self._flow.give(_cost(wanted))
-        if wanted.begins:
+        if begins:
             self._folders.give()
         return wanted
 

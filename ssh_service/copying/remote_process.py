@@ -6,10 +6,11 @@ import threading
 from collections import deque
 from typing import Deque, List, Optional
 
-from ssh_service.copying.protocol import Buffer
-from ssh_service.copying.session import Lane, Reply, Stream
+from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.protocol import Buffer
+from ssh_service.copying.sftp.session import Reply, Stream
 
-__all__ = ["CommandStream", "Process", "quoted"]
+__all__ = ["CommandStream", "RemoteProcess", "quoted"]
 
 
 class CommandStream(Stream):
@@ -24,7 +25,7 @@ class CommandStream(Stream):
         raise NotImplementedError
 
 
-class Process:
+class RemoteProcess:
     """
     A command on the server, for one copy.
 

@@ -1,245 +1,31 @@
-"""
-Where a download goes: local folders and files, written so that no server can reach outside.
-
-A folder is held open and everything in it is reached through its descriptor; a symbolic link is
-never followed by accident.  The links that the local user made inside the target tree are
-followed where they stay inside it.
-"""
+"""A local file that a download writes: beside its place, then renamed over what is there."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-import time
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional
 
 from ssh_service.copying import temporary
-from ssh_service.copying.failures import local_error, shown
-from ssh_service.copying.local_source import digest_here, not_a_file
-from ssh_service.copying.protocol import Attributes, Pieces
-from ssh_service.errors import transfer_error
+from ssh_service.copying.failures import local_error, not_a_file
+from ssh_service.copying.local.descriptors import digest_of, set_attributes
+from ssh_service.copying.local.target_folder import TargetFolder, open_real, way_inside
+from ssh_service.copying.sftp.protocol import Attributes, Pieces
 
-__all__ = ["TargetFile", "TargetFolder", "TargetTree"]
+__all__ = ["TargetFile"]
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC
 _NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _CLOEXEC
 _OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | _CLOEXEC
 _PRIVATE = 0o600
+# What says that a file cannot be replaced, though it may be written into: a mount point, say.
+_NOT_REPLACED = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
 # What a file is copied by when it cannot be renamed.
 _PIECE = 1024 * 1024
 # Zeros, from how many on there is no use in writing them where nothing was before.
 _LEAST_HOLE = 64 * 1024
 _ZEROS = bytes(_LEAST_HOLE)
-
-# The names that lead from a tree's root to one of its folders.
-Names = Tuple[bytes, ...]
-
-
-class TargetFolder:
-    """
-    A local folder, held open while anything is written into it.
-
-    Attributes
-    ----------
-    fd : int
-        Its descriptor.
-    path : bytes
-        Its path, for errors.
-    is_new : bool
-        Whether this copy made it, so that nothing can stand in the way in there.
-    root : Optional[bytes]
-        The real path that symbolic links met in here must not leave; None: they may lead anywhere.
-    """
-
-    def __init__(
-        self, fd: int, path: bytes, is_new: bool = False, root: Optional[bytes] = None
-    ) -> None:
-        self.fd = fd
-        self.path = path
-        self.is_new = is_new
-        self.root = root
-        self._users = 1
-
-    def hold(self) -> None:
-        """Keep it open for one more user."""
-        self._users += 1
-
-    def release(self) -> None:
-        """Let it be closed, once for each user."""
-        self._users -= 1
-        if not self._users:
-            os.close(self.fd)
-
-    def sweep(self, keep_young: bool) -> None:
-        """Remove what dead copies left in it; but what a copy may resume, only after a day."""
-        now = time.time()
-        try:
-            names = [os.fsencode(name) for name in os.listdir(self.fd)]
-        except OSError:
-            return  # nothing the copy depends on
-        for name in names:
-            if temporary.parse(name) is None:
-                continue
-            try:
-                age = now - os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mtime
-                if keep_young and age < temporary.OTHERS_KEPT:
-                    continue
-                if temporary.names.is_litter(name, age):
-                    os.unlink(name, dir_fd=self.fd)
-            except OSError:
-                pass  # somebody else was faster, or may and we may not
-
-
-def open_parent(target: bytes) -> Tuple[TargetFolder, bytes]:
-    """
-    Open the folder that holds a file the local user named, following the user's own links.
-
-    Parameters
-    ----------
-    target : bytes
-        The path of the file.
-
-    Returns
-    -------
-    Tuple[TargetFolder, bytes]
-        The folder, and the file's name in it.
-    """
-    path = os.path.realpath(target) if os.path.islink(target) else target
-    folder, name = os.path.split(path)
-    try:
-        return TargetFolder(os.open(folder or b".", _FOLDER_FLAGS), folder or b"."), name
-    except OSError as error:
-        raise local_error(error, target) from error
-
-
-class TargetTree:
-    """
-    A local tree that a download writes into.
-
-    Parameters
-    ----------
-    path : bytes
-        The path of its root; made if it does not exist, but not its parents.
-    mode : int
-        The mode to make it with.
-    """
-
-    def __init__(self, path: bytes, mode: int) -> None:
-        try:
-            self._is_new = _make(path, mode, None)
-            fd = os.open(path, _FOLDER_FLAGS)
-        except OSError as error:
-            raise local_error(error, path) from error
-        self._root = TargetFolder(fd, path, self._is_new, os.path.realpath(path))
-
-    def close(self) -> None:
-        """Close the root; folders that are in use stay open."""
-        self._root.release()
-
-    def make_folder(self, names: Names, mode: int) -> TargetFolder:
-        """
-        Make a folder, or take the one that is there, and open it.
-
-        Parameters
-        ----------
-        names : Names
-            Where, from the root; all but the last exist.
-        mode : int
-            The mode to make it with.
-
-        Returns
-        -------
-        TargetFolder
-            To be released.
-        """
-        if not names:
-            self._root.hold()
-            return self._root
-        parent = self.open_folder(names[:-1])
-        try:
-            is_new = _make(names[-1], mode, parent.fd)
-        except OSError as error:
-            raise local_error(error, self._path(names)) from error
-        finally:
-            parent.release()
-        folder = self.open_folder(names)
-        folder.is_new = is_new
-        return folder
-
-    def open_folder(self, names: Names, links: int = 0) -> TargetFolder:
-        """
-        Open a folder of the tree, step by step, so that none of the steps leads outside.
-
-        Parameters
-        ----------
-        names : Names
-            The way from the root.
-        links : int
-            How many symbolic links were followed so far.
-
-        Returns
-        -------
-        TargetFolder
-            To be released.
-        """
-        fd = os.dup(self._root.fd)
-        try:
-            for count, name in enumerate(names, 1):
-                try:
-                    inner = os.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
-                except OSError as error:
-                    if not _is_link(name, fd):
-                        raise local_error(error, self._path(names[:count])) from error
-                    way = self._way_inside(names[:count], links)
-                    return self.open_folder(way + names[count:], links + 1)
-                os.close(fd)
-                fd = inner
-            result, fd = TargetFolder(fd, self._path(names), root=self._root.root), -1
-            return result
-        finally:
-            if fd >= 0:
-                os.close(fd)
-
-    def _way_inside(self, names: Names, links: int) -> Names:
-        path = self._path(names)
-        way = way_inside(self._root.root or b"/", path)
-        if way is None or links > 40:
-            raise transfer_error(
-                errno.ELOOP, shown(path), "a local symbolic link that leads out of the target"
-            )
-        return way
-
-    def _path(self, names: Names) -> bytes:
-        return os.path.join(self._root.path, *names)
-
-
-def way_inside(root: bytes, path: bytes) -> Optional[Names]:
-    """Give the way from a real root to what a path leads to; None if that lies outside."""
-    real = os.path.realpath(path)
-    if real == root:
-        return ()
-    prefix = root.rstrip(b"/") + b"/"
-    return tuple(real[len(prefix) :].split(b"/")) if real.startswith(prefix) else None
-
-
-def _make(path: bytes, mode: int, fd: Optional[int]) -> bool:
-    """Make a folder; False if there is one."""
-    try:
-        os.mkdir(path, mode | stat.S_IRWXU, dir_fd=fd)
-        return True
-    except FileExistsError:
-        if not stat.S_ISDIR(os.stat(path, dir_fd=fd).st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
-        return False
-
-
-def _is_link(name: bytes, fd: int) -> bool:
-    try:
-        return stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
 
 
 def _is_zero(pieces: Pieces) -> bool:
@@ -319,8 +105,7 @@ class TargetFile:
         if root is not None and way_inside(root, self.path) is None:
             raise OSError(errno.ELOOP, "a local symbolic link that leads out of the target")
         folder, self._name = os.path.split(real)
-        fd = os.open(folder, _FOLDER_FLAGS | os.O_NOFOLLOW)
-        self._own_folder = self._folder = TargetFolder(fd, folder, root=root)
+        self._own_folder = self._folder = open_real(folder, root)
 
     def _open(self) -> None:
         existing = self._existing
@@ -347,14 +132,11 @@ class TargetFile:
     def _claim_leftover(self, name: bytes) -> bool:
         """Take over what an earlier copy to the same target left, by renaming it."""
         fd = self._folder.fd
-        digest = temporary.target_digest(self._name).decode()
         found = []
         for other in map(os.fsencode, os.listdir(fd)):
-            parsed = temporary.parse(other)
-            if parsed is not None and parsed.target == digest:
-                # Its age does not matter: see `leftovers.claim_leftover`.
+            if temporary.names.is_left_of(other, self._name):
                 status = os.stat(other, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) and temporary.names.is_litter(other, 0):
+                if stat.S_ISREG(status.st_mode):
                     found.append((status.st_size, other))
         if not found:
             return False
@@ -369,7 +151,7 @@ class TargetFile:
             name = self._temporary or self._name
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | _CLOEXEC, dir_fd=self._folder.fd)
             try:
-                return digest_here(fd, size)
+                return digest_of(fd, size)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -458,10 +240,7 @@ class TargetFile:
 
     def _set(self, attributes: Attributes) -> None:
         try:
-            if attributes.mode is not None:
-                os.fchmod(self._fd, stat.S_IMODE(attributes.mode))
-            if attributes.atime is not None and attributes.mtime is not None:
-                os.utime(self._fd, (attributes.atime, attributes.mtime))
+            set_attributes(self._fd, attributes)
         except PermissionError:
             if self._temporary is not None:
                 raise
@@ -473,12 +252,7 @@ class TargetFile:
         try:
             os.rename(self._temporary, self._name, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError as error:
-            if self._existing is None or error.errno not in (
-                errno.EBUSY,
-                errno.EXDEV,
-                errno.EPERM,
-                errno.EACCES,
-            ):
+            if self._existing is None or error.errno not in _NOT_REPLACED:
                 raise
             self._copy_over()
             return

@@ -1,4 +1,8 @@
-"""SFTP over a connection: one session for each, shared by all copies and kept for the next."""
+"""
+Where copies meet SSH: the channels they open on a connection.
+
+One for SFTP, which all copies share and which is kept for the next; one for each command.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import threading
 import time
 from typing import Optional
 
-from ssh_service.copying.process import CommandStream, Process
-from ssh_service.copying.session import SessionEnded, SftpSession, Stalled, Stream
+from ssh_service.copying.remote_process import CommandStream, RemoteProcess
+from ssh_service.copying.sftp.lane import Stalled, greet
+from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
 from ssh_service.errors import SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
@@ -33,7 +38,7 @@ class _Slot:
         self.session: Optional[SftpSession] = None  # guarded by opening
 
 
-class _ChannelStream(ChannelSink, Stream):
+class _SftpStream(ChannelSink, Stream):
     """The channel, as the session sees it; and the session, as the channel sees it."""
 
     def __init__(self, connection_id: str) -> None:
@@ -103,7 +108,7 @@ class _CommandStream(ChannelSink, CommandStream):
 
     gives_back = False
 
-    def __init__(self, command: bytes, process: Process) -> None:
+    def __init__(self, command: bytes, process: RemoteProcess) -> None:
         self._command = command
         self._process = process
         self._channel: Optional[SshChannel] = None
@@ -174,7 +179,7 @@ class _CommandStream(ChannelSink, CommandStream):
         self._process.ended(None if error else self._status)
 
 
-def start_command(transport: SshTransport, command: bytes, process: Process) -> None:
+def start_command(transport: SshTransport, command: bytes, process: RemoteProcess) -> None:
     """
     Start a command in the server's shell.
 
@@ -184,7 +189,7 @@ def start_command(transport: SshTransport, command: bytes, process: Process) -> 
         The connection.
     command : bytes
         The command line.
-    process : Process
+    process : RemoteProcess
         Told of all that comes of it, and of the end, however it ended.
     """
     stream = _CommandStream(command, process)
@@ -236,10 +241,10 @@ def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
 
 
 def _open_once(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
-    stream = _ChannelStream(transport.connection_id)
+    stream = _SftpStream(transport.connection_id)
     channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_LARGEST_PACKET)
     try:
-        stream.session.greet(timeout)
+        greet(stream.session, timeout)
     except BaseException:
         channel.abandon()
         raise

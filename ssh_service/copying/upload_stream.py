@@ -19,10 +19,13 @@ from ssh_service.copying import tar, temporary
 from ssh_service.copying.failures import Refused, shown
 from ssh_service.copying.job import MANY_FILES, Job
 from ssh_service.copying.leftovers import remove_tree
-from ssh_service.copying.local_source import Entry, SourceFile, attributes_of, walk
+from ssh_service.copying.local.descriptors import attributes_of
+from ssh_service.copying.local.source_file import SourceFile
+from ssh_service.copying.local.walk import Entry, walk
+from ssh_service.copying.paths import beside, join, last_name
 from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.process import Process, quoted
-from ssh_service.copying.protocol import Attributes
+from ssh_service.copying.remote_process import RemoteProcess, quoted
+from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import SshTransferError
 
 __all__ = ["StreamedTree", "is_worth_a_stream", "stream_tree"]
@@ -104,14 +107,13 @@ async def stream_tree(
     Optional[StreamedTree]
         None if it could not be: nothing is at `target` then.
     """
-    head, name = target[: target.rfind(b"/") + 1], target[target.rfind(b"/") + 1 :]
-    temporary_name = temporary.names.new(name)
-    folder, progress = head + temporary_name, job.progress
+    temporary_name = temporary.names.new(last_name(target))
+    folder, reading = beside(target, temporary_name), job.progress.reading
     try:
         await job.remote.make_folder(folder, 0o700)
         done = await _Stream(job, source, target).run(status, folder)
         if done is not None:
-            await job.remote.rename(folder + b"/" + _TREE, target)
+            await job.remote.rename(join(folder, _TREE), target)
             await job.remote.remove_folder(folder)
             return done
     except Refused as refused:
@@ -122,7 +124,7 @@ async def stream_tree(
         raise
     finally:
         temporary.names.release(temporary_name)
-    job.go_back(progress)
+    job.progress.go_back(reading)
     await remove_tree(job, folder)
     return None
 
@@ -133,7 +135,7 @@ class _Stream:
         self._source = source
         self._target = target
         self._done = StreamedTree()
-        self._process: Process  # set by `run`
+        self._process: RemoteProcess  # set by `run`
         self._pieces: List[bytes] = []
         self._size = 0
 
@@ -191,8 +193,8 @@ class _Stream:
         attributes = source.attributes._replace(size=size)
         header = tar.header(_TREE + below, tar.FILE, attributes)
         await self._send(header, content, tar.padding(size))
-        self._job.advance(size)
-        self._job.file_done()
+        self._job.progress.advance(size)
+        self._job.progress.file_done()
 
     async def _send(self, *pieces: bytes) -> None:
         self._pieces += pieces

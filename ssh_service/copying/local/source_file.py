@@ -1,4 +1,4 @@
-"""What is copied from here: local files and trees, read as they are found."""
+"""A local file that is copied from here, read as it is found."""
 
 from __future__ import annotations
 
@@ -6,42 +6,19 @@ import errno
 import hashlib
 import os
 import stat
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
-from ssh_service.copying.failures import local_error, shown
-from ssh_service.copying.protocol import Attributes
-from ssh_service.errors import SshTransferError, transfer_error
+from ssh_service.copying.failures import changed_meanwhile, local_error, not_a_file
+from ssh_service.copying.local.descriptors import attributes_of, digest_of
+from ssh_service.errors import SshTransferError
 
-__all__ = ["Entry", "SourceFile", "attributes_of", "digest_here", "not_a_file", "walk"]
+__all__ = ["SourceFile"]
 
 _PIECE = 256 * 1024
 # Pieces taken of a file that claims to be empty and is not: it may never end.
 _MOST_UNSIZED = 64
 # Without it, opening a fifo that took a file's place would wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-def attributes_of(status: os.stat_result) -> Attributes:
-    """Give the attributes a copy shall have."""
-    return Attributes(
-        mode=stat.S_IMODE(status.st_mode),
-        atime=int(status.st_atime),
-        mtime=int(status.st_mtime),
-    )
-
-
-def digest_here(fd: int, size: int) -> bytes:
-    """Give the digest of the first `size` bytes of an open local file."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_PIECE))
-    offset = 0
-    while offset < size:
-        count = os.preadv(fd, [buffer[: min(_PIECE, size - offset)]], offset)
-        if not count:
-            break
-        digest.update(buffer[:count])
-        offset += count
-    return digest.digest()
 
 
 class SourceFile:
@@ -97,7 +74,7 @@ class SourceFile:
                     break
                 pieces.append(piece)
                 if len(pieces) > _MOST_UNSIZED:
-                    raise self._changed()
+                    raise changed_meanwhile(self.path)
         except SshTransferError:
             self.close()
             raise
@@ -119,7 +96,7 @@ class SourceFile:
             while buffer:
                 count = os.preadv(self._fd, [buffer], offset)
                 if not count:
-                    raise self._changed()
+                    raise changed_meanwhile(self.path)
                 buffer, offset = buffer[count:], offset + count
         except SshTransferError:
             raise
@@ -178,7 +155,7 @@ class SourceFile:
         if self._whole is not None:
             return hashlib.sha256(memoryview(self._whole)[:size]).digest()
         assert self._fd is not None
-        return digest_here(self._fd, size)
+        return digest_of(self._fd, size)
 
     def check_unchanged(self) -> None:
         """Raise an error if the file was written to since it was opened."""
@@ -186,91 +163,4 @@ class SourceFile:
             return
         now = os.fstat(self._fd)
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
-            raise self._changed()
-
-    def _changed(self) -> SshTransferError:
-        return transfer_error(errno.EIO, shown(self.path), "changed while it was being copied")
-
-
-def not_a_file(path: bytes, mode: int) -> SshTransferError:
-    """Build the error for what is no regular file, though one is needed."""
-    if stat.S_ISDIR(mode):
-        return transfer_error(errno.EISDIR, shown(path))
-    kinds = (
-        (stat.S_ISFIFO, "a fifo"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a character device"),
-        (stat.S_ISBLK, "a block device"),
-        (stat.S_ISLNK, "a symbolic link"),
-    )
-    kind = next((text for test, text in kinds if test(mode)), "of an unknown kind")
-    return transfer_error(errno.EINVAL, shown(path), f"not a regular file but {kind}")
-
-
-class Entry(NamedTuple):
-    """One step of a walk through a tree."""
-
-    path: bytes
-    name: bytes
-    status: Optional[os.stat_result]  # of a folder, as it is entered; None for a file
-    leaves: bool = False  # whether this is the end of a folder
-
-
-def walk(root: bytes, status: os.stat_result) -> Iterator[Entry]:
-    """
-    Walk through a tree, in the order in which the system lists it, following symbolic links.
-
-    Parameters
-    ----------
-    root : bytes
-        The folder; it is not itself among the entries.
-    status : os.stat_result
-        Its status.
-
-    Yields
-    ------
-    Entry
-        A file; a folder, as it is entered; a folder, as it is left.
-
-    Raises
-    ------
-    SshTransferError
-        An entry cannot be followed, or leads back to a folder it lies in; names the entry.
-    """
-    return _walk(root, [(status.st_dev, status.st_ino)])
-
-
-def _walk(folder: bytes, parents: List[Tuple[int, int]]) -> Iterator[Entry]:
-    path = folder
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path = entry.path
-                followed = entry.is_symlink()
-                if not entry.is_dir(follow_symlinks=followed):
-                    # Told here, in order; and nothing but a file is ever opened.
-                    if not entry.is_file(follow_symlinks=followed):
-                        raise not_a_file(path, entry.stat().st_mode)
-                    yield Entry(path, entry.name, None)
-                    continue
-                status = entry.stat()
-                identity = (status.st_dev, status.st_ino)
-                if followed and (identity in parents or _holds(path, folder)):
-                    raise transfer_error(
-                        errno.ELOOP, shown(path), "a symbolic link to a folder it lies in"
-                    )
-                yield Entry(path, entry.name, status)
-                parents.append(identity)
-                yield from _walk(path, parents)
-                parents.pop()
-                yield Entry(path, entry.name, status, leaves=True)
-    except SshTransferError:
-        raise
-    except OSError as error:
-        raise local_error(error, path) from error
-
-
-def _holds(link: bytes, folder: bytes) -> bool:
-    """Tell whether a link leads to the folder it lies in, or to one around that."""
-    target, here = os.path.realpath(link), os.path.realpath(folder)
-    return here == target or here.startswith(target.rstrip(b"/") + b"/")
+            raise changed_meanwhile(self.path)

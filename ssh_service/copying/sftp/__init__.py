@@ -1,0 +1,13 @@
+"""
+SFTP, and nothing of copies: packets to and from a server, over a stream that somebody else opens.
+
+From the bottom up; a module imports from those above it here, never from those below:
+
+==============  ====================================================================
+protocol        the numbers, and the values that travel
+encode, decode  requests to packets; replies to values
+packets         the stream from the server, cut into packets
+session         one session: whose reply is whose, what is sent when, how it ends
+lane            one copy's use of it: batches of requests, replies as they come
+==============  ====================================================================
+"""

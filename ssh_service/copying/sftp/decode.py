@@ -1,0 +1,133 @@
+"""
+SFTP's replies: each function takes what comes after the request id, and gives what it holds.
+
+Whatever comes from a server is checked, for it may lie: a packet that does not hold what it
+promises is a `ProtocolError`, never an IndexError.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Dict, List, Tuple
+
+from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.protocol import (
+    Attributes,
+    Limits,
+    Name,
+    Pieces,
+    ProtocolError,
+    Space,
+)
+
+_INT = struct.Struct(">I")
+_TWO_INTS = struct.Struct(">II")
+_LONG = struct.Struct(">Q")
+_LIMITS = struct.Struct(">QQQQ")
+_SPACE = struct.Struct(">QQQQQQQQQQQ")
+
+
+def _take_int(body: bytes, at: int) -> Tuple[int, int]:
+    try:
+        return _INT.unpack_from(body, at)[0], at + 4
+    except struct.error:
+        raise ProtocolError("a packet ends inside a number") from None
+
+
+def _take_string(body: bytes, at: int) -> Tuple[bytes, int]:
+    size, at = _take_int(body, at)
+    if size > len(body) - at:
+        raise ProtocolError("a packet ends inside a string")
+    return bytes(body[at : at + size]), at + size
+
+
+def _take_attributes(body: bytes, at: int) -> Tuple[Attributes, int]:
+    flags, at = _take_int(body, at)
+    size = uid = gid = mode = atime = mtime = None
+    try:
+        if flags & protocol.HAS_SIZE:
+            (size,), at = _LONG.unpack_from(body, at), at + 8
+        if flags & protocol.HAS_OWNER:
+            (uid, gid), at = _TWO_INTS.unpack_from(body, at), at + 8
+        if flags & protocol.HAS_MODE:
+            (mode,), at = _INT.unpack_from(body, at), at + 4
+        if flags & protocol.HAS_TIMES:
+            (atime, mtime), at = _TWO_INTS.unpack_from(body, at), at + 8
+    except struct.error:
+        raise ProtocolError("a packet ends inside a file's attributes") from None
+    if flags & protocol.HAS_EXTENDED:
+        count, at = _take_int(body, at)
+        for _ in range(2 * count):  # ends with the packet at the latest: each string takes 4 bytes
+            _, at = _take_string(body, at)
+    return Attributes(size, uid, gid, mode, atime, mtime), at
+
+
+def status(body: bytes) -> Tuple[int, str]:
+    """Decode a status: its code, and the server's words (which some servers leave out)."""
+    code, at = _take_int(body, 0)
+    if at == len(body):
+        return code, ""
+    text, _ = _take_string(body, at)
+    return code, text.decode("utf-8", "backslashreplace")
+
+
+def handle(body: bytes) -> bytes:
+    """Decode a handle."""
+    handle, _ = _take_string(body, 0)
+    if len(handle) > 256:
+        raise ProtocolError(f"a handle of {len(handle)} bytes, 256 are allowed")
+    return handle
+
+
+def data(pieces: Pieces) -> Pieces:
+    """Decode data, without copying it."""
+    # The number is never cut in two: see `PacketReader`.
+    size, at = _take_int(bytes(pieces[0][:4]), 0)
+    found = [pieces[0][at:], *pieces[1:]]
+    if size != sum(map(len, found)):
+        raise ProtocolError("data of another length than announced")
+    return found
+
+
+def attributes(body: bytes) -> Attributes:
+    """Decode the attributes of a file."""
+    return _take_attributes(body, 0)[0]
+
+
+def names(body: bytes) -> List[Name]:
+    """Decode a part of a folder, or a resolved path."""
+    count, at = _take_int(body, 0)
+    names: List[Name] = []
+    for _ in range(count):  # ends with the packet at the latest: each entry takes 12 bytes
+        filename, at = _take_string(body, at)
+        _, at = _take_string(body, at)  # what ``ls -l`` would show: for people
+        attributes, at = _take_attributes(body, at)
+        names.append(Name(filename, attributes))
+    return names
+
+
+def extensions(body: bytes) -> Dict[bytes, bytes]:
+    """Decode what the server announces in its hello, after the version."""
+    extensions: Dict[bytes, bytes] = {}
+    at = 0
+    while at < len(body):
+        name, at = _take_string(body, at)
+        extensions[name], at = _take_string(body, at)
+    return extensions
+
+
+def limits(body: bytes) -> Limits:
+    """Decode the reply to `limits`."""
+    try:
+        return Limits(*_LIMITS.unpack_from(body))
+    except struct.error:
+        raise ProtocolError("a reply about limits that is too short") from None
+
+
+def space(body: bytes) -> Space:
+    """Decode the reply to `space`."""
+    try:
+        fields = _SPACE.unpack_from(body)
+    except struct.error:
+        raise ProtocolError("a reply about free space that is too short") from None
+    return Space(free_blocks=fields[4], free_files=fields[7], read_only=bool(fields[9] & 1))

@@ -1,0 +1,205 @@
+"""
+One copy's use of an SFTP session.
+
+Requests leave in batches: what a copy asks for is collected and written as one piece, for a
+channel is a stream and many small requests fit one packet.
+"""
+
+from __future__ import annotations
+
+from queue import Empty
+from types import TracebackType
+from typing import Any, Callable, List, Optional, Type
+
+from ssh_service.copying.sftp import decode, encode, protocol
+from ssh_service.copying.sftp.protocol import Buffer
+from ssh_service.copying.sftp.session import Inbox, Reply, SessionEnded, SftpSession
+
+__all__ = ["Lane", "Stalled", "greet"]
+
+# What fits one packet of a channel of OpenSSH's: a batch is written before it exceeds this, or
+# when its lane has nothing better to do.
+_BATCH = 32 * 1024 - 64
+
+
+class Stalled(Exception):
+    """Nothing moved for as long as the caller allowed."""
+
+
+class Lane(Inbox):
+    """
+    One copy's use of a session: its requests, its replies; a context manager.
+
+    Attributes
+    ----------
+    outstanding : int
+        Requests without a reply so far.
+
+    Notes
+    -----
+    Thread safety.  `deliver` may be called from any thread; all else belongs to the copy's own
+    thread.
+    """
+
+    def __init__(self, session: SftpSession) -> None:
+        super().__init__()
+        self.session = session
+        self._ids = session.ids
+        self._batch: List[Buffer] = []
+        self._batch_size = 0
+        self._asked: List[Reply] = []
+        self.outstanding = 0
+        self._expected = 0  # of those: what is no request
+        self._answered = False
+
+    def __enter__(self) -> Lane:
+        self.session.join(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        if isinstance(exc, SessionEnded):
+            exc.answered = self._answered
+        self.session.leave(self, clean=not self.outstanding)
+
+    def ask(self, request: Callable[..., Buffer], *args: Any) -> Reply:
+        """
+        Make a request; it leaves with the next batch.
+
+        Parameters
+        ----------
+        request : Callable[..., Buffer]
+            One of the functions of `encode`.
+        args : Any
+            What it takes after the request id.
+
+        Returns
+        -------
+        Reply
+            The reply to come.
+        """
+        reply = Reply(self, next(self._ids) & 0xFFFFFFFF)
+        packet = request(reply.request_id, *args)
+        if self._batch_size + len(packet) > _BATCH:
+            self.flush()
+        self._batch.append(packet)
+        self._batch_size += len(packet)
+        self._asked.append(reply)
+        self.outstanding += 1
+        if self._batch_size >= _BATCH:
+            self.flush()
+        return reply
+
+    def expect(self) -> Reply:
+        """Give a reply that somebody else will deliver: the way for what is no SFTP request."""
+        self.outstanding += 1
+        self._expected += 1
+        return Reply(self, 0)
+
+    def flush(self) -> None:
+        """Write what was asked for so far."""
+        if self._batch:
+            batch = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
+            asked = self._asked
+            self._batch, self._batch_size, self._asked = [], 0, []
+            self.session.put(batch, asked)
+
+    def _flush_if_due(self) -> None:
+        # While the server has more to do than waits here, its replies are on their way and bring
+        # more to send: larger batches are less work for both sides, and cost no time.
+        if len(self._asked) >= self.outstanding - self._expected - len(self._asked):
+            self.flush()
+
+    def collect(self, timeout: Optional[float]) -> List[Reply]:
+        """
+        Wait for replies.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            Seconds in which something must move, in either direction; None: no limit.
+
+        Returns
+        -------
+        List[Reply]
+            One or more, in the order in which they came.
+
+        Raises
+        ------
+        Stalled
+            Nothing moved.
+        SessionEnded
+            The session is over, and all replies that came have been read.
+        """
+        self._flush_if_due()
+        while True:
+            replies = self.wait_for_news(timeout)
+            if replies is not None:
+                self.outstanding -= len(replies)
+                if self._expected:
+                    self._expected -= sum(not reply.request_id for reply in replies)
+                self._answered = True
+                return replies
+
+    def wait_for_news(self, timeout: Optional[float]) -> Optional[List[Reply]]:
+        """
+        Wait until something comes in: replies, or None for a change of the session's state.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            As in `collect`, which also says what is raised.
+
+        Returns
+        -------
+        Optional[List[Reply]]
+            See above; whatever could be sent since has been.
+        """
+        while True:
+            before = (self.moved, self.session.sent)
+            if self._inbox.empty():
+                self.session.check()  # the end is delivered once, and asked about more often
+            try:
+                replies = self._inbox.get(timeout=timeout)
+            except Empty:
+                if before == (self.moved, self.session.sent):
+                    raise Stalled() from None
+                continue
+            if replies is None:
+                self.session.check()
+                self.session.pump()
+            return replies
+
+
+def greet(session: SftpSession, timeout: Optional[float]) -> None:
+    """
+    Exchange hellos with the server, and ask for its limits: once, before anything else.
+
+    Parameters
+    ----------
+    session : SftpSession
+        A new session.
+    timeout : Optional[float]
+        Seconds without any answer after which to give up; None: no limit.
+
+    Raises
+    ------
+    Stalled
+        No answer came in time.
+    SessionEnded
+        There is no SFTP session to be had.
+    """
+    with Lane(session) as lane:
+        session.put(encode.init(), [])
+        while not session.is_greeted:
+            lane.wait_for_news(timeout)
+        if protocol.LIMITS in session.extensions:
+            reply = lane.ask(encode.limits)
+            while not reply.kind:
+                lane.collect(timeout)
+            if reply.kind == protocol.EXTENDED_REPLY:
+                session.limits = decode.limits(reply.body)

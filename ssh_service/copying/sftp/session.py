@@ -1,0 +1,357 @@
+"""
+One SFTP session, which copies use at the same time: requests go out, replies come in.
+
+Replies arrive on the connection's reader thread, which only cuts them out of the stream and puts
+each into the inbox of whoever asked; everything else happens on the threads that copy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from queue import SimpleQueue
+from typing import Any, Deque, Dict, Generator, List, Optional, Set, Tuple
+
+from ssh_service.copying.sftp import decode, protocol
+from ssh_service.copying.sftp.packets import Packet, PacketReader
+from ssh_service.copying.sftp.protocol import Buffer, Limits, Pieces, ProtocolError
+
+__all__ = ["Inbox", "Reply", "SessionEnded", "SftpSession", "Stream"]
+
+# Handles that one session may hold where the server does not say how many it allows.
+_HANDLES = 100
+
+
+class SessionEnded(Exception):
+    """
+    The session is gone.
+
+    Attributes
+    ----------
+    reason : Optional[BaseException]
+        Why, where that is known: most often the connection's own error.
+    answered : bool
+        Whether the server had answered anything that the copy concerned asked for.
+    """
+
+    def __init__(self, reason: Optional[BaseException]) -> None:
+        super().__init__(str(reason) if reason else "the server ended the SFTP session")
+        self.reason = reason
+        self.answered = True
+
+
+class Stream:
+    """What a session needs of the channel under it."""
+
+    def send_some(self, data: memoryview) -> int:
+        """Send what there is room for, without waiting for room; tell how many bytes."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close it; may be called more than once."""
+        raise NotImplementedError
+
+    def in_use(self, used: bool) -> None:
+        """Take note whether any copy works on it."""
+
+
+class Inbox:
+    """
+    Where a session puts what comes for one copy.
+
+    Attributes
+    ----------
+    moved : int
+        Changes whenever a part of a reply comes in: the sign of life between two replies.
+
+    Notes
+    -----
+    Thread safety.  `deliver` may be called from any thread; what is in there is for one.
+    """
+
+    def __init__(self) -> None:
+        self._inbox: SimpleQueue[Optional[List[Reply]]] = SimpleQueue()
+        self.moved = 0
+
+    def deliver(self, replies: Optional[List[Reply]]) -> None:
+        """Put replies in; None: look at the session, something changed there."""
+        self._inbox.put(replies)
+
+
+class Reply:
+    """
+    The reply to one request, which may still be on its way.
+
+    A coroutine that the copy's pipeline runs may ``await`` it.
+
+    Attributes
+    ----------
+    kind : int
+        The kind of packet the server sent; 0 while there is none.
+    pieces : Pieces
+        What it holds, to be decoded, in the pieces in which it came.
+    waiter : Any
+        Whoever waits for it; set and used by the pipeline alone.
+    """
+
+    __slots__ = ("inbox", "request_id", "kind", "pieces", "waiter")
+
+    def __init__(self, inbox: Inbox, request_id: int) -> None:
+        self.inbox = inbox
+        self.request_id = request_id
+        self.kind = 0
+        self.pieces: Pieces = []
+        self.waiter: Any = None
+
+    @property
+    def body(self) -> bytes:
+        """All of it, in one piece."""
+        return b"".join(self.pieces)
+
+    def __await__(self) -> Generator[Reply, None, Reply]:
+        if not self.kind:
+            yield self
+        return self
+
+
+class SftpSession:
+    """
+    An SFTP session over one channel.
+
+    Attributes
+    ----------
+    extensions : Dict[bytes, bytes]
+        What the server announced.
+    limits : Limits
+        What it told of its limits; zeros until it has.
+    facts : Dict[str, Any]
+        What copies found out about this server and want to know next time.
+    ids : Iterator[int]
+        Gives each request its number.
+    sent : int
+        Bytes that have left, for signs of life.
+
+    Notes
+    -----
+    Thread safety.  `feed`, `made_room` and `ended` are for the connection's reader thread; all
+    else may be called from any thread.  Each copy has an inbox of its own.
+
+    Guarantees.  A reply reaches the copy that asked, whatever other copies do.  When the session
+    ends, every copy learns it, once its replies are read.  The reader thread is never held up: it
+    decodes no file, waits for nothing, and sends nothing.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._packets = PacketReader(after_noise=True)  # the reader thread's own
+        self._lock = threading.Lock()
+        self._pending: Dict[int, Reply] = {}  # guarded by _lock
+        self._inboxes: Set[Inbox] = set()  # guarded by _lock
+        self._outbox: Deque[memoryview] = deque()  # guarded by _lock
+        self._sending = False  # guarded by _lock: a thread is at it, others leave it to that one
+        self._room_made = 0  # guarded by _lock: how often the peer said it has room
+        self._greeted = False  # guarded by _lock: the server's hello has come
+        self._over = False  # guarded by _lock
+        self._reason: Optional[BaseException] = None  # guarded by _lock
+        self._retired = False  # guarded by _lock
+        self._handles = 0  # guarded by _lock
+        self.ids = itertools.count(1)
+        self.sent = 0  # written by whichever thread sends
+        self.extensions: Dict[bytes, bytes] = {}
+        self.limits = Limits()
+        self.facts: Dict[str, Any] = {}
+
+    # The reader thread's side. ------------------------------------------------------------------
+
+    def feed(self, chunk: bytes) -> None:
+        """Take in what the server sent."""
+        try:
+            packets = self._packets.feed(chunk)
+            batches: Dict[Inbox, List[Reply]] = {}
+            with self._lock:
+                for packet in packets:
+                    if not self._greeted:
+                        self._take_hello_locked(packet)
+                        continue
+                    reply = self._pending.pop(packet.request_id, None)
+                    if reply is None:
+                        raise ProtocolError(f"a reply to request {packet.request_id}, never made")
+                    reply.kind, reply.pieces = packet.kind, packet.pieces
+                    batches.setdefault(reply.inbox, []).append(reply)
+                unfinished = self._packets.unfinished
+                started = None if unfinished is None else self._pending.get(unfinished)
+        except ProtocolError as error:
+            self.ended(error)
+            self._stream.close()
+            return
+        for inbox, batch in batches.items():
+            inbox.deliver(batch)
+        if started is not None:
+            started.inbox.moved += 1
+
+    def _take_hello_locked(self, packet: Packet) -> None:
+        version = packet.request_id
+        if packet.kind != protocol.VERSION_REPLY:
+            raise ProtocolError("the server does not begin with its version: no SFTP server?")
+        if version < protocol.VERSION:
+            raise ProtocolError(f"SFTP version {version}, at least {protocol.VERSION} is needed")
+        self.extensions = decode.extensions(packet.body)
+        self._greeted = True
+        for inbox in self._inboxes:
+            inbox.deliver(None)
+
+    def made_room(self) -> None:
+        """Note that the peer has room again: whoever copies may send on."""
+        with self._lock:
+            self._room_made += 1
+            woken = list(self._inboxes) if self._outbox and not self._sending else []
+        for inbox in woken:
+            inbox.deliver(None)
+
+    def ended(self, reason: Optional[BaseException]) -> None:
+        """Note that the session is over; the first reason counts."""
+        with self._lock:
+            if self._over:
+                return
+            self._over, self._reason = True, reason
+            self._pending.clear()
+            self._outbox.clear()
+            inboxes = list(self._inboxes)
+        for inbox in inboxes:
+            inbox.deliver(None)
+
+    # The copies' side. --------------------------------------------------------------------------
+
+    @property
+    def is_greeted(self) -> bool:
+        """Whether the server's hello has come."""
+        with self._lock:
+            return self._greeted
+
+    def check(self) -> None:
+        """Raise `SessionEnded` if the session is over."""
+        with self._lock:
+            over, reason = self._over, self._reason
+        if over:
+            raise SessionEnded(reason)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a new copy may use it."""
+        with self._lock:
+            return not self._over and not self._retired
+
+    def join(self, inbox: Inbox) -> None:
+        """Note that a copy works on this session from now on."""
+        with self._lock:
+            self._inboxes.add(inbox)
+        self._stream.in_use(True)
+
+    def leave(self, inbox: Inbox, clean: bool) -> None:
+        """
+        Note that a copy works on this session no more.
+
+        Parameters
+        ----------
+        inbox : Inbox
+            The one it joined with.
+        clean : bool
+            Whether it has no reply outstanding and no file open.  Otherwise no new copy uses this
+            session, and it ends with its last copy: so the server closes what was left open.
+        """
+        with self._lock:
+            self._inboxes.discard(inbox)
+            if not clean:
+                self._retired = True
+            idle = not self._inboxes
+            over = self._retired and idle
+        if idle:
+            self._stream.in_use(False)
+        if over:
+            self.close()
+
+    def close_if_idle(self) -> bool:
+        """End the session unless a copy works on it; tell whether it was ended."""
+        with self._lock:
+            idle = not self._inboxes and not self._over
+            self._retired = self._retired or idle
+        if idle:
+            self.close()
+        return idle
+
+    def close(self) -> None:
+        """End the session."""
+        self.ended(None)
+        self._stream.close()
+
+    def reserve_handle(self, first: bool) -> bool:
+        """
+        Ask for the right to hold one more file open.
+
+        Parameters
+        ----------
+        first : bool
+            Whether the asker holds none: then it is always granted, so that every copy moves.
+        """
+        allowed = self.limits.handles // 2 or _HANDLES
+        with self._lock:
+            if self._handles >= allowed and not first:
+                return False
+            self._handles += 1
+            return True
+
+    def release_handle(self) -> None:
+        """Give that right back."""
+        with self._lock:
+            self._handles -= 1
+
+    def put(self, batch: Buffer, replies: List[Reply]) -> None:
+        """Send a batch of requests as soon as there is room, and expect these replies."""
+        with self._lock:
+            if self._over:
+                raise SessionEnded(self._reason)
+            for reply in replies:
+                self._pending[reply.request_id] = reply
+            self._outbox.append(memoryview(batch))
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what waits to be sent, as far as the peer has room for it."""
+        try:
+            self._pump()
+        except BaseException as error:
+            # Part of a piece may be out, so the stream is of no use to anyone any more; and who
+            # was interrupted may have left word that it is still sending.
+            self.ended(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _pump(self) -> None:
+        with self._lock:
+            if self._sending or not self._outbox:
+                return
+            self._sending = True
+            head: Optional[memoryview] = self._outbox[0]
+            room_made = self._room_made
+        while head is not None:
+            count = self._stream.send_some(head)
+            head, room_made = self._advance(head, count, room_made)
+
+    def _advance(
+        self, head: memoryview, count: int, room_made: int
+    ) -> Tuple[Optional[memoryview], int]:
+        """Take what was sent out of the outbox; say what to send next, None: nothing for now."""
+        with self._lock:
+            self.sent += count
+            if self._outbox:  # else the session ended meanwhile
+                if count < len(head):
+                    self._outbox[0] = head[count:]
+                else:
+                    self._outbox.popleft()
+            # No room and none made since: `made_room` will wake the copies.  It is told under this
+            # same lock that nobody is sending, so that neither of the two relies on the other.
+            if not self._outbox or (not count and room_made == self._room_made):
+                self._sending = False
+                return None, 0
+            return self._outbox[0], self._room_made

@@ -1,0 +1,112 @@
+"""What tasks wait for beside replies: that something has happened, that there is room."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Deque, List
+
+from ssh_service.copying.pipeline import Pipeline, Turn
+from ssh_service.copying.sftp.session import SftpSession
+
+__all__ = ["Budget", "HandleBudget", "Signal"]
+
+
+class Signal:
+    """Something that happens once, for which any number of tasks of one pipeline may wait."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._turns: List[Turn] = []
+        self.is_set = False
+
+    def set(self) -> None:
+        """Say that it happened."""
+        self.is_set = True
+        for turn in self._turns:
+            self._pipeline.wake(turn)
+        self._turns.clear()
+
+    async def wait(self) -> None:
+        """Wait until it has happened."""
+        if not self.is_set:
+            turn = Turn()
+            self._turns.append(turn)
+            await turn
+
+
+class Budget:
+    """
+    A bound on something that tasks of one pipeline share: bytes on their way, files open.
+
+    Whoever finds no room waits; first come, first served.  What alone exceeds the whole budget
+    gets it when nobody else holds any.
+    """
+
+    def __init__(self, pipeline: Pipeline, limit: int) -> None:
+        self._pipeline = pipeline
+        self._limit = limit
+        self._queue: Deque[Turn] = deque()
+        self.used = 0
+
+    def try_take(self, amount: int = 1) -> bool:
+        """Take `amount` if there is room for it and nobody waits; say whether."""
+        if self._queue or not self._has_room(amount):
+            return False
+        self.used += amount
+        return True
+
+    def take_anyway(self, amount: int) -> None:
+        """Take `amount` whether there is room for it or not: it was there a moment ago."""
+        self.used += amount
+
+    async def take(self, amount: int = 1) -> None:
+        """Take `amount`, when there is room for it."""
+        if self.try_take(amount):
+            return
+        turn = Turn()
+        self._queue.append(turn)
+        try:
+            await turn
+            while not self._has_room(amount):
+                await turn
+            self.used += amount
+        finally:
+            self._queue.remove(turn)
+            self._wake_next()  # there may be room for it as well
+
+    def _has_room(self, amount: int) -> bool:
+        return not self.used or self.used + amount <= self._limit
+
+    def give(self, amount: int = 1) -> None:
+        """Give `amount` back."""
+        self.used -= amount
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._queue:
+            self._pipeline.wake(self._queue[0])
+
+
+class HandleBudget(Budget):
+    """The bound on open files and folders; the copies on one session share what it allows."""
+
+    def __init__(self, pipeline: Pipeline, session: SftpSession, limit: int) -> None:
+        super().__init__(pipeline, limit)
+        self._session = session
+
+    def _has_room(self, amount: int) -> bool:
+        if not super()._has_room(amount):
+            return False
+        # A copy that holds none always gets one, so every copy moves; one that holds some waits
+        # for its own to be closed.
+        return self._session.reserve_handle(first=not self.used)
+
+    def give(self, amount: int = 1) -> None:
+        """Give `amount` back."""
+        for _ in range(amount):
+            self._session.release_handle()
+        super().give(amount)
+
+    def give_all(self) -> None:
+        """Give back whatever is still taken, at the end of a copy that did not end well."""
+        self.give(self.used)

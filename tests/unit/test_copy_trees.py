@@ -1,0 +1,246 @@
+"""Copies of trees, by SFTP and in a stream over a shell: what comes of them is the same."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from pathlib import Path
+from typing import Callable, Iterator, List
+
+import pytest
+
+from ssh_service.copying import downloading
+from ssh_service.copying import progress as progress_module
+from ssh_service.copying import upload_stream
+from ssh_service.copying.progress import Progress
+from ssh_service.copying.sftp.session import SftpSession
+from tests.unit.sftp_harness import Shell, check, download, upload
+from tests.unit.trees import describe, litter, make_tree, many_files
+
+Copy = functools.partial
+
+
+@pytest.fixture(
+    name="copy", params=["up by sftp", "up in a stream", "down by sftp", "down in a stream"]
+)
+def copies_of_a_tree(
+    request: pytest.FixtureRequest,
+    session: SftpSession,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Copy]:
+    """Give what copies a tree, each way; in a stream, one file is worth it."""
+    monkeypatch.setattr(upload_stream, "MANY_FILES", 1)
+    monkeypatch.setattr(downloading, "MANY_FILES", 0)
+    one = upload if request.param.startswith("up") else download
+    shell = Shell(home) if request.param.endswith("stream") else None
+    yield functools.partial(one, session, shell=shell)
+    assert not session.facts.get("no tar"), "what was to go in a stream did not"
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_tree_becomes_the_name_it_is_given(copy: Copy, tmp_path: Path, slash: str) -> None:
+    source = make_tree(tmp_path / "source")
+    copy(f"{source}{slash}", f"{tmp_path}/target{slash}")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+@pytest.mark.parametrize("slash", ["", "/", "/."])
+def test_a_tree_goes_into_an_existing_folder_so_a_second_time_nests(
+    copy: Copy, tmp_path: Path, slash: str
+) -> None:
+    source = make_tree(tmp_path / "source")
+    copy(source, tmp_path / "target")
+    copy(f"{source}{slash}", tmp_path / "target")
+    nested = tmp_path / "target" / "source"
+    assert describe(nested) == describe(source)
+
+
+def test_merging_keeps_what_was_there(copy: Copy, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    (tmp_path / "target").mkdir()
+    copy(source, tmp_path / "target")
+    merged = tmp_path / "target" / "source"
+    (merged / "deep" / "stale").write_bytes(b"stale")
+    (merged / "large").write_bytes(b"old")
+    copy(source, tmp_path / "target")
+    assert (merged / "deep" / "stale").read_bytes() == b"stale"
+    assert (merged / "large").read_bytes() == (source / "large").read_bytes()
+
+
+def test_a_folder_that_may_not_be_written_is_copied_with_what_is_in_it(
+    copy: Copy, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    (source / "locked").mkdir(parents=True)
+    (source / "locked" / "file").write_bytes(b"x")
+    (source / "locked").chmod(0o555)
+    copy(source, tmp_path / "target")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+def test_many_small_files_arrive(copy: Copy, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for folder in range(20):
+        (source / str(folder)).mkdir(parents=True)
+        for number in range(50):
+            (source / str(folder) / str(number)).write_bytes(b"%d" % number)
+    copy(source, tmp_path / "target")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+def test_a_tree_cannot_replace_a_file(copy: Copy, file: Path, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    with pytest.raises(NotADirectoryError) as caught:
+        copy(source, file)
+    check(caught.value, errno.ENOTDIR, file)
+    assert file.read_bytes() == b"content"
+
+
+def test_inside_a_tree_a_folder_is_not_replaced_by_a_file_nor_the_other_way(
+    copy: Copy, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    for name, wrong in (("file", "folder"), ("folder", "file")):
+        for path, kind in ((tmp_path / name / "x", name), (target / name / "x", wrong)):
+            path.parent.mkdir(parents=True)
+            if kind == "file":
+                path.write_bytes(b"")
+            else:
+                path.mkdir()
+        with pytest.raises((IsADirectoryError, NotADirectoryError)) as caught:
+            copy(tmp_path / name, target)
+        assert caught.value.filename == str(target / name / "x")
+
+
+def test_a_dangling_link_is_an_error_that_names_it(copy: Copy, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "link").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError) as caught:
+        copy(source, tmp_path / "target")
+    check(caught.value, errno.ENOENT, source / "link")
+
+
+@pytest.mark.parametrize("to", [".", "..", "../..", "back"])
+def test_a_link_that_leads_back_is_an_error_that_names_it(
+    copy: Copy, tmp_path: Path, to: str
+) -> None:
+    source = tmp_path / "source"
+    (source / "folder").mkdir(parents=True)
+    (source / "folder" / "back").symlink_to(to)
+    with pytest.raises(OSError) as caught:
+        copy(source, tmp_path / "target")
+    # A link to itself is all that SFTP shows as missing.
+    assert caught.value.errno == errno.ELOOP or (to == "back" and copy.func is download)
+    assert caught.value.filename == str(source / "folder" / "back")
+    assert not (tmp_path / "target" / "folder" / "back").exists()
+
+
+def test_links_to_the_same_folder_are_no_loop(copy: Copy, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "folder").mkdir(parents=True)
+    (source / "folder" / "file").write_bytes(b"x")
+    (source / "one").symlink_to("folder")
+    (source / "two").symlink_to("folder")
+    copy(source, tmp_path / "target")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+def test_a_tree_stops_at_the_first_bad_entry_and_keeps_what_came_before(
+    copy: Copy, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(30):
+        (source / f"{number:02}").write_bytes(b"x" * number)
+    order = os.listdir(source)
+    (source / order[10]).unlink()
+    (source / order[10]).symlink_to("nowhere")
+    order = os.listdir(source)
+    bad = next(place for place, name in enumerate(order) if (source / name).is_symlink())
+    with pytest.raises(FileNotFoundError):
+        copy(source, tmp_path / "target")
+    assert sorted(os.listdir(tmp_path / "target")) == sorted(order[:bad])
+
+
+def test_progress_tells_bytes_and_files_and_in_the_end_all_of_them(
+    copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+    source = make_tree(tmp_path / "source")
+    told: List[Progress] = []
+    copy(source, tmp_path / "target", progress=told.append)
+    files = [value[2] for value in describe(source).values() if value[2] is not None]
+    size = sum(map(len, files))
+    assert told[-1] == Progress(size, size, len(files), len(files))
+    assert len(told) > 2
+    assert [one.bytes_done for one in told] == sorted(one.bytes_done for one in told)
+
+
+def test_no_file_stays_open_whatever_happens(copy: Copy, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    (source / "bad").symlink_to("nowhere")
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        copy(source, tmp_path / "stopped")
+    (source / "bad").unlink()
+    copy(source, tmp_path / "whole")
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_time_of_the_last_access_is_kept(copy: Copy, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_bytes(b"content")
+    os.utime(tmp_path / "source" / "file", (1_000_000_000, 1_100_000_000))
+    copy(tmp_path / "source", tmp_path / "target")
+    status = (tmp_path / "target" / "file").stat()
+    assert (status.st_atime, status.st_mtime) == (1_000_000_000, 1_100_000_000)
+
+
+def test_the_roots_own_path_may_be_odd(copy: Copy, tmp_path: Path) -> None:
+    for name in ("-rf", "it's $(touch x) \"`!\\", "line\nbreak\n"):
+        source = tmp_path / name / name
+        source.mkdir(parents=True)
+        (source / "file").write_bytes(b"content")
+        copy(source, tmp_path / name / (name + "2"))
+        assert describe(tmp_path / name / (name + "2")) == describe(source)
+    assert not list(tmp_path.rglob("x"))
+
+
+@pytest.mark.parametrize("files, folders", [(0, 0), (0, 3), (3, 0), (3, 3)])
+def test_whatever_is_empty_arrives(copy: Copy, tmp_path: Path, files: int, folders: int) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(files):
+        (source / f"file{number}").write_bytes(b"")
+    for number in range(folders):
+        (source / f"folder{number}" / "deeper").mkdir(parents=True)
+    copy(source, tmp_path / "target")
+    assert describe(tmp_path / "target") == describe(source)
+
+
+def test_a_full_disk_is_told_and_what_came_before_is_whole(
+    copy: Copy, tmp_path: Path, mount: Callable[..., None]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, "-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    source = many_files(tmp_path / "source", 30, 100_000)
+    with pytest.raises(OSError) as caught:
+        copy(source, disk / "target")
+    assert caught.value.errno == errno.ENOSPC
+    for name in os.listdir(disk / "target"):
+        assert (disk / "target" / name).read_bytes() == (source / name).read_bytes()
+    assert not litter(disk)
+    copy.args[0].facts.pop("no tar", None)  # which failed, up, as it should
+
+
+def test_more_folders_than_are_finished_at_once(copy: Copy, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for number in range(600):
+        (source / f"{number}").mkdir(parents=True)
+        os.utime(source / f"{number}", (1_000_000_000, 1_000_000_000 + number))
+    copy(source, tmp_path / "target")
+    assert describe(tmp_path / "target") == describe(source)
