@@ -32,6 +32,7 @@ class _Door:
 
     def __init__(self) -> None:
         self.under_way = 0
+        self.waiting = 0
         self.drops = 0  # in a row
         self.not_before = 0.0
 
@@ -93,8 +94,17 @@ class Pacer:
         SshConnectError
             What the last attempt raised; `SshConnectTimeout` where it was never this call's turn.
         """
+        began = time.monotonic()
         while True:
-            door = self._enter(server, deadline, wanted, connection_id)
+            door = self._enter(server, deadline, wanted)
+            if door is None:
+                raise SshConnectTimeout(
+                    f"{connection_id}: could not begin to connect within"
+                    f" {time.monotonic() - began:.1f} s, as others were connecting to this server,"
+                    " or it had no room",
+                    connection_id=connection_id,
+                    phase="connect",
+                )
             try:
                 transport = dial()
             except BaseException as error:
@@ -113,31 +123,26 @@ class Pacer:
             self._changed.notify_all()
 
     def _enter(
-        self,
-        server: Hashable,
-        deadline: float,
-        wanted: Callable[[], bool],
-        connection_id: Optional[str],
-    ) -> _Door:
-        began = time.monotonic()
+        self, server: Hashable, deadline: float, wanted: Callable[[], bool]
+    ) -> Optional[_Door]:
+        """Wait for a turn; None: it did not come in time, or nobody wants it any more."""
         with self._changed:
             door = self._doors.setdefault(server, _Door())
-            while True:
-                now = time.monotonic()
-                pause = door.not_before - now
-                if pause <= 0 and door.under_way < _AT_ONCE:
-                    door.under_way += 1
-                    return door
-                if now >= deadline or not wanted():
-                    break
-                until = deadline if pause <= 0 else min(deadline, door.not_before)
-                self._changed.wait(until - now)
-        raise SshConnectTimeout(
-            f"{connection_id}: could not begin to connect within {now - began:.1f} s, as others"
-            " were connecting to this server, or it had no room",
-            connection_id=connection_id,
-            phase="connect",
-        )
+            door.waiting += 1
+            try:
+                while True:
+                    now = time.monotonic()
+                    pause = door.not_before - now
+                    if pause <= 0 and door.under_way < _AT_ONCE:
+                        door.under_way += 1
+                        return door
+                    if now >= deadline or not wanted():
+                        return None
+                    until = deadline if pause <= 0 else min(deadline, door.not_before)
+                    self._changed.wait(until - now)
+            finally:
+                door.waiting -= 1
+                self._forget_locked(server, door)
 
     def _leave(self, server: Hashable, door: _Door, dropped: bool) -> float:
         with self._changed:
@@ -148,10 +153,13 @@ class Pacer:
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (door.drops - 1))
                 pause *= 0.5 + self._jitter() / 2
                 door.not_before = max(door.not_before, time.monotonic() + pause)
-            elif not door.under_way:
-                self._doors.pop(server, None)
+            self._forget_locked(server, door)
             self._changed.notify_all()
             return pause
+
+    def _forget_locked(self, server: Hashable, door: _Door) -> None:
+        if not (door.under_way or door.waiting or door.drops):
+            self._doors.pop(server, None)
 
 
 _pacer = Pacer()

@@ -8,6 +8,7 @@ from typing import Any, List
 
 import pytest
 
+from ssh_service import pacing
 from ssh_service.errors import SshAuthError, SshConnectError, SshConnectTimeout
 from ssh_service.pacing import Pacer
 
@@ -22,6 +23,16 @@ def throttled() -> SshConnectError:
     error = SshConnectError("Exceeded MaxStartups", phase="banner")
     error.throttled = True
     return error
+
+
+class Now:
+    """A clock that the test sets."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class Gate:
@@ -102,6 +113,70 @@ def test_the_servers_words_are_the_error_when_the_time_is_up() -> None:
 
     with pytest.raises(SshConnectError, match="Exceeded MaxStartups"):
         Pacer(jitter=lambda: 0.0).dial("a", soon(0.3), dial)
+
+
+def test_a_turn_that_does_not_come_again_is_told_with_all_the_time_that_went_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not with that of the last wait alone, which may have been next to nothing."""
+    pacer, asked = Pacer(jitter=lambda: 0.0), threading.Semaphore(0)
+    clock = Now(1000.0)
+    monkeypatch.setattr(pacing, "time", clock)
+
+    def dial() -> Any:
+        clock.now += 29.8
+        raise throttled()
+
+    def is_wanted() -> bool:
+        asked.release()
+        return True
+
+    def drop_another() -> None:
+        for _ in range(2):  # before it is tried again, and while it waits for that
+            assert asked.acquire(timeout=PATIENCE)
+        with pacer._changed:
+            pacer._doors["a"].not_before = 2000.0
+        clock.now = 1030.1
+        pacer.look_again()
+
+    error, _ = in_threads(
+        lambda: outcome(lambda: pacer.dial("a", 1030.0, dial, is_wanted)), drop_another
+    )
+    assert isinstance(error, SshConnectTimeout)
+    assert "could not begin to connect within 30.1 s" in str(error)
+
+
+def test_who_waits_for_room_and_who_comes_later_are_counted_together() -> None:
+    """The last dial under way, when it ends, takes nothing away from those who wait."""
+    pacer, gate = Pacer(), Gate()
+    waits, over = threading.Semaphore(0), threading.Event()
+
+    def is_wanted() -> bool:
+        waits.release()
+        return True
+
+    def succeed() -> None:
+        pacer.dial("a", soon(), gate)
+        over.set()
+
+    def wait_for_room() -> None:
+        assert gate.begun.acquire(timeout=PATIENCE)
+        pacer._doors["a"].not_before = soon()
+        pacer.dial("a", soon(), FakeTransport, is_wanted)
+
+    def look() -> None:
+        assert waits.acquire(timeout=PATIENCE)
+        door = pacer._doors["a"]
+        gate.go.set()
+        assert over.wait(PATIENCE)
+        try:
+            assert pacer._doors.get("a") is door
+        finally:
+            door.not_before = 0.0
+            pacer.look_again()
+
+    in_threads(succeed, wait_for_room, look)
+    assert not pacer._doors
 
 
 def test_a_turn_that_never_comes_ends_at_the_deadline() -> None:
