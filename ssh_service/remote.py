@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any, Callable, ContextManager, Mapping, Optional, Union
 
 from ssh_service import copying, params, script
-from ssh_service.cache import Pair, SshClientCache, check_limits
+from ssh_service.cache import SshClientCache, check_limits
 from ssh_service.command import Command, CompletedProcess
 from ssh_service.errors import SshConfigError, SshConnectionLost
 from ssh_service.params import ConnectParams
 from ssh_service.script import Script
 from ssh_service.sessions import SessionPool
+from ssh_service.slots import Pair
 from ssh_service.streams import Output
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import weakref
 from typing import Callable, List, Optional, Tuple
 
 from ssh_service import background
-from ssh_service.cache import Slot, SshClientCache
+from ssh_service.cache import SshClientCache
 from ssh_service.command import HEARD, Command
 from ssh_service.errors import (
     SshCacheClosed,
@@ -20,6 +20,7 @@ from ssh_service.errors import (
     SshSessionRefused,
 )
 from ssh_service.params import ConnectParams
+from ssh_service.slots import Slot
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any, Iterator, List, Optional, Tuple
 
 import pytest
 
-from ssh_service import background, cache
+from ssh_service import background, cache, dials, pacing
 from ssh_service.cache import SshClientCache
 from ssh_service.client import SshClient
 from ssh_service.errors import (
@@ -100,6 +100,7 @@ class Now:
 def now(monkeypatch: pytest.MonkeyPatch) -> Now:
     clock = Now()
     monkeypatch.setattr(cache, "time", clock)
+    monkeypatch.setattr(dials, "time", clock)
     return clock
 
 
@@ -335,6 +336,27 @@ def test_a_caller_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
     connections.release(patient)
     connections.get_client_connection(connect_params(connect_timeout=0.01))
     assert dialer.dials == ["alpha"]
+
+
+def test_a_dial_whose_turn_came_late_says_what_its_time_went_by_with(
+    connections: SshClientCache, dialer: GatedDialer, now: Now, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not "within 0.1 s" alone, when the caller gave it half a minute."""
+    busy = [29.9, 0.0]
+
+    def paced(server: Any, deadline: float, dial: Any, *_: Any, **more: Any) -> Any:
+        now.now += busy.pop(0)
+        return dial()
+
+    monkeypatch.setattr(pacing, "paced", paced)
+    text = "somebody@alpha:22: no TCP connection within 0.1 s"
+    dialer.errors["alpha"] = [SshConnectTimeout(text), SshConnectTimeout(text)]
+    with pytest.raises(SshConnectTimeout) as caught:
+        connections.get_client_connection(connect_params())
+    assert str(caught.value) == f"{text}; 29.9 s of its 30 s had gone before its turn"
+    with pytest.raises(SshConnectTimeout) as caught:
+        connections.get_client_connection(connect_params())
+    assert str(caught.value) == text  # it was its turn at once
 
 
 def test_the_dialler_is_given_the_destinations_own_connect_timeout(
@@ -609,8 +631,8 @@ def test_hundreds_of_destinations_leave_no_more_than_the_bound_behind(
         connections.beside(to.key, object)
         with contextlib.suppress(SshConnectError):
             connections.release(connections.acquire(to))
-    assert len(connections._destinations) <= 5
-    assert len(connections._slots) <= 5
+    assert len(connections._slots._destinations) <= 5
+    assert len(connections._slots.all()) <= 5
     connections.cleanup()
 
 

@@ -237,10 +237,11 @@ def test_cleanup_right_after_the_publication_closes_the_newcomer(
 ) -> None:
     """Check and publication are one step: whichever moment it falls on, nothing stays open."""
     for count in range(1, 9):
-        lock, before = connections._lock, len(dialer.transports)
-        connections._lock = After(lock, count, connections.cleanup)  # type: ignore[assignment]
+        slots, before = connections._slots, len(dialer.transports)
+        lock = slots._lock
+        slots._lock = After(lock, count, connections.cleanup)  # type: ignore[assignment]
         result = outcome(lambda: connections.get_client_connection(connect_params()))
-        connections._lock = lock
+        slots._lock = lock
         callbacks_done()
         connections.cleanup()
         assert isinstance(result, (tuple, SshCacheClosed))
@@ -316,14 +317,15 @@ def test_an_exit_does_not_close_what_the_next_enter_brings(
     """Whether it is the last exit, and what it closes, are decided in one step."""
     connections.enter()
     connections.get_client_connection(connect_params("alpha"))
-    lock, found = connections._lock, []  # type: ignore[var-annotated]
+    slots, found = connections._slots, []  # type: ignore[var-annotated]
+    lock = slots._lock
 
     def other_thread() -> None:
-        connections._lock = lock
+        slots._lock = lock
         connections.enter()
         found.append(connections.get_client_connection(connect_params("alpha"))[0])
 
-    connections._lock = After(lock, 1, other_thread)  # type: ignore[assignment]
+    slots._lock = After(lock, 1, other_thread)  # type: ignore[assignment]
     connections.exit()
     assert found[0].is_active()
     assert not dialer.transports[0].is_active()

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
-from ssh_service import background, remote, sessions
+from ssh_service import background, dials, remote, sessions
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command
 from ssh_service.errors import (
@@ -63,7 +63,7 @@ class Site:
 
     def connected(self) -> None:
         """Wait until the dials under way have ended and the pool knows."""
-        for slot in list(self.cache._slots.values()):
+        for slot in self.cache._slots.all():
             slot.pair.exception(PATIENCE)
         self._settled()
 
@@ -529,8 +529,7 @@ def test_one_that_expires_just_when_it_is_wanted_is_replaced(
     transport = site.warm()
     slot = site.pool._lanes[0].slot
     assert slot is not None
-    with site.cache._lock:
-        del site.cache._slots[slot.key]  # as `_expire` does, before it hangs up
+    site.cache._slots.drop(slot)  # as expiry does, before it hangs up
     (command,) = site.submit()
     site.connected()
     transport.hang_up()
@@ -576,11 +575,10 @@ def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
     """A refusal that comes in while it is being closed is nobody's business."""
     site.warm(max_sessions=0, answers=False)
     (channel,) = site.transports[0].channels
-    with site.cache._lock:
-        taken = site.cache._take_all_locked()
+    taken = site.cache._slots.take_all()
     channel.answer() if refused else site.transports[0].hang_up()
     assert isinstance(error(site.commands[0]), SshCacheClosed)
-    site.cache._close(taken)
+    dials.close(taken)
 
 
 def test_cleanup_while_dialling_ends_what_waits(site: Site) -> None:
@@ -607,8 +605,7 @@ def test_cleanup_at_the_worst_moment_leaves_nothing_open(
         if not closing.is_set():
             closing.set()
             # The slots are taken, but no connection has been told yet.
-            with site.cache._lock:
-                taken.extend(site.cache._take_all_locked())
+            taken.extend(site.cache._slots.take_all())
         return plain(*args, **more)
 
     taken: List[Any] = []
@@ -617,14 +614,13 @@ def test_cleanup_at_the_worst_moment_leaves_nothing_open(
         site.running()[0].complete()  # so that the next one would begin
     else:
         site.connected()
-        with site.cache._lock:
-            taken.extend(site.cache._take_all_locked())
+        taken.extend(site.cache._slots.take_all())
         site.pool._dispatch()
-    site.cache._close(taken)
+    dials.close(taken)
     for command in commands:
         command.future.exception(PATIENCE)
     site.connected()
-    for slot in list(site.cache._slots.values()):
+    for slot in site.cache._slots.all():
         assert not slot.is_live(), "a connection was opened after the cleanup"
 
 
