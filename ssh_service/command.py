@@ -323,7 +323,7 @@ class Command(ChannelSink):
 
     def fail(self, error: BaseException) -> None:
         """
-        Settle a command that was never sent.
+        Settle a command that was never sent; one that was is left alone.
 
         Parameters
         ----------
@@ -332,7 +332,7 @@ class Command(ChannelSink):
         """
         own = again(error)
         own.__cause__ = error
-        self._settle(error=own)
+        self._settle(error=own, unless_sent=True)
 
     def is_empty(self) -> bool:
         """Tell whether there is nothing to run."""

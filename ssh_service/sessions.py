@@ -16,6 +16,7 @@ from ssh_service.command import HEARD, Command
 from ssh_service.errors import (
     SshCacheClosed,
     SshConnectionLost,
+    SshConnectTimeout,
     SshServiceError,
     SshSessionRefused,
 )
@@ -169,7 +170,27 @@ class SessionPool:
             self._target = target or self._target
             self._max_connections = max_connections
             self._idle_timeout, self._max_lifetime = idle_timeout, max_lifetime
+        if target is not None and self._what_is_waited_for() == "connect":
+            self._limit_waiting(command, target.connect_timeout)
         self._enqueue(command, next(self._tickets))
+
+    def _limit_waiting(self, command: Command, limit: float) -> None:
+        """Have a command wait for a dial of others no longer than its own might take."""
+
+        def look() -> None:
+            with self._lock:
+                dials = [lane.slot for lane in self._lanes if lane.transport is None]
+            longer = any(slot and slot.target.connect_timeout > limit for slot in dials)
+            if longer and self._what_is_waited_for() == "connect":
+                text = f"{command.connection_id}: still connecting when the time was up, after"
+                command.fail(
+                    SshConnectTimeout(
+                        f"{text} {limit:g} s", connection_id=command.connection_id, phase="connect"
+                    )
+                )
+
+        timer = background.call_at(time.monotonic() + limit, look)
+        command.future.add_done_callback(lambda _: timer.cancel())
 
     def _run_beside(self, text: str) -> None:
         """Run a command of our own before all that waits, on whichever connection has room."""

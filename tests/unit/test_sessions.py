@@ -22,6 +22,7 @@ from ssh_service.errors import (
     SshConfigError,
     SshConnectError,
     SshConnectionLost,
+    SshConnectTimeout,
     SshSessionRefused,
 )
 from ssh_service.sessions import SessionPool
@@ -93,6 +94,15 @@ class Site:
     def running(self) -> List[FakeChannel]:
         """Return the channels with a command that has not ended, in the order of opening."""
         return [c for t in self.transports for c in t.channels if c.command is not None]
+
+    def next_running(self) -> FakeChannel:
+        """Wait until a command runs; return its channel."""
+        pause = threading.Event()
+        for _ in range(2000):
+            if self.running():
+                return self.running()[0]
+            pause.wait(0.005)
+        raise AssertionError("nothing runs")
 
     def texts(self) -> List[str]:
         return [channel.command.decode() for channel in self.running() if channel.command]
@@ -243,6 +253,54 @@ def test_a_dial_may_take_as_long_as_the_last_caller_says_not_the_first() -> None
         assert isinstance(future.exception(PATIENCE), SshConnectError)
     assert allowed == [5, 60]
     callbacks_done()
+
+
+def test_a_command_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
+    site: Site, timers: Timers
+) -> None:
+    site.dialer.hold("alpha")
+    patient, hasty = [
+        remote.submit(site.cache, connect_params(connect_timeout=timeout), "echo")
+        for timeout in (60, 5)
+    ]
+    began = time.monotonic()
+    assert [round(due - began) for due, _ in timers.live] == [60, 5]
+    timers.fire()
+    error = hasty.exception(0)
+    assert isinstance(error, SshConnectTimeout) and error.phase == "connect"
+    assert "still connecting when the time was up, after 5 s" in str(error)
+    callbacks_done()
+    timers.fire()
+    assert not patient.done()  # it asked for the dial, which ends by itself
+    callbacks_done()
+    assert timers.live == []
+    site.dialer.release()
+    site.next_running().complete()
+    assert patient.result(PATIENCE).exit_status == 0
+    later = remote.submit(site.cache, connect_params(connect_timeout=5), "echo again")
+    soon = time.monotonic() + 30
+    assert not [due for due, _ in timers.live if due < soon]  # it has no connection to wait for
+    site.next_running().complete()
+    assert later.result(PATIENCE).exit_status == 0
+    assert site.dialer.dials == ["alpha"]
+
+
+def test_a_command_that_has_its_connection_waits_for_a_session_as_long_as_it_takes(
+    site: Site, timers: Timers
+) -> None:
+    site.dialer.hold("alpha")
+    site.dialer.prepare = lambda transport: setattr(transport, "max_sessions", 1)
+    cold = [
+        remote.submit(site.cache, connect_params(connect_timeout=timeout), f"echo {timeout}")
+        for timeout in (60, 5)
+    ]
+    site.dialer.release()
+    running = site.next_running()
+    timers.fire()
+    assert not cold[1].done()
+    running.complete()
+    site.next_running().complete()
+    assert [future.result(PATIENCE).exit_status for future in cold] == [0, 0]
 
 
 @pytest.mark.parametrize("most", [0, -1, "4", None, 1.5])
