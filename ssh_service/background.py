@@ -14,9 +14,12 @@ import itertools
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from typing import Any, Callable, Deque, List, Optional, Tuple
+
+from ssh_service.errors import SshServiceError
 
 _log = logging.getLogger(__name__)
 
@@ -233,6 +236,19 @@ def callback_runner() -> Callable[..., None]:
         has a thread of its own.
     """
     return _Aside().submit if on_callback_thread() else run_callback
+
+
+def require_threads() -> None:
+    """
+    Refuse to begin what would never end, once the interpreter has ended all threads but one.
+
+    Raises
+    ------
+    SshServiceError
+        It has: this is a finalizer (``__del__``) of what was left when the program was over.
+    """
+    if sys.is_finalizing():
+        raise SshServiceError("the interpreter is shutting down: nothing can be begun any more")
 
 
 _clock = _Clock()

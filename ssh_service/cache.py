@@ -354,6 +354,7 @@ class SshClientCache:
         Slot
             Its `pair` will be there.  `release` it, whatever becomes of it.
         """
+        background.require_threads()
         slot, is_new = self._slots.lease(target, lane, time.monotonic())
         if is_new:
             Dial(

@@ -204,6 +204,7 @@ class Command(ChannelSink):
     ) -> None:
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
             raise SshConfigError(f"timeout: expected seconds, got {timeout!r}")
+        background.require_threads()
         self._run_callback = background.callback_runner()
         self.future = CommandFuture(self.cancel, self._run_callback)
         self.connection_id = connection_id

@@ -292,6 +292,38 @@ def test_the_interpreter_ends_quickly_silently_and_with_its_own_status(
     assert ended - float(result.stdout.split()[-1]) <= 2 * 3 + 1
 
 
+LAST = """
+import atexit, types
+from ssh_service import run
+if sys.argv[2] == "warm":
+    assert run(params, "echo before", cache=cache).stdout == "before\\n"
+class Last:
+    def __del__(self, run=run, params=params, cache=cache, error=SshServiceError, os=os):
+        for call in (
+            lambda: run(params, "echo last", cache=cache),
+            lambda: cache.get_client_connection(params),
+        ):
+            try:
+                call()
+            except error as exc:
+                os.write(1, b"finalizer: %s\\n" % str(exc).encode())
+def at_exit():
+    os.write(1, b"atexit: " + run(params, "echo hello", cache=cache).stdout_bytes)
+atexit.register(at_exit)
+sys.modules["last"] = types.ModuleType("last")  # its names outlive those of the main program
+sys.modules["last"].last = Last()
+"""
+
+
+@pytest.mark.parametrize("how", ["cold", "warm"])
+def test_when_the_interpreter_ends_it_works_until_threads_end_and_then_says_so_at_once(
+    sshd: Sshd, how: str
+) -> None:
+    told = program(LAST, sshd.connect_params, how)
+    refusal = "finalizer: the interpreter is shutting down: nothing can be begun any more"
+    assert told.splitlines() == ["atexit: hello", refusal, refusal]
+
+
 LIMITED = """
 import resource, socket
 run("echo warm")

@@ -24,7 +24,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "ssh_config": {"errors", "settings", "patterns"},
     "known_hosts": {"errors", "settings", "patterns", "secret"},
     "params": {"known_hosts", "ssh_config", *LEAVES},
-    "background": set(),
+    "background": {"errors"},
     "events": {"errors"},
     "transport": {"errors"},
     "connect": {"transport", "params", "known_hosts", "ssh_config", *LEAVES},
