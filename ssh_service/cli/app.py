@@ -15,7 +15,7 @@ __all__ = ["commands", "run"]
 _PROGRAM = "ssh-service"
 # Set by the shell that asks what could come next.
 _COMPLETE = completion.VARIABLE
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 99}
+_CONTEXT: Dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 99}
 _COMMAND = {**_CONTEXT, "allow_interspersed_args": False}
 
 
@@ -36,7 +36,7 @@ def run(arguments: List[str]) -> int:
     from ssh_service.errors import SshServiceError
 
     if not arguments and _COMPLETE not in os.environ:
-        click.echo(commands.get_help(click.Context(commands, info_name=_PROGRAM)), err=True)
+        click.echo(commands.get_help(click.Context(commands, info_name=_PROGRAM, **_CONTEXT)), err=True)
         return 2
     try:
         status = commands.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
@@ -68,7 +68,14 @@ def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.group(context_settings=_CONTEXT)
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
 def commands() -> None:
     """
     Run commands on many hosts at once, and copy to and from them, over SSH.

@@ -18,7 +18,7 @@ from ssh_service.cli.app import connect_parameters
 from ssh_service.cli.files import OutputFiles
 from ssh_service.cli.report import JsonLines, Lines, Reporter
 from ssh_service.cli.targets import collect
-from ssh_service.errors import SshConfigError, SshServiceError
+from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
 from ssh_service.fleet import HostResult, Results
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.fleet.result import failed, one_line
@@ -184,6 +184,8 @@ class _Drive:
         self._results: Optional[Results] = None
         self._signal = 0
         self._failures = 0
+        self._may_hint = options["host_key"] is None
+        self._strangers = 0  # hosts whose key is not known
         self._why = ""  # why the work ends early
         self._deadline: Optional[float] = None
 
@@ -268,6 +270,8 @@ class _Drive:
         if self._spool is not None:
             result = self._spooled(result, self._spool)
         self._failures += not result.ok
+        error = result.error
+        self._strangers += isinstance(error, SshHostKeyError) and error.expected is None
         reporter.done(result)
 
     def _spooled(self, result: HostResult, spool: OutputFiles) -> HostResult:
@@ -284,6 +288,8 @@ class _Drive:
         return result
 
     def _tell_end(self, reporter: Reporter) -> None:
+        if self._strangers and self._may_hint:
+            reporter.note("--host-key accept-new takes keys that are not known, and records them")
         if len(self._hosts) > 1 and (not self._as_json or self._verbose):
             good = len(self._hosts) - self._failures
             bad = f", {self._failures} failed" if self._failures else ""

@@ -93,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
         if (error.name or "").startswith("ssh_service"):
             raise
         print(
-            f"{_PROGRAM}: {error}; install it with: pip install 'ssh-service[demo]'",
+            f"{_PROGRAM}: needs {error.name}; install it with: pip install 'ssh-service[demo]'",
             file=sys.stderr,
         )
         return 2

@@ -213,7 +213,8 @@ def test_a_changed_host_key_is_told_with_both_fingerprints(
 
 def test_an_unknown_host_key_is_refused_or_recorded(run: Run, server: Sshd) -> None:
     Path(server.known_hosts).write_text("")
-    assert run("run", "-H", "web1", "--", "true").returncode == 1
+    done = run("run", "-H", "web1", "--", "true")
+    assert done.returncode == 1 and "--host-key accept-new takes" in done.stderr
     assert run("run", "-H", "web1", "--host-key", "accept-new", "--", "true").returncode == 0
     assert str(server.port) in Path(server.known_hosts).read_text()
     assert run("run", "-H", "web1", "--host-key", "strict", "--", "true").returncode == 0

@@ -42,6 +42,8 @@ def same(one: Path, other: Path) -> bool:
 def test_mode_and_times_are_kept(
     copy: Copy, session: SftpSession, file: Path, tmp_path: Path, mode: int
 ) -> None:
+    if mode == 0 and os.geteuid() != 0:
+        pytest.skip("only root can read it")
     file.chmod(mode)
     before = file.stat()
     copy(session, file, tmp_path / "copy")

@@ -435,6 +435,7 @@ def test_a_named_certificate_of_another_key_is_an_error(tmp_path: Path) -> None:
 
 
 @needs_agent
+@pytest.mark.usefixtures("home")
 def test_certificates_of_the_agent_are_shown_before_plain_keys(tmp_path: Path, agent: str) -> None:
     add(agent, generated("user-b"), certified_copy(tmp_path))
     assert [name.split("-cert")[0] for name in kinds(credentials(agent_path=agent))] == [
@@ -443,6 +444,7 @@ def test_certificates_of_the_agent_are_shown_before_plain_keys(tmp_path: Path, a
     assert kinds(credentials(agent_path=agent))[0] == BOTH[0]
 
 
+@pytest.mark.usefixtures("home")
 def test_keys_of_tokens_are_shown_last_since_somebody_has_to_touch_them(tmp_path: Path) -> None:
     token, plain = TokenKey("ed25519-sk"), SimpleNamespace(blob=public_parts("user-a")[1])
     with TokenAgent(str(tmp_path / "agent"), token, plain) as agent:

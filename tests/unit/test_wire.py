@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import resource
 import socket
 import threading
 import time
@@ -178,6 +179,15 @@ def test_an_end_is_seen_though_not_all_before_it_was_read(ends: Ends) -> None:
     assert wire.recv(5) == b"last words"
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 def test_descriptors_above_1023_work(ends: Ends) -> None:
     """select() cannot watch them."""
     ours, peer = socket.socketpair()
