@@ -36,7 +36,9 @@ def run(arguments: List[str]) -> int:
     from ssh_service.errors import SshServiceError
 
     if not arguments and _COMPLETE not in os.environ:
-        click.echo(commands.get_help(click.Context(commands, info_name=_PROGRAM, **_CONTEXT)), err=True)
+        click.echo(
+            commands.get_help(click.Context(commands, info_name=_PROGRAM, **_CONTEXT)), err=True
+        )
         return 2
     try:
         status = commands.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
