@@ -141,7 +141,7 @@ class SshClientCache:
 
     def subscribe(self, subscriber: events.Subscriber) -> Callable[[], None]:
         """
-        Be told what happens to connections, and to the commands that use them.
+        Be told what happens to connections, and to the commands and copies that use them.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class SshClientCache:
         Returns
         -------
         Callable[[], None]
-            Ends it; commands already under way are still told of.
+            Ends it; commands and copies already under way are still told of.
 
         Raises
         ------

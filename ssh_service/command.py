@@ -11,7 +11,7 @@ import time
 from concurrent.futures import Future
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ssh_service import background, events, script
+from ssh_service import background, script
 from ssh_service.errors import (
     SshCacheClosed,
     SshCommandCancelled,
@@ -25,8 +25,10 @@ from ssh_service.errors import (
     SshSessionRefused,
     again,
 )
+from ssh_service.events import Subscriber
 from ssh_service.streams import CallbackOutput, Output, Stdin
 from ssh_service.transport import ChannelSink, SshChannel
+from ssh_service.watches import CommandWatch
 
 # What a command hears from the channel it runs on, whoever opened that.
 HEARD = ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writable")
@@ -215,7 +217,7 @@ class Command(ChannelSink):
         self.waits_for: Callable[[], str] = lambda: "queue"
         # How to run a command of our own beside it; without a pool, on the same connection.
         self.run_beside: Callable[[str], None] = self._run_on_same_connection
-        self._watch: Optional[events.Watch] = None  # set once, before it is submitted
+        self._watch: Optional[CommandWatch] = None  # set once, before it is submitted
         self._text, self._env, self._timeout, self._pty = text, env, timeout, pty
         self._group = _GroupFinder() if connection_id.startswith("root@") else None
         prologue = self._group.prologue if self._group else ""
@@ -241,7 +243,7 @@ class Command(ChannelSink):
         if self._deadline is not None:
             self._timers.append(background.call_at(self._deadline, self._expire))
 
-    def watch(self, subscribers: Sequence[events.Subscriber]) -> None:
+    def watch(self, subscribers: Sequence[Subscriber]) -> None:
         """
         Have subscribers told of it; before it is submitted.
 
@@ -251,7 +253,7 @@ class Command(ChannelSink):
             Called on the callback thread.
         """
         out, err = self.outputs
-        watch = events.Watch(self.connection_id, subscribers, lambda: (out.received, err.received))
+        watch = CommandWatch(self.connection_id, subscribers, lambda: (out.received, err.received))
         self._watch = watch
         self.future.add_done_callback(watch.tell_ended)
 

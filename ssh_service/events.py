@@ -1,34 +1,24 @@
 """
-What happened, for whoever watches: connections made and ended, commands sent and done.
+What happened, for whoever watches: connections made and ended, commands and copies begun and done.
 
 ``SshClientCache.subscribe`` has a function called with each of these.  They are small, hold no
-secret, no script and no output, and can be pickled.
+secret, no script, no output and no file's name (but in the message of an error about that file),
+and can be pickled.
 """
 
 from __future__ import annotations
 
-import contextvars
-import itertools
 import logging
-import time
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Sequence, Tuple, Type
-
-from ssh_service.errors import (
-    SshCacheClosed,
-    SshCommandCancelled,
-    SshConnectError,
-    SshConnectionLost,
-    SshOutputLimitError,
-    SshSessionRefused,
-)
+from typing import Any, Callable, Optional, Sequence
 
 __all__ = [
     "CommandEnded",
     "CommandSent",
     "ConnectionEnded",
     "ConnectionMade",
+    "CopyEnded",
+    "CopyStarted",
     "DialFailed",
     "Event",
     "Subscriber",
@@ -172,17 +162,65 @@ class CommandEnded(Event):
     reason: Optional[str]
 
 
-# The first that fits.
-_OUTCOMES: Tuple[Tuple[Type[BaseException], str], ...] = (
-    (TimeoutError, "timed out"),
-    (SshCommandCancelled, "cancelled"),
-    (SshOutputLimitError, "output limit"),
-    (SshConnectionLost, "lost"),
-    (SshConnectError, "not connected"),
-    (SshSessionRefused, "refused"),
-    (SshCacheClosed, "closed"),
-)
-_numbers = itertools.count(1)
+@dataclass(frozen=True)
+class CopyStarted(Event):
+    """
+    A copy has its connection.
+
+    Attributes
+    ----------
+    copy : int
+        Its number in this process, the same in its `CopyEnded`.
+    way : str
+        ``upload`` or ``download``.
+    queued : float
+        Seconds from the call, for connecting.
+    """
+
+    copy: int
+    way: str
+    queued: float
+
+
+@dataclass(frozen=True)
+class CopyEnded(Event):
+    """
+    A copy is over; exactly one of these comes for each copy.
+
+    Attributes
+    ----------
+    copy : int
+        Its number in this process.
+    way : str
+        ``upload`` or ``download``.
+    started : bool
+        Whether it had a connection; if so, its `CopyStarted` came before.
+    outcome : str
+        ``completed``, ``timed out``, ``cancelled``, ``lost``, ``not connected``, ``refused``,
+        ``closed`` or ``failed``.
+    seconds : float
+        From the call to the outcome.
+    queued : float
+        Those of them until there was a connection; all of them where there was none.
+    bytes_done, files_done : int
+        How many bytes had arrived, and how many files were in their place.
+    error : Optional[str]
+        The error's class, where the outcome is one.
+    reason : Optional[str]
+        The error's message, where it is one of this package's; a message of others, such as a
+        ``progress`` function that raised, may hold anything.
+    """
+
+    copy: int
+    way: str
+    started: bool
+    outcome: str
+    seconds: float
+    queued: float
+    bytes_done: int
+    files_done: int
+    error: Optional[str]
+    reason: Optional[str]
 
 
 def tell(subscribers: Sequence[Subscriber], event: Event) -> None:
@@ -201,97 +239,3 @@ def tell(subscribers: Sequence[Subscriber], event: Event) -> None:
             subscriber(event)
         except Exception:
             _log.exception("a subscriber to events raised")
-
-
-class Watch:
-    """
-    Tells subscribers of one command.
-
-    Parameters
-    ----------
-    connection_id : str
-        The destination's.
-    subscribers : Sequence[Callable[[Event], Any]]
-        Those of the moment the command was submitted.
-    sizes : Callable[[], Tuple[int, int]]
-        How many bytes came, of stdout and of stderr.
-
-    Notes
-    -----
-    Thread safety.  `note_sent` and `note_over` only note an instant, once each, wherever they are
-    called; all else is for the callback thread, which needs no lock.
-    """
-
-    def __init__(
-        self,
-        connection_id: str,
-        subscribers: Sequence[Subscriber],
-        sizes: Callable[[], Tuple[int, int]],
-    ) -> None:
-        self._connection_id = connection_id
-        self._subscribers = subscribers
-        # The submitter's context variables hold where all of it belongs: a span, a request's id.
-        self._context = contextvars.copy_context()
-        self._sizes = sizes
-        self._number = next(_numbers)
-        self._began = time.monotonic()
-        self._sent_at: Optional[float] = None
-        self._over_at: Optional[float] = None
-        self._told = False
-
-    def note_sent(self) -> None:
-        """Note that it is being sent; `tell_sent` is to follow on the callback thread."""
-        self._sent_at = time.monotonic()
-
-    def note_over(self) -> None:
-        """Note that it has its outcome."""
-        self._over_at = time.monotonic()
-
-    def tell_sent(self) -> None:
-        """Tell that it was sent, unless that was told."""
-        if self._told or self._sent_at is None:
-            return
-        self._told = True
-        queued = self._sent_at - self._began
-        self._tell(CommandSent(self._connection_id, self._sent_at, self._number, queued))
-
-    def tell_ended(self, future: "Future[Any]") -> None:
-        """
-        Tell the outcome, after `tell_sent`.
-
-        Parameters
-        ----------
-        future : Future[CompletedProcess]
-            The command's, done.
-        """
-        self.tell_sent()  # another thread may not have come to it yet
-        over_at = self._over_at or time.monotonic()
-        sent_at = over_at if self._sent_at is None else self._sent_at
-        error = future.exception()
-        process = getattr(error, "process", None) if error is not None else future.result()
-        stdout, stderr = self._sizes()
-        self._tell(
-            CommandEnded(
-                self._connection_id,
-                over_at,
-                self._number,
-                self._sent_at is not None,
-                _outcome(error, process),
-                over_at - self._began,
-                sent_at - self._began,
-                None if process is None else process.exit_status,
-                stdout,
-                stderr,
-                None if error is None else type(error).__name__,
-                None if error is None else str(error),
-            )
-        )
-
-    def _tell(self, event: Event) -> None:
-        self._context.run(tell, self._subscribers, event)
-
-
-def _outcome(error: Optional[BaseException], process: Any) -> str:
-    if error is None:
-        return "completed" if process.exit_signal is None else "signalled"
-    return next((word for kind, word in _OUTCOMES if isinstance(error, kind)), "failed")

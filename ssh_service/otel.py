@@ -1,5 +1,5 @@
 """
-OpenTelemetry spans and metrics of a cache's connections and commands.
+OpenTelemetry spans and metrics of a cache's connections, commands and copies.
 
 It needs the extra ``otel`` (the API alone; the SDK and its exporters are the program's), and is
 loaded by nobody but who asks for it::
@@ -10,13 +10,14 @@ loaded by nobody but who asks for it::
 
 There is no convention for SSH yet: attributes have the conventions' common names
 (``server.address``, ``error.type``, ``process.exit.code``), and metrics are named as those of
-database clients are.  No script, no variable, no output and no secret is in any of it.
+database clients are.  No script, no variable, no output and no secret is in any of it, and no
+file's name but in the description of an error about that file.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Union
 
 from opentelemetry import metrics, trace
 
@@ -27,6 +28,8 @@ from ssh_service.events import (
     CommandSent,
     ConnectionEnded,
     ConnectionMade,
+    CopyEnded,
+    CopyStarted,
     DialFailed,
     Event,
 )
@@ -43,7 +46,7 @@ def instrument(
     meter_provider: Optional[metrics.MeterProvider] = None,
 ) -> Callable[[], None]:
     """
-    Make spans and metrics of what happens to a cache's connections and commands.
+    Make spans and metrics of what happens to a cache's connections, commands and copies.
 
     Parameters
     ----------
@@ -62,12 +65,14 @@ def instrument(
 
     Notes
     -----
-    Spans, when each is over: ``ssh connect``, and ``ssh command`` as a child of the span in which
-    the command was submitted.
+    Spans, when each is over: ``ssh connect``; ``ssh command``, ``ssh upload`` and ``ssh download``
+    as children of the span in which the command was submitted, or the copy asked for.
 
     Metrics: ``ssh.client.connection.count``, ``ssh.client.connection.create_time``,
-    ``ssh.client.connection.wait_time`` (until a command was sent) and
-    ``ssh.client.operation.duration`` (from the call to the outcome).
+    ``ssh.client.connection.wait_time`` (until a command was sent, or a copy had its connection),
+    ``ssh.client.operation.duration`` (from the call to the outcome), ``ssh.client.copy.io``
+    (bytes) and ``ssh.client.copy.files``.  The attribute ``ssh.operation.name`` tells commands,
+    uploads and downloads apart.
     """
     exporter = _Exporter(
         trace.get_tracer(_SCOPE, tracer_provider=tracer_provider),
@@ -88,10 +93,14 @@ class _Exporter:
             "ssh.client.connection.create_time", "s", "From the name to authenticated."
         )
         self._wait_time = meter.create_histogram(
-            "ssh.client.connection.wait_time", "s", "Until a command was sent."
+            "ssh.client.connection.wait_time", "s", "Until an operation had its connection."
         )
         self._duration = meter.create_histogram(
-            "ssh.client.operation.duration", "s", "From the call to a command's outcome."
+            "ssh.client.operation.duration", "s", "From the call to an operation's outcome."
+        )
+        self._io = meter.create_counter("ssh.client.copy.io", "By", "Bytes that were copied.")
+        self._files = meter.create_counter(
+            "ssh.client.copy.files", "{file}", "Files that were copied."
         )
 
     def __call__(self, event: Event) -> None:
@@ -106,15 +115,16 @@ class _Exporter:
         elif isinstance(event, ConnectionEnded):
             self._connections.add(-1, where)
         elif isinstance(event, CommandSent):
-            self._wait_time.record(event.queued, where)
+            self._wait_time.record(event.queued, _named("command", where))
+        elif isinstance(event, CopyStarted):
+            self._wait_time.record(event.queued, _named(event.way, where))
         elif isinstance(event, CommandEnded):
             self._command(event, where)
+        elif isinstance(event, CopyEnded):
+            self._copy(event, where)
 
     def _command(self, event: CommandEnded, where: Dict[str, Any]) -> None:
         error = event.error or (str(event.exit_status) if event.exit_status else None)
-        self._duration.record(
-            event.seconds, where if error is None else {**where, "error.type": error}
-        )
         attributes: Dict[str, Any] = {
             "ssh.command.outcome": event.outcome,
             "ssh.command.queued": event.queued,
@@ -123,7 +133,32 @@ class _Exporter:
         }
         if event.exit_status is not None:
             attributes["process.exit.code"] = event.exit_status
-        self._span("ssh command", event, event.seconds, attributes, error, event.reason)
+        self._operation("command", event, where, attributes, error)
+
+    def _copy(self, event: CopyEnded, where: Dict[str, Any]) -> None:
+        attributes: Dict[str, Any] = {
+            "ssh.copy.outcome": event.outcome,
+            "ssh.copy.queued": event.queued,
+            "ssh.copy.size": event.bytes_done,
+            "ssh.copy.files": event.files_done,
+        }
+        self._io.add(event.bytes_done, _named(event.way, where))
+        self._files.add(event.files_done, _named(event.way, where))
+        self._operation(event.way, event, where, attributes, event.error)
+
+    def _operation(
+        self,
+        name: str,
+        event: Union[CommandEnded, CopyEnded],
+        where: Dict[str, Any],
+        attributes: Dict[str, Any],
+        error: Optional[str],
+    ) -> None:
+        measured = _named(name, where)
+        if error is not None:
+            measured["error.type"] = error
+        self._duration.record(event.seconds, measured)
+        self._span(f"ssh {name}", event, event.seconds, attributes, error, event.reason)
 
     def _span(
         self,
@@ -149,6 +184,10 @@ class _Exporter:
         if error is not None:
             span.set_status(trace.StatusCode.ERROR, reason)
         span.end(end)
+
+
+def _named(operation: str, where: Dict[str, Any]) -> Dict[str, Any]:
+    return {**where, "ssh.operation.name": operation}
 
 
 def _server(connection_id: str) -> Dict[str, Any]:

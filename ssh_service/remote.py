@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import Future
-from functools import partial
-from typing import Any, Callable, ContextManager, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Union
 
 from ssh_service import copying, params, script
 from ssh_service.cache import SshClientCache, check_limits
 from ssh_service.command import Command, CompletedProcess
+from ssh_service.copying import ProgressCallback
 from ssh_service.errors import SshConfigError, SshConnectionLost
 from ssh_service.params import ConnectParams
 from ssh_service.script import Script
 from ssh_service.sessions import SessionPool
 from ssh_service.slots import Pair
 from ssh_service.streams import Output
+from ssh_service.watches import CopyWatch
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ _log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 4
 
 Path = Union[str, "os.PathLike[str]"]
+
+_WAYS: Dict[str, Callable[..., None]] = {"upload": copying.upload, "download": copying.download}
 
 
 def submit(
@@ -140,9 +143,6 @@ def upload(
     connect_params: Mapping[str, Any],
     local_path: Path,
     remote_path: Path,
-    *,
-    idle_timeout: Optional[float] = None,
-    max_lifetime: Optional[float] = None,
     **options: Any,
 ) -> None:
     """
@@ -156,15 +156,10 @@ def upload(
         As for `SshClientCache.get_client_connection`, which also says what is raised.
     local_path, remote_path : Union[str, os.PathLike]
         From where, to where.
-    idle_timeout, max_lifetime : Optional[float]
-        As for `submit`.
     **options : Any
-        As for `ssh_service.copying.upload`, which also says what is raised.
+        As for `copy`, and for `ssh_service.copying.upload`, which also says what is raised.
     """
-    lease = partial(
-        cache.lease, connect_params, idle_timeout=idle_timeout, max_lifetime=max_lifetime
-    )
-    _with_connection(lease, copying.upload, local_path, remote_path, options)
+    copy("upload", cache, params.resolve(connect_params), local_path, remote_path, **options)
 
 
 def download(
@@ -172,9 +167,6 @@ def download(
     connect_params: Mapping[str, Any],
     remote_path: Path,
     local_path: Path,
-    *,
-    idle_timeout: Optional[float] = None,
-    max_lifetime: Optional[float] = None,
     **options: Any,
 ) -> None:
     """
@@ -188,32 +180,66 @@ def download(
         As for `SshClientCache.get_client_connection`, which also says what is raised.
     remote_path, local_path : Union[str, os.PathLike]
         From where, to where.
+    **options : Any
+        As for `copy`, and for `ssh_service.copying.download`, which also says what is raised.
+    """
+    copy("download", cache, params.resolve(connect_params), remote_path, local_path, **options)
+
+
+def copy(
+    way: str,
+    cache: SshClientCache,
+    target: ConnectParams,
+    source: Path,
+    goal: Path,
+    *,
+    before: Callable[[], None] = lambda: None,
+    progress: Optional[ProgressCallback] = None,
+    idle_timeout: Optional[float] = None,
+    max_lifetime: Optional[float] = None,
+    **options: Any,
+) -> None:
+    """
+    Copy over the cached connection; once more if that was lost before anything was sent.
+
+    Parameters
+    ----------
+    way : str
+        ``upload`` or ``download``.
+    cache : SshClientCache
+        Where the connection comes from.
+    target : ConnectParams
+        The destination.
+    source, goal : Union[str, os.PathLike]
+        From where, to where.
+    before : Callable[[], None]
+        Called when there is a connection, before anything is sent; what it raises ends the copy.
+    progress : Optional[Callable[[Progress], None]]
+        As for `ssh_service.copying.upload`.
     idle_timeout, max_lifetime : Optional[float]
         As for `submit`.
     **options : Any
-        As for `ssh_service.copying.download`, which also says what is raised.
+        As for `ssh_service.copying.upload`.
+
+    Raises
+    ------
+    SshConfigError
+        A limit is no number of seconds; or see `SshClientCache.acquire`.
     """
-    lease = partial(
-        cache.lease, connect_params, idle_timeout=idle_timeout, max_lifetime=max_lifetime
-    )
-    _with_connection(lease, copying.download, remote_path, local_path, options)
-
-
-def _with_connection(
-    lease: Callable[[], ContextManager[Pair]],
-    copy: Callable[..., None],
-    source: Path,
-    target: Path,
-    options: Mapping[str, Any],
-) -> None:
-    """Copy over the cached connection; once more if that was lost before anything was sent."""
-    try:
-        with lease() as (transport, _):
-            copy(transport, source, target, **options)
-            return
-    except SshConnectionLost as lost:
-        if lost.sent:
-            raise
-        _log.debug("%s; trying once more, as nothing was sent", lost)
-    with lease() as (transport, _):
-        copy(transport, source, target, **options)
+    check_limits(idle_timeout, max_lifetime)
+    meter = copying.Meter(progress)
+    name, subscribers = target.connection_id, cache.subscribers
+    with CopyWatch(name, way, subscribers, lambda: meter.reading) as watch:
+        for last_try in (False, True):
+            slot = cache.acquire(target)
+            try:
+                before()
+                watch.started()
+                _WAYS[way](slot.pair.result()[0], source, goal, progress=meter, **options)
+                return
+            except SshConnectionLost as lost:
+                if lost.sent or last_try:
+                    raise
+                _log.debug("%s; trying once more, as nothing was sent", lost)
+            finally:
+                cache.release(slot, idle_timeout, max_lifetime)

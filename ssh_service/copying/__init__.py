@@ -40,14 +40,14 @@ from ssh_service.copying.channels import session_on, start_command
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.failures import copy_error, shown
 from ssh_service.copying.job import CommandStarter, Job, Options
-from ssh_service.copying.progress import Progress, ProgressCallback
+from ssh_service.copying.progress import Meter, Progress, ProgressCallback, ProgressTo
 from ssh_service.copying.sftp.lane import Lane
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import SshConfigError, transfer_error
 from ssh_service.transport import SshTransport
 
-__all__ = ["Progress", "ProgressCallback", "download", "upload"]
+__all__ = ["Meter", "Progress", "ProgressCallback", "download", "upload"]
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
@@ -62,7 +62,7 @@ def upload(
     verify: bool = False,
     resume: bool = False,
     fsync: bool = False,
-    progress: Optional[ProgressCallback] = None,
+    progress: Optional[ProgressTo] = None,
 ) -> None:
     """
     Copy a local file or folder to the server.
@@ -90,9 +90,9 @@ def upload(
         Whether to go on where an earlier, interrupted copy stopped.
     fsync : bool
         Whether to have the data written to the server's disk.
-    progress : Optional[Callable[[Progress], None]]
+    progress : Union[None, Callable[[Progress], None], Meter]
         Told, on this thread and a few times a second, how far it is.  What it raises ends the
-        copy.
+        copy.  Or what is to count, to be looked at when the copy is over, or has failed.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def download(
     verify: bool = False,
     resume: bool = False,
     fsync: bool = False,
-    progress: Optional[ProgressCallback] = None,
+    progress: Optional[ProgressTo] = None,
 ) -> None:
     """
     Copy a file or folder from the server.
@@ -152,7 +152,7 @@ def download(
         Whether to go on where an earlier, interrupted copy stopped.
     fsync : bool
         Whether to have the data written to the local disk.
-    progress : Optional[Callable[[Progress], None]]
+    progress : Union[None, Callable[[Progress], None], Meter]
         As in `upload`.
 
     Raises
@@ -189,7 +189,7 @@ def _copy(
     remote_path: bytes,
     options: Options,
     timeout: Optional[float],
-    progress: Optional[ProgressCallback],
+    progress: Optional[ProgressTo],
 ) -> None:
     if timeout is not None:
         if not (isinstance(timeout, (int, float)) and timeout >= 0):
@@ -219,7 +219,7 @@ def run_copy(
     begin: Callable[[Job], Coroutine[Any, Any, None]],
     options: Options,
     timeout: Optional[float] = None,
-    progress: Optional[ProgressCallback] = None,
+    progress: Optional[ProgressTo] = None,
     commands: Optional[CommandStarter] = None,
 ) -> None:
     """
@@ -235,8 +235,8 @@ def run_copy(
         How to copy.
     timeout : Optional[float]
         Seconds without any progress after which to give up.
-    progress : Optional[Callable[[Progress], None]]
-        Told how far it is.
+    progress : Union[None, Callable[[Progress], None], Meter]
+        Told how far it is, or counting it.
     commands : Optional[Callable[[bytes, Reply], None]]
         Starts a command in the server's shell; None where there is only SFTP.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, NamedTuple, Optional
 
 from ssh_service.copying.pipeline import Pipeline
-from ssh_service.copying.progress import Meter, ProgressCallback
+from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.remote_process import RemoteProcess
 from ssh_service.copying.sftp.lane import Lane
@@ -61,14 +61,14 @@ class Job:
         lane: Lane,
         options: Options,
         timeout: Optional[float] = None,
-        progress: Optional[ProgressCallback] = None,
+        progress: Optional[ProgressTo] = None,
         start_command: Optional[CommandStarter] = None,
     ) -> None:
         self._lane = lane
         self._start_command = start_command
         self.options = options
-        self.progress = Meter(progress)
-        report = self.progress.report if progress is not None else None
+        self.progress = progress if isinstance(progress, Meter) else Meter(progress)
+        report = self.progress.report if self.progress.is_read else None
         self.pipeline = Pipeline(lane, timeout, report)
         self.remote = RemoteFiles(lane)
         self.files = HandleBudget(self.pipeline, lane.session, _FILES_AT_ONCE)

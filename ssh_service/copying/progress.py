@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple, Union
 
-__all__ = ["Meter", "Progress", "ProgressCallback"]
+__all__ = ["Meter", "Progress", "ProgressCallback", "ProgressTo"]
 
 # Seconds between two reports.
 _REPORT_EVERY = 0.1
@@ -95,3 +95,7 @@ class Meter:
                 self._files_total if known else None,
             )
         )
+
+
+# Whom to tell; or what counts, for a caller who looks at it when the copy is over, or has failed.
+ProgressTo = Union[ProgressCallback, Meter]

@@ -7,11 +7,11 @@ import time
 from concurrent.futures import CancelledError
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from ssh_service import copying, params, remote
+from ssh_service import params, remote
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command, CommandFuture
 from ssh_service.copying import ProgressCallback
-from ssh_service.errors import SshCommandCancelled, SshConnectionLost
+from ssh_service.errors import SshCommandCancelled
 from ssh_service.fleet import hosts
 from ssh_service.fleet.result import HostResult, SshWorkerLost, completed, failed
 from ssh_service.streams import Output
@@ -162,28 +162,30 @@ def copy(
         Told how far it is; what it raises ends the copy.
     """
     target = params.resolve(hosts.connect_params(host, job.connect))
-    for last_try in (False, True):
-        slot = cache.acquire(target)
-        try:
-            if claim is not None and not claim():
-                raise unknown_fate(target.connection_id)
-            claim = None  # granted once, for both tries: what was never sent may go again
-            transport = slot.pair.result()[0]
-            options = {**job.arguments["options"], "timeout": job.timeout, "progress": progress}
-            local, there = job.arguments["local_path"], job.arguments["remote_path"]
-            if job.kind == "upload":
-                copying.upload(transport, local, there, **options)
-            else:
-                if job.arguments["folder_per_host"]:
-                    local = os.path.join(local, hosts.folder_name(hosts.name_of(host)))
-                    os.makedirs(local, exist_ok=True)
-                copying.download(transport, there, local, **options)
-            return
-        except SshConnectionLost as lost:
-            if lost.sent or last_try:
-                raise
-        finally:
-            cache.release(slot, idle_timeout)
+    local, there = job.arguments["local_path"], job.arguments["remote_path"]
+    own_folder = job.kind == "download" and job.arguments["folder_per_host"]
+    if own_folder:
+        local = os.path.join(local, hosts.folder_name(hosts.name_of(host)))
+
+    def before() -> None:
+        nonlocal claim
+        if claim is not None and not claim():
+            raise unknown_fate(target.connection_id)
+        claim = None  # granted once, for both tries: what was never sent may go again
+        if own_folder:
+            os.makedirs(local, exist_ok=True)
+
+    remote.copy(
+        job.kind,
+        cache,
+        target,
+        *((local, there) if job.kind == "upload" else (there, local)),
+        before=before,
+        idle_timeout=idle_timeout,
+        timeout=job.timeout,
+        progress=progress,
+        **job.arguments["options"],
+    )
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Who subscribes is told what happened to connections and commands: in order, once, elsewhere."""
+"""Who subscribes is told what happened to connections, commands and copies: in order, once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextvars
 import logging
 import pickle
 import time
+from pathlib import Path
 from typing import Any, List, Tuple
 
 import pytest
@@ -18,9 +19,12 @@ from ssh_service.events import (
     CommandSent,
     ConnectionEnded,
     ConnectionMade,
+    CopyEnded,
+    CopyStarted,
     DialFailed,
     Event,
 )
+from ssh_service.copying import Progress
 from ssh_service.mock_sshd import MockSshd
 from tests.unit.engine_fakes import PATIENCE, GatedDialer, callbacks_done, connect_params, outcome
 
@@ -119,6 +123,101 @@ def test_the_word_for_each_outcome(
     assert [event.outcome for event in seen if isinstance(event, CommandEnded)] == [word]
 
 
+def test_an_upload_and_a_download(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
+) -> None:
+    cache, seen = watched
+    for name in ("one", "two"):
+        (tmp_path / "here" / name).mkdir(parents=True)
+        (tmp_path / "here" / name / "file").write_bytes(b"x" * 1000)
+    remote.upload(cache, mock_sshd.connect_params, tmp_path / "here", tmp_path / "there")
+    remote.download(cache, mock_sshd.connect_params, tmp_path / "there/one/file", tmp_path / "f")
+    assert kinds(seen) == [ConnectionMade, CopyStarted, CopyEnded, CopyStarted, CopyEnded]
+    made, began_up, up, began_down, down = seen
+    assert {event.connection_id for event in seen} == {f"mock@127.0.0.1:{mock_sshd.port}"}
+    assert [event.way for event in seen[1:]] == ["upload"] * 2 + ["download"] * 2
+    assert began_up.copy == up.copy != began_down.copy == down.copy
+    assert (up.outcome, up.bytes_done, up.files_done) == ("completed", 2000, 2)
+    assert (down.outcome, down.bytes_done, down.files_done) == ("completed", 1000, 1)
+    assert (up.started, up.error, up.reason) == (True, None, None)
+    assert made.seconds <= began_up.queued == up.queued < up.seconds
+    assert made.at <= began_up.at < up.at <= began_down.at < down.at
+
+
+def test_a_copy_that_failed(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
+) -> None:
+    cache, seen = watched
+    with pytest.raises(FileNotFoundError) as caught:
+        remote.download(cache, mock_sshd.connect_params, tmp_path / "missing", tmp_path / "f")
+    assert kinds(seen)[1:] == [CopyStarted, CopyEnded]
+    ended = seen[-1]
+    assert (ended.outcome, ended.error) == ("failed", "SshFileNotFoundError")
+    assert ended.reason == str(caught.value)
+    assert (ended.bytes_done, ended.files_done) == (0, 0)
+
+
+def test_a_copy_that_was_broken_off_says_how_far_it_came(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
+) -> None:
+    cache, seen = watched
+    size = 16 * 1024 * 1024
+    (tmp_path / "large").write_bytes(b"x" * size)
+
+    def stop(progress: Progress) -> None:
+        raise ValueError("swordfish")  # words that nobody but their author can judge
+
+    with pytest.raises(ValueError, match="swordfish"):
+        remote.upload(
+            cache, mock_sshd.connect_params, tmp_path / "large", tmp_path / "copy", progress=stop
+        )
+    assert kinds(seen)[-1] is CopyEnded
+    ended = seen[-1]
+    assert (ended.outcome, ended.error, ended.reason) == ("failed", "ValueError", None)
+    assert 0 < ended.bytes_done <= size and ended.files_done == 0
+
+
+def test_a_copy_that_was_never_begun() -> None:
+    dialer = GatedDialer()
+    dialer.errors["alpha"] = [SshAuthError("alpha: refused all there was")]
+    cache, seen = SshClientCache(dialer=dialer), []  # type: ignore[var-annotated]
+    cache.subscribe(seen.append)
+    with pytest.raises(SshAuthError):
+        remote.upload(cache, connect_params(), "here", "there")
+    assert kinds(seen) == [DialFailed, CopyEnded]
+    ended = seen[-1]
+    assert (ended.started, ended.outcome) == (False, "not connected")
+    assert ended.queued == ended.seconds
+    assert ended.reason == "alpha: refused all there was"
+
+
+def test_a_copy_that_was_tried_once_more_is_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, seen = SshClientCache(dialer=GatedDialer()), []  # type: ignore[var-annotated]
+    cache.subscribe(seen.append)
+    losses = [SshConnectionLost("lost", sent=False)]
+
+    def copy(transport: Any, *paths: Any, progress: Any) -> None:
+        if losses:
+            raise losses.pop()
+        progress.file_done()
+
+    monkeypatch.setitem(remote._WAYS, "upload", copy)
+    remote.upload(cache, connect_params(), "here", "there")
+    assert kinds(seen) == [ConnectionMade, CopyStarted, CopyEnded]
+    assert (seen[-1].outcome, seen[-1].files_done) == ("completed", 1)
+    cache.cleanup()
+
+
+def test_events_hold_no_names_of_files_that_were_copied(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
+) -> None:
+    cache, seen = watched
+    (tmp_path / "swordfish").write_text("swordfish")
+    remote.upload(cache, mock_sshd.connect_params, tmp_path / "swordfish", tmp_path / "swordfis")
+    assert len(kinds(seen)) == 3
+    assert b"swordfis" not in pickle.dumps(seen)
+
+
 def test_events_hold_no_script_no_variable_and_no_output(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
 ) -> None:
@@ -134,7 +233,7 @@ def test_events_hold_no_script_no_variable_and_no_output(
 
 
 def test_subscribers_are_called_on_the_callback_thread_in_the_callers_context(
-    mock_sshd: MockSshd, ssh_cache: SshClientCache
+    mock_sshd: MockSshd, ssh_cache: SshClientCache, tmp_path: Path
 ) -> None:
     variable: "contextvars.ContextVar[str]" = contextvars.ContextVar("variable", default="none")
     seen = []
@@ -145,8 +244,10 @@ def test_subscribers_are_called_on_the_callback_thread_in_the_callers_context(
     ssh_cache.subscribe(subscriber)
     variable.set("mine")
     remote.submit(ssh_cache, mock_sshd.connect_params, "true").result()
+    remote.upload(ssh_cache, mock_sshd.connect_params, __file__, tmp_path)
     callbacks_done()
-    assert seen[1:] == [(CommandSent, True, "mine"), (CommandEnded, True, "mine")]
+    kinds_of_use = (CommandSent, CommandEnded, CopyStarted, CopyEnded)
+    assert seen[1:] == [(kind, True, "mine") for kind in kinds_of_use]
 
 
 def test_one_that_raises_harms_nobody_and_is_logged(
@@ -165,7 +266,7 @@ def test_one_that_raises_harms_nobody_and_is_logged(
 
 
 def test_who_has_unsubscribed_is_told_nothing_more(
-    mock_sshd: MockSshd, ssh_cache: SshClientCache
+    mock_sshd: MockSshd, ssh_cache: SshClientCache, tmp_path: Path
 ) -> None:
     seen: List[Any] = []
     stop = ssh_cache.subscribe(seen.append)
@@ -173,4 +274,5 @@ def test_who_has_unsubscribed_is_told_nothing_more(
     stop()
     assert ssh_cache.subscribers == ()
     remote.submit(ssh_cache, mock_sshd.connect_params, "true").result()
+    remote.upload(ssh_cache, mock_sshd.connect_params, __file__, tmp_path)
     assert kinds(seen) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
@@ -14,6 +15,8 @@ from ssh_service.cache import SshClientCache
 from ssh_service.errors import SshAuthError
 from ssh_service.mock_sshd import MockSshd
 from tests.unit.engine_fakes import GatedDialer, callbacks_done, connect_params
+
+BYTES = "ssh.client.copy.io"
 
 
 def test_nothing_of_it_is_loaded_unless_asked_for() -> None:
@@ -107,6 +110,29 @@ def test_metrics_of_commands_and_connections(
     assert points["ssh.client.operation.duration"][0].count == 2
     ssh_cache.cleanup()
     assert telemetry.metrics()["ssh.client.connection.count"][0].value == 0
+
+
+def test_spans_and_metrics_of_copies(
+    telemetry: Telemetry, mock_sshd: MockSshd, ssh_cache: SshClientCache, tmp_path: Path
+) -> None:
+    telemetry.watch(ssh_cache)
+    (tmp_path / "here").write_bytes(b"x" * 1000)
+    there = tmp_path / "there"
+    with telemetry.tracers.get_tracer("test").start_as_current_span("caller") as caller:
+        remote.upload(ssh_cache, mock_sshd.connect_params, tmp_path / "here", there)
+        with pytest.raises(FileNotFoundError):
+            remote.download(ssh_cache, mock_sshd.connect_params, tmp_path / "no", tmp_path / "x")
+    up, down = (telemetry.spans()[f"ssh {way}"] for way in ("upload", "download"))
+    assert (up.attributes["ssh.copy.size"], up.attributes["ssh.copy.files"]) == (1000, 1)
+    assert up.status.is_ok and not down.status.is_ok
+    assert down.attributes["error.type"] == "SshFileNotFoundError"
+    assert up.parent.span_id == down.parent.span_id == caller.get_span_context().span_id
+    points = telemetry.metrics()
+    copied = {point.attributes["ssh.operation.name"]: point.value for point in points[BYTES]}
+    assert copied == {"upload": 1000, "download": 0}
+    assert sum(point.value for point in points["ssh.client.copy.files"]) == 1
+    durations = points["ssh.client.operation.duration"]
+    assert {point.attributes["ssh.operation.name"] for point in durations} == set(copied)
 
 
 def test_a_dial_that_failed(telemetry: Telemetry) -> None:

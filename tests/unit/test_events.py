@@ -1,4 +1,4 @@
-"""What subscribers are told of one command, without a server."""
+"""What subscribers are told of one command or copy, without a server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from ssh_service import errors, events
 from ssh_service.command import CompletedProcess
+from ssh_service.watches import CommandWatch, CopyWatch
+from tests.unit.engine_fakes import callbacks_done
 
 
 def ended(
@@ -22,8 +24,8 @@ def ended(
     return future
 
 
-def watch(seen: List[Any]) -> events.Watch:
-    return events.Watch("me@alpha:22", (seen.append,), lambda: (0, 0))
+def watch(seen: List[Any]) -> CommandWatch:
+    return CommandWatch("me@alpha:22", (seen.append,), lambda: (0, 0))
 
 
 def test_sent_is_told_before_ended_whichever_thread_is_first() -> None:
@@ -56,6 +58,18 @@ def test_each_error_has_its_word(error: Exception, word: str) -> None:
     assert [(event.outcome, event.error, event.sent) for event in seen] == [
         (word, type(error).__name__, False)
     ]
+
+
+def test_a_copy_that_was_interrupted_was_cancelled() -> None:
+    seen: List[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        with CopyWatch("me@alpha:22", "upload", (seen.append,), lambda: (3, 2)) as copy:
+            copy.started()
+            raise KeyboardInterrupt
+    callbacks_done()
+    assert [type(event) for event in seen] == [events.CopyStarted, events.CopyEnded]
+    assert (seen[1].outcome, seen[1].error) == ("cancelled", "KeyboardInterrupt")
+    assert (seen[1].bytes_done, seen[1].files_done) == (3, 2)
 
 
 def test_a_signal_is_told_from_an_exit_status() -> None:

@@ -25,7 +25,8 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "known_hosts": {"errors", "settings", "patterns", "secret"},
     "params": {"known_hosts", "ssh_config", *LEAVES},
     "background": {"errors"},
-    "events": {"errors"},
+    "events": set(),
+    "watches": {"events", "background", "errors"},
     "transport": {"errors"},
     "connect": {"transport", "params", "known_hosts", "ssh_config", *LEAVES},
     "client": {"transport", "params", "errors"},
@@ -54,10 +55,11 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     },
     "script": {"errors"},
     "streams": {"transport", "background", "errors"},
-    "command": {"script", "streams", "transport", "background", "events", "errors"},
+    "command": {"script", "streams", "transport", "background", "events", "watches", "errors"},
     "sessions": {"cache", "slots", "command", "params", "transport", "background", "errors"},
     "copying": {"transport", "errors"},
     "remote": {
+        "watches",
         "sessions",
         "slots",
         "copying",
@@ -166,6 +168,7 @@ ENGINE = {
     "streams",
     "transport",
     "verbs",
+    "watches",
 }
 
 
