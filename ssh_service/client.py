@@ -122,13 +122,13 @@ class SshClient:
         Returns
         -------
         str
-            ``user@host:port``.
+            ``user@host:port``; an IPv6 address is in brackets, as in a URL.
         """
         known = getattr(connection, "connection_id", None)
         if known is not None:
             return str(known)
         host, port = connection.getpeername()[:2]
-        return f"{connection.get_username()}@{host}:{port}"
+        return params.connection_id(connection.get_username(), host, port)
 
     @staticmethod
     def id_from_params(connect_params: Mapping[str, Any]) -> str:

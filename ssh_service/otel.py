@@ -192,4 +192,8 @@ def _named(operation: str, where: Dict[str, Any]) -> Dict[str, Any]:
 
 def _server(connection_id: str) -> Dict[str, Any]:
     host, _, port = connection_id.rpartition("@")[2].rpartition(":")
-    return {"server.address": host, "server.port": int(port), "network.protocol.name": "ssh"}
+    return {
+        "server.address": host.strip("[]"),
+        "server.port": int(port),
+        "network.protocol.name": "ssh",
+    }

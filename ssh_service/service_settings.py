@@ -153,6 +153,7 @@ PER_CALL: Dict[str, Setting] = {
     "ssh_hostname": Setting(settings.text, "the host; goes with each call", "an error"),
 }
 
+_KNOWN_HOSTS = ("ssh_known_hosts_path", "ssh_known_hosts_file")
 _CONNECT_PARAMS = {
     "ssh_hostname": "host",
     "ssh_port": "port",
@@ -257,12 +258,11 @@ def known_hosts(config: Mapping[str, Any]) -> Tuple[Optional[Tuple[str, ...]], O
     SshConfigError
         If they contradict each other.
     """
-    names = [n for n in ("ssh_known_hosts_path", "ssh_known_hosts_file") if n in config]
+    names = [name for name in _KNOWN_HOSTS if name in config]
     given = [_or_null(_paths)(name, config[name]) for name in names]
     if len(given) == 2 and given[0] != given[1]:
-        raise SshConfigError(
-            f"{names[0]} and {names[1]} mean the same but differ: give one of them"
-        )
+        both = " and ".join(f"{name} ({config[name]!r})" for name in names)
+        raise SshConfigError(f"{both} mean the same but differ: give one of them")
     files = given[0] if given else None
     policy = config.get("ssh_host_key_policy")
     if files is None and policy in ("strict", "accept-new"):
@@ -292,9 +292,9 @@ def require_known_hosts(config: Mapping[str, Any]) -> None:
     files, policy = known_hosts(config)
     for path in files or ():
         if policy == "strict" and not os.path.exists(path):
+            name = next(name for name in _KNOWN_HOSTS if name in config)
             raise SshConfigError(
-                f"ssh_known_hosts_path: {path} does not exist; ssh_host_key_policy 'accept-new' "
-                "would create it"
+                f"{name}: {path} does not exist; ssh_host_key_policy 'accept-new' would create it"
             )
 
 

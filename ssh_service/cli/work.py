@@ -158,7 +158,7 @@ def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
             print(f"{host}: {one_line(error)}", file=sys.stderr)
             status = 1
             continue
-        address = f"{target.username}@{target.hostname}:{target.port}"
+        address = params.connection_id(target.username, target.hostname, target.port)
         if as_json:
             print(json.dumps({"host": host, "address": address, "would": what}))
         else:

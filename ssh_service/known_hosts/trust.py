@@ -193,7 +193,16 @@ class _Case:
                 )
         if trust.policy == "accept-new" and trust.files:
             return True
-        self._refuse(f"it is not known; looked in {', '.join(trust.files) or 'no file'}", None)
+        self._refuse(f"it is not known; {self._way_forward()}", None)
+
+    def _way_forward(self) -> str:
+        host, _, port = self._names[0].lstrip("[").partition("]:")
+        scan = f"ssh-keyscan -p {port} {host}" if port else f"ssh-keyscan {host}"
+        return (
+            f"looked in {', '.join(self._trust.files) or 'no file'}. If the fingerprint is the"
+            f" host's own, add the key (`{scan}` prints its line) to a file of known hosts, have"
+            " it added (host_key_policy 'accept-new'), or pin it (host_key_fingerprints)"
+        )
 
     def _is_certified(self, lines: List[KnownKey]) -> bool:
         if self._certificate is None:

@@ -5,8 +5,16 @@ What makes two connections different.
 what it does not understand, and returns `ConnectParams`, whose `key` the cache compares.
 """
 
-from ssh_service.params.connect_params import ConnectKey, ConnectParams
+from ssh_service.params.connect_params import ConnectKey, ConnectParams, connection_id
 from ssh_service.params.key_sources import KeySource, key_sources
 from ssh_service.params.resolver import SETTINGS, resolve
 
-__all__ = ["SETTINGS", "ConnectKey", "ConnectParams", "KeySource", "key_sources", "resolve"]
+__all__ = [
+    "SETTINGS",
+    "ConnectKey",
+    "ConnectParams",
+    "KeySource",
+    "connection_id",
+    "key_sources",
+    "resolve",
+]

@@ -13,9 +13,30 @@ from ssh_service.params.identity import client_keys_identity, hidden_identity, o
 from ssh_service.params.key_sources import KeySource
 from ssh_service.secret import Secret
 
-__all__ = ["ConnectKey", "ConnectParams"]
+__all__ = ["ConnectKey", "ConnectParams", "connection_id"]
 
 Hidden = Union[None, Secret, Callable[[], Any]]
+
+
+def connection_id(username: Optional[str], host: str, port: int) -> str:
+    """
+    Name a connection for people.
+
+    Parameters
+    ----------
+    username : Optional[str]
+        The login name.
+    host : str
+        A name or an address.
+    port : int
+        The TCP port.
+
+    Returns
+    -------
+    str
+        ``user@host:port``; an IPv6 address is in brackets, as in a URL.
+    """
+    return f"{username}@[{host}]:{port}" if ":" in host else f"{username}@{host}:{port}"
 
 
 class ConnectKey(NamedTuple):
@@ -34,7 +55,7 @@ class ConnectKey(NamedTuple):
 
     def __repr__(self) -> str:
         host, _, port, username = self.destination
-        return f"<ConnectKey {username}@{host}:{port}>"
+        return f"<ConnectKey {connection_id(username, host, port)}>"
 
 
 @dataclass(frozen=True)
@@ -132,8 +153,8 @@ class ConnectParams:
 
     @property
     def connection_id(self) -> str:
-        """The connection's name for people: ``user@host:port``."""
-        return f"{self.username}@{self.host}:{self.port}"
+        """The connection's name for people: ``user@host:port``, ``user@[address]:port``."""
+        return connection_id(self.username, self.host, self.port)
 
     @property
     def host_key_policy(self) -> str:

@@ -135,6 +135,18 @@ def test_spans_and_metrics_of_copies(
     assert {point.attributes["ssh.operation.name"] for point in durations} == set(copied)
 
 
+def test_an_ipv6_address_is_told_without_the_brackets_of_its_connection_id(
+    telemetry: Telemetry,
+) -> None:
+    dialer = GatedDialer()
+    dialer.errors["::1"] = [SshAuthError("refused all there was")]
+    cache = SshClientCache(dialer=dialer)
+    telemetry.watch(cache)
+    assert remote.submit(cache, connect_params("::1"), "true").exception(10) is not None
+    attributes = telemetry.spans()["ssh connect"].attributes
+    assert (attributes["server.address"], attributes["server.port"]) == ("::1", 22)
+
+
 def test_a_dial_that_failed(telemetry: Telemetry) -> None:
     dialer = GatedDialer()
     dialer.errors["alpha"] = [SshAuthError("alpha: refused all there was")]

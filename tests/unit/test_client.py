@@ -145,7 +145,7 @@ def test_the_id_of_any_other_transport_is_its_user_and_peer() -> None:
         def __repr__(self) -> str:
             return "<Other>"
 
-    assert SshClient.id_from_connection(Other()) == "me@::1:2222"
+    assert SshClient.id_from_connection(Other()) == "me@[::1]:2222"
 
 
 def test_the_id_of_parameters_has_user_and_port_resolved() -> None:

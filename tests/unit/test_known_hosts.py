@@ -161,6 +161,22 @@ def test_several_files_are_one_list(tmp_path: Path) -> None:
         verify(HostKeyTrust("strict", files), name)
 
 
+@pytest.mark.parametrize(
+    "port, scan", [(22, "ssh-keyscan web1"), (2222, "ssh-keyscan -p 2222 web1")]
+)
+def test_an_unknown_host_is_told_with_all_it_takes_to_make_it_known(
+    port: int, scan: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, "web2 " + public_line("host-a"))
+    with pytest.raises(SshHostKeyError) as caught:
+        verify(HostKeyTrust("strict", (path, "/etc/other")), "host-a", "web1", port)
+    text = str(caught.value)
+    assert caught.value.received is not None and caught.value.received in text
+    for part in (f"{path}, /etc/other", f"`{scan}`", "accept-new", "host_key_fingerprints"):
+        assert part in text
+    assert "\n" not in text
+
+
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     trust = HostKeyTrust("strict", (write(tmp_path, "web " + public_line("host-a")),))
     verify(trust, "host-a")

@@ -60,6 +60,13 @@ def test_a_host_is_enough(home: Path) -> None:
     assert found.tunnel is None and found.proxy_command is None
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]", "fe80::1%eth0"])
+def test_an_ipv6_address_stands_in_brackets_in_the_connection_id(host: str) -> None:
+    found = resolve(host=host, port=2222, username="me")
+    assert found.connection_id == f"me@[{host.strip('[]')}]:2222"
+    assert found.connection_id in repr(found.key)
+
+
 def test_only_strong_algorithms_are_offered_by_default_the_fast_ones_first() -> None:
     found = resolve()
     offered = " ".join(name for kind in algorithms.KINDS for name in getattr(found, kind))
@@ -410,7 +417,7 @@ def test_jump_hosts_nest_the_last_is_the_nearest(home: Path) -> None:
     assert hops(configured(home, text)) == ["b@two:2202", "a@one:2201"]
     assert hops(resolve(tunnel="x,[::1]:22,ssh://u@y:3")) == [
         "u@y:3",
-        f"{me}@::1:22",
+        f"{me}@[::1]:22",
         f"{me}@x:22",
     ]
 

@@ -159,8 +159,9 @@ class TestKnownHosts:
     @pytest.mark.parametrize("other", [None, "/another"])
     def test_both_names_must_not_differ(self, other: Any) -> None:
         both = {"ssh_known_hosts_path": self.FILE, "ssh_known_hosts_file": other}
-        with pytest.raises(SshConfigError, match="ssh_known_hosts_path and ssh_known_hosts_file"):
+        with pytest.raises(SshConfigError, match="ssh_known_hosts_path .* and .*_file") as caught:
             service_settings.known_hosts(both)
+        assert repr(self.FILE) in str(caught.value) and repr(other) in str(caught.value)
 
     @pytest.mark.parametrize("policy", ["strict", "accept-new"])
     @pytest.mark.parametrize("given", [{}, {"ssh_known_hosts_path": None}])
@@ -176,9 +177,10 @@ class TestKnownHosts:
         }
         assert service_settings.connect_params(given)["known_hosts"] is None
 
-    def test_a_missing_file_is_an_error_under_strict_only(self, tmp_path: Path) -> None:
-        given = {"ssh_known_hosts_path": str(tmp_path / "none")}
-        with pytest.raises(SshConfigError, match="does not exist"):
+    @pytest.mark.parametrize("name", ["ssh_known_hosts_path", "ssh_known_hosts_file"])
+    def test_a_missing_file_is_an_error_under_strict_only(self, name: str, tmp_path: Path) -> None:
+        given = {name: str(tmp_path / "none")}
+        with pytest.raises(SshConfigError, match=f"{name}: {tmp_path}/none does not exist"):
             service_settings.require_known_hosts(given)
         for policy in ("accept-new", "off"):
             service_settings.require_known_hosts({**given, "ssh_host_key_policy": policy})
