@@ -104,8 +104,8 @@ def _rate(peer: Peer, threads: int, total: int) -> float:
 
     def work() -> None:
         try:
-            with contextlib.nullcontext(peer) if peer.serves_threads else type(peer)(
-                peer.target
+            with (
+                contextlib.nullcontext(peer) if peer.serves_threads else type(peer)(peer.target)
             ) as mine:
                 _check(mine.run(_COMMAND))
                 barrier.wait(_PATIENCE)

@@ -36,12 +36,13 @@ from ssh_service.errors import (
 if TYPE_CHECKING:
     from ssh_service.cache import SshClientCache
     from ssh_service.client import SshClient
-    from ssh_service.command import CompletedProcess
     from ssh_service.host_api import FileShareService, Service, Status
+    from ssh_service.outcome import CompletedProcess
+    from ssh_service.remote_process import RemoteProcess
     from ssh_service.ssh_fileshare import SshFileShareService
     from ssh_service.ssh_host_service import SshHostService
     from ssh_service.ssh_service import SshService
-    from ssh_service.verbs import RemoteProcess, download, run, start, upload
+    from ssh_service.verbs import download, run, start, upload
 
     __version__: str
 
@@ -89,8 +90,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CompletedProcess": "command",
-    "RemoteProcess": "verbs",
+    "CompletedProcess": "outcome",
+    "RemoteProcess": "remote_process",
     "download": "verbs",
     "run": "verbs",
     "start": "verbs",

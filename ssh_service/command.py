@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import secrets
-import signal as signals
 import threading
 import time
-from concurrent.futures import Future
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
-from ssh_service import background, script
+from ssh_service import background, process_group, script
 from ssh_service.errors import (
-    SshCacheClosed,
     SshCommandCancelled,
     SshCommandError,
     SshCommandTimeout,
@@ -26,135 +20,18 @@ from ssh_service.errors import (
     again,
 )
 from ssh_service.events import Subscriber
+from ssh_service.outcome import CommandFuture, CompletedProcess
+from ssh_service.process_group import GroupFinder
+from ssh_service.script import Script
 from ssh_service.streams import CallbackOutput, Output, Stdin
 from ssh_service.transport import ChannelSink, SshChannel
 from ssh_service.watches import CommandWatch
 
 # What a command hears from the channel it runs on, whoever opened that.
 HEARD = ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writable")
-_TOKEN_SIZE = 8
-_MARK = re.compile(rb"<([0-9a-f]{%d}):(\d+)>" % (2 * _TOKEN_SIZE))
-_SIGNAL = re.compile(r"(?!SIG)[A-Z][A-Z0-9]{0,15}\Z")
 # Seconds from TERM to KILL, and from KILL to giving up on hearing of the end.
 _TERM_PATIENCE = 1.0
 _KILL_PATIENCE = 0.5
-
-
-class CompletedProcess:
-    """
-    A command's outcome, or what was known of it when it was cut off.
-
-    Attributes
-    ----------
-    env : Optional[Dict[str, str]]
-        The environment variables it was given.
-    command : Optional[str]
-        The script.
-    subsystem : Optional[str]
-        None: a script is no subsystem.
-    exit_status : Optional[int]
-        As the server sent it; -1 where a signal ended the process, None where nothing was told.
-    exit_signal : Optional[Tuple[str, bool, str, str]]
-        Name (without ``SIG``), whether core was dumped, the server's text, and its language.
-    returncode : Optional[int]
-        The exit status, or minus the signal's number; None where nothing was told.
-    stdout_bytes, stderr_bytes : bytes
-        The output as it came.
-    """
-
-    def __init__(
-        self,
-        command: Optional[str],
-        env: Optional[Mapping[str, str]],
-        stdout: bytes,
-        stderr: bytes,
-        exit_status: Optional[int] = None,
-        exit_signal: Optional[Tuple[str, bool, str, str]] = None,
-    ) -> None:
-        self.command = command
-        self.env: Optional[Dict[str, str]] = dict(env) if env else None
-        self.subsystem: Optional[str] = None
-        self.exit_status = exit_status
-        self.exit_signal = exit_signal
-        self.stdout_bytes = stdout
-        self.stderr_bytes = stderr
-        self._texts: Dict[str, str] = {}
-
-    def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} exit_status={self.exit_status}"
-            f" exit_signal={self.exit_signal and self.exit_signal[0]}"
-            f" stdout={len(self.stdout_bytes)} bytes stderr={len(self.stderr_bytes)} bytes>"
-        )
-
-    @property
-    def returncode(self) -> Optional[int]:
-        """See the class."""
-        if self.exit_signal is None:
-            return self.exit_status
-        # Only real signals: the server chose the name, and SIG_DFL is 0, which is success.
-        number = signals.Signals.__members__.get(f"SIG{self.exit_signal[0]}")
-        return -int(number) if number is not None else -99
-
-    @property
-    def stdout(self) -> str:
-        """What the command wrote to stdout; bytes that are not UTF-8 as backslash escapes."""
-        return self._text("stdout", self.stdout_bytes)
-
-    @property
-    def stderr(self) -> str:
-        """What the command wrote to stderr; bytes that are not UTF-8 as backslash escapes."""
-        return self._text("stderr", self.stderr_bytes)
-
-    def _text(self, name: str, data: bytes) -> str:
-        # Decoded when asked for, and once; two threads at worst do it twice, with one result.
-        if name not in self._texts:
-            self._texts[name] = data.decode("utf-8", "backslashreplace")
-        return self._texts[name]
-
-
-class CommandFuture(Future):  # type: ignore[type-arg]
-    """
-    A real `concurrent.futures.Future` whose `cancel` also ends a command that is under way.
-
-    Its done-callbacks run on the callback thread (beside it, where that began the command), so
-    that they may wait without stalling a connection; whoever waits in `result` is released first.
-    """
-
-    def __init__(self, cancel: Callable[[], bool], run_callback: Callable[..., None]) -> None:
-        super().__init__()
-        self._cancel = cancel
-        self._run_callback = run_callback
-
-    def cancel(self) -> bool:
-        """
-        End the command, wherever it is.
-
-        Returns
-        -------
-        bool
-            False if it had its outcome already.
-        """
-        return self._cancel()
-
-    def cancelled(self) -> bool:
-        """
-        Tell whether the command ended because it was cancelled.
-
-        Returns
-        -------
-        bool
-            False while it is still being ended, though `cancel` was True: the output so far comes
-            with the end.  `result` then raises `SshCommandCancelled`, which is a
-            `CancelledError`; `exception`, unlike that of other futures, returns it.
-        """
-        return self.done() and isinstance(self.exception(), SshCommandCancelled)
-
-    def _invoke_callbacks(self) -> None:
-        # Futures are settled on reader threads, where the user's code has no business.  (A part
-        # of the standard library that is private, but has stood since Python 3.2; a test says so.)
-        if getattr(self, "_done_callbacks"):
-            self._run_callback(getattr(super(), "_invoke_callbacks"))
 
 
 class Command(ChannelSink):
@@ -163,10 +40,10 @@ class Command(ChannelSink):
 
     Parameters
     ----------
-    text : str
-        From `ssh_service.script.join`.
-    env : Mapping[str, str]
-        From `ssh_service.script.check_environment`.
+    text : Union[str, Iterable[str]]
+        The script, or its lines.
+    env : Optional[Mapping[str, Any]]
+        Environment variables for it; values go through `str`.
     shell : Optional[str]
         The shell to run it in; None takes the login shell.
     connection_id : str
@@ -182,6 +59,11 @@ class Command(ChannelSink):
     pty : bool
         Whether it gets a terminal; then stderr comes with stdout.
 
+    Raises
+    ------
+    SshConfigError
+        One of them is not what it may be.
+
     Notes
     -----
     Thread safety.  The methods of `ChannelSink` are for the reader thread, all else for any.
@@ -192,8 +74,8 @@ class Command(ChannelSink):
 
     def __init__(
         self,
-        text: str,
-        env: Mapping[str, str],
+        text: Script,
+        env: Optional[Mapping[str, Any]],
         shell: Optional[str],
         connection_id: str,
         *,
@@ -216,14 +98,15 @@ class Command(ChannelSink):
         self.retried = False
         self.waits_for: Callable[[], str] = lambda: "queue"
         # How to run a command of our own beside it; without a pool, on the same connection.
-        self.run_beside: Callable[[str], None] = self._run_on_same_connection
+        self.run_beside: Callable[[str], None] = self._run_over_its_connection
         self._watch: Optional[CommandWatch] = None  # set once, before it is submitted
-        self._text, self._env, self._timeout, self._pty = text, env, timeout, pty
-        self._group = _GroupFinder() if connection_id.startswith("root@") else None
+        self._text, self._env = script.join(text), script.check_environment(env)
+        self._timeout, self._pty = timeout, pty
+        self._group = GroupFinder() if connection_id.startswith("root@") else None
         prologue = self._group.prologue if self._group else ""
-        delivery = script.deliver(text, env, shell, prologue)
+        delivery = script.deliver(self._text, self._env, shell, prologue)
         self._request = delivery.command
-        self.stdin = Stdin(delivery.preamble + stdin, more_stdin)
+        self.stdin = Stdin(delivery.preamble + stdin, more_stdin, connection_id)
         self.outputs = (stdout or Output(), stderr or Output())
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
@@ -238,10 +121,9 @@ class Command(ChannelSink):
         self._ended_channels: List[SshChannel] = []  # guarded by _lock: not to be used any more
         self._cut_off: Optional[SshCommandError] = None  # guarded by _lock: why we end it
         self._over = False  # guarded by _lock
-        self._timers: List[background.Timer] = []  # guarded by _lock
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        if self._deadline is not None:
-            self._timers.append(background.call_at(self._deadline, self._expire))
+        self._timer: Optional[background.Timer] = None  # guarded by _lock: for what is next
+        if timeout is not None:
+            self._set_timer(timeout, self._expire)
 
     def watch(self, subscribers: Sequence[Subscriber]) -> None:
         """
@@ -253,9 +135,10 @@ class Command(ChannelSink):
             Called on the callback thread.
         """
         out, err = self.outputs
-        watch = CommandWatch(self.connection_id, subscribers, lambda: (out.received, err.received))
-        self._watch = watch
-        self.future.add_done_callback(watch.tell_ended)
+        self._watch = CommandWatch(
+            self.connection_id, subscribers, lambda: (out.received, err.received)
+        )
+        self.future.add_done_callback(self._watch.tell_ended)
 
     # What the pool calls.
 
@@ -406,7 +289,8 @@ class Command(ChannelSink):
         output = self.outputs[number]
         channel = None if self.gives_back else self._channel
         if chunk and not output.put(chunk, channel):
-            text = f"{self.connection_id}: the command wrote more than {output.limit} bytes"
+            text = f"{self.connection_id}: the command wrote more than {output.limit} bytes to "
+            text += ("stdout", "stderr")[number]
             self._cut(SshOutputLimitError(text, connection_id=self.connection_id))
         if channel is not None and output.gives_back:
             channel.give_back(len(chunk))
@@ -451,16 +335,28 @@ class Command(ChannelSink):
         # Only what arrives from now on proves that the process ended because of us; `closed`
         # settles the command then.
         self.signal("TERM")
-        now = time.monotonic()
-        kill = background.call_at(now + _TERM_PATIENCE, lambda: self.signal("KILL"))
-        give_up = background.call_at(now + _TERM_PATIENCE + _KILL_PATIENCE, self._give_up)
-        with self._lock:
-            self._timers += (kill, give_up)
-            over = self._over
-        if over:  # it ended meanwhile, and knew of no timers to cancel
-            kill.cancel()
-            give_up.cancel()
+        self._set_timer(_TERM_PATIENCE, self._kill)
         return True
+
+    def _kill(self) -> None:
+        self.signal("KILL")
+        self._set_timer(_KILL_PATIENCE, self._give_up)
+
+    def _give_up(self) -> None:
+        with self._lock:
+            error = self._cut_off
+        self._settle(error=error)
+        self._close_channel()  # after it, so that the answer to our CLOSE is not taken for a sign
+
+    def _set_timer(self, seconds: float, function: Callable[[], None]) -> None:
+        timer = background.call_at(time.monotonic() + seconds, function)
+        with self._lock:
+            before, self._timer = self._timer, timer
+            over = self._over
+        if before is not None:
+            before.cancel()
+        if over:  # it ended meanwhile, and knew of no timer to cancel
+            timer.cancel()
 
     def signal(self, name: str) -> None:
         """
@@ -476,25 +372,18 @@ class Command(ChannelSink):
         SshConfigError
             That is no signal's name.
         """
-        if not isinstance(name, str) or not _SIGNAL.match(name):
-            raise SshConfigError(f"signal: expected a name such as TERM, got {name!r:.40}")
+        process_group.check_signal(name)
         channel = self._channel
         if channel is None or self._over:  # a number that may be another process's by now
             return
         channel.send_signal(name)
-        if self._group is not None and self._group.number is not None:
-            self.run_beside(f"kill -s {name} -- -{self._group.number}")
+        kill = None if self._group is None else self._group.kill_command(name)
+        if kill is not None:
+            self.run_beside(kill)
 
-    def _run_on_same_connection(self, text: str) -> None:
+    def _run_over_its_connection(self, text: str) -> None:
         if self._channel is not None:
-            with contextlib.suppress(SshConnectionLost):  # nobody can know then: see `ended`
-                self._channel.get_transport().start_session(_OneShot(text.encode()))
-
-    def _give_up(self) -> None:
-        with self._lock:
-            error = self._cut_off
-        self._settle(error=error)
-        self._close_channel()  # after it, so that the answer to our CLOSE is not taken for a sign
+            process_group.run_beside(self._channel, text)
 
     def _close_channel(self) -> None:
         if self._channel is not None:
@@ -524,19 +413,15 @@ class Command(ChannelSink):
             self._over = True  # from here on `start` sends nothing
             if self._watch is not None:
                 self._watch.note_over()
-            timers, self._timers = self._timers, []
+            timer, self._timer = self._timer, None
             self._ended_channels = []
-        for timer in timers:
+        if timer is not None:
             timer.cancel()
         self.stdin.end()
         for output in self.outputs:
             output.end()
-        if isinstance(error, (SshConnectionLost, SshCommandError)) and self.sent:
-            error.process = self._process()
-        elif isinstance(error, SshCommandError):
-            error.phase = "queue"
-        if isinstance(error, SshConnectionLost):
-            error.sent, error.phase = self.sent, "run" if self.sent else "open"
+        if error is not None:
+            self._complete(error)
         if any(isinstance(output, CallbackOutput) for output in self.outputs):
             # After the last call of the user's function, which is in the same queue.
             self._run_callback(self._tell, process, error)
@@ -544,93 +429,17 @@ class Command(ChannelSink):
             self._tell(process, error)
         return True
 
+    def _complete(self, error: BaseException) -> None:
+        """Add to an error what is known of the command."""
+        if isinstance(error, (SshConnectionLost, SshCommandError)) and self.sent:
+            error.process = self._process()
+        elif isinstance(error, SshCommandError):
+            error.phase = "queue"
+        if isinstance(error, SshConnectionLost):
+            error.sent, error.phase = self.sent, "run" if self.sent else "open"
+
     def _tell(self, process: Optional[CompletedProcess], error: Optional[BaseException]) -> None:
         if error is not None:
             self.future.set_exception(error)
         else:
             self.future.set_result(process)
-
-
-class Direct(ChannelSink):
-    """
-    A session of one command's own, on a connection that is not the cache's to share out.
-
-    Parameters
-    ----------
-    command : Command
-        To be started as soon as the session is open.
-    """
-
-    def __init__(self, command: Command) -> None:
-        self._command = command
-        self._channel: Optional[SshChannel] = None  # reader thread only
-        self.gives_back = command.gives_back
-        for name in HEARD:
-            setattr(self, name, getattr(command, name))
-
-    def opened(self, channel: SshChannel) -> None:
-        """Send the script."""
-        self._channel = channel
-        if not self._command.start(channel):
-            channel.close()
-
-    def closed(self, error: Optional[SshServiceError]) -> None:
-        """Settle the command."""
-        lost = isinstance(error, SshConnectionLost)
-        if self._command.take_back(self._channel, lost):
-            self._command.fail(error or SshCacheClosed("the session was closed at once"))
-        else:
-            self._command.closed(error)
-
-
-class _GroupFinder:
-    """
-    Learns the remote process group, where the server ignores the signal request.
-
-    OpenSSH signals no process of a root login (measured on 9.2).  There the script's first act is
-    to write its shell's process id, which is that of the group, to stderr, in a form that nobody
-    else writes; it is taken out again before anyone sees it.
-    """
-
-    def __init__(self) -> None:
-        token = secrets.token_hex(_TOKEN_SIZE)
-        # Quoted, as the caller's environment may hold an IFS with digits in it.
-        self.prologue = f"printf '<{token}:%d>' \"$$\" >&2;"
-        self.number: Optional[int] = None
-        self._token = token.encode()
-        self._start = b"<" + self._token + b":"
-        self._pending: Optional[bytes] = b""  # None once the mark was found
-
-    def strip(self, chunk: bytes) -> bytes:
-        if self._pending is None:
-            return chunk
-        text = self._pending + chunk
-        marks = _MARK.finditer(text)
-        found = next((mark for mark in marks if mark.group(1) == self._token), None)
-        if found:
-            self.number, self._pending = int(found.group(2)), None
-            return text[: found.start()] + text[found.end() :]
-        # What may be the beginning of the mark waits for its end.
-        at = text.rfind(b"<")
-        partial = at >= 0 and (
-            self._start.startswith(text[at : at + len(self._start)]) and len(text) - at < 40
-        )
-        keep = at if partial else len(text)
-        self._pending = text[keep:]
-        return text[:keep]
-
-    def rest(self) -> bytes:
-        rest, self._pending = self._pending or b"", None
-        return rest
-
-
-class _OneShot(ChannelSink):
-    """A command whose outcome nobody waits for."""
-
-    def __init__(self, command: bytes) -> None:
-        self._command = command
-
-    def opened(self, channel: SshChannel) -> None:
-        """Run it."""
-        channel.request_exec(self._command)
-        channel.send_eof()

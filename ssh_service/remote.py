@@ -7,15 +7,15 @@ import os
 from concurrent.futures import Future
 from typing import Any, Callable, Dict, Mapping, Optional, Union
 
-from ssh_service import copying, params, script
+from ssh_service import copying, params
 from ssh_service.cache import SshClientCache, check_limits
-from ssh_service.command import Command, CompletedProcess
+from ssh_service.command import Command
 from ssh_service.copying import ProgressCallback
 from ssh_service.errors import SshConfigError, SshConnectionLost
+from ssh_service.outcome import CompletedProcess
 from ssh_service.params import ConnectParams
 from ssh_service.script import Script
 from ssh_service.sessions import SessionPool
-from ssh_service.slots import Pair
 from ssh_service.streams import Output
 from ssh_service.watches import CopyWatch
 
@@ -26,7 +26,8 @@ MAX_CONNECTIONS = 4
 
 Path = Union[str, "os.PathLike[str]"]
 
-_WAYS: Dict[str, Callable[..., None]] = {"upload": copying.upload, "download": copying.download}
+# How to copy over a connection in hand.
+WAYS: Dict[str, Callable[..., None]] = {"upload": copying.upload, "download": copying.download}
 
 
 def submit(
@@ -82,8 +83,8 @@ def submit(
     """
     target = params.resolve(connect_params)
     command = Command(
-        script.join(text),
-        script.check_environment(env),
+        text,
+        env,
         shell,
         target.connection_id,
         timeout=timeout,
@@ -235,7 +236,7 @@ def copy(
             try:
                 before()
                 watch.started()
-                _WAYS[way](slot.pair.result()[0], source, goal, progress=meter, **options)
+                WAYS[way](slot.pair.result()[0], source, goal, progress=meter, **options)
                 return
             except SshConnectionLost as lost:
                 if lost.sent or last_try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar, Dict, Mapping
+from typing import Any, Callable, ClassVar, Dict, Mapping
 
 from ssh_service import remote, service_settings
 from ssh_service.host_api import FileShareService
@@ -12,6 +12,8 @@ from ssh_service.ssh_service import SshService
 __all__ = ["SshFileShareService"]
 
 _LOG = logging.getLogger(__name__)
+
+_COPY_OPTIONS = ("verify", "resume", "fsync")
 
 
 class SshFileShareService(FileShareService, SshService):
@@ -76,17 +78,7 @@ class SshFileShareService(FileShareService, SshService):
         SshCacheClosed
             Outside the service's context.
         """
-        merged = self._merge(params)
-        connect_params = self._copy_params(merged)
-        _LOG.debug("%s: download %s to %s", merged["ssh_hostname"], remote_path, local_path)
-        remote.download(
-            self._CLIENT_CACHE,
-            connect_params,
-            remote_path,
-            local_path,
-            recursive=recursive,
-            **self._copy_options(merged),
-        )
+        self._copy(remote.download, params, remote_path, local_path, recursive)
 
     def upload(
         self, params: Dict[str, Any], local_path: str, remote_path: str, recursive: bool = True
@@ -121,27 +113,28 @@ class SshFileShareService(FileShareService, SshService):
         SshCacheClosed
             Outside the service's context.
         """
-        merged = self._merge(params)
-        connect_params = self._copy_params(merged)
-        _LOG.debug("%s: upload %s to %s", merged["ssh_hostname"], local_path, remote_path)
-        remote.upload(
-            self._CLIENT_CACHE,
-            connect_params,
-            local_path,
-            remote_path,
-            recursive=recursive,
-            **self._copy_options(merged),
-        )
+        self._copy(remote.upload, params, local_path, remote_path, recursive)
 
-    def _copy_params(self, merged: Mapping[str, Any]) -> Dict[str, Any]:
+    def _copy(
+        self,
+        copy: Callable[..., None],
+        params: Dict[str, Any],
+        source: str,
+        goal: str,
+        recursive: bool,
+    ) -> None:
+        merged = self._merge(params)
         self._require_context()
         service_settings.require_identity_files(merged)
-        return self._connect_params(merged)
-
-    def _copy_options(self, merged: Mapping[str, Any]) -> Dict[str, Any]:
-        return {
-            "timeout": self.config.get("ssh_request_timeout"),
-            "idle_timeout": merged.get("ssh_idle_timeout"),
-            "max_lifetime": merged.get("ssh_max_lifetime"),
-            **{f: merged.get(f"ssh_copy_{f}", False) for f in ("verify", "resume", "fsync")},
-        }
+        connect_params = self._connect_params(merged)
+        _LOG.debug("%s: %s %s to %s", merged["ssh_hostname"], copy.__name__, source, goal)
+        copy(
+            self._CLIENT_CACHE,
+            connect_params,
+            source,
+            goal,
+            recursive=recursive,
+            timeout=self.config.get("ssh_request_timeout"),
+            **{name: merged.get(f"ssh_{name}") for name in ("idle_timeout", "max_lifetime")},
+            **{name: merged.get(f"ssh_copy_{name}", False) for name in _COPY_OPTIONS},
+        )

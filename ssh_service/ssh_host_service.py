@@ -325,7 +325,7 @@ class SshHostService(SshService):
             env=env or None,
             shell=shell,
             timeout=self.config.get("ssh_request_timeout"),
-            max_connections=merged.get("ssh_max_connections", 4),
+            max_connections=merged.get("ssh_max_connections", remote.MAX_CONNECTIONS),
             max_output=merged.get("ssh_max_output"),
             idle_timeout=merged.get("ssh_idle_timeout"),
             max_lifetime=merged.get("ssh_max_lifetime"),

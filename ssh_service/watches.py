@@ -43,7 +43,17 @@ _OUTCOMES: Tuple[Tuple[Type[BaseException], str], ...] = (
 _numbers = itertools.count(1)
 
 
-class CommandWatch:
+class _Watch:
+    def __init__(self, connection_id: str, subscribers: Sequence[Subscriber]) -> None:
+        self._connection_id = connection_id
+        self._subscribers = subscribers
+        # The caller's context variables hold where all of it belongs: a span, a request's id.
+        self._context = contextvars.copy_context()
+        self._number = next(_numbers)
+        self._began = time.monotonic()
+
+
+class CommandWatch(_Watch):
     """
     Tells subscribers of one command.
 
@@ -68,13 +78,8 @@ class CommandWatch:
         subscribers: Sequence[Subscriber],
         sizes: Callable[[], Tuple[int, int]],
     ) -> None:
-        self._connection_id = connection_id
-        self._subscribers = subscribers
-        # The submitter's context variables hold where all of it belongs: a span, a request's id.
-        self._context = contextvars.copy_context()
+        super().__init__(connection_id, subscribers)
         self._sizes = sizes
-        self._number = next(_numbers)
-        self._began = time.monotonic()
         self._sent_at: Optional[float] = None
         self._over_at: Optional[float] = None
         self._told = False
@@ -131,7 +136,7 @@ class CommandWatch:
         self._context.run(tell, self._subscribers, event)
 
 
-class CopyWatch:
+class CopyWatch(_Watch):
     """
     Tells subscribers of one copy, which begins with it and is over at the end of its `with` block.
 
@@ -159,13 +164,9 @@ class CopyWatch:
         subscribers: Sequence[Subscriber],
         done: Callable[[], Tuple[int, int]],
     ) -> None:
-        self._connection_id = connection_id
+        super().__init__(connection_id, subscribers)
         self._way = way
-        self._subscribers = subscribers
         self._done = done
-        self._context = contextvars.copy_context()
-        self._number = next(_numbers)
-        self._began = time.monotonic()
         self._started_at: Optional[float] = None
 
     def started(self) -> None:

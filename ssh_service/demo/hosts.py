@@ -14,9 +14,9 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTup
 
 from ssh_service import params, verbs
 from ssh_service.cache import SshClientCache
-from ssh_service.command import CompletedProcess
 from ssh_service.errors import SshConfigError, SshServiceError, SshTransferError
 from ssh_service.fault_proxy import FaultProxy
+from ssh_service.outcome import CompletedProcess
 from ssh_service.transport import SshTransport
 
 __all__ = ["Host", "MockStage", "RealStage", "Stage", "connect_params", "try_once"]

@@ -11,11 +11,11 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Ty
 
 from ssh_service import download, run, upload
 from ssh_service.cache import SshClientCache
-from ssh_service.command import CompletedProcess
 from ssh_service.demo.hosts import Host
 from ssh_service.demo.journal import Event, Journal
 from ssh_service.demo.show import Show
 from ssh_service.errors import SshConnectionLost
+from ssh_service.outcome import CompletedProcess
 
 __all__ = ["connect", "copy_a_tree", "cut_the_line", "run_many", "tell_of_hooks"]
 

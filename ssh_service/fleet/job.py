@@ -9,11 +9,12 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from ssh_service import params, remote
 from ssh_service.cache import SshClientCache
-from ssh_service.command import Command, CommandFuture
+from ssh_service.command import Command
 from ssh_service.copying import ProgressCallback
 from ssh_service.errors import SshCommandCancelled
 from ssh_service.fleet import hosts
 from ssh_service.fleet.result import HostResult, SshWorkerLost, completed, failed
+from ssh_service.outcome import CommandFuture
 from ssh_service.streams import Output
 from ssh_service.transport import SshChannel
 

@@ -6,7 +6,6 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
-from ssh_service.command import CompletedProcess
 from ssh_service.errors import (
     SshCommandError,
     SshCommandTimeout,
@@ -16,6 +15,7 @@ from ssh_service.errors import (
     SshServiceError,
     SshTransferTimeout,
 )
+from ssh_service.outcome import CompletedProcess
 
 __all__ = ["FAILED", "SUCCEEDED", "TIMED_OUT", "HostResult", "SshWorkerLost"]
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, List, Optional
 import pytest
 
 from ssh_service import background
-from ssh_service.command import Command, CompletedProcess, _GroupFinder
+from ssh_service.command import Command
 from ssh_service.errors import (
     SshCacheClosed,
     SshCommandCancelled,
@@ -27,6 +27,8 @@ from ssh_service.errors import (
     SshOutputLimitError,
     SshSessionRefused,
 )
+from ssh_service.outcome import CompletedProcess
+from ssh_service.process_group import GroupFinder
 from ssh_service.streams import CallbackOutput, Output, QueueOutput
 from tests.unit.engine_fakes import (
     PATIENCE,
@@ -632,7 +634,7 @@ def test_it_is_a_future_like_any_other() -> None:
 # The process group of a root login.
 
 
-def mark_of(found: _GroupFinder, number: int = 4711) -> bytes:
+def mark_of(found: GroupFinder, number: int = 4711) -> bytes:
     return found._start + str(number).encode() + b">"
 
 
@@ -640,7 +642,7 @@ def test_the_mark_is_taken_out_however_it_is_cut_up() -> None:
     rng = random.Random(1)
     noise = [b"", b"<", b"<<", b"< 1", b"<deadbeef:12>", b"err\n", b"\xff\0", b">", b"<1234567"]
     for _ in range(3000):
-        found = _GroupFinder()
+        found = GroupFinder()
         before, after = rng.choice(noise), b"".join(rng.choices(noise, k=rng.randrange(4)))
         if rng.random() < 0.2:
             before += found._start[: rng.randrange(len(found._start))]
@@ -654,7 +656,7 @@ def test_the_mark_is_taken_out_however_it_is_cut_up() -> None:
 def test_without_a_mark_everything_is_shown() -> None:
     rng = random.Random(2)
     for _ in range(2000):
-        found = _GroupFinder()
+        found = GroupFinder()
         text = b"".join(
             rng.choices([b"<", b"a", b":", b"1", found._start, found._start + b"12", b">"], k=9)
         )
@@ -667,7 +669,7 @@ def test_without_a_mark_everything_is_shown() -> None:
 
 
 def test_little_is_held_back_while_the_mark_is_awaited() -> None:
-    found = _GroupFinder()
+    found = GroupFinder()
     assert found.strip(b"text" + found._start[:5]) == b"text"
     assert found.strip(b"!more") == found._start[:5] + b"!more"
     shown = b"".join(found.strip(piece) for piece in (found._start, b"1" * 10, b"1" * 20))
@@ -676,7 +678,7 @@ def test_little_is_held_back_while_the_mark_is_awaited() -> None:
 
 
 def test_a_second_mark_is_the_scripts_own() -> None:
-    found = _GroupFinder()
+    found = GroupFinder()
     assert found.strip(mark_of(found)) == b""
     assert found.strip(mark_of(found, 1)) == mark_of(found, 1)
     assert found.number == 4711

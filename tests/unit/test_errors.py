@@ -13,8 +13,8 @@ from typing import Any, Dict, List, Type
 import pytest
 
 from ssh_service import errors
-from ssh_service.command import CompletedProcess
 from ssh_service.errors import SshServiceError, again, transfer_error
+from ssh_service.outcome import CompletedProcess
 
 LEAVES: List[Type[SshServiceError]] = [
     cls

@@ -8,7 +8,7 @@ from typing import Any, List, Optional
 import pytest
 
 from ssh_service import errors, events
-from ssh_service.command import CompletedProcess
+from ssh_service.outcome import CompletedProcess
 from ssh_service.watches import CommandWatch, CopyWatch
 from tests.unit.engine_fakes import callbacks_done
 

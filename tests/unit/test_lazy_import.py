@@ -42,7 +42,7 @@ def test_importing_the_package_loads_its_errors_only() -> None:
 @pytest.mark.parametrize("name", ["SshClient", "SshClientCache", "CompletedProcess"])
 def test_the_engine_needs_neither_mlos_bench_nor_an_extra(name: str) -> None:
     loaded = modules_after(f"from ssh_service import {name}")
-    assert "paramiko" in loaded
+    assert ("paramiko" in loaded) == (name != "CompletedProcess")  # which may come by pickle
     assert not roots(loaded) & {"mlos_bench", "mlos_core", "jsonschema", "pytest", "mockssh"}
     assert "ssh_service.host_api" not in loaded
     assert "ssh_service.base_service" not in loaded

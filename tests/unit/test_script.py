@@ -11,8 +11,8 @@ from typing import Any, Dict, List, Tuple
 import pytest
 
 from ssh_service import script
-from ssh_service.command import _GroupFinder
 from ssh_service.errors import SshConfigError
+from ssh_service.process_group import GroupFinder
 from ssh_service.script import Delivery, check_environment, deliver, is_empty, join
 
 TIMEOUT = 60
@@ -352,7 +352,7 @@ def test_the_process_group_is_told_whole_and_nobody_else_sees_it(
     shell: List[str], env: Dict[str, str], tmp_path: Path
 ) -> None:
     """An IFS with digits must not split the number: the wrong group would be killed."""
-    finder = _GroupFinder()
+    finder = GroupFinder()
     delivery = deliver('echo "$$"; echo err >&2; exit 3', env, None, finder.prologue)
     status, stdout, stderr = run(shell, delivery, tmp_path)
     assert status == 3

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
-from ssh_service import background, dials, remote, sessions
+from ssh_service import background, dials, remote
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command
 from ssh_service.errors import (
@@ -25,7 +25,7 @@ from ssh_service.errors import (
     SshConnectTimeout,
     SshSessionRefused,
 )
-from ssh_service.sessions import SessionPool
+from ssh_service.sessions import SessionPool, lanes, pool
 from tests.unit.engine_fakes import (
     PATIENCE,
     FakeChannel,
@@ -71,7 +71,7 @@ class Site:
     def _settled(self) -> None:
         pause = threading.Event()
         for _ in range(2000):
-            if all(lane.transport for lane in self.pool._lanes):
+            if all(lane.transport for lane in self.pool._lanes.all):
                 return
             pause.wait(0.005)
         raise AssertionError("a dial does not end")
@@ -221,7 +221,7 @@ def test_a_further_connection_that_cannot_be_had_does_no_harm(
         site.running()[0].complete()
     assert all(command.future.result(0).exit_status == 0 for command in commands)
     assert site.dialer.dials == ["alpha"] * 2  # it is not tried again for a while
-    now = time.monotonic() + sessions._FURTHER_PAUSE
+    now = time.monotonic() + lanes._FURTHER_PAUSE
     monkeypatch.setattr(time, "monotonic", lambda: now)
     site.submit(2)
     monkeypatch.undo()
@@ -585,7 +585,7 @@ def test_one_that_expires_just_when_it_is_wanted_is_replaced(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = site.warm()
-    slot = site.pool._lanes[0].slot
+    slot = site.pool._lanes.all[0].slot
     assert slot is not None
     site.cache._slots.drop(slot)  # as expiry does, before it hangs up
     (command,) = site.submit()
@@ -597,10 +597,10 @@ def test_one_that_expires_just_when_it_is_wanted_is_replaced(
 
 def test_an_ended_connection_is_let_go(site: Site) -> None:
     site.warm()
-    assert site.pool._lanes
+    assert site.pool._lanes.all
     site.transports[0].channels[0].close()  # the spare one, long unused
     site.transports[0].lose("eof")
-    assert site.pool._lanes == []
+    assert site.pool._lanes.all == []
     gone = weakref.ref(site.transports.pop())
     site.commands.clear()
     callbacks_done()
@@ -637,6 +637,18 @@ def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
     channel.answer() if refused else site.transports[0].hang_up()
     assert isinstance(error(site.commands[0]), SshCacheClosed)
     dials.close(taken)
+
+
+def test_cleanup_while_others_hold_all_sessions_ends_what_waits_and_dials_nothing(
+    site: Site,
+) -> None:
+    transport = site.warm(max_sessions=2)
+    transport.make_room()
+    transport.others = 2  # a copy's, say
+    commands = site.submit(3)
+    site.cache.cleanup()
+    assert {type(error(command)) for command in commands} == {SshCacheClosed}
+    assert site.dialer.dials == ["alpha"]
 
 
 def test_cleanup_while_dialling_ends_what_waits(site: Site) -> None:
@@ -734,7 +746,7 @@ def test_a_server_that_goes_on_to_refuse_is_given_up_though_it_admitted_some_bef
     for _ in range(3):  # it may just not have freed those that have ended
         timers.fire()
         assert not any(command.future.done() for command in commands)
-    monkeypatch.setattr(sessions, "_REFUSAL_PATIENCE", 0.0)
+    monkeypatch.setattr(lanes, "_REFUSAL_PATIENCE", 0.0)
     timers.fire()
     assert {type(error(command)) for command in commands} == {SshSessionRefused}
     transport.max_sessions = 1
@@ -830,7 +842,7 @@ def test_the_reserve_is_given_up_when_nothing_was_run_for_a_while(
     assert len(looks) == 1
     timers.fire()  # too early
     assert len(transport.channels) == 1
-    now = time.monotonic() + sessions._SPARE_IDLE + 1
+    now = time.monotonic() + pool._SPARE_IDLE + 1
     monkeypatch.setattr(time, "monotonic", lambda: now)
     timers.fire()
     assert transport.channels == []

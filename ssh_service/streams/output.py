@@ -1,4 +1,4 @@
-"""A command's bytes: what it reads, and what becomes of what it writes."""
+"""What becomes of what a command writes: kept, handed to a function, or taken line by line."""
 
 from __future__ import annotations
 
@@ -6,147 +6,13 @@ import codecs
 import collections
 import io
 import threading
-import time
 from typing import Any, Callable, Deque, Iterator, List, Optional, Tuple, Union
 
 from ssh_service import background
 from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
 
-# Bytes of stdin that may wait here for the server; `Stdin.write` waits while there are more.
-_STDIN_BUFFER = 256 * 1024
-
 OnOutput = Callable[[Any], None]
-
-
-class Stdin:
-    """
-    What a command reads.
-
-    Parameters
-    ----------
-    data : bytes
-        What is there from the start.
-    more : bool
-        Whether `write` may follow; otherwise the end of the file comes after `data`.
-
-    Notes
-    -----
-    Thread safety.  Every method may be called from any thread; only `write` waits.
-    """
-
-    def __init__(self, data: bytes, more: bool = False) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._data = memoryview(data)  # guarded by _changed
-        self._more = more  # guarded by _changed
-        self._ended = False  # guarded by _changed: nobody will read it any more
-        self._eof_sent = False  # guarded by _changed
-        self._touched = False  # guarded by _changed: some of it was taken already
-        self._pumping = False  # guarded by _changed
-        self._pump_again = False  # guarded by _changed
-        self._channel: Optional[SshChannel] = None  # guarded by _changed
-
-    def start(self, channel: SshChannel) -> None:
-        """
-        Begin to send.
-
-        Parameters
-        ----------
-        channel : SshChannel
-            Where to; open.
-        """
-        with self._changed:
-            self._channel = channel
-        self.pump()
-
-    def take_back(self) -> bool:
-        """
-        Begin anew at the next `start`: the channel has ended before it was of any use.
-
-        Returns
-        -------
-        bool
-            False if some of it was taken, and would be missing.
-        """
-        with self._changed:
-            if self._touched or self._pumping:
-                return False
-            self._channel, self._eof_sent = None, False
-            return True
-
-    def pump(self) -> None:
-        """Send what the peer's window takes."""
-        with self._changed:
-            self._pump_again = True  # whoever is at it goes round once more
-            if self._pumping:
-                return
-            self._pumping = True
-        while True:
-            with self._changed:
-                channel, data = self._channel, self._data
-                done = self._ended or self._eof_sent or not self._pump_again
-                if channel is None or done:
-                    self._pumping = False
-                    return
-                self._pump_again = False
-                finished = self._eof_sent = not data and not self._more
-            if finished:
-                channel.send_eof()
-                continue
-            taken = channel.send_some(data, wait=False) if data else 0
-            if taken:
-                with self._changed:
-                    # What was appended meanwhile stands behind what was there.
-                    self._data = self._data[taken:]
-                    self._touched = self._pump_again = True
-                    self._changed.notify_all()
-
-    def write(self, data: bytes, timeout: Optional[float] = None) -> None:
-        """
-        Append bytes, waiting while too many are on their way.
-
-        Parameters
-        ----------
-        data : bytes
-            What the command is to read.
-        timeout : Optional[float]
-            Seconds to wait at most; None waits until the command ends.
-
-        Raises
-        ------
-        BrokenPipeError
-            Its end was sent, or the command has ended.
-        TimeoutError
-            The time was up; part of `data` may have been taken.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        rest = memoryview(data).cast("B")
-        while rest:
-            with self._changed:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                has_room = self._changed.wait_for(
-                    lambda: self._ended or len(self._data) < _STDIN_BUFFER, left
-                )
-                if self._ended or not self._more:
-                    raise BrokenPipeError("the command reads no more")
-                if not has_room:
-                    raise TimeoutError(f"the command took no input for {timeout:g} s")
-                piece, rest = rest[:_STDIN_BUFFER], rest[_STDIN_BUFFER:]
-                self._data = memoryview(bytes(self._data) + bytes(piece))
-            self.pump()
-
-    def close(self) -> None:
-        """Let the command find the end of the file after what was written."""
-        with self._changed:
-            self._more = False
-        self.pump()
-
-    def end(self) -> None:
-        """Drop what was not sent: nobody will read it."""
-        with self._changed:
-            self._ended = True
-            self._data = memoryview(b"")
-            self._changed.notify_all()
 
 
 class Output:
@@ -240,7 +106,7 @@ class CallbackOutput(Output):
             raise SshConfigError(f"on_stdout, on_stderr: expected a function, got {function!r}")
         self.run_callback: Callable[..., None] = background.run_callback
         self._function = function
-        self._decode = decoder(encoding)
+        self._decode = _decoder(encoding)
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """Have the function called; the server may send more when it has returned."""
@@ -281,7 +147,7 @@ class QueueOutput(Output):
 
     def __init__(self, encoding: Optional[str]) -> None:
         super().__init__()
-        self._decode = decoder(encoding)
+        self._decode = _decoder(encoding)
         if encoding is not None and "\n".encode(encoding) != b"\n":
             raise SshConfigError(
                 f"encoding: lines cannot be told apart in {encoding}; take the bytes (None)"
@@ -372,29 +238,14 @@ class QueueOutput(Output):
                 channel.give_back(len(chunk))
 
 
-def decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:
-    """
-    Make a function that decodes a stream chunk by chunk.
-
-    Parameters
-    ----------
-    encoding : Optional[str]
-        None: the function returns the bytes.
-
-    Returns
-    -------
-    Callable[[bytes, bool], Union[str, bytes]]
-        Its second argument tells that nothing more comes.
-
-    Raises
-    ------
-    SshConfigError
-        There is no such encoding.
-    """
+def _decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:
+    """Make a function that decodes chunk by chunk; its second argument tells of the last one."""
     if encoding is None:
         return lambda chunk, final: chunk
     try:
         decode = codecs.getincrementaldecoder(encoding)("backslashreplace").decode
     except (LookupError, TypeError):
-        raise SshConfigError(f"encoding: {encoding!r} is unknown") from None
+        raise SshConfigError(
+            f"encoding: expected one that Python knows, such as utf-8, or None, got {encoding!r}"
+        ) from None
     return lambda chunk, final: decode(chunk, final)

@@ -1,0 +1,175 @@
+"""A command under way: what a program may do with it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Iterator, Optional, Union
+
+from ssh_service.command import Command
+from ssh_service.errors import SshConfigError, SshServiceError
+from ssh_service.outcome import CompletedProcess
+from ssh_service.streams import Output, QueueOutput, as_input
+
+
+class RemoteProcess:
+    """
+    A command under way; use `start` to get one.
+
+    Attributes
+    ----------
+    future : concurrent.futures.Future[CompletedProcess]
+        Its outcome, see `run`; ``future.cancel()`` ends it.  The output in it, or in its error,
+        is what had come and was not taken when the command ended; `result` is exact.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread; the lines of one stream should be
+    taken by one.  As with `subprocess.Popen`, output that nobody takes stops the command when it
+    is more than the window of the connection (some megabytes); `result` takes it.
+
+    As a context manager it ends the command where that has not ended by itself.
+    """
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self.future: "Future[CompletedProcess]" = command.future
+
+    def __repr__(self) -> str:
+        state = "ended" if self.future.done() else "under way"
+        return f"<{type(self).__name__} at {self._command.connection_id} ({state})>"
+
+    def __enter__(self) -> "RemoteProcess":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.future.cancel()
+
+    def write(self, data: Union[str, bytes], timeout: Optional[float] = None) -> None:
+        """
+        Let the command read something.
+
+        Parameters
+        ----------
+        data : Union[str, bytes]
+            Text is sent as UTF-8.
+        timeout : Optional[float]
+            Seconds to wait while the command does not read; None waits until it ends.
+
+        Raises
+        ------
+        BrokenPipeError
+            It has ended, or `close_stdin` was called.
+        TimeoutError
+            The time was up; part of `data` may have been sent.
+        """
+        self._command.stdin.write(as_input(data), timeout)
+
+    def close_stdin(self) -> None:
+        """Let the command find the end of its input."""
+        self._command.stdin.close()
+
+    def signal(self, name: str) -> None:
+        """
+        Send a signal to the remote process group.
+
+        Parameters
+        ----------
+        name : str
+            ``TERM``, ``INT``, ``HUP``, ``USR1``, ...; OpenSSH passes on those of RFC 4254 section
+            6.10 alone, and none for forced commands.
+
+        Raises
+        ------
+        SshConfigError
+            That is no signal's name (a `ValueError`).
+        """
+        self._command.signal(name)
+
+    def kill(self) -> None:
+        """Send KILL to the remote process group; the future then tells of it."""
+        self.signal("KILL")
+
+    def lines(self) -> Iterator[Any]:
+        """
+        Take stdout line by line, as the lines come.
+
+        Returns
+        -------
+        Iterator[Union[str, bytes]]
+            Lines with their newlines; it ends when the command closes its stdout, or ends.
+
+        Raises
+        ------
+        SshConfigError
+            The stream goes to ``on_stdout`` (a `ValueError`).
+        """
+        return _lines(self._command.outputs[0], "on_stdout")
+
+    def stderr_lines(self) -> Iterator[Any]:
+        """
+        Take stderr line by line, as the lines come.
+
+        Returns
+        -------
+        Iterator[Union[str, bytes]]
+            As for `lines`.
+
+        Raises
+        ------
+        SshConfigError
+            The stream goes to ``on_stderr``.
+        """
+        return _lines(self._command.outputs[1], "on_stderr")
+
+    def result(self, timeout: Optional[float] = None) -> CompletedProcess:
+        """
+        Wait for the outcome.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            Seconds to wait; None waits for ever.  The command goes on when they are over.
+
+        Returns
+        -------
+        CompletedProcess
+            Its output is what was not taken otherwise.
+
+        Raises
+        ------
+        TimeoutError
+            It has not ended within that time.
+        SshServiceError
+            As for `run`.
+        """
+        for output in self._command.outputs:
+            if isinstance(output, QueueOutput):
+                output.collect()
+        try:
+            return self._whole(self.future.result(timeout))
+        except SshServiceError as error:
+            if isinstance(getattr(error, "process", None), CompletedProcess):
+                setattr(error, "process", self._whole(getattr(error, "process")))
+            raise
+        except FutureTimeout:  # no builtin TimeoutError before Python 3.11
+            where = self._command.connection_id
+            raise TimeoutError(f"{where}: the command did not end within {timeout:g} s") from None
+
+    def _whole(self, process: CompletedProcess) -> CompletedProcess:
+        """Add what waited to be taken when the command ended."""
+        stdout, stderr = (output.joined() for output in self._command.outputs)
+        return CompletedProcess(
+            process.command,
+            process.env,
+            stdout,
+            stderr,
+            process.exit_status,
+            process.exit_signal,
+        )
+
+
+def _lines(output: Output, callback: str) -> Iterator[Any]:
+    if not isinstance(output, QueueOutput):
+        raise SshConfigError(f"{callback}: given, so that the lines cannot be taken as well")
+    return output.lines()

@@ -1,0 +1,345 @@
+"""What is done about the sessions of one destination; what is to be done, `Lanes` decides."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import weakref
+from typing import Callable, Optional, Tuple
+
+from ssh_service import background
+from ssh_service.cache import SshClientCache
+from ssh_service.command import Command
+from ssh_service.errors import (
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshServiceError,
+    SshSessionRefused,
+)
+from ssh_service.params import ConnectParams
+from ssh_service.sessions.lanes import LIMIT_KEPT, Failed, Lanes
+from ssh_service.sessions.session import Lane, Session
+from ssh_service.slots import Slot
+from ssh_service.transport import SshChannel
+
+_log = logging.getLogger(__name__)
+
+# Seconds for which a spare session is kept when no command needs it.
+_SPARE_IDLE = 60.0
+# Seconds for a command of our own, such as the one that ends another.
+_HELPER_TIMEOUT = 10.0
+
+
+class SessionPool:
+    """
+    The sessions of one destination.
+
+    Parameters
+    ----------
+    cache : SshClientCache
+        Where the connections live.
+    target : ConnectParams
+        The destination.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread; none waits for the network.
+
+    Guarantees.  Commands start in the order in which they were submitted.  A server's MaxSessions
+    is learnt from its first refusal and then kept to; callers never see it as an error.  What was
+    never sent is tried once more when its connection turns out to be lost.
+
+    A connection in use keeps one session open in advance, so that a command costs one round trip;
+    it is given up where sessions are scarce, and when nothing was run for a while.
+    """
+
+    def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
+        self._cache = cache
+        self._tickets = itertools.count()
+        self._lock = threading.Lock()
+        self._target = target  # guarded by _lock: the last caller's, whose time-outs may differ
+        self._lanes = Lanes(target.connection_id)  # guarded by _lock
+        self._limits: Tuple[Optional[float], ...] = (None, None)  # guarded by _lock: as submitted
+
+    def submit(
+        self,
+        command: Command,
+        max_connections: int,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+        target: Optional[ConnectParams] = None,
+    ) -> None:
+        """
+        Run a command as soon as a session is free.
+
+        Parameters
+        ----------
+        command : Command
+            To be run; its future tells of its fate.
+        max_connections : int
+            How many connections to the destination there may be.
+        idle_timeout, max_lifetime : Optional[float]
+            Seconds, see `SshClientCache.release`.
+        target : Optional[ConnectParams]
+            The destination as this caller gave it; None: as before.
+        """
+        command.run_beside = self._run_beside
+        with self._lock:
+            self._target = target or self._target
+            self._lanes.max_connections = max_connections
+            self._limits = idle_timeout, max_lifetime
+            connecting = self._lanes.are_connecting()
+        if target is not None and connecting:
+            self._limit_waiting(command, target.connect_timeout)
+        self._enqueue(command, next(self._tickets))
+
+    def _limit_waiting(self, command: Command, limit: float) -> None:
+        """Have a command wait for a dial of others no longer than its own might take."""
+
+        def look() -> None:
+            with self._lock:
+                late = self._lanes.are_connecting_longer(limit)
+            if late:
+                where = command.connection_id
+                text = f"{where}: still connecting when the time was up, after {limit:g} s"
+                command.fail(SshConnectTimeout(text, connection_id=where, phase="connect"))
+
+        timer = background.call_at(time.monotonic() + limit, look)
+        command.future.add_done_callback(lambda _: timer.cancel())
+
+    def _run_beside(self, text: str) -> None:
+        """Run a command of our own before all that waits, on whichever connection has room."""
+        helper = Command(text, {}, None, self._target.connection_id, timeout=_HELPER_TIMEOUT)
+        self._enqueue(helper, -1 - next(self._tickets))
+
+    def _enqueue(self, command: Command, ticket: int) -> None:
+        command.ticket = ticket
+        command.waits_for = self._what_is_waited_for
+        with self._lock:
+            self._lanes.queue(command)
+        self._dispatch()
+
+    def _what_is_waited_for(self) -> str:
+        return "connect" if self._lanes.are_connecting() else "queue"
+
+    def _dispatch(self) -> None:
+        """Start what can be started, dial where that helps, and fail what never can run."""
+        while True:
+            with self._lock:
+                step = self._lanes.next_step(time.monotonic())
+            _fail(step.failed)
+            if step.lane is None:
+                break
+            if step.command is None:
+                self._connect(step.lane)
+            else:
+                self._start(step.spare or Session(self, step.lane), step.command)
+        if step.stuck:
+            self._retry_or_give_up()
+
+    # Where none is admitted.
+
+    def _retry_or_give_up(self) -> None:
+        """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
+        with self._lock:
+            transports = [lane.transport for lane in self._lanes.all if lane.transport is not None]
+        freed = [transport.make_room() for transport in transports]
+        held = any(freed) or any(transport.open_channels for transport in transports)
+        admitted = any(transport.session_peak for transport in transports)
+        now = time.monotonic()
+        with self._lock:
+            pause, failed = self._lanes.retry_or_give_up(held, admitted, now)
+        if pause is not None:
+            background.call_at(now + pause, self._retry)
+        _fail(failed)
+
+    def _retry(self) -> None:
+        with self._lock:
+            self._lanes.retry()
+        self._dispatch()
+
+    # Connections.
+
+    def _connect(self, lane: Lane) -> None:
+        slot = self._cache.request(self._target, lane.number)
+        lane.slot = slot
+        slot.pair.add_done_callback(lambda _: self._connected(lane, slot))
+
+    def _connected(self, lane: Lane, slot: Slot) -> None:
+        error = slot.pair.exception()
+        if error is None:
+            transport = slot.pair.result()[0]
+            transport.in_reserve["spare"] = lambda: self._drop_spare(lane)
+            with self._lock:
+                lane.transport = transport
+            # An ended connection is let go, and those who wait for it go on.
+            transport.add_done_callback(lambda *_: self._dispatch())
+        else:
+            with self._lock:
+                failed = self._lanes.not_dialled(lane, error, time.monotonic())
+            _fail(failed)
+        self._dispatch()
+        self._release(slot)  # each session that has begun holds a lease of its own
+
+    # Sessions.
+
+    def _start(self, session: Session, command: Command) -> None:
+        """Send a command over a session, or have the session opened for it first."""
+        lane = session.lane
+        kept = lane.slot is not None and self._cache.renew(lane.slot)
+        # A command that is sent into an end that has come already could not be sent once more.
+        fit = lane.transport is not None and lane.transport.is_fit()
+        with self._lock:
+            usable = self._lanes.begin(session, command, kept, fit)
+            failed = self._lanes.doomed(lane)
+            channel, asked = session.channel, session.asked
+            session.asked = True
+        _fail(failed)
+        if not usable:
+            if kept:
+                self._release(lane.slot)
+        elif channel is not None:
+            self._run(session, command, channel)
+        elif not asked:
+            self._ask(session)
+
+    def _ask(self, session: Session) -> None:
+        transport = session.lane.transport
+        if transport is None:
+            raise RuntimeError("a session was asked for on a connection that is still dialled")
+        try:
+            channel = transport.start_session(session)
+        except SshConnectionLost as error:
+            self.session_closed(session, error)
+            return
+        with self._lock:  # or it would be overlooked that a command was given it meanwhile
+            channel.in_reserve = session.command is None
+
+    def _run(self, session: Session, command: Command, channel: SshChannel) -> None:
+        channel.in_reserve = False
+        lane = session.lane
+        with channel.get_transport().together():
+            if not command.start(channel):
+                channel.close()
+        # Not in one piece with it: the server is at work while the next session is prepared.
+        spare = Session(self, lane)
+        with self._lock:
+            wanted = self._lanes.wants_spare(lane)
+            if wanted:
+                lane.spare, spare.asked = spare, True
+        if wanted:
+            self._ask(spare)
+
+    def session_opened(self, session: Session, channel: SshChannel) -> None:
+        """
+        Use a session that the server confirmed.
+
+        Parameters
+        ----------
+        session : Session
+            The session.
+        channel : SshChannel
+            Its channel.
+        """
+        with self._lock:
+            self._lanes.opened(session, channel)
+            command, unwanted = session.command, session.ended
+        if unwanted:
+            channel.close()
+        elif command is not None:
+            self._run(session, command, channel)
+
+    def session_closed(self, session: Session, error: Optional[SshServiceError]) -> None:
+        """
+        Take back a session, and its command where that was never sent.
+
+        Parameters
+        ----------
+        session : Session
+            The session.
+        error : Optional[SshServiceError]
+            As for `ChannelSink.closed`.
+        """
+        lane, now = session.lane, time.monotonic()
+        with self._lock:
+            session.ended = True  # nobody gives it a command from here on
+            command = session.command
+        lost = isinstance(error, SshConnectionLost)
+        unsent = command is not None and command.take_back(session.channel, lost)
+        with self._lock:
+            end = self._lanes.ended(session, error, unsent, now)
+        if isinstance(error, SshSessionRefused):
+            self._cache.count("refusals")
+            _log.debug("%s: the server refused a further session", self._target.connection_id)
+        if command is not None and not unsent:
+            command.closed(error)
+        _fail(end.failed)
+        self._dispatch()
+        if command is not None:
+            self._release(lane.slot)
+        if end.watch:
+            self._later(SessionPool._look_at, lane, now + _SPARE_IDLE)
+        if end.forget:
+            self._later(SessionPool._forget_limit, lane, now + LIMIT_KEPT)
+
+    # What is looked at later.
+
+    def _later(
+        self, function: Callable[["SessionPool", Lane], None], lane: Lane, instant: float
+    ) -> None:
+        # The timer keeps neither alive: a connection that has ended would stay for a minute.
+        pool, watched = weakref.ref(self), weakref.ref(lane)
+
+        def look() -> None:
+            its_pool, its_lane = pool(), watched()
+            if its_pool is not None and its_lane is not None:
+                function(its_pool, its_lane)
+
+        background.call_at(instant, look)
+
+    def _forget_limit(self, lane: Lane) -> None:
+        """Let the server be asked for more than it last admitted."""
+        with self._lock:
+            until = lane.limited_until
+            due = until <= time.monotonic()
+            if due:
+                lane.forget_limit()
+        if due:
+            self._dispatch()
+        else:  # it was learnt once more meanwhile
+            self._later(SessionPool._forget_limit, lane, until)
+
+    def _look_at(self, lane: Lane) -> None:
+        """Give the spare session up when nothing was run for a while."""
+        with self._lock:
+            due = lane.used_at + _SPARE_IDLE
+            unused = not lane.sessions and due <= time.monotonic()
+            lane.watched = lane.spare is not None and not unused
+        if unused:
+            self._drop_spare(lane)
+        elif lane.watched:
+            self._later(SessionPool._look_at, lane, max(due, time.monotonic() + 1.0))
+
+    def _drop_spare(self, lane: Lane) -> bool:
+        with self._lock:
+            spare = lane.take_spare()
+            if spare is None:
+                return False
+            spare.ended = True  # if it is still being opened, `session_opened` closes it
+            channel = spare.channel
+        if channel is not None:
+            channel.close()
+        return True
+
+    def _release(self, slot: Optional[Slot]) -> None:
+        with self._lock:
+            limits = self._limits
+        if slot is not None:
+            self._cache.release(slot, *limits)
+
+
+def _fail(failed: Failed) -> None:
+    for command, error in failed:
+        command.fail(error)

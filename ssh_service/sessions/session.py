@@ -1,0 +1,92 @@
+"""A connection of the pool, and a session on it."""
+
+from __future__ import annotations
+
+from typing import Optional, Protocol
+
+from ssh_service.command import HEARD, Command
+from ssh_service.errors import SshServiceError
+from ssh_service.slots import Slot
+from ssh_service.transport import ChannelSink, SshChannel, SshTransport
+
+
+class Lane:
+    """A connection of the pool; the pool's lock guards all fields."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.slot: Optional[Slot] = None
+        self.transport: Optional[SshTransport] = None  # None: still dialling
+        self.sessions = 0  # given to commands: opening or open
+        self.opened = 0  # confirmed by the server, the spare one included
+        self.spare: Optional[Session] = None  # opening or open, for the next command
+        self.used_at = 0.0  # when the last command ended
+        self.watched = False  # a timer will look whether the spare session is needed
+        self.limited_until = 0.0  # when the limit that was learnt is forgotten
+
+    def has_ended(self) -> bool:
+        """Tell whether it was made, and is there no more."""
+        return self.transport is not None and not self.transport.is_active()
+
+    def is_closed(self) -> bool:
+        """Tell whether the cache closed it, with all that it held."""
+        return self.slot is not None and self.slot.closed
+
+    def has_room(self, beside: int = 0) -> bool:
+        """Tell whether a command could begin here, with so many others of now `beside` it."""
+        transport = self.transport
+        if transport is None or not transport.is_active():
+            return False
+        if self.spare is not None and not beside:
+            return True
+        limit = transport.session_limit
+        return limit is None or self.sessions + beside < limit
+
+    def forget_limit(self) -> None:
+        """Let the server be asked for more than it last admitted."""
+        if self.transport is not None:
+            self.transport.session_limit = None
+
+    def take_spare(self) -> Optional["Session"]:
+        """Give the spare session away, or up."""
+        spare, self.spare = self.spare, None
+        return spare
+
+
+class Owner(Protocol):
+    """Who acts on what becomes of sessions: the pool."""
+
+    def session_opened(self, session: "Session", channel: SshChannel) -> None:
+        """Use a session that the server confirmed."""
+
+    def session_closed(self, session: "Session", error: Optional[SshServiceError]) -> None:
+        """Take back a session, and its command where that was never sent."""
+
+
+class Session(ChannelSink):
+    """A session channel on a lane, with the command it runs, or none yet."""
+
+    def __init__(self, owner: Owner, lane: Lane) -> None:
+        self.lane = lane
+        self._owner = owner
+        # The pool's lock guards these.
+        self.asked = False  # the server was asked to open it
+        self.channel: Optional[SshChannel] = None  # open
+        self.command: Optional[Command] = None  # None: it is the spare one
+        self.ended = False
+
+    def give(self, command: Command) -> None:
+        """Let a command have it; the pool's lock is held."""
+        self.command = command
+        self.gives_back = command.gives_back
+        # The command hears what comes without a detour.
+        for name in HEARD:
+            setattr(self, name, getattr(command, name))
+
+    def opened(self, channel: SshChannel) -> None:
+        """Have it used."""
+        self._owner.session_opened(self, channel)
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """Have it taken back."""
+        self._owner.session_closed(self, error)
