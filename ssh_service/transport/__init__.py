@@ -5,7 +5,9 @@ This package is the one place where paramiko's private parts are touched.  Each 
 fault it repairs.
 """
 
-from ssh_service.transport.channel import ChannelSink, SshChannel
-from ssh_service.transport.transport import SshTransport, printable
+from ssh_service.transport.channel import SshChannel
+from ssh_service.transport.sink import ChannelSink
+from ssh_service.transport.text import printable
+from ssh_service.transport.transport import SshTransport
 
 __all__ = ["ChannelSink", "SshChannel", "SshTransport", "printable"]

@@ -11,37 +11,30 @@ import collections
 import os
 import threading
 import time
-from typing import Any, ContextManager, Deque, List, Optional, Sequence, Set, Tuple
+from typing import ContextManager, Deque, List, Optional, Sequence, Set, Tuple
 
-import paramiko
 from paramiko.common import MSG_CHANNEL_CLOSE, cMSG_DISCONNECT
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
-from ssh_service.errors import SshConnectionLost
-from ssh_service.transport import channel as channels
-from ssh_service.transport.channel import Outbound
+from ssh_service.transport import reaper
+from ssh_service.transport.ending import DISCONNECT_BY_APPLICATION, Ending
 from ssh_service.transport.latch import Latch
-from ssh_service.transport.packets import SshPacketizer, message
+from ssh_service.transport.outbound import Outbound
+from ssh_service.transport.packets import message
 from ssh_service.transport.wire import Wire
 
 # Seconds a key exchange may take once the connection is in use.
 REKEY_LIMIT = 30.0
-DISCONNECT_BY_APPLICATION = 11  # RFC 4253 section 11.1
 # Seconds for which a message that is in no hurry waits for others.
 _MOMENT = 0.002
 # Bytes of small messages that leave in one piece; what is writable takes as many without waiting.
 _PIECE = 2048
 
 
-class Gate(paramiko.Transport):  # type: ignore[misc]
+class Gate(Ending):
     """
-    The sending half of `SshTransport`.
-
-    Parameters
-    ----------
-    wire : Wire
-        Where the bytes go to, and come from.
+    What sends for `SshTransport`; made as `Ending` is.
 
     Notes
     -----
@@ -51,31 +44,18 @@ class Gate(paramiko.Transport):  # type: ignore[misc]
     never waits for another thread.  A write that is torn ends the connection.
     """
 
-    def __init__(self, wire: Wire) -> None:
-        self._pid = os.getpid()
-        self._wire = wire
+    def __init__(self, wire: Wire, connection_id: str) -> None:
         # Messages to go out as soon as the gate is free; a deque's append is atomic.
         self._deferred: Deque[Tuple[Message, Optional[Outbound]]] = collections.deque()
         self._flush_at = 0.0  # reader thread only: when it sends what waits for company
         self._writing = threading.RLock()  # held while packets are made and written
         self._grouping = threading.local()  # which `together` the thread is in
-        super().__init__(wire, packetizer_class=SshPacketizer)
+        super().__init__(wire, connection_id)
         self.clear_to_send = Latch()
-
-    # What the other half does.
-
-    def abort(self, error: SshConnectionLost) -> None:
-        """Drop the connection for a reason."""
-        raise NotImplementedError
-
-    def _lost(self, reason: str, text: str, **attributes: Any) -> SshConnectionLost:
-        raise NotImplementedError
-
-    def _no_connection(self) -> SshConnectionLost:
-        raise NotImplementedError
+        self.packetizer.wants_to_write = self._wants_to_write
 
     def _disown(self) -> None:
-        """Become useless, in a forked child: threads that it has not may hold all of these."""
+        super()._disown()
         self.clear_to_send_lock, self.clear_to_send = threading.Lock(), Latch()
         self._writing = threading.RLock()
         self._deferred.clear()
@@ -128,7 +108,7 @@ class Gate(paramiko.Transport):  # type: ignore[misc]
         """Send what is deferred, or see to it that another thread does."""
         if not self._flush() and threading.current_thread() is not self:
             # The reader may be waiting for bytes alone, and not know that there is more to do.
-            channels.chores.put((self, None, None))
+            reaper.leave(self)
 
     def _flush(self) -> bool:
         """
@@ -211,6 +191,9 @@ class Gate(paramiko.Transport):  # type: ignore[misc]
     def _is_behind(self) -> bool:
         return bool(self._deferred) or self._wire.has_backlog
 
+    def _wants_to_write(self) -> bool:
+        return self._is_behind() and not self._flush_at and self._may_send()
+
     def _may_send(self) -> bool:
         return bool(self.clear_to_send.is_set())  # False while keys are being exchanged
 
@@ -243,7 +226,7 @@ class Gate(paramiko.Transport):  # type: ignore[misc]
         self, messages: Sequence[Message], outbound: Optional[Outbound] = None
     ) -> None:
         if self._pid != os.getpid():
-            raise self._lost("fork", "this connection belongs to the parent process", sent=False)
+            raise self._not_ours()
         if threading.current_thread() is self:
             for m in messages:
                 self.post(m, outbound)  # fault F3: the reader never waits (paramiko #822)
@@ -318,4 +301,4 @@ class _Together:
         # that the thread posts would leave any more.
         if self._begun:
             self._groups.discard(id(self))
-            channels.chores.put((self._transport, None, None))
+            reaper.leave(self._transport)

@@ -27,10 +27,6 @@ _COUNTED = (MSG_EXT_INFO, MSG_USERAUTH_INFO_REQUEST)
 BANNER_MAX_SIZE = 8 * 1024
 
 
-class PeerSilent(SSHException):  # type: ignore[misc]
-    """Nothing was heard from the peer for as long as its keepalives allow."""
-
-
 class _Whole(Message):  # type: ignore[misc]
     """A message that can be read to its end, not beyond it."""
 

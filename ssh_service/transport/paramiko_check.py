@@ -25,6 +25,7 @@ _NEEDED = {
         "_auth_trigger",
         "_channel_handler_table",
         "_compression_info",
+        "_log",
         "_next_channel",
         "_parse_channel_open",
         "_parse_channel_open_failure",
@@ -41,6 +42,7 @@ _NEEDED = {
         "_send_user_message",
         "_verify_key",
         "run",
+        "stop_thread",
     ),
     Channel: (
         "_check_add_window",
@@ -51,6 +53,7 @@ _NEEDED = {
         "_handle_close",
         "_handle_eof",
         "_handle_request",
+        "_log",
         "_request_failed",
         "_request_success",
         "_send",
@@ -142,6 +145,12 @@ def check_paramiko() -> None:
         for name in names:
             if not hasattr(owner, name):
                 raise _moved(f"{owner.__name__}.{name} is gone")
+    _check_packetizer()
+    _check_handlers()
+    _check_channel()
+
+
+def _check_packetizer() -> None:
     loop = _Loop()
     ping = Message()
     ping.add_byte(b"\x02")
@@ -152,10 +161,16 @@ def check_paramiko() -> None:
     kind, pong = loop.read_message()
     if kind != 2 or pong.get_string() != b"ssh_service" or loop.stream:
         raise _moved("Packetizer.read_message no longer calls read_all")
+
+
+def _check_handlers() -> None:
     transport = paramiko.Transport(_Nowhere())
     for kind, name in _HANDLERS.items():
         if getattr(transport._handler_table.get(kind), "__name__", "") != name:
             raise _moved(f"Transport._handler_table no longer calls {name}")
+
+
+def _check_channel() -> None:
     recorder = _Recorder()
     channel = Channel(7)
     channel._set_transport(recorder)

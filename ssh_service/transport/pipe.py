@@ -107,3 +107,13 @@ class ChunkPipe:
             self._closed = True
             self._tell_locked()
             self._changed.notify_all()
+
+
+class _Nothing(ChunkPipe):
+    """The buffers of a channel that works for a sink."""
+
+    def close(self) -> None:
+        """Do nothing: it is shared, and nobody reads from it."""
+
+
+NOTHING = _Nothing()

@@ -15,9 +15,9 @@ import paramiko
 import pytest
 
 from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused
-from ssh_service.transport import SshTransport, gate
+from ssh_service.transport import SshTransport, gate, questions
 from ssh_service.transport import transport as transport_module
-from ssh_service.transport.packets import PeerSilent, message
+from ssh_service.transport.packets import message
 from tests.faults.clients import (
     PATIENCE,
     Collector,
@@ -168,7 +168,7 @@ def test_questions_whose_answers_are_never_taken_end_the_connection(
     flood: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T37: the answers would pile up for ever."""
-    monkeypatch.setattr(transport_module, "_MOST_ANSWERS", 200)
+    monkeypatch.setattr(questions, "_MOST_ANSWERS", 200)
 
     def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         transport.stop_reading()
@@ -563,21 +563,6 @@ def test_a_reader_that_was_held_up_does_not_take_its_own_absence_for_silence() -
             assert execute(transport, "again") == (0, b"again")
 
 
-def test_the_socket_is_looked_at_once_more_before_a_connection_is_given_up() -> None:
-    """F5: the answer may have come in the moment before."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        transport = SshTransport(
-            ours, connection_id="u@h:1", keepalive_interval=10, keepalive_count_max=2
-        )
-        heard = transport._wire.last_received
-        assert transport._check_silence(heard + 10) == 10  # asks
-        assert transport._check_silence(heard + 25) <= 0  # does not wait, but reads
-        with pytest.raises(PeerSilent):
-            transport._check_silence(heard + 25)
-        transport.close()
-
-
 def test_a_request_that_begins_after_the_end_of_its_channel_does_not_wait_for_it() -> None:
     """G1: the end came between the look at the channel and the request."""
     with EvilSsh() as server, connected(server.port) as transport:
@@ -684,6 +669,17 @@ def test_a_keepalive_can_be_given_and_taken_later() -> None:
         server.transports[0].stop_reading()
         transport.join(1.5)
         assert transport.is_active()
+
+
+def test_a_keepalive_that_is_given_to_a_silent_server_is_noticed_before_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """F5: the reader waits for bytes, and none come to wake it."""
+    monkeypatch.setattr(transport_module, "_LOOK_AGAIN", 0.2)
+    with EvilSsh() as server, connected(server.port) as transport:
+        server.transports[0].stop_reading()
+        transport.set_keepalive(0.1)
+        assert lost(transport).reason == "silence"
 
 
 def test_our_close_leaves_a_moment_later_though_nothing_follows_it(

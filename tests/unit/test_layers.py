@@ -272,14 +272,33 @@ def test_imports_go_one_way(layer: str) -> None:
     assert inside <= MAY_IMPORT[layer]
 
 
-def test_the_table_has_no_cycles() -> None:
+def assert_no_cycles(table: Dict[str, Set[str]]) -> None:
     done: Set[str] = set()
-    left = dict(MAY_IMPORT)
+    left = dict(table)
     while left:
-        free = {layer for layer, needs in left.items() if needs <= done}
+        free = {module for module, needs in left.items() if needs <= done}
         assert free, f"a cycle among {sorted(left)}"
         done |= free
-        left = {layer: needs for layer, needs in left.items() if layer not in free}
+        left = {module: needs for module, needs in left.items() if module not in free}
+
+
+def test_the_table_has_no_cycles() -> None:
+    assert_no_cycles(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    "layer", sorted({layer for layer, path, _ in SOURCES if path.parent != PACKAGE})
+)
+def test_the_modules_of_a_folder_import_each_other_one_way(layer: str) -> None:
+    trees = {path.stem: (path, tree) for owner, path, tree in SOURCES if owner == layer}
+    table: Dict[str, Set[str]] = {}
+    for module, (path, tree) in trees.items():
+        # Not what is imported for its types alone, or by a function.
+        imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {name for node in imports for name in imported(path, node)}
+        parts = [name.split(".") for name in names if name.startswith(f"ssh_service.{layer}.")]
+        table[module] = {part[2] for part in parts} & set(trees)
+    assert_no_cycles(table)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

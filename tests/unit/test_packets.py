@@ -15,10 +15,10 @@ from ssh_service.transport.packets import (
     BANNER_MAX_SIZE,
     PACKET_MAX_SIZE,
     Inflater,
-    PeerSilent,
     SshPacketizer,
     message,
 )
+from ssh_service.transport.silence import PeerSilent
 from ssh_service.transport.wire import Wire
 from tests.faults.clients import Outcome, within
 from tests.faults.evil_tcp import packet

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Tuple
+import re
+from pathlib import Path
+from typing import Any, List, Tuple, Type
 
 import paramiko
 import pytest
 from paramiko.channel import Channel
 from paramiko.packet import Packetizer
 
+from ssh_service.transport import SshChannel, SshTransport, paramiko_check
+from ssh_service.transport.packets import SshPacketizer
 from ssh_service.transport.paramiko_check import _NEEDED, check_paramiko
 
 check = check_paramiko.__wrapped__  # the check itself, without the memory of its result
@@ -34,6 +38,23 @@ def test_a_part_that_is_gone_is_named(
     monkeypatch.delattr(holder, name)
     with pytest.raises(ImportError, match=f"does not fit.*{name}"):
         check()
+
+
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [(SshTransport, paramiko.Transport), (SshChannel, Channel), (SshPacketizer, Packetizer)],
+)
+def test_all_that_is_overridden_is_looked_for(ours: Type[Any], theirs: Type[Any]) -> None:
+    layers = ours.__mro__[: ours.__mro__.index(theirs)]
+    names = {name for layer in layers for name in vars(layer) if not name.startswith("__")}
+    overridden = {name for name in names if name.startswith("_") and hasattr(theirs, name)}
+    assert overridden <= set(_NEEDED[theirs])
+
+
+def test_nothing_is_looked_for_that_is_not_used() -> None:
+    sources = Path(paramiko_check.__file__).parent.glob("*.py")
+    text = "".join(path.read_text() for path in sources)
+    assert not [name for _, name in needed() if not re.search(rf'\b{name}\b(?!")', text)]
 
 
 def test_a_packetizer_that_writes_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

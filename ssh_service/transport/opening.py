@@ -1,0 +1,295 @@
+"""Which channels a connection has: how they are opened, refused, found and forgotten."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple
+
+from paramiko.common import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_CHANNEL_FAILURE,
+    MSG_CHANNEL_REQUEST,
+    MSG_CHANNEL_SUCCESS,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
+    cMSG_CHANNEL_OPEN,
+    cMSG_CHANNEL_OPEN_FAILURE,
+)
+from paramiko.message import Message
+from paramiko.ssh_exception import SSHException
+
+from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused, again
+from ssh_service.transport.channel import SshChannel
+from ssh_service.transport.channel_map import ChannelMap, HandedOut, told
+from ssh_service.transport.packets import message
+from ssh_service.transport.questions import Asking
+from ssh_service.transport.sink import ChannelSink, OpenWaiter
+from ssh_service.transport.text import printable
+from ssh_service.transport.wire import Wire
+
+# Seconds to wait for a channel, where the caller does not say.
+_OPEN_TIMEOUT = 30.0
+
+
+class Opening(Asking):
+    """
+    What opens channels for `SshTransport`, and knows them; made as `Ending` is.
+
+    Attributes
+    ----------
+    session_limit : Optional[int]
+        How many sessions the server admits; None: it never refused one.  Kept by who opens them.
+    session_peak : int
+        How many sessions were open at once.  Kept by who opens them.
+    in_reserve : Dict[str, Callable[[], bool]]
+        Who keeps a session in reserve, and how to ask for it to be given up.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    _channels: ChannelMap
+    _channel_handler_table = {
+        MSG_CHANNEL_SUCCESS: told(SshChannel._request_success),
+        MSG_CHANNEL_FAILURE: told(SshChannel._request_failed),
+        MSG_CHANNEL_DATA: told(SshChannel._feed),
+        MSG_CHANNEL_EXTENDED_DATA: told(SshChannel._feed_extended),
+        MSG_CHANNEL_WINDOW_ADJUST: told(SshChannel._window_adjust),
+        MSG_CHANNEL_REQUEST: told(SshChannel._handle_request),
+        MSG_CHANNEL_EOF: told(SshChannel._handle_eof),
+        MSG_CHANNEL_CLOSE: told(SshChannel._handle_close),
+    }
+
+    def __init__(self, wire: Wire, connection_id: str) -> None:
+        self.session_limit: Optional[int] = None
+        self.session_peak = 0
+        self.in_reserve: Dict[str, Callable[[], bool]] = {}
+        # The map of channels is weak: what is not yet confirmed, or works for a sink, lives here.
+        self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
+        super().__init__(wire, connection_id)
+        self._channels, self.channels_seen = ChannelMap(SshChannel.adopt), HandedOut()
+
+    def _disown(self) -> None:
+        super()._disown()
+        self.lock, self._held = threading.Lock(), set()
+        known, self._channels = self._channels.values(), ChannelMap(SshChannel.adopt)
+        for chan in known:
+            chan._disown(self._loss)
+
+    def _release_all(self, reason: SshConnectionLost) -> None:
+        super()._release_all(reason)
+        with self.lock:
+            known = self._held.union(self._channels.values())
+            self._held.clear()
+        for chan in known:
+            chan._end(again(reason))
+
+    @property
+    def open_channels(self) -> int:
+        """How many channels are open or being opened, those in reserve left out."""
+        return sum(not chan.in_reserve for chan in self._channels.values())
+
+    def make_room(self) -> bool:
+        """
+        Have the sessions closed that nobody uses, for someone who was refused one.
+
+        Returns
+        -------
+        bool
+            Whether there was any.
+        """
+        return any([give_up() for give_up in list(self.in_reserve.values())])
+
+    def start_session(
+        self,
+        sink: ChannelSink,
+        *,
+        window_size: Optional[int] = None,
+        max_packet_size: Optional[int] = None,
+    ) -> SshChannel:
+        """
+        Ask for a session channel, without waiting.
+
+        Parameters
+        ----------
+        sink : ChannelSink
+            Told what becomes of it, first `ChannelSink.opened` or `ChannelSink.closed`.
+        window_size, max_packet_size : Optional[int]
+            Bytes; None takes the transport's defaults.
+
+        Returns
+        -------
+        SshChannel
+            Not open yet.
+
+        Raises
+        ------
+        SshConnectionLost
+            The connection has ended; `sent` is False.
+        """
+        return self._start_channel("session", (), sink, window_size, max_packet_size)
+
+    def _start_channel(
+        self,
+        kind: str,
+        address: Sequence[Any],
+        sink: ChannelSink,
+        window_size: Optional[int],
+        max_packet_size: Optional[int],
+    ) -> SshChannel:
+        with self.lock:
+            number = self._next_channel()
+            chan = SshChannel(number, sink)
+            chan._set_transport(self)
+            chan._set_window(
+                self._sanitize_window_size(window_size),
+                self._sanitize_packet_size(max_packet_size),
+            )
+            # Checked where it is published: `_finish` takes the same lock to tell all channels.
+            alive = self.is_active()
+            if alive:
+                self._channels.put(number, chan)
+                self.channels_seen[number] = True
+                self._held.add(chan)
+        if not alive:
+            error = self._no_connection()
+            error.sent = False
+            raise error
+        self.post(
+            message(
+                cMSG_CHANNEL_OPEN,
+                kind,
+                number,
+                chan.in_window_size,
+                chan.in_max_packet_size,
+                *address,
+            )
+        )
+        return chan
+
+    def open_channel(
+        self,
+        kind: str,
+        dest_addr: Optional[Tuple[str, int]] = None,
+        src_addr: Optional[Tuple[str, int]] = None,
+        window_size: Optional[int] = None,
+        max_packet_size: Optional[int] = None,
+        timeout: Optional[float] = None,
+    ) -> SshChannel:
+        """
+        Open a channel and wait for it, as `paramiko.Transport.open_channel`.
+
+        Parameters
+        ----------
+        kind : str
+            ``session`` or ``direct-tcpip``.
+        dest_addr, src_addr : Optional[Tuple[str, int]]
+            Host and port, for ``direct-tcpip``.
+        window_size, max_packet_size : Optional[int]
+            Bytes; None takes the transport's defaults.
+        timeout : Optional[float]
+            Seconds; None means 30.
+
+        Returns
+        -------
+        SshChannel
+            Open.
+
+        Raises
+        ------
+        SshSessionRefused
+            The server refused it.
+        SshConnectTimeout
+            No answer in time; the server's slot is given back when its answer comes.
+        SshConnectionLost
+            The connection ended.
+        """
+        timeout = _OPEN_TIMEOUT if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        address: Tuple[Any, ...] = ()
+        if kind == "direct-tcpip":
+            address = (*(dest_addr or ("", 0)), *(src_addr or ("", 0)))
+        try:
+            return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
+        except SshSessionRefused:
+            if not self.make_room():
+                raise
+        return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
+
+    def _open(
+        self,
+        kind: str,
+        address: Sequence[Any],
+        window_size: Optional[int],
+        max_packet_size: Optional[int],
+        deadline: float,
+        timeout: float,
+    ) -> SshChannel:
+        waiter = OpenWaiter()
+        chan = self._start_channel(kind, address, waiter, window_size, max_packet_size)
+        try:
+            in_time = waiter.wait(deadline)
+        except BaseException:
+            chan.abandon()
+            raise
+        if not in_time:
+            chan.abandon()
+            raise SshConnectTimeout(
+                f"{self.connection_id}: no channel within {timeout:g} s",
+                connection_id=self.connection_id,
+                phase="open",
+            )
+        if chan.error is not None:
+            raise again(chan.error)
+        with self.lock:
+            self._held.discard(chan)  # from now on it lives as long as the caller wants it
+        return chan
+
+    # What the server says, on the reader thread.
+
+    def _parse_channel_open_success(self, m: Message) -> None:
+        number, remote, window, packet = m.get_int(), m.get_int(), m.get_int(), m.get_int()
+        chan = self._channels.find(number)
+        if chan is None or chan.active:
+            raise SSHException("the server confirmed a channel nobody asked for")
+        chan._confirmed(remote, window, packet)
+
+    def _parse_channel_open_failure(self, m: Message) -> None:
+        number, code, text = m.get_int(), m.get_int(), m.get_string()
+        chan = self._channels.find(number)
+        if chan is None or chan.active:
+            raise SSHException("the server refused a channel nobody asked for")
+        self._channels.delete(number)
+        self._forget_channel(chan)
+        said = printable(text.decode("utf-8", "backslashreplace"))
+        chan._end(
+            SshSessionRefused(
+                f"{self.connection_id}: the server refused a channel: {said} (code {code})",
+                code=code,
+                connection_id=self.connection_id,
+            )
+        )
+
+    def _parse_channel_open(self, m: Message) -> None:
+        if self._forward_agent_handler or self._x11_handler or self._tcp_handler:
+            super()._parse_channel_open(m)  # the user asked for it, by paramiko's own methods
+            return
+        m.get_text()
+        self._answer(
+            message(
+                cMSG_CHANNEL_OPEN_FAILURE,
+                m.get_int(),
+                OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
+                "",
+                "",
+            )
+        )
+
+    def _forget_channel(self, chan: SshChannel) -> None:
+        with self.lock:
+            self._held.discard(chan)

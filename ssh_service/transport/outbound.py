@@ -1,0 +1,43 @@
+"""What the messages of one channel have in common, so that they leave in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from paramiko.message import Message
+
+if TYPE_CHECKING:
+    from ssh_service.transport.transport import SshTransport
+
+
+class Outbound:
+    """What orders the messages of one channel: the object, never its number, which is re-used."""
+
+    __slots__ = ("begun", "close_sent")
+
+    def __init__(self) -> None:
+        self.close_sent = False  # guarded by the transport's gate
+        # Guarded by the gate, except for a look when the connection has ended: whether a message
+        # may have left.  Set before one is written, taken back where that failed altogether.
+        self.begun = False
+
+
+class Tagged:
+    """
+    What a channel sees as its transport: tags each message with the channel it belongs to.
+
+    Repairs F2 and F2c: paramiko sets "EOF sent" under a lock and sends after it, so that a CLOSE
+    may overtake, and the server then takes the late message for the next channel's.
+    """
+
+    __slots__ = ("_outbound", "transport")
+
+    def __init__(self, transport: "SshTransport", outbound: Outbound) -> None:
+        self.transport = transport
+        self._outbound = outbound
+
+    def _send_user_message(self, m: Message) -> None:
+        self.transport._send_user_message(m, self._outbound)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)

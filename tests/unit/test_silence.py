@@ -1,0 +1,88 @@
+"""The accounts of keepalives, on a clock of the test's own."""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+import pytest
+
+from ssh_service.transport.silence import PeerSilent, Silence
+
+HEARD = 1000.0
+
+
+def until_lost(silence: Silence, now: float = HEARD) -> Tuple[List[float], float]:
+    """Hear nothing from `HEARD` on; return when the server was asked, and when it was given up."""
+    asked = []
+    for _ in range(100):
+        try:
+            ask, wait = silence.check(now, HEARD)
+        except PeerSilent:
+            return asked, now - HEARD
+        if ask:
+            asked.append(now - HEARD)
+        now += max(0.0, wait)
+    raise AssertionError("is never given up")
+
+
+@pytest.mark.parametrize(
+    "count, asked",
+    [(1, [5.0]), (2, [10.0]), (3, [10.0, 20.0]), (5, [10.0, 20.0, 30.0, 40.0])],
+)
+def test_a_silent_server_is_asked_and_then_given_up_after_interval_times_count(
+    count: int, asked: List[float]
+) -> None:
+    """F5; a single count leaves time for an answer, too."""
+    assert until_lost(Silence(10, count)) == (asked, 10.0 * count)
+
+
+def test_a_server_that_says_anything_is_not_asked() -> None:
+    silence = Silence(10, 3)
+    for heard in range(1000, 1100, 9):
+        assert silence.check(heard, heard) == (False, 10)
+
+
+def test_an_answer_begins_the_count_anew() -> None:
+    silence = Silence(10, 3)
+    assert silence.check(HEARD, HEARD) == (False, 10)
+    assert silence.check(HEARD + 10, HEARD) == (True, 10)
+    assert silence.check(HEARD + 20, HEARD) == (True, 10)
+    assert silence.check(HEARD + 29, HEARD + 29) == (False, 10)
+    assert silence.check(HEARD + 39, HEARD + 29) == (True, 10)
+
+
+def test_a_reader_that_was_held_up_asks_before_it_gives_up() -> None:
+    """F5: what counts is questions that were not answered, not time in which we did not run."""
+    silence = Silence(10, 3)
+    assert silence.check(HEARD, HEARD) == (False, 10)
+    assert until_lost(silence, HEARD + 500) == ([500, 510], 520)
+
+
+def test_the_socket_is_looked_at_once_more_before_a_connection_is_given_up() -> None:
+    """F5: the answer may have come in the moment before."""
+    silence = Silence(10, 2)
+    assert silence.check(HEARD + 10, HEARD) == (True, 10)
+    ask, wait = silence.check(HEARD + 25, HEARD)
+    assert not ask and wait <= 0  # does not wait, but reads
+    assert silence.check(HEARD + 25, HEARD + 24) == (False, 9)
+    silence.check(HEARD + 34, HEARD + 24)
+    silence.check(HEARD + 60, HEARD + 24)
+    with pytest.raises(PeerSilent, match="36.0 s"):
+        silence.check(HEARD + 60, HEARD + 24)
+
+
+def test_another_interval_holds_from_what_is_heard_next() -> None:
+    silence = Silence(10, 3)
+    assert silence.check(HEARD, HEARD) == (False, 10)
+    silence.set_interval(1)
+    assert silence.limit == 3
+    assert silence.check(HEARD + 5, HEARD) == (False, 5)
+    assert silence.check(HEARD + 5, HEARD + 5) == (False, 1)
+    assert silence.check(HEARD + 6, HEARD + 5) == (True, 1)
+
+
+def test_no_interval_means_no_limit() -> None:
+    silence = Silence(0, 3)
+    assert silence.limit == 0
+    silence.set_interval(5)
+    assert silence.limit == 15 and until_lost(silence) == ([5, 10], 15)
