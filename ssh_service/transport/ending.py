@@ -13,6 +13,7 @@ from typing import Any, Callable, List, Optional
 
 import paramiko
 from paramiko.message import Message
+from paramiko.ssh_exception import AuthenticationException
 
 from ssh_service.errors import SshConnectionLost, again
 from ssh_service.transport.packets import SshPacketizer
@@ -206,8 +207,9 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
     @saved_exception.setter
     def saved_exception(self, error: Optional[BaseException]) -> None:
         # A property, so that the reason is still known after `get_exception` took it (fault G3).
+        # A login that was refused is kept there as well, and ends nothing.
         self._saved = error
-        if error is not None and self._reader_error is None:
+        if error is not None and not isinstance(error, AuthenticationException):
             self._reader_error = error
 
     def _parse_disconnect(self, m: Message) -> None:

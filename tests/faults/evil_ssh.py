@@ -107,7 +107,9 @@ def echo(transport: EvilTransport, channel: paramiko.Channel, command: bytes) ->
     channel.close()
 
 
-class _Server(paramiko.ServerInterface):  # type: ignore[misc]
+class Server(paramiko.ServerInterface):  # type: ignore[misc]
+    """Lets everyone in, and runs commands by `EvilSsh.on_exec`."""
+
     def __init__(self, transport: EvilTransport, evil: "EvilSsh") -> None:
         self._transport = transport
         self._evil = evil
@@ -208,4 +210,4 @@ class EvilSsh:
             transport.add_server_key(KEYS[0])
             self.transports.append(transport)
             done: Optional[threading.Event] = threading.Event()
-            transport.start_server(event=done, server=_Server(transport, self))
+            transport.start_server(event=done, server=Server(transport, self))

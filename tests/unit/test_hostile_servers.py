@@ -29,7 +29,7 @@ from tests.faults.clients import (
     resident,
     within,
 )
-from tests.faults.evil_ssh import KEYS, EvilSsh, EvilTransport, echo
+from tests.faults.evil_ssh import KEYS, EvilSsh, EvilTransport, Server, echo
 
 MANY = 100_000_000
 """As often as it takes, for what must be stopped from the other side."""
@@ -680,6 +680,26 @@ def test_a_keepalive_that_is_given_to_a_silent_server_is_noticed_before_long(
         server.transports[0].stop_reading()
         transport.set_keepalive(0.1)
         assert lost(transport).reason == "silence"
+
+
+def test_a_login_that_was_refused_is_not_why_the_connection_ends_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """G3: paramiko keeps both errors in one place."""
+    monkeypatch.setattr(Server, "check_auth_none", lambda *_: paramiko.AUTH_FAILED)
+    monkeypatch.setattr(Server, "get_allowed_auths", lambda *_: "password")
+    with EvilSsh() as server:
+        sock = socket.create_connection((server.host, server.port), timeout=PATIENCE)
+        transport = SshTransport(sock, connection_id="tester@evil:22")
+        try:
+            transport.handshake(time.monotonic() + PATIENCE)
+            with pytest.raises(paramiko.BadAuthenticationType):
+                transport.auth_none("tester")
+            transport.auth_password("tester", "secret")
+            server.transports[0].close()
+            assert lost(transport).reason in ("eof", "reset")
+        finally:
+            transport.close()
 
 
 def test_our_close_leaves_a_moment_later_though_nothing_follows_it(
