@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Set
 
+import astroid
 from docutils import nodes
 from docutils.statemachine import StringList
 from numpydoc.docscrape import NumpyDocString
@@ -23,11 +24,15 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+import ssh_service
 from ssh_service import errors, params, service_settings
 
 FIGURES = Path(__file__).resolve().parents[1] / "benchmarks.json"
 
 OURS = "ssh_service"
+
+# Public names that are mlos_bench's where that is installed, or no objects.
+_NOT_OURS = {"FileShareService", "Service", "Status", "__version__"}
 
 _log = logging.getLogger(__name__)
 
@@ -152,6 +157,9 @@ def _forget_none(app: Sphinx, env: BuildEnvironment) -> None:
     public = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
     for name in sorted(public - _described(env)):
         _log.warning("no page says what to do about %s: add it to errors.md", name)
+    for name in ssh_service.__all__:
+        if f"{OURS}.{name}" not in env.domaindata["py"]["objects"] and name not in _NOT_OURS:
+            _log.warning("the reference does not have %s", name)
 
 
 def _skip_private(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
@@ -159,6 +167,16 @@ def _skip_private(app: Sphinx, what: str, name: str, obj: Any, skip: bool, optio
     if what in ("module", "package"):
         return name not in app.config.public_modules
     return skip
+
+
+def _unfold(module: astroid.nodes.Module) -> None:
+    """Let the reference begin with what the package loads when it is first used, verbs first."""
+    if module.name != OURS:
+        return
+    for node in module.body:
+        if isinstance(node, astroid.nodes.If) and node.test.as_string() == "TYPE_CHECKING":
+            module.body = [*reversed(node.body), *module.body]
+            return
 
 
 def setup(app: Sphinx) -> Dict[str, Any]:
@@ -169,4 +187,5 @@ def setup(app: Sphinx) -> Dict[str, Any]:
     app.add_lexer("jsonc", JavascriptLexer)  # JSON with comments
     app.connect("env-check-consistency", _forget_none)
     app.connect("autoapi-skip-member", _skip_private)
+    astroid.MANAGER.register_transform(astroid.nodes.Module, _unfold)
     return {"parallel_read_safe": False}
