@@ -15,6 +15,7 @@ import pytest
 
 from ssh_service import ssh_config
 from ssh_service.errors import SshConfigError
+from ssh_service.ssh_config import match_exec, syntax
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
 
@@ -206,6 +207,36 @@ def test_relative_includes_are_those_of_the_users_folder(
     assert config.get("user").arguments == ("late",)  # type: ignore[union-attr]
 
 
+def test_a_folder_among_what_is_included_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "config.d" / "archive").mkdir(parents=True)
+    write(tmp_path / "config.d" / "web", "Port 1")
+    path = write(tmp_path / "c", f"Include {tmp_path}/config.d/*")
+    assert ssh_config.lookup("web", [path]).get("port") is not None
+
+
+def test_what_is_included_must_not_be_writable_by_others(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    write(inner, "ProxyCommand somebody-elses %h")
+    inner.chmod(0o666)
+    path = write(tmp_path / "c", f"Include {inner}")
+    with pytest.raises(SshConfigError, match="inner: owner .* others could change it"):
+        ssh_config.lookup("web", [path])
+    inner.chmod(0o600)
+    assert ssh_config.lookup("web", [path]).get("proxycommand") is not None
+
+
+def test_a_file_for_each_of_many_clusters_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "config.d").mkdir()
+    for number in range(100):
+        write(tmp_path / "config.d" / f"{number:03}", f"Host node{number}", f"Port {number + 1}")
+    path = write(tmp_path / "c", f"Include {tmp_path}/config.d/*")
+    ssh_config.lookup("node7", [path])
+    before = syntax._parse.cache_info().misses
+    value = ssh_config.lookup("node99", [path]).get("port")
+    assert value is not None and value.arguments == ("100",)
+    assert syntax._parse.cache_info().misses == before
+
+
 def test_an_include_of_itself_ends_with_an_error(tmp_path: Path) -> None:
     path = tmp_path / "c"
     write(path, f"Include {path}")
@@ -235,7 +266,7 @@ def test_match_exec_is_not_run_where_the_block_is_out_already(tmp_path: Path) ->
 def test_match_exec_that_does_not_end_is_ended_with_all_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh_config, "_EXEC_LIMIT", 0.3)
+    monkeypatch.setattr(match_exec, "_LIMIT", 0.3)
     monkeypatch.setenv("SHELL", "/bin/sh")
     pids = tmp_path / "pids"
     command = f"sleep 60 & echo $! $$ > {pids}; wait"
@@ -267,6 +298,9 @@ def test_match_exec_without_a_shell_is_an_error_with_file_and_line(
     [
         ('User "open', "a quote is not closed"),
         ("Port", "port needs a value"),
+        ('User ""', "user needs a value"),
+        ("ProxyJump # one", "proxyjump needs a value"),
+        ('"User alice', "a quote is not closed"),
         ("Match", "match needs a value"),
         ("Match host", "Match host needs a value"),
         ("Match host web all", "'all' cannot be combined"),
@@ -278,6 +312,49 @@ def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(
     path = write(tmp_path / "c", "# one", line)
     with pytest.raises(SshConfigError, match=f"c:2: {reason}"):
         ssh_config.lookup("web", [path])
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", " \f\n"])
+@pytest.mark.parametrize("begin", ["", "\ufeff"])
+def test_files_of_other_systems_are_read_as_ones_own(tmp_path: Path, begin: str, end: str) -> None:
+    path = tmp_path / "c"
+    lines = ["Host web", '\tUser\t= "alice" ', "\t", "Host db", "  Port=7"]
+    path.write_bytes((begin + end.join(lines) + end).encode())
+    said = {}
+    for host in ("web", "db"):
+        config = ssh_config.lookup(host, [str(path)])
+        said[host] = [(name, config.all(name)[0].arguments) for name in config.keywords()]
+    assert said == {"web": [("user", ("alice",))], "db": [("port", ("7",))]}
+
+
+@needs_ssh
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Match host = web",
+        "Match host= web",
+        "Match host =web",
+        'Match host "web" # comment',
+        "Match !all",
+        "Match final !all",
+        "Match user root host web",
+        "Host db # web",
+        'Host "web"',
+        "Host\tdb\tweb",
+    ],
+)
+def test_a_block_is_for_whom_ssh_says(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "c", "Match localuser=*", line, "  HostKeyAlias yes")
+    matches = ssh_config.lookup("web", [path], user="root").get("hostkeyalias") is not None
+    assert matches == ("hostkeyalias" in ssh_says(path, "web", "-l", "root"))
+
+
+@needs_ssh
+@pytest.mark.parametrize("jump", ["a # one", "a,b#c", "none # straight", "u@a:7  "])
+def test_a_jump_host_ends_where_ssh_says(tmp_path: Path, jump: str) -> None:
+    path = write(tmp_path / "c", f"ProxyJump {jump}")
+    value = ssh_config.lookup("web", [path]).get("proxyjump")
+    assert value is not None and list(value.arguments) == ssh_says(path, "web")["proxyjump"]
 
 
 def test_a_named_file_must_exist_a_default_one_need_not(
@@ -322,3 +399,26 @@ def test_tokens_and_the_environment_are_expanded(monkeypatch: pytest.MonkeyPatch
     for bad in ("${NO_SUCH_VARIABLE}", "${SOMETHING"):
         with pytest.raises(SshConfigError, match="c:1: environment variable"):
             ssh_config.expand_environment(bad, "c:1")
+
+
+@pytest.mark.parametrize(
+    "name", ["$(id)", "`id`", "a;id", "a|id", "a>f", "a&id", "a'b", "-oX", "\\"]
+)
+def test_a_host_or_user_that_is_more_than_a_name_gets_into_no_command(
+    tmp_path: Path, name: str
+) -> None:
+    for letter in "hnr":
+        tokens = {**dict.fromkeys("hnr", "web"), letter: name, "%": "%"}
+        with pytest.raises(SshConfigError, match=f"c:1: .* cannot stand for %{letter}"):
+            ssh_config.expand_command(f"nc %{letter}", tokens, "c:1")
+    assert ssh_config.expand_command("nc %h %%", {"h": "web", "%": "%"}, "c:1") == "nc web %"
+    trace = tmp_path / "trace"
+    path = write(tmp_path / "c", f'Match exec "touch {trace}; echo %r"', "Port 1")
+    with pytest.raises(SshConfigError, match="cannot stand for %r"):
+        ssh_config.lookup("web", [path], user=name, allow_exec=True)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("user", ["DOM\\user", "first.last@example.com", "a b", "größe"])
+def test_a_user_with_an_unusual_name_gets_into_commands(user: str) -> None:
+    assert ssh_config.expand_command("nc %r", {"r": user}, "c:1") == f"nc {user}"

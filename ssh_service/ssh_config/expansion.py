@@ -1,0 +1,111 @@
+"""What stands for something else in a value: ``%h`` and the like, and ``${NAME}``."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Mapping, Match
+
+from ssh_service.errors import SshConfigError
+
+__all__ = ["expand_command", "expand_environment", "expand_tokens"]
+
+_TOKEN = re.compile(r"%(.?)", re.DOTALL)
+# Host as typed, host to dial, user: they may come from anywhere, the file is the user's own.
+_FROM_CALLERS = "nhr"
+# As ssh has it, which refuses such names altogether.
+_MORE_THAN_A_NAME = re.compile(r"""['`"$;&<>|(){}\x00-\x1f\x7f]|\s-|^-|\\\Z""")
+_VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
+
+
+def expand_tokens(text: str, tokens: Mapping[str, str], origin: str) -> str:
+    """
+    Replace ``%h`` and the like.
+
+    Parameters
+    ----------
+    text : str
+        The value as written.
+    tokens : Mapping[str, str]
+        What each letter stands for.
+    origin : str
+        Where the value stands, for the error.
+
+    Returns
+    -------
+    str
+        The value meant.
+
+    Raises
+    ------
+    SshConfigError
+        A letter that has no meaning here.
+    """
+
+    def meaning(found: Match[str]) -> str:
+        letter = found.group(1)
+        if letter in tokens:
+            return tokens[letter]
+        known = " ".join(f"%{letter}" for letter in tokens)
+        raise SshConfigError(f"{origin}: unknown token {found.group()}; known: {known}")
+
+    return _TOKEN.sub(meaning, text)
+
+
+def expand_command(text: str, tokens: Mapping[str, str], origin: str) -> str:
+    """
+    Replace ``%h`` and the like in a command for the shell.
+
+    Parameters
+    ----------
+    text, tokens, origin
+        As for `expand_tokens`.
+
+    Returns
+    -------
+    str
+        The command.
+
+    Raises
+    ------
+    SshConfigError
+        As for `expand_tokens`; or a host or user in it is none, but more of a command.
+    """
+    for letter in _FROM_CALLERS:
+        if f"%{letter}" in text and _MORE_THAN_A_NAME.search(tokens[letter]):
+            raise SshConfigError(
+                f"{origin}: {tokens[letter]!r} cannot stand for %{letter} in a command: "
+                f"the shell would take it for more than a name"
+            )
+    return expand_tokens(text, tokens, origin)
+
+
+def expand_environment(text: str, origin: str) -> str:
+    """
+    Replace ``${NAME}`` by the environment variable.
+
+    Parameters
+    ----------
+    text : str
+        The value as written.
+    origin : str
+        Where the value stands, for the error.
+
+    Returns
+    -------
+    str
+        The value meant.
+
+    Raises
+    ------
+    SshConfigError
+        The variable is not set, or a brace is missing.
+    """
+
+    def meaning(found: Match[str]) -> str:
+        name, brace = found.groups()
+        if brace and name in os.environ:
+            return os.environ[name]
+        raise SshConfigError(f"{origin}: environment variable {name!r} of {text!r} is not set")
+
+    return _VARIABLE.sub(meaning, text)

@@ -1,0 +1,294 @@
+"""What the files say about one host; the first value found for a keyword wins, as in ssh."""
+
+from __future__ import annotations
+
+import getpass
+import glob
+import logging
+import os
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from ssh_service.errors import SshConfigError
+from ssh_service.patterns import is_match_list
+from ssh_service.ssh_config import match_exec
+from ssh_service.ssh_config.expansion import expand_command, expand_tokens
+from ssh_service.ssh_config.syntax import Criterion, Line, Value, criteria, read
+
+__all__ = ["HostConfig", "default_files", "local_user", "lookup"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_DEPTH = 16  # ssh's own limit on nested Include
+_COLLECTED = frozenset(["identityfile", "certificatefile"])
+_SYSTEM_FILE = "/etc/ssh/ssh_config"
+
+
+class HostConfig:
+    """
+    What the files say about one host, by lower-case keyword.
+
+    Notes
+    -----
+    *Thread safety*: not changed once `lookup` has returned it.
+    """
+
+    def __init__(self) -> None:
+        self._values: Dict[str, List[Value]] = {}
+
+    def all(self, keyword: str) -> List[Value]:
+        """
+        Return every value of a keyword, in order.
+
+        Parameters
+        ----------
+        keyword : str
+            In lower case.
+
+        Returns
+        -------
+        List[Value]
+            At most one, except for keywords that collect.
+        """
+        return list(self._values.get(keyword, ()))
+
+    def get(self, keyword: str) -> Optional[Value]:
+        """
+        Return the value of a keyword.
+
+        Parameters
+        ----------
+        keyword : str
+            In lower case.
+
+        Returns
+        -------
+        Optional[Value]
+            The first value, None where the files say nothing.
+        """
+        values = self._values.get(keyword)
+        return values[0] if values else None
+
+    def keywords(self) -> List[str]:
+        """
+        Name the keywords that have a value.
+
+        Returns
+        -------
+        List[str]
+            In lower case, in the order they were found.
+        """
+        return list(self._values)
+
+    def add(self, line: Line) -> None:
+        """
+        Take a line into account.
+
+        Parameters
+        ----------
+        line : Line
+            One that is for this host.
+        """
+        values = self._values.setdefault(line.keyword, [])
+        known = [value.arguments for value in values]
+        if not known or (line.keyword in _COLLECTED and line.value.arguments not in known):
+            values.append(line.value)
+
+    def settle(self, hostname: str) -> None:
+        """
+        Fix the host's name, whatever else is still said about it.
+
+        Parameters
+        ----------
+        hostname : str
+            Plain, without tokens.
+        """
+        values = self._values.get("hostname")
+        origin = values[0].origin if values else ""
+        self._values["hostname"] = [Value((hostname.replace("%", "%%"),), origin)]
+
+
+def local_user() -> str:
+    """
+    Name the user this process runs as.
+
+    Returns
+    -------
+    str
+        The login name, or the number where the system knows no name.
+    """
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        try:
+            return getpass.getuser()
+        except Exception:  # noqa: B902  (KeyError, OSError or ImportError, by version)
+            return str(os.getuid()) if hasattr(os, "getuid") else "user"
+
+
+def default_files() -> Tuple[str, ...]:
+    """
+    Name the files ssh itself would read.
+
+    Returns
+    -------
+    Tuple[str, ...]
+        The user's and the system's; they need not exist.
+    """
+    return (os.path.expanduser("~/.ssh/config"), _SYSTEM_FILE)
+
+
+def lookup(
+    host: str,
+    files: Optional[Sequence[str]] = None,
+    *,
+    user: Optional[str] = None,
+    port: Optional[int] = None,
+    allow_exec: bool = False,
+) -> HostConfig:
+    """
+    Read what ssh_config files say about a host.
+
+    Parameters
+    ----------
+    host : str
+        As the caller typed it.
+    files : Optional[Sequence[str]]
+        Files that must exist; None for the user's and the system's, where they exist.
+    user : Optional[str]
+        The user name the caller gave, seen by ``Match user``.
+    port : Optional[int]
+        The port the caller gave, seen by the ``%p`` of ``Match exec``.
+    allow_exec : bool
+        Whether ``Match exec`` may run its command.  Where it may not, the block does not match,
+        and a warning says so.
+
+    Returns
+    -------
+    HostConfig
+        What was found.
+
+    Raises
+    ------
+    SshConfigError
+        A file is missing, unreadable, not safe (the user's own or an included one, writable by
+        others) or not in the format, or a ``Match exec`` does not end; the message names file and
+        line.
+    """
+    reader = _Reader(host, user, port, allow_exec)
+    reader.read_all(files)
+    if reader.wants_final:
+        reader.begin_final()
+        reader.read_all(files)
+    return reader.config
+
+
+class _Reader:
+    """One lookup: walks the files, once or (``Match final``) twice."""
+
+    def __init__(
+        self, host: str, user: Optional[str], port: Optional[int], allow_exec: bool
+    ) -> None:
+        self.config = HostConfig()
+        self.wants_final = False
+        self._host = host
+        self._name = host  # what Host patterns are compared with
+        self._user = user
+        self._port = port
+        self._allow_exec = allow_exec
+        self._final = False
+
+    def begin_final(self) -> None:
+        self._final = True
+        self._name = self._subject("host").lower()
+        self.config.settle(self._name)
+
+    def read_all(self, files: Optional[Sequence[str]]) -> None:
+        if files is not None:
+            for name in files:
+                self._read(os.path.expanduser(name), True, False, True, 0)
+            return
+        user_file, system_file = default_files()
+        for path, is_users in ((user_file, True), (system_file, False)):
+            if os.path.exists(path):
+                self._read(path, is_users, is_users, True, 0)
+
+    def _read(
+        self, path: str, is_users: bool, check_owner: bool, reachable: bool, depth: int
+    ) -> None:
+        active = reachable
+        for line in read(path, check_owner=check_owner):
+            if line.keyword == "host":
+                active = reachable and is_match_list(self._name, line.value.arguments)
+            elif line.keyword == "match":
+                # Evaluated even where unreachable is known: a syntax error stays an error.
+                active = self._is_match(line.value, reachable)
+            elif line.keyword == "include":
+                self._include(line.value, is_users, active, depth)
+            elif active:
+                self.config.add(line)
+
+    def _include(self, value: Value, is_users: bool, active: bool, depth: int) -> None:
+        if depth >= _MAX_DEPTH:
+            raise SshConfigError(f"{value.origin}: Include nested deeper than {_MAX_DEPTH}")
+        base = os.path.expanduser("~/.ssh") if is_users else os.path.dirname(_SYSTEM_FILE)
+        for argument in value.arguments:
+            pattern = os.path.join(base, os.path.expanduser(argument))
+            for path in sorted(glob.glob(pattern)):
+                self._read(path, is_users, is_users, active, depth + 1)
+
+    def _is_match(self, value: Value, reachable: bool) -> bool:
+        result = reachable
+        for criterion in criteria(value):
+            if criterion.name == "final":
+                self.wants_final = True
+            if result:  # as ssh: nothing is run or compared once the block is out
+                result = self._holds(criterion, value.origin) != criterion.negated
+        return result
+
+    def _holds(self, criterion: Criterion, origin: str) -> bool:
+        """Tell whether a criterion holds, before it is negated."""
+        name = criterion.name
+        if name == "all":
+            return True
+        if name in ("final", "canonical"):
+            return self._final
+        if name == "exec":
+            return self._run(criterion.value, origin)
+        if name in ("host", "originalhost"):  # unlike those of Host, in any case
+            patterns = criterion.value.lower().split(",")
+            return is_match_list(self._subject(name).lower(), patterns)
+        if name in ("user", "localuser"):
+            return is_match_list(self._subject(name), criterion.value.split(","))
+        _log.warning("%s: Match %s is not supported: no match", origin, name)
+        return criterion.negated  # so that neither it nor its negation matches
+
+    def _subject(self, name: str) -> str:
+        if name == "originalhost":
+            return self._host
+        if name == "localuser":
+            return local_user()
+        if name == "user":
+            value = self.config.get("user")
+            return self._user or (value.arguments[0] if value else local_user())
+        value = self.config.get("hostname")
+        if value is None:
+            return self._host
+        return expand_tokens(value.arguments[0], {"%": "%", "h": self._host}, value.origin)
+
+    def _run(self, command: str, origin: str) -> bool:
+        if not self._allow_exec:
+            _log.warning("%s: Match exec is not allowed (config_exec is off): no match", origin)
+            return False
+        port = self.config.get("port")
+        tokens = {
+            "%": "%",
+            "h": self._subject("host"),
+            "n": self._host,
+            "p": str(self._port or (port.arguments[0] if port else 22)),
+            "r": self._subject("user"),
+            "u": local_user(),
+            "d": os.path.expanduser("~"),
+        }
+        return match_exec.succeeds(expand_command(command, tokens, origin), origin)

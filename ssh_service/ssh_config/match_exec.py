@@ -1,0 +1,57 @@
+"""The command of a ``Match exec``: the file asks for it, and the caller allowed it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+from ssh_service.errors import SshConfigError
+
+__all__ = ["succeeds"]
+
+_LIMIT = 10.0  # seconds that the command may take
+
+
+def succeeds(command: str, origin: str) -> bool:
+    """
+    Run a command in the user's shell.
+
+    Parameters
+    ----------
+    command : str
+        Tokens expanded.
+    origin : str
+        ``file:line``, for the error.
+
+    Returns
+    -------
+    bool
+        Whether its exit status is 0.
+
+    Raises
+    ------
+    SshConfigError
+        There is no such shell, or the command did not end within 10 s; then it has been killed,
+        with all that it started.
+    """
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    try:
+        process = subprocess.Popen(
+            [shell, "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # so that it can be ended with all that it started
+        )
+    except OSError as error:
+        raise SshConfigError(
+            f"{origin}: Match exec cannot be run by {shell!r}: {error.strerror}"
+        ) from error
+    try:
+        return process.wait(_LIMIT) == 0
+    except subprocess.TimeoutExpired:
+        raise SshConfigError(f"{origin}: Match exec did not end within {_LIMIT:g} s") from None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

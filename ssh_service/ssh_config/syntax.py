@@ -1,0 +1,197 @@
+"""The lines of a ssh_config file: keywords, arguments, the criteria of a ``Match``."""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+from typing import Iterator, List, NamedTuple, Tuple
+
+from ssh_service.errors import SshConfigError
+
+__all__ = ["Criterion", "Line", "Value", "criteria", "read"]
+
+# Everything after these keywords is one value: `#` and quotes belong to it.
+_RAW = frozenset(["proxycommand", "proxyjump", "localcommand", "remotecommand"])
+_ALONE = frozenset(["all", "final", "canonical"])
+_WITH_VALUE = frozenset(["host", "originalhost", "user", "localuser", "exec"])
+_BLANK = " \t\r\n\f"  # to ssh; `str.strip` takes off more
+
+
+class Value(NamedTuple):
+    """The arguments of one keyword, and where they stand (``file:line``)."""
+
+    arguments: Tuple[str, ...]
+    origin: str
+
+
+class Line(NamedTuple):
+    """A keyword in lower case, and what follows it."""
+
+    keyword: str
+    value: Value
+
+
+class Criterion(NamedTuple):
+    """One condition of a ``Match``."""
+
+    negated: bool
+    name: str
+    value: str
+
+
+def read(path: str, *, check_owner: bool) -> Tuple[Line, ...]:
+    """
+    Read a file; again only if it has changed.
+
+    Parameters
+    ----------
+    path : str
+        The file.  A folder has no lines, as in ssh.
+    check_owner : bool
+        Whether to refuse what somebody else than its owner, who must be root or this user, could
+        have written.
+
+    Returns
+    -------
+    Tuple[Line, ...]
+        Without comments and empty lines.
+
+    Raises
+    ------
+    SshConfigError
+        It cannot be read, is refused, or is not in the format.
+    """
+    try:
+        facts = os.stat(path)
+        if stat.S_ISDIR(facts.st_mode):
+            return ()
+        if check_owner and os.name == "posix":
+            _refuse_open(path, facts)
+        return _parse(path, facts.st_mtime_ns, facts.st_size, facts.st_ino)
+    except OSError as error:
+        raise SshConfigError(f"config {path!r} cannot be read: {error.strerror}") from error
+
+
+def _refuse_open(path: str, facts: os.stat_result) -> None:
+    if facts.st_uid not in (0, os.getuid()) or facts.st_mode & 0o022:
+        mode = oct(stat.S_IMODE(facts.st_mode))
+        raise SshConfigError(
+            f"{path}: owner {facts.st_uid}, mode {mode}: others could change it; "
+            f"chmod 600 it, or name the files to read with 'config'"
+        )
+
+
+@functools.lru_cache(maxsize=1024)  # clusters come with a file each, all included
+def _parse(path: str, mtime_ns: int, size: int, inode: int) -> Tuple[Line, ...]:
+    # Windows' editors begin a file with a mark, which must not hide its first keyword.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        text = file.read()
+    lines = []
+    for number, raw in enumerate(text.split("\n"), 1):
+        plain = raw.strip(_BLANK)
+        if plain and not plain.startswith("#"):
+            lines.append(_parse_line(plain, f"{path}:{number}"))
+    return tuple(lines)
+
+
+def _parse_line(text: str, origin: str) -> Line:
+    keyword, rest = _keyword(text, origin)
+    rest = rest.lstrip(_BLANK)
+    if rest.startswith("="):
+        rest = rest[1:].lstrip(_BLANK)
+    if keyword == "proxyjump":  # the one of these that may end in a comment
+        rest = rest.partition("#")[0].rstrip(_BLANK)
+    arguments = (rest,) if keyword in _RAW else tuple(_split(rest, origin))
+    if not arguments or not arguments[0]:
+        raise SshConfigError(f"{origin}: {keyword} needs a value")
+    return Line(keyword, Value(arguments, origin))
+
+
+def _keyword(text: str, origin: str) -> Tuple[str, str]:
+    if text.startswith('"'):
+        keyword, quote, rest = text[1:].partition('"')
+        if not quote:
+            raise SshConfigError(f"{origin}: a quote is not closed")
+        return keyword.lower(), rest
+    end = 0
+    while end < len(text) and text[end] not in _BLANK + "=":
+        end += 1
+    return text[:end].lower(), text[end:]
+
+
+def _split(text: str, origin: str) -> Iterator[str]:
+    """Split into arguments as ssh does: quotes, backslashes, a comment ends the line."""
+    index = 0
+    while index < len(text):
+        if text[index] in " \t":
+            index += 1
+        elif text[index] == "#":
+            return
+        else:
+            word, index = _word(text, index, origin)
+            yield word
+
+
+def _word(text: str, index: int, origin: str) -> Tuple[str, int]:
+    word: List[str] = []
+    quote = ""
+    while index < len(text):
+        char, following = text[index], text[index + 1 : index + 2]
+        if char == "\\" and following and following in "'\"\\" + ("" if quote else " "):
+            word.append(following)
+            index += 1
+        elif not quote and char in " \t":
+            break
+        elif not quote and char in "'\"":
+            quote = char
+        elif quote and char == quote:
+            quote = ""
+        else:
+            word.append(char)
+        index += 1
+    if quote:
+        raise SshConfigError(f"{origin}: a quote is not closed")
+    return "".join(word), index
+
+
+def criteria(value: Value) -> Tuple[Criterion, ...]:
+    """
+    Read the criteria of a ``Match``.
+
+    Parameters
+    ----------
+    value : Value
+        Of the keyword.
+
+    Returns
+    -------
+    Tuple[Criterion, ...]
+        At least one; a name that is not known here is among them as it stands.
+
+    Raises
+    ------
+    SshConfigError
+        A value is missing, or ``all`` is not alone.
+    """
+    found = list(_criteria(value))
+    for index, one in enumerate(found):
+        before = {other.name for other in found[:index]} - {"final", "canonical"}
+        if one.name == "all" and (before or index != len(found) - 1):
+            raise SshConfigError(f"{value.origin}: 'all' cannot be combined in Match")
+    return tuple(found)
+
+
+def _criteria(value: Value) -> Iterator[Criterion]:
+    rest = list(value.arguments)
+    while rest:
+        name, equals, argument = rest.pop(0).partition("=")
+        negated = name.startswith("!")
+        name = name.lstrip("!").lower()
+        if name not in _ALONE and not argument:
+            if not equals and rest and rest[0].startswith("="):  # with blanks around it
+                rest[:1] = filter(None, [rest[0][1:]])
+            if not rest and name in _WITH_VALUE:
+                raise SshConfigError(f"{value.origin}: Match {name} needs a value")
+            argument = rest.pop(0) if rest else ""
+        yield Criterion(negated, name, argument)
