@@ -23,6 +23,7 @@ __all__ = [
     "text",
     "time_span",
     "wrong",
+    "wrong_type",
 ]
 
 _TIME = re.compile(r"(\d+)([smhdw]?)", re.IGNORECASE)
@@ -52,6 +53,27 @@ def wrong(name: str, value: Any, right: str) -> SshConfigError:
     if len(shown) > 80:
         shown = shown[:77] + "..."
     return SshConfigError(f"{name}: {shown} ({type(value).__name__}) given, needs {right}")
+
+
+def wrong_type(name: str, value: Any, right: str) -> SshConfigError:
+    """
+    Build the error of a setting that may hold a secret: it shows the type alone.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Any
+        What was given.
+    right : str
+        What would be right.
+
+    Returns
+    -------
+    SshConfigError
+        Not raised yet.
+    """
+    return SshConfigError(f"{name}: {type(value).__name__} given, needs {right}")
 
 
 def text(name: str, value: Any) -> str:
@@ -367,6 +389,4 @@ def hidden(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
         return Secret(value)
     if callable(value):
         return value  # type: ignore[no-any-return]
-    raise SshConfigError(
-        f"{name}: {type(value).__name__} given, needs a text or a callable that returns one"
-    )
+    raise wrong_type(name, value, "a text or a callable that returns one")

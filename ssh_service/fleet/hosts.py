@@ -6,8 +6,9 @@ import re
 from typing import Any, Dict, Iterator, List, Mapping, Tuple, Union
 
 from ssh_service.errors import SshConfigError
+from ssh_service.params import split_address
 
-__all__ = ["Host", "expand", "name_of", "parse"]
+__all__ = ["Host", "connect_params", "expand", "folder_name", "name_of", "parse", "unique"]
 
 Host = Union[str, Mapping[str, Any]]
 
@@ -37,28 +38,16 @@ def parse(text: str) -> Dict[str, Any]:
     SshConfigError
         It cannot be one.
     """
-    user, at, rest = text.strip().rpartition("@")
-    host, port = rest, ""
-    if rest.startswith("["):
-        host, bracket, port = rest[1:].partition("]")
-        if not bracket or (port and not port.startswith(":")):
-            raise _wrong(text, "a bracket is not closed")
-        has_port, port = bool(port), port[1:]
-    elif rest.count(":") == 1:
-        host, _, port = rest.partition(":")
-        has_port = True
-    else:  # none, or the colons of an IPv6 address
-        has_port = False
-    if at and not user:
-        raise _wrong(text, "no user before the @")
-    if not host:
-        raise _wrong(text, "no host")
+    try:
+        user, host, port = split_address(text.strip())
+    except ValueError as error:
+        raise _wrong(text, str(error)) from None
     if host.startswith("-") or not _NAME.match(host):
         raise _wrong(text, f"{host!r} is no host name")
     found: Dict[str, Any] = {"host": host}
     if user:
         found["username"] = user
-    if has_port:
+    if port:
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise _wrong(text, f"{port!r} is no port")
         found["port"] = int(port)
@@ -163,7 +152,7 @@ def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
         return {**common, **host}
     if isinstance(host, str):
         return {**common, **parse(host)}
-    raise SshConfigError(f"host: expected a str or a mapping, got {host!r}")
+    raise SshConfigError(f"host: expected a str or a mapping, got a {type(host).__name__}")
 
 
 def folder_name(host: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Tuple, Union
 import paramiko
 
 from ssh_service import settings
-from ssh_service.errors import SshConfigError
 from ssh_service.secret import Secret
 
 __all__ = ["KeySource", "key_sources"]
@@ -52,10 +51,8 @@ def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
         return (Secret(given),)
     if isinstance(given, (str, os.PathLike)):
         return (settings.path(name, given),)
-    raise SshConfigError(
-        f"{name}: {type(given).__name__} given, needs a path, a paramiko.PKey, "
-        f"a callable that returns one, or a list of those"
-    )
+    right = "a path, a paramiko.PKey, a callable that returns one, or a list of those"
+    raise settings.wrong_type(name, given, right)
 
 
 def _is_pair(given: Any) -> bool:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import os
-import socket
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Mapping, Optional, Tuple, Union
 
 import paramiko
 
-from ssh_service import algorithms, settings, ssh_config
+from ssh_service import algorithms, settings
 from ssh_service.errors import SshConfigError
 from ssh_service.params.connect_params import ConnectParams
+from ssh_service.params.destination import destination, family, local_addr
 from ssh_service.params.key_sources import KeySource, key_sources
 from ssh_service.params.route import Hop, route
 from ssh_service.params.sources import Sources, first, named
 from ssh_service.params.trust import host_key_trust
+from ssh_service.ssh_config import HostConfig
 
 __all__ = ["SETTINGS", "resolve"]
 
@@ -61,7 +61,7 @@ _KEEPALIVE_INTERVAL = 15.0
 _KEEPALIVE_COUNT_MAX = 3
 _AUTH_METHODS = ("publickey", "password", "keyboard-interactive")
 _DEFAULT_IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
-_FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
+# The keywords of ssh_config that are read, here or in a module beside this one.
 _KEYWORDS = frozenset(
     """addressfamily bindaddress certificatefile ciphers compression connecttimeout
     globalknownhostsfile hashknownhosts hostkeyalgorithms hostkeyalias hostname identitiesonly
@@ -106,7 +106,7 @@ def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
 
 def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
     if not isinstance(given, Mapping):
-        raise settings.wrong("connect_params", given, "a mapping of settings")
+        raise settings.wrong_type("connect_params", given, "a mapping of settings")
     unknown = sorted(str(name) for name in given if name not in SETTINGS)
     if unknown:
         raise SshConfigError(
@@ -115,7 +115,8 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
         )
     sources = Sources(given)
     del given  # from here on no frame holds a plain secret
-    host, port, username = _destination(sources)
+    host, port, username = destination(sources)
+    _tell_unused(sources.config)
     hostname = sources.tokens["h"]
     tunnel, proxy_command = route(sources, (hostname.lower(), port, username), hops, _resolve)
     return ConnectParams(
@@ -131,14 +132,14 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
         agent_path=_agent_path(sources),
         password=sources.hidden("password"),
         passphrase=sources.hidden("passphrase"),
-        kbdint_handler=_handler(sources, "kbdint_handler"),
+        kbdint_handler=_kbdint_handler(sources),
         preferred_auth=_preferred_auth(sources),
         known_hosts=host_key_trust(sources),
         host_key_alias=sources.text("host_key_alias", "HostKeyAlias"),
         tunnel=tunnel,
         proxy_command=proxy_command,
-        family=_family(sources),
-        local_addr=_local_addr(sources),
+        family=family(sources),
+        local_addr=local_addr(sources),
         encryption_algs=_algorithms(sources, "encryption_algs"),
         kex_algs=_algorithms(sources, "kex_algs"),
         mac_algs=_algorithms(sources, "mac_algs"),
@@ -151,117 +152,12 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
     )
 
 
-# --- where to, and as whom ------------------------------------------------------------------
-
-
-def _destination(sources: Sources) -> Tuple[str, int, str]:
-    """Read ssh_config for the host; fill `sources.config` and `sources.tokens`."""
-    host = _host(sources.get("host"))
-    given_port, given_user = sources.get("port"), sources.get("username")
-    port = None if given_port is None else settings.port("port", given_port)
-    username = None if given_user is None else settings.text("username", given_user)
-    allow_exec = settings.flag("config_exec", sources.get("config_exec", False))
-    files = sources.get("config", ())
-    if files is not None:
-        sources.config = ssh_config.lookup(
-            host,
-            settings.paths("config", files) or None,
-            user=username,
-            port=port,
-            allow_exec=allow_exec,
-        )
-    _tell_unused(sources.config)
-    value = sources.config.get("port")
-    if port is None:
-        port = 22 if value is None else settings.port(named(value, "Port"), first(value))
-    value = sources.config.get("user")
-    if username is None:
-        username = ssh_config.local_user() if value is None else first(value)
-    value = sources.config.get("hostname")
-    hostname = host
-    if value is not None:
-        hostname = ssh_config.expand_tokens(first(value), {"h": host, "%": "%"}, value.origin)
-    sources.tokens = _Tokens(host, hostname, port, username)
-    sources.tokens["k"] = sources.text("host_key_alias", "HostKeyAlias") or hostname
-    return host, port, username
-
-
-def _tell_unused(config: ssh_config.HostConfig) -> None:
+def _tell_unused(config: HostConfig) -> None:
     if not _log.isEnabledFor(logging.DEBUG):
         return
     for keyword in config.keywords():
         if keyword not in _KEYWORDS:
             _log.debug("%s: %s has no effect here", config.all(keyword)[0].origin, keyword)
-
-
-def _host(given: Any) -> str:
-    if given is None:
-        raise SshConfigError("host: not given, needs the name or address to connect to")
-    host = settings.text("host", given).strip()
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if not host or host.startswith("-") or any(char.isspace() for char in host):
-        raise settings.wrong("host", given, "a host name or address")
-    return host
-
-
-class _Tokens(Dict[str, str]):
-    """What ``%h`` and the like mean; what has to be asked of the system is, when it is needed."""
-
-    def __init__(self, host: str, hostname: str, port: int, username: str) -> None:
-        super().__init__({"%": "%", "h": hostname, "n": host, "p": str(port), "r": username})
-
-    def __contains__(self, token: object) -> bool:
-        return super().__contains__(token) or token in _ASKED
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self.keys(), *_ASKED}))
-
-    def __missing__(self, token: str) -> str:
-        value = self[token] = _ASKED[token](self)
-        return value
-
-
-def _digest(tokens: Mapping[str, str]) -> str:
-    joined = f"{tokens['l']}{tokens['h']}{tokens['p']}{tokens['r']}"
-    return hashlib.sha1(joined.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-_ASKED: Dict[str, Callable[[Mapping[str, str]], str]] = {
-    "C": _digest,
-    "L": lambda tokens: tokens["l"].partition(".")[0],
-    "d": lambda _: os.path.expanduser("~"),
-    "i": lambda _: str(os.getuid()) if hasattr(os, "getuid") else "0",
-    "l": lambda _: socket.gethostname(),
-    "u": lambda _: ssh_config.local_user(),
-}
-
-
-def _family(sources: Sources) -> int:
-    given = sources.get("family")
-    if given is None:
-        value = sources.config.get("addressfamily")
-        if value is None:
-            return 0
-        name = named(value, "AddressFamily")
-        return _FAMILIES[settings.choice(name, first(value).lower(), tuple(_FAMILIES))]
-    if isinstance(given, int) and not isinstance(given, bool) and given in _FAMILIES.values():
-        return int(given)
-    return _FAMILIES[settings.choice("family", given, tuple(_FAMILIES))]
-
-
-def _local_addr(sources: Sources) -> Optional[Tuple[str, int]]:
-    given = sources.get("local_addr")
-    if given is None or given == ():
-        value = sources.config.get("bindaddress")
-        return None if value is None else (first(value), 0)
-    if isinstance(given, (tuple, list)) and len(given) == 2:
-        host, port = given
-        port = settings.port("local_addr", port) if port else 0
-        return (settings.text("local_addr", host) if host else "", port)
-    if not isinstance(given, str):
-        raise settings.wrong("local_addr", given, "an address, or a pair of an address and a port")
-    return (settings.text("local_addr", given), 0)
 
 
 # --- credentials ----------------------------------------------------------------------------
@@ -302,10 +198,10 @@ def _agent_path(sources: Sources) -> Optional[str]:
     return (*sources.config_paths("identityagent"), None)[0]
 
 
-def _handler(sources: Sources, name: str) -> Optional[Callable[..., Any]]:
-    given = sources.get(name)
+def _kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:
+    given = sources.get("kbdint_handler")
     if given is not None and not callable(given):
-        raise settings.wrong(name, given, "a callable")
+        raise settings.wrong_type("kbdint_handler", given, "a callable")
     return given  # type: ignore[no-any-return]
 
 
@@ -359,6 +255,8 @@ def _keepalive_interval(sources: Sources) -> Optional[float]:
     value = sources.config.get("serveraliveinterval")
     if value is None:
         return _KEEPALIVE_INTERVAL
+    if first(value).lower() == "none":
+        return None
     return settings.time_span(named(value, "ServerAliveInterval"), first(value)) or None
 
 

@@ -7,8 +7,9 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 import paramiko
 
-from ssh_service import settings
+from ssh_service import settings, ssh_config
 from ssh_service.errors import SshConfigError
+from ssh_service.params.address import split_address
 from ssh_service.params.connect_params import ConnectParams
 from ssh_service.params.sources import MISSING, Sources, first, named
 
@@ -90,9 +91,9 @@ def _configured(sources: Sources, chain: "_Chain") -> Tuple[Tunnel, Optional[str
         text = first(value)
         if text.lower() == "none":
             return None, None
-        text = sources.expand(value, text)
         if keyword == "proxycommand":
-            return None, text
+            return None, ssh_config.expand_command(text, sources.tokens, value.origin)
+        text = sources.expand(value, text)
         return chain.through(named(value, "ProxyJump"), text, from_file=True), None
     return None, None
 
@@ -120,10 +121,11 @@ class _Chain:
         hops = (*self._hops, self._here)
         if isinstance(given, Mapping):
             return self._resolve(given, hops)
-        if not isinstance(given, str) or not given.strip():
-            raise settings.wrong(name, given, "user@host:port, connect parameters or a Transport")
+        if not isinstance(given, str):
+            right = "user@host:port, connect parameters or a Transport"
+            raise settings.wrong_type(name, given, right)
         *before, last = [part.strip() for part in given.split(",")]
-        hop = _destination(name, last)
+        hop = _hop(name, last)
         for inherited in _INHERITED:
             if inherited in self._sources:
                 hop[inherited] = self._sources.get(inherited)
@@ -137,19 +139,13 @@ class _Chain:
         return self._resolve(hop, hops)
 
 
-def _destination(name: str, text: str) -> Dict[str, Any]:
+def _hop(name: str, text: str) -> Dict[str, Any]:
     plain = text[len("ssh://") :].rstrip("/") if text.startswith("ssh://") else text
-    user, at, rest = plain.rpartition("@")
-    host, port = rest, ""
-    if rest.startswith("["):
-        host, _, tail = rest[1:].partition("]")
-        port = tail[1:]
-        if tail[:1] not in ("", ":"):
-            host = ""
-    elif rest.count(":") == 1:  # more of them is an IPv6 address without a port
-        host, _, port = rest.partition(":")
-    if not host or (at and not user) or rest.endswith(":") and rest.count(":") == 1:
-        raise settings.wrong(name, text, "user@host:port; user and port may be left out")
+    try:
+        user, host, port = split_address(plain)
+    except ValueError:
+        right = "user@host:port; user and port may be left out"
+        raise settings.wrong(name, text, right) from None
     found: Dict[str, Any] = {"host": host}
     if user:
         found["username"] = user

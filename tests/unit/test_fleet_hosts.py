@@ -90,6 +90,16 @@ def test_what_is_said_of_one_host_wins_over_what_is_said_of_all() -> None:
         connect_params(7, common)
 
 
+def test_what_may_hold_a_password_is_not_shown_where_it_is_no_host() -> None:
+    secret = {"host": "a", "password": "a-marker"}
+    with pytest.raises(SshConfigError, match="hosts: expected several, .* got a dict") as caught:
+        fleet.run(secret, "true")  # type: ignore[arg-type]
+    assert "a-marker" not in str(caught.value)
+    with pytest.raises(SshConfigError, match="host: .* got a list") as caught:
+        connect_params([secret], {})
+    assert "a-marker" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["../../etc", "..", ".", "a/b", "", "a\0b"])
 def test_a_hosts_folder_is_never_elsewhere(name: str) -> None:
     made = folder_name(name)

@@ -344,6 +344,11 @@ def test_the_callers_word_comes_first(home: Path) -> None:
     assert found.family == 0 and found.compression_algs == ("none",)
 
 
+def test_no_signs_of_life_are_asked_for_where_ssh_config_says_so(home: Path) -> None:
+    for word in ("0", "none", "None"):
+        assert configured(home, f"ServerAliveInterval {word}\n").keepalive_interval is None
+
+
 def test_config_none_reads_no_file(home: Path) -> None:
     assert configured(home, CONFIG, config=None).hostname == "web"
 
@@ -605,6 +610,20 @@ def test_no_secret_shows_in_reprs_keys_copies_or_pickles(home: Path) -> None:
 def test_a_wrong_secret_is_an_error_that_does_not_show_it(name: str) -> None:
     with pytest.raises(SshConfigError, match=name) as caught:
         resolve(**{name: {"value": MARKER}})
+    assert MARKER not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [("host", "web"), ("password", MARKER)],
+        {"host": "web", "kbdint_handler": {"Password: ": MARKER}},
+        {"host": "web", "tunnel": [{"host": "one", "password": MARKER}]},
+    ],
+)
+def test_what_may_hold_a_secret_is_not_shown_where_it_is_of_the_wrong_type(wrong: Any) -> None:
+    with pytest.raises(SshConfigError, match="(list|dict) given, needs") as caught:
+        params.resolve(wrong)
     assert MARKER not in str(caught.value)
 
 

@@ -1,0 +1,171 @@
+"""Where to, and as whom: the settings about that, over those of ssh_config."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+
+from ssh_service import settings, ssh_config
+from ssh_service.errors import SshConfigError
+from ssh_service.params.sources import Sources, first, named
+
+__all__ = ["destination", "family", "local_addr"]
+
+_FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
+
+
+def destination(sources: Sources) -> Tuple[str, int, str]:
+    """
+    Say where to connect to, and as whom; read ssh_config for it.
+
+    Parameters
+    ----------
+    sources : Sources
+        The caller's settings; `config` and `tokens` are filled.
+
+    Returns
+    -------
+    Tuple[str, int, str]
+        The host as the caller typed it, the port and the user.  The name to dial is the token
+        ``%h``.
+
+    Raises
+    ------
+    SshConfigError
+        One of them is wrong, or a ssh_config file cannot be used.
+    """
+    host = _host(sources.get("host"))
+    given_port, given_user = sources.get("port"), sources.get("username")
+    port = None if given_port is None else settings.port("port", given_port)
+    username = None if given_user is None else settings.text("username", given_user)
+    allow_exec = settings.flag("config_exec", sources.get("config_exec", False))
+    files = sources.get("config", ())
+    if files is not None:
+        sources.config = ssh_config.lookup(
+            host,
+            settings.paths("config", files) or None,
+            user=username,
+            port=port,
+            allow_exec=allow_exec,
+        )
+    value = sources.config.get("port")
+    if port is None:
+        port = 22 if value is None else settings.port(named(value, "Port"), first(value))
+    value = sources.config.get("user")
+    if username is None:
+        username = ssh_config.local_user() if value is None else first(value)
+    value = sources.config.get("hostname")
+    hostname = host
+    if value is not None:
+        hostname = ssh_config.expand_tokens(first(value), {"h": host, "%": "%"}, value.origin)
+    sources.tokens = _Tokens(host, hostname, port, username)
+    sources.tokens["k"] = sources.text("host_key_alias", "HostKeyAlias") or hostname
+    return host, port, username
+
+
+def _host(given: Any) -> str:
+    if given is None:
+        raise SshConfigError("host: not given, needs the name or address to connect to")
+    host = settings.text("host", given).strip()
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or host.startswith("-") or any(char.isspace() for char in host):
+        raise settings.wrong("host", given, "a host name or address")
+    return host
+
+
+class _Tokens(Dict[str, str]):
+    """What ``%h`` and the like mean; what has to be asked of the system is, when it is needed."""
+
+    def __init__(self, host: str, hostname: str, port: int, username: str) -> None:
+        super().__init__({"%": "%", "h": hostname, "n": host, "p": str(port), "r": username})
+
+    def __contains__(self, token: object) -> bool:
+        return super().__contains__(token) or token in _ASKED
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self.keys(), *_ASKED}))
+
+    def __missing__(self, token: str) -> str:
+        value = self[token] = _ASKED[token](self)
+        return value
+
+
+def _digest(tokens: Mapping[str, str]) -> str:
+    joined = f"{tokens['l']}{tokens['h']}{tokens['p']}{tokens['r']}"
+    return hashlib.sha1(joined.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+_ASKED: Dict[str, Callable[[Mapping[str, str]], str]] = {
+    "C": _digest,
+    "L": lambda tokens: tokens["l"].partition(".")[0],
+    "d": lambda _: os.path.expanduser("~"),
+    "i": lambda _: str(os.getuid()) if hasattr(os, "getuid") else "0",
+    "l": lambda _: socket.gethostname(),
+    "u": lambda _: ssh_config.local_user(),
+}
+
+
+def family(sources: Sources) -> int:
+    """
+    Say which kind of addresses may be used.
+
+    Parameters
+    ----------
+    sources : Sources
+        The settings.
+
+    Returns
+    -------
+    int
+        A `socket` address family; 0 for any.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    given = sources.get("family")
+    if given is None:
+        value = sources.config.get("addressfamily")
+        if value is None:
+            return 0
+        name = named(value, "AddressFamily")
+        return _FAMILIES[settings.choice(name, first(value).lower(), tuple(_FAMILIES))]
+    if isinstance(given, int) and not isinstance(given, bool) and given in _FAMILIES.values():
+        return int(given)
+    return _FAMILIES[settings.choice("family", given, tuple(_FAMILIES))]
+
+
+def local_addr(sources: Sources) -> Optional[Tuple[str, int]]:
+    """
+    Say which address to dial from.
+
+    Parameters
+    ----------
+    sources : Sources
+        The settings.
+
+    Returns
+    -------
+    Optional[Tuple[str, int]]
+        Port 0 stands for any; None: the system chooses both.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    given = sources.get("local_addr")
+    if given is None or given == ():
+        value = sources.config.get("bindaddress")
+        return None if value is None else (first(value), 0)
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        host, port = given
+        port = settings.port("local_addr", port) if port else 0
+        return (settings.text("local_addr", host) if host else "", port)
+    if not isinstance(given, str):
+        raise settings.wrong("local_addr", given, "an address, or a pair of an address and a port")
+    return (settings.text("local_addr", given), 0)
