@@ -16,9 +16,9 @@ import paramiko
 from ssh_service.errors import SshConfigError
 from ssh_service.patterns import is_match
 
-__all__ = ["KINDS", "choose", "default", "supported"]
+__all__ = ["CERTIFICATE", "KINDS", "choose", "default", "supported"]
 
-_CERTIFICATE = "-cert-v01@openssh.com"
+CERTIFICATE = "-cert-v01@openssh.com"  # ends the name of a key type that is a certificate's
 
 # Strong and fast first: AES-GCM needs no MAC of its own and is several times faster here.
 _STRONG: Dict[str, Tuple[str, ...]] = {
@@ -66,7 +66,7 @@ _OTHER: Dict[str, Tuple[str, ...]] = {
         "diffie-hellman-group1-sha1",
     ),
     "mac_algs": ("hmac-sha1", "hmac-sha1-96", "hmac-md5", "hmac-md5-96"),
-    "server_host_key_algs": tuple(name + _CERTIFICATE for name in _STRONG["server_host_key_algs"])
+    "server_host_key_algs": tuple(name + CERTIFICATE for name in _STRONG["server_host_key_algs"])
     + ("ssh-rsa", "ssh-dss"),
     "compression_algs": ("zlib@openssh.com", "zlib"),
 }

@@ -16,6 +16,8 @@ from typing import Any, List, Optional, Tuple
 import paramiko
 from paramiko.pkey import PublicBlob
 
+from ssh_service.algorithms import CERTIFICATE
+
 __all__ = ["AgentError", "AgentKey", "list_keys"]
 
 _log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
         except AgentError as error:
             _log.debug("agent key %s: %s", self.comment, error)
             self.failure = str(error)
-            name = (algorithm or self.name).replace("-cert-v01@openssh.com", "")
+            name = (algorithm or self.name).replace(CERTIFICATE, "")
             return _string(name.encode("utf-8")) + _string(bytes(64))
 
 

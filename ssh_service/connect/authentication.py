@@ -8,15 +8,14 @@ error, never "bad credentials".
 
 from __future__ import annotations
 
-import logging
-import queue
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import paramiko
 from paramiko.ssh_exception import PartialAuthentication
 
+from ssh_service.connect.aside import call_aside, is_done
 from ssh_service.connect.credentials import Credentials, Identity
 from ssh_service.connect.interview import Declined, Interview
 from ssh_service.errors import (
@@ -31,8 +30,6 @@ from ssh_service.secret import Secret
 from ssh_service.transport import printable
 
 __all__ = ["authenticate"]
-
-_log = logging.getLogger(__name__)
 
 # A bound on the whole conversation, for a server that answers "partial success" for ever.
 _MAX_ATTEMPTS = 64
@@ -110,7 +107,7 @@ class _Conversation:
             for method in self._params.preferred_auth:
                 if self._allowed is not None and method not in self._allowed:
                     continue
-                outcome = self._run_method(method, attempts[method])
+                outcome = self._run_method(attempts[method])
                 if outcome == "done":
                     return
                 if outcome == "partial":
@@ -123,15 +120,13 @@ class _Conversation:
             return
         raise self._refused()
 
-    def _run_method(self, method: str, attempts: Iterator[_Attempt]) -> str:
+    def _run_method(self, attempts: Iterator[_Attempt]) -> str:
         for attempt in attempts:
             self._count += 1
             if self._count > _MAX_ATTEMPTS:
                 break
             outcome = self._try(attempt)
-            if outcome in ("done", "partial"):
-                return outcome
-            if outcome == "not offered":
+            if outcome != "refused":
                 return outcome
         return "refused"
 
@@ -204,12 +199,17 @@ class _Conversation:
 
     def _ask_none(self) -> bool:
         """Ask to be let in with nothing: some servers do, all others say what they want."""
-        result = _in_thread(
+        answer = call_aside(
             lambda: self._transport.auth_none(self._params.username),
-            f"ssh-service-auth-{self._params.connection_id}",
+            f"auth-{self._params.connection_id}",
         )
-        outcome = self._try(_Attempt("none", lambda: result.wait(self._deadline)))
-        return outcome == "done"
+
+        def run() -> Optional[Sequence[str]]:
+            if not is_done(answer, self._deadline):
+                raise paramiko.SSHException("no answer")
+            return answer.result()  # type: ignore[no-any-return]
+
+        return self._try(_Attempt("none", run)) == "done"
 
     def _await(self, event: threading.Event) -> Optional[Sequence[str]]:
         """Wait for the server's answer by the monotonic clock; paramiko's own wait is not."""
@@ -294,38 +294,3 @@ def _password_answers(password: Secret) -> Callable[..., List[str]]:
         return [password.reveal()]
 
     return answer
-
-
-class _Result:
-    def __init__(self) -> None:
-        self._box: queue.SimpleQueue[Tuple[Any, Optional[BaseException]]] = queue.SimpleQueue()
-
-    def put(self, value: Any, error: Optional[BaseException]) -> None:
-        self._box.put((value, error))
-
-    def wait(self, deadline: float) -> Any:
-        try:
-            value, error = self._box.get(timeout=max(0.001, deadline - time.monotonic()))
-        except queue.Empty:
-            raise paramiko.SSHException("no answer") from None
-        if error is not None:
-            raise error
-        return value
-
-
-def _in_thread(call: Callable[[], Any], name: str) -> _Result:
-    """
-    Make a blocking call of paramiko's on a thread that ends with the transport at the latest.
-
-    Its own time-out goes by the wall clock, and nobody but the deadline should decide.
-    """
-    result = _Result()
-
-    def run() -> None:
-        try:
-            result.put(call(), None)
-        except BaseException as error:
-            result.put(None, error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return result

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import threading
 import time
-from concurrent.futures import Future, wait
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import paramiko
 from paramiko.pkey import PublicBlob
 
 from ssh_service.connect.agent import AgentError, AgentKey, list_keys
+from ssh_service.connect.aside import call_aside, is_done
 from ssh_service.connect.key_files import (
     certifies,
     inspect_key,
@@ -147,20 +146,11 @@ class Credentials:
     # --- callables
 
     def _ask(self, name: str, supplier: Callable[[], Any]) -> Any:
-        """Ask on a thread of its own: users' code may take for ever, a dial may not."""
-        answer: Future[Any] = Future()
-
-        def ask() -> None:
-            try:
-                answer.set_result(supplier())
-            except BaseException as error:
-                answer.set_exception(error)
-
-        threading.Thread(target=ask, name=f"ssh-service-{name}", daemon=True).start()
+        """Ask a callable of the caller's."""
         began = time.monotonic()
-        wait([answer], max(0.0, self._deadline - began))
+        answer = call_aside(supplier, name)
         connection_id = self._params.connection_id
-        if not answer.done():
+        if not is_done(answer, self._deadline):
             raise SshConnectTimeout(
                 f"{connection_id}: the callable given as {name} returned nothing within "
                 f"{time.monotonic() - began:.1f} s",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from typing import Any, Callable, Optional, Sequence, Tuple
 
 import paramiko
 
+from ssh_service.connect.aside import call_aside
 from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
 from ssh_service.params import ConnectParams
 
@@ -48,7 +48,7 @@ class Interview:
         self._params = params
         self._handler = handler
         self._deadline = deadline
-        # ("asked", questions) or ("done", (value, error))
+        # ("asked", questions) or ("done", the outcome)
         self._events: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._declined: Optional[Declined] = None
@@ -72,11 +72,9 @@ class Interview:
             The handler's answers do not fit the questions.
         """
         self._transport.auth_timeout = None  # a user may take until the deadline
-        threading.Thread(
-            target=self._converse,
-            name=f"ssh-service-auth-{self._params.connection_id}",
-            daemon=True,
-        ).start()
+        call_aside(self._converse, f"auth-{self._params.connection_id}").add_done_callback(
+            lambda outcome: self._events.put(("done", outcome))
+        )
         while True:
             try:
                 kind, what = self._events.get(
@@ -87,12 +85,9 @@ class Interview:
             if kind == "asked":
                 self._answer(*what)
                 continue
-            value, error = what
             if self._declined is not None:
                 raise self._declined
-            if error is not None:
-                raise error
-            return value  # type: ignore[no-any-return]
+            return what.result()  # type: ignore[no-any-return]
 
     def _answer(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> None:
         answers: Any = None
@@ -125,12 +120,8 @@ class Interview:
             )
         return answers
 
-    def _converse(self) -> None:
-        try:
-            further = self._transport.auth_interactive(self._params.username, self._on_questions)
-            self._events.put(("done", (further, None)))
-        except BaseException as error:
-            self._events.put(("done", (None, error)))
+    def _converse(self) -> Any:
+        return self._transport.auth_interactive(self._params.username, self._on_questions)
 
     def _on_questions(self, name: str, instructions: str, prompts: Any) -> Any:
         self._events.put(("asked", (name, instructions, [tuple(one) for one in prompts])))

@@ -21,6 +21,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from ssh_service.algorithms import CERTIFICATE
 from ssh_service.errors import SshConfigError, SshConnectError
 from ssh_service.secret import Secret
 
@@ -40,8 +41,6 @@ _log = logging.getLogger(__name__)
 _MAX_SIZE = 1 << 20
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _PUBLIC = ("ssh-", "ecdsa-", "sk-")
-_VENDOR = "@openssh.com"
-_CERTIFICATE = "-cert-v01" + _VENDOR
 
 
 class KeyFacts(NamedTuple):
@@ -289,7 +288,7 @@ def read_certificate(path: str) -> Tuple[str, bytes]:
     try:
         key_type = words[0].decode("ascii")
         blob = base64.b64decode(words[1], validate=True)
-        is_certificate = key_type.endswith(_CERTIFICATE)
+        is_certificate = key_type.endswith(CERTIFICATE)
         if not is_certificate or paramiko.Message(blob).get_string() != words[0]:
             raise ValueError
     except (IndexError, ValueError, struct.error):
@@ -315,6 +314,6 @@ def certifies(certificate: bytes, public_blob: bytes) -> bool:
     """
     message, key = paramiko.Message(certificate), paramiko.Message(public_blob)
     # Of a token's key the certificate's type has the vendor's suffix once, at its end.
-    same_type = message.get_text() == key.get_text().replace(_VENDOR, "") + _CERTIFICATE
+    same_type = message.get_text() == key.get_text().replace("@openssh.com", "") + CERTIFICATE
     message.get_string()  # the nonce
     return same_type and bool(message.get_remainder().startswith(key.get_remainder()))

@@ -1,4 +1,4 @@
-"""From a name to a connected socket, within a deadline."""
+"""To a connected socket: the addresses of a host, tried beside each other."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import errno
 import os
 import selectors
 import socket
-import threading
 import time
 from collections import deque
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
+from ssh_service.connect.names import LOOK_AGAIN, resolve_name, unwanted
 from ssh_service.errors import SshConnectError, SshConnectTimeout
 from ssh_service.params import ConnectParams
 
-__all__ = ["connect_tcp", "resolve_name"]
+__all__ = ["connect_tcp"]
 
-# How long one address is waited for before the next is tried beside it.
+# Seconds for which one address is waited for before the next is tried beside it.
 _STAGGER = 2.0
-# Seconds between two questions whether a connection is still wanted.
-_LOOK_AGAIN = 0.25
 
 Address = Tuple[Any, ...]
 
@@ -52,129 +50,7 @@ def connect_tcp(
     SshConnectTimeout
         The time ran out, in phase ``resolve`` or ``tcp``.
     """
-    addresses = resolve_name(
-        params.hostname, params.port, params.family, deadline, params.connection_id, wanted
-    )
-    return _race(addresses, params, deadline, wanted)
-
-
-class _Lookup:
-    """One call of getaddrinfo, on a thread of its own, for all who ask the same meanwhile."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.addresses: List[Any] = []
-        self.error: Optional[OSError] = None
-
-
-_lookups_lock = threading.Lock()
-_lookups: Dict[Tuple[str, int, int], _Lookup] = {}  # guarded by _lookups_lock
-
-
-def _forget_parent() -> None:
-    """In a forked child: the threads that would answer are the parent's."""
-    global _lookups_lock
-    _lookups_lock = threading.Lock()
-    _lookups.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
-
-
-def resolve_name(
-    host: str,
-    port: int,
-    family: int,
-    deadline: float,
-    connection_id: str,
-    wanted: Callable[[], bool] = lambda: True,
-) -> List[Any]:
-    """
-    Find the addresses of a name, within a deadline.
-
-    The system's resolver can neither be bounded nor interrupted, so it runs on a thread; while
-    it hangs, further callers for the same name wait for the same thread.
-
-    Parameters
-    ----------
-    host : str
-        A name, or an address (then no thread is needed).
-    port : int
-        TCP port.
-    family : int
-        A `socket` address family; 0 for any.
-    deadline : float
-        Monotonic instant until which it must be done.
-    connection_id : str
-        For the error.
-    wanted : Callable[[], bool]
-        Says whether anyone still waits for it.
-
-    Returns
-    -------
-    List[Any]
-        As `socket.getaddrinfo` returns, in its order, none twice.
-
-    Raises
-    ------
-    SshConnectError
-        There is no such name, or nobody waits for it any more.
-    SshConnectTimeout
-        The resolver did not answer in time.
-    """
-    try:
-        return socket.getaddrinfo(
-            host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
-    except (OSError, UnicodeError):
-        pass  # a name, then
-    key = (host, port, family)
-    with _lookups_lock:
-        lookup = _lookups.get(key)
-        is_first = lookup is None
-        if lookup is None:
-            lookup = _lookups[key] = _Lookup()
-    if is_first:
-        threading.Thread(
-            target=_look_up, args=(key, lookup), name=f"ssh-service-resolve-{host}", daemon=True
-        ).start()
-    started = now = time.monotonic()
-    while not lookup.done.wait(max(0.0, min(deadline - now, _LOOK_AGAIN))):
-        now = time.monotonic()
-        if not wanted():
-            raise _unwanted(connection_id, "resolve")
-        if now < deadline:
-            continue
-        waited = now - started
-        raise SshConnectTimeout(
-            f"{connection_id}: no answer from the name service within {waited:.1f} s",
-            connection_id=connection_id,
-            phase="resolve",
-        )
-    if lookup.error is not None or not lookup.addresses:
-        reason = getattr(lookup.error, "strerror", None) or lookup.error or "no address"
-        raise SshConnectError(
-            f"{connection_id}: the name {host!r} cannot be resolved: {reason}",
-            connection_id=connection_id,
-            phase="resolve",
-        ) from lookup.error
-    return lookup.addresses
-
-
-def _look_up(key: Tuple[str, int, int], lookup: _Lookup) -> None:
-    host, port, family = key
-    try:
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-        lookup.addresses = list(dict.fromkeys(found))
-    except OSError as error:
-        lookup.error = error
-    except UnicodeError as error:  # a label of the name is empty or too long
-        lookup.error = socket.gaierror(socket.EAI_NONAME, str(error))
-    finally:
-        with _lookups_lock:
-            _lookups.pop(key, None)
-        lookup.done.set()
+    return _race(resolve_name(params, deadline, wanted), params, deadline, wanted)
 
 
 def _race(
@@ -191,12 +67,12 @@ def _race(
                 if now >= deadline:
                     raise _tcp_timeout(params, now - started, failures)
                 if not wanted():
-                    raise _unwanted(params.connection_id, "tcp")
+                    raise unwanted(params, "tcp")
                 known = len(failures)
                 if waiting and now >= next_at:
                     _begin(selector, waiting.popleft(), params, failures)
                     next_at = now + _STAGGER
-                until = min(deadline, next_at if waiting else deadline, now + _LOOK_AGAIN)
+                until = min(deadline, next_at if waiting else deadline, now + LOOK_AGAIN)
                 winner = _await_one(selector, until, failures)
                 if len(failures) > known:
                     next_at = now  # where one has failed, the next is tried at once
@@ -278,14 +154,6 @@ def _tcp_timeout(
     )
     error.errno = errno.ETIMEDOUT
     return error
-
-
-def _unwanted(connection_id: str, phase: str) -> SshConnectError:
-    return SshConnectError(
-        f"{connection_id}: nobody waits for the connection any more",
-        connection_id=connection_id,
-        phase=phase,
-    )
 
 
 def _unreachable(params: ConnectParams, failures: List[Tuple[str, OSError]]) -> SshConnectError:

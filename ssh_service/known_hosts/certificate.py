@@ -12,11 +12,11 @@ from typing import List, NamedTuple, Optional, Tuple
 
 import paramiko
 
+from ssh_service.algorithms import CERTIFICATE
 from ssh_service.patterns import is_match
 
 __all__ = ["HostCertificate"]
 
-_SUFFIX = "-cert-v01@openssh.com"
 _HOST = 2
 _LONGEST = 100  # characters of a server's text in a message
 # Fields of the certified key between the nonce and the serial number.
@@ -72,9 +72,9 @@ class HostCertificate(NamedTuple):
         """
         reader = _Reader(blob)
         key_type = reader.text()
-        if not key_type.endswith(_SUFFIX):
+        if not key_type.endswith(CERTIFICATE):
             raise ValueError(f"{key_type[:_LONGEST]!r} is no type of a certificate")
-        plain = key_type[: -len(_SUFFIX)]
+        plain = key_type[: -len(CERTIFICATE)]
         count = 2 if plain.startswith("ecdsa-") else _KEY_FIELDS.get(plain)
         if count is None:
             raise ValueError(f"certificates of type {key_type[:_LONGEST]!r} are not supported")
@@ -150,7 +150,7 @@ class HostCertificate(NamedTuple):
                 return f"it is signed with {algorithm[:_LONGEST]!r}"
             if signature.more:
                 return "its signature goes on after its end"
-            if authority_type.endswith(_SUFFIX):
+            if authority_type.endswith(CERTIFICATE):
                 return "its authority is a certificate itself"
             key = paramiko.PKey.from_type_string(authority_type, self.authority)
             if key.verify_ssh_sig(self.signed, paramiko.Message(self.signature)):

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Iterable, List, NoReturn, Optional, Sequence, Set, Tuple
 
+from ssh_service.algorithms import CERTIFICATE
 from ssh_service.errors import SshHostKeyError
 from ssh_service.known_hosts.certificate import HostCertificate
 from ssh_service.known_hosts.file import KnownHosts, KnownKey, fingerprint, hashed_name
@@ -18,7 +19,6 @@ _log = logging.getLogger(__name__)
 POLICIES = ("strict", "accept-new", "off")
 
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
-_CERTIFICATE = "-cert-v01@openssh.com"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class HostKeyTrust:
             known.update(_RSA_ALGORITHMS if line.key_type == "ssh-rsa" else (line.key_type,))
         ordered = sorted(offered, key=lambda name: name not in known)
         if any(line.marker == "@cert-authority" for line in lines):
-            certified = [n + _CERTIFICATE for n in ordered if not n.endswith(_CERTIFICATE)]
+            certified = [n + CERTIFICATE for n in ordered if not n.endswith(CERTIFICATE)]
             ordered = certified + ordered
         return tuple(dict.fromkeys(ordered))
 

@@ -1,0 +1,58 @@
+"""Calls that may take for ever, each on a thread of its own: a dial waits until its deadline."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, wait
+from typing import Any, Callable
+
+__all__ = ["call_aside", "is_done"]
+
+
+def call_aside(function: Callable[[], Any], name: str) -> Future[Any]:
+    """
+    Call a function on a thread that holds up nobody, not even the end of the process.
+
+    Parameters
+    ----------
+    function : Callable[[], Any]
+        Code of a user, or a call of paramiko's whose own time-out goes by the wall clock.
+    name : str
+        What the call is for; the thread is named after it.
+
+    Returns
+    -------
+    Future[Any]
+        Its outcome.
+    """
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name=f"ssh-service-{name}", daemon=True).start()
+    return outcome
+
+
+def is_done(outcome: Future[Any], deadline: float) -> bool:
+    """
+    Wait for the outcome of a call.
+
+    Parameters
+    ----------
+    outcome : Future[Any]
+        From `call_aside`.
+    deadline : float
+        Monotonic instant until which to wait.
+
+    Returns
+    -------
+    bool
+        Whether it is there.
+    """
+    wait([outcome], max(0.0, deadline - time.monotonic()))
+    return outcome.done()
