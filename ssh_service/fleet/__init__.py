@@ -7,6 +7,12 @@ Many hosts at once: run a script on them, or copy to and from them, and take res
 In this process a command holds no thread: what bounds a run is `parallel`, not threads.  Given an
 executor (`concurrent.futures`), the work goes there: to threads, to the processes of a pool, or,
 by ``dask.distributed``'s ``Client.get_executor()``, to other machines.
+
+What runs where: `results` hands out what comes, to the caller's thread.  Without an executor
+`here` does the work.  With one, `elsewhere` gives the hosts to it and `executing` remembers them,
+here, and `worker` does the work, over there.  To a process pool there is a line besides:
+`process_pool` is its end here, `station` its end in each of the pool's processes.  On dask,
+`on_dask` asks the scheduler in its stead.  What is done at one host, wherever, is in `job`.
 """
 
 from __future__ import annotations
@@ -212,7 +218,9 @@ def _results(
     on_progress: Optional[OnProgress],
 ) -> Results:
     if isinstance(hosts, (str, bytes, Mapping)):
-        raise SshConfigError(f"hosts: expected several, such as a list, got {hosts!r}")
+        raise SshConfigError(
+            f"hosts: expected several, such as a list, got a {type(hosts).__name__}"
+        )
     if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
         raise SshConfigError(f"parallel: expected a number from 1 on, got {parallel!r}")
     if executor is None:

@@ -13,7 +13,7 @@ from ssh_service.copying import Progress
 from ssh_service.errors import SshCommandCancelled
 from ssh_service.fleet import job as jobs
 from ssh_service.fleet.job import Clock, Job
-from ssh_service.fleet.result import HostResult, failed
+from ssh_service.fleet.result import HostResult
 from ssh_service.fleet.results import Runner
 from ssh_service.streams import CallbackOutput, Output
 
@@ -61,14 +61,14 @@ class Here(Runner):
             self._copies = ThreadPoolExecutor(parallel, "ssh-service-fleet")
         self._lock = threading.Lock()
         self._futures: Set["Future[Any]"] = set()  # guarded by _lock
-        self._cancelled = False  # guarded by _lock
+        self._cancelled = False  # set under _lock, once, so that `_watch` misses none
 
     def begin(self, host: Any) -> None:
         """Begin with one host."""
         clock = Clock(host)
         if self._copies is not None:
             # Known here before it can be done, and so dropped again without a race.
-            future: "Future[Any]" = self._copies.submit(self._copy, host, clock)
+            future: "Future[Any]" = self._copies.submit(self._copy, host)
             self._watch(future, lambda done: self._copied(done, clock))
             return
         stream = _Streams(clock.host, self._on_output) if self._on_output else None
@@ -134,7 +134,7 @@ class Here(Runner):
     def _copied(self, future: "Future[Any]", clock: Clock) -> None:
         self.deliver(clock.cancelled("the copy") if future.cancelled() else future.result())
 
-    def _copy(self, host: Any, clock: Clock) -> HostResult:
+    def _copy(self, host: Any) -> HostResult:
         clock = Clock(host)  # from when a thread was free for it
         try:
             jobs.copy(
@@ -147,8 +147,7 @@ class Here(Runner):
             )
         except Exception as error:
             if self._cancelled:
-                cancelled = SshCommandCancelled(f"{clock.host}: the copy was cancelled")
-                return failed(clock.host, cancelled, clock.seconds)
+                error = SshCommandCancelled(f"{clock.host}: the copy was cancelled")
             return clock.failed(error)
         return clock.copied()
 

@@ -18,7 +18,7 @@ from ssh_service.outcome import CommandFuture
 from ssh_service.streams import Output
 from ssh_service.transport import SshChannel
 
-__all__ = ["Job", "copy", "start"]
+__all__ = ["Claim", "Clock", "Job", "copy", "start", "unknown_fate"]
 
 # Asked just before anything is sent, and never twice for one host; False: it may not be.
 Claim = Callable[[], bool]

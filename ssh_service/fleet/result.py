@@ -17,7 +17,16 @@ from ssh_service.errors import (
 )
 from ssh_service.outcome import CompletedProcess
 
-__all__ = ["FAILED", "SUCCEEDED", "TIMED_OUT", "HostResult", "SshWorkerLost"]
+__all__ = [
+    "FAILED",
+    "SUCCEEDED",
+    "TIMED_OUT",
+    "HostResult",
+    "SshWorkerLost",
+    "completed",
+    "failed",
+    "one_line",
+]
 
 SUCCEEDED = "SUCCEEDED"
 FAILED = "FAILED"

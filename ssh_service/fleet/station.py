@@ -19,7 +19,7 @@ from ssh_service.fleet import worker
 from ssh_service.fleet.result import HostResult
 from ssh_service.fleet.worker import Task
 
-__all__ = ["begin"]
+__all__ = ["BEGUN", "CANCELLED", "FULL", "begin"]
 
 # What a call comes to.
 BEGUN, FULL, CANCELLED = "begun", "full", "cancelled"

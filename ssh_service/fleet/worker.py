@@ -18,16 +18,16 @@ from ssh_service.fleet import on_dask
 from ssh_service.fleet.job import Clock, Job
 from ssh_service.fleet.result import HostResult
 
-__all__ = ["Task", "cancel", "perform", "work"]
+__all__ = ["Task", "cancel", "forget", "is_cancelled", "perform", "work"]
 
 # Seconds for which a worker keeps a connection that nobody uses.
-IDLE_TIMEOUT = 1.0
+_IDLE_TIMEOUT = 1.0
 # Seconds between two looks whether a run was cancelled, where nothing tells the worker.
 _LOOK_EVERY = 1.0
 
 _lock = threading.Lock()
 _caches: List[SshClientCache] = []  # guarded by _lock; at most one
-_cancelled: Set[str] = set()  # guarded by _lock: runs
+_cancelled: Set[str] = set()  # runs; changed under _lock
 _under_way: Set["_Running"] = set()  # guarded by _lock
 
 
@@ -45,15 +45,8 @@ class _Running:
         self.run, self.end = run, end
 
 
-def own_cache() -> SshClientCache:
-    """
-    Give the cache of this process's workers.
-
-    Returns
-    -------
-    SshClientCache
-        One for each process; a forked child finds it empty.
-    """
+def _own_cache() -> SshClientCache:
+    """Give the cache of this process's workers; a forked child finds it empty."""
     with _lock:
         if not _caches:
             _caches.append(SshClientCache())
@@ -128,7 +121,7 @@ def perform(task: Task, claim: Optional[jobs.Claim], done: Callable[[HostResult]
         return
     try:
         future = jobs.start(
-            own_cache(), task.job, task.host, idle_timeout=IDLE_TIMEOUT, claim=claim
+            _own_cache(), task.job, task.host, idle_timeout=_IDLE_TIMEOUT, claim=claim
         )
     except Exception as error:
         done(clock.failed(error))
@@ -155,10 +148,10 @@ def _copy(task: Task, clock: Clock, claim: Optional[jobs.Claim]) -> HostResult:
 
     try:
         jobs.copy(
-            own_cache(),
+            _own_cache(),
             task.job,
             task.host,
-            idle_timeout=IDLE_TIMEOUT,
+            idle_timeout=_IDLE_TIMEOUT,
             claim=claim,
             progress=look_up,
         )
