@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 import click
 
@@ -95,13 +95,44 @@ def commands() -> None:
     """  # noqa: D301
 
 
-def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_SHARED):
-        function = option(function)
-    return function
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-_SHARED: List[Callable[..., Any]] = [
+def _with(options: List[_Decorator]) -> _Decorator:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_CONNECTION: List[_Decorator] = [
+    click.option(
+        "--host-key",
+        type=click.Choice(["strict", "accept-new", "off"]),
+        help="Whom to trust: known host keys only, new ones too (they are recorded), or anyone."
+        " Default: what ~/.ssh/config says, else strict.",
+    ),
+    click.option(
+        "-i",
+        "--key",
+        "keys",
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(),
+        help="A private key; repeatable. Default: as ssh finds them.",
+    ),
+    click.option(
+        "-F",
+        "--config",
+        metavar="FILE",
+        type=click.Path(),
+        help="An ssh_config file to read in place of ~/.ssh/config; none reads none.",
+    ),
+]
+
+_SHARED: List[_Decorator] = [
     click.option(
         "-H",
         "--host",
@@ -138,28 +169,7 @@ _SHARED: List[Callable[..., Any]] = [
         help="For each host, from connecting to the end; of a copy: without any progress."
         " Without it, connecting takes 30 s at most, and a command as long as it likes.",
     ),
-    click.option(
-        "--host-key",
-        type=click.Choice(["strict", "accept-new", "off"]),
-        help="Whom to trust: known host keys only, new ones too (they are recorded), or anyone."
-        " Default: what ~/.ssh/config says, else strict.",
-    ),
-    click.option(
-        "-i",
-        "--key",
-        "keys",
-        multiple=True,
-        metavar="FILE",
-        type=click.Path(),
-        help="A private key; repeatable. Default: as ssh finds them.",
-    ),
-    click.option(
-        "-F",
-        "--config",
-        metavar="FILE",
-        type=click.Path(),
-        help="An ssh_config file to read in place of ~/.ssh/config; none reads none.",
-    ),
+    *_CONNECTION,
     click.option(
         "--json",
         "as_json",
@@ -177,9 +187,14 @@ _SHARED: List[Callable[..., Any]] = [
     ),
 ]
 
+_COPY: List[_Decorator] = [
+    click.option("--verify", is_flag=True, help="Compare what arrived with what was sent."),
+    click.option("--resume", is_flag=True, help="Go on where an interrupted copy stopped."),
+]
+
 
 @commands.command("run", context_settings=_COMMAND)
-@_shared
+@_with(_SHARED)
 @click.option(
     "-o",
     "--output-dir",
@@ -206,9 +221,7 @@ def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: 
 
 
 @commands.command("upload", context_settings=_CONTEXT)
-@_shared
-@click.option("--verify", is_flag=True, help="Compare what arrived with what was sent.")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted copy stopped.")
+@_with(_SHARED + _COPY)
 @click.argument("local", type=click.Path())
 @click.argument("remote")
 def upload_command(**options: Any) -> int:
@@ -230,9 +243,7 @@ def upload_command(**options: Any) -> int:
 
 
 @commands.command("download", context_settings=_CONTEXT)
-@_shared
-@click.option("--verify", is_flag=True, help="Compare what arrived with what was sent.")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted copy stopped.")
+@_with(_SHARED + _COPY)
 @click.argument("remote")
 @click.argument("local", type=click.Path())
 def download_command(**options: Any) -> int:
@@ -281,9 +292,7 @@ def demo_command(arguments: Tuple[str, ...]) -> int:
     "-m", "--mebibytes", type=click.IntRange(min=0), default=16, show_default=True,
     help="How much to copy there and back; 0: nothing.",
 )  # fmt: skip
-@click.option("--host-key", type=click.Choice(["strict", "accept-new", "off"]))
-@click.option("-i", "--key", "keys", multiple=True, metavar="FILE", type=click.Path())
-@click.option("-F", "--config", metavar="FILE", type=click.Path())
+@_with(_CONNECTION)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 def bench_command(**options: Any) -> int:
     """
@@ -315,42 +324,3 @@ def completion_command(shell: str) -> None:
     fish: ssh-service completion fish | source         in ~/.config/fish/config.fish
     """  # noqa: D301
     click.echo(completion.script(commands, shell))
-
-
-def connect_parameters(
-    host_key: Optional[str], keys: Tuple[str, ...], config: Optional[str]
-) -> Dict[str, Any]:
-    """
-    Make connect parameters of the options.
-
-    Parameters
-    ----------
-    host_key : Optional[str]
-        The policy.
-    keys : Tuple[str, ...]
-        Private key files.
-    config : Optional[str]
-        An ssh_config file, or ``none``.
-
-    Returns
-    -------
-    Dict[str, Any]
-        For every host.
-    """
-    found: Dict[str, Any] = {}
-    if host_key == "off":
-        found.update(known_hosts=None, host_key_policy="off")
-    elif host_key:
-        found["host_key_policy"] = host_key
-    for key in keys:
-        if not os.path.isfile(os.path.expanduser(key)):
-            raise click.UsageError(f"--key {key}: no such file")
-    if keys:
-        found["client_keys"] = [os.path.expanduser(key) for key in keys]
-    if config == "none":
-        found["config"] = None
-    elif config:
-        if not os.path.isfile(os.path.expanduser(config)):
-            raise click.UsageError(f"--config {config}: no such file")
-        found["config"] = [config]
-    return found

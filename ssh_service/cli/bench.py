@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ssh_service import remote
 from ssh_service.cache import SshClientCache
-from ssh_service.cli.app import connect_parameters
+from ssh_service.cli.targets import connect_parameters
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
 

@@ -64,7 +64,7 @@ class LiveTable(Lines):
         """Show it in the table."""
         self._last[host] = progress
 
-    def lines(self, host: str, stream: str, lines: Any) -> None:
+    def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
         """Write lines above the table."""
         texts = [visible(line).decode() for line in lines]
         if texts:

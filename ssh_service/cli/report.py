@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from typing import Any, BinaryIO, Callable, Dict, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 
 from ssh_service.copying import Progress
 from ssh_service.fleet import HostResult
 from ssh_service.fleet.result import TIMED_OUT, one_line
 
-__all__ = ["JsonLines", "Lines", "Reporter", "verdict"]
+__all__ = ["JsonLines", "Lines", "Reporter", "verdict", "visible"]
 
 # Bytes of a line after which it is broken, as a host may never end it.
 _LONGEST_LINE = 64 * 1024
@@ -178,7 +178,7 @@ class Lines(Reporter):
         if self._verbose or not result.ok:
             self.tell(result)
 
-    def lines(self, host: str, stream: str, lines: Any) -> None:
+    def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
         """
         Write lines.
 

@@ -1,16 +1,17 @@
-"""The hosts a command line names."""
+"""The hosts a command line names, and how it says to connect to them."""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import List, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import click
 
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.hosts import expand, unique
 
-__all__ = ["collect"]
+__all__ = ["collect", "connect_parameters"]
 
 
 def collect(hosts: Sequence[str], files: Sequence[str]) -> List[str]:
@@ -75,4 +76,48 @@ def _read(name: str) -> List[str]:
                 found += expand(pattern)
             except SshConfigError as error:
                 raise click.UsageError(f"{_shown(name)}:{number}: {error}") from error
+    return found
+
+
+def connect_parameters(
+    host_key: Optional[str], keys: Tuple[str, ...], config: Optional[str]
+) -> Dict[str, Any]:
+    """
+    Make connect parameters of the options.
+
+    Parameters
+    ----------
+    host_key : Optional[str]
+        The policy.
+    keys : Tuple[str, ...]
+        Private key files.
+    config : Optional[str]
+        An ssh_config file, or ``none``.
+
+    Returns
+    -------
+    Dict[str, Any]
+        For every host.
+
+    Raises
+    ------
+    click.UsageError
+        There is no such file.
+    """
+    found: Dict[str, Any] = {}
+    if host_key == "off":
+        found.update(known_hosts=None, host_key_policy="off")
+    elif host_key:
+        found["host_key_policy"] = host_key
+    for key in keys:
+        if not os.path.isfile(os.path.expanduser(key)):
+            raise click.UsageError(f"--key {key}: no such file")
+    if keys:
+        found["client_keys"] = [os.path.expanduser(key) for key in keys]
+    if config == "none":
+        found["config"] = None
+    elif config:
+        if not os.path.isfile(os.path.expanduser(config)):
+            raise click.UsageError(f"--config {config}: no such file")
+        found["config"] = [config]
     return found

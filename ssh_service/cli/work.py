@@ -14,10 +14,9 @@ import time
 from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service import fleet, params
-from ssh_service.cli.app import connect_parameters
 from ssh_service.cli.files import OutputFiles
 from ssh_service.cli.report import JsonLines, Lines, Reporter
-from ssh_service.cli.targets import collect
+from ssh_service.cli.targets import collect, connect_parameters
 from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
 from ssh_service.fleet import HostResult, Results
 from ssh_service.fleet.hosts import connect_params

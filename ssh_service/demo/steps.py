@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, TypeVar
+from typing import Any, Callable, Iterable, Iterator, List, TypeVar
 
 from ssh_service import download, run, upload
 from ssh_service.cache import SshClientCache
+from ssh_service.demo import trees
 from ssh_service.demo.hosts import Host
 from ssh_service.demo.journal import Event, Journal
 from ssh_service.demo.show import Show
 from ssh_service.errors import SshConnectionLost
-from ssh_service.outcome import CompletedProcess
 
 __all__ = ["connect", "copy_a_tree", "cut_the_line", "run_many", "tell_of_hooks"]
 
-COMMANDS, THREADS, FILES = 50, 8, 120
+COMMANDS, THREADS = 50, 8
 # Seconds that each of the many commands sleeps.
 _NAP = 0.05
 # Seconds after which something that has not happened will not happen any more.
@@ -154,14 +154,6 @@ def run_many(show: Show, cache: SshClientCache, hosts: List[Host]) -> None:
 # --- 3 --------------------------------------------------------------------------------------
 
 
-class Entry(NamedTuple):
-    """What is compared of a file or folder."""
-
-    content: bytes
-    mode: int
-    seconds: int
-
-
 def copy_a_tree(
     show: Show,
     cache: SshClientCache,
@@ -193,7 +185,7 @@ def copy_a_tree(
         "Each file is written beside its place, then renamed: never half a file.",
     ):
         source, there, back = scratch / "source", f"{workspace}/tree", scratch / "back"
-        make_tree(source)
+        trees.make_tree(source)
         times = []
         for copy, title, begin, end in (
             (upload, "up", source, there),
@@ -203,14 +195,10 @@ def copy_a_tree(
             with show.bar(title.ljust(4)) as progress:
                 copy(host.params, begin, end, cache=cache, timeout=_TIMEOUT, progress=progress)
             times.append(f"{time.monotonic() - began:.2f} s {title}")
-        original, copied = (read_tree(root, keeps_times) for root in (source, back))
-        differing = sorted(
-            name
-            for name in {*original, *copied}
-            if original.get(name) != copied.get(name)  # one of them may be missing
-        )
+        original, copied = (trees.read_tree(root, keeps_times) for root in (source, back))
+        differing = trees.differing(original, copied)
         size = sum(len(entry.content) for entry in original.values()) / 1e6
-        show.note(f"{FILES} files, {size:.1f} MB: {', '.join(times)}.")
+        show.note(f"{trees.FILES} files, {size:.1f} MB: {', '.join(times)}.")
         compared = "names, contents, modes" + (", times" if keeps_times else "")
         show.check(
             not differing,
@@ -218,52 +206,6 @@ def copy_a_tree(
             + (f" ({differing[0]!r}, ...)" if differing else ""),
             "what comes back to be equal",
         )
-
-
-def make_tree(root: Path) -> None:
-    """
-    Make the tree to copy, with names that shells and careless programs stumble over.
-
-    Parameters
-    ----------
-    root : Path
-        Where; not there yet.
-    """
-    folders = [root / name for name in ("plain", "it's $HOME; * ?", "-rf", "größe\n2")]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    for number in range(FILES):
-        path = folders[number % len(folders)] / f"file {number}"
-        path.write_bytes(os.urandom(500 * number))
-        path.chmod((0o644, 0o600, 0o755)[number % 3])
-        os.utime(path, (1.5e9 + number, 1.5e9 + number))
-
-
-def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
-    """
-    Read a tree back.
-
-    Parameters
-    ----------
-    root : Path
-        Where it is.
-    with_times : bool
-        Whether the times of files are of interest.
-
-    Returns
-    -------
-    Dict[str, Entry]
-        By the name below `root`.
-    """
-    found = {}
-    for path in sorted(root.rglob("*")):
-        stat, is_file = path.stat(), path.is_file()
-        found[str(path.relative_to(root))] = Entry(
-            path.read_bytes() if is_file else b"",
-            stat.st_mode,
-            int(stat.st_mtime) if is_file and with_times else 0,
-        )
-    return found
 
 
 # --- 4 --------------------------------------------------------------------------------------
@@ -289,12 +231,9 @@ def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) 
         "Its fate is told at once; it is not sent again, nor taken for a success.",
     ):
         env = {"begun": f"{workspace}/begun"}
-
-        def command(script: str) -> CompletedProcess:
-            return run(
-                host.params, script, env=env, shell="/bin/sh", cache=cache, timeout=_TIMEOUT
-            )
-
+        command = functools.partial(
+            run, host.params, env=env, shell="/bin/sh", cache=cache, timeout=_TIMEOUT
+        )
         transport, _ = cache.get_client_connection(host.params)
         with _threads(cache, 1) as pool:
             future = pool.submit(

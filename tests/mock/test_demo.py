@@ -16,7 +16,7 @@ import pytest
 
 from ssh_service import demo
 from ssh_service.cache import SshClientCache
-from ssh_service.demo import hosts, steps
+from ssh_service.demo import hosts, steps, trees
 from ssh_service.demo.journal import Journal
 from ssh_service.demo.show import CheckFailed, Show
 from ssh_service.errors import SshConnectionLost
@@ -122,7 +122,7 @@ def test_no_color_is_honoured(
 def test_a_check_that_fails_says_what_was_expected_and_fails_the_demonstration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = steps.read_tree
+    read = trees.read_tree
 
     def spoil(root: Path, with_times: bool) -> Any:
         found = read(root, with_times)
@@ -130,9 +130,9 @@ def test_a_check_that_fails_says_what_was_expected_and_fails_the_demonstration(
             del found["plain/file 0"]
         return found
 
-    monkeypatch.setattr(steps, "read_tree", spoil)
+    monkeypatch.setattr(trees, "read_tree", spoil)
     monkeypatch.setattr(steps, "COMMANDS", 8)
-    monkeypatch.setattr(steps, "FILES", 8)
+    monkeypatch.setattr(trees, "FILES", 8)
     assert demo.main([]) == 1
     out = capsys.readouterr().out
     assert "expected what comes back to be equal; seen: " in out
@@ -154,9 +154,9 @@ def test_an_error_in_a_step_is_one_line_and_fails_the_demonstration(
 
 @pytest.mark.parametrize("spoil", ["content", "mode", "name", "time"])
 def test_a_difference_anywhere_in_a_tree_is_found(spoil: str, tmp_path: Path) -> None:
-    steps.make_tree(tmp_path)
-    before = steps.read_tree(tmp_path, with_times=True)
-    assert len(before) == steps.FILES + 4
+    trees.make_tree(tmp_path)
+    before = trees.read_tree(tmp_path, with_times=True)
+    assert len(before) == trees.FILES + 4
     path = tmp_path / "plain" / "file 8"
     if spoil == "content":
         data = path.read_bytes()
@@ -168,7 +168,7 @@ def test_a_difference_anywhere_in_a_tree_is_found(spoil: str, tmp_path: Path) ->
         path.rename(path.with_name("file 8b"))
     else:
         os.utime(path, (1.5e9, 1.5e9))
-    assert steps.read_tree(tmp_path, with_times=True) != before
+    assert trees.read_tree(tmp_path, with_times=True) != before
 
 
 def test_hooks_that_were_not_called_fail_the_demonstration() -> None:

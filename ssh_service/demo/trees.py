@@ -1,0 +1,82 @@
+"""The tree that the demonstration copies there and back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+__all__ = ["FILES", "Entry", "differing", "make_tree", "read_tree"]
+
+FILES = 120
+
+
+class Entry(NamedTuple):
+    """What is compared of a file or folder."""
+
+    content: bytes
+    mode: int
+    seconds: int
+
+
+def make_tree(root: Path) -> None:
+    """
+    Make the tree to copy, with names that shells and careless programs stumble over.
+
+    Parameters
+    ----------
+    root : Path
+        Where; not there yet.
+    """
+    folders = [root / name for name in ("plain", "it's $HOME; * ?", "-rf", "größe\n2")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for number in range(FILES):
+        path = folders[number % len(folders)] / f"file {number}"
+        path.write_bytes(os.urandom(500 * number))
+        path.chmod((0o644, 0o600, 0o755)[number % 3])
+        os.utime(path, (1.5e9 + number, 1.5e9 + number))
+
+
+def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
+    """
+    Read a tree back.
+
+    Parameters
+    ----------
+    root : Path
+        Where it is.
+    with_times : bool
+        Whether the times of files are of interest.
+
+    Returns
+    -------
+    Dict[str, Entry]
+        By the name below `root`.
+    """
+    found = {}
+    for path in sorted(root.rglob("*")):
+        stat, is_file = path.stat(), path.is_file()
+        found[str(path.relative_to(root))] = Entry(
+            path.read_bytes() if is_file else b"",
+            stat.st_mode,
+            int(stat.st_mtime) if is_file and with_times else 0,
+        )
+    return found
+
+
+def differing(one: Dict[str, Entry], other: Dict[str, Entry]) -> List[str]:
+    """
+    Compare two trees.
+
+    Parameters
+    ----------
+    one, other : Dict[str, Entry]
+        From `read_tree`.
+
+    Returns
+    -------
+    List[str]
+        What differs, or is in one of them only.
+    """
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
