@@ -166,6 +166,7 @@ class Dial:
 
     def _failed(self, cause: BaseException) -> None:
         slot, client, name = self._slot, self._client, self._slot.target.connection_id
+        # What ended a dial that `close` hung up on is no news.
         error = _closed() if slot.closed else _as_ours(cause, name)
         _log.info("%s", error)
         self._slots.drop(slot)  # first, so that who is told of the failure can dial again
@@ -204,7 +205,7 @@ def close(slots: List[Slot]) -> None:
     transports = [slot.transport for slot in youngest if slot.transport is not None]
     for slot in slots:
         _settle(slot.pair, error=_closed())
-    for slot in slots:  # after it, so that nobody is told of what ends a dial here
+    for slot in slots:
         if slot.transport is None and slot.dialling is not None:
             slot.dialling.hang_up()
     pacing.look_again()  # dials that wait for their turn are not wanted any more

@@ -620,6 +620,20 @@ def test_the_bound_never_closes_what_is_used(dialer: GatedDialer, now: Now) -> N
     connections.cleanup()
 
 
+def test_a_new_destination_is_made_room_for_when_it_is_dialled_not_when_it_is_let_go(
+    dialer: GatedDialer,
+) -> None:
+    connections = SshClientCache(max_destinations=1, dialer=dialer)
+    connections.get_client_connection(connect_params("alpha"))
+    dialer.hold("beta")
+    slot = connections.request(target("beta"))
+    assert not dialer.transports[0].is_active()
+    dialer.release("beta")
+    slot.pair.result(PATIENCE)
+    connections.release(slot)
+    connections.cleanup()
+
+
 def test_hundreds_of_destinations_leave_no_more_than_the_bound_behind(
     dialer: GatedDialer,
 ) -> None:

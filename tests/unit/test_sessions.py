@@ -303,6 +303,17 @@ def test_a_command_that_has_its_connection_waits_for_a_session_as_long_as_it_tak
     assert [future.result(PATIENCE).exit_status for future in cold] == [0, 0]
 
 
+def test_a_command_that_is_sent_at_the_last_moment_is_not_told_to_be_never_sent(
+    site: Site,
+) -> None:
+    site.warm()
+    (command,) = site.submit()
+    command.fail(SshConnectTimeout("still connecting"))  # decided a moment earlier
+    assert not command.future.done()
+    site.channel_of(command).complete()
+    assert command.future.result(0).exit_status == 0
+
+
 @pytest.mark.parametrize("most", [0, -1, "4", None, 1.5])
 def test_without_a_number_of_connections_nothing_is_dialled(most: Any, site: Site) -> None:
     """None could ever be used, and one after the other would be made."""
