@@ -242,9 +242,6 @@ def run_copy(
     """
     with Lane(session) as lane:
         job = Job(lane, options, timeout, progress, commands)
-        try:
+        with job.closing:
             job.pipeline.run(begin(job))
-        finally:
-            job.files.give_all()
-            job.folders.give_all()
         job.progress.finish()

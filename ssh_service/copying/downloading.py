@@ -14,7 +14,6 @@ from ssh_service.copying.failures import Refused, leads_back, local_error, not_a
 from ssh_service.copying.job import MANY_FILES, Job
 from ssh_service.copying.local.target_folder import Names, TargetFolder, TargetTree, open_parent
 from ssh_service.copying.paths import LONGEST_NAME, is_within, join, last_name
-from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import attributes_in, is_file, is_folder, is_link, names_in
 from ssh_service.copying.sftp.protocol import Attributes, Name
 from ssh_service.copying.sftp.session import Reply
@@ -122,6 +121,7 @@ class Download:
         source = source.rstrip(b"/") or b"/"
         self._source = source
         self._tree = TargetTree(target.rstrip(b"/") or b"/", (found.mode or 0o700) & 0o7777)
+        self._job.closing.callback(self._tree.close)
         try:
             self._to_do.append(_Folder(source, (), found, (real,)))
             while self._to_do or self._listing:
@@ -133,15 +133,9 @@ class Download:
                     self._change = Signal(self._pipeline)
                     await self._change.wait()
             self._job.progress.expect_no_more()
+        finally:
             if self._small is not None:
-                self._small.end()
-            await self._pipeline.others_done()
-        except STOPPED:
-            if self._small is not None:
-                self._small.end()  # what was asked for before still comes
-            self._tree.close()
-            self._tree = None
-            raise
+                self._small.end()  # what was asked for before comes, also after a failure
 
     async def _place_of_tree(self, source: bytes, target: bytes) -> bytes:
         """Give the path of the folder that the tree becomes."""
@@ -158,15 +152,12 @@ class Download:
     def _finish_folders(self) -> None:
         if self._tree is None:
             return
-        try:
-            for names, attributes in reversed(self._finished_folders):
-                folder = self._tree.open_folder(names)
-                try:
-                    folder.set(attributes)
-                finally:
-                    folder.release()
-        finally:
-            self._tree.close()
+        for names, attributes in reversed(self._finished_folders):
+            folder = self._tree.open_folder(names)
+            try:
+                folder.set(attributes)
+            finally:
+                folder.release()
 
     async def _copy_folder(self, folder: _Folder) -> None:
         assert self._tree is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Callable, NamedTuple, Optional
 
 from ssh_service.copying.pipeline import Pipeline
@@ -54,6 +55,8 @@ class Job:
         The server's files.
     files, folders, flow : Budget
         Bounds: on files open, on folders being made or listed, on bytes on their way.
+    closing : contextlib.ExitStack
+        What is to be closed once all tasks have ended, those that go on after a failure too.
     """
 
     def __init__(
@@ -74,6 +77,9 @@ class Job:
         self.files = HandleBudget(self.pipeline, lane.session, _FILES_AT_ONCE)
         self.folders = HandleBudget(self.pipeline, lane.session, _FOLDERS_AT_ONCE)
         self.flow = Budget(self.pipeline, _BYTES_AT_ONCE)
+        self.closing = contextlib.ExitStack()
+        self.closing.callback(self.files.give_all)
+        self.closing.callback(self.folders.give_all)
 
     @property
     def has_shell(self) -> bool:

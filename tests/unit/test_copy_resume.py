@@ -15,7 +15,7 @@ from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import download, real_session, upload
 from tests.unit.trees import describe, litter, make_tree
 
-SIZE = 40_000_000
+SIZE = 20_000_000
 BOTH = pytest.mark.parametrize("copy", [upload, download])
 Copy = Callable[..., None]
 
