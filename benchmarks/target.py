@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, NamedTuple, Optional
 
+from ssh_service.local_server import LocalServer
 from ssh_service.local_sshd import Sshd
 
 __all__ = ["CIPHER", "ROOT", "Target", "make_user", "serve", "shell_seconds"]
@@ -28,7 +29,16 @@ _ROOM = 2 << 30
 """Bytes that the large file and its copies may need."""
 
 
-class Target(NamedTuple):
+class _Address(NamedTuple):
+    host: str
+    port: int
+    username: str
+    client_key: str
+    known_hosts: str
+    folder: str
+
+
+class Target(_Address, LocalServer):
     """
     Where to log in, and as whom.
 
@@ -38,24 +48,10 @@ class Target(NamedTuple):
         A folder of ours on the server, which is this machine; the user may write in ``there``.
     """
 
-    host: str
-    port: int
-    username: str
-    client_key: str
-    known_hosts: str
-    folder: str
-
     @property
     def connect_params(self) -> Dict[str, Any]:
         """The same, under asyncssh's names; nobody checks the host key, as mlos_bench does not."""
-        return {
-            "host": self.host,
-            "port": self.port,
-            "username": self.username,
-            "client_keys": [self.client_key],
-            "known_hosts": None,
-            "config": None,
-        }
+        return {**super().connect_params, "known_hosts": None}
 
 
 def _roomy_folder() -> Optional[str]:
