@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Callable, Iterator, List, Optional, Set, Union
+from typing import IO, Any, Callable, Iterator, List, Optional, Set, Tuple, Union
 
 import paramiko
 
@@ -171,6 +171,8 @@ class MockSshd(LocalServer):
         if thread is not None:
             self._stopping = True
             self._admits.set()
+            with contextlib.suppress(OSError):  # it wakes from its accept(), or has
+                socket.create_connection((self.host, self.port), _DEADLINE).close()
             thread.join(_DEADLINE)
         self.cut()
 
@@ -201,18 +203,24 @@ class MockSshd(LocalServer):
             while not self._stopping:
                 self._admits.wait()
                 try:
-                    sock, address = listener.accept()
+                    client = listener.accept()
                 except socket.timeout:
                     pass
                 else:
-                    self.accepted += 1
-                    connection = _Connection(self._mock, (sock, address))
-                    with self._lock:
-                        self._connections.append(connection)
-                        if not self._admits.is_set():  # frozen while it came in
-                            connection.thawed.clear()
-                    connection.start()
+                    self._admit(client)
                 self._end_lost()
+
+    def _admit(self, client: Tuple[socket.socket, Any]) -> None:
+        if self._stopping:
+            client[0].close()
+            return
+        self.accepted += 1
+        connection = _Connection(self._mock, client)
+        with self._lock:
+            self._connections.append(connection)
+            if not self._admits.is_set():  # frozen while it came in
+                connection.thawed.clear()
+        connection.start()
 
     def _end_lost(self) -> None:
         with self._lock:
