@@ -17,8 +17,9 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 
+from ssh_service import process_tree
 from ssh_service.local_server import LocalServer
 
 __all__ = ["Sshd", "find_sshd"]
@@ -51,7 +52,8 @@ class Sshd(LocalServer):
 
     It runs in the foreground as the current user, who is also the only one who can log in, by
     `client_key`.  Nothing outside `directory` is read or written, but for ``/run/sshd``, which
-    sshd wants to exist when it runs as root.
+    sshd wants to exist when it runs as root.  Its listener ends with this process at the latest,
+    even if that is killed.
 
     Parameters
     ----------
@@ -167,14 +169,16 @@ class Sshd(LocalServer):
 
     def session_pids(self) -> List[int]:
         """Return the processes of sshd that serve connections, without the commands they run."""
-        return [] if self.pid is None else list(_descendants(self.pid, name="sshd"))
+        return [] if self.pid is None else process_tree.descendants(self.pid, name="sshd")
 
     # -- what happens to it ---------------------------------------------------------------------
 
     def cut(self) -> None:
         """Kill the processes that serve connections: every client loses its connection at once."""
-        victims = _kill_all(self.session_pids)
-        _wait_for(lambda: not any(map(_alive, victims)), "killed sessions are still there")
+        victims = process_tree.kill_all(self.session_pids)
+        _wait_for(
+            lambda: not any(map(process_tree.is_alive, victims)), "killed sessions are still there"
+        )
 
     def freeze(self, *, listener: bool = False) -> None:
         """
@@ -186,25 +190,27 @@ class Sshd(LocalServer):
             Stop the listener too: new connections are accepted by the system and stay mute.
         """
         if listener and self.pid is not None:
-            _signal([self.pid], signal.SIGSTOP)
-        _signal(self.session_pids(), signal.SIGSTOP)
+            process_tree.send([self.pid], signal.SIGSTOP)
+        process_tree.send(self.session_pids(), signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let what `freeze` stopped go on."""
         if self.pid is not None:
-            _signal([*self.session_pids(), self.pid], signal.SIGCONT)
+            process_tree.send([*self.session_pids(), self.pid], signal.SIGCONT)
 
     def stop(self) -> None:
         """End the listener, its connections and what their commands left running."""
         process, self._process = self._process, None
         if process is None:
             return
+        process_tree.unwatch(self._watch)
         if process.poll() is None:
             process.send_signal(signal.SIGSTOP)  # nobody comes in while the sessions are ended
-            _kill_all(lambda: _descendants(process.pid))
+            process_tree.kill_all(lambda: process_tree.descendants(process.pid))
             process.kill()
         process.wait(_DEADLINE)
-        _signal(self._left_running(), signal.SIGKILL)
+        left_running = process_tree.started_with(f"{_TOKEN}={self._token}")
+        process_tree.send(left_running, signal.SIGKILL)
 
     def restart(self) -> None:
         """Stop it if it runs, and start it again on the same port with the same keys."""
@@ -251,6 +257,7 @@ class Sshd(LocalServer):
                 kind = _PortTaken if "Address already in use" in said else RuntimeError
                 raise kind(f"{error}; its log:\n{said}") from None
             raise
+        self._watch = process_tree.die_with_us(process.pid, self.config_file)
         self._process = process
 
     def _config_lines(self) -> Iterator[str]:
@@ -285,17 +292,6 @@ class Sshd(LocalServer):
                     text = {True: "yes", False: "no"}[item] if isinstance(item, bool) else item
                     yield f"{name} {text}\n"
 
-    def _left_running(self) -> List[int]:
-        needle = f"{_TOKEN}={self._token}".encode()
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if needle in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-            except OSError:
-                pass  # it has ended, or is someone else's
-        return found
-
 
 def _generate_key(path: str) -> None:
     subprocess.run(
@@ -309,69 +305,6 @@ def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind((Sshd.host, 0))
         return int(sock.getsockname()[1])
-
-
-def _processes() -> Dict[int, Tuple[int, str, str]]:
-    """Return the process table: pid to (parent, state, name)."""
-    table = {}
-    if os.path.isdir("/proc/self"):
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
-            try:
-                stat = Path("/proc", entry, "stat").read_text(errors="replace")
-            except OSError:
-                continue  # it has ended
-            head, rest = stat.rsplit(") ", 1)
-            pid, name = head.split(" (", 1)
-            state, parent = rest.split(None, 2)[:2]
-            table[int(pid)] = (int(parent), state, name)
-    else:
-        listing = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state=,comm="])
-        for line in listing.decode("utf-8", "replace").splitlines():
-            pid, parent, state, name = line.split(None, 3)
-            table[int(pid)] = (int(parent), state, os.path.basename(name))
-    return table
-
-
-def _descendants(root: int, name: str = "") -> List[int]:
-    """Return what `root` started, and what that started, as long as the names begin so."""
-    table = _processes()
-    found: List[int] = []
-    parents = {root}
-    while parents:
-        children = {
-            pid
-            for pid, (parent, state, comm) in table.items()
-            if parent in parents and state != "Z" and comm.startswith(name)
-        }
-        found += sorted(children)
-        parents = children
-    return found
-
-
-def _kill_all(find: Callable[[], Iterable[int]]) -> List[int]:
-    """Kill processes that may be starting others; one that outlives its parent is not found."""
-    victims: List[int] = []
-    while True:
-        found = [pid for pid in find() if pid not in victims]
-        if not found:
-            _signal(victims, signal.SIGKILL)
-            return victims
-        _signal(found, signal.SIGSTOP)
-        victims += found
-
-
-def _alive(pid: int) -> bool:
-    return _processes().get(pid, (0, "Z", ""))[1] != "Z"
-
-
-def _signal(pids: Iterable[int], number: int) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass  # it ended by itself
 
 
 def _wait_for(condition: Callable[[], bool], complaint: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
+from ssh_service import process_tree
 from ssh_service.connect import dial
 from ssh_service.copying import download, progress, upload
 from ssh_service.copying.channels import session_on
@@ -25,13 +26,13 @@ from ssh_service.errors import (
     SshSessionRefused,
     SshTransferError,
 )
-from ssh_service.local_sshd import Sshd, _descendants
+from ssh_service.local_sshd import Sshd
 from ssh_service.params import resolve
 from ssh_service.pytest_plugin import FaultProxy
 from ssh_service.transport import SshTransport
+from tests.common import PATIENCE, eventually
 from tests.unit.trees import describe, litter, make_tree, many_files
 
-PATIENCE = 20.0
 BOTH = pytest.mark.parametrize("copy", [upload, download])
 Copy = Callable[..., None]
 Connect = Callable[..., SshTransport]
@@ -67,7 +68,7 @@ def sessions(server: Sshd) -> int:
 def sftp_servers(server: Sshd) -> List[int]:
     return [
         pid
-        for pid in _descendants(server.pid or 0)
+        for pid in process_tree.descendants(server.pid or 0)
         if Path(f"/proc/{pid}/comm").read_text().strip() == "sftp-server"
     ]
 
@@ -284,10 +285,7 @@ def test_of_a_tree_cut_on_its_way_the_server_itself_leaves_nothing(
     proxy.limit_after(600_000)
     with pytest.raises(SshConnectionLost):
         upload(transport, source, tmp_path / "there" / "target", timeout=PATIENCE)
-    deadline = time.monotonic() + PATIENCE
-    while os.listdir(tmp_path / "there") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert os.listdir(tmp_path / "there") == []
+    eventually(lambda: not os.listdir(tmp_path / "there"), "nothing is left")
 
 
 @BOTH

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 from typing import Callable
 
 import pytest
 
 from ssh_service.pytest_plugin import FaultProxy, Sshd
+from tests.common import eventually, is_running, run_python
 
 
 def ssh(server: Sshd, *command: str) -> str:
@@ -30,14 +32,6 @@ def start_sleeper(server: Sshd) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,
     )
     return client
-
-
-def is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(") ", 1)[1][0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_login_by_the_key_and_the_known_hosts_it_made(sshd: Sshd) -> None:
@@ -101,10 +95,7 @@ def test_stop_ends_what_sessions_left_running(sshd_factory: Callable[..., Sshd])
     pid = int(ssh(server, "setsid sleep 60 >/dev/null 2>&1 & echo $!"))
     assert is_running(pid)
     server.stop()
-    deadline = time.monotonic() + 5
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_running(pid)
+    eventually(lambda: not is_running(pid))
 
 
 def test_freeze_makes_it_mute_and_thaw_lets_it_go_on(sshd: Sshd) -> None:
@@ -139,12 +130,23 @@ def test_a_dead_listener_is_not_running(sshd_factory: Callable[..., Sshd]) -> No
     server = sshd_factory()
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while server.running and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not server.running
+    eventually(lambda: not server.running)
     server.restart()
     ssh(server, "true")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_listener_ends_with_its_owner_however_that_ends(tmp_path: Path, number: int) -> None:
+    owner = (
+        "import os, sys; from ssh_service.local_sshd import Sshd; server = Sshd(sys.argv[1]);"
+        "print(server.pid, server.port, flush=True); os.kill(os.getpid(), int(sys.argv[2]))"
+    )
+    result = run_python(owner, str(tmp_path), int(number))
+    assert result.returncode == -number, result.stderr
+    pid, port = map(int, result.stdout.split())
+    eventually(lambda: not is_running(pid), "the listener has ended")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
 def test_ssh_works_through_a_proxy_and_is_cut_there(

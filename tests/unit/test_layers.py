@@ -134,7 +134,8 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "otel": {"cache", "events", "verbs"},
     "fault_proxy": set(),
     "local_server": set(),
-    "local_sshd": {"local_server"},
+    "process_tree": set(),
+    "local_sshd": {"local_server", "process_tree"},
     "mock_sshd": {"local_server"},
     "pytest_plugin": {
         "fault_proxy",
@@ -163,6 +164,7 @@ OUTSIDE: Dict[str, Set[str]] = {
     "ssh_fileshare": set(),
     "fault_proxy": set(),
     "local_sshd": set(),
+    "process_tree": set(),
     "cli": {"click", "rich"},
     "fleet": {"distributed"},
     "otel": {"opentelemetry"},

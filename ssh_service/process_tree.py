@@ -1,0 +1,133 @@
+"""The processes of this machine: who started whom, who is alive, and the end of all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Callable, Dict, Iterable, List, NamedTuple
+
+__all__ = ["descendants", "die_with_us", "is_alive", "kill_all", "send", "started_with", "unwatch"]
+
+# Waits for the end of its input, of which we have the only other end.  Meanwhile the process may
+# have ended and its number be another's: it is known by what stands in its command line.
+_WATCH = """
+read -r _
+{ cat "/proc/$1/cmdline" || ps -ww -o args= -p "$1"; } | grep -qF -e "$2" && kill -KILL "$1"
+"""
+
+
+class _Process(NamedTuple):
+    parent: int
+    state: str
+    name: str
+
+
+def descendants(root: int, name: str = "") -> List[int]:
+    """Return what `root` started, and what that started, as long as the names begin so."""
+    table = _table()
+    found: List[int] = []
+    parents = {root}
+    while parents:
+        children = {
+            pid
+            for pid, process in table.items()
+            if process.parent in parents and process.state != "Z" and process.name.startswith(name)
+        }
+        found += sorted(children)
+        parents = children
+    return found
+
+
+def started_with(variable: str) -> List[int]:
+    """Return the processes that have this ``NAME=value`` in their environment (Linux)."""
+    needle = variable.encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if needle in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            pass  # it has ended, or is someone else's
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process is there, and is no zombie."""
+    process = _table().get(pid)
+    return process is not None and process.state != "Z"
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    """Send a signal; who ended by itself misses nothing."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def kill_all(find: Callable[[], Iterable[int]]) -> List[int]:
+    """Kill processes that may be starting others; one that outlives its parent is not found."""
+    victims: List[int] = []
+    while True:
+        found = [pid for pid in find() if pid not in victims]
+        if not found:
+            send(victims, signal.SIGKILL)
+            return victims
+        send(found, signal.SIGSTOP)
+        victims += found
+
+
+def die_with_us(pid: int, argument: str) -> "subprocess.Popen[bytes]":
+    """
+    Have a process killed when this one ends, however it does: by a signal, too.
+
+    Parameters
+    ----------
+    pid : int
+        The process.
+    argument : str
+        What no other process has in its command line.
+
+    Returns
+    -------
+    subprocess.Popen[bytes]
+        The watch, for `unwatch`; forgotten, it takes us for ended.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _WATCH, "watch", str(pid), argument],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a terminal's Ctrl-C is not for it
+    )
+
+
+def unwatch(watch: "subprocess.Popen[bytes]") -> None:
+    """Take back what `die_with_us` did."""
+    with watch:
+        watch.kill()
+
+
+def _table() -> Dict[int, _Process]:
+    table = {}
+    if os.path.isdir("/proc/self"):
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit():
+                continue
+            try:
+                stat = Path("/proc", entry, "stat").read_text(errors="replace")
+            except OSError:
+                continue  # it has ended
+            head, rest = stat.rsplit(") ", 1)
+            pid, name = head.split(" (", 1)
+            state, parent = rest.split(None, 2)[:2]
+            table[int(pid)] = _Process(int(parent), state, name)
+    else:
+        listing = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state=,comm="])
+        for line in listing.decode("utf-8", "replace").splitlines():
+            pid, parent, state, name = line.split(None, 3)
+            table[int(pid)] = _Process(int(parent), state, os.path.basename(name))
+    return table
