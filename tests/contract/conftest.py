@@ -54,6 +54,12 @@ def results(service: SshHostService, info: Dict[str, Any], within: float = 60.0)
     return service.get_remote_exec_results(info)
 
 
+def catch_up(host: SshHostService, call: Dict[str, Any]) -> None:
+    """See that what commands have written so far has arrived: their server sends it in order."""
+    _, info = host.remote_exec("true", call, {})
+    assert results(host, info)[0] == Status.SUCCEEDED
+
+
 Run = Callable[..., Outcome]
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import pytest
 
@@ -19,30 +18,10 @@ from ssh_service import (
     Status,
 )
 from ssh_service.pytest_plugin import Sshd
+from tests.common import descriptors, eventually, in_threads
+from tests.keys import generated
 
-from .conftest import FUTURE, Run, results
-from .test_failures import make_key, wait_until
-
-
-def in_threads(count: int, work: Any) -> None:
-    """Run `work(number)` in that many threads at once; raise what any of them raised."""
-    errors: List[BaseException] = []
-    start = threading.Barrier(count)
-
-    def body(number: int) -> None:
-        try:
-            start.wait(10)
-            work(number)
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=body, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    if errors:
-        raise errors[0]
+from .conftest import FUTURE, Run, catch_up, results
 
 
 def test_all_services_share_a_connection_until_the_last_context_ends(
@@ -59,7 +38,7 @@ def test_all_services_share_a_connection_until_the_last_context_ends(
             share.upload(call, __file__, str(tmp_path / "copy"))
         use(first)
         assert sshd.logins() == 1
-    wait_until(lambda: not sshd.session_pids())
+    eventually(lambda: not sshd.session_pids())
     with SshHostService(config) as third:
         use(third)
     assert sshd.logins() == 2
@@ -69,7 +48,7 @@ def test_a_caller_with_another_key_never_gets_the_first_ones_connection(
     run: Run, tmp_path: Path
 ) -> None:
     assert run("true")[0] == Status.SUCCEEDED
-    assert run("true", ssh_priv_key_path=make_key(tmp_path / "key"))[0] == Status.FAILED
+    assert run("true", ssh_priv_key_path=str(generated("stranger")))[0] == Status.FAILED
 
 
 def test_commands_run_side_by_side_on_one_connection(
@@ -109,7 +88,7 @@ def test_the_servers_limit_of_sessions_is_never_an_error(sshd_factory: Any) -> N
 def test_a_connection_lost_while_idle_is_replaced_silently(run: Run, sshd: Sshd) -> None:
     assert run("true")[0] == Status.SUCCEEDED
     sshd.cut()
-    wait_until(lambda: not SshService._CLIENT_CACHE)  # the news has arrived
+    eventually(lambda: not SshService._CLIENT_CACHE)  # the news has arrived
     assert run("true")[0] == Status.SUCCEEDED
     assert sshd.logins() == 2
 
@@ -125,8 +104,8 @@ def test_clear_client_cache_ends_what_runs_at_once_with_its_output(
     host: SshHostService, call: Dict[str, Any], run: Run, tmp_path: Path
 ) -> None:
     _, info = host.remote_exec(f"echo so far; touch {tmp_path}/x; sleep 60", call, {})
-    wait_until((tmp_path / "x").exists)
-    time.sleep(0.2)
+    eventually((tmp_path / "x").exists)
+    catch_up(host, call)
     begin = time.monotonic()
     host.clear_client_cache()
     status, result = results(host, info, within=5)
@@ -205,7 +184,7 @@ def test_leaving_with_work_in_flight_resolves_every_future_at_once(
             for n in range(10)
         ]
         if stage == "running":
-            wait_until(lambda: len(list(tmp_path.iterdir())) == 10)
+            eventually(lambda: len(list(tmp_path.iterdir())) == 10)
         begin = time.monotonic()
     for info in infos:
         status, result = results(host, info, within=5)
@@ -229,12 +208,8 @@ def test_cycles_leave_no_descriptors_and_no_threads(
             _, info = host.remote_exec("true", call, {})
             assert results(host, info)[0] == Status.SUCCEEDED
 
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
     cycle()
-    time.sleep(0.2)
     before, threads = descriptors(), threading.active_count()
     for _ in range(20):
         cycle()
-    wait_until(lambda: threading.active_count() <= threads and descriptors() <= before, 5)
+    eventually(lambda: threading.active_count() <= threads and descriptors() <= before)

@@ -10,8 +10,7 @@ import pytest
 
 from ssh_service import SshFileShareService
 from ssh_service.pytest_plugin import Sshd
-
-from .test_contexts import in_threads
+from tests.common import in_threads
 
 
 @pytest.fixture

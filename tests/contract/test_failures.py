@@ -23,8 +23,10 @@ from ssh_service import (
     Status,
 )
 from ssh_service.pytest_plugin import FaultProxy, Sshd
+from tests.common import eventually, is_running
+from tests.keys import generated
 
-from .conftest import FUTURE, Run, config_for, results
+from .conftest import FUTURE, Run, catch_up, config_for, results
 
 OUTPUT = {"stdout", "stderr", "ssh_completed_process_result"}
 
@@ -34,22 +36,6 @@ def listener() -> Iterator[socket.socket]:
     """Return a port where connections are made, and no more."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
-
-
-def make_key(path: Path, passphrase: str = "") -> str:
-    import subprocess
-
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", str(path)], check=True
-    )
-    return str(path)
-
-
-def wait_until(condition: Callable[[], bool], within: float = 20.0) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 class TestConnecting:
@@ -86,7 +72,7 @@ class TestConnecting:
     def test_a_key_the_server_does_not_know(
         self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path
     ) -> None:
-        config["ssh_priv_key_path"] = make_key(tmp_path / "key")
+        config["ssh_priv_key_path"] = str(generated("stranger"))
         self.check(config, call, SshAuthError, tmp_path)
 
     def test_a_server_that_speaks_no_ssh(
@@ -174,7 +160,7 @@ class TestKeyFiles:
     def test_encrypted_without_a_passphrase(
         self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path
     ) -> None:
-        config["ssh_priv_key_path"] = make_key(tmp_path / "key", "open sesame")
+        config["ssh_priv_key_path"] = str(generated("sesame", passphrase="open sesame"))
         self.check(config, call, tmp_path)
 
     def test_a_key_that_others_can_read_is_accepted(
@@ -215,7 +201,7 @@ class TestTimeout:
             _, info = host.remote_exec("echo $$; exec sleep 30", call, {})
             _, result = results(host, info)
         assert result["error"].ended is True
-        wait_until(lambda: not Path(f"/proc/{int(result['stdout'])}").exists(), 5)
+        eventually(lambda: not is_running(int(result["stdout"])))
 
     def test_it_counts_from_the_call_and_covers_the_queue(
         self, sshd_factory: Callable[..., Sshd]
@@ -225,7 +211,7 @@ class TestTimeout:
         call = {"ssh_hostname": sshd.host}
         with SshHostService(config) as host:
             _, first = host.remote_exec("sleep 30", call, {})
-            wait_until(lambda: sshd.logins() == 1)
+            eventually(lambda: sshd.logins() == 1)
             _, second = host.remote_exec("true", call, {})
             assert results(host, first)[0] == Status.TIMED_OUT
             status, result = results(host, second)
@@ -240,7 +226,7 @@ def test_a_cancelled_command_ends_with_its_output_so_far(
 ) -> None:
     started = tmp_path / "started"
     _, info = host.remote_exec(f"echo begun; touch {started}; sleep 30", call, {})
-    wait_until(started.exists)
+    eventually(started.exists)
     assert info[FUTURE].cancel() is True
     status, result = results(host, info, within=5)
     assert status == Status.CANCELED
@@ -270,8 +256,8 @@ class TestLoss:
             host.remote_exec(f"echo {n}; touch {tmp_path}/{n}; sleep 60", call, {})[1]
             for n in range(30)
         ]
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 30)
-        time.sleep(0.2)  # for the output to arrive
+        eventually(lambda: len(list(tmp_path.iterdir())) == 30)
+        catch_up(host, call)
         begin = time.monotonic()
         sshd.cut()
         for number, info in enumerate(running):
@@ -288,13 +274,12 @@ class TestLoss:
         assert sshd.logins() == 2
 
     def test_a_silent_server_is_noticed(
-        self, config: Dict[str, Any], call: Dict[str, Any], sshd: Sshd
+        self, config: Dict[str, Any], call: Dict[str, Any], sshd: Sshd, tmp_path: Path
     ) -> None:
         config.update(ssh_keepalive_interval=0.3, ssh_keepalive_count_max=2)
         with SshHostService(config) as host:
-            _, info = host.remote_exec("echo here; sleep 60", call, {})
-            wait_until(lambda: sshd.logins() == 1)
-            time.sleep(0.3)
+            _, info = host.remote_exec(f"touch {tmp_path}/begun; sleep 60", call, {})
+            eventually((tmp_path / "begun").exists)
             sshd.freeze()
             begin = time.monotonic()
             status, result = results(host, info, within=10)

@@ -17,9 +17,9 @@ import pytest
 
 from ssh_service import SshConnectionLost, SshHostService, Status, ssh_host_service
 from ssh_service.local_sshd import Sshd, find_sshd
+from tests.common import eventually
 
 from .conftest import config_for, results
-from .test_failures import wait_until
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -57,7 +57,7 @@ def test_where_no_command_reboots_all_is_killed_and_that_is_a_success(
             pytest.fail(f"this server is not in a namespace of its own: {seen['stdout']}")
         begun = tmp_path / "begun"
         _, other = host.remote_exec(f"touch {begun}; sleep 60", call, {})
-        wait_until(begun.exists)
+        eventually(begun.exists)
         _, info = host.reboot(call, force=force)
         status, result = results(host, info, within=20)
         assert status == Status.SUCCEEDED

@@ -7,17 +7,18 @@ harmless commands in their place first.
 
 from __future__ import annotations
 
-import time
+import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
-from ssh_service import SshConnectionLost, SshHostService, Status, ssh_host_service
+from ssh_service import SshConnectionLost, SshHostService, SshService, Status, ssh_host_service
+from ssh_service.events import CommandSent
 from ssh_service.pytest_plugin import FaultProxy, Sshd
+from tests.common import PATIENCE, eventually
 
-from .conftest import FUTURE, results
-from .test_failures import wait_until
+from .conftest import FUTURE, catch_up, results
 
 HARMLESS = ("true", "false", "echo ", "sleep ", "touch ", "exit ")
 
@@ -77,8 +78,8 @@ def test_a_host_that_goes_down_with_its_connections_succeeded_and_tells_of_the_l
     commands.append(f"touch {tmp_path}/begun; sleep 30")
     _, other = host.remote_exec("echo so far; sleep 30", call, {})
     _, info = start(host, call)
-    wait_until((tmp_path / "begun").exists)
-    time.sleep(0.2)
+    eventually((tmp_path / "begun").exists)
+    catch_up(host, call)
     sshd.cut()
     status, result = results(host, info, within=5)
     assert status == Status.SUCCEEDED
@@ -93,7 +94,7 @@ def test_our_own_close_is_no_reboot(
 ) -> None:
     commands.append(f"touch {tmp_path}/begun; sleep 30")
     _, info = start(host, call)
-    wait_until((tmp_path / "begun").exists)
+    eventually((tmp_path / "begun").exists)
     host.clear_client_cache()
     assert results(host, info, within=5)[0] == Status.FAILED
 
@@ -110,7 +111,7 @@ def test_silence_is_no_reboot(
     config.update(ssh_keepalive_interval=0.3, ssh_keepalive_count_max=2)
     with SshHostService(config) as host:
         _, info = start(host, call)
-        wait_until((tmp_path / "begun").exists)
+        eventually((tmp_path / "begun").exists)
         sshd.freeze()
         assert results(host, info, within=10)[0] == Status.FAILED
 
@@ -131,8 +132,13 @@ def test_a_loss_before_the_server_accepted_the_command_is_no_reboot(
         _, info = host.remote_exec("true", call, {})
         assert results(host, info)[0] == Status.SUCCEEDED
         proxy.freeze("to_server")  # what we send goes nowhere
+        sent = threading.Event()
+        unsubscribe = SshService._CLIENT_CACHE.subscribe(
+            lambda event: isinstance(event, CommandSent) and sent.set()
+        )
         _, info = start(host, call)
-        time.sleep(0.3)
+        assert sent.wait(PATIENCE)
+        unsubscribe()
         proxy.reset()
         status, _ = results(host, info, within=10)
     assert not (tmp_path / "begun").exists()

@@ -13,9 +13,9 @@ import pytest
 
 from ssh_service import SshHostService, Status
 from ssh_service.pytest_plugin import Sshd
+from tests.common import eventually
 
 from .conftest import FUTURE, Run, results
-from .test_failures import wait_until
 
 OUTPUT = {"stdout", "stderr", "ssh_completed_process_result"}
 
@@ -277,5 +277,5 @@ def test_callbacks_of_the_future_may_wait_and_call_again(
     info[FUTURE].add_done_callback(again)
     _, other = host.remote_exec("sleep 0.3; echo undisturbed", call, {})
     assert results(host, other)[1]["stdout"] == "undisturbed\n"
-    wait_until(lambda: bool(seen))
+    eventually(lambda: bool(seen))
     assert seen == ["from the callback\n"]

@@ -1,24 +1,20 @@
-"""The client's side of a test: connections, commands, and what is left when they have ended."""
+"""The client's side of a test: connections, and what runs over them."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from ssh_service.cache import SshClientCache
 from ssh_service.connect import dial
 from ssh_service.errors import SshServiceError
 from ssh_service.params import resolve
 from ssh_service.pytest_plugin import FaultProxy, Sshd
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
-
-PATIENCE = 20.0
-"""Seconds after which a test gives up what must come."""
+from tests.common import PATIENCE
 
 
 @contextlib.contextmanager
@@ -53,6 +49,17 @@ def dialled(sshd: Sshd, proxy: Optional[FaultProxy] = None, **more: Any) -> Iter
         yield transport
     finally:
         transport.close()
+
+
+@contextlib.contextmanager
+def entered() -> Iterator[SshClientCache]:
+    """Enter a cache, and exit it."""
+    cache = SshClientCache()
+    cache.enter()
+    try:
+        yield cache
+    finally:
+        cache.exit()
 
 
 def execute(
@@ -128,87 +135,3 @@ class Collector(ChannelSink):
         self.error = error
         self.ends += 1
         self.ended.set()
-
-
-class Outcome:
-    """A call on a thread of its own: what it returned or raised, and how long it took."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.value: Any = None
-        self.error: Optional[BaseException] = None
-        self._call = call
-        self._ended_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="outcome", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.value = self._call()
-        except BaseException as error:
-            self.error = error
-        self._ended_at = time.monotonic()
-
-    def is_over(self) -> bool:
-        return not self._thread.is_alive()
-
-    def wait(self, timeout: float = PATIENCE) -> "Outcome":
-        """Wait for its end, which must come."""
-        self._thread.join(timeout)
-        assert self.is_over(), f"still blocked after {timeout:g} s"
-        return self
-
-    def after(self, instant: float) -> float:
-        """Say how many seconds after an instant it ended."""
-        return self._ended_at - instant
-
-
-def in_threads(count: int, work: Callable[[int], None], timeout: float = 120.0) -> None:
-    """Do the same in many threads, and raise what the first of them raised."""
-    outcomes = [Outcome(lambda number=number: work(number)) for number in range(count)]
-    for outcome in outcomes:
-        outcome.wait(timeout)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            raise outcome.error
-
-
-def within(bound: float, began: float) -> None:
-    """Assert that no more time has passed than twice a promised bound and a second."""
-    took = time.monotonic() - began
-    assert took <= 2 * bound + 1, f"{took:.2f} s where {bound:g} s were promised"
-
-
-def eventually(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
-    """Wait for something that has no event."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout:g} s"
-        time.sleep(0.01)
-
-
-def resident() -> int:
-    """Return the bytes of memory this process holds."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def descriptors() -> int:
-    """Return how many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
-
-
-def run_python(
-    code: str, *args: Union[str, int], timeout: float = 60.0
-) -> "subprocess.CompletedProcess[str]":
-    """Run a program in an interpreter of its own, with this folder's parent importable."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *map(str, args)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        timeout=timeout,
-    )

@@ -12,8 +12,8 @@ import pytest
 
 from ssh_service.mlos_bench import EXAMPLES
 from ssh_service.pytest_plugin import Sshd
+from tests.keys import public_line
 
-from ..unit.keys import public_line
 from .experiment import (
     HAS_GRID,
     OURS,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -26,6 +25,7 @@ from mlos_bench.tunables.tunable_groups import TunableGroups
 
 from ssh_service import ssh_host_service
 from ssh_service.pytest_plugin import Sshd
+from tests.common import eventually
 
 from .conftest import settings_for
 from .test_worker_processes import PATIENCE
@@ -150,10 +150,10 @@ class TestHostService:
                 env_params={},
             )
             assert status.is_pending()
-            wait_for(tmp_path / "begun")
+            eventually((tmp_path / "begun").exists)
             status, reboot = host.reboot(params=call, force=force)
             assert status.is_pending()
-            wait_for(tmp_path / "going")
+            eventually((tmp_path / "going").exists)
             sshd.restart()
             # The original says FAILED to a reboot that works; CONTRACT.md 7 says SUCCEEDED.
             status, _ = host.wait_os_operation(reboot)
@@ -181,14 +181,6 @@ class TestHostService:
 
         monkeypatch.setattr(ssh_host_service, "_os_operation_script", build_harmless)
         yield chosen
-
-
-def wait_for(path: Path) -> None:
-    """Wait until a file is there."""
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not come"
-        time.sleep(0.01)
 
 
 class TestContexts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import logging
 import pickle
-import time
 from pathlib import Path
 from typing import Any, List, Tuple
 
@@ -26,7 +25,8 @@ from ssh_service.events import (
     Event,
 )
 from ssh_service.mock_sshd import MockSshd
-from tests.unit.engine_fakes import PATIENCE, GatedDialer, callbacks_done, connect_params, outcome
+from tests.common import eventually
+from tests.unit.engine_fakes import GatedDialer, callbacks_done, connect_params, outcome
 
 
 @pytest.fixture
@@ -39,13 +39,6 @@ def watched(ssh_cache: SshClientCache) -> Tuple[SshClientCache, List[Any]]:
 def kinds(seen: List[Any]) -> List[type]:
     callbacks_done()
     return [type(event) for event in seen]
-
-
-def wait_for(kind: type, seen: List[Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while kind not in kinds(seen):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_command_on_a_new_connection(
@@ -69,10 +62,10 @@ def test_the_end_of_a_connection_and_of_the_command_on_it(
 ) -> None:
     cache, seen = watched
     future = remote.submit(cache, mock_sshd.connect_params, "echo; sleep 60")
-    wait_for(CommandSent, seen)
+    eventually(lambda: CommandSent in kinds(seen))
     mock_sshd.cut()
     assert isinstance(future.exception(10), SshConnectionLost)
-    wait_for(ConnectionEnded, seen)
+    eventually(lambda: ConnectionEnded in kinds(seen))
     by_kind = {type(event): event for event in seen}
     assert by_kind[ConnectionEnded].error == "SshConnectionLost"
     assert by_kind[CommandEnded].outcome == "lost" and by_kind[CommandEnded].sent

@@ -13,6 +13,7 @@ import paramiko
 import pytest
 
 from ssh_service.mock_sshd import MockSshd
+from tests.common import eventually, is_running
 
 from .helper import connect
 
@@ -106,7 +107,7 @@ def test_cut_ends_connections_and_commands(mock_sshd: MockSshd, tmp_path: Path) 
         pid = int(channel.makefile("rb").readline())
         mock_sshd.cut()
         assert channel.recv(1) == b""
-        assert not os.path.exists(f"/proc/{pid}")
+        assert not is_running(pid)
         client.get_transport().join(10)
         assert not client.get_transport().is_active()
         assert mock_sshd.connections == 0
@@ -121,10 +122,7 @@ def test_a_client_that_goes_takes_its_commands_along(mock_sshd: MockSshd) -> Non
         channel.exec_command("echo $$; sleep 60")
         channel.shutdown_write()
         pid = int(channel.makefile("rb").readline())
-    deadline = time.monotonic() + 5
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not os.path.exists(f"/proc/{pid}")
+    eventually(lambda: not is_running(pid))
 
 
 def test_garbage_does_no_harm(mock_sshd: MockSshd) -> None:

@@ -34,11 +34,10 @@ from ssh_service.errors import (
     SshServiceError,
 )
 from ssh_service.pytest_plugin import FaultProxy, Sshd
-from tests.faults.clients import descriptors, eventually, params_for, resident
+from tests.common import PATIENCE, descriptors, eventually, resident
+from tests.faults.clients import params_for
 
 WORKERS = 6
-PATIENCE = 30.0
-"""Seconds after which a command whose future has not ended is a stuck one."""
 
 
 class History:
@@ -212,7 +211,7 @@ def phase(sshd: Sshd, seconds: float, seed: int, folder: Path) -> History:
     cache.exit()
     for proxy in proxies:
         proxy.close()
-    eventually(lambda: not left_running(sshd, file), "nothing is left running", 30)
+    eventually(lambda: not left_running(sshd, file), "nothing is left running")
     history.check(collections.Counter(map(int, file.read_text().split())))
     file.unlink()
     return history

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -24,9 +23,9 @@ from ssh_service.errors import (
 from ssh_service.local_sshd import Sshd
 from ssh_service.pytest_plugin import FaultProxy
 from ssh_service.transport import SshChannel
-from tests.faults.clients import execute
-
-PATIENCE = 30.0
+from tests.common import PATIENCE, eventually, is_running
+from tests.faults.clients import execute, params_for
+from tests.keys import generated
 
 Proxies = Callable[[str, int], FaultProxy]
 
@@ -47,13 +46,6 @@ class Telling(SshClient):
 
 
 @pytest.fixture
-def cache() -> Iterator[SshClientCache]:
-    cache = SshClientCache()
-    yield cache
-    cache.cleanup()
-
-
-@pytest.fixture
 def telling() -> Iterator[Tuple[SshClientCache, Any]]:
     kind = type("Mine", (Telling,), {"told": [], "news": threading.Semaphore(0)})
     cache = SshClientCache(kind)  # type: ignore[arg-type]
@@ -61,33 +53,9 @@ def telling() -> Iterator[Tuple[SshClientCache, Any]]:
     cache.cleanup()
 
 
-def through(proxy: FaultProxy, sshd: Sshd) -> Dict[str, Any]:
-    known_as = f"[{sshd.host}]:{sshd.port}"
-    return {**sshd.connect_params, "port": proxy.port, "host_key_alias": known_as}
-
-
 def echo(cache: SshClientCache, params: Dict[str, Any], word: str = "hello") -> str:
     future = remote.submit(cache, params, f"echo {word}", timeout=PATIENCE)
     return future.result(PATIENCE).stdout.strip()
-
-
-def second_key(sshd: Sshd, folder: Path) -> str:
-    path = str(folder / "second_key")
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path],
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
-    with open(sshd.authorized_keys, "a") as keys:
-        keys.write(Path(path + ".pub").read_text())
-    return path
-
-
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, what
-        pause.wait(0.01)
 
 
 # Hooks.
@@ -101,7 +69,7 @@ def test_the_hooks_are_told_of_the_making_and_once_of_the_end_with_its_reason(
     proxy = fault_proxy(sshd.host, sshd.port)
     name = f"{sshd.username}@{sshd.host}:{proxy.port}"
     cache.enter()
-    transport, client = cache.get_client_connection(through(proxy, sshd))
+    transport, client = cache.get_client_connection(params_for(sshd, proxy))
     assert kind.told == [("made", name)]  # before it was handed out
     assert kind.news.acquire(timeout=PATIENCE)
     began = time.monotonic()
@@ -181,7 +149,9 @@ def test_two_keys_and_two_policies_are_four_connections(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache, tmp_path: Path
 ) -> None:
     sshd = sshd_factory()
-    other = second_key(sshd, tmp_path)
+    other = str(generated("welcome-too"))
+    with open(sshd.authorized_keys, "a") as keys:
+        keys.write(Path(other + ".pub").read_text())
     variants = [
         {**sshd.connect_params, **variant}
         for variant in (
@@ -333,7 +303,7 @@ def test_exit_ends_a_dial_to_a_host_that_never_speaks(
     proxy = fault_proxy(sshd.host, sshd.port)
     proxy.freeze()
     cache.enter()
-    futures = [remote.submit(cache, through(proxy, sshd), "true") for _ in range(10)]
+    futures = [remote.submit(cache, params_for(sshd, proxy), "true") for _ in range(10)]
     eventually(lambda: proxy.connections == 1, "the dial has begun")
     began = time.monotonic()
     cache.exit()
@@ -347,7 +317,7 @@ def test_mute_hosts_delay_no_other(
     proxies = [fault_proxy(sshd.host, sshd.port) for _ in range(16)]
     for proxy in proxies:
         proxy.freeze()
-    futures = [remote.submit(cache, through(proxy, sshd), "true") for proxy in proxies]
+    futures = [remote.submit(cache, params_for(sshd, proxy), "true") for proxy in proxies]
     eventually(lambda: all(proxy.connections for proxy in proxies), "all are being dialled")
     began = time.monotonic()
     assert echo(cache, sshd.connect_params) == "hello"
@@ -384,6 +354,6 @@ def test_commands_that_fill_the_server_and_time_out_are_ended_and_it_goes_on(
         assert (error.phase, error.ended) == ("run", True)
     for file in tmp_path.iterdir():
         pid = file.read_text().strip()
-        eventually(lambda: not Path(f"/proc/{pid}/stat").exists(), "the process ends")
+        eventually(lambda: not is_running(pid), "the process ends")
     future = remote.submit(cache, sshd.connect_params, "echo next", max_connections=1)
     assert future.result(PATIENCE).stdout == "next\n"

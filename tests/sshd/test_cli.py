@@ -22,6 +22,8 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from ssh_service.local_sshd import Sshd  # noqa: E402
+from tests.common import eventually, is_running  # noqa: E402
+from tests.keys import generated, public_line  # noqa: E402
 
 from ..unit.command_line import in_process  # noqa: E402
 
@@ -84,17 +86,6 @@ def waits_at_the_first(gate: Path) -> str:
     """Return a script that waits for a file, at 127.0.0.1 alone."""
     wait = f"until [ -e {gate} ]; do sleep .05; done"
     return f'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) {wait};; esac'
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
-
-
-def alive(pid: str) -> bool:
-    return os.path.exists(f"/proc/{pid}")
 
 
 # --- run ----------------------------------------------------------------------------------------
@@ -192,8 +183,7 @@ def test_a_mistyped_host_is_told_with_its_name(run: Run, as_json: bool) -> None:
 
 
 def test_a_refused_login_says_what_was_tried(run: Run, tmp_path: Path) -> None:
-    key = tmp_path / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    key = generated("stranger")
     done = run("run", "-H", "web1", "--key", str(key), "--", "true")
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1 and "authentication refused" in line and str(key) in line
@@ -202,10 +192,8 @@ def test_a_refused_login_says_what_was_tried(run: Run, tmp_path: Path) -> None:
 def test_a_changed_host_key_is_told_with_both_fingerprints(
     run: Run, server: Sshd, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
-    key = " ".join(Path(f"{other}.pub").read_text().split()[:2])
-    Path(server.known_hosts).write_text(f"[127.0.0.1]:{server.port} {key}\n")
+    known = f"[127.0.0.1]:{server.port} {public_line('other-host')}\n"
+    Path(server.known_hosts).write_text(known)
     done = run("run", "-H", "web1", "--", "true")
     assert done.returncode == 1 and len(set(re.findall(r"SHA256:\S{43}", done.stderr))) == 2
     assert run("run", "-H", "web1", "--host-key", "off", "--", "true").returncode == 0
@@ -227,7 +215,7 @@ def test_a_command_that_never_ends_is_timed_out(run: Run, tmp_path: Path) -> Non
     assert done.returncode == 1
     assert (one["status"], one["stdout"]) == ("TIMED_OUT", "so far\n")
     assert "2 s" in one["error"]
-    wait_for(lambda: not alive((tmp_path / "pid").read_text().strip()))
+    eventually(lambda: not is_running((tmp_path / "pid").read_text().strip()))
 
 
 def test_a_signal_is_told(run: Run) -> None:
@@ -283,7 +271,7 @@ def test_an_interrupt_ends_the_remote_commands(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        wait_for(lambda: len(os.listdir(folder)) == 4)
+        eventually(lambda: len(os.listdir(folder)) == 4)
         began = time.monotonic()
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
@@ -291,7 +279,7 @@ def test_an_interrupt_ends_the_remote_commands(
     assert process.returncode == status
     assert len(out.splitlines()) == 4 and all(b"cancelled" in line for line in out.splitlines())
     assert err == b"ssh-service: interrupted: ending what is under way\n"
-    wait_for(lambda: not any(alive(pid) for pid in os.listdir(folder)))
+    eventually(lambda: not any(is_running(pid) for pid in os.listdir(folder)))
 
 
 def test_an_interrupt_ends_copies_and_leaves_nothing_half_done(
@@ -308,7 +296,7 @@ def test_an_interrupt_ends_copies_and_leaves_nothing_half_done(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        wait_for(lambda: bool(os.listdir(there)))
+        eventually(lambda: bool(os.listdir(there)))
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     (tmp_path / "big").unlink()
@@ -326,7 +314,7 @@ def test_a_second_interrupt_waits_for_nothing(config: Path, tmp_path: Path) -> N
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        wait_for((tmp_path / "begun").exists)
+        eventually((tmp_path / "begun").exists)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert b"interrupted" in process.stderr.readline()
@@ -356,7 +344,7 @@ def test_a_closed_pipe_ends_the_work_quietly(config: Path, mode: str, tmp_path: 
     assert b"web1" in first and status == b"1"
     assert done.stderr == b""
     assert len((tmp_path / "pids").read_text().split()) < 4
-    wait_for(lambda: not any(map(alive, (tmp_path / "pids").read_text().split())))
+    eventually(lambda: not any(map(is_running, (tmp_path / "pids").read_text().split())))
 
 
 def test_a_full_disk_behind_stdout_is_told(config: Path) -> None:

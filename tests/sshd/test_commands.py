@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError, wait
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -22,49 +22,13 @@ from ssh_service.errors import (
 )
 from ssh_service.local_sshd import Sshd
 from ssh_service.pytest_plugin import FaultProxy
-
-PATIENCE = 30.0
-
-
-@pytest.fixture
-def cache() -> Iterator[SshClientCache]:
-    cache = SshClientCache()
-    yield cache
-    cache.cleanup()
+from tests.common import PATIENCE, eventually, in_threads, is_running
+from tests.faults.clients import params_for
 
 
 @pytest.fixture
 def web(sshd: Sshd) -> Dict[str, Any]:
     return sshd.connect_params
-
-
-def through(proxy: FaultProxy, sshd: Sshd) -> Dict[str, Any]:
-    known_as = f"[{sshd.host}]:{sshd.port}"
-    return {**sshd.connect_params, "port": proxy.port, "host_key_alias": known_as}
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, what
-        pause.wait(0.01)
 
 
 def test_a_cache_that_is_given_is_used_even_while_it_is_empty(
@@ -281,7 +245,7 @@ def test_a_time_out_ends_the_remote_process_and_tells_what_there_was(
     assert time.monotonic() - began < 2 * 3 + 1
     assert caught.value.ended is True and caught.value.process is not None
     pid = int(caught.value.process.stdout)
-    eventually(lambda: not alive(pid), "the remote process ends")
+    eventually(lambda: not is_running(pid), "the remote process ends")
     assert run(web, "echo next", cache=cache, timeout=PATIENCE).stdout == "next\n"
 
 
@@ -290,7 +254,7 @@ def test_a_process_that_ignores_term_is_killed(web: Any, cache: SshClientCache) 
         run(web, "trap '' TERM HUP; echo $$; while :; do sleep 0.1; done", timeout=1, cache=cache)
     assert caught.value.ended is True and caught.value.process is not None
     pid = int(caught.value.process.stdout)
-    eventually(lambda: not alive(pid), "the remote process ends")
+    eventually(lambda: not is_running(pid), "the remote process ends")
 
 
 def test_time_outs_cost_the_server_no_session(
@@ -331,7 +295,7 @@ def test_cancelling_ends_the_remote_process(web: Any, cache: SshClientCache) -> 
     assert isinstance(caught.value, SshCommandCancelled) and caught.value.ended is True
     assert isinstance(process.future.exception(), SshCommandCancelled)
     assert process.future.cancelled() and not process.future.cancel()
-    eventually(lambda: not alive(pid), "the remote process ends")
+    eventually(lambda: not is_running(pid), "the remote process ends")
 
 
 def test_endless_output_is_cut_at_its_limit(web: Any, cache: SshClientCache) -> None:
@@ -348,7 +312,7 @@ def test_a_cut_tells_all_thirty_at_once_with_what_each_had(
     sshd: Sshd, fault_proxy: Callable[..., FaultProxy], cache: SshClientCache
 ) -> None:
     proxy = fault_proxy(sshd.host, sshd.port)
-    web = through(proxy, sshd)
+    web = params_for(sshd, proxy)
     processes = [start(web, f"echo {number}; sleep 20", cache=cache) for number in range(30)]
     assert [next(process.lines()) for process in processes] == [f"{n}\n" for n in range(30)]
     began = time.monotonic()
@@ -367,10 +331,10 @@ def test_the_output_so_far_comes_with_the_loss(
     proxy = fault_proxy(sshd.host, sshd.port)
     flag = tmp_path / "written"
     script = f"echo so far; echo and so far >&2; touch {flag}; sleep 20"
-    future = remote.submit(cache, through(proxy, sshd), script)
+    future = remote.submit(cache, params_for(sshd, proxy), script)
     eventually(flag.exists, "the command has written")
     # What it wrote left the server before this answer does.
-    run(through(proxy, sshd), "sleep 0.2", cache=cache, timeout=PATIENCE)
+    run(params_for(sshd, proxy), "sleep 0.2", cache=cache, timeout=PATIENCE)
     proxy.cut()
     error = future.exception(PATIENCE)
     assert isinstance(error, SshConnectionLost) and error.process is not None
@@ -403,7 +367,7 @@ def test_a_warm_command_costs_one_round_trip(
 ) -> None:
     """One, not two, as a session is open already: a round trip of 200 ms, with slack."""
     proxy = fault_proxy(sshd.host, sshd.port)
-    web = through(proxy, sshd)
+    web = params_for(sshd, proxy)
     run(web, "true", cache=cache, timeout=PATIENCE)
     proxy.delay = 0.1
     run(web, "true", cache=cache, timeout=PATIENCE)

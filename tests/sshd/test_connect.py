@@ -26,8 +26,9 @@ from ssh_service.errors import (
 )
 from ssh_service.pytest_plugin import FaultProxy, Sshd
 from ssh_service.transport import SshTransport
+from tests.common import eventually
+from tests.keys import certify, generated, public_line, ssh_fingerprint
 
-from ..unit.keys import certify, generated, public_line, ssh_fingerprint
 from ..unit.test_credentials import add, agent, needs_agent  # noqa: F401
 
 SshdFactory = Callable[..., Sshd]
@@ -45,13 +46,6 @@ def works(transport: SshTransport) -> bool:
     said = channel.recv(100)
     transport.close()
     return bool(said == b"hello\n")
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
 
 
 def attempts(server: Sshd) -> int:

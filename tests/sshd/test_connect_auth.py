@@ -18,8 +18,8 @@ from ssh_service import SshClientCache, params
 from ssh_service.connect import dial
 from ssh_service.errors import SshAuthError, SshConfigError, SshConnectError, SshConnectTimeout
 from ssh_service.transport import SshTransport
+from tests.keys import generated
 
-from ..unit.keys import generated
 from ..unit.test_credentials import assert_no_frame_knows, public_parts_of
 from .auth_server import AuthServer
 

@@ -12,8 +12,7 @@ import pytest
 from ssh_service.errors import SshHostKeyError
 from ssh_service.known_hosts import HostKeyTrust, host_name
 from ssh_service.pytest_plugin import Sshd
-
-from ..unit.keys import public_line
+from tests.keys import public_line
 
 FILES = 200
 

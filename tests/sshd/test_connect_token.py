@@ -13,8 +13,8 @@ from ssh_service.connect import dial
 from ssh_service.errors import SshAuthError, SshConfigError
 from ssh_service.pytest_plugin import Sshd
 from ssh_service.transport import SshTransport
+from tests.keys import certify, generated
 
-from ..unit.keys import certify, generated
 from ..unit.token_agent import TOKEN_KEYS, TokenAgent, TokenKey
 
 

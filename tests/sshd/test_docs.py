@@ -20,6 +20,8 @@ import pytest
 from ssh_service import verbs
 from ssh_service.local_sshd import Sshd
 
+from .conftest import make_home
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
@@ -59,21 +61,9 @@ def blocks(page: Path) -> List[str]:
 def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home and a folder in which web1, web2, ... are the test server."""
     tmp_path = pytester.path
-    ssh = tmp_path / ".ssh"
-    ssh.mkdir()
-    key = Path(sshd.known_hosts).read_text().split(" ", 1)[1]
-    (ssh / "known_hosts").write_text(f"web1 {key}")
-    (ssh / "config").write_text(
-        f"Host web*\n HostName {sshd.host}\n Port {sshd.port}\n HostKeyAlias web1\n"
-        f" IdentityFile {sshd.client_key}\n IdentitiesOnly yes\n"
-    )
-    for folder in ("site", "srv", "tmp"):
+    make_home(tmp_path, "web*", sshd, monkeypatch)
+    for folder in ("srv", "tmp"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "site" / "index.html").write_text("hello")
-    (tmp_path / "setup.sh").write_text('echo "mode $MODE"')
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    monkeypatch.chdir(tmp_path)
     yield tmp_path
     verbs.default_cache().cleanup()
     if "ssh_service.mlos_bench" in sys.modules:  # an example has called install()

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from os import kill
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 
 import pytest
 
@@ -21,19 +21,13 @@ from ssh_service.errors import (
     SshServiceError,
 )
 from ssh_service.pytest_plugin import FaultProxy, Sshd
-from tests.faults.clients import PATIENCE, connected, eventually, params_for
+from tests.common import PATIENCE, eventually
+from tests.faults.clients import connected, params_for
 from tests.faults.evil_ssh import EvilSsh
 from tests.soak.soak import phase
 
 SECONDS = 15.0
 """How long random faults last here; the soak test (tests/soak) goes on for half an hour."""
-
-
-@pytest.fixture
-def cache() -> Iterator[SshClientCache]:
-    cache = SshClientCache()
-    yield cache
-    cache.cleanup()
 
 
 def ids(file: Path) -> "Counter[int]":

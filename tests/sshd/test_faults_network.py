@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 import random
 import re
-import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
@@ -20,19 +19,9 @@ from ssh_service.cache import SshClientCache
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshServiceError
 from ssh_service.pytest_plugin import FaultProxy, Sshd
 from ssh_service.transport import SshTransport
-from tests.faults.clients import (
-    PATIENCE,
-    Collector,
-    Outcome,
-    descriptors,
-    dialled,
-    drain,
-    eventually,
-    execute,
-    in_threads,
-    params_for,
-    within,
-)
+from tests.common import PATIENCE, Outcome, descriptors, eventually, in_threads, within
+from tests.faults.clients import Collector, dialled, drain, entered, execute, params_for
+from tests.keys import generated
 
 Proxies = Callable[[str, int], FaultProxy]
 Factory = Callable[..., Sshd]
@@ -40,16 +29,6 @@ Factory = Callable[..., Sshd]
 INTERVAL, COUNT = 0.5, 2
 LIMIT = INTERVAL * COUNT
 """Seconds of silence after which a connection is lost."""
-
-
-@contextlib.contextmanager
-def entered() -> Iterator[SshClientCache]:
-    cache = SshClientCache()
-    cache.enter()
-    try:
-        yield cache
-    finally:
-        cache.exit()
 
 
 class States:
@@ -464,13 +443,9 @@ def test_connections_are_replaced_at_the_end_of_their_life_when_nobody_uses_them
     assert sshd.logins() == len(pids)
 
 
-def go_round(sshd: Sshd, tmp_path: Path, rounds: int) -> None:
+def go_round(sshd: Sshd, rounds: int) -> None:
     """Enter, run, fail to log in, fail to connect, exit; again and again."""
-    wrong_key = tmp_path / "wrong"
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(wrong_key)], check=True
-    )
-    wrong = params_for(sshd, client_keys=[str(wrong_key)], agent_path=None)
+    wrong = params_for(sshd, client_keys=[str(generated("stranger"))], agent_path=None)
     nowhere = params_for(sshd, port=1, host_key_alias="nowhere")
     cache = SshClientCache()
 
@@ -491,15 +466,15 @@ def go_round(sshd: Sshd, tmp_path: Path, rounds: int) -> None:
     eventually(lambda: descriptors() <= files, "the same number of descriptors")
 
 
-def test_rounds_leave_the_same_threads_and_descriptors(sshd: Sshd, tmp_path: Path) -> None:
+def test_rounds_leave_the_same_threads_and_descriptors(sshd: Sshd) -> None:
     """G16: paramiko leaks a thread and a socket for each failure."""
-    go_round(sshd, tmp_path, 15)
+    go_round(sshd, 15)
 
 
 @pytest.mark.long
-def test_sixty_rounds_leave_the_same_threads_and_descriptors(sshd: Sshd, tmp_path: Path) -> None:
+def test_sixty_rounds_leave_the_same_threads_and_descriptors(sshd: Sshd) -> None:
     """G16."""
-    go_round(sshd, tmp_path, 60)
+    go_round(sshd, 60)
 
 
 def test_the_wall_clock_may_jump(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:

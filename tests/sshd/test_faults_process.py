@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict
 import pytest
 
 from ssh_service.pytest_plugin import Sshd
-from tests.faults.clients import params_for, run_python
+from tests.common import run_python
+from tests.faults.clients import params_for
 
 Factory = Callable[..., Sshd]
 
@@ -19,6 +20,7 @@ faulthandler.dump_traceback_later(50, exit=True)
 from ssh_service import remote
 from ssh_service.cache import SshClientCache
 from ssh_service.errors import *
+from tests.common import *
 from tests.faults.clients import *
 params = json.loads(sys.argv[1])
 cache = SshClientCache()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,8 +21,9 @@ from ssh_service import (
     fleet,
     run,
 )
-from ssh_service.fleet import SshWorkerLost
+from ssh_service.fleet import SshWorkerLost, worker
 from ssh_service.local_sshd import Sshd
+from tests.common import eventually, is_running
 
 HOSTS = [f"127.0.0.{number}" for number in range(1, 9)]
 SPAWN = multiprocessing.get_context("spawn")
@@ -51,13 +51,6 @@ def waits_at_the_first(gate: Path) -> str:
     """Return a script that waits for a file, at 127.0.0.1 alone."""
     wait = f"until [ -e {gate} ]; do sleep .05; done"
     return f'case "$SSH_CONNECTION" in *" 127.0.0.1 "*) {wait};; esac'
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
 
 
 def test_every_host_has_its_result(connect: Dict[str, Any]) -> None:
@@ -111,8 +104,8 @@ def test_a_command_holds_no_thread(connect: Dict[str, Any], tmp_path: Path) -> N
     script = f"echo >> {tmp_path}/begun; until [ -e {gate} ]; do sleep .05; done"
     before = threading.active_count()
     with fleet.run(hosts, script, connect=connect, parallel=40) as results:
-        wait_for((tmp_path / "begun").exists)
-        wait_for(lambda: (tmp_path / "begun").read_text().count("\n") == 40, 30)
+        eventually((tmp_path / "begun").exists)
+        eventually(lambda: (tmp_path / "begun").read_text().count("\n") == 40)
         during = threading.active_count()
         gate.touch()
         assert all(result.ok for result in results)
@@ -123,7 +116,7 @@ def test_connections_do_not_outlive_their_hosts(server: Sshd, connect: Dict[str,
     with fleet.run(HOSTS, "true", connect=connect, parallel=2) as results:
         for _ in range(len(HOSTS)):
             results.take(20)
-            wait_for(lambda: len(server.session_pids()) <= 2 * 2)
+            eventually(lambda: len(server.session_pids()) <= 2 * 2)
 
 
 def test_a_cache_of_the_callers_keeps_its_connections(
@@ -145,14 +138,14 @@ def test_cancel_ends_the_remote_commands(
     script = f'echo $$ > {tmp_path}/"${{SSH_CONNECTION##* }}-$$"; exec sleep 60'
     began = time.monotonic()
     with fleet.run(HOSTS, script, connect=connect) as results:
-        wait_for(lambda: len(list(tmp_path.iterdir())) == len(HOSTS))
+        eventually(lambda: len(list(tmp_path.iterdir())) == len(HOSTS))
         results.cancel()
         taken = list(results)
     assert time.monotonic() - began < 20
     assert len(taken) == len(HOSTS)
     assert all(isinstance(result.error, SshCommandCancelled) for result in taken)
     pids = [path.name.rpartition("-")[2] for path in tmp_path.iterdir()]
-    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_a_command_that_never_ends_is_timed_out_with_its_output(connect: Dict[str, Any]) -> None:
@@ -263,23 +256,29 @@ def test_cancel_ends_copies(connect: Dict[str, Any], tmp_path: Path) -> None:
 # --- executors ----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers in this process keep no connection when the test is over."""
+    monkeypatch.setattr(worker, "IDLE_TIMEOUT", 0.05)
+
+
+@pytest.mark.usefixtures("soon_gone")
 def test_threads_of_the_callers_do_the_work(connect: Dict[str, Any]) -> None:
     with ThreadPoolExecutor(3) as executor:
         results = list(fleet.run(HOSTS, "echo $((6*7))", connect=connect, executor=executor))
     assert sorted(result.host for result in results) == HOSTS
     assert {result.stdout for result in results} == {"42\n"}
-    time.sleep(1.2)  # its connections are kept for a second
 
 
+@pytest.mark.usefixtures("soon_gone")
 def test_cancel_reaches_the_callers_threads(connect: Dict[str, Any], tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as executor:
         script = f"touch {tmp_path}/begun; sleep 60"
         with fleet.run(HOSTS, script, connect=connect, executor=executor) as results:
-            wait_for((tmp_path / "begun").exists)
+            eventually((tmp_path / "begun").exists)
             results.cancel()
             taken = list(results)
     assert len(taken) == len(HOSTS) and not any(result.ok for result in taken)
-    time.sleep(1.2)
 
 
 def test_a_process_pool_does_the_work_with_a_cache_in_each(
@@ -311,12 +310,12 @@ def test_cancel_reaches_the_processes(
 ) -> None:
     script = f'touch {tmp_path}/"$$"; exec sleep 60'
     with fleet.run(HOSTS, script, connect=connect, executor=processes, parallel=4) as results:
-        wait_for(lambda: len(list(tmp_path.iterdir())) == 4, 30)
+        eventually(lambda: len(list(tmp_path.iterdir())) == 4)
         results.cancel()
         taken = list(results)
     assert len(taken) == 4 and not any(result.ok for result in taken)
     pids = [path.name for path in tmp_path.iterdir()]
-    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_a_lost_process_is_told_as_unknown_and_its_hosts_are_not_run_twice(
@@ -326,7 +325,7 @@ def test_a_lost_process_is_told_as_unknown_and_its_hosts_are_not_run_twice(
     executor = ProcessPoolExecutor(2, SPAWN)
     try:
         with fleet.run(HOSTS, script, connect=connect, executor=executor, parallel=6) as results:
-            wait_for(lambda: len(list(tmp_path.iterdir())) == 6, 30)
+            eventually(lambda: len(list(tmp_path.iterdir())) == 6)
             next(iter(executor._processes.values())).kill()
             taken = [results.take(30) for _ in HOSTS]
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
 
@@ -19,6 +18,7 @@ from ssh_service import SshAuthError, SshCommandCancelled, fleet  # noqa: E402
 from ssh_service.fault_proxy import FaultProxy  # noqa: E402
 from ssh_service.fleet import SshWorkerLost  # noqa: E402
 from ssh_service.local_sshd import Sshd  # noqa: E402
+from tests.common import eventually, is_running
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # dask's own
 
@@ -52,13 +52,6 @@ def connect(sshd: Sshd) -> Dict[str, Any]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
-
-
 def test_results_are_streamed_back_and_one_hosts_failure_is_never_anothers(
     executor: Any, connect: Dict[str, Any], tmp_path: Path
 ) -> None:
@@ -83,13 +76,13 @@ def test_cancel_ends_the_remote_commands(
     script = f'touch {tmp_path}/"$$"; exec sleep 60'
     hosts = ["127.0.0.1"] * 20  # more than there are threads
     with fleet.run(hosts, script, connect=connect, executor=executor) as results:
-        wait_for(lambda: len(list(tmp_path.iterdir())) == 16)
+        eventually(lambda: len(list(tmp_path.iterdir())) == 16)
         results.cancel()
         taken = [results.take(20) for _ in hosts]
     assert all(isinstance(result.error, SshCommandCancelled) for result in taken)
     assert sorted(result.sent for result in taken) == [False] * 4 + [True] * 16
     pids = [path.name for path in tmp_path.iterdir()]
-    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_a_lost_workers_unsent_hosts_are_tried_again_and_none_is_run_twice(
@@ -114,12 +107,12 @@ def test_a_lost_workers_unsent_hosts_are_tried_again_and_none_is_run_twice(
 
     common = {key: value for key, value in connect.items() if key != "port"}
     with fleet.run(hosts, script, connect=common, executor=executor, parallel=12) as results:
-        wait_for(lambda: begun() == 6)
+        eventually(lambda: begun() == 6)
         victim = next(iter(client.run(os.getpid).values()))
         os.kill(victim, signal.SIGKILL)
         lost = [results.take(60)]  # the first to be told is one whose fate nobody knows
         proxy.thaw()
-        wait_for(lambda: begun() == 12, 60)
+        eventually(lambda: begun() == 12)
         gate.touch()
         taken = lost + [results.take(60) for _ in hosts[1:]]
     unknown = [result for result in taken if result.sent is None]

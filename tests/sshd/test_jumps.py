@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 
 from ssh_service import SshClient, SshClientCache, remote, run
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshHostKeyError
 from ssh_service.local_sshd import Sshd
-
-PATIENCE = 30.0
-
-
-@pytest.fixture
-def cache() -> Iterator[SshClientCache]:
-    cache = SshClientCache()
-    yield cache
-    cache.cleanup()
+from tests.common import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -34,13 +25,6 @@ def through(target: Sshd, *hops: Sshd) -> Dict[str, Any]:
     if hops:
         given["tunnel"] = through(hops[-1], *hops[:-1])
     return given
-
-
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    deadline, pause = time.monotonic() + PATIENCE, threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, what
-        pause.wait(0.01)
 
 
 def test_two_hops_are_gone_through_and_each_is_dialled_once(

@@ -13,6 +13,8 @@ import pytest
 from ssh_service import verbs
 from ssh_service.local_sshd import Sshd
 
+from .conftest import make_home
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
@@ -27,20 +29,7 @@ def example(name: str, language: str = "python") -> str:
 @pytest.fixture
 def home(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home and a folder in which web1 is the test server, and deploy its user."""
-    ssh = tmp_path / ".ssh"
-    ssh.mkdir()
-    key = Path(sshd.known_hosts).read_text().split(" ", 1)[1]
-    (ssh / "known_hosts").write_text(f"web1 {key}")
-    (ssh / "config").write_text(
-        f"Host web1\n HostName {sshd.host}\n Port {sshd.port}\n HostKeyAlias web1\n"
-        f" IdentityFile {sshd.client_key}\n IdentitiesOnly yes\n"
-    )
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "index.html").write_text("hello")
-    (tmp_path / "setup.sh").write_text('echo "mode $MODE"')
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    monkeypatch.chdir(tmp_path)
+    make_home(tmp_path, "web1", sshd, monkeypatch)
     yield tmp_path
     verbs.default_cache().cleanup()
 

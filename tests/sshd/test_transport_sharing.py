@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 
 import paramiko
 import pytest
@@ -22,31 +22,11 @@ from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionR
 from ssh_service.pytest_plugin import Sshd
 from ssh_service.transport import SshChannel, SshTransport
 from ssh_service.transport.packets import SshPacketizer
-from tests.faults.clients import (
-    PATIENCE,
-    Collector,
-    Outcome,
-    dialled,
-    drain,
-    eventually,
-    execute,
-    in_threads,
-    resident,
-    within,
-)
+from tests.common import PATIENCE, Outcome, eventually, in_threads, resident, within
+from tests.faults.clients import Collector, dialled, drain, entered, execute
 
 MIB = 1024 * 1024
 Factory = Callable[..., Sshd]
-
-
-@contextlib.contextmanager
-def entered() -> Iterator[SshClientCache]:
-    cache = SshClientCache()
-    cache.enter()
-    try:
-        yield cache
-    finally:
-        cache.exit()
 
 
 def run_in_eight_threads(sshd: Sshd, count: int) -> None:

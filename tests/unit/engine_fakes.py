@@ -8,9 +8,7 @@ from typing import Any, Callable, ContextManager, Dict, List, Optional, Tuple
 
 from ssh_service import background, params
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
-
-PATIENCE = 10.0
-"""Seconds after which a wait that should have ended is a failure."""
+from tests.common import PATIENCE
 
 
 def connect_params(host: str = "alpha", **more: Any) -> Dict[str, Any]:
@@ -50,7 +48,7 @@ def in_threads(*functions: Callable[[], Any]) -> List[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(6 * PATIENCE)
+        thread.join(2 * PATIENCE)
         assert not thread.is_alive(), "a thread is stuck"
     if errors:
         raise errors[0]

@@ -19,9 +19,7 @@ from ssh_service.copying.sftp.lane import greet
 from ssh_service.copying.sftp.session import SftpSession, Stream
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import SshTransferError
-
-PATIENCE = 20.0
-"""Seconds after which a wait of a test has failed."""
+from tests.common import PATIENCE
 
 
 class PipeStream(Stream):

@@ -13,6 +13,7 @@ import pytest
 from ssh_service.cache import SshClientCache
 from ssh_service.client import SshClient
 from ssh_service.errors import SshAuthError, SshCacheClosed, SshConnectError
+from tests.common import eventually
 from tests.unit.engine_fakes import (
     PATIENCE,
     FakeTransport,
@@ -68,13 +69,7 @@ class After:
 
 def wait_until_all_wait(connections: SshClientCache, count: int) -> None:
     """Return when so many threads wait for a dial."""
-    changed = threading.Condition()
-    for _ in range(int(PATIENCE / 0.005)):
-        if connections.stats()["waiting"] >= count:
-            return
-        with changed:
-            changed.wait(0.005)
-    raise AssertionError(f"no {count} threads wait: {connections.stats()}")
+    eventually(lambda: connections.stats()["waiting"] >= count, f"{count} threads wait")
 
 
 def start(count: int, function: Callable[[], Any], results: List[Any]) -> List[threading.Thread]:
@@ -306,8 +301,7 @@ def test_the_last_exit_with_a_dial_in_flight_ends_it(
     assert isinstance(slot.pair.exception(timeout=0), SshCacheClosed)
     connections.release(slot)
     dialer.release()
-    while not dialer.transports:
-        dialer.wait_dialling(1)
+    eventually(lambda: dialer.transports, "the dial goes on")
     assert transport_ends(dialer.transports[0])
 
 

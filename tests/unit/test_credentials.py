@@ -21,8 +21,8 @@ from ssh_service.connect.agent import AgentError, list_keys
 from ssh_service.connect.credentials import Credentials
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout
 from ssh_service.known_hosts import fingerprint
+from tests.keys import certify, generated, needs_ssh_keygen, public_parts
 
-from .keys import certify, generated, needs_ssh_keygen, public_parts
 from .token_agent import TokenAgent, TokenKey
 
 pytestmark = needs_ssh_keygen

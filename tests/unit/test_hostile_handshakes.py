@@ -17,17 +17,8 @@ from ssh_service.connect import dial
 from ssh_service.errors import SshCacheClosed, SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.params import resolve
 from ssh_service.transport import SshTransport
-from tests.faults.clients import (
-    PATIENCE,
-    Outcome,
-    connected,
-    descriptors,
-    eventually,
-    execute,
-    in_threads,
-    resident,
-    within,
-)
+from tests.common import PATIENCE, Outcome, descriptors, eventually, in_threads, resident, within
+from tests.faults.clients import connected, execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
 from tests.faults.evil_tcp import NO_SSH_SERVER, EvilTcp, black_hole, close_at_once, mute
 
@@ -209,7 +200,6 @@ def test_closing_the_cache_releases_those_who_wait_for_a_dial() -> None:
         eventually(
             lambda: not [t for t in threading.enumerate() if "ssh-service-dial" in t.name],
             "the dial does not go on",
-            5,
         )
 
 
@@ -242,7 +232,7 @@ def endless_connect() -> Iterator[Dict[str, Any]]:
 @contextlib.contextmanager
 def endless_command() -> Iterator[Dict[str, Any]]:
     """Give a proxy command that connects to nothing."""
-    yield {"proxy_command": "sleep 20"}
+    yield {"proxy_command": "sleep 60"}
 
 
 def named(prefix: str) -> List[threading.Thread]:
@@ -261,7 +251,7 @@ def test_closing_the_cache_ends_a_dial_in_each_phase(phase: Any) -> None:
         cache.cleanup()
         assert isinstance(call.wait().error, SshCacheClosed)
         within(0.0, began)
-        eventually(lambda: not named("ssh-service-dial"), "the dial does not go on", 5)
+        eventually(lambda: not named("ssh-service-dial"), "the dial does not go on")
 
 
 class Talkative(EvilTransport):

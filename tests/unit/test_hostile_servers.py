@@ -18,17 +18,8 @@ from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionR
 from ssh_service.transport import SshTransport, gate, questions
 from ssh_service.transport import transport as transport_module
 from ssh_service.transport.packets import message
-from tests.faults.clients import (
-    PATIENCE,
-    Collector,
-    Outcome,
-    connected,
-    eventually,
-    execute,
-    in_threads,
-    resident,
-    within,
-)
+from tests.common import PATIENCE, Outcome, eventually, in_threads, resident, within
+from tests.faults.clients import Collector, connected, execute
 from tests.faults.evil_ssh import KEYS, EvilSsh, EvilTransport, Server, echo
 
 MANY = 100_000_000

@@ -18,8 +18,14 @@ import pytest
 
 from ssh_service.errors import SshConfigError, SshHostKeyError
 from ssh_service.known_hosts import HostKeyTrust, KnownHosts, fingerprint, host_name, recording
-
-from .keys import certify, generated, needs_ssh_keygen, public_line, public_parts, ssh_fingerprint
+from tests.keys import (
+    certify,
+    generated,
+    needs_ssh_keygen,
+    public_line,
+    public_parts,
+    ssh_fingerprint,
+)
 
 pytestmark = needs_ssh_keygen
 

@@ -9,7 +9,7 @@ import pytest
 
 from ssh_service.transport import latch as latch_module
 from ssh_service.transport.latch import Latch
-from tests.faults.clients import Outcome, eventually, in_threads
+from tests.common import Outcome, eventually, in_threads
 
 
 def test_it_releases_all_who_wait() -> None:

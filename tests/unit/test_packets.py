@@ -20,7 +20,7 @@ from ssh_service.transport.packets import (
 )
 from ssh_service.transport.silence import PeerSilent
 from ssh_service.transport.wire import Wire
-from tests.faults.clients import Outcome, within
+from tests.common import Outcome, within
 from tests.faults.evil_tcp import packet
 
 Ends = Tuple[SshPacketizer, socket.socket]

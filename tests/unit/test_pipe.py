@@ -9,7 +9,7 @@ import pytest
 from paramiko.buffered_pipe import PipeTimeout
 
 from ssh_service.transport.pipe import ChunkPipe
-from tests.faults.clients import Outcome
+from tests.common import Outcome
 
 
 def test_what_was_fed_is_read_in_order_in_whatever_pieces() -> None:

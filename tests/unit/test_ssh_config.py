@@ -6,8 +6,6 @@ import logging
 import random
 import shutil
 import subprocess
-import threading
-import time
 from pathlib import Path
 from typing import Dict, List
 
@@ -16,6 +14,7 @@ import pytest
 from ssh_service import ssh_config
 from ssh_service.errors import SshConfigError
 from ssh_service.ssh_config import match_exec, syntax
+from tests.common import eventually, is_running
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
 
@@ -273,15 +272,7 @@ def test_match_exec_that_does_not_end_is_ended_with_all_it_started(
     path = write(tmp_path / "c", f'Match exec "{command}"', "Port 1")
     with pytest.raises(SshConfigError, match="c:1: Match exec did not end within 0.3 s"):
         ssh_config.lookup("web", [path], allow_exec=True)
-    deadline = time.monotonic() + 10
-    while any(map(is_running, pids.read_text().split())):
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
-
-
-def is_running(pid: str) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().split(") ")[1][0] != "Z"
+    eventually(lambda: not any(map(is_running, pids.read_text().split())))
 
 
 def test_match_exec_without_a_shell_is_an_error_with_file_and_line(

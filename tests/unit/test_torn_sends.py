@@ -15,7 +15,8 @@ import pytest
 from ssh_service import transport as package
 from ssh_service.errors import SshConnectionLost
 from ssh_service.transport import SshChannel, SshTransport
-from tests.faults.clients import Collector, Outcome, connected, eventually, execute
+from tests.common import Outcome, eventually
+from tests.faults.clients import Collector, connected, execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
 
 FOLDERS = (

@@ -13,7 +13,7 @@ from typing import Iterator, Optional, Tuple
 import pytest
 
 from ssh_service.transport.wire import Wire, WriteStalled
-from tests.faults.clients import Outcome, within
+from tests.common import Outcome, within
 
 Ends = Tuple[Wire, socket.socket]
 

@@ -1,0 +1,34 @@
+"""What the tests against a real sshd share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssh_service import SshClientCache
+from ssh_service.pytest_plugin import Sshd
+
+
+@pytest.fixture
+def cache(ssh_cache: SshClientCache) -> SshClientCache:
+    """Return a cache of the test's own, by the name that most tests know it by."""
+    return ssh_cache
+
+
+def make_home(home: Path, hosts: str, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder the home of a user for whom `hosts`, as in ssh_config, are the server."""
+    ssh = home / ".ssh"
+    ssh.mkdir()
+    key = Path(sshd.known_hosts).read_text().split(" ", 1)[1]
+    (ssh / "known_hosts").write_text(f"web1 {key}")
+    (ssh / "config").write_text(
+        f"Host {hosts}\n HostName {sshd.host}\n Port {sshd.port}\n HostKeyAlias web1\n"
+        f" IdentityFile {sshd.client_key}\n IdentitiesOnly yes\n"
+    )
+    (home / "site").mkdir()
+    (home / "site" / "index.html").write_text("hello")
+    (home / "setup.sh").write_text('echo "mode $MODE"')
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.chdir(home)
