@@ -35,6 +35,7 @@ numpydoc_show_class_members = False
 # What users meet; the rest is for who reads the code, and CONTRIBUTING.md is the way in there.
 public_modules = (
     "ssh_service",
+    "ssh_service.copying",
     "ssh_service.events",
     "ssh_service.fault_proxy",
     "ssh_service.fleet",
