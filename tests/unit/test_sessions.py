@@ -39,6 +39,15 @@ from tests.unit.engine_fakes import (
 )
 
 
+@pytest.fixture
+def fine_grained() -> Iterator[None]:
+    """Let threads be switched as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 class Site:
     """A pool, its cache and the server it talks to."""
 
@@ -301,6 +310,47 @@ def test_a_command_that_has_its_connection_waits_for_a_session_as_long_as_it_tak
     running.complete()
     site.next_running().complete()
     assert [future.result(PATIENCE).exit_status for future in cold] == [0, 0]
+
+
+def test_a_command_whose_patience_ends_as_it_is_connected_is_either_sent_or_told_so(
+    monkeypatch: pytest.MonkeyPatch, fine_grained: None
+) -> None:
+    pause = threading.Event()
+    for round_number in range(200):
+        timers, dialer, both = Timers(), GatedDialer(), threading.Barrier(2)
+        monkeypatch.setattr(background, "call_at", timers.call_at)
+        dialer.hold("alpha")
+        dialer.prepare = lambda _, both=both: both.wait(PATIENCE)  # type: ignore
+        cache = SshClientCache(dialer=dialer)
+        patient, hasty = [
+            remote.submit(cache, connect_params(connect_timeout=timeout), f"echo {timeout}")
+            for timeout in (60, 5)
+        ]
+        dialer.release()
+        while not both.n_waiting:  # or the dial would always be ahead
+            pause.wait(0.0001)
+        both.wait(PATIENCE)
+        for _ in range(round_number % 40 * 100):
+            pass
+        timers.fire()  # that of the hasty one
+        (slot,) = cache._slots.all()
+        slot.pair.result(PATIENCE)
+        transport = dialer.transports[0]
+        deadline = time.monotonic() + PATIENCE
+        while not (patient.done() and hasty.done()):
+            assert time.monotonic() < deadline, "a command has no outcome"
+            for channel in list(transport.channels):
+                if channel.command is not None:
+                    channel.complete()
+        assert patient.result().exit_status == 0
+        sent = sorted(channel.command for channel in transport.opened if channel.command)
+        if hasty.exception() is None:
+            assert sent == [b"echo 5", b"echo 60"]
+        else:
+            assert isinstance(hasty.exception(), SshConnectTimeout)
+            assert sent == [b"echo 60"]
+        cache.cleanup()
+    callbacks_done()
 
 
 def test_a_command_that_is_sent_at_the_last_moment_is_not_told_to_be_never_sent(
