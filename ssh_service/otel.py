@@ -19,8 +19,6 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Dict, Optional, Union
 
-from opentelemetry import metrics, trace
-
 from ssh_service import verbs
 from ssh_service.cache import SshClientCache
 from ssh_service.events import (
@@ -33,6 +31,13 @@ from ssh_service.events import (
     DialFailed,
     Event,
 )
+
+try:
+    from opentelemetry import metrics, trace
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "needs OpenTelemetry (pip install 'ssh-service[otel]')", name=error.name
+    ) from error
 
 __all__ = ["instrument"]
 
