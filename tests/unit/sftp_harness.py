@@ -99,6 +99,12 @@ class Shell:
         self.cwd = cwd
         self.environment = {"PATH": path or os.environ["PATH"]}
         self.commands: List[bytes] = []
+        self.readers: List[threading.Thread] = []
+
+    def wait(self) -> None:
+        """Wait until all that was started has ended; a copy that failed may not have."""
+        for reader in self.readers:
+            reader.join(PATIENCE)
 
     def __call__(self, command: bytes, process: RemoteProcess) -> None:
         self.commands.append(command)
@@ -117,7 +123,8 @@ class _LocalCommand(CommandStream):
             env=shell.environment,
             bufsize=0,
         )
-        threading.Thread(target=self._read, name="test-command").start()
+        shell.readers.append(threading.Thread(target=self._read, name="test-command"))
+        shell.readers[-1].start()
 
     def _read(self) -> None:
         with self._running as running:
