@@ -98,13 +98,11 @@ class Download:
             code = errno.ENOTDIR if os.path.exists(target.rstrip(b"/")) else errno.EISDIR
             raise transfer_error(code, shown(target))
         folder, name = open_parent(target)
+        self._job.closing.callback(folder.close)
         self._job.progress.expect(found.size or 0)
         self._job.progress.expect_no_more()
-        try:
-            folder.sweep(self._job.options.resume)
-            await self._start_file(Wanted(source, found, folder, (name,)))
-        finally:
-            folder.release()
+        folder.sweep(self._job.options.resume)
+        await self._start_file(Wanted(source, found, folder, (name,)))
 
     async def _basename(self, source: bytes) -> bytes:
         name = last_name(source)

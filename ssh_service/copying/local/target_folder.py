@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import time
-from typing import Optional, Tuple
+from typing import Optional, Set, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, shown
@@ -46,13 +46,20 @@ class TargetFolder:
     """
 
     def __init__(
-        self, fd: int, path: bytes, is_new: bool = False, root: Optional[bytes] = None
+        self,
+        fd: int,
+        path: bytes,
+        is_new: bool = False,
+        root: Optional[bytes] = None,
+        among: Optional[Set[TargetFolder]] = None,
     ) -> None:
         self.fd = fd
         self.path = path
         self.is_new = is_new
         self.root = root
         self._users = 1
+        self._among = set() if among is None else among  # all that are open
+        self._among.add(self)
 
     def hold(self) -> None:
         """Keep it open for one more user."""
@@ -62,6 +69,12 @@ class TargetFolder:
         """Let it be closed, once for each user."""
         self._users -= 1
         if not self._users:
+            self.close()
+
+    def close(self) -> None:
+        """Close it, whoever holds it; may be called more than once."""
+        if self in self._among:
+            self._among.remove(self)
             os.close(self.fd)
 
     def set(self, attributes: Attributes) -> None:
@@ -130,15 +143,17 @@ class TargetTree:
 
     def __init__(self, path: bytes, mode: int) -> None:
         try:
-            self._is_new = _make(path, mode, None)
+            is_new = _make(path, mode, None)
             fd = os.open(path, _FOLDER_FLAGS)
         except OSError as error:
             raise local_error(error, path) from error
-        self._root = TargetFolder(fd, path, self._is_new, os.path.realpath(path))
+        self._open: Set[TargetFolder] = set()
+        self._root = TargetFolder(fd, path, is_new, os.path.realpath(path), self._open)
 
     def close(self) -> None:
-        """Close the root; folders that are in use stay open."""
-        self._root.release()
+        """Close all of its folders: a task that never took a step has released none."""
+        for folder in list(self._open):
+            folder.close()
 
     def make_folder(self, names: Names, mode: int) -> TargetFolder:
         """
@@ -198,7 +213,8 @@ class TargetTree:
                     return self.open_folder(way + names[count:], links + 1)
                 os.close(fd)
                 fd = inner
-            result, fd = TargetFolder(fd, self._path(names), root=self._root.root), -1
+            root = self._root.root
+            result, fd = TargetFolder(fd, self._path(names), root=root, among=self._open), -1
             return result
         finally:
             if fd >= 0:
