@@ -34,6 +34,9 @@ class Now:
     def monotonic(self) -> float:
         return self.now
 
+    def go_on(self, seconds: float) -> None:
+        self.now += seconds
+
 
 class Gate:
     """A dial that says when it has begun, and goes on when it may."""
@@ -80,19 +83,32 @@ def test_one_servers_dials_never_hold_up_anothers() -> None:
     in_threads(dial_another, *[lambda: pacer.dial("a", soon(), gate) for _ in range(5)])
 
 
-def test_who_was_dropped_for_want_of_room_tries_again_after_growing_pauses() -> None:
-    pacer = Pacer(jitter=lambda: 0.0)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Now:
+    clock = Now(1000.0)
+    monkeypatch.setattr(pacing, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize(
+    "jitter, least",
+    [(0.0, [0.125, 0.25, 0.5, 1.0, 2.0, 2.0]), (1.0, [0.25, 0.5, 1.0, 2.0, 4.0, 4.0])],
+)
+def test_who_was_dropped_for_want_of_room_tries_again_after_growing_pauses(
+    jitter: float, least: List[float], clock: Now
+) -> None:
+    pacer = Pacer(jitter=lambda: jitter)
+    pacer._changed.wait = clock.go_on  # type: ignore[assignment,method-assign]
     began: List[float] = []
 
     def dial() -> Any:
-        began.append(time.monotonic())
-        if len(began) < 4:
+        began.append(clock.now)
+        if len(began) <= len(least):
             raise throttled()
         return FakeTransport()
 
-    assert isinstance(pacer.dial("a", soon(), dial), FakeTransport)
-    pauses = [after - before for before, after in zip(began, began[1:])]
-    assert [pause >= least for pause, least in zip(pauses, (0.125, 0.25, 0.5))] == [True] * 3
+    assert isinstance(pacer.dial("a", 1100.0, dial), FakeTransport)
+    assert [after - before for before, after in zip(began, began[1:])] == least
 
 
 def test_a_refused_credential_is_never_shown_again() -> None:
@@ -107,21 +123,24 @@ def test_a_refused_credential_is_never_shown_again() -> None:
     assert calls == [1]
 
 
-def test_the_servers_words_are_the_error_when_the_time_is_up() -> None:
+def test_the_servers_words_are_the_error_when_the_time_is_up(clock: Now) -> None:
+    pacer, began = Pacer(jitter=lambda: 0.0), []
+    pacer._changed.wait = clock.go_on  # type: ignore[assignment,method-assign]
+
     def dial() -> Any:
+        began.append(clock.now)
         raise throttled()
 
     with pytest.raises(SshConnectError, match="Exceeded MaxStartups"):
-        Pacer(jitter=lambda: 0.0).dial("a", soon(0.3), dial)
+        pacer.dial("a", 1000.3, dial)
+    assert began == [1000.0, 1000.125]  # the next one would have been too late
 
 
 def test_a_turn_that_does_not_come_again_is_told_with_all_the_time_that_went_by(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Now,
 ) -> None:
     """Not with that of the last wait alone, which may have been next to nothing."""
     pacer, asked = Pacer(jitter=lambda: 0.0), threading.Semaphore(0)
-    clock = Now(1000.0)
-    monkeypatch.setattr(pacing, "time", clock)
 
     def dial() -> Any:
         clock.now += 29.8
