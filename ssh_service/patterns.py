@@ -26,6 +26,8 @@ def is_match(text: str, pattern: str) -> bool:
     bool
         Whether it matches; upper and lower case differ.
     """
+    if "*" not in pattern and "?" not in pattern:
+        return text == pattern
     at_text = at_pattern = 0
     star: Optional[int] = None
     resume = 0

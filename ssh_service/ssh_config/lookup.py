@@ -217,17 +217,13 @@ class _Reader:
     def _read(
         self, path: str, is_users: bool, check_owner: bool, reachable: bool, depth: int
     ) -> None:
-        active = reachable
-        for line in read(path, check_owner=check_owner):
-            if line.keyword == "host":
-                active = reachable and is_match_list(self._name, line.value.arguments)
-            elif line.keyword == "match":
-                # Evaluated even where unreachable is known: a syntax error stays an error.
-                active = self._is_match(line.value, reachable)
-            elif line.keyword == "include":
-                self._include(line.value, is_users, active, depth)
-            elif active:
-                self.config.add(line)
+        for block in read(path, check_owner=check_owner):
+            active = self._is_for_us(block.head, reachable)
+            for line in block.lines if active else block.includes:
+                if line.keyword == "include":
+                    self._include(line.value, is_users, active, depth)
+                else:
+                    self.config.add(line)
 
     def _include(self, value: Value, is_users: bool, active: bool, depth: int) -> None:
         if depth >= _MAX_DEPTH:
@@ -237,6 +233,14 @@ class _Reader:
             pattern = os.path.join(base, os.path.expanduser(argument))
             for path in sorted(glob.glob(pattern)):
                 self._read(path, is_users, is_users, active, depth + 1)
+
+    def _is_for_us(self, head: Optional[Line], reachable: bool) -> bool:
+        if head is None:
+            return reachable
+        if head.keyword == "host":
+            return reachable and is_match_list(self._name, head.value.arguments)
+        # Looked at even where it is out of reach: a syntax error stays one.
+        return self._is_match(head.value, reachable)
 
     def _is_match(self, value: Value, reachable: bool) -> bool:
         result = reachable

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from ssh_service.errors import SshConfigError
 
-__all__ = ["Criterion", "Line", "Value", "criteria", "read"]
+__all__ = ["Block", "Criterion", "Line", "Value", "criteria", "read"]
 
 # Everything after these keywords is one value: `#` and quotes belong to it.
 _RAW = frozenset(["proxycommand", "proxyjump", "localcommand", "remotecommand"])
@@ -32,6 +32,14 @@ class Line(NamedTuple):
     value: Value
 
 
+class Block(NamedTuple):
+    """The lines below a ``Host`` or ``Match``, or before the first of them."""
+
+    head: Optional[Line]
+    lines: Tuple[Line, ...]
+    includes: Tuple[Line, ...]  # those among them that have to be followed in any case
+
+
 class Criterion(NamedTuple):
     """One condition of a ``Match``."""
 
@@ -40,7 +48,7 @@ class Criterion(NamedTuple):
     value: str
 
 
-def read(path: str, *, check_owner: bool) -> Tuple[Line, ...]:
+def read(path: str, *, check_owner: bool) -> Tuple[Block, ...]:
     """
     Read a file; again only if it has changed.
 
@@ -54,7 +62,7 @@ def read(path: str, *, check_owner: bool) -> Tuple[Line, ...]:
 
     Returns
     -------
-    Tuple[Line, ...]
+    Tuple[Block, ...]
         Without comments and empty lines.
 
     Raises
@@ -83,16 +91,23 @@ def _refuse_open(path: str, facts: os.stat_result) -> None:
 
 
 @functools.lru_cache(maxsize=1024)  # clusters come with a file each, all included
-def _parse(path: str, mtime_ns: int, size: int, inode: int) -> Tuple[Line, ...]:
+def _parse(path: str, mtime_ns: int, size: int, inode: int) -> Tuple[Block, ...]:
     # Windows' editors begin a file with a mark, which must not hide its first keyword.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         text = file.read()
-    lines = []
+    blocks: List[Tuple[Optional[Line], List[Line]]] = [(None, [])]
     for number, raw in enumerate(text.split("\n"), 1):
         plain = raw.strip(_BLANK)
         if plain and not plain.startswith("#"):
-            lines.append(_parse_line(plain, f"{path}:{number}"))
-    return tuple(lines)
+            line = _parse_line(plain, f"{path}:{number}")
+            if line.keyword in ("host", "match"):
+                blocks.append((line, []))
+            else:
+                blocks[-1][1].append(line)
+    return tuple(
+        Block(head, tuple(lines), tuple(line for line in lines if line.keyword == "include"))
+        for head, lines in blocks
+    )
 
 
 def _parse_line(text: str, origin: str) -> Line:
