@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import logging
 import os
+import re
 import struct
 from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -23,6 +24,8 @@ from ssh_service.patterns import is_match_list
 __all__ = ["KnownHosts", "KnownKey", "fingerprint", "hashed_name", "host_name"]
 
 _log = logging.getLogger(__name__)
+
+_BLANKS = re.compile(r"[ \t\r]+")
 
 
 def fingerprint(blob: bytes) -> str:
@@ -219,7 +222,8 @@ def _parse(path: str, mtime_ns: int, size: int, inode: int) -> Tuple[KnownKey, .
 
 
 def _parse_line(text: str, path: str, number: int) -> Optional[KnownKey]:
-    fields = text.split()
+    # `str.split` would take blanks for such that are none to ssh.
+    fields = [field for field in _BLANKS.split(text) if field]
     if not fields or fields[0].startswith("#"):
         return None
     marker = ""

@@ -153,6 +153,15 @@ def test_a_tab_after_a_marker_does_not_undo_a_revocation(tmp_path: Path) -> None
     assert [key.marker for key in known.lookup(["web"])] == ["@revoked"]
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", " \t ", "\f", "\v", "\u00a0", "\u2003"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_what_separates_is_what_separates_for_ssh(tmp_path: Path, blank: str, end: str) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_bytes(f"web{blank}{public_line('host-a')}{end}".encode())
+    found = [key.line for key in KnownHosts.load([str(path)]).lookup(["web"])]
+    assert found == ssh_keygen_finds(str(path), "web")
+
+
 def test_names_are_compared_in_lower_case(tmp_path: Path) -> None:
     known = KnownHosts.load([write(tmp_path, "Web.Example.COM " + public_line("host-a"))])
     assert known.lookup([host_name("WEB.example.com", 22)])
