@@ -330,6 +330,20 @@ def test_a_pool_that_breaks_has_told_all_that_it_said() -> None:
     assert found == {"a": None, "b": False}
 
 
+def test_a_call_that_fails_by_itself_does_not_cut_short_what_a_lost_worker_has_said() -> None:
+    pool = Inline()
+    with Results(["a", "b"], runner_for(JOB, 2, pool), 2) as results:
+        line = told_by_hand(pool)
+        pool.calls[0].set_exception(BrokenProcessPool("a child process terminated abruptly"))
+        pool.calls[1].set_exception(RuntimeError("it cannot be pickled"))
+        first = results.take(5)
+        line.send(("taken", 0, b""))
+        line.send(("claim", 0, b""))
+        line.close()
+        second = results.take(5)
+    assert (first.host, first.sent, second.host, second.sent) == ("b", False, "a", None)
+
+
 def test_a_line_of_somebody_elses_is_no_line() -> None:
     pool = Inline()
     with Results(["a"], runner_for(JOB, 1, pool), 1) as results:

@@ -446,6 +446,18 @@ def test_the_first_of_jump_and_command_counts(home: Path) -> None:
     assert found.proxy_command is None and found.tunnel is None
 
 
+@pytest.mark.parametrize("name", ["$(touch${IFS}x)", "`id`", "a;id", "a&&id"])
+def test_no_host_or_user_becomes_a_part_of_a_proxy_command(home: Path, name: str) -> None:
+    for token, given in (
+        ("%h", {"host": name}),
+        ("%n", {"host": name}),
+        ("%r", {"username": name}),
+    ):
+        with pytest.raises(SshConfigError, match=f"config:1: .* cannot stand for {token}"):
+            configured(home, f"ProxyCommand nc {token} %p\n", **given)
+        assert configured(home, "ProxyCommand nc jump 22\n", **given).proxy_command
+
+
 def test_jump_hosts_in_a_circle_are_an_error(home: Path) -> None:
     with pytest.raises(SshConfigError, match="circle"):
         configured(home, "Host *\nProxyJump one\n")

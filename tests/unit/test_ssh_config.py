@@ -341,6 +341,17 @@ def test_a_block_is_for_whom_ssh_says(tmp_path: Path, line: str) -> None:
 
 
 @needs_ssh
+def test_what_is_included_for_others_must_make_sense_too(tmp_path: Path) -> None:
+    """As with ssh: else a file would break on the day on which somebody asks for that host."""
+    inner = write(tmp_path / "inner", 'User "open')
+    path = write(tmp_path / "c", "Host db", f"Include {inner}", "Host *", "User alice")
+    with pytest.raises(SshConfigError, match="inner:1: a quote is not closed"):
+        ssh_config.lookup("web", [path])
+    with pytest.raises(subprocess.CalledProcessError):
+        ssh_says(path, "web")
+
+
+@needs_ssh
 @pytest.mark.parametrize("jump", ["a # one", "a,b#c", "none # straight", "u@a:7  "])
 def test_a_jump_host_ends_where_ssh_says(tmp_path: Path, jump: str) -> None:
     path = write(tmp_path / "c", f"ProxyJump {jump}")
