@@ -9,9 +9,10 @@ ARGS ?=
 .PHONY: help demo test clean
 
 help:
-	@echo "make demo   watch it work, without a server"
-	@echo "make test   run the tests"
-	@echo "make clean  remove .venv"
+	@echo "make demo   watch it work, without a server; on yours: ARGS='--host user@host'"
+	@echo "make test   run the tests, some minutes; a part of them: ARGS='tests/unit -x'"
+	@echo "make clean  remove .venv, which the others make with PYTHON=$(PYTHON)"
+	@echo "README.md says how to use it, CONTRIBUTING.md how to change it."
 
 demo: $(VENV)/stamp
 	$(VENV)/bin/python -m ssh_service demo $(ARGS)
