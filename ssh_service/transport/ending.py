@@ -8,6 +8,7 @@ then tells everyone.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import Any, Callable, List, Optional
 
@@ -69,13 +70,15 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
         Returns
         -------
         bool
-            False once it has ended, is being closed, or belongs to the parent of this process.
+            False once it has ended, is being closed, or belongs to the parent of this process, and
+            when the interpreter, as it ends, has ended the thread that reads from it.
         """
         return (
             bool(self.active)
             and self._ending is None
             and not self._hung_up
             and self._pid == os.getpid()
+            and not sys.is_finalizing()
         )
 
     def is_fit(self) -> bool:

@@ -304,6 +304,7 @@ class Last:
         for call in (
             lambda: run(params, "echo last", cache=cache),
             lambda: cache.get_client_connection(params),
+            self.transport.open_session,
         ):
             try:
                 call()
@@ -311,6 +312,7 @@ class Last:
                 os.write(1, b"finalizer: %s\\n" % str(exc).encode())
 def at_exit():
     os.write(1, b"atexit: " + run(params, "echo hello", cache=cache).stdout_bytes)
+    Last.transport, _ = cache.get_client_connection(params)
 atexit.register(at_exit)
 sys.modules["last"] = types.ModuleType("last")  # its names outlive those of the main program
 sys.modules["last"].last = Last()
@@ -323,7 +325,8 @@ def test_when_the_interpreter_ends_it_works_until_threads_end_and_then_says_so_a
 ) -> None:
     told = program(LAST, sshd.connect_params, how)
     refusal = "finalizer: the interpreter is shutting down: nothing can be begun any more"
-    assert told.splitlines() == ["atexit: hello", refusal, refusal]
+    no_channel = f"finalizer: {sshd.username}@{sshd.host}:{sshd.port}: the connection has ended"
+    assert told.splitlines() == ["atexit: hello", refusal, refusal, no_channel]
 
 
 LIMITED = """
