@@ -103,13 +103,12 @@ class Lanes:
             self._barren = 0
             return Step(failed)
         most = self._most_lanes()
-        usable = [lane for lane in self.all if lane.number < most]
-        lanes = [lane for lane in usable if lane.has_room()]
+        lanes = [lane for lane in self.all if lane.number < most and lane.has_room()]
         if lanes:
             lane = min(lanes, key=lambda lane: (lane.spare is None, lane.sessions))
             lane.sessions += 1
             return Step(failed, heapq.heappop(self._queue)[1], lane, lane.take_spare())
-        further = self._further(most, len(usable), now)
+        further = self._further(most, now)
         return Step(failed, lane=further, stuck=further is None and self._is_stuck())
 
     def _drop_ended(self) -> Failed:
@@ -124,7 +123,7 @@ class Lanes:
         if lane.transport is not None and lane.has_ended() and not lane.transport.session_peak:
             self._barren += 1
 
-    def _further(self, most: int, usable: int, now: float) -> Optional[Lane]:
+    def _further(self, most: int, now: float) -> Optional[Lane]:
         """Add a connection that is to be dialled, where that helps."""
         if any(lane.transport is None or lane.is_closed() for lane in self.all):
             return None  # one at a time; or what waits is about to be told that all is closed
@@ -138,6 +137,7 @@ class Lanes:
                 sent=False,
             )
             return None  # and so nothing can run
+        usable = sum(lane.number < most for lane in self.all)
         if usable and (usable >= most or now < self._no_further_before):
             return None
         taken = {lane.number for lane in self.all}
