@@ -10,10 +10,10 @@ from typing import Any, List, Tuple
 
 import pytest
 
-from ssh_service import background, remote
+from ssh_service import background, fleet, remote
 from ssh_service.cache import SshClientCache
 from ssh_service.copying import Progress
-from ssh_service.errors import SshAuthError, SshConnectionLost
+from ssh_service.errors import SshAuthError, SshCommandCancelled, SshConnectionLost
 from ssh_service.events import (
     CommandEnded,
     CommandSent,
@@ -26,7 +26,13 @@ from ssh_service.events import (
 )
 from ssh_service.mock_sshd import MockSshd
 from tests.common import eventually
-from tests.unit.engine_fakes import GatedDialer, callbacks_done, connect_params, outcome
+from tests.unit.engine_fakes import (
+    GatedDialer,
+    callbacks_done,
+    connect_params,
+    outcome,
+    target,
+)
 
 
 @pytest.fixture
@@ -200,6 +206,33 @@ def test_a_copy_that_was_tried_once_more_is_one_copy(monkeypatch: pytest.MonkeyP
     remote.upload(cache, connect_params(), "here", "there")
     assert kinds(seen) == [ConnectionMade, CopyStarted, CopyEnded]
     assert (seen[-1].outcome, seen[-1].files_done) == ("completed", 1)
+    cache.cleanup()
+
+
+def test_the_copies_of_a_fleet_are_told_of_too(
+    mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
+) -> None:
+    cache, seen = watched
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    hosts = [mock_sshd.connect_params]
+    (result,) = fleet.download(hosts, tmp_path / "file", tmp_path / "there", cache=cache)
+    assert result.ok
+    assert kinds(seen) == [ConnectionMade, CopyStarted, CopyEnded]
+    assert (seen[-1].way, seen[-1].bytes_done) == ("download", 1000)
+
+
+def test_a_copy_that_may_not_be_begun_was_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, seen = SshClientCache(dialer=GatedDialer()), []  # type: ignore[var-annotated]
+    cache.subscribe(seen.append)
+
+    def refuse() -> None:
+        raise SshCommandCancelled("cancelled")
+
+    with pytest.raises(SshCommandCancelled):
+        remote.copy("upload", cache, target(), "here", "there", before=refuse)
+    assert kinds(seen) == [ConnectionMade, CopyEnded]
+    assert (seen[-1].started, seen[-1].outcome) == (False, "cancelled")
+    assert cache.stats()["leases"] == 0
     cache.cleanup()
 
 
