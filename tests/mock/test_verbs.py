@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import List
+
 import pytest
 
-from ssh_service import SshCommandTimeout, start
+from ssh_service import SshCommandTimeout, SshConfigError, start
 from ssh_service.cache import SshClientCache
 from ssh_service.mock_sshd import MockSshd
 
@@ -28,6 +30,29 @@ def test_what_was_taken_is_not_in_the_result(
     process.close_stdin()
     process.future.result(20)
     assert process.result().stdout == "two\n"
+
+
+def test_a_stream_that_goes_to_a_function_has_no_lines_as_well(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    seen: List[str] = []
+    process = start(
+        mock_sshd.connect_params, "echo; echo >&2", on_stderr=seen.append, cache=ssh_cache
+    )
+    assert list(process.lines()) == ["\n"]
+    with pytest.raises(SshConfigError, match="^on_stderr: "):
+        process.stderr_lines()
+    assert process.result(20).exit_status == 0
+
+
+def test_who_waits_in_vain_is_told_where_and_the_command_goes_on(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    process = start(mock_sshd.connect_params, "read it; echo $it", cache=ssh_cache)
+    with pytest.raises(TimeoutError, match=f":{mock_sshd.port}: .* within 0.01 s"):
+        process.result(0.01)
+    process.write("done\n")
+    assert process.result(20).stdout == "done\n"
 
 
 def test_the_output_so_far_is_in_the_error(mock_sshd: MockSshd, ssh_cache: SshClientCache) -> None:

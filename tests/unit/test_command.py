@@ -577,6 +577,17 @@ def test_input_that_nobody_will_read_is_dropped() -> None:
     assert len(channel.sent) == 10
 
 
+def test_who_writes_what_nobody_will_read_is_told_where_and_why() -> None:
+    command = make(more_stdin=True)
+    channel = started(command)
+    command.stdin.close()
+    with pytest.raises(BrokenPipeError, match="^somebody@alpha:22: .* nothing follows"):
+        command.stdin.write(b"more")
+    channel.complete()
+    with pytest.raises(BrokenPipeError, match="^somebody@alpha:22: the command has ended"):
+        command.stdin.write(b"more")
+
+
 # Callbacks.
 
 

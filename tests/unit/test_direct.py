@@ -1,0 +1,73 @@
+"""A command on a connection in hand: started at once, and told the truth about its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ssh_service import direct
+from ssh_service.command import Command
+from ssh_service.errors import SshCacheClosed, SshConnectionLost, SshSessionRefused
+from tests.unit.engine_fakes import FakeTransport
+
+
+def begun(transport: FakeTransport, **more: Any) -> Command:
+    command = Command("echo", {}, None, transport.connection_id, **more)
+    direct.begin(transport, command)  # type: ignore[arg-type]
+    return command
+
+
+def test_it_runs_to_its_end() -> None:
+    transport = FakeTransport()
+    command = begun(transport)
+    (channel,) = transport.channels
+    assert channel.command == b"echo"
+    channel.complete(3, b"out")
+    assert (command.future.result(0).exit_status, command.future.result(0).stdout) == (3, "out")
+
+
+def test_a_connection_that_has_ended_sends_nothing() -> None:
+    transport = FakeTransport()
+    transport.lose()
+    error = begun(transport).future.exception(0)
+    assert isinstance(error, SshConnectionLost) and not error.sent
+
+
+@pytest.mark.parametrize(
+    "end, kind",
+    [
+        (SshSessionRefused("too many sessions", code=1), SshSessionRefused),
+        (SshConnectionLost("lost"), SshConnectionLost),
+        (None, SshCacheClosed),
+    ],
+    ids=str,
+)
+def test_what_ends_before_it_is_open_was_not_sent(end: Any, kind: Any) -> None:
+    transport = FakeTransport()
+    transport.answers = False
+    command = begun(transport)
+    transport.channels[0].end(end)
+    error = command.future.exception(0)
+    assert type(error) is kind
+    assert not command.sent and not getattr(error, "sent", False)
+
+
+def test_what_was_written_to_no_network_is_told_as_never_sent() -> None:
+    transport = FakeTransport()
+    command = begun(transport)
+    transport.channels[0].held_back = True
+    transport.lose("reset")
+    error = command.future.exception(0)
+    assert isinstance(error, SshConnectionLost)
+    assert (error.sent, error.process) == (False, None)
+
+
+def test_what_was_cancelled_while_its_session_was_opened_gives_it_back() -> None:
+    transport = FakeTransport()
+    transport.answers = False
+    command = begun(transport)
+    (channel,) = transport.channels
+    assert command.cancel()
+    channel.answer()
+    assert channel.closed and channel.command is None

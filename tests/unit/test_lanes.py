@@ -1,0 +1,107 @@
+"""What is decided about a destination's sessions: pure steps, without a pool or a clock."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+import pytest
+
+from ssh_service.command import Command
+from ssh_service.errors import SshSessionRefused
+from ssh_service.sessions.lanes import Lanes
+from ssh_service.sessions.session import Lane, Session
+from tests.unit.engine_fakes import FakeChannel, FakeTransport
+
+REFUSED = SshSessionRefused("too many sessions", code=1)
+
+
+class Place:
+    """One lane with a connection, and what waits for it."""
+
+    def __init__(self) -> None:
+        self.lanes = Lanes("somebody@alpha:22")
+        self.transport: Any = FakeTransport()
+        self._tickets = 0
+        self.queue()
+        step = self.lanes.next_step(0.0)
+        assert step.lane is not None and step.command is None  # it is to be dialled
+        self.lane: Lane = step.lane
+        self.lane.transport = self.transport
+
+    def queue(self) -> Command:
+        command = Command("echo", {}, None, "somebody@alpha:22")
+        self._tickets += 1
+        command.ticket = self._tickets
+        self.lanes.queue(command)
+        return command
+
+    def begin(self) -> Session:
+        """Give what waits a session, which is being opened."""
+        step = self.lanes.next_step(0.0)
+        assert step.command is not None and step.lane is self.lane
+        owner: Any = None
+        session = step.spare or Session(owner, self.lane)
+        assert self.lanes.begin(session, step.command, kept=True, fit=True)
+        return session
+
+    def open(self, session: Session) -> None:
+        channel: Any = FakeChannel(self.transport, session)
+        self.lanes.opened(session, channel)
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+def test_the_pause_to_the_next_attempt_doubles_and_starts_anew_when_a_session_opens(
+    place: Place,
+) -> None:
+    def pauses(count: int) -> List[Any]:
+        found = []
+        for _ in range(count):
+            found.append(place.lanes.retry_or_give_up(held=True, admitted=True, now=0.0)[0])
+            place.lanes.retry()
+        return found
+
+    assert pauses(9) == [0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1]
+    session = place.begin()
+    place.open(session)
+    place.lanes.ended(session, None, unsent=False, now=0.0)
+    place.queue()
+    assert pauses(2) == [0.002, 0.004]
+
+
+def test_one_timer_at_a_time_is_set(place: Place) -> None:
+    assert place.lanes.retry_or_give_up(held=True, admitted=True, now=0.0)[0] is not None
+    assert place.lanes.retry_or_give_up(held=True, admitted=True, now=0.0) == (None, [])
+
+
+def test_the_limit_that_is_learnt_is_what_was_open_at_once_before(place: Place) -> None:
+    """The server frees a session a moment after its end, and refuses meanwhile."""
+    sessions = []
+    for _ in range(3):
+        place.queue()
+        sessions.append(place.begin())
+        place.open(sessions[-1])
+    place.lanes.ended(sessions[0], None, unsent=False, now=0.0)
+    refused = place.begin()
+    assert place.lanes.ended(refused, REFUSED, unsent=True, now=0.0).forget
+    assert place.transport.session_limit == 3
+
+
+def test_with_none_of_ours_open_others_hold_them_and_nothing_is_asked_for(place: Place) -> None:
+    session = place.begin()
+    place.open(session)
+    place.lanes.ended(session, None, unsent=False, now=0.0)
+    place.queue()
+    place.lanes.ended(place.begin(), REFUSED, unsent=True, now=0.0)
+    assert place.transport.session_limit == 0
+    assert place.lanes.next_step(0.0).stuck
+
+
+def test_a_limit_has_one_timer_however_often_it_is_learnt(place: Place) -> None:
+    for now, timer in [(0.0, True), (30.0, False), (100.0, True)]:
+        place.transport.session_limit = None
+        session = place.begin()
+        assert place.lanes.ended(session, REFUSED, unsent=True, now=now).forget is timer
