@@ -57,6 +57,11 @@ def connection_to_the_sshd(sshd: Sshd, connect: Connect) -> SshTransport:
     return connect(sshd)
 
 
+@pytest.fixture(name="proxy")
+def network_in_front_of_the_sshd(sshd: Sshd, fault_proxy: Callable[..., FaultProxy]) -> FaultProxy:
+    return fault_proxy(sshd.host, sshd.port)
+
+
 def through(proxy: FaultProxy, server: Sshd) -> Any:
     return {"port": proxy.port, "host_key_alias": f"[{server.host}]:{server.port}"}
 
@@ -211,7 +216,7 @@ def test_cut_anywhere_a_file_is_the_old_or_the_new_one(
     copy: Copy,
     sshd: Sshd,
     connect: Connect,
-    fault_proxy: Callable[..., FaultProxy],
+    proxy: FaultProxy,
     tmp_path: Path,
 ) -> None:
     size = 2_000_000
@@ -220,7 +225,6 @@ def test_cut_anywhere_a_file_is_the_old_or_the_new_one(
     target = tmp_path / "folder" / "target"
     target.parent.mkdir()
     chance = random.Random(size)
-    proxy = fault_proxy(sshd.host, sshd.port)
     outcomes = set()
     for _ in range(20):
         proxy.heal()
@@ -247,12 +251,11 @@ def test_a_tree_cut_anywhere_has_whole_files_only(
     cuts: int,
     sshd: Sshd,
     connect: Connect,
-    fault_proxy: Callable[..., FaultProxy],
+    proxy: FaultProxy,
     tmp_path: Path,
 ) -> None:
     source = many_files(tmp_path / "source", 200, 5000)
     chance = random.Random(cuts)
-    proxy = fault_proxy(sshd.host, sshd.port)
     for _ in range(cuts):
         proxy.heal()
         transport = connect(sshd, **through(proxy, sshd))
@@ -275,12 +278,11 @@ def test_a_tree_cut_anywhere_has_whole_files_only(
 def test_of_a_tree_cut_on_its_way_the_server_itself_leaves_nothing(
     sshd: Sshd,
     connect: Connect,
-    fault_proxy: Callable[..., FaultProxy],
+    proxy: FaultProxy,
     tmp_path: Path,
 ) -> None:
     source = many_files(tmp_path / "source", 200, 5000)
     (tmp_path / "there").mkdir()
-    proxy = fault_proxy(sshd.host, sshd.port)
     transport = connect(sshd, **through(proxy, sshd))
     proxy.limit_after(600_000)
     with pytest.raises(SshConnectionLost):
@@ -329,12 +331,11 @@ def test_a_frozen_network_ends_the_copy_after_the_timeout(
     copy: Copy,
     sshd: Sshd,
     connect: Connect,
-    fault_proxy: Callable[..., FaultProxy],
+    proxy: FaultProxy,
     tmp_path: Path,
 ) -> None:
     (tmp_path / "source").write_bytes(os.urandom(30_000_000))
     (tmp_path / "target").write_bytes(b"old")
-    proxy = fault_proxy(sshd.host, sshd.port)
     transport = connect(sshd, **through(proxy, sshd))
     proxy.freeze()
     began = time.monotonic()
@@ -352,11 +353,10 @@ def test_a_slow_copy_that_moves_is_no_timeout(
     copy: Copy,
     sshd: Sshd,
     connect: Connect,
-    fault_proxy: Callable[..., FaultProxy],
+    proxy: FaultProxy,
     tmp_path: Path,
 ) -> None:
     (tmp_path / "source").write_bytes(os.urandom(600_000))
-    proxy = fault_proxy(sshd.host, sshd.port)
     transport = connect(sshd, **through(proxy, sshd))
     proxy.delay = 0.1
     began = time.monotonic()
@@ -386,12 +386,11 @@ def test_closing_the_connection_ends_the_copy(
 def test_many_small_files_over_a_slow_line_cost_few_round_trips(
     sshd: Sshd,
     connect: Connect,
-    fault_proxy: Callable[..., FaultProxy],
+    proxy: FaultProxy,
     tmp_path: Path,
     delay: float,
 ) -> None:
     source = many_files(tmp_path / "source", 400, 3000)
-    proxy = fault_proxy(sshd.host, sshd.port)
     transport = connect(sshd, **through(proxy, sshd))
     proxy.delay = delay  # each way
     for copy, one, other in ((upload, "source", "up"), (download, "up", "down")):
@@ -433,12 +432,11 @@ def test_a_copy_goes_on_where_the_connection_was_lost(
     copy: Copy,
     sshd: Sshd,
     connect: Connect,
-    fault_proxy: Callable[..., FaultProxy],
+    proxy: FaultProxy,
     tmp_path: Path,
 ) -> None:
     size = 20_000_000
     (tmp_path / "source").write_bytes(os.urandom(size))
-    proxy = fault_proxy(sshd.host, sshd.port)
     broken = connect(sshd, **through(proxy, sshd))
     proxy.limit_after(size * 3 // 4)
     with pytest.raises(SshConnectionLost):

@@ -42,6 +42,17 @@ def file_to_copy(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(name="target")
+def target_in_a_folder_that_must_stay_as_it_is(tmp_path: Path) -> Iterator[Path]:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"precious")
+    yield outside / "target"
+    assert sorted(set(os.listdir(outside)) - {"target"}) == ["precious"]
+    assert (outside / "precious").read_bytes() == b"precious"
+    assert not litter(tmp_path)
+
+
 @pytest.fixture(name="mount")
 def what_mounts_something_until_the_test_ends() -> Iterator[Callable[..., None]]:
     with contextlib.ExitStack() as mounted:

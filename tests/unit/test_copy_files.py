@@ -8,7 +8,7 @@ import stat
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Iterator, List, Type
 
 import pytest
 
@@ -565,8 +565,13 @@ def test_one_that_claims_to_be_empty_and_never_ends_is_an_error(
 
 
 @BOTH
-def test_an_error_in_the_progress_callback_ends_the_copy_and_leaves_the_old_file(
-    copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt], ids=["error", "ctrl-c"])
+def test_what_a_progress_callback_raises_leaves_the_old_file_and_a_session_that_works(
+    copy: Copy,
+    session: SftpSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Type[BaseException],
 ) -> None:
     monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
     source, target = tmp_path / "source", tmp_path / "target"
@@ -575,29 +580,11 @@ def test_an_error_in_the_progress_callback_ends_the_copy_and_leaves_the_old_file
 
     def fail(progress: Progress) -> None:
         if progress.bytes_done > 5_000_000:
-            raise RuntimeError("enough")
+            raise error("enough")
 
-    with pytest.raises(RuntimeError, match="enough"):
+    with pytest.raises(error, match="enough"):
         copy(session, source, target, progress=fail)
-    assert target.read_bytes() == b"old"
     assert session.is_usable
-
-
-@BOTH
-def test_ctrl_c_leaves_the_old_file_and_a_session_that_works(
-    copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.write_bytes(bytes(20_000_000))
-    target.write_bytes(b"old")
-
-    def interrupt(progress: Progress) -> None:
-        if progress.bytes_done > 5_000_000:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        copy(session, source, target, progress=interrupt)
     assert target.read_bytes() == b"old"
     assert not litter(tmp_path)
     copy(session, source, target)

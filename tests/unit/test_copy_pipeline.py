@@ -7,6 +7,7 @@ from typing import Any, List
 
 import pytest
 
+from ssh_service.copying import pipeline as pipeline_module
 from ssh_service.copying.pipeline import STOPPED, Pipeline
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.lane import Lane, Stalled, greet
@@ -230,7 +231,8 @@ def test_an_interrupt_is_told_whatever_comes_of_it(waits: bool) -> None:
         pipeline.run(main())
 
 
-def test_silence_ends_the_run_and_retires_the_session() -> None:
+def test_silence_ends_the_run_and_retires_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "_TIDY_LIMIT", 0.05)
     server = MadeUpServer(silent)
     greet(server.session, 1)
 

@@ -18,6 +18,7 @@ from tests.unit.trees import describe, litter, make_tree
 SIZE = 20_000_000
 BOTH = pytest.mark.parametrize("copy", [upload, download])
 Copy = Callable[..., None]
+Interrupt = Callable[[Copy], bytes]
 
 
 @pytest.fixture(name="session")
@@ -40,27 +41,31 @@ def place_in_a_folder_of_its_own(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "target"
 
 
-def interrupt(
-    copy: Copy, session: SftpSession, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> bytes:
-    """Begin a copy, stop it half-way, and give the path of what it left."""
-    monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+@pytest.fixture(name="interrupt")
+def what_stops_a_copy_half_way(
+    session: SftpSession, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> Interrupt:
+    """Give what begins a copy, stops it half-way, and gives the path of what it left."""
 
     def stop(progress: Any) -> None:
         if progress.bytes_done > SIZE // 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        copy(session, source, target, progress=stop, resume=True)
-    (left,) = litter(target.parent)
-    assert os.path.getsize(left) > SIZE // 2
-    return bytes(left)
+    def interrupt(copy: Copy) -> bytes:
+        monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            copy(session, source, target, progress=stop, resume=True)
+        (left,) = litter(target.parent)
+        assert os.path.getsize(left) > SIZE // 2
+        return bytes(left)
+
+    return interrupt
 
 
 def test_an_upload_goes_on_where_it_was_interrupted(
-    session: SftpSession, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+    session: SftpSession, source: Path, target: Path, interrupt: Interrupt
 ) -> None:
-    interrupt(upload, session, source, target, monkeypatch)
+    interrupt(upload)
     before = session.sent
     upload(session, source, target, resume=True)
     assert session.sent - before < SIZE // 2
@@ -75,10 +80,10 @@ def test_what_is_not_the_same_is_not_gone_on_with(
     session: SftpSession,
     source: Path,
     target: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Interrupt,
     place: int,
 ) -> None:
-    left = interrupt(copy, session, source, target, monkeypatch)
+    left = interrupt(copy)
     with open(left, "r+b") as file:
         file.seek(place)
         byte = file.read(1)
@@ -95,9 +100,9 @@ def test_the_source_may_have_become_shorter(
     session: SftpSession,
     source: Path,
     target: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Interrupt,
 ) -> None:
-    interrupt(copy, session, source, target, monkeypatch)
+    interrupt(copy)
     source.write_bytes(b"x" * (SIZE // 10))
     copy(session, source, target, resume=True)
     assert target.read_bytes() == source.read_bytes()
@@ -109,9 +114,9 @@ def test_what_was_left_to_resume_is_litter_for_a_copy_that_does_not(
     session: SftpSession,
     source: Path,
     target: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Interrupt,
 ) -> None:
-    interrupt(copy, session, source, target, monkeypatch)
+    interrupt(copy)
     session.facts.clear()  # as for another connection
     copy(session, source, target)
     assert os.listdir(target.parent) == ["target"]
@@ -123,9 +128,9 @@ def test_another_targets_leftover_is_left_alone(
     session: SftpSession,
     source: Path,
     target: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Interrupt,
 ) -> None:
-    left = interrupt(copy, session, source, target, monkeypatch)
+    left = interrupt(copy)
     copy(session, source, target.with_name("other"), resume=True)
     assert litter(target.parent) == [left]
 

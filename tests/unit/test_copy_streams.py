@@ -8,7 +8,7 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, List, Optional
 
 import pytest
 
@@ -308,17 +308,6 @@ def entry(
 
 def archive(names: List[bytes]) -> bytes:
     return b"".join(entry(name, b"by tar: " + name) for name in names) + bytes(1024)
-
-
-@pytest.fixture(name="target")
-def target_in_a_folder_that_must_stay_as_it_is(tmp_path: Path) -> Iterator[Path]:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "precious").write_bytes(b"precious")
-    yield outside / "target"
-    assert sorted(set(os.listdir(outside)) - {"target"}) == ["precious"]
-    assert (outside / "precious").read_bytes() == b"precious"
-    assert not litter(tmp_path)
 
 
 def liar() -> Liar:

@@ -23,7 +23,7 @@ GIVE_A_NAME = (
 )
 
 
-@pytest.fixture(name="living")
+@pytest.fixture(name="living", scope="module")
 def name_of_a_living_process() -> Iterator[bytes]:
     with subprocess.Popen(
         [sys.executable, "-c", GIVE_A_NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -33,7 +33,7 @@ def name_of_a_living_process() -> Iterator[bytes]:
         process.communicate()
 
 
-@pytest.fixture(name="dead")
+@pytest.fixture(name="dead", scope="module")
 def name_of_a_dead_process() -> bytes:
     command = [sys.executable, "-c", GIVE_A_NAME]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)

@@ -12,7 +12,7 @@ import pytest
 
 from ssh_service.copying import downloading
 from ssh_service.copying import progress as progress_module
-from ssh_service.copying import upload_stream
+from ssh_service.copying import upload_stream, uploading
 from ssh_service.copying.progress import Progress
 from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import Shell, check, download, upload
@@ -84,7 +84,7 @@ def test_many_small_files_arrive(copy: Copy, tmp_path: Path) -> None:
     source = tmp_path / "source"
     for folder in range(20):
         (source / str(folder)).mkdir(parents=True)
-        for number in range(50):
+        for number in range(15):
             (source / str(folder) / str(number)).write_bytes(b"%d" % number)
     copy(source, tmp_path / "target")
     assert describe(tmp_path / "target") == describe(source)
@@ -241,9 +241,12 @@ def test_a_full_disk_is_told_and_what_came_before_is_whole(
     copy.args[0].facts.pop("no tar", None)  # which failed, up, as it should
 
 
-def test_more_folders_than_are_finished_at_once(copy: Copy, tmp_path: Path) -> None:
+def test_more_folders_than_are_finished_at_once_get_their_times(
+    copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "_SET_AT_ONCE", 5)
     source = tmp_path / "source"
-    for number in range(600):
+    for number in range(20):
         (source / f"{number}").mkdir(parents=True)
         os.utime(source / f"{number}", (1_000_000_000, 1_000_000_000 + number))
     copy(source, tmp_path / "target")
