@@ -8,10 +8,11 @@ from typing import Any, List
 import pytest
 
 from ssh_service.copying import pipeline as pipeline_module
+from ssh_service.copying.parts import move_parts
 from ssh_service.copying.pipeline import STOPPED, Pipeline
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.lane import Lane, Stalled, greet
-from ssh_service.copying.sftp.session import SessionEnded, SftpSession
+from ssh_service.copying.sftp.session import Reply, SessionEnded, SftpSession
 from ssh_service.copying.waiting import Budget, HandleBudget, Signal
 from tests.unit.sftp_harness import MadeUpServer, status
 
@@ -299,6 +300,29 @@ def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) ->
         pipeline.run(main())
     assert served == [0, 1, 2, 3, 4, 5]
     assert budget.used == 0
+
+
+def test_parts_that_come_in_crumbs_stay_within_the_budget(server: MadeUpServer) -> None:
+    taken: List[Any] = []
+    with Lane(server.session) as lane:
+        pipeline = Pipeline(lane)
+        flow = Budget(pipeline, 20)
+
+        def ask(offset: int, size: int) -> Reply:
+            assert 0 < flow.used <= 20
+            return lane.ask(encode.read, b"h", offset, size)
+
+        def take(reply: Reply, offset: int, size: int) -> int:
+            taken.append((offset, min(size, 4)))
+            return min(size, 4)
+
+        parts = [(offset, 10) for offset in range(0, 50, 10)]
+        pipeline.run(move_parts(flow, parts, ask, take))
+        assert flow.used == 0
+        assert sorted(taken) == [(at + n, min(4, 10 - n)) for at, _ in parts for n in (0, 4, 8)]
+        taken.clear()
+        pipeline.run(move_parts(flow, parts, ask, take, in_order=True))
+        assert taken == sorted(taken)
 
 
 def test_what_exceeds_a_budget_gets_it_alone(server: MadeUpServer) -> None:

@@ -93,6 +93,16 @@ def test_a_process_that_has_the_pid_of_a_dead_one_is_told_from_it(living: bytes)
     assert temporary.names.is_litter(earlier, 0)
 
 
+def test_what_the_dead_left_of_a_target_is_gone_on_with_and_nothing_else(
+    living: bytes, dead: bytes
+) -> None:
+    assert temporary.names.is_left_of(dead, b"x")
+    assert not temporary.names.is_left_of(dead, b"another target")
+    assert not temporary.names.is_left_of(living, b"x")
+    assert not temporary.names.is_left_of(of_another_host(dead), b"x")
+    assert not temporary.names.is_left_of(b"x", b"x")
+
+
 def test_another_hosts_is_litter_after_a_day(dead: bytes) -> None:
     name = of_another_host(dead)
     assert not temporary.names.is_litter(name, DAY - 60)

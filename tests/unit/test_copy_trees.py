@@ -182,12 +182,12 @@ def test_progress_tells_bytes_and_files_and_in_the_end_all_of_them(
 def test_no_file_stays_open_whatever_happens(copy: Copy, tmp_path: Path) -> None:
     source = make_tree(tmp_path / "source")
     for number in range(20):  # which tar may not be believed about
-        (source / f"ends with zero {number}").write_bytes(b"x\0")
-    (source / "bad").symlink_to("nowhere")
+        (source / "names" / f"ends with zero {number}").write_bytes(b"x\0")
+    (source / "names" / "bad").symlink_to("nowhere")
     before = sorted(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
         copy(source, tmp_path / "stopped")
-    (source / "bad").unlink()
+    (source / "names" / "bad").unlink()
     copy(source, tmp_path / "whole")
     if copy.keywords["shell"] is not None:
         copy.keywords["shell"].wait()

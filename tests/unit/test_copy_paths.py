@@ -1,0 +1,44 @@
+"""Paths as bytes: taken apart, put together, and compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssh_service.copying import paths
+
+
+@pytest.mark.parametrize(
+    "path, folder, name",
+    [
+        (b"a", b".", b"a"),
+        (b"/a", b"/", b"a"),
+        (b"a/b", b"a", b"b"),
+        (b"/a/b/c", b"/a/b", b"c"),
+    ],
+)
+def test_a_path_is_a_folder_and_a_name(path: bytes, folder: bytes, name: bytes) -> None:
+    assert (paths.folder_of(path), paths.last_name(path)) == (folder, name)
+    assert paths.join(folder, name) in (path, b"./" + path)
+    assert paths.beside(path, b"x") == path[: -len(name)] + b"x"
+
+
+@pytest.mark.parametrize("path, name", [(b"a//", b"a"), (b"/", b""), (b"", b""), (b"a/..", b"..")])
+def test_slashes_behind_a_name_are_none_of_it(path: bytes, name: bytes) -> None:
+    assert paths.last_name(path) == name
+
+
+@pytest.mark.parametrize(
+    "path, folder, inside",
+    [
+        (b"/a/b", b"/a", True),
+        (b"/a/b/c", b"/a/", True),
+        (b"/a", b"/a", True),
+        (b"/a", b"/", True),
+        (b"/ab", b"/a", False),
+        (b"/a", b"/a/b", False),
+    ],
+)
+def test_a_path_is_within_a_folder_by_whole_names(
+    path: bytes, folder: bytes, inside: bool
+) -> None:
+    assert paths.is_within(path, folder) is inside
