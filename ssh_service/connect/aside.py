@@ -31,7 +31,7 @@ def call_aside(function: Callable[[], Any], name: str) -> Future[Any]:
     def run() -> None:
         try:
             outcome.set_result(function())
-        except BaseException as error:
+        except BaseException as error:  # SystemExit too: somebody waits for it
             outcome.set_exception(error)
 
     threading.Thread(target=run, name=f"ssh-service-{name}", daemon=True).start()

@@ -104,7 +104,7 @@ class Interview:
             answers = self._handler(name, instructions, prompts)
         except (Declined, SshServiceError):
             raise
-        except Exception as error:
+        except Exception as error:  # of the user's code; its text may hold a secret
             raise SshConnectError(
                 f"{where}: the callable given as kbdint_handler raised {type(error).__name__}",
                 connection_id=where,

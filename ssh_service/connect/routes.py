@@ -90,7 +90,7 @@ def _through(
         channel = transport.open_channel(
             "direct-tcpip", (params.hostname, params.port), ("127.0.0.1", 0), timeout=left
         )
-    except Exception as error:
+    except Exception as error:  # ours, paramiko's, or of a transport that somebody else made
         if time.monotonic() >= deadline:
             raise SshConnectTimeout(
                 f"{params.connection_id}: no answer through {jump} in time",

@@ -7,7 +7,7 @@ import functools
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, List, TypeVar
+from typing import Any, Callable, Iterable, Iterator, List, Optional, TypeVar
 
 from ssh_service import download, run, upload
 from ssh_service.cache import SshClientCache
@@ -245,19 +245,7 @@ def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) 
             began = time.monotonic()
             error = future.exception(_TIMEOUT)
         seconds = time.monotonic() - began
-        show.check(
-            isinstance(error, SshConnectionLost),
-            f"{type(error).__name__} was raised {1000 * seconds:.0f} ms after the cut",
-            "an SshConnectionLost, which is a ConnectionError",
-        )
-        show.note(f"  {error}")
-        process: Any = getattr(error, "process", None)
-        kept = (getattr(process, "stdout", None), getattr(process, "exit_status", None))
-        show.check(
-            kept == ("half done\n", None),
-            f"with the output so far, {kept[0]!r}, and exit status {kept[1]}",
-            "the output so far, and no exit status",
-        )
+        _check_loss(show, error, seconds)
         again = command('cat "$begun"')
         reconnects = cache.stats()["reconnects"]
         show.check(
@@ -271,6 +259,22 @@ def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) 
             f"and found that the lost one had begun {'once' if times == 1 else f'{times} times'}",
             "the lost command to have begun once",
         )
+
+
+def _check_loss(show: Show, error: Optional[BaseException], seconds: float) -> None:
+    show.check(
+        isinstance(error, SshConnectionLost),
+        f"{type(error).__name__} was raised {1000 * seconds:.0f} ms after the cut",
+        "an SshConnectionLost, which is a ConnectionError",
+    )
+    show.note(f"  {error}")
+    process: Any = getattr(error, "process", None)
+    kept = (getattr(process, "stdout", None), getattr(process, "exit_status", None))
+    show.check(
+        kept == ("half done\n", None),
+        f"with the output so far, {kept[0]!r}, and exit status {kept[1]}",
+        "the output so far, and no exit status",
+    )
 
 
 # --- 5 --------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Here(Runner):
                 stdout=stream.output("stdout") if stream else None,
                 stderr=stream.output("stderr") if stream else None,
             )
-        except Exception as error:
+        except Exception as error:  # that host's alone, whatever it is
             self.deliver(clock.failed(error))
             return
         if stream:
@@ -145,7 +145,7 @@ class Here(Runner):
                 claim=self._look_up,
                 progress=lambda progress: self._report(clock.host, progress),
             )
-        except Exception as error:
+        except Exception as error:  # that host's alone, whatever it is
             if self._cancelled:
                 error = SshCommandCancelled(f"{clock.host}: the copy was cancelled")
             return clock.failed(error)
@@ -176,7 +176,7 @@ class _Streams:
                 return
             try:
                 self._on_output(self._host, name, piece)
-            except Exception as error:
+            except Exception as error:  # of the user's code: told as this host's error
                 self.error = error
                 self.give_up()
 

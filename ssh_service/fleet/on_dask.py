@@ -133,7 +133,7 @@ class Claims:
         """
         try:
             return self._ask("look", 0) == "cancelled"
-        except Exception:
+        except Exception:  # a scheduler that is gone has cancelled nothing
             return False
 
     def _ask(self, verb: str, number: int) -> str:

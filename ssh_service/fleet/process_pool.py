@@ -173,6 +173,6 @@ def _result(given: Given, told: bytes) -> HostResult:
     try:
         result: HostResult = pickle.loads(told)  # from a worker that knew the key
         return result
-    except Exception as error:
+    except Exception as error:  # of whatever it holds: another version's classes, perhaps
         text = f"{given.clock.host}: its result cannot be read: {one_line(error)}"
         return given.clock.failed(SshServiceError(text))

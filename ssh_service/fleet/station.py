@@ -58,7 +58,7 @@ class _Station:
         self._room.release()
         try:
             told = pickle.dumps(result)
-        except Exception as error:
+        except Exception as error:  # of whatever a result holds
             told = pickle.dumps(
                 HostResult(result.host, result.status, result.seconds, error=_plain(error))
             )

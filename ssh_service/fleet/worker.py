@@ -123,7 +123,7 @@ def perform(task: Task, claim: Optional[jobs.Claim], done: Callable[[HostResult]
         future = jobs.start(
             _own_cache(), task.job, task.host, idle_timeout=_IDLE_TIMEOUT, claim=claim
         )
-    except Exception as error:
+    except Exception as error:  # that host's alone, whatever it is
         done(clock.failed(error))
         return
     running = _Running(task.run, future.cancel)
@@ -155,7 +155,7 @@ def _copy(task: Task, clock: Clock, claim: Optional[jobs.Claim]) -> HostResult:
             claim=claim,
             progress=look_up,
         )
-    except Exception as error:
+    except Exception as error:  # that host's alone, whatever it is
         return clock.failed(error)
     return clock.copied()
 
