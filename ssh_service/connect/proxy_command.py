@@ -17,7 +17,8 @@ __all__ = ["ProxySocket"]
 
 _log = logging.getLogger(__name__)
 
-_LONGEST = 200
+_LONGEST = 200  # characters that are shown
+_LONGEST_LINE = 4096  # bytes after which a line is broken, as the command may never end it
 # Seconds for which a command that was ended may take to say its last.
 _PATIENCE = 0.5
 
@@ -116,7 +117,7 @@ class _Watcher(threading.Thread):
     def run(self) -> None:
         assert self._process.stderr is not None
         with self._process.stderr as stderr:
-            for line in stderr:
+            for line in iter(lambda: stderr.readline(_LONGEST_LINE), b""):
                 text = printable(line.decode("utf-8", "backslashreplace"), _LONGEST)
                 if text:
                     self.said = text

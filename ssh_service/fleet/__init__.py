@@ -149,6 +149,13 @@ def upload(
     -------
     Results
         As for `run`.
+
+    Raises
+    ------
+    SshConfigError
+        A number is wrong.  A host that is wrong is told of by its result.
+    TypeError
+        There is no such option.
     """
     arguments = _copy_arguments("upload", local_path, remote_path, options)
     job = Job("upload", arguments, dict(connect or {}), _seconds(timeout))
@@ -188,6 +195,13 @@ def download(
     -------
     Results
         As for `run`.
+
+    Raises
+    ------
+    SshConfigError
+        A number is wrong.  A host that is wrong is told of by its result.
+    TypeError
+        There is no such option.
     """
     arguments = _copy_arguments("download", local_path, remote_path, options)
     arguments["folder_per_host"] = folder_per_host
