@@ -106,7 +106,7 @@ def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
 
 def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
     if not isinstance(given, Mapping):
-        raise settings.wrong_type("connect_params", given, "a mapping of settings")
+        raise settings.wrong_type("connect_params", given, "a mapping like {'host': 'web1'}")
     unknown = sorted(str(name) for name in given if name not in SETTINGS)
     if unknown:
         raise SshConfigError(

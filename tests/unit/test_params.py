@@ -210,7 +210,7 @@ def test_an_unknown_setting_is_an_error_that_lists_those_known() -> None:
 
 @pytest.mark.parametrize("given", [None, "web", ["host", "web"]])
 def test_anything_but_a_mapping_is_an_error(given: Any) -> None:
-    with pytest.raises(SshConfigError, match="a mapping of settings"):
+    with pytest.raises(SshConfigError, match="a mapping like"):
         params.resolve(given)
 
 
