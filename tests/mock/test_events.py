@@ -101,6 +101,7 @@ def test_a_dial_that_failed_and_the_command_that_was_never_sent() -> None:
     assert ended.queued == ended.seconds
 
 
+@pytest.mark.usefixtures("short_patience")
 @pytest.mark.parametrize(
     "script, options, word",
     [
@@ -246,6 +247,7 @@ def test_events_hold_no_names_of_files_that_were_copied(
     assert b"swordfis" not in pickle.dumps(seen)
 
 
+@pytest.mark.usefixtures("short_patience")
 def test_events_hold_no_script_no_variable_and_no_output(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
 ) -> None:

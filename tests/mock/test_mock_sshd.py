@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
 from pathlib import Path
-from typing import List, Tuple
+from typing import Iterator, List, Tuple
 
 import paramiko
 import pytest
@@ -15,7 +16,23 @@ import pytest
 from ssh_service.mock_sshd import MockSshd
 from tests.common import eventually, is_running
 
-from .helper import connect
+
+@contextlib.contextmanager
+def connect(server: MockSshd) -> Iterator[paramiko.SSHClient]:
+    """Connect bare paramiko to the mock server, its host key verified."""
+    with paramiko.SSHClient() as client:
+        client.load_host_keys(server.known_hosts)
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        client.connect(
+            server.host,
+            server.port,
+            server.username,
+            pkey=paramiko.ECDSAKey(filename=server.client_key),
+            allow_agent=False,
+            look_for_keys=False,
+            timeout=10,
+        )
+        yield client
 
 
 def run(client: paramiko.SSHClient, command: str, stdin: bytes = b"") -> Tuple[int, bytes, bytes]:

@@ -55,6 +55,7 @@ def test_who_waits_in_vain_is_told_where_and_the_command_goes_on(
     assert process.result(20).stdout == "done\n"
 
 
+@pytest.mark.usefixtures("short_patience")
 def test_the_output_so_far_is_in_the_error(mock_sshd: MockSshd, ssh_cache: SshClientCache) -> None:
     process = start(mock_sshd.connect_params, "echo out; sleep 60", timeout=1, cache=ssh_cache)
     assert isinstance(process.future.exception(20), SshCommandTimeout)
