@@ -18,7 +18,7 @@ from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.remote_files import data_in
 from ssh_service.copying.sftp import protocol
-from ssh_service.copying.sftp.session import Reply
+from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Budget
 
 __all__ = ["digest_by_shell", "digest_there", "is_same", "verify"]

@@ -14,7 +14,7 @@ from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import attributes_in, data_in
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
-from ssh_service.copying.sftp.session import Reply
+from ssh_service.copying.sftp.reply import Reply
 from ssh_service.errors import SshTransferError
 
 __all__ = ["FileDownload", "Wanted"]

@@ -16,7 +16,7 @@ from ssh_service.copying.local.target_folder import Names, TargetFolder, TargetT
 from ssh_service.copying.paths import LONGEST_NAME, is_within, join, last_name
 from ssh_service.copying.remote_files import attributes_in, is_file, is_folder, is_link, names_in
 from ssh_service.copying.sftp.protocol import Attributes, Name
-from ssh_service.copying.sftp.session import Reply
+from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Signal
 from ssh_service.errors import SshTransferError, transfer_error
 

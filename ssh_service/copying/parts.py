@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Callable, Deque, Iterable, Tuple
 
-from ssh_service.copying.sftp.session import Reply
+from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Budget
 
 __all__ = ["move_parts"]

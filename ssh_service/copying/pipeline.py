@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any, Callable, Coroutine, Deque, Generator, NoReturn, Optional, Set, TypeVar
 
 from ssh_service.copying.sftp.lane import Lane
-from ssh_service.copying.sftp.session import Reply
+from ssh_service.copying.sftp.reply import Reply
 
 __all__ = ["STOPPED", "Cancelled", "Pipeline", "Task", "Turn"]
 

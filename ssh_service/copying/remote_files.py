@@ -19,7 +19,7 @@ from ssh_service.copying.sftp.protocol import (
     ProtocolError,
     Space,
 )
-from ssh_service.copying.sftp.session import Reply
+from ssh_service.copying.sftp.reply import Reply
 
 __all__ = ["RemoteFiles"]
 

@@ -8,7 +8,8 @@ from typing import Deque, List, Optional
 
 from ssh_service.copying.sftp.lane import Lane
 from ssh_service.copying.sftp.protocol import Buffer
-from ssh_service.copying.sftp.session import Reply, Stream
+from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.sftp.session import Stream
 
 __all__ = ["CommandStream", "RemoteProcess", "quoted"]
 

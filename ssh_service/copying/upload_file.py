@@ -20,7 +20,7 @@ from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import is_file, is_folder, is_link, succeed
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes
-from ssh_service.copying.sftp.session import Reply
+from ssh_service.copying.sftp.reply import Reply
 from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["FileUpload"]

@@ -111,7 +111,7 @@ async def stream_tree(
     folder, reading = beside(target, temporary_name), job.progress.reading
     try:
         await job.remote.make_folder(folder, 0o700)
-        done = await _Stream(job, source, target).run(status, folder)
+        done = await _Stream(job, source, target, folder).run(status)
         if done is not None:
             await job.remote.rename(join(folder, _TREE), target)
             await job.remote.remove_folder(folder)
@@ -130,17 +130,17 @@ async def stream_tree(
 
 
 class _Stream:
-    def __init__(self, job: Job, source: bytes, target: bytes) -> None:
+    def __init__(self, job: Job, source: bytes, target: bytes, folder: bytes) -> None:
         self._job = job
         self._source = source
         self._target = target
         self._done = StreamedTree()
-        self._process: RemoteProcess  # set by `run`
+        self._process: RemoteProcess = job.start_command(_SCRIPT % quoted(folder))
         self._pieces: List[bytes] = []
         self._size = 0
 
-    async def run(self, status: os.stat_result, folder: bytes) -> Optional[StreamedTree]:
-        self._process = process = self._job.start_command(_SCRIPT % quoted(folder))
+    async def run(self, status: os.stat_result) -> Optional[StreamedTree]:
+        process = self._process
         try:
             bad = await self._send_all(status)
             process.end_input()  # without its end, the script removes it
@@ -153,7 +153,9 @@ class _Stream:
             raise
         if bad is None and not process.refused:
             self._job.remote.facts["no tar"] = True
-        _log.debug("%r not in one stream: %s", shown(folder), bad or "the server's tar failed")
+        _log.debug(
+            "%r not in one stream: %s", shown(self._target), bad or "the server's tar failed"
+        )
         return None
 
     async def _send_all(self, status: os.stat_result) -> Optional[SshTransferError]:

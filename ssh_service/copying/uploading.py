@@ -18,7 +18,7 @@ from ssh_service.copying.paths import folder_of, join, last_name
 from ssh_service.copying.remote_files import is_folder, succeed
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
-from ssh_service.copying.sftp.session import Reply
+from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.upload_file import FileUpload
 from ssh_service.copying.upload_stream import StreamedTree, is_worth_a_stream, stream_tree
 from ssh_service.copying.waiting import Signal

@@ -7,6 +7,7 @@ From the bottom up; a module imports from those above it here, never from those 
 protocol        the numbers, and the values that travel
 encode, decode  requests to packets; replies to values
 packets         the stream from the server, cut into packets
+reply           the reply to one request, and the inbox of the copy that asked
 session         one session: whose reply is whose, what is sent when, how it ends
 lane            one copy's use of it: batches of requests, replies as they come
 ==============  ====================================================================

@@ -13,7 +13,8 @@ from typing import Any, Callable, List, Optional, Type
 
 from ssh_service.copying.sftp import decode, encode, protocol
 from ssh_service.copying.sftp.protocol import Buffer
-from ssh_service.copying.sftp.session import Inbox, Reply, SessionEnded, SftpSession
+from ssh_service.copying.sftp.reply import Inbox, Reply
+from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 
 __all__ = ["Lane", "Stalled", "greet"]
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from queue import SimpleQueue
-from typing import Any, Deque, Dict, Generator, List, Optional, Set, Tuple
+from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying.sftp import decode, protocol
 from ssh_service.copying.sftp.packets import Packet, PacketReader
-from ssh_service.copying.sftp.protocol import Buffer, Limits, Pieces, ProtocolError
+from ssh_service.copying.sftp.protocol import Buffer, Limits, ProtocolError
+from ssh_service.copying.sftp.reply import Inbox, Reply
 
-__all__ = ["Inbox", "Reply", "SessionEnded", "SftpSession", "Stream"]
+__all__ = ["SessionEnded", "SftpSession", "Stream"]
 
 # Handles that one session may hold where the server does not say how many it allows.
 _HANDLES = 100
@@ -54,65 +54,6 @@ class Stream:
 
     def in_use(self, used: bool) -> None:
         """Take note whether any copy works on it."""
-
-
-class Inbox:
-    """
-    Where a session puts what comes for one copy.
-
-    Attributes
-    ----------
-    moved : int
-        Changes whenever a part of a reply comes in: the sign of life between two replies.
-
-    Notes
-    -----
-    Thread safety.  `deliver` may be called from any thread; what is in there is for one.
-    """
-
-    def __init__(self) -> None:
-        self._inbox: SimpleQueue[Optional[List[Reply]]] = SimpleQueue()
-        self.moved = 0
-
-    def deliver(self, replies: Optional[List[Reply]]) -> None:
-        """Put replies in; None: look at the session, something changed there."""
-        self._inbox.put(replies)
-
-
-class Reply:
-    """
-    The reply to one request, which may still be on its way.
-
-    A coroutine that the copy's pipeline runs may ``await`` it.
-
-    Attributes
-    ----------
-    kind : int
-        The kind of packet the server sent; 0 while there is none.
-    pieces : Pieces
-        What it holds, to be decoded, in the pieces in which it came.
-    waiter : Any
-        Whoever waits for it; set and used by the pipeline alone.
-    """
-
-    __slots__ = ("inbox", "request_id", "kind", "pieces", "waiter")
-
-    def __init__(self, inbox: Inbox, request_id: int) -> None:
-        self.inbox = inbox
-        self.request_id = request_id
-        self.kind = 0
-        self.pieces: Pieces = []
-        self.waiter: Any = None
-
-    @property
-    def body(self) -> bytes:
-        """All of it, in one piece."""
-        return b"".join(self.pieces)
-
-    def __await__(self) -> Generator[Reply, None, Reply]:
-        if not self.kind:
-            yield self
-        return self
 
 
 class SftpSession:
