@@ -259,7 +259,7 @@ def test_cancel_ends_copies(connect: Dict[str, Any], tmp_path: Path) -> None:
 @pytest.fixture
 def soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have workers in this process keep no connection when the test is over."""
-    monkeypatch.setattr(worker, "IDLE_TIMEOUT", 0.05)
+    monkeypatch.setattr(worker, "_IDLE_TIMEOUT", 0.05)
 
 
 @pytest.mark.usefixtures("soon_gone")
