@@ -59,23 +59,25 @@ class TestConnecting:
                 share.download(call, __file__, str(tmp_path / "down"))
         assert list(tmp_path.glob("[ud]*")) == []
 
-    def test_refused(
+    def test_a_port_where_nobody_listens_is_a_failure_to_connect(
         self, config: Dict[str, Any], call: Dict[str, Any], listener: socket.socket, tmp_path: Path
     ) -> None:
         config["ssh_port"] = listener.getsockname()[1]
         listener.close()
         self.check(config, call, SshConnectError, tmp_path)
 
-    def test_an_unknown_name(self, config: Dict[str, Any], tmp_path: Path) -> None:
+    def test_a_name_nobody_has_is_a_failure_to_connect(
+        self, config: Dict[str, Any], tmp_path: Path
+    ) -> None:
         self.check(config, {"ssh_hostname": "nobody.invalid"}, SshConnectError, tmp_path)
 
-    def test_a_key_the_server_does_not_know(
+    def test_a_key_the_server_does_not_know_is_a_failure_to_log_in(
         self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path
     ) -> None:
         config["ssh_priv_key_path"] = str(generated("stranger"))
         self.check(config, call, SshAuthError, tmp_path)
 
-    def test_a_server_that_speaks_no_ssh(
+    def test_a_server_that_speaks_no_ssh_is_a_failure_to_connect(
         self, config: Dict[str, Any], call: Dict[str, Any], listener: socket.socket, tmp_path: Path
     ) -> None:
         def talk() -> None:
@@ -143,21 +145,27 @@ class TestKeyFiles:
             with pytest.raises(ValueError, match="key"):
                 share.upload(call, __file__, str(tmp_path / "copy"))
 
-    def test_missing(self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path) -> None:
+    def test_a_missing_key_is_a_value_error(
+        self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path
+    ) -> None:
         config["ssh_priv_key_path"] = str(tmp_path / "key")
         self.check(config, call, tmp_path)
 
-    def test_missing_though_there_is_a_connection(self, run: Run, tmp_path: Path) -> None:
+    def test_a_missing_key_is_a_value_error_though_there_is_a_connection(
+        self, run: Run, tmp_path: Path
+    ) -> None:
         assert run("true")[0] == Status.SUCCEEDED
         with pytest.raises(ValueError, match="does not exist"):
             run("true", ssh_priv_key_path=str(tmp_path / "key"))
 
-    def test_junk(self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path) -> None:
+    def test_what_is_no_key_is_a_value_error(
+        self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path
+    ) -> None:
         (tmp_path / "key").write_text("no key\n")
         config["ssh_priv_key_path"] = str(tmp_path / "key")
         self.check(config, call, tmp_path)
 
-    def test_encrypted_without_a_passphrase(
+    def test_an_encrypted_key_without_its_passphrase_is_a_value_error(
         self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path
     ) -> None:
         config["ssh_priv_key_path"] = str(generated("sesame", passphrase="open sesame"))

@@ -47,7 +47,7 @@ def kinds(seen: List[Any]) -> List[type]:
     return [type(event) for event in seen]
 
 
-def test_a_command_on_a_new_connection(
+def test_a_command_on_a_new_connection_is_told_from_dial_to_end(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
 ) -> None:
     cache, seen = watched
@@ -123,7 +123,7 @@ def test_the_word_for_each_outcome(
     assert [event.outcome for event in seen if isinstance(event, CommandEnded)] == [word]
 
 
-def test_an_upload_and_a_download(
+def test_copies_are_told_with_their_files_and_bytes(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
 ) -> None:
     cache, seen = watched
@@ -144,7 +144,7 @@ def test_an_upload_and_a_download(
     assert made.at <= began_up.at < up.at <= began_down.at < down.at
 
 
-def test_a_copy_that_failed(
+def test_a_copy_that_failed_is_told_with_its_reason(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
 ) -> None:
     cache, seen = watched
@@ -179,7 +179,7 @@ def test_a_copy_that_was_broken_off_says_how_far_it_came(
     assert ended.bytes_done >= reached[0] > 0
 
 
-def test_a_copy_that_was_never_begun() -> None:
+def test_a_copy_that_was_never_begun_is_told_as_such() -> None:
     dialer = GatedDialer()
     dialer.errors["alpha"] = [SshAuthError("alpha: refused all there was")]
     cache, seen = SshClientCache(dialer=dialer), []  # type: ignore[var-annotated]

@@ -53,7 +53,7 @@ def _send(channel: paramiko.Channel, data: bytes) -> None:
     channel.shutdown_write()
 
 
-def test_output_errors_and_status(mock_sshd: MockSshd) -> None:
+def test_both_outputs_and_the_exit_status_come_back(mock_sshd: MockSshd) -> None:
     with connect(mock_sshd) as client:
         assert run(client, "echo out; echo err >&2; exit 3") == (3, b"out\n", b"err\n")
         assert (mock_sshd.connections, mock_sshd.accepted) == (1, 1)
@@ -93,7 +93,7 @@ def test_many_commands_from_many_threads(mock_sshd: MockSshd) -> None:
     assert wrong == []
 
 
-def test_sftp(mock_sshd: MockSshd, tmp_path: Path) -> None:
+def test_a_file_goes_up_and_comes_down_unchanged(mock_sshd: MockSshd, tmp_path: Path) -> None:
     (tmp_path / "from").write_bytes(b"x" * 100_000)
     with connect(mock_sshd) as client, client.open_sftp() as sftp:
         sftp.put(str(tmp_path / "from"), str(tmp_path / "up"))

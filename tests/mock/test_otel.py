@@ -112,7 +112,7 @@ def test_metrics_of_commands_and_connections(
     assert telemetry.metrics()["ssh.client.connection.count"][0].value == 0
 
 
-def test_spans_and_metrics_of_copies(
+def test_copies_are_spans_and_metrics(
     telemetry: Telemetry, mock_sshd: MockSshd, ssh_cache: SshClientCache, tmp_path: Path
 ) -> None:
     telemetry.watch(ssh_cache)

@@ -208,7 +208,7 @@ def test_a_gibibyte_of_output_takes_at_most_2_2_times_its_size(web: Any) -> None
     assert memory_for_output(web, 1 << 30) <= 2.2
 
 
-def test_a_conversation_line_by_line(web: Any, cache: SshClientCache) -> None:
+def test_a_command_answers_line_by_line_while_it_runs(web: Any, cache: SshClientCache) -> None:
     with start(web, "while read line; do echo got $line; done", cache=cache) as process:
         lines = process.lines()
         for word in ("one", "two"):

@@ -392,7 +392,7 @@ def test_two_keys_where_the_server_wants_two(sshd_factory: SshdFactory) -> None:
 # --- routes ----------------------------------------------------------------------------------
 
 
-def test_through_two_jump_hosts(sshd_factory: SshdFactory) -> None:
+def test_two_jump_hosts_are_gone_through_with_one_login_each(sshd_factory: SshdFactory) -> None:
     near, middle, target = (sshd_factory() for _ in range(3))
     chain = {**middle.connect_params, "tunnel": near.connect_params}
     assert works(connect(target, tunnel=chain))
@@ -637,5 +637,5 @@ def test_the_agreed_algorithms_are_the_callers(sshd: Sshd) -> None:
     transport.close()
 
 
-def test_compression_works(sshd: Sshd) -> None:
+def test_commands_run_over_a_compressed_connection(sshd: Sshd) -> None:
     assert works(connect(sshd, compression_algs=["zlib@openssh.com"]))

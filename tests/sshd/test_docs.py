@@ -79,7 +79,7 @@ def here(text: str, sshd: Sshd, home: Path) -> str:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES[1:] if blocks(page)], ids=lambda p: p.name
 )
-def test_examples(
+def test_a_pages_examples_run_as_they_stand(
     page: Path, sshd: Sshd, home: Path, pytester: pytest.Pytester, capsys: Any
 ) -> None:
     needed = _NEEDS.get(page.name)

@@ -47,19 +47,23 @@ def perform(text: str, sshd: Sshd, home: Path) -> Dict[str, Any]:
     return names
 
 
-def test_running_and_copying(sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_example_runs_and_copies(
+    sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     perform(example("run"), sshd, home)
     assert (home / "www" / "index.html").read_text() == "hello"
     assert "Linux" in capsys.readouterr().out
 
 
-def test_the_services(sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_services_example_succeeds_and_is_silent(
+    sshd: Sshd, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = perform(example("services"), sshd, home)
     assert names["results"]["stdout"] == "mode fast\n"
     assert capsys.readouterr().out == ""
 
 
-def test_the_services_in_mlos_bench(sshd: Sshd, home: Path) -> None:
+def test_mlos_bench_loads_the_services_of_the_example(sshd: Sshd, home: Path) -> None:
     persistence = pytest.importorskip("mlos_bench.services.config_persistence")
     from ssh_service import SshFileShareService, SshHostService, Status
     from ssh_service.mlos_bench import install, uninstall
@@ -101,12 +105,12 @@ def test_the_commands_are_those_of_the_makefile() -> None:
     assert set(re.findall(r"^\$ make (\w+)", README.read_text("utf-8"), re.M)) <= set(targets)
 
 
-def test_a_test_with_the_fixture(pytester: pytest.Pytester) -> None:
+def test_the_example_of_a_test_passes(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(example("fixture"))
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_the_bare_cache_and_a_hook(sshd: Sshd, home: Path) -> None:
+def test_the_example_of_a_hook_is_told_of_the_end(sshd: Sshd, home: Path) -> None:
     """As a program, which ends with the example: the hook is called all the same."""
     code = example("cache").replace("deploy", sshd.username)
     done = subprocess.run(

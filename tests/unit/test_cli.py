@@ -194,7 +194,7 @@ def test_dry_run_says_where_and_what(tmp_path: Path) -> None:
     assert "it counts once" in done.stderr
 
 
-def test_dry_run_of_copies(tmp_path: Path) -> None:
+def test_dry_run_tells_what_would_be_copied_where(tmp_path: Path) -> None:
     up = in_process("upload", "-F", "none", "-nH", "a@b", "setup.cfg", "/there")
     assert up.stdout == "a@b: a@b:22: upload: setup.cfg to /there\n"
     down = in_process("download", "-F", "none", "--json", "-nH", "a@b", "/there", "here")

@@ -456,7 +456,7 @@ def test_keys_of_tokens_are_shown_last_since_somebody_has_to_touch_them(tmp_path
 
 @needs_agent
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
-def test_an_agent_signs(agent: str, kind: str) -> None:
+def test_what_an_agent_signs_is_verified_by_its_public_key(agent: str, kind: str) -> None:
     add(agent, generated("agent-" + kind, kind))
     (key,) = list_keys(agent, time.monotonic() + 10)
     algorithm = "rsa-sha2-256" if kind == "rsa" else key.get_name()

@@ -152,7 +152,7 @@ def test_delay_delays_and_does_not_narrow(ends: Ends) -> None:
     assert 0.2 <= time.monotonic() - begin < 2
 
 
-def test_slices_add_up(ends: Ends) -> None:
+def test_what_is_forwarded_in_slices_arrives_whole(ends: Ends) -> None:
     proxy, client, server = ends
     proxy.slice_size = 3
     client.sendall(b"0123456789")
@@ -181,7 +181,7 @@ def test_a_limit_holds_for_further_connections(proxy: FaultProxy, listener: sock
         assert receive(client, 4) == b"01"
 
 
-def test_corrupts_one_byte(ends: Ends) -> None:
+def test_it_corrupts_one_byte_and_no_other(ends: Ends) -> None:
     proxy, client, server = ends
     proxy.corrupt_at(2)
     client.sendall(b"\x00" * 5)
@@ -189,7 +189,9 @@ def test_corrupts_one_byte(ends: Ends) -> None:
     assert receive(server, 10) == b"\x00\x00\xff" + b"\x00" * 7
 
 
-def test_refuse_and_admit(ends: Ends, listener: socket.socket) -> None:
+def test_it_refuses_new_connections_until_it_admits_them_again(
+    ends: Ends, listener: socket.socket
+) -> None:
     proxy, client, server = ends
     proxy.refuse()
     with pytest.raises(ConnectionRefusedError):
@@ -235,7 +237,7 @@ def test_close_leaves_nothing_and_can_be_repeated(ends: Ends) -> None:
         proxy.cut()
 
 
-def test_quiet_when_unused(ends: Ends) -> None:
+def test_it_takes_no_time_of_the_processor_when_unused(ends: Ends) -> None:
     before = time.process_time()
     time.sleep(0.3)
     assert time.process_time() - before < 0.1

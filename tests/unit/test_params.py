@@ -101,7 +101,9 @@ def test_only_strong_algorithms_are_offered_by_default_the_fast_ones_first() -> 
     ],
     ids=str,
 )
-def test_forms_of_a_setting(given: Dict[str, Any], means: Dict[str, Any]) -> None:
+def test_each_form_of_a_setting_means_what_it_says(
+    given: Dict[str, Any], means: Dict[str, Any]
+) -> None:
     found = resolve(**given)
     assert {name: getattr(found, name) for name in means} == means
 
@@ -386,7 +388,9 @@ def test_config_names_the_files_to_read(home: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_the_host_key_policy(home: Path, given: Dict[str, Any], written: str, policy: str) -> None:
+def test_the_host_key_policy_is_as_strict_as_what_was_written(
+    home: Path, given: Dict[str, Any], written: str, policy: str
+) -> None:
     text = f"StrictHostKeyChecking {written}\n" if written else ""
     found = configured(home, text, **given)
     assert found.host_key_policy == policy

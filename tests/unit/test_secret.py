@@ -55,7 +55,7 @@ def test_equal_secrets_are_equal_and_others_are_not() -> None:
         ("abab", "*ab", True),
     ],
 )
-def test_patterns(text: str, pattern: str, matches: bool) -> None:
+def test_a_pattern_matches_the_whole_text(text: str, pattern: str, matches: bool) -> None:
     assert is_match(text, pattern) is matches
 
 

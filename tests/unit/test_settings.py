@@ -71,7 +71,7 @@ def test_every_setting_is_in_these_tables() -> None:
 
 
 @pytest.mark.parametrize("name, value", pairs(GOOD))
-def test_what_a_setting_may_be(name: str, value: Any) -> None:
+def test_each_right_value_of_a_setting_is_taken(name: str, value: Any) -> None:
     assert service_settings.problems({name: value}, ALL) == []
 
 
