@@ -110,10 +110,14 @@ class ChunkPipe:
 
 
 class _Nothing(ChunkPipe):
-    """The buffers of a channel that works for a sink."""
+    """What all channels that work for a sink have for their buffers: at its end from the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        super().close()
 
     def close(self) -> None:
-        """Do nothing: it is shared, and nobody reads from it."""
+        """Do nothing, so that readers of many connections need not wait for each other."""
 
 
 NOTHING = _Nothing()

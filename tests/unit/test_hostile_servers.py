@@ -416,27 +416,31 @@ def test_what_was_put_off_is_sent_as_soon_as_there_is_room_though_nothing_comes(
 
     The network was full when it was put off, and no thread writes, and no keepalive is due.
     """
-    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+    kept = []  # a channel that paramiko's server forgets is closed, which would wake the reader
+    with EvilSsh(lambda *about: kept.append(about)) as server, connected(server.port) as transport:
         first = Collector(b"reads nothing")
         transport.start_session(first, window_size=1 << 20)
         assert first.started.wait(PATIENCE) and first.channel is not None
         first.channel.out_window_size = 1 << 30  # as a server may say that has the room
         evil = server.transports[0]
         evil.stop_reading()
-        filling = Outcome(lambda: fill(transport, first))
-        filling.wait()
-        second = Collector()
-        transport.start_session(second)
+        second = fill(transport, first)
         assert not second.is_open.wait(0.3)
         evil.go_on_reading()
         assert second.is_open.wait(5)
 
 
-def fill(transport: SshTransport, sink: Collector) -> None:
-    """Send until the network is all but full, so that nobody is blocked in a write."""
+def fill(transport: SshTransport, sink: Collector) -> Collector:
+    """Send until the network takes nothing any more; return whose open had to be put off."""
     assert sink.channel is not None
-    while transport._wire.writable():
-        sink.channel.send_some(b"x" * 16384)
+    for _ in range(100):  # the system may find more room
+        while not transport._wire.has_backlog:
+            sink.channel.send_some(b"x" * 16384, wait=False)
+        late = Collector()
+        transport.start_session(late)
+        if transport._deferred:
+            return late
+    raise AssertionError("the network is never full")
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -691,6 +695,50 @@ def test_a_login_that_was_refused_is_not_why_the_connection_ends_later(
             assert lost(transport).reason in ("eof", "reset")
         finally:
             transport.close()
+
+
+def test_who_waits_for_new_keys_is_told_when_the_connection_ends() -> None:
+    with EvilSsh() as server, connected(server.port) as transport:
+        server.transports[0].answers_rekeys = False
+        call = Outcome(transport.renegotiate_keys)
+        eventually(lambda: bool(transport._rekeyed), "it waits")
+        began = time.monotonic()
+        server.transports[0].close()
+        assert isinstance(call.wait().error, SshConnectionLost)
+        within(0.0, began)
+
+
+def test_a_session_in_reserve_is_given_up_for_who_is_refused_one() -> None:
+    """Whoever uses the connection as paramiko's knows nothing of sessions in reserve."""
+
+    class Full(EvilTransport):
+        is_full = True
+
+        def _parse_channel_open(self, m: Any) -> None:
+            if self.is_full:
+                m.get_text()
+                self.say(b"\x5c", m.get_int(), 4, "too many", "")
+            else:
+                super()._parse_channel_open(m)
+
+    with EvilSsh(transport_class=Full) as server, connected(server.port) as transport:
+
+        def give_up() -> bool:
+            had_one = server.transports[0].is_full
+            server.transports[0].is_full = False
+            return had_one
+
+        with pytest.raises(SshSessionRefused):
+            transport.open_session()
+        transport.in_reserve["test"] = give_up
+        assert execute(transport, "hello") == (0, b"hello")
+
+
+def test_nothing_can_be_read_from_a_channel_that_works_for_a_sink() -> None:
+    """Rather than never return."""
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+        channel = transport.start_session(Collector(b"hello"))
+        assert channel.recv(1) == channel.recv_stderr(1) == b""
 
 
 def test_our_close_leaves_a_moment_later_though_nothing_follows_it(
