@@ -48,9 +48,14 @@ _SAID = {
 }
 
 # Loaded before `pytester` comes, which forgets afterwards what was loaded meanwhile: a second copy
-# of OpenTelemetry would not know the first one's status codes.
-if importlib.util.find_spec("opentelemetry") is not None:
-    importlib.import_module("ssh_service.otel")
+# of OpenTelemetry would not know the first one's status codes, nor one of mlos_bench its classes.
+for needed, module in (
+    ("opentelemetry", "ssh_service.otel"),
+    ("mlos_bench", "ssh_service.host_api"),
+    ("mlos_bench", "mlos_bench.services.config_persistence"),
+):
+    if importlib.util.find_spec(needed) is not None:
+        importlib.import_module(module)
 
 
 def blocks(page: Path) -> List[str]:
