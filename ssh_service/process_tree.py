@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, NamedTuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Union
 
 __all__ = ["descendants", "die_with_us", "is_alive", "kill_all", "send", "started_with", "unwatch"]
 
@@ -55,7 +55,7 @@ def started_with(variable: str) -> List[int]:
 
 def is_alive(pid: int) -> bool:
     """Say whether a process is there, and is no zombie."""
-    process = _table().get(pid)
+    process = _look_up(pid) if os.path.isdir("/proc/self") else _table().get(pid)
     return process is not None and process.state != "Z"
 
 
@@ -112,22 +112,23 @@ def unwatch(watch: "subprocess.Popen[bytes]") -> None:
 
 
 def _table() -> Dict[int, _Process]:
-    table = {}
     if os.path.isdir("/proc/self"):
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
-            try:
-                stat = Path("/proc", entry, "stat").read_text(errors="replace")
-            except OSError:
-                continue  # it has ended
-            head, rest = stat.rsplit(") ", 1)
-            pid, name = head.split(" (", 1)
-            state, parent = rest.split(None, 2)[:2]
-            table[int(pid)] = _Process(int(parent), state, name)
-    else:
-        listing = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state=,comm="])
-        for line in listing.decode("utf-8", "replace").splitlines():
-            pid, parent, state, name = line.split(None, 3)
-            table[int(pid)] = _Process(int(parent), state, os.path.basename(name))
+        found = {int(entry): _look_up(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+        return {pid: process for pid, process in found.items() if process is not None}
+    table = {}
+    listing = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state=,comm="])
+    for line in listing.decode("utf-8", "replace").splitlines():
+        number, parent, state, name = line.split(None, 3)
+        table[int(number)] = _Process(int(parent), state, os.path.basename(name))
     return table
+
+
+def _look_up(pid: Union[int, str]) -> Optional[_Process]:
+    """Read what Linux says of a process; None where it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            head, _, rest = file.read().decode("utf-8", "replace").rpartition(") ")
+    except OSError:
+        return None
+    state, parent = rest.split(None, 2)[:2]
+    return _Process(int(parent), state, head.partition(" (")[2])
