@@ -55,8 +55,7 @@ class Silence:
         interval : float
             Seconds; 0: never.
         """
-        self._patience = interval * self._count / (self._times + 1)
-        self.limit = interval * self._count
+        self.limit = interval * self._count  # all in one, as the reader may look at any moment
 
     def check(self, now: float, last_received: float) -> Tuple[bool, float]:
         """
@@ -78,14 +77,15 @@ class Silence:
         PeerSilent
             The last answer did not come in time.
         """
+        patience = self.limit / (self._times + 1)
         if self._heard != last_received:
             self._heard = last_received
             self._asked, self._looked = 0, False
-            self._due = last_received + self._patience
+            self._due = last_received + patience
         ask = now >= self._due and self._asked < self._times
         if ask:
             self._asked += 1
-            self._due = now + self._patience
+            self._due = now + patience
         elif now >= self._due:
             if self._looked:
                 raise PeerSilent(f"nothing heard from the server for {now - self._heard:.1f} s")

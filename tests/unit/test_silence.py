@@ -86,3 +86,26 @@ def test_no_interval_means_no_limit() -> None:
     assert silence.limit == 0
     silence.set_interval(5)
     assert silence.limit == 15 and until_lost(silence) == ([5, 10], 15)
+
+
+@pytest.mark.parametrize("before, after", [(10, 0), (0, 10)])
+def test_a_reader_that_looks_while_the_interval_changes_gives_nobody_up(
+    before: float, after: float
+) -> None:
+    """Whatever is set first, the reader may look a few times before the next is set."""
+
+    class LookedAt(Silence):
+        looking = True
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if not self.looking and self.limit:
+                vars(self).update(looking=True)
+                for _ in range(5):
+                    self.check(HEARD + 1, HEARD)
+                vars(self).update(looking=False)
+
+    silence = LookedAt(before, 3)
+    vars(silence).update(looking=False)
+    silence.set_interval(after)
+    assert silence.limit == after * 3
