@@ -14,7 +14,6 @@ from typing import Any, Callable, List, Optional
 
 import paramiko
 from paramiko.message import Message
-from paramiko.ssh_exception import AuthenticationException
 
 from ssh_service.errors import SshConnectionLost, again
 from ssh_service.transport.packets import SshPacketizer
@@ -210,9 +209,10 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
     @saved_exception.setter
     def saved_exception(self, error: Optional[BaseException]) -> None:
         # A property, so that the reason is still known after `get_exception` took it (fault G3).
-        # A login that was refused is kept there as well, and ends nothing.
+        # A login that was refused is kept there as well, and ends nothing: it is not raised, but
+        # made for whoever logs in.
         self._saved = error
-        if error is not None and not isinstance(error, AuthenticationException):
+        if error is not None and error.__traceback__ is not None:
             self._reader_error = error
 
     def _parse_disconnect(self, m: Message) -> None:

@@ -741,6 +741,24 @@ def test_nothing_can_be_read_from_a_channel_that_works_for_a_sink() -> None:
         assert channel.recv(1) == channel.recv_stderr(1) == b""
 
 
+def test_a_key_that_ends_the_connection_is_named_as_the_reason() -> None:
+    """G3: what paramiko raises of a key with no algorithm in common is no refusal: all ends."""
+
+    class Modern(EvilTransport):
+        _preferred_pubkeys = ("ssh-ed25519",)
+
+    with EvilSsh(transport_class=Modern) as server:
+        sock = socket.create_connection((server.host, server.port), timeout=PATIENCE)
+        transport = SshTransport(sock, connection_id="tester@evil:22")
+        try:
+            transport.handshake(time.monotonic() + PATIENCE)
+            with pytest.raises(paramiko.AuthenticationException):
+                transport.auth_publickey("tester", paramiko.RSAKey.generate(1024))
+            assert "agree on a pubkey algorithm" in str(lost(transport))
+        finally:
+            transport.close()
+
+
 def test_our_close_leaves_a_moment_later_though_nothing_follows_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
