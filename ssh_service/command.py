@@ -121,7 +121,7 @@ class Command(ChannelSink):
         self._ended_channels: List[SshChannel] = []  # guarded by _lock: not to be used any more
         self._cut_off: Optional[SshCommandError] = None  # guarded by _lock: why we end it
         self._over = False  # guarded by _lock
-        self._timer: Optional[background.Timer] = None  # guarded by _lock: for what is next
+        self._timers: List[background.Timer] = []  # guarded by _lock
         if timeout is not None:
             self._set_timer(timeout, self._expire)
 
@@ -334,13 +334,17 @@ class Command(ChannelSink):
             self._cut_off = error
         # Only what arrives from now on proves that the process ended because of us; `closed`
         # settles the command then.
-        self.signal("TERM")
-        self._set_timer(_TERM_PATIENCE, self._kill)
+        try:
+            self.signal("TERM")
+        finally:  # whatever comes of a signal, the end does
+            self._set_timer(_TERM_PATIENCE, self._kill)
         return True
 
     def _kill(self) -> None:
-        self.signal("KILL")
-        self._set_timer(_KILL_PATIENCE, self._give_up)
+        try:
+            self.signal("KILL")
+        finally:
+            self._set_timer(_KILL_PATIENCE, self._give_up)
 
     def _give_up(self) -> None:
         with self._lock:
@@ -351,10 +355,9 @@ class Command(ChannelSink):
     def _set_timer(self, seconds: float, function: Callable[[], None]) -> None:
         timer = background.call_at(time.monotonic() + seconds, function)
         with self._lock:
-            before, self._timer = self._timer, timer
+            # Beside the others: it may be due, and have set the next one, before it stands here.
+            self._timers.append(timer)
             over = self._over
-        if before is not None:
-            before.cancel()
         if over:  # it ended meanwhile, and knew of no timer to cancel
             timer.cancel()
 
@@ -413,9 +416,9 @@ class Command(ChannelSink):
             self._over = True  # from here on `start` sends nothing
             if self._watch is not None:
                 self._watch.note_over()
-            timer, self._timer = self._timer, None
+            timers, self._timers = self._timers, []
             self._ended_channels = []
-        if timer is not None:
+        for timer in timers:
             timer.cancel()
         self.stdin.end()
         for output in self.outputs:

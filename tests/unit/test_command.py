@@ -228,6 +228,47 @@ def test_it_is_known_to_have_ended_when_a_sign_of_it_follows_ours(
     assert timers.live == []
 
 
+def test_a_timer_that_is_due_before_the_thread_that_set_it_goes_on_is_not_the_last_step(
+    timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread may be stopped for long just there, with the whole process or by its load."""
+    command = make()
+    channel = started(command)
+    instants: List[float] = []
+
+    def call_at(instant: float, function: Callable[[], None]) -> background.Timer:
+        timer = timers.call_at(instant, function)
+        instants.append(instant)
+        if len(instants) == 1:
+            timers.fire()
+        return timer
+
+    monkeypatch.setattr(background, "call_at", call_at)
+    assert command.cancel()
+    assert channel.signals == ["TERM", "KILL"]
+    timers.fire()
+    assert isinstance(error(command), SshCommandCancelled)
+    assert timers.live == []
+
+
+def test_it_has_its_outcome_though_no_signal_can_be_sent(timers: Timers) -> None:
+    command = make(user="root", timeout=5)
+    started(command)
+    assert command._group is not None
+    command.stderr(mark_of(command._group))
+
+    def refuse(text: str) -> None:
+        raise MemoryError
+
+    command.run_beside = refuse
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            timers.fire()
+    timers.fire()
+    assert isinstance(error(command), SshCommandTimeout)
+    assert timers.live == []
+
+
 def test_a_connection_that_ends_meanwhile_leaves_it_unknown(timers: Timers) -> None:
     command = make(timeout=5)
     channel = started(command)
