@@ -118,6 +118,9 @@ class _Callbacks:
         except RuntimeError as exc:  # for a reader thread, this is no reason to end
             _log.error("callbacks have to wait: %s", exc)
 
+    def is_here(self) -> bool:
+        return self._thread is threading.current_thread()  # a look; only that thread finds itself
+
     def finish(self, timeout: float) -> None:
         with self._lock:
             if self._thread is None:
@@ -211,6 +214,23 @@ def run_callback(function: Callable[..., Any], *args: Any) -> None:
         Its arguments.
     """
     _callbacks.submit(function, *args)
+
+
+def run_in_turn(function: Callable[..., Any], *args: Any) -> None:
+    """
+    Run a call on the callback thread: at once if this is that thread, or else as `run_callback`.
+
+    Parameters
+    ----------
+    function : Callable[..., Any]
+        As for `run_callback`, but what it raises here reaches the caller.
+    *args : Any
+        Its arguments.
+    """
+    if _callbacks.is_here():
+        function(*args)
+    else:
+        run_callback(function, *args)
 
 
 def on_callback_thread() -> bool:

@@ -135,10 +135,11 @@ class Command(ChannelSink):
             Called on the callback thread.
         """
         out, err = self.outputs
-        self._watch = CommandWatch(
+        self._watch = watch = CommandWatch(
             self.connection_id, subscribers, lambda: (out.received, err.received)
         )
-        self.future.add_done_callback(self._watch.tell_ended)
+        # Done-callbacks may come on a thread beside that one; on this, where it is over already.
+        self.future.add_done_callback(lambda done: background.run_in_turn(watch.tell_ended, done))
 
     # What the pool calls.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
 from typing import Any, List, Optional
 
 import pytest
 
-from ssh_service import errors, events
+from ssh_service import background, errors, events
+from ssh_service.command import Command
 from ssh_service.outcome import CompletedProcess
 from ssh_service.watches import CommandWatch, CopyWatch
-from tests.unit.engine_fakes import callbacks_done
+from tests.unit.engine_fakes import PATIENCE, FakeChannel, FakeTransport, callbacks_done
 
 
 def ended(
@@ -70,6 +72,43 @@ def test_a_copy_that_was_interrupted_was_cancelled() -> None:
     assert [type(event) for event in seen] == [events.CopyStarted, events.CopyEnded]
     assert (seen[1].outcome, seen[1].error) == ("cancelled", "KeyboardInterrupt")
     assert (seen[1].bytes_done, seen[1].files_done) == (3, 2)
+
+
+def test_of_a_command_begun_in_a_callback_subscribers_are_told_in_order_too() -> None:
+    """Its own callbacks come on a thread beside the callback thread, which may be busy."""
+    seen: List[Any] = []
+    sent, goes_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def subscriber(event: events.Event) -> None:
+        seen.append((type(event), threading.get_ident()))
+        if isinstance(event, events.CommandSent):
+            sent.set()
+            assert goes_on.wait(PATIENCE)
+
+    made: "Future[Command]" = Future()
+    background.run_callback(lambda: made.set_result(Command("echo", {}, None, "me@alpha:22")))
+    command = made.result(PATIENCE)
+    command.watch((subscriber,))
+    command.future.add_done_callback(lambda _: done.set())
+    channel = FakeChannel(FakeTransport(), command)
+    channel.transport.channels.append(channel)
+    assert command.start(channel)
+    assert sent.wait(PATIENCE)
+    channel.complete()
+    assert done.wait(PATIENCE)
+    goes_on.set()
+    callbacks_done()
+    assert [event for event, _ in seen] == [events.CommandSent, events.CommandEnded]
+    assert len({thread for _, thread in seen}) == 1
+
+
+def test_of_a_command_that_is_over_before_it_is_watched_subscribers_are_told_as_ever() -> None:
+    seen: List[bool] = []
+    command = Command("echo", {}, None, "me@alpha:22")
+    assert command.cancel()
+    command.watch((lambda event: seen.append(background.on_callback_thread()),))
+    callbacks_done()
+    assert seen == [True]
 
 
 def test_a_signal_is_told_from_an_exit_status() -> None:
