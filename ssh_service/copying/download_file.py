@@ -150,11 +150,11 @@ class FileDownload:
         offset, count = 0, protocol.SAFE_DATA_SIZE
         while True:
             data = data_in(await self._remote.ask_read(handle, offset, count), self._source, count)
-            if not data:
+            received = sum(map(len, data))
+            if not received:  # some servers say so, others send data of no length
                 return offset
             if offset > _MOST_UNANNOUNCED:
                 raise changed_meanwhile(self._source)
             target.write(offset, data)
-            received = sum(map(len, data))
             offset += received
             self._job.progress.advance(received)

@@ -196,6 +196,20 @@ def test_less_data_than_asked_for_is_no_end(target: Path, verify: bool) -> None:
     assert (target / "file").read_bytes() == content
 
 
+def test_data_of_no_length_is_the_end_of_a_file_without_a_size(target: Path) -> None:
+    reads: List[int] = []
+
+    def read(request_id: int, rest: bytes) -> bytes:
+        offset, count = struct.unpack_from(">QI", rest, len(rest) - 12)
+        reads.append(offset)
+        if len(reads) > 10:
+            raise AssertionError("it is read for ever")
+        return frame(protocol.DATA, request_id, string(b"content"[offset : offset + count]))
+
+    Liar([(b"cpuinfo", FILE, 0, b"")], read=read).download(target)
+    assert (target / "cpuinfo").read_bytes() == b"content"
+
+
 def test_a_file_that_never_ends_ends(target: Path) -> None:
     def endless(request_id: int, rest: bytes) -> bytes:
         return frame(protocol.DATA, request_id, string(bytes(32768)))
