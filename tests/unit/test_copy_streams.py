@@ -295,13 +295,17 @@ class MadeUpShell(CommandStream):
 
 
 def entry(
-    name: bytes, data: bytes, kind: bytes = tarfile.REGTYPE, size: Optional[int] = None
+    name: bytes,
+    data: bytes,
+    kind: bytes = tarfile.REGTYPE,
+    size: Optional[int] = None,
+    atime: str = "1600000000.5",
 ) -> bytes:
     info = tarfile.TarInfo(os.fsdecode(name))
     info.size, info.type, info.mtime, info.mode = len(data), kind, 1_600_000_000, 0o644
     info.size = len(data) if size is None else size
     info.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
-    info.pax_headers = {"atime": "1600000000.5"}
+    info.pax_headers = {"atime": atime}
     head = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
     return head + data + bytes(-len(data) % 512)
 
@@ -345,6 +349,8 @@ def test_the_made_up_tar_can_also_tell_the_truth(target: Path) -> None:
         lambda names: entry(names[0], b"x" * 300_000) + archive(names[1:]),
         lambda names: entry(names[0], b"shrunk\0\0") + archive(names[1:]),
         lambda names: entry(names[0], b"") + archive(names[1:]),
+        lambda names: entry(names[0], b"by s", atime="9" * 30) + archive(names[1:]),
+        lambda names: entry(names[0], b"by s", atime="9" * 5000) + archive(names[1:]),
         lambda names: entry(b"./" + b"x" * 100_000, b"x"),
         lambda names: tar.header(names[0], tar.FILE, Attributes(size=1, mode=0o644)) + b"x" * 512,
     ],
