@@ -11,6 +11,7 @@ from paramiko.common import (
     MSG_CHANNEL_OPEN,
     MSG_CHANNEL_OPEN_FAILURE,
     MSG_CHANNEL_OPEN_SUCCESS,
+    MSG_EXT_INFO,
     MSG_GLOBAL_REQUEST,
     MSG_NEWKEYS,
     MSG_REQUEST_FAILURE,
@@ -31,6 +32,7 @@ _NEEDED = {
         "_parse_channel_open_failure",
         "_parse_channel_open_success",
         "_parse_disconnect",
+        "_parse_ext_info",
         "_parse_global_request",
         "_parse_newkeys",
         "_parse_request_failure",
@@ -80,6 +82,7 @@ _NEEDED = {
 
 # By which message what is overridden is called.
 _HANDLERS = {
+    MSG_EXT_INFO: "_parse_ext_info",
     MSG_NEWKEYS: "_parse_newkeys",
     MSG_REQUEST_FAILURE: "_parse_request_failure",
     MSG_REQUEST_SUCCESS: "_parse_request_success",

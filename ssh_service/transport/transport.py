@@ -192,6 +192,15 @@ class SshTransport(Opening):
         self.auth_handler.password = self.auth_handler.private_key = None
         self.auth_handler.interactive_handler = None
 
+    def _parse_ext_info(self, m: Message) -> None:
+        super()._parse_ext_info(m)
+        # A server that takes no signature by an RSA key is to refuse such a key itself: paramiko
+        # would end the connection, though another key may come next.
+        listed = self.server_extensions.get("server-sig-algs", b"")
+        ours = [name for name in self.preferred_pubkeys if "rsa" in name]
+        if listed and ours and set(ours).isdisjoint(listed.decode("latin-1").split(",")):
+            self.server_extensions["server-sig-algs"] = listed + b"," + ours[0].encode()
+
     # Keys, and new ones.
 
     def _verify_key(self, host_key: bytes, sig: bytes) -> None:

@@ -742,11 +742,41 @@ def test_nothing_can_be_read_from_a_channel_that_works_for_a_sink() -> None:
 
 
 def test_a_key_that_ends_the_connection_is_named_as_the_reason() -> None:
-    """G3: what paramiko raises of a key with no algorithm in common is no refusal: all ends."""
+    """G3: the same class as a refusal's, but raised on the reader, which ends by it."""
+
+    def fail(*_: Any) -> None:
+        raise paramiko.AuthenticationException("the token was taken out")
+
+    key = paramiko.ECDSAKey.generate()
+    key.sign_ssh_data = fail
+    with EvilSsh() as server:
+        sock = socket.create_connection((server.host, server.port), timeout=PATIENCE)
+        transport = SshTransport(sock, connection_id="tester@evil:22")
+        try:
+            transport.handshake(time.monotonic() + PATIENCE)
+            with pytest.raises(paramiko.AuthenticationException):
+                transport.auth_publickey("tester", key)
+            assert "the token was taken out" in str(lost(transport))
+        finally:
+            transport.close()
+
+
+def test_an_rsa_key_does_not_lock_out_of_a_server_that_takes_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It refuses the key, where paramiko would end the connection, and is shown the next one."""
 
     class Modern(EvilTransport):
-        _preferred_pubkeys = ("ssh-ed25519",)
+        def _send_message(self, m: Any) -> None:
+            if m.asbytes()[:1] == b"\x07":  # EXT_INFO
+                m = message(b"\x07", 1, "server-sig-algs", "ssh-ed25519,ecdsa-sha2-nistp256")
+            super()._send_message(m)
 
+    def check(_: Server, username: str, key: paramiko.PKey) -> int:
+        taken = key.get_name() != "ssh-rsa"
+        return int(paramiko.AUTH_SUCCESSFUL if taken else paramiko.AUTH_FAILED)
+
+    monkeypatch.setattr(Server, "check_auth_publickey", check)
     with EvilSsh(transport_class=Modern) as server:
         sock = socket.create_connection((server.host, server.port), timeout=PATIENCE)
         transport = SshTransport(sock, connection_id="tester@evil:22")
@@ -754,7 +784,8 @@ def test_a_key_that_ends_the_connection_is_named_as_the_reason() -> None:
             transport.handshake(time.monotonic() + PATIENCE)
             with pytest.raises(paramiko.AuthenticationException):
                 transport.auth_publickey("tester", paramiko.RSAKey.generate(1024))
-            assert "agree on a pubkey algorithm" in str(lost(transport))
+            transport.auth_publickey("tester", paramiko.ECDSAKey.generate())
+            assert transport.is_authenticated()
         finally:
             transport.close()
 
