@@ -304,4 +304,4 @@ def _copy(
     else:
         target = params.resolve(destination)
         cache = default_cache() if cache is None else cache
-        remote.copy(way, cache, target, source, goal, **options)
+        remote.copy(way, cache, target, source, goal, idle_timeout=_IDLE_TIMEOUT, **options)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import List
 
 import pytest
 
-from ssh_service import SshCommandTimeout, SshConfigError, start
+from ssh_service import SshCommandTimeout, SshConfigError, start, upload, verbs
 from ssh_service.cache import SshClientCache
 from ssh_service.mock_sshd import MockSshd
+from tests.common import eventually
 
 
 def test_the_output_of_a_command_that_has_ended_is_not_lost(
@@ -62,3 +64,16 @@ def test_the_output_so_far_is_in_the_error(mock_sshd: MockSshd, ssh_cache: SshCl
     with pytest.raises(SshCommandTimeout) as caught:
         process.result()
     assert caught.value.process.stdout == "out\n"
+
+
+def test_what_only_copied_lets_its_connection_go_too(
+    mock_sshd: MockSshd,
+    ssh_cache: SshClientCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verbs, "_IDLE_TIMEOUT", 0.05)
+    (tmp_path / "here").write_text("text")
+    upload(mock_sshd.connect_params, tmp_path / "here", str(tmp_path / "there"), cache=ssh_cache)
+    assert (tmp_path / "there").read_text() == "text"
+    eventually(lambda: len(ssh_cache) == 0)
