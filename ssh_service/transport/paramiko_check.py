@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import List, Optional
+from typing import Any, List, Optional
 
 import paramiko
 from paramiko.channel import Channel
@@ -79,6 +79,28 @@ _NEEDED = {
     ),
 }
 
+# The same of what each object has: what is put in its place would lie beside what is used.
+_REPLACED = {
+    paramiko.Transport: (
+        "_channels",
+        "channels_seen",
+        "clear_to_send",
+        "clear_to_send_lock",
+        "completion_event",
+        "lock",
+        "saved_exception",
+    ),
+    Channel: (
+        "_pipe",
+        "event",
+        "in_buffer",
+        "in_stderr_buffer",
+        "in_window_sofar",
+        "lock",
+        "out_buffer_cv",
+        "status_event",
+    ),
+}
 
 # By which message what is overridden is called.
 _HANDLERS = {
@@ -166,8 +188,15 @@ def _check_packetizer() -> None:
         raise _moved("Packetizer.read_message no longer calls read_all")
 
 
+def _check_attributes(made: Any, owner: Any) -> None:
+    for name in _REPLACED[owner]:
+        if name not in vars(made):
+            raise _moved(f"{owner.__name__}.{name} is gone")
+
+
 def _check_handlers() -> None:
     transport = paramiko.Transport(_Nowhere())
+    _check_attributes(transport, paramiko.Transport)
     for kind, name in _HANDLERS.items():
         if getattr(transport._handler_table.get(kind), "__name__", "") != name:
             raise _moved(f"Transport._handler_table no longer calls {name}")
@@ -176,6 +205,7 @@ def _check_handlers() -> None:
 def _check_channel() -> None:
     recorder = _Recorder()
     channel = Channel(7)
+    _check_attributes(channel, Channel)
     channel._set_transport(recorder)
     channel._set_window(1 << 20, 1 << 15)
     channel._set_remote_channel(9, 1 << 20, 1 << 15)

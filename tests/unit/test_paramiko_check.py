@@ -13,7 +13,7 @@ from paramiko.packet import Packetizer
 
 from ssh_service.transport import SshChannel, SshTransport, paramiko_check
 from ssh_service.transport.packets import SshPacketizer
-from ssh_service.transport.paramiko_check import _NEEDED, check_paramiko
+from ssh_service.transport.paramiko_check import _NEEDED, _REPLACED, check_paramiko
 
 check = check_paramiko.__wrapped__  # the check itself, without the memory of its result
 
@@ -41,6 +41,23 @@ def test_a_part_that_is_gone_is_named(
 
 
 @pytest.mark.parametrize(
+    "owner, name", [(owner, name) for owner, names in _REPLACED.items() for name in names]
+)
+def test_an_attribute_that_is_gone_is_named(
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = owner.__init__
+
+    def without(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        delattr(self, name)
+
+    monkeypatch.setattr(owner, "__init__", without)
+    with pytest.raises(ImportError, match=f"does not fit.*{name} is gone"):
+        check()
+
+
+@pytest.mark.parametrize(
     "ours, theirs",
     [(SshTransport, paramiko.Transport), (SshChannel, Channel), (SshPacketizer, Packetizer)],
 )
@@ -54,7 +71,10 @@ def test_all_that_is_overridden_is_looked_for(ours: Type[Any], theirs: Type[Any]
 def test_nothing_is_looked_for_that_is_not_used() -> None:
     sources = Path(paramiko_check.__file__).parent.glob("*.py")
     text = "".join(path.read_text() for path in sources)
-    assert not [name for _, name in needed() if not re.search(rf'\b{name}\b(?!")', text)]
+    names = [name for _, name in needed()] + [
+        name for names in _REPLACED.values() for name in names
+    ]
+    assert not [name for name in names if not re.search(rf'\b{name}\b(?!")', text)]
 
 
 def test_a_packetizer_that_writes_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
