@@ -106,7 +106,12 @@ class SessionPool:
                 text = f"{where}: still connecting when the time was up, after {limit:g} s"
                 command.fail(SshConnectTimeout(text, connection_id=where, phase="connect"))
 
-        timer = background.call_at(time.monotonic() + limit, look)
+        try:
+            timer = background.call_at(time.monotonic() + limit, look)
+        except RuntimeError as exc:  # the system gives no more threads; the dial has its own limit
+            where = command.connection_id
+            _log.error("%s: a command waits for a dial as long as that takes: %s", where, exc)
+            return
         command.future.add_done_callback(lambda _: timer.cancel())
 
     def _run_beside(self, text: str) -> None:

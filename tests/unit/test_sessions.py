@@ -294,6 +294,21 @@ def test_a_command_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
     assert site.dialer.dials == ["alpha"]
 
 
+def test_where_no_thread_can_be_had_a_command_is_told_so_by_its_future(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "_clock", background._Clock())  # its thread is still to come
+    callbacks_done()
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        future = remote.submit(SshClientCache(), connect_params(), "echo")
+        assert isinstance(future.exception(PATIENCE), SshConnectError)
+
+
 def test_a_command_that_has_its_connection_waits_for_a_session_as_long_as_it_takes(
     site: Site, timers: Timers
 ) -> None:
