@@ -1,4 +1,4 @@
-"""What a channel sends without ever waiting, and how that finds its way to the gate."""
+"""What a channel sends without having to wait, and how that finds its way to the gate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DATA_HEAD = struct.Struct(">BII")
 
 class PostingChannel(Channel):  # type: ignore[misc]
     """
-    The half of `SshChannel` that sends without waiting.
+    The half of `SshChannel` that sends without waiting; `send_some` alone may be let wait.
 
     Notes
     -----
