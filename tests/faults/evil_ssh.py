@@ -60,6 +60,13 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
         super().__init__(sock, packetizer_class=_Packetizer)
         self._replied: Dict[int, threading.Event] = collections.defaultdict(threading.Event)
 
+    def run(self) -> None:
+        """Serve until the connection ends; paramiko leaves a timer of a handshake that failed."""
+        try:
+            super().run()
+        finally:
+            self.packetizer.complete_handshake()
+
     def say(self, kind: bytes, *fields: Any) -> None:
         """Send a message, whatever the protocol thinks of it."""
         self._send_message(message(kind, *fields))
