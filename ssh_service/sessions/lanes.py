@@ -14,7 +14,7 @@ from ssh_service.errors import (
     SshSessionRefused,
 )
 from ssh_service.sessions.session import Lane, Session
-from ssh_service.transport import SshChannel
+from ssh_service.transport import SshChannel, SshTransport
 
 # Seconds without another attempt at a further connection after one that failed.
 _FURTHER_PAUSE = 5.0
@@ -41,7 +41,8 @@ class Step(NamedTuple):
     command: Optional[Command] = None
     lane: Optional[Lane] = None  # the command's; or to be dialled
     spare: Optional[Session] = None  # for the command; None: a new one is to be opened
-    stuck: bool = False  # something waits that nothing will bring on
+    # The connections there are, where something waits that nothing will bring on.
+    stuck: Optional[List[SshTransport]] = None
 
 
 class End(NamedTuple):
@@ -109,7 +110,10 @@ class Lanes:
             lane.sessions += 1
             return Step(failed, heapq.heappop(self._queue)[1], lane, lane.take_spare())
         further = self._further(most, now)
-        return Step(failed, lane=further, stuck=further is None and self._is_stuck())
+        if further is not None or not self._is_stuck():
+            return Step(failed, lane=further)
+        transports = [lane.transport for lane in self.all if lane.transport is not None]
+        return Step(failed, stuck=transports)
 
     def _drop_ended(self) -> Failed:
         failed: Failed = []

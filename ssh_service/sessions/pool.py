@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import weakref
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.cache import SshClientCache
@@ -22,7 +22,7 @@ from ssh_service.params import ConnectParams
 from ssh_service.sessions.lanes import LIMIT_KEPT, Failed, Lanes
 from ssh_service.sessions.session import Lane, Session
 from ssh_service.slots import Slot
-from ssh_service.transport import SshChannel
+from ssh_service.transport import SshChannel, SshTransport
 
 _log = logging.getLogger(__name__)
 
@@ -141,15 +141,13 @@ class SessionPool:
                 self._connect(step.lane)
             else:
                 self._start(step.spare or Session(self, step.lane), step.command)
-        if step.stuck:
-            self._retry_or_give_up()
+        if step.stuck is not None:
+            self._retry_or_give_up(step.stuck)
 
     # Where none is admitted.
 
-    def _retry_or_give_up(self) -> None:
+    def _retry_or_give_up(self, transports: List[SshTransport]) -> None:
         """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
-        with self._lock:
-            transports = [lane.transport for lane in self._lanes.all if lane.transport is not None]
         freed = [transport.make_room() for transport in transports]
         held = any(freed) or any(transport.open_channels for transport in transports)
         admitted = any(transport.session_peak for transport in transports)

@@ -97,7 +97,7 @@ def test_with_none_of_ours_open_others_hold_them_and_nothing_is_asked_for(place:
     place.queue()
     place.lanes.ended(place.begin(), REFUSED, unsent=True, now=0.0)
     assert place.transport.session_limit == 0
-    assert place.lanes.next_step(0.0).stuck
+    assert place.lanes.next_step(0.0).stuck == [place.transport]
 
 
 def test_a_limit_has_one_timer_however_often_it_is_learnt(place: Place) -> None:
