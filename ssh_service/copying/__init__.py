@@ -237,7 +237,7 @@ def run_copy(
         Seconds without any progress after which to give up.
     progress : Union[None, Callable[[Progress], None], Meter]
         Told how far it is, or counting it.
-    commands : Optional[Callable[[bytes, Reply], None]]
+    commands : Optional[Callable[[bytes, RemoteProcess], None]]
         Starts a command in the server's shell; None where there is only SFTP.
     """
     with Lane(session) as lane:
