@@ -115,11 +115,12 @@ class FakeTransport:
         callback(self, self._loss)
 
     def start_session(self, sink: Any, **_: Any) -> "FakeChannel":
-        if not self._active:
-            raise SshConnectionLost("no connection", sent=False, reason="eof")
         channel = FakeChannel(self, sink)
-        self.opened.append(channel)
-        self.channels.append(channel)
+        with self._lock:  # so that `lose` tells each channel that there is, as the true one does
+            if not self._active:
+                raise SshConnectionLost("no connection", sent=False, reason="eof")
+            self.opened.append(channel)
+            self.channels.append(channel)
         if self.answers:
             channel.answer()
         return channel
