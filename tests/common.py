@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Any, Callable, Optional, Union
 
+import pytest
+
 PATIENCE = 30.0
 """Seconds after which a test gives up what must come, on a machine with much to do."""
 
@@ -43,6 +45,29 @@ class Outcome:
     def after(self, instant: float) -> float:
         """Say how many seconds after an instant it ended."""
         return self._ended_at - instant
+
+
+def require_part(condition: object, reason: str) -> None:
+    """
+    Skip the test where a part of the machine is missing.
+
+    CI installs every part, and sets ``SSH_SERVICE_REQUIRE_PARTS=1``: there a missing part is a
+    failure, so that no test is passed over unseen.  What cannot be installed (a privilege, a
+    kernel's feature) is a plain ``pytest.skip``.
+
+    Parameters
+    ----------
+    condition : object
+        True where the part is there.
+    reason : str
+        What the test needs, and how to get it.
+    """
+    __tracebackhide__ = True
+    if condition:
+        return
+    if os.environ.get("SSH_SERVICE_REQUIRE_PARTS", "") not in ("", "0"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def in_threads(count: int, work: Callable[[int], None], timeout: float = 120.0) -> None:
