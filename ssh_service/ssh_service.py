@@ -7,7 +7,6 @@ that has this name.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from abc import ABCMeta
@@ -20,13 +19,12 @@ from typing import (
     Literal,
     Mapping,
     Optional,
-    Set,
     Tuple,
     Type,
     TypeVar,
 )
 
-from ssh_service import host_api, params, service_settings
+from ssh_service import host_api, service_settings
 from ssh_service.cache import SshClientCache
 from ssh_service.client import SshClient
 from ssh_service.errors import SshCacheClosed, SshConfigError
@@ -37,14 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SshClient", "SshClientCache", "SshService"]
 
-_LOG = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="SshService")
 
 # A call may override these always, and others only where the service's config holds them.
 _OVERRIDABLE = ("ssh_port", "ssh_username", "ssh_priv_key_path")
 
 _lock = threading.Lock()  # never held across a call of anything that could wait
-_warned: Set[str] = set()  # hosts whose turn for the warning has been; guarded by _lock
 
 
 class SshService(Service, metaclass=ABCMeta):
@@ -231,7 +227,7 @@ class SshService(Service, metaclass=ABCMeta):
 
     def _connect_params(self, merged: Mapping[str, Any]) -> Dict[str, Any]:
         """
-        Translate merged settings for the engine, and warn where host keys go unchecked.
+        Translate merged settings for the engine.
 
         Parameters
         ----------
@@ -243,24 +239,7 @@ class SshService(Service, metaclass=ABCMeta):
         Dict[str, Any]
             The engine's connection parameters.
         """
-        connect_params = service_settings.connect_params(merged)
-        if "host_key_policy" not in connect_params:
-            _warn_of_unchecked_host_key(connect_params)
-        return connect_params
-
-
-def _warn_of_unchecked_host_key(connect_params: Mapping[str, Any]) -> None:
-    host = connect_params["host"]
-    with _lock:
-        if host in _warned:
-            return
-        _warned.add(host)
-    if params.resolve(connect_params).host_key_policy == "off":  # and not ssh_config's "yes"
-        _LOG.warning(
-            "The host key of %s is not checked: set ssh_known_hosts_path to a file of known hosts "
-            "(or to null, to say that this is meant).",
-            host,
-        )
+        return service_settings.connect_params(merged)
 
 
 def _renew_lock() -> None:

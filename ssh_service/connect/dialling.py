@@ -137,7 +137,7 @@ def _start(params: ConnectParams, stream: Stream) -> SshTransport:
 def _shake_hands(transport: SshTransport, params: ConnectParams, deadline: float) -> None:
     key = transport.handshake(deadline)
     trust = params.known_hosts
-    if trust.policy == "off" and not trust.pins:
+    if trust.policy == "off" and not trust.pins and not trust.is_deliberate:
         _warn_unchecked(params)
     certificate = getattr(key, "public_blob", None)
     trust.verify(
@@ -154,7 +154,8 @@ def _warn_unchecked(params: ConnectParams) -> None:
     if params.host_key_names not in _unchecked:
         _unchecked.add(params.host_key_names)
         _log.warning(
-            "%s: the host key is not checked; name a known_hosts file to have it checked",
+            "%s: the host key is not checked: set known_hosts (a service: ssh_known_hosts_path)"
+            " to a known_hosts file, or the host key policy to 'off' if that is meant",
             params.connection_id,
         )
 

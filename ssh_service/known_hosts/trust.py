@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Iterable, List, NoReturn, Optional, Sequence, Set, Tuple
 
 from ssh_service.algorithms import CERTIFICATE
@@ -37,6 +37,9 @@ class HostKeyTrust:
         ``SHA256:...`` fingerprints; where given, they alone decide.
     hashed : bool
         Whether the name of a new host is written as a hash of it.
+    is_deliberate : bool
+        Whether the caller chose ``off`` by name, so that no warning is needed.  It makes no
+        difference to the connection, and so none to equality.
 
     Notes
     -----
@@ -50,6 +53,7 @@ class HostKeyTrust:
     files: Tuple[str, ...] = ()
     pins: Tuple[str, ...] = ()
     hashed: bool = False
+    is_deliberate: bool = field(default=False, compare=False)
 
     def algorithms(self, offered: Sequence[str], names: Sequence[str]) -> Tuple[str, ...]:
         """

@@ -55,9 +55,14 @@ def host_key_trust(sources: Sources) -> HostKeyTrust:
     configured = _configured_policy(sources)
     hashed = _hashed(sources)
     if isinstance(given, (list, tuple)) and not given:
-        return HostKeyTrust(policy or configured or "strict", _files(sources), pins, hashed)
-    policy = policy or "strict"
-    return HostKeyTrust(policy, _named_files(given, policy), pins, hashed)
+        files = _files(sources)
+        deliberate = policy == "off"
+        policy = policy or configured or "strict"
+    else:
+        policy = policy or "strict"
+        deliberate = policy == "off"
+        files = _named_files(given, policy)
+    return HostKeyTrust(policy, files, pins, hashed, deliberate)
 
 
 def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...]) -> HostKeyTrust:
@@ -70,7 +75,7 @@ def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...
         return HostKeyTrust("strict", (), pins)
     configured = _configured_policy(sources)
     if policy == "off" or configured is None or _asks_for_no_check(sources):
-        return HostKeyTrust("off")
+        return HostKeyTrust("off", is_deliberate=policy == "off")
     # Code that did not spell out "off" gets no less than the user's own ssh_config demands.
     return HostKeyTrust(configured, _files(sources), hashed=_hashed(sources))
 

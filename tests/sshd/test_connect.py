@@ -237,13 +237,27 @@ def test_accept_new_believes_once_and_writes_what_ssh_accepts(sshd: Sshd, tmp_pa
     assert len(mine.read_text().splitlines()) == 1
 
 
-def test_off_connects_and_warns_once_per_host(
+def unchecked_warnings(caplog: pytest.LogCaptureFixture) -> List[str]:
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    return [text for text in said if "not checked" in text]
+
+
+def test_host_key_unchecked_warns_once_per_host(
     sshd: Sshd, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """One warning names the setting, for the engine as for the services."""
     for _ in range(2):
-        connect(sshd, known_hosts=None, host_key_policy="off").close()
-    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert len([text for text in warnings if "not checked" in text]) <= 1
+        connect(sshd, known_hosts=None).close()
+    (text,) = unchecked_warnings(caplog)
+    assert f"{sshd.host}:{sshd.port}" in text and "ssh_known_hosts_path" in text
+
+
+def test_host_key_policy_off_by_name_never_warns(
+    sshd: Sshd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who writes "off" has said that this is meant."""
+    connect(sshd, known_hosts=None, host_key_policy="off").close()
+    assert unchecked_warnings(caplog) == []
 
 
 def test_a_pinned_fingerprint_decides(sshd: Sshd) -> None:

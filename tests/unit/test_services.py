@@ -39,6 +39,7 @@ from ssh_service import (
     remote,
     ssh_host_service,
 )
+from ssh_service.params import resolve
 
 FUTURE = "asyncRemoteExecResultsFuture"
 HERE = {"ssh_hostname": "host.example"}
@@ -435,51 +436,34 @@ class TestRemoteExec:
 
 
 class TestUncheckedHostKeys:
-    """The warning."""
-
-    @pytest.fixture(autouse=True)
-    def forget(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        from ssh_service import ssh_service as module
-
-        monkeypatch.setattr(module, "_warned", set())
-        monkeypatch.setenv("HOME", str(tmp_path))
-
-    def warnings(self, caplog: pytest.LogCaptureFixture) -> List[str]:
-        return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-
-    def test_each_host_is_warned_of_once_by_whichever_service(
-        self, engine: FakeEngine, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with SshHostService() as host, SshFileShareService() as share:
-            for name in ("a.example", "b.example", "a.example"):
-                host.remote_exec("true", {"ssh_hostname": name}, {})
-                share.upload({"ssh_hostname": name}, "x", "y")
-        said = self.warnings(caplog)
-        assert [text.split(" is not ")[0][-9:] for text in said] == ["a.example", "b.example"]
-        assert all("ssh_known_hosts_path" in text for text in said)
+    """Whether the engine is to warn that a host key is not checked."""
 
     @pytest.mark.parametrize(
-        "config", [{"ssh_known_hosts_path": None}, {"ssh_host_key_policy": "off"}]
+        ("config", "deliberate"),
+        [
+            ({}, False),
+            ({"ssh_known_hosts_path": None}, True),
+            ({"ssh_host_key_policy": "off"}, True),
+        ],
     )
-    def test_who_said_off_is_not_warned(
-        self, engine: FakeEngine, caplog: pytest.LogCaptureFixture, config: Dict[str, Any]
+    def test_service_unchecked_host_key_deliberate_or_not(
+        self, engine: FakeEngine, config: Dict[str, Any], deliberate: bool
     ) -> None:
+        """Only a service whose settings say "off" or null gets no warning."""
         with SshHostService(config) as host:
             host.remote_exec("true", HERE, {})
-        assert self.warnings(caplog) == []
-        assert engine.last.params["known_hosts"] is None
-        assert engine.last.params["host_key_policy"] == "off"
+        trust = resolve(engine.last.params).known_hosts
+        assert (trust.policy, trust.is_deliberate) == ("off", deliberate)
 
-    def test_where_ssh_config_demands_a_check_nobody_is_warned(
-        self, engine: FakeEngine, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    def test_service_ssh_config_check_demanded_is_checked(
+        self, engine: FakeEngine, tmp_path: Path
     ) -> None:
+        """A check that the user's ssh_config demands is made, so nothing is to be warned of."""
         file = tmp_path / "ssh_config"
         file.write_text("Host careful\n    StrictHostKeyChecking yes\n")
         with SshHostService({"ssh_config": str(file)}) as host:
             host.remote_exec("true", {"ssh_hostname": "careful"}, {})
-            assert self.warnings(caplog) == []
-            host.remote_exec("true", {"ssh_hostname": "careless"}, {})
-        assert len(self.warnings(caplog)) == 1
+        assert resolve(engine.last.params).known_hosts.policy == "strict"
 
 
 class TestResults:
