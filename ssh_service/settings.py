@@ -9,6 +9,7 @@ from typing import Any, Callable, Optional, Tuple, Union
 
 from ssh_service.errors import SshConfigError
 from ssh_service.secret import Secret
+from ssh_service.user_files import expand_home
 
 __all__ = [
     "choice",
@@ -28,7 +29,6 @@ __all__ = [
 
 _TIME = re.compile(r"(\d+)([smhdw]?)", re.IGNORECASE)
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def wrong(name: str, value: Any, right: str) -> SshConfigError:
@@ -97,7 +97,8 @@ def text(name: str, value: Any) -> str:
     SshConfigError
         It is something else.
     """
-    if not isinstance(value, str) or not value.strip() or _CONTROL.search(value):
+    # Not only C0: C1 and bidirectional characters rewrite the line they are shown in, too.
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise wrong(name, value, "a text that is not empty, without control characters")
     return value
 
@@ -333,7 +334,7 @@ def path(name: str, value: Any) -> str:
     plain = os.fspath(value)
     if not isinstance(plain, str) or not plain or "\0" in plain:
         raise wrong(name, value, "a path, not empty")
-    return os.path.abspath(os.path.expanduser(plain))
+    return os.path.abspath(expand_home(plain))
 
 
 def paths(name: str, value: Any) -> Tuple[str, ...]:

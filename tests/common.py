@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 import pytest
@@ -129,3 +130,18 @@ def run_python(
         universal_newlines=True,
         timeout=timeout,
     )
+
+
+def replace_in_place(path: Path, text: str) -> None:
+    """Overwrite a file by text of its size, and set back the time of its last modification."""
+    before = os.stat(path)
+    assert len(text.encode()) == before.st_size
+
+    def is_changed() -> bool:
+        path.write_text(text)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        after = os.stat(path)
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+        return after.st_ctime_ns != before.st_ctime_ns  # it has steps of some milliseconds
+
+    eventually(is_changed, "the file's time of change moves on")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import List
 
 import click
+
+from ssh_service.user_files import expand_home
 
 __all__ = ["VARIABLE", "hosts", "script"]
 
@@ -60,7 +61,7 @@ def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -
 def _known() -> List[str]:
     names: List[str] = []
     try:
-        with open(os.path.expanduser("~/.ssh/config"), encoding="utf-8", errors="replace") as file:
+        with open(expand_home("~/.ssh/config"), encoding="utf-8", errors="replace") as file:
             for line in file:
                 word, *rest = line.replace("=", " ", 1).split() or [""]
                 if word.lower() == "host":

@@ -10,6 +10,7 @@ import click
 
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.hosts import expand, unique
+from ssh_service.user_files import expand_home
 
 __all__ = ["collect", "connect_parameters"]
 
@@ -110,14 +111,14 @@ def connect_parameters(
     elif host_key:
         found["host_key_policy"] = host_key
     for key in keys:
-        if not os.path.isfile(os.path.expanduser(key)):
+        if not os.path.isfile(expand_home(key)):
             raise click.UsageError(f"--key {key}: no such file")
     if keys:
-        found["client_keys"] = [os.path.expanduser(key) for key in keys]
+        found["client_keys"] = [expand_home(key) for key in keys]
     if config == "none":
         found["config"] = None
     elif config:
-        if not os.path.isfile(os.path.expanduser(config)):
+        if not os.path.isfile(expand_home(config)):
             raise click.UsageError(f"--config {config}: no such file")
         found["config"] = [config]
     return found

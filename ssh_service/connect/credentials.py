@@ -26,6 +26,7 @@ from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeou
 from ssh_service.known_hosts import fingerprint
 from ssh_service.params import ConnectParams, key_sources
 from ssh_service.secret import Secret
+from ssh_service.user_files import home
 
 __all__ = ["Credentials", "Identity"]
 
@@ -301,8 +302,8 @@ def _public_half(path: str) -> Optional[bytes]:
 
 
 def _short(path: str) -> str:
-    home = os.path.expanduser("~") + os.sep
-    return "~/" + path[len(home) :] if path.startswith(home) else path
+    folder = home() + os.sep
+    return "~/" + path[len(folder) :] if path.startswith(folder) else path
 
 
 def _wrapped(value: Any) -> Any:

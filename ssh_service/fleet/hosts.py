@@ -42,7 +42,7 @@ def parse(text: str) -> Dict[str, Any]:
         user, host, port = split_address(text.strip())
     except ValueError as error:
         raise _wrong(text, str(error)) from None
-    if host.startswith("-") or not _NAME.match(host):
+    if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
         raise _wrong(text, f"{host!r} is no host name")
     found: Dict[str, Any] = {"host": host}
     if user:

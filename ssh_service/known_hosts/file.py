@@ -20,6 +20,7 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssh_service.errors import SshConfigError
 from ssh_service.patterns import is_match_list
+from ssh_service.user_files import file_version
 
 __all__ = ["KnownHosts", "KnownKey", "fingerprint", "hashed_name", "host_name"]
 
@@ -174,8 +175,7 @@ class KnownHosts:
         keys: List[KnownKey] = []
         for path in files:
             try:
-                facts = os.stat(path)
-                keys.extend(_parse(path, facts.st_mtime_ns, facts.st_size, facts.st_ino))
+                keys.extend(_parse(path, file_version(os.stat(path))))
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -206,7 +206,7 @@ class KnownHosts:
 
 
 @functools.lru_cache(maxsize=16)
-def _parse(path: str, mtime_ns: int, size: int, inode: int) -> Tuple[KnownKey, ...]:
+def _parse(path: str, version: Tuple[int, ...]) -> Tuple[KnownKey, ...]:
     with open(path, "rb") as file:
         text = file.read().decode("utf-8", "surrogateescape")
     keys = []

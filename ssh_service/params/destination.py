@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from ssh_service import settings, ssh_config
 from ssh_service.errors import SshConfigError
 from ssh_service.params.sources import Sources, first, named
+from ssh_service.user_files import home
 
 __all__ = ["destination", "family", "local_addr"]
+
+# What ssh itself refuses in the host and the user of its command line (`ssh_valid_hostname` and
+# `ssh_valid_ruser` in OpenSSH's readconf.c), whatever is configured: they stand for %h, %n, %k and
+# %r in commands of ssh_config.  Control characters are refused by `settings.text` already.
+_NOT_IN_HOSTS = re.compile(r"""^-|['`"$\\;&<>|(){},\s]""")
+_HOST_WORDS = "blanks, quotes, a leading - or any of ` $ \\ ; & < > | ( ) { } ,"
+_NOT_IN_USERS = re.compile(r"""^-|['`";&<>|(){}]|\s-|\\\Z""")
+_USER_WORDS = (
+    "quotes, a leading -, a \\ at its end, a - after a blank or any of ` ; & < > | ( ) { }"
+)
 
 _FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6)}
 
@@ -37,9 +49,10 @@ def destination(sources: Sources) -> Tuple[str, int, str]:
         One of them is wrong, or a ssh_config file cannot be used.
     """
     host = _host(sources.get("host"))
-    given_port, given_user = sources.get("port"), sources.get("username")
+    given_port = sources.get("port")
     port = None if given_port is None else settings.port("port", given_port)
-    username = None if given_user is None else settings.text("username", given_user)
+    username = _username(sources.get("username"))
+    _check_alias(sources.get("host_key_alias"))
     allow_exec = settings.flag("config_exec", sources.get("config_exec", False))
     files = sources.get("config", ())
     if files is not None:
@@ -71,9 +84,23 @@ def _host(given: Any) -> str:
     host = settings.text("host", given).strip()
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    if not host or host.startswith("-") or any(char.isspace() for char in host):
-        raise settings.wrong("host", given, "a host name or address")
+    if not host or _NOT_IN_HOSTS.search(host):
+        raise settings.wrong("host", given, f"a host name or address, without {_HOST_WORDS}")
     return host
+
+
+def _username(given: Any) -> Optional[str]:
+    if given is None:
+        return None
+    username = settings.text("username", given)
+    if _NOT_IN_USERS.search(username):
+        raise settings.wrong("username", given, f"a login name, without {_USER_WORDS}")
+    return username
+
+
+def _check_alias(given: Any) -> None:
+    if given is not None and _NOT_IN_HOSTS.search(settings.text("host_key_alias", given)):
+        raise settings.wrong("host_key_alias", given, f"a host name, without {_HOST_WORDS}")
 
 
 class _Tokens(Dict[str, str]):
@@ -101,7 +128,7 @@ def _digest(tokens: Mapping[str, str]) -> str:
 _ASKED: Dict[str, Callable[[Mapping[str, str]], str]] = {
     "C": _digest,
     "L": lambda tokens: tokens["l"].partition(".")[0],
-    "d": lambda _: os.path.expanduser("~"),
+    "d": lambda _: home(),
     "i": lambda _: str(os.getuid()) if hasattr(os, "getuid") else "0",
     "l": lambda _: socket.gethostname(),
     "u": lambda _: ssh_config.local_user(),

@@ -1,4 +1,9 @@
-"""What stands for credentials in a connect key: equal for equal ones, and never a secret."""
+"""
+What stands for credentials in a connect key: equal for equal ones, and never a secret.
+
+Whoever presents an equal identity gets the connection that the credential opened, so an identity
+must follow from what only the credential's owner has: never from a public key alone.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,19 @@ import hashlib
 import os
 from typing import Any, Callable, Optional, Tuple, Union
 
-from ssh_service.params.key_sources import KeySource
+import paramiko
+
+from ssh_service.params.key_sources import KeySource, is_software_key
 from ssh_service.secret import Secret, keyed_digest
+from ssh_service.user_files import file_version
 
 __all__ = ["client_keys_identity", "hidden_identity", "object_identity"]
 
+_CHALLENGE = os.urandom(32)
+
 
 class _Same:
-    """Stands for an object that cannot be hashed: equal to itself only."""
+    """Stands for an object: equal to itself only, and keeps it alive, so that no id is reused."""
 
     def __init__(self, thing: Any) -> None:
         self.thing = thing
@@ -98,21 +108,40 @@ def _source_identity(source: KeySource) -> Any:
     if isinstance(source, tuple):
         return (_source_identity(source[0]), source[1], _file_identity(source[1]))
     certificate = getattr(source, "public_blob", None)
-    blob = certificate.key_blob if certificate else b""
-    return (source.get_name(), hashlib.sha256(source.asbytes() + blob).hexdigest())
+    certified = hashlib.sha256(certificate.key_blob).hexdigest() if certificate else None
+    return (_key_identity(source), certified)
+
+
+def _key_identity(key: paramiko.PKey) -> Any:
+    """Return a digest of the private half; where that is out of reach, the object itself."""
+    if not is_software_key(key) or not key.can_sign():
+        return _Same(key)  # not by its own `==`, which compares public halves
+    if isinstance(key, paramiko.RSAKey):
+        try:
+            private = key.key.private_numbers()
+        except Exception:  # noqa: B902  (the key is in a token or a key service; any type)
+            return _Same(key)
+        return keyed_digest(f"{key.get_name()} {private.d} {private.p} {private.q}".encode())
+    if isinstance(key, paramiko.ECDSAKey):
+        try:
+            number = key.signing_key.private_numbers().private_value
+        except Exception:  # noqa: B902  (as above)
+            return _Same(key)
+        # Both halves are given to an ECDSAKey apart, and need not belong together.
+        return keyed_digest(f"{key.get_name()} {number} ".encode() + key.asbytes())
+    # Ed25519 signatures are deterministic: one of a text that nobody else knows digests the
+    # private half, which paramiko gives no access to.
+    return keyed_digest(key.sign_ssh_data(_CHALLENGE).asbytes())
 
 
 def _file_identity(path: str) -> Optional[str]:
     try:
-        facts = os.stat(path)
-        return _content_digest(
-            path, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino
-        )
+        return _content_digest(path, file_version(os.stat(path)))
     except OSError:
         return None  # what is wrong with it is told by the dial
 
 
 @functools.lru_cache(maxsize=256)
-def _content_digest(path: str, mtime_ns: int, ctime_ns: int, size: int, inode: int) -> str:
+def _content_digest(path: str, version: Tuple[int, ...]) -> str:
     with open(path, "rb") as file:
         return keyed_digest(file.read(1 << 20))

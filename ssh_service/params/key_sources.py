@@ -8,12 +8,16 @@ from typing import Any, Tuple, Union
 import paramiko
 
 from ssh_service import settings
+from ssh_service.errors import SshConfigError
+from ssh_service.known_hosts import fingerprint
 from ssh_service.secret import Secret
 
-__all__ = ["KeySource", "key_sources"]
+__all__ = ["KeySource", "is_software_key", "key_sources"]
 
 # A path, a key in hand, the text of a key file, or one of those with its certificate's path.
 KeySource = Union[str, paramiko.PKey, Secret, Tuple[Any, str]]
+
+_SOFTWARE_KEYS = {paramiko.RSAKey, paramiko.ECDSAKey, paramiko.Ed25519Key}
 
 
 def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
@@ -43,7 +47,14 @@ def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     if _is_pair(given):
         (source,) = key_sources(name, given[0])
         return ((source, settings.path(name, given[1])),)
-    if isinstance(given, (paramiko.PKey, Secret)):
+    if isinstance(given, paramiko.PKey):
+        if is_software_key(given) and not given.can_sign():
+            raise SshConfigError(
+                f"{name}: a public key ({fingerprint(given.asbytes())}) given, needs the private "
+                f"key, or a key of an agent"
+            )
+        return (given,)
+    if isinstance(given, Secret):
         return (given,)
     if isinstance(given, bytes):
         return (Secret(given),)
@@ -53,6 +64,24 @@ def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
         return (settings.path(name, given),)
     right = "a path, a paramiko.PKey, a callable that returns one, or a list of those"
     raise settings.wrong_type(name, given, right)
+
+
+def is_software_key(key: paramiko.PKey) -> bool:
+    """
+    Tell whether a key object holds its private half itself, if it has one.
+
+    Parameters
+    ----------
+    key : paramiko.PKey
+        The key.
+
+    Returns
+    -------
+    bool
+        True for paramiko's own classes; False for keys of agents, and for subclasses, which may
+        sign by any means.
+    """
+    return type(key) in _SOFTWARE_KEYS
 
 
 def _is_pair(given: Any) -> bool:

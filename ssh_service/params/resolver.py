@@ -18,6 +18,7 @@ from ssh_service.params.route import Hop, route
 from ssh_service.params.sources import Sources, first, named
 from ssh_service.params.trust import host_key_trust
 from ssh_service.ssh_config import HostConfig
+from ssh_service.user_files import expand_home
 
 __all__ = ["SETTINGS", "resolve"]
 
@@ -177,7 +178,7 @@ def _client_keys(
 def _identity_files(sources: Sources) -> Tuple[str, ...]:
     if sources.config.get("identityfile") is not None:
         return sources.config_paths("identityfile")
-    return _default_identities(os.path.expanduser("~/.ssh"))
+    return _default_identities(expand_home("~/.ssh"))
 
 
 @functools.lru_cache(maxsize=8)

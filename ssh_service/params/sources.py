@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from ssh_service import settings, ssh_config
 from ssh_service.secret import Secret
 from ssh_service.ssh_config import HostConfig, Value
+from ssh_service.user_files import expand_home
 
 __all__ = ["MISSING", "Sources", "first", "named"]
 
@@ -245,6 +246,6 @@ class Sources:
             for word in value.arguments:
                 if word.lower() != "none":
                     text = ssh_config.expand_environment(word, value.origin)
-                    path = os.path.expanduser(self.expand(value, text))
+                    path = expand_home(self.expand(value, text))
                     found.append(os.path.abspath(path))
         return tuple(dict.fromkeys(found))

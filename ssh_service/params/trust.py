@@ -9,6 +9,7 @@ from ssh_service import settings
 from ssh_service.errors import SshConfigError
 from ssh_service.known_hosts import POLICIES, HostKeyTrust
 from ssh_service.params.sources import Sources, first, named
+from ssh_service.user_files import expand_home
 
 __all__ = ["host_key_trust"]
 
@@ -115,7 +116,7 @@ def _files(sources: Sources) -> Tuple[str, ...]:
     """Name the files ssh would read: the user's, then the system's."""
     files: List[str] = []
     for keyword, folder, name in (
-        ("userknownhostsfile", os.path.expanduser("~/.ssh"), "known_hosts"),
+        ("userknownhostsfile", expand_home("~/.ssh"), "known_hosts"),
         ("globalknownhostsfile", "/etc/ssh", "ssh_known_hosts"),
     ):
         if sources.config.get(keyword) is not None:

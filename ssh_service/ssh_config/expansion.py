@@ -11,9 +11,9 @@ from ssh_service.errors import SshConfigError
 __all__ = ["expand_command", "expand_environment", "expand_tokens"]
 
 _TOKEN = re.compile(r"%(.?)", re.DOTALL)
-# Host as typed, host to dial, user: they may come from anywhere, the file is the user's own.
-_FROM_CALLERS = "nhr"
-# As ssh has it, which refuses such names altogether.
+# Host as typed, host to dial, user, host key alias.  What a caller gives for them is checked where
+# the destination is made; here, what the file says and what ssh lets users be called ($).
+_NAMES = "nhrk"
 _MORE_THAN_A_NAME = re.compile(r"""['`"$;&<>|(){}\x00-\x1f\x7f]|\s-|^-|\\\Z""")
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 
@@ -71,8 +71,8 @@ def expand_command(text: str, tokens: Mapping[str, str], origin: str) -> str:
     SshConfigError
         As for `expand_tokens`; or a host or user in it is none, but more of a command.
     """
-    for letter in _FROM_CALLERS:
-        if f"%{letter}" in text and _MORE_THAN_A_NAME.search(tokens[letter]):
+    for letter in _NAMES:
+        if letter in tokens and f"%{letter}" in text and _MORE_THAN_A_NAME.search(tokens[letter]):
             raise SshConfigError(
                 f"{origin}: {tokens[letter]!r} cannot stand for %{letter} in a command: "
                 f"the shell would take it for more than a name"

@@ -13,6 +13,7 @@ from ssh_service.patterns import is_match_list
 from ssh_service.ssh_config import match_exec
 from ssh_service.ssh_config.expansion import expand_command, expand_tokens
 from ssh_service.ssh_config.syntax import Criterion, Line, Value, criteria, read
+from ssh_service.user_files import expand_home, home
 
 __all__ = ["HostConfig", "default_files", "local_user", "lookup"]
 
@@ -136,7 +137,7 @@ def default_files() -> Tuple[str, ...]:
     Tuple[str, ...]
         The user's and the system's; they need not exist.
     """
-    return (os.path.expanduser("~/.ssh/config"), _SYSTEM_FILE)
+    return (expand_home("~/.ssh/config"), _SYSTEM_FILE)
 
 
 def lookup(
@@ -207,7 +208,7 @@ class _Reader:
     def read_all(self, files: Optional[Sequence[str]]) -> None:
         if files is not None:
             for name in files:
-                self._read(os.path.expanduser(name), True, False, True, 0)
+                self._read(expand_home(name), True, False, True, 0)
             return
         user_file, system_file = default_files()
         for path, is_users in ((user_file, True), (system_file, False)):
@@ -228,9 +229,9 @@ class _Reader:
     def _include(self, value: Value, is_users: bool, active: bool, depth: int) -> None:
         if depth >= _MAX_DEPTH:
             raise SshConfigError(f"{value.origin}: Include nested deeper than {_MAX_DEPTH}")
-        base = os.path.expanduser("~/.ssh") if is_users else os.path.dirname(_SYSTEM_FILE)
+        base = expand_home("~/.ssh") if is_users else os.path.dirname(_SYSTEM_FILE)
         for argument in value.arguments:
-            pattern = os.path.join(base, os.path.expanduser(argument))
+            pattern = os.path.join(base, expand_home(argument))
             for path in sorted(glob.glob(pattern)):
                 self._read(path, is_users, is_users, active, depth + 1)
 
@@ -293,6 +294,6 @@ class _Reader:
             "p": str(self._port or (port.arguments[0] if port else 22)),
             "r": self._subject("user"),
             "u": local_user(),
-            "d": os.path.expanduser("~"),
+            "d": home(),
         }
         return match_exec.succeeds(expand_command(command, tokens, origin), origin)

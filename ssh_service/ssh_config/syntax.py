@@ -8,6 +8,7 @@ import stat
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from ssh_service.errors import SshConfigError
+from ssh_service.user_files import file_version
 
 __all__ = ["Block", "Criterion", "Line", "Value", "criteria", "read"]
 
@@ -76,7 +77,7 @@ def read(path: str, *, check_owner: bool) -> Tuple[Block, ...]:
             return ()
         if check_owner and os.name == "posix":
             _refuse_open(path, facts)
-        return _parse(path, facts.st_mtime_ns, facts.st_size, facts.st_ino)
+        return _parse(path, file_version(facts))
     except OSError as error:
         raise SshConfigError(f"config {path!r} cannot be read: {error.strerror}") from error
 
@@ -91,7 +92,7 @@ def _refuse_open(path: str, facts: os.stat_result) -> None:
 
 
 @functools.lru_cache(maxsize=1024)  # clusters come with a file each, all included
-def _parse(path: str, mtime_ns: int, size: int, inode: int) -> Tuple[Block, ...]:
+def _parse(path: str, version: Tuple[int, ...]) -> Tuple[Block, ...]:
     # Windows' editors begin a file with a mark, which must not hide its first keyword.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         text = file.read()

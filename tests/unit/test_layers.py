@@ -13,16 +13,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "ssh_service"
 
 # A module (or a folder of modules) of the package, and what it may import of the others.
-LEAVES = {"errors", "secret", "patterns", "settings", "algorithms"}
+LEAVES = {"errors", "secret", "patterns", "settings", "algorithms", "user_files"}
 CONNECTING = {"connect", "transport", "params", "known_hosts", "errors"}
 MAY_IMPORT: Dict[str, Set[str]] = {
     "errors": set(),
     "secret": set(),
     "patterns": set(),
+    "user_files": set(),
     "algorithms": {"errors", "patterns"},
-    "settings": {"errors", "secret"},
-    "ssh_config": {"errors", "patterns"},
-    "known_hosts": {"errors", "patterns", "algorithms"},
+    "settings": {"errors", "secret", "user_files"},
+    "ssh_config": {"errors", "patterns", "user_files"},
+    "known_hosts": {"errors", "patterns", "algorithms", "user_files"},
     "params": {"known_hosts", "ssh_config", *LEAVES},
     "background": {"errors"},
     "events": set(),

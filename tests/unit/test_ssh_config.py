@@ -14,7 +14,7 @@ import pytest
 from ssh_service import ssh_config
 from ssh_service.errors import SshConfigError
 from ssh_service.ssh_config import match_exec, syntax
-from tests.common import eventually, is_running
+from tests.common import eventually, is_running, replace_in_place
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
 
@@ -234,6 +234,14 @@ def test_a_file_for_each_of_many_clusters_is_read_once(tmp_path: Path) -> None:
     value = ssh_config.lookup("node99", [path]).get("port")
     assert value is not None and value.arguments == ("100",)
     assert syntax._parse.cache_info().misses == before
+
+
+def test_config_replaced_in_place_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    write(path, "Port 1")
+    assert ssh_config.lookup("web", [str(path)]).get("port").arguments == ("1",)  # type: ignore
+    replace_in_place(path, "Port 2\n")
+    assert ssh_config.lookup("web", [str(path)]).get("port").arguments == ("2",)  # type: ignore
 
 
 def test_an_include_of_itself_ends_with_an_error(tmp_path: Path) -> None:
