@@ -147,6 +147,7 @@ def _shake_hands(transport: SshTransport, params: ConnectParams, deadline: float
         certificate=certificate.key_blob if certificate else None,
         principal=params.host_key_alias or params.hostname,
         connection_id=params.connection_id,
+        deadline=deadline,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import stat
 import time
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Optional
 
 from ssh_service.errors import SshConfigError, SshServiceError
 
@@ -16,12 +17,21 @@ if os.name == "posix":
 __all__ = ["record"]
 
 _LOCK_LIMIT = 10.0
-"""Seconds for which somebody else may hold a file's lock."""
+"""Seconds after which a lock is given up that somebody else holds."""
+
+
+class _Locked(Exception):
+    """Somebody else holds the lock, and anybody who may read the file can."""
 
 
 def record(
-    path: str, name: str, key_type: str, blob: bytes, still_new: Callable[[], bool]
-) -> None:
+    path: str,
+    name: str,
+    key_type: str,
+    blob: bytes,
+    still_new: Callable[[], bool],
+    deadline: Optional[float] = None,
+) -> Optional[str]:
     """
     Append a line to a known_hosts file, unless somebody else was faster.
 
@@ -40,23 +50,36 @@ def record(
         The public key in wire format.
     still_new : Callable[[], bool]
         Asked under the lock; False: there is nothing left to write.  May raise.
+    deadline : Optional[float]
+        Monotonic instant until which the connection must be made; the lock is waited for during
+        half of what is left, and 10 s at most.
+
+    Returns
+    -------
+    Optional[str]
+        Why the line was not written, although it is new; None where it stands there.
 
     Raises
     ------
     SshConfigError
         The file cannot be written.
     """
+    if _is_special(path):
+        return "it is not a regular file"
     line = f"{name} {key_type} {base64.b64encode(blob).decode('ascii')}\n".encode(
         "utf-8", "surrogateescape"
     )
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-        with _locked(path) as descriptor:
+        with _locked(path, _lock_deadline(deadline)) as descriptor:
             if not still_new():
-                return
+                return None
             written = os.write(descriptor, _separator(descriptor) + line)
             if written < len(line):
                 raise OSError(f"only {written} bytes could be written")
+            return None
+    except _Locked:
+        return "somebody keeps it locked" if still_new() else None
     except SshServiceError:  # a judgement of `still_new`, which is an OSError too
         raise
     except OSError as error:
@@ -64,9 +87,22 @@ def record(
         raise SshConfigError(f"known_hosts {path!r} cannot be written: {reason}") from error
 
 
+def _is_special(path: str) -> bool:
+    """Tell a device or pipe from a file: /dev/null keeps nothing, and anybody can lock it."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _lock_deadline(deadline: Optional[float]) -> float:
+    now = time.monotonic()
+    return now + (_LOCK_LIMIT if deadline is None else min(_LOCK_LIMIT, (deadline - now) / 2))
+
+
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[int]:
-    deadline = time.monotonic() + _LOCK_LIMIT
+def _locked(path: str, deadline: float) -> Iterator[int]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -87,7 +123,7 @@ def _lock(descriptor: int, deadline: float) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise OSError(f"somebody has kept it locked for {_LOCK_LIMIT:g} s") from None
+                raise _Locked from None
             time.sleep(0.01)  # flock(2) has no time-out
 
 

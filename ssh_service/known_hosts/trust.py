@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import Iterable, List, NoReturn, Optional, Sequence, Set, Tuple
 
@@ -18,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 POLICIES = ("strict", "accept-new", "off")
 
+# In a line of a known_hosts file: patterns, lists, hashes, comments, markers.
+_MORE_THAN_A_NAME = re.compile(r"[*?!,|#@\s]")
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
 
@@ -96,6 +99,7 @@ class HostKeyTrust:
         certificate: Optional[bytes] = None,
         principal: Optional[str] = None,
         connection_id: Optional[str] = None,
+        deadline: Optional[float] = None,
     ) -> None:
         """
         Judge the key a server proved to hold.
@@ -114,6 +118,8 @@ class HostKeyTrust:
             The name a certificate must be for, without a port; by default the last of `names`.
         connection_id : Optional[str]
             For the error.
+        deadline : Optional[float]
+            Monotonic instant until which the connection must be made.
 
         Raises
         ------
@@ -128,13 +134,15 @@ class HostKeyTrust:
         if not case.is_new():
             return
         name = hashed_name(names[0]) if self.hashed else names[0]
-        record(self.files[0], name, key_type, blob, case.is_new)
+        problem = record(self.files[0], name, key_type, blob, case.is_new, deadline)
         _log.warning(
-            "%s: the host key %s (%s) was not known: written to %s",
+            "%s: the host key %s (%s) was not known: %s %s%s",
             connection_id or names[0],
             case.shown,
             key_type,
+            "believed, but not written to" if problem else "written to",
             self.files[0],
+            f": {problem}" if problem else "",
         )
 
 
@@ -196,6 +204,12 @@ class _Case:
                     fingerprint(line.blob),
                 )
         if trust.policy == "accept-new" and trust.files:
+            if not trust.hashed and _MORE_THAN_A_NAME.search(self._names[0]):
+                self._refuse(
+                    "it is not known, and its name cannot be written to a known_hosts file, where "
+                    "it would stand for more than this host",
+                    None,
+                )
             return True
         self._refuse(f"it is not known; {self._way_forward()}", None)
 

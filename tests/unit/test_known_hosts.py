@@ -11,13 +11,15 @@ import re
 import stat
 import subprocess
 import threading
+import time
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import pytest
 
 from ssh_service.errors import SshConfigError, SshHostKeyError
 from ssh_service.known_hosts import HostKeyTrust, KnownHosts, fingerprint, host_name, recording
+from tests.common import replace_in_place
 from tests.keys import (
     certify,
     generated,
@@ -376,6 +378,83 @@ def test_first_contacts_of_many_processes_write_one_line(tmp_path: Path) -> None
         pool.close()
         pool.join()
     assert path.read_text() == "web " + public_line("host-a") + "\n"
+
+
+@pytest.fixture
+def null_locked() -> Iterator[None]:
+    import fcntl
+
+    with open(os.devnull) as file:  # for reading, which anybody may
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_accept_new_does_not_wait_for_a_locked_null_device(
+    null_locked: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S11: the commonest pair of settings in scripts must not be stopped by `flock /dev/null`."""
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a lock is asked for")
+
+    monkeypatch.setattr(recording, "_lock", forbidden)
+    with caplog.at_level(logging.WARNING):
+        verify(HostKeyTrust("accept-new", (os.devnull,)), "host-a")
+    assert "not written to /dev/null: it is not a regular file" in caplog.text
+
+
+def test_accept_new_goes_on_unrecorded_where_the_lock_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import fcntl
+
+    path = tmp_path / "known_hosts"
+    path.touch()
+    trust = HostKeyTrust("accept-new", (str(path),))
+    key_type, blob = public_parts("host-a")
+    with open(path) as file, caplog.at_level(logging.WARNING):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        began = time.monotonic()
+        trust.verify(key_type, blob, ("web",), deadline=began + 0.4)
+        assert 0.2 <= time.monotonic() - began < 5
+    assert "not written" in caplog.text and "somebody keeps it locked" in caplog.text
+    assert path.read_text() == ""
+
+
+def test_accept_new_judges_again_where_the_lock_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep(*_: object) -> None:
+        write(tmp_path, f"web {public_line('host-b')}")  # whoever holds it knew another key
+        raise recording._Locked
+
+    monkeypatch.setattr(recording, "_lock", keep)
+    with pytest.raises(SshHostKeyError, match="CHANGED"):
+        verify(HostKeyTrust("accept-new", (str(tmp_path / "known_hosts"),)), "host-a")
+
+
+@pytest.mark.parametrize(
+    "name", ["*", "a,github.com", "w?b", "!web", "#web", "@revoked", "|1|x|y", "a b"]
+)
+def test_accept_new_records_no_name_that_is_more_than_one(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "known_hosts"
+    with pytest.raises(SshHostKeyError, match="would stand for more than this host"):
+        verify(HostKeyTrust("accept-new", (str(path),)), "host-a", name)
+    assert not path.exists()
+    verify(HostKeyTrust("accept-new", (str(path),), hashed=True), "host-a", name)
+    assert path.read_text().startswith("|1|")
+
+
+def test_known_hosts_replaced_in_place_is_read_again(tmp_path: Path) -> None:
+    """S12: size, inode and time of modification are alike, and the old key is believed no more."""
+    path = tmp_path / "known_hosts"
+    write(tmp_path, f"web {public_line('host-a')}")
+    trust = HostKeyTrust("strict", (str(path),))
+    verify(trust, "host-a")
+    replace_in_place(path, f"web {public_line('host-b')}\n")
+    verify(trust, "host-b")
+    with pytest.raises(SshHostKeyError, match="CHANGED"):
+        verify(trust, "host-a")
 
 
 def test_a_first_contact_waits_for_whoever_holds_the_lock(tmp_path: Path) -> None:
