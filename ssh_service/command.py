@@ -104,9 +104,8 @@ class Command(ChannelSink):
         self._timeout, self._pty = timeout, pty
         self._group = GroupFinder() if connection_id.startswith("root@") else None
         prologue = self._group.prologue if self._group else ""
-        delivery = script.deliver(self._text, self._env, shell, prologue)
-        self._request = delivery.command
-        self.stdin = Stdin(delivery.preamble + stdin, more_stdin, connection_id)
+        self._delivery = script.deliver(self._text, self._env, shell, prologue)
+        self.stdin = Stdin(stdin, more_stdin, connection_id)
         self.outputs = (stdout or Output(), stderr or Output())
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
@@ -167,8 +166,9 @@ class Command(ChannelSink):
             background.run_callback(self._watch.tell_sent)
         if self._pty:
             channel.request_pty()
-        channel.request_exec(self._request)
-        self.stdin.start(channel)
+        delivery = self._delivery.for_server(channel.get_transport().remote_version)
+        channel.request_exec(delivery.command)
+        self.stdin.start(channel, delivery.preamble)
         return True
 
     def take_back(self, channel: Optional[SshChannel], lost: bool = False) -> bool:

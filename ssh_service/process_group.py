@@ -11,7 +11,7 @@ from ssh_service.errors import SshConfigError, SshConnectionLost
 from ssh_service.transport import ChannelSink, SshChannel
 
 _TOKEN_SIZE = 8
-_MARK = re.compile(rb"<([0-9a-f]{%d}):(\d+)>" % (2 * _TOKEN_SIZE))
+_MARK = re.compile(rb"<([0-9a-f]{%d}):(\d{1,10})>" % (2 * _TOKEN_SIZE))
 _SIGNAL = re.compile(r"(?!SIG)[A-Z][A-Z0-9]{0,15}\Z")
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any, Iterable, Mapping, NamedTuple, Optional, Union
+from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Union
 
 from ssh_service.errors import SshConfigError
 
 Script = Union[str, Iterable[str]]
 
-# An exec request above some 100 kB is refused by the server's system, one above 256 kB ends the
-# whole connection (measured), so what is larger goes over stdin.
-_EXEC_LIMIT = 64 * 1024
+# A larger script goes over stdin.  dropbear ends the whole connection, with everybody's commands,
+# over a string of more than 9,000 bytes (MAX_CMD_LEN), and no other server is known to be more
+# generous than OpenSSH: there Linux refuses 128 KiB, and 256 KiB end the connection (measured).
+_EXEC_LIMIT = 8 * 1024
+_OPENSSH_EXEC_LIMIT = 64 * 1024
 _SCRIPT_LIMIT = 16 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -24,6 +26,7 @@ _READ_AND_RUN = (
 )
 _SPECIAL = re.compile(r'([\\"$`])')
 _NEWLINE = re.compile(r"\n(?![0-9:[])")
+_LINE_END = re.compile(r"\r?\n")
 
 
 class Delivery(NamedTuple):
@@ -36,10 +39,31 @@ class Delivery(NamedTuple):
         The exec request.
     preamble : bytes
         What goes over stdin before anything else.
+    openssh_command : Optional[bytes]
+        The exec request for OpenSSH, which then needs no preamble; None where there is no other.
     """
 
     command: bytes
     preamble: bytes
+    openssh_command: Optional[bytes] = None
+
+    def for_server(self, version: str) -> "Delivery":
+        """
+        Choose the form that a server takes.
+
+        Parameters
+        ----------
+        version : str
+            Its identification string (RFC 4253 section 4.2).
+
+        Returns
+        -------
+        Delivery
+            The exec request and the preamble for it.
+        """
+        if self.openssh_command is not None and "OpenSSH" in version:
+            return Delivery(self.openssh_command, b"")
+        return Delivery(self.command, self.preamble)
 
 
 def join(script: Script) -> str:
@@ -49,35 +73,45 @@ def join(script: Script) -> str:
     Parameters
     ----------
     script : Union[str, Iterable[str]]
-        A text, or its lines; an item may hold several lines.
+        A text, or its lines.  An item may hold several lines, which end in LF or CR LF;
+        its last line may have an end or not, as in a list from `readlines`.
 
     Returns
     -------
     str
-        The text.
+        The lines with LF between them.
 
     Raises
     ------
     SshConfigError
         It is of another type, too long, or holds a NUL character.
     """
-    if not isinstance(script, str):
-        if isinstance(script, (bytes, bytearray)):  # whose items would be numbers
-            raise _wrong_type(script)
-        try:
-            lines = list(script)
-        except TypeError:
-            raise _wrong_type(script) from None
-        for line in lines:
-            if not isinstance(line, str):
-                raise _wrong_type(line)
-        script = "\n".join(lines)
-    if "\0" in script:
+    if isinstance(script, (bytes, bytearray)):  # whose items would be numbers
+        raise _wrong_type(script)
+    try:
+        items = [script] if isinstance(script, str) else list(script)
+    except TypeError:
+        raise _wrong_type(script) from None
+    lines: List[str] = []
+    for item in items:
+        if not isinstance(item, str):
+            raise _wrong_type(item)
+        lines += _lines(item)
+    text = "\n".join(lines)
+    if "\0" in text:
         raise SshConfigError("script: a NUL character cannot be sent to a shell")
-    size = len(_encode(script, "script"))
+    size = len(_encode(text, "script"))
     if size > _SCRIPT_LIMIT:
         raise SshConfigError(f"script: {size} bytes are too many; at most {_SCRIPT_LIMIT}")
-    return script
+    return text
+
+
+def _lines(item: str) -> List[str]:
+    """Split an item at its line ends; one at its very end begins no further line."""
+    lines = _LINE_END.split(item) if "\n" in item else [item]
+    if len(lines) > 1 and not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def is_empty(text: str) -> bool:
@@ -173,16 +207,19 @@ def deliver(
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
         raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
     plain = prologue + script
-    if not env and shell is None and len(plain) <= _EXEC_LIMIT:
+    direct: Optional[bytes] = None
+    if not env and shell is None and len(plain) <= _OPENSSH_EXEC_LIMIT:
         data = _encode(plain)
         if len(data) <= _EXEC_LIMIT:
             return Delivery(data, b"")
+        direct = data if len(data) <= _OPENSSH_EXEC_LIMIT else None
     command = _READ_AND_RUN
     if shell is not None:
         command = f"exec {shlex.quote(shell)} -c '{_READ_AND_RUN}'"
     exports = "".join(f"export {name}={_quote(value)}\n" for name, value in (env or {}).items())
     program = f"set --;unset _ssh_n _ssh_s\n{exports}{plain}"
-    return Delivery(_encode(command), _encode(f'eval "{_on_one_line(program)}"\n'))
+    preamble = _encode(f'eval "{_on_one_line(program)}"\n')
+    return Delivery(_encode(command), preamble, direct)
 
 
 def _on_one_line(program: str) -> str:

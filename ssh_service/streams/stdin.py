@@ -58,7 +58,8 @@ class Stdin:
     def __init__(self, data: bytes, more: bool, connection_id: str) -> None:
         self._connection_id = connection_id
         self._changed = threading.Condition(threading.Lock())
-        self._data = memoryview(data)  # guarded by _changed
+        self._data = memoryview(data)  # guarded by _changed: the preamble, too, once begun
+        self._preamble = 0  # guarded by _changed: the length of it
         self._more = more  # guarded by _changed
         self._ended = False  # guarded by _changed: nobody will read it any more
         self._eof_sent = False  # guarded by _changed
@@ -67,7 +68,7 @@ class Stdin:
         self._pump_again = False  # guarded by _changed
         self._channel: Optional[SshChannel] = None  # guarded by _changed
 
-    def start(self, channel: SshChannel) -> None:
+    def start(self, channel: SshChannel, preamble: bytes = b"") -> None:
         """
         Begin to send.
 
@@ -75,9 +76,13 @@ class Stdin:
         ----------
         channel : SshChannel
             Where to; open.
+        preamble : bytes
+            Bytes of our own that are sent before all others.
         """
         with self._changed:
-            self._channel = channel
+            self._channel, self._preamble = channel, len(preamble)
+            if preamble:
+                self._data = memoryview(preamble + bytes(self._data))
         self.pump()
 
     def take_back(self) -> bool:
@@ -93,6 +98,7 @@ class Stdin:
             if self._touched or self._pumping:
                 return False
             self._channel, self._eof_sent = None, False
+            self._data, self._preamble = self._data[self._preamble :], 0
             return True
 
     def pump(self) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError, wait
+from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -151,6 +152,26 @@ def test_values_reach_the_script_to_the_letter_and_no_process_list(
     process = run(web, script, env={"VALUE": value, "N": 1}, cache=cache, timeout=PATIENCE)
     assert process.stdout == value
     assert "it's" not in process.stderr
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("env", [{}, {"A": "b"}], ids=["exec", "stdin"])
+def test_run_lines_of_a_file_as_the_file_itself(
+    end: str, env: Dict[str, str], tmp_path: Path, web: Any, cache: SshClientCache
+) -> None:
+    """Heredocs, blank lines and continuations survive `open` and `readlines` (C3)."""
+    text = "cat <<'EOF'\none\n\n  two\nEOF\necho con\\\ntinued\n[ $# = 0 ] && echo last\n"
+    file = tmp_path / "script.sh"
+    file.write_bytes(text.replace("\n", end).encode())
+    expected = "one\n\n  two\ncontinued\nlast\n"
+    with open(file, newline="") as lines:  # as it is, with its line ends
+        assert run(web, lines, env=env, cache=cache, timeout=PATIENCE).stdout == expected
+    with open(file, newline="") as lines:
+        script = lines.readlines()
+    assert script[0].endswith(end)
+    for form in (script, "".join(script), "".join(script).split(end)):
+        process = run(web, form, env=env, cache=cache, timeout=PATIENCE)
+        assert (process.stdout, process.stderr) == (expected, "")
 
 
 def test_a_script_of_a_megabyte_runs(web: Any, cache: SshClientCache) -> None:

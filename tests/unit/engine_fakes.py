@@ -75,6 +75,7 @@ class FakeTransport:
 
     def __init__(self, connection_id: str = "somebody@alpha:22") -> None:
         self.connection_id = connection_id
+        self.remote_version = "SSH-2.0-OpenSSH_9.2p1"
         self.session_limit: Optional[int] = None
         self.session_peak = 0
         self.in_reserve: Dict[str, Callable[[], bool]] = {}

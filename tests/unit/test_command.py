@@ -729,6 +729,15 @@ def test_little_is_held_back_while_the_mark_is_awaited() -> None:
     assert found.number is None and found.rest() == b""
 
 
+@pytest.mark.parametrize("digits", [11, 5000])
+def test_group_finder_leaves_a_number_that_is_too_long(digits: int) -> None:
+    """No process id has so many digits, and Python refuses to read the longer one (S15)."""
+    found = GroupFinder()
+    text = found._start + b"1" * digits + b">"
+    assert found.strip(text) + found.rest() == text
+    assert found.number is None
+
+
 def test_a_second_mark_is_the_scripts_own() -> None:
     found = GroupFinder()
     assert found.strip(mark_of(found)) == b""

@@ -102,7 +102,13 @@ def encoded(text: str) -> bytes:
         (("a",), "a"),
         ((item for item in ("a", "b\nc", "")), "a\nb\nc\n"),
         ([], ""),
-        ("a\x0bb\x85c\u2028d\r\n", "a\x0bb\x85c\u2028d\r\n"),
+        ("a\x0bb\x85c\u2028d\r\n", "a\x0bb\x85c\u2028d"),
+        (["a\n", "b\n"], "a\nb"),
+        (["a\r\n", "b\r\nc", "\r\n", "d\r"], "a\nb\nc\n\nd\r"),
+        (["a\n\n", "b"], "a\n\nb"),
+        ("a\r\n\r\nb", "a\n\nb"),
+        (["a \\\n", "b"], "a \\\nb"),
+        (["", "", "a"], "\n\na"),
     ],
 )
 def test_a_script_is_a_text_or_its_lines(given: Any, expected: str) -> None:
@@ -191,23 +197,38 @@ def test_a_name_that_no_shell_takes_is_refused_without_its_value(name: Any) -> N
 
 def test_a_small_script_is_the_exec_request_itself() -> None:
     assert deliver("echo żółć") == Delivery(encoded("echo żółć"), b"")
-    assert deliver("x" * 65536) == Delivery(b"x" * 65536, b"")
+    assert deliver("x" * 8192) == Delivery(b"x" * 8192, b"")
     assert deliver("x", prologue="p;") == Delivery(b"p;x", b"")
 
 
 @pytest.mark.parametrize(
     "delivery",
     [
+        deliver("x" * 8193),
         deliver("x" * 65537),
-        deliver("ż" * 32769),
+        deliver("ż" * 4097),
         deliver("true", {"A": "b"}),
         deliver("true", shell="/bin/bash"),
-        deliver("x" * 65530, prologue="printf;"),
+        deliver("x" * 8190, prologue="printf;"),
     ],
 )
 def test_everything_else_goes_over_stdin_as_one_line(delivery: Delivery) -> None:
     assert len(delivery.command) < 200
     assert delivery.preamble.count(b"\n") == 1 and delivery.preamble.endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    "version", ["SSH-2.0-dropbear_2022.83", "SSH-2.0-dropbear", "SSH-2.0-Unknown", ""]
+)
+def test_deliver_above_8_kib_goes_over_stdin_unless_to_openssh(version: str) -> None:
+    """An exec request of more than 9,000 bytes ends a connection to dropbear, for everybody."""
+    for size in (8193, 65536):
+        delivery = deliver("x" * size)
+        assert len(delivery.for_server(version).command) < 200
+        openssh = delivery.for_server("SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3")
+        assert openssh == Delivery(b"x" * size, b"")
+    for text, env in [("x" * 65537, {}), ("x" * 9000, {"A": "b"})]:
+        assert len(deliver(text, env).for_server("SSH-2.0-OpenSSH_9.2").command) < 200
 
 
 def test_no_value_is_in_the_exec_request_where_every_user_of_the_server_could_see_it() -> None:
@@ -418,5 +439,6 @@ def test_nothing_is_forked_to_read_the_script(tmp_path: Path) -> None:
     assert run([SH], delivery, tmp_path, PATH="/nowhere") == (0, b"read\n", b"")
 
 
-def test_the_limit_of_the_exec_request_is_what_servers_take(monkeypatch: Any) -> None:
-    assert script._EXEC_LIMIT <= 100_000
+def test_the_limit_of_the_exec_request_is_what_servers_take() -> None:
+    assert script._EXEC_LIMIT <= 9000 - 100  # dropbear
+    assert script._OPENSSH_EXEC_LIMIT <= 100_000

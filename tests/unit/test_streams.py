@@ -10,7 +10,7 @@ import pytest
 
 from ssh_service import background
 from ssh_service.errors import SshConfigError
-from ssh_service.streams import CallbackOutput, Output, QueueOutput
+from ssh_service.streams import CallbackOutput, Output, QueueOutput, Stdin
 from tests.unit.engine_fakes import PATIENCE, callbacks_done, in_threads
 
 
@@ -168,6 +168,37 @@ def test_an_encoding_whose_lines_cannot_be_told_apart_is_refused_at_once() -> No
     output = filled([b"\xe9t\xe9\n"], "latin-1")
     output.end()
     assert list(output.lines()) == ["été\n"]
+
+
+# What the command reads.
+
+
+class Wire:
+    """Stands in for the channel: notes what is sent over it."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.eofs = 0
+
+    def send_some(self, data: Any, *, wait: bool = True) -> int:
+        self.sent += bytes(data[:4])
+        return min(4, len(data))
+
+    def send_eof(self) -> None:
+        self.eofs += 1
+
+
+def test_stdin_sends_the_preamble_of_each_attempt_first() -> None:
+    """A channel that ended before anything left was of no use; the next server may differ."""
+    silent: Any = type("Silent", (), {"send_some": lambda *_, **__: 0})()
+    wire: Any = Wire()
+    stdin = Stdin(b"data", True, "user@host:22")
+    stdin.start(silent, b"a preamble that is not wanted ")
+    stdin.write(b" and more")
+    assert stdin.take_back()
+    stdin.start(wire, b"preamble ")
+    stdin.close()
+    assert (wire.sent, wire.eofs) == (b"preamble data and more", 1)
 
 
 # Kept.
