@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import Future
-from typing import Any, Callable, Dict, Mapping, Optional, Union
+from typing import Any, Callable, Mapping, Optional, Union
 
 from ssh_service import copying, params
 from ssh_service.cache import SshClientCache, check_limits
@@ -25,9 +25,6 @@ _log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 4
 
 Path = Union[str, "os.PathLike[str]"]
-
-# How to copy over a connection in hand.
-WAYS: Dict[str, Callable[..., None]] = {"upload": copying.upload, "download": copying.download}
 
 
 def submit(
@@ -194,6 +191,8 @@ def copy(
     source: Path,
     goal: Path,
     *,
+    timeout: Optional[float] = None,
+    stall_timeout: Optional[float] = None,
     before: Callable[[], None] = lambda: None,
     progress: Optional[ProgressCallback] = None,
     idle_timeout: Optional[float] = None,
@@ -213,6 +212,10 @@ def copy(
         The destination.
     source, goal : Union[str, os.PathLike]
         From where, to where.
+    timeout : Optional[float]
+        Seconds from the call for everything, connecting included; None: no limit.
+    stall_timeout : Optional[float]
+        Seconds without any progress after which to give up; None: no limit.
     before : Callable[[], None]
         Called when there is a connection, before anything is sent; what it raises ends the copy.
     progress : Optional[Callable[[Progress], None]]
@@ -220,23 +223,28 @@ def copy(
     idle_timeout, max_lifetime : Optional[float]
         As for `submit`.
     **options : Any
-        As for `ssh_service.copying.upload`.
+        As for `ssh_service.copying.Options`.
 
     Raises
     ------
     SshConfigError
-        A limit is no number of seconds; or see `SshClientCache.acquire`.
+        An option is wrong; or see `SshClientCache.acquire`.
+    TypeError
+        There is no such option.
     """
     check_limits(idle_timeout, max_lifetime)
+    how = copying.Options(**options).check()
+    limits = copying.limits_from_now(timeout, stall_timeout)
     meter = copying.Meter(progress)
     name, subscribers = target.connection_id, cache.subscribers
     with CopyWatch(name, way, subscribers, lambda: meter.reading) as watch:
         for last_try in (False, True):
-            slot = cache.acquire(target)
+            slot = cache.acquire(target, limits.deadline)
             try:
                 before()
                 watch.started()
-                WAYS[way](slot.pair.result()[0], source, goal, progress=meter, **options)
+                transport = slot.pair.result()[0]
+                copying.copy(way, transport, source, goal, how, limits, meter)
                 return
             except SshConnectionLost as lost:
                 if lost.sent or last_try:

@@ -86,7 +86,8 @@ COMMON: Dict[str, Setting] = {
     ),
     "ssh_request_timeout": Setting(
         _or_null(settings.seconds),
-        "seconds from the call, for connecting, waiting and running, or null",
+        "of a script, seconds from the call for connecting, waiting and running; of a copy,"
+        " seconds without progress; or null",
         "no end",
     ),
     "ssh_connect_timeout": Setting(
@@ -143,6 +144,18 @@ HOST: Dict[str, Setting] = {
     "ssh_shell": Setting(settings.text, "the shell that runs the scripts", "the login shell"),
 }
 FILE_SHARE: Dict[str, Setting] = {
+    "ssh_copy_timeout": Setting(
+        _or_null(settings.seconds),
+        "seconds from the call for a whole copy, connecting included, or null",
+        "no end",
+    ),
+    "ssh_copy_preserve": Setting(
+        _or_null(_flag),
+        "modes and times: null: as far as both sides allow, but what comes down is writable by"
+        " group and others only as the umask says; true: those bits, too, and a refusal is an"
+        " error; false: neither",
+        "null",
+    ),
     "ssh_copy_verify": Setting(_flag, "true: compare checksums", "false"),
     "ssh_copy_resume": Setting(
         _flag, "true: go on where an interrupted copy of the file ended", "false"

@@ -13,7 +13,7 @@ __all__ = ["SshFileShareService"]
 
 _LOG = logging.getLogger(__name__)
 
-_COPY_OPTIONS = ("verify", "resume", "fsync")
+_COPY_OPTIONS = {"verify": False, "resume": False, "fsync": False, "preserve": None}
 
 
 class SshFileShareService(FileShareService, SshService):
@@ -52,7 +52,7 @@ class SshFileShareService(FileShareService, SshService):
         """
         Copy a file or folder from a host.
 
-        Modes and times are kept.
+        Modes and times are kept as far as both sides allow (``ssh_copy_preserve``).
 
         Parameters
         ----------
@@ -69,6 +69,9 @@ class SshFileShareService(FileShareService, SshService):
         ------
         SshTransferError
             If something cannot be copied; an `OSError` (`FileNotFoundError`, ...) with its errno.
+        SshTransferTimeout
+            If the whole took longer than ``ssh_copy_timeout``, or nothing moved for
+            ``ssh_request_timeout``.
         SshConnectError
             If there is no connection to be had.
         SshConnectionLost
@@ -86,7 +89,7 @@ class SshFileShareService(FileShareService, SshService):
         """
         Copy a file or folder to a host.
 
-        Modes and times are kept.
+        Modes and times are kept as far as both sides allow (``ssh_copy_preserve``).
 
         Parameters
         ----------
@@ -104,6 +107,9 @@ class SshFileShareService(FileShareService, SshService):
         ------
         SshTransferError
             If something cannot be copied; an `OSError` (`FileNotFoundError`, ...) with its errno.
+        SshTransferTimeout
+            If the whole took longer than ``ssh_copy_timeout``, or nothing moved for
+            ``ssh_request_timeout``.
         SshConnectError
             If there is no connection to be had.
         SshConnectionLost
@@ -134,7 +140,12 @@ class SshFileShareService(FileShareService, SshService):
             source,
             goal,
             recursive=recursive,
-            timeout=self.config.get("ssh_request_timeout"),
+            timeout=merged.get("ssh_copy_timeout"),
+            # Unchanged configs of mlos_bench wait for copies without any limit on the whole.
+            stall_timeout=self.config.get("ssh_request_timeout"),
             **{name: merged.get(f"ssh_{name}") for name in ("idle_timeout", "max_lifetime")},
-            **{name: merged.get(f"ssh_copy_{name}", False) for name in _COPY_OPTIONS},
+            **{
+                name: merged.get(f"ssh_copy_{name}", default)
+                for name, default in _COPY_OPTIONS.items()
+            },
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Mapping, Optional, Union
 
-from ssh_service import direct, params, remote
+from ssh_service import copying, direct, params, remote
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command
 from ssh_service.copying import ProgressCallback
@@ -24,6 +24,9 @@ Destination = Union[Mapping[str, Any], SshTransport]
 
 # Seconds after which the process's own cache closes a connection that nobody uses.
 _IDLE_TIMEOUT = 600.0
+
+# How to copy over a connection in hand.
+_OVER = {"upload": copying.upload, "download": copying.download}
 
 _cache = SshClientCache()
 
@@ -222,21 +225,84 @@ def upload(
     *,
     recursive: bool = True,
     timeout: Optional[float] = None,
+    stall_timeout: Optional[float] = None,
     verify: bool = False,
     resume: bool = False,
     fsync: bool = False,
+    preserve: Optional[bool] = None,
+    links: str = "follow",
+    on_error: str = "stop",
+    update: bool = False,
+    contents: bool = False,
     progress: Optional[ProgressCallback] = None,
     cache: Optional[SshClientCache] = None,
 ) -> None:
     """
     Copy a local file or tree to a destination.
 
+    A file goes to `remote_path`, or into it if that is a folder.  A folder becomes `remote_path`,
+    or goes into it if that exists: so the same call a second time makes a folder in the folder,
+    unless `contents` is given.
+
     Parameters
     ----------
-    destination, cache
-        As for `start`.
-    local_path, remote_path, recursive, timeout, verify, resume, fsync, progress
-        As for `ssh_service.copying.upload`, which also says what is raised.
+    destination : Union[Mapping[str, Any], SshTransport]
+        Connect parameters, see `SshClientCache.get_client_connection`; or a connection.
+    local_path : Union[str, os.PathLike]
+        The file or folder, taken literally.
+    remote_path : Union[str, os.PathLike]
+        Where it goes, taken literally, but for ``~`` or ``~user`` at its start; relative to the
+        home directory.
+    recursive : bool
+        Whether a folder may be copied.
+    timeout : Optional[float]
+        Seconds from the call for the whole copy, connecting included; None: no limit.
+    stall_timeout : Optional[float]
+        Seconds without any progress after which to give up; None: no limit.
+    verify : bool
+        Whether to compare what arrived with what was sent.
+    resume : bool
+        Whether to go on where an earlier, interrupted copy of a file stopped.
+    fsync : bool
+        Whether to have each file written to the server's disk before it gets its name.  An error
+        where the server cannot.
+    preserve : Optional[bool]
+        Modes and times.  None keeps them as far as the server allows, and logs once that
+        it does not; True makes its refusal an error; False keeps neither, so that a new file has
+        the mode that new files have there.
+    links : str
+        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
+        ``keep``: links inside a tree are copied as links, dangling ones too.
+    on_error : str
+        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
+        the rest is copied, and one `SshTreeError` lists what was not.
+    update : bool
+        Whether to pass over files that are there with the same size and time, as rsync does.
+    contents : bool
+        Whether to copy what is in a folder into the target, whether or not that exists, instead
+        of making a folder of the same name in a target that exists.  So a second copy brings the
+        target up to date.
+    progress : Optional[Callable[[Progress], None]]
+        Told, on this thread and a few times a second, how far it is.  What it raises ends the
+        copy.
+    cache : Optional[SshClientCache]
+        Where the connection comes from; None takes the process's own, `default_cache`.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter or an option is wrong (a `ValueError`).
+    SshConnectError
+        No authenticated connection could be had; nothing was sent.
+    SshTransferError
+        Something cannot be copied: an `OSError` with `errno` and `filename`, which is also the
+        leaf that matches the errno; of a tree, what came before stays.
+    SshTreeError
+        With ``on_error="continue"``: `failures` lists all that could not be copied.
+    SshTransferTimeout
+        One of the two time limits was reached.
+    SshConnectionLost
+        The connection ended; each file is the old or the new one.
     """
     _copy(
         "upload",
@@ -246,9 +312,15 @@ def upload(
         remote_path,
         recursive=recursive,
         timeout=timeout,
+        stall_timeout=stall_timeout,
         verify=verify,
         resume=resume,
         fsync=fsync,
+        preserve=preserve,
+        links=links,
+        on_error=on_error,
+        update=update,
+        contents=contents,
         progress=progress,
     )
 
@@ -260,21 +332,81 @@ def download(
     *,
     recursive: bool = True,
     timeout: Optional[float] = None,
+    stall_timeout: Optional[float] = None,
     verify: bool = False,
     resume: bool = False,
     fsync: bool = False,
+    preserve: Optional[bool] = None,
+    links: str = "follow",
+    on_error: str = "stop",
+    update: bool = False,
+    contents: bool = False,
     progress: Optional[ProgressCallback] = None,
     cache: Optional[SshClientCache] = None,
 ) -> None:
     """
-    Copy a file or tree from a destination.
+    Copy a file or tree from a destination; the rules are those of `upload`.
 
     Parameters
     ----------
-    destination, cache
-        As for `start`.
-    remote_path, local_path, recursive, timeout, verify, resume, fsync, progress
-        As for `ssh_service.copying.download`, which also says what is raised.
+    destination : Union[Mapping[str, Any], SshTransport]
+        Connect parameters, see `SshClientCache.get_client_connection`; or a connection.
+    remote_path : Union[str, os.PathLike]
+        The file or folder, taken literally, but for ``~`` or ``~user`` at its start; relative to
+        the home directory.
+    local_path : Union[str, os.PathLike]
+        Where it goes, taken literally; nothing that the server says can make this write outside.
+    recursive : bool
+        Whether a folder may be copied.
+    timeout : Optional[float]
+        Seconds from the call for the whole copy, connecting included; None: no limit.
+    stall_timeout : Optional[float]
+        Seconds without any progress after which to give up; None: no limit.
+    verify : bool
+        Whether to compare what arrived with what was sent.
+    resume : bool
+        Whether to go on where an earlier, interrupted copy of a file stopped.  The beginning is
+        only kept where the server has a shell with ``sha256sum``, which proves it right; else
+        the file is copied anew.
+    fsync : bool
+        Whether to have each file written to the local disk before it gets its name.
+    preserve : Optional[bool]
+        Modes and times.  None keeps them as far as the local system allows, but never
+        lets group or others write where the umask does not; True keeps those bits, too, and makes
+        a refusal an error; False keeps neither.  setuid, setgid and sticky never come down.
+    links : str
+        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
+        ``keep``: links inside a tree are copied as links, dangling ones too.
+    on_error : str
+        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
+        the rest is copied, and one `SshTreeError` lists what was not.
+    update : bool
+        Whether to pass over files that are there with the same size and time, as rsync does.
+    contents : bool
+        Whether to copy what is in a folder into the target, whether or not that exists, instead
+        of making a folder of the same name in a target that exists.  So a second copy brings the
+        target up to date.
+    progress : Optional[Callable[[Progress], None]]
+        Told, on this thread and a few times a second, how far it is.  What it raises ends the
+        copy.
+    cache : Optional[SshClientCache]
+        Where the connection comes from; None takes the process's own, `default_cache`.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter or an option is wrong (a `ValueError`).
+    SshConnectError
+        No authenticated connection could be had; nothing was sent.
+    SshTransferError
+        Something cannot be copied: an `OSError` with `errno` and `filename`, which is also the
+        leaf that matches the errno; of a tree, what came before stays.
+    SshTreeError
+        With ``on_error="continue"``: `failures` lists all that could not be copied.
+    SshTransferTimeout
+        One of the two time limits was reached.
+    SshConnectionLost
+        The connection ended; each file is the old or the new one.
     """
     _copy(
         "download",
@@ -284,9 +416,15 @@ def download(
         local_path,
         recursive=recursive,
         timeout=timeout,
+        stall_timeout=stall_timeout,
         verify=verify,
         resume=resume,
         fsync=fsync,
+        preserve=preserve,
+        links=links,
+        on_error=on_error,
+        update=update,
+        contents=contents,
         progress=progress,
     )
 
@@ -300,7 +438,7 @@ def _copy(
     **options: Any,
 ) -> None:
     if isinstance(destination, SshTransport):
-        remote.WAYS[way](destination, source, goal, **options)
+        _OVER[way](destination, source, goal, **options)
     else:
         target = params.resolve(destination)
         cache = default_cache() if cache is None else cache

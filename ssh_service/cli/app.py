@@ -166,8 +166,8 @@ _SHARED: List[_Decorator] = [
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="For each host, from connecting to the end; of a copy: without any progress."
-        " Without it, connecting takes 30 s at most, and a command as long as it likes.",
+        help="For each host, from connecting to the end.  Without it, connecting takes 30 s at"
+        " most, and the rest as long as it likes.",
     ),
     *_CONNECTION,
     click.option(
@@ -188,8 +188,43 @@ _SHARED: List[_Decorator] = [
 ]
 
 _COPY: List[_Decorator] = [
+    click.option(
+        "--stall-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Give a host up after so long without any progress.",
+    ),
     click.option("--verify", is_flag=True, help="Compare what arrived with what was sent."),
     click.option("--resume", is_flag=True, help="Go on where an interrupted copy stopped."),
+    click.option(
+        "--update",
+        is_flag=True,
+        help="Pass over files that are there with the same size and time.",
+    ),
+    click.option(
+        "--contents",
+        is_flag=True,
+        help="Copy what is in a folder into the target, not the folder itself.",
+    ),
+    click.option(
+        "--preserve/--no-preserve",
+        default=None,
+        help="Keep modes and times, or fail; keep neither.  Default: keep them as far as both"
+        " sides allow.",
+    ),
+    click.option(
+        "--links",
+        type=click.Choice(["follow", "keep"]),
+        default="follow",
+        show_default=True,
+        help="Copy what symbolic links in a tree lead to, or the links.",
+    ),
+    click.option(
+        "--keep-going", is_flag=True, help="Copy the rest of a tree where an entry cannot be."
+    ),
+    click.option(
+        "--fsync", is_flag=True, help="Have each file on the disk before it gets its name."
+    ),
 ]
 
 
@@ -228,10 +263,12 @@ def upload_command(**options: Any) -> int:
     """
     Copy the file or folder LOCAL to every host.
 
-    As with cp, it goes to REMOTE, or into it if that is a folder; modes and times are kept.
+    As with cp, it goes to REMOTE, or into it if that is a folder: so a folder that is copied twice
+    lies in itself, unless --contents is given.
 
     \b
     ssh-service upload -H 'web[01-40]' site.conf /etc/nginx/conf.d/
+    ssh-service upload -H 'web[01-40]' --contents --update site /srv/www/site
     ssh-service upload -H build01 src '~/work'
     """  # noqa: D301
     from ssh_service.cli import work

@@ -96,8 +96,15 @@ def copy(
     as_json: bool,
     parallel: int,
     timeout: Optional[float],
+    stall_timeout: Optional[float],
     verify: bool,
     resume: bool,
+    update: bool,
+    contents: bool,
+    preserve: Optional[bool],
+    links: str,
+    keep_going: bool,
+    fsync: bool,
     **options: Any,
 ) -> int:
     """
@@ -109,7 +116,9 @@ def copy(
         ``upload`` or ``download``.
     local, remote : str
         From where, to where.
-    hosts, files, as_json, parallel, timeout, verify, resume, **options
+    hosts, files, as_json, parallel, timeout, stall_timeout, verify, resume, update, contents
+        As the command line has them.
+    preserve, links, keep_going, fsync, **options
         As the command line has them.
 
     Returns
@@ -128,9 +137,16 @@ def copy(
             "connect": connect,
             "parallel": parallel,
             "timeout": timeout,
+            "stall_timeout": stall_timeout,
             "on_progress": lambda host, progress: reporter().progress(host, progress),
             "verify": verify,
             "resume": resume,
+            "update": update,
+            "contents": contents,
+            "preserve": preserve,
+            "links": links,
+            "on_error": "continue" if keep_going else "stop",
+            "fsync": fsync,
         }
         if kind == "upload":
             return fleet.upload(chosen, local, remote, **shared)

@@ -8,6 +8,7 @@ From the bottom up; a module imports from those above it here, never from those 
 
 ============================= ==================================================================
 sftp                          where SFTP is spoken: packets, a session, each copy's lane on it
+options                       how a copy is to be done
 paths, temporary              names: of all files; of unfinished ones, which tell whose they are
 failures                      what goes wrong, as errors that name the path and have an errno
 local                         where local files are read and written, and local trees are walked
@@ -22,34 +23,36 @@ upload_stream                 many small files in one stream, up
 download_stream               and down
 uploading, downloading        what goes where, of a file or a tree; a server's tree is walked
 channels                      where copies meet SSH: the channels they open, and keep
+running                       one copy from its call to its end
 ============================= ==================================================================
 
 What is tried again: opening a session where the server admits no more (`channels`), a copy that
-finds a kept session dead before it got any answer (here), what a stream did not bring, by SFTP.
+finds a kept session dead before it got any answer (`running`), by SFTP what no stream brought.
 """
 
 from __future__ import annotations
 
-import errno
-import functools
-import os
-import threading
-from typing import Any, Callable, Coroutine, Optional, Union
+from typing import Optional
 
-from ssh_service.copying.channels import session_on, start_command
-from ssh_service.copying.downloading import Download
-from ssh_service.copying.failures import copy_error, shown
-from ssh_service.copying.job import CommandStarter, Job, Options
+from ssh_service.copying.options import Options, seconds
 from ssh_service.copying.progress import Meter, Progress, ProgressCallback, ProgressTo
-from ssh_service.copying.sftp.lane import Lane
-from ssh_service.copying.sftp.session import SessionEnded, SftpSession
-from ssh_service.copying.uploading import Upload
-from ssh_service.errors import SshConfigError, transfer_error
+from ssh_service.copying.running import Path, copy, run_copy
+from ssh_service.copying.sftp.time_limits import TimeLimits
 from ssh_service.transport import SshTransport
 
-__all__ = ["Meter", "Progress", "ProgressCallback", "download", "upload"]
-
-Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+__all__ = [
+    "Meter",
+    "Options",
+    "Path",
+    "Progress",
+    "ProgressCallback",
+    "TimeLimits",
+    "copy",
+    "download",
+    "limits_from_now",
+    "run_copy",
+    "upload",
+]
 
 
 def upload(
@@ -59,18 +62,28 @@ def upload(
     *,
     recursive: bool = True,
     timeout: Optional[float] = None,
+    stall_timeout: Optional[float] = None,
     verify: bool = False,
     resume: bool = False,
     fsync: bool = False,
+    preserve: Optional[bool] = None,
+    links: str = "follow",
+    on_error: str = "stop",
+    update: bool = False,
+    contents: bool = False,
     progress: Optional[ProgressTo] = None,
 ) -> None:
     """
     Copy a local file or folder to the server.
 
     A file goes to `remote_path`, or into it if that is a folder.  A folder becomes `remote_path`,
-    or goes into it if that exists.  Folders around it are not made.  Modes and times are kept,
-    symbolic links followed.  Each file is complete or not there: it is written beside its place
-    and renamed, wherever that is possible.
+    or goes into it if that exists: so the same call a second time makes a folder in the folder,
+    unless `contents` is given.  Folders around it are not made.  Each file is complete or not
+    there: it is written beside its place and renamed, wherever that is possible.
+
+    A file that grows meanwhile is copied as long as it was when it was opened, and one that is
+    replaced as it was before.  One that is written into, or gets shorter, is an error, as far as
+    its size and time show it.
 
     Parameters
     ----------
@@ -83,13 +96,32 @@ def upload(
     recursive : bool
         Whether a folder may be copied.
     timeout : Optional[float]
-        Seconds without any progress after which to give up; None: never.
+        Seconds from the call for the whole copy; None: no limit.
+    stall_timeout : Optional[float]
+        Seconds without any progress after which to give up; None: no limit.
     verify : bool
         Whether to compare what arrived with what was sent.
     resume : bool
-        Whether to go on where an earlier, interrupted copy stopped.
+        Whether to go on where an earlier, interrupted copy of a file stopped.
     fsync : bool
-        Whether to have the data written to the server's disk.
+        Whether to have each file written to the server's disk before it gets its name.  An error
+        where the server cannot.
+    preserve : Optional[bool]
+        Modes and times.  None keeps them as far as the server allows, and logs once that
+        it does not; True makes its refusal an error; False keeps neither, so that a new file has
+        the mode that new files have there.
+    links : str
+        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
+        ``keep``: links inside a tree are copied as links, dangling ones too.
+    on_error : str
+        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
+        the rest is copied, and one `SshTreeError` lists what was not.
+    update : bool
+        Whether to pass over files that are there with the same size and time, as rsync does.
+    contents : bool
+        Whether to copy what is in a folder into the target, whether or not that exists, instead
+        of making a folder of the same name in a target that exists.  So a second copy brings the
+        target up to date.
     progress : Union[None, Callable[[Progress], None], Meter]
         Told, on this thread and a few times a second, how far it is.  What it raises ends the
         copy.  Or what is to count, to be looked at when the copy is over, or has failed.
@@ -99,21 +131,28 @@ def upload(
     SshTransferError
         An `OSError` with `errno` and `filename`; also a `FileNotFoundError`, `PermissionError`...
         as befits the errno.  Of a tree, what came before stays.
+    SshTreeError
+        With ``on_error="continue"``: `failures` lists all that could not be copied.
+    SshTransferTimeout
+        One of the two time limits was reached.
     SshConnectionLost
         The connection ended; each file is the old or the new one.
     SshConfigError
-        `timeout` is no number of seconds.
+        An option is not what it may be, or contradicts another.
     """
-    options = Options(recursive, verify, resume, fsync)
-    source, target = _bytes(local_path), _bytes(remote_path)
-    _copy(
-        transport,
-        lambda job: Upload(job).run(source, target),
-        target,
-        options,
-        timeout,
-        progress,
-    )
+    options = Options(
+        recursive=recursive,
+        verify=verify,
+        resume=resume,
+        fsync=fsync,
+        preserve=preserve,
+        links=links,
+        on_error=on_error,
+        update=update,
+        contents=contents,
+    ).check()
+    limits = limits_from_now(timeout, stall_timeout)
+    copy("upload", transport, local_path, remote_path, options, limits, progress)
 
 
 def download(
@@ -123,125 +162,109 @@ def download(
     *,
     recursive: bool = True,
     timeout: Optional[float] = None,
+    stall_timeout: Optional[float] = None,
     verify: bool = False,
     resume: bool = False,
     fsync: bool = False,
+    preserve: Optional[bool] = None,
+    links: str = "follow",
+    on_error: str = "stop",
+    update: bool = False,
+    contents: bool = False,
     progress: Optional[ProgressTo] = None,
 ) -> None:
     """
     Copy a file or folder from the server.
 
-    The rules are those of `upload`.  Nothing that the server says can make this write outside
-    `local_path`.
+    The rules are those of `upload`.  Times on servers count in whole seconds, so that a file that
+    is written into without changing its size may be copied as a mixture, and not be noticed; with
+    `verify` it is.  Nothing that the server says can make this write outside `local_path`.
 
     Parameters
     ----------
     transport : SshTransport
         The connection.
     remote_path : Path
-        As in `upload`.
+        Taken literally, but for ``~`` or ``~user`` at its start; relative to the home directory.
     local_path : Path
         Taken literally.
     recursive : bool
         Whether a folder may be copied.
     timeout : Optional[float]
-        Seconds without any progress after which to give up; None: never.
+        Seconds from the call for the whole copy; None: no limit.
+    stall_timeout : Optional[float]
+        Seconds without any progress after which to give up; None: no limit.
     verify : bool
         Whether to compare what arrived with what was sent.
     resume : bool
-        Whether to go on where an earlier, interrupted copy stopped.
+        Whether to go on where an earlier, interrupted copy of a file stopped.  The beginning is
+        only kept where the server has a shell with ``sha256sum``, which proves it right; else
+        the file is copied anew.
     fsync : bool
-        Whether to have the data written to the local disk.
+        Whether to have each file written to the local disk before it gets its name.
+    preserve : Optional[bool]
+        Modes and times.  None keeps them as far as the local system allows, but never
+        lets group or others write where the umask does not; True keeps those bits, too, and makes
+        a refusal an error; False keeps neither.  setuid, setgid and sticky never come down.
+    links : str
+        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
+        ``keep``: links inside a tree are copied as links, dangling ones too.
+    on_error : str
+        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
+        the rest is copied, and one `SshTreeError` lists what was not.
+    update : bool
+        Whether to pass over files that are there with the same size and time, as rsync does.
+    contents : bool
+        Whether to copy what is in a folder into the target, whether or not that exists, instead
+        of making a folder of the same name in a target that exists.  So a second copy brings the
+        target up to date.
     progress : Union[None, Callable[[Progress], None], Meter]
-        As in `upload`.
+        Told, on this thread and a few times a second, how far it is.  What it raises ends the
+        copy.  Or what is to count, to be looked at when the copy is over, or has failed.
 
     Raises
     ------
     SshTransferError
-        As in `upload`.
+        An `OSError` with `errno` and `filename`; also a `FileNotFoundError`, `PermissionError`...
+        as befits the errno.  Of a tree, what came before stays.
+    SshTreeError
+        With ``on_error="continue"``: `failures` lists all that could not be copied.
+    SshTransferTimeout
+        One of the two time limits was reached.
     SshConnectionLost
-        As in `upload`.
+        The connection ended; each file is the old or the new one.
     SshConfigError
-        As in `upload`.
+        An option is not what it may be, or contradicts another.
     """
-    options = Options(recursive, verify, resume, fsync)
-    source, target = _bytes(remote_path), _bytes(local_path)
-    _copy(
-        transport,
-        lambda job: Download(job).run(source, target),
-        source,
-        options,
-        timeout,
-        progress,
-    )
+    options = Options(
+        recursive=recursive,
+        verify=verify,
+        resume=resume,
+        fsync=fsync,
+        preserve=preserve,
+        links=links,
+        on_error=on_error,
+        update=update,
+        contents=contents,
+    ).check()
+    limits = limits_from_now(timeout, stall_timeout)
+    copy("download", transport, remote_path, local_path, options, limits, progress)
 
 
-def _bytes(path: Path) -> bytes:
-    plain = os.fsencode(path)
-    if b"\0" in plain:  # no system knows such a name, and OpenSSH ends the session over it
-        raise transfer_error(errno.EINVAL, shown(plain), "a path cannot hold a NUL character")
-    return plain
-
-
-def _copy(
-    transport: SshTransport,
-    begin: Callable[[Job], Coroutine[Any, Any, None]],
-    remote_path: bytes,
-    options: Options,
-    timeout: Optional[float],
-    progress: Optional[ProgressTo],
-) -> None:
-    if timeout is not None:
-        if not (isinstance(timeout, (int, float)) and timeout >= 0):
-            raise SshConfigError(f"timeout: expected seconds, got {timeout!r}")
-        timeout = min(timeout, threading.TIMEOUT_MAX)
-    commands = functools.partial(start_command, transport)
-    try:
-        known = session_on(transport, timeout)
-        try:
-            run_copy(known, begin, options, timeout, progress, commands)
-        except SessionEnded as ended:
-            # One kept from an earlier copy may have died since, which may show only now.  What
-            # was never answered has changed nothing: a copy begins by asking.
-            fresh = None if ended.answered else session_on(transport, timeout)
-            if fresh is None or fresh is known:
-                raise
-            run_copy(fresh, begin, options, timeout, progress, commands)
-    except Exception as error:
-        told = copy_error(error, shown(remote_path), transport.connection_id, timeout)
-        if told is error:
-            raise
-        raise told from error
-
-
-def run_copy(
-    session: SftpSession,
-    begin: Callable[[Job], Coroutine[Any, Any, None]],
-    options: Options,
-    timeout: Optional[float] = None,
-    progress: Optional[ProgressTo] = None,
-    commands: Optional[CommandStarter] = None,
-) -> None:
+def limits_from_now(timeout: Optional[float], stall_timeout: Optional[float]) -> TimeLimits:
     """
-    Run one copy on a session that is ready.
+    Let the time of a copy begin.
 
     Parameters
     ----------
-    session : SftpSession
-        The session.
-    begin : Callable[[Job], Coroutine]
-        Gives the first task.
-    options : Options
-        How to copy.
-    timeout : Optional[float]
-        Seconds without any progress after which to give up.
-    progress : Union[None, Callable[[Progress], None], Meter]
-        Told how far it is, or counting it.
-    commands : Optional[Callable[[bytes, RemoteProcess], None]]
-        Starts a command in the server's shell; None where there is only SFTP.
+    timeout, stall_timeout : Optional[float]
+        As for `upload`.
+
+    Raises
+    ------
+    SshConfigError
+        One is no number of seconds.
     """
-    with Lane(session) as lane:
-        job = Job(lane, options, timeout, progress, commands)
-        with job.closing:
-            job.pipeline.run(begin(job))
-        job.progress.finish()
+    return TimeLimits.from_now(
+        seconds("timeout", timeout), seconds("stall_timeout", stall_timeout)
+    )

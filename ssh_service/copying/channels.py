@@ -11,8 +11,9 @@ import time
 from typing import Optional
 
 from ssh_service.copying.remote_process import CommandStream, RemoteProcess
-from ssh_service.copying.sftp.lane import Stalled, greet
+from ssh_service.copying.sftp.lane import greet
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
+from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.errors import SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
@@ -197,7 +198,7 @@ def start_command(transport: SshTransport, command: bytes, process: RemoteProces
     stream.start_on(transport)
 
 
-def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
+def session_on(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     """
     Give the SFTP session of a connection; open it the first time, or if it has ended.
 
@@ -205,8 +206,8 @@ def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession
     ----------
     transport : SshTransport
         The connection.
-    timeout : Optional[float]
-        Seconds that opening may take; None: as long as the connection lives.
+    limits : TimeLimits
+        How long it may take; without limits, as long as the connection lives.
 
     Returns
     -------
@@ -214,22 +215,25 @@ def session_on(transport: SshTransport, timeout: Optional[float]) -> SftpSession
         Shared with all other copies on this connection.
     """
     slot: _Slot = transport.beside.setdefault("sftp", _Slot())
-    if not slot.opening.acquire(timeout=-1 if timeout is None else timeout):
+    wait = limits.next_wait()
+    if not slot.opening.acquire(timeout=-1 if wait is None else wait):
+        limits.check()
         raise Stalled()
     try:
         if slot.session is None or not slot.session.is_usable:
-            slot.session = _open(transport, timeout)
+            slot.session = _open(transport, limits)
         return slot.session
     finally:
         slot.opening.release()
 
 
-def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
+def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     """Open a session; where the server admits no more, wait until those in use are fewer."""
-    deadline = time.monotonic() + (_PATIENCE if timeout is None else timeout)
+    wait = limits.next_wait()
+    deadline = time.monotonic() + (_PATIENCE if wait is None else wait)
     while True:
         try:
-            return _open_once(transport, timeout)
+            return _open_once(transport, limits)
         except SessionEnded as ended:
             refusal = ended.reason
             full = isinstance(refusal, SshSessionRefused) and refusal.code != 0
@@ -240,11 +244,11 @@ def _open(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
         time.sleep(_PAUSE)
 
 
-def _open_once(transport: SshTransport, timeout: Optional[float]) -> SftpSession:
+def _open_once(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     stream = _SftpStream(transport.connection_id)
     channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_LARGEST_PACKET)
     try:
-        greet(stream.session, timeout)
+        greet(stream.session, limits.stall_timeout, limits.deadline)
     except BaseException:
         channel.abandon()
         raise

@@ -79,13 +79,16 @@ class FileDownload:
             try:
                 target.write(0, data)
                 await self._verify(attributes.size, target)
-                target.finish(attributes, self._job.options.fsync)
+                self._finish(target, attributes)
             finally:
                 target.discard()
             self._job.progress.advance(attributes.size)
             return True
         finally:
             flow.give(room)
+
+    def _finish(self, target: TargetFile, attributes: Attributes) -> None:
+        target.finish(self._job.attributes_here(attributes), self._job.options.fsync)
 
     async def _copy_large(self) -> None:
         remote, source = self._remote, self._source
@@ -105,7 +108,7 @@ class FileDownload:
                 if (before.size, before.mtime) != (after.size, after.mtime):
                     raise changed_meanwhile(source)
                 await self._verify(size, target)
-                target.finish(before, self._job.options.fsync)
+                self._finish(target, before)
             except (SshTransferError, Refused):
                 target.discard()  # of no use later
                 raise

@@ -172,7 +172,8 @@ class FileStream:
             target = TargetFile(wanted.folder, wanted.names[-1])
             try:
                 target.write(0, [memoryview(data)[:size]])
-                target.finish(header.attributes, self._job.options.fsync)
+                attributes = self._job.attributes_here(header.attributes)
+                target.finish(attributes, self._job.options.fsync)
             finally:
                 target.discard()
         finally:

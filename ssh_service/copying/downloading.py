@@ -84,6 +84,8 @@ class Download:
             await self._run_tree(source, found, target)
         elif not is_file(found):
             raise not_a_file(source, found.mode or 0)
+        elif self._job.options.contents:
+            raise transfer_error(errno.ENOTDIR, shown(source), "no folder, and contents=True")
         else:
             if source.endswith(b"/"):
                 raise transfer_error(errno.ENOTDIR, shown(source))
@@ -118,7 +120,7 @@ class Download:
         real = await self._remote.real_path(source)
         source = source.rstrip(b"/") or b"/"
         self._source = source
-        self._tree = TargetTree(target.rstrip(b"/") or b"/", (found.mode or 0o700) & 0o7777)
+        self._tree = TargetTree(target.rstrip(b"/") or b"/", self._mode_of(found))
         self._job.closing.callback(self._tree.close)
         try:
             self._to_do.append(_Folder(source, (), found, (real,)))
@@ -145,25 +147,36 @@ class Download:
             raise local_error(error, target) from error
         if not stat.S_ISDIR(status.st_mode):
             raise transfer_error(errno.ENOTDIR, shown(target))
+        if self._job.options.contents:
+            return target
         return os.path.join(target, await self._basename(source))
 
     def _finish_folders(self) -> None:
-        if self._tree is None:
+        if self._tree is None or self._job.options.preserve is False:
             return
         for names, attributes in reversed(self._finished_folders):
             folder = self._tree.open_folder(names)
             try:
-                folder.set(attributes)
+                folder.set(self._job.attributes_here(attributes))
+            except SshTransferError as error:
+                self._job.modes_refused(folder.path, error)
             finally:
                 folder.release()
+
+    def _mode_of(self, attributes: Attributes) -> int:
+        """Give the mode to make a folder with; its own is set when all is in it."""
+        if self._job.options.preserve is False:
+            return 0o777  # less what the umask takes away
+        return self._job.attributes_here(attributes).mode or 0o700
 
     async def _copy_folder(self, folder: _Folder) -> None:
         assert self._tree is not None
         try:
-            mode = 0o700 if folder.attributes.mode is None else folder.attributes.mode & 0o7777
-            target = self._tree.make_folder(folder.names, mode)
-            # Noted before anything in it: so a folder comes after those around it.
-            self._finished_folders.append((folder.names, folder.attributes))
+            target = self._tree.make_folder(folder.names, self._mode_of(folder.attributes))
+            # Noted before anything in it: so a folder comes after those around it.  A target that
+            # was there is the user's, whatever is copied into it.
+            if folder.names or target.is_new or not self._job.options.contents:
+                self._finished_folders.append((folder.names, folder.attributes))
             try:
                 if not target.is_new:
                     target.sweep(self._job.options.resume)

@@ -8,8 +8,8 @@ import stat
 from typing import Any, Optional, Union
 
 from ssh_service.copying.sftp import protocol
-from ssh_service.copying.sftp.lane import Stalled
 from ssh_service.copying.sftp.session import SessionEnded
+from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits, TimeUp
 from ssh_service.errors import (
     SshConnectionLost,
     SshServiceError,
@@ -141,7 +141,7 @@ def not_the_same(path: bytes) -> SshTransferError:
     return transfer_error(errno.EIO, shown(path), "what arrived is not what was sent")
 
 
-def copy_error(error: Exception, path: str, connection_id: str, timeout: Any) -> Exception:
+def copy_error(error: Exception, path: str, connection_id: str, limits: TimeLimits) -> Exception:
     """
     Turn what ended a whole copy into the error for its caller.
 
@@ -153,8 +153,8 @@ def copy_error(error: Exception, path: str, connection_id: str, timeout: Any) ->
         The remote path of the copy.
     connection_id : str
         ``user@host:port``.
-    timeout : Any
-        The seconds in which something had to move.
+    limits : TimeLimits
+        How long it might take.
 
     Returns
     -------
@@ -167,14 +167,23 @@ def copy_error(error: Exception, path: str, connection_id: str, timeout: Any) ->
     if isinstance(error, SshTransferError):
         error.connection_id = error.connection_id or connection_id
         return error
-    if isinstance(error, Stalled):
-        text = f"nothing moved for {timeout:g} s"
-        stalled = SshTransferTimeout(f"{text}: {path!r} ({connection_id})", **where)
-        stalled.errno, stalled.strerror, stalled.filename = errno.ETIMEDOUT, text, path
-        return stalled
+    if isinstance(error, (Stalled, TimeUp)):
+        text = _time_limit_reached(error, limits)
+        late = SshTransferTimeout(f"{text}: {path!r} ({connection_id})", **where)
+        late.errno, late.strerror, late.filename = errno.ETIMEDOUT, text, path
+        return late
     if isinstance(error, (SessionEnded, protocol.ProtocolError)):
         return _session_error(error, path, where)
     return error
+
+
+def _time_limit_reached(error: Exception, limits: TimeLimits) -> str:
+    if isinstance(error, Stalled):
+        return f"nothing moved for {limits.stall_timeout or 0:g} s, which is the stall_timeout"
+    return (
+        f"not complete within {limits.timeout or 0:g} s, the timeout for the whole copy"
+        " (to limit the time without progress instead, set stall_timeout)"
+    )
 
 
 def _session_error(error: Exception, path: str, where: Any) -> SshServiceError:

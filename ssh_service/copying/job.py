@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Callable, NamedTuple, Optional
+import functools
+import logging
+from typing import Callable, Optional
 
+from ssh_service.copying.failures import shown
+from ssh_service.copying.local.descriptors import current_umask
+from ssh_service.copying.options import Options
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.remote_process import RemoteProcess
 from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.waiting import Budget, HandleBudget
 
-__all__ = ["MANY_FILES", "CommandStarter", "Job", "Options"]
+__all__ = ["MANY_FILES", "CommandStarter", "Job"]
+
+_log = logging.getLogger("ssh_service.copying")
 
 # Small files, from how many on a stream over the server's shell is worth starting it.
 MANY_FILES = 64
@@ -24,15 +32,6 @@ _FILES_AT_ONCE = 100
 _FOLDERS_AT_ONCE = 32
 # Bytes on their way, not yet confirmed: what a line of 1 Gbit/s and 60 ms holds.
 _BYTES_AT_ONCE = 8 * 1024 * 1024
-
-
-class Options(NamedTuple):
-    """How to copy; see `ssh_service.copying.upload`."""
-
-    recursive: bool = True
-    verify: bool = False
-    resume: bool = False
-    fsync: bool = False
 
 
 # Starts a command in the server's shell, and sees to it that the process is told of the end.
@@ -63,7 +62,7 @@ class Job:
         self,
         lane: Lane,
         options: Options,
-        timeout: Optional[float] = None,
+        stall_timeout: Optional[float] = None,
         progress: Optional[ProgressTo] = None,
         start_command: Optional[CommandStarter] = None,
     ) -> None:
@@ -72,14 +71,58 @@ class Job:
         self.options = options
         self.progress = progress if isinstance(progress, Meter) else Meter(progress)
         report = self.progress.report if self.progress.is_read else None
-        self.pipeline = Pipeline(lane, timeout, report)
+        self.pipeline = Pipeline(lane, stall_timeout, report)
         self.remote = RemoteFiles(lane)
         self.files = HandleBudget(self.pipeline, lane.session, _FILES_AT_ONCE)
         self.folders = HandleBudget(self.pipeline, lane.session, _FOLDERS_AT_ONCE)
         self.flow = Budget(self.pipeline, _BYTES_AT_ONCE)
+        self._modes_refused = False
         self.closing = contextlib.ExitStack()
         self.closing.callback(self.files.give_all)
         self.closing.callback(self.folders.give_all)
+
+    @functools.cached_property
+    def _umask(self) -> int:
+        return current_umask()
+
+    def attributes_here(self, attributes: Attributes) -> Attributes:
+        """
+        Give what a local copy gets of the modes and times that a server tells.
+
+        Parameters
+        ----------
+        attributes : Attributes
+            As the server tells them.
+        """
+        if self.options.preserve is False:
+            return Attributes()
+        mode = attributes.mode
+        if mode is not None:
+            mode &= 0o777  # nothing that a server says makes a program run as somebody else
+            if self.options.preserve is None:
+                mode &= ~(self._umask & 0o022)
+        return attributes._replace(mode=mode)
+
+    def modes_refused(self, path: bytes, error: Exception) -> None:
+        """
+        Note that modes or times could not be set: an error if they must be, else logged once.
+
+        Parameters
+        ----------
+        path : bytes
+            Of the first file or folder concerned.
+        error : Exception
+            What was said; raised with ``preserve=True``.
+        """
+        if self.options.preserve:
+            raise error
+        if not self._modes_refused:
+            self._modes_refused = True
+            _log.warning(
+                "modes and times could not be set, as for %r, and are left as they are: %s",
+                shown(path),
+                error,
+            )
 
     @property
     def has_shell(self) -> bool:

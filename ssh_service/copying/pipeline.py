@@ -279,6 +279,7 @@ class Pipeline:
     def _tidy_up(self) -> None:
         """Cancel all that still runs, and wait a little for what it has to undo."""
         self._stopping = True
+        self._lane.deadline = None  # it may be what ended the copy
         deadline = time.monotonic() + _TIDY_LIMIT
         try:
             self._cancel(lambda task: True)

@@ -126,7 +126,16 @@ class FileUpload:
                 return await self._remote.open(path, protocol.FOR_WRITING), size
             if size is not None:
                 await self._discard(path)
-        return await self._remote.open(path, _NEW_FILE, _PRIVATE), 0
+        plain = self._job.options.preserve is False and place.existing is None
+        return await self._remote.open(path, _NEW_FILE, None if plain else _PRIVATE), 0
+
+    def _attributes(self, existing: Optional[Attributes]) -> Attributes:
+        """Give what the copy shall have of modes and times; of what it replaces, if not ours."""
+        if self._job.options.preserve is not False:
+            return self._source.attributes
+        if existing is None or existing.mode is None:
+            return Attributes()
+        return Attributes(mode=stat.S_IMODE(existing.mode))
 
     @property
     def _may_resume(self) -> bool:
@@ -145,7 +154,7 @@ class FileUpload:
                 await self._remote.ask_close(handle)
                 await self._discard(path)
                 return False
-            await self._fill(handle, path, source.attributes, present)
+            await self._fill(handle, path, self._attributes(place.existing), False, present)
             await verify(self._job, path, source.size, source)
             await self._remote.rename(path, place.path)
         except Refused as refused:
@@ -201,8 +210,8 @@ class FileUpload:
         """Write into what stands there: not safe against a cut, but the only way."""
         handle = await self._remote.open(place.path, _OLD_FILE, _PRIVATE)
         is_device = place.existing is not None and not is_file(place.existing)
-        attributes = Attributes() if is_device else self._source.attributes
-        await self._fill(handle, place.path, attributes, is_ours=False)
+        attributes = Attributes() if is_device else self._attributes(None)
+        await self._fill(handle, place.path, attributes, is_device, is_ours=False)
         if not is_device:
             await verify(self._job, place.path, self._source.size, self._source)
 
@@ -213,6 +222,7 @@ class FileUpload:
         handle: bytes,
         path: bytes,
         attributes: Attributes,
+        is_device: bool,
         present: int = 0,
         is_ours: bool = True,
     ) -> None:
@@ -226,11 +236,13 @@ class FileUpload:
                 replies = []
                 if not self._is_small:
                     # A device, which gets no mode, would not notice a hole.
-                    await self._write_parts(handle, path, present, attributes.mode is not None)
+                    await self._write_parts(handle, path, present, not is_device)
                     source.check_unchanged()
                 elif source.size:
                     replies.append(remote.ask_write(handle, 0, source.read_whole()))
-                setting = remote.ask_set_open(handle, attributes)
+                setting = None
+                if attributes != Attributes():
+                    setting = remote.ask_set_open(handle, attributes)
                 if self._job.options.fsync:
                     replies.append(remote.ask_sync(handle))
                 closing = remote.ask_close(handle)
@@ -242,7 +254,8 @@ class FileUpload:
             if closing is None:
                 remote.ask_close(handle)
         self._job.progress.advance(room)
-        await self._check_attributes(await setting, path, attributes, is_ours)
+        if setting is not None:
+            await self._check_attributes(await setting, path, attributes, is_ours)
 
     async def _check_attributes(
         self, reply: Reply, path: bytes, attributes: Attributes, is_ours: bool
@@ -255,9 +268,10 @@ class FileUpload:
                     raise
                 await self._remote.set(path, attributes)  # a server that knows no open files'
         except Refused as refused:
-            if is_ours and refused.code != protocol.OP_UNSUPPORTED:
-                raise
-            _log.warning("mode and times of %r could not be set: %s", shown(path), refused)
+            if is_ours:
+                self._job.modes_refused(path, refused)
+            else:
+                _log.warning("mode and times of %r could not be set: %s", shown(path), refused)
 
     async def _write_parts(self, handle: bytes, path: bytes, start: int, holes: bool) -> None:
         source, remote, progress = self._source, self._remote, self._job.progress

@@ -45,10 +45,12 @@ _SCRIPT = (
     b' d="$(printf "%s")";'
     b' case "$d" in *.ssh_service-????????-*) ;; *) exit 1;; esac;'  # as it may be removed
     b' (cd "$d" || exit;'
-    b" tar -xpG --no-same-owner --delay-directory-restore -f - >/dev/null 2>&1 && rm end)"
+    b" tar -xG %s --no-same-owner --delay-directory-restore -f - >/dev/null 2>&1 && rm end)"
     b' && exit 0; rm -rf "$d"; exit 1'
     b"'"
 )
+# Modes and times as the stream says, or as new files have them (root's tar keeps them otherwise).
+_KEEPING, _NOT_KEEPING = b"-p", b"-m --no-same-permissions"
 
 
 class StreamedTree:
@@ -135,7 +137,9 @@ class _Stream:
         self._source = source
         self._target = target
         self._done = StreamedTree()
-        self._process: RemoteProcess = job.start_command(_SCRIPT % quoted(folder))
+        self._keeps = job.options.preserve is not False
+        script = _SCRIPT % (quoted(folder), _KEEPING if self._keeps else _NOT_KEEPING)
+        self._process: RemoteProcess = job.start_command(script)
         self._pieces: List[bytes] = []
         self._size = 0
 
@@ -182,7 +186,7 @@ class _Stream:
 
     async def _send_folder(self, name: bytes, status: os.stat_result) -> None:
         # Ours to write into; its own attributes are set last, as with SFTP.
-        mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU
+        mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU if self._keeps else 0o777
         await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
 
     async def _send_file(self, path: bytes, below: bytes) -> None:
@@ -193,6 +197,8 @@ class _Stream:
                 return
             content = source.read_whole()
         attributes = source.attributes._replace(size=size)
+        if not self._keeps:
+            attributes = attributes._replace(mode=0o666)
         header = tar.header(_TREE + below, tar.FILE, attributes)
         await self._send(header, content, tar.padding(size))
         self._job.progress.advance(size)

@@ -16,7 +16,6 @@ from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.walk import walk
 from ssh_service.copying.paths import folder_of, join, last_name
 from ssh_service.copying.remote_files import is_folder, succeed
-from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.upload_file import FileUpload
@@ -84,6 +83,9 @@ class Upload:
         except OSError as error:
             raise local_error(error, source) from error
         is_tree = stat.S_ISDIR(status.st_mode)
+        if self._job.options.fsync and not self._remote.can_sync:
+            text = "fsync=True, and the server cannot write files to its disk on demand"
+            raise transfer_error(errno.EOPNOTSUPP, shown(target), text)
         if is_tree and not self._job.options.recursive:
             raise transfer_error(errno.EISDIR, shown(source), "a folder, and not recursive")
         if not is_tree and not stat.S_ISREG(status.st_mode):
@@ -97,7 +99,12 @@ class Upload:
         is_tree = stat.S_ISDIR(status.st_mode)
         target = await self._remote.expand_home(target or b".")
         found = await self._remote.find(target)
-        if found is not None and is_folder(found):
+        if self._job.options.contents:
+            if not is_tree:
+                raise transfer_error(errno.ENOTDIR, shown(source), "no folder, and contents=True")
+            if found is not None and not is_folder(found):
+                raise transfer_error(errno.ENOTDIR, shown(target))
+        elif found is not None and is_folder(found):
             target = join(target.rstrip(b"/") or b"/", own_name(source))
             found = None  # not looked at yet
         elif found is not None and is_tree:
@@ -150,7 +157,9 @@ class Upload:
                     folders.append(await self._start_folder(path, entry.status, folders[-1]))
         except OSError as error:
             self._pipeline.fail(error)
-        self._finished_folders.append((target, attributes_of(status)))
+        # A folder that was there is the user's, whatever is copied into it.
+        if folder.is_new or not self._job.options.contents:
+            self._finished_folders.append((target, attributes_of(status)))
 
     async def _copy_rest(self, streamed: StreamedTree, target: bytes) -> None:
         folder = _Folder(target, Signal(self._pipeline))
@@ -167,8 +176,11 @@ class Upload:
         self, path: bytes, status: os.stat_result, inside: Optional[_Folder]
     ) -> _Folder:
         folder = _Folder(path, Signal(self._pipeline))
+        mode = stat.S_IMODE(status.st_mode)
+        if self._job.options.preserve is False:
+            mode = 0o777  # less what the server's umask takes away
         await self._job.folders.take()
-        self._pipeline.start(self._make_folder(folder, stat.S_IMODE(status.st_mode), inside))
+        self._pipeline.start(self._make_folder(folder, mode, inside))
         return folder
 
     async def _make_folder(self, folder: _Folder, mode: int, inside: Optional[_Folder]) -> None:
@@ -195,6 +207,8 @@ class Upload:
         self._pipeline.start(sweep(self._job, folder.path))
 
     async def _finish_folders(self) -> None:
+        if self._job.options.preserve is False:
+            return
         on_way: Deque[Tuple[bytes, Reply]] = deque()
         for path, attributes in self._finished_folders:
             on_way.append((path, self._remote.ask_set(path, attributes)))
@@ -207,8 +221,7 @@ class Upload:
         try:
             succeed(await reply, path)
         except Refused as refused:
-            if refused.code != protocol.OP_UNSUPPORTED:
-                raise
+            self._job.modes_refused(path, refused)
 
     # Files.
 

@@ -23,6 +23,7 @@ from typing import Any, Dict, Iterable, Mapping, Optional, Union
 
 from ssh_service import script as scripts
 from ssh_service.cache import SshClientCache
+from ssh_service.copying import Options
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.elsewhere import runner_for
 from ssh_service.fleet.here import Here, OnOutput, OnProgress
@@ -112,7 +113,7 @@ def run(
         "shell": shell,
         "max_output": max_output,
     }
-    job = Job("run", arguments, dict(connect or {}), _seconds(timeout))
+    job = Job("run", arguments, dict(connect or {}), _seconds("timeout", timeout))
     return _results(hosts, job, parallel, executor, cache, on_output, None)
 
 
@@ -123,11 +124,20 @@ def upload(
     *,
     connect: Optional[Mapping[str, Any]] = None,
     parallel: int = PARALLEL,
+    recursive: bool = True,
     timeout: Optional[float] = None,
+    stall_timeout: Optional[float] = None,
+    verify: bool = False,
+    resume: bool = False,
+    fsync: bool = False,
+    preserve: Optional[bool] = None,
+    links: str = "follow",
+    on_error: str = "stop",
+    update: bool = False,
+    contents: bool = False,
     on_progress: Optional[OnProgress] = None,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
-    **options: Any,
 ) -> Results:
     """
     Copy a file or a tree to many hosts.
@@ -137,13 +147,38 @@ def upload(
     hosts, connect, parallel, executor, cache
         As for `run`; each copy holds a thread.
     local_path, remote_path : Union[str, os.PathLike]
-        From where, to where.
+        From where, to where: as for `ssh_service.upload`.
+    recursive : bool
+        Whether a folder may be copied.
     timeout : Optional[float]
-        Seconds without any progress after which to give a host up.
+        Seconds for each host's whole copy, connecting included; None: no limit.
+    stall_timeout : Optional[float]
+        Seconds without any progress after which to give a host up; None: no limit.
+    verify : bool
+        Whether to compare what arrived with what was sent.
+    resume : bool
+        Whether to go on where an earlier, interrupted copy of a file stopped.
+    fsync : bool
+        Whether to have each file written to the server's disk before it gets its name.  An error
+        where the server cannot.
+    preserve : Optional[bool]
+        Modes and times.  None keeps them as far as the server allows, and logs once that
+        it does not; True makes its refusal an error; False keeps neither, so that a new file has
+        the mode that new files have there.
+    links : str
+        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
+        ``keep``: links inside a tree are copied as links, dangling ones too.
+    on_error : str
+        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
+        the rest is copied, and one `SshTreeError` lists what was not.
+    update : bool
+        Whether to pass over files that are there with the same size and time, as rsync does.
+    contents : bool
+        Whether to copy what is in a folder into the target, whether or not that exists, instead
+        of making a folder of the same name in a target that exists.  So a second copy brings the
+        target up to date.
     on_progress : Optional[Callable[[str, Progress], None]]
         Called with host and progress, on threads of the copies'.  In this process only.
-    **options : Any
-        ``recursive``, ``verify``, ``resume``, ``fsync``: as for `ssh_service.copying.upload`.
 
     Returns
     -------
@@ -153,12 +188,21 @@ def upload(
     Raises
     ------
     SshConfigError
-        A number is wrong.  A host that is wrong is told of by its result.
-    TypeError
-        There is no such option.
+        A number or an option is wrong.  A host that is wrong is told of by its result.
     """
-    arguments = _copy_arguments("upload", local_path, remote_path, options)
-    job = Job("upload", arguments, dict(connect or {}), _seconds(timeout))
+    options = Options(
+        recursive=recursive,
+        verify=verify,
+        resume=resume,
+        fsync=fsync,
+        preserve=preserve,
+        links=links,
+        on_error=on_error,
+        update=update,
+        contents=contents,
+    )
+    arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
+    job = Job("upload", arguments, dict(connect or {}), _seconds("timeout", timeout))
     return _results(hosts, job, parallel, executor, cache, None, on_progress)
 
 
@@ -169,25 +213,64 @@ def download(
     *,
     connect: Optional[Mapping[str, Any]] = None,
     parallel: int = PARALLEL,
+    recursive: bool = True,
     timeout: Optional[float] = None,
+    stall_timeout: Optional[float] = None,
+    verify: bool = False,
+    resume: bool = False,
+    fsync: bool = False,
+    preserve: Optional[bool] = None,
+    links: str = "follow",
+    on_error: str = "stop",
+    update: bool = False,
+    contents: bool = False,
     on_progress: Optional[OnProgress] = None,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
     folder_per_host: bool = True,
-    **options: Any,
 ) -> Results:
     """
     Copy a file or a tree from many hosts, into one folder for each.
 
     Parameters
     ----------
-    hosts, connect, parallel, timeout, on_progress, executor, cache, **options
+    hosts, connect, parallel, on_progress, executor, cache
         As for `upload`.
     remote_path : Union[str, os.PathLike]
         From where.
     local_path : Union[str, os.PathLike]
         Where the folders go, each by the name of its host; they are made.  With an executor on
         other machines, it is a path over there.
+    recursive : bool
+        Whether a folder may be copied.
+    timeout : Optional[float]
+        Seconds for each host's whole copy, connecting included; None: no limit.
+    stall_timeout : Optional[float]
+        Seconds without any progress after which to give a host up; None: no limit.
+    verify : bool
+        Whether to compare what arrived with what was sent.
+    resume : bool
+        Whether to go on where an earlier, interrupted copy of a file stopped.  The beginning is
+        only kept where the server has a shell with ``sha256sum``, which proves it right; else
+        the file is copied anew.
+    fsync : bool
+        Whether to have each file written to the local disk before it gets its name.
+    preserve : Optional[bool]
+        Modes and times.  None keeps them as far as the local system allows, but never
+        lets group or others write where the umask does not; True keeps those bits, too, and makes
+        a refusal an error; False keeps neither.  setuid, setgid and sticky never come down.
+    links : str
+        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
+        ``keep``: links inside a tree are copied as links, dangling ones too.
+    on_error : str
+        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
+        the rest is copied, and one `SshTreeError` lists what was not.
+    update : bool
+        Whether to pass over files that are there with the same size and time, as rsync does.
+    contents : bool
+        Whether to copy what is in a folder into the target, whether or not that exists, instead
+        of making a folder of the same name in a target that exists.  So a second copy brings the
+        target up to date.
     folder_per_host : bool
         False, for a single host: the copy goes to `local_path` itself.
 
@@ -199,26 +282,33 @@ def download(
     Raises
     ------
     SshConfigError
-        A number is wrong.  A host that is wrong is told of by its result.
-    TypeError
-        There is no such option.
+        A number or an option is wrong.  A host that is wrong is told of by its result.
     """
-    arguments = _copy_arguments("download", local_path, remote_path, options)
+    options = Options(
+        recursive=recursive,
+        verify=verify,
+        resume=resume,
+        fsync=fsync,
+        preserve=preserve,
+        links=links,
+        on_error=on_error,
+        update=update,
+        contents=contents,
+    )
+    arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
     arguments["folder_per_host"] = folder_per_host
-    job = Job("download", arguments, dict(connect or {}), _seconds(timeout))
+    job = Job("download", arguments, dict(connect or {}), _seconds("timeout", timeout))
     return _results(hosts, job, parallel, executor, cache, None, on_progress)
 
 
 def _copy_arguments(
-    kind: str, local_path: Path, remote_path: Path, options: Mapping[str, Any]
+    local_path: Path, remote_path: Path, stall_timeout: Optional[float], options: Options
 ) -> Dict[str, Any]:
-    unknown = sorted(set(options) - {"recursive", "verify", "resume", "fsync"})
-    if unknown:
-        raise TypeError(f"{kind}() got an unexpected keyword argument {unknown[0]!r}")
     return {
         "local_path": os.fspath(local_path),
         "remote_path": os.fspath(remote_path),
-        "options": dict(options),
+        "stall_timeout": _seconds("stall_timeout", stall_timeout),
+        "options": options.check()._asdict(),
     }
 
 
@@ -247,9 +337,9 @@ def _results(
     return Results(hosts, runner_for(job, parallel, executor), parallel)
 
 
-def _seconds(timeout: Optional[float]) -> Optional[float]:
-    if timeout is None:
+def _seconds(name: str, value: Optional[float]) -> Optional[float]:
+    if value is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise SshConfigError(f"timeout: expected seconds above 0, got {timeout!r}")
-    return float(timeout)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise SshConfigError(f"{name}: expected seconds above 0, got {value!r}")
+    return float(value)

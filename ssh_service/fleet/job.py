@@ -184,6 +184,7 @@ def copy(
         before=before,
         idle_timeout=idle_timeout,
         timeout=job.timeout,
+        stall_timeout=job.arguments["stall_timeout"],
         progress=progress,
         **job.arguments["options"],
     )

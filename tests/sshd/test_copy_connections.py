@@ -19,6 +19,7 @@ from ssh_service import process_tree
 from ssh_service.connect import dial
 from ssh_service.copying import download, progress, upload
 from ssh_service.copying.channels import session_on
+from ssh_service.copying.sftp.time_limits import TimeLimits
 from ssh_service.errors import (
     SshConfigError,
     SshConnectionLost,
@@ -322,7 +323,7 @@ def test_where_no_session_is_left_many_small_files_arrive_all_the_same(
     source = many_files(tmp_path / "source", 200)
     copy(transport, source, tmp_path / "target", timeout=PATIENCE)
     assert describe(tmp_path / "target") == describe(source)
-    known = session_on(transport, PATIENCE)
+    known = session_on(transport, TimeLimits.from_now(PATIENCE))
     assert not known.facts.get("no tar")  # there may be one the next time
 
 
@@ -340,7 +341,7 @@ def test_a_frozen_network_ends_the_copy_after_the_timeout(
     proxy.freeze()
     began = time.monotonic()
     with pytest.raises(TimeoutError, match="moved for 0.5 s") as caught:
-        copy(transport, tmp_path / "source", tmp_path / "target", timeout=0.5)
+        copy(transport, tmp_path / "source", tmp_path / "target", stall_timeout=0.5)
     assert time.monotonic() - began < 5
     assert isinstance(caught.value, SshServiceError)
     proxy.thaw()
@@ -360,9 +361,27 @@ def test_a_slow_copy_that_moves_is_no_timeout(
     transport = connect(sshd, **through(proxy, sshd))
     proxy.delay = 0.1
     began = time.monotonic()
-    copy(transport, tmp_path / "source", tmp_path / "target", timeout=0.5)
+    copy(transport, tmp_path / "source", tmp_path / "target", stall_timeout=0.5)
     assert time.monotonic() - began > 0.5
     assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@BOTH
+def test_timeout_ends_a_slow_copy_that_moves(
+    copy: Copy,
+    sshd: Sshd,
+    connect: Connect,
+    proxy: FaultProxy,
+    tmp_path: Path,
+) -> None:
+    """`timeout` is the whole copy, whatever moves meanwhile; the old file stays."""
+    (tmp_path / "source").write_bytes(os.urandom(600_000))
+    (tmp_path / "target").write_bytes(b"old")
+    transport = connect(sshd, **through(proxy, sshd))
+    proxy.delay = 0.1
+    with pytest.raises(TimeoutError, match="0.3 s.*stall_timeout"):
+        copy(transport, tmp_path / "source", tmp_path / "target", timeout=0.3, stall_timeout=5)
+    assert (tmp_path / "target").read_bytes() == b"old"
 
 
 @BOTH

@@ -12,11 +12,12 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ssh_service.copying import run_copy
 from ssh_service.copying.downloading import Download
-from ssh_service.copying.job import Options
+from ssh_service.copying.options import Options
 from ssh_service.copying.remote_process import CommandStream, RemoteProcess
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.lane import greet
 from ssh_service.copying.sftp.session import SftpSession, Stream
+from ssh_service.copying.sftp.time_limits import TimeLimits
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import SshTransferError
 from tests.common import PATIENCE
@@ -86,10 +87,12 @@ def download(session: SftpSession, source: Any, target: Any, **options: Any) -> 
 
 
 def _copy(session: SftpSession, begin: Any, options: Dict[str, Any]) -> None:
-    timeout = options.pop("timeout", PATIENCE)
+    limits = TimeLimits.from_now(
+        options.pop("timeout", None), options.pop("stall_timeout", PATIENCE)
+    )
     progress = options.pop("progress", None)
     shell = options.pop("shell", None)
-    run_copy(session, begin, Options(**options), timeout, progress, shell)
+    run_copy(session, begin, Options(**options).check(), limits, progress, shell)
 
 
 class Shell:

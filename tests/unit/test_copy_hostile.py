@@ -14,8 +14,8 @@ import pytest
 
 from ssh_service.copying import downloading, pipeline
 from ssh_service.copying.sftp import protocol
-from ssh_service.copying.sftp.lane import Stalled
 from ssh_service.copying.sftp.protocol import ProtocolError
+from ssh_service.copying.sftp.time_limits import Stalled
 from ssh_service.errors import SshTransferError
 from tests.unit.sftp_harness import MadeUpServer, attributes, download, frame, status, string
 
@@ -167,7 +167,7 @@ def test_requests_on_their_way_are_bounded_whatever_size_is_announced(
 
     liar = Liar([(b"huge", FILE, 1 << 40, b"")], read=hold_back)
     with pytest.raises(Stalled):
-        liar.download(target, timeout=0.2)
+        liar.download(target, stall_timeout=0.2)
     assert 0 < len(waiting) <= 8 * 1024 * 1024 // protocol.SAFE_DATA_SIZE
 
 

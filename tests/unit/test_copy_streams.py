@@ -20,7 +20,7 @@ from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
 from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import Shell, download, upload
 from tests.unit.test_copy_hostile import FILE, Liar
-from tests.unit.trees import describe, litter, make_tree, many_files
+from tests.unit.trees import describe, litter, make_tree, many_files, received
 
 Copy = Callable[..., None]
 BOTH = pytest.mark.parametrize("copy", [upload, download])
@@ -90,7 +90,8 @@ def test_a_tree_arrives_as_by_sftp(
             target = target / "source"
         copy(session, source, tmp_path / name, **options)
         targets.append(describe(target))
-    assert targets[0] == targets[1] == describe(source)
+    expected = describe(source) if copy is upload else received(describe(source))
+    assert targets[0] == targets[1] == expected
     assert bool(shell.commands) != (existing and copy is upload)
     assert not session.facts.get("no tar")
 

@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import Dict, Optional, Tuple, Union
 
+from ssh_service.copying.local.descriptors import current_umask
+
 Description = Dict[bytes, Tuple[int, int, Optional[bytes]]]
 
 PATTERN = b".ssh_service-"
@@ -27,6 +29,19 @@ def describe(path: Union[str, Path]) -> Description:
             relative = os.path.relpath(full, root)
             found[relative] = (status.st_mode, int(status.st_mtime), content)
     return found
+
+
+def come_down(mode: int) -> int:
+    """Give what a download makes of a mode by default."""
+    return mode & 0o777 & ~(current_umask() & 0o022)
+
+
+def received(description: Description) -> Description:
+    """Give what a download makes of a tree by default."""
+    return {
+        path: (stat.S_IFMT(mode) | come_down(stat.S_IMODE(mode)), *rest)
+        for path, (mode, *rest) in description.items()
+    }
 
 
 def litter(path: Union[str, Path]) -> list:
@@ -77,7 +92,7 @@ def make_tree(root: Path) -> Path:
     for number, name in enumerate(ODD_NAMES):
         with open(os.path.join(names, name), "wb") as file:
             file.write(b"%d" % number)
-    for mode in (0o755, 0o777, 0o600, 0o444, 0o4755, 0o2755):
+    for mode in (0o755, 0o700, 0o600, 0o444):
         path = root / f"mode {mode:o}"
         path.write_bytes(b"%o" % mode)
         path.chmod(mode)

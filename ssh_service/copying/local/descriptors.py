@@ -8,7 +8,7 @@ import stat
 
 from ssh_service.copying.sftp.protocol import Attributes
 
-__all__ = ["attributes_of", "digest_of", "set_attributes"]
+__all__ = ["attributes_of", "current_umask", "digest_of", "set_attributes"]
 
 _PIECE = 256 * 1024
 
@@ -20,6 +20,21 @@ def attributes_of(status: os.stat_result) -> Attributes:
         atime=int(status.st_atime),
         mtime=int(status.st_mtime),
     )
+
+
+def current_umask() -> int:
+    """Tell this process's umask."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except (OSError, ValueError, IndexError):
+        pass
+    # It can only be read by setting it: for a moment, other threads' files are private.
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def set_attributes(fd: int, attributes: Attributes) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, not_a_file
-from ssh_service.copying.local.descriptors import digest_of, set_attributes
+from ssh_service.copying.local.descriptors import current_umask, digest_of, set_attributes
 from ssh_service.copying.local.target_folder import TargetFolder, open_real, way_inside
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
 
@@ -43,6 +43,7 @@ class _Existing(NamedTuple):
     uid: int
     gid: int
     is_file: bool
+    mode: int
 
 
 class TargetFile:
@@ -97,7 +98,9 @@ class TargetFile:
             return
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        self._existing = _Existing(found.st_uid, found.st_gid, stat.S_ISREG(found.st_mode))
+        self._existing = _Existing(
+            found.st_uid, found.st_gid, stat.S_ISREG(found.st_mode), stat.S_IMODE(found.st_mode)
+        )
 
     def _follow_link(self) -> None:
         real = os.path.realpath(self.path)
@@ -220,12 +223,14 @@ class TargetFile:
         Parameters
         ----------
         attributes : Attributes
-            Mode and times; what is None is left alone.
+            Mode and times; without a mode, it has that of what it replaces, or of new files.
         fsync : bool
             Whether to have it written to the disk.
         """
         try:
             if self._existing is None or self._existing.is_file:
+                if attributes.mode is None:
+                    attributes = attributes._replace(mode=self._usual_mode())
                 self._set(attributes)
             if fsync:
                 os.fsync(self._fd)
@@ -237,6 +242,9 @@ class TargetFile:
             raise local_error(error, self.path) from error
         finally:
             self.discard()
+
+    def _usual_mode(self) -> int:
+        return 0o666 & ~current_umask() if self._existing is None else self._existing.mode
 
     def _set(self, attributes: Attributes) -> None:
         try:

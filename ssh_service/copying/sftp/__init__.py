@@ -8,6 +8,7 @@ protocol        the numbers, and the values that travel
 encode, decode  requests to packets; replies to values
 packets         the stream from the server, cut into packets
 reply           the reply to one request, and the inbox of the copy that asked
+time_limits     how long a copy may take, and stand still
 session         one session: whose reply is whose, what is sent when, how it ends
 lane            one copy's use of it: batches of requests, replies as they come
 ==============  ====================================================================

@@ -7,32 +7,39 @@ channel is a stream and many small requests fit one packet.
 
 from __future__ import annotations
 
+import time
 from queue import Empty
 from types import TracebackType
-from typing import Any, Callable, List, Optional, Type
+from typing import Any, Callable, List, Optional, Tuple, Type
 
 from ssh_service.copying.sftp import decode, encode, protocol
 from ssh_service.copying.sftp.protocol import Buffer
 from ssh_service.copying.sftp.reply import Inbox, Reply
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
+from ssh_service.copying.sftp.time_limits import Stalled, TimeUp
 
-__all__ = ["Lane", "Stalled", "greet"]
+__all__ = ["Lane", "greet"]
 
 # What fits one packet of a channel of OpenSSH's: a batch is written before it exceeds this, or
 # when its lane has nothing better to do.
 _BATCH = 32 * 1024 - 64
 
 
-class Stalled(Exception):
-    """Nothing moved for as long as the caller allowed."""
-
-
 class Lane(Inbox):
     """
     One copy's use of a session: its requests, its replies; a context manager.
 
+    Parameters
+    ----------
+    session : SftpSession
+        The session.
+    deadline : Optional[float]
+        The monotonic instant at which the whole copy must be over.
+
     Attributes
     ----------
+    deadline : Optional[float]
+        As given; None once only the tidying up is left.
     outstanding : int
         Requests without a reply so far.
 
@@ -42,9 +49,11 @@ class Lane(Inbox):
     thread.
     """
 
-    def __init__(self, session: SftpSession) -> None:
+    def __init__(self, session: SftpSession, deadline: Optional[float] = None) -> None:
         super().__init__()
         self.session = session
+        self.deadline = deadline
+        self._last_byte = 0  # where its own requests end, in all that the session has to send
         self._ids = session.ids
         self._batch: List[Buffer] = []
         self._batch_size = 0
@@ -107,7 +116,7 @@ class Lane(Inbox):
             batch = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
             asked = self._asked
             self._batch, self._batch_size, self._asked = [], 0, []
-            self.session.put(batch, asked)
+            self._last_byte = self.session.put(batch, asked)
 
     def _flush_if_due(self) -> None:
         # While the server has more to do than waits here, its replies are on their way and bring
@@ -133,6 +142,8 @@ class Lane(Inbox):
         ------
         Stalled
             Nothing moved.
+        TimeUp
+            The deadline has passed.
         SessionEnded
             The session is over, and all replies that came have been read.
         """
@@ -161,13 +172,14 @@ class Lane(Inbox):
             See above; whatever could be sent since has been.
         """
         while True:
-            before = (self.moved, self.session.sent)
+            before = self._signs_of_life()
             if self._inbox.empty():
                 self.session.check()  # the end is delivered once, and asked about more often
+            wait = self._next_wait(timeout)
             try:
-                replies = self._inbox.get(timeout=timeout)
+                replies = self._inbox.get(timeout=wait)
             except Empty:
-                if before == (self.moved, self.session.sent):
+                if wait == timeout and before == self._signs_of_life():
                     raise Stalled() from None
                 continue
             if replies is None:
@@ -175,8 +187,22 @@ class Lane(Inbox):
                 self.session.pump()
             return replies
 
+    def _signs_of_life(self) -> Tuple[int, int]:
+        # What other copies send on the same session is no sign of this one's life.
+        return self.moved, min(self.session.sent, self._last_byte)
 
-def greet(session: SftpSession, timeout: Optional[float]) -> None:
+    def _next_wait(self, timeout: Optional[float]) -> Optional[float]:
+        if self.deadline is None:
+            return timeout
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeUp()
+        return left if timeout is None else min(left, timeout)
+
+
+def greet(
+    session: SftpSession, timeout: Optional[float], deadline: Optional[float] = None
+) -> None:
     """
     Exchange hellos with the server, and ask for its limits: once, before anything else.
 
@@ -186,15 +212,19 @@ def greet(session: SftpSession, timeout: Optional[float]) -> None:
         A new session.
     timeout : Optional[float]
         Seconds without any answer after which to give up; None: no limit.
+    deadline : Optional[float]
+        The monotonic instant at which to give up, whatever moves.
 
     Raises
     ------
     Stalled
         No answer came in time.
+    TimeUp
+        The deadline has passed.
     SessionEnded
         There is no SFTP session to be had.
     """
-    with Lane(session) as lane:
+    with Lane(session, deadline) as lane:
         session.put(encode.init(), [])
         while not session.is_greeted:
             lane.wait_for_news(timeout)

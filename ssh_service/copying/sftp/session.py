@@ -99,6 +99,7 @@ class SftpSession:
         self._handles = 0  # guarded by _lock
         self.ids = itertools.count(1)
         self.sent = 0  # written by whichever thread sends
+        self._queued = 0  # guarded by _lock: bytes that were given to be sent, ever
         self.extensions: Dict[bytes, bytes] = {}
         self.limits = Limits()
         self.facts: Dict[str, Any] = {}
@@ -247,15 +248,32 @@ class SftpSession:
         with self._lock:
             self._handles -= 1
 
-    def put(self, batch: Buffer, replies: List[Reply]) -> None:
-        """Send a batch of requests as soon as there is room, and expect these replies."""
+    def put(self, batch: Buffer, replies: List[Reply]) -> int:
+        """
+        Send a batch of requests as soon as there is room, and expect these replies.
+
+        Parameters
+        ----------
+        batch : Union[bytes, memoryview]
+            The requests.
+        replies : List[Reply]
+            What they wait for.
+
+        Returns
+        -------
+        int
+            What `sent` has to reach before all of the batch has left.
+        """
         with self._lock:
             if self._over:
                 raise SessionEnded(self._reason)
             for reply in replies:
                 self._pending[reply.request_id] = reply
             self._outbox.append(memoryview(batch))
+            self._queued += len(batch)
+            last_byte = self._queued
         self.pump()
+        return last_byte
 
     def pump(self) -> None:
         """Send what waits to be sent, as far as the peer has room for it."""

@@ -1,0 +1,128 @@
+"""One copy from its call to its end: a session for it, a second try, the error for its caller."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from typing import Any, Callable, Coroutine, Optional, Union
+
+from ssh_service.copying.channels import session_on, start_command
+from ssh_service.copying.downloading import Download
+from ssh_service.copying.failures import copy_error, shown
+from ssh_service.copying.job import CommandStarter, Job
+from ssh_service.copying.options import Options
+from ssh_service.copying.progress import ProgressTo
+from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.session import SessionEnded, SftpSession
+from ssh_service.copying.sftp.time_limits import TimeLimits
+from ssh_service.copying.uploading import Upload
+from ssh_service.errors import transfer_error
+from ssh_service.transport import SshTransport
+
+__all__ = ["Path", "copy", "run_copy"]
+
+Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+
+_WAYS: Any = {"upload": Upload, "download": Download}
+
+
+def copy(
+    way: str,
+    transport: SshTransport,
+    source: Path,
+    target: Path,
+    options: Options,
+    limits: TimeLimits,
+    progress: Optional[ProgressTo] = None,
+) -> None:
+    """
+    Copy over one connection.
+
+    Parameters
+    ----------
+    way : str
+        ``upload`` or ``download``.
+    transport : SshTransport
+        The connection.
+    source, target : Union[str, bytes, os.PathLike]
+        From where, to where.
+    options : Options
+        How to copy, checked.
+    limits : TimeLimits
+        How long it may take; the time has begun.
+    progress : Union[None, Callable[[Progress], None], Meter]
+        Told how far it is, or counting it.
+
+    Raises
+    ------
+    SshServiceError
+        As `ssh_service.copying.upload` says.
+    """
+    source, target = _bytes(source), _bytes(target)
+    commands = functools.partial(start_command, transport)
+
+    def begin(job: Job) -> Coroutine[Any, Any, None]:
+        tasks: Coroutine[Any, Any, None] = _WAYS[way](job).run(source, target)
+        return tasks
+
+    def attempt(session: SftpSession) -> None:
+        run_copy(session, begin, options, limits, progress, commands)
+
+    try:
+        known = session_on(transport, limits)
+        try:
+            attempt(known)
+        except SessionEnded as ended:
+            # One kept from an earlier copy may have died since, which may show only now.  What
+            # was never answered has changed nothing: a copy begins by asking.
+            fresh = None if ended.answered else session_on(transport, limits)
+            if fresh is None or fresh is known:
+                raise
+            attempt(fresh)
+    except Exception as error:
+        remote_path = shown(target if way == "upload" else source)
+        told = copy_error(error, remote_path, transport.connection_id, limits)
+        if told is error:
+            raise
+        raise told from error
+
+
+def _bytes(path: Path) -> bytes:
+    plain = os.fsencode(path)
+    if b"\0" in plain:  # no system knows such a name, and OpenSSH ends the session over it
+        raise transfer_error(errno.EINVAL, shown(plain), "a path cannot hold a NUL character")
+    return plain
+
+
+def run_copy(
+    session: SftpSession,
+    begin: Callable[[Job], Coroutine[Any, Any, None]],
+    options: Options,
+    limits: TimeLimits = TimeLimits(),
+    progress: Optional[ProgressTo] = None,
+    commands: Optional[CommandStarter] = None,
+) -> None:
+    """
+    Run one copy on a session that is ready.
+
+    Parameters
+    ----------
+    session : SftpSession
+        The session.
+    begin : Callable[[Job], Coroutine]
+        Gives the first task.
+    options : Options
+        How to copy.
+    limits : TimeLimits
+        How long it may take.
+    progress : Union[None, Callable[[Progress], None], Meter]
+        Told how far it is, or counting it.
+    commands : Optional[Callable[[bytes, RemoteProcess], None]]
+        Starts a command in the server's shell; None where there is only SFTP.
+    """
+    with Lane(session, limits.deadline) as lane:
+        job = Job(lane, options, limits.stall_timeout, progress, commands)
+        with job.closing:
+            job.pipeline.run(begin(job))
+        job.progress.finish()
