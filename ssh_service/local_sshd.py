@@ -7,6 +7,7 @@ one folder, and can do to its connections what networks do: cut them, or fall si
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -17,7 +18,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Union
 
 from ssh_service import process_tree
 from ssh_service.local_server import LocalServer
@@ -30,14 +31,23 @@ _POLL = 0.01
 _DEADLINE = 10.0
 """Seconds after which a server that neither starts nor stops is an error."""
 
-_TOKEN = "SSH_SERVICE_SSHD"
+_PROGRAM = "SSH_SERVICE_SSHD"
+"""The variable that names the program, for who has several."""
+
+_TOKEN = "SSH_SERVICE_SSHD_SESSION"
 """The variable that marks what a server's sessions started, so that `Sshd.stop` finds it."""
 
 
 def find_sshd() -> Optional[str]:
-    """Return the path of the machine's ``sshd``; None without it or without ``ssh-keygen``."""
+    """
+    Return the path of the machine's ``sshd``; None without it or without ``ssh-keygen``.
+
+    ``SSH_SERVICE_SSHD`` in the environment names another one; it has to be an absolute path.
+    """
     if shutil.which("ssh-keygen") is None:
         return None
+    if os.environ.get(_PROGRAM):
+        return os.environ[_PROGRAM]
     path = os.environ.get("PATH", os.defpath)
     return shutil.which("sshd", path=os.pathsep.join([path, "/usr/sbin", "/usr/local/sbin"]))
 
@@ -102,6 +112,7 @@ class Sshd(LocalServer):
         self._pid_file = folder / "sshd.pid"
         self._token = f"{os.getpid()}-{threading.get_ident():x}-{time.monotonic_ns():x}"
         self._mark = 0
+        self._frozen: Set[int] = set()
         self.username = getpass.getuser()
         self.config_file = str(folder / "sshd_config")
         self.log_file = str(folder / "sshd.log")
@@ -175,7 +186,9 @@ class Sshd(LocalServer):
 
     def cut(self) -> None:
         """Kill the processes that serve connections: every client loses its connection at once."""
-        victims = process_tree.kill_all(self.session_pids)
+        with self._listener_stopped():
+            victims = process_tree.kill_all(self.session_pids)
+            self._frozen.difference_update(victims)
         _wait_for(
             lambda: not any(map(process_tree.is_alive, victims)), "killed sessions are still there"
         )
@@ -184,30 +197,52 @@ class Sshd(LocalServer):
         """
         Stop the processes that serve connections: their clients hear nothing, not even an end.
 
+        When it returns they have stopped, all of them, however new.
+
         Parameters
         ----------
         listener : bool
             Stop the listener too: new connections are accepted by the system and stay mute.
         """
-        if listener and self.pid is not None:
-            process_tree.send([self.pid], signal.SIGSTOP)
-        process_tree.send(self.session_pids(), signal.SIGSTOP)
+        with self._listener_stopped(for_good=listener):
+            self._frozen.update(process_tree.stop_all(self.session_pids))
 
     def thaw(self) -> None:
         """Let what `freeze` stopped go on."""
         if self.pid is not None:
-            process_tree.send([*self.session_pids(), self.pid], signal.SIGCONT)
+            # A session that was stopped on its way into a command bears the command's name now.
+            found = process_tree.descendants(self.pid)
+            frozen = self._frozen.intersection(found).union(self.session_pids())
+            self._frozen.clear()
+            process_tree.send([*frozen, self.pid], signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def _listener_stopped(self, *, for_good: bool = False) -> Iterator[None]:
+        """Let nobody in meanwhile: a session's process would be older than the look at them."""
+        pid = self.pid
+        if pid is None:
+            yield
+            return
+        was_frozen = pid in self._frozen
+        process_tree.stop_all(lambda: [pid])
+        try:
+            yield
+        finally:
+            if for_good or was_frozen:
+                self._frozen.add(pid)
+            else:
+                process_tree.send([pid], signal.SIGCONT)
 
     def stop(self) -> None:
         """End the listener, its connections and what their commands left running."""
         process, self._process = self._process, None
+        self._frozen.clear()
         if process is None:
             return
         process_tree.unwatch(self._watch)
         if process.poll() is None:
-            process.send_signal(signal.SIGSTOP)  # nobody comes in while the sessions are ended
-            process_tree.kill_all(lambda: process_tree.descendants(process.pid))
-            process.kill()
+            pid = process.pid
+            process_tree.kill_all(lambda: [pid, *process_tree.descendants(pid)])
         process.wait(_DEADLINE)
         left_running = process_tree.started_with(f"{_TOKEN}={self._token}")
         process_tree.send(left_running, signal.SIGKILL)
@@ -225,9 +260,9 @@ class Sshd(LocalServer):
                 time.sleep(_POLL)
 
     def _start(self) -> None:
-        Path(self.config_file).write_text("".join(self._config_lines()))
         if os.geteuid() == 0:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+        Path(self.config_file).write_text("".join(self._config_lines()))
         if self._pid_file.exists():
             self._pid_file.unlink()
         begin = os.path.getsize(self.log_file)
@@ -283,6 +318,9 @@ class Sshd(LocalServer):
             # SHLVL keeps bash from reading the user's ~/.bashrc, which is not the test's concern.
             "SetEnv": f"{_TOKEN}={self._token} SHLVL=1",
         }
+        # From OpenSSH 9.8 on, some failed logins shut an address out: here that is everybody.
+        if _knows(self._program, "PerSourcePenalties=no", self.host_key):
+            lines["PerSourcePenalties"] = False
         spelling = {name.lower(): name for name in lines}
         for name, value in self._options.items():
             lines[spelling.get(name.lower(), name)] = value
@@ -299,6 +337,18 @@ def _generate_key(path: str) -> None:
         check=True,
         stdin=subprocess.DEVNULL,
     )
+
+
+def _knows(program: str, option: str, host_key: str) -> bool:
+    """Ask an sshd whether it knows an option; it wants a host key for it."""
+    result = subprocess.run(
+        [program, "-T", "-f", os.devnull, "-h", host_key, "-o", option],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=_DEADLINE,
+    )
+    return result.returncode == 0
 
 
 def _free_port() -> int:

@@ -5,10 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Union
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Union
 
-__all__ = ["descendants", "die_with_us", "is_alive", "kill_all", "send", "started_with", "unwatch"]
+__all__ = [
+    "descendants",
+    "die_with_us",
+    "is_alive",
+    "kill_all",
+    "send",
+    "started_with",
+    "stop_all",
+    "unwatch",
+]
+
+_POLL = 0.002
+"""Seconds between two looks at processes that are about to stop."""
+
+_PATIENCE = 10.0
+"""Seconds after which a process that does not stop is an error."""
 
 # Waits for the end of its input, of which we have the only other end.  Meanwhile the process may
 # have ended and its number be another's: it is known by what stands in its command line.
@@ -59,25 +75,61 @@ def is_alive(pid: int) -> bool:
     return process is not None and process.state != "Z"
 
 
-def send(pids: Iterable[int], number: int) -> None:
-    """Send a signal; who ended by itself misses nothing."""
+def send(pids: Iterable[int], number: int) -> List[int]:
+    """Send a signal; return who got it: not who has ended, nor who became another user (sudo)."""
+    reached = []
     for pid in pids:
         try:
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, PermissionError):
+            continue
+        reached.append(pid)
+    return reached
+
+
+def stop_all(find: Callable[[], Iterable[int]]) -> List[int]:
+    """
+    Stop processes that may be starting others, and return when nothing of them runs.
+
+    A signal takes effect after it was sent: a process that was told to stop may still fork.  So
+    `find` is asked again until it finds nobody new although all of those it found have stopped.
+
+    Parameters
+    ----------
+    find : Callable[[], Iterable[int]]
+        Returns the processes to be stopped, parents before their children.
+
+    Returns
+    -------
+    List[int]
+        Those that have stopped, or have ended meanwhile.
+
+    Raises
+    ------
+    RuntimeError
+        A process did not stop within ten seconds.
+    """
+    stopped: List[int] = []
+    seen: Set[int] = set()
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        running = _running(stopped)  # before `find`: whom it misses, one of these has started
+        new = [pid for pid in find() if pid not in seen]
+        if not new and not running:
+            return stopped
+        seen.update(new)
+        stopped += send(new, signal.SIGSTOP)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {running} did not stop within {_PATIENCE:g} s")
+        if running:
+            time.sleep(_POLL)
 
 
 def kill_all(find: Callable[[], Iterable[int]]) -> List[int]:
-    """Kill processes that may be starting others; one that outlives its parent is not found."""
-    victims: List[int] = []
-    while True:
-        found = [pid for pid in find() if pid not in victims]
-        if not found:
-            send(victims, signal.SIGKILL)
-            return victims
-        send(found, signal.SIGSTOP)
-        victims += found
+    """Kill processes that may be starting others; `find` is called as by `stop_all`."""
+    victims = stop_all(find)
+    send(victims, signal.SIGKILL)
+    return victims
 
 
 def die_with_us(pid: int, argument: str) -> "subprocess.Popen[bytes]":
@@ -111,6 +163,20 @@ def unwatch(watch: "subprocess.Popen[bytes]") -> None:
         watch.kill()
 
 
+def _running(pids: Iterable[int]) -> List[int]:
+    """Return those of these processes that may still do something."""
+    table = _table()
+    # The parent of a vfork cannot stop before its child has gone on, nor can it do anything else.
+    held = {process.parent for process in table.values() if process.state in "Tt"}
+    return [
+        pid
+        for pid in pids
+        if pid in table
+        and table[pid].state not in "TtZX"
+        and not (table[pid].state == "D" and pid in held)
+    ]
+
+
 def _table() -> Dict[int, _Process]:
     if os.path.isdir("/proc/self"):
         found = {int(entry): _look_up(entry) for entry in os.listdir("/proc") if entry.isdigit()}
@@ -119,7 +185,7 @@ def _table() -> Dict[int, _Process]:
     listing = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state=,comm="])
     for line in listing.decode("utf-8", "replace").splitlines():
         number, parent, state, name = line.split(None, 3)
-        table[int(number)] = _Process(int(parent), state, os.path.basename(name))
+        table[int(number)] = _Process(int(parent), state[0], os.path.basename(name))
     return table
 
 

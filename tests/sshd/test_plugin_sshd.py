@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Dict, Iterator
 
 import pytest
 
-from ssh_service.pytest_plugin import FaultProxy, Sshd
-from tests.common import eventually, is_running, run_python
+from ssh_service.pytest_plugin import FaultProxy, Sshd, find_sshd
+from tests.common import PATIENCE, eventually, is_running, run_python
 
 
 def ssh(server: Sshd, *command: str) -> str:
@@ -23,15 +24,19 @@ def ssh(server: Sshd, *command: str) -> str:
     return output.decode()
 
 
-def start_sleeper(server: Sshd) -> "subprocess.Popen[bytes]":
+@contextlib.contextmanager
+def start_sleeper(server: Sshd) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a command that says its pid and then sleeps."""
-    client = subprocess.Popen(
+    with subprocess.Popen(
         server.ssh_command("echo $$; exec sleep 60"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    )
-    return client
+    ) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
 
 
 def test_login_by_the_key_and_the_known_hosts_it_made(sshd: Sshd) -> None:
@@ -107,6 +112,98 @@ def test_freeze_makes_it_mute_and_thaw_lets_it_go_on(sshd: Sshd) -> None:
         sshd.thaw()
         sock.settimeout(10)
         assert sock.recv(4) == b"SSH-"
+
+
+def state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def test_freeze_of_a_new_login_stops_its_newest_process(sshd_factory: Callable[..., Sshd]) -> None:
+    """FINDINGS T1b: for an ordinary user sshd forks once more, after the client is told."""
+    server = sshd_factory()
+    for _ in range(10):
+        with start_sleeper(server) as client:
+            assert client.stdout is not None
+            eventually(server.logins)  # right after which sshd forks
+            server.freeze()
+            assert {state(pid) for pid in server.session_pids()} <= {"T"}
+            assert state(server.pid or 0) != "T"
+            server.thaw()
+            client.stdout.readline()
+            server.cut()
+            client.wait(PATIENCE)
+        server.mark()
+
+
+def test_thaw_lets_a_command_go_on_that_was_stopped_as_sshd(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at it and the signal, sshd's child may have become the command."""
+    with start_sleeper(sshd) as client:
+        assert client.stdout is not None
+        command = int(client.stdout.readline())
+        pids = [*sshd.session_pids(), command]
+        with monkeypatch.context() as patch:
+            patch.setattr(sshd, "session_pids", lambda: pids)
+            sshd.freeze()
+        assert state(command) == "T"
+        sshd.thaw()
+        eventually(lambda: state(command) == "S", "the command goes on")
+        sshd.cut()
+        client.wait(PATIENCE)
+
+
+def test_cut_leaves_a_frozen_listener_frozen(sshd: Sshd) -> None:
+    """It ends connections; who comes next is met as `freeze` said."""
+    sshd.freeze(listener=True)
+    sshd.cut()
+    assert state(sshd.pid or 0) == "T"
+    sshd.thaw()
+    eventually(lambda: state(sshd.pid or 0) == "S", "the listener goes on")
+
+
+def test_sshd_after_many_failed_logins_still_lets_in(sshd: Sshd, tmp_path: Path) -> None:
+    """FINDINGS T1: OpenSSH 9.8 and later punish an address, and here all have the same one."""
+    wrong = tmp_path / "wrong"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(wrong)], check=True)
+    refused = [
+        str(wrong) if word == sshd.client_key else word for word in sshd.ssh_command("true")
+    ]
+    for _ in range(8):
+        quiet = subprocess.DEVNULL
+        assert subprocess.call(refused, stdin=quiet, stderr=quiet, timeout=PATIENCE) == 255
+    assert ssh(sshd, "echo hello").strip() == "hello"
+
+
+@pytest.mark.parametrize("options, line", [({}, "no"), ({"PerSourcePenalties": "yes"}, "yes")])
+def test_sshd_that_knows_penalties_is_told_to_have_none(
+    sshd: Sshd, tmp_path: Path, options: Dict[str, str], line: str
+) -> None:
+    """The server itself is asked whether it knows the option; a caller's own line goes first."""
+    program = find_sshd()
+    newer = tmp_path / "newer-sshd"
+    newer.write_text(f"""#!/bin/sh
+case $1 in -T) exit 0;; esac
+[ "$1 $2" = "-D -f" ] || exit 9
+cp "$3" "$3.told"
+grep -v '^PerSourcePenalties' "$3.told" >"$3"
+exec {program} "$@"
+""")
+    newer.chmod(0o700)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with Sshd(folder, options, sshd=str(newer)) as server:
+        told = Path(server.config_file + ".told").read_text().splitlines()
+    assert [each for each in told if "Penalties" in each] == [f"PerSourcePenalties {line}"]
+
+
+def test_find_sshd_takes_the_one_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who has several can choose: SSH_SERVICE_SSHD."""
+    monkeypatch.setenv("SSH_SERVICE_SSHD", "/opt/openssh/sbin/sshd")
+    assert find_sshd() == "/opt/openssh/sbin/sshd"
 
 
 def test_options_replace_and_join_the_lines_of_the_configuration(
