@@ -12,6 +12,7 @@ options                       how a copy is to be done
 paths, temporary              names: of all files; of unfinished ones, which tell whose they are
 failures                      what goes wrong, as errors that name the path and have an errno
 local                         where local files are read and written, and local trees are walked
+open_files                    how many local files all copies of the process may hold open
 pipeline, waiting             many tasks on one thread; what they wait for
 remote_files, remote_process  what a server is asked: about its files; to run in its shell
 progress, job                 what all parts of one copy share

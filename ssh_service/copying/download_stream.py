@@ -29,7 +29,7 @@ _log = logging.getLogger("ssh_service.copying")
 
 # POSIX's format tells the time of the last access; no other tar than GNU's takes the options.
 _SCRIPT = (
-    b'exec sh -c \'unset TAR_OPTIONS; cd "$(printf "%s")" || exit 1;'
+    b'exec sh -c \'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; cd "$(printf "%s")" || exit 1;'
     b" exec tar -cb 64 --format=posix --pax-option=delete=ctime,delete=mtime"
     b" --hard-dereference --no-recursion --null -T - -f -'"
 )

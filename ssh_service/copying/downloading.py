@@ -126,9 +126,8 @@ class Download:
             self._to_do.append(_Folder(source, (), found, (real,)))
             while self._to_do or self._listing:
                 if self._to_do:
-                    await self._job.folders.take()
                     self._listing += 1
-                    self._pipeline.start(self._copy_folder(self._to_do.pop()))
+                    await self._job.folders.start(self._copy_folder(self._to_do.pop()))
                 else:
                     self._change = Signal(self._pipeline)
                     await self._change.wait()
@@ -297,9 +296,12 @@ class Download:
     # Files.
 
     async def _start_file(self, wanted: Wanted) -> None:
-        await self._job.files.take()
         wanted.folder.hold()
-        self._pipeline.start(self._copy_file(wanted))
+        try:
+            await self._job.files.start(self._copy_file(wanted))
+        except BaseException:
+            wanted.folder.release()
+            raise
 
     async def _copy_file(self, wanted: Wanted) -> None:
         try:

@@ -105,6 +105,7 @@ class Pipeline:
         self._started = 0
         self._failed: Optional[Task] = None
         self._stopping = False
+        self._is_stuck = False
         self._interrupt: Optional[BaseException] = None
         self._last_one: Optional[Turn] = None
 
@@ -213,10 +214,18 @@ class Pipeline:
             if not self._tasks:
                 break
             if not self._lane.outstanding:
-                raise RuntimeError("tasks that wait, and no reply to come")
+                self._end_what_waits_for_nothing()
+                continue
             self._take_replies(timeout)
             if self._on_step is not None and not self._stopping:
                 self._on_step()
+
+    def _end_what_waits_for_nothing(self) -> None:
+        if self._failed is None or self._is_stuck:
+            raise RuntimeError("tasks that wait, and no reply to come")
+        # They wait for one that the failure has stopped, which is what the caller must learn.
+        self._is_stuck = True
+        self._cancel(lambda task: True)
 
     def _take_replies(self, timeout: Optional[float]) -> None:
         for reply in self._lane.collect(timeout):

@@ -41,7 +41,7 @@ _PIECE = 128 * 1024
 _TREE, _END = b"tree", b"end"
 # With -G, GNU's tar sets the time of the last access, and no other tar takes the options.
 _SCRIPT = (
-    b"exec sh -c 'unset TAR_OPTIONS;"
+    b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL;"
     b' d="$(printf "%s")";'
     b' case "$d" in *.ssh_service-????????-*) ;; *) exit 1;; esac;'  # as it may be removed
     b' (cd "$d" || exit;'

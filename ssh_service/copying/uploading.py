@@ -115,8 +115,7 @@ class Upload:
         if not is_tree:
             self._job.progress.expect(status.st_size)
             self._job.progress.expect_no_more()
-            await self._job.files.take()
-            self._pipeline.start(self._copy_file(source, target, None))
+            await self._job.files.start(self._copy_file(source, target, None))
             self._pipeline.start(sweep(self._job, folder_of(target)))
         else:
             await self._copy_tree(source, status, target.rstrip(b"/") or b"/")
@@ -148,8 +147,7 @@ class Upload:
             for entry in walk(source, status):
                 path = join(folders[-1].path, entry.name)
                 if entry.status is None:
-                    await self._job.files.take()
-                    self._pipeline.start(self._copy_file(entry.path, path, folders[-1]))
+                    await self._job.files.start(self._copy_file(entry.path, path, folders[-1]))
                 elif entry.leaves:
                     path = folders.pop().path
                     self._finished_folders.append((path, attributes_of(entry.status)))
@@ -167,8 +165,7 @@ class Upload:
         folder.made.set()
         self._finished_folders += streamed.folders
         for path, there in streamed.left:
-            await self._job.files.take()
-            self._pipeline.start(self._copy_file(path, there, folder))
+            await self._job.files.start(self._copy_file(path, there, folder))
 
     # Folders.
 
@@ -179,8 +176,7 @@ class Upload:
         mode = stat.S_IMODE(status.st_mode)
         if self._job.options.preserve is False:
             mode = 0o777  # less what the server's umask takes away
-        await self._job.folders.take()
-        self._pipeline.start(self._make_folder(folder, mode, inside))
+        await self._job.folders.start(self._make_folder(folder, mode, inside))
         return folder
 
     async def _make_folder(self, folder: _Folder, mode: int, inside: Optional[_Folder]) -> None:
@@ -195,7 +191,9 @@ class Upload:
                 await self._accept_folder(folder, refused)
         finally:
             self._job.folders.give()
-        folder.made.set()
+        folder.made.set()  # before anything else is begun, which a failure elsewhere forbids
+        if not folder.is_new:
+            self._pipeline.start(sweep(self._job, folder.path))
 
     async def _accept_folder(self, folder: _Folder, refused: Refused) -> None:
         """Take a folder that exists already, else tell why there cannot be one."""
@@ -204,7 +202,6 @@ class Upload:
             raise await self._remote.explain(refused) from refused
         if not is_folder(found):
             raise transfer_error(errno.ENOTDIR, shown(folder.path)) from refused
-        self._pipeline.start(sweep(self._job, folder.path))
 
     async def _finish_folders(self) -> None:
         if self._job.options.preserve is False:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Deque, List
+from typing import Any, Coroutine, Deque, List
 
+from ssh_service.copying.open_files import open_files
 from ssh_service.copying.pipeline import Pipeline, Turn
 from ssh_service.copying.sftp.session import SftpSession
 
@@ -74,6 +75,19 @@ class Budget:
             self._queue.remove(turn)
             self._wake_next()  # there may be room for it as well
 
+    async def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Start a task that holds one of these, and gives it back itself, when there is room."""
+        try:
+            await self.take()
+        except BaseException:
+            coroutine.close()
+            raise
+        try:
+            self._pipeline.start(coroutine)
+        except BaseException:  # something failed meanwhile, so nothing new begins
+            self.give()
+            raise
+
     def _has_room(self, amount: int) -> bool:
         return not self.used or self.used + amount <= self._limit
 
@@ -88,7 +102,11 @@ class Budget:
 
 
 class HandleBudget(Budget):
-    """The bound on open files and folders; the copies on one session share what it allows."""
+    """
+    The bound on open files and folders, here and there.
+
+    The copies on one session share what that allows, and all copies what this process may open.
+    """
 
     def __init__(self, pipeline: Pipeline, session: SftpSession, limit: int) -> None:
         super().__init__(pipeline, limit)
@@ -99,12 +117,19 @@ class HandleBudget(Budget):
             return False
         # A copy that holds none always gets one, so every copy moves; one that holds some waits
         # for its own to be closed.
-        return self._session.reserve_handle(first=not self.used)
+        first = not self.used
+        if not self._session.reserve_handle(first):
+            return False
+        if open_files.reserve(first):
+            return True
+        self._session.release_handle()
+        return False
 
     def give(self, amount: int = 1) -> None:
         """Give `amount` back."""
         for _ in range(amount):
             self._session.release_handle()
+            open_files.release()
         super().give(amount)
 
     def give_all(self) -> None:

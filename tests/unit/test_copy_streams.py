@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any, Callable, List, Optional
@@ -18,6 +19,7 @@ from ssh_service.copying.remote_process import CommandStream, RemoteProcess
 from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
 from ssh_service.copying.sftp.session import SftpSession
+from tests.common import PATIENCE, require_part
 from tests.unit.sftp_harness import Shell, download, upload
 from tests.unit.test_copy_hostile import FILE, Liar
 from tests.unit.trees import describe, litter, make_tree, many_files, received
@@ -397,3 +399,32 @@ def test_records_that_are_none_are_refused(more: bytes) -> None:
     block = tar.header(b"a", tar.FILE, Attributes(size=1, mode=0o644))
     with pytest.raises(ProtocolError):
         tar.read_header(block[:345] + bytes(167), more)
+
+
+@BOTH
+def test_names_in_a_session_of_another_charset_stay_as_they_are(
+    copy: Copy,
+    session: SftpSession,
+    shell: Shell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FINDINGS P7: tar converts the long names of an archive to the session's character set."""
+    made = shutil.which("localedef") and subprocess.run(
+        ["localedef", "-i", "en_US", "-f", "ISO-8859-1", tmp_path / "latin1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=PATIENCE,
+    )
+    # It warns, and makes it all the same.
+    require_part((tmp_path / "latin1").exists(), f"needs localedef and its charmaps: {made}")
+    shell.environment.update(LOCPATH=str(tmp_path), LC_ALL="latin1")
+    source = tmp_path / "source"
+    folder = source / ("übergröße" * 10) / ("ý" * 60)
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / ("é" * 40 + str(number))).write_bytes(b"x")
+    opened_files = opened(session, monkeypatch)
+    copy(session, source, tmp_path / "target", shell=shell)
+    assert describe(tmp_path / "target") == describe(source)
+    assert opened_files == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
@@ -15,6 +18,7 @@ from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_stream, uploading
 from ssh_service.copying.progress import Progress
 from ssh_service.copying.sftp.session import SftpSession
+from tests.common import PATIENCE
 from tests.unit.sftp_harness import Shell, check, download, upload
 from tests.unit.trees import describe, litter, make_tree, many_files
 
@@ -251,3 +255,59 @@ def test_more_folders_than_are_finished_at_once_get_their_times(
         os.utime(source / f"{number}", (1_000_000_000, 1_000_000_000 + number))
     copy(source, tmp_path / "target")
     assert describe(tmp_path / "target") == describe(source)
+
+
+def test_uploading_again_what_cannot_be_replaced_names_it(
+    session: SftpSession, tmp_path: Path
+) -> None:
+    """FINDINGS P1: files that wait for their folder go on after another one's failure."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    for name in ("a", "b", "c"):
+        (source / name).mkdir(parents=True)
+        (source / name / "file").write_bytes(b"new")
+    (source / "file").write_bytes(b"new")
+    for name in ("a", "b", "c", "file"):
+        (target / name).mkdir(parents=True)
+    with pytest.raises(IsADirectoryError) as caught:
+        upload(session, source, target, contents=True)
+    check(caught.value, errno.EISDIR, target / "file")
+
+
+@pytest.mark.parametrize("copy", [upload, download])
+def test_many_copies_stay_within_what_the_process_may_open(
+    copy: Any, session: SftpSession, tmp_path: Path
+) -> None:
+    """FINDINGS P3: the bound is the process's, whatever number of copies there is."""
+    source = many_files(tmp_path / "source", 200, size=10)
+    with limited_files(150):
+        failures = in_threads(12, lambda number: copy(session, source, tmp_path / str(number)))
+        assert failures == []
+        # Once more, to where all of it is, and so without a stream.
+        failures = in_threads(
+            12, lambda number: copy(session, source, tmp_path / str(number), contents=True)
+        )
+    assert failures == []
+    assert describe(tmp_path / "11") == {
+        **describe(source),
+        b".": describe(tmp_path / "11")[b"."],
+    }
+
+
+@contextlib.contextmanager
+def limited_files(count: int) -> Iterator[None]:
+    """Allow so many more descriptors than are open now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (now + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> List[BaseException]:
+    """Do something many times at once; give what went wrong."""
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(work, number) for number in range(count)]
+        errors = [future.exception(PATIENCE) for future in futures]
+    return [error for error in errors if error is not None]
