@@ -1,8 +1,8 @@
 """
 SSH for synchronous programs: cached connections, commands, and copies, from any thread.
 
-Only the errors are loaded at once; everything else when it is first used, so that
-``from ssh_service import SshClientCache`` needs neither mlos_bench nor an extra.
+Everything is loaded when it is first used, so that ``from ssh_service import SshClientCache``
+needs neither mlos_bench nor an extra, and ``import ssh_service`` costs nothing.
 """
 
 from __future__ import annotations
@@ -10,32 +10,31 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
-from ssh_service.errors import (
-    SshAuthError,
-    SshCacheClosed,
-    SshCommandCancelled,
-    SshCommandError,
-    SshCommandTimeout,
-    SshConfigError,
-    SshConnectError,
-    SshConnectionLost,
-    SshConnectTimeout,
-    SshFileExistsError,
-    SshFileNotFoundError,
-    SshHostKeyError,
-    SshIsADirectoryError,
-    SshNotADirectoryError,
-    SshOutputLimitError,
-    SshServiceError,
-    SshSessionRefused,
-    SshTransferError,
-    SshTransferPermissionError,
-    SshTransferTimeout,
-)
-
 if TYPE_CHECKING:
     from ssh_service.cache import SshClientCache
     from ssh_service.client import SshClient
+    from ssh_service.errors import (
+        SshAuthError,
+        SshCacheClosed,
+        SshCommandCancelled,
+        SshCommandError,
+        SshCommandTimeout,
+        SshConfigError,
+        SshConnectError,
+        SshConnectionLost,
+        SshConnectTimeout,
+        SshFileExistsError,
+        SshFileNotFoundError,
+        SshHostKeyError,
+        SshIsADirectoryError,
+        SshNotADirectoryError,
+        SshOutputLimitError,
+        SshServiceError,
+        SshSessionRefused,
+        SshTransferError,
+        SshTransferPermissionError,
+        SshTransferTimeout,
+    )
     from ssh_service.host_api import FileShareService, Service, Status
     from ssh_service.outcome import CompletedProcess
     from ssh_service.remote_process import RemoteProcess
@@ -90,6 +89,26 @@ __all__ = [
 ]
 
 _MODULES = {
+    "SshAuthError": "errors",
+    "SshCacheClosed": "errors",
+    "SshCommandCancelled": "errors",
+    "SshCommandError": "errors",
+    "SshCommandTimeout": "errors",
+    "SshConfigError": "errors",
+    "SshConnectError": "errors",
+    "SshConnectTimeout": "errors",
+    "SshConnectionLost": "errors",
+    "SshFileExistsError": "errors",
+    "SshFileNotFoundError": "errors",
+    "SshHostKeyError": "errors",
+    "SshIsADirectoryError": "errors",
+    "SshNotADirectoryError": "errors",
+    "SshOutputLimitError": "errors",
+    "SshServiceError": "errors",
+    "SshSessionRefused": "errors",
+    "SshTransferError": "errors",
+    "SshTransferPermissionError": "errors",
+    "SshTransferTimeout": "errors",
     "CompletedProcess": "outcome",
     "RemoteProcess": "remote_process",
     "download": "verbs",
@@ -112,6 +131,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     elif name == "__version__":
         value = _version()
+    elif name == "errors":
+        value = importlib.import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value  # asked for once

@@ -3,7 +3,9 @@ What can go wrong, as one tree.
 
 Every error of this package is an `SshServiceError`, and each leaf is also the builtin that code
 without any knowledge of this package would catch (`ConnectionError`, `TimeoutError`,
-`PermissionError`, ...).  All of them survive pickling, and none carries a secret: a message names
+`PermissionError`, ...).  What comes out of a connection or a channel is paramiko's exception too
+(`SSHException`, `ChannelException`, `AuthenticationException`), for code that was written for a
+`paramiko.Transport`.  All of them survive pickling, and none carries a secret: a message names
 the host, the limit and the time that passed, never parameters.
 """
 
@@ -13,6 +15,13 @@ import errno as _errno
 import os
 from concurrent.futures import CancelledError
 from typing import Any, Dict, Optional, Tuple, Type, TypeVar
+
+from paramiko.ssh_exception import AuthenticationException, ChannelException, SSHException
+
+# Reason codes of RFC 4254 section 5.1.
+OPEN_CONNECT_FAILED = 2
+OPEN_UNKNOWN_CHANNEL_TYPE = 3
+OPEN_RESOURCE_SHORTAGE = 4
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -38,6 +47,7 @@ __all__ = [
     "SshTransferPermissionError",
     "SshTransferTimeout",
     "again",
+    "reason_of",
     "transfer_error",
 ]
 
@@ -73,6 +83,16 @@ class SshServiceError(Exception):
         self.connection_id = connection_id
         self.phase = phase
 
+    @property
+    def retryable(self) -> bool:
+        """
+        Whether the same call may be made again, and may then succeed.
+
+        True only where nothing is done twice by it: nothing was sent, or it was a copy, whose
+        repetition does no harm.  False where a person has to repair something first.
+        """
+        return False
+
     def __str__(self) -> str:
         # OSError's own would show errno and path in place of the message, and not the host.
         return Exception.__str__(self)
@@ -104,7 +124,7 @@ class SshConfigError(SshServiceError, ValueError):
     """A setting is missing, wrong or contradicts another; never retried."""
 
 
-class SshConnectError(SshServiceError, ConnectionError):
+class SshConnectError(SshServiceError, ConnectionError, SSHException):  # type: ignore[misc]
     """
     No authenticated connection could be had; `errno` is set where the system gave one.
 
@@ -113,9 +133,17 @@ class SshConnectError(SshServiceError, ConnectionError):
     throttled : bool
         Whether the server dropped the connection, before anything else, because it has too many;
         trying again later may help.
+    permanent : bool
+        Whether trying again cannot help, as client and server have no algorithm in common.
     """
 
     throttled = False
+    permanent = False
+
+    @property
+    def retryable(self) -> bool:
+        """True unless `permanent`: no command was sent."""
+        return not self.permanent
 
 
 class SshHostKeyError(SshConnectError):
@@ -143,8 +171,15 @@ class SshHostKeyError(SshConnectError):
         self.expected = expected
         self.received = received
 
+    @property
+    def retryable(self) -> bool:
+        """False: somebody has to find out whose key it is."""
+        return False
 
-class SshAuthError(SshConnectError, PermissionError):
+
+class SshAuthError(
+    SshConnectError, PermissionError, AuthenticationException  # type: ignore[misc]
+):
     """
     The server refused every credential; never retried.
 
@@ -165,12 +200,17 @@ class SshAuthError(SshConnectError, PermissionError):
         super().__init__(message, connection_id=connection_id, phase=phase)
         self.tried = tried
 
+    @property
+    def retryable(self) -> bool:
+        """False: servers punish repeated attempts."""
+        return False
+
 
 class SshConnectTimeout(SshConnectError, TimeoutError):
     """Connecting took longer than it may; `phase` says where the time ran out."""
 
 
-class SshConnectionLost(SshServiceError, ConnectionError):
+class SshConnectionLost(SshServiceError, ConnectionError, SSHException):  # type: ignore[misc]
     """
     The peer, or the network, ended a connection that had been made.
 
@@ -201,8 +241,13 @@ class SshConnectionLost(SshServiceError, ConnectionError):
         self.sent = sent
         self.reason = reason
 
+    @property
+    def retryable(self) -> bool:
+        """True if nothing was sent, and for copies; not if the server showed another host key."""
+        return self.reason != "host key" and (not self.sent or self.phase == "copy")
 
-class SshSessionRefused(SshServiceError, ConnectionError):
+
+class SshSessionRefused(SshServiceError, ConnectionError, ChannelException):  # type: ignore[misc]
     """
     The server would not open one more channel, or would not start what was asked for.
 
@@ -210,6 +255,8 @@ class SshSessionRefused(SshServiceError, ConnectionError):
     ----------
     code : int
         The reason code of RFC 4254 section 5.1; 0 where the server gave none.
+    text : str
+        The server's words, if it gave any; control characters are escaped.
     """
 
     def __init__(
@@ -217,11 +264,18 @@ class SshSessionRefused(SshServiceError, ConnectionError):
         message: str = "",
         *,
         code: int = 0,
+        text: str = "",
         connection_id: Optional[str] = None,
         phase: Optional[str] = "open",
     ) -> None:
         super().__init__(message, connection_id=connection_id, phase=phase)
         self.code = code
+        self.text = text
+
+    @property
+    def retryable(self) -> bool:
+        """True if the server has no room now: it may have some later, and nothing was sent."""
+        return self.code in (OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE)
 
 
 class SshCommandError(SshServiceError):
@@ -252,6 +306,11 @@ class SshCommandError(SshServiceError):
 
 class SshCommandTimeout(SshCommandError, TimeoutError):
     """A command did not end in the time it was given; phase ``queue``: it was never sent."""
+
+    @property
+    def retryable(self) -> bool:
+        """True if the command was never sent."""
+        return self.phase == "queue"
 
 
 class SshCommandCancelled(SshCommandError, CancelledError):
@@ -297,6 +356,11 @@ class SshNotADirectoryError(SshTransferError, NotADirectoryError):
 class SshTransferTimeout(SshTransferError, TimeoutError):
     """Nothing moved for longer than a copy may stand still."""
 
+    @property
+    def retryable(self) -> bool:
+        """True: a copy may be repeated, and never leaves half a file."""
+        return True
+
 
 _TRANSFER_LEAVES: Dict[int, Type[SshTransferError]] = {
     _errno.ENOENT: SshFileNotFoundError,
@@ -340,6 +404,26 @@ def transfer_error(
     error = cls(f"{text}: {path!r}{where}", connection_id=connection_id, phase="copy")
     error.errno, error.strerror, error.filename = code, text, path
     return error
+
+
+def reason_of(error: BaseException) -> str:
+    """
+    Return the text of an error; the name of its class if it has none.
+
+    Parameters
+    ----------
+    error : BaseException
+        Any exception, also one whose ``__str__`` raises: that must not hide what happened.
+
+    Returns
+    -------
+    str
+        Never empty.
+    """
+    try:
+        return str(error) or type(error).__name__
+    except Exception as failure:
+        return f"{type(error).__name__} (its text is not available: {type(failure).__name__})"
 
 
 def again(error: _E) -> _E:

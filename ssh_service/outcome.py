@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Callable, Dict, Mapping, Optional, Tuple
-
-from ssh_service.errors import SshCommandCancelled
 
 
 class CompletedProcess:
@@ -117,7 +115,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
             with the end.  `result` then raises `SshCommandCancelled`, which is a
             `CancelledError`; `exception`, unlike that of other futures, returns it.
         """
-        return self.done() and isinstance(self.exception(), SshCommandCancelled)
+        return self.done() and isinstance(self.exception(), CancelledError)
 
     def _invoke_callbacks(self) -> None:
         # Futures are settled on reader threads, where the user's code has no business.  (A part

@@ -24,6 +24,7 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
     SshServiceError,
+    reason_of,
 )
 from ssh_service.params import ConnectParams
 from ssh_service.secret import Secret
@@ -140,15 +141,16 @@ class _Conversation:
             self._allowed = error.allowed_types
             self._tried.append(f"{label}: method not offered")
             return "not offered"
-        except paramiko.SSHException as error:
+        except (EOFError, OSError, paramiko.SSHException) as error:
+            is_lost = isinstance(error, SshConnectionLost)
+            if isinstance(error, SshServiceError) and not is_lost:
+                raise  # ours, such as a callable's failure, not the network's
+            if is_lost or not isinstance(error, paramiko.SSHException):
+                self._tried.append(f"{label}: connection lost")
+                raise self._lost(error) from error
             self._tried.append(f"{label}: {_reason(attempt, error)}")
             self._check_alive(error)
             return "refused"
-        except (EOFError, OSError) as error:
-            if isinstance(error, SshServiceError) and not isinstance(error, SshConnectionLost):
-                raise  # ours, such as a callable's failure, not the network's
-            self._tried.append(f"{label}: connection lost")
-            raise self._lost(error) from error
         if further:
             self._allowed = further
             self._tried.append(f"{label}: accepted, more is required")
@@ -245,7 +247,7 @@ class _Conversation:
             return self._refused(f"; the server ended the connection: {loss}")
         return SshConnectError(
             f"{self._params.connection_id}: connection lost during authentication: "
-            f"{loss or error or type(error).__name__}",
+            f"{loss or printable(reason_of(error))}",
             connection_id=self._params.connection_id,
             phase="auth",
         )
@@ -281,7 +283,7 @@ def _reason(attempt: _Attempt, error: BaseException) -> str:
         return str(failure)
     if isinstance(error, paramiko.AuthenticationException) and not isinstance(error, Declined):
         return "refused"
-    return str(error) or type(error).__name__
+    return printable(reason_of(error))
 
 
 def _password_answers(password: Secret) -> Callable[..., List[str]]:

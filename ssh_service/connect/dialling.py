@@ -24,9 +24,10 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
     SshServiceError,
+    reason_of,
 )
 from ssh_service.params import ConnectParams
-from ssh_service.transport import SshTransport
+from ssh_service.transport import SshTransport, printable
 
 __all__ = ["dial"]
 
@@ -197,7 +198,7 @@ def _translate(error: BaseException, params: ConnectParams, deadline: float) -> 
     where = params.connection_id
     timed_out = isinstance(error, socket.timeout) or time.monotonic() >= deadline
     cls: Any = SshConnectTimeout if timed_out else SshConnectError
-    reason = str(error) or type(error).__name__
+    reason = printable(reason_of(error))
     translated = cls(f"{where}: cannot connect: {reason}", connection_id=where, phase="kex")
     translated.errno = error.errno if isinstance(error, OSError) else None
     return translated  # type: ignore[no-any-return]

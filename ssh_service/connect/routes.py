@@ -9,7 +9,7 @@ import paramiko
 
 from ssh_service.connect.proxy_command import ProxySocket
 from ssh_service.connect.tcp import connect_tcp
-from ssh_service.errors import SshConnectError, SshConnectTimeout
+from ssh_service.errors import SshConnectError, SshConnectTimeout, reason_of
 from ssh_service.params import ConnectParams
 from ssh_service.transport import printable
 
@@ -97,7 +97,7 @@ def _through(
                 connection_id=params.connection_id,
                 phase="tcp",
             ) from error
-        reason = printable(str(error)) or type(error).__name__
+        reason = printable(reason_of(error))
         raise SshConnectError(
             f"{params.connection_id}: {jump} cannot connect to "
             f"{params.hostname}:{params.port}: {reason}",

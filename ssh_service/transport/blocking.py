@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Optional
+from typing import Callable, Optional, Union
 
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
-from ssh_service.errors import SshConnectionLost, SshServiceError, again
+from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshServiceError, again
 from ssh_service.transport.posting import PostingChannel
 from ssh_service.transport.wire import Buffer
 
-# Seconds a blocking channel request waits for its reply where no time-out was set.
-_REPLY_TIMEOUT = 30.0
 # One piece of a blocking sendall; more does not fit a packet of OpenSSH's servers.
 _PIECE = 32 * 1024
 
@@ -36,16 +34,29 @@ class BlockingChannel(PostingChannel):
     # paramiko takes the lock before its `try`: an exception of a signal's handler between the two
     # leaves it taken for ever, and the reader with it (fault G23).  `with` has no such gap.
 
-    def _send(self, s: bytes, m: Message) -> int:
+    def _send(self, s: Union[str, Buffer], m: Message) -> int:
+        # Text is counted in characters, as by paramiko, but the window in bytes: paramiko's sends
+        # more than the window admits where the two differ.
+        data = _encoded(s)
         with self.lock:
             if self.closed:
-                raise OSError(errno.EPIPE, "the channel is closed")
-            size = int(self._wait_for_send_window(len(s)))
+                raise self._closed_error()
+            least = len(s[:1].encode("utf-8")) if isinstance(s, str) else 1
+            size = self._wait_for_send_window(len(data), least)
+            if isinstance(s, str):
+                whole = _whole_characters(data, size)
+                self.out_window_size += size - whole
+                size = whole
             if size == 0:
                 return 0
-            m.add_string(s[:size])
+            m.add_string(data[:size])
         self._transmit(m, wait=True)
-        return size
+        return len(data[:size].decode("utf-8")) if isinstance(s, str) else size
+
+    def _closed_error(self) -> OSError:
+        if isinstance(self.error, SshConnectionLost):
+            return again(self.error)
+        return OSError(errno.EPIPE, "the channel is closed")
 
     def shutdown(self, how: int) -> None:
         """
@@ -64,10 +75,10 @@ class BlockingChannel(PostingChannel):
             if m is not None:
                 self._transmit(m, wait=True)
 
-    def _wait_for_send_window(self, size: int) -> int:
+    def _wait_for_send_window(self, size: int, least: int = 1) -> int:
         # Ours, as paramiko's goes by the wall clock, which may jump.  The caller holds `lock`.
         if not self.out_buffer_cv.wait_for(
-            lambda: self.closed or self.eof_sent or self.out_window_size > 0, self.timeout
+            lambda: self.closed or self.eof_sent or self.out_window_size >= least, self.timeout
         ):
             raise socket.timeout("the peer's window stayed closed")
         if self.closed or self.eof_sent:
@@ -76,14 +87,14 @@ class BlockingChannel(PostingChannel):
         self.out_window_size -= size
         return size
 
-    def sendall(self, s: Buffer) -> None:
+    def sendall(self, s: Union[str, Buffer]) -> None:
         """
         Send all of `s`, waiting for the peer's window.
 
         Parameters
         ----------
-        s : bytes
-            What to send.
+        s : bytes or str
+            What to send; text is sent as UTF-8.
 
         Raises
         ------
@@ -92,11 +103,20 @@ class BlockingChannel(PostingChannel):
         OSError
             The channel was closed; `SshConnectionLost` if the connection was.
         """
-        view = memoryview(s).cast("B")  # slices of a view copy nothing (fault F4)
+        self._send_all(s, self.send)
+
+    def sendall_stderr(self, s: Union[str, Buffer]) -> None:
+        """Do as `sendall`, as extended data of the kind stderr; for servers."""
+        self._send_all(s, self.send_stderr)
+
+    def _send_all(self, s: Union[str, Buffer], send: Callable[[bytes], int]) -> None:
+        view = memoryview(s.encode("utf-8") if isinstance(s, str) else s).cast(
+            "B"
+        )  # slices of a view copy nothing (fault F4)
         while view:
-            sent = self.send(bytes(view[:_PIECE]))
-            if not sent:
-                raise again(self.error) if self.error else BrokenPipeError("channel closed")
+            sent = send(bytes(view[:_PIECE]))
+            if not sent:  # where our EOF has been sent, paramiko tries for ever
+                raise self._closed_error()
             view = view[sent:]
 
     def _event_pending(self) -> None:
@@ -105,9 +125,15 @@ class BlockingChannel(PostingChannel):
             self.event.set()
 
     def _wait_for_event(self) -> None:
-        timeout = _REPLY_TIMEOUT if self.timeout is None else self.timeout
+        # Not the channel's time-out, which is for its data: it may be 0.
+        transport = self.get_transport()
+        timeout = transport.channel_timeout
         if not self.event.wait(timeout):
-            raise socket.timeout(f"no reply to a channel request within {timeout:g} s")
+            raise SshConnectTimeout(
+                f"{transport.connection_id}: no reply to a channel request within {timeout:g} s",
+                connection_id=transport.connection_id,
+                phase="open",
+            )
         if not self.event_ready:
             raise again(self.error) if self.error else SSHException("the channel was closed")
 
@@ -151,3 +177,16 @@ class BlockingChannel(PostingChannel):
         if self.exit_status == -1 and isinstance(self.error, SshConnectionLost):
             raise again(self.error)
         return int(self.exit_status)
+
+
+def _encoded(data: Union[str, Buffer]) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    return data.encode("utf-8") if isinstance(data, str) else bytes(memoryview(data))
+
+
+def _whole_characters(data: bytes, size: int) -> int:
+    """Return how many of the first `size` bytes of UTF-8 text end with a whole character."""
+    while 0 < size < len(data) and data[size] & 0xC0 == 0x80:
+        size -= 1
+    return size

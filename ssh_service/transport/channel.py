@@ -10,10 +10,10 @@ It works in two ways.  The plain one is paramiko's: blocking calls, for code tha
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from typing import Any, Optional, Tuple, Union
 
-from paramiko.channel import Channel
 from paramiko.common import cMSG_CHANNEL_FAILURE, cMSG_CHANNEL_WINDOW_ADJUST
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
@@ -24,9 +24,14 @@ from ssh_service.transport.latch import Latch
 from ssh_service.transport.packets import message
 from ssh_service.transport.pipe import NOTHING, ChunkPipe
 from ssh_service.transport.sink import ChannelSink, OpenWaiter
+from ssh_service.transport.text import printable
 
 # How far a server may overrun the window before we call it a fault; OpenSSH never does.
 _WINDOW_SLACK = 64 * 1024
+# Names of signals (RFC 4254 section 6.10), with what private ones may hold.
+_SIGNAL_NAME = re.compile(rb"[A-Za-z0-9@._-]{1,64}")
+# What stands for a name that is none: it would reach terminals and logs.
+_NO_SIGNAL_NAME = "INVALID"
 
 
 class SshChannel(BlockingChannel):
@@ -50,23 +55,6 @@ class SshChannel(BlockingChannel):
 
     def __init__(self, chanid: int, sink: Optional[ChannelSink] = None) -> None:
         super().__init__(chanid)
-        self._prepare(sink)
-
-    @staticmethod
-    def adopt(channel: Channel) -> None:
-        """
-        Repair a channel that paramiko made, as the server opened it.
-
-        Parameters
-        ----------
-        channel : paramiko.Channel
-            Just made; a `SshChannel` from now on.
-        """
-        if type(channel) is Channel:
-            channel.__class__ = SshChannel
-            channel._prepare(None)
-
-    def _prepare(self, sink: Optional[ChannelSink]) -> None:
         if sink is None or isinstance(sink, OpenWaiter):
             self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         else:
@@ -80,6 +68,9 @@ class SshChannel(BlockingChannel):
         self.in_window_sofar = 0  # paramiko's, guarded by lock: bytes to be given back
         self._in_left = 0  # guarded by lock: bytes the peer may still send
         self._finished = False  # reader thread only: `closed` was told
+        # Reader thread only: the peer's EOF.  `eof_received` is also set by `shutdown`, after
+        # which paramiko still delivers what comes.
+        self._eof_came = False
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open" if self.active else "opening"
@@ -146,7 +137,7 @@ class SshChannel(BlockingChannel):
             exceeded = self._in_left < -_WINDOW_SLACK
         if exceeded:
             raise SSHException("the server sent more than the channel's window allows")
-        return bool(self.eof_received)
+        return self._eof_came
 
     def give_back(self, size: int) -> None:
         """
@@ -190,8 +181,10 @@ class SshChannel(BlockingChannel):
         super()._request_failed(m)
 
     def _feed(self, m: Union[Message, bytes]) -> None:
-        # Bytes where paramiko's _feed_extended passes on what `set_combine_stderr` merges.
-        data = m if isinstance(m, bytes) else m.get_binary()
+        if isinstance(m, bytes):  # what `set_combine_stderr` merges, and was counted before
+            self.in_buffer.feed(m)
+            return
+        data = m.get_binary()
         if self._is_late(len(data)):
             return
         if self._sink is None:
@@ -203,13 +196,10 @@ class SshChannel(BlockingChannel):
 
     def _feed_extended(self, m: Message) -> None:
         kind, data = m.get_int(), m.get_binary()
-        if kind == 1 and self.combine_stderr and self._sink is None:
-            self._feed(data)
-            return
         if self._is_late(len(data)):
             return
         if kind == 1 and self._sink is None:
-            self.in_stderr_buffer.feed(data)
+            (self.in_buffer if self.combine_stderr else self.in_stderr_buffer).feed(data)
             return
         if kind == 1 and self._sink is not None:
             self._sink.stderr(data)
@@ -228,7 +218,9 @@ class SshChannel(BlockingChannel):
         if kind == "exit-status":
             self._handle_exit(m.get_int(), None)
         elif kind == "exit-signal":
-            self._handle_exit(-1, (m.get_text(), m.get_boolean(), m.get_text()))
+            name, core_dumped = _signal_name(m.get_string()), m.get_boolean()
+            text = printable(m.get_string().decode("utf-8", "backslashreplace"))
+            self._handle_exit(-1, (name, core_dumped, text))
         elif want_reply:
             m = message(cMSG_CHANNEL_FAILURE, self.remote_chanid)
             self.get_transport()._answer(m, self._outbound)
@@ -246,7 +238,7 @@ class SshChannel(BlockingChannel):
             self._sink.exit_signal(*signal)
 
     def _handle_eof(self, m: Message) -> None:
-        before = self.eof_received
+        before, self._eof_came = self._eof_came, True
         super()._handle_eof(m)
         if self._sink is not None and not before:
             self._sink.eof()
@@ -260,3 +252,7 @@ class SshChannel(BlockingChannel):
             super()._handle_close(m)
             transport._forget_channel(self)
             self._end(None)
+
+
+def _signal_name(sent: bytes) -> str:
+    return sent.decode("ascii") if _SIGNAL_NAME.fullmatch(sent) else _NO_SIGNAL_NAME

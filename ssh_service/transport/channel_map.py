@@ -19,11 +19,6 @@ class ChannelMap:
     long.  So the reader is given a reference that keeps nothing alive; `told` makes the handlers
     that take it.
 
-    Parameters
-    ----------
-    adopt : Callable[[paramiko.Channel], None]
-        Called with each channel before anything else is done with it.
-
     Notes
     -----
     Thread safety.  Every method may be called from any thread.  There is no lock, as each is a
@@ -31,13 +26,11 @@ class ChannelMap:
     destructor could need it while its thread holds it (fault G4).
     """
 
-    def __init__(self, adopt: Callable[[Any], None]) -> None:
-        self._adopt = adopt
+    def __init__(self) -> None:
         self._references: Dict[int, "weakref.ref[Any]"] = {}
 
     def put(self, number: int, channel: Any) -> None:
         """Remember a channel for as long as somebody else does."""
-        self._adopt(channel)
         references = self._references
 
         def forget(reference: "weakref.ref[Any]") -> None:

@@ -7,6 +7,7 @@ then tells everyone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import Any, Callable, List, Optional
 import paramiko
 from paramiko.message import Message
 
-from ssh_service.errors import SshConnectionLost, again
+from ssh_service.errors import SshConnectionLost, again, reason_of
 from ssh_service.transport.packets import SshPacketizer
 from ssh_service.transport.silence import PeerSilent
 from ssh_service.transport.text import printable
@@ -193,7 +194,16 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
     def run(self) -> None:
         """Read until the connection ends, then tell everyone; `start_client` starts this."""
         try:
+            self._wire.begin()
             super().run()
+        except Exception as error:
+            # paramiko formats what ended it before it keeps it, and that may fail: for an error
+            # whose text cannot be had, or an OSError without a number.
+            self.saved_exception = error.__context__ or error
+            with contextlib.suppress(ValueError):  # paramiko skipped this, too
+                paramiko.transport._active_threads.remove(self)
+            if self.auth_handler is not None:
+                self.auth_handler.abort()
         finally:
             self._finish()
             # paramiko does this only where it was the first to see the end: not if this side hung
@@ -234,9 +244,9 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
         elif isinstance(error, EOFError):
             lost = self._lost("eof", "the server closed the connection")
         elif isinstance(error, OSError):
-            lost = self._lost("reset", f"the connection failed: {error}")
+            lost = self._lost("reset", f"the connection failed: {printable(reason_of(error))}")
         else:
-            lost = self._lost("protocol", f"protocol violation: {printable(str(error))}")
+            lost = self._lost("protocol", f"protocol violation: {printable(reason_of(error))}")
         lost.__cause__ = error
         return lost
 

@@ -17,11 +17,13 @@ from paramiko.common import MSG_CHANNEL_CLOSE, cMSG_DISCONNECT
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
+from ssh_service.errors import reason_of
 from ssh_service.transport import reaper
 from ssh_service.transport.ending import DISCONNECT_BY_APPLICATION, Ending
 from ssh_service.transport.latch import Latch
 from ssh_service.transport.outbound import Outbound
 from ssh_service.transport.packets import message
+from ssh_service.transport.text import printable
 from ssh_service.transport.wire import Wire
 
 # Seconds a key exchange may take once the connection is in use.
@@ -147,7 +149,7 @@ class Gate(Ending):
         thread's may lie where nobody looks for it, or the gate have been left closed.  Called
         before the gate is opened, as whatever came next would be garbage to the server.
         """
-        self.abort(self._lost("reset", f"writing failed: {str(exc) or type(exc).__name__}"))
+        self.abort(self._lost("reset", f"writing failed: {printable(reason_of(exc))}"))
 
     def _transmit_some_locked(self) -> None:
         """Send deferred messages, in one piece, that the network has room for."""

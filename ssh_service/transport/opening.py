@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple, Union
 
 from paramiko.common import (
     MSG_CHANNEL_CLOSE,
@@ -15,14 +16,18 @@ from paramiko.common import (
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_SUCCESS,
     MSG_CHANNEL_WINDOW_ADJUST,
-    OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
     cMSG_CHANNEL_OPEN,
-    cMSG_CHANNEL_OPEN_FAILURE,
 )
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
-from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused, again
+from ssh_service.errors import (
+    OPEN_UNKNOWN_CHANNEL_TYPE,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshSessionRefused,
+    again,
+)
 from ssh_service.transport.channel import SshChannel
 from ssh_service.transport.channel_map import ChannelMap, HandedOut, told
 from ssh_service.transport.packets import message
@@ -31,8 +36,11 @@ from ssh_service.transport.sink import ChannelSink, OpenWaiter
 from ssh_service.transport.text import printable
 from ssh_service.transport.wire import Wire
 
-# Seconds to wait for a channel, where the caller does not say.
-_OPEN_TIMEOUT = 30.0
+# Seconds to wait for a channel, or for the reply to a channel's request; paramiko waits an hour.
+_CHANNEL_TIMEOUT = 30.0
+
+# Host and port, or the path of a UNIX domain socket.
+Address = Union[Tuple[str, int], str, bytes, "os.PathLike[str]"]
 
 
 class Opening(Asking):
@@ -47,6 +55,9 @@ class Opening(Asking):
         How many sessions were open at once.  Kept by who opens them.
     in_reserve : Dict[str, Callable[[], bool]]
         Who keeps a session in reserve, and how to ask for it to be given up.
+    channel_timeout : float
+        Seconds to wait for a channel where the caller does not say, and for the server's reply to
+        a blocking request on a channel.
 
     Notes
     -----
@@ -72,12 +83,13 @@ class Opening(Asking):
         # The map of channels is weak: what is not yet confirmed, or works for a sink, lives here.
         self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
         super().__init__(wire, connection_id)
-        self._channels, self.channels_seen = ChannelMap(SshChannel.adopt), HandedOut()
+        self.channel_timeout = _CHANNEL_TIMEOUT
+        self._channels, self.channels_seen = ChannelMap(), HandedOut()
 
     def _disown(self) -> None:
         super()._disown()
         self.lock, self._held = threading.Lock(), set()
-        known, self._channels = self._channels.values(), ChannelMap(SshChannel.adopt)
+        known, self._channels = self._channels.values(), ChannelMap()
         for chan in known:
             chan._disown(self._loss)
 
@@ -175,7 +187,7 @@ class Opening(Asking):
     def open_channel(
         self,
         kind: str,
-        dest_addr: Optional[Tuple[str, int]] = None,
+        dest_addr: Optional[Address] = None,
         src_addr: Optional[Tuple[str, int]] = None,
         window_size: Optional[int] = None,
         max_packet_size: Optional[int] = None,
@@ -187,13 +199,18 @@ class Opening(Asking):
         Parameters
         ----------
         kind : str
-            ``session`` or ``direct-tcpip``.
-        dest_addr, src_addr : Optional[Tuple[str, int]]
-            Host and port, for ``direct-tcpip``.
+            ``session``, ``direct-tcpip``, ``direct-streamlocal@openssh.com``, or one of those that
+            servers open: ``forwarded-tcpip``, ``x11``, ``auth-agent@openssh.com``.
+        dest_addr : Optional[Address]
+            Host and port, for ``direct-tcpip`` and ``forwarded-tcpip``; the path on the server of
+            a UNIX domain socket, for ``direct-streamlocal@openssh.com``.
+        src_addr : Optional[Tuple[str, int]]
+            Host and port from where the connection comes, for ``direct-tcpip``,
+            ``forwarded-tcpip`` and ``x11``; None is told to the server as an unknown one.
         window_size, max_packet_size : Optional[int]
             Bytes; None takes the transport's defaults.
         timeout : Optional[float]
-            Seconds; None means 30.
+            Seconds; None takes `channel_timeout`.
 
         Returns
         -------
@@ -203,23 +220,48 @@ class Opening(Asking):
         Raises
         ------
         SshSessionRefused
-            The server refused it.
+            The server refused it, or the kind is unknown here: a request without the fields that
+            belong to its kind would make the server end the connection, for all who use it.
+        TypeError, ValueError
+            `dest_addr` is missing, or is not an address.
         SshConnectTimeout
             No answer in time; the server's slot is given back when its answer comes.
         SshConnectionLost
             The connection ended.
         """
-        timeout = _OPEN_TIMEOUT if timeout is None else timeout
+        address = self._fields(kind, dest_addr, src_addr)
+        timeout = self.channel_timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
-        address: Tuple[Any, ...] = ()
-        if kind == "direct-tcpip":
-            address = (*(dest_addr or ("", 0)), *(src_addr or ("", 0)))
         try:
             return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
         except SshSessionRefused:
             if not self.make_room():
                 raise
         return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
+
+    def _fields(self, kind: str, dest_addr: Any, src_addr: Any) -> Tuple[Any, ...]:
+        """Return what belongs to a kind of channel (RFC 4254, and OpenSSH's PROTOCOL 2.4)."""
+        if kind in ("session", "auth-agent@openssh.com"):
+            return ()
+        if kind == "x11":
+            return _host_and_port("src_addr", src_addr or ("", 0))
+        if kind in ("direct-tcpip", "forwarded-tcpip"):
+            return (
+                *_host_and_port("dest_addr", dest_addr),
+                *_host_and_port("src_addr", src_addr or ("", 0)),
+            )
+        if kind == "direct-streamlocal@openssh.com":
+            path = dest_addr[0] if isinstance(dest_addr, (tuple, list)) else dest_addr
+            if path is None:
+                raise TypeError("dest_addr: expected the path of a socket, got None")
+            return (os.fsencode(path), "", 0)
+        raise SshSessionRefused(
+            f"{self.connection_id}: a channel of the kind {kind!r} cannot be opened: "
+            "its fields are unknown here",
+            code=OPEN_UNKNOWN_CHANNEL_TYPE,
+            text="unknown channel type",
+            connection_id=self.connection_id,
+        )
 
     def _open(
         self,
@@ -271,25 +313,22 @@ class Opening(Asking):
             SshSessionRefused(
                 f"{self.connection_id}: the server refused a channel: {said} (code {code})",
                 code=code,
+                text=said,
                 connection_id=self.connection_id,
-            )
-        )
-
-    def _parse_channel_open(self, m: Message) -> None:
-        if self._forward_agent_handler or self._x11_handler or self._tcp_handler:
-            super()._parse_channel_open(m)  # the user asked for it, by paramiko's own methods
-            return
-        m.get_text()
-        self._answer(
-            message(
-                cMSG_CHANNEL_OPEN_FAILURE,
-                m.get_int(),
-                OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
-                "",
-                "",
             )
         )
 
     def _forget_channel(self, chan: SshChannel) -> None:
         with self.lock:
             self._held.discard(chan)
+
+
+def _host_and_port(name: str, address: Any) -> Tuple[str, int]:
+    try:
+        host, port = address
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a host and a port, got {address!r}") from None
+    number = int(port)
+    if not isinstance(host, (str, bytes)) or not 0 <= number < 2**32:
+        raise ValueError(f"{name}: expected a host and a port, got {address!r}")
+    return host, number  # type: ignore[return-value]  # the wire takes bytes as well

@@ -32,12 +32,32 @@ class Tagged:
 
     __slots__ = ("_outbound", "transport")
 
+    transport: "SshTransport"
+
     def __init__(self, transport: "SshTransport", outbound: Outbound) -> None:
-        self.transport = transport
-        self._outbound = outbound
+        object.__setattr__(self, "transport", transport)
+        object.__setattr__(self, "_outbound", outbound)
 
     def _send_user_message(self, m: Message) -> None:
         self.transport._send_user_message(m, self._outbound)
 
+    # In everything else it is the transport itself, also for `isinstance`, ``==`` and assignment.
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transport, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.transport, name, value)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self.transport)
+
+    def __eq__(self, other: object) -> bool:
+        return self.transport is (other.transport if type(other) is Tagged else other)
+
+    def __hash__(self) -> int:
+        return hash(self.transport)
+
+    def __repr__(self) -> str:
+        return repr(self.transport)

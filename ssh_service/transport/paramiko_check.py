@@ -25,6 +25,7 @@ _NEEDED = {
     paramiko.Transport: (
         "_auth_trigger",
         "_channel_handler_table",
+        "_check_banner",
         "_compression_info",
         "_log",
         "_next_channel",
@@ -34,14 +35,18 @@ _NEEDED = {
         "_parse_disconnect",
         "_parse_ext_info",
         "_parse_global_request",
+        "_parse_kex_init",
         "_parse_newkeys",
         "_parse_request_failure",
         "_parse_request_success",
+        "_really_parse_kex_init",
         "_sanitize_packet_size",
         "_sanitize_window_size",
         "_send_kex_init",
         "_send_message",
         "_send_user_message",
+        "_set_forward_agent_handler",
+        "_set_x11_handler",
         "_verify_key",
         "run",
         "stop_thread",
@@ -87,6 +92,8 @@ _REPLACED = {
         "clear_to_send",
         "clear_to_send_lock",
         "completion_event",
+        "channel_timeout",
+        "host_key_type",
         "lock",
         "saved_exception",
     ),
@@ -166,6 +173,8 @@ def check_paramiko() -> None:
     ImportError
         The installed paramiko differs; the message says where.
     """
+    if not hasattr(paramiko.transport, "_active_threads"):
+        raise _moved("transport._active_threads is gone")
     for owner, names in _NEEDED.items():
         for name in names:
             if not hasattr(owner, name):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import socket
-from typing import Any, Deque, Optional, Sequence
+from typing import Any, Callable, Deque, Optional, Sequence
 
 from paramiko.common import cMSG_GLOBAL_REQUEST, cMSG_REQUEST_FAILURE, cMSG_UNIMPLEMENTED
 from paramiko.message import Message
@@ -31,6 +31,11 @@ class Question:
     """
     A global request that somebody waits for.
 
+    Parameters
+    ----------
+    on_answer : Optional[Callable[[Optional[Message]], None]]
+        Called on the reader thread with the answer, before whatever the server sends next.
+
     Attributes
     ----------
     answer : Optional[Message]
@@ -39,9 +44,10 @@ class Question:
         Set when there is an answer, or none will come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_answer: Optional[Callable[[Optional[Message]], None]] = None) -> None:
         self.answer: Optional[Message] = None
         self.done = Latch()
+        self.on_answer = on_answer
 
 
 class Questions:
@@ -71,6 +77,8 @@ class Questions:
             return  # nobody asked
         if question is not None:
             question.answer = answer
+            if question.on_answer is not None:
+                question.on_answer(answer)
             question.done.set()
 
     def end(self) -> None:
@@ -129,14 +137,24 @@ class Asking(Gate):
         SshConnectionLost
             The connection has ended.
         """
-        m = message(cMSG_GLOBAL_REQUEST, kind, wait)
-        m.add(*(data or ()))
-        question = Question()
         if wait:
-            m.on_sent = lambda: self._questions.ask(question)
+            return self._ask(kind, data or ())
+        m = message(cMSG_GLOBAL_REQUEST, kind, False)
+        m.add(*(data or ()))
         self._send_user_message(m)
-        if not wait:
-            return None
+        return None
+
+    def _ask(
+        self,
+        kind: str,
+        data: Sequence[Any],
+        on_answer: Optional[Callable[[Optional[Message]], None]] = None,
+    ) -> Optional[Message]:
+        m = message(cMSG_GLOBAL_REQUEST, kind, True)
+        m.add(*data)
+        question = Question(on_answer)
+        m.on_sent = lambda: self._questions.ask(question)
+        self._send_user_message(m)
         answered = question.done.wait(_ANSWER_LIMIT)
         if not self.is_active():
             raise self._no_connection()

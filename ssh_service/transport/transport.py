@@ -6,8 +6,9 @@ study, ``#`` numbers paramiko's issues.  `ssh_service.transport.paramiko_check` 
 that the installed paramiko still calls what is overridden here.
 
 The class is made of layers, each of which knows those below it: `Ending` (how it ends), `Gate`
-(what is sent when), `Asking` (global requests), `Opening` (channels), and here the reader thread,
-which identifies both sides, exchanges keys and listens.
+(what is sent when), `Asking` (global requests), `Opening` (channels), `Accepting` (channels that
+the server opens), and here the reader thread, which identifies both sides, exchanges keys and
+listens.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from typing import Any, Deque, Dict, Optional, Sequence
+from typing import Any, Deque, Dict, List, Optional, Sequence
 
 import paramiko
 from paramiko.message import Message
-from paramiko.ssh_exception import SSHException
+from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
-from ssh_service.errors import SshConnectError, SshConnectionLost, SshConnectTimeout
+from ssh_service.errors import SshConnectError, SshConnectionLost, SshConnectTimeout, reason_of
 from ssh_service.transport import gate, reaper
+from ssh_service.transport.accepting import Accepting
+from ssh_service.transport.agreement import check_host_key, servers_offer
 from ssh_service.transport.latch import Latch
-from ssh_service.transport.opening import Opening
 from ssh_service.transport.packets import Inflater
 from ssh_service.transport.paramiko_check import check_paramiko
 from ssh_service.transport.silence import Silence
@@ -42,14 +44,15 @@ _AUTH_TIMEOUT = 30.0
 _THROTTLED = ("Exceeded MaxStartups", "Not allowed at this time")
 
 
-class SshTransport(Opening):
+class SshTransport(Accepting):
     """
     One SSH connection, safe to share between threads.
 
     Parameters
     ----------
-    sock : socket.socket or paramiko.Channel
-        Connected to the server; it belongs to the transport from now on.
+    sock : socket.socket, paramiko.Channel, paramiko.ProxyCommand or the like
+        Connected to the server; it belongs to the transport from now on.  An object of another
+        type needs the methods `send`, `recv`, `settimeout` and `close`.
     connection_id : str
         ``user@host:port``, for people.
     keepalive_interval : Optional[float]
@@ -96,7 +99,9 @@ class SshTransport(Opening):
         check_paramiko()
         self._silence = Silence(keepalive_interval or 0.0, keepalive_count_max)
         self._rekey_began: Optional[float] = None  # reader thread only
-        self._rekeyed: Deque[Latch] = collections.deque()  # of those who wait for new keys
+        # Of those who wait for an exchange of keys that has not begun, and for the present one.
+        self._rekey_wanted: Deque[Latch] = collections.deque()
+        self._rekeying: List[Latch] = []  # reader thread only
         self.beside: Dict[str, Any] = {}  # what others keep for as long as the connection lives
         super().__init__(Wire(sock, self._silence.limit or _STALL_LIMIT), connection_id)
         self.name = f"ssh-service-reader-{connection_id}"
@@ -112,9 +117,13 @@ class SshTransport(Opening):
             "compression": compression,
         }
         options = self.get_security_options()
-        for name, algorithms in offered.items():
-            if algorithms is not None:
-                setattr(options, name, tuple(algorithms))
+        try:
+            for name, algorithms in offered.items():
+                if algorithms is not None:
+                    setattr(options, name, tuple(algorithms))
+        except ValueError:
+            self._wire.give_back()
+            raise
         reaper.serve(self)
 
     # Names for people.
@@ -170,12 +179,13 @@ class SshTransport(Opening):
                 connection_id=self.connection_id,
                 phase=phase,
             ) from cause
-        text = printable(str(cause or "the server closed the connection"))
+        text = printable(reason_of(cause) if cause else "the server closed the connection")
         error = SshConnectError(
             f"{self.connection_id}: {text} (phase: {phase}){self._server_said()}",
             connection_id=self.connection_id,
             phase=phase,
         )
+        error.permanent = isinstance(cause, IncompatiblePeer)
         error.throttled = any(line.startswith(_THROTTLED) for line in self.packetizer.banner)
         raise error from cause
 
@@ -185,6 +195,23 @@ class SshTransport(Opening):
         if self._goodbye:
             said = self._goodbye
         return f"; the server said: {printable(said)}" if said else ""
+
+    def _check_banner(self) -> None:
+        try:
+            super()._check_banner()
+        except SSHException as error:
+            cause = error.__context__  # whose text paramiko glues to its own words
+            if cause is None or isinstance(error, IncompatiblePeer):
+                raise
+            raise SSHException(f"no SSH identification: {reason_of(cause)}") from cause
+
+    def _parse_kex_init(self, m: Message) -> None:
+        try:
+            super()._parse_kex_init(m)
+        except IncompatiblePeer as error:
+            m.rewind()
+            offer = servers_offer(str(error), self._really_parse_kex_init(m))
+            raise IncompatiblePeer(f"{error}; their offer: {offer}") from None
 
     def _auth_trigger(self) -> None:
         super()._auth_trigger()
@@ -204,6 +231,7 @@ class SshTransport(Opening):
     # Keys, and new ones.
 
     def _verify_key(self, host_key: bytes, sig: bytes) -> None:
+        check_host_key(self.host_key_type, host_key, sig)
         trusted = self.host_key
         super()._verify_key(host_key, sig)
         if trusted is not None and trusted.asbytes() != self.host_key.asbytes():
@@ -212,7 +240,7 @@ class SshTransport(Opening):
 
     def renegotiate_keys(self) -> None:
         """
-        Exchange keys anew, and wait until that is done.
+        Exchange keys anew, and wait until that is done: in an exchange that begins after the call.
 
         Raises
         ------
@@ -220,31 +248,34 @@ class SshTransport(Opening):
             The connection has ended, or the server did not take part.
         """
         done = Latch()
-        self._rekeyed.append(done)
+        self._rekey_wanted.append(done)
         if self.is_active():  # otherwise, nobody is there to set it
-            self.packetizer._trigger_rekey()
             self._ask_for_a_sign_of_life()  # wakes the reader, which begins
-            if not done.wait(gate.REKEY_LIMIT):
-                self.abort(self._lost("protocol", f"no new keys in {gate.REKEY_LIMIT:g} s"))
+            limit = 2 * gate.REKEY_LIMIT  # another exchange may be under way
+            if not done.wait(limit):
+                self.abort(self._lost("protocol", f"no new keys in {limit:g} s"))
         if not self.is_active():
             raise self._no_connection()
 
     def _send_kex_init(self) -> None:
         if self.initial_kex_done:
             self._rekey_began = time.monotonic()
+        while self._rekey_wanted:
+            self._rekeying.append(self._rekey_wanted.popleft())
         super()._send_kex_init()
 
     def _parse_newkeys(self, m: Message) -> None:
         super()._parse_newkeys(m)
         self._rekey_began = None
-        self._tell_rekeyed()
-
-    def _tell_rekeyed(self) -> None:
-        while self._rekeyed:
-            self._rekeyed.popleft().set()
+        waiting, self._rekeying = self._rekeying, []
+        for latch in waiting:
+            latch.set()
 
     def _release_all(self, reason: SshConnectionLost) -> None:
-        self._tell_rekeyed()
+        while self._rekey_wanted:
+            self._rekeying.append(self._rekey_wanted.popleft())
+        for latch in self._rekeying:
+            latch.set()
         super()._release_all(reason)
 
     # How long the reader waits for bytes.
@@ -253,6 +284,8 @@ class SshTransport(Opening):
         """Do what is due before the reader waits for bytes; say for how long it may."""
         now = time.monotonic()
         waits = []
+        if self._rekey_wanted and not self.in_kex:
+            self.packetizer._trigger_rekey()  # by this thread alone: an exchange resets it
         soon = self._time_to_flush(now)
         if soon:
             waits.append(soon)

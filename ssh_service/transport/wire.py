@@ -10,9 +10,13 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import ssl
 import sys
 import time
 from typing import Any, Optional, Union
+
+from ssh_service.errors import reason_of
+from ssh_service.transport.relay import Relay
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -31,12 +35,13 @@ class WriteStalled(OSError):
 
 class Wire:
     """
-    A connected socket, or a channel that stands in for one, as the transport uses it.
+    A connected socket, or what stands in for one, as the transport uses it.
 
     Parameters
     ----------
-    sock : socket.socket or paramiko.Channel
-        Connected.  It belongs to the wire from now on.
+    sock : socket.socket, paramiko.Channel, paramiko.ProxyCommand or the like
+        Connected.  It belongs to the wire from now on.  Whatever is neither a plain socket nor a
+        channel needs only `send`, `recv`, `settimeout` and `close`, and is given a `Relay`.
     stall_limit : float
         Seconds for which the peer may accept no byte before a write fails.
 
@@ -56,6 +61,13 @@ class Wire:
     """
 
     def __init__(self, sock: Any, stall_limit: float) -> None:
+        self._given = sock
+        self._relay: Optional[Relay] = None
+        # TLS over a socket holds back bytes that `poll` cannot see.
+        is_socket = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)
+        if not is_socket and not hasattr(sock, "send_ready"):
+            self._relay = Relay(sock)
+            sock = self._relay.socket
         self._sock = sock
         self._real = isinstance(sock, socket.socket)
         self.stall_limit = stall_limit
@@ -66,14 +78,28 @@ class Wire:
         if self._real:
             sock.setblocking(False)
 
-    # What paramiko asks of a socket.
+    # What paramiko, or its users, ask of a socket.
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_given":  # not made yet, or being copied
+            raise AttributeError(name)
+        return getattr(self._given, name)  # `getsockname`, `setsockopt`, `gettimeout`, ...
+
+    def begin(self) -> None:
+        """Prepare for the first byte; on the reader thread."""
+        if self._relay is not None:
+            self._relay.start()
+
+    def give_back(self) -> None:
+        """Leave the socket to the caller, as the transport could not be made."""
+        if self._relay is not None:
+            self._relay.discard()
 
     def settimeout(self, timeout: Optional[float]) -> None:
         """Ignore the time-out paramiko sets: every wait of the wire is given its own."""
 
-    def getpeername(self) -> Any:
-        """Return the address of the peer, as `socket.socket.getpeername` does."""
-        return self._sock.getpeername()
+    def setblocking(self, blocking: bool) -> None:
+        """Ignore it, as `settimeout` does."""
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 once it was given back."""
@@ -93,12 +119,16 @@ class Wire:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the peer was faster, or the descriptor is given back already
+        if self._relay is not None:
+            self._relay.stop()
 
     def release(self) -> None:
         """Give the descriptor back, without a word to the peer (a forked child may call this)."""
         self._shut = True
         if self._real:
             self._sock.close()
+        if self._relay is not None:
+            self._relay.release()
 
     def recv(self, timeout: Optional[float], until_writable: bool = False) -> Optional[bytes]:
         """
@@ -128,6 +158,10 @@ class Wire:
             data = self._recv_channel(longest if timeout is None else min(timeout, longest))
         if data:
             self.last_received = time.monotonic()
+        elif data is not None and self._relay is not None and self._relay.error is not None:
+            error = self._relay.error
+            code = error.errno if isinstance(error, OSError) else None
+            raise OSError(code or errno.ECONNRESET, reason_of(error)) from error
         return data
 
     def _recv_real(self, timeout: Optional[float], until_writable: bool) -> Optional[bytes]:
@@ -260,7 +294,7 @@ class Wire:
 
 def _below(error: OSError) -> OSError:
     """Give an error of the jump host's connection an errno: paramiko's reader expects one."""
-    text = f"the connection to the jump host failed: {error}"
+    text = f"the connection to the jump host failed: {reason_of(error)}"
     return OSError(error.errno or errno.ECONNRESET, text)
 
 

@@ -10,6 +10,7 @@ import pickle
 import traceback
 from typing import Any, Dict, List, Type
 
+import paramiko
 import pytest
 
 from ssh_service import errors
@@ -31,6 +32,7 @@ EXTRAS: Dict[str, Any] = {
     "sent": False,
     "reason": "silence",
     "code": 4,
+    "text": "no room",
     "ended": True,
 }
 
@@ -91,6 +93,12 @@ def test_again_makes_a_fresh_error_that_tells_the_same(cls: Type[SshServiceError
         (errors.SshConnectTimeout, TimeoutError),
         (errors.SshConnectionLost, ConnectionError),
         (errors.SshSessionRefused, ConnectionError),
+        (errors.SshConnectError, paramiko.SSHException),
+        (errors.SshHostKeyError, paramiko.SSHException),
+        (errors.SshAuthError, paramiko.AuthenticationException),
+        (errors.SshConnectTimeout, paramiko.SSHException),
+        (errors.SshConnectionLost, paramiko.SSHException),
+        (errors.SshSessionRefused, paramiko.ChannelException),
         (errors.SshCommandTimeout, TimeoutError),
         (errors.SshCommandCancelled, concurrent.futures.CancelledError),
         (errors.SshCacheClosed, RuntimeError),
@@ -102,7 +110,7 @@ def test_again_makes_a_fresh_error_that_tells_the_same(cls: Type[SshServiceError
         (errors.SshNotADirectoryError, NotADirectoryError),
     ],
 )
-def test_each_leaf_is_the_builtin_that_others_would_catch(
+def test_each_leaf_is_what_others_would_catch(
     cls: Type[SshServiceError], builtin: Type[BaseException]
 ) -> None:
     assert issubclass(cls, builtin)
@@ -145,3 +153,21 @@ def test_the_output_so_far_survives_pickling_with_its_error() -> None:
     assert copied.process.stdout == "out\\xff"
     assert copied.process.returncode == -9
     assert copied.ended is True
+
+
+class Untold(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_reason_of_gives_a_text_for_every_error() -> None:
+    assert errors.reason_of(ValueError("why")) == "why"
+    assert errors.reason_of(ValueError()) == "ValueError"
+    assert errors.reason_of(Untold()) == "Untold (its text is not available: RuntimeError)"
+
+
+def test_a_refused_session_has_the_fields_of_paramikos_exception() -> None:
+    error = errors.SshSessionRefused("refused: no room", code=4, text="no room")
+    assert (error.code, error.text, str(error)) == (4, "no room", "refused: no room")

@@ -701,7 +701,7 @@ def test_who_waits_for_new_keys_is_told_when_the_connection_ends() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         server.transports[0].answers_rekeys = False
         call = Outcome(transport.renegotiate_keys)
-        eventually(lambda: bool(transport._rekeyed), "it waits")
+        eventually(lambda: bool(transport._rekeying), "it waits")
         began = time.monotonic()
         server.transports[0].close()
         assert isinstance(call.wait().error, SshConnectionLost)

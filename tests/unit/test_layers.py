@@ -56,7 +56,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     },
     "script": {"errors"},
     "streams": {"transport", "background", "errors"},
-    "outcome": {"errors"},
+    "outcome": set(),
     "process_group": {"transport", "errors"},
     "command": {
         "outcome",
@@ -157,7 +157,7 @@ OUTSIDE: Dict[str, Set[str]] = {
     "pytest_plugin": {"pytest"},
     "mock_sshd": {"mockssh", "paramiko"},
     "base_service": set(),
-    "errors": set(),
+    "errors": {"paramiko"},
     "settings": set(),
     "service_settings": set(),
     "ssh_service": set(),

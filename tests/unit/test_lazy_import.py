@@ -32,10 +32,10 @@ def roots(modules: Set[str]) -> Set[str]:
     return {name.partition(".")[0] for name in modules}
 
 
-def test_importing_the_package_loads_its_errors_only() -> None:
+def test_importing_the_package_loads_nothing_else() -> None:
     loaded = modules_after("import ssh_service")
     ours = {name for name in loaded if name.partition(".")[0] == "ssh_service"}
-    assert ours == {"ssh_service", "ssh_service.errors"}
+    assert ours == {"ssh_service"}
     assert "paramiko" not in loaded
 
 
@@ -67,6 +67,10 @@ def test_a_name_is_looked_up_once_and_stays_the_same() -> None:
     assert "SshHostService" in vars(ssh_service)
 
 
+def test_the_errors_are_an_attribute_without_being_imported() -> None:
+    modules_after("import ssh_service; ssh_service.errors.SshServiceError")
+
+
 def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
     with pytest.raises(AttributeError, match="'ssh_service' has no attribute 'SshHots'"):
         ssh_service.SshHots
@@ -93,7 +97,7 @@ def test_type_checkers_and_the_interpreter_see_the_same_names() -> None:
     text = (ROOT / "ssh_service" / "__init__.py").read_text()
     block = text[text.index("if TYPE_CHECKING:") : text.index("__all__")]
     imported: List[str] = []
-    for names in re.findall(r"^    from \S+ import (.+)$", block, re.MULTILINE):
-        imported += names.split(", ")
+    for names in re.findall(r"^    from \S+ import (\([^)]+\)|.+)$", block, re.MULTILINE):
+        imported += re.findall(r"\w+", names)
     assert sorted(imported) == sorted(ssh_service._MODULES)
     assert set(ssh_service._MODULES) <= set(ssh_service.__all__)

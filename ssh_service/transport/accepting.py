@@ -1,0 +1,329 @@
+"""The channels that a server opens: forwarded connections, X11, agents; and who takes them."""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+from typing import Any, Callable, List, Optional, Tuple
+
+from paramiko.common import (
+    OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_FAILED_RESOURCE_SHORTAGE,
+    cMSG_CHANNEL_OPEN_FAILURE,
+    cMSG_CHANNEL_OPEN_SUCCESS,
+    cMSG_GLOBAL_REQUEST,
+)
+from paramiko.message import Message
+
+from ssh_service.errors import SshConnectionLost, SshSessionRefused
+from ssh_service.transport.channel import SshChannel
+from ssh_service.transport.opening import Opening
+from ssh_service.transport.packets import message
+from ssh_service.transport.wire import Wire
+
+# Channels that may wait for `accept`, and handlers that may run at once, on one connection.
+_MAX_WAITING = 1024
+_MAX_HANDLERS = 1024
+# Addresses that mean every address of the server (RFC 4254 section 7.1).
+_ANY_ADDRESS = ("", "*", "0.0.0.0", "::")
+
+Handler = Callable[..., None]
+
+
+class Forward:
+    """
+    A port that the server listens on for one user of the connection.
+
+    Attributes
+    ----------
+    address, port : str, int
+        As they were asked for; the port as the server chose it, where it was 0.
+    handler : Optional[Handler]
+        Called with each connection; None: it waits for `accept`.
+    """
+
+    def __init__(self, address: str, port: int, handler: Optional[Handler]) -> None:
+        self.address = address
+        self.port = port
+        self.handler = handler
+        self.is_wanted = True  # guarded by the lock of `Forwards`
+
+
+class Forwards:
+    """
+    The ports that a server listens on for the users of one connection.
+
+    paramiko keeps one handler, so that the connections of one user reach the handler of another.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: List[Forward] = []  # guarded by _lock
+
+    def add(self, forward: Forward) -> bool:
+        """Add one that the server granted; return False if its user has given up waiting."""
+        with self._lock:
+            if forward.is_wanted:
+                self._all.append(forward)
+            return forward.is_wanted
+
+    def give_up(self, forward: Forward) -> bool:
+        """Note that its user has given up waiting; return whether it had been granted."""
+        with self._lock:
+            forward.is_wanted = False
+            granted = forward in self._all
+            if granted:
+                self._all.remove(forward)
+            return granted
+
+    def remove(self, address: str, port: int) -> None:
+        """Remove the one with exactly this address and port, if there is one."""
+        with self._lock:
+            self._all = [one for one in self._all if (one.address, one.port) != (address, port)]
+
+    def find(self, address: str, port: int) -> Optional[Forward]:
+        """
+        Find whose a connection is.
+
+        Parameters
+        ----------
+        address, port : str, int
+            Which were connected to (RFC 4254 section 7.2).  OpenSSH gives the address as it was
+            asked for; other servers the one that a name or a wildcard stands for.
+
+        Returns
+        -------
+        Optional[Forward]
+            None where it is nobody's, or cannot be known.
+        """
+        with self._lock:
+            same_port = [one for one in self._all if one.port == port]
+        exact = [one for one in same_port if one.address == address]
+        anywhere = [one for one in same_port if one.address in _ANY_ADDRESS]
+        for found in (exact, anywhere, same_port):
+            if len(found) == 1:
+                return found[0]
+        return None
+
+
+class Accepting(Opening):
+    """
+    What takes the channels that a server opens, for `SshTransport`; made as `Ending` is.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  A forwarded connection reaches whoever asked for its address and port.  Handlers
+    run on threads of their own: one that waits holds up nobody else.
+    """
+
+    def __init__(self, wire: Wire, connection_id: str) -> None:
+        self._forwards = Forwards()
+        self._handlers = threading.BoundedSemaphore(_MAX_HANDLERS)
+        # What waits for `accept`; None at the end, which whoever takes it puts back.
+        self._accepted: "queue.SimpleQueue[Optional[SshChannel]]" = queue.SimpleQueue()
+        super().__init__(wire, connection_id)
+
+    def _disown(self) -> None:
+        super()._disown()
+        self._forwards, self._accepted = Forwards(), queue.SimpleQueue()
+        self._handlers = threading.BoundedSemaphore(_MAX_HANDLERS)
+        self._accepted.put(None)
+
+    def _release_all(self, reason: SshConnectionLost) -> None:
+        super()._release_all(reason)
+        self._accepted.put(None)
+
+    # Our side.
+
+    def accept(self, timeout: Optional[float] = None) -> Optional[SshChannel]:
+        """
+        Wait for a channel that the server opens and no handler takes.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            Seconds; None waits until the connection ends.
+
+        Returns
+        -------
+        Optional[SshChannel]
+            None when the time was up, or the connection has ended.
+        """
+        try:
+            channel = self._accepted.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if channel is None:
+            self._accepted.put(None)
+        return channel
+
+    def request_port_forward(
+        self, address: str, port: int, handler: Optional[Handler] = None
+    ) -> int:
+        """
+        Have the server listen on a port, and pass on the connections to it.
+
+        Parameters
+        ----------
+        address : str
+            Where the server listens; ``""`` is everywhere.
+        port : int
+            The port; 0 lets the server choose.
+        handler : Optional[Handler]
+            ``handler(channel, (origin_address, origin_port), (address, port))`` is called with
+            each connection, on a thread of its own.  With None it waits for `accept`.
+
+        Returns
+        -------
+        int
+            The port.
+
+        Raises
+        ------
+        SshSessionRefused
+            The server refused.
+        socket.timeout
+            The server did not answer.
+        SshConnectionLost
+            The connection has ended.
+        """
+        forward = Forward(address, int(port), handler)
+        try:
+            answer = self._ask(
+                "tcpip-forward", (address, forward.port), functools.partial(self._granted, forward)
+            )
+        except BaseException:
+            if self._forwards.give_up(forward) and self.is_active():
+                self._stop_listening(forward)
+            raise
+        if answer is None or not forward.port:
+            raise SshSessionRefused(
+                f"{self.connection_id}: the server refused to listen on {address or '*'}:{port}",
+                connection_id=self.connection_id,
+            )
+        return forward.port
+
+    def _granted(self, forward: Forward, answer: Optional[Message]) -> None:
+        # On the reader thread, as the first connection may come right behind the answer.
+        if answer is None:
+            return
+        forward.port = forward.port or answer.get_int()
+        if not self._forwards.add(forward):
+            self._stop_listening(forward)
+
+    def _stop_listening(self, forward: Forward) -> None:
+        m = message(cMSG_GLOBAL_REQUEST, "cancel-tcpip-forward", True)
+        m.add(forward.address, forward.port)
+        m.on_sent = lambda: self._questions.ask(None)
+        self.post(m)
+
+    def cancel_port_forward(self, address: str, port: int) -> None:
+        """
+        Have the server listen no more; forwards of other addresses and ports stay.
+
+        Parameters
+        ----------
+        address : str
+            As given to `request_port_forward`.
+        port : int
+            As returned by `request_port_forward`.
+        """
+        if not self.is_active():
+            return
+        self._forwards.remove(address, port)
+        self.global_request("cancel-tcpip-forward", (address, port))
+
+    def _set_x11_handler(self, handler: Optional[Handler]) -> None:
+        self._x11_handler = handler or self._queue
+
+    def _set_forward_agent_handler(self, handler: Optional[Handler]) -> None:
+        self._forward_agent_handler = handler or self._queue
+
+    def _queue(self, channel: SshChannel, *origin: Any) -> None:
+        self._accepted.put(channel)
+
+    # The server's side, on the reader thread.  paramiko answers inside a key exchange (fault G34)
+    # and calls the handlers here, where they would stop everything else.
+
+    def _parse_channel_open(self, m: Message) -> None:
+        kind, number, window, packet = m.get_text(), m.get_int(), m.get_int(), m.get_int()
+        handler, arguments, origin = self._who_takes(kind, m)
+        if handler is None:
+            self._refuse(number, OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
+        elif handler == self._queue:
+            if self._accepted.qsize() >= _MAX_WAITING:
+                self._refuse(number, OPEN_FAILED_RESOURCE_SHORTAGE)
+                return
+            self._queue(self._confirm(number, window, packet, origin))
+        elif not self._handlers.acquire(blocking=False):
+            self._refuse(number, OPEN_FAILED_RESOURCE_SHORTAGE)
+        else:
+            self._hand_over(self._confirm(number, window, packet, origin), handler, arguments)
+
+    def _who_takes(
+        self, kind: str, m: Message
+    ) -> Tuple[Optional[Handler], Tuple[Any, ...], Optional[Tuple[str, int]]]:
+        """Return who takes a channel, what it is called with, and where the channel comes from."""
+        if kind == "forwarded-tcpip":
+            here = m.get_text(), m.get_int()
+            origin = m.get_text(), m.get_int()
+            forward = self._forwards.find(*here)
+            if forward is not None:
+                return forward.handler or self._queue, (origin, here), origin
+        elif kind == "x11" and self._x11_handler is not None:
+            origin = m.get_text(), m.get_int()
+            return self._x11_handler, (origin,), None
+        elif kind == "auth-agent@openssh.com" and self._forward_agent_handler is not None:
+            return self._forward_agent_handler, (), None
+        return None, (), None
+
+    def _refuse(self, number: int, code: int) -> None:
+        self._answer(message(cMSG_CHANNEL_OPEN_FAILURE, number, code, "", ""))
+
+    def _confirm(
+        self, number: int, window: int, packet: int, origin: Optional[Tuple[str, int]]
+    ) -> SshChannel:
+        with self.lock:
+            own = self._next_channel()
+            chan = SshChannel(own)
+            chan._set_transport(self)
+            chan._set_window(self._sanitize_window_size(None), self._sanitize_packet_size(None))
+            chan._set_remote_channel(number, window, packet)
+            chan.origin_addr = origin
+            self._channels.put(own, chan)
+            self.channels_seen[own] = True
+        self._answer(
+            message(
+                cMSG_CHANNEL_OPEN_SUCCESS,
+                number,
+                own,
+                chan.in_window_size,
+                chan.in_max_packet_size,
+            )
+        )
+        return chan
+
+    def _hand_over(self, chan: SshChannel, handler: Handler, arguments: Tuple[Any, ...]) -> None:
+        def run() -> None:
+            try:
+                handler(chan, *arguments)
+            except Exception:  # of the user's code: its connection ends, nothing else
+                self.logger.exception("%s: a handler of forwarded connections", self.connection_id)
+                chan.close()
+            finally:
+                self._handlers.release()
+
+        name = f"ssh-service-forward-{self.connection_id}"
+        try:
+            threading.Thread(target=run, name=name, daemon=True).start()
+        except RuntimeError as error:  # no thread can be had
+            self._handlers.release()
+            self.logger.error("%s: a forwarded connection: %s", self.connection_id, error)
+            chan.close()

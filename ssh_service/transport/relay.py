@@ -1,0 +1,211 @@
+"""A real socket in front of what only looks like one, such as a `paramiko.ProxyCommand`."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+from typing import Any, Optional
+
+from paramiko.proxy import ProxyCommand
+from paramiko.ssh_exception import ProxyCommandFailure
+
+# Bytes that are moved at once.
+_READ_SIZE = 64 * 1024
+# Seconds after which a wait for the socket-like object is begun anew, to see whether it is over;
+# paramiko's own interval.
+_POLL = 0.1
+# Bytes of a proxy command's stderr that are kept for the error message.
+_KEPT_STDERR = 1024
+
+
+class Relay:
+    """
+    Two threads that move bytes between a real socket and a socket-like object.
+
+    The transport waits for its socket by `poll`, and never in the middle of a write.  What has
+    only `send`, `recv`, `settimeout` and `close` allows neither, so it gets threads of its own.
+
+    Parameters
+    ----------
+    sock : Any
+        Connected.  It is closed when the relay ends.
+
+    Attributes
+    ----------
+    socket : socket.socket
+        The end for the transport.
+    error : Optional[BaseException]
+        Why the socket-like object failed, if it did.
+
+    Notes
+    -----
+    Thread safety.  `stop` may be called from any thread, any number of times.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self.error: Optional[BaseException] = None
+        self._sock = _Proxy(sock) if isinstance(sock, ProxyCommand) else _Lookalike(sock)
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._started = False  # guarded by _lock
+        self._stopped = False  # guarded by _lock; set once, so it may be read without
+        self.socket, self._far = socket.socketpair()
+        self._inbound = threading.Thread(
+            target=self._move_in, name="ssh-service-relay-in", daemon=True
+        )
+        self._outbound = threading.Thread(
+            target=self._move_out, name="ssh-service-relay-out", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to move bytes, unless it was stopped already."""
+        with self._lock:
+            self._started = not self._stopped
+            if self._started:
+                self._inbound.start()
+                self._outbound.start()
+
+    def stop(self) -> None:
+        """End both threads; the transport's end has been shut down, or soon will be."""
+        with self._lock:
+            never_used = not self._started and not self._stopped
+            self._stopped = True
+        self._sock.interrupt()
+        if never_used:  # otherwise the thread that sends closes them, as the last to use them
+            self._sock.close()
+            self._far.close()
+
+    def discard(self) -> None:
+        """Leave the socket-like object to its owner; only before `start`."""
+        self.socket.close()
+        self._far.close()
+
+    def release(self) -> None:
+        """Give up the descriptors in a forked child, where the threads do not exist."""
+        if self._pid != os.getpid():
+            self._far.close()
+
+    def _move_in(self) -> None:
+        try:
+            while not self._stopped:
+                data = self._sock.receive()
+                if data is None:
+                    continue
+                if not data:
+                    break
+                self._far.sendall(data)
+        except Exception as error:
+            self._failed(error)
+        finally:
+            _shut_down(self._far, socket.SHUT_WR)
+
+    def _move_out(self) -> None:
+        try:
+            while True:
+                view = memoryview(self._far.recv(_READ_SIZE))
+                if not view:
+                    break
+                while view and not self._stopped:
+                    view = view[self._sock.send(view) :]
+        except Exception as error:
+            self._failed(error)
+            _shut_down(self._far, socket.SHUT_RDWR)
+        finally:
+            self.stop()
+            self._inbound.join()
+            self._sock.close()
+            self._far.close()
+
+    def _failed(self, error: Exception) -> None:
+        if not self._stopped and self.error is None:
+            self.error = error
+
+
+def _shut_down(sock: socket.socket, how: int) -> None:
+    try:
+        sock.shutdown(how)
+    except OSError:
+        pass  # the other end was closed first
+
+
+class _Lookalike:
+    """An object with the methods that paramiko asks of a socket."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def receive(self) -> Optional[bytes]:
+        """Return bytes, b"" at the end, or None if nothing came for a moment."""
+        try:
+            self._sock.settimeout(_POLL)
+            return bytes(self._sock.recv(_READ_SIZE))
+        except socket.timeout:
+            return None
+
+    def send(self, data: memoryview) -> int:
+        """Send some bytes; return how many."""
+        try:
+            return int(self._sock.send(bytes(data)))
+        except socket.timeout:
+            return 0
+
+    def interrupt(self) -> None:
+        """Do nothing: no wait is longer than a moment."""
+
+    def close(self) -> None:
+        """Close it."""
+        self._sock.close()
+
+
+class _Proxy:
+    """
+    A `paramiko.ProxyCommand`, by the pipes of its process.
+
+    Its own `recv` returns only when the whole size that was asked for has come, or at its
+    time-out, and never notices the end.
+    """
+
+    def __init__(self, proxy: ProxyCommand) -> None:
+        self._command = " ".join(proxy.cmd)
+        self._process = proxy.process
+        self._said = b""
+        self._selector = selectors.DefaultSelector()
+        for stream in (self._process.stdout, self._process.stderr):
+            self._selector.register(stream, selectors.EVENT_READ)
+
+    def receive(self) -> Optional[bytes]:
+        """Return bytes of stdout, b"" at its end, or None after bytes of stderr."""
+        for key, _ in self._selector.select():
+            data = os.read(key.fd, _READ_SIZE)
+            if key.fileobj is self._process.stdout:
+                if not data:
+                    self._check_status()
+                return data
+            self._said = (self._said + data)[-_KEPT_STDERR:]
+            if not data:
+                self._selector.unregister(key.fileobj)
+        return None
+
+    def _check_status(self) -> None:
+        status = self._process.wait()
+        if status:
+            said = self._said.decode("utf-8", "backslashreplace").strip()
+            raise ProxyCommandFailure(self._command, said or f"exit status {status}")
+
+    def send(self, data: memoryview) -> int:
+        """Send some bytes; return how many."""
+        return os.write(self._process.stdin.fileno(), data)
+
+    def interrupt(self) -> None:
+        """End the process, and with it every wait for it."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def close(self) -> None:
+        """Leave neither a zombie nor a descriptor."""
+        self._process.wait()
+        self._selector.close()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            stream.close()
