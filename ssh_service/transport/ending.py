@@ -178,6 +178,11 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
         """Tell the server, where that can be done without waiting."""
         raise NotImplementedError
 
+    def atfork(self) -> None:
+        """Let go of the connection without a word to the server, after a fork of this process."""
+        # paramiko's closes the socket first, which would cut the other process's connection.
+        self._end(self._lost("closed", "the connection was closed on this side"), polite=False)
+
     def stop_thread(self) -> None:
         """Do nothing: paramiko calls this when the interpreter ends, and so do sockets."""
         # Closing it here would tell everyone, in a process that is about to be gone, that the
