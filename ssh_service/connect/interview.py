@@ -14,6 +14,10 @@ from ssh_service.params import ConnectParams
 
 __all__ = ["Declined", "Interview"]
 
+# How often a server may ask in one authentication.  OpenSSH's client has no bound, but a person
+# who answers; here a stored password would be sent thousands of times a second.
+_MAX_ROUNDS = 64
+
 
 class Declined(paramiko.AuthenticationException):  # type: ignore[misc]
     """We would not answer what the server asked."""
@@ -52,6 +56,7 @@ class Interview:
         self._events: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._declined: Optional[Declined] = None
+        self._rounds = 0
 
     def run(self) -> Optional[Sequence[str]]:
         """
@@ -67,7 +72,7 @@ class Interview:
         paramiko.SSHException
             It was refused, declined, not answered in time, or the connection broke.
         SshConnectError
-            The handler raised.
+            The handler raised, or the server asks without end.
         SshConfigError
             The handler's answers do not fit the questions.
         """
@@ -100,6 +105,16 @@ class Interview:
 
     def _ask(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> Any:
         where = self._params.connection_id
+        self._rounds += 1
+        if self._rounds > _MAX_ROUNDS:
+            endless = SshConnectError(
+                f"{where}: the server asked more than {_MAX_ROUNDS} times in one "
+                "keyboard-interactive authentication",
+                connection_id=where,
+                phase="auth",
+            )
+            endless.permanent = True
+            raise endless
         try:
             answers = self._handler(name, instructions, prompts)
         except (Declined, SshServiceError):

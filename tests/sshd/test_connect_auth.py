@@ -177,6 +177,31 @@ def test_questions_may_come_in_two_rounds() -> None:
         login(server, kbdint_handler=lambda *_: ["x"])
 
 
+def test_questions_without_end_are_given_up() -> None:
+    """FINDINGS S15: a stored password is not sent thousands of times a second."""
+    asked = []
+
+    class Endless(AuthServer):
+        def __init__(self) -> None:
+            super().__init__(("keyboard-interactive",), questions=[("Password: ", False)])
+
+    def ask_again(self: Any, responses: Any) -> Any:
+        return paramiko.InteractiveQuery("", "", ("Password: ", False))
+
+    def answer(*args: Any) -> List[str]:
+        asked.append(args)
+        return ["secret"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.sshd.auth_server._Rules.check_auth_interactive_response", ask_again)
+        with Endless() as server:
+            with pytest.raises(SshConnectError, match="asked more than 64 times") as caught:
+                connect(server, kbdint_handler=answer)
+    assert len(asked) == 64
+    assert caught.value.phase == "auth"
+    assert not caught.value.retryable
+
+
 def test_a_second_step_that_fails_tells_of_both() -> None:
     key = paramiko.ECDSAKey.generate()
     with AuthServer(("publickey", "password"), keys=[key.asbytes()], password="x") as server:

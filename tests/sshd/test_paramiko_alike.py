@@ -1,5 +1,5 @@
 """
-The same calls on `paramiko.Transport` and on ours, against the same server: the same comes of them.
+The same calls on `paramiko.Transport` and on ours, against the same server, have the same outcome.
 
 A case is a function of a transport.  What it returns, or raises, with paramiko's own transport is
 what it must return, or raise, with ours; where ours means to differ, `DIFFERENT` says how and why.

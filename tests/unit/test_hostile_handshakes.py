@@ -121,6 +121,54 @@ def test_what_a_server_says_in_place_of_its_identification_is_told() -> None:
         assert "Exceeded MaxStartups" in str(fail_to_dial(server.port))
 
 
+def test_a_server_without_identification_is_told_in_words() -> None:
+    """FINDINGS T4: paramiko glues the reason to its own words."""
+    with EvilTcp(close_at_once) as server:
+        error = fail_to_dial(server.port)
+    assert "no SSH identification: the server closed the connection (phase: banner)" in str(error)
+    assert "banner" not in str(error).replace("(phase: banner)", "")
+    assert error.retryable
+
+
+@pytest.mark.parametrize(
+    "setting, ours, theirs",
+    [
+        ("kex_algs", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256"),
+        ("encryption_algs", "aes128-ctr", "aes256-ctr"),
+        ("mac_algs", "hmac-sha2-256", "hmac-sha2-512"),
+        ("server_host_key_algs", "ssh-ed25519", "ecdsa-sha2-nistp256"),
+        ("compression_algs", "none", "zlib"),
+    ],
+)
+def test_no_common_algorithm_shows_the_servers_offer(setting: str, ours: str, theirs: str) -> None:
+    """FINDINGS C11: as ssh does, so that it can be set."""
+
+    class Picky(EvilTransport):
+        def _parse_kex_init(self, m: Any) -> None:
+            """Leave the refusal to the client."""
+
+        def __init__(self, sock: Any) -> None:
+            super().__init__(sock)
+            options = self.get_security_options()
+            name = {
+                "kex_algs": "kex",
+                "encryption_algs": "ciphers",
+                "mac_algs": "digests",
+                "server_host_key_algs": "key_types",
+                "compression_algs": "compression",
+            }[setting]
+            setattr(options, name, (theirs,))
+
+    with EvilSsh(transport_class=Picky) as server:
+        with pytest.raises(SshConnectError) as caught:
+            dial(
+                resolve(params_for(server.port, **{setting: [ours]})), time.monotonic() + PATIENCE
+            )
+    assert f"; their offer: {theirs}" in str(caught.value)
+    assert f"; {setting} was {ours}" in str(caught.value)
+    assert not caught.value.retryable
+
+
 def test_text_of_an_unknown_server_is_cut_and_escaped() -> None:
     """S27."""
 

@@ -19,7 +19,7 @@ from ssh_service.transport import SshTransport, gate, questions
 from ssh_service.transport import transport as transport_module
 from ssh_service.transport.packets import message
 from tests.common import PATIENCE, Outcome, eventually, in_threads, resident, within
-from tests.faults.clients import Collector, connected, execute
+from tests.faults.clients import Collector, connected, drain, execute
 from tests.faults.evil_ssh import KEYS, EvilSsh, EvilTransport, Server, echo
 
 MANY = 100_000_000
@@ -220,6 +220,32 @@ def test_the_first_exit_status_counts() -> None:
     assert (sink.statuses, sink.signals) == ([3], [])
 
 
+@pytest.mark.parametrize(
+    "sent, shown",
+    [
+        (b"TERM", "TERM"),
+        (b"USR1@example.com", "USR1@example.com"),
+        (b"\x1b[31mTERM", "INVALID"),
+        (b"TERM\nother-host: ok", "INVALID"),
+        (b"TERM\n", "INVALID"),
+        (b"", "INVALID"),
+        (b"T" * 65, "INVALID"),
+        ("T\u202eERM".encode(), "INVALID"),
+        (b"\xff\xfe", "INVALID"),
+    ],
+)
+def test_the_name_of_a_signal_is_a_name(sent: bytes, shown: str) -> None:
+    """FINDINGS S7: it reaches terminals and logs."""
+
+    def die(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        text = b"a\x1b[2J\x9b\nb" + "\u202ec".encode()
+        transport.say(b"\x62", channel.remote_chanid, "exit-signal", False, sent, True, text, b"")
+        channel.close()
+
+    sink = survive(die)
+    assert sink.signals == [(shown, True, r"a\x1b[2J\x9b\nb\u202ec")]
+
+
 def test_data_after_the_end_is_dropped() -> None:
     """T37: what was said to be complete stays as it was."""
 
@@ -397,6 +423,67 @@ def test_each_who_is_refused_gets_an_error_of_its_own() -> None:
         assert "too many\\x1b" in str(errors[0])
         assert transport.is_active()
         assert not transport._held and not transport.open_channels
+
+
+def test_channel_timeout_limits_opening_and_requests() -> None:
+    """FINDINGS C8: the setting of `paramiko.Transport` has its effect."""
+
+    class Mute(EvilTransport):
+        opens = 0
+
+        def _parse_channel_open(self, m: Any) -> None:
+            self.opens += 1
+            if self.opens > 1:
+                return
+            super()._parse_channel_open(m)
+
+        def _send_user_message(self, m: Any) -> None:
+            if m.asbytes()[:1] != b"\x63":  # CHANNEL_SUCCESS
+                super()._send_user_message(m)
+
+    with EvilSsh(transport_class=Mute) as server, connected(server.port) as transport:
+        transport.channel_timeout = 0.1
+        channel = transport.open_session()
+        for call in (lambda: channel.exec_command("x"), transport.open_session):
+            began = time.monotonic()
+            with pytest.raises(SshConnectTimeout, match="within 0.1 s") as caught:
+                call()
+            within(0.1, began)
+            assert isinstance(caught.value, paramiko.SSHException)
+
+
+def test_text_is_sent_within_the_window_and_whole_characters() -> None:
+    """FINDINGS C8: what is counted in characters takes its room in bytes."""
+    text = "aé€😀" * 3
+
+    def take(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        got = b""
+        while len(got) < len(text.encode()):
+            got += channel.recv(1)  # which gives its window back at once
+        channel.sendall(got)
+        channel.send_exit_status(0)
+        channel.close()
+
+    class Narrow(EvilTransport):
+        def __init__(self, sock: Any) -> None:
+            super().__init__(sock)
+            self.default_window_size = 5
+
+        def _sanitize_window_size(self, window_size: Any) -> int:
+            return 5
+
+    with EvilSsh(take, transport_class=Narrow) as server:
+        with connected(server.port) as transport:
+            channel = transport.open_session()
+            assert channel.out_window_size == 5
+            channel.exec_command("x")
+            channel.settimeout(PATIENCE)
+            rest = text
+            while rest:
+                sent = channel.send(rest)
+                assert 1 <= sent and len(rest[:sent].encode()) <= 5
+                rest = rest[sent:]
+            assert drain(channel) == (0, text.encode())
 
 
 def test_a_request_that_is_refused_is_an_error_of_the_channel_alone() -> None:
@@ -697,6 +784,36 @@ def test_a_login_that_was_refused_is_not_why_the_connection_ends_later(
             transport.close()
 
 
+class SlowRekey(EvilTransport):
+    """Takes part in a re-key only when it may."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self.may_rekey = threading.Event()
+        self.exchanges = 0
+
+    def _negotiate_keys(self, m: Any) -> None:
+        if self.initial_kex_done:
+            self.exchanges += 1
+            assert self.may_rekey.wait(PATIENCE)
+        super()._negotiate_keys(m)
+
+
+def test_renegotiate_keys_during_an_exchange_begins_another() -> None:
+    """FINDINGS T6: an exchange that began before the call is not the one that was asked for."""
+    with EvilSsh(transport_class=SlowRekey) as server, connected(server.port) as transport:
+        (slow,) = server.transports
+        assert isinstance(slow, SlowRekey)
+        first = Outcome(transport.renegotiate_keys)
+        eventually(lambda: slow.exchanges == 1, "the first exchange begins")
+        second = Outcome(transport.renegotiate_keys)
+        eventually(lambda: len(transport._rekey_wanted) == 1, "the second caller waits")
+        slow.may_rekey.set()
+        assert first.wait().error is None and second.wait().error is None
+        assert slow.exchanges == 2
+        assert execute(transport, "hello") == (0, b"hello")
+
+
 def test_who_waits_for_new_keys_is_told_when_the_connection_ends() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         server.transports[0].answers_rekeys = False
@@ -958,6 +1075,32 @@ def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_eve
         transport.close()
         assert not transport.is_alive()
         within(2.0, began)
+
+
+class Nameless(Exception):
+    """What ends a reader thread, and cannot say so."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("error", [Nameless(), OSError("without a number")], ids=["str", "errno"])
+def test_a_cause_that_paramiko_cannot_format_is_told(error: Exception) -> None:
+    """FINDINGS C8: paramiko formats what ends its reader before it keeps it."""
+
+    class Failing(Collector):
+        def data(self, chunk: bytes) -> None:
+            raise error
+
+    with EvilSsh() as server, connected(server.port) as transport:
+        sink = Failing(b"now")
+        transport.start_session(sink)
+        loss = lost(transport)
+        transport.join(PATIENCE)
+        assert "no SSH server may send" not in str(loss)
+        assert (type(error).__name__ if isinstance(error, Nameless) else str(error)) in str(loss)
+        assert loss.__cause__ is error
+        assert transport not in paramiko.transport._active_threads
 
 
 def test_a_done_callback_that_raises_does_not_keep_the_others_from_being_told() -> None:
