@@ -240,6 +240,7 @@ class SshClientCache:
         SshConnectError
             No authenticated connection could be had.
         """
+        connect_params = params.conceal(connect_params)
         slot = self.acquire(params.resolve(connect_params))
         self.release(slot)
         return slot.pair.result()
@@ -272,6 +273,7 @@ class SshClientCache:
         SshConfigError
             As in `get_client_connection`; or a limit is no number of seconds.
         """
+        connect_params = params.conceal(connect_params)
         check_limits(idle_timeout, max_lifetime)
         slot = self.acquire(params.resolve(connect_params))
         try:

@@ -78,6 +78,7 @@ def submit(
     SshConfigError
         A parameter, the script or a variable's name is wrong (a `ValueError`).
     """
+    connect_params = params.conceal(connect_params)
     target = params.resolve(connect_params)
     command = Command(
         text,
@@ -157,6 +158,7 @@ def upload(
     **options : Any
         As for `copy`, and for `ssh_service.copying.upload`, which also says what is raised.
     """
+    connect_params = params.conceal(connect_params)
     copy("upload", cache, params.resolve(connect_params), local_path, remote_path, **options)
 
 
@@ -181,6 +183,7 @@ def download(
     **options : Any
         As for `copy`, and for `ssh_service.copying.download`, which also says what is raised.
     """
+    connect_params = params.conceal(connect_params)
     copy("download", cache, params.resolve(connect_params), remote_path, local_path, **options)
 
 

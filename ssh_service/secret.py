@@ -81,6 +81,11 @@ class Secret:
         return self.__value.encode("utf-8", "surrogateescape")
 
     @property
+    def is_bytes(self) -> bool:
+        """Whether it was given as bytes."""
+        return isinstance(self.__value, bytes)
+
+    @property
     def digest(self) -> str:
         """What may stand in a connect key: see `keyed_digest`."""
         return keyed_digest(self.reveal_bytes())

@@ -98,6 +98,7 @@ def start(
     SshConfigError
         A parameter, the script or a variable's name is wrong (a `ValueError`).
     """
+    destination = params.conceal(destination)
     stdout, stderr = (
         QueueOutput(encoding) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
@@ -172,6 +173,7 @@ def run(
     SshSessionRefused
         The server admits no session, or runs no commands.
     """
+    destination = params.conceal(destination)
     stdout, stderr = (
         Output(max_output) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
@@ -304,6 +306,7 @@ def upload(
     SshConnectionLost
         The connection ended; each file is the old or the new one.
     """
+    destination = params.conceal(destination)
     _copy(
         "upload",
         destination,
@@ -408,6 +411,7 @@ def download(
     SshConnectionLost
         The connection ended; each file is the old or the new one.
     """
+    destination = params.conceal(destination)
     _copy(
         "download",
         destination,

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, List, Optional, Union
 
 import pytest
 
@@ -145,3 +145,21 @@ def replace_in_place(path: Path, text: str) -> None:
         return after.st_ctime_ns != before.st_ctime_ns  # it has steps of some milliseconds
 
     eventually(is_changed, "the file's time of change moves on")
+
+
+def assert_no_frame_knows(error: BaseException, secret: str) -> None:
+    """Search the locals of all frames but the tests' own, along the chain of errors."""
+    queue: List[BaseException] = [error]
+    frames = 0
+    while queue:
+        one = queue.pop()
+        queue += [e for e in (one.__cause__, one.__context__) if e is not None]
+        traceback = one.__traceback__
+        while traceback is not None:
+            frame = traceback.tb_frame
+            if "/tests/" not in frame.f_code.co_filename:
+                frames += 1
+                for name, value in frame.f_locals.items():
+                    assert secret not in repr(value), f"{name} in {frame.f_code}"
+            traceback = traceback.tb_next
+    assert frames, "a traceback without a frame of the package"

@@ -179,7 +179,10 @@ class _Conversation:
         def run() -> Optional[Sequence[str]]:
             self._password_shown = True
             event = threading.Event()
-            self._transport.auth_password(self._params.username, password.reveal(), event)
+            try:
+                self._transport.auth_password(self._params.username, password.reveal(), event)
+            except Exception as error:  # paramiko's frames hold the password
+                raise error.with_traceback(None) from None
             return self._await(event)
 
         yield _Attempt("password", run)

@@ -15,16 +15,16 @@ from ssh_service.connect.agent import AgentError, AgentKey, list_keys
 from ssh_service.connect.aside import call_aside, is_done
 from ssh_service.connect.key_files import (
     certifies,
+    check_mode,
     inspect_key,
     load_key,
     needs_token,
     read_certificate,
     read_file,
-    warn_if_open,
 )
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.known_hosts import fingerprint
-from ssh_service.params import ConnectParams, key_sources
+from ssh_service.params import ConnectParams, conceal_keys, key_sources
 from ssh_service.secret import Secret
 from ssh_service.user_files import home
 
@@ -82,7 +82,9 @@ class Credentials:
         if params.client_keys is not None and "publickey" in params.preferred_auth:
             given: Any = params.client_keys
             if callable(given):
-                given = key_sources("client_keys", self._ask("client_keys", given))
+                supplier = given
+                given = self._ask("client_keys", lambda: conceal_keys(supplier()))
+                given = key_sources("client_keys", given)
             self._explicit = [one for source in given for one in self._from_source(source)]
 
     def password(self) -> Optional[Secret]:
@@ -161,12 +163,14 @@ class Credentials:
         error = answer.exception()
         if error is None or isinstance(error, SshServiceError):
             return answer.result()
-        # Its text may hold a secret, so the message names its class only.
+        # Its text may hold a secret, and so may its frames: its class alone is told.
+        problem = type(error).__name__
+        del error
         raise SshConnectError(
-            f"{connection_id}: the callable given as {name} raised {type(error).__name__}",
+            f"{connection_id}: the callable given as {name} raised {problem}",
             connection_id=connection_id,
             phase="auth",
-        ) from error
+        )
 
     def _secret(self, name: str, value: Any) -> Optional[Secret]:
         if value is None or isinstance(value, Secret):
@@ -236,13 +240,13 @@ class Credentials:
             yield from self._from_file(source, certificate)
             return
         if isinstance(source, Secret):
-            source = load_key(source.reveal_bytes(), "(given in memory)", self._unlock)
+            source = load_key(source, "(given in memory)", self._unlock)
         label = f"key {fingerprint(source.asbytes())}"
         yield from self._certified(Identity(label, source), certificate)
 
     def _from_file(self, path: str, certificate: Optional[str]) -> Iterator[Identity]:
-        data = read_file(path)
-        facts = inspect_key(data, path)
+        content, mode = read_file(path)
+        facts = inspect_key(content, path)
         elsewhere = facts.is_public or facts.token_type is not None
         if elsewhere or (facts.is_encrypted and not self._unlock()):
             held = self._held(facts.public_blob or _public_half(path), path, certificate)
@@ -255,8 +259,8 @@ class Credentials:
                 )
             if facts.token_type:
                 raise needs_token(path, facts.token_type)
-        warn_if_open(path)
-        key = load_key(data, path, self._unlock)
+        check_mode(path, mode)
+        key = load_key(content, path, self._unlock)
         yield from self._certified(Identity(path, key), certificate, path + "-cert.pub")
 
     # --- certificates
@@ -298,7 +302,9 @@ def _turn(key: AgentKey) -> Tuple[bool, bool]:
 def _public_half(path: str) -> Optional[bytes]:
     """Read what stands beside a private key that cannot be read, or is not there."""
     public = path + ".pub"
-    return inspect_key(read_file(public), public).public_blob if os.path.exists(public) else None
+    if not os.path.exists(public):
+        return None
+    return inspect_key(read_file(public).content, public).public_blob
 
 
 def _short(path: str) -> str:

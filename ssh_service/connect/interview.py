@@ -115,18 +115,24 @@ class Interview:
             )
             endless.permanent = True
             raise endless
+        problem: Optional[str] = None
+        answers: Any = None
         try:
             answers = self._handler(name, instructions, prompts)
         except (Declined, SshServiceError):
             raise
-        except Exception as error:  # of the user's code; its text may hold a secret
+        except Exception as error:  # of the user's code
+            problem = type(error).__name__
+        if problem is not None:
+            # Its text may hold a secret, and so may its frames: its class alone is told.
             raise SshConnectError(
-                f"{where}: the callable given as kbdint_handler raised {type(error).__name__}",
+                f"{where}: the callable given as kbdint_handler raised {problem}",
                 connection_id=where,
                 phase="auth",
-            ) from error
+            )
         good = isinstance(answers, (list, tuple)) and all(isinstance(a, str) for a in answers)
         if not good or len(answers) != len(prompts):
+            answers = None  # a traceback with locals is not to show them
             raise SshConfigError(
                 f"kbdint_handler: needs to return a list of {len(prompts)} texts, one for each "
                 f"question",
@@ -145,5 +151,6 @@ class Interview:
         except queue.Empty:
             answers = None
         if answers is None or not self._transport.is_active():
+            answers = None  # a traceback with locals is not to show them
             raise paramiko.SSHException("the questions are not answered")
         return answers

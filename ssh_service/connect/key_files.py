@@ -27,13 +27,14 @@ from ssh_service.secret import Secret
 
 __all__ = [
     "KeyFacts",
+    "KeyFile",
     "certifies",
+    "check_mode",
     "inspect_key",
     "load_key",
     "needs_token",
     "read_certificate",
     "read_file",
-    "warn_if_open",
 ]
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,13 @@ _log = logging.getLogger(__name__)
 _MAX_SIZE = 1 << 20
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _PUBLIC = ("ssh-", "ecdsa-", "sk-")
+
+
+class KeyFile(NamedTuple):
+    """A file as it was read."""
+
+    content: Secret  # a public key's and a certificate's too: what it is shows later
+    mode: int
 
 
 class KeyFacts(NamedTuple):
@@ -52,7 +60,7 @@ class KeyFacts(NamedTuple):
     token_type: Optional[str] = None  # of a key whose private half is in a token
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str) -> KeyFile:
     """
     Read a key file.
 
@@ -63,7 +71,7 @@ def read_file(path: str) -> bytes:
 
     Returns
     -------
-    bytes
+    KeyFile
         Its content, up to 1 MiB.
 
     Raises
@@ -75,7 +83,7 @@ def read_file(path: str) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            return file.read(_MAX_SIZE)
+            return KeyFile(Secret(file.read(_MAX_SIZE)), os.fstat(file.fileno()).st_mode)
     except OSError as error:
         text = f"key file {path!r} cannot be read: {error.strerror or error}"
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # it will pass
@@ -83,34 +91,41 @@ def read_file(path: str) -> bytes:
         raise SshConfigError(text) from error
 
 
-def warn_if_open(path: str) -> None:
+def check_mode(path: str, mode: int) -> None:
     """
-    Warn where others than the owner may read a private key.
+    Refuse a private key that others may write; warn where they may read it.
 
     Parameters
     ----------
     path : str
         The file.
+    mode : int
+        Its mode.
+
+    Raises
+    ------
+    SshConfigError
+        Others than its owner could have put another key in its place.
     """
     if os.name != "posix":
         return
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return
+    if mode & 0o022:
+        raise SshConfigError(
+            f"key file {path!r} can be written by others (mode {mode & 0o7777:04o}); chmod 600 it"
+        )
     if mode & 0o077:
         _log.warning(
             "key file %s can be read by others (mode %04o); chmod 600 it", path, mode & 0o7777
         )
 
 
-def inspect_key(data: bytes, label: str) -> KeyFacts:
+def inspect_key(content: Secret, label: str) -> KeyFacts:
     """
     Tell what a key file holds.
 
     Parameters
     ----------
-    data : bytes
+    content : Secret
         Its content.
     label : str
         Its name, for the error.
@@ -125,16 +140,23 @@ def inspect_key(data: bytes, label: str) -> KeyFacts:
     SshConfigError
         It is no key, or of a kind that cannot be used.
     """
+    found = _inspect(content.reveal_bytes(), label)
+    if isinstance(found, SshConfigError):
+        raise found  # here, not below: the frames down there hold the key's text
+    return found
+
+
+def _inspect(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]:
     text = data.lstrip()
     if text.startswith(b"PuTTY-User-Key-File"):
-        raise SshConfigError(
+        return SshConfigError(
             f"key file {label!r} is in PuTTY's format, which is not supported; "
             f"puttygen -O private-openssh-new converts it"
         )
     if b"-----BEGIN OPENSSH PRIVATE KEY" in data:
         return _inspect_openssh(data, label)
     if b"-----BEGIN DSA PRIVATE KEY" in data:
-        raise _unsupported(label, "ssh-dss")
+        return _unsupported(label, "ssh-dss")
     if b"PRIVATE KEY-----" in data:
         locked = b"-----BEGIN ENCRYPTED PRIVATE KEY" in data or b"4,ENCRYPTED" in data
         return KeyFacts(locked, False, None)
@@ -144,10 +166,10 @@ def inspect_key(data: bytes, label: str) -> KeyFacts:
             return KeyFacts(False, True, base64.b64decode(words[1], validate=True))
         except binascii.Error:
             pass
-    raise SshConfigError(f"key file {label!r} is no private key")
+    return SshConfigError(f"key file {label!r} is no private key")
 
 
-def _inspect_openssh(data: bytes, label: str) -> KeyFacts:
+def _inspect_openssh(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]:
     try:
         begin = data.index(b"KEY-----") + len(b"KEY-----")
         raw = base64.b64decode(data[begin : data.index(b"-----END", begin)])
@@ -161,9 +183,9 @@ def _inspect_openssh(data: bytes, label: str) -> KeyFacts:
         blob = message.get_string()
         key_type = paramiko.Message(blob).get_string().decode("ascii", "replace")
     except (ValueError, struct.error):
-        raise SshConfigError(f"key file {label!r} is damaged") from None
+        return SshConfigError(f"key file {label!r} is damaged")
     if key_type == "ssh-dss":
-        raise _unsupported(label, key_type)
+        return _unsupported(label, key_type)
     token_type = key_type if key_type.startswith("sk-") else None
     return KeyFacts(cipher != b"none", False, blob, token_type)
 
@@ -195,13 +217,15 @@ def _unsupported(label: str, what: str) -> SshConfigError:
     )
 
 
-def load_key(data: bytes, label: str, passphrase: Callable[[], Optional[Secret]]) -> paramiko.PKey:
+def load_key(
+    content: Secret, label: str, passphrase: Callable[[], Optional[Secret]]
+) -> paramiko.PKey:
     """
     Load a private key: OpenSSH's format, PEM or PKCS #8.
 
     Parameters
     ----------
-    data : bytes
+    content : Secret
         The file's content.
     label : str
         The file's name, for the error.
@@ -219,7 +243,7 @@ def load_key(data: bytes, label: str, passphrase: Callable[[], Optional[Secret]]
         It is encrypted and there is no passphrase or the wrong one, is of an unsupported type,
         or is no private key; the message says which.
     """
-    facts = inspect_key(data, label)
+    facts = inspect_key(content, label)
     if facts.is_public:
         raise SshConfigError(f"key file {label!r} is a public key, needs the private one")
     if facts.token_type:
@@ -227,7 +251,7 @@ def load_key(data: bytes, label: str, passphrase: Callable[[], Optional[Secret]]
     secret = passphrase() if facts.is_encrypted else None
     if facts.is_encrypted and not secret:
         raise SshConfigError(f"key file {label!r} is encrypted and no passphrase was given")
-    loaded = _decode(data, secret)
+    loaded = _decode(content.reveal_bytes(), secret)
     if isinstance(loaded, paramiko.PKey):
         return loaded
     # Raised here, not below: the frames down there know the passphrase.
@@ -284,7 +308,7 @@ def read_certificate(path: str) -> Tuple[str, bytes]:
     SshConfigError
         It cannot be read, or is none.
     """
-    words = read_file(path).split(None, 2)
+    words = read_file(path).content.reveal_bytes().split(None, 2)
     try:
         key_type = words[0].decode("ascii")
         blob = base64.b64decode(words[1], validate=True)

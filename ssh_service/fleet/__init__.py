@@ -21,6 +21,7 @@ import os
 from concurrent.futures import Executor
 from typing import Any, Dict, Iterable, Mapping, Optional, Union
 
+from ssh_service import params
 from ssh_service import script as scripts
 from ssh_service.cache import SshClientCache
 from ssh_service.copying import Options
@@ -107,6 +108,7 @@ def run(
         The script, a variable's name or a number is wrong.  A host that is wrong is told of by
         its result.
     """
+    connect = params.conceal(connect or {})
     arguments: Dict[str, Any] = {
         "text": scripts.join(script),
         "env": dict(scripts.check_environment(env)),
@@ -190,6 +192,7 @@ def upload(
     SshConfigError
         A number or an option is wrong.  A host that is wrong is told of by its result.
     """
+    connect = params.conceal(connect or {})
     options = Options(
         recursive=recursive,
         verify=verify,
@@ -284,6 +287,7 @@ def download(
     SshConfigError
         A number or an option is wrong.  A host that is wrong is told of by its result.
     """
+    connect = params.conceal(connect or {})
     options = Options(
         recursive=recursive,
         verify=verify,

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import Executor, Future
 from typing import Any, Dict, List, Optional
 
+from ssh_service import params
 from ssh_service.fleet.job import Clock, Job
 from ssh_service.fleet.result import HostResult, SshWorkerLost
 from ssh_service.fleet.results import Runner
@@ -48,6 +49,7 @@ class Executing(Runner):
 
     def begin(self, host: Any) -> None:
         """Give one host to the executor."""
+        host = params.conceal(host)
         with self._lock:
             given = self._given[self._next] = Given(self._next, host)
             self._next += 1

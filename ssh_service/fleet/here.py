@@ -7,7 +7,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Optional, Set
 
-from ssh_service import background
+from ssh_service import background, params
 from ssh_service.cache import SshClientCache
 from ssh_service.copying import Progress
 from ssh_service.errors import SshCommandCancelled
@@ -65,6 +65,7 @@ class Here(Runner):
 
     def begin(self, host: Any) -> None:
         """Begin with one host."""
+        host = params.conceal(host)
         clock = Clock(host)
         if self._copies is not None:
             # Known here before it can be done, and so dropped again without a race.

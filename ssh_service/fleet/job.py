@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from concurrent.futures import CancelledError
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ssh_service import params, remote
 from ssh_service.cache import SshClientCache
@@ -18,7 +19,11 @@ from ssh_service.outcome import CommandFuture
 from ssh_service.streams import Output
 from ssh_service.transport import SshChannel
 
-__all__ = ["Claim", "Clock", "Job", "copy", "start", "unknown_fate"]
+__all__ = ["Claim", "Clock", "Job", "bare", "copy", "start", "unknown_fate"]
+
+_log = logging.getLogger(__name__)
+
+_warned: List[bool] = []  # not empty once it was; a race warns twice at worst
 
 # Asked just before anything is sent, and never twice for one host; False: it may not be.
 Claim = Callable[[], bool]
@@ -35,7 +40,7 @@ class Job(NamedTuple):
     arguments : Dict[str, Any]
         What of.
     connect : Dict[str, Any]
-        Connect parameters for every host.
+        Connect parameters for every host, their secrets wrapped; in a pickle, they are plain.
     timeout : Optional[float]
         Seconds for each host.
     """
@@ -44,6 +49,37 @@ class Job(NamedTuple):
     arguments: Dict[str, Any]
     connect: Dict[str, Any]
     timeout: Optional[float]
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _job, (self.kind, self.arguments, bare(self.connect), self.timeout)
+
+
+def _job(kind: str, arguments: Dict[str, Any], connect: Any, timeout: Optional[float]) -> Job:
+    return Job(kind, arguments, params.conceal(connect), timeout)
+
+
+def bare(given: Any) -> Any:
+    """
+    Unwrap the secrets among connect parameters, for a worker in another process; warn of it once.
+
+    Parameters
+    ----------
+    given : Any
+        Connect parameters, or a destination.
+
+    Returns
+    -------
+    Any
+        The same, with plain secrets.
+    """
+    plain = params.reveal(given)
+    if plain != given and not _warned:
+        _warned.append(True)
+        _log.warning(
+            "a password, passphrase or private key goes to the workers in plain, in a pickle: "
+            "give key files or a callable instead, which are read where the work is done"
+        )
+    return plain
 
 
 class _ClaimedCommand(Command):

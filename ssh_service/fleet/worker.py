@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Callable, List, NamedTuple, Optional, Set
+from typing import Any, Callable, List, NamedTuple, Optional, Set, Tuple
 
+from ssh_service import params
 from ssh_service.cache import SshClientCache
 from ssh_service.errors import SshCommandCancelled
 from ssh_service.fleet import job as jobs
@@ -32,12 +33,19 @@ _under_way: Set["_Running"] = set()  # guarded by _lock
 
 
 class Task(NamedTuple):
-    """One host's part of a run; it can be pickled."""
+    """One host's part of a run; it can be pickled, and its secrets are plain in the pickle."""
 
     run: str
     number: int
     host: Any
     job: Job
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _task, (self.run, self.number, jobs.bare(self.host), self.job)
+
+
+def _task(run: str, number: int, host: Any, job: Job) -> Task:
+    return Task(run, number, params.conceal(host), job)
 
 
 class _Running:

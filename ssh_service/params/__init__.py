@@ -6,6 +6,7 @@ what it does not understand, and returns `ConnectParams`, whose `key` the cache 
 """
 
 from ssh_service.params.address import split_address
+from ssh_service.params.concealing import conceal, conceal_keys, reveal
 from ssh_service.params.connect_params import ConnectKey, ConnectParams, connection_id
 from ssh_service.params.key_sources import KeySource, key_sources
 from ssh_service.params.resolver import SETTINGS, resolve
@@ -15,8 +16,11 @@ __all__ = [
     "ConnectKey",
     "ConnectParams",
     "KeySource",
+    "conceal",
+    "conceal_keys",
     "connection_id",
     "key_sources",
     "resolve",
+    "reveal",
     "split_address",
 ]

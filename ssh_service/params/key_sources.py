@@ -10,6 +10,7 @@ import paramiko
 from ssh_service import settings
 from ssh_service.errors import SshConfigError
 from ssh_service.known_hosts import fingerprint
+from ssh_service.params.concealing import conceal_keys
 from ssh_service.secret import Secret
 
 __all__ = ["KeySource", "is_software_key", "key_sources"]
@@ -42,6 +43,7 @@ def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     SshConfigError
         It is something else.
     """
+    given = conceal_keys(given)
     if isinstance(given, list) or (isinstance(given, tuple) and not _is_pair(given)):
         return tuple(source for one in given for source in key_sources(name, one))
     if _is_pair(given):
@@ -56,10 +58,6 @@ def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
         return (given,)
     if isinstance(given, Secret):
         return (given,)
-    if isinstance(given, bytes):
-        return (Secret(given),)
-    if isinstance(given, str) and "PRIVATE KEY-----" in given:
-        return (Secret(given),)
     if isinstance(given, (str, os.PathLike)):
         return (settings.path(name, given),)
     right = "a path, a paramiko.PKey, a callable that returns one, or a list of those"

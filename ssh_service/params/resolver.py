@@ -11,6 +11,7 @@ import paramiko
 
 from ssh_service import algorithms, settings
 from ssh_service.errors import SshConfigError
+from ssh_service.params.concealing import conceal
 from ssh_service.params.connect_params import ConnectParams
 from ssh_service.params.destination import destination, family, local_addr
 from ssh_service.params.key_sources import KeySource, key_sources
@@ -102,6 +103,7 @@ def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
         A name is unknown, a value is of the wrong type or out of range, two settings contradict
         each other, or a file named here or in ssh_config cannot be used.
     """
+    connect_params = conceal(connect_params)
     return _resolve(connect_params, ())
 
 
@@ -115,7 +117,6 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
             f"those known are: {', '.join(SETTINGS)}"
         )
     sources = Sources(given)
-    del given  # from here on no frame holds a plain secret
     host, port, username = destination(sources)
     _tell_unused(sources.config)
     hostname = sources.tokens["h"]

@@ -59,7 +59,7 @@ class Sources:
     Parameters
     ----------
     given : Mapping[str, Any]
-        The caller's.  Plain secrets are wrapped here, so that no frame below shows them.
+        The caller's, after `conceal`.
 
     Attributes
     ----------

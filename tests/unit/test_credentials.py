@@ -21,6 +21,7 @@ from ssh_service.connect.agent import AgentError, list_keys
 from ssh_service.connect.credentials import Credentials
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout
 from ssh_service.known_hosts import fingerprint
+from tests.common import assert_no_frame_knows
 from tests.keys import certify, generated, needs_ssh_keygen, public_parts
 
 from .token_agent import TokenAgent, TokenKey
@@ -190,21 +191,6 @@ def test_an_unreadable_key_is_the_same_error(tmp_path: Path) -> None:
         credentials(client_keys=[path])
 
 
-def assert_no_frame_knows(error: BaseException, secret: str) -> None:
-    """Search the locals of the package's and paramiko's frames, along the chain of errors."""
-    queue: List[BaseException] = [error]
-    while queue:
-        one = queue.pop()
-        queue += [e for e in (one.__cause__, one.__context__) if e is not None]
-        traceback = one.__traceback__
-        while traceback is not None:
-            frame = traceback.tb_frame
-            if "/tests/" not in frame.f_code.co_filename:
-                for name, value in frame.f_locals.items():
-                    assert secret not in repr(value), f"{name} in {frame.f_code}"
-            traceback = traceback.tb_next
-
-
 def test_a_key_that_others_can_read_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,6 +200,49 @@ def test_a_key_that_others_can_read_is_a_warning(
     with caplog.at_level(logging.WARNING):
         assert len(blobs(credentials(client_keys=[path]))) == 1
     assert str(path) in caplog.text and "0644" in caplog.text
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777])
+def test_key_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "open"
+    path.write_bytes(generated("user-a").read_bytes())
+    path.chmod(mode)
+    with pytest.raises(SshConfigError, match=f"open' can be written by others .mode {mode:04o}"):
+        credentials(client_keys=[path])
+
+
+def test_default_key_that_others_can_write_is_passed_over(home: Path) -> None:
+    """Nobody named it, so another may still do; the reason is told if none does."""
+    install(home, "user-c", "id_ed25519")
+    install(home, "user-d", "id_ecdsa")
+    (home / ".ssh" / "id_ed25519").chmod(0o666)
+    found = credentials()
+    assert blobs(found) == [public_parts("user-d")[1]]
+    assert "can be written by others" in found.skipped[0]
+
+
+def test_public_key_that_others_can_write_is_no_reason(home: Path) -> None:
+    install(home, "user-c", "id_ed25519")
+    (home / ".ssh" / "id_ed25519.pub").chmod(0o666)
+    assert blobs(credentials()) == [public_parts("user-c")[1]]
+
+
+@pytest.mark.parametrize("what", ["cut", "flipped", "pem", "dsa", "encrypted"])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_no_frame_shows_the_text_of_a_key(tmp_path: Path, what: str, as_text: bool) -> None:
+    path = broken(tmp_path, what)
+    text = path.read_bytes()
+    part = text.splitlines()[1][:40].decode()
+    with pytest.raises(SshConfigError) as caught:
+        credentials(client_keys=[text.decode() if as_text else path])
+    assert_no_frame_knows(caught.value, part)
+
+
+def test_no_frame_shows_the_text_of_a_callables_key() -> None:
+    text = generated("locked", "ed25519", "right").read_text()
+    with pytest.raises(SshConfigError) as caught:
+        credentials(client_keys=lambda: [text, 7])
+    assert_no_frame_knows(caught.value, text.splitlines()[1][:40])
 
 
 # --- order -----------------------------------------------------------------------------------
@@ -363,7 +392,8 @@ def test_a_callable_that_raises_is_a_connect_error_without_its_text(name: str) -
     with pytest.raises(SshConnectError, match=f"{name} raised RuntimeError") as caught:
         use(name, fail)
     assert MARKER not in str(caught.value)
-    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    assert_no_frame_knows(caught.value, MARKER)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])

@@ -1,0 +1,92 @@
+"""
+Taking plain secrets out of sight, first thing, in the functions that users call.
+
+A traceback with locals (pytest, Sentry, `cgitb`) shows the arguments of every frame, so each of
+those functions puts what `conceal` returns in the place of its argument.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping
+
+from ssh_service.secret import Secret
+
+__all__ = ["conceal", "conceal_keys", "reveal"]
+
+_SECRETS = ("password", "passphrase")
+# Jump hosts may be nested in the parameters; `params.resolve` refuses more than 16.
+_MAX_DEPTH = 20
+
+
+def conceal(given: Any, depth: int = 0) -> Any:
+    """
+    Wrap the plain secrets among connect parameters; never raises.
+
+    Parameters
+    ----------
+    given : Any
+        Connect parameters; anything else, such as a connection, is returned as it is.
+    depth : int
+        How many jump hosts lead here.
+
+    Returns
+    -------
+    Any
+        A copy in which the texts of passwords, passphrases and private keys are `Secret` objects,
+        those of jump hosts too.
+    """
+    if not isinstance(given, Mapping) or depth > _MAX_DEPTH:
+        return given
+    found: Dict[Any, Any] = dict(given)
+    for name in _SECRETS:
+        if isinstance(found.get(name), (str, bytes)):
+            found[name] = Secret(found[name])
+    if "client_keys" in found:
+        found["client_keys"] = conceal_keys(found["client_keys"])
+    if isinstance(found.get("tunnel"), Mapping):
+        found["tunnel"] = conceal(found["tunnel"], depth + 1)
+    return found
+
+
+def conceal_keys(given: Any) -> Any:
+    """
+    Wrap the texts of private keys; never raises.
+
+    Parameters
+    ----------
+    given : Any
+        What may be given as ``client_keys``.
+
+    Returns
+    -------
+    Any
+        The same, its bytes and texts of keys wrapped; paths stay paths.
+    """
+    if isinstance(given, bytes) or (isinstance(given, str) and "PRIVATE KEY-----" in given):
+        return Secret(given)
+    if type(given) in (list, tuple):
+        return type(given)(conceal_keys(one) for one in given)
+    return given
+
+
+def reveal(given: Any) -> Any:
+    """
+    Undo `conceal`, for what leaves this process.
+
+    Parameters
+    ----------
+    given : Any
+        Connect parameters, or a part of them.
+
+    Returns
+    -------
+    Any
+        A copy with plain secrets.
+    """
+    if isinstance(given, Secret):
+        return given.reveal_bytes() if given.is_bytes else given.reveal()
+    if type(given) in (list, tuple):
+        return type(given)(reveal(one) for one in given)
+    if isinstance(given, dict):
+        return {name: reveal(value) for name, value in given.items()}
+    return given

@@ -1,0 +1,125 @@
+"""Secrets that a caller gives show in no frame of a traceback, whoever collects its locals."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Callable, Dict
+
+import pytest
+
+from ssh_service import (
+    SshClientCache,
+    SshServiceError,
+    download,
+    fleet,
+    remote,
+    run,
+    start,
+    upload,
+)
+from ssh_service.errors import SshAuthError, SshConnectError
+from ssh_service.fleet import job as jobs
+from ssh_service.fleet.worker import Task
+from ssh_service.mock_sshd import MockSshd
+from tests.common import assert_no_frame_knows
+from tests.keys import needs_ssh_keygen
+
+MARKER = "a-marker-that-must-not-show"
+KEY = f"-----BEGIN PRIVATE KEY-----\n{MARKER}\n-----END PRIVATE KEY-----\n"
+
+
+def first(results: fleet.Results) -> Any:
+    """Raise what the only host came to."""
+    (result,) = results
+    raise result.error
+
+
+def leased(cache: SshClientCache, to: Dict[str, Any]) -> None:
+    with cache.lease(to):
+        pass
+
+
+CALLS: Dict[str, Callable[[SshClientCache, Dict[str, Any], str], Any]] = {
+    "run": lambda cache, to, path: run(to, "true", cache=cache),
+    "start": lambda cache, to, path: start(to, "true", cache=cache).result(),
+    "upload": lambda cache, to, path: upload(to, path, "x", cache=cache),
+    "download": lambda cache, to, path: download(to, "x", path, cache=cache),
+    "lease": lambda cache, to, path: leased(cache, to),
+    "get": lambda cache, to, path: cache.get_client_connection(to),
+    "submit": lambda cache, to, path: remote.submit(cache, to, "true").result(),
+    "remote.upload": lambda cache, to, path: remote.upload(cache, to, path, "x"),
+    "remote.download": lambda cache, to, path: remote.download(cache, to, "x", path),
+    "fleet.run": lambda cache, to, path: first(fleet.run([to], "true", cache=cache)),
+    "fleet.connect": lambda cache, to, path: first(
+        fleet.run([to["host"]], "true", connect=to, cache=cache)
+    ),
+    "fleet.upload": lambda cache, to, path: first(fleet.upload([to], path, "x", cache=cache)),
+}
+SECRETS = {
+    "password": MARKER,
+    "passphrase": MARKER.encode(),
+    "client_keys": KEY,
+    "tunnel": {"host": "127.0.0.1", "password": MARKER, "client_keys": [KEY.encode()]},
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("call", CALLS)
+def test_wrong_setting_shows_no_secret(
+    ssh_cache: SshClientCache, tmp_path: Path, call: str, name: str
+) -> None:
+    given = {"host": "127.0.0.1", "config": None, "port": "x", name: SECRETS[name]}
+    with pytest.raises(SshServiceError) as caught:
+        CALLS[call](ssh_cache, given, str(tmp_path))
+    assert_no_frame_knows(caught.value, MARKER)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_refused_login_shows_no_secret(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache, tmp_path: Path, call: str
+) -> None:
+    given = {**mock_sshd.connect_params, "client_keys": None, "password": MARKER}
+    given["agent_path"] = None
+    with pytest.raises(SshAuthError) as caught:
+        CALLS[call](ssh_cache, given, str(tmp_path))
+    assert_no_frame_knows(caught.value, MARKER)
+
+
+@needs_ssh_keygen
+def test_failing_callable_shows_no_secret(mock_sshd: MockSshd, ssh_cache: SshClientCache) -> None:
+    def fail() -> str:
+        raise RuntimeError(MARKER)
+
+    given = {**mock_sshd.connect_params, "client_keys": None, "password": fail}
+    with pytest.raises(SshConnectError, match="RuntimeError") as caught:
+        run(given, "true", cache=ssh_cache)
+    assert_no_frame_knows(caught.value, MARKER)
+    shown = []
+    error: Any = caught.value
+    while error is not None:
+        shown.append(str(error))
+        error = error.__cause__ or error.__context__
+    assert MARKER not in " ".join(shown)
+
+
+def test_job_shows_no_secret_and_takes_it_along(caplog: pytest.LogCaptureFixture) -> None:
+    """To another process secrets go in plain, in a pickle; that is said, once."""
+    jobs._warned.clear()
+    given = {"host": "a", "password": MARKER, "client_keys": [KEY.encode()], "port": 1}
+    job = jobs.Job("run", {}, jobs.params.conceal(given), None)
+    task = Task("run", 0, jobs.params.conceal(given), job)
+    assert MARKER not in repr(task)
+    text = pickle.dumps(task)
+    assert MARKER.encode() in text
+    again = pickle.loads(text)
+    assert MARKER not in repr(again)
+    assert jobs.params.reveal(again.host) == given == jobs.params.reveal(again.job.connect)
+    assert caplog.text.count("in plain, in a pickle") == 1
+
+
+def test_job_without_secrets_goes_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    jobs._warned.clear()
+    task = Task("run", 0, "web", jobs.Job("run", {}, {"client_keys": ["/k"]}, None))
+    assert pickle.loads(pickle.dumps(task)) == task
+    assert not caplog.text
