@@ -16,7 +16,17 @@ import paramiko
 from ssh_service.errors import SshConfigError
 from ssh_service.patterns import is_match
 
-__all__ = ["CERTIFICATE", "KINDS", "choose", "default", "supported"]
+__all__ = [
+    "CA_SIGNATURES",
+    "CERTIFICATE",
+    "KINDS",
+    "choose",
+    "default",
+    "rsa_bits",
+    "select",
+    "select_signatures",
+    "supported",
+]
 
 CERTIFICATE = "-cert-v01@openssh.com"  # ends the name of a key type that is a certificate's
 
@@ -56,6 +66,18 @@ _STRONG: Dict[str, Tuple[str, ...]] = {
     ),
     "compression_algs": ("none",),
 }
+
+# By which a certificate may be signed; as ssh's CASignatureAlgorithms: no SHA-1.
+CA_SIGNATURES = _STRONG["server_host_key_algs"]
+
+# By which a user's key may sign: ssh's default, and what more it knows.
+_SIGNATURES = tuple(name + end for name in CA_SIGNATURES for end in ("", CERTIFICATE)) + (
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ssh-ed25519-cert-v01@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "sk-ecdsa-sha2-nistp256-cert-v01@openssh.com",
+)
+_OLD_SIGNATURES = ("ssh-rsa", "ssh-rsa" + CERTIFICATE, "ssh-dss", "ssh-dss" + CERTIFICATE)
 
 # On offer only to those who ask for them by name.
 _OTHER: Dict[str, Tuple[str, ...]] = {
@@ -200,3 +222,76 @@ def _checked(
             f"the installed paramiko has: {', '.join(supported(kind))}"
         )
     return unique
+
+
+def select(wanted: str, usual: Sequence[str], known: Sequence[str]) -> Tuple[str, ...]:
+    """
+    Read a list of patterns as ssh_config writes it.
+
+    Parameters
+    ----------
+    wanted : str
+        Patterns with commas between them, and at the start perhaps ``+``, ``-`` or ``^``.
+    usual : Sequence[str]
+        The names that hold without it.
+    known : Sequence[str]
+        The names that there are.
+
+    Returns
+    -------
+    Tuple[str, ...]
+        Names, in order, none twice; perhaps none.
+    """
+    prefix = wanted[:1] if wanted[:1] in ("+", "-", "^") else ""
+    patterns = [word.strip() for word in wanted[len(prefix) :].split(",")]
+    named = [name for pattern in patterns for name in known if is_match(name, pattern)]
+    if prefix == "-":
+        found = [name for name in usual if name not in named]
+    elif prefix == "+":
+        found = [*usual, *named]
+    elif prefix == "^":
+        found = [*named, *usual]
+    else:
+        found = named
+    return tuple(dict.fromkeys(found))
+
+
+def select_signatures(wanted: str) -> Tuple[str, ...]:
+    """
+    Read ssh_config's ``PubkeyAcceptedAlgorithms``.
+
+    Parameters
+    ----------
+    wanted : str
+        Its value.
+
+    Returns
+    -------
+    Tuple[str, ...]
+        The signature algorithms that may be used to log in by a key.
+    """
+    return select(wanted, _SIGNATURES, _SIGNATURES + _OLD_SIGNATURES)
+
+
+def rsa_bits(blob: bytes) -> Optional[int]:
+    """
+    Measure an RSA key.
+
+    Parameters
+    ----------
+    blob : bytes
+        A public key or certificate in wire format.
+
+    Returns
+    -------
+    Optional[int]
+        The bits of its modulus; None for a key of another kind.
+    """
+    message = paramiko.Message(blob)
+    name = message.get_text()
+    if name not in ("ssh-rsa", "ssh-rsa" + CERTIFICATE):
+        return None
+    if name.endswith(CERTIFICATE):
+        message.get_string()  # the nonce
+    message.get_mpint()  # the exponent
+    return int(message.get_mpint()).bit_length()

@@ -354,6 +354,8 @@ def connect_params(config: Mapping[str, Any]) -> Dict[str, Any]:
         See `known_hosts`.
     """
     params = {ours: config[name] for name, ours in _CONNECT_PARAMS.items() if name in config}
+    if params.get("client_keys", ()) is None:  # null in a file is the default, None in code is not
+        del params["client_keys"]
     files, policy = known_hosts(config)
     params["known_hosts"] = None if policy == "off" else files
     if policy is not None:

@@ -15,6 +15,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import paramiko
 from paramiko.ssh_exception import PartialAuthentication
 
+from ssh_service.connect.accepted_keys import restrict
 from ssh_service.connect.aside import call_aside, is_done
 from ssh_service.connect.credentials import Credentials, Identity
 from ssh_service.connect.interview import Declined, Interview
@@ -166,6 +167,7 @@ class _Conversation:
     def _public_key(self, identity: Identity) -> _Attempt:
         def run() -> Optional[Sequence[str]]:
             event = threading.Event()
+            restrict(self._transport, self._params, identity.key)
             self._transport.auth_publickey(self._params.username, identity.key, event)
             return self._await(event)
 
@@ -257,9 +259,9 @@ class _Conversation:
 
     def _refused(self, more: str = "") -> SshAuthError:
         tried = "; ".join(self._tried) if self._count else "nothing"
-        lacking = ", ".join(self._lacking())
-        if lacking:
-            tried += f"; {lacking}"
+        for note in (", ".join(self._lacking()), *self._params.auth_notes):
+            if note:
+                tried += f"; {note}"
         skipped = self._credentials.skipped
         if skipped:
             tried += f" (passed over: {'; '.join(skipped)})"

@@ -11,6 +11,7 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 import paramiko
 from paramiko.pkey import PublicBlob
 
+from ssh_service.connect.accepted_keys import refusal
 from ssh_service.connect.agent import AgentError, AgentKey, list_keys
 from ssh_service.connect.aside import call_aside, is_done
 from ssh_service.connect.key_files import (
@@ -109,7 +110,7 @@ class Credentials:
             then those in the default files.
         """
         seen = set()
-        for identity in self._ordered():
+        for identity in self._accepted():
             certificate = getattr(identity.key, "public_blob", None)
             blob = certificate.key_blob if certificate else identity.key.asbytes()
             if blob not in seen:
@@ -130,6 +131,14 @@ class Credentials:
         if params.agent_path is not None and not params.identities_only:
             places.append(f"the agent at {params.agent_path}")
         return f"looked in {', '.join(places)}" if places else "none was given"
+
+    def _accepted(self) -> Iterator[Identity]:
+        for identity in self._ordered():
+            reason = refusal(self._params, identity.key)
+            if reason is None:
+                yield identity
+            else:
+                self._skip(SshConfigError(f"{identity.label}: {reason}"))
 
     def _ordered(self) -> Iterator[Identity]:
         only_named = self._params.identities_only

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 import time
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import paramiko
 
-from ssh_service.algorithms import CERTIFICATE
+from ssh_service.algorithms import CA_SIGNATURES, CERTIFICATE
 from ssh_service.patterns import is_match
 
 __all__ = ["HostCertificate"]
@@ -21,15 +21,6 @@ _HOST = 2
 _LONGEST = 100  # characters of a server's text in a message
 # Fields of the certified key between the nonce and the serial number.
 _KEY_FIELDS = {"ssh-rsa": 2, "ssh-ed25519": 1}
-# As ssh's CASignatureAlgorithms: no SHA-1.
-_SIGNATURES = (
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-)
 
 
 class HostCertificate(NamedTuple):
@@ -105,7 +96,12 @@ class HostCertificate(NamedTuple):
             signature,
         )
 
-    def problem(self, host: str, now: Optional[float] = None) -> Optional[str]:
+    def problem(
+        self,
+        host: str,
+        now: Optional[float] = None,
+        signatures: Sequence[str] = CA_SIGNATURES,
+    ) -> Optional[str]:
         """
         Say why the certificate does not speak for a host.
 
@@ -117,6 +113,8 @@ class HostCertificate(NamedTuple):
             The name asked for, without a port, in lower case.
         now : Optional[float]
             Seconds since 1970; by default the system's clock.
+        signatures : Sequence[str]
+            The algorithms by which the authority may have signed.
 
         Returns
         -------
@@ -126,7 +124,9 @@ class HostCertificate(NamedTuple):
         now = time.time() if now is None else now
         if self.kind != _HOST:
             return "it is not a host certificate"
-        problem = self._signature_problem()  # first: what is said below is the authority's word
+        problem = self._signature_problem(
+            signatures
+        )  # first: what is said below is the authority's word
         if problem is not None:
             return problem
         if not any(is_match(host, principal.lower()) for principal in self.principals):
@@ -140,13 +140,13 @@ class HostCertificate(NamedTuple):
             return f"it has critical options: {', '.join(self.critical_options)}"
         return None
 
-    def _signature_problem(self) -> Optional[str]:
+    def _signature_problem(self, signatures: Sequence[str]) -> Optional[str]:
         try:
             signature = _Reader(self.signature)
             algorithm = signature.text()
             signature.string()
             authority_type = _Reader(self.authority).text()
-            if algorithm not in _SIGNATURES:
+            if algorithm not in signatures:
                 return f"it is signed with {algorithm[:_LONGEST]!r}"
             if signature.more:
                 return "its signature goes on after its end"

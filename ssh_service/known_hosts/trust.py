@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Iterable, List, NoReturn, Optional, Sequence, Set, Tuple
 
-from ssh_service.algorithms import CERTIFICATE
+from ssh_service.algorithms import CA_SIGNATURES, CERTIFICATE, rsa_bits
 from ssh_service.errors import SshHostKeyError
 from ssh_service.known_hosts.certificate import HostCertificate
 from ssh_service.known_hosts.file import KnownHosts, KnownKey, fingerprint, hashed_name
 from ssh_service.known_hosts.recording import record
+from ssh_service.known_hosts.revoked import load_revoked
 
 __all__ = ["POLICIES", "HostKeyTrust"]
 
@@ -43,13 +44,20 @@ class HostKeyTrust:
     is_deliberate : bool
         Whether the caller chose ``off`` by name, so that no warning is needed.  It makes no
         difference to the connection, and so none to equality.
+    revoked_files : Tuple[str, ...]
+        Lists of keys that are refused, ssh_config's ``RevokedHostKeys``.
+    ca_signatures : Tuple[str, ...]
+        The algorithms by which an authority may have signed a certificate.
+    required_rsa_size : int
+        Bits that an RSA key must have.
 
     Notes
     -----
     *Thread safety*: immutable; `verify` may be called by many threads and processes at once.
 
-    *Guarantees*: a key that a ``@revoked`` line of the files names is refused whatever the policy
-    and the pins.  A host of which another key is on file is refused by every policy but ``off``.
+    *Guarantees*: a key that a ``@revoked`` line of the files names, or that stands in one of the
+    revoked files, is refused whatever the policy and the pins.  A host of which another key is on
+    file is refused by every policy but ``off``.
     """
 
     policy: str = "strict"
@@ -57,6 +65,9 @@ class HostKeyTrust:
     pins: Tuple[str, ...] = ()
     hashed: bool = False
     is_deliberate: bool = field(default=False, compare=False)
+    revoked_files: Tuple[str, ...] = ()
+    ca_signatures: Tuple[str, ...] = CA_SIGNATURES
+    required_rsa_size: int = 1024
 
     def algorithms(self, offered: Sequence[str], names: Sequence[str]) -> Tuple[str, ...]:
         """
@@ -178,6 +189,8 @@ class _Case:
         known = KnownHosts.load(trust.files)
         lines = known.lookup(self._names)
         self._refuse_revoked(lines, self._blob, "host key")
+        self._refuse_listed()
+        self._refuse_short()
         if trust.pins:
             if self.shown not in trust.pins:
                 self._refuse(f"pinned is {', '.join(trust.pins)}", trust.pins[0])
@@ -232,7 +245,9 @@ class _Case:
         self._refuse_revoked(lines, certificate.authority, "authority of the host key")
         for line in lines:
             if line.marker == "@cert-authority" and line.blob == certificate.authority:
-                problem = certificate.problem(self._principal)
+                problem = certificate.problem(
+                    self._principal, signatures=self._trust.ca_signatures
+                )
                 if problem is not None:
                     self._refuse(
                         f"its certificate {certificate.name} cannot be used: {problem}; "
@@ -246,6 +261,26 @@ class _Case:
         for line in lines:
             if line.marker == "@revoked" and line.blob == blob:
                 self._refuse(f"the {what} is REVOKED at {line.origin}", None)
+
+    def _refuse_listed(self) -> None:
+        """Refuse what stands in a list of revoked keys: the key, or the authority it shows."""
+        blobs = {self._blob: "host key"}
+        if self._certificate is not None and self._trust.revoked_files:
+            try:
+                authority = HostCertificate.parse(self._certificate).authority
+            except ValueError as error:
+                self._refuse(f"its certificate is damaged: {error}", None)
+            blobs[authority] = "authority of the host key"
+        for path in self._trust.revoked_files:
+            revoked = load_revoked(path)
+            for blob, what in blobs.items():
+                if blob in revoked:
+                    self._refuse(f"the {what} is REVOKED in {path}", None)
+
+    def _refuse_short(self) -> None:
+        bits, required = rsa_bits(self._blob), self._trust.required_rsa_size
+        if bits is not None and bits < required:
+            self._refuse(f"it has {bits} bits, fewer than the {required} required", None)
 
     def _refuse(self, why: str, expected: Optional[str]) -> NoReturn:
         where = f"{self._connection_id}: " if self._connection_id else ""

@@ -93,6 +93,12 @@ class ConnectParams:
         ``handler(name, instructions, [(prompt, echo), ...]) -> [answer, ...]``.
     preferred_auth : Tuple[str, ...]
         Methods to try, in order.
+    auth_notes : Tuple[str, ...]
+        Why other methods are not tried, for people.
+    pubkey_algs : Optional[Tuple[str, ...]]
+        Signature algorithms that may be used to log in by a key; None for all there are.
+    required_rsa_size : int
+        Bits that an RSA key of the user's must have.
     known_hosts : HostKeyTrust
         How the host key is judged.
     host_key_alias : Optional[str]
@@ -135,6 +141,9 @@ class ConnectParams:
     passphrase: Hidden
     kbdint_handler: Optional[Callable[..., Any]]
     preferred_auth: Tuple[str, ...]
+    auth_notes: Tuple[str, ...]
+    pubkey_algs: Optional[Tuple[str, ...]]
+    required_rsa_size: int
     known_hosts: HostKeyTrust
     host_key_alias: Optional[str]
     tunnel: Union[None, ConnectParams, paramiko.Transport]
@@ -193,6 +202,8 @@ class ConnectParams:
                 hidden_identity(self.passphrase),
                 object_identity(self.kbdint_handler),
                 self.preferred_auth,
+                self.pubkey_algs,
+                self.required_rsa_size,
             ),
             host_keys=(self.known_hosts, self.host_key_alias),
             route=(tunnel, self.proxy_command, self.family, self.local_addr),

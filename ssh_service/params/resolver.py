@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from typing import Any, Callable, Mapping, Optional, Tuple, Union
 
 import paramiko
 
 from ssh_service import algorithms, settings
-from ssh_service.errors import SshConfigError
+from ssh_service.params.auth_methods import (
+    auth_methods,
+    kbdint_handler,
+    pubkey_algs,
+    required_rsa_size,
+)
 from ssh_service.params.concealing import conceal
 from ssh_service.params.connect_params import ConnectParams
 from ssh_service.params.destination import destination, family, local_addr
 from ssh_service.params.key_sources import KeySource, key_sources
+from ssh_service.params.keywords import check_refused, tell_unused
+from ssh_service.params.parameter_names import check_names
 from ssh_service.params.route import Hop, route
 from ssh_service.params.sources import Sources, first, named
 from ssh_service.params.trust import host_key_trust
-from ssh_service.ssh_config import HostConfig
 from ssh_service.user_files import expand_home
 
 __all__ = ["SETTINGS", "resolve"]
-
-_log = logging.getLogger(__name__)
 
 # Each with what it means, for the pages of the documentation.
 SETTINGS = {
@@ -31,7 +34,8 @@ SETTINGS = {
     "port": "TCP port; else ssh_config's, else 22",
     "username": "login name; else ssh_config's, else the current user",
     "password": "text, or a callable that is asked at each dial",
-    "client_keys": "private keys: files, `PKey` objects or a callable; else as ssh itself",
+    "client_keys": "private keys: files, `PKey` objects or a callable; else as ssh itself; "
+    "None: no login by key, the agent included",
     "passphrase": "of encrypted key files; as `password`",
     "identities_only": "True: an agent offers only keys that are named by file too",
     "agent_path": "the agent's socket; else `SSH_AUTH_SOCK`; None: no agent",
@@ -61,16 +65,7 @@ SETTINGS = {
 _CONNECT_TIMEOUT = 30.0
 _KEEPALIVE_INTERVAL = 15.0
 _KEEPALIVE_COUNT_MAX = 3
-_AUTH_METHODS = ("publickey", "password", "keyboard-interactive")
 _DEFAULT_IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
-# The keywords of ssh_config that are read, here or in a module beside this one.
-_KEYWORDS = frozenset(
-    """addressfamily bindaddress certificatefile ciphers compression connecttimeout
-    globalknownhostsfile hashknownhosts hostkeyalgorithms hostkeyalias hostname identitiesonly
-    identityagent identityfile kexalgorithms macs port preferredauthentications proxycommand
-    proxyjump serveralivecountmax serveraliveinterval stricthostkeychecking user
-    userknownhostsfile""".split()
-)
 _ALGORITHM_KEYWORDS = {
     "encryption_algs": "ciphers",
     "kex_algs": "kexalgorithms",
@@ -110,15 +105,12 @@ def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
 def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
     if not isinstance(given, Mapping):
         raise settings.wrong_type("connect_params", given, "a mapping like {'host': 'web1'}")
-    unknown = sorted(str(name) for name in given if name not in SETTINGS)
-    if unknown:
-        raise SshConfigError(
-            f"unknown connect parameter {', '.join(map(repr, unknown))}; "
-            f"those known are: {', '.join(SETTINGS)}"
-        )
+    check_names(given, SETTINGS)
     sources = Sources(given)
     host, port, username = destination(sources)
-    _tell_unused(sources.config)
+    check_refused(sources.config)
+    tell_unused(sources.config)
+    auth = auth_methods(sources)
     hostname = sources.tokens["h"]
     tunnel, proxy_command = route(sources, (hostname.lower(), port, username), hops, _resolve)
     return ConnectParams(
@@ -134,8 +126,11 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
         agent_path=_agent_path(sources),
         password=sources.hidden("password"),
         passphrase=sources.hidden("passphrase"),
-        kbdint_handler=_kbdint_handler(sources),
-        preferred_auth=_preferred_auth(sources),
+        kbdint_handler=kbdint_handler(sources),
+        preferred_auth=auth.methods,
+        auth_notes=auth.notes,
+        pubkey_algs=pubkey_algs(sources),
+        required_rsa_size=required_rsa_size(sources),
         known_hosts=host_key_trust(sources),
         host_key_alias=sources.text("host_key_alias", "HostKeyAlias"),
         tunnel=tunnel,
@@ -154,14 +149,6 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
     )
 
 
-def _tell_unused(config: HostConfig) -> None:
-    if not _log.isEnabledFor(logging.DEBUG):
-        return
-    for keyword in config.keywords():
-        if keyword not in _KEYWORDS:
-            _log.debug("%s: %s has no effect here", config.all(keyword)[0].origin, keyword)
-
-
 # --- credentials ----------------------------------------------------------------------------
 
 
@@ -169,7 +156,7 @@ def _client_keys(
     sources: Sources,
 ) -> Union[None, Tuple[KeySource, ...], Callable[[], Any]]:
     given = sources.get("client_keys")
-    if given is None:
+    if given is None or (isinstance(given, (list, tuple)) and not given):
         return None
     if callable(given) and not isinstance(given, paramiko.PKey):
         return given  # type: ignore[no-any-return]
@@ -198,29 +185,6 @@ def _agent_path(sources: Sources) -> Optional[str]:
     if text.startswith("$") and not text.startswith("${"):
         return os.environ.get(text[1:]) or None
     return (*sources.config_paths("identityagent"), None)[0]
-
-
-def _kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:
-    given = sources.get("kbdint_handler")
-    if given is not None and not callable(given):
-        raise settings.wrong_type("kbdint_handler", given, "a callable")
-    return given  # type: ignore[no-any-return]
-
-
-def _preferred_auth(sources: Sources) -> Tuple[str, ...]:
-    name = "preferred_auth"
-    given = sources.get(name)
-    if given is None or given == ():
-        value = sources.config.get("preferredauthentications")
-        if value is None:
-            return _AUTH_METHODS
-        # The file serves ssh too: methods we do not have (gssapi) are passed over.
-        wanted = [word.strip() for word in first(value).split(",")]
-        return tuple(word for word in wanted if word in _AUTH_METHODS)
-    words = given.split(",") if isinstance(given, str) else given
-    if not isinstance(words, (list, tuple)) or not words:
-        raise settings.wrong(name, given, "a list of " + ", ".join(_AUTH_METHODS))
-    return tuple(settings.choice(name, word, _AUTH_METHODS) for word in words)
 
 
 # --- how to talk ----------------------------------------------------------------------------

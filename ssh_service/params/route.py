@@ -16,13 +16,14 @@ from ssh_service.params.sources import MISSING, Sources, first, named
 __all__ = ["Hop", "Tunnel", "route"]
 
 _MAX_HOPS = 16
-# A jump host speaks for the same user from the same place; its key and its trust are its own.
+# A jump host speaks for the same user from the same place; its key and its trust are its own.  So
+# are its questions: a handler is not told who asks, and would give one host the answers (a
+# password, a one-time code) that are meant for another.
 _INHERITED = (
     "config",
     "config_exec",
     "passphrase",
     "agent_path",
-    "kbdint_handler",
     "keepalive_interval",
     "keepalive_count_max",
 )
@@ -90,6 +91,8 @@ def _configured(sources: Sources, chain: "_Chain") -> Tuple[Tunnel, Optional[str
         value = sources.config.all(keyword)[0]
         text = first(value)
         if text.lower() == "none":
+            if keyword == "proxyjump":  # as in ssh, it takes a later ProxyCommand nothing away
+                continue
             return None, None
         if keyword == "proxycommand":
             return None, ssh_config.expand_command(text, sources.tokens, value.origin)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any, List, Optional, Tuple
 
 from ssh_service import settings
+from ssh_service.algorithms import CA_SIGNATURES, select
 from ssh_service.errors import SshConfigError
 from ssh_service.known_hosts import POLICIES, HostKeyTrust
+from ssh_service.params.auth_methods import required_rsa_size
 from ssh_service.params.sources import Sources, first, named
 from ssh_service.user_files import expand_home
 
@@ -44,6 +47,19 @@ def host_key_trust(sources: Sources) -> HostKeyTrust:
     SshConfigError
         A setting is wrong, two contradict each other, or a file must exist and does not.
     """
+    # Whatever the caller says of host keys, what the user's ssh_config takes away stays away.
+    value = sources.config.get("casignaturealgorithms")
+    return dataclasses.replace(
+        _policy_and_files(sources),
+        revoked_files=sources.config_paths("revokedhostkeys"),
+        required_rsa_size=required_rsa_size(sources),
+        ca_signatures=(
+            CA_SIGNATURES if value is None else select(first(value), CA_SIGNATURES, CA_SIGNATURES)
+        ),
+    )
+
+
+def _policy_and_files(sources: Sources) -> HostKeyTrust:
     policy = sources.get("host_key_policy")
     if policy is not None:
         policy = settings.choice("host_key_policy", policy, POLICIES)

@@ -101,7 +101,7 @@ class AuthServer:
             "known_hosts": None,
             "host_key_policy": "off",
             "config": None,
-            "client_keys": [],
+            "client_keys": None,
             "agent_path": None,
         }
 

@@ -363,7 +363,7 @@ def test_an_agent_logs_in(sshd_factory: SshdFactory, agent: str, kind: str) -> N
     key = generated("agent-" + kind, kind)
     add(agent, key)
     shutil.copy(str(key) + ".pub", server.authorized_keys)
-    assert works(connect(server, client_keys=None, agent_path=agent))
+    assert works(connect(server, client_keys=(), agent_path=agent))
     assert works(connect(server, client_keys=[generated("stranger-1")], agent_path=agent))
     with pytest.raises(SshAuthError):
         connect(

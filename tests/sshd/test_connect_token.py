@@ -19,7 +19,7 @@ from ..unit.token_agent import TOKEN_KEYS, TokenAgent, TokenKey
 
 
 def connect(server: Sshd, **given: Any) -> SshTransport:
-    found = params.resolve({**server.connect_params, "client_keys": None, **given})
+    found = params.resolve({**server.connect_params, "client_keys": (), **given})
     return dial(found, time.monotonic() + 10)
 
 

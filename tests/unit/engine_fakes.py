@@ -17,7 +17,7 @@ def connect_params(host: str = "alpha", **more: Any) -> Dict[str, Any]:
         "host": host,
         "username": "somebody",
         "password": "open sesame",
-        "client_keys": [],
+        "client_keys": None,
         "agent_path": None,
         "known_hosts": None,
         "config": None,

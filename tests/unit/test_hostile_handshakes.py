@@ -45,7 +45,7 @@ def params_for(port: int, **more: Any) -> Dict[str, Any]:
         "port": port,
         "username": "tester",
         "password": "secret-of-mine",
-        "client_keys": [],
+        "client_keys": None,
         "agent_path": None,
         "known_hosts": None,
         "config": None,

@@ -6,7 +6,9 @@ import copy
 import os
 import pickle
 import re
+import shutil
 import socket
+import subprocess
 import sys
 import traceback
 from dataclasses import asdict
@@ -20,6 +22,8 @@ from ssh_service.errors import SshConfigError
 from ssh_service.params import SETTINGS, ConnectParams
 from ssh_service.secret import Secret
 from ssh_service.ssh_config import local_user
+
+needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
 
 MARKER = "a-marker-that-must-not-show"
 
@@ -90,7 +94,11 @@ def test_only_strong_algorithms_are_offered_by_default_the_fast_ones_first() -> 
         ({"local_addr": ("127.0.0.1", 40000)}, {"local_addr": ("127.0.0.1", 40000)}),
         ({"preferred_auth": "password"}, {"preferred_auth": ("password",)}),
         ({"proxy_command": ["nc", "a b"]}, {"proxy_command": "nc 'a b'"}),
-        ({"client_keys": []}, {"client_keys": ()}),
+        ({"client_keys": []}, {"client_keys": None}),
+        ({"client_keys": ()}, {"client_keys": None}),
+        ({"client_keys": None}, {"preferred_auth": ("password", "keyboard-interactive")}),
+        ({"client_keys": None, "preferred_auth": ["publickey"]}, {"preferred_auth": ()}),
+        ({"request_pty": False, "term_type": "xterm"}, {"port": 22}),
         ({"agent_path": ()}, {"agent_path": None}),
         (
             {"encryption_algs": "aes256-ctr,aes128-ctr"},
@@ -201,12 +209,46 @@ def test_a_wrong_value_is_an_error_with_setting_and_what_is_right(
     assert isinstance(caught.value, ValueError)
 
 
-def test_an_unknown_setting_is_an_error_that_lists_those_known() -> None:
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("user", "username"),
+        ("hostname", "host"),
+        ("passwd", "password"),
+        ("pkey", "client_keys"),
+        ("key_filename", "client_keys"),
+        ("look_for_keys", "client_keys (None: no login by key"),
+        ("allow_agent", "agent_path (None: no agent)"),
+        ("timeout", "connect_timeout"),
+        ("ssh_username", "username"),
+        ("ProxyJump", "tunnel"),
+        ("prt", "port"),
+        ("keepalive-interval", "keepalive_interval"),
+        ("Username", "username"),
+    ],
+)
+def test_unknown_setting_names_what_may_be_meant(name: str, meant: str) -> None:
     with pytest.raises(SshConfigError) as caught:
-        resolve(user="me", prt=1)
-    assert "'prt', 'user'" in str(caught.value)
-    for name in SETTINGS:
-        assert name in str(caught.value)
+        resolve(**{name: "x"})
+    text = str(caught.value)
+    assert f"unknown connect parameter {name!r}: did you mean" in text and meant in text
+    assert len(text) < 160
+
+
+def test_unknown_setting_without_a_likeness_is_a_short_error() -> None:
+    with pytest.raises(SshConfigError, match="'zzz': see ssh_service.params.SETTINGS"):
+        resolve(zzz=1)
+    with pytest.raises(SshConfigError, match="'connect_kwargs': give its entries themselves"):
+        resolve(connect_kwargs={"key_filename": "x"})
+
+
+def test_names_that_may_be_meant_are_settings() -> None:
+    from ssh_service.params import parameter_names
+
+    for name, meant in parameter_names._MEANT.items():
+        words = re.findall("[a-z_]+", meant.partition(" (")[0])
+        assert set(words) - {"or"} <= set(SETTINGS) and name not in SETTINGS
+    assert not parameter_names._WITHOUT_EFFECT & set(SETTINGS)
 
 
 @pytest.mark.parametrize("given", [None, "web", ["host", "web"]])
@@ -447,6 +489,54 @@ def test_the_first_of_jump_and_command_counts(home: Path) -> None:
     assert found.proxy_command is None and hops(found)
     found = configured(home, "ProxyCommand none\nProxyJump one\n")
     assert found.proxy_command is None and found.tunnel is None
+    found = configured(home, "ProxyJump none\nProxyCommand nc\n")
+    assert found.proxy_command == "nc" and found.tunnel is None
+
+
+@needs_ssh
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "ProxyJump none\nProxyCommand nc a\n",
+        "ProxyJump NONE\nProxyCommand nc a\nProxyCommand nc b\n",
+        "ProxyCommand none\nProxyJump one\n",
+        "ProxyJump one\nProxyCommand nc a\n",
+        "ProxyCommand nc a\nProxyJump none\n",
+        "ProxyJump none\nProxyJump one\n",
+        "ProxyJump none\nProxyJump one\nProxyCommand nc a\n",
+        "ProxyJump none\nProxyCommand none\nProxyJump one\n",
+    ],
+)
+def test_route_is_the_one_that_ssh_takes(home: Path, tmp_path: Path, lines: str) -> None:
+    lines = "Host web\n" + lines
+    found = configured(home, lines)
+    (tmp_path / "config").write_text(lines)
+    said = subprocess.run(
+        ["ssh", "-G", "-F", str(tmp_path / "config"), "web"],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ).stdout
+    theirs = dict(line.partition(" ")[::2] for line in said.splitlines())
+    jump = theirs.get("proxyjump", "none")
+    assert (jump != "none") == (found.tunnel is not None)
+    if found.tunnel is None:
+        command = theirs.get("proxycommand", "none")
+        assert (found.proxy_command or "none") == command
+
+
+def test_jump_host_is_given_nothing_secret_of_its_targets(home: Path) -> None:
+    """S9: a handler is not told who asks, and must not answer a jump host instead."""
+    secret = {"password": MARKER, "client_keys": [_path(home, "k")], "kbdint_handler": print}
+    hop = resolve(tunnel="a,b", **secret).tunnel
+    while hop is not None:
+        assert isinstance(hop, ConnectParams)
+        assert hop.password is None and hop.kbdint_handler is None and hop.client_keys is None
+        hop = hop.tunnel
+    own = resolve(tunnel={"host": "a", "kbdint_handler": print}).tunnel
+    assert isinstance(own, ConnectParams) and own.kbdint_handler is print
 
 
 def test_jump_hosts_in_a_circle_are_an_error(home: Path) -> None:

@@ -1,0 +1,72 @@
+"""Which of the user's keys ssh_config lets us show, and by which algorithms they may sign."""
+
+from __future__ import annotations
+
+from typing import Optional, Set
+
+import paramiko
+
+from ssh_service.algorithms import CERTIFICATE, rsa_bits
+from ssh_service.params import ConnectParams
+
+__all__ = ["refusal", "restrict"]
+
+_RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa")
+
+
+def refusal(params: ConnectParams, key: paramiko.PKey) -> Optional[str]:
+    """
+    Say why a key must not be shown.
+
+    Parameters
+    ----------
+    params : ConnectParams
+        The destination.
+    key : paramiko.PKey
+        The key, perhaps with a certificate on top.
+
+    Returns
+    -------
+    Optional[str]
+        The reason; None for none.
+    """
+    accepted = params.pubkey_algs
+    if accepted is not None and _signatures(key).isdisjoint(accepted):
+        return "its type is not among PubkeyAcceptedAlgorithms"
+    bits = rsa_bits(key.asbytes())
+    if bits is not None and bits < params.required_rsa_size:
+        return f"it has {bits} bits, fewer than the {params.required_rsa_size} required"
+    return None
+
+
+def _signatures(key: paramiko.PKey) -> Set[str]:
+    """Return the names of the algorithms by which a key can sign."""
+    name = _name(key)
+    if name.startswith("ssh-rsa"):
+        return {name.replace("ssh-rsa", signature) for signature in _RSA_SIGNATURES}
+    return {name}
+
+
+def _name(key: paramiko.PKey) -> str:
+    certificate = getattr(key, "public_blob", None)
+    return str(certificate.key_type if certificate else key.get_name())
+
+
+def restrict(transport: paramiko.Transport, params: ConnectParams, key: paramiko.PKey) -> None:
+    """
+    Have an RSA key sign by accepted algorithms only; for the others, `refusal` suffices.
+
+    Parameters
+    ----------
+    transport : paramiko.Transport
+        Which is about to show the key.
+    params : ConnectParams
+        The destination.
+    key : paramiko.PKey
+        The key.
+    """
+    if params.pubkey_algs is None:
+        return
+    end = CERTIFICATE if _name(key).endswith(CERTIFICATE) else ""
+    refused = [name for name in _RSA_SIGNATURES if name + end not in params.pubkey_algs]
+    transport.disabled_algorithms = {"pubkeys": refused}

@@ -1,0 +1,182 @@
+"""By which methods to log in: the caller's, or what ssh_config leaves of them."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Optional, Tuple
+
+from ssh_service import algorithms, settings
+from ssh_service.params.sources import Sources, first, named
+
+__all__ = ["AuthMethods", "auth_methods", "kbdint_handler", "pubkey_algs", "required_rsa_size"]
+
+_METHODS = ("publickey", "password", "keyboard-interactive")
+# Each method, and the keywords that switch it; the first of them is today's name.
+_SWITCHES = {
+    "publickey": ("pubkeyauthentication", "dsaauthentication"),
+    "password": ("passwordauthentication",),
+    "keyboard-interactive": (
+        "kbdinteractiveauthentication",
+        "challengeresponseauthentication",
+        "skeyauthentication",
+        "tisauthentication",
+    ),
+}
+_NO_KEYS = (
+    "no key was shown, as client_keys=None was given: it means no public-key login, the agent "
+    "included; leave it out for the default keys"
+)
+_SSH_MIN_RSA_SIZE = 1024  # bits; ssh lets it be raised only
+
+
+class AuthMethods(NamedTuple):
+    """
+    How to log in.
+
+    Attributes
+    ----------
+    methods : Tuple[str, ...]
+        Methods to try, in order.
+    notes : Tuple[str, ...]
+        Why others are not tried, for the error if these are refused.
+    """
+
+    methods: Tuple[str, ...]
+    notes: Tuple[str, ...]
+
+
+def auth_methods(sources: Sources) -> AuthMethods:
+    """
+    Say by which methods to log in.
+
+    Parameters
+    ----------
+    sources : Sources
+        The settings.
+
+    Returns
+    -------
+    AuthMethods
+        The caller's ``preferred_auth``; else ssh_config's ``PreferredAuthentications`` or all,
+        without those that ssh_config switches off.
+
+    Raises
+    ------
+    SshConfigError
+        One of them is something else.
+    """
+    methods = _preferred(sources)
+    notes = []
+    if sources.get("preferred_auth") in (None, ()):
+        for method, keywords in _SWITCHES.items():
+            switched_off = _switched_off(sources, keywords)
+            if switched_off:
+                methods = tuple(one for one in methods if one != method)
+                notes.append(f"{method} is off ({switched_off})")
+    if "client_keys" in sources and sources.get("client_keys") is None:
+        methods = tuple(one for one in methods if one != "publickey")
+        notes.append(_NO_KEYS)
+    return AuthMethods(methods, tuple(notes))
+
+
+def _preferred(sources: Sources) -> Tuple[str, ...]:
+    name = "preferred_auth"
+    given = sources.get(name)
+    if given is None or given == ():
+        value = sources.config.get("preferredauthentications")
+        if value is None:
+            return _METHODS
+        # The file serves ssh too: methods we do not have (gssapi) are passed over.
+        wanted = [word.strip() for word in first(value).split(",")]
+        return tuple(word for word in wanted if word in _METHODS)
+    words = given.split(",") if isinstance(given, str) else given
+    if not isinstance(words, (list, tuple)) or not words:
+        raise settings.wrong(name, given, "a list of " + ", ".join(_METHODS))
+    return tuple(settings.choice(name, word, _METHODS) for word in words)
+
+
+def _switched_off(sources: Sources, keywords: Tuple[str, ...]) -> Optional[str]:
+    """Return where ssh_config switches a method off; the first of the keywords' lines counts."""
+    for keyword in sources.config.keywords():
+        if keyword not in keywords:
+            continue
+        value = sources.config.all(keyword)[0]
+        text = first(value)
+        if keyword == "pubkeyauthentication" and text.lower() in ("unbound", "host-bound"):
+            return None  # both are "yes", and about forwarded agents
+        if settings.flag(named(value, keyword), text):
+            return None
+        return f"{value.origin}: {keyword} {text}"
+    return None
+
+
+def kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:
+    """
+    Return who answers the questions of keyboard-interactive.
+
+    Parameters
+    ----------
+    sources : Sources
+        The settings.
+
+    Returns
+    -------
+    Optional[Callable[..., Any]]
+        The caller's.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    given = sources.get("kbdint_handler")
+    if given is not None and not callable(given):
+        raise settings.wrong_type("kbdint_handler", given, "a callable")
+    return given  # type: ignore[no-any-return]
+
+
+def pubkey_algs(sources: Sources) -> Optional[Tuple[str, ...]]:
+    """
+    Say which signature algorithms may be used to log in by a key.
+
+    Parameters
+    ----------
+    sources : Sources
+        The settings.
+
+    Returns
+    -------
+    Optional[Tuple[str, ...]]
+        None: all that the key and the server have in common.
+    """
+    for keyword in sources.config.keywords():
+        if keyword in ("pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes"):  # the old name
+            return algorithms.select_signatures(first(sources.config.all(keyword)[0]))
+    return None
+
+
+def required_rsa_size(sources: Sources) -> int:
+    """
+    Say how many bits RSA keys must have, the server's and ours.
+
+    Parameters
+    ----------
+    sources : Sources
+        The settings.
+
+    Returns
+    -------
+    int
+        Not less than ssh's own minimum.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    value = sources.config.get("requiredrsasize")
+    if value is None:
+        return _SSH_MIN_RSA_SIZE
+    text = first(value)
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise settings.wrong(named(value, "RequiredRSASize"), text, "a number of bits")
+    return max(int(text), _SSH_MIN_RSA_SIZE)

@@ -1,0 +1,81 @@
+"""The keywords of ssh_config: which have their effect here, and which of the others matter."""
+
+from __future__ import annotations
+
+import logging
+from typing import Dict, Set
+
+from ssh_service.errors import SshConfigError
+from ssh_service.ssh_config import HostConfig
+
+__all__ = ["check_refused", "tell_unused"]
+
+_log = logging.getLogger(__name__)
+
+# Those that are read, somewhere in this package.
+_READ = frozenset(
+    """addressfamily bindaddress casignaturealgorithms certificatefile ciphers compression
+    challengeresponseauthentication connecttimeout dsaauthentication globalknownhostsfile
+    hashknownhosts hostkeyalgorithms hostkeyalias hostname identitiesonly identityagent
+    identityfile kbdinteractiveauthentication kexalgorithms macs passwordauthentication port
+    preferredauthentications proxycommand proxyjump pubkeyacceptedalgorithms
+    pubkeyacceptedkeytypes pubkeyauthentication refuseconnection requiredrsasize revokedhostkeys
+    serveralivecountmax serveraliveinterval skeyauthentication stricthostkeychecking
+    tisauthentication user userknownhostsfile""".split()
+)
+# Those that ask for protection which is not given here, unless their value is as harmless as this;
+# each with what that means.
+_MISSED: Dict[str, str] = {
+    "bindinterface": "connections may leave by another interface",
+    "canonicalizehostname": "the host's name is taken as it is",
+    "checkhostip": "the host key is looked up by the host's name alone",
+    "knownhostscommand": "host keys are looked up in files alone",
+    "proxyusefdpass": "the proxy command's own stdin and stdout are the connection",
+    "rekeylimit": "keys are exchanged anew after paramiko's own limits",
+}
+_HARMLESS = ("no", "none", "false", "default", "default none")
+
+_warned: Set[str] = set()  # a set's `add` and `in` are atomic; a race warns twice at worst
+
+
+def check_refused(config: HostConfig) -> None:
+    """
+    Do as ``RefuseConnection`` says.
+
+    Parameters
+    ----------
+    config : HostConfig
+        What ssh_config says about a host.
+
+    Raises
+    ------
+    SshConfigError
+        It says that the host must not be connected to, and why.
+    """
+    value = config.get("refuseconnection")
+    if value is not None:
+        raise SshConfigError(f"{value.origin}: RefuseConnection: {' '.join(value.arguments)}")
+
+
+def tell_unused(config: HostConfig) -> None:
+    """
+    Log which keywords have no effect: a warning, once a process, for those about security.
+
+    Parameters
+    ----------
+    config : HostConfig
+        What ssh_config says about a host.
+    """
+    for keyword in config.keywords():
+        if keyword in _READ:
+            continue
+        value = config.all(keyword)[0]
+        text = " ".join(value.arguments)
+        if keyword in _MISSED and text.lower() not in _HARMLESS:
+            if keyword not in _warned:
+                _warned.add(keyword)
+                _log.warning(
+                    "%s: %s has no effect here: %s", value.origin, keyword, _MISSED[keyword]
+                )
+            continue
+        _log.debug("%s: %s has no effect here", value.origin, keyword)

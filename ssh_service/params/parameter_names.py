@@ -1,0 +1,109 @@
+"""The names of connect parameters: which have no effect, and what an unknown one may stand for."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Iterable, List, Mapping
+
+from ssh_service.errors import SshConfigError
+
+__all__ = ["check_names"]
+
+# asyncssh's, about sessions and sockets: whoever passes them to asyncssh may pass them here.
+_WITHOUT_EFFECT = frozenset(
+    """client_factory client_version encoding errors line_editor max_pktsize rcvbuf request_pty
+    sndbuf tcp_keepalive term_modes term_size term_type utf8_decode_errors window""".split()
+)
+# Names of paramiko, Fabric, OpenSSH, subprocess and of our services, and what they are here.
+_MEANT = {
+    "user": "username",
+    "login": "username",
+    "ssh_username": "username",
+    "hostname": "host",
+    "address": "host",
+    "ssh_hostname": "host",
+    "ssh_port": "port",
+    "passwd": "password",
+    "pw": "password",
+    "pkey": "client_keys",
+    "key": "client_keys",
+    "keys": "client_keys",
+    "key_file": "client_keys",
+    "key_filename": "client_keys",
+    "identity_file": "client_keys",
+    "identityfile": "client_keys",
+    "private_key": "client_keys",
+    "ssh_priv_key_path": "client_keys",
+    "look_for_keys": "client_keys (None: no login by key, the agent included)",
+    "allow_agent": "agent_path (None: no agent)",
+    "timeout": "connect_timeout",
+    "ssh_connect_timeout": "connect_timeout",
+    "auth_timeout": "login_timeout",
+    "banner_timeout": "login_timeout",
+    "keepalive": "keepalive_interval",
+    "ssh_keepalive_interval": "keepalive_interval",
+    "compress": "compression_algs",
+    "compression": "compression_algs",
+    "ciphers": "encryption_algs",
+    "kex": "kex_algs",
+    "macs": "mac_algs",
+    "disabled_algorithms": "encryption_algs, kex_algs, mac_algs or server_host_key_algs ('-name')",
+    "gateway": "tunnel",
+    "jump": "tunnel",
+    "jump_host": "tunnel",
+    "bastion": "tunnel",
+    "proxy": "tunnel or proxy_command",
+    "proxyjump": "tunnel",
+    "proxycommand": "proxy_command",
+    "sock": "tunnel or proxy_command",
+    "bind_address": "local_addr",
+    "known_hosts_file": "known_hosts",
+    "ssh_known_hosts_path": "known_hosts",
+    "ssh_known_hosts_file": "known_hosts",
+    "host_key": "host_key_fingerprints",
+    "hostkey": "host_key_fingerprints",
+    "policy": "host_key_policy",
+    "ssh_host_key_policy": "host_key_policy",
+    "ssh_config": "config",
+    "config_file": "config",
+}
+# Fabric's; its entries are parameters themselves.
+_CONTAINERS = frozenset(["connect_kwargs"])
+
+
+def check_names(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """
+    Refuse names that are not connect parameters.
+
+    Parameters
+    ----------
+    given : Mapping[str, Any]
+        The caller's settings.
+    known : Iterable[str]
+        The names there are.
+
+    Raises
+    ------
+    SshConfigError
+        A name is unknown; the message says what may be meant.
+    """
+    names = list(known)
+    problems: List[str] = []
+    for name in sorted(map(str, given)):
+        if name not in names and name not in _WITHOUT_EFFECT:
+            problems.append(f"unknown connect parameter {name!r}{_hint(name, names)}")
+    if problems:
+        raise SshConfigError("; ".join(problems))
+
+
+def _hint(name: str, known: List[str]) -> str:
+    plain = name.lower().replace("-", "_")
+    if plain in _CONTAINERS:
+        return ": give its entries themselves, by the names known here"
+    meant = _MEANT.get(plain)
+    if meant is None:
+        close = difflib.get_close_matches(plain, known, n=1)
+        meant = close[0] if close else None
+    if meant is None:
+        return ": see ssh_service.params.SETTINGS for those there are"
+    return f": did you mean {meant!r}?" if " " not in meant else f": did you mean {meant}?"
