@@ -81,7 +81,9 @@ def test_without_any_key_the_error_says_where_one_was_looked_for(
             connect(server, client_keys=(), agent_path="/no/agent")
         with pytest.raises(SshAuthError, match=rf"tried password: refused; {looked}\)$"):
             connect(server, client_keys=(), password="wrong")
-        with pytest.raises(SshAuthError, match="no password given; no key was shown, as client_keys="):
+        with pytest.raises(
+            SshAuthError, match="no password given; no key was shown, as client_keys="
+        ):
             connect(server)
 
 
