@@ -24,6 +24,7 @@ from ssh_service.outcome import CommandFuture, CompletedProcess
 from ssh_service.process_group import GroupFinder
 from ssh_service.script import Script
 from ssh_service.streams import CallbackOutput, Output, Stdin
+from ssh_service.terminal import TerminalInput
 from ssh_service.transport import ChannelSink, SshChannel
 from ssh_service.watches import CommandWatch
 
@@ -101,11 +102,16 @@ class Command(ChannelSink):
         self.run_beside: Callable[[str], None] = self._run_over_its_connection
         self._watch: Optional[CommandWatch] = None  # set once, before it is submitted
         self._text, self._env = script.join(text), script.check_environment(env)
-        self._timeout, self._pty = timeout, pty
-        self._group = GroupFinder() if connection_id.startswith("root@") else None
-        prologue = self._group.prologue if self._group else ""
-        self._delivery = script.deliver(self._text, self._env, shell, prologue)
-        self.stdin = Stdin(stdin, more_stdin, connection_id)
+        self._timeout = timeout
+        root = connection_id.startswith("root@")
+        self._group = GroupFinder() if root and not pty else None
+        self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)
+        self._terminal = TerminalInput(self.stdin, connection_id) if pty else None
+        before, prologue = "", ""
+        if self._terminal is not None:
+            before, prologue = self._terminal.before, self._terminal.prologue
+        text = (self._group.prologue if self._group else "") + self._text
+        self._delivery = script.deliver(text, self._env, shell, prologue, before)
         self.outputs = (stdout or Output(), stderr or Output())
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
@@ -114,7 +120,8 @@ class Command(ChannelSink):
         self._exit_status: Optional[int] = None
         self._exit_signal: Optional[Tuple[str, bool, str, str]] = None
         self._eof = False
-        self._refused = False
+        self._refused: Optional[str] = None  # the phase in which the server refused the command
+        self._awaits_terminal = False  # whether the next reply is to the request for a terminal
         self._lock = threading.Lock()
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._ended_channels: List[SshChannel] = []  # guarded by _lock: not to be used any more
@@ -164,12 +171,17 @@ class Command(ChannelSink):
                 self._watch.note_sent()
         if self._watch is not None:
             background.run_callback(self._watch.tell_sent)
-        if self._pty:
+        if self._terminal is None:
+            self._send(channel)
+        else:  # nothing is to run without it, so the script follows the server's answer
+            self._awaits_terminal = True
             channel.request_pty()
+        return True
+
+    def _send(self, channel: SshChannel) -> None:
         delivery = self._delivery.for_server(channel.get_transport().remote_version)
         channel.request_exec(delivery.command)
-        self.stdin.start(channel, delivery.preamble)
-        return True
+        (self._terminal or self.stdin).start(channel, delivery.preamble)
 
     def take_back(self, channel: Optional[SshChannel], lost: bool = False) -> bool:
         """
@@ -189,9 +201,11 @@ class Command(ChannelSink):
         """
         with self._lock:
             started = self._channel is not None
-            if started and (channel is None or channel.has_sent or not lost or self._cut_off):
+            left = channel is None or channel.has_sent or not lost
+            # The script leaves only when there is a terminal, where it wants one.
+            if started and (self._cut_off or (left and not self._awaits_terminal)):
                 return False
-            self._channel = None
+            self._channel, self._awaits_terminal = None, False
             if channel is not None:
                 self._ended_channels.append(channel)
         if started and not self.stdin.take_back():
@@ -233,14 +247,19 @@ class Command(ChannelSink):
     # What comes over the channel.
 
     def replied(self, ok: bool) -> None:
-        """Give up where the server does not run commands."""
+        """Go on once there is a terminal; give up where the server refuses that, or commands."""
+        awaits_terminal, self._awaits_terminal = self._awaits_terminal, False
         if not ok:
-            self._refused = True
+            self._refused = "pty" if awaits_terminal else "exec"
+        channel = self._channel
+        if ok and awaits_terminal and channel is not None and self._cut_off is None:
+            self._send(channel)
+        elif not ok or awaits_terminal:
             self._close_channel()
 
     def data(self, chunk: bytes) -> None:
         """Take stdout."""
-        self._put(0, chunk)
+        self._put(0, chunk if self._terminal is None else self._terminal.strip(chunk))
 
     def stderr(self, chunk: bytes) -> None:
         """Take stderr."""
@@ -260,12 +279,14 @@ class Command(ChannelSink):
 
     def writable(self) -> None:
         """Send more of stdin."""
-        self.stdin.pump()
+        (self._terminal or self.stdin).pump()
 
     def closed(self, error: Optional[SshServiceError]) -> None:
         """Settle the command, after all that it wrote."""
         if self._group is not None:
             self._put(1, self._group.rest())
+        if self._terminal is not None:
+            self._put(0, self._terminal.rest())
         with self._lock:
             if self._over:
                 return  # this CLOSE answers our own, and proves nothing
@@ -274,10 +295,13 @@ class Command(ChannelSink):
         if cut_off is not None:
             cut_off.ended = True if told or error is None else None
             self._settle(error=cut_off)
-        elif self._refused:
-            refusal = f"{self.connection_id}: the server refused to run a command"
+        elif self._refused is not None:
+            what = "to give a terminal" if self._refused == "pty" else "to run a command"
+            refusal = f"{self.connection_id}: the server refused {what}"
             self._settle(
-                error=SshSessionRefused(refusal, connection_id=self.connection_id, phase="exec")
+                error=SshSessionRefused(
+                    refusal, connection_id=self.connection_id, phase=self._refused
+                )
             )
         elif error is None or (told and self._eof):
             self._settle(process=self._process())
@@ -421,7 +445,7 @@ class Command(ChannelSink):
             self._ended_channels = []
         for timer in timers:
             timer.cancel()
-        self.stdin.end()
+        (self._terminal or self.stdin).end()
         for output in self.outputs:
             output.end()
         if error is not None:

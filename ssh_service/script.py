@@ -6,15 +6,11 @@ import re
 import shlex
 from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Union
 
+from ssh_service import known_servers
 from ssh_service.errors import SshConfigError
 
 Script = Union[str, Iterable[str]]
 
-# A larger script goes over stdin.  dropbear ends the whole connection, with everybody's commands,
-# over a string of more than 9,000 bytes (MAX_CMD_LEN), and no other server is known to be more
-# generous than OpenSSH: there Linux refuses 128 KiB, and 256 KiB end the connection (measured).
-_EXEC_LIMIT = 8 * 1024
-_OPENSSH_EXEC_LIMIT = 64 * 1024
 _SCRIPT_LIMIT = 16 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -39,13 +35,14 @@ class Delivery(NamedTuple):
         The exec request.
     preamble : bytes
         What goes over stdin before anything else.
-    openssh_command : Optional[bytes]
-        The exec request for OpenSSH, which then needs no preamble; None where there is no other.
+    direct : Optional[bytes]
+        The exec request for a server that takes as many bytes, which then needs no preamble; None
+        where there is no other.
     """
 
     command: bytes
     preamble: bytes
-    openssh_command: Optional[bytes] = None
+    direct: Optional[bytes] = None
 
     def for_server(self, version: str) -> "Delivery":
         """
@@ -61,8 +58,9 @@ class Delivery(NamedTuple):
         Delivery
             The exec request and the preamble for it.
         """
-        if self.openssh_command is not None and "OpenSSH" in version:
-            return Delivery(self.openssh_command, b"")
+        direct = self.direct
+        if direct is not None and len(direct) <= known_servers.exec_limit(version):
+            return Delivery(direct, b"")
         return Delivery(self.command, self.preamble)
 
 
@@ -178,6 +176,7 @@ def deliver(
     env: Optional[Mapping[str, str]] = None,
     shell: Optional[str] = None,
     prologue: str = "",
+    before: str = "",
 ) -> Delivery:
     """
     Say what to send so that the server runs a script.
@@ -191,7 +190,10 @@ def deliver(
     shell : Optional[str]
         Path of the shell to run it; None takes the user's login shell.
     prologue : str
-        One line of commands of our own to be run first, without a newline.
+        Commands of our own to be run first where the script goes over stdin, which takes a POSIX
+        shell in any case; an exec request has to suit every login shell.
+    before : str
+        Commands of our own to be run before the script is read over stdin.
 
     Returns
     -------
@@ -206,18 +208,18 @@ def deliver(
     # (A server ends the whole connection over an exec request with a NUL character.)
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
         raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
-    plain = prologue + script
     direct: Optional[bytes] = None
-    if not env and shell is None and len(plain) <= _OPENSSH_EXEC_LIMIT:
-        data = _encode(plain)
-        if len(data) <= _EXEC_LIMIT:
+    if not env and shell is None and len(script) <= known_servers.OPENSSH_EXEC_LIMIT:
+        data = _encode(script)
+        if len(data) <= known_servers.EXEC_LIMIT:
             return Delivery(data, b"")
-        direct = data if len(data) <= _OPENSSH_EXEC_LIMIT else None
-    command = _READ_AND_RUN
+        direct = data if len(data) <= known_servers.OPENSSH_EXEC_LIMIT else None
+    command = before + _READ_AND_RUN
     if shell is not None:
-        command = f"exec {shlex.quote(shell)} -c '{_READ_AND_RUN}'"
+        command = f"exec {shlex.quote(shell)} -c '{command}'"
     exports = "".join(f"export {name}={_quote(value)}\n" for name, value in (env or {}).items())
-    program = f"set --;unset _ssh_n _ssh_s\n{exports}{plain}"
+    # (No program can be started any more once a value of many kilobytes is exported.)
+    program = f"set --;unset _ssh_n _ssh_s;{prologue}\n{exports}{script}"
     preamble = _encode(f'eval "{_on_one_line(program)}"\n')
     return Delivery(_encode(command), preamble, direct)
 

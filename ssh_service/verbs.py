@@ -82,7 +82,9 @@ def start(
         Of the lines and pieces, undecodable bytes become backslash escapes; None gives bytes.
         Lines need one in which a newline is one byte, as in all but UTF-16 and UTF-32.
     pty : bool
-        Whether it gets a terminal; then stderr comes with stdout.
+        Whether it gets a terminal, as with ``ssh -tt``: stderr comes with stdout, what it reads is
+        echoed, and the end of `stdin` is the terminal's Ctrl-D.  With `env`, `shell` or a script
+        of many kilobytes the server needs ``stty``.
     max_connections : int
         How many connections there may be, where the server limits sessions.
     cache : Optional[SshClientCache]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Optional, Protocol
 
+from ssh_service import known_servers
 from ssh_service.command import HEARD, Command
 from ssh_service.errors import SshServiceError
 from ssh_service.slots import Slot
@@ -40,6 +41,8 @@ class Lane:
         if self.spare is not None and not beside:
             return True
         limit = transport.session_limit
+        if known_servers.runs_one_command(transport.remote_version):
+            limit = 1
         return limit is None or self.sessions + beside < limit
 
     def forget_limit(self) -> None:

@@ -11,6 +11,10 @@ from ssh_service.transport import SshChannel
 
 # Bytes of stdin that may wait here for the server; `Stdin.write` waits while there are more.
 _STDIN_BUFFER = 256 * 1024
+# The character that a terminal turns into the end of the file (VEOF, Ctrl-D) where it comes at the
+# beginning of a line; elsewhere it lets the reader have the line so far.
+_VEOF = b"\x04"
+_LINE_ENDS = b"\n\r" + _VEOF
 
 
 def as_input(data: Union[str, bytes]) -> bytes:
@@ -49,14 +53,22 @@ class Stdin:
         Whether `write` may follow; otherwise the end of the file comes after `data`.
     connection_id : str
         The command's, for errors.
+    terminal : bool
+        Whether a terminal reads it: the end of the file is a character then.  A channel's EOF
+        means nothing to OpenSSH's terminals, and makes dropbear hang them up.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread; only `write` waits.
     """
 
-    def __init__(self, data: bytes, more: bool, connection_id: str) -> None:
+    def __init__(
+        self, data: bytes, more: bool, connection_id: str, *, terminal: bool = False
+    ) -> None:
         self._connection_id = connection_id
+        self._terminal = terminal
+        self._last = b"\n"  # guarded by _changed: the last byte that was sent
+        self._veof_added = False  # guarded by _changed: it is at the end of _data, or was sent
         self._changed = threading.Condition(threading.Lock())
         self._data = memoryview(data)  # guarded by _changed: the preamble, too, once begun
         self._preamble = 0  # guarded by _changed: the length of it
@@ -116,17 +128,26 @@ class Stdin:
                     self._pumping = False
                     return
                 self._pump_again = False
-                finished = self._eof_sent = not data and not self._more
+                finished = not data and not self._more
+                if finished and self._terminal and not self._veof_added:
+                    data = self._data = memoryview(self._veof_locked())
+                    finished, self._veof_added = False, True
+                self._eof_sent = finished
             if finished:
-                channel.send_eof()
+                if not self._terminal:
+                    channel.send_eof()
                 continue
             taken = channel.send_some(data, wait=False) if data else 0
             if taken:
                 with self._changed:
                     # What was appended meanwhile stands behind what was there.
+                    self._last = bytes(self._data[taken - 1 : taken])
                     self._data = self._data[taken:]
                     self._touched = self._pump_again = True
                     self._changed.notify_all()
+
+    def _veof_locked(self) -> bytes:
+        return _VEOF if self._last in _LINE_ENDS else 2 * _VEOF
 
     def write(self, data: bytes, timeout: Optional[float] = None) -> None:
         """

@@ -72,7 +72,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
 
     def request_pty(self, term: str = "xterm", width: int = 80, height: int = 24) -> None:
         """
-        Ask for a terminal (RFC 4254 section 6.2), before `request_exec`.
+        Ask for a terminal (RFC 4254 section 6.2); `ChannelSink.replied` follows.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
         width, height : int
             Characters.
         """
-        self._request("pty-req", False, term, width, height, 0, 0, b"\0")
+        self._request("pty-req", True, term, width, height, 0, 0, b"\0")
 
     def request_subsystem(self, name: str) -> None:
         """

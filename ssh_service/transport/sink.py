@@ -34,7 +34,7 @@ class ChannelSink:
         """Take note that the server confirmed the channel."""
 
     def replied(self, ok: bool) -> None:
-        """Take the server's answer to `request_exec` or `request_subsystem`."""
+        """Take the server's answer to a request, such as `request_exec`; they come in order."""
 
     def data(self, chunk: bytes) -> None:
         """Take bytes of stdout."""

@@ -164,6 +164,7 @@ class FakeChannel:
         self.sent = b""
         self.eof_sent = 0
         self.signals: List[str] = []
+        self.terminals = 0  # asked for
         self.given_back = 0
         self.on_send: Callable[[], None] = lambda: None
 
@@ -211,7 +212,7 @@ class FakeChannel:
                 self.command = command
 
     def request_pty(self) -> None:
-        pass
+        self.terminals += 1
 
     def send_some(self, data: Any, *, wait: bool = True) -> int:
         taken = min(len(data), self.window)

@@ -1,0 +1,104 @@
+"""What is known of servers, by the version they tell (RFC 4253 section 4.2)."""
+
+from __future__ import annotations
+
+import re
+from typing import Optional, Tuple
+
+_OPENSSH = re.compile(r"SSH-[0-9.]+-OpenSSH_(\d+)\.(\d+)")
+_DROPBEAR = re.compile(r"SSH-[0-9.]+-dropbear(?:_(\d+)\.(\d+))?")
+
+# Bytes that an exec request may have.  dropbear ends the whole connection, with everybody's
+# commands, over a string of more than 9,000 (MAX_CMD_LEN); of other servers nothing is known.
+EXEC_LIMIT = 8 * 1024
+# On OpenSSH Linux refuses a command line of 128 KiB, and 256 KiB end the connection (measured).
+OPENSSH_EXEC_LIMIT = 64 * 1024
+
+
+def exec_limit(version: str) -> int:
+    """
+    Return how many bytes an exec request may have.
+
+    Parameters
+    ----------
+    version : str
+        The server's identification string.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    return EXEC_LIMIT if _openssh(version) is None else OPENSSH_EXEC_LIMIT
+
+
+def is_dropbear(version: str) -> bool:
+    """
+    Return whether a server is dropbear.
+
+    Parameters
+    ----------
+    version : str
+        The server's identification string.
+
+    Returns
+    -------
+    bool
+        True for every version of it.
+    """
+    return _DROPBEAR.match(version) is not None
+
+
+def runs_one_command(version: str) -> bool:
+    """
+    Return whether a connection may have one session only.
+
+    dropbear before 2024.86 closes every session whose command has not started when the command of
+    another session ends, and ends the whole connection when that command then arrives (a failed
+    assertion; measured on 2022.83).
+
+    Parameters
+    ----------
+    version : str
+        The server's identification string.
+
+    Returns
+    -------
+    bool
+        True for these versions, and for a dropbear that does not tell its version.
+    """
+    found = _DROPBEAR.match(version)
+    return found is not None and (found.group(1) is None or _numbers(found) < (2024, 86))
+
+
+def signals_group(version: str, root: bool) -> bool:
+    """
+    Return whether a server sends signals to the whole process group of a command.
+
+    OpenSSH knows the request since 7.9 (session.c, `session_signal_req`), and up to 9.7 refuses it
+    where the user's process is not separated from the monitor, as for root.  dropbear signals the
+    shell alone.  What other servers do is not known.
+
+    Parameters
+    ----------
+    version : str
+        The server's identification string.
+    root : bool
+        Whether the user is root.
+
+    Returns
+    -------
+    bool
+        True where it is certain.
+    """
+    found = _openssh(version)
+    return found is not None and found >= ((9, 8) if root else (7, 9))
+
+
+def _openssh(version: str) -> Optional[Tuple[int, int]]:
+    found = _OPENSSH.match(version)
+    return None if found is None else _numbers(found)
+
+
+def _numbers(found: "re.Match[str]") -> Tuple[int, int]:
+    return int(found.group(1)), int(found.group(2))

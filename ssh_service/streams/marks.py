@@ -1,0 +1,101 @@
+"""Words that a script of ours writes for us into its output, taken out before anyone sees them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import List, Tuple
+
+_TOKEN_SIZE = 8
+# Characters of a word at most; nobody else's output is held back for longer.
+_LONGEST_WORD = 400
+
+
+class Marks:
+    """
+    The marks of one output.
+
+    A mark looks like ``<token:word>``.  The token is random, so that nobody else writes one.
+
+    Parameters
+    ----------
+    count : int
+        How many marks will come; what looks like one after them is somebody else's.
+
+    Notes
+    -----
+    Thread safety.  None of its own: one thread at a time, such as a connection's reader.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        token = secrets.token_hex(_TOKEN_SIZE)
+        self.start = f"<{token}:"
+        self._mark = re.compile(rb"<%s:([ -;=?-~]{1,%d})>" % (token.encode(), _LONGEST_WORD))
+        self._left = count
+        self._held = b""  # may be the beginning of a mark
+
+    def text(self, word: str) -> str:
+        """
+        Return a mark, as the script is to write it.
+
+        Parameters
+        ----------
+        word : str
+            Printable ASCII but for angle brackets.
+
+        Returns
+        -------
+        str
+            The mark.
+        """
+        return f"{self.start}{word}>"
+
+    def take(self, chunk: bytes) -> Tuple[bytes, List[bytes]]:
+        """
+        Take the marks out of a piece of the output, and hold back what may be the start of one.
+
+        Parameters
+        ----------
+        chunk : bytes
+            What came.
+
+        Returns
+        -------
+        Tuple[bytes, List[bytes]]
+            The output without them, and their words.
+        """
+        if not self._left:
+            return chunk, []
+        text, self._held = self._held + chunk, b""
+        words: List[bytes] = []
+        while self._left:
+            found = self._mark.search(text)
+            if found is None:
+                break
+            words.append(found.group(1))
+            text = text[: found.start()] + text[found.end() :]
+            self._left -= 1
+        if self._left:
+            keep = self._partial_mark(text)
+            text, self._held = text[:keep], text[keep:]
+        return text, words
+
+    def _partial_mark(self, text: bytes) -> int:
+        """Return where a mark may begin whose end has not come; the length if nowhere."""
+        start = self.start.encode()
+        at = text.rfind(b"<")
+        if at < 0 or len(text) - at > len(start) + _LONGEST_WORD:
+            return len(text)
+        return at if start.startswith(text[at : at + len(start)]) else len(text)
+
+    def rest(self) -> bytes:
+        """
+        Return what was held back, at the end of the output.
+
+        Returns
+        -------
+        bytes
+            The rest, which is no mark.
+        """
+        rest, self._held, self._left = self._held, b"", 0
+        return rest
