@@ -11,10 +11,12 @@ sftp                          where SFTP is spoken: packets, a session, each cop
 options                       how a copy is to be done
 paths, temporary              names: of all files; of unfinished ones, which tell whose they are
 failures                      what goes wrong, as errors that name the path and have an errno
+ownership                     which files are ours, and which folders only we can change: rules
 local                         where local files are read and written, and local trees are walked
 open_files                    how many local files all copies of the process may hold open
 pipeline, waiting             many tasks on one thread; what they wait for
 remote_files, remote_process  what a server is asked: about its files; to run in its shell
+remote_owner                  who we are on a server, and what there is ours
 progress, job                 what all parts of one copy share
 parts, checksums              many parts of a large file at once; whether two files are the same
 leftovers                     what dead copies left on the server: removed, or gone on with

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ssh_service.copying.checksums import digest_by_shell, verify
-from ssh_service.copying.failures import Refused, changed_meanwhile
+from ssh_service.copying.failures import Refused, changed_meanwhile, shown
 from ssh_service.copying.job import Job
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.local.target_folder import Names, TargetFolder
@@ -17,7 +17,7 @@ from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.errors import SshTransferError
 
-__all__ = ["FileDownload", "Wanted"]
+__all__ = ["FileDownload", "Wanted", "finish"]
 
 # Bytes accepted of a file that claims to be empty and is not, such as those in /proc.
 _MOST_UNANNOUNCED = 16 * 1024 * 1024
@@ -75,11 +75,11 @@ class FileDownload:
             data = data_in(await reading, self._source, room)
             if attributes.size != sum(map(len, data)):
                 return False
-            target = TargetFile(self._folder, self._name)
+            target = TargetFile(self._folder, self._name, size=self._size)
             try:
                 target.write(0, data)
                 await self._verify(attributes.size, target)
-                self._finish(target, attributes)
+                finish(self._job, target, attributes)
             finally:
                 target.discard()
             self._job.progress.advance(attributes.size)
@@ -87,17 +87,21 @@ class FileDownload:
         finally:
             flow.give(room)
 
-    def _finish(self, target: TargetFile, attributes: Attributes) -> None:
-        target.finish(self._job.attributes_here(attributes), self._job.options.fsync)
-
     async def _copy_large(self) -> None:
         remote, source = self._remote, self._source
         handle = await remote.open(source, protocol.FOR_READING)
         try:
             before = attributes_in(await remote.ask_stat_open(handle), source)
             size = before.size or 0
-            target = TargetFile(self._folder, self._name, self._job.options.resume and bool(size))
+            resume = self._job.options.resume and bool(size)
+            target = TargetFile(self._folder, self._name, resume, size)
             try:
+                if target.left_to_strangers:
+                    self._job.warn_once(
+                        "not resumed",
+                        "an unfinished copy of %r is not continued: it is not certainly ours",
+                        shown(target.path),
+                    )
                 if target.present:
                     await self._check_present(size, target)
                 if size:
@@ -108,7 +112,7 @@ class FileDownload:
                 if (before.size, before.mtime) != (after.size, after.mtime):
                     raise changed_meanwhile(source)
                 await self._verify(size, target)
-                self._finish(target, before)
+                finish(self._job, target, before)
             except (SshTransferError, Refused):
                 target.discard()  # of no use later
                 raise
@@ -123,6 +127,7 @@ class FileDownload:
             # Only a shell can tell: reading it over the line is what would be saved.
             there = await digest_by_shell(self._job, self._source, target.present)
             if there == target.digest(target.present):
+                self._job.has_resumed = True
                 return
         target.restart(0)
 
@@ -161,3 +166,19 @@ class FileDownload:
             target.write(offset, data)
             offset += received
             self._job.progress.advance(received)
+
+
+def finish(job: Job, target: TargetFile, attributes: Attributes) -> None:
+    """
+    Give a local file its attributes, as far as they are wanted and can be set, and its name.
+
+    Parameters
+    ----------
+    job : Job
+        The copy.
+    target : TargetFile
+        The file, complete.
+    attributes : Attributes
+        Those of the source.
+    """
+    target.finish(job.attributes_here(attributes), job.options.fsync, job.modes_refused)

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Awaitable, Callable, Deque, List, NamedTuple, Optional
 
 from ssh_service.copying import tar
-from ssh_service.copying.download_file import Wanted
+from ssh_service.copying.download_file import Wanted, finish
 from ssh_service.copying.failures import shown
 from ssh_service.copying.job import Job
 from ssh_service.copying.local.target_file import TargetFile
@@ -172,8 +172,7 @@ class FileStream:
             target = TargetFile(wanted.folder, wanted.names[-1])
             try:
                 target.write(0, [memoryview(data)[:size]])
-                attributes = self._job.attributes_here(header.attributes)
-                target.finish(attributes, self._job.options.fsync)
+                finish(self._job, target, header.attributes)
             finally:
                 target.discard()
         finally:

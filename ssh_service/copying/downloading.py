@@ -8,6 +8,7 @@ import stat
 from collections import deque
 from typing import Deque, List, NamedTuple, NoReturn, Optional, Set, Tuple
 
+from ssh_service.copying import temporary
 from ssh_service.copying.download_file import FileDownload, Wanted
 from ssh_service.copying.download_stream import FileStream
 from ssh_service.copying.failures import Refused, leads_back, local_error, not_a_file, shown
@@ -154,13 +155,10 @@ class Download:
         if self._tree is None or self._job.options.preserve is False:
             return
         for names, attributes in reversed(self._finished_folders):
-            folder = self._tree.open_folder(names)
-            try:
-                folder.set(self._job.attributes_here(attributes))
-            except SshTransferError as error:
-                self._job.modes_refused(folder.path, error)
-            finally:
-                folder.release()
+            refused = self._tree.finish_folder(names, self._job.attributes_here(attributes))
+            if refused is not None:
+                self._job.modes_refused(b"/".join(names) or b".", refused)
+        self._tree.restore()
 
     def _mode_of(self, attributes: Attributes) -> int:
         """Give the mode to make a folder with; its own is set when all is in it."""
@@ -211,7 +209,7 @@ class Download:
         # What links lead to is asked for all of them at once.
         asked = [
             self._remote.ask_stat(join(folder.path, name)) if is_link(attributes) else None
-            for name, attributes in entries
+            for name, attributes, _ in entries
         ]
         for entry, leads_to in zip(entries, asked):
             if entry.filename in (b".", b".."):
@@ -219,6 +217,8 @@ class Download:
             path = join(folder.path, entry.filename)
             try:
                 self._check_entry(entry.filename, path, seen)
+                if temporary.parse(entry.filename) is not None:
+                    continue  # another copy is writing it, or has left it
                 attributes = await self._look_at(folder, entry, path, leads_to)
             except Refused as refused:
                 await self._stop(await self._remote.explain(refused))
@@ -242,7 +242,7 @@ class Download:
         self, folder: _Folder, entry: Name, path: bytes, leads_to: Optional[Reply]
     ) -> Optional[Attributes]:
         """Give the attributes of an entry that is a file; None for a folder, noted for later."""
-        name, attributes = entry
+        name, attributes, _ = entry
         real_paths = folder.real_paths
         if leads_to is not None:
             attributes = attributes_in(await leads_to, path)

@@ -51,7 +51,11 @@ class Refused(Exception):
         The server's words.
     path : bytes
         The path concerned.
+    size : int
+        The bytes that were to be written; 0 if it was another request.
     """
+
+    size = 0
 
     def __init__(self, code: int, text: str, path: bytes) -> None:
         super().__init__(f"{text or 'status'} ({code}): {path!r}")

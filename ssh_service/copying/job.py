@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from typing import Callable, Optional
+from typing import Callable, Optional, Set
 
 from ssh_service.copying.failures import shown
 from ssh_service.copying.local.descriptors import current_umask
@@ -13,6 +13,7 @@ from ssh_service.copying.options import Options
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.remote_files import RemoteFiles
+from ssh_service.copying.remote_owner import RemoteOwner
 from ssh_service.copying.remote_process import RemoteProcess
 from ssh_service.copying.sftp.lane import Lane
 from ssh_service.copying.sftp.protocol import Attributes
@@ -52,6 +53,10 @@ class Job:
         Runs its tasks.
     remote : RemoteFiles
         The server's files.
+    owner : RemoteOwner
+        Which of them are ours.
+    has_resumed : bool
+        Whether anything was found that an earlier copy had begun.
     files, folders, flow : Budget
         Bounds: on files open, on folders being made or listed, on bytes on their way.
     closing : contextlib.ExitStack
@@ -73,6 +78,9 @@ class Job:
         report = self.progress.report if self.progress.is_read else None
         self.pipeline = Pipeline(lane, stall_timeout, report)
         self.remote = RemoteFiles(lane)
+        self.owner = RemoteOwner(self.remote, self.pipeline)
+        self.has_resumed = False
+        self._warned: Set[str] = set()
         self.files = HandleBudget(self.pipeline, lane.session, _FILES_AT_ONCE)
         self.folders = HandleBudget(self.pipeline, lane.session, _FOLDERS_AT_ONCE)
         self.flow = Budget(self.pipeline, _BYTES_AT_ONCE)
@@ -123,6 +131,23 @@ class Job:
                 shown(path),
                 error,
             )
+
+    def warn_once(self, kind: str, text: str, *args: object) -> None:
+        """
+        Log a warning, the first time in this copy that there is one of this kind.
+
+        Parameters
+        ----------
+        kind : str
+            Distinguishes it from other warnings.
+        text : str
+            The message, as for a logger.
+        args : object
+            Its arguments.
+        """
+        if kind not in self._warned:
+            self._warned.add(kind)
+            _log.warning(text, *args)
 
     @property
     def has_shell(self) -> bool:

@@ -1,162 +1,285 @@
-"""The unfinished files of copies that died: found and removed on the server."""
+"""The unfinished files of copies that died: found on the server, and removed or continued."""
 
 from __future__ import annotations
 
 import math
-from typing import Callable, List, Optional
+from collections import deque
+from typing import Deque, Dict, List, NamedTuple, Optional
 
 from ssh_service.copying import temporary
-from ssh_service.copying.failures import Refused
+from ssh_service.copying.failures import Refused, shown
 from ssh_service.copying.job import Job
-from ssh_service.copying.paths import beside, folder_of, join, last_name
-from ssh_service.copying.remote_files import is_folder, names_in
+from ssh_service.copying.paths import folder_of, join, last_name
+from ssh_service.copying.pipeline import Task
+from ssh_service.copying.remote_files import attributes_in, is_folder, names_in
+from ssh_service.copying.remote_owner import Identity
+from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Name
+from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.waiting import Budget, Signal
 
-__all__ = ["claim_leftover", "remove_tree", "sweep"]
+__all__ = ["Leftovers", "remove_tree"]
 
 # Entries of one folder that are looked at: a folder may be huge, and this must cost little.
 _MOST_ENTRIES = 50_000
 _MOST_FOLDERS = 10_000
+# Folders that are swept at once, and parts of each that are asked for at once.
+_SWEEPS_AT_ONCE = 4
+_READ_AHEAD = 8
 # How deep an unfinished tree is removed.
 _MOST_LEVELS = 128
 
 
-async def sweep(job: Job, folder: bytes) -> None:
+class _Listing:
+    """The unfinished files in one folder, listed once for a copy."""
+
+    def __init__(self, complete: Signal) -> None:
+        self.complete = complete
+        self.found: List[Name] = []
+
+
+class Claimed(NamedTuple):
+    """An unfinished file that is continued."""
+
+    path: bytes
+    handle: bytes
+    size: int
+
+
+class Leftovers:
     """
-    Remove what dead copies left in a folder of the server's, once per session and folder.
+    What dead copies left on the server, as one copy looks after it.
 
-    Parameters
-    ----------
-    job : Job
-        The copy that found the folder.
-    folder : bytes
-        Its path.
-    """
-    swept = job.remote.facts.setdefault("swept folders", set())
-    if folder in swept or len(swept) >= _MOST_FOLDERS:
-        return
-    swept.add(folder)
-    await job.folders.take()
-    try:
-        await _sweep(job, folder)
-    except Refused:
-        pass  # nothing the copy depends on: if it does, it finds out itself
-    finally:
-        job.folders.give()
-
-
-async def _sweep(job: Job, folder: bytes) -> None:
-    now: Optional[int] = None
-    for name, attributes in await _unfinished(job, folder):
-        if now is None:
-            now = await _server_time(job, folder)
-        age = 0 if attributes.mtime is None else now - attributes.mtime
-        if is_folder(attributes):  # never gone on with
-            if temporary.names.is_litter(name, age):
-                await remove_tree(job, join(folder, name))
-        elif temporary.names.is_litter(name, age, job.options.resume):
-            await _remove(job, join(folder, name))
-
-
-async def _unfinished(job: Job, folder: bytes) -> List[Name]:
-    """List the unfinished files in a folder."""
-    return await _list(
-        job,
-        folder,
-        lambda entry: temporary.parse(entry.filename) is not None,
-        _MOST_ENTRIES,
-    )
-
-
-async def _list(
-    job: Job, folder: bytes, which: Callable[[Name], bool], most: float = math.inf
-) -> List[Name]:
-    """List those entries of a folder, of the first ones that come, which the caller wants."""
-    handle = await job.remote.open_folder(folder)
-    found: List[Name] = []
-    seen = 0
-    try:
-        while seen < most:
-            entries = names_in(await job.remote.ask_read_folder(handle), folder)
-            if not entries:
-                break
-            seen += len(entries)
-            found += filter(which, entries)
-    finally:
-        job.remote.ask_close(handle)
-    return found
-
-
-async def claim_leftover(job: Job, target: bytes, path: bytes, most: int) -> Optional[int]:
-    """
-    Take over what an earlier, interrupted copy to the same target left, by renaming it.
+    Only files of ours in folders that no stranger can change are removed or continued: SFTP
+    works by path, so anything else could be exchanged for a link at the wrong moment.
 
     Parameters
     ----------
     job : Job
         The copy.
-    target : bytes
-        What the unfinished file was to become.
-    path : bytes
-        What it is called from now on.
-    most : int
-        The size of the source: what is larger is no part of it.
-
-    Returns
-    -------
-    Optional[int]
-        Its size; None if there is none.
     """
-    name = last_name(target)
-    best: Optional[Name] = None
-    try:
-        for entry in await _unfinished(job, folder_of(target)):
-            size = entry.attributes.size or 0
-            if size > most or not temporary.names.is_left_of(entry.filename, name):
-                continue
-            if best is None or size > (best.attributes.size or 0):
-                best = entry
-    except Refused:
-        return None
-    if best is None:
-        return None
-    try:
-        await job.remote.rename(beside(target, best.filename), path)
-    except Refused:
-        return None  # somebody else was faster
-    return best.attributes.size or 0
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._owner = job.owner
+        self._listings: Dict[bytes, _Listing] = {}
+        self._sweeps: List[Task] = []
+        self._room = Budget(job.pipeline, _SWEEPS_AT_ONCE)
+
+    # Removing.
+
+    def sweep(self, folder: bytes) -> None:
+        """
+        Begin to remove what dead copies left in a folder, once per session and folder.
+
+        The copy does not wait for it: what is not done by `stop` is left to the next copy.
+        """
+        swept = self._job.remote.facts.setdefault("swept folders", set())
+        if folder in swept or len(swept) >= _MOST_FOLDERS:
+            return
+        self._sweeps.append(self._job.pipeline.start(self._sweep(folder), background=True))
+        swept.add(folder)
+
+    def stop(self) -> None:
+        """Stop removing: the copy has ended."""
+        self._job.pipeline.cancel(self._sweeps)
+
+    async def _sweep(self, folder: bytes) -> None:
+        done = False
+        try:
+            await self._room.take()
+            try:
+                # At the same time, as it will be needed soon where there is anything.
+                self._sweeps.append(
+                    self._job.pipeline.start(self._owner.look_at(folder), background=True)
+                )
+                listing = await self._list(folder)
+                if listing.found:
+                    await self._owner.look_at(folder)
+                    await self._owner.learnt.wait()
+                    await self._remove_all(folder, listing)
+                done = True
+            finally:
+                self._room.give()
+        except Refused:
+            done = True  # nothing the copy depends on: if it does, it finds out itself
+        finally:
+            if not done:
+                self._job.remote.facts["swept folders"].discard(folder)
+
+    async def _remove_all(self, folder: bytes, listing: _Listing) -> None:
+        job, owner = self._job, self._owner
+        identity, real = owner.identity, await owner.guarded_path(folder)
+        if identity is None or real is None:
+            return
+        removing = []
+        for entry in listing.found:
+            name, attributes, _ = entry
+            age = _age(entry, identity)
+            path = join(real, name)
+            if is_folder(attributes):  # never continued
+                if temporary.names.is_litter(name, age):
+                    await remove_tree(job, path)
+            elif temporary.names.is_litter(name, age, job.options.resume):
+                if owner.is_ours(attributes, entry.links):
+                    removing.append(job.remote.ask_remove(path))
+        for reply in removing:
+            await reply  # one that is not removed is not there, or has got its name since
+
+    # Continuing.
+
+    async def claim(self, target: bytes, name: bytes, most: int) -> Optional[Claimed]:
+        """
+        Take over what an earlier, interrupted copy to the same target left, by renaming it.
+
+        Parameters
+        ----------
+        target : bytes
+            What the unfinished file was to become.
+        name : bytes
+            Its name from now on.
+        most : int
+            The size of the source: what is larger is not a part of it.
+
+        Returns
+        -------
+        Optional[Claimed]
+            The file, open; None if there is none that is certainly ours.
+        """
+        folder, last = folder_of(target), last_name(target)
+        try:
+            left = [
+                entry
+                for entry in (await self._list(folder)).found
+                if temporary.names.is_left_of(entry.filename, last, math.inf)
+            ]
+            return await self._claim(folder, last, name, left, most) if left else None
+        except Refused:
+            return None  # somebody else was faster
+
+    async def _claim(
+        self, folder: bytes, last: bytes, name: bytes, left: List[Name], most: int
+    ) -> Optional[Claimed]:
+        remote, owner = self._job.remote, self._owner
+        identity = await owner.identify(folder)
+        real = await owner.guarded_path(folder)
+        ours = [
+            entry
+            for entry in left
+            if real is not None
+            and owner.is_ours(entry.attributes, entry.links)
+            and temporary.names.is_left_of(entry.filename, last, _age(entry, identity))
+        ]
+        if real is None or not ours:
+            self._job.warn_once(
+                "not resumed",
+                "an unfinished copy of %r is not continued: it is not certain that it is ours",
+                shown(join(folder, last)),
+            )
+            return None
+        usable = [entry for entry in ours if (entry.attributes.size or 0) <= most]
+        if not usable:
+            return None
+        best = max(usable, key=lambda entry: entry.attributes.size or 0)
+        path = join(real, name)
+        await remote.rename(join(real, best.filename), path)
+        handle = await remote.open(path, protocol.FOR_READING | protocol.FOR_WRITING)
+        found = attributes_in(await remote.ask_stat_open(handle), path)
+        if not owner.is_ours(found) or (found.size or 0) > most:
+            remote.ask_close(handle)
+            return None
+        return Claimed(path, handle, found.size or 0)
+
+    # Listing.
+
+    async def _list(self, folder: bytes) -> _Listing:
+        """List the unfinished files in a folder; once for all of the copy."""
+        listing = self._listings.get(folder)
+        if listing is None:
+            listing = self._listings[folder] = _Listing(Signal(self._job.pipeline))
+            try:
+                await self._read_folder(folder, listing)
+            finally:
+                listing.complete.set()
+        await listing.complete.wait()
+        return listing
+
+    async def _read_folder(self, folder: bytes, listing: _Listing) -> None:
+        remote, folders = self._job.remote, self._job.folders
+        await folders.take()
+        try:
+            handle = await remote.open_folder(folder)
+            try:
+                parts: Deque[Reply] = deque()
+                seen = 0
+                while seen < _MOST_ENTRIES:
+                    while len(parts) < _READ_AHEAD:
+                        parts.append(remote.ask_read_folder(handle))
+                    entries = names_in(await parts.popleft(), folder)
+                    if not entries:
+                        break
+                    seen += len(entries)
+                    listing.found += [e for e in entries if temporary.parse(e.filename)]
+            finally:
+                remote.ask_close(handle)
+        finally:
+            folders.give()
+
+
+def _age(entry: Name, identity: Identity) -> float:
+    mtime = entry.attributes.mtime
+    return 0 if mtime is None else identity.now - mtime
 
 
 async def remove_tree(job: Job, folder: bytes, levels: int = 0) -> None:
-    """Remove a folder that an upload has not finished, and all in it; what cannot be, stays."""
+    """
+    Remove a folder of ours that an upload has not finished, and all in it.
+
+    It stays if it is not ours, or if others may enter it and could exchange what is in there.
+
+    Parameters
+    ----------
+    job : Job
+        The copy.
+    folder : bytes
+        Its real path, in a folder that no stranger can change.
+    levels : int
+        How many folders of the tree it lies in.
+    """
+    remote = job.remote
     try:
+        # Never through a link.  Strangers cannot reach what lies in a private folder of ours.
+        found = await remote.lstat(folder)
+        if not (is_folder(found) if levels else job.owner.is_our_private_folder(found)):
+            return
         removing = []
-        for name, attributes in await _list(job, folder, _is_inside):
-            path = join(folder, name)
-            if is_folder(attributes):
+        for entry in await _entries(job, folder):
+            path = join(folder, entry.filename)
+            if is_folder(entry.attributes):
                 if levels < _MOST_LEVELS:
                     await remove_tree(job, path, levels + 1)
             else:
-                removing.append(job.remote.ask_remove(path))
+                removing.append(remote.ask_remove(path))
         for reply in removing:
             await reply
-        await job.remote.remove_folder(folder)
+        await remote.remove_folder(folder)
     except Refused:
         pass  # it is not there, or not ours to remove
 
 
+async def _entries(job: Job, folder: bytes) -> List[Name]:
+    handle = await job.remote.open_folder(folder)
+    found: List[Name] = []
+    try:
+        while len(found) < _MOST_ENTRIES:
+            entries = names_in(await job.remote.ask_read_folder(handle), folder)
+            if not entries:
+                break
+            found += filter(_is_inside, entries)
+    finally:
+        job.remote.ask_close(handle)
+    return found
+
+
 def _is_inside(entry: Name) -> bool:
     return entry.filename not in (b".", b"..") and b"/" not in entry.filename
-
-
-async def _remove(job: Job, path: bytes) -> None:
-    try:
-        await job.remote.remove(path)
-    except Refused:
-        pass  # one of ours that has got its name since it was listed; or it is not ours to remove
-
-
-async def _server_time(job: Job, folder: bytes) -> int:
-    # The server's clock, never ours: they may differ by days.  A folder's own time is never later
-    # than now, so at worst a file seems younger than it is, and stays until the next run.
-    return (await job.remote.stat(folder)).mtime or 0

@@ -10,7 +10,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any, Callable, Coroutine, Deque, Generator, NoReturn, Optional, Set, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Coroutine,
+    Deque,
+    Generator,
+    NoReturn,
+    Optional,
+    Set,
+    TypeVar,
+)
 
 from ssh_service.copying.sftp.lane import Lane
 from ssh_service.copying.sftp.reply import Reply
@@ -102,6 +113,7 @@ class Pipeline:
         self._on_step = on_step
         self._ready: Deque[Task] = deque()
         self._tasks: Set[Task] = set()
+        self._background: Set[Task] = set()  # of those: what nobody waits for
         self._started = 0
         self._failed: Optional[Task] = None
         self._stopping = False
@@ -137,7 +149,7 @@ class Pipeline:
             raise self._failed.failure
         return task.result  # type: ignore[no-any-return]
 
-    def start(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
+    def start(self, coroutine: Coroutine[Any, Any, Any], background: bool = False) -> Task:
         """
         Start a task; it takes its first steps at once, as far as it can without waiting.
 
@@ -145,6 +157,8 @@ class Pipeline:
         ----------
         coroutine : Coroutine
             What to run.
+        background : bool
+            Whether `others_done` does not wait for it; `cancel` it before the first task ends.
 
         Returns
         -------
@@ -162,8 +176,14 @@ class Pipeline:
         self._started += 1
         task = Task(coroutine, self._started)
         self._tasks.add(task)
+        if background:
+            self._background.add(task)
         self._ready.append(task)
         return task
+
+    def cancel(self, tasks: Collection[Task]) -> None:
+        """Cancel tasks, those of them that still run; they tidy up before the run ends."""
+        self._cancel(lambda task: task in tasks)
 
     def wake(self, turn: Turn) -> None:
         """Let the task that waits for `turn` go on."""
@@ -203,7 +223,7 @@ class Pipeline:
 
     async def others_done(self) -> None:
         """Wait, in the first task, until all others have ended."""
-        while len(self._tasks) > 1:
+        while len(self._tasks) - len(self._background) > 1:
             self._last_one = Turn()
             await self._last_one
 
@@ -264,7 +284,8 @@ class Pipeline:
     def _end(self, task: Task) -> None:
         task.done = True
         self._tasks.discard(task)
-        if self._last_one is not None and len(self._tasks) == 1:
+        self._background.discard(task)
+        if self._last_one is not None and len(self._tasks) - len(self._background) == 1:
             self.wake(self._last_one)
         if task.failure is not None:
             if self._failed is None or task.order < self._failed.order:

@@ -23,9 +23,6 @@ from ssh_service.copying.sftp.reply import Reply
 
 __all__ = ["RemoteFiles"]
 
-# What Linux allows for links in a row, in the resolution of one path.
-_MOST_LINKS = 40
-
 
 class RemoteFiles:
     """
@@ -79,6 +76,10 @@ class RemoteFiles:
     def ask_stat(self, path: bytes) -> Reply:
         """Begin to ask what a path leads to."""
         return self._lane.ask(encode.stat, path)
+
+    def ask_lstat(self, path: bytes) -> Reply:
+        """Begin to ask what a path itself is."""
+        return self._lane.ask(encode.lstat, path)
 
     def ask_set(self, path: bytes, attributes: Attributes) -> Reply:
         """Begin to set attributes by path."""
@@ -183,25 +184,13 @@ class RemoteFiles:
             return path[2:].lstrip(b"/") or b"."
         raise Refused(protocol.NO_SUCH_FILE, "", path)
 
-    async def follow(self, path: bytes) -> Optional[bytes]:
-        """
-        Follow a symbolic link to the path of what it leads to, which need not exist.
-
-        Returns
-        -------
-        Optional[bytes]
-            None where the server cannot tell.
-        """
-        for _ in range(_MOST_LINKS):
-            try:
-                target = _one_name(await self._lane.ask(encode.read_link, path), path)
-            except Refused:
-                return None
-            path = target if target[:1] == b"/" else beside(path, target)
-            attributes = await self.find(path, follow=False)
-            if attributes is None or not is_link(attributes):
-                return path
-        return None
+    async def read_link(self, path: bytes) -> Optional[bytes]:
+        """Return the path that a symbolic link names; None where the server cannot tell."""
+        try:
+            target = _one_name(await self._lane.ask(encode.read_link, path), path)
+        except Refused:
+            return None
+        return target if target[:1] == b"/" else beside(path, target)
 
     async def space(self, path: bytes) -> Optional[Space]:
         """Tell about the file system that holds `path`; None where the server cannot."""
@@ -235,6 +224,8 @@ class RemoteFiles:
             return refused.as_error(errno.EROFS)
         if space is not None and not (space.free_blocks and space.free_files):
             return refused.as_error(errno.ENOSPC)
+        if space is not None and space.free_blocks * space.block_size < refused.size:
+            return refused.as_error(errno.ENOSPC)  # some is left, but not enough for that write
         try:
             found = await self.find(refused.path)
         except Refused:

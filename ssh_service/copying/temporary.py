@@ -15,12 +15,16 @@ import re
 import socket
 import threading
 import zlib
-from typing import NamedTuple, Optional, Set
+from typing import List, NamedTuple, Optional, Set
 
 __all__ = ["TemporaryName", "TemporaryNames", "names"]
 
-# A file of another host, whose processes we cannot see, is left alone for this long (seconds).
+# Seconds for which an unfinished file of another machine, or of another boot of this one, is kept:
+# whether its writer is alive cannot be seen from here.
 OTHERS_KEPT = 24 * 3600
+# An unfinished file that was written to within these seconds is kept even if its writer seems
+# dead, unless it is this process itself: cloned machines may agree in all that a name says.
+LATELY = 15 * 60
 
 _PREFIX = b".ssh_service-"
 _PATTERN = re.compile(
@@ -31,9 +35,10 @@ _PATTERN = re.compile(
 class TemporaryName(NamedTuple):
     """What the name of an unfinished file says."""
 
-    host: str
+    machine: str
+    boot: str
     pid: int
-    start: int  # of the process, in its system's own unit: tells it from a later one of that pid
+    start: int  # of the process, in its system's own unit: distinguishes it from a later one
     target: str  # a digest of the target's name
 
 
@@ -50,7 +55,8 @@ class TemporaryNames:
         self._lock = threading.Lock()
         self._count = itertools.count(1)
         self._in_use: Set[bytes] = set()  # guarded by _lock
-        self._host = _host_digest()
+        self._machine = _digest(_machine())
+        self._boot = _digest(_boot())
         self._process = (0, 0)  # pid and start; replaced as a whole
 
     def new(self, target: bytes) -> bytes:
@@ -71,7 +77,8 @@ class TemporaryNames:
         if self._process[0] != pid:  # the first time, and after a fork
             self._process = (pid, process_start(pid) or 0)
         parts = (*self._process, next(self._count) & 0xFFFFFFFF)
-        name = b"%s%s-%x-%x-%x-%s" % (_PREFIX, self._host, *parts, target_digest(target))
+        host = (self._machine + self._boot).encode()
+        name = b"%s%s-%x-%x-%x-%s" % (_PREFIX, host, *parts, target_digest(target))
         with self._lock:
             self._in_use.add(name)
         return name
@@ -83,7 +90,7 @@ class TemporaryNames:
 
     def is_litter(self, name: bytes, age: float, may_resume: bool = False) -> bool:
         """
-        Tell whether a file is an unfinished one that nobody will finish.
+        Return whether a file is an unfinished one that nobody will finish.
 
         Parameters
         ----------
@@ -92,8 +99,7 @@ class TemporaryNames:
         age : float
             Seconds since it was last written, by the clock of the machine it lies on.
         may_resume : bool
-            Whether another part of this copy, or the next one, may go on with it: then it is
-            kept for a day, whoever wrote it.
+            Whether this copy, or the next one, may continue it: then it is kept for a day.
 
         Returns
         -------
@@ -103,16 +109,15 @@ class TemporaryNames:
         parsed = parse(name)
         if parsed is None or (may_resume and age < OTHERS_KEPT):
             return False
-        if parsed.host != self._host.decode():
+        if not self._is_of_this_boot(parsed):
             return age > OTHERS_KEPT
         if parsed.pid == os.getpid():
-            with self._lock:
-                return name not in self._in_use
-        return not is_running(parsed.pid, parsed.start)
+            return self._is_released(name)
+        return age > LATELY and not is_running(parsed.pid, parsed.start)
 
-    def is_left_of(self, name: bytes, target: bytes) -> bool:
+    def is_left_of(self, name: bytes, target: bytes, age: float) -> bool:
         """
-        Tell whether a file is what a dead copy left of a target, to be gone on with.
+        Return whether a file is what a dead copy left of a target, and may be continued.
 
         Parameters
         ----------
@@ -120,12 +125,26 @@ class TemporaryNames:
             Its name, without the folder.
         target : bytes
             The target's name, without its folder.
+        age : float
+            As for `is_litter`.
         """
         parsed = parse(name)
         if parsed is None or parsed.target != target_digest(target).decode():
             return False
-        # Its age does not matter: of another host's we never know whether it is still written.
-        return self.is_litter(name, 0)
+        if parsed.machine != self._machine:
+            return False  # whether it is still being written cannot be known
+        if parsed.boot != self._boot:  # before a restart; or a clone's
+            return age > LATELY
+        if parsed.pid == os.getpid():
+            return self._is_released(name)
+        return not is_running(parsed.pid, parsed.start)
+
+    def _is_of_this_boot(self, parsed: TemporaryName) -> bool:
+        return (parsed.machine, parsed.boot) == (self._machine, self._boot)
+
+    def _is_released(self, name: bytes) -> bool:
+        with self._lock:
+            return name not in self._in_use
 
 
 def parse(name: bytes) -> Optional[TemporaryName]:
@@ -134,7 +153,7 @@ def parse(name: bytes) -> Optional[TemporaryName]:
     if match is None:
         return None
     host, pid, start, _, target = (part.decode() for part in match.groups())
-    return TemporaryName(host, int(pid, 16), int(start, 16), target)
+    return TemporaryName(host[:4], host[4:], int(pid, 16), int(start, 16), target)
 
 
 def target_digest(target: bytes) -> bytes:
@@ -164,7 +183,7 @@ def is_running(pid: int, start: int) -> bool:
     return not (now and start) or now == start
 
 
-def _host_digest() -> bytes:
+def _machine() -> List[str]:
     # Containers may share a machine id, or a host name, but not the numbers of their processes.
     parts = [socket.gethostname()]
     try:
@@ -176,7 +195,20 @@ def _host_digest() -> bytes:
         parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
     except OSError:
         pass
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8].encode()
+    return parts
+
+
+def _boot() -> List[str]:
+    # Cloned machines share all of the above, but not this.
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return [file.read().strip()]
+    except (OSError, ValueError):
+        return []
+
+
+def _digest(parts: List[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:4]
 
 
 names = TemporaryNames()

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import errno
-import logging
 import stat
 from collections import deque
-from typing import Deque, List, NamedTuple, Optional, Tuple
+from typing import Deque, List, NamedTuple, Optional
 
 from ssh_service.copying import temporary
 from ssh_service.copying.checksums import is_same, verify
 from ssh_service.copying.failures import Refused, not_a_file, shown
 from ssh_service.copying.job import Job
-from ssh_service.copying.leftovers import claim_leftover
+from ssh_service.copying.leftovers import Claimed, Leftovers
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.parts import move_parts
-from ssh_service.copying.paths import beside, last_name
+from ssh_service.copying.paths import beside, folder_of, last_name
 from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import is_file, is_folder, is_link, succeed
+from ssh_service.copying.remote_owner import PRIVATE
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
@@ -25,14 +25,14 @@ from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["FileUpload"]
 
-_log = logging.getLogger("ssh_service.copying")
-
 _NEW_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
 _OLD_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.TRUNCATE
 # What a server says where a folder takes no new files, or not under such a name.
 _NO_NEW_FILES = (protocol.PERMISSION_DENIED, protocol.BAD_MESSAGE, protocol.OP_UNSUPPORTED)
-# A file is nobody else's business until it is complete; its own mode comes with the rest.
-_PRIVATE = 0o600
+
+
+# What Linux allows for links in a row, in the resolution of one path.
+_MOST_LINKS = 40
 
 
 class _Place(NamedTuple):
@@ -41,6 +41,11 @@ class _Place(NamedTuple):
     path: bytes
     existing: Optional[Attributes] = None
     in_place: bool = False  # it cannot be replaced, only written into
+    is_in_new_folder: bool = False  # so nothing unfinished is in there
+
+
+class _ModesRefused(Exception):
+    """The server turns out to set no modes: the file has to be created with its own."""
 
 
 class FileUpload:
@@ -53,12 +58,15 @@ class FileUpload:
         The copy.
     source : SourceFile
         The local file, open.
+    leftovers : Leftovers
+        What earlier copies left.
     """
 
-    def __init__(self, job: Job, source: SourceFile) -> None:
+    def __init__(self, job: Job, source: SourceFile, leftovers: Leftovers) -> None:
         self._job = job
         self._remote = job.remote
         self._source = source
+        self._leftovers = leftovers
 
     async def run(self, target: bytes, is_new: bool) -> None:
         """
@@ -69,45 +77,78 @@ class FileUpload:
         target : bytes
             The remote path.
         is_new : bool
-            Whether it is known that nothing is there.
+            Whether it lies in a folder that this copy made, so that nothing is there.
         """
-        place = _Place(target) if is_new else await self._find_place(target)
-        if place.in_place or not await self._replace(place):
+        place = _Place(target, None, False, True) if is_new else await self._find_place(target)
+        if place.in_place:
+            await self._write_into(place)
+            return
+        try:
+            is_done = await self._replace(place)
+        except _ModesRefused:  # known from now on, for all files
+            is_done = await self._replace(place)
+        if not is_done:
             await self._write_into(place)
 
     async def _find_place(self, target: bytes) -> _Place:
-        found = await self._remote.find(target, follow=False)
-        if found is not None and is_link(found):
-            real = await self._remote.follow(target)
+        remote, owner = self._remote, self._job.owner
+        found = await remote.find(target, follow=False)
+        links = 0
+        while found is not None and is_link(found):
+            await owner.check_target(target, found)
+            real = await remote.read_link(target) if links < _MOST_LINKS else None
             if real is None:  # all we can do is write through it
-                return _Place(target, await self._remote.find(target), in_place=True)
-            target = real
-            found = await self._remote.find(target, follow=False)
+                return _Place(target, await remote.find(target), in_place=True)
+            target, links = real, links + 1
+            found = await remote.find(target, follow=False)
         if found is None:
             return _Place(target)
         if is_folder(found):
             raise transfer_error(errno.EISDIR, shown(target))
         if not is_file(found) and not stat.S_ISCHR(found.mode or 0):
             raise not_a_file(target, found.mode or 0)  # opening a fifo would block the server
-        replaces = self._remote.can_replace or self._remote.facts.get("rename replaces", True)
+        await owner.check_target(target, found)
+        replaces = remote.can_replace or remote.facts.get("rename replaces", True)
         return _Place(target, found, in_place=not (replaces and is_file(found)))
+
+    def _attributes_for(self, place: _Place) -> Attributes:
+        """Return what the file shall have; what is None is left alone."""
+        if place.existing is not None and not is_file(place.existing):
+            return Attributes()  # a device
+        if self._job.options.preserve is not False:
+            return self._source.attributes
+        return Attributes() if place.existing is None else Attributes(mode=_mode(place.existing))
+
+    def _mode_for_new(self, place: _Place) -> int:
+        """Return the mode to create the file with: private, where another can be set later."""
+        identity = self._job.owner.identity
+        mode = self._attributes_for(place).mode
+        if mode is None:
+            return 0o666
+        return PRIVATE if identity is None or identity.sets_modes else mode & 0o777
 
     # Beside its place.
 
     async def _replace(self, place: _Place) -> bool:
         """Write beside the target and rename over it; False if it can only be written into."""
         name = temporary.names.new(last_name(place.path))
-        path = beside(place.path, name)
         try:
-            opened = await self._open_beside(place, path)
-            return opened is not None and await self._complete(place, path, *opened)
+            opened = await self._open_beside(place, name)
+            return opened is not None and await self._complete(place, opened)
         finally:
             temporary.names.release(name)
 
-    async def _open_beside(self, place: _Place, path: bytes) -> Optional[Tuple[bytes, int]]:
-        """Open the unfinished file, and tell how much is right in it; None if it cannot be."""
+    async def _open_beside(self, place: _Place, name: bytes) -> Optional[Claimed]:
+        """Open the unfinished file; None if it cannot be."""
+        path = beside(place.path, name)
         try:
-            return await self._open_unfinished(place, path)
+            if self._may_resume and not place.is_in_new_folder:
+                claimed = await self._continue(place, name)
+                if claimed is not None:
+                    return claimed
+            handle = await self._remote.open(path, _NEW_FILE, self._mode_for_new(place))
+            self._job.owner.learn(handle)
+            return Claimed(path, handle, 0)
         except Refused as refused:
             if place.existing is not None and refused.code in _NO_NEW_FILES:
                 return None  # but the old one may be writable
@@ -118,24 +159,23 @@ class FileUpload:
             await self._discard(path)  # the server may have made it all the same
             raise
 
-    async def _open_unfinished(self, place: _Place, path: bytes) -> Tuple[bytes, int]:
-        if self._may_resume:
-            source = self._source
-            size = await claim_leftover(self._job, place.path, path, source.size)
+    async def _continue(self, place: _Place, name: bytes) -> Optional[Claimed]:
+        """Open what an earlier copy left; None unless it is the beginning of the source."""
+        source = self._source
+        claimed = await self._leftovers.claim(place.path, name, source.size)
+        if claimed is None:
+            return None
+        path, handle, size = claimed
+        try:
             if size and await is_same(self._job, path, size, source.digest(size)):
-                return await self._remote.open(path, protocol.FOR_WRITING), size
-            if size is not None:
-                await self._discard(path)
-        plain = self._job.options.preserve is False and place.existing is None
-        return await self._remote.open(path, _NEW_FILE, None if plain else _PRIVATE), 0
-
-    def _attributes(self, existing: Optional[Attributes]) -> Attributes:
-        """Give what the copy shall have of modes and times; of what it replaces, if not ours."""
-        if self._job.options.preserve is not False:
-            return self._source.attributes
-        if existing is None or existing.mode is None:
-            return Attributes()
-        return Attributes(mode=stat.S_IMODE(existing.mode))
+                self._job.has_resumed = True
+                return claimed
+        except BaseException:
+            self._remote.ask_close(handle)
+            raise
+        self._remote.ask_close(handle)
+        await self._discard(path)
+        return None
 
     @property
     def _may_resume(self) -> bool:
@@ -146,21 +186,22 @@ class FileUpload:
         """Whether all of it goes in one piece."""
         return self._source.size <= self._remote.write_size
 
-    async def _complete(self, place: _Place, path: bytes, handle: bytes, present: int) -> bool:
+    async def _complete(self, place: _Place, unfinished: Claimed) -> bool:
         """Fill the unfinished file and give it its name; False if it cannot have that."""
-        source = self._source
+        source, path = self._source, unfinished.path
         try:
-            if not await self._keep_owner(handle, place):
-                await self._remote.ask_close(handle)
+            if not await self._keep_owner(unfinished.handle, place):
+                await self._remote.ask_close(unfinished.handle)
                 await self._discard(path)
                 return False
-            await self._fill(handle, path, self._attributes(place.existing), False, present)
+            await self._fill(unfinished, self._attributes_for(place))
             await verify(self._job, path, source.size, source)
+            await self._job.owner.known()  # for the sweep; asked for long since
             await self._remote.rename(path, place.path)
         except Refused as refused:
             await self._give_up(place, path, refused)
             return False
-        except SshTransferError:
+        except (SshTransferError, _ModesRefused):
             await self._discard(path)  # what the source is to blame for is of no use later
             raise
         except STOPPED as stopped:
@@ -201,33 +242,48 @@ class FileUpload:
         try:
             succeed(reply, place.path)
         except Refused as refused:
-            return refused.code == protocol.OP_UNSUPPORTED
+            if refused.code == protocol.OP_UNSUPPORTED:
+                return True
+            identity = await self._job.owner.known()
+            return identity is not None and identity.uid == old.uid  # all but the group
         return True
 
     # In its place.
 
     async def _write_into(self, place: _Place) -> None:
         """Write into what stands there: not safe against a cut, but the only way."""
-        handle = await self._remote.open(place.path, _OLD_FILE, _PRIVATE)
         is_device = place.existing is not None and not is_file(place.existing)
-        attributes = Attributes() if is_device else self._attributes(None)
-        await self._fill(handle, place.path, attributes, is_device, is_ours=False)
+        if not is_device:
+            await self._check_room(place)
+        handle = await self._remote.open(place.path, _OLD_FILE, PRIVATE)
+        unfinished = Claimed(place.path, handle, 0)
+        keeps_its_mode = self._job.options.preserve is False
+        attributes = Attributes() if keeps_its_mode else self._attributes_for(place)
+        await self._fill(unfinished, attributes, is_device, is_ours=False)
         if not is_device:
             await verify(self._job, place.path, self._source.size, self._source)
+
+    async def _check_room(self, place: _Place) -> None:
+        """Refuse to begin where the disk is too small: the old content would be lost for that."""
+        space = await self._remote.space(folder_of(place.path))
+        old_size = 0 if place.existing is None else place.existing.size or 0
+        if space is None or self._source.is_sparse:
+            return
+        if self._source.size - old_size > space.free_blocks * space.block_size:
+            raise transfer_error(errno.ENOSPC, shown(place.path))
 
     # Content and attributes.
 
     async def _fill(
         self,
-        handle: bytes,
-        path: bytes,
+        unfinished: Claimed,
         attributes: Attributes,
-        is_device: bool,
-        present: int = 0,
+        is_device: bool = False,
         is_ours: bool = True,
     ) -> None:
-        """Write content, but for what is `present`, and attributes, and close."""
+        """Write the content that is not there yet, and attributes, and close."""
         remote, source = self._remote, self._source
+        path, handle, present = unfinished
         room = source.size if self._is_small else 0
         closing = None
         try:
@@ -235,6 +291,8 @@ class FileUpload:
             try:
                 replies = []
                 if not self._is_small:
+                    if is_ours:
+                        await self._check_modes(attributes)
                     # A device, which gets no mode, would not notice a hole.
                     await self._write_parts(handle, path, present, not is_device)
                     source.check_unchanged()
@@ -247,19 +305,28 @@ class FileUpload:
                     replies.append(remote.ask_sync(handle))
                 closing = remote.ask_close(handle)
                 for reply in (*replies, closing):
-                    succeed(await reply, path)
+                    _succeed_in_writing(await reply, path, room)
             finally:
                 self._job.flow.give(room)
         finally:
             if closing is None:
                 remote.ask_close(handle)
-        self._job.progress.advance(room)
         if setting is not None:
             await self._check_attributes(await setting, path, attributes, is_ours)
+        self._job.progress.advance(room)
+
+    async def _check_modes(self, attributes: Attributes) -> None:
+        """Begin again if the file was created private, and turns out to have to stay so."""
+        owner = self._job.owner
+        if owner.identity is None and attributes.mode is not None:
+            identity = await owner.known()
+            if identity is not None and not identity.sets_modes:
+                raise _ModesRefused()
 
     async def _check_attributes(
         self, reply: Reply, path: bytes, attributes: Attributes, is_ours: bool
     ) -> None:
+        is_first = is_ours and self._job.owner.identity is None
         try:
             try:
                 succeed(reply, path)
@@ -268,10 +335,12 @@ class FileUpload:
                     raise
                 await self._remote.set(path, attributes)  # a server that knows no open files'
         except Refused as refused:
+            if is_first:
+                await self._check_modes(attributes)
             if is_ours:
                 self._job.modes_refused(path, refused)
             else:
-                _log.warning("mode and times of %r could not be set: %s", shown(path), refused)
+                self._job.warn_once("attributes", "mode and times of %r: %s", shown(path), refused)
 
     async def _write_parts(self, handle: bytes, path: bytes, start: int, holes: bool) -> None:
         source, remote, progress = self._source, self._remote, self._job.progress
@@ -293,8 +362,20 @@ class FileUpload:
 
         def take(reply: Reply, offset: int, size: int) -> int:
             spare.append(in_use.popleft())
-            succeed(reply, path)
+            _succeed_in_writing(reply, path, size)
             progress.advance(size)
             return size
 
         await move_parts(self._job.flow, source.parts(start, most, holes), ask, take)
+
+
+def _mode(existing: Attributes) -> Optional[int]:
+    return None if existing.mode is None else existing.mode & 0o777
+
+
+def _succeed_in_writing(reply: Reply, path: bytes, size: int) -> None:
+    try:
+        succeed(reply, path)
+    except Refused as refused:
+        refused.size = size
+        raise

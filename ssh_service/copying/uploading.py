@@ -10,7 +10,7 @@ from typing import Deque, List, Optional, Tuple
 
 from ssh_service.copying.failures import Refused, local_error, not_a_file, shown
 from ssh_service.copying.job import Job
-from ssh_service.copying.leftovers import sweep
+from ssh_service.copying.leftovers import Leftovers
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.walk import walk
@@ -63,6 +63,7 @@ class Upload:
         self._job = job
         self._remote = job.remote
         self._pipeline = job.pipeline
+        self._leftovers = Leftovers(job)
         # Folders' own attributes, innermost first: set last, as each new entry changes the times
         # of its folder, and a folder's mode may forbid us to write into it.
         self._finished_folders: List[Tuple[bytes, Attributes]] = []
@@ -94,11 +95,15 @@ class Upload:
             await self._run(source, status, target)
         except Refused as refused:
             raise await self._remote.explain(refused) from refused
+        finally:
+            self._leftovers.stop()
 
     async def _run(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         is_tree = stat.S_ISDIR(status.st_mode)
         target = await self._remote.expand_home(target or b".")
         found = await self._remote.find(target)
+        if found is not None and is_folder(found):
+            await self._job.owner.check_link(target)
         if self._job.options.contents:
             if not is_tree:
                 raise transfer_error(errno.ENOTDIR, shown(source), "no folder, and contents=True")
@@ -116,7 +121,7 @@ class Upload:
             self._job.progress.expect(status.st_size)
             self._job.progress.expect_no_more()
             await self._job.files.start(self._copy_file(source, target, None))
-            self._pipeline.start(sweep(self._job, folder_of(target)))
+            self._leftovers.sweep(folder_of(target))
         else:
             await self._copy_tree(source, status, target.rstrip(b"/") or b"/")
         await self._pipeline.others_done()
@@ -128,15 +133,25 @@ class Upload:
                 if entry.status is None:
                     self._job.progress.expect(os.stat(entry.path).st_size)
             self._job.progress.expect_no_more()
-        self._pipeline.start(sweep(self._job, folder_of(target)))
+        self._leftovers.sweep(folder_of(target))
         streamed: Optional[StreamedTree] = None
         if is_worth_a_stream(self._job, source, status):
-            if await self._remote.find(target) is None:
+            if await self._may_unpack(target):
                 streamed = await stream_tree(self._job, source, status, target)
         if streamed is None:
             await self._copy_entries(source, status, target)
         else:
             await self._copy_rest(streamed, target)
+
+    async def _may_unpack(self, target: bytes) -> bool:
+        """Return whether a tree may be unpacked beside where it goes."""
+        if await self._remote.find(target) is not None:
+            return False
+        # Else somebody could exchange what is unpacked, and what is removed if that fails.
+        folder = folder_of(target)
+        self._pipeline.start(self._job.owner.look_at(folder))  # at the same time
+        await self._job.owner.identify(folder)
+        return await self._job.owner.guarded_path(folder) is not None
 
     async def _copy_entries(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         folder = await self._start_folder(target, status, None)
@@ -193,7 +208,7 @@ class Upload:
             self._job.folders.give()
         folder.made.set()  # before anything else is begun, which a failure elsewhere forbids
         if not folder.is_new:
-            self._pipeline.start(sweep(self._job, folder.path))
+            self._leftovers.sweep(folder.path)
 
     async def _accept_folder(self, folder: _Folder, refused: Refused) -> None:
         """Take a folder that exists already, else tell why there cannot be one."""
@@ -202,6 +217,7 @@ class Upload:
             raise await self._remote.explain(refused) from refused
         if not is_folder(found):
             raise transfer_error(errno.ENOTDIR, shown(folder.path)) from refused
+        await self._job.owner.check_link(folder.path)
 
     async def _finish_folders(self) -> None:
         if self._job.options.preserve is False:
@@ -228,7 +244,7 @@ class Upload:
                 if folder is not None:
                     await folder.made.wait()
                 is_new = folder is not None and folder.is_new
-                await FileUpload(self._job, source).run(target, is_new)
+                await FileUpload(self._job, source, self._leftovers).run(target, is_new)
             self._job.progress.file_done()
         except Refused as refused:
             raise await self._remote.explain(refused) from refused

@@ -71,9 +71,9 @@ def awkward_tree(root: Path) -> Path:
     (root / "unreadable by others").write_bytes(b"secret")
     (root / "unreadable by others").chmod(0o400 if os.geteuid() else 0)
     os.utime(root / "511", (0, 0))
-    os.utime(root / "512", (2**32 - 1, 2**32 - 1))
-    (root / "deep" / "sticky").mkdir()
-    (root / "deep" / "sticky").chmod(0o1750)
+    os.utime(root / "512", (2**31 + 1, 2**31 + 1))
+    (root / "deep" / "not for others").mkdir()
+    (root / "deep" / "not for others").chmod(0o750)
     return root
 
 
@@ -247,6 +247,8 @@ def test_an_unfinished_tree_of_the_dead_is_removed(
 ) -> None:
     source = make_tree(tmp_path / "source")
     left = make_tree(tmp_path / os.fsdecode(name_of_the_dead()))
+    left.chmod(0o700)
+    os.utime(left, (0, 0))
     upload(session, source, tmp_path / "target", shell=shell)
     assert not left.exists()
     assert describe(tmp_path / "target") == describe(source)

@@ -45,6 +45,11 @@ def of_another_host(name: bytes) -> bytes:
     return b"-".join([parts[0], b"0" * 8, *parts[2:]])
 
 
+def of_another_boot(name: bytes) -> bytes:
+    parts = name.split(b"-")
+    return b"-".join([parts[0], parts[1][:4] + b"0" * 4, *parts[2:]])
+
+
 def test_a_name_is_short_and_like_no_other() -> None:
     given = {temporary.names.new(b"x" * 255) for _ in range(100)}
     assert len(given) == 100
@@ -81,8 +86,10 @@ def test_a_living_processs_is_never_litter(living: bytes) -> None:
     assert not temporary.names.is_litter(living, 1000 * DAY)
 
 
-def test_a_dead_processs_is_litter_at_once(dead: bytes) -> None:
-    assert temporary.names.is_litter(dead, 0)
+def test_a_dead_processs_is_litter_unless_written_to_lately(dead: bytes) -> None:
+    """A cloned machine, which nothing in the name distinguishes, may be writing it."""
+    assert not temporary.names.is_litter(dead, temporary.LATELY - 1)
+    assert temporary.names.is_litter(dead, temporary.LATELY + 1)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
@@ -90,17 +97,26 @@ def test_a_process_that_has_the_pid_of_a_dead_one_is_told_from_it(living: bytes)
     parts = living.split(b"-")
     start = int(parts[3], 16)
     earlier = b"-".join([*parts[:3], b"%x" % (start - 1), *parts[4:]])
-    assert temporary.names.is_litter(earlier, 0)
+    assert temporary.names.is_litter(earlier, DAY)
 
 
 def test_what_the_dead_left_of_a_target_is_gone_on_with_and_nothing_else(
     living: bytes, dead: bytes
 ) -> None:
-    assert temporary.names.is_left_of(dead, b"x")
-    assert not temporary.names.is_left_of(dead, b"another target")
-    assert not temporary.names.is_left_of(living, b"x")
-    assert not temporary.names.is_left_of(of_another_host(dead), b"x")
-    assert not temporary.names.is_left_of(b"x", b"x")
+    assert temporary.names.is_left_of(dead, b"x", 0)
+    assert not temporary.names.is_left_of(dead, b"another target", DAY)
+    assert not temporary.names.is_left_of(living, b"x", DAY)
+    assert not temporary.names.is_left_of(of_another_host(dead), b"x", DAY)
+    assert not temporary.names.is_left_of(b"x", b"x", DAY)
+
+
+def test_a_file_of_another_boot_may_be_a_living_clones(dead: bytes) -> None:
+    """Clones share host name and machine id: only its age says that nobody is writing it."""
+    name = of_another_boot(dead)
+    assert not temporary.names.is_litter(name, DAY - 60)
+    assert temporary.names.is_litter(name, DAY + 60)
+    assert not temporary.names.is_left_of(name, b"x", temporary.LATELY - 1)
+    assert temporary.names.is_left_of(name, b"x", temporary.LATELY + 1)
 
 
 def test_another_hosts_is_litter_after_a_day(dead: bytes) -> None:
@@ -140,9 +156,11 @@ class TestTheNextRun:
         folder = tmp_path / "target" / "source"
         folder.mkdir(parents=True)
         old, young = of_another_host(dead), of_another_host(living)
-        for name in (dead, living, old, young, b"kept", b".ssh_service-kept"):
+        fresh = dead[:-8] + b"0" * 8
+        for name in (dead, fresh, living, old, young, b"kept", b".ssh_service-kept"):
             (folder / os.fsdecode(name)).write_bytes(b"x")
-        os.utime(folder / os.fsdecode(old), (0, 0))
+        for name in (dead, living, old):
+            os.utime(folder / os.fsdecode(name), (0, 0))
         source = tmp_path / "source"
         source.mkdir()
         (source / "new").write_bytes(b"new")
@@ -151,4 +169,4 @@ class TestTheNextRun:
         else:
             copy(session, source, tmp_path / "target")
         left = {os.fsencode(name) for name in os.listdir(folder)}
-        assert left == {living, young, b"kept", b".ssh_service-kept", b"new"}
+        assert left == {fresh, living, young, b"kept", b".ssh_service-kept", b"new"}

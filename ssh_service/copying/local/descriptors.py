@@ -1,20 +1,67 @@
-"""What local files have, read or written: attributes, and a digest."""
+"""What local files have, read or written: a descriptor, attributes, a digest."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import stat
+import time
+from collections import deque
+from typing import List, Optional
 
 from ssh_service.copying.sftp.protocol import Attributes
 
-__all__ = ["attributes_of", "current_umask", "digest_of", "set_attributes"]
+__all__ = ["Descriptor", "attributes_of", "current_umask", "digest_of", "set_attributes"]
 
 _PIECE = 256 * 1024
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+# SFTP's times are unsigned, so those before 1970 arrive as times of the next century.
+_TIMES, _HALF_A_CENTURY = 2**32, 50 * 365 * 24 * 3600
+
+
+class Descriptor:
+    """
+    The descriptor of an open file or folder, which no exception can lose.
+
+    A signal handler may raise between any two steps of the interpreter: between the system call
+    and the assignment of its result, for instance.  So both are one step here.
+    """
+
+    def __init__(self) -> None:
+        self._open: List[int] = []
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def fd(self) -> int:
+        """Its number; -1 when it is closed."""
+        return self._open[0] if self._open else -1
+
+    def open(
+        self, path: bytes, flags: int, mode: int = 0o600, dir_fd: Optional[int] = None
+    ) -> None:
+        """Open a file or folder, as `os.open` does."""
+        opening = functools.partial(os.open, flags=flags | _CLOEXEC, mode=mode, dir_fd=dir_fd)
+        self._open.extend(map(opening, [path]))
+
+    def duplicate(self, fd: int) -> None:
+        """Open what `fd` is open for once more."""
+        self._open.extend(map(os.dup, [fd]))
+
+    def close(self) -> None:
+        """Close it; may be called more than once."""
+        deque(map(os.close, map(list.pop, [self._open] * len(self._open))), maxlen=0)
+
+
+def _time(seconds: int) -> int:
+    is_early = time.time() + _HALF_A_CENTURY < seconds < _TIMES
+    return seconds - _TIMES if is_early else seconds
 
 
 def attributes_of(status: os.stat_result) -> Attributes:
-    """Give the attributes a copy shall have."""
+    """Return the attributes that the copy of a local file shall have."""
     return Attributes(
         mode=stat.S_IMODE(status.st_mode),
         atime=int(status.st_atime),
@@ -37,12 +84,34 @@ def current_umask() -> int:
     return umask
 
 
-def set_attributes(fd: int, attributes: Attributes) -> None:
-    """Set mode and times of an open file or folder; what is None is left alone."""
+def set_attributes(fd: int, attributes: Attributes) -> Optional[OSError]:
+    """
+    Set mode and times of an open file or folder, as far as the file system lets us.
+
+    Parameters
+    ----------
+    fd : int
+        Its descriptor.
+    attributes : Attributes
+        Mode and times; what is None is left alone.
+
+    Returns
+    -------
+    Optional[OSError]
+        What was refused.
+    """
+    refused: Optional[OSError] = None
     if attributes.mode is not None:
-        os.fchmod(fd, stat.S_IMODE(attributes.mode))
+        try:
+            os.fchmod(fd, attributes.mode & 0o777)
+        except OSError as error:
+            refused = error
     if attributes.atime is not None and attributes.mtime is not None:
-        os.utime(fd, (attributes.atime, attributes.mtime))
+        try:
+            os.utime(fd, (_time(attributes.atime), _time(attributes.mtime)))
+        except (OSError, OverflowError) as error:
+            refused = error if isinstance(error, OSError) else OSError(str(error))
+    return refused
 
 
 def digest_of(fd: int, size: int) -> bytes:

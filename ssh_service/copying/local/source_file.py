@@ -86,6 +86,11 @@ class SourceFile:
             self.size = len(self._whole)
             self.close()
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it has holes, so that it needs less room than its size."""
+        return self._status.st_blocks * 512 < self.size
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with what lies at `offset`."""
         if self._whole is not None:
@@ -121,7 +126,7 @@ class SourceFile:
         Tuple[int, int]
             Offset and size of a part; the last one ends where the file does.
         """
-        holes = holes and hasattr(os, "SEEK_DATA") and self._status.st_blocks * 512 < self.size
+        holes = holes and hasattr(os, "SEEK_DATA") and self.is_sparse
         if self._fd is None:  # was read as a whole
             holes = False
         while start < self.size:

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
-from typing import NamedTuple, Optional
+import time
+from typing import Callable, Optional
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, not_a_file
-from ssh_service.copying.local.descriptors import current_umask, digest_of, set_attributes
-from ssh_service.copying.local.target_folder import TargetFolder, open_real, way_inside
+from ssh_service.copying.local.descriptors import (
+    Descriptor,
+    current_umask,
+    digest_of,
+    set_attributes,
+)
+from ssh_service.copying.local.target_folder import (
+    TargetFolder,
+    Unfinished,
+    check_use,
+    follow_links,
+    open_real,
+    way_inside,
+)
+from ssh_service.copying.ownership import described, is_our_file
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
 
 __all__ = ["TargetFile"]
 
-_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-_NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _CLOEXEC
-_OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | _CLOEXEC
+_NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_LEFT_FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+_OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PRIVATE = 0o600
 # What says that a file cannot be replaced, though it may be written into: a mount point, say.
 _NOT_REPLACED = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
@@ -39,14 +54,7 @@ def _is_zero(pieces: Pieces) -> bool:
     return True
 
 
-class _Existing(NamedTuple):
-    uid: int
-    gid: int
-    is_file: bool
-    mode: int
-
-
-class TargetFile:
+class TargetFile(Unfinished):
     """
     One local file that a download writes: beside its place, then renamed over it.
 
@@ -57,8 +65,10 @@ class TargetFile:
     name : bytes
         Its name in there.
     resume : bool
-        Whether to go on with what an earlier, interrupted copy left, and to leave what there is
+        Whether to continue what an earlier, interrupted copy left, and to leave what there is
         when this one is interrupted.
+    size : int
+        The bytes that will be written, as far as that is known.
 
     Attributes
     ----------
@@ -66,19 +76,26 @@ class TargetFile:
         Its path, for errors.
     present : int
         How many bytes an earlier copy left; nobody knows yet whether they are right.
+    left_to_strangers : bool
+        Whether an earlier copy seems to have left something that is not certainly ours.
     """
 
-    def __init__(self, folder: TargetFolder, name: bytes, resume: bool = False) -> None:
+    def __init__(
+        self, folder: TargetFolder, name: bytes, resume: bool = False, size: int = 0
+    ) -> None:
         self._resume = resume
+        self._size = size
         self.present = 0
-        self._folder = folder
+        self.left_to_strangers = False
+        self._holder = self._folder = folder
         self._own_folder: Optional[TargetFolder] = None  # where a link led to
         self._name = name
         self.path = os.path.join(folder.path, name)
         self._temporary: Optional[bytes] = None
-        self._fd = -1
+        self._file = Descriptor()
         self._end = 0  # of what was written so far
-        self._existing: Optional[_Existing] = None
+        self._existing: Optional[Attributes] = None
+        folder.unfinished.add(self)  # before there is anything: so that nothing is forgotten
         try:
             if not folder.is_new:
                 self._look()
@@ -98,11 +115,11 @@ class TargetFile:
             return
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        self._existing = _Existing(
-            found.st_uid, found.st_gid, stat.S_ISREG(found.st_mode), stat.S_IMODE(found.st_mode)
-        )
+        self._existing = described(found)
+        check_use(self.path, self._existing, self._folder.attributes)
 
     def _follow_link(self) -> None:
+        follow_links(self.path)
         real = os.path.realpath(self.path)
         root = self._folder.root
         if root is not None and way_inside(root, self.path) is None:
@@ -112,89 +129,106 @@ class TargetFile:
 
     def _open(self) -> None:
         existing = self._existing
-        if existing is not None and not existing.is_file:
-            self._open_existing()  # a device, say: it is written to, never replaced
+        if self.is_device:
+            self._open_existing()  # it is written to, never replaced
             return
-        name = temporary.names.new(self._name)
+        self._temporary = temporary.names.new(self._name)
         try:
-            flags = _NEW_FILE_FLAGS
-            if self._resume and self._claim_leftover(name):
-                flags = _OLD_FILE_FLAGS
-            self._fd = os.open(name, flags, _PRIVATE, dir_fd=self._folder.fd)
+            if not (self._resume and self._claim_leftover(self._temporary)):
+                self._file.open(self._temporary, _NEW_FILE_FLAGS, _PRIVATE, self._folder.fd)
         except OSError as error:
-            temporary.names.release(name)
+            self._release_name()
             if existing is None or error.errno not in (errno.EACCES, errno.EPERM):
                 raise
             self._open_existing()
             return
-        self._temporary = name
         if existing is not None and not self._keep_owner(existing):
             self.discard_temporary()
             self._open_existing()
 
     def _claim_leftover(self, name: bytes) -> bool:
         """Take over what an earlier copy to the same target left, by renaming it."""
-        fd = self._folder.fd
+        fd, now, uid = self._folder.fd, time.time(), os.geteuid()
         found = []
-        for other in map(os.fsencode, os.listdir(fd)):
-            if temporary.names.is_left_of(other, self._name):
+        for other in self._folder.names_left():
+            if not temporary.names.is_left_of(other, self._name, math.inf):
+                continue
+            try:
                 status = os.stat(other, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    found.append((status.st_size, other))
-        if not found:
-            return False
-        self.present, other = max(found)
-        self._end = self.present
-        os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
-        return True
+            except FileNotFoundError:
+                continue  # somebody else was faster
+            if not is_our_file(described(status), uid, status.st_nlink):
+                self.left_to_strangers = True
+            elif temporary.names.is_left_of(other, self._name, now - status.st_mtime):
+                found.append((status.st_size, other))
+        for _, other in sorted(found, reverse=True):
+            left = Descriptor()
+            try:
+                left.open(other, _LEFT_FILE_FLAGS, dir_fd=fd)
+                status = os.fstat(left.fd)  # of the file that will be written to, whatever it is
+                if not is_our_file(described(status), uid, status.st_nlink):
+                    continue
+                os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
+            except OSError:
+                continue  # somebody else was faster
+            self._file, self._end = left, status.st_size
+            self.present = self._end
+            return True
+        return False
 
     def digest(self, size: int) -> bytes:
         """Give the digest of the first `size` bytes, as they can be read now."""
         try:
-            name = self._temporary or self._name
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | _CLOEXEC, dir_fd=self._folder.fd)
-            try:
-                return digest_of(fd, size)
-            finally:
-                os.close(fd)
+            if self._temporary is not None:
+                return digest_of(self._file.fd, size)
+            file = Descriptor()
+            file.open(self._name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._folder.fd)
+            return digest_of(file.fd, size)
         except OSError as error:
             raise local_error(error, self.path) from error
 
     def restart(self, size: int) -> None:
         """Drop all after the first `size` bytes."""
         self.present = self._end = size
-        os.ftruncate(self._fd, size)
+        os.ftruncate(self._file.fd, size)
 
     def keep(self) -> None:
         """Close it, and leave what there is to the next copy, if it may resume."""
         if self._resume and self._temporary is not None:
-            temporary.names.release(self._temporary)
-            self._temporary = None
+            self._release_name()
         self.discard()
 
     @property
     def is_device(self) -> bool:
-        """Whether it is none that could be read again."""
-        return self._existing is not None and not self._existing.is_file
+        """Whether it is not a regular file, and cannot be read again."""
+        return self._existing is not None and not stat.S_ISREG(self._existing.mode or 0)
 
-    def _keep_owner(self, existing: _Existing) -> bool:
-        own = os.fstat(self._fd)
+    def _keep_owner(self, existing: Attributes) -> bool:
+        own = os.fstat(self._file.fd)
         if (own.st_uid, own.st_gid) == (existing.uid, existing.gid):
             return True
         try:
-            os.fchown(self._fd, existing.uid, existing.gid)
+            os.fchown(self._file.fd, existing.uid or 0, existing.gid or 0)
         except OSError:
-            return False
+            return own.st_uid == existing.uid  # all but the group
         return True
 
     def _open_existing(self) -> None:
-        self._fd = os.open(self._name, _OLD_FILE_FLAGS, dir_fd=self._folder.fd)
-        os.set_blocking(self._fd, True)
-        found = os.fstat(self._fd)
+        self._file.open(self._name, _OLD_FILE_FLAGS, dir_fd=self._folder.fd)
+        os.set_blocking(self._file.fd, True)
+        found = os.fstat(self._file.fd)
+        check_use(self.path, described(found), self._folder.attributes)
         if stat.S_ISREG(found.st_mode):
-            os.ftruncate(self._fd, 0)
+            self._check_room(found.st_size)
+            os.ftruncate(self._file.fd, 0)
         elif not stat.S_ISCHR(found.st_mode):
             raise not_a_file(self.path, found.st_mode)
+
+    def _check_room(self, old_size: int) -> None:
+        """Refuse to begin where the disk is too small: the old content would be lost for that."""
+        space = os.fstatvfs(self._file.fd)
+        if self._size - old_size > space.f_bavail * space.f_frsize and os.geteuid():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, offset: int, pieces: Pieces) -> None:
         """Write `pieces`, one after the other, from `offset` on; a hole for nothing but zeros."""
@@ -202,11 +236,11 @@ class TargetFile:
         try:
             if end - offset >= _LEAST_HOLE and not self.is_device and _is_zero(pieces):
                 if end > self._end:
-                    os.ftruncate(self._fd, end)
+                    os.ftruncate(self._file.fd, end)
                 pieces = []
             self._end = max(self._end, end)
             while pieces:
-                count = os.pwritev(self._fd, pieces, offset)
+                count = os.pwritev(self._file.fd, pieces, offset)
                 offset += count
                 while pieces and count >= len(pieces[0]):
                     count -= len(pieces[0])
@@ -216,7 +250,9 @@ class TargetFile:
         except OSError as error:
             raise local_error(error, self.path) from error
 
-    def finish(self, attributes: Attributes, fsync: bool) -> None:
+    def finish(
+        self, attributes: Attributes, fsync: bool, refused: Callable[[bytes, OSError], None]
+    ) -> None:
         """
         Give it its attributes and its name.
 
@@ -226,33 +262,30 @@ class TargetFile:
             Mode and times; without a mode, it has that of what it replaces, or of new files.
         fsync : bool
             Whether to have it written to the disk.
+        refused : Callable[[bytes, OSError], None]
+            Called with its path if attributes cannot be set; what it raises ends the copy.
         """
         try:
-            if self._existing is None or self._existing.is_file:
+            if not self.is_device:
                 if attributes.mode is None:
                     attributes = attributes._replace(mode=self._usual_mode())
-                self._set(attributes)
+                error = set_attributes(self._file.fd, attributes)
+                if error is not None:
+                    refused(self.path, error)
             if fsync:
-                os.fsync(self._fd)
+                os.fsync(self._file.fd)
             if self._temporary is not None:
                 self._rename()
                 if fsync:
-                    os.fsync(self._folder.fd)
+                    self._folder.sync()
         except OSError as error:
             raise local_error(error, self.path) from error
         finally:
             self.discard()
 
     def _usual_mode(self) -> int:
-        return 0o666 & ~current_umask() if self._existing is None else self._existing.mode
-
-    def _set(self, attributes: Attributes) -> None:
-        try:
-            set_attributes(self._fd, attributes)
-        except PermissionError:
-            if self._temporary is not None:
-                raise
-            # Written into somebody else's file, which is theirs to describe.
+        existing = self._existing
+        return 0o666 & ~current_umask() if existing is None else (existing.mode or 0) & 0o777
 
     def _rename(self) -> None:
         assert self._temporary is not None
@@ -264,50 +297,51 @@ class TargetFile:
                 raise
             self._copy_over()
             return
-        temporary.names.release(self._temporary)
-        self._temporary = None
+        self._release_name()
+
+    def _release_name(self) -> None:
+        name, self._temporary = self._temporary, None
+        if name is not None:
+            temporary.names.release(name)
 
     def _copy_over(self) -> None:
         """Write into what cannot be renamed over: a mount point, say."""
         assert self._temporary is not None
-        written = os.fstat(self._fd)
-        source = os.open(self._temporary, os.O_RDONLY | _CLOEXEC, dir_fd=self._folder.fd)
-        os.close(self._fd)
-        self._fd = -1
+        source, self._file = self._file, Descriptor()
+        written = os.fstat(source.fd)
+        self._size = written.st_size
+        self._open_existing()
+        offset = 0
+        while True:
+            data = memoryview(os.pread(source.fd, _PIECE, offset))
+            if not data:
+                break
+            offset += len(data)
+            while data:
+                data = data[os.write(self._file.fd, data) :]
+        mode, times = stat.S_IMODE(written.st_mode), (written.st_atime_ns, written.st_mtime_ns)
         try:
-            self._open_existing()
-            while True:
-                data = os.read(source, _PIECE)
-                if not data:
-                    break
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(self._fd, view) :]
-            self._set(Attributes(mode=written.st_mode))
-            os.utime(self._fd, ns=(written.st_atime_ns, written.st_mtime_ns))
-        finally:
-            os.close(source)
+            os.fchmod(self._file.fd, mode)
+            os.utime(self._file.fd, ns=times)
+        except PermissionError:
+            pass  # written into somebody else's file, which is theirs to describe
 
     def discard(self) -> None:
         """Close it, and remove what is unfinished; may be called more than once."""
         self.discard_temporary()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
         if self._own_folder is not None:
             self._own_folder.release()
             self._own_folder = None
+        self._holder.unfinished.discard(self)
 
     def discard_temporary(self) -> None:
         """Remove what is unfinished."""
         if self._temporary is None:
             return
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
         try:
             os.unlink(self._temporary, dir_fd=self._folder.fd)
         except OSError:
-            pass  # it is litter now: the next run removes it
-        temporary.names.release(self._temporary)
-        self._temporary = None
+            pass  # it was never made; or it is litter now, and the next run removes it
+        self._release_name()

@@ -12,18 +12,31 @@ import errno
 import os
 import stat
 import time
-from typing import Optional, Set, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, shown
-from ssh_service.copying.local.descriptors import set_attributes
+from ssh_service.copying.local.descriptors import Descriptor, set_attributes
+from ssh_service.copying.ownership import described, is_our_file, may_use, not_ours
 from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import transfer_error
 
-__all__ = ["Names", "TargetFolder", "TargetTree", "open_parent", "open_real"]
+__all__ = [
+    "Names",
+    "TargetFolder",
+    "TargetTree",
+    "Unfinished",
+    "check_use",
+    "follow_links",
+    "open_parent",
+    "open_real",
+]
 
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | getattr(os, "O_CLOEXEC", 0)
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
+# For a folder that may be written to, but not be listed.
+_PATH_FLAG = getattr(os, "O_PATH", 0)
+_MOST_LINKS = 40
 
 # The names that lead from a tree's root to one of its folders.
 Names = Tuple[bytes, ...]
@@ -35,31 +48,44 @@ class TargetFolder:
 
     Attributes
     ----------
-    fd : int
-        Its descriptor.
     path : bytes
         Its path, for errors.
     is_new : bool
         Whether this copy made it, so that nothing can stand in the way in there.
     root : Optional[bytes]
         The real path that symbolic links met in here must not leave; None: they may lead anywhere.
+    unfinished : Set[Unfinished]
+        Files that are being written in here; what an exception left among them is removed, or
+        kept for the next copy, when the folder is closed.
     """
 
     def __init__(
         self,
-        fd: int,
+        descriptor: Descriptor,
         path: bytes,
         is_new: bool = False,
         root: Optional[bytes] = None,
         among: Optional[Set[TargetFolder]] = None,
     ) -> None:
-        self.fd = fd
+        self._descriptor = descriptor
         self.path = path
         self.is_new = is_new
         self.root = root
+        self.unfinished: Set[Unfinished] = set()
         self._users = 1
+        self._left: Optional[List[bytes]] = None
         self._among = set() if among is None else among  # all that are open
         self._among.add(self)
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        return self._descriptor.fd
+
+    @property
+    def attributes(self) -> Attributes:
+        """Its owner and mode, now."""
+        return described(os.fstat(self.fd))
 
     def hold(self) -> None:
         """Keep it open for one more user."""
@@ -73,33 +99,49 @@ class TargetFolder:
 
     def close(self) -> None:
         """Close it, whoever holds it; may be called more than once."""
-        if self in self._among:
-            self._among.remove(self)
-            os.close(self.fd)
+        for file in list(self.unfinished):
+            file.keep()
+        self._among.discard(self)
+        self._descriptor.close()
 
-    def set(self, attributes: Attributes) -> None:
-        """Give it its mode and times."""
+    def sync(self) -> None:
+        """Have its entries written to the disk, where it could be opened for that."""
         try:
-            set_attributes(self.fd, attributes)
+            os.fsync(self.fd)
         except OSError as error:
-            raise local_error(error, self.path) from error
+            if error.errno != errno.EBADF:
+                raise
+
+    def names_left(self) -> List[bytes]:
+        """List the unfinished files in it; once, for all that ask."""
+        if self._left is None:
+            try:
+                names = map(os.fsencode, os.listdir(self.fd))
+                self._left = [name for name in names if temporary.parse(name) is not None]
+            except OSError:
+                self._left = []  # nothing the copy depends on
+        return self._left
 
     def sweep(self, may_resume: bool) -> None:
         """Remove what dead copies left in it; but what a copy may resume, only after a day."""
-        now = time.time()
-        try:
-            names = [os.fsencode(name) for name in os.listdir(self.fd)]
-        except OSError:
-            return  # nothing the copy depends on
-        for name in names:
-            if temporary.parse(name) is None:
-                continue
+        now, uid = time.time(), os.geteuid()
+        for name in self.names_left():
             try:
-                age = now - os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mtime
-                if temporary.names.is_litter(name, age, may_resume):
+                status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+                if not is_our_file(described(status), uid, status.st_nlink):
+                    continue
+                if temporary.names.is_litter(name, now - status.st_mtime, may_resume):
                     os.unlink(name, dir_fd=self.fd)
             except OSError:
                 pass  # somebody else was faster, or may and we may not
+
+
+class Unfinished:
+    """What a folder knows of a file that is being written in it."""
+
+    def keep(self) -> None:
+        """Close it, and leave what there is to the next copy, if that may resume."""
+        raise NotImplementedError
 
 
 def open_parent(target: bytes) -> Tuple[TargetFolder, bytes]:
@@ -116,17 +158,60 @@ def open_parent(target: bytes) -> Tuple[TargetFolder, bytes]:
     Tuple[TargetFolder, bytes]
         The folder, and the file's name in it.
     """
-    path = os.path.realpath(target) if os.path.islink(target) else target
-    folder, name = os.path.split(path)
     try:
-        return TargetFolder(os.open(folder or b".", _FOLDER_FLAGS), folder or b"."), name
+        path = follow_links(target)
+        folder, name = os.path.split(path)
+        return TargetFolder(open_folder(folder or b"."), folder or b"."), name
     except OSError as error:
         raise local_error(error, target) from error
 
 
 def open_real(path: bytes, root: Optional[bytes]) -> TargetFolder:
     """Open a folder by its real path: what links led to, as `TargetFolder.root` allows."""
-    return TargetFolder(os.open(path, _FOLDER_FLAGS | os.O_NOFOLLOW), path, root=root)
+    return TargetFolder(open_folder(path, flags=os.O_NOFOLLOW), path, root=root)
+
+
+def open_folder(path: bytes, dir_fd: Optional[int] = None, flags: int = 0) -> Descriptor:
+    """Open a folder; one that cannot be listed, too."""
+    descriptor = Descriptor()
+    try:
+        descriptor.open(path, _FOLDER_FLAGS | flags, dir_fd=dir_fd)
+    except PermissionError:
+        descriptor.open(path, _FOLDER_FLAGS | flags | _PATH_FLAG, dir_fd=dir_fd)
+    return descriptor
+
+
+def follow_links(path: bytes) -> bytes:
+    """
+    Follow a symbolic link, and those it leads to; but not a stranger's in a shared folder.
+
+    Parameters
+    ----------
+    path : bytes
+        A path that may be a link, or may be nothing.
+
+    Returns
+    -------
+    bytes
+        The path of what it leads to, which need not exist.
+    """
+    for _ in range(_MOST_LINKS):
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return path
+        if not stat.S_ISLNK(found.st_mode):
+            return path
+        folder = os.path.dirname(path)
+        check_use(path, described(found), described(os.stat(folder or b".")))
+        path = os.path.join(folder, os.readlink(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def check_use(path: bytes, found: Attributes, folder: Attributes) -> None:
+    """Refuse a target that a stranger made in a folder which strangers may write to."""
+    if not may_use(found, folder, os.geteuid()):
+        raise not_ours(shown(path), found)
 
 
 class TargetTree:
@@ -142,13 +227,57 @@ class TargetTree:
     """
 
     def __init__(self, path: bytes, mode: int) -> None:
+        self._open: Set[TargetFolder] = set()
+        self._made_writable: Dict[Names, int] = {}  # to the mode it had
         try:
+            follow_links(path)
             is_new = _make(path, mode, None)
-            fd = os.open(path, _FOLDER_FLAGS)
+            real = os.path.realpath(path)
+            self._root = TargetFolder(open_folder(path), path, is_new, real, self._open)
+            if not is_new:
+                self._make_writable((), self._root)
         except OSError as error:
             raise local_error(error, path) from error
-        self._open: Set[TargetFolder] = set()
-        self._root = TargetFolder(fd, path, is_new, os.path.realpath(path), self._open)
+
+    def _make_writable(self, names: Names, folder: TargetFolder) -> None:
+        """Let files be created in a folder of ours that was there, until all is in it."""
+        found = folder.attributes
+        mode = found.mode or 0
+        if found.uid == os.geteuid() != 0 and mode & stat.S_IRWXU != stat.S_IRWXU:
+            self._made_writable[names] = mode
+            set_attributes(folder.fd, Attributes(mode=mode | stat.S_IRWXU))
+
+    def finish_folder(self, names: Names, attributes: Attributes) -> Optional[OSError]:
+        """
+        Give a folder its mode and times, once all is in it.
+
+        Parameters
+        ----------
+        names : Names
+            Where, from the root.
+        attributes : Attributes
+            Mode and times; what is None is left as it was.
+
+        Returns
+        -------
+        Optional[OSError]
+            What was refused.
+        """
+        old_mode = self._made_writable.pop(names, None)
+        if attributes.mode is None and old_mode is not None:
+            attributes = attributes._replace(mode=old_mode)
+        if attributes == Attributes():
+            return None
+        folder = self.open_folder(names)
+        try:
+            return set_attributes(folder.fd, attributes)
+        finally:
+            folder.release()
+
+    def restore(self) -> None:
+        """Give the folders that were there their modes back, unless they got others."""
+        for names in list(self._made_writable):
+            self.finish_folder(names, Attributes())
 
     def close(self) -> None:
         """Close all of its folders: a task that never took a step has released none."""
@@ -183,6 +312,8 @@ class TargetTree:
             parent.release()
         folder = self.open_folder(names)
         folder.is_new = is_new
+        if not is_new:
+            self._make_writable(names, folder)
         return folder
 
     def open_folder(self, names: Names, links: int = 0) -> TargetFolder:
@@ -201,27 +332,26 @@ class TargetTree:
         TargetFolder
             To be released.
         """
-        fd = os.dup(self._root.fd)
-        try:
-            for count, name in enumerate(names, 1):
-                try:
-                    inner = os.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
-                except OSError as error:
-                    if not _is_link(name, fd):
-                        raise local_error(error, self._path(names[:count])) from error
-                    way = self._way_inside(names[:count], links)
-                    return self.open_folder(way + names[count:], links + 1)
-                os.close(fd)
-                fd = inner
-            root = self._root.root
-            result, fd = TargetFolder(fd, self._path(names), root=root, among=self._open), -1
-            return result
-        finally:
-            if fd >= 0:
-                os.close(fd)
+        descriptor = Descriptor()
+        descriptor.duplicate(self._root.fd)
+        for count, name in enumerate(names, 1):
+            try:
+                inner = open_folder(name, descriptor.fd, os.O_NOFOLLOW)
+            except OSError as error:
+                if not _is_link(name, descriptor.fd):
+                    raise local_error(error, self._path(names[:count])) from error
+                way = self._way_inside(names[:count], links)
+                return self.open_folder(way + names[count:], links + 1)
+            descriptor = inner  # the one before is closed with it
+        root, path = self._root.root, self._path(names)
+        return TargetFolder(descriptor, path, root=root, among=self._open)
 
     def _way_inside(self, names: Names, links: int) -> Names:
         path = self._path(names)
+        try:
+            follow_links(path)
+        except OSError as error:
+            raise local_error(error, path) from error
         way = way_inside(self._root.root or b"/", path)
         if way is None or links > 40:
             raise transfer_error(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
+from ssh_service.copying import temporary
 from ssh_service.copying.failures import leads_back, local_error, not_a_file
 from ssh_service.copying.paths import is_within
 from ssh_service.errors import SshTransferError
@@ -24,6 +25,8 @@ class Entry(NamedTuple):
 def walk(root: bytes, status: os.stat_result) -> Iterator[Entry]:
     """
     Walk through a tree, in the order in which the system lists it, following symbolic links.
+
+    Unfinished files of copies are passed over.
 
     Parameters
     ----------
@@ -51,6 +54,8 @@ def _walk(folder: bytes, parents: List[Tuple[int, int]]) -> Iterator[Entry]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 path = entry.path
+                if temporary.parse(entry.name) is not None:
+                    continue  # another copy is writing it, or has left it
                 followed = entry.is_symlink()
                 if not entry.is_dir(follow_symlinks=followed):
                     # Told here, in order; and nothing but a file is ever opened.

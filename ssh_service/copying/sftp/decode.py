@@ -100,9 +100,9 @@ def names(body: bytes) -> List[Name]:
     names: List[Name] = []
     for _ in range(count):  # ends with the packet at the latest: each entry takes 12 bytes
         filename, at = _take_string(body, at)
-        _, at = _take_string(body, at)  # what ``ls -l`` would show: for people
+        longname, at = _take_string(body, at)
         attributes, at = _take_attributes(body, at)
-        names.append(Name(filename, attributes))
+        names.append(Name(filename, attributes, longname))
     return names
 
 
@@ -130,4 +130,9 @@ def space(body: bytes) -> Space:
         fields = _SPACE.unpack_from(body)
     except struct.error:
         raise ProtocolError("a reply about free space that is too short") from None
-    return Space(free_blocks=fields[4], free_files=fields[7], read_only=bool(fields[9] & 1))
+    return Space(
+        free_blocks=fields[4],
+        free_files=fields[7],
+        read_only=bool(fields[9] & 1),
+        block_size=fields[1],
+    )

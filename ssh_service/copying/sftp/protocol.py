@@ -67,6 +67,14 @@ class Name(NamedTuple):
 
     filename: bytes
     attributes: Attributes
+    longname: bytes = b""  # as ``ls -l`` would show it: for people, but see `links`
+
+    @property
+    def links(self) -> Optional[int]:
+        """How many names the file has, which attributes lack; None where it is not shown."""
+        words = self.longname.split(None, 2)
+        is_count = len(words) == 3 and len(words[1]) < 10 and words[1].isdigit()
+        return int(words[1]) if is_count else None
 
 
 class Limits(NamedTuple):
@@ -84,3 +92,4 @@ class Space(NamedTuple):
     free_blocks: int
     free_files: int
     read_only: bool
+    block_size: int

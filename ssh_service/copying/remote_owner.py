@@ -1,0 +1,306 @@
+"""
+Who we are on a server, by its own account, and which of its files are therefore ours.
+
+SFTP has no request for it.  A file that was created exclusively is certainly ours, so the owner
+that the server reports for it is our uid; its time is the server's clock.
+"""
+
+from __future__ import annotations
+
+import stat
+import time
+from typing import Dict, List, NamedTuple, Optional
+
+from ssh_service.copying import temporary
+from ssh_service.copying.failures import Refused, shown
+from ssh_service.copying.ownership import is_guarded, is_our_file, is_shared, may_use, not_ours
+from ssh_service.copying.paths import folder_of, join, last_name
+from ssh_service.copying.pipeline import Pipeline
+from ssh_service.copying.remote_files import RemoteFiles, attributes_in, is_link, succeed
+from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.waiting import Signal
+
+__all__ = ["PRIVATE", "Identity", "RemoteOwner", "Way"]
+
+# The mode of an unfinished file: nobody else may read it; its own mode is set at the end.
+PRIVATE = 0o600
+_NEW_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
+
+
+class Identity(NamedTuple):
+    """
+    What a server reports about a file that we have just created.
+
+    Attributes
+    ----------
+    uid : Optional[int]
+        Its owner, which is us; None if the server reports none.
+    is_proven : bool
+        Whether the server is seen to report different owners for different users' files.
+    sets_modes : bool
+        Whether it lets us set the mode of a file.
+    time : int
+        The server's clock.
+    at : float
+        Our monotonic clock at that time.
+    """
+
+    uid: Optional[int] = None
+    is_proven: bool = False
+    sets_modes: bool = True
+    time: int = 0
+    at: float = 0.0
+
+    @property
+    def now(self) -> float:
+        """The server's clock, now."""
+        return self.time + time.monotonic() - self.at
+
+
+class Way:
+    """
+    How a folder is reached.
+
+    Attributes
+    ----------
+    complete : Signal
+        Set once the rest is known.
+    path : Optional[bytes]
+        Its real path; None if it cannot be told.
+    folders : List[Attributes]
+        The folders on that path, from the root to itself.
+    """
+
+    def __init__(self, complete: Signal) -> None:
+        self.complete = complete
+        self.path: Optional[bytes] = None
+        self.folders: List[Attributes] = []
+
+
+class _Asked:
+    """The replies to come that make an identity."""
+
+    def __init__(self, file: Reply, setting: Reply, root: Reply, done: Signal) -> None:
+        self._file = file
+        self._setting = setting
+        self._root = root
+        self.done = done
+        self.is_taken = False  # a task waits for them
+
+    async def identity(self) -> Identity:
+        file = await _described(self._file)
+        sets_modes = True
+        try:
+            succeed(await self._setting, b"")
+        except Refused as refused:
+            sets_modes = refused.code == protocol.OP_UNSUPPORTED  # by path, perhaps
+        root = await _described(self._root)
+        return Identity(
+            uid=file.uid,
+            # Some servers report one made-up owner for all files; "/" is root's.
+            is_proven=file.uid == 0 or root.uid not in (None, file.uid),
+            sets_modes=sets_modes,
+            time=file.mtime or 0,
+            at=time.monotonic(),
+        )
+
+
+class RemoteOwner:
+    """
+    Decides for one copy which files of the server's are ours.
+
+    Parameters
+    ----------
+    remote : RemoteFiles
+        The server's files.
+    pipeline : Pipeline
+        Runs the tasks that ask.
+
+    Attributes
+    ----------
+    learnt : Signal
+        Set once the identity is known.
+    """
+
+    def __init__(self, remote: RemoteFiles, pipeline: Pipeline) -> None:
+        self._remote = remote
+        self._pipeline = pipeline
+        self._asked: Optional[_Asked] = None
+        self.learnt = Signal(pipeline)
+        if self.identity is not None:
+            self.learnt.set()
+        self._folders: Dict[bytes, Attributes] = {}
+        self._ways: Dict[bytes, Way] = {}
+
+    @property
+    def identity(self) -> Optional[Identity]:
+        """What is known so far; kept for all copies on the session."""
+        identity: Optional[Identity] = self._remote.facts.get("identity")
+        return identity
+
+    def learn(self, handle: bytes) -> None:
+        """
+        Begin to learn the identity from an open file, unless it is known; see `known`.
+
+        Parameters
+        ----------
+        handle : bytes
+            Of a file that this copy has just created exclusively, and may close at once.
+        """
+        if self.identity is None and self._asked is None:
+            self._asked = _Asked(
+                self._remote.ask_stat_open(handle),
+                self._remote.ask_set_open(handle, Attributes(mode=PRIVATE)),
+                self._remote.ask_lstat(b"/"),
+                Signal(self._pipeline),
+            )
+
+    async def known(self) -> Optional[Identity]:
+        """Return the identity, and wait for it where it is being learnt."""
+        asked = self._asked
+        if asked is not None and asked.is_taken:
+            await asked.done.wait()
+        elif asked is not None:
+            asked.is_taken = True
+            try:
+                self._remote.facts["identity"] = await asked.identity()
+                self.learnt.set()
+            finally:
+                self._asked = None
+                asked.done.set()
+        return self.identity
+
+    async def identify(self, folder: bytes) -> Identity:
+        """Return the identity; learn it from a file made in `folder` for that, if necessary."""
+        identity = await self.known()
+        if identity is not None:
+            return identity
+        remote, name = self._remote, temporary.names.new(b"")
+        path = join(folder, name)
+        try:
+            handle = await remote.open(path, _NEW_FILE, PRIVATE)
+            self.learn(handle)
+            remote.ask_close(handle)
+            remote.ask_remove(path)
+            return await self.known() or Identity()
+        except Refused:
+            return Identity()  # not here; another folder may do
+        finally:
+            temporary.names.release(name)
+
+    # Rules.
+
+    async def check_target(self, path: bytes, found: Attributes) -> None:
+        """
+        Refuse a target that a stranger made in a folder which strangers may write to.
+
+        Parameters
+        ----------
+        path : bytes
+            The target's path.
+        found : Attributes
+            What stands there, links not followed.
+
+        Raises
+        ------
+        SshTransferError
+            A permission error that names the path and the owner.
+        """
+        where = folder_of(path)
+        folder = self._folders.get(where)
+        if folder is None:
+            folder = self._folders[where] = await self._remote.stat(where)
+        if may_use(found, folder, None):
+            return
+        identity = await self.identify(where)
+        if not may_use(found, folder, identity.uid if identity.is_proven else None):
+            raise not_ours(shown(path), found)
+
+    async def check_link(self, path: bytes) -> None:
+        """As `check_target`, for a path that may be a link to a folder, or may be nothing."""
+        path = path.rstrip(b"/") or b"/"
+        try:
+            found = await self._remote.find(path, follow=False)
+        except Refused:
+            return  # told by whatever needs it
+        if found is not None and is_link(found):
+            await self.check_target(path, found)
+
+    async def guarded_path(self, folder: bytes) -> Optional[bytes]:
+        """
+        Return the real path of a folder if no stranger can change what that path leads to.
+
+        Parameters
+        ----------
+        folder : bytes
+            Its path.
+
+        Returns
+        -------
+        Optional[bytes]
+            None also where the server does not say enough about owners.
+        """
+        identity, way = self.identity, await self.look_at(folder)
+        if identity is None or identity.uid is None or way.path is None:
+            return None
+        return way.path if all(self._is_guarded(f, identity) for f in way.folders) else None
+
+    async def look_at(self, folder: bytes) -> Way:
+        """Find out the real path of a folder, and who owns the folders on it; once for a copy."""
+        way = self._ways.get(folder)
+        if way is None:
+            way = self._ways[folder] = Way(Signal(self._pipeline))
+            try:
+                await self._find_way(folder, way)
+            except Refused:
+                way.path = None
+            finally:
+                way.complete.set()
+        await way.complete.wait()
+        return way
+
+    async def _find_way(self, folder: bytes, way: Way) -> None:
+        around = self._ways.get(folder_of(folder))
+        if around is not None and around.path is not None and folder.strip(b"/"):
+            path = join(around.path, last_name(folder))
+            found = await self._remote.lstat(path)
+            if not is_link(found) and last_name(folder) not in (b".", b".."):
+                way.path, way.folders = path, [*around.folders, found]
+                return
+        real = await self._remote.real_path(folder)
+        names = [name for name in real.split(b"/") if name]
+        paths = [b"/" + b"/".join(names[:count]) for count in range(len(names) + 1)]
+        replies = [(self._remote.ask_lstat(path), path) for path in paths]
+        way.folders = [attributes_in(await reply, path) for reply, path in replies]
+        way.path = real
+
+    @staticmethod
+    def _is_guarded(folder: Attributes, identity: Identity) -> bool:
+        if identity.uid is None or not is_guarded(folder, identity.uid):
+            return False
+        return identity.is_proven or not is_shared(folder)
+
+    def is_ours(self, file: Attributes, links: Optional[int] = None) -> bool:
+        """Return whether a file in a guarded folder is a regular one of ours, with one name."""
+        identity = self.identity
+        return (
+            identity is not None
+            and identity.uid is not None
+            and is_our_file(file, identity.uid, links)
+        )
+
+    def is_our_private_folder(self, folder: Attributes) -> bool:
+        """Return whether a folder in a guarded one is ours, and nobody else may enter it."""
+        identity, mode = self.identity, folder.mode or 0
+        if identity is None or identity.uid is None or folder.uid != identity.uid:
+            return False
+        return stat.S_ISDIR(mode) and not mode & 0o077
+
+
+async def _described(reply: Reply) -> Attributes:
+    try:
+        return attributes_in(await reply, b"")
+    except Refused:
+        return Attributes()
