@@ -13,7 +13,13 @@ from ssh_service.copying.download_file import FileDownload, Wanted
 from ssh_service.copying.download_stream import FileStream
 from ssh_service.copying.failures import Refused, leads_back, local_error, not_a_file, shown
 from ssh_service.copying.job import MANY_FILES, Job
-from ssh_service.copying.local.target_folder import Names, TargetFolder, TargetTree, open_parent
+from ssh_service.copying.local.target_folder import (
+    Names,
+    TargetFolder,
+    TargetTree,
+    follow_links,
+    open_parent,
+)
 from ssh_service.copying.paths import LONGEST_NAME, is_within, join, last_name
 from ssh_service.copying.remote_files import attributes_in, is_file, is_folder, is_link, names_in
 from ssh_service.copying.sftp.protocol import Attributes, Name
@@ -79,6 +85,10 @@ class Download:
             found = await self._remote.stat(source)
         except Refused as refused:
             raise await self._remote.explain(refused) from refused
+        try:
+            follow_links(target.rstrip(b"/") or b"/")
+        except OSError as error:
+            raise local_error(error, target) from error
         if is_folder(found):
             if not self._job.options.recursive:
                 raise transfer_error(errno.EISDIR, shown(source), "a folder, and not recursive")

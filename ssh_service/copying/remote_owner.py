@@ -140,7 +140,7 @@ class RemoteOwner:
         identity: Optional[Identity] = self._remote.facts.get("identity")
         return identity
 
-    def learn(self, handle: bytes) -> None:
+    def learn(self, handle: bytes, mode: Optional[int] = None) -> None:
         """
         Begin to learn the identity from an open file, unless it is known; see `known`.
 
@@ -148,11 +148,13 @@ class RemoteOwner:
         ----------
         handle : bytes
             Of a file that this copy has just created exclusively, and may close at once.
+        mode : Optional[int]
+            The mode it has, which can be set once more to see whether modes can be set.
         """
         if self.identity is None and self._asked is None:
             self._asked = _Asked(
                 self._remote.ask_stat_open(handle),
-                self._remote.ask_set_open(handle, Attributes(mode=PRIVATE)),
+                self._remote.ask_set_open(handle, Attributes(mode=mode)),
                 self._remote.ask_lstat(b"/"),
                 Signal(self._pipeline),
             )
@@ -181,7 +183,7 @@ class RemoteOwner:
         path = join(folder, name)
         try:
             handle = await remote.open(path, _NEW_FILE, PRIVATE)
-            self.learn(handle)
+            self.learn(handle, PRIVATE)
             remote.ask_close(handle)
             remote.ask_remove(path)
             return await self.known() or Identity()

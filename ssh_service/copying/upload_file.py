@@ -146,8 +146,9 @@ class FileUpload:
                 claimed = await self._continue(place, name)
                 if claimed is not None:
                     return claimed
-            handle = await self._remote.open(path, _NEW_FILE, self._mode_for_new(place))
-            self._job.owner.learn(handle)
+            mode = self._mode_for_new(place)
+            handle = await self._remote.open(path, _NEW_FILE, mode)
+            self._job.owner.learn(handle, mode if mode == PRIVATE else None)
             return Claimed(path, handle, 0)
         except Refused as refused:
             if place.existing is not None and refused.code in _NO_NEW_FILES:

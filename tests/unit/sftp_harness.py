@@ -81,7 +81,6 @@ def upload(session: SftpSession, source: Any, target: Any, **options: Any) -> No
 
 
 def download(session: SftpSession, source: Any, target: Any, **options: Any) -> None:
-    options.setdefault("preserve", True)  # so that modes are the same, whatever the umask
     _copy(
         session, lambda job: Download(job).run(os.fsencode(source), os.fsencode(target)), options
     )

@@ -265,7 +265,7 @@ def test_modes_that_are_refused_are_told_once(
     def answer(kind: int, request_id: int, body: bytes) -> bytes:
         if kind in (protocol.SETSTAT, protocol.FSETSTAT):
             return status(request_id, protocol.PERMISSION_DENIED)
-        if kind in (protocol.STAT, protocol.LSTAT, protocol.OPENDIR):
+        if kind in (protocol.STAT, protocol.LSTAT, protocol.OPENDIR, protocol.REALPATH):
             return status(request_id, protocol.NO_SUCH_FILE)
         return status(request_id, protocol.OK)
 

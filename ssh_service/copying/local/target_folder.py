@@ -198,8 +198,8 @@ def follow_links(path: bytes) -> bytes:
     for _ in range(_MOST_LINKS):
         try:
             found = os.lstat(path)
-        except FileNotFoundError:
-            return path
+        except (FileNotFoundError, NotADirectoryError):
+            return path  # told by whatever opens it
         if not stat.S_ISLNK(found.st_mode):
             return path
         folder = os.path.dirname(path)

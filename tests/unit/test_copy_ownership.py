@@ -1,0 +1,475 @@
+"""Whose a file is: nothing of a stranger's is removed, continued, followed, replaced or given to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import stat
+import threading
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from ssh_service.copying import temporary
+from ssh_service.copying.ownership import is_guarded, is_our_file, is_shared, may_use
+from ssh_service.copying.sftp import decode, encode
+from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.copying.sftp.session import SftpSession
+from tests.common import require_part
+from tests.unit.sftp_harness import check, download, real_session, upload
+from tests.unit.trees import litter
+
+STRANGER, OTHER = 65534, 1  # nobody; daemon, as sftp-server wants users that have a name
+LARGE = 1_000_000
+Copy = Callable[..., None]
+BOTH = pytest.mark.parametrize("copy", [upload, download])
+
+
+@pytest.fixture(name="as_root")
+def only_root_can_play_two_users() -> None:
+    if os.geteuid():
+        pytest.skip("needs root, which can act as two users")
+
+
+@pytest.fixture(name="session")
+def session_beside_strangers(sftp_server: str, tmp_path: Path) -> Iterator[SftpSession]:
+    """Give a session; a stranger's unfinished files may be left when it ends."""
+    with real_session(sftp_server, tmp_path) as session:
+        yield session
+
+
+@pytest.fixture(name="shared", params=[0o1777, 0o777], ids=["sticky", "writable"])
+def folder_that_all_may_write_to(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(request.param)
+    return folder
+
+
+@pytest.fixture(name="sticky")
+def folder_like_tmp(tmp_path: Path) -> Path:
+    folder = tmp_path / "sticky"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+@pytest.fixture(name="source")
+def large_file(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(os.urandom(LARGE))
+    return path
+
+
+def name_of_the_dead(target: bytes) -> str:
+    """Give the name of an unfinished file whose writer, a child of this process, is gone."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, temporary.names.new(target))
+        os._exit(0)
+    os.waitpid(child, 0)
+    name = os.read(reading, 100)
+    os.close(reading)
+    os.close(writing)
+    return os.fsdecode(name)
+
+
+def planted(folder: Path, target: str, content: bytes, owner: int = STRANGER) -> Path:
+    """Make what looks like an unfinished copy, old enough to be removed."""
+    path = folder / name_of_the_dead(os.fsencode(target))
+    path.write_bytes(content)
+    os.chown(path, owner, owner)
+    os.utime(path, (0, 0))
+    return path
+
+
+# The rules.
+
+
+def seen(uid: int, mode: int, gid: int = 100) -> Attributes:
+    return Attributes(uid=uid, gid=gid, mode=mode)
+
+
+@pytest.mark.parametrize(
+    "folder, expected",
+    [
+        (seen(1, stat.S_IFDIR | 0o755), True),
+        (seen(0, stat.S_IFDIR | 0o1777), True),
+        (seen(1, stat.S_IFDIR | 0o775, gid=1), True),  # the user's private group
+        (seen(1, stat.S_IFDIR | 0o775), False),
+        (seen(1, stat.S_IFDIR | 0o777), False),
+        (seen(2, stat.S_IFDIR | 0o755), False),
+        (seen(2, stat.S_IFDIR | 0o1777), False),
+        (seen(1, stat.S_IFLNK | 0o777), False),
+        (Attributes(uid=1), False),
+    ],
+)
+def test_is_guarded_only_where_no_stranger_changes_entries(
+    folder: Attributes, expected: bool
+) -> None:
+    """Entries are safe in folders of ours or root's, sticky or not writable by others."""
+    assert is_guarded(folder, 1) is expected
+
+
+def test_is_our_file_wants_owner_kind_and_one_name() -> None:
+    """A file of another owner or kind, or with a second name, is not ours."""
+    assert is_our_file(seen(1, stat.S_IFREG), 1, 1)
+    assert not is_our_file(seen(2, stat.S_IFREG), 1, 1)
+    assert not is_our_file(seen(1, stat.S_IFLNK), 1, 1)
+    assert not is_our_file(seen(1, stat.S_IFREG), 1, 2)
+    assert not is_our_file(Attributes(mode=stat.S_IFREG), 1, 1)
+
+
+def test_may_use_follows_the_kernels_rule_for_shared_folders() -> None:
+    """As fs.protected_regular: one's own files, and those of the folder's owner."""
+    tmp, private = seen(0, stat.S_IFDIR | 0o1777), seen(2, stat.S_IFDIR | 0o755)
+    assert is_shared(tmp) and not is_shared(private)
+    assert may_use(seen(1, stat.S_IFREG), tmp, 1)
+    assert may_use(seen(0, stat.S_IFREG), tmp, 1)
+    assert not may_use(seen(2, stat.S_IFREG), tmp, 1)
+    assert not may_use(Attributes(mode=stat.S_IFLNK), tmp, 1)
+    assert may_use(seen(2, stat.S_IFREG), private, 1)
+
+
+# Removing.
+
+
+class Attack:
+    """A stranger's unfinished folder, in which a folder is exchanged for a link to a victim's."""
+
+    def __init__(self, shared: Path, victim: Path) -> None:
+        self.folder = shared / name_of_the_dead(b"tree")
+        self.inner = self.folder / "inner"
+        self.link = self.folder / "link"
+        self.inner.mkdir(parents=True)
+        self.folder.chmod(0o700)
+        victim.mkdir(mode=0o700)
+        for number in range(40):
+            (self.inner / f"precious{number}").touch()
+            (victim / f"precious{number}").write_bytes(b"precious")
+        self.link.symlink_to(victim)
+        for path in (self.folder, self.inner):
+            os.chown(path, STRANGER, STRANGER)
+            os.utime(path, (0, 0))
+
+    def swap(self) -> None:
+        aside = self.folder / "aside"
+        os.rename(self.inner, aside)
+        os.rename(self.link, self.inner)
+        os.rename(aside, self.link)
+
+
+@pytest.fixture(name="chain")
+def tree_that_takes_many_round_trips(tmp_path: Path) -> Path:
+    """Give folders in folders, each made after the one around it: the sweep has time."""
+    folder = tmp_path / "chain"
+    for level in range(60):
+        folder.mkdir()
+        (folder / "file").write_bytes(b"x")
+        folder = folder / str(level)
+    return tmp_path / "chain"
+
+
+def test_sweep_spares_what_a_planted_link_leads_to(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    tmp_path: Path,
+    chain: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folder exchanged for a link between its listing and the removals costs no file."""
+    victim = tmp_path / "victim"
+    attack = Attack(shared, victim)
+    original, swapped = encode.remove, []
+
+    def swap_and_remove(request_id: int, path: bytes) -> bytes:
+        if b"precious" in path and not swapped:
+            swapped.append(path)
+            attack.swap()
+        return original(request_id, path)
+
+    monkeypatch.setattr(encode, "remove", swap_and_remove)
+    for number in range(3):
+        upload(session, chain, shared / f"tree{number}")
+        session.facts.pop("swept folders")
+    assert len(os.listdir(victim)) == 40
+    assert len(os.listdir(attack.inner)) == 40
+
+
+def test_sweep_spares_a_victim_while_a_stranger_swaps(
+    as_root: None, session: SftpSession, shared: Path, tmp_path: Path, chain: Path
+) -> None:
+    """The same with an attacker who never stops."""
+    victim = tmp_path / "victim"
+    attack = Attack(shared, victim)
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            attack.swap()
+
+    attacker = threading.Thread(target=swap)
+    attacker.start()
+    try:
+        for number in range(6):
+            upload(session, chain, shared / f"tree{number}")
+            session.facts.pop("swept folders")
+    finally:
+        over.set()
+        attacker.join()
+    assert len(os.listdir(victim)) == 40
+
+
+@BOTH
+def test_sweep_removes_ours_and_leaves_strangers_files(
+    as_root: None, session: SftpSession, sticky: Path, tmp_path: Path, copy: Copy
+) -> None:
+    """In a folder like /tmp, our dead copies' files are removed, and no others."""
+    ours = planted(sticky, "x", b"ours", owner=0)
+    theirs = planted(sticky, "x", b"theirs")
+    other_name = planted(sticky, "x", b"two names", owner=0)
+    os.link(other_name, tmp_path / "another name")
+    (tmp_path / "file").write_bytes(b"x")
+    copy(session, tmp_path / "file", sticky / "file")
+    assert not ours.exists()
+    assert theirs.read_bytes() == b"theirs"
+    assert other_name.exists()
+
+
+def test_sweep_leaves_all_where_strangers_rename_entries(
+    as_root: None, session: SftpSession, tmp_path: Path
+) -> None:
+    """By path, nothing is removed from a folder that others may write to and is not sticky."""
+    folder = tmp_path / "writable"
+    folder.mkdir()
+    folder.chmod(0o777)
+    ours = planted(folder, "x", b"ours", owner=0)
+    (tmp_path / "file").write_bytes(b"x")
+    upload(session, tmp_path / "file", folder / "file")
+    assert ours.exists()
+
+
+def test_a_tree_is_not_unpacked_where_strangers_rename_entries(
+    as_root: None, session: SftpSession, shared: Path, tmp_path: Path
+) -> None:
+    """In a folder that is not sticky, the unfinished tree could be exchanged: SFTP, file by file."""
+    source = tmp_path / "many"
+    source.mkdir()
+    for number in range(100):
+        (source / str(number)).write_bytes(b"x")
+    commands: List[bytes] = []
+
+    def refuse(command: bytes, process: Any) -> None:
+        commands.append(command)
+        process.ended(1)
+
+    upload(session, source, shared / "tree", shell=refuse)
+    assert len(os.listdir(shared / "tree")) == 100
+    is_sticky = bool(shared.stat().st_mode & stat.S_ISVTX)
+    assert bool(commands) == is_sticky
+
+
+# Continuing.
+
+
+@BOTH
+@pytest.mark.parametrize("planted_size", [0, LARGE // 2])
+def test_resume_does_not_take_over_a_strangers_file(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    source: Path,
+    copy: Copy,
+    planted_size: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its owner could read what is written, and change it afterwards."""
+    theirs = planted(shared, "target", source.read_bytes()[:planted_size])
+    with caplog.at_level(logging.WARNING, "ssh_service.copying"):
+        copy(session, source, shared / "target", resume=True)
+    assert (shared / "target").read_bytes() == source.read_bytes()
+    assert (shared / "target").stat().st_uid == 0
+    assert theirs.stat().st_size == planted_size
+    assert [r for r in caplog.records if "not continued" in r.getMessage()]
+
+
+@BOTH
+def test_resume_does_not_take_over_a_file_with_two_names(
+    as_root: None, session: SftpSession, sticky: Path, source: Path, copy: Copy, tmp_path: Path
+) -> None:
+    """A hard link of a stranger's making may name any file of ours."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(source.read_bytes()[: LARGE // 2])
+    left = sticky / name_of_the_dead(b"target")
+    os.link(victim, left)
+    copy(session, source, sticky / "target", resume=True)
+    assert victim.stat().st_size == LARGE // 2
+    assert (sticky / "target").read_bytes() == source.read_bytes()
+
+
+def test_resume_continues_our_own_file_in_a_sticky_folder(
+    session: SftpSession, sticky: Path, source: Path
+) -> None:
+    """What we have left in a folder like /tmp is continued there."""
+    left = sticky / name_of_the_dead(b"target")
+    left.write_bytes(source.read_bytes()[: LARGE - 10])
+    before = session.sent
+    upload(session, source, sticky / "target", resume=True)
+    assert session.sent - before < LARGE // 2
+    assert (sticky / "target").read_bytes() == source.read_bytes()
+    assert not litter(sticky)
+
+
+@pytest.mark.parametrize("reported", [None, 1000], ids=["none", "the same"])
+def test_resume_continues_nothing_where_owners_are_not_reported(
+    session: SftpSession,
+    sticky: Path,
+    source: Path,
+    reported: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A server without owners, or with one for all files, proves nothing: told once."""
+    original = decode._take_attributes
+
+    def take(body: bytes, at: int) -> Any:
+        attributes, at = original(body, at)
+        return attributes._replace(uid=reported, gid=reported), at
+
+    monkeypatch.setattr(decode, "_take_attributes", take)
+    left = sticky / name_of_the_dead(b"target")
+    left.write_bytes(source.read_bytes()[: LARGE // 2])
+    with caplog.at_level(logging.WARNING, "ssh_service.copying"):
+        upload(session, source, sticky / "target", resume=True)
+    assert (sticky / "target").read_bytes() == source.read_bytes()
+    assert left.exists()
+    assert len([r for r in caplog.records if "not continued" in r.getMessage()]) == 1
+
+
+# Targets.
+
+
+@BOTH
+def test_a_strangers_file_in_a_shared_folder_is_refused(
+    as_root: None, session: SftpSession, shared: Path, source: Path, copy: Copy
+) -> None:
+    """It is neither replaced nor written to, and nothing is given to its owner."""
+    target = shared / "target"
+    target.write_bytes(b"old")
+    os.chown(target, STRANGER, STRANGER)
+    with pytest.raises(PermissionError, match=f"uid {STRANGER}") as caught:
+        copy(session, source, target)
+    check(caught.value, errno.EACCES, target)
+    assert target.read_bytes() == b"old"
+    assert target.stat().st_uid == STRANGER
+    assert not litter(shared)
+
+
+@BOTH
+@pytest.mark.parametrize("is_direct", [True, False], ids=["direct", "by our link"])
+def test_a_strangers_link_in_a_shared_folder_is_not_followed(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    source: Path,
+    tmp_path: Path,
+    copy: Copy,
+    is_direct: bool,
+) -> None:
+    """Wherever it leads: to a file of ours, or to where none is yet."""
+    (tmp_path / "victim").write_bytes(b"victim")
+    for number, name in enumerate(("victim", "nothing")):
+        link = shared / f"link{number}"
+        link.symlink_to(tmp_path / name)
+        os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
+        target = link
+        if not is_direct:
+            target = tmp_path / f"our link{number}"
+            target.symlink_to(link)
+        with pytest.raises(PermissionError):
+            copy(session, source, target)
+    assert (tmp_path / "victim").read_bytes() == b"victim"
+    assert not (tmp_path / "nothing").exists()
+
+
+@BOTH
+@pytest.mark.parametrize("is_tree", [False, True], ids=["file", "tree"])
+def test_a_strangers_link_to_a_folder_is_not_followed(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    source: Path,
+    tmp_path: Path,
+    copy: Copy,
+    is_tree: bool,
+) -> None:
+    """Else files would land in a folder of the stranger's choice."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (shared / "link").symlink_to(victim)
+    os.chown(shared / "link", STRANGER, STRANGER, follow_symlinks=False)
+    if is_tree:
+        tree = tmp_path / "tree"
+        tree.mkdir()
+        (tree / "file").write_bytes(b"x")
+        source = tree
+    with pytest.raises(PermissionError):
+        copy(session, source, shared / "link")
+    assert not os.listdir(victim)
+
+
+@BOTH
+def test_our_own_file_and_link_in_a_shared_folder_are_used(
+    as_root: None, session: SftpSession, shared: Path, source: Path, tmp_path: Path, copy: Copy
+) -> None:
+    """Only strangers' are refused; those of the folder's owner are allowed, as by the kernel."""
+    os.chown(shared, OTHER, OTHER)
+    for number, owner in enumerate((0, OTHER)):
+        target, link = shared / f"target{number}", shared / f"link{number}"
+        target.write_bytes(b"old")
+        link.symlink_to(target)
+        os.chown(target, owner, owner)
+        os.chown(link, owner, owner, follow_symlinks=False)
+        copy(session, source, link)
+        assert link.is_symlink()
+        assert target.read_bytes() == source.read_bytes()
+        assert target.stat().st_uid == owner
+
+
+@contextlib.contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@BOTH
+def test_an_ordinary_user_is_refused_a_strangers_file_too(
+    as_root: None, sftp_server: str, shared: Path, tmp_path: Path, source: Path, copy: Copy
+) -> None:
+    """Whatever the kernel's own protection is set to."""
+    require_part(shutil.which("setpriv"), "needs setpriv (Debian: apt install util-linux)")
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        parent.chmod(0o755)
+    wrapper = tmp_path / "as-other"
+    wrapper.write_text(
+        f"#!/bin/sh\nexec setpriv --reuid={OTHER} --regid={OTHER} --clear-groups "
+        f'{sftp_server} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    target = shared / "target"
+    target.write_bytes(b"old")
+    target.chmod(0o666)
+    os.chown(target, STRANGER, STRANGER)
+    with real_session(str(wrapper), tmp_path) as session, acting_as(OTHER):
+        with pytest.raises(PermissionError, match=f"uid {STRANGER}"):
+            copy(session, source, target)
+    assert target.read_bytes() == b"old"
