@@ -1,4 +1,4 @@
-"""Whose a file is: nothing of a stranger's is removed, continued, followed, replaced or given to."""
+"""Whose a file is: nothing of a stranger's is removed, continued, followed or given to."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_sweep_leaves_all_where_strangers_rename_entries(
 def test_a_tree_is_not_unpacked_where_strangers_rename_entries(
     as_root: None, session: SftpSession, shared: Path, tmp_path: Path
 ) -> None:
-    """In a folder that is not sticky, the unfinished tree could be exchanged: SFTP, file by file."""
+    """In a folder that is not sticky, the unfinished tree could be exchanged."""
     source = tmp_path / "many"
     source.mkdir()
     for number in range(100):

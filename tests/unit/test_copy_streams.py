@@ -40,12 +40,13 @@ def shell_beside_it(home: Path) -> Shell:
 
 
 def opened(session: SftpSession, monkeypatch: pytest.MonkeyPatch) -> List[bytes]:
-    """Note the paths of all files that are opened by SFTP from now on."""
+    """Note the names of all files that are opened by SFTP from now on, to be copied."""
     paths: List[bytes] = []
     original = encode.open_file
 
     def open_file(request_id: int, path: bytes, *rest: Any) -> bytes:
-        paths.append(os.path.basename(path))
+        if not path.endswith(b"-00000000"):  # the empty file that tells who we are there
+            paths.append(os.path.basename(path))
         return original(request_id, path, *rest)
 
     monkeypatch.setattr(encode, "open_file", open_file)
