@@ -1,8 +1,8 @@
 """
-The two threads that work for the whole process: one for the clock, one for users' code.
+The threads that work for the whole process: the clock, those for our own chores, those for users'.
 
-Both start when they are first needed and are daemons; callbacks that are due when the interpreter
-ends are still made.  Nothing here knows about SSH.
+They start when they are first needed and are daemons; what is due when the interpreter ends is
+still done.  Nothing here knows about SSH.
 """
 
 from __future__ import annotations
@@ -19,18 +19,34 @@ import threading
 import time
 from typing import Any, Callable, Deque, List, Optional, Tuple
 
+from ssh_service import crew
+from ssh_service.crew import Crew, Strand
 from ssh_service.errors import SshServiceError
 
-_log = logging.getLogger(__name__)
+__all__ = [
+    "Strand",
+    "Timer",
+    "call_at",
+    "callback_runner",
+    "has_threads",
+    "is_at_work",
+    "leave_work",
+    "on_callback_thread",
+    "require_threads",
+    "rest",
+    "run_callback",
+    "work",
+]
 
-Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
+_log = logging.getLogger(__name__)
 
 # Seconds after which a wait of the clock is begun anew; threads cannot wait for some instants.
 _LONGEST_WAIT = 3600.0
 # Timers that may lie in wait before the cancelled ones among them are thrown out.
 _FEW = 1024
-# Seconds that callbacks which are due have at the interpreter's end.
+# Seconds that calls which are due have at the interpreter's end.
 _LAST_CALLS = 1.0
+_NEVER, _AWAKE = float("inf"), float("-inf")
 
 
 class Timer:
@@ -53,34 +69,48 @@ class Timer:
 
 
 class _Clock:
-    """Makes calls when they are due, on one thread."""
+    """
+    Makes calls when they are due, on one thread.
+
+    `call_at` takes no lock: an exception of a signal's handler could leave one taken (fault G23),
+    and with it all the process's time-outs.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._due: List[Tuple[float, int, Timer]] = []  # guarded by _changed; a heap
-        self._crowded = _FEW  # guarded by _changed: the length at which cancelled ones are sought
         self._order = itertools.count()
-        self._thread: Optional[threading.Thread] = None  # guarded by _changed
+        self._handed_over: Deque[Tuple[float, int, Timer]] = collections.deque()
+        self._woken: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        # What follows belongs to the clock's thread; others look at the first.
+        self._wakes_at = _AWAKE
+        self._due: List[Tuple[float, int, Timer]] = []  # a heap
+        self._crowded = _FEW  # the length at which cancelled ones are sought
+        self._claim = threading.Lock()  # taken once, by the clock's thread
 
     def call_at(self, instant: float, function: Callable[[], None]) -> Timer:
         if instant != instant:  # among numbers that can be compared it would be due for ever
             raise ValueError("a call cannot be due at NaN")
         timer = Timer(function)
-        with self._changed:
-            heapq.heappush(self._due, (instant, next(self._order), timer))
-            first = self._due[0][2] is timer
-            if len(self._due) > self._crowded:
-                # Most commands end long before their time is up, and their timers with them.
-                self._due = [entry for entry in self._due if entry[2].function is not None]
-                heapq.heapify(self._due)
-                self._crowded = max(_FEW, 2 * len(self._due))
-            if self._thread is None:
-                self._thread = _started(self._run, "ssh-service-clock")
-            elif first:
-                self._changed.notify()
+        self._handed_over.append((instant, next(self._order), timer))
+        # A clock that is awake looks at what was handed over before it sleeps.
+        wakes_at = self._wakes_at
+        if instant < wakes_at or (wakes_at > _AWAKE and len(self._handed_over) > _FEW):
+            self._woken.put(None)
+        if not self.has_thread():
+            _log.error("timed calls have to wait: the system gives no more threads")
         return timer
 
+    def has_thread(self) -> bool:
+        if self._claim.locked():
+            return True
+        try:
+            threading.Thread(target=self._run, name="ssh-service-clock", daemon=True).start()
+        except RuntimeError:
+            return False
+        return True
+
     def _run(self) -> None:
+        if not self._claim.acquire(False):
+            return  # two were started at once
         while True:
             function = self._next().function
             if function is not None:
@@ -91,96 +121,30 @@ class _Clock:
             del function
 
     def _next(self) -> Timer:
-        with self._changed:
-            while True:
-                while self._due and self._due[0][2].function is None:
-                    heapq.heappop(self._due)
-                wait = self._due[0][0] - time.monotonic() if self._due else None
-                if wait is not None and wait <= 0:
-                    return heapq.heappop(self._due)[2]
-                self._changed.wait(None if wait is None else min(wait, _LONGEST_WAIT))
-
-
-class _Callbacks:
-    """Runs users' code, in order, on one thread."""
-
-    def __init__(self) -> None:
-        self._calls: "queue.SimpleQueue[Call]" = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: Optional[threading.Thread] = None  # guarded by _lock
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> None:
-        self._calls.put((function, args))
-        try:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = _started(self._run, "ssh-service-callbacks")
-        except RuntimeError as exc:  # for a reader thread, this is no reason to end
-            _log.error("callbacks have to wait: %s", exc)
-
-    def is_here(self) -> bool:
-        return self._thread is threading.current_thread()  # a look; only that thread finds itself
-
-    def finish(self, timeout: float) -> None:
-        with self._lock:
-            if self._thread is None:
-                return
-        done = threading.Event()
-        self._calls.put((done.set, ()))
-        done.wait(timeout)
-
-    def _run(self) -> None:
-        _here.is_for_callbacks = True
         while True:
-            _perform(*self._calls.get())
+            self._sort_in()
+            while self._due and self._due[0][2].function is None:
+                heapq.heappop(self._due)
+            due = self._due[0][0] if self._due else _NEVER
+            wait = due - time.monotonic()
+            if wait <= 0:
+                return heapq.heappop(self._due)[2]
+            self._wakes_at = due
+            if not self._handed_over:  # else whoever did so may have thought the clock awake
+                try:
+                    self._woken.get(timeout=None if due == _NEVER else min(wait, _LONGEST_WAIT))
+                except queue.Empty:
+                    pass
+            self._wakes_at = _AWAKE
 
-
-class _Aside:
-    """Runs users' code, in order, on a thread that ends when there is nothing left to run."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: Deque[Call] = collections.deque()  # guarded by _lock
-        self._running = False  # guarded by _lock
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> None:
-        with self._lock:
-            self._calls.append((function, args))
-            starts, self._running = not self._running, True
-        try:
-            if starts:
-                _started(self._run, "ssh-service-callbacks-aside")
-        except RuntimeError as exc:
-            _log.error("callbacks have to wait: %s", exc)
-            with self._lock:
-                self._running = False
-
-    def _run(self) -> None:
-        _here.is_for_callbacks = True
-        while True:
-            with self._lock:
-                if not self._calls:
-                    self._running = False
-                    return
-                call = self._calls.popleft()
-            _perform(*call)
-            del call
-
-
-def _perform(function: Callable[..., Any], args: Tuple[Any, ...]) -> None:
-    try:
-        function(*args)
-    except BaseException:  # SystemExit too: everyone's callbacks need this thread
-        _log.exception("a callback raised")
-
-
-_here = threading.local()  # is_for_callbacks: this thread runs users' code
-
-
-def _started(target: Callable[[], None], name: str) -> threading.Thread:
-    thread = threading.Thread(target=target, name=name, daemon=True)
-    thread.start()  # where the system gives no more threads, the next call tries again
-    return thread
+    def _sort_in(self) -> None:
+        while self._handed_over:
+            heapq.heappush(self._due, self._handed_over.popleft())
+        if len(self._due) > self._crowded:
+            # Most commands end long before their time is up, and their timers with them.
+            self._due = [entry for entry in self._due if entry[2].function is not None]
+            heapq.heapify(self._due)
+            self._crowded = max(_FEW, 2 * len(self._due))
 
 
 def call_at(instant: float, function: Callable[[], None]) -> Timer:
@@ -204,7 +168,7 @@ def call_at(instant: float, function: Callable[[], None]) -> Timer:
 
 def run_callback(function: Callable[..., Any], *args: Any) -> None:
     """
-    Run a user's code on the callback thread: later, in order, whatever it does.
+    Run a user's code on a callback thread: later, in the order of these calls, whatever it does.
 
     Parameters
     ----------
@@ -213,49 +177,93 @@ def run_callback(function: Callable[..., Any], *args: Any) -> None:
     *args : Any
         Its arguments.
     """
-    _callbacks.submit(function, *args)
-
-
-def run_in_turn(function: Callable[..., Any], *args: Any) -> None:
-    """
-    Run a call on the callback thread: at once if this is that thread, or else as `run_callback`.
-
-    Parameters
-    ----------
-    function : Callable[..., Any]
-        As for `run_callback`, but what it raises here reaches the caller.
-    *args : Any
-        Its arguments.
-    """
-    if _callbacks.is_here():
-        function(*args)
-    else:
-        run_callback(function, *args)
-
-
-def on_callback_thread() -> bool:
-    """
-    Tell whether this is the callback thread, or one that stands in for it.
-
-    Returns
-    -------
-    bool
-        True where the caller must not wait for another callback.
-    """
-    return getattr(_here, "is_for_callbacks", False)
+    _submit(_callbacks, _in_order, function, *args)
 
 
 def callback_runner() -> Callable[..., None]:
     """
-    Choose who runs a user's code that the caller may wait for.
+    Make what runs a user's code in an order of its own.
 
     Returns
     -------
     Callable[..., None]
-        `run_callback`; on the callback thread, which would wait for itself, another like it that
-        has a thread of its own.
+        As `run_callback`, whose calls do not wait for these, nor these for them.
     """
-    return _Aside().submit if on_callback_thread() else run_callback
+    strand = Strand()
+    return lambda function, *args: _submit(_callbacks, strand, function, *args)
+
+
+def on_callback_thread() -> bool:
+    """
+    Tell whether this is a thread that runs users' code.
+
+    Returns
+    -------
+    bool
+        True where the caller must not wait for what `run_callback` was given.
+    """
+    return crew.current_crew() is _callbacks
+
+
+def work(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+    """
+    Have a call of ours made on a thread of ours.
+
+    No exception of a signal's handler, which may reach the caller's thread anywhere, can keep it
+    from being made to its end, or leave a lock taken.
+
+    Parameters
+    ----------
+    strand : Strand
+        The calls after which it is made.
+    function : Callable[..., Any]
+        Must not wait for the network.
+    *args : Any
+        Its arguments.
+    """
+    _submit(_workers, strand, function, *args)
+
+
+def leave_work(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+    """
+    Have a call of ours made, where a destructor wants it: no thread is started, no lock taken.
+
+    Parameters
+    ----------
+    strand, function, *args
+        As for `work`.
+    """
+    _workers.leave(strand, function, *args)
+
+
+def is_at_work() -> bool:
+    """
+    Tell whether this thread makes calls that `work` was given.
+
+    Returns
+    -------
+    bool
+        True where the caller must not wait for another of them.
+    """
+    return crew.current_crew() is _workers
+
+
+def rest(timeout: float) -> bool:
+    """
+    Wait until all has been done that was handed to `work`, `run_callback` and its like.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds.
+
+    Returns
+    -------
+    bool
+        False when the time was up.
+    """
+    deadline = time.monotonic() + timeout
+    return _workers.rest(timeout) and _callbacks.rest(max(0.0, deadline - time.monotonic()))
 
 
 def require_threads() -> None:
@@ -271,19 +279,44 @@ def require_threads() -> None:
         raise SshServiceError("the interpreter is shutting down: nothing can be begun any more")
 
 
-_clock = _Clock()
-_callbacks = _Callbacks()
+def has_threads() -> bool:
+    """
+    Tell whether there are the threads that `work` and `call_at` need, and start them.
+
+    Returns
+    -------
+    bool
+        False where the system gives none.
+    """
+    return _clock.has_thread() and _workers.has_threads()
+
+
+def _submit(which: Crew, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+    try:
+        which.submit(strand, function, *args)
+    except RuntimeError as exc:  # for a reader thread, this is no reason to end
+        _log.error("calls have to wait: %s", exc)
+
+
+def _begin() -> Tuple[_Clock, Crew, Crew, Strand]:
+    clock = _Clock()
+    workers = Crew("ssh-service-worker", clock.call_at)
+    return clock, workers, Crew("ssh-service-callbacks", clock.call_at), Strand()
+
+
+_clock, _workers, _callbacks, _in_order = _begin()
 
 
 def _forget_parent() -> None:
     # A forked child has neither the threads nor a sane state of their locks.
-    global _clock, _callbacks, _here
-    _clock, _callbacks, _here = _Clock(), _Callbacks(), threading.local()
+    global _clock, _workers, _callbacks, _in_order
+    _clock, _workers, _callbacks, _in_order = _begin()
 
 
 def _make_last_calls() -> None:
-    # Else a program that closes its cache in its last line would not hear of it.
-    _callbacks.finish(_LAST_CALLS)
+    # Else a program that closes its cache in its last line would not hear of it, and a command
+    # that was given up with the program would go on over there.
+    rest(_LAST_CALLS)
 
 
 atexit.register(_make_last_calls)

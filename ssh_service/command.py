@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import threading
 import time
-from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
+import warnings
+import weakref
+from typing import Any, Callable, Deque, List, Mapping, Optional, Sequence, Tuple
 
 from ssh_service import background, process_group, script
 from ssh_service.errors import (
@@ -26,6 +29,7 @@ from ssh_service.script import Script
 from ssh_service.streams import CallbackOutput, Output, Stdin
 from ssh_service.terminal import TerminalInput
 from ssh_service.transport import ChannelSink, SshChannel
+from ssh_service.transport.latch import Latch
 from ssh_service.watches import CommandWatch
 
 # What a command hears from the channel it runs on, whoever opened that.
@@ -33,6 +37,8 @@ HEARD = ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writ
 # Seconds from TERM to KILL, and from KILL to giving up on hearing of the end.
 _TERM_PATIENCE = 1.0
 _KILL_PATIENCE = 0.5
+# Signals that end a process which has not asked for them; what gets one before it was sent is not.
+_FATAL = ("KILL", "TERM", "INT", "HUP", "QUIT", "ABRT")
 
 
 class Command(ChannelSink):
@@ -71,6 +77,9 @@ class Command(ChannelSink):
 
     Guarantees.  The script is sent at most once.  The future always gets its outcome, exactly
     once: completed, signalled, lost, timed out, cancelled, or never sent.
+
+    What users' threads call (`cancel`, `abandon`, `signal`) takes no lock and sends nothing: it
+    is handed over to a thread of ours, as an exception of a signal's handler can strike there.
     """
 
     def __init__(
@@ -86,13 +95,19 @@ class Command(ChannelSink):
         stdout: Optional[Output] = None,
         stderr: Optional[Output] = None,
         pty: bool = False,
+        run_callback: Optional[Callable[..., None]] = None,
     ) -> None:
-        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
-            raise SshConfigError(f"timeout: expected seconds, got {timeout!r}")
+        check_seconds("timeout", timeout)
         background.require_threads()
-        self._run_callback = background.callback_runner()
-        self.future = CommandFuture(self.cancel, self._run_callback)
+        # Runs users' code, in order; made when it is needed first.
+        self._run_callback = run_callback
+        future = CommandFuture(self)
+        self._future = weakref.ref(future)
+        self._kept: Optional[CommandFuture] = future  # until somebody takes it
+        self._is_taken = False
         self.connection_id = connection_id
+        # Where users' threads leave what is to be done; None: it is nobody else's yet.
+        self.strand: Optional[background.Strand] = None
         # The pool's: its place in the queue, whether it is on its second attempt (it was never
         # sent), and what it waits for, as the phase of a time-out.
         self.ticket = 0
@@ -101,10 +116,13 @@ class Command(ChannelSink):
         # How to run a command of our own beside it; without a pool, on the same connection.
         self.run_beside: Callable[[str], None] = self._run_over_its_connection
         self._watch: Optional[CommandWatch] = None  # set once, before it is submitted
+        # Guarded by _lock: what came of it, once that is told.
+        self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
         self._text, self._env = script.join(text), script.check_environment(env)
         self._timeout = timeout
         root = connection_id.startswith("root@")
         self._group = GroupFinder() if root and not pty else None
+        self._group_signals: Deque[str] = collections.deque()  # to be sent to it when it is known
         self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)
         self._terminal = TerminalInput(self.stdin, connection_id) if pty else None
         before, prologue = "", ""
@@ -115,7 +133,7 @@ class Command(ChannelSink):
         self.outputs = (stdout or Output(), stderr or Output())
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
-                output.run_callback = self._run_callback
+                output.run_callback = self.run_callback
         self.gives_back = all(output.gives_back for output in self.outputs)
         self._exit_status: Optional[int] = None
         self._exit_signal: Optional[Tuple[str, bool, str, str]] = None
@@ -125,11 +143,16 @@ class Command(ChannelSink):
         self._lock = threading.Lock()
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._ended_channels: List[SshChannel] = []  # guarded by _lock: not to be used any more
-        self._cut_off: Optional[SshCommandError] = None  # guarded by _lock: why we end it
+        # What ends it: an error of ours, or None where it ends by itself.  The first counts;
+        # `append` is atomic.
+        self._fates: List[Optional[SshCommandError]] = []
+        self._is_being_ended = False  # guarded by _lock
+        self._is_requested = False  # guarded by _lock: the server was asked to run it
+        self._early_signals: List[str] = []  # guarded by _lock: of before that
         self._over = False  # guarded by _lock
         self._timers: List[background.Timer] = []  # guarded by _lock
         if timeout is not None:
-            self._set_timer(timeout, self._expire)
+            self.set_timer(timeout, self._expire)
 
     def watch(self, subscribers: Sequence[Subscriber]) -> None:
         """
@@ -141,11 +164,68 @@ class Command(ChannelSink):
             Called on the callback thread.
         """
         out, err = self.outputs
-        self._watch = watch = CommandWatch(
-            self.connection_id, subscribers, lambda: (out.received, err.received)
+        watch = CommandWatch(self.connection_id, subscribers, lambda: (out.received, err.received))
+        with self._lock:
+            self._watch, outcome = watch, self._outcome
+        if outcome is not None:  # its time was up before it began
+            background.run_callback(watch.tell_ended, *outcome)
+
+    # Its future.
+
+    @property
+    def future(self) -> CommandFuture:
+        """Its outcome; nobody may have taken it, or still hold it."""
+        future = self._future()
+        if future is None:
+            raise RuntimeError("the future was dropped")
+        return future
+
+    def take_future(self) -> CommandFuture:
+        """
+        Give its future away: where that is dropped before it is done, the command is ended.
+
+        Returns
+        -------
+        CommandFuture
+            Its outcome.
+        """
+        future, self._kept, self._is_taken = self.future, None, True
+        return future
+
+    def keep(self) -> None:
+        """Keep the future, as somebody has a function called when it is done."""
+        future = self._future()
+        if not self._over:
+            self._kept = future
+
+    def drop(self) -> None:
+        """End it, as its future was dropped; a destructor calls this."""
+        if self._fates or self.strand is None or not self._is_taken:
+            return
+        self._fates.append(self._cancelled("its future was dropped, and with it the command"))
+        background.leave_work(self.strand, self._carry_out)
+        warnings.warn(
+            f"{self.connection_id}: a command was dropped while it was under way, and is ended;"
+            " keep its future, or cancel it",
+            ResourceWarning,
+            stacklevel=3,
         )
-        # Done-callbacks may come on a thread beside that one; on this, where it is over already.
-        self.future.add_done_callback(lambda done: background.run_in_turn(watch.tell_ended, done))
+
+    def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
+        """
+        Run a user's code: in order for this command, beside that of all others.
+
+        Parameters
+        ----------
+        function : Callable[..., Any]
+            What it raises is logged.
+        *args : Any
+            Its arguments.
+        """
+        if self._run_callback is None:
+            with self._lock:
+                self._run_callback = self._run_callback or background.callback_runner()
+        self._run_callback(function, *args)
 
     # What the pool calls.
 
@@ -164,7 +244,7 @@ class Command(ChannelSink):
             False if the command had its outcome already, or was taken back: nothing was sent.
         """
         with self._lock:
-            if self._over or channel in self._ended_channels:
+            if self._over or self._fates or channel in self._ended_channels:
                 return False
             self._channel = channel  # from here on it counts as sent
             if self._watch is not None:
@@ -182,6 +262,11 @@ class Command(ChannelSink):
         delivery = self._delivery.for_server(channel.get_transport().remote_version)
         channel.request_exec(delivery.command)
         (self._terminal or self.stdin).start(channel, delivery.preamble)
+        with self._lock:
+            self._is_requested = True
+            early = list(self._early_signals)
+        for name in early:
+            self._send_signal(channel, name)
 
     def take_back(self, channel: Optional[SshChannel], lost: bool = False) -> bool:
         """
@@ -203,9 +288,9 @@ class Command(ChannelSink):
             started = self._channel is not None
             left = channel is None or channel.has_sent or not lost
             # The script leaves only when there is a terminal, where it wants one.
-            if started and (self._cut_off or (left and not self._awaits_terminal)):
+            if started and (self._is_being_ended or (left and not self._awaits_terminal)):
                 return False
-            self._channel, self._awaits_terminal = None, False
+            self._channel, self._awaits_terminal, self._is_requested = None, False, False
             if channel is not None:
                 self._ended_channels.append(channel)
         if started and not self.stdin.take_back():
@@ -214,8 +299,8 @@ class Command(ChannelSink):
 
     @property
     def over(self) -> bool:
-        """Whether it has its outcome."""
-        return self._over
+        """Whether it has its outcome, or is not to be sent any more."""
+        return self._over or bool(self._fates)
 
     @property
     def sent(self) -> bool:
@@ -263,7 +348,13 @@ class Command(ChannelSink):
 
     def stderr(self, chunk: bytes) -> None:
         """Take stderr."""
-        self._put(1, chunk if self._group is None else self._group.strip(chunk))
+        if self._group is not None:
+            chunk = self._group.strip(chunk)
+            while self._group_signals and self._group.number is not None:
+                kill = self._group.kill_command(self._group_signals.popleft())
+                if kill is not None:
+                    self.run_beside(kill)
+        self._put(1, chunk)
 
     def eof(self) -> None:
         """Note that the output is complete."""
@@ -287,11 +378,10 @@ class Command(ChannelSink):
             self._put(1, self._group.rest())
         if self._terminal is not None:
             self._put(0, self._terminal.rest())
-        with self._lock:
-            if self._over:
-                return  # this CLOSE answers our own, and proves nothing
-            cut_off = self._cut_off
+        if self._over:
+            return  # this CLOSE answers our own, and proves nothing
         told = self._exit_status is not None
+        cut_off = self._cut_off
         if cut_off is not None:
             cut_off.ended = True if told or error is None else None
             self._settle(error=cut_off)
@@ -322,6 +412,11 @@ class Command(ChannelSink):
 
     # Cutting it off.
 
+    def _cancelled(self, why: str) -> SshCommandCancelled:
+        return SshCommandCancelled(
+            f"{self.connection_id}: {why}", connection_id=self.connection_id
+        )
+
     def cancel(self) -> bool:
         """
         End the command for its caller's sake.
@@ -331,8 +426,20 @@ class Command(ChannelSink):
         bool
             False if it has its outcome already, or is being ended.
         """
-        text = f"{self.connection_id}: the command was cancelled"
-        return self._cut(SshCommandCancelled(text, connection_id=self.connection_id))
+        error = self._cancelled("the command was cancelled")
+        done = Latch()
+        self._fates.append(error)
+        self._hand_over(self._carry_out, done)  # each time, as the last may have been torn off
+        if self._fates[0] is not error:
+            return False
+        if not background.is_at_work():
+            done.wait(_TERM_PATIENCE)  # so that what was never sent has its outcome by now
+        return True
+
+    def abandon(self) -> None:
+        """End the command without waiting, as an exception ends whoever waited for it."""
+        self._fates.append(self._cancelled("its caller gave up, and with it the command"))
+        self._hand_over(self._carry_out)
 
     def _expire(self) -> None:
         limit = f"{self._timeout:g} s"
@@ -350,34 +457,64 @@ class Command(ChannelSink):
         text = f"{self.connection_id}: the command did not end within {limit}"
         self._cut(SshCommandTimeout(text, connection_id=self.connection_id))
 
-    def _cut(self, error: SshCommandError) -> bool:
-        if self._settle(error=error, unless_sent=True):
-            return True
-        with self._lock:
-            if self._over or self._cut_off is not None:
-                return False
-            self._cut_off = error
-        # Only what arrives from now on proves that the process ended because of us; `closed`
-        # settles the command then.
+    def _cut(self, error: SshCommandError) -> None:
+        """End it; on a thread of ours."""
+        self._fates.append(error)
+        self._carry_out()
+
+    @property
+    def _cut_off(self) -> Optional[SshCommandError]:
+        """Why we end it."""
+        fate: Optional[SshCommandError] = self._fates[0] if self._fates else None
+        return fate
+
+    def _carry_out(self, done: Optional[Latch] = None) -> None:
+        """End it as was decided; on a thread of ours."""
         try:
-            self.signal("TERM")
-        finally:  # whatever comes of a signal, the end does
-            self._set_timer(_TERM_PATIENCE, self._kill)
-        return True
+            error = self._cut_off
+            if error is None or self._settle(error=error, unless_sent=True):
+                return
+            with self._lock:
+                if self._over or self._is_being_ended:
+                    return
+                self._is_being_ended = True
+            # Only what arrives from now on proves that the process ended because of us; `closed`
+            # settles the command then.
+            try:
+                self._signal("TERM")
+            finally:  # whatever comes of a signal, the end does
+                self.set_timer(_TERM_PATIENCE, self._kill)
+        finally:
+            if done is not None:
+                done.set()
 
     def _kill(self) -> None:
         try:
-            self.signal("KILL")
+            self._signal("KILL")
         finally:
-            self._set_timer(_KILL_PATIENCE, self._give_up)
+            self.set_timer(_KILL_PATIENCE, self._give_up)
 
     def _give_up(self) -> None:
-        with self._lock:
-            error = self._cut_off
-        self._settle(error=error)
+        self._settle(error=self._cut_off)
         self._close_channel()  # after it, so that the answer to our CLOSE is not taken for a sign
 
-    def _set_timer(self, seconds: float, function: Callable[[], None]) -> None:
+    def _hand_over(self, function: Callable[..., None], *args: Any) -> None:
+        if self.strand is None:
+            function(*args)
+        else:
+            background.work(self.strand, function, *args)
+
+    def set_timer(self, seconds: float, function: Callable[[], None]) -> None:
+        """
+        Have a function of ours called, unless the command is over by then.
+
+        Parameters
+        ----------
+        seconds : float
+            From now.
+        function : Callable[[], None]
+            Must not wait.
+        """
         timer = background.call_at(time.monotonic() + seconds, function)
         with self._lock:
             # Beside the others: it may be due, and have set the next one, before it stands here.
@@ -388,7 +525,9 @@ class Command(ChannelSink):
 
     def signal(self, name: str) -> None:
         """
-        Send a signal to the remote process group, if the script was sent and has not ended.
+        Send a signal to the remote process group, or remember it until there is one.
+
+        A command that was not sent yet, and gets a signal that ends processes, is never sent.
 
         Parameters
         ----------
@@ -401,12 +540,30 @@ class Command(ChannelSink):
             That is no signal's name.
         """
         process_group.check_signal(name)
-        channel = self._channel
-        if channel is None or self._over:  # a number that may be another process's by now
-            return
+        self._hand_over(self._signal, name)
+
+    def _signal(self, name: str) -> None:
+        with self._lock:
+            if self._over:  # a number that may be another process's by now
+                return
+            channel = self._channel
+            early = not self._is_requested
+            if early:
+                self._early_signals.append(name)
+        if channel is not None and not early:
+            self._send_signal(channel, name)
+        elif channel is None and name in _FATAL:
+            died = CompletedProcess(self._text, self._env, b"", b"", -1, (name, False, "", ""))
+            self._settle(process=died, unless_sent=True)
+
+    def _send_signal(self, channel: SshChannel, name: str) -> None:
         channel.send_signal(name)
-        kill = None if self._group is None else self._group.kill_command(name)
-        if kill is not None:
+        if self._group is None:
+            return
+        kill = self._group.kill_command(name)
+        if kill is None:
+            self._group_signals.append(name)  # until its number is known
+        else:
             self.run_beside(kill)
 
     def _run_over_its_connection(self, text: str) -> None:
@@ -443,6 +600,11 @@ class Command(ChannelSink):
                 self._watch.note_over()
             timers, self._timers = self._timers, []
             self._ended_channels = []
+        self._fates.append(None)
+        cut_off = self._cut_off
+        if cut_off is not None and error is not cut_off:  # cancelled at the last moment
+            cut_off.ended = True if self.sent else None
+            error = cut_off
         for timer in timers:
             timer.cancel()
         (self._terminal or self.stdin).end()
@@ -452,7 +614,7 @@ class Command(ChannelSink):
             self._complete(error)
         if any(isinstance(output, CallbackOutput) for output in self.outputs):
             # After the last call of the user's function, which is in the same queue.
-            self._run_callback(self._tell, process, error)
+            self.run_callback(self._tell, process, error)
         else:
             self._tell(process, error)
         return True
@@ -465,9 +627,53 @@ class Command(ChannelSink):
             error.phase = "queue"
         if isinstance(error, SshConnectionLost):
             error.sent, error.phase = self.sent, "run" if self.sent else "open"
+        elif isinstance(error, SshCommandError) and self.sent:
+            fate = "was ended" if error.ended else "may still run"
+            error.args = (f"{error}; the remote process {fate}",)
 
     def _tell(self, process: Optional[CompletedProcess], error: Optional[BaseException]) -> None:
-        if error is not None:
-            self.future.set_exception(error)
+        with self._lock:
+            self._outcome, watch = (process, error), self._watch
+        future = self._future()
+        if self._is_taken:
+            self._kept = None
+        self.run_beside = _nowhere  # which kept the pool, and with it the cache
+        if future is None:
+            pass  # nobody wants to know
+        elif error is not None:
+            future.set_exception(error)
         else:
-            self.future.set_result(process)
+            future.set_result(process)
+        if watch is not None:
+            background.run_callback(watch.tell_ended, process, error)
+
+
+def _nowhere(text: str) -> None:
+    """Run nothing: the command is over."""
+
+
+def check_seconds(name: str, seconds: Optional[float]) -> None:
+    """
+    Refuse what is no number of seconds.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter.
+    seconds : Optional[float]
+        None: no limit.
+
+    Raises
+    ------
+    SshConfigError
+        It is negative, NaN, no number at all, or larger than a float can be.
+    """
+    if seconds is None:
+        return
+    try:
+        if isinstance(seconds, (int, float)) and float(seconds) >= 0:
+            return
+        got = f"{seconds!r:.40}"
+    except OverflowError:
+        got = "an integer that is too large"
+    raise SshConfigError(f"{name}: expected seconds, got {got}")

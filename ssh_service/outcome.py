@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import logging
 import signal
 from concurrent.futures import CancelledError, Future
-from typing import Callable, Dict, Mapping, Optional, Tuple
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Callable, Deque, Dict, Mapping, Optional, Protocol, Tuple
+
+from ssh_service.transport.latch import Latch
+
+_log = logging.getLogger(__name__)
+
+# Seconds the outcome waits for a lock of the standard library's, taken by who was torn from it.
+_TORN_LIMIT = 1.0
 
 
 class CompletedProcess:
@@ -80,18 +90,54 @@ class CompletedProcess:
         return self._texts[name]
 
 
+class Fate(Protocol):
+    """What a future asks of its command."""
+
+    def cancel(self) -> bool:
+        """End the command; False if it had its outcome already."""
+
+    def keep(self) -> None:
+        """Keep the future until it is done: somebody has a function called then."""
+
+    def drop(self) -> None:
+        """End the command, as its future was dropped; a destructor calls this."""
+
+    def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
+        """Run a user's code, beside that of others."""
+
+
 class CommandFuture(Future):  # type: ignore[type-arg]
     """
     A real `concurrent.futures.Future` whose `cancel` also ends a command that is under way.
 
-    Its done-callbacks run on the callback thread (beside it, where that began the command), so
-    that they may wait without stalling a connection; whoever waits in `result` is released first.
+    Its done-callbacks run on a callback thread, so that they may wait without stalling a
+    connection or another command; whoever waits in `result` is released first.  One that was
+    dropped before it is done, with no done-callback, ends its command: nobody could hear of it.
+
+    Parameters
+    ----------
+    command : Fate
+        Whose outcome it tells.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.  None of those here takes a lock:
+    an exception of a signal's handler could leave it taken (fault G23), and the reader thread,
+    which tells the outcome, would wait for ever.
     """
 
-    def __init__(self, cancel: Callable[[], bool], run_callback: Callable[..., None]) -> None:
+    def __init__(self, command: Fate) -> None:
         super().__init__()
-        self._cancel = cancel
-        self._run_callback = run_callback
+        self._command = command
+        self._process: Optional[CompletedProcess] = None
+        self._error: Optional[BaseException] = None
+        self._settled = Latch()
+        self._functions: "Deque[Callable[[Any], Any]]" = collections.deque()
+
+    def __del__(self) -> None:
+        settled = getattr(self, "_settled", None)  # None: a signal's handler tore `__init__`
+        if settled is not None and not settled.is_set():
+            self._command.drop()
 
     def cancel(self) -> bool:
         """
@@ -102,7 +148,18 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         bool
             False if it had its outcome already.
         """
-        return self._cancel()
+        return self._command.cancel()
+
+    def done(self) -> bool:
+        """
+        Tell whether there is an outcome.
+
+        Returns
+        -------
+        bool
+            True once there is.
+        """
+        return self._settled.is_set()
 
     def cancelled(self) -> bool:
         """
@@ -115,10 +172,106 @@ class CommandFuture(Future):  # type: ignore[type-arg]
             with the end.  `result` then raises `SshCommandCancelled`, which is a
             `CancelledError`; `exception`, unlike that of other futures, returns it.
         """
-        return self.done() and isinstance(self.exception(), CancelledError)
+        return self.done() and isinstance(self._error, CancelledError)
 
-    def _invoke_callbacks(self) -> None:
-        # Futures are settled on reader threads, where the user's code has no business.  (A part
-        # of the standard library that is private, but has stood since Python 3.2; a test says so.)
-        if getattr(self, "_done_callbacks"):
-            self._run_callback(getattr(super(), "_invoke_callbacks"))
+    def result(self, timeout: Optional[float] = None) -> Any:
+        """
+        Wait for the outcome.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            Seconds to wait; None waits for ever.
+
+        Returns
+        -------
+        CompletedProcess
+            The outcome.
+
+        Raises
+        ------
+        concurrent.futures.TimeoutError
+            There is none yet.  What else is raised is the command's error.
+        """
+        error = self.exception(timeout)
+        if error is None:
+            return self._process
+        try:
+            raise error
+        finally:
+            del self, error  # else the traceback would refer to itself
+
+    def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
+        """
+        Wait for the outcome, and return its error.
+
+        Parameters
+        ----------
+        timeout : Optional[float]
+            Seconds to wait; None waits for ever.
+
+        Returns
+        -------
+        Optional[BaseException]
+            None if the command ended by itself, whatever its exit status.
+
+        Raises
+        ------
+        concurrent.futures.TimeoutError
+            There is no outcome yet.
+        """
+        if not self._settled.wait(timeout):
+            raise FutureTimeout()
+        return self._error
+
+    def add_done_callback(self, fn: Callable[[Any], Any]) -> None:
+        """
+        Have a function called with this future when there is an outcome.
+
+        Parameters
+        ----------
+        fn : Callable[[CommandFuture], Any]
+            Called on a callback thread; at once, on this one, where there is an outcome already.
+            What it raises is logged.
+        """
+        if self._settled.is_set():
+            try:
+                fn(self)
+            except Exception:  # as the standard library does
+                _log.exception("a callback raised")
+            return
+        self._command.keep()
+        self._functions.append(fn)
+        if self._settled.is_set():  # just now: whoever settled it may have missed this one
+            self._call_functions()
+
+    def set_result(self, result: Any) -> None:
+        """Tell the outcome; for the command, once."""
+        self._process = result
+        self._settle(super().set_result, result)
+
+    def set_exception(self, exception: Optional[BaseException]) -> None:
+        """Tell the error; for the command, once."""
+        self._error = exception
+        self._settle(super().set_exception, exception)
+
+    def _settle(self, tell_waiters: Callable[[Any], None], outcome: Any) -> None:
+        self._settled.set()
+        self._call_functions()
+        # For `concurrent.futures.wait` and its like.  A thread that was torn from there by a
+        # signal's handler may have left this lock taken.  (A part of the standard library that is
+        # private, but has stood since Python 3.2; a test says so.)
+        condition = getattr(self, "_condition")
+        if condition.acquire(timeout=_TORN_LIMIT):
+            try:
+                tell_waiters(outcome)
+            finally:
+                condition.release()
+
+    def _call_functions(self) -> None:
+        while True:
+            try:
+                function = self._functions.popleft()
+            except IndexError:
+                return
+            self._command.run_callback(function, self)

@@ -7,11 +7,11 @@ import os
 from concurrent.futures import Future
 from typing import Any, Callable, Mapping, Optional, Union
 
-from ssh_service import copying, params
+from ssh_service import background, copying, params
 from ssh_service.cache import SshClientCache, check_limits
 from ssh_service.command import Command
 from ssh_service.copying import ProgressCallback
-from ssh_service.errors import SshConfigError, SshConnectionLost
+from ssh_service.errors import SshConfigError, SshConnectError, SshConnectionLost
 from ssh_service.outcome import CompletedProcess
 from ssh_service.params import ConnectParams
 from ssh_service.script import Script
@@ -89,8 +89,9 @@ def submit(
         stdout=Output(max_output),
         stderr=Output(max_output),
     )
+    future = command.take_future()  # first: where the caller is torn from here, it goes
     begin(cache, target, command, max_connections, idle_timeout, max_lifetime)
-    return command.future
+    return future
 
 
 def begin(
@@ -132,6 +133,10 @@ def begin(
         key = target.key
     except SshConfigError as exc:  # a key file: part of the outcome, like a refused key
         command.fail(exc)
+        return
+    if not background.has_threads():
+        text = f"{target.connection_id}: the system gives no more threads"
+        command.fail(SshConnectError(text, connection_id=target.connection_id, phase="connect"))
         return
     pool = cache.beside(key, lambda: SessionPool(cache, target))
     pool.submit(command, max_connections, idle_timeout, max_lifetime, target)

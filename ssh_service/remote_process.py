@@ -31,9 +31,9 @@ class RemoteProcess:
     As a context manager it ends the command where that has not ended by itself.
     """
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, future: "Future[CompletedProcess]") -> None:
         self._command = command
-        self.future: "Future[CompletedProcess]" = command.future
+        self.future = future
 
     def __repr__(self) -> str:
         state = "ended" if self.future.done() else "under way"

@@ -7,13 +7,13 @@ the connections.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional, Union
+from typing import Any, Callable, Mapping, Optional, Tuple, Union
 
 from ssh_service import copying, direct, params, remote
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command
 from ssh_service.copying import ProgressCallback
-from ssh_service.outcome import CompletedProcess
+from ssh_service.outcome import CommandFuture, CompletedProcess
 from ssh_service.remote import Path
 from ssh_service.remote_process import RemoteProcess
 from ssh_service.script import Script
@@ -105,7 +105,7 @@ def start(
         QueueOutput(encoding) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
     )
-    command = _begin(
+    command, future = _begin(
         destination,
         cache,
         max_connections,
@@ -122,7 +122,7 @@ def start(
             pty=pty,
         ),
     )
-    return RemoteProcess(command)
+    return RemoteProcess(command, future)
 
 
 def run(
@@ -180,7 +180,7 @@ def run(
         Output(max_output) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
     )
-    command = _begin(
+    command, future = _begin(
         destination,
         cache,
         max_connections,
@@ -197,9 +197,10 @@ def run(
         ),
     )
     try:
-        process: CompletedProcess = command.future.result()
-    except KeyboardInterrupt:
-        command.future.cancel()  # the user gave up on it: it is not to go on over there
+        process: CompletedProcess = future.result()
+    except BaseException:
+        if not future.done():  # the caller was torn from here: it is not to go on over there
+            command.abandon()
         raise
     return process
 
@@ -209,17 +210,23 @@ def _begin(
     cache: Optional[SshClientCache],
     max_connections: int,
     make: Callable[[str], Command],
-) -> Command:
-    """Make a command for a destination, given its connection id, and have it run there."""
+) -> Tuple[Command, CommandFuture]:
+    """
+    Make a command for a destination, given its connection id, and have it run there.
+
+    Where the caller is torn from here, the future goes, and with it the command.
+    """
     if isinstance(destination, SshTransport):
         command = make(destination.connection_id)
+        future = command.take_future()
         direct.begin(destination, command)
-        return command
+        return command, future
     target = params.resolve(destination)
     command = make(target.connection_id)
+    future = command.take_future()
     cache = default_cache() if cache is None else cache
     remote.begin(cache, target, command, max_connections, idle_timeout=_IDLE_TIMEOUT)
-    return command
+    return command, future
 
 
 def upload(

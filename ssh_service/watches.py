@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import itertools
 import time
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Callable, Optional, Sequence, Tuple, Type
 
@@ -100,20 +99,21 @@ class CommandWatch(_Watch):
         queued = self._sent_at - self._began
         self._tell(CommandSent(self._connection_id, self._sent_at, self._number, queued))
 
-    def tell_ended(self, future: "Future[Any]") -> None:
+    def tell_ended(self, process: Any, error: Optional[BaseException]) -> None:
         """
         Tell the outcome, after `tell_sent`.
 
         Parameters
         ----------
-        future : Future[CompletedProcess]
-            The command's, done.
+        process : Optional[CompletedProcess]
+            The outcome; None where there is an error.
+        error : Optional[BaseException]
+            Why it has none.
         """
         self.tell_sent()  # another thread may not have come to it yet
         over_at = self._over_at or time.monotonic()
         sent_at = over_at if self._sent_at is None else self._sent_at
-        error = future.exception()
-        process = getattr(error, "process", None) if error is not None else future.result()
+        process = getattr(error, "process", None) if error is not None else process
         stdout, stderr = self._sizes()
         self._tell(
             CommandEnded(

@@ -15,7 +15,12 @@ _PATIENCE = 10.0
 
 _SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
 
-_PROCESS_WIDE = ("ssh-service-reaper", "ssh-service-callbacks", "ssh-service-clock")
+_PROCESS_WIDE = (
+    "ssh-service-reaper",
+    "ssh-service-worker",
+    "ssh-service-callbacks",
+    "ssh-service-clock",
+)
 """Names of threads that the library shares between all caches of the process."""
 
 

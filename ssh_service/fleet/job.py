@@ -175,8 +175,9 @@ def start(
         stderr=stderr or Output(arguments["max_output"]),
     )
     command.claim = claim
+    future = command.take_future()  # first: where the caller is torn from here, it goes
     remote.begin(cache, target, command, idle_timeout=idle_timeout)
-    return command.future
+    return future
 
 
 def copy(

@@ -23,11 +23,14 @@ from ssh_service.sessions.lanes import LIMIT_KEPT, Failed, Lanes
 from ssh_service.sessions.session import Lane, Session
 from ssh_service.slots import Slot
 from ssh_service.transport import SshChannel, SshTransport
+from ssh_service.transport.latch import Latch
 
 _log = logging.getLogger(__name__)
 
 # Seconds for which a spare session is kept when no command needs it.
 _SPARE_IDLE = 60.0
+# Seconds that giving it up may take.
+_ROOM_PATIENCE = 1.0
 # Seconds for a command of our own, such as the one that ends another.
 _HELPER_TIMEOUT = 10.0
 
@@ -45,7 +48,9 @@ class SessionPool:
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread; none waits for the network.
+    Thread safety.  Every method may be called from any thread; none waits for the network.  What
+    users' threads call is handed over to a thread of ours, which decides and acts: an exception
+    of a signal's handler between the two would lose what was decided.
 
     Guarantees.  Commands start in the order in which they were submitted.  A server's MaxSessions
     is learnt from its first refusal and then kept to; callers never see it as an error.  What was
@@ -57,6 +62,7 @@ class SessionPool:
 
     def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
         self._cache = cache
+        self._strand = background.Strand()
         self._tickets = itertools.count()
         self._lock = threading.Lock()
         self._target = target  # guarded by _lock: the last caller's, whose time-outs may differ
@@ -85,11 +91,28 @@ class SessionPool:
         target : Optional[ConnectParams]
             The destination as this caller gave it; None: as before.
         """
+        command.strand = self._strand
+        background.work(
+            self._strand,
+            self._accept,
+            command,
+            max_connections,
+            (idle_timeout, max_lifetime),
+            target,
+        )
+
+    def _accept(
+        self,
+        command: Command,
+        max_connections: int,
+        limits: Tuple[Optional[float], ...],
+        target: Optional[ConnectParams],
+    ) -> None:
         command.run_beside = self._run_beside
         with self._lock:
             self._target = target or self._target
             self._lanes.max_connections = max_connections
-            self._limits = idle_timeout, max_lifetime
+            self._limits = limits
             connecting = self._lanes.are_connecting()
         if target is not None and connecting:
             self._limit_waiting(command, target.connect_timeout)
@@ -106,17 +129,12 @@ class SessionPool:
                 text = f"{where}: still connecting when the time was up, after {limit:g} s"
                 command.fail(SshConnectTimeout(text, connection_id=where, phase="connect"))
 
-        try:
-            timer = background.call_at(time.monotonic() + limit, look)
-        except RuntimeError as exc:  # the system gives no more threads; the dial has its own limit
-            where = command.connection_id
-            _log.error("%s: a command waits for a dial as long as that takes: %s", where, exc)
-            return
-        command.future.add_done_callback(lambda _: timer.cancel())
+        command.set_timer(limit, look)
 
     def _run_beside(self, text: str) -> None:
         """Run a command of our own before all that waits, on whichever connection has room."""
         helper = Command(text, {}, None, self._target.connection_id, timeout=_HELPER_TIMEOUT)
+        helper.run_beside = self._run_beside  # which keeps the pool until it is over
         self._enqueue(helper, -1 - next(self._tickets))
 
     def _enqueue(self, command: Command, ticket: int) -> None:
@@ -148,7 +166,10 @@ class SessionPool:
 
     def _retry_or_give_up(self, transports: List[SshTransport]) -> None:
         """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
-        freed = [transport.make_room() for transport in transports]
+        freed = [transport.make_room(beside="spare") for transport in transports]
+        with self._lock:
+            lanes = list(self._lanes.all)
+        freed += [self._drop_spare(lane) for lane in lanes]
         held = any(freed) or any(transport.open_channels for transport in transports)
         admitted = any(transport.session_peak for transport in transports)
         now = time.monotonic()
@@ -168,23 +189,39 @@ class SessionPool:
     def _connect(self, lane: Lane) -> None:
         slot = self._cache.request(self._target, lane.number)
         lane.slot = slot
-        slot.pair.add_done_callback(lambda _: self._connected(lane, slot))
+        # A user's thread may be the one that tells it, where it closes the cache.
+        strand, connected = self._strand, self._connected
+        slot.pair.add_done_callback(lambda _: background.work(strand, connected, lane, slot))
 
     def _connected(self, lane: Lane, slot: Slot) -> None:
         error = slot.pair.exception()
         if error is None:
             transport = slot.pair.result()[0]
-            transport.in_reserve["spare"] = lambda: self._drop_spare(lane)
+            self._keep_weakly(transport, lane)
             with self._lock:
                 lane.transport = transport
-            # An ended connection is let go, and those who wait for it go on.
-            transport.add_done_callback(lambda *_: self._dispatch())
         else:
             with self._lock:
                 failed = self._lanes.not_dialled(lane, error, time.monotonic())
             _fail(failed)
         self._dispatch()
         self._release(slot)  # each session that has begun holds a lease of its own
+
+    def _keep_weakly(self, transport: SshTransport, lane: Lane) -> None:
+        """Have the pool told by a connection, which does not keep it."""
+        pool, its_lane = weakref.ref(self), weakref.ref(lane)
+
+        def drop_spare() -> bool:
+            its_pool, lane = pool(), its_lane()
+            return its_pool is not None and lane is not None and its_pool._give_up_spare(lane)
+
+        def ended(*_: object) -> None:
+            its_pool = pool()
+            if its_pool is not None:
+                its_pool._dispatch()  # it is let go, and those who wait for it go on
+
+        transport.in_reserve["spare"] = drop_spare
+        transport.add_done_callback(ended)
 
     # Sessions.
 
@@ -324,6 +361,20 @@ class SessionPool:
             self._drop_spare(lane)
         elif lane.watched:
             self._later(SessionPool._look_at, lane, max(due, time.monotonic() + 1.0))
+
+    def _give_up_spare(self, lane: Lane) -> bool:
+        """Drop the spare session for a user's thread that needs one."""
+        if lane.spare is None:  # a look
+            return False
+        dropped: List[bool] = []
+        done = Latch()
+
+        def drop() -> None:
+            dropped.append(self._drop_spare(lane))
+            done.set()
+
+        background.work(self._strand, drop)
+        return done.wait(_ROOM_PATIENCE) and dropped[0]
 
     def _drop_spare(self, lane: Lane) -> bool:
         with self._lock:

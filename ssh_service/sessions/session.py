@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Optional, Protocol
 
 from ssh_service import known_servers
@@ -71,7 +72,9 @@ class Session(ChannelSink):
 
     def __init__(self, owner: Owner, lane: Lane) -> None:
         self.lane = lane
-        self._owner = owner
+        # A command keeps the pool, and a session its command.  What waits for one keeps neither
+        # the pool nor its cache: nobody else may want them any more.
+        self._owner = weakref.ref(owner)
         # The pool's lock guards these.
         self.asked = False  # the server was asked to open it
         self.channel: Optional[SshChannel] = None  # open
@@ -88,8 +91,14 @@ class Session(ChannelSink):
 
     def opened(self, channel: SshChannel) -> None:
         """Have it used."""
-        self._owner.session_opened(self, channel)
+        owner = self._owner()
+        if owner is None:
+            channel.close()
+        else:
+            owner.session_opened(self, channel)
 
     def closed(self, error: Optional[SshServiceError]) -> None:
         """Have it taken back."""
-        self._owner.session_closed(self, error)
+        owner = self._owner()
+        if owner is not None:
+            owner.session_closed(self, error)

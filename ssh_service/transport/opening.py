@@ -106,16 +106,22 @@ class Opening(Asking):
         """How many channels are open or being opened, those in reserve left out."""
         return sum(not chan.in_reserve for chan in self._channels.values())
 
-    def make_room(self) -> bool:
+    def make_room(self, beside: Optional[str] = None) -> bool:
         """
         Have the sessions closed that nobody uses, for someone who was refused one.
+
+        Parameters
+        ----------
+        beside : Optional[str]
+            Whose sessions are left alone: those of `in_reserve` under that name.
 
         Returns
         -------
         bool
             Whether there was any.
         """
-        return any([give_up() for give_up in list(self.in_reserve.values())])
+        kept = list(self.in_reserve.items())
+        return any([give_up() for name, give_up in kept if name != beside])
 
     def start_session(
         self,

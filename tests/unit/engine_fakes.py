@@ -63,11 +63,12 @@ def outcome(function: Callable[[], Any]) -> Any:
         return exc
 
 
-def callbacks_done() -> None:
-    """Wait until the callback thread has done what it was given so far."""
-    done = threading.Event()
-    background.run_callback(done.set)
-    assert done.wait(PATIENCE), "the callback thread is stuck"
+def work_done() -> None:
+    """Wait until the threads of the process have done what they were given so far."""
+    assert background.rest(PATIENCE), "a call is stuck"
+
+
+callbacks_done = work_done
 
 
 class FakeTransport:
@@ -101,8 +102,8 @@ class FakeTransport:
     def together(self) -> ContextManager[None]:
         return contextlib.suppress()
 
-    def make_room(self) -> bool:
-        return any([give_up() for give_up in self.in_reserve.values()])
+    def make_room(self, beside: Optional[str] = None) -> bool:
+        return any([give_up() for name, give_up in self.in_reserve.items() if name != beside])
 
     @property
     def open_channels(self) -> int:

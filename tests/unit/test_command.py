@@ -408,7 +408,6 @@ def test_timers_that_it_did_not_know_when_it_ended_are_cancelled(timers: Timers)
 
 def test_a_signal_goes_to_a_process_that_runs_and_to_no_other() -> None:
     command = make()
-    command.signal("INT")
     channel = started(command)
     command.signal("INT")
     channel.complete()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from typing import Any, List, Optional
+from typing import Any, List
 
 import pytest
 
@@ -13,17 +13,6 @@ from ssh_service.command import Command
 from ssh_service.outcome import CompletedProcess
 from ssh_service.watches import CommandWatch, CopyWatch
 from tests.unit.engine_fakes import PATIENCE, FakeChannel, FakeTransport, callbacks_done
-
-
-def ended(
-    process: Optional[CompletedProcess] = None, error: Optional[Exception] = None
-) -> "Future[Any]":
-    future: "Future[Any]" = Future()
-    if error is None:
-        future.set_result(process)
-    else:
-        future.set_exception(error)
-    return future
 
 
 def watch(seen: List[Any]) -> CommandWatch:
@@ -35,7 +24,7 @@ def test_sent_is_told_before_ended_whichever_thread_is_first() -> None:
     watched = watch(seen)
     watched.note_sent()
     watched.note_over()
-    watched.tell_ended(ended(CompletedProcess(None, None, b"", b"", 0)))
+    watched.tell_ended(CompletedProcess(None, None, b"", b"", 0), None)
     watched.tell_sent()
     assert [type(event) for event in seen] == [events.CommandSent, events.CommandEnded]
 
@@ -56,7 +45,7 @@ def test_sent_is_told_before_ended_whichever_thread_is_first() -> None:
 )
 def test_each_error_has_its_word(error: Exception, word: str) -> None:
     seen: List[Any] = []
-    watch(seen).tell_ended(ended(error=error))
+    watch(seen).tell_ended(None, error)
     assert [(event.outcome, event.error, event.sent) for event in seen] == [
         (word, type(error).__name__, False)
     ]
@@ -114,5 +103,5 @@ def test_of_a_command_that_is_over_before_it_is_watched_subscribers_are_told_as_
 def test_a_signal_is_told_from_an_exit_status() -> None:
     seen: List[Any] = []
     killed = CompletedProcess(None, None, b"", b"", -1, ("KILL", False, "", ""))
-    watch(seen).tell_ended(ended(killed))
+    watch(seen).tell_ended(killed, None)
     assert (seen[0].outcome, seen[0].exit_status) == ("signalled", -1)

@@ -39,8 +39,7 @@ class Place:
         """Give what waits a session, which is being opened."""
         step = self.lanes.next_step(0.0)
         assert step.command is not None and step.lane is self.lane
-        owner: Any = None
-        session = step.spare or Session(owner, self.lane)
+        session = step.spare or Session(self, self.lane)  # type: ignore[arg-type]
         assert self.lanes.begin(session, step.command, kept=True, fit=True)
         return session
 

@@ -36,6 +36,7 @@ from tests.unit.engine_fakes import (
     connect_params,
     in_threads,
     target,
+    work_done,
 )
 
 
@@ -69,13 +70,16 @@ class Site:
             self.commands.append(command)
             new.append(command)
             self.pool.submit(command, self.max_connections)
+        work_done()
         return new
 
     def connected(self) -> None:
         """Wait until the dials under way have ended and the pool knows."""
+        work_done()
         for slot in self.cache._slots.all():
             slot.pair.exception(PATIENCE)
         self._settled()
+        work_done()
 
     def _settled(self) -> None:
         pause = threading.Event()
@@ -272,6 +276,7 @@ def test_a_command_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
         remote.submit(site.cache, connect_params(connect_timeout=timeout), "echo")
         for timeout in (60, 5)
     ]
+    work_done()
     began = time.monotonic()
     assert [round(due - began) for due, _ in timers.live] == [60, 5]
     timers.fire()
@@ -287,6 +292,7 @@ def test_a_command_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
     site.next_running().complete()
     assert patient.result(PATIENCE).exit_status == 0
     later = remote.submit(site.cache, connect_params(connect_timeout=5), "echo again")
+    work_done()
     soon = time.monotonic() + 30
     assert not [due for due, _ in timers.live if due < soon]  # it has no connection to wait for
     site.next_running().complete()
@@ -318,6 +324,7 @@ def test_a_command_that_has_its_connection_waits_for_a_session_as_long_as_it_tak
         remote.submit(site.cache, connect_params(connect_timeout=timeout), f"echo {timeout}")
         for timeout in (60, 5)
     ]
+    work_done()
     site.dialer.release()
     running = site.next_running()
     timers.fire()
@@ -341,6 +348,7 @@ def test_a_command_whose_patience_ends_as_it_is_connected_is_either_sent_or_told
             remote.submit(cache, connect_params(connect_timeout=timeout), f"echo {timeout}")
             for timeout in (60, 5)
         ]
+        work_done()
         dialer.release()
         while not both.n_waiting:  # or the dial would always be ahead
             pause.wait(0.0001)
@@ -581,10 +589,12 @@ def test_a_session_that_ends_just_before_it_is_used_is_used_no_more(
 
     command.start = gate  # type: ignore[method-assign]
     site.pool.submit(command, 1)
+    work_done()
     assert spare.command is None
     assert not command.future.done()
     channel = site.channel_of(command)
     command.signal("INT")
+    work_done()
     assert channel.signals == ["INT"]
     channel.complete()
     assert command.future.result(0).exit_status == 0

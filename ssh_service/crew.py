@@ -1,0 +1,255 @@
+"""
+Threads that make calls for others: those of one strand in order, strands beside each other.
+
+A call is handed over by two operations that nothing can tear, an append and a put, so it may be
+handed over wherever an exception of a signal's handler can strike, and by destructors.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import queue
+import threading
+import time
+from typing import Any, Callable, Deque, Optional, Set, Tuple
+
+_log = logging.getLogger(__name__)
+
+# Seconds that a strand may wait for a thread before there is one more.
+_PATIENCE = 0.02
+# Seconds after which a thread that has nothing to do ends; the last one stays.
+_IDLE = 5.0
+# Threads of one crew.
+_MOST = 256
+
+Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
+
+
+class Strand:
+    """
+    Calls that are made one after the other, in the order in which they were handed over.
+
+    Notes
+    -----
+    Thread safety.  For `Crew` alone.
+    """
+
+    __slots__ = ("calls", "_turn")
+
+    def __init__(self) -> None:
+        self.calls: Deque[Call] = collections.deque()
+        self._turn = threading.Lock()  # held by the thread that makes the calls
+
+    def make_calls(self) -> None:
+        """Make the calls there are, unless another thread is doing so."""
+        while self.calls and self._turn.acquire(False):
+            try:
+                while self.calls:
+                    _perform(*self.calls.popleft())
+            finally:
+                self._turn.release()
+            # What was handed over just before the release found the turn taken; look again.
+
+
+def _perform(function: Callable[..., Any], args: Tuple[Any, ...]) -> None:
+    try:
+        function(*args)
+    except BaseException:  # SystemExit too: others need this thread
+        _log.exception("a callback raised")
+
+
+class Crew:
+    """
+    Threads that make the calls of strands.
+
+    There is one thread as a rule.  Where a strand has waited for some milliseconds, as all threads
+    are busy or wait themselves, there will be one more; it ends when it was idle for a while.
+
+    Parameters
+    ----------
+    name : str
+        Of its threads.
+    call_at : Callable[[float, Callable[[], None]], Any]
+        Makes a call at a monotonic instant.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  Calls of one strand are made in order, one at a time.  None waits for a call of
+    another strand for longer than some milliseconds, up to `_MOST` calls that wait at once.
+    """
+
+    def __init__(self, name: str, call_at: Callable[[float, Callable[[], None]], Any]) -> None:
+        self._name = name
+        self._call_at = call_at
+        self._ready: "queue.SimpleQueue[Strand]" = queue.SimpleQueue()
+        # Single operations on sets are atomic; they are looked at without a lock.
+        self._threads: Set[int] = set()
+        self._idle: Set[int] = set()
+        self._lock = threading.Lock()  # for threads of the crew alone
+        self._numbers = itertools.count(1)
+        self._handed_over = 0
+        self._taken = 0  # guarded by _lock: strands that came to their turn
+        self._done = 0  # guarded by _lock: and whose calls were made
+        self._mark = 0  # what `_taken` will be when all that waited has come to its turn
+        self._looks_at = 0.0  # when the clock will look; some time after it, it was never told
+
+    def submit(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+        """
+        Have a call made.
+
+        Parameters
+        ----------
+        strand : Strand
+            The calls after which it is made.
+        function : Callable[..., Any]
+            What it raises is logged.
+        *args : Any
+            Its arguments.
+
+        Raises
+        ------
+        RuntimeError
+            There is no thread, and the system gives none; a later call may have more luck.
+        """
+        self.leave(strand, function, *args)
+        if not self._threads:
+            self._start_thread()
+        self._watch_if_busy()
+
+    def leave(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+        """
+        Have a call made, where a destructor wants it: nothing is started, and no lock taken.
+
+        Parameters
+        ----------
+        strand, function, *args
+            As for `submit`.
+        """
+        self._handed_over = next(self._numbers)
+        strand.calls.append((function, args))
+        self._ready.put(strand)
+
+    def has_threads(self) -> bool:
+        """Tell whether there is a thread, or one can be started."""
+        if not self._threads:
+            try:
+                self._start_thread()
+            except RuntimeError:
+                return False
+        return True
+
+    def rest(self, timeout: float) -> bool:
+        """
+        Wait until all that was handed over has been done.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds.
+
+        Returns
+        -------
+        bool
+            False when the time was up.
+        """
+        deadline = time.monotonic() + timeout
+        while self._threads and self._done < self._handed_over:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+    # More threads, and fewer.
+
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def _watch_if_busy(self) -> None:
+        if not self._idle and time.monotonic() > self._looks_at + 2 * _PATIENCE:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._mark = self._handed_over
+        self._looks_at = time.monotonic() + _PATIENCE
+        self._call_at(self._looks_at, self._look)
+
+    def _look(self) -> None:
+        """Start a thread where something has waited since the last look."""
+        self._looks_at = 0.0  # first: what comes from here on is watched anew, or seen here
+        if self._ready.empty():
+            return
+        if self._taken < self._mark and not self._idle and len(self._threads) < _MOST:
+            try:
+                self._start_thread()
+            except RuntimeError as exc:
+                _log.error("%s: calls have to wait: %s", self._name, exc)
+        self._watch()
+
+    def _run(self) -> None:
+        me = threading.get_ident()
+        self._threads.add(me)
+        _here.crew = self
+        while True:
+            self._idle.add(me)
+            strand = self._next()
+            self._idle.discard(me)
+            if strand is not None:
+                with self._lock:
+                    self._taken += 1
+                if not self._ready.empty():  # who handed it over may have thought this one idle
+                    self._watch_if_busy()
+                _here.strand = strand
+                strand.make_calls()
+                _here.strand = strand = None
+                with self._lock:
+                    self._done += 1
+            elif self._may_end(me):
+                return
+
+    def _next(self) -> Optional[Strand]:
+        try:
+            return self._ready.get(timeout=_IDLE if len(self._threads) > 1 else None)
+        except queue.Empty:
+            return None
+
+    def _may_end(self, me: int) -> bool:
+        with self._lock:
+            if len(self._threads) == 1:
+                return False
+            self._threads.discard(me)
+        # Who handed something over while this thread seemed idle has nobody watch for it.
+        if self._ready.empty():
+            return True
+        self._threads.add(me)
+        return False
+
+
+_here = threading.local()  # crew, strand: what this thread works for
+
+
+def current_crew() -> Optional[Crew]:
+    """
+    Return the crew whose thread this is.
+
+    Returns
+    -------
+    Optional[Crew]
+        None on any other thread.
+    """
+    return getattr(_here, "crew", None)
+
+
+def current_strand() -> Optional[Strand]:
+    """
+    Return the strand whose call is being made.
+
+    Returns
+    -------
+    Optional[Strand]
+        None outside of one.
+    """
+    return getattr(_here, "strand", None)

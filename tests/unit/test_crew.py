@@ -1,0 +1,112 @@
+"""Threads that make calls for others: how many there are, and that none is forgotten."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Iterator, List
+
+import pytest
+
+from ssh_service import crew
+from ssh_service.background import call_at
+from ssh_service.crew import Crew, Strand
+from tests.common import PATIENCE, eventually
+
+
+@pytest.fixture(name="hands")
+def a_crew_of_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
+    monkeypatch.setattr(crew, "_IDLE", 0.05)
+    hands = Crew("ssh-service-worker-of-a-test", call_at)
+    yield hands
+    assert hands.rest(PATIENCE)
+
+
+def test_one_thread_makes_the_calls_of_many_strands(hands: Crew) -> None:
+    seen: List[int] = []
+    for _ in range(200):
+        hands.submit(Strand(), lambda: seen.append(threading.get_ident()))
+    assert hands.rest(PATIENCE)
+    assert len(seen) == 200 and len(hands._threads) <= 2
+
+
+def test_calls_that_wait_get_one_more_thread_each_which_ends_again(hands: Crew) -> None:
+    gate, passed = threading.Event(), threading.Semaphore(0)
+
+    def wait() -> None:
+        passed.release()
+        gate.wait(PATIENCE)
+
+    for _ in range(8):
+        hands.submit(Strand(), wait)
+    for _ in range(8):
+        assert passed.acquire(timeout=PATIENCE)
+    assert len(hands._threads) == 8
+    gate.set()
+    eventually(lambda: len(hands._threads) == 1, "the others end")
+    done = threading.Event()
+    hands.submit(Strand(), done.set)
+    assert done.wait(PATIENCE)
+
+
+def test_no_more_threads_than_there_may_be(hands: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_MOST", 2)
+    gate, seen = threading.Event(), []
+    for number in range(6):
+        hands.submit(Strand(), lambda number=number: (gate.wait(PATIENCE), seen.append(number)))
+    threading.Event().wait(0.1)
+    assert len(hands._threads) == 2 and not seen
+    gate.set()
+    assert hands.rest(PATIENCE)
+    assert sorted(seen) == list(range(6))
+
+
+def test_one_strand_is_run_by_one_thread_at_a_time(hands: Crew) -> None:
+    strand, other = Strand(), Strand()
+    inside, seen = threading.Lock(), []
+
+    def call(number: int) -> None:
+        assert inside.acquire(False)
+        seen.append(number)
+        time.sleep(0.0001)
+        inside.release()
+
+    for number in range(300):
+        hands.submit(strand, call, number)
+        hands.submit(other, time.sleep, 0.0002)
+    assert hands.rest(PATIENCE)
+    assert seen == list(range(300))
+
+
+def test_what_was_left_without_a_thread_is_done_when_there_is_one(hands: Crew) -> None:
+    """A destructor starts none; whoever comes next does."""
+    seen: List[Any] = []
+    strand = Strand()
+    hands.leave(strand, seen.append, 1)
+    hands.submit(strand, seen.append, 2)
+    assert hands.rest(PATIENCE)
+    assert seen == [1, 2]
+
+
+def test_a_call_whose_second_step_was_torn_off_is_made_with_the_next(hands: Crew) -> None:
+    """C1: appended, and then an exception of a signal's handler: not lost, nor in disorder."""
+    seen: List[Any] = []
+    strand = Strand()
+    strand.calls.append((seen.append, (1,)))
+    hands.submit(strand, seen.append, 2)
+    assert hands.rest(PATIENCE)
+    assert seen == [1, 2]
+
+
+def test_threads_that_end_as_calls_come_forget_none(hands: Crew) -> None:
+    count = threading.Semaphore(0)
+    for _ in range(30):
+        gate = threading.Event()
+        for _ in range(3):
+            hands.submit(Strand(), gate.wait, PATIENCE)
+        hands.submit(Strand(), count.release)
+        assert count.acquire(timeout=PATIENCE)
+        gate.set()
+        time.sleep(0.045)
+        hands.submit(Strand(), count.release)
+        assert count.acquire(timeout=PATIENCE)
