@@ -101,10 +101,13 @@ class Command(ChannelSink):
         background.require_threads()
         # Runs users' code, in order; made when it is needed first.
         self._run_callback = run_callback
+        # What ends it: an error of ours, or None where it ends by itself.  The first counts;
+        # `append` is atomic.
+        self._fates: List[Optional[SshCommandError]] = []
+        self._is_taken = False  # its future
         future = CommandFuture(self)
         self._future = weakref.ref(future)
         self._kept: Optional[CommandFuture] = future  # until somebody takes it
-        self._is_taken = False
         self.connection_id = connection_id
         # Where users' threads leave what is to be done; None: it is nobody else's yet.
         self.strand: Optional[background.Strand] = None
@@ -143,9 +146,6 @@ class Command(ChannelSink):
         self._lock = threading.Lock()
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._ended_channels: List[SshChannel] = []  # guarded by _lock: not to be used any more
-        # What ends it: an error of ours, or None where it ends by itself.  The first counts;
-        # `append` is atomic.
-        self._fates: List[Optional[SshCommandError]] = []
         self._is_being_ended = False  # guarded by _lock
         self._is_requested = False  # guarded by _lock: the server was asked to run it
         self._early_signals: List[str] = []  # guarded by _lock: of before that
@@ -200,7 +200,7 @@ class Command(ChannelSink):
 
     def drop(self) -> None:
         """End it, as its future was dropped; a destructor calls this."""
-        if self._fates or self.strand is None or not self._is_taken:
+        if not self._is_taken or self._fates or self.strand is None:
             return
         self._fates.append(self._cancelled("its future was dropped, and with it the command"))
         background.leave_work(self.strand, self._carry_out)
