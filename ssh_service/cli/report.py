@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
@@ -15,6 +16,11 @@ __all__ = ["JsonLines", "Lines", "Reporter", "verdict", "visible"]
 
 # Bytes of a line after which it is broken, as a host may never end it.
 _LONGEST_LINE = 64 * 1024
+
+
+# What JSON lets stand in strings as it is, and which ends or rewrites a line for who reads it: C1
+# controls, the separators of lines and paragraphs, the marks that change the direction of writing.
+_INVISIBLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Reporter:
@@ -140,6 +146,7 @@ class JsonLines(Reporter):
     def done(self, result: HostResult) -> None:
         """Write it."""
         text = json.dumps(result.as_dict(), ensure_ascii=False)
+        text = _INVISIBLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
         self._write(sys.stdout, text.encode("utf-8", "backslashreplace") + b"\n")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from typing import Any, Dict, Iterator, List, Mapping, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from ssh_service.errors import SshConfigError
 from ssh_service.params import split_address
@@ -14,6 +16,9 @@ Host = Union[str, Mapping[str, Any]]
 
 # More hosts than this in one pattern are a slip of the finger.
 _MOST = 100_000
+_MOST_DIGITS = 9
+# Characters of a pattern; a host name has 253 at most.
+_LONGEST = 2000
 # Brackets with digits, commas and dashes alone; those around an IPv6 address have colons.
 _RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
 _NAME = re.compile(r"[^\s@\[\]{}*?\"'`$;&|<>()\\/,]+\Z")
@@ -48,8 +53,8 @@ def parse(text: str) -> Dict[str, Any]:
     if user:
         found["username"] = user
     if port:
-        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            raise _wrong(text, f"{port!r} is no port")
+        if not (port.isascii() and port.isdigit() and len(port) < 10 and 0 < int(port) < 65536):
+            raise _wrong(text, f"{port[:20]!r} is no port")
         found["port"] = int(port)
     return found
 
@@ -74,38 +79,57 @@ def expand(pattern: str) -> List[str]:
     SshConfigError
         A range goes backwards, is no range, or gives too many hosts.
     """
-    texts = [""]
+    if len(pattern) > _LONGEST:
+        raise _wrong(pattern, f"it has more than {_LONGEST} characters")
+    pieces: List[Sequence[str]] = []
+    ranges: List[List[_Range]] = []
     at = 0
     for found in _RANGE.finditer(pattern):
-        numbers = list(_numbers(found.group(1), pattern))
-        if len(texts) * len(numbers) > _MOST:
-            raise _wrong(pattern, f"it stands for more than {_MOST} hosts")
-        before = pattern[at : found.start()]
-        texts = [text + before + number for text in texts for number in numbers]
+        ranges.append(_ranges(found.group(1), pattern))
+        pieces += [(pattern[at : found.start()],), ()]
         at = found.end()
-    texts = [text + pattern[at:] for text in texts]
-    for text in texts[:1]:
-        parse(text)  # what is wrong with one is wrong with all
+    # Counted before anything is listed: a line of text can stand for more than fits into memory.
+    if math.prod(sum(one.count for one in part) for part in ranges) > _MOST:
+        raise _wrong(pattern, f"it stands for more than {_MOST} hosts")
+    pieces[1::2] = [[text for one in part for text in one.texts()] for part in ranges]
+    pieces.append((pattern[at:],))
+    texts = ["".join(parts) for parts in itertools.product(*pieces)]
+    parse(texts[0])  # what is wrong with one is wrong with all
     return texts
 
 
-def _numbers(ranges: str, pattern: str) -> Iterator[str]:
-    for part in ranges.split(","):
+class _Range(NamedTuple):
+    begin: int
+    end: int
+    width: int
+
+    @property
+    def count(self) -> int:
+        return self.end - self.begin + 1
+
+    def texts(self) -> Iterator[str]:
+        for number in range(self.begin, self.end + 1):
+            yield str(number).zfill(self.width)
+
+
+def _ranges(text: str, pattern: str) -> List[_Range]:
+    found = []
+    for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise _wrong(pattern, f"[{ranges}] is no range; write [01-40] or [1,3,7-9]")
+            raise _wrong(pattern, f"[{text}] is no range; write [01-40] or [1,3,7-9]")
+        if len(first) > _MOST_DIGITS or len(last) > _MOST_DIGITS:
+            raise _wrong(pattern, f"a number has more than {_MOST_DIGITS} digits")
         begin, end = int(first), int(last or first)
         if end < begin:
             raise _wrong(pattern, f"the range {part} goes backwards")
-        if end - begin >= _MOST:
-            raise _wrong(pattern, f"it stands for more than {_MOST} hosts")
-        width = len(first) if first.startswith("0") else 0
-        for number in range(begin, end + 1):
-            yield str(number).zfill(width)
+        found.append(_Range(begin, end, len(first) if first.startswith("0") else 0))
+    return found
 
 
 def _wrong(text: str, reason: str) -> SshConfigError:
-    return SshConfigError(f"host {text!r}: {reason}; expected [user@]host[:port]")
+    shown, reason = (one if len(one) <= 200 else one[:197] + "..." for one in (text, reason))
+    return SshConfigError(f"host {shown!r}: {reason}; expected [user@]host[:port]")
 
 
 def name_of(host: Any) -> str:

@@ -231,9 +231,11 @@ class _Reader:
             raise SshConfigError(f"{value.origin}: Include nested deeper than {_MAX_DEPTH}")
         base = expand_home("~/.ssh") if is_users else os.path.dirname(_SYSTEM_FILE)
         for argument in value.arguments:
+            if argument.startswith("~") and not is_users:  # whose home would that be?
+                raise SshConfigError(f"{value.origin}: Include {argument} in the system's file")
             pattern = os.path.join(base, expand_home(argument))
             for path in sorted(glob.glob(pattern)):
-                self._read(path, is_users, is_users, active, depth + 1)
+                self._read(path, is_users, True, active, depth + 1)  # as ssh: whoever names it
 
     def _is_for_us(self, head: Optional[Line], reachable: bool) -> bool:
         if head is None:

@@ -236,6 +236,15 @@ def process(status: int, stdout: bytes = b"") -> CompletedProcess:
     return CompletedProcess("true", None, stdout, b"", status)
 
 
+def test_json_has_no_character_that_ends_or_turns_its_line(capfdbinary: Any) -> None:
+    """S15: `str.splitlines` and terminals know more of those than JSON does."""
+    strange = "\x85\u2028\u2029\u202e\x9b31m\u2066"
+    JsonLines().done(completed("a", process(0, f"a{strange}b\u00e9".encode()), 0.5))
+    out = capfdbinary.readouterr().out.decode()
+    assert len(out.splitlines()) == 1 and out.rstrip("\n").isprintable()
+    assert json.loads(out)["stdout"] == f"a{strange}b\u00e9" and "\u00e9" in out
+
+
 def test_json_is_one_object_and_line_for_each_host(capfdbinary: Any) -> None:
     reporter = JsonLines()
     reporter.done(completed("a", process(0, b"two\nlines\xff\xe2\x82\xac"), 0.5))

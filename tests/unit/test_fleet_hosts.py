@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any, Dict, List
 
 import pytest
@@ -104,3 +105,44 @@ def test_what_may_hold_a_password_is_not_shown_where_it_is_no_host() -> None:
 def test_a_hosts_folder_is_never_elsewhere(name: str) -> None:
     made = folder_name(name)
     assert made.strip(".") and "/" not in made and "\0" not in made
+
+
+MANY = ",".join(["1-100000"] * 180)
+HUGE = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "pattern, complaint",
+    [
+        (f"web[{MANY}]", "stands for more than 100000 hosts"),
+        ("web[1-100000][1-2]", "stands for more than 100000 hosts"),
+        ("[1-400]-[1-400]-[1-400]", "stands for more than 100000 hosts"),
+        ("web[1-999999999]", "stands for more than 100000 hosts"),
+        ("web[1-9999999999]", "more than 9 digits"),
+        ("web[" + "9" * 1900 + "]", "more than 9 digits"),
+        (f"web[{HUGE}]", "more than 2000 characters"),
+        (f"web[1-{HUGE}]", "more than 2000 characters"),
+        ("web:" + "9" * 1900, "is no port"),
+    ],
+    ids=range(9),
+)
+def test_ranges_without_bounds_are_an_error_at_no_cost(pattern: str, complaint: str) -> None:
+    """S14: 1.6 kB of ranges cost 1.1 GB, and 5,000 digits a bare ValueError."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(SshConfigError, match=complaint) as caught:
+            fleet.expand(pattern)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 600
+
+
+def test_port_with_too_many_digits_is_an_error() -> None:
+    with pytest.raises(SshConfigError, match="is no port"):
+        fleet.parse(f"web:{HUGE}")
+
+
+def test_as_many_hosts_as_are_allowed_are_listed() -> None:
+    assert len(fleet.expand("web[1-100000]")) == 100_000
+    assert len(fleet.expand("[1-10]-[1-10]-[1-10]")) == 1000

@@ -6,6 +6,7 @@ import logging
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Dict, List
 
@@ -234,6 +235,47 @@ def test_a_file_for_each_of_many_clusters_is_read_once(tmp_path: Path) -> None:
     value = ssh_config.lookup("node99", [path]).get("port")
     assert value is not None and value.arguments == ("100",)
     assert syntax._parse.cache_info().misses == before
+
+
+def test_include_of_the_systems_file_is_checked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ssh, where every included file is, whoever names it."""
+    system = tmp_path / "etc"
+    (system / "ssh_config.d").mkdir(parents=True)
+    inner = system / "ssh_config.d" / "inner"
+    write(inner, "Port 7")
+    path = write(system / "ssh_config", "Include ssh_config.d/*")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys.modules["ssh_service.ssh_config.lookup"], "_SYSTEM_FILE", path)
+    assert ssh_config.lookup("web").get("port").arguments == ("7",)  # type: ignore
+    inner.chmod(0o666)
+    with pytest.raises(SshConfigError, match="inner: owner .* others could change it"):
+        ssh_config.lookup("web")
+    inner.chmod(0o644)
+    write(system / "ssh_config", "Include ~/inner")
+    with pytest.raises(SshConfigError, match="ssh_config:1: Include ~/inner in the system's"):
+        ssh_config.lookup("web")
+
+
+@needs_ssh
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o646])
+def test_included_file_is_taken_by_the_modes_ssh_takes(tmp_path: Path, mode: int) -> None:
+    inner = tmp_path / "inner"
+    write(inner, "Port 7")
+    inner.chmod(mode)
+    path = write(tmp_path / "c", f"Include {inner}")
+    try:
+        ours = ssh_config.lookup("web", [path]).get("port") is not None
+    except SshConfigError:
+        ours = False
+    try:
+        theirs = ssh_says(path, "web")["port"] == ["7"]
+    except subprocess.CalledProcessError:
+        theirs = False
+    assert ours == (not mode & 0o022)
+    if mode != 0o664:  # Debian's ssh trusts the group of a user's own
+        assert ours == theirs
 
 
 def test_config_replaced_in_place_is_read_again(tmp_path: Path) -> None:
