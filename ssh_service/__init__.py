@@ -126,12 +126,16 @@ _MODULES = {
 }
 
 
+# Modules that are attributes without being imported, as upstream's are.
+_SUBMODULES = frozenset(["errors", "ssh_fileshare", "ssh_host_service", "ssh_service"])
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     elif name == "__version__":
         value = _version()
-    elif name == "errors":
+    elif name in _SUBMODULES:
         value = importlib.import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+from enum import Enum
 from typing import Any, Callable, ClassVar, Dict, Mapping
 
 from ssh_service import remote, service_settings
 from ssh_service.host_api import FileShareService
 from ssh_service.ssh_service import SshService
 
-__all__ = ["SshFileShareService"]
+__all__ = ["CopyMode", "SshFileShareService"]
 
 _LOG = logging.getLogger(__name__)
 
 _COPY_OPTIONS = {"verify": False, "resume": False, "fsync": False, "preserve": None}
+
+
+class CopyMode(Enum):
+    """The direction of a copy; for programs that import upstream's name, nothing here uses it."""
+
+    DOWNLOAD = 1
+    UPLOAD = 2
 
 
 class SshFileShareService(FileShareService, SshService):

@@ -90,6 +90,9 @@ def copy(
 
 def _bytes(path: Path) -> bytes:
     plain = os.fsencode(path)
+    if not plain:  # to a server it means the home directory, all of it
+        why = "a path cannot be empty; '.' is the home directory there, the working directory here"
+        raise transfer_error(errno.ENOENT, "", why)
     if b"\0" in plain:  # no system knows such a name, and OpenSSH ends the session over it
         raise transfer_error(errno.EINVAL, shown(plain), "a path cannot hold a NUL character")
     return plain

@@ -89,7 +89,7 @@ def expand(pattern: str) -> List[str]:
         pieces += [(pattern[at : found.start()],), ()]
         at = found.end()
     # Counted before anything is listed: a line of text can stand for more than fits into memory.
-    if math.prod(sum(one.count for one in part) for part in ranges) > _MOST:
+    if math.prod(sum(one.size for one in part) for part in ranges) > _MOST:
         raise _wrong(pattern, f"it stands for more than {_MOST} hosts")
     pieces[1::2] = [[text for one in part for text in one.texts()] for part in ranges]
     pieces.append((pattern[at:],))
@@ -104,7 +104,7 @@ class _Range(NamedTuple):
     width: int
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return self.end - self.begin + 1
 
     def texts(self) -> Iterator[str]:

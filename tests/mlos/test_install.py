@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Dict, List
 
@@ -81,6 +83,19 @@ class TestInstall:
         uninstall()
         assert state() == before
         assert all(then != now for then, now in zip(changed, before))
+
+    def test_every_public_name_of_upstreams_modules_is_there(self) -> None:
+        """C12: whoever imports `CopyMode` from upstream's module still can."""
+        folder = Path(mlos_bench.services.remote.__file__).parent / "ssh"
+        install()
+        try:
+            for path in folder.glob("ssh_*.py"):  # read, not run: it needs asyncssh
+                body = ast.parse(path.read_text()).body
+                theirs = {node.name for node in body if isinstance(node, ast.ClassDef)}
+                ours = importlib.import_module(f"{UPSTREAM}.{path.stem}")
+                assert theirs and theirs <= set(dir(ours)), path.stem
+        finally:
+            uninstall()
 
     def test_both_may_be_called_again(self) -> None:
         before = state()

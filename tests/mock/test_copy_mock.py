@@ -41,6 +41,19 @@ def tree_to_copy(tmp_path: Path) -> Path:
     return source
 
 
+def test_empty_path_is_an_error(transport: SshTransport, source: Path, tmp_path: Path) -> None:
+    """C12: it copied the whole home directory."""
+    for copy, one, other in (
+        (download, "", tmp_path / "down"),
+        (download, "/etc/hostname", ""),
+        (upload, "", "up"),
+        (upload, source, ""),
+    ):
+        with pytest.raises(FileNotFoundError, match="a path cannot be empty"):
+            copy(transport, one, other, timeout=20)
+    assert not (tmp_path / "down").exists()
+
+
 def test_a_tree_goes_up_and_comes_back(
     transport: SshTransport, source: Path, tmp_path: Path
 ) -> None:
