@@ -292,7 +292,7 @@ class Sshd(LocalServer):
                 kind = _PortTaken if "Address already in use" in said else RuntimeError
                 raise kind(f"{error}; its log:\n{said}") from None
             raise
-        self._watch = process_tree.die_with_us(process.pid, self.config_file)
+        self._watch = process_tree.die_with_us(process.pid)
         self._process = process
 
     def _config_lines(self) -> Iterator[str]:

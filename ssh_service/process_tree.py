@@ -27,10 +27,15 @@ _PATIENCE = 10.0
 """Seconds after which a process that does not stop is an error."""
 
 # Waits for the end of its input, of which we have the only other end.  Meanwhile the process may
-# have ended and its number be another's: it is known by what stands in its command line.
+# have ended and its number be another's: it is known by the time at which it started.
 _WATCH = """
+started() {
+    { read -r line <"/proc/$1/stat" && echo "${line##*) }" | cut -d " " -f 20; } 2>/dev/null ||
+        LC_ALL=C ps -o lstart= -p "$1"
+}
+at=$(started "$1")
 read -r _
-{ cat "/proc/$1/cmdline" || ps -ww -o args= -p "$1"; } | grep -qF -e "$2" && kill -KILL "$1"
+[ -n "$at" ] && [ "$(started "$1")" = "$at" ] && kill -KILL "$1"
 """
 
 
@@ -132,16 +137,14 @@ def kill_all(find: Callable[[], Iterable[int]]) -> List[int]:
     return victims
 
 
-def die_with_us(pid: int, argument: str) -> "subprocess.Popen[bytes]":
+def die_with_us(pid: int) -> "subprocess.Popen[bytes]":
     """
     Have a process killed when this one ends, however it does: by a signal, too.
 
     Parameters
     ----------
     pid : int
-        The process.
-    argument : str
-        What no other process has in its command line.
+        The process, a child of ours.
 
     Returns
     -------
@@ -149,7 +152,7 @@ def die_with_us(pid: int, argument: str) -> "subprocess.Popen[bytes]":
         The watch, for `unwatch`; forgotten, it takes us for ended.
     """
     return subprocess.Popen(
-        ["/bin/sh", "-c", _WATCH, "watch", str(pid), argument],
+        ["/bin/sh", "-c", _WATCH, "watch", str(pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -132,3 +132,19 @@ def test_send_passes_over_who_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait(PATIENCE)
     assert process_tree.send([process.pid, os.getpid()], 0) == [os.getpid()]
+
+
+@needs_proc
+@pytest.mark.parametrize("same", [True, False])
+def test_die_with_us_kills_only_the_process_it_was_given(same: bool) -> None:
+    """A process is known by its start: one that has its number later is spared."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            script = process_tree._WATCH
+            if not same:  # as if the number had passed to another one while it waited
+                script = script.replace("read -r _\n", "read -r _\nat=12345\n")
+            shell = ["/bin/sh", "-c", script, "watch", str(process.pid)]
+            subprocess.run(shell, stdin=subprocess.DEVNULL, check=False, timeout=PATIENCE)
+            assert process.poll() is None if not same else process.wait(PATIENCE) == -9
+        finally:
+            process.kill()

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Other releases of Debian, as folders: made once by debootstrap from this machine's own package
+# source, kept outside the checkout.  What runs in one has its own processes, mounts and network,
+# of which nothing is left when it ends.  Needs root, debootstrap and util-linux's unshare.
+#
+#   tests/roots/root.sh make trixie               make it, unless it is there
+#   tests/roots/root.sh test trixie [ARGUMENT...] the suite in it, with arguments for pytest
+#   tests/roots/root.sh sshd bullseye             print the path of its sshd, for SSH_SERVICE_SSHD
+#
+# SSH_SERVICE_ROOTS   the folder of the roots (~/.cache/ssh_service-roots)
+# SSH_SERVICE_MIRROR  the package source, where that of this machine's apt has not the release
+# SSH_SERVICE_AS      who runs the suite: root, or tester, an ordinary user of the root's
+set -euo pipefail
+
+readonly roots=${SSH_SERVICE_ROOTS:-$HOME/.cache/ssh_service-roots}
+checkout=$(cd "$(dirname "$0")/../.." && pwd)
+readonly checkout
+
+readonly for_an_sshd=openssh-server
+# All that a test may ask for: what is missing in a root is a failure there, as in CI.
+readonly for_the_suite=openssh-server,openssh-client,openssh-sftp-server,python3,python3-venv,make,\
+procps,iproute2,mount,util-linux,passwd,sudo,ca-certificates,git,rsync,\
+dropbear-bin,tinysshd,proftpd-core,proftpd-mod-crypto,busybox,tcsh,fish,zsh,mksh
+
+die() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+# The source from which apt has this machine's own release.
+mirror() {
+    if [ -n "${SSH_SERVICE_MIRROR:-}" ]; then
+        echo "$SSH_SERVICE_MIRROR"
+        return
+    fi
+    local codename
+    # shellcheck source=/dev/null
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v release="$codename" '$1 == release { print $2; exit }'
+}
+
+make_root() {
+    local release=$1 root=$roots/$1 packages=$for_the_suite source
+    [ ! -e "$root/made" ] || return 0
+    [ "$(id -u)" = 0 ] || die "needs root, to make $root"
+    command -v debootstrap >/dev/null || die "needs debootstrap (Debian: apt install debootstrap)"
+    # Before 3.8 there is nothing to run the suite with; its sshd is what is wanted.
+    [ "$release" != bullseye ] || packages=$for_an_sshd
+    source=$(mirror)
+    [ -n "$source" ] || die "apt knows no source of packages; SSH_SERVICE_MIRROR names one"
+    rm -rf "$root"
+    mkdir -p "$roots"
+    debootstrap --variant=minbase --include="$packages" "$release" "$root" "$source" \
+        >"$roots/$release.log" 2>&1 ||
+        die "$release cannot be had from $source; the end of $roots/$release.log:" \
+            "$(tail -n 3 "$roots/$release.log")"
+    chroot "$root" useradd --create-home --shell /bin/sh tester
+    touch "$root/made"
+}
+
+# What the suite needs from PyPI, fetched here for the root's Python, which has no network.
+fetch_wheels() {
+    local root=$1 version machine
+    version=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    machine=$(uname -m)
+    rm -rf "$root/wheels"
+    python3 -m pip download -qq --disable-pip-version-check --dest "$root/wheels" \
+        --only-binary=:all: --python-version "$version" --implementation cp \
+        --platform "manylinux_2_17_$machine" --platform "manylinux2014_$machine" \
+        --platform "manylinux_2_28_$machine" --platform "manylinux_2_34_$machine" \
+        'setuptools>=64' wheel $(requirements)
+}
+
+# Our own requirements, with those of the extras that README's `make test` installs.
+requirements() {
+    python3 - "$checkout/setup.cfg" <<'PYTHON'
+import configparser, sys
+config = configparser.ConfigParser()
+config.read(sys.argv[1])
+extras = config["options.extras_require"]
+lines = "\n".join([config["options"]["install_requires"], extras["tests"], extras["demo"]])
+print(" ".join(sorted(set(line for line in lines.split("\n") if line and "#" not in line))))
+PYTHON
+}
+
+test_in() {
+    local release=$1 root=$roots/$1
+    shift
+    make_root "$release"
+    [ -x "$root/usr/bin/python3" ] || die "$release has no Python for the suite; see: sshd $release"
+    fetch_wheels "$root"
+    # The mounts are the namespace's own, and end with it; bash is its init, which reaps.
+    unshare --mount --pid --net --fork --kill-child -- bash -euc '
+        root=$1 checkout=$2 who=$3
+        shift 3
+        mount --make-rprivate /
+        mount -t proc proc "$root/proc"
+        mount -t tmpfs -o mode=755 dev "$root/dev"
+        for name in null zero full random urandom tty; do
+            touch "$root/dev/$name"
+            mount --bind "/dev/$name" "$root/dev/$name"
+        done
+        mkdir "$root/dev/pts" "$root/dev/shm"
+        mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$root/dev/pts"
+        ln -s pts/ptmx "$root/dev/ptmx"
+        ln -s /proc/self/fd "$root/dev/fd"
+        mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
+        mount -t tmpfs -o mode=1777 tmp "$root/tmp"
+        mount -t tmpfs -o mode=755 run "$root/run"
+        mount -t tmpfs -o mode=755 suite "$root/srv"
+        chroot "$root" ip link set lo up
+        tar -C "$checkout" --exclude=.git --exclude=.tox --exclude=.venv -c . | tar -C "$root/srv" -x
+        chroot "$root" chown -R "$who": /srv
+        home=$(chroot "$root" getent passwd "$who" | cut -d: -f6)
+        status=0
+        chroot "$root" setpriv --reuid="$who" --regid="$who" --init-groups env -i \
+            HOME="$home" USER="$who" LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin CI="${CI:-}" \
+            SSH_SERVICE_REQUIRE_SSHD=1 SSH_SERVICE_REQUIRE_PARTS="${SSH_SERVICE_REQUIRE_PARTS:-}" \
+            sh -euc '\''
+                cd /srv
+                ssh -V
+                python3 -m venv .venv
+                pip="python -m pip --quiet --disable-pip-version-check"
+                .venv/bin/$pip install --no-index --find-links /wheels setuptools wheel
+                .venv/bin/$pip install --no-index --find-links /wheels --no-build-isolation \
+                    --editable ".[tests,demo]"
+                exec .venv/bin/python -m pytest -p no:cacheprovider "$@"
+            '\'' suite "$@" || status=$?
+        exit "$status"
+    ' root "$root" "$checkout" "${SSH_SERVICE_AS:-root}" "$@"
+}
+
+# A program that is the root's sshd with the root's libraries, and starts commands out here.  With
+# -r it does not start itself anew for each connection, which would be without those libraries.
+# Linux tells a process's name by the file that was started: that is the loader, so it is `sshd`.
+sshd_of() {
+    local release=$1 root=$roots/$1 loader libraries
+    make_root "$release"
+    loader=$root$(chroot "$root" sh -c 'readlink -f /lib64/ld-linux* /lib/ld-linux*' | head -n 1)
+    libraries=$(compgen -G "$root/usr/lib/*-linux-gnu*" | head -n 1)
+    mkdir -p "$root/loader"
+    ln -sf "$loader" "$root/loader/sshd"
+    cat >"$root/sshd" <<WRAPPER
+#!/bin/sh
+exec $root/loader/sshd --library-path $libraries:${libraries/\/usr/} $root/usr/sbin/sshd -r "\$@"
+WRAPPER
+    chmod 755 "$root/sshd"
+    echo "$root/sshd"
+}
+
+case "${1:-} ${2:-}" in
+    "make "?*) make_root "$2" ;;
+    "test "?*) test_in "${@:2}" ;;
+    "sshd "?*) sshd_of "$2" ;;
+    *) die "make, test or sshd, and a release of Debian; see the head of this file" ;;
+esac
