@@ -13,7 +13,7 @@ import json
 import logging
 from abc import ABCMeta, abstractmethod
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Literal, Optional, Type, TypeVar, Union
+from typing import Any, Callable, Dict, FrozenSet, List, Literal, Optional, Type, TypeVar, Union
 
 __all__ = ["FileShareService", "Methods", "Service", "Status"]
 
@@ -37,13 +37,42 @@ class Status(enum.Enum):
     FAILED = 6
     TIMED_OUT = 7
 
+    @staticmethod
+    def parse(status: Any) -> Status:
+        """
+        Convert a value to a status.
+
+        Parameters
+        ----------
+        status : Any
+            A status, its name in any case, or its number (an int or digits).
+
+        Returns
+        -------
+        Status
+            The status; UNKNOWN, with a warning in the log, if there is none of that name or number.
+        """
+        if isinstance(status, Status):
+            return status
+        text = str(status).strip().upper()
+        by_number = {str(member.value): member for member in Status}
+        found = Status.__members__.get(text) or by_number.get(text)
+        if found is None:
+            _LOG.warning("Unknown status: %s", status)
+        return found or Status.UNKNOWN
+
+    @staticmethod
+    def completed_statuses() -> FrozenSet[Status]:
+        """Return the statuses of operations that are over, well or not."""
+        return _COMPLETED
+
     def is_good(self) -> bool:
         """Tell whether nothing has gone wrong so far."""
         return self in {Status.PENDING, Status.READY, Status.RUNNING, Status.SUCCEEDED}
 
     def is_completed(self) -> bool:
         """Tell whether the operation is over, well or not."""
-        return self in {Status.SUCCEEDED, Status.CANCELED, Status.FAILED, Status.TIMED_OUT}
+        return self in _COMPLETED
 
     def is_pending(self) -> bool:
         """Tell whether this is PENDING."""
@@ -52,6 +81,10 @@ class Status(enum.Enum):
     def is_ready(self) -> bool:
         """Tell whether this is READY."""
         return self is Status.READY
+
+    def is_running(self) -> bool:
+        """Tell whether this is RUNNING."""
+        return self is Status.RUNNING
 
     def is_succeeded(self) -> bool:
         """Tell whether this is SUCCEEDED."""
@@ -68,6 +101,9 @@ class Status(enum.Enum):
     def is_timed_out(self) -> bool:
         """Tell whether this is TIMED_OUT (mlos_bench 0.6.2 answers for FAILED here)."""
         return self is Status.TIMED_OUT
+
+
+_COMPLETED = frozenset({Status.SUCCEEDED, Status.CANCELED, Status.FAILED, Status.TIMED_OUT})
 
 
 class Service:

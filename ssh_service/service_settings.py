@@ -77,7 +77,7 @@ class Setting(NamedTuple):
 
 
 COMMON: Dict[str, Setting] = {
-    "ssh_port": Setting(settings.port, "a port", "ssh_config's, else 22"),
+    "ssh_port": Setting(_or_null(settings.port), "a port, or null", "ssh_config's, else 22"),
     "ssh_username": Setting(
         _or_null(settings.text), "a name, or null", "ssh_config's, else the current user"
     ),

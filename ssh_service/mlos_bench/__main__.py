@@ -6,6 +6,7 @@ import sys
 from importlib import metadata
 from typing import Any, Callable
 
+from ssh_service import host_api
 from ssh_service.mlos_bench import install
 
 _NAME = "python -m ssh_service.mlos_bench"
@@ -18,10 +19,19 @@ def main() -> Any:
     Returns
     -------
     Any
-        What it returns, for `sys.exit`.
+        What it returns, for `sys.exit`; of wrong settings, the text that names them.
     """
+    from ssh_service.mlos_bench.schemas import WrongServiceSettings  # needs mlos_bench
+
     sys.argv[0] = _NAME  # for the usage message
-    return _command()()
+    try:
+        return _command()()
+    except host_api.InvalidConfig as exc:
+        return f"{_NAME}: {exc}"
+    except ValueError as exc:
+        if not isinstance(exc.__cause__, WrongServiceSettings):
+            raise
+        return f"{_NAME}: {str(exc).partition(' against ')[0]}: {exc.__cause__}"
 
 
 def _command() -> Callable[[], Any]:

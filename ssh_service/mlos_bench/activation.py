@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from typing import Optional
 
@@ -26,7 +27,14 @@ def install() -> None:
       and are validated;
     - a host that cannot be reached fails the trial whose files were to be copied, as it fails one
       whose script was to run, and not the experiment;
-    - the reason of a failed script is stored as a text that fits into every storage.
+    - the reason why a script or a copy failed while the trial ran is stored as ``error``, a text
+      that fits into every storage;
+    - trials that fail for a permanent reason, such as a refused login, follow each other ever
+      more slowly, and an ERROR says so at the first;
+    - an unknown setting is reported by one line that suggests the right one;
+    - log lines show the end of a long output, not megabytes of it;
+    - connections last while a scheduler is in its context (mlos_bench closes them after each
+      trial, from 0.6.3 on).
 
     Call it before the configs are loaded, and before anything else imports mlos_bench's own
     services: who has those keeps them.  Calling it again does nothing.
@@ -46,17 +54,23 @@ def install() -> None:
             "mlos_bench is not installed (pip install 'ssh-service[mlos]'), or not wanted "
             f"({host_api.STANDALONE_VARIABLE} is set)."
         )
-    from ssh_service.mlos_bench import copies, module_names, reasons, schemas
+    from ssh_service.mlos_bench import copies, logs, module_names, reasons, runners, schemas
+    from ssh_service.mlos_bench.permanent import PermanentFailures
 
     with _lock:
         if _installed is not None:
             return
         with contextlib.ExitStack() as done:
+            permanent = PermanentFailures()
             changes = (
                 schemas.extend,
+                schemas.explain,
                 module_names.replace,
-                copies.fail_trials_only,
-                reasons.shorten,
+                functools.partial(copies.fail_trials_only, permanent),
+                permanent.watch_scripts,
+                reasons.store,
+                logs.shorten,
+                runners.keep_going,
             )
             for change in changes:
                 done.callback(change())

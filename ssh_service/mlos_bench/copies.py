@@ -13,69 +13,74 @@ trial begins and ends that is the same in every version, and an error there may 
 
 from __future__ import annotations
 
-import functools
 import logging
-from typing import Any, Callable, Dict
+from typing import Any, Callable
 
 from mlos_bench.environments.base_environment import Environment
 from mlos_bench.environments.local.local_fileshare_env import LocalFileShareEnv
 from mlos_bench.environments.status import Status
 
 from ssh_service.errors import SshServiceError
+from ssh_service.mlos_bench import reasons
+from ssh_service.mlos_bench.methods import Method, wrap
+from ssh_service.mlos_bench.permanent import PermanentFailures
 
 __all__ = ["fail_trials_only"]
 
 _LOG = logging.getLogger(__name__)
-_Method = Callable[..., Any]
 
 
-def fail_trials_only() -> Callable[[], None]:
+def fail_trials_only(permanent: PermanentFailures) -> Callable[[], None]:
     """
     Have `LocalFileShareEnv` return a failure where a copy found no host, or lost it.
 
     Errors that are not the host's, such as a file that is missing, pass as they did.
 
+    Parameters
+    ----------
+    permanent : PermanentFailures
+        Notified of each such failure.
+
     Returns
     -------
     Callable[[], None]
-        What undoes it.
+        A function that undoes it.
     """
+
+    def guarded(outcome: Callable[[Any, SshServiceError], Any]) -> Callable[[Method], Method]:
+        def wrapper(method: Method) -> Method:
+            def guard(self: Any, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    result = method(self, *args, **kwargs)
+                except SshServiceError as exc:
+                    if not isinstance(exc, (ConnectionError, TimeoutError)):
+                        raise
+                    _LOG.error("%s: %s failed: %s", self, method.__name__, exc)
+                    permanent.on_failure(exc)
+                    return outcome(self, exc)
+                permanent.on_success()
+                return result
+
+            return guard
+
+        return wrapper
+
     outcomes = {"setup": _not_set_up, "run": _failed_run, "status": _failed_status}
-    before = {name: vars(LocalFileShareEnv)[name] for name in outcomes}
-    _set({name: _guarded(before[name], outcome) for name, outcome in outcomes.items()})
-    return functools.partial(_set, before)
+    return wrap(LocalFileShareEnv, {name: guarded(outcomes[name]) for name in outcomes})
 
 
-def _set(methods: Dict[str, _Method]) -> None:
-    for name, method in methods.items():
-        setattr(LocalFileShareEnv, name, method)
-
-
-def _guarded(method: _Method, outcome: Callable[[Any], Any]) -> _Method:
-    @functools.wraps(method)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except SshServiceError as exc:
-            if not isinstance(exc, (ConnectionError, TimeoutError)):
-                raise
-            _LOG.error("%s: %s failed: %s", self, method.__name__, exc)
-            return outcome(self)
-
-    return guarded
-
-
-def _not_set_up(environment: Any) -> bool:
+def _not_set_up(environment: Any, error: SshServiceError) -> bool:
     return False
 
 
-# The base class says how things stand without copying anything: a status, in later versions a
-# timestamp, and telemetry.
+# The base class's status() returns, without copying anything, what surrounds the output: a status,
+# in later versions a timestamp, and telemetry.
 
 
-def _failed_run(environment: Any) -> Any:
-    return (Status.FAILED, *Environment.status(environment)[1:-1], None)
+def _failed_run(environment: Any, error: SshServiceError) -> Any:
+    output = reasons.note(environment, error)
+    return (Status.FAILED, *Environment.status(environment)[1:-1], output)
 
 
-def _failed_status(environment: Any) -> Any:
+def _failed_status(environment: Any, error: SshServiceError) -> Any:
     return (Status.FAILED, *Environment.status(environment)[1:])

@@ -6,14 +6,27 @@ import json
 import os
 from typing import Any, Callable, Dict, Iterator, List, Mapping
 
+from jsonschema.exceptions import ValidationError
 from mlos_bench.config.schemas.config_schemas import ConfigSchema
 
-__all__ = ["SUBSCHEMA", "extend", "subschema"]
+from ssh_service import service_settings
+from ssh_service.mlos_bench.methods import Method, wrap
+
+__all__ = ["SUBSCHEMA", "WrongServiceSettings", "explain", "extend", "subschema"]
 
 SUBSCHEMA = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "schemas", "ssh-services-subschema.json"
 )
 _NEIGHBOUR = "ssh-host-service-subschema.json"
+_SETTINGS = {
+    "SshHostService": {**service_settings.COMMON, **service_settings.HOST},
+    "SshFileShareService": {**service_settings.COMMON, **service_settings.FILE_SHARE},
+}
+_PACKAGES = ("ssh_service.", "mlos_bench.services.remote.ssh.")
+
+
+class WrongServiceSettings(ValidationError):  # type: ignore[misc]
+    """A config that the schema refuses because of settings of our services; names each."""
 
 
 def subschema() -> Dict[str, Any]:
@@ -59,6 +72,70 @@ def extend() -> Callable[[], None]:
         alternatives[:] = [service for service in alternatives if service not in ours]
 
     return undo
+
+
+def explain() -> Callable[[], None]:
+    """
+    Have a refused config name the wrong settings of our services, not print the whole schema.
+
+    Returns
+    -------
+    Callable[[], None]
+        A function that undoes it.
+    """
+    return wrap(ConfigSchema, {"validate": _validate})
+
+
+def _validate(original: Method) -> Method:
+    def validate(self: Any, config: Any) -> None:
+        try:
+            original(self, config)
+            return
+        except ValidationError:
+            found = [
+                text
+                for service in _services(config)
+                for text in _wrong_settings(service, lambda config: original(self, config))
+            ]
+            if not found:
+                raise
+        raise WrongServiceSettings("; ".join(found))
+
+    return validate
+
+
+def _services(config: Any) -> Iterator[Dict[str, Any]]:
+    """Yield the configs of our services within another."""
+    if isinstance(config, dict):
+        name = config.get("class")
+        is_ours = isinstance(name, str) and name.startswith(_PACKAGES) and _settings_of(name)
+        if is_ours and isinstance(config.get("config"), dict):
+            yield config
+        for value in config.values():
+            yield from _services(value)
+    elif isinstance(config, list):
+        for item in config:
+            yield from _services(item)
+
+
+def _settings_of(class_name: str) -> Mapping[str, service_settings.Setting]:
+    return _SETTINGS.get(class_name.rpartition(".")[2], {})
+
+
+def _wrong_settings(service: Mapping[str, Any], validate: Callable[[Any], None]) -> Iterator[str]:
+    """Say of each setting that the schema refuses what is wrong with it."""
+    class_name = service["class"]
+    known = _settings_of(class_name)
+    for name, value in service["config"].items():
+        try:
+            validate({"class": class_name, "config": {name: value}})
+        except ValidationError as error:
+            texts = service_settings.problems({name: value}, known)
+            if not texts and class_name.startswith(_PACKAGES[1]):
+                ours = _PACKAGES[0] + class_name.rpartition(".")[2]
+                texts = [f"{name}: this value needs our class name, {ours}"]
+            for text in texts or [f"{name}: {error.message}"]:
+                yield f"{class_name}: {text}"
 
 
 def _without_references(schema: Any, definitions: Mapping[str, Any]) -> Any:

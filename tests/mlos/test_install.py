@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import importlib
+import logging
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import mlos_bench.services.remote
 import pytest
 from jsonschema.exceptions import ValidationError
 from mlos_bench.config.schemas.config_schemas import ConfigSchema
+from mlos_bench.environments.composite_env import CompositeEnv
 from mlos_bench.environments.local.local_fileshare_env import LocalFileShareEnv
 from mlos_bench.environments.remote.remote_env import RemoteEnv
 from mlos_bench.services.base_service import Service
@@ -39,15 +42,26 @@ OURS = {
     "ssh_service.SshFileShareService": SshFileShareService,
     "ssh_service.ssh_fileshare.SshFileShareService": SshFileShareService,
 }
+# What is changed in versions that have a TrialRunner.
+RUNNERS: List[Tuple[Any, str]] = []
+with contextlib.suppress(ModuleNotFoundError):
+    from mlos_bench.schedulers.base_scheduler import Scheduler
+    from mlos_bench.schedulers.trial_runner import TrialRunner
+
+    RUNNERS += [(TrialRunner, "run_trial"), (Scheduler, "__enter__"), (Scheduler, "__exit__")]
 
 
 def state() -> List[Any]:
     """Return copies of all that `install` changes."""
     modules = {name: module for name, module in sys.modules.items() if name.startswith(UPSTREAM)}
     methods = {name: vars(LocalFileShareEnv)[name] for name in ("setup", "run", "status")}
-    methods["remote run"] = vars(RemoteEnv)["run"]
+    changed = [(RemoteEnv, "run"), (RemoteEnv, "_remote_exec"), (CompositeEnv, "run")]
+    changed += [(ConfigSchema, "validate"), *RUNNERS]
+    others = [vars(cls)[name] for cls, name in changed]
+    filters = list(logging.getLogger(LocalFileShareEnv.__module__).filters)
     parent = dict(vars(mlos_bench.services.remote))
-    return [copy.deepcopy(ConfigSchema.SERVICE.schema), modules, methods, parent]
+    schema = copy.deepcopy(ConfigSchema.SERVICE.schema)
+    return [schema, modules, methods, *others, filters, parent]
 
 
 def valid(config: Dict[str, Any]) -> bool:
@@ -225,7 +239,7 @@ def test_before_install_configs_may_not_have_our_names(name: str) -> None:
 
 
 RIGHT: Dict[str, List[Any]] = {
-    "ssh_port": [1, 22, 65535, "22"],
+    "ssh_port": [None, 1, 22, 65535, "22"],
     "ssh_username": [None, "somebody"],
     "ssh_priv_key_path": [None, "~/.ssh/id", ["~/.ssh/id", "/other"]],
     "ssh_request_timeout": [None, 0.5, 90],
@@ -246,7 +260,7 @@ RIGHT: Dict[str, List[Any]] = {
     "ssh_copy_fsync": [True, False],
 }
 WRONG: Dict[str, List[Any]] = {
-    "ssh_port": [None, 0, 65536, 22.5, True, "", "ssh", "-1"],
+    "ssh_port": [0, 65536, 22.5, True, "", "ssh", "-1"],
     "ssh_username": [5, "", " ", "some\nbody", ["somebody"]],
     "ssh_priv_key_path": [5, "", [], [5], {}],
     "ssh_request_timeout": [0, -1, "90", True],

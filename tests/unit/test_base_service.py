@@ -210,14 +210,38 @@ def test_a_file_share_exports_upload_and_download_and_is_abstract() -> None:
         FileShareService()  # type: ignore[abstract]
 
 
+class TestStatus:
+    """The helpers that mlos_bench 0.6.3 added."""
+
+    @pytest.mark.parametrize("given", [Status.FAILED, "failed", " FAILED\n", "6", 6])
+    def test_status_parse_known_value_is_found(self, given: Any) -> None:
+        """A status, its name or its number is converted."""
+        assert Status.parse(given) is Status.FAILED
+
+    @pytest.mark.parametrize("given", ["", "fail", 8, None, "99"])
+    def test_status_parse_unknown_value_is_unknown(
+        self, given: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A value that means nothing is UNKNOWN, and the log says so."""
+        assert Status.parse(given) is Status.UNKNOWN
+        assert str(given) in caplog.text
+
+    def test_status_completed_statuses_are_the_completed_ones(self) -> None:
+        """The set and the predicate agree."""
+        assert Status.completed_statuses() == {s for s in Status if s.is_completed()}
+        assert [s for s in Status if s.is_running()] == [Status.RUNNING]
+
+
 class TestBesideMlosBench:
     """The members that are there are those of mlos_bench."""
 
     def test_status_has_the_same_members_and_helpers(self) -> None:
         theirs = pytest.importorskip("mlos_bench.environments.status").Status
         assert {s.name: s.value for s in Status} == {s.name: s.value for s in theirs}
-        questions = {name for name in vars(theirs) if name.startswith("is_")}
-        assert questions == {name for name in vars(Status) if name.startswith("is_")}
+        helpers = {name for name in vars(theirs) if callable(getattr(theirs, name))}
+        # Older versions lack some helpers of the newest, which are `parse`, `is_running` and
+        # `completed_statuses`.
+        assert {name for name in helpers if not name.startswith("_")} <= set(vars(Status))
 
     @pytest.mark.parametrize("name", ["Service", "FileShareService"])
     def test_methods_take_the_same_parameters(self, name: str) -> None:
@@ -241,5 +265,6 @@ class TestBesideMlosBench:
     def test_only_the_config_loader_is_not_mirrored(self) -> None:
         theirs = pytest.importorskip("mlos_bench.services.base_service").Service
         missing = {name for name in vars(theirs) if not hasattr(Service, name)}
-        # Python gives every class that was pickled its `__slotnames__`.
-        assert missing <= {"config_loader_service", "__annotations__", "__slotnames__"}
+        # The rest is Python's: `__slotnames__` of what was pickled, the marks of an ABC.
+        python = {"__annotations__", "__slotnames__", "__abstractmethods__", "_abc_impl"}
+        assert missing - python <= {"config_loader_service"}

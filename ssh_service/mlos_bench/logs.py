@@ -1,0 +1,67 @@
+"""Keep what mlos_bench logs about scripts and copies readable."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any, Callable, Dict
+
+from mlos_bench.environments.local import local_fileshare_env
+from mlos_bench.environments.remote.remote_env import RemoteEnv
+
+from ssh_service.errors import SshServiceError
+from ssh_service.mlos_bench.methods import Method, wrap
+
+__all__ = ["MAX_LOGGED", "shorten"]
+
+# Characters of each text in a script's output that a log line shows: the last ones.
+MAX_LOGGED = 2000
+
+
+class LoggedOutput(Dict[str, Any]):
+    """A script's output, which a log shows in part; its values are whole."""
+
+    def __repr__(self) -> str:
+        return repr({name: _shortened(value) for name, value in self.items()})
+
+
+def shorten() -> Callable[[], None]:
+    """
+    Cut long output in log lines, and drop tracebacks of copies that found no host.
+
+    mlos_bench logs the whole output of a script at INFO, and a traceback over several libraries
+    where a download finds its host down.
+
+    Returns
+    -------
+    Callable[[], None]
+        A function that undoes it.
+    """
+    logger = logging.getLogger(local_fileshare_env.__name__)
+    with contextlib.ExitStack() as undo:
+        undo.callback(wrap(RemoteEnv, {"_remote_exec": _remote_exec}))
+        logger.addFilter(_without_traceback)
+        undo.callback(logger.removeFilter, _without_traceback)
+        return undo.pop_all().close
+
+
+def _remote_exec(execute: Method) -> Method:
+    def remote_exec(self: Any, *args: Any, **kwargs: Any) -> Any:
+        *how, output = execute(self, *args, **kwargs)
+        return (*how, LoggedOutput(output) if isinstance(output, dict) else output)
+
+    return remote_exec
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MAX_LOGGED:
+        return f"[{len(value) - MAX_LOGGED} characters not shown] {value[-MAX_LOGGED:]}"
+    return value
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, SshServiceError):
+        record.msg, record.args = f"{record.getMessage()}: {error}", ()
+        record.exc_info = record.exc_text = None
+    return True

@@ -1,0 +1,38 @@
+"""Replace methods of mlos_bench's classes, and put them back."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Dict
+
+__all__ = ["Method", "wrap"]
+
+Method = Callable[..., Any]
+
+
+def wrap(cls: type, wrappers: Dict[str, Callable[[Method], Method]]) -> Callable[[], None]:
+    """
+    Wrap methods that a class itself defines.
+
+    Parameters
+    ----------
+    cls : type
+        The class.
+    wrappers : Dict[str, Callable[[Method], Method]]
+        By the method's name: a function from the method to its replacement, which gets the
+        method's name and docstring.
+
+    Returns
+    -------
+    Callable[[], None]
+        A function that restores the methods.
+    """
+    before = {name: vars(cls)[name] for name in wrappers}
+    for name, wrapper in wrappers.items():
+        setattr(cls, name, functools.wraps(before[name])(wrapper(before[name])))
+
+    def undo() -> None:
+        for name, method in before.items():
+            setattr(cls, name, method)
+
+    return undo

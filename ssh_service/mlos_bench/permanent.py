@@ -1,0 +1,90 @@
+"""
+Slow down when every trial fails for the same, permanent reason.
+
+A wrong host key or a refused login fails a trial within milliseconds, and would use up a whole
+grid before anybody notices.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Callable
+
+from mlos_bench.environments.remote.remote_env import RemoteEnv
+
+from ssh_service.errors import SshAuthError, SshHostKeyError
+from ssh_service.mlos_bench.methods import Method, wrap
+
+__all__ = ["PermanentFailures"]
+
+_LOG = logging.getLogger(__name__)
+
+_PERMANENT = (SshAuthError, SshHostKeyError)
+_MAX_PAUSE = 60.0  # seconds
+
+
+class PermanentFailures:
+    """
+    Counts failures that repeating a trial cannot cure, and pauses after each.
+
+    Notes
+    -----
+    Thread safety.  The methods may be called from any thread; runners in several threads pause
+    independently, but count together.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0  # in a row; a race between runners only changes the length of a pause
+        self._wake = threading.Event()  # never set: its wait is the pause
+
+    def watch_scripts(self) -> Callable[[], None]:
+        """
+        Have `RemoteEnv` report how its scripts ended.
+
+        Returns
+        -------
+        Callable[[], None]
+            A function that undoes it.
+        """
+
+        def wrapper(execute: Method) -> Method:
+            def remote_exec(environment: Any, *args: Any, **kwargs: Any) -> Any:
+                *how, output = execute(environment, *args, **kwargs)
+                error = output.get("error") if isinstance(output, dict) else None
+                if error is None:
+                    self.on_success()
+                else:
+                    self.on_failure(error)
+                return (*how, output)
+
+            return remote_exec
+
+        return wrap(RemoteEnv, {"_remote_exec": wrapper})
+
+    def on_success(self) -> None:
+        """Note that a host could be used: the next permanent failure is the first again."""
+        self._count = 0
+
+    def on_failure(self, error: BaseException) -> None:
+        """
+        Report the first permanent failure in a row, and pause after each: 1 s, 2 s, ... 60 s.
+
+        Parameters
+        ----------
+        error : BaseException
+            Why a script or a copy failed.  Anything that may be over by the next trial, such as
+            a refused connection, causes no pause.
+        """
+        if not isinstance(error, _PERMANENT):
+            return
+        pause = min(2.0**self._count, _MAX_PAUSE)
+        self._count += 1
+        if self._count == 1:
+            _LOG.error(
+                "Every trial on this host will fail until this is repaired; each waits longer than"
+                " the one before, up to %g s (Ctrl-C ends the experiment): %s",
+                _MAX_PAUSE,
+                error,
+            )
+        self._wake.wait(pause)
