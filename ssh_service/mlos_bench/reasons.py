@@ -10,6 +10,7 @@ returned, and the reason with it.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import weakref
 from typing import Any, Callable, Dict, MutableMapping, Optional
 
@@ -23,6 +24,9 @@ __all__ = ["MAX_LENGTH", "note", "shorten", "store"]
 
 MAX_LENGTH = 255
 _MORE = " ..."
+# Versions without schedulers give a trial's output to the optimizer at once, which raises a
+# ValueError where a failed trial has any.
+_IS_STORABLE = importlib.util.find_spec("mlos_bench.schedulers") is not None
 
 # Why an environment's last run failed.  Only the thread that runs an environment uses its entry.
 _reasons: MutableMapping[Environment, str] = weakref.WeakKeyDictionary()
@@ -43,7 +47,7 @@ def store() -> Callable[[], None]:
         return undo.pop_all().close
 
 
-def note(environment: Environment, error: BaseException) -> Dict[str, str]:
+def note(environment: Environment, error: BaseException) -> Optional[Dict[str, str]]:
     """
     Note why an environment's run failed, for the `CompositeEnv` around it.
 
@@ -56,11 +60,11 @@ def note(environment: Environment, error: BaseException) -> Dict[str, str]:
 
     Returns
     -------
-    Dict[str, str]
+    Optional[Dict[str, str]]
         What the environment should return as its output.
     """
     text = _reasons[environment] = shorten(str(error) or type(error).__name__)
-    return {"error": text}
+    return _output(text)
 
 
 def shorten(text: str) -> str:
@@ -81,6 +85,10 @@ def shorten(text: str) -> str:
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - len(_MORE)] + _MORE
 
 
+def _output(reason: str) -> Optional[Dict[str, str]]:
+    return {"error": reason} if _IS_STORABLE else None
+
+
 def _remote_run(run: Method) -> Method:
     def remote_run(self: Any) -> Any:
         _reasons.pop(self, None)
@@ -88,7 +96,8 @@ def _remote_run(run: Method) -> Method:
         if isinstance(output, dict):
             error = output.get("error")
             if isinstance(error, BaseException):
-                output.update(note(self, error))
+                note(self, error)
+                output["error"] = _reasons[self]
             elif not status.is_good():
                 _reasons[self] = shorten(_exit_of(output))
         return (status, *timestamp, output)
@@ -117,7 +126,7 @@ def _composite_run(run: Method) -> Method:
             reason = _reason_of_child(self)
             if reason is not None:
                 _reasons[self] = reason
-                output = {"error": reason}
+                output = _output(reason)
         return (status, *timestamp, output)
 
     return composite_run

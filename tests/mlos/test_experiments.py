@@ -67,7 +67,9 @@ def succeeded(trial: Trial, number: int) -> bool:
 def failed(trial: Trial, reason: str = "") -> bool:
     """Tell whether a trial ended, as failed, with nothing stored but a reason, if any."""
     stored = trial.results
-    has_reason = set(stored) == {"error"} and reason in stored["error"] if reason else not stored
+    if not reason or VERSION < (0, 6):  # which takes no output of a failed trial
+        return trial[:2] == ("FAILED", True) and not stored
+    has_reason = set(stored) == {"error"} and reason in stored["error"]
     return trial[:2] == ("FAILED", True) and has_reason
 
 
@@ -170,6 +172,7 @@ def test_an_sshd_restarted_between_trials_is_not_noticed_and_under_a_script_fail
     assert failed(three, "connection") and succeeded(four, 4), output
 
 
+@pytest.mark.skipif(not HAS_GRID, reason="this mlos_bench stores no output of failed trials")
 def test_experiment_failed_script_reason_is_stored(make: Make) -> None:
     """A composite, the usual root, stores the exit status and the last line of stderr."""
     experiment = make()

@@ -21,6 +21,8 @@ import ssh_service
 from ssh_service import SshConnectError, SshFileShareService, SshHostService
 from ssh_service.pytest_plugin import Sshd
 
+from .experiment import VERSION
+
 
 def test_they_are_mlos_benchs_services_with_its_status() -> None:
     assert issubclass(SshHostService, Service)
@@ -119,7 +121,8 @@ class TestCopies:
             sshd.stop()
             status, *rest, results = environment.run()
             assert status == Status.FAILED
-            assert "Connection refused" in results["error"]
+            if VERSION >= (0, 6):  # older ones take no output of a failed trial
+                assert "Connection refused" in results["error"]
             assert len(rest) == len(good) - 2  # a timestamp, where there are timestamps
             status, *rest, telemetry = environment.status()
             assert (status, telemetry) == (Status.FAILED, [])
