@@ -50,7 +50,7 @@ class Status(enum.Enum):
         Returns
         -------
         Status
-            The status; UNKNOWN, with a warning in the log, if there is none of that name or number.
+            The status; UNKNOWN, with a warning in the log, if there is no such status.
         """
         if isinstance(status, Status):
             return status
