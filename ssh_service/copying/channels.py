@@ -246,6 +246,7 @@ def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
 
 def _open_once(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     stream = _SftpStream(transport.connection_id)
+    stream.session.facts["connection"] = transport.connection_id
     channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_LARGEST_PACKET)
     try:
         greet(stream.session, limits.stall_timeout, limits.deadline)

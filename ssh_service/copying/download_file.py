@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ssh_service.copying.checksums import digest_by_shell, verify
+from ssh_service.copying.checksums import digest_by_shell, is_same, verify
 from ssh_service.copying.failures import Refused, changed_meanwhile, shown
 from ssh_service.copying.job import Job
-from ssh_service.copying.local.target_file import TargetFile
+from ssh_service.copying.local.target_file import TargetFile, digest_at, find_file
 from ssh_service.copying.local.target_folder import Names, TargetFolder
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.pipeline import STOPPED
@@ -49,13 +49,29 @@ class FileDownload:
         self._remote = job.remote
         self._source = wanted.path
         self._size = wanted.attributes.size or 0
+        self._mtime = wanted.attributes.mtime
         self._folder = wanted.folder
         self._name = wanted.names[-1]
 
     async def run(self) -> None:
         """Copy it."""
+        if self._job.passes_over and await self._is_there():
+            self._job.progress.advance(self._size)
+            return
         if self._size >= self._remote.read_size or not await self._copy_small():
             await self._copy_large()
+
+    async def _is_there(self) -> bool:
+        """Return whether a file of the same size and time is there, verified if wanted."""
+        existing = find_file(self._folder, self._name)
+        if existing is None or existing.st_size != self._size:
+            return False
+        if int(existing.st_mtime) != self._mtime:
+            return False
+        if not self._job.options.verify:
+            return True
+        digest = digest_at(self._folder, self._name, self._size)
+        return await is_same(self._job, self._source, self._size, digest)
 
     async def _copy_small(self) -> bool:
         """Copy a file in one piece; False if it is not what was announced."""

@@ -13,6 +13,7 @@ from ssh_service.copying.download_file import FileDownload, Wanted
 from ssh_service.copying.download_stream import FileStream
 from ssh_service.copying.failures import Refused, leads_back, local_error, not_a_file, shown
 from ssh_service.copying.job import MANY_FILES, Job
+from ssh_service.copying.local.begun_tree import LocalBegunTree
 from ssh_service.copying.local.target_folder import (
     Names,
     TargetFolder,
@@ -68,6 +69,7 @@ class Download:
         self._source = b""  # the root of the tree on the server
         self._small_files = 0
         self._small: Optional[FileStream] = None
+        self._mark: Optional[LocalBegunTree] = None  # with resume
 
     async def run(self, source: bytes, target: bytes) -> None:
         """
@@ -102,6 +104,7 @@ class Download:
                 raise transfer_error(errno.ENOTDIR, shown(source))
             await self._run_file(source, found, target)
         await self._pipeline.others_done()
+        self._job.log_resumed(source)
         self._finish_folders()
 
     async def _run_file(self, source: bytes, found: Attributes, target: bytes) -> None:
@@ -127,12 +130,21 @@ class Download:
     # Folders.
 
     async def _run_tree(self, source: bytes, found: Attributes, target: bytes) -> None:
-        target = await self._place_of_tree(source, target)
         real = await self._remote.real_path(source)
+        if self._job.options.resume:
+            server = str(self._remote.facts.get("connection", "")).encode()
+            self._mark = LocalBegunTree(server + b" " + real)
+            self._job.closing.callback(self._mark.release)
+        target = await self._place_of_tree(source, target)
         source = source.rstrip(b"/") or b"/"
         self._source = source
         self._tree = TargetTree(target.rstrip(b"/") or b"/", self._mode_of(found))
         self._job.closing.callback(self._tree.close)
+        if self._mark is not None and not self._job.resumes_tree:
+            if self._tree.root.is_new:
+                self._mark.begin(self._tree.root)
+            else:
+                self._find_mark(self._tree.root.path)
         try:
             self._to_do.append(_Folder(source, (), found, (real,)))
             while self._to_do or self._listing:
@@ -147,6 +159,13 @@ class Download:
             if self._small is not None:
                 self._small.end()  # what was asked for before comes, also after a failure
 
+    def _find_mark(self, path: bytes) -> bool:
+        """Return whether a folder is the tree that an interrupted call like this one began."""
+        if self._mark is None or not self._mark.find(path):
+            return False
+        self._job.has_resumed = self._job.resumes_tree = True
+        return True
+
     async def _place_of_tree(self, source: bytes, target: bytes) -> bytes:
         """Give the path of the folder that the tree becomes."""
         try:
@@ -157,13 +176,15 @@ class Download:
             raise local_error(error, target) from error
         if not stat.S_ISDIR(status.st_mode):
             raise transfer_error(errno.ENOTDIR, shown(target))
-        if self._job.options.contents:
+        if self._job.options.contents or self._find_mark(target):
             return target
         return os.path.join(target, await self._basename(source))
 
     def _finish_folders(self) -> None:
-        if self._tree is None or self._job.options.preserve is False:
+        if self._tree is None:
             return
+        if self._mark is not None:
+            self._mark.end(self._tree.root)
         for names, attributes in reversed(self._finished_folders):
             refused = self._tree.finish_folder(names, self._job.attributes_here(attributes))
             if refused is not None:

@@ -57,6 +57,8 @@ class Job:
         Which of them are ours.
     has_resumed : bool
         Whether anything was found that an earlier copy had begun.
+    resumes_tree : bool
+        Whether the whole tree was begun by an earlier copy.
     files, folders, flow : Budget
         Bounds: on files open, on folders being made or listed, on bytes on their way.
     closing : contextlib.ExitStack
@@ -79,7 +81,7 @@ class Job:
         self.pipeline = Pipeline(lane, stall_timeout, report)
         self.remote = RemoteFiles(lane)
         self.owner = RemoteOwner(self.remote, self.pipeline)
-        self.has_resumed = False
+        self.has_resumed = self.resumes_tree = False
         self._warned: Set[str] = set()
         self.files = HandleBudget(self.pipeline, lane.session, _FILES_AT_ONCE)
         self.folders = HandleBudget(self.pipeline, lane.session, _FOLDERS_AT_ONCE)
@@ -131,6 +133,16 @@ class Job:
                 shown(path),
                 error,
             )
+
+    @property
+    def passes_over(self) -> bool:
+        """Whether files that are there, with the same size and time, are not copied again."""
+        return self.options.update or self.resumes_tree
+
+    def log_resumed(self, path: bytes) -> None:
+        """Say so if there was nothing to resume, though that was wanted."""
+        if self.options.resume and not self.has_resumed:
+            _log.info("%r: nothing to resume, all of it is copied", shown(path))
 
     def warn_once(self, kind: str, text: str, *args: object) -> None:
         """

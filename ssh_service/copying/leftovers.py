@@ -9,7 +9,7 @@ from typing import Deque, Dict, List, NamedTuple, Optional
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, shown
 from ssh_service.copying.job import Job
-from ssh_service.copying.paths import folder_of, join, last_name
+from ssh_service.copying.paths import join
 from ssh_service.copying.pipeline import Task
 from ssh_service.copying.remote_files import attributes_in, is_folder, names_in
 from ssh_service.copying.remote_owner import Identity
@@ -128,14 +128,16 @@ class Leftovers:
 
     # Continuing.
 
-    async def claim(self, target: bytes, name: bytes, most: int) -> Optional[Claimed]:
+    async def claim(self, folder: bytes, last: bytes, name: bytes, most: int) -> Optional[Claimed]:
         """
         Take over what an earlier, interrupted copy to the same target left, by renaming it.
 
         Parameters
         ----------
-        target : bytes
-            What the unfinished file was to become.
+        folder : bytes
+            Where to look.
+        last : bytes
+            The name of what the unfinished file was to become.
         name : bytes
             Its name from now on.
         most : int
@@ -146,7 +148,6 @@ class Leftovers:
         Optional[Claimed]
             The file, open; None if there is none that is certainly ours.
         """
-        folder, last = folder_of(target), last_name(target)
         try:
             left = [
                 entry
@@ -173,8 +174,8 @@ class Leftovers:
         if real is None or not ours:
             self._job.warn_once(
                 "not resumed",
-                "an unfinished copy of %r is not continued: it is not certain that it is ours",
-                shown(join(folder, last)),
+                "an unfinished copy in %r is not continued: it is not certain that it is ours",
+                shown(folder),
             )
             return None
         usable = [entry for entry in ours if (entry.attributes.size or 0) <= most]

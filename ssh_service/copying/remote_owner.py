@@ -22,11 +22,11 @@ from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Signal
 
-__all__ = ["PRIVATE", "Identity", "RemoteOwner", "Way"]
+__all__ = ["NEW_FILE", "PRIVATE", "Identity", "RemoteOwner", "Way"]
 
 # The mode of an unfinished file: nobody else may read it; its own mode is set at the end.
 PRIVATE = 0o600
-_NEW_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
+NEW_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
 
 
 class Identity(NamedTuple):
@@ -182,7 +182,7 @@ class RemoteOwner:
         remote, name = self._remote, temporary.names.new(b"")
         path = join(folder, name)
         try:
-            handle = await remote.open(path, _NEW_FILE, PRIVATE)
+            handle = await remote.open(path, NEW_FILE, PRIVATE)
             self.learn(handle, PRIVATE)
             remote.ask_close(handle)
             remote.ask_remove(path)

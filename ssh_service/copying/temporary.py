@@ -156,6 +156,11 @@ def parse(name: bytes) -> Optional[TemporaryName]:
     return TemporaryName(host[:4], host[4:], int(pid, 16), int(start, 16), target)
 
 
+def tree(source: bytes) -> bytes:
+    """Return what stands for a tree's source in place of a target's name."""
+    return b"tree/" + source
+
+
 def target_digest(target: bytes) -> bytes:
     """Give what stands for a target's name in the name of its unfinished file."""
     return b"%08x" % zlib.crc32(target)

@@ -17,7 +17,7 @@ from ssh_service.copying.parts import move_parts
 from ssh_service.copying.paths import beside, folder_of, last_name
 from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import is_file, is_folder, is_link, succeed
-from ssh_service.copying.remote_owner import PRIVATE
+from ssh_service.copying.remote_owner import NEW_FILE, PRIVATE
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
@@ -25,7 +25,6 @@ from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["FileUpload"]
 
-_NEW_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
 _OLD_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.TRUNCATE
 # What a server says where a folder takes no new files, or not under such a name.
 _NO_NEW_FILES = (protocol.PERMISSION_DENIED, protocol.BAD_MESSAGE, protocol.OP_UNSUPPORTED)
@@ -80,6 +79,9 @@ class FileUpload:
             Whether it lies in a folder that this copy made, so that nothing is there.
         """
         place = _Place(target, None, False, True) if is_new else await self._find_place(target)
+        if self._job.passes_over and await self._is_there(place):
+            self._job.progress.advance(self._source.size)
+            return
         if place.in_place:
             await self._write_into(place)
             return
@@ -110,6 +112,17 @@ class FileUpload:
         await owner.check_target(target, found)
         replaces = remote.can_replace or remote.facts.get("rename replaces", True)
         return _Place(target, found, in_place=not (replaces and is_file(found)))
+
+    async def _is_there(self, place: _Place) -> bool:
+        """Return whether a file of the same size and time is there, verified if wanted."""
+        source, existing = self._source, place.existing
+        if existing is None or not is_file(existing):
+            return False
+        if (existing.size, existing.mtime) != (source.size, source.attributes.mtime):
+            return False
+        if not self._job.options.verify:
+            return True
+        return await is_same(self._job, place.path, source.size, source.digest(source.size))
 
     def _attributes_for(self, place: _Place) -> Attributes:
         """Return what the file shall have; what is None is left alone."""
@@ -147,7 +160,7 @@ class FileUpload:
                 if claimed is not None:
                     return claimed
             mode = self._mode_for_new(place)
-            handle = await self._remote.open(path, _NEW_FILE, mode)
+            handle = await self._remote.open(path, NEW_FILE, mode)
             self._job.owner.learn(handle, mode if mode == PRIVATE else None)
             return Claimed(path, handle, 0)
         except Refused as refused:
@@ -163,7 +176,8 @@ class FileUpload:
     async def _continue(self, place: _Place, name: bytes) -> Optional[Claimed]:
         """Open what an earlier copy left; None unless it is the beginning of the source."""
         source = self._source
-        claimed = await self._leftovers.claim(place.path, name, source.size)
+        folder, last = folder_of(place.path), last_name(place.path)
+        claimed = await self._leftovers.claim(folder, last, name, source.size)
         if claimed is None:
             return None
         path, handle, size = claimed

@@ -16,6 +16,7 @@ import stat
 from typing import List, Optional, Tuple
 
 from ssh_service.copying import tar, temporary
+from ssh_service.copying.begun_tree import BegunTree
 from ssh_service.copying.failures import Refused, shown
 from ssh_service.copying.job import MANY_FILES, Job
 from ssh_service.copying.leftovers import remove_tree
@@ -88,7 +89,11 @@ def is_worth_a_stream(job: Job, source: bytes, status: os.stat_result) -> bool:
 
 
 async def stream_tree(
-    job: Job, source: bytes, status: os.stat_result, target: bytes
+    job: Job,
+    source: bytes,
+    status: os.stat_result,
+    target: bytes,
+    mark: Optional[BegunTree] = None,
 ) -> Optional[StreamedTree]:
     """
     Copy a tree, but for its large files, to where nothing is.
@@ -103,6 +108,8 @@ async def stream_tree(
         Its status.
     target : bytes
         The remote path.
+    mark : Optional[BegunTree]
+        Marks the tree as begun; None if it is not going to be resumed.
 
     Returns
     -------
@@ -115,6 +122,8 @@ async def stream_tree(
         await job.remote.make_folder(folder, 0o700)
         done = await _Stream(job, source, target, folder).run(status)
         if done is not None:
+            if mark is not None:
+                await mark.begin(target, join(folder, _TREE))
             await job.remote.rename(join(folder, _TREE), target)
             await job.remote.remove_folder(folder)
             return done

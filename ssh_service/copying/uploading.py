@@ -8,6 +8,7 @@ import stat
 from collections import deque
 from typing import Deque, List, Optional, Tuple
 
+from ssh_service.copying.begun_tree import BegunTree
 from ssh_service.copying.failures import Refused, local_error, not_a_file, shown
 from ssh_service.copying.job import Job
 from ssh_service.copying.leftovers import Leftovers
@@ -64,6 +65,7 @@ class Upload:
         self._remote = job.remote
         self._pipeline = job.pipeline
         self._leftovers = Leftovers(job)
+        self._mark: Optional[BegunTree] = None  # with resume
         # Folders' own attributes, innermost first: set last, as each new entry changes the times
         # of its folder, and a folder's mode may forbid us to write into it.
         self._finished_folders: List[Tuple[bytes, Attributes]] = []
@@ -100,6 +102,9 @@ class Upload:
 
     async def _run(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         is_tree = stat.S_ISDIR(status.st_mode)
+        if is_tree and self._job.options.resume:
+            self._mark = BegunTree(self._job, self._leftovers, os.path.realpath(source))
+            self._job.closing.callback(self._mark.release)
         target = await self._remote.expand_home(target or b".")
         found = await self._remote.find(target)
         if found is not None and is_folder(found):
@@ -110,8 +115,9 @@ class Upload:
             if found is not None and not is_folder(found):
                 raise transfer_error(errno.ENOTDIR, shown(target))
         elif found is not None and is_folder(found):
-            target = join(target.rstrip(b"/") or b"/", own_name(source))
-            found = None  # not looked at yet
+            if self._mark is None or not await self._mark.find(target):
+                target = join(target.rstrip(b"/") or b"/", own_name(source))
+                found = None  # not looked at yet
         elif found is not None and is_tree:
             raise transfer_error(errno.ENOTDIR, shown(target))
         elif target.endswith(b"/") and not is_tree:
@@ -125,6 +131,9 @@ class Upload:
         else:
             await self._copy_tree(source, status, target.rstrip(b"/") or b"/")
         await self._pipeline.others_done()
+        self._job.log_resumed(target)
+        if self._mark is not None:
+            await self._mark.end()
         await self._finish_folders()
 
     async def _copy_tree(self, source: bytes, status: os.stat_result, target: bytes) -> None:
@@ -137,7 +146,7 @@ class Upload:
         streamed: Optional[StreamedTree] = None
         if is_worth_a_stream(self._job, source, status):
             if await self._may_unpack(target):
-                streamed = await stream_tree(self._job, source, status, target)
+                streamed = await stream_tree(self._job, source, status, target, self._mark)
         if streamed is None:
             await self._copy_entries(source, status, target)
         else:
@@ -157,6 +166,8 @@ class Upload:
         folder = await self._start_folder(target, status, None)
         # Before the first entry is read: what cannot be begun must not be half done.
         await folder.made.wait()
+        if self._mark is not None and not self._job.resumes_tree:
+            await (self._mark.begin(target) if folder.is_new else self._mark.find(target))
         folders = [folder]
         try:
             for entry in walk(source, status):

@@ -8,6 +8,7 @@ descriptors    what any open file has: attributes to read and to set, a digest
 walk           a tree, as an upload goes through it
 source_file    a file that an upload reads
 target_folder  the folders a download writes into, which no server makes it leave
+begun_tree     the mark of a tree that a download has begun
 target_file    a file that a download writes: beside its place, then renamed
 =============  ==================================================================
 """

@@ -28,7 +28,7 @@ from ssh_service.copying.local.target_folder import (
 from ssh_service.copying.ownership import described, is_our_file
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
 
-__all__ = ["TargetFile"]
+__all__ = ["TargetFile", "digest_at", "find_file"]
 
 _NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _LEFT_FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -181,11 +181,9 @@ class TargetFile(Unfinished):
         try:
             if self._temporary is not None:
                 return digest_of(self._file.fd, size)
-            file = Descriptor()
-            file.open(self._name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._folder.fd)
-            return digest_of(file.fd, size)
         except OSError as error:
             raise local_error(error, self.path) from error
+        return digest_at(self._folder, self._name, size)
 
     def restart(self, size: int) -> None:
         """Drop all after the first `size` bytes."""
@@ -345,3 +343,22 @@ class TargetFile(Unfinished):
         except OSError:
             pass  # it was never made; or it is litter now, and the next run removes it
         self._release_name()
+
+
+def find_file(folder: TargetFolder, name: bytes) -> Optional[os.stat_result]:
+    """Return the status of a regular file in a folder; None if there is none."""
+    try:
+        found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def digest_at(folder: TargetFolder, name: bytes, size: int) -> bytes:
+    """Return the digest of the first `size` bytes of a file in a folder."""
+    file = Descriptor()
+    try:
+        file.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder.fd)
+        return digest_of(file.fd, size)
+    except OSError as error:
+        raise local_error(error, os.path.join(folder.path, name)) from error

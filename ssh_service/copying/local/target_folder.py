@@ -29,6 +29,7 @@ __all__ = [
     "Unfinished",
     "check_use",
     "follow_links",
+    "open_folder",
     "open_parent",
     "open_real",
 ]
@@ -278,6 +279,11 @@ class TargetTree:
         """Give the folders that were there their modes back, unless they got others."""
         for names in list(self._made_writable):
             self.finish_folder(names, Attributes())
+
+    @property
+    def root(self) -> TargetFolder:
+        """Its root, open."""
+        return self._root
 
     def close(self) -> None:
         """Close all of its folders: a task that never took a step has released none."""

@@ -1,0 +1,83 @@
+"""
+The mark of a tree that an upload has begun, so that the same call finds it after an interrupt.
+
+Without it, a second ``upload(tree, "new", resume=True)`` would find a folder named ``new``, and
+put all of the tree into ``new/tree``.  The mark is an empty file, named as unfinished files are.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ssh_service.copying import temporary
+from ssh_service.copying.failures import Refused
+from ssh_service.copying.job import Job
+from ssh_service.copying.leftovers import Leftovers
+from ssh_service.copying.paths import join
+from ssh_service.copying.remote_owner import NEW_FILE, PRIVATE
+
+__all__ = ["BegunTree"]
+
+
+class BegunTree:
+    """
+    The mark of one upload, in the root of the tree on the server.
+
+    Parameters
+    ----------
+    job : Job
+        The copy.
+    leftovers : Leftovers
+        What earlier copies left.
+    source : bytes
+        The real path of the local folder.
+    """
+
+    def __init__(self, job: Job, leftovers: Leftovers, source: bytes) -> None:
+        self._job = job
+        self._leftovers = leftovers
+        self._source = temporary.tree(source)
+        self._name = temporary.names.new(self._source)
+        self._path: Optional[bytes] = None
+
+    async def find(self, folder: bytes) -> bool:
+        """Return whether an interrupted copy of the same source has begun the tree `folder`."""
+        claimed = await self._leftovers.claim(folder, self._source, self._name, most=0)
+        if claimed is None:
+            return False
+        self._job.remote.ask_close(claimed.handle)
+        self._path = claimed.path
+        self._job.has_resumed = self._job.resumes_tree = True
+        return True
+
+    async def begin(self, folder: bytes, root: Optional[bytes] = None) -> None:
+        """
+        Mark a tree that this copy has made.
+
+        Parameters
+        ----------
+        folder : bytes
+            Where it will be.
+        root : Optional[bytes]
+            Where it is at the moment, if it is going to be renamed.
+        """
+        path = join(root or folder, self._name)
+        try:
+            handle = await self._job.remote.open(path, NEW_FILE, PRIVATE)
+        except Refused:
+            return  # then it is not resumed; whatever is wrong, the copy finds out
+        self._job.owner.learn(handle, PRIVATE)
+        self._job.remote.ask_close(handle)
+        self._path = join(folder, self._name)
+
+    async def end(self) -> None:
+        """Remove the mark: all is there."""
+        if self._path is not None:
+            try:
+                await self._job.remote.remove(self._path)
+            except Refused:
+                pass  # litter now
+
+    def release(self) -> None:
+        """Leave the mark to the next copy, unless it was removed."""
+        temporary.names.release(self._name)

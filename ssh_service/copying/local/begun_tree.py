@@ -1,0 +1,80 @@
+"""The mark of a tree that a download has begun: see `ssh_service.copying.begun_tree`."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Optional
+
+from ssh_service.copying import temporary
+from ssh_service.copying.local.descriptors import Descriptor
+from ssh_service.copying.local.target_folder import TargetFolder, open_folder
+from ssh_service.copying.ownership import described, is_our_file
+
+__all__ = ["LocalBegunTree"]
+
+_NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
+
+class LocalBegunTree:
+    """
+    The mark of one download, in the root of the local tree.
+
+    Parameters
+    ----------
+    source : bytes
+        The server and the real path of the folder there.
+    """
+
+    def __init__(self, source: bytes) -> None:
+        self._source = temporary.tree(source)
+        self._name: Optional[bytes] = None
+
+    def find(self, path: bytes) -> bool:
+        """Return whether an interrupted copy of the same source has begun the tree `path`."""
+        try:
+            folder = TargetFolder(open_folder(path), path)
+        except OSError:
+            return False
+        try:
+            for other in folder.names_left():
+                if self._is_mark(folder, other):
+                    self._name = temporary.names.new(self._source)
+                    fd = folder.fd
+                    os.rename(other, self._name, src_dir_fd=fd, dst_dir_fd=fd)
+                    return True
+        except OSError:
+            self.release()  # somebody else was faster
+        finally:
+            folder.close()
+        return False
+
+    def _is_mark(self, folder: TargetFolder, name: bytes) -> bool:
+        status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        if status.st_size or not is_our_file(described(status), os.geteuid(), status.st_nlink):
+            return False
+        return temporary.names.is_left_of(name, self._source, time.time() - status.st_mtime)
+
+    def begin(self, folder: TargetFolder) -> None:
+        """Mark a tree that this copy has made."""
+        self._name = temporary.names.new(self._source)
+        mark = Descriptor()
+        try:
+            mark.open(self._name, _NEW_FILE_FLAGS, dir_fd=folder.fd)
+        except OSError:
+            self.release()  # then it is not resumed; whatever is wrong, the copy finds out
+        mark.close()
+
+    def end(self, folder: TargetFolder) -> None:
+        """Remove the mark: all is there."""
+        if self._name is not None:
+            try:
+                os.unlink(self._name, dir_fd=folder.fd)
+            except OSError:
+                pass  # litter now
+
+    def release(self) -> None:
+        """Leave the mark to the next copy, unless it was removed."""
+        if self._name is not None:
+            temporary.names.release(self._name)
+            self._name = None
