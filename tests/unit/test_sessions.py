@@ -82,9 +82,13 @@ class Site:
         work_done()
 
     def _settled(self) -> None:
+        # A lane has its transport a moment before its commands are started; both is done by the
+        # thread that dialled.
         pause = threading.Event()
         for _ in range(2000):
-            if all(lane.transport for lane in self.pool._lanes.all):
+            names = [thread.name for thread in threading.enumerate()]
+            dialling = any(name.startswith("ssh-service-dial-") for name in names)
+            if not dialling and all(lane.transport for lane in self.pool._lanes.all):
                 return
             pause.wait(0.005)
         raise AssertionError("a dial does not end")
