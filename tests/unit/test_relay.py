@@ -1,0 +1,176 @@
+"""A transport over what only looks like a socket: all of a socket, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import socket
+import sys
+import time
+from typing import Any, Iterator, List, Tuple
+
+import paramiko
+import pytest
+
+from ssh_service.errors import SshConnectError, SshConnectionLost
+from ssh_service.transport import SshTransport
+from tests.common import PATIENCE, Outcome, eventually, within
+from tests.faults.clients import execute
+from tests.faults.evil_ssh import EvilSsh, EvilTransport
+
+# What `nc` does, in the Python at hand.
+NETCAT = """
+import os, socket, sys, threading
+sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+def up():
+    while True:
+        data = os.read(0, 65536)
+        if not data:
+            break
+        sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+threading.Thread(target=up, daemon=True).start()
+while True:
+    data = sock.recv(65536)
+    if not data:
+        break
+    os.write(1, data)
+"""
+
+
+class Duck:
+    """The least that paramiko asks of a socket."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.is_closed = False
+        self.timeouts: List[Any] = []
+
+    def send(self, data: bytes) -> int:
+        return self.sock.send(data)
+
+    def recv(self, size: int) -> bytes:
+        return self.sock.recv(size)
+
+    def settimeout(self, timeout: Any) -> None:
+        self.timeouts.append(timeout)
+        self.sock.settimeout(timeout)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.sock.close()
+
+
+def proxy(code: str, *args: Any) -> paramiko.ProxyCommand:
+    words = [sys.executable, "-c", code, *map(str, args)]
+    return paramiko.ProxyCommand(" ".join(map(shlex.quote, words)))
+
+
+def nothing(server: EvilSsh, sock: Any) -> None:
+    """Assert that what stood in for a socket was closed."""
+    if isinstance(sock, Duck):
+        eventually(lambda: sock.is_closed)
+    else:
+        eventually(lambda: sock.process.returncode is not None and sock.process.stdin.closed)
+
+
+@contextlib.contextmanager
+def over(kind: str, **options: Any) -> Iterator[Tuple[EvilSsh, Any, SshTransport]]:
+    with EvilSsh(**options) as server:
+        sock = Duck(server.port) if kind == "duck" else proxy(NETCAT, server.port)
+        transport = SshTransport(sock, connection_id="tester@evil:1", keepalive_interval=None)
+        try:
+            transport.handshake(time.monotonic() + PATIENCE)
+            transport.auth_none("tester")
+            yield server, sock, transport
+        finally:
+            transport.close()
+        nothing(server, sock)
+
+
+KINDS = pytest.mark.parametrize("kind", ["duck", "proxy"])
+
+
+@KINDS
+def test_a_transport_over_a_lookalike_runs_commands(kind: str) -> None:
+    """FINDINGS C8: `paramiko.ProxyCommand`, and objects with four methods."""
+    with over(kind) as (_, sock, transport):
+        began = time.monotonic()
+        for number in range(20):
+            assert execute(transport, f"hello {number}") == (0, f"hello {number}".encode())
+        within(4.0, began)  # nothing waits for a time-out
+        transport.renegotiate_keys()
+        assert execute(transport, "x" * 30_000) == (0, b"x" * 30_000)
+
+
+@KINDS
+def test_a_transport_over_a_lookalike_sees_the_end(kind: str) -> None:
+    with over(kind) as (server, _, transport):
+        blocked = Outcome(lambda: transport.open_session().recv(10))
+        eventually(lambda: transport.open_channels)
+        server.transports[0].close()
+        assert isinstance(blocked.wait().error, SshConnectionLost)
+        assert transport.loss is not None and transport.loss.reason in ("eof", "reset")
+
+
+@KINDS
+def test_a_lookalike_that_takes_nothing_does_not_hold_up_close(kind: str) -> None:
+    def never_read(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
+        transport.stop_reading()
+
+    with over(kind, on_exec=never_read) as (server, _, transport):
+        channel = transport.open_session()
+        channel.exec_command("now")
+        channel.out_window_size = 1 << 30
+        flood = Outcome(lambda: channel.sendall(b"x" * (64 << 20)))
+        began = time.monotonic()
+        transport.close()
+        within(1.0, began)
+        assert isinstance(flood.wait().error, OSError)
+        server.transports[0].go_on_reading()
+
+
+def test_the_words_of_a_proxy_command_that_fails_are_told() -> None:
+    sock = proxy("import sys; sys.exit('no route \\x1b[2J to host')")
+    transport = SshTransport(sock, connection_id="tester@evil:1")
+    with pytest.raises(SshConnectError, match=r"no route \\x1b\[2J to host"):
+        transport.handshake(time.monotonic() + PATIENCE)
+    transport.close()
+    eventually(lambda: sock.process.stdin.closed)
+
+
+def test_a_lookalike_that_raises_is_told() -> None:
+    class Failing(Duck):
+        def recv(self, size: int) -> bytes:
+            raise OSError("the tunnel broke")
+
+    with EvilSsh() as server:
+        sock = Failing(server.port)
+        transport = SshTransport(sock, connection_id="tester@evil:1")
+        with pytest.raises(SshConnectError, match="the tunnel broke"):
+            transport.handshake(time.monotonic() + PATIENCE)
+        transport.close()
+        eventually(lambda: sock.is_closed)
+
+
+@KINDS
+def test_a_transport_that_was_never_started_closes_its_lookalike(kind: str) -> None:
+    with EvilSsh() as server:
+        sock = Duck(server.port) if kind == "duck" else proxy(NETCAT, server.port)
+        SshTransport(sock, connection_id="tester@evil:1").close()
+        nothing(server, sock)
+
+
+def test_an_unknown_algorithm_leaves_a_lookalike_to_its_owner() -> None:
+    with EvilSsh() as server:
+        sock = Duck(server.port)
+        with pytest.raises(ValueError):
+            SshTransport(sock, connection_id="tester@evil:1", ciphers=["nonesuch"])
+        assert not sock.is_closed and not sock.timeouts
+        sock.close()
+
+
+def test_the_socket_of_a_lookalike_has_its_attributes_alone() -> None:
+    with over("duck") as (_, sock, transport):
+        assert transport.sock.timeouts is sock.timeouts
+        assert transport.getpeername() == ("unknown", 0)  # as paramiko says where there is none
