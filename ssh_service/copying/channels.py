@@ -15,7 +15,7 @@ from ssh_service.copying.sftp.lane import greet
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.errors import SshServiceError, SshSessionRefused
-from ssh_service.transport import ChannelSink, SshChannel, SshTransport
+from ssh_service.transport import ChannelSink, SshChannel, SshTransport, printable
 
 __all__ = ["session_on", "start_command"]
 
@@ -29,6 +29,8 @@ _LARGEST_PACKET = 128 * 1024
 _COMMAND_WINDOW = 2 * 1024 * 1024
 # Seconds to wait for a session where the server admits no more, and between two attempts.
 _PATIENCE, _PAUSE = 30.0, 0.05
+# Bytes of what the server says before its hello that are kept for an error message.
+_KEPT_WORDS = 1024
 
 
 class _Slot:
@@ -39,6 +41,10 @@ class _Slot:
         self.session: Optional[SftpSession] = None  # guarded by opening
 
 
+class _Ended(Exception):
+    """The server's program has ended."""
+
+
 class _SftpStream(ChannelSink, Stream):
     """The channel, as the session sees it; and the session, as the channel sees it."""
 
@@ -46,6 +52,10 @@ class _SftpStream(ChannelSink, Stream):
         self.session = SftpSession(self)
         self._connection_id = connection_id
         self._channel: Optional[SshChannel] = None
+        # Reader thread only: what tells why there is no session.
+        self._is_greeted = False
+        self._stdout = self._stderr = b""
+        self._fate = ""
 
     # For the session.
 
@@ -87,7 +97,22 @@ class _SftpStream(ChannelSink, Stream):
 
     def data(self, chunk: bytes) -> None:
         """Pass on what came."""
+        if not self._is_greeted:
+            self._stdout = (self._stdout + chunk)[:_KEPT_WORDS]
         self.session.feed(chunk)
+        self._is_greeted = self._is_greeted or self.session.is_greeted
+
+    def stderr(self, chunk: bytes) -> None:
+        """Keep the server's first words: they may say why there is no session."""
+        self._stderr = (self._stderr + chunk)[:_KEPT_WORDS]
+
+    def exit_status(self, status: int) -> None:
+        """Note how the server's program ended."""
+        self._fate = f"exit status {status}"
+
+    def exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
+        """Note how the server's program ended."""
+        self._fate = f"signal {name}"
 
     def writable(self) -> None:
         """Pass on that there is room."""
@@ -95,13 +120,24 @@ class _SftpStream(ChannelSink, Stream):
 
     def eof(self) -> None:
         """Note that no more replies will come."""
-        self.session.ended(None)
-        self.close()
+        if self._is_greeted:
+            self.session.ended(self._reason())
+            self.close()
+        elif self._channel is not None:  # it is about to say why: see `greet`
+            self._channel.send_eof()
+            self.session.ends_soon()
 
     def closed(self, error: Optional[SshServiceError]) -> None:
         """Note the end."""
-        self.session.ended(error)
+        self.session.ended(error or self._reason())
         self._channel = None  # else a connection would be kept by what is kept for it
+
+    def _reason(self) -> Exception:
+        # A shell without the program says so on stderr; nologin and forced commands on stdout.
+        words = (self._stderr or (b"" if self._is_greeted else self._stdout)).strip()
+        line = printable(words.decode("utf-8", "backslashreplace").partition("\n")[0])
+        told = ", ".join(filter(None, (self._fate, line and f"the server said: {line}")))
+        return _Ended("the server ended the SFTP session" + (f" ({told})" if told else ""))
 
 
 class _CommandStream(ChannelSink, CommandStream):

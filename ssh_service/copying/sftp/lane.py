@@ -23,6 +23,8 @@ __all__ = ["Lane", "greet"]
 # What fits one packet of a channel of OpenSSH's: a batch is written before it exceeds this, or
 # when its lane has nothing better to do.
 _BATCH = 32 * 1024 - 64
+# Seconds for which a server whose program has ended may take to say how.
+_LAST_WORDS = 1.0
 
 
 class Lane(Inbox):
@@ -227,7 +229,13 @@ def greet(
     with Lane(session, deadline) as lane:
         session.put(encode.init(), [])
         while not session.is_greeted:
-            lane.wait_for_news(timeout)
+            ending = session.is_ending
+            try:
+                lane.wait_for_news(_LAST_WORDS if ending else timeout)
+            except Stalled:
+                if not ending:
+                    raise
+                session.close()  # it does not say why it ended
         if protocol.LIMITS in session.extensions:
             reply = lane.ask(encode.limits)
             while not reply.kind:

@@ -93,6 +93,7 @@ class SftpSession:
         self._sending = False  # guarded by _lock: a thread is at it, others leave it to that one
         self._room_made = 0  # guarded by _lock: how often the peer said it has room
         self._greeted = False  # guarded by _lock: the server's hello has come
+        self._ending = False  # guarded by _lock: no more replies will come
         self._over = False  # guarded by _lock
         self._reason: Optional[BaseException] = None  # guarded by _lock
         self._retired = False  # guarded by _lock
@@ -151,6 +152,14 @@ class SftpSession:
         for inbox in woken:
             inbox.deliver(None)
 
+    def ends_soon(self) -> None:
+        """Note that nothing more will come but the reason of the end."""
+        with self._lock:
+            self._ending = True
+            inboxes = list(self._inboxes)
+        for inbox in inboxes:
+            inbox.deliver(None)
+
     def ended(self, reason: Optional[BaseException]) -> None:
         """Note that the session is over; the first reason counts."""
         with self._lock:
@@ -170,6 +179,12 @@ class SftpSession:
         """Whether the server's hello has come."""
         with self._lock:
             return self._greeted
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the session is about to end, for a reason that is still to come."""
+        with self._lock:
+            return self._ending
 
     def check(self) -> None:
         """Raise `SessionEnded` if the session is over."""
