@@ -47,6 +47,11 @@ class SshWorkerLost(SshServiceError):
         super().__init__(message, phase="run" if sent is None else "queue")
         self.sent = sent
 
+    @property
+    def retryable(self) -> bool:
+        """True if nothing was sent to the host."""
+        return self.sent is False
+
 
 @dataclass(frozen=True)
 class HostResult:

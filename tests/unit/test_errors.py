@@ -7,7 +7,9 @@ import copy
 import errno
 import inspect
 import pickle
+import re
 import traceback
+from pathlib import Path
 from typing import Any, Dict, List, Type
 
 import paramiko
@@ -171,3 +173,57 @@ def test_reason_of_gives_a_text_for_every_error() -> None:
 def test_a_refused_session_has_the_fields_of_paramikos_exception() -> None:
     error = errors.SshSessionRefused("refused: no room", code=4, text="no room")
     assert (error.code, error.text, str(error)) == (4, "no room", "refused: no room")
+
+
+# Which may be tried again.
+
+
+def permanent() -> errors.SshConnectError:
+    error = errors.SshConnectError("no algorithm in common", phase="kex")
+    error.permanent = True
+    return error
+
+
+EXAMPLES: Dict[str, SshServiceError] = {
+    "`SshConnectError`": errors.SshConnectError("refused", phase="tcp"),
+    "`SshConnectError`, `permanent`": permanent(),
+    "`SshConnectTimeout`": errors.SshConnectTimeout("too long", phase="tcp"),
+    "`SshHostKeyError`": errors.SshHostKeyError("changed"),
+    "`SshAuthError`": errors.SshAuthError("refused"),
+    "`SshSessionRefused`, `code` 2 or 4": errors.SshSessionRefused("full", code=4),
+    "`SshSessionRefused`, other `code`": errors.SshSessionRefused("never", code=1),
+    "`SshConnectionLost`, not `sent`": errors.SshConnectionLost("lost", sent=False),
+    "`SshConnectionLost`, `sent`": errors.SshConnectionLost("lost", sent=True),
+    "`SshConnectionLost`, `phase` `copy`": errors.SshConnectionLost("lost", phase="copy"),
+    "`SshCommandTimeout`, `phase` `queue`": errors.SshCommandTimeout("late", phase="queue"),
+    "`SshCommandTimeout`, `phase` `run`": errors.SshCommandTimeout("late"),
+    "`SshTransferTimeout`": errors.SshTransferTimeout("late"),
+}
+
+
+def table_of_retryable() -> Dict[str, bool]:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text("utf-8")
+    section = text.partition("## May I try again?")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (yes|no) \| .+ \|$", section, re.MULTILINE)
+    return {error: answer == "yes" for error, answer in rows}
+
+
+def test_the_page_says_of_each_error_whether_to_try_again() -> None:
+    """FINDINGS U4: the page contradicted itself and the code."""
+    table = table_of_retryable()
+    assert table.pop("every other error") is False
+    assert table == {name: error.retryable for name, error in EXAMPLES.items()}
+    named = {type(error) for error in EXAMPLES.values()}
+    for cls in set(LEAVES) - named:
+        assert not cls("what happened").retryable, cls
+
+
+def test_retryable_survives_pickling() -> None:
+    for error in EXAMPLES.values():
+        assert pickle.loads(pickle.dumps(error)).retryable == error.retryable
+        assert again(error).retryable == error.retryable
+
+
+def test_another_host_key_is_never_retryable() -> None:
+    assert not errors.SshConnectionLost("lost", sent=False, reason="host key").retryable
+    assert errors.SshSessionRefused("refused", code=2).retryable
