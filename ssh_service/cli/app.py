@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import click
 
 from ssh_service.cli import completion
+from ssh_service.cli.output import flush_or_drop
 
 __all__ = ["commands", "run"]
 
@@ -33,8 +34,25 @@ def run(arguments: List[str]) -> int:
     int
         The exit status.
     """
-    from ssh_service.errors import SshServiceError
+    try:
+        status = _run(arguments)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        status = _unwritten(error)
+    problem = flush_or_drop()
+    return _unwritten(problem) if problem is not None and status == 0 else status
 
+
+def _unwritten(problem: OSError) -> int:
+    """Tell that standard output cannot be written; of a pipe that nobody reads, nothing."""
+    if not isinstance(problem, BrokenPipeError):
+        with contextlib.suppress(OSError):  # standard error may be on the same full disk
+            click.echo(f"{_PROGRAM}: cannot write the output: {problem.strerror}", err=True)
+    return 1
+
+
+def _run(arguments: List[str]) -> int:
     if not arguments and _COMPLETE not in os.environ:
         click.echo(
             commands.get_help(click.Context(commands, info_name=_PROGRAM, **_CONTEXT)), err=True
@@ -52,12 +70,14 @@ def run(arguments: List[str]) -> int:
         return 2
     except click.Abort:
         return 130
-    except SshServiceError as error:  # before anything was begun
+    except Exception as error:
+        from ssh_service.errors import SshServiceError  # with paramiko, which help can do without
+
+        if not isinstance(error, SshServiceError):
+            raise
+        # Before anything was begun.
         click.echo(f"{_PROGRAM}: {error}", err=True)
         return 2 if isinstance(error, ValueError) else 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return status if isinstance(status, int) else 0
 
 

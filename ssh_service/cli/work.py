@@ -217,9 +217,6 @@ class _Drive:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if isinstance(reporter.problem, BrokenPipeError):
-            # What is left in the buffers has nowhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if self._signal:
             return 128 + self._signal
         return 1 if self._failures or reporter.problem else 0

@@ -18,6 +18,7 @@ from ssh_service import CompletedProcess, SshServiceError  # noqa: E402
 from ssh_service.cli.files import OutputFiles  # noqa: E402
 from ssh_service.cli.report import JsonLines, Lines, verdict, visible  # noqa: E402
 from ssh_service.fleet.result import completed, failed  # noqa: E402
+from tests.common import PATIENCE, require_part  # noqa: E402
 
 from .command_line import in_process  # noqa: E402
 
@@ -293,6 +294,34 @@ def test_a_full_disk_is_told_with_host_and_path(tmp_path: Path) -> None:
     with pytest.raises(SshServiceError, match=r"a: cannot write .*a\.stdout: No space left"):
         files.write("a", "stdout", b"text")
     files.close("a")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--version"], ["run", "--help"], ["completion", "bash"]])
+def test_output_onto_a_full_disk_ends_with_1_and_one_line(
+    arguments: List[str], unbuffered: str
+) -> None:
+    """FINDINGS T3: Python would say "Exception ignored" and end with status 120."""
+    require_part(os.path.exists("/dev/full"), "needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ssh_service", *arguments],
+            cwd=str(ROOT),
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+        )
+    told = b"ssh-service: cannot write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+def test_messages_onto_a_full_disk_leave_the_status() -> None:
+    """What people would have been told is lost; scripts are told the same as ever."""
+    require_part(os.path.exists("/dev/full"), "needs /dev/full")
+    command = [sys.executable, "-m", "ssh_service", "run", "-H", "localhost", "-p", "1", "--", "x"]
+    with open("/dev/full", "wb") as full:
+        assert subprocess.call(command, cwd=str(ROOT), stderr=full, timeout=PATIENCE) == 1
 
 
 def test_bench_without_a_host_draws_the_documentations_pictures_in_a_checkout(
