@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SshTransferError,
         SshTransferPermissionError,
         SshTransferTimeout,
+        SshTreeError,
     )
     from ssh_service.host_api import FileShareService, Service, Status
     from ssh_service.outcome import CompletedProcess
@@ -85,6 +86,7 @@ __all__ = [
     "SshTransferError",
     "SshTransferPermissionError",
     "SshTransferTimeout",
+    "SshTreeError",
     "__version__",
 ]
 
@@ -109,6 +111,7 @@ _MODULES = {
     "SshTransferError": "errors",
     "SshTransferPermissionError": "errors",
     "SshTransferTimeout": "errors",
+    "SshTreeError": "errors",
     "CompletedProcess": "outcome",
     "RemoteProcess": "remote_process",
     "download": "verbs",

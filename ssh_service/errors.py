@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno as _errno
 import os
 from concurrent.futures import CancelledError
-from typing import Any, Dict, Optional, Tuple, Type, TypeVar
+from typing import Any, Dict, Optional, Sequence, Tuple, Type, TypeVar
 
 from paramiko.ssh_exception import AuthenticationException, ChannelException, SSHException
 
@@ -46,9 +46,12 @@ __all__ = [
     "SshTransferError",
     "SshTransferPermissionError",
     "SshTransferTimeout",
+    "SshTreeError",
     "again",
+    "name_connection",
     "reason_of",
     "transfer_error",
+    "tree_error",
 ]
 
 
@@ -330,7 +333,14 @@ class SshTransferError(SshServiceError, OSError):
     A copy failed; `errno`, `strerror` and `filename` are those of the file concerned.
 
     Build it with `transfer_error`, which picks the leaf that matches the errno.
+
+    Attributes
+    ----------
+    side : Optional[str]
+        Where that file is: ``local`` or ``remote``.
     """
+
+    side: Optional[str] = None
 
 
 class SshFileNotFoundError(SshTransferError, FileNotFoundError):
@@ -354,13 +364,32 @@ class SshNotADirectoryError(SshTransferError, NotADirectoryError):
 
 
 class SshTransferTimeout(SshTransferError, TimeoutError):
-    """Nothing moved for longer than a copy may stand still."""
+    """A copy took longer than its `timeout`, or stood still for longer than `stall_timeout`."""
 
     @property
     def retryable(self) -> bool:
         """True: a copy may be repeated, and never leaves half a file."""
         return True
 
+
+class SshTreeError(SshTransferError):
+    """
+    Of a tree that was copied with ``on_error="continue"``, something could not be copied.
+
+    Attributes
+    ----------
+    failures : Tuple[SshTransferError, ...]
+        What, and why: one error for each entry, with its path as `filename`.  What lies in a
+        folder that could not be made, or listed, is not among them.
+    """
+
+    failures: Tuple[SshTransferError, ...] = ()
+
+
+_T = TypeVar("_T", bound=SshTransferError)
+
+# Of the failures in a tree, those that stand in the message.
+_SHOWN_FAILURES = 3
 
 _TRANSFER_LEAVES: Dict[int, Type[SshTransferError]] = {
     _errno.ENOENT: SshFileNotFoundError,
@@ -377,6 +406,7 @@ def transfer_error(
     path: Any,
     detail: Optional[str] = None,
     *,
+    side: Optional[str] = None,
     connection_id: Optional[str] = None,
 ) -> SshTransferError:
     """
@@ -390,6 +420,8 @@ def transfer_error(
         The path concerned, shown in the message and kept as `filename`.
     detail : Optional[str]
         What happened, in place of the system's text for `code`.
+    side : Optional[str]
+        ``local`` or ``remote``: where the path is.
     connection_id : Optional[str]
         ``user@host:port``.
 
@@ -398,11 +430,83 @@ def transfer_error(
     SshTransferError
         The leaf for `code` (`SshFileNotFoundError` for ENOENT, ...), not raised yet.
     """
-    text = detail or os.strerror(code)
-    where = f" ({connection_id})" if connection_id else ""
     cls = _TRANSFER_LEAVES.get(code, SshTransferError)
-    error = cls(f"{text}: {path!r}{where}", connection_id=connection_id, phase="copy")
-    error.errno, error.strerror, error.filename = code, text, path
+    error = describe_transfer(cls, code, path, detail or os.strerror(code), side)
+    return name_connection(error, connection_id)
+
+
+def describe_transfer(
+    cls: Type[_T], code: int, path: Any, text: str, side: Optional[str] = None
+) -> _T:
+    """
+    Build a transfer error of a class of its own.
+
+    Parameters
+    ----------
+    cls : Type[SshTransferError]
+        The class.
+    code, path, text, side
+        As for `transfer_error`, where `text` is the `detail`.
+
+    Returns
+    -------
+    SshTransferError
+        Not raised yet.
+    """
+    where = f"{path!r}" if side is None else f"{side} {path!r}"
+    error = cls(f"{where}: {text}", phase="copy")
+    error.errno, error.strerror, error.filename, error.side = code, text, path, side
+    return error
+
+
+def name_connection(error: _T, connection_id: Optional[str]) -> _T:
+    """
+    Say of a transfer error which connection it concerns, unless it says so already.
+
+    Parameters
+    ----------
+    error : SshTransferError
+        It is changed.
+    connection_id : Optional[str]
+        ``user@host:port``; None changes nothing.
+
+    Returns
+    -------
+    SshTransferError
+        The same.
+    """
+    if connection_id is not None and error.connection_id is None:
+        error.connection_id = connection_id
+        error.args = (f"{connection_id}: {error.args[0]}",)
+        for failure in getattr(error, "failures", ()):
+            name_connection(failure, connection_id)
+    return error
+
+
+def tree_error(failures: Sequence[SshTransferError], path: Any, side: str) -> SshTreeError:
+    """
+    Build the error for a tree of which something could not be copied.
+
+    Parameters
+    ----------
+    failures : Sequence[SshTransferError]
+        One or more.
+    path : Any
+        The tree's own, where it was copied from.
+    side : str
+        ``local`` or ``remote``.
+
+    Returns
+    -------
+    SshTreeError
+        Not raised yet.
+    """
+    count = len(failures)
+    shown = "; ".join(str(failure) for failure in failures[:_SHOWN_FAILURES])
+    rest = f"; and {count - _SHOWN_FAILURES} more" if count > _SHOWN_FAILURES else ""
+    text = f"{count} {'entry' if count == 1 else 'entries'} could not be copied: {shown}{rest}"
+    error = describe_transfer(SshTreeError, failures[0].errno or 0, path, text, side)
+    error.failures = tuple(failures)
     return error
 
 

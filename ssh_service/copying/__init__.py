@@ -21,6 +21,7 @@ progress, job                 what all parts of one copy share
 parts, checksums              many parts of a large file at once; whether two files are the same
 leftovers, begun_tree         what dead copies left on the server: removed, or gone on with
 upload_file, download_file    one file, by SFTP
+upload_link                   a symbolic link, as such
 tar                           a format for many small files
 upload_stream                 many small files in one stream, up
 download_stream               and down

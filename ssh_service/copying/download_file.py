@@ -126,7 +126,7 @@ class FileDownload:
                     size = await self._read_unannounced(handle, target)
                 after = attributes_in(await remote.ask_stat_open(handle), source)
                 if (before.size, before.mtime) != (after.size, after.mtime):
-                    raise changed_meanwhile(source)
+                    raise changed_meanwhile(source, "remote")
                 await self._verify(size, target)
                 finish(self._job, target, before)
             except (SshTransferError, Refused):
@@ -161,7 +161,7 @@ class FileDownload:
             data = data_in(reply, source, count)
             received = sum(map(len, data))  # some servers give less than asked for, at any place
             if not received:
-                raise changed_meanwhile(source)
+                raise changed_meanwhile(source, "remote")
             target.write(offset, data)
             progress.advance(received)
             return received
@@ -178,7 +178,7 @@ class FileDownload:
             if not received:  # some servers say so, others send data of no length
                 return offset
             if offset > _MOST_UNANNOUNCED:
-                raise changed_meanwhile(self._source)
+                raise changed_meanwhile(self._source, "remote")
             target.write(offset, data)
             offset += received
             self._job.progress.advance(received)

@@ -22,6 +22,7 @@ from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_process import RemoteProcess, quoted
 from ssh_service.copying.sftp.protocol import ProtocolError
 from ssh_service.copying.waiting import Budget
+from ssh_service.errors import SshTransferError
 
 __all__ = ["FileStream"]
 
@@ -169,16 +170,21 @@ class FileStream:
             return
         wanted = self._next_wanted()
         try:
-            target = TargetFile(wanted.folder, wanted.names[-1])
-            try:
-                target.write(0, [memoryview(data)[:size]])
-                finish(self._job, target, header.attributes)
-            finally:
-                target.discard()
+            self._write(wanted, header, memoryview(data)[:size])
+        except SshTransferError as error:
+            self._job.entry_failed(error)
         finally:
             wanted.folder.release()
         self._useful = True
-        self._job.progress.advance(size)
+
+    def _write(self, wanted: Wanted, header: tar.Header, data: memoryview) -> None:
+        target = TargetFile(wanted.folder, wanted.names[-1])
+        try:
+            target.write(0, [data])
+            finish(self._job, target, header.attributes)
+        finally:
+            target.discard()
+        self._job.progress.advance(len(data))
         self._job.progress.file_done()
 
     async def _leave(self) -> None:

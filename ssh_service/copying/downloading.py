@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from collections import deque
-from typing import Deque, List, NamedTuple, NoReturn, Optional, Set, Tuple
+from typing import Any, Deque, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.download_file import FileDownload, Wanted
@@ -21,8 +22,16 @@ from ssh_service.copying.local.target_folder import (
     follow_links,
     open_parent,
 )
+from ssh_service.copying.local.target_link import make_link
 from ssh_service.copying.paths import LONGEST_NAME, is_within, join, last_name
-from ssh_service.copying.remote_files import attributes_in, is_file, is_folder, is_link, names_in
+from ssh_service.copying.remote_files import (
+    attributes_in,
+    is_file,
+    is_folder,
+    is_link,
+    link_in,
+    names_in,
+)
 from ssh_service.copying.sftp.protocol import Attributes, Name
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Signal
@@ -30,20 +39,39 @@ from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Download"]
 
-# What one copy accepts from a server, which may be hostile: entries in all, and levels.
+# What one copy accepts from a server, which may be hostile: entries in all, folders among them
+# (which are remembered until the end), and levels.
 MOST_ENTRIES = 1_000_000
-MOST_LEVELS = 128
+MOST_FOLDERS = 250_000
+MOST_LEVELS = 1000
 # Parts of a folder asked for at once.
 _READ_AHEAD = 3
 
 
 class _Folder(NamedTuple):
-    """A folder to be copied."""
+    """A folder to be copied; there may be many, so none has a path of its own in memory."""
 
-    path: bytes  # on the server
-    names: Names  # from the local root
+    parent: Optional[Any]  # the _Folder it lies in
+    name: bytes
+    level: int
     attributes: Attributes
-    real_paths: Tuple[bytes, ...]  # its own, and where the links on the way to it led
+    real_paths: Tuple[bytes, ...]  # where the links on the way to it were, and where they led
+    since: int  # how many of its names come before the end of the last of them
+
+    @property
+    def names(self) -> Names:
+        """The names that lead to it from the root."""
+        names: List[bytes] = []
+        folder = self
+        while folder.parent is not None:
+            names.append(folder.name)
+            folder = folder.parent
+        return tuple(reversed(names))
+
+    @property
+    def real_path(self) -> bytes:
+        """Its own path on the server, without links."""
+        return functools.reduce(join, self.names[self.since :], self.real_paths[-1])
 
 
 class Download:
@@ -65,7 +93,8 @@ class Download:
         self._listing = 0
         self._change = Signal(self._pipeline)
         self._entries = 0
-        self._finished_folders: List[Tuple[Names, Attributes]] = []
+        self._folders = 0
+        self._finished_folders: List[_Folder] = []
         self._source = b""  # the root of the tree on the server
         self._small_files = 0
         self._small: Optional[FileStream] = None
@@ -93,26 +122,31 @@ class Download:
             raise local_error(error, target) from error
         if is_folder(found):
             if not self._job.options.recursive:
-                raise transfer_error(errno.EISDIR, shown(source), "a folder, and not recursive")
+                raise transfer_error(
+                    errno.EISDIR, shown(source), "a folder, and not recursive", side="remote"
+                )
             await self._run_tree(source, found, target)
         elif not is_file(found):
-            raise not_a_file(source, found.mode or 0)
+            raise not_a_file(source, found.mode or 0, "remote")
         elif self._job.options.contents:
-            raise transfer_error(errno.ENOTDIR, shown(source), "no folder, and contents=True")
+            raise transfer_error(
+                errno.ENOTDIR, shown(source), "no folder, and contents=True", side="remote"
+            )
         else:
             if source.endswith(b"/"):
-                raise transfer_error(errno.ENOTDIR, shown(source))
+                raise transfer_error(errno.ENOTDIR, shown(source), side="remote")
             await self._run_file(source, found, target)
         await self._pipeline.others_done()
         self._job.log_resumed(source)
         self._finish_folders()
+        self._job.check_complete(source, "remote")
 
     async def _run_file(self, source: bytes, found: Attributes, target: bytes) -> None:
         if os.path.isdir(target):
             target = os.path.join(target, await self._basename(source))
         elif target.endswith(b"/"):
             code = errno.ENOTDIR if os.path.exists(target.rstrip(b"/")) else errno.EISDIR
-            raise transfer_error(code, shown(target))
+            raise transfer_error(code, shown(target), side="local")
         folder, name = open_parent(target)
         self._job.closing.callback(folder.close)
         self._job.progress.expect(found.size or 0)
@@ -146,7 +180,7 @@ class Download:
             else:
                 self._find_mark(self._tree.root.path)
         try:
-            self._to_do.append(_Folder(source, (), found, (real,)))
+            self._to_do.append(_Folder(None, b"", 0, found, (real,), 0))
             while self._to_do or self._listing:
                 if self._to_do:
                     self._listing += 1
@@ -175,7 +209,7 @@ class Download:
         except OSError as error:
             raise local_error(error, target) from error
         if not stat.S_ISDIR(status.st_mode):
-            raise transfer_error(errno.ENOTDIR, shown(target))
+            raise transfer_error(errno.ENOTDIR, shown(target), side="local")
         if self._job.options.contents or self._find_mark(target):
             return target
         return os.path.join(target, await self._basename(source))
@@ -185,8 +219,9 @@ class Download:
             return
         if self._mark is not None:
             self._mark.end(self._tree.root)
-        for names, attributes in reversed(self._finished_folders):
-            refused = self._tree.finish_folder(names, self._job.attributes_here(attributes))
+        for done in reversed(self._finished_folders):
+            names = done.names
+            refused = self._tree.finish_folder(names, self._job.attributes_here(done.attributes))
             if refused is not None:
                 self._job.modes_refused(b"/".join(names) or b".", refused)
         self._tree.restore()
@@ -199,96 +234,124 @@ class Download:
 
     async def _copy_folder(self, folder: _Folder) -> None:
         assert self._tree is not None
+        names = folder.names
+        path = functools.reduce(join, names, self._source)
         try:
-            target = self._tree.make_folder(folder.names, self._mode_of(folder.attributes))
+            target = self._tree.make_folder(names, self._mode_of(folder.attributes))
             # Noted before anything in it: so a folder comes after those around it.  A target that
             # was there is the user's, whatever is copied into it.
-            if folder.names or target.is_new or not self._job.options.contents:
-                self._finished_folders.append((folder.names, folder.attributes))
+            if names or target.is_new or not self._job.options.contents:
+                self._finished_folders.append(folder)
             try:
                 if not target.is_new:
                     target.sweep(self._job.options.resume)
-                await self._list_folder(folder, target)
+                await self._list_folder(folder, path, target)
             finally:
                 target.release()
-        except Refused as refused:
-            raise await self._remote.explain(refused) from refused
+        except (Refused, SshTransferError) as error:
+            await self._folder_failed(folder, error)
         finally:
             self._job.folders.give()
             self._listing -= 1
             self._change.set()
 
-    async def _list_folder(self, folder: _Folder, target: TargetFolder) -> None:
+    async def _folder_failed(self, folder: _Folder, error: Exception) -> None:
+        failure = await self._remote.explain(error) if isinstance(error, Refused) else error
+        if folder.parent is None or not isinstance(failure, SshTransferError):
+            raise failure from error  # nothing can be copied
+        self._job.entry_failed(failure)
+
+    async def _list_folder(self, folder: _Folder, path: bytes, target: TargetFolder) -> None:
         remote = self._remote
-        handle = await remote.open_folder(folder.path)
+        handle = await remote.open_folder(path)
         try:
             parts: Deque[Reply] = deque()
             seen: Set[int] = set()
             while True:
                 while len(parts) < _READ_AHEAD:
                     parts.append(remote.ask_read_folder(handle))
-                entries = names_in(await parts.popleft(), folder.path)
+                entries = names_in(await parts.popleft(), path)
                 if not entries:
                     break
-                await self._take_entries(folder, target, entries, seen)
+                await self._take_entries(folder, path, target, entries, seen)
         finally:
             remote.ask_close(handle)
 
     async def _take_entries(
-        self, folder: _Folder, target: TargetFolder, entries: List[Name], seen: Set[int]
+        self,
+        folder: _Folder,
+        folder_path: bytes,
+        target: TargetFolder,
+        entries: List[Name],
+        seen: Set[int],
     ) -> None:
-        # What links lead to is asked for all of them at once.
+        names = folder.names
+        # What links lead to, or say, is asked for all of them at once.
+        keeps_links = self._job.options.keeps_links
+        ask = self._remote.ask_read_link if keeps_links else self._remote.ask_stat
         asked = [
-            self._remote.ask_stat(join(folder.path, name)) if is_link(attributes) else None
+            ask(join(folder_path, name)) if is_link(attributes) else None
             for name, attributes, _ in entries
         ]
         for entry, leads_to in zip(entries, asked):
-            if entry.filename in (b".", b".."):
-                continue
-            path = join(folder.path, entry.filename)
+            path = join(folder_path, entry.filename)
             try:
                 self._check_entry(entry.filename, path, seen)
+                if entry.filename in (b".", b".."):
+                    continue
                 if temporary.parse(entry.filename) is not None:
                     continue  # another copy is writing it, or has left it
+                if leads_to is not None and keeps_links:
+                    make_link(target, entry.filename, link_in(await leads_to, path))
+                    continue
                 attributes = await self._look_at(folder, entry, path, leads_to)
             except Refused as refused:
-                await self._stop(await self._remote.explain(refused))
+                await self._entry_failed(await self._remote.explain(refused))
+                continue
             except SshTransferError as error:
-                await self._stop(error)
+                await self._entry_failed(error)
+                continue
             if attributes is not None:
                 self._job.progress.expect(attributes.size or 0)
                 stream = self._stream_for(attributes) if leads_to is None else None
-                wanted = Wanted(path, attributes, target, (*folder.names, entry.filename))
+                wanted = Wanted(path, attributes, target, (*names, entry.filename))
                 await (self._start_file(wanted) if stream is None else stream.ask(wanted))
         if self._small is not None:
             await self._small.flush()
 
-    async def _stop(self, error: Exception) -> NoReturn:
-        """Fail, at an entry that cannot be copied: what came before it still is."""
-        if self._small is not None:
-            await self._small.flush()
-        self._pipeline.fail(error)
+    async def _entry_failed(self, error: Exception) -> None:
+        """Note an entry that cannot be copied; if that ends the copy, what came before it is."""
+        try:
+            if not isinstance(error, SshTransferError) or error.errno == errno.E2BIG:
+                raise error
+            self._job.entry_failed(error)
+        except OSError as final:
+            if self._small is not None:
+                await self._small.flush()
+            self._pipeline.fail(final)
 
     async def _look_at(
         self, folder: _Folder, entry: Name, path: bytes, leads_to: Optional[Reply]
     ) -> Optional[Attributes]:
         """Give the attributes of an entry that is a file; None for a folder, noted for later."""
         name, attributes, _ = entry
-        real_paths = folder.real_paths
+        real_paths, since, level = folder.real_paths, folder.since, folder.level + 1
         if leads_to is not None:
             attributes = attributes_in(await leads_to, path)
             if is_folder(attributes):
-                real_paths = await self._follow_folder(path, real_paths)
-        elif is_folder(attributes):
-            real_paths = (*real_paths[:-1], join(real_paths[-1], name))
+                real_paths, since = await self._follow_folder(path, folder), level
         if is_folder(attributes):
-            if len(folder.names) >= MOST_LEVELS:
-                raise transfer_error(errno.ELOOP, shown(path), "too many levels")
-            self._to_do.append(_Folder(path, (*folder.names, name), attributes, real_paths))
+            self._folders += 1
+            if self._folders > MOST_FOLDERS:
+                text = f"more than {MOST_FOLDERS} folders"
+                raise transfer_error(errno.E2BIG, shown(path), text, side="remote")
+            if level > MOST_LEVELS:
+                raise transfer_error(errno.ELOOP, shown(path), "too many levels", side="remote")
+            self._to_do.append(_Folder(folder, name, level, attributes, real_paths, since))
             self._change.set()
             return None
         if not is_file(attributes):
-            raise not_a_file(path, attributes.mode or 0)
+            raise not_a_file(path, attributes.mode or 0, "remote")
         return attributes
 
     def _stream_for(self, attributes: Attributes) -> Optional[FileStream]:
@@ -309,20 +372,23 @@ class Download:
     def _check_entry(self, name: bytes, path: bytes, seen: Set[int]) -> None:
         self._entries += 1
         if self._entries > MOST_ENTRIES:
-            raise transfer_error(errno.E2BIG, shown(path), f"more than {MOST_ENTRIES} entries")
-        check_name(name, path)
+            raise transfer_error(
+                errno.E2BIG, shown(path), f"more than {MOST_ENTRIES} entries", side="remote"
+            )
+        if name not in (b".", b".."):
+            check_name(name, path)
         digest = hash(name)  # keyed, and 64 bits: small, and no server can make two collide
         if digest in seen:
-            raise transfer_error(errno.EPROTO, shown(path), "the server lists this name twice")
+            raise transfer_error(
+                errno.EPROTO, shown(path), "the server lists this name twice", side="remote"
+            )
         seen.add(digest)
 
-    async def _follow_folder(
-        self, path: bytes, real_paths: Tuple[bytes, ...]
-    ) -> Tuple[bytes, ...]:
+    async def _follow_folder(self, path: bytes, folder: _Folder) -> Tuple[bytes, ...]:
         real = await self._remote.real_path(path)
-        if any(is_within(other, real) for other in real_paths):
-            raise leads_back(path)
-        return (*real_paths, real)
+        if any(is_within(other, real) for other in (*folder.real_paths[:-1], folder.real_path)):
+            raise leads_back(path, "remote")
+        return (*folder.real_paths[:-1], folder.real_path, real)
 
     # Files.
 
@@ -336,10 +402,15 @@ class Download:
 
     async def _copy_file(self, wanted: Wanted) -> None:
         try:
-            await FileDownload(self._job, wanted).run()
+            try:
+                await FileDownload(self._job, wanted).run()
+            except Refused as refused:
+                raise await self._remote.explain(refused) from refused
             self._job.progress.file_done()
-        except Refused as refused:
-            raise await self._remote.explain(refused) from refused
+        except SshTransferError as error:
+            if self._tree is None:
+                raise
+            self._job.entry_failed(error)
         finally:
             self._job.files.give()
             wanted.folder.release()
@@ -348,6 +419,8 @@ class Download:
 def check_name(name: bytes, path: bytes) -> None:
     """Refuse what is no name: a server may be hostile."""
     if len(name) > LONGEST_NAME:
-        raise transfer_error(errno.ENAMETOOLONG, shown(path))
+        raise transfer_error(errno.ENAMETOOLONG, shown(path), side="remote")
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-        raise transfer_error(errno.EPROTO, shown(path), "the server lists a name that is none")
+        raise transfer_error(
+            errno.EPROTO, shown(path), "the server lists a name that is none", side="remote"
+        )

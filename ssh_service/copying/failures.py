@@ -16,6 +16,8 @@ from ssh_service.errors import (
     SshSessionRefused,
     SshTransferError,
     SshTransferTimeout,
+    describe_transfer,
+    name_connection,
     transfer_error,
 )
 from ssh_service.transport import printable
@@ -88,7 +90,7 @@ class Refused(Exception):
         if detail is None and code == errno.EIO:
             words = f": {printable(self.text)}" if self.text else ""
             detail = f"the server failed (status {self.code}{words})"
-        return transfer_error(code, shown(self.path), detail)
+        return transfer_error(code, shown(self.path), detail, side="remote")
 
 
 def shown(path: Union[str, bytes]) -> str:
@@ -112,13 +114,13 @@ def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:
     SshTransferError
         Not raised yet.
     """
-    return transfer_error(error.errno or errno.EIO, shown(path), error.strerror)
+    return transfer_error(error.errno or errno.EIO, shown(path), error.strerror, side="local")
 
 
-def not_a_file(path: bytes, mode: int) -> SshTransferError:
+def not_a_file(path: bytes, mode: int, side: str) -> SshTransferError:
     """Build the error for what is no regular file, though one is needed."""
     if stat.S_ISDIR(mode):
-        return transfer_error(errno.EISDIR, shown(path))
+        return transfer_error(errno.EISDIR, shown(path), side=side)
     kinds = (
         (stat.S_ISFIFO, "a fifo"),
         (stat.S_ISSOCK, "a socket"),
@@ -127,22 +129,25 @@ def not_a_file(path: bytes, mode: int) -> SshTransferError:
         (stat.S_ISLNK, "a symbolic link"),
     )
     kind = next((text for test, text in kinds if test(mode)), "of an unknown kind")
-    return transfer_error(errno.EINVAL, shown(path), f"not a regular file but {kind}")
+    return transfer_error(errno.EINVAL, shown(path), f"not a regular file but {kind}", side=side)
 
 
-def changed_meanwhile(path: bytes) -> SshTransferError:
+def changed_meanwhile(path: bytes, side: str) -> SshTransferError:
     """Build the error for a file that did not stand still."""
-    return transfer_error(errno.EIO, shown(path), "changed while it was being copied")
+    return transfer_error(errno.EIO, shown(path), "changed while it was being copied", side=side)
 
 
-def leads_back(path: bytes) -> SshTransferError:
+def leads_back(path: bytes, side: str) -> SshTransferError:
     """Build the error for a link that would make a tree endless."""
-    return transfer_error(errno.ELOOP, shown(path), "a symbolic link to a folder it lies in")
+    text = "a symbolic link to a folder it lies in"
+    return transfer_error(errno.ELOOP, shown(path), text, side=side)
 
 
 def not_the_same(path: bytes) -> SshTransferError:
     """Build the error for a copy that was compared, and differs."""
-    return transfer_error(errno.EIO, shown(path), "what arrived is not what was sent")
+    return transfer_error(
+        errno.EIO, shown(path), "what arrived is not what was sent", side="remote"
+    )
 
 
 def copy_error(error: Exception, path: str, connection_id: str, limits: TimeLimits) -> Exception:
@@ -169,13 +174,11 @@ def copy_error(error: Exception, path: str, connection_id: str, limits: TimeLimi
     if isinstance(error, Refused):
         error = error.as_error()
     if isinstance(error, SshTransferError):
-        error.connection_id = error.connection_id or connection_id
-        return error
+        return name_connection(error, connection_id)
     if isinstance(error, (Stalled, TimeUp)):
         text = _time_limit_reached(error, limits)
-        late = SshTransferTimeout(f"{text}: {path!r} ({connection_id})", **where)
-        late.errno, late.strerror, late.filename = errno.ETIMEDOUT, text, path
-        return late
+        late = describe_transfer(SshTransferTimeout, errno.ETIMEDOUT, path, text, "remote")
+        return name_connection(late, connection_id)
     if isinstance(error, (SessionEnded, protocol.ProtocolError)):
         return _session_error(error, path, where)
     return error
@@ -202,8 +205,12 @@ def _session_error(error: Exception, path: str, where: Any) -> SshServiceError:
         return SshSessionRefused(f"{reason} (to copy {path!r})", code=reason.code, **where)
     if isinstance(reason, protocol.ProtocolError):
         text = f"the server broke the SFTP protocol: {reason}"
-        return transfer_error(errno.EPROTO, path, text, connection_id=where["connection_id"])
+        return transfer_error(
+            errno.EPROTO, path, text, side="remote", connection_id=where["connection_id"]
+        )
     text = "the server ended the SFTP session"
     if reason is not None:
         text = str(reason) or f"the SFTP session was broken off: {type(reason).__name__}"
-    return transfer_error(errno.EPIPE, path, text, connection_id=where["connection_id"])
+    return transfer_error(
+        errno.EPIPE, path, text, side="remote", connection_id=where["connection_id"]
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
-from typing import Callable, Optional, Set
+from typing import Callable, List, Optional, Set
 
 from ssh_service.copying.failures import shown
 from ssh_service.copying.local.descriptors import current_umask
@@ -18,10 +19,14 @@ from ssh_service.copying.remote_process import RemoteProcess
 from ssh_service.copying.sftp.lane import Lane
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.waiting import Budget, HandleBudget
+from ssh_service.errors import SshTransferError, transfer_error, tree_error
 
 __all__ = ["MANY_FILES", "CommandStarter", "Job"]
 
 _log = logging.getLogger("ssh_service.copying")
+
+# Entries of one tree that may fail where the copy goes on: their errors are kept.
+MOST_FAILURES = 10_000
 
 # Small files, from how many on a stream over the server's shell is worth starting it.
 MANY_FILES = 64
@@ -59,6 +64,8 @@ class Job:
         Whether anything was found that an earlier copy had begun.
     resumes_tree : bool
         Whether the whole tree was begun by an earlier copy.
+    failures : List[SshTransferError]
+        What of a tree could not be copied, where the rest of it is all the same.
     files, folders, flow : Budget
         Bounds: on files open, on folders being made or listed, on bytes on their way.
     closing : contextlib.ExitStack
@@ -87,6 +94,7 @@ class Job:
         self.folders = HandleBudget(self.pipeline, lane.session, _FOLDERS_AT_ONCE)
         self.flow = Budget(self.pipeline, _BYTES_AT_ONCE)
         self._modes_refused = False
+        self.failures: List[SshTransferError] = []
         self.closing = contextlib.ExitStack()
         self.closing.callback(self.files.give_all)
         self.closing.callback(self.folders.give_all)
@@ -112,6 +120,36 @@ class Job:
             if self.options.preserve is None:
                 mode &= ~(self._umask & 0o022)
         return attributes._replace(mode=mode)
+
+    def entry_failed(self, error: SshTransferError) -> None:
+        """
+        Note that an entry of a tree could not be copied.
+
+        Parameters
+        ----------
+        error : SshTransferError
+            Why; raised unless the rest of the tree is to be copied, or too much could not be.
+        """
+        if not self.options.goes_on:
+            raise error
+        if len(self.failures) >= MOST_FAILURES:
+            text = f"and {MOST_FAILURES} other entries: {error.strerror}"
+            raise transfer_error(error.errno or errno.EIO, error.filename, text, side=error.side)
+        self.failures.append(error)
+
+    def check_complete(self, path: bytes, side: str) -> None:
+        """
+        Raise what could not be copied, all of it, at the end of a copy.
+
+        Parameters
+        ----------
+        path : bytes
+            The source.
+        side : str
+            ``local`` or ``remote``: where that is.
+        """
+        if self.failures:
+            raise tree_error(self.failures, shown(path), side)
 
     def modes_refused(self, path: bytes, error: Exception) -> None:
         """

@@ -49,9 +49,8 @@ class Options(NamedTuple):
         _choose("preserve", self.preserve, (None, True, False))
         for name, choices in _CHOICES.items():
             _choose(name, getattr(self, name), choices)
-        for name, value in (("links", "keep"), ("on_error", "continue"), ("update", True)):
-            if getattr(self, name) == value:
-                raise SshConfigError(f"{name}: {value!r} is not supported yet")
+        if self.update:
+            raise SshConfigError("update: True is not supported yet")
         if self.contents and not self.recursive:
             raise SshConfigError("contents=True copies what is in a folder: not recursive=False")
         if self.update and self.preserve is False:

@@ -82,9 +82,9 @@ def may_use(file: Attributes, folder: Attributes, uid: Optional[int]) -> bool:
     return file.uid is not None and file.uid in (uid, folder.uid)
 
 
-def not_ours(path: str, file: Attributes) -> SshTransferError:
+def not_ours(path: str, file: Attributes, side: str) -> SshTransferError:
     """Return the error for a stranger's file or link in a folder that strangers may write to."""
     kind = "a symbolic link" if stat.S_ISLNK(file.mode or 0) else "a file"
     owner = "an unknown user" if file.uid is None else f"uid {file.uid}"
     detail = f"Permission denied: {kind} of {owner}, in a folder that other users may write to"
-    return transfer_error(errno.EACCES, path, detail)
+    return transfer_error(errno.EACCES, path, detail, side=side)

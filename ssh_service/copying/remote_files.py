@@ -93,6 +93,10 @@ class RemoteFiles:
         """Begin to remove a file."""
         return self._lane.ask(encode.remove, path)
 
+    def ask_read_link(self, path: bytes) -> Reply:
+        """Begin to ask what a symbolic link says."""
+        return self._lane.ask(encode.read_link, path)
+
     def ask_read_folder(self, handle: bytes) -> Reply:
         """Begin to list some more."""
         return self._lane.ask(encode.read_folder, handle)
@@ -147,6 +151,15 @@ class RemoteFiles:
     async def remove_folder(self, path: bytes) -> None:
         """Remove an empty folder."""
         succeed(await self._lane.ask(encode.remove_folder, path), path)
+
+    async def make_link(self, text: bytes, path: bytes) -> None:
+        """Make a symbolic link that says `text`."""
+        paths = (path, text) if self.facts.get("link order") else (text, path)
+        succeed(await self._lane.ask(encode.make_link, *paths), path)
+
+    async def text_of_link(self, path: bytes) -> bytes:
+        """Tell what a symbolic link says, to the letter."""
+        return link_in(await self.ask_read_link(path), path)
 
     async def make_folder(self, path: bytes, mode: int) -> None:
         """Create a folder."""
@@ -306,6 +319,11 @@ def names_in(reply: Reply, path: bytes) -> List[Name]:
     if _is_end(reply):
         return []
     raise _refusal(reply, path)
+
+
+def link_in(reply: Reply, path: bytes) -> bytes:
+    """Take what a symbolic link says out of a reply."""
+    return _one_name(reply, path)
 
 
 def _is_end(reply: Reply) -> bool:

@@ -218,7 +218,7 @@ class RemoteOwner:
             return
         identity = await self.identify(where)
         if not may_use(found, folder, identity.uid if identity.is_proven else None):
-            raise not_ours(shown(path), found)
+            raise not_ours(shown(path), found, "remote")
 
     async def check_link(self, path: bytes) -> None:
         """As `check_target`, for a path that may be a link to a folder, or may be nothing."""

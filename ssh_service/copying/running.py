@@ -59,7 +59,10 @@ def copy(
     SshServiceError
         As `ssh_service.copying.upload` says.
     """
-    source, target = _bytes(source), _bytes(target)
+    here, there = "local", "remote"
+    if way == "download":
+        here, there = there, here
+    source, target = _bytes(source, here), _bytes(target, there)
     commands = functools.partial(start_command, transport)
 
     def begin(job: Job) -> Coroutine[Any, Any, None]:
@@ -88,13 +91,14 @@ def copy(
         raise told from error
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, side: str) -> bytes:
     plain = os.fsencode(path)
     if not plain:  # to a server it means the home directory, all of it
         why = "a path cannot be empty; '.' is the home directory there, the working directory here"
-        raise transfer_error(errno.ENOENT, "", why)
+        raise transfer_error(errno.ENOENT, "", why, side=side)
     if b"\0" in plain:  # no system knows such a name, and OpenSSH ends the session over it
-        raise transfer_error(errno.EINVAL, shown(plain), "a path cannot hold a NUL character")
+        text = "a path cannot hold a NUL character"
+        raise transfer_error(errno.EINVAL, shown(plain), text, side=side)
     return plain
 
 

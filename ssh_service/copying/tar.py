@@ -19,6 +19,7 @@ __all__ = [
     "FILE",
     "FOLDER",
     "Header",
+    "LINK",
     "MORE",
     "header",
     "padding",
@@ -28,7 +29,7 @@ __all__ = [
 BLOCK = 512
 # What an archive ends with.
 END = bytes(2 * BLOCK)
-FILE, FOLDER, MORE = b"0", b"5", b"x"
+FILE, LINK, FOLDER, MORE = b"0", b"2", b"5", b"x"
 
 _NAME_SIZE = 100
 _LATEST = 0xFFFFFFFF
@@ -38,9 +39,10 @@ _MOST_DIGITS = 12
 _ONLY_ATIME = re.compile(rb"[0-9]+ atime=([0-9]{1,12})(?:\.[0-9]+)?\n")
 _NOBODY = b"0000000\0" * 2  # uid and gid: whoever unpacks it owns the files
 # From the checksum on: the kind of entry, no link, the format, no owner's name, no device.
-_END_OF_HEADER = b" %b" + bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+_END_OF_HEADER = b" %b%b" + b"ustar\00000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
 # The sum of the bytes that are the same in all headers, the checksum itself taken for blanks.
-_FIXED_SUM = sum(_NOBODY) + sum(_END_OF_HEADER % b"") - ord(" ") + 8 * ord(" ")
+_FIXED_SUM = sum(_NOBODY) + sum(_END_OF_HEADER % (b"", b"")) - ord(" ") + 8 * ord(" ")
+_NO_LINK = bytes(_NAME_SIZE)
 
 
 class Header(NamedTuple):
@@ -52,25 +54,28 @@ class Header(NamedTuple):
     attributes: Attributes
 
 
-def header(name: bytes, kind: bytes, attributes: Attributes) -> bytes:
-    """Give the header of an entry, with what comes before it."""
+def header(name: bytes, kind: bytes, attributes: Attributes, link: bytes = b"") -> bytes:
+    """Give the header of an entry, with what comes before it; a link says `link`."""
     more = b""
     if attributes.atime is not None:
         more = _record(b"atime", b"%d" % _time(attributes.atime))
     if len(name) > _NAME_SIZE:
         more, name = more + _record(b"path", name), name[:_NAME_SIZE]
-    block = _header(name, kind, attributes)
+    if len(link) > _NAME_SIZE:
+        more, link = more + _record(b"linkpath", link), link[:_NAME_SIZE]
+    block = _header(name, kind, attributes, link)
     if not more:
         return block
     return b"".join((_header_of_more(len(more)), more, padding(len(more)), block))
 
 
-def _header(name: bytes, kind: bytes, attributes: Attributes) -> bytes:
+def _header(name: bytes, kind: bytes, attributes: Attributes, link: bytes = b"") -> bytes:
     mode = b"%07o\0" % (attributes.mode or 0)
     numbers = b"%011o\0%011o\0" % (attributes.size or 0, _time(attributes.mtime))
-    check = sum(name) + sum(mode) + sum(numbers) + sum(kind) + _FIXED_SUM
+    check = sum(name) + sum(mode) + sum(numbers) + sum(kind) + sum(link) + _FIXED_SUM
     name = name.ljust(_NAME_SIZE, b"\0")
-    return b"".join((name, mode, _NOBODY, numbers, b"%06o\0" % check, _END_OF_HEADER % kind))
+    end = _END_OF_HEADER % (kind, link.ljust(_NAME_SIZE, b"\0") if link else _NO_LINK)
+    return b"".join((name, mode, _NOBODY, numbers, b"%06o\0" % check, end))
 
 
 @functools.lru_cache(maxsize=1000)

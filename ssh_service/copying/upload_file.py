@@ -106,9 +106,10 @@ class FileUpload:
         if found is None:
             return _Place(target)
         if is_folder(found):
-            raise transfer_error(errno.EISDIR, shown(target))
+            raise transfer_error(errno.EISDIR, shown(target), side="remote")
         if not is_file(found) and not stat.S_ISCHR(found.mode or 0):
-            raise not_a_file(target, found.mode or 0)  # opening a fifo would block the server
+            # Opening a fifo would block the server.
+            raise not_a_file(target, found.mode or 0, "remote")
         await owner.check_target(target, found)
         replaces = remote.can_replace or remote.facts.get("rename replaces", True)
         return _Place(target, found, in_place=not (replaces and is_file(found)))
@@ -285,7 +286,7 @@ class FileUpload:
         if space is None or self._source.is_sparse:
             return
         if self._source.size - old_size > space.free_blocks * space.block_size:
-            raise transfer_error(errno.ENOSPC, shown(place.path))
+            raise transfer_error(errno.ENOSPC, shown(place.path), side="remote")
 
     # Content and attributes.
 

@@ -18,7 +18,7 @@ from typing import List, Optional, Tuple
 from ssh_service.copying import tar, temporary
 from ssh_service.copying.begun_tree import BegunTree
 from ssh_service.copying.failures import Refused, shown
-from ssh_service.copying.job import MANY_FILES, Job
+from ssh_service.copying.job import MANY_FILES, MOST_FAILURES, Job
 from ssh_service.copying.leftovers import remove_tree
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
@@ -64,11 +64,14 @@ class StreamedTree:
         All of its folders by their remote paths, innermost first.
     left : List[Tuple[bytes, bytes]]
         Local and remote paths of the files that are too large for the stream.
+    failures : List[SshTransferError]
+        What could not be copied, where the rest is all the same.
     """
 
     def __init__(self) -> None:
         self.folders: List[Tuple[bytes, Attributes]] = []
         self.left: List[Tuple[bytes, bytes]] = []
+        self.failures: List[SshTransferError] = []
 
 
 def is_worth_a_stream(job: Job, source: bytes, status: os.stat_result) -> bool:
@@ -78,8 +81,14 @@ def is_worth_a_stream(job: Job, source: bytes, status: os.stat_result) -> bool:
         return False
     small = 0
     try:
-        for entry in itertools.islice(walk(source, status), _LOOKED_AT):
-            if entry.status is None and os.stat(entry.path).st_size <= job.remote.write_size:
+        links = options.keeps_links
+        entries = walk(source, status, links, on_failure=lambda failure: None)
+        for entry in itertools.islice(entries, _LOOKED_AT):
+            if (
+                entry.status is None
+                and entry.link is None
+                and os.stat(entry.path).st_size <= job.remote.write_size
+            ):
                 small += 1
                 if small >= MANY_FILES:
                     return True
@@ -175,8 +184,12 @@ class _Stream:
         """Send the tree; give what is not as it should be here."""
         try:
             await self._send_folder(_TREE, status)
-            for entry in walk(self._source, status):
-                await self._send_entry(entry)
+            links = self._job.options.keeps_links
+            for entry in walk(self._source, status, links, self._note_failure):
+                try:
+                    await self._send_entry(entry)
+                except SshTransferError as failure:
+                    self._note_failure(failure)
         except SshTransferError as error:
             return error
         self._done.folders.append((self._target, attributes_of(status)))
@@ -184,9 +197,19 @@ class _Stream:
         await self._process.write(b"".join(self._pieces))
         return None
 
+    def _note_failure(self, failure: SshTransferError) -> None:
+        # Where it ends the copy, that is done by SFTP, which first copies what comes before.
+        if not self._job.options.goes_on or len(self._done.failures) >= MOST_FAILURES:
+            raise failure
+        self._done.failures.append(failure)
+
     async def _send_entry(self, entry: Entry) -> None:
         below = entry.path[len(self._source.rstrip(b"/")) :]
-        if entry.status is None:
+        if entry.link is not None:
+            # Its mode is what every link has, and nobody asks for its time.
+            name = _TREE + below
+            await self._send(tar.header(name, tar.LINK, Attributes(mode=0o777), entry.link))
+        elif entry.status is None:
             await self._send_file(entry.path, below)
         elif entry.leaves:
             self._done.folders.append((self._target + below, attributes_of(entry.status)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections import deque
-from typing import Deque, List, Optional, Tuple
+from typing import Any, Coroutine, Deque, List, Optional, Set, Tuple
 
 from ssh_service.copying.begun_tree import BegunTree
 from ssh_service.copying.failures import Refused, local_error, not_a_file, shown
@@ -20,9 +21,10 @@ from ssh_service.copying.remote_files import is_folder, succeed
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.upload_file import FileUpload
+from ssh_service.copying.upload_link import upload_link
 from ssh_service.copying.upload_stream import StreamedTree, is_worth_a_stream, stream_tree
 from ssh_service.copying.waiting import Signal
-from ssh_service.errors import transfer_error
+from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Upload"]
 
@@ -40,13 +42,16 @@ class _Folder:
         Its path.
     is_new : bool
         Whether this copy made it, so that nothing can stand in the way in there.
+    failed : bool
+        Whether it could not be made, which was noted, and nothing in it can be copied.
     made : Signal
-        Set once it exists.
+        Set once it exists, or has failed.
     """
 
     def __init__(self, path: bytes, made: Signal) -> None:
         self.path = path
         self.is_new = False
+        self.failed = False
         self.made = made
 
 
@@ -69,6 +74,7 @@ class Upload:
         # Folders' own attributes, innermost first: set last, as each new entry changes the times
         # of its folder, and a folder's mode may forbid us to write into it.
         self._finished_folders: List[Tuple[bytes, Attributes]] = []
+        self._failed_folders: Set[bytes] = set()
 
     async def run(self, source: bytes, target: bytes) -> None:
         """
@@ -88,11 +94,13 @@ class Upload:
         is_tree = stat.S_ISDIR(status.st_mode)
         if self._job.options.fsync and not self._remote.can_sync:
             text = "fsync=True, and the server cannot write files to its disk on demand"
-            raise transfer_error(errno.EOPNOTSUPP, shown(target), text)
+            raise transfer_error(errno.EOPNOTSUPP, shown(target), text, side="remote")
         if is_tree and not self._job.options.recursive:
-            raise transfer_error(errno.EISDIR, shown(source), "a folder, and not recursive")
+            raise transfer_error(
+                errno.EISDIR, shown(source), "a folder, and not recursive", side="local"
+            )
         if not is_tree and not stat.S_ISREG(status.st_mode):
-            raise not_a_file(source, status.st_mode)
+            raise not_a_file(source, status.st_mode, "local")
         try:
             await self._run(source, status, target)
         except Refused as refused:
@@ -111,18 +119,20 @@ class Upload:
             await self._job.owner.check_link(target)
         if self._job.options.contents:
             if not is_tree:
-                raise transfer_error(errno.ENOTDIR, shown(source), "no folder, and contents=True")
+                raise transfer_error(
+                    errno.ENOTDIR, shown(source), "no folder, and contents=True", side="local"
+                )
             if found is not None and not is_folder(found):
-                raise transfer_error(errno.ENOTDIR, shown(target))
+                raise transfer_error(errno.ENOTDIR, shown(target), side="remote")
         elif found is not None and is_folder(found):
             if self._mark is None or not await self._mark.find(target):
                 target = join(target.rstrip(b"/") or b"/", own_name(source))
                 found = None  # not looked at yet
         elif found is not None and is_tree:
-            raise transfer_error(errno.ENOTDIR, shown(target))
+            raise transfer_error(errno.ENOTDIR, shown(target), side="remote")
         elif target.endswith(b"/") and not is_tree:
             code = errno.ENOENT if found is None else errno.ENOTDIR
-            raise transfer_error(code, shown(target))
+            raise transfer_error(code, shown(target), side="remote")
         if not is_tree:
             self._job.progress.expect(status.st_size)
             self._job.progress.expect_no_more()
@@ -135,13 +145,20 @@ class Upload:
         if self._mark is not None:
             await self._mark.end()
         await self._finish_folders()
+        self._job.check_complete(source, "local")
+
+    def _count(self, source: bytes, status: os.stat_result) -> None:
+        """Tell the meter what there is; what is wrong with an entry is found out in its turn."""
+        links = self._job.options.keeps_links
+        for entry in walk(source, status, links, on_failure=lambda failure: None):
+            if entry.status is None and entry.link is None:
+                with contextlib.suppress(OSError):
+                    self._job.progress.expect(os.stat(entry.path).st_size)
+        self._job.progress.expect_no_more()
 
     async def _copy_tree(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         if self._job.progress.is_read:
-            for entry in walk(source, status):
-                if entry.status is None:
-                    self._job.progress.expect(os.stat(entry.path).st_size)
-            self._job.progress.expect_no_more()
+            self._count(source, status)
         self._leftovers.sweep(folder_of(target))
         streamed: Optional[StreamedTree] = None
         if is_worth_a_stream(self._job, source, status):
@@ -169,10 +186,13 @@ class Upload:
         if self._mark is not None and not self._job.resumes_tree:
             await (self._mark.begin(target) if folder.is_new else self._mark.find(target))
         folders = [folder]
+        job = self._job
         try:
-            for entry in walk(source, status):
+            for entry in walk(source, status, job.options.keeps_links, job.entry_failed):
                 path = join(folders[-1].path, entry.name)
-                if entry.status is None:
+                if entry.link is not None:
+                    await job.files.start(self._copy_link(entry.link, path, folders[-1]))
+                elif entry.status is None:
                     await self._job.files.start(self._copy_file(entry.path, path, folders[-1]))
                 elif entry.leaves:
                     path = folders.pop().path
@@ -190,6 +210,8 @@ class Upload:
         folder.is_new = True
         folder.made.set()
         self._finished_folders += streamed.folders
+        for failure in streamed.failures:
+            self._job.entry_failed(failure)
         for path, there in streamed.left:
             await self._job.files.start(self._copy_file(path, there, folder))
 
@@ -209,16 +231,25 @@ class Upload:
         try:
             if inside is not None:
                 await inside.made.wait()
+                folder.failed = inside.failed
             try:
                 # Ours to write into, until all is in it.
-                await self._remote.make_folder(folder.path, mode | stat.S_IRWXU)
-                folder.is_new = True
+                if not folder.failed:
+                    await self._remote.make_folder(folder.path, mode | stat.S_IRWXU)
+                    folder.is_new = True
             except Refused as refused:
                 await self._accept_folder(folder, refused)
+        except SshTransferError as error:
+            if inside is None:
+                raise  # nothing can be copied
+            self._job.entry_failed(error)
+            folder.failed = True
         finally:
             self._job.folders.give()
+        if folder.failed:
+            self._failed_folders.add(folder.path)
         folder.made.set()  # before anything else is begun, which a failure elsewhere forbids
-        if not folder.is_new:
+        if not folder.is_new and not folder.failed:
             self._leftovers.sweep(folder.path)
 
     async def _accept_folder(self, folder: _Folder, refused: Refused) -> None:
@@ -227,7 +258,7 @@ class Upload:
         if found is None:
             raise await self._remote.explain(refused) from refused
         if not is_folder(found):
-            raise transfer_error(errno.ENOTDIR, shown(folder.path)) from refused
+            raise transfer_error(errno.ENOTDIR, shown(folder.path), side="remote") from refused
         await self._job.owner.check_link(folder.path)
 
     async def _finish_folders(self) -> None:
@@ -235,6 +266,8 @@ class Upload:
             return
         on_way: Deque[Tuple[bytes, Reply]] = deque()
         for path, attributes in self._finished_folders:
+            if path in self._failed_folders:
+                continue
             on_way.append((path, self._remote.ask_set(path, attributes)))
             if len(on_way) > _SET_AT_ONCE:
                 await self._check_set(*on_way.popleft())
@@ -254,13 +287,35 @@ class Upload:
             with SourceFile(path) as source:
                 if folder is not None:
                     await folder.made.wait()
+                    if folder.failed:
+                        return
                 is_new = folder is not None and folder.is_new
-                await FileUpload(self._job, source, self._leftovers).run(target, is_new)
+                copying = FileUpload(self._job, source, self._leftovers)
+                await self._explained(copying.run(target, is_new))
             self._job.progress.file_done()
-        except Refused as refused:
-            raise await self._remote.explain(refused) from refused
+        except SshTransferError as error:
+            if folder is None:
+                raise
+            self._job.entry_failed(error)
         finally:
             self._job.files.give()
+
+    async def _copy_link(self, text: bytes, target: bytes, folder: _Folder) -> None:
+        try:
+            await folder.made.wait()
+            if not folder.failed:
+                await self._explained(upload_link(self._job, text, target, folder.is_new))
+        except SshTransferError as error:
+            self._job.entry_failed(error)
+        finally:
+            self._job.files.give()
+
+    async def _explained(self, copying: Coroutine[Any, Any, None]) -> None:
+        """Do something, and tell what the server refused as the error it is."""
+        try:
+            await copying
+        except Refused as refused:
+            raise await self._remote.explain(refused) from refused
 
 
 def own_name(path: bytes) -> bytes:

@@ -20,6 +20,10 @@ class Signal:
         self._turns: List[Turn] = []
         self.is_set = False
 
+    def belongs_to(self, pipeline: Pipeline) -> bool:
+        """Tell whether tasks of this pipeline may wait for it."""
+        return self._pipeline is pipeline
+
     def set(self) -> None:
         """Say that it happened."""
         self.is_set = True

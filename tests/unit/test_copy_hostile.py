@@ -80,6 +80,7 @@ NAMES = {
     protocol.READDIR: "list",
     protocol.REALPATH: "real_path",
     protocol.OPEN: "open",
+    protocol.READLINK: "read_link",
 }
 
 
@@ -278,3 +279,20 @@ def test_a_local_link_that_stays_inside_is_followed(target: Path) -> None:
     Liar([(b"file", FILE, 4, b"data")]).download(target)
     assert (target / "tree" / "file").is_symlink()
     assert (target / "tree" / "real" / "file").read_bytes() == b"data"
+
+
+def test_a_listing_of_nothing_but_the_folder_itself_ends(target: Path) -> None:
+    """``.`` comes once in a folder, as every name does."""
+    endless = ((b".", FOLDER, 0, b"") for _ in itertools.count())
+    with pytest.raises(OSError, match="twice"):
+        Liar(endless).download(target)
+
+
+def test_folders_that_are_made_up_are_bounded(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders wait in memory, so there may be fewer of them than files."""
+    monkeypatch.setattr(downloading, "MOST_FOLDERS", 500)
+    entries = ((b"%d" % number, FOLDER, 0, b"") for number in range(1000))
+    with pytest.raises(OSError, match="more than 500 folders"):
+        Liar(entries).download(target)

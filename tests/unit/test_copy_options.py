@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
 import os
+import pickle
 import stat
 from pathlib import Path
 from typing import Any, Callable, Dict
@@ -13,14 +15,24 @@ from typing import Any, Callable, Dict
 import pytest
 
 from ssh_service import copying, fleet, verbs
-from ssh_service.copying import downloading, upload_stream
+from ssh_service.copying import downloading
+from ssh_service.copying import job as job_module
+from ssh_service.copying import upload_stream
 from ssh_service.copying.failures import copy_error
 from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.options import Options
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits, TimeUp
-from ssh_service.errors import SshConfigError, SshTransferTimeout
+from ssh_service.errors import (
+    SshConfigError,
+    SshTransferError,
+    SshTransferTimeout,
+    SshTreeError,
+    name_connection,
+    transfer_error,
+    tree_error,
+)
 from tests.unit.sftp_harness import (
     MadeUpServer,
     Shell,
@@ -30,7 +42,8 @@ from tests.unit.sftp_harness import (
     status,
     upload,
 )
-from tests.unit.trees import describe, make_tree
+from tests.unit.test_copy_hostile import FOLDER, LINK, Liar, name_entry
+from tests.unit.trees import describe, litter, make_tree
 
 WAYS = ["up by sftp", "up in a stream", "down by sftp", "down in a stream"]
 Copy = functools.partial
@@ -166,7 +179,7 @@ def test_modes_come_down_without_setuid_and_strangers_write(copy: Copy, tmp_path
 
 
 def test_preserve_false_keeps_neither_modes_nor_times(copy: Copy, tmp_path: Path) -> None:
-    """With ``preserve=False`` what is new is as new files are; what is replaced keeps its mode."""
+    """What is new is as new files are; what is replaced keeps its mode."""
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "folder").mkdir(parents=True, mode=0o700)
     for name in ("new", "old"):
@@ -205,7 +218,7 @@ def test_preserve_false_makes_a_new_tree_by_the_umask(copy: Copy, tmp_path: Path
 
 
 def test_contents_twice_makes_one_tree(copy: Copy, tmp_path: Path) -> None:
-    """``contents=True`` fills the target whether or not it exists, and nests nothing."""
+    """Contents fill the target whether or not it exists, and nest nothing."""
     source, target = make_tree(tmp_path / "source"), tmp_path / "target"
     for _ in range(2):
         copy(f"{source}/", target, contents=True)
@@ -275,3 +288,194 @@ def test_modes_that_are_refused_are_told_once(
         assert len([r for r in caplog.records if "modes and times" in r.message]) == 1
         with pytest.raises(PermissionError):
             upload(session, source, "/target", preserve=True)
+
+
+# Errors and links.
+
+
+def awkward_tree(root: Path) -> Path:
+    """Make a tree of which three entries cannot be copied, and two files can."""
+    (root / "folder").mkdir(parents=True)
+    (root / "folder" / "good").write_bytes(b"good")
+    (root / "folder" / "dangling").symlink_to("nowhere")
+    (root / "good").write_bytes(b"good")
+    os.mkfifo(root / "fifo")
+    (root / "loop").symlink_to(".")
+    return root
+
+
+def test_on_error_continue_copies_the_rest_and_lists_all(copy: Copy, tmp_path: Path) -> None:
+    """One `SshTreeError` at the end has all that could not be copied, and says how many."""
+    source, target = awkward_tree(tmp_path / "source"), tmp_path / "target"
+    with pytest.raises(SshTreeError) as caught:
+        copy(source, target, on_error="continue")
+    error = caught.value
+    bad = {str(source / name) for name in ("folder/dangling", "fifo", "loop")}
+    assert {failure.filename for failure in error.failures} == bad
+    side = "remote" if copy.func is download else "local"
+    assert {failure.side for failure in error.failures} == {side}
+    assert "3 entries" in str(error) and all(repr(path) in str(error) for path in bad)
+    assert error.filename == str(source)
+    assert isinstance(error, SshTransferError) and isinstance(error, OSError)
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*")}
+    assert found == {"folder", "folder/good", "good"}
+    again = pickle.loads(pickle.dumps(error))
+    assert [str(one) for one in again.failures] == [str(one) for one in error.failures]
+    assert (type(again), str(again), again.errno) == (SshTreeError, str(error), error.errno)
+
+
+def test_on_error_continue_shows_the_first_few_in_its_message() -> None:
+    """A thousand failures make no message of a thousand lines."""
+    failures = [transfer_error(13, f"/{number}", side="remote") for number in range(1000)]
+    error = name_connection(tree_error(failures, "/", "remote"), "root@web:22")
+    assert str(error).startswith("root@web:22: remote '/': 1000 entries could not be copied")
+    assert "remote '/2': Permission denied; and 997 more" in str(error)
+    assert "'/3'" not in str(error)
+    assert str(error.failures[3]) == "root@web:22: remote '/3': Permission denied"
+
+
+def test_on_error_continue_stops_at_ten_thousand(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of failures is bounded: a server may make up any number."""
+    monkeypatch.setattr(job_module, "MOST_FAILURES", 5)
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(20):
+        (source / str(number)).symlink_to("nowhere")
+    for one in (upload, download):
+        with pytest.raises(OSError, match="5 other entries"):
+            one(session, source, tmp_path / f"{one.__name__}", on_error="continue")
+
+
+def test_on_error_continue_passes_over_what_a_target_refuses(copy: Copy, tmp_path: Path) -> None:
+    """A folder that stands where a file goes, or a file where a folder goes, is one failure."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "folder" / "deeper").mkdir(parents=True)
+    (source / "folder" / "deeper" / "file").write_bytes(b"x")
+    for name in ("one", "two"):
+        (source / name).write_bytes(b"new")
+    (target / "one").mkdir(parents=True)
+    (target / "folder").write_bytes(b"in the way")
+    with pytest.raises(SshTreeError) as caught:
+        copy(source, target, on_error="continue", contents=True)
+    names = {failure.filename for failure in caught.value.failures}
+    assert names == {str(target / "one"), str(target / "folder")}
+    assert (target / "two").read_bytes() == b"new"
+    assert (target / "folder").read_bytes() == b"in the way"
+
+
+def test_on_error_continue_of_a_single_file_is_its_own_error(copy: Copy, tmp_path: Path) -> None:
+    """There is nothing to go on with."""
+    with pytest.raises(FileNotFoundError) as caught:
+        copy(tmp_path / "missing", tmp_path / "target", on_error="continue")
+    assert not isinstance(caught.value, SshTreeError)
+
+
+def test_on_error_continue_lists_a_folder_that_cannot_be_read(
+    session: SftpSession, tmp_path: Path
+) -> None:
+    """An unreadable folder is one failure, and its neighbours are copied."""
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    source = tmp_path / "source"
+    (source / "locked").mkdir(parents=True)
+    (source / "locked").chmod(0)
+    (source / "file").write_bytes(b"x")
+    for one in (upload, download):
+        with pytest.raises(SshTreeError) as caught:
+            one(session, source, tmp_path / one.__name__, on_error="continue")
+        assert [f.filename for f in caught.value.failures] == [str(source / "locked")]
+        assert (tmp_path / one.__name__ / "file").read_bytes() == b"x"
+    (source / "locked").chmod(0o700)
+
+
+LINKS = {
+    "to file": "file",
+    "to folder": "folder",
+    "dangling": "nowhere",
+    "absolute": "/etc/hostname",
+    "upwards": "../../..",
+    "long": "x" * 150,
+    "folder/inner": "../file",
+}
+
+
+def linked_tree(root: Path) -> Path:
+    """Make a tree with every kind of link."""
+    (root / "folder").mkdir(parents=True)
+    (root / "file").write_bytes(b"x")
+    for name, text in LINKS.items():
+        (root / name).symlink_to(text)
+    return root
+
+
+def test_links_keep_copies_links_as_links(copy: Copy, tmp_path: Path) -> None:
+    """Every link says over there what it says here, dangling or not; also a second time."""
+    source, target = linked_tree(tmp_path / "source"), tmp_path / "target"
+    for _ in range(2):
+        copy(source, target, links="keep", contents=True)
+        assert {name: os.readlink(target / name) for name in LINKS} == LINKS
+        assert (target / "file").read_bytes() == b"x"
+    assert not litter(tmp_path)
+
+
+def test_links_keep_replaces_what_is_no_folder(copy: Copy, tmp_path: Path) -> None:
+    """A file, or another link, gives way to the link; a folder does not."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    for name in ("file", "link"):
+        (source / name).symlink_to("new")
+    (target / "file").write_bytes(b"old")
+    (target / "link").symlink_to("old")
+    copy(source, target, links="keep", contents=True)
+    assert [os.readlink(target / name) for name in ("file", "link")] == ["new", "new"]
+    (source / "folder").symlink_to("new")
+    (target / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        copy(source, target, links="keep", contents=True)
+    assert caught.value.filename == str(target / "folder")
+
+
+@pytest.mark.parametrize("reverses", [False, True])
+def test_links_keep_finds_out_the_servers_order_of_paths(tmp_path: Path, reverses: bool) -> None:
+    """The two paths of SYMLINK go to OpenSSH the other way round than the protocol says."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "link").symlink_to("text")
+    links: Dict[bytes, bytes] = {}
+
+    def answer(kind: int, request_id: int, body: bytes) -> bytes:
+        size = int.from_bytes(body[:4], "big")
+        path = body[4 : 4 + size]
+        if kind == protocol.SYMLINK:
+            other = body[8 + size :]
+            links.update({path: other} if reverses else {other: path})
+        elif kind == protocol.REMOVE:
+            links.pop(path)
+        elif kind == protocol.LSTAT and path in links:
+            return frame(protocol.ATTRS, request_id, attributes(0o120777))
+        elif kind not in (protocol.MKDIR, protocol.SETSTAT):
+            return status(request_id, protocol.NO_SUCH_FILE)
+        return status(request_id, protocol.OK)
+
+    with MadeUpServer(answer).ready() as session:
+        upload(session, source, "/target", links="keep")
+    assert links == {b"/target/link": b"text"}
+
+
+def test_a_link_from_the_server_leads_nothing_outside(tmp_path: Path) -> None:
+    """What a hostile server makes a link of is never written through, in this copy or the next."""
+    outside, target = tmp_path / "outside", tmp_path / "target"
+    outside.mkdir()
+
+    def read_link(request_id: int, rest: bytes) -> bytes:
+        name = name_entry(os.fsencode(outside), 0)
+        return frame(protocol.NAME, request_id, b"\0\0\0\1" + name)
+
+    Liar([(b"x", LINK, 0, b"")], read_link=read_link).download(target, links="keep")
+    assert os.readlink(target / "x") == str(outside)
+    with contextlib.suppress(OSError):
+        Liar([(b"x", FOLDER, 0, b"")]).download(target, contents=True)
+    assert os.listdir(outside) == []

@@ -412,7 +412,7 @@ def test_names_in_a_session_of_another_charset_stay_as_they_are(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """FINDINGS P7: tar converts the long names of an archive to the session's character set."""
+    """Left to itself, tar converts the long names of an archive to the session's character set."""
     made = shutil.which("localedef") and subprocess.run(
         ["localedef", "-i", "en_US", "-f", "ISO-8859-1", tmp_path / "latin1"],
         stdout=subprocess.DEVNULL,

@@ -7,6 +7,8 @@ import errno
 import functools
 import os
 import resource
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -260,7 +262,7 @@ def test_more_folders_than_are_finished_at_once_get_their_times(
 def test_uploading_again_what_cannot_be_replaced_names_it(
     session: SftpSession, tmp_path: Path
 ) -> None:
-    """FINDINGS P1: files that wait for their folder go on after another one's failure."""
+    """Files that wait for their folder go on after another one's failure."""
     source, target = tmp_path / "source", tmp_path / "target"
     for name in ("a", "b", "c"):
         (source / name).mkdir(parents=True)
@@ -277,7 +279,7 @@ def test_uploading_again_what_cannot_be_replaced_names_it(
 def test_many_copies_stay_within_what_the_process_may_open(
     copy: Any, session: SftpSession, tmp_path: Path
 ) -> None:
-    """FINDINGS P3: the bound is the process's, whatever number of copies there is."""
+    """The bound is the process's, whatever number of copies there is."""
     source = many_files(tmp_path / "source", 200, size=10)
     with limited_files(150):
         failures = in_threads(12, lambda number: copy(session, source, tmp_path / str(number)))
@@ -311,3 +313,60 @@ def in_threads(count: int, work: Callable[[int], None]) -> List[BaseException]:
         futures = [pool.submit(work, number) for number in range(count)]
         errors = [future.exception(PATIENCE) for future in futures]
     return [error for error in errors if error is not None]
+
+
+@pytest.mark.parametrize("copy, levels", [(upload, 900), (download, 250)])
+def test_a_tree_of_many_levels_is_copied(
+    copy: Any, levels: int, session: SftpSession, tmp_path: Path
+) -> None:
+    """Depth is bounded by the length of paths, not by the interpreter's stack."""
+    source = tmp_path / "s"
+    source.mkdir()
+    before = os.getcwd()
+    try:
+        os.chdir(source)
+        for _ in range(levels):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("file").write_bytes(b"x")
+    finally:
+        os.chdir(before)
+    copy(session, source, tmp_path / "t", progress=lambda progress: None)
+    assert (tmp_path / "t" / "/".join("d" * levels) / "file").read_bytes() == b"x"
+    for name in "st":
+        shutil.rmtree(tmp_path / name)
+
+
+def test_a_tree_that_is_too_deep_for_any_path_is_a_clear_error(
+    session: SftpSession, tmp_path: Path
+) -> None:
+    """What no path can name is an error with the path, not a RecursionError."""
+    source = tmp_path / "s"
+    source.mkdir()
+    inner = os.open(source, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("dddd", dir_fd=inner)
+        outer, inner = inner, os.open("dddd", os.O_RDONLY, dir_fd=inner)
+        os.close(outer)
+    os.close(inner)
+    for progress in (None, lambda progress: None):
+        with pytest.raises(OSError) as caught:
+            upload(session, source, tmp_path / "t", contents=True, progress=progress)
+        assert str(source) in str(caught.value)
+    for tree in (source, tmp_path / "t"):
+        subprocess.run(["rm", "-rf", tree], check=True, timeout=PATIENCE)
+
+
+def test_errors_say_which_side_and_which_file(session: SftpSession, tmp_path: Path) -> None:
+    """The path alone does not tell whether it is here or there."""
+    for copy, sides in ((upload, ("local", "remote")), (download, ("remote", "local"))):
+        missing, file = tmp_path / "missing", tmp_path / "file"
+        file.write_bytes(b"x")
+        for source, target, side, wrong in (
+            (missing, tmp_path / "new", sides[0], missing),
+            (file, missing / "inside", sides[1], missing / "inside"),
+        ):
+            with pytest.raises(FileNotFoundError) as caught:
+                copy(session, source, target)
+            assert str(caught.value) == f"{side} {str(wrong)!r}: No such file or directory"
+            assert caught.value.side == side

@@ -144,7 +144,7 @@ def test_a_transfer_error_has_the_leaf_of_its_errno(code: int, cls: Type[Excepti
     error = transfer_error(code, "/some/file", connection_id="me@here:22")
     assert type(error) is cls
     assert (error.errno, error.filename) == (code, "/some/file")
-    assert "'/some/file' (me@here:22)" in str(error)
+    assert str(error).startswith("me@here:22: '/some/file': ")
     assert facts(pickle.loads(pickle.dumps(error))) == facts(error)
 
 

@@ -45,7 +45,7 @@ class SourceFile:
         self._status = os.fstat(self._fd)
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
-            raise not_a_file(path, self._status.st_mode)
+            raise not_a_file(path, self._status.st_mode, "local")
         self.size = self._status.st_size
         self.attributes = attributes_of(self._status)
         if not self.size:
@@ -74,7 +74,7 @@ class SourceFile:
                     break
                 pieces.append(piece)
                 if len(pieces) > _MOST_UNSIZED:
-                    raise changed_meanwhile(self.path)
+                    raise changed_meanwhile(self.path, "local")
         except SshTransferError:
             self.close()
             raise
@@ -101,7 +101,7 @@ class SourceFile:
             while buffer:
                 count = os.preadv(self._fd, [buffer], offset)
                 if not count:
-                    raise changed_meanwhile(self.path)
+                    raise changed_meanwhile(self.path, "local")
                 buffer, offset = buffer[count:], offset + count
         except SshTransferError:
             raise
@@ -168,4 +168,4 @@ class SourceFile:
             return
         now = os.fstat(self._fd)
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
-            raise changed_meanwhile(self.path)
+            raise changed_meanwhile(self.path, "local")

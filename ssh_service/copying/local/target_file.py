@@ -220,7 +220,7 @@ class TargetFile(Unfinished):
             self._check_room(found.st_size)
             os.ftruncate(self._file.fd, 0)
         elif not stat.S_ISCHR(found.st_mode):
-            raise not_a_file(self.path, found.st_mode)
+            raise not_a_file(self.path, found.st_mode, "local")
 
     def _check_room(self, old_size: int) -> None:
         """Refuse to begin where the disk is too small: the old content would be lost for that."""

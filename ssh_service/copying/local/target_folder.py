@@ -212,7 +212,7 @@ def follow_links(path: bytes) -> bytes:
 def check_use(path: bytes, found: Attributes, folder: Attributes) -> None:
     """Refuse a target that a stranger made in a folder which strangers may write to."""
     if not may_use(found, folder, os.geteuid()):
-        raise not_ours(shown(path), found)
+        raise not_ours(shown(path), found, "local")
 
 
 class TargetTree:
@@ -361,7 +361,10 @@ class TargetTree:
         way = way_inside(self._root.root or b"/", path)
         if way is None or links > 40:
             raise transfer_error(
-                errno.ELOOP, shown(path), "a local symbolic link that leads out of the target"
+                errno.ELOOP,
+                shown(path),
+                "a symbolic link that leads out of the target",
+                side="local",
             )
         return way
 

@@ -153,6 +153,11 @@ def read_link(request_id: int, path: bytes) -> bytes:
     return _frame(request_id, protocol.READLINK, _string(path))
 
 
+def make_link(request_id: int, first: bytes, second: bytes) -> bytes:
+    """Make a symbolic link: where it points, and its path, in the order the server expects."""
+    return _frame(request_id, protocol.SYMLINK, _string(first) + _string(second))
+
+
 def rename(request_id: int, old: bytes, new: bytes) -> bytes:
     """Rename by version 3's rules: most servers refuse if `new` exists."""
     return _frame(request_id, protocol.RENAME, _string(old) + _string(new))

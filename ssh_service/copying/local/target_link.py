@@ -1,0 +1,61 @@
+"""A symbolic link that a download makes, as the one that it is on the server."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ssh_service.copying import temporary
+from ssh_service.copying.failures import local_error, shown
+from ssh_service.copying.local.target_folder import TargetFolder
+from ssh_service.errors import transfer_error
+
+__all__ = ["make_link"]
+
+
+def make_link(folder: TargetFolder, name: bytes, text: bytes) -> None:
+    """
+    Make a symbolic link; what stands in its place is replaced, but for a folder.
+
+    It may say anything, for nothing is ever written through it: see `TargetTree`.
+
+    Parameters
+    ----------
+    folder : TargetFolder
+        Where.
+    name : bytes
+        Its name in there.
+    text : bytes
+        What it says, by the server.
+
+    Raises
+    ------
+    SshTransferError
+        It cannot be made.
+    """
+    path = os.path.join(folder.path, name)
+    if not text or b"\0" in text:
+        raise transfer_error(errno.EPROTO, shown(path), "a link that says nothing", side="local")
+    unfinished = temporary.names.new(name)
+    try:
+        try:
+            os.symlink(text, name, dir_fd=folder.fd)
+            return
+        except FileExistsError:
+            pass
+        found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=folder.fd) == text:
+            return
+        os.symlink(text, unfinished, dir_fd=folder.fd)
+        try:
+            os.rename(unfinished, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+        except BaseException:
+            os.unlink(unfinished, dir_fd=folder.fd)
+            raise
+    except OSError as error:
+        raise local_error(error, path) from error
+    finally:
+        temporary.names.release(unfinished)
