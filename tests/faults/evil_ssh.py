@@ -7,7 +7,6 @@ message; `EvilTransport` can stop to read, and can be subclassed for what is wro
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import socket
 import threading
@@ -58,7 +57,7 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock, packetizer_class=_Packetizer)
-        self._replied: Dict[int, threading.Event] = collections.defaultdict(threading.Event)
+        self._replied: Dict[int, threading.Event] = {}
 
     def run(self) -> None:
         """Serve until the connection ends; paramiko leaves a timer of a handshake that failed."""
@@ -90,12 +89,15 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
 
     def wait_for_reply(self, channel: paramiko.Channel) -> None:
         """Wait until a channel's request was answered, so that nothing comes before the answer."""
-        self._replied[channel.remote_chanid].wait(10)
+        self._reply_to(channel.remote_chanid).wait(10)
+
+    def _reply_to(self, number: int) -> threading.Event:
+        return self._replied.setdefault(number, threading.Event())  # one, whoever is first
 
     def _send_user_message(self, m: Any) -> None:
         super()._send_user_message(m)
         if m.asbytes()[:1] == b"\x63":  # CHANNEL_SUCCESS
-            self._replied[int.from_bytes(m.asbytes()[1:5], "big")].set()
+            self._reply_to(int.from_bytes(m.asbytes()[1:5], "big")).set()
 
     def _negotiate_keys(self, m: Any) -> None:
         if self.initial_kex_done and not self.answers_rekeys:

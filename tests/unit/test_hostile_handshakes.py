@@ -20,7 +20,14 @@ from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, Outcome, descriptors, eventually, in_threads, resident, within
 from tests.faults.clients import connected, execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
-from tests.faults.evil_tcp import NO_SSH_SERVER, EvilTcp, black_hole, close_at_once, mute
+from tests.faults.evil_tcp import (
+    NO_SSH_SERVER,
+    EvilTcp,
+    Visit,
+    black_hole,
+    close_at_once,
+    mute,
+)
 
 LIMIT = 0.4
 """Seconds in which to connect."""
@@ -123,7 +130,11 @@ def test_what_a_server_says_in_place_of_its_identification_is_told() -> None:
 
 def test_a_server_without_identification_is_told_in_words() -> None:
     """FINDINGS T4: paramiko glues the reason to its own words."""
-    with EvilTcp(close_at_once) as server:
+
+    def leave(visit: Visit) -> None:
+        visit.sock.recv(100)  # what is not read makes the end a reset
+
+    with EvilTcp(leave) as server:
         error = fail_to_dial(server.port)
     assert "no SSH identification: the server closed the connection (phase: banner)" in str(error)
     assert "banner" not in str(error).replace("(phase: banner)", "")

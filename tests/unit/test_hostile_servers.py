@@ -317,6 +317,33 @@ def test_a_goodbye_is_told_escaped_and_cut() -> None:
     assert "code 2" in str(loss) and len(str(loss)) < 500
 
 
+FORGERY = b"a\x1b[2J\x9b1m\r\nother-host: ok\x85" + "\u202eb\u2066\u2028c\u200e".encode()
+"""Control characters, C1 (as bytes that are no UTF-8, too), bidi and line separators."""
+
+
+def shows_no_forgery(text: str) -> None:
+    assert text.isprintable(), ascii(text)
+    assert r"\x1b[2J" in text and r"\u202e" in text and "other-host: ok" in text
+
+
+def test_whatever_text_a_server_sends_is_escaped() -> None:
+    """FINDINGS S7: goodbyes, refused channels, texts of signals, what comes before the banner."""
+
+    class Forging(EvilTransport):
+        def _parse_channel_open(self, m: Any) -> None:
+            m.get_text()
+            number = m.get_int()
+            self.say(b"\x5c", number, 4, FORGERY, FORGERY)
+            self.say(b"\x01", 2, FORGERY, FORGERY)
+
+    with EvilSsh(transport_class=Forging) as server, connected(server.port) as transport:
+        with pytest.raises(SshSessionRefused) as caught:
+            transport.open_session()
+        shows_no_forgery(str(caught.value))
+        shows_no_forgery(caught.value.text)
+        shows_no_forgery(str(lost(transport)))
+
+
 def test_a_goodbye_by_application_is_a_clean_end() -> None:
     """The server left in order: no loss, but what was under way is told that it was cut off."""
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import shlex
 import socket
+import ssl
 import sys
 import time
+from pathlib import Path
 from typing import Any, Iterator, List, Tuple
 
 import paramiko
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from ssh_service.errors import SshConnectError, SshConnectionLost
 from ssh_service.transport import SshTransport
@@ -128,6 +134,51 @@ def test_a_lookalike_that_takes_nothing_does_not_hold_up_close(kind: str) -> Non
         within(1.0, began)
         assert isinstance(flood.wait().error, OSError)
         server.transports[0].go_on_reading()
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """Make a context for a TLS server on loopback."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    day = datetime.timedelta(days=1)
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    form, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    path = folder / "server.pem"
+    path.write_bytes(key.private_bytes(pem, form, none) + certificate.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(str(path))
+    return context
+
+
+def test_a_transport_over_tls_runs_commands(tmp_path: Path) -> None:
+    """`poll` does not see the bytes that TLS has decrypted and holds back."""
+    theirs = self_signed(tmp_path)
+
+    class Tls(EvilTransport):
+        def __init__(self, sock: Any) -> None:
+            super().__init__(theirs.wrap_socket(sock, server_side=True))
+
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ours.check_hostname, ours.verify_mode = False, ssl.CERT_NONE
+    with EvilSsh(transport_class=Tls) as server:
+        sock = ours.wrap_socket(socket.create_connection(("127.0.0.1", server.port), PATIENCE))
+        transport = SshTransport(sock, connection_id="tester@evil:1", keepalive_interval=None)
+        transport.handshake(time.monotonic() + PATIENCE)
+        transport.auth_none("tester")
+        assert execute(transport, "x" * 30_000) == (0, b"x" * 30_000)
+        assert transport.sock.version().startswith("TLS")
+        transport.close()
 
 
 def test_the_words_of_a_proxy_command_that_fails_are_told() -> None:
