@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import collections
 import threading
 import time
 import warnings
 import weakref
-from typing import Any, Callable, Deque, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
-from ssh_service import background, process_group, script
+from ssh_service import background, census, known_servers, process_group, script
 from ssh_service.errors import (
     SshCommandCancelled,
     SshCommandError,
@@ -24,7 +23,7 @@ from ssh_service.errors import (
 )
 from ssh_service.events import Subscriber
 from ssh_service.outcome import CommandFuture, CompletedProcess
-from ssh_service.process_group import GroupFinder
+from ssh_service.process_group import Helper, RemoteGroup, Reply
 from ssh_service.script import Script
 from ssh_service.streams import CallbackOutput, Output, Stdin
 from ssh_service.terminal import TerminalInput
@@ -37,6 +36,10 @@ HEARD = ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writ
 # Seconds from TERM to KILL, and from KILL to giving up on hearing of the end.
 _TERM_PATIENCE = 1.0
 _KILL_PATIENCE = 0.5
+# The same where a script of ours does it, which takes a session, and perhaps a connection.
+_SCRIPT_PATIENCE = 0.9
+# Seconds for a script of our own that is run beside a command.
+_HELPER_TIMEOUT = 10.0
 # Signals that end a process which has not asked for them; what gets one before it was sent is not.
 _FATAL = ("KILL", "TERM", "INT", "HUP", "QUIT", "ABRT")
 
@@ -117,22 +120,20 @@ class Command(ChannelSink):
         self.retried = False
         self.waits_for: Callable[[], str] = lambda: "queue"
         # How to run a command of our own beside it; without a pool, on the same connection.
-        self.run_beside: Callable[[str], None] = self._run_over_its_connection
+        self.run_beside: Helper = self._run_over_its_connection
         self._watch: Optional[CommandWatch] = None  # set once, before it is submitted
         # Guarded by _lock: what came of it, once that is told.
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
         self._text, self._env = script.join(text), script.check_environment(env)
         self._timeout = timeout
-        root = connection_id.startswith("root@")
-        self._group = GroupFinder() if root and not pty else None
-        self._group_signals: Deque[str] = collections.deque()  # to be sent to it when it is known
+        self._group = RemoteGroup(connection_id.startswith("root@"))
+        self._group_has_ended = False  # and we know
         self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)
         self._terminal = TerminalInput(self.stdin, connection_id) if pty else None
-        before, prologue = "", ""
+        before, prologue = "", self._group.prologue
         if self._terminal is not None:
             before, prologue = self._terminal.before, self._terminal.prologue
-        text = (self._group.prologue if self._group else "") + self._text
-        self._delivery = script.deliver(text, self._env, shell, prologue, before)
+        self._delivery = script.deliver(self._text, self._env, shell, prologue, before)
         self.outputs = (stdout or Output(), stderr or Output())
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
@@ -147,6 +148,7 @@ class Command(ChannelSink):
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._ended_channels: List[SshChannel] = []  # guarded by _lock: not to be used any more
         self._is_being_ended = False  # guarded by _lock
+        self._is_closed = False  # reader thread only: its channel, while its end is awaited
         self._is_requested = False  # guarded by _lock: the server was asked to run it
         self._early_signals: List[str] = []  # guarded by _lock: of before that
         self._over = False  # guarded by _lock
@@ -260,6 +262,7 @@ class Command(ChannelSink):
 
     def _send(self, channel: SshChannel) -> None:
         delivery = self._delivery.for_server(channel.get_transport().remote_version)
+        self._group.begin(channel, bool(delivery.preamble) and self._terminal is None)
         channel.request_exec(delivery.command)
         (self._terminal or self.stdin).start(channel, delivery.preamble)
         with self._lock:
@@ -337,9 +340,11 @@ class Command(ChannelSink):
         if not ok:
             self._refused = "pty" if awaits_terminal else "exec"
         channel = self._channel
-        if ok and awaits_terminal and channel is not None and self._cut_off is None:
+        if ok and channel is not None and not awaits_terminal:
+            self._group.running(channel, self.run_beside)
+        elif ok and channel is not None and self._cut_off is None:
             self._send(channel)
-        elif not ok or awaits_terminal:
+        else:
             self._close_channel()
 
     def data(self, chunk: bytes) -> None:
@@ -348,13 +353,7 @@ class Command(ChannelSink):
 
     def stderr(self, chunk: bytes) -> None:
         """Take stderr."""
-        if self._group is not None:
-            chunk = self._group.strip(chunk)
-            while self._group_signals and self._group.number is not None:
-                kill = self._group.kill_command(self._group_signals.popleft())
-                if kill is not None:
-                    self.run_beside(kill)
-        self._put(1, chunk)
+        self._put(1, self._group.strip(chunk))
 
     def eof(self) -> None:
         """Note that the output is complete."""
@@ -374,8 +373,7 @@ class Command(ChannelSink):
 
     def closed(self, error: Optional[SshServiceError]) -> None:
         """Settle the command, after all that it wrote."""
-        if self._group is not None:
-            self._put(1, self._group.rest())
+        self._put(1, self._group.rest())
         if self._terminal is not None:
             self._put(0, self._terminal.rest())
         if self._over:
@@ -383,6 +381,11 @@ class Command(ChannelSink):
         told = self._exit_status is not None
         cut_off = self._cut_off
         if cut_off is not None:
+            if self._is_being_ended and self._group.outlives_shell and error is None:
+                # What it started may run on.  The script that ends it will tell; see `_give_up`.
+                self._is_closed = True
+                if not self._group_has_ended:
+                    return
             cut_off.ended = True if told or error is None else None
             self._settle(error=cut_off)
         elif self._refused is not None:
@@ -492,10 +495,22 @@ class Command(ChannelSink):
         try:
             self._signal("KILL")
         finally:
-            self.set_timer(_KILL_PATIENCE, self._give_up)
+            patience = _SCRIPT_PATIENCE if self._group.is_reached else _KILL_PATIENCE
+            self.set_timer(patience, self._give_up)
+
+    def _note_group_end(self) -> None:
+        """Take note that no process of it is left."""
+        self._group_has_ended = True
+        error = self._cut_off
+        if self._is_closed and error is not None:
+            error.ended = True
+            self._settle(error=error)
 
     def _give_up(self) -> None:
-        self._settle(error=self._cut_off)
+        error = self._cut_off
+        if error is not None:
+            error.ended = True if self._group_has_ended else None
+        self._settle(error=error)
         self._close_channel()  # after it, so that the answer to our CLOSE is not taken for a sign
 
     def _hand_over(self, function: Callable[..., None], *args: Any) -> None:
@@ -557,18 +572,19 @@ class Command(ChannelSink):
             self._settle(process=died, unless_sent=True)
 
     def _send_signal(self, channel: SshChannel, name: str) -> None:
-        channel.send_signal(name)
-        if self._group is None:
-            return
-        kill = self._group.kill_command(name)
-        if kill is None:
-            self._group_signals.append(name)  # until its number is known
+        if self._group.is_reached and self._is_being_ended:
+            self._group.end(channel, self.run_beside, self._note_group_end)
         else:
-            self.run_beside(kill)
+            self._group.signal(channel, name, self.run_beside)
 
-    def _run_over_its_connection(self, text: str) -> None:
-        if self._channel is not None:
-            process_group.run_beside(self._channel, text)
+    def _run_over_its_connection(self, text: str, reply: Reply) -> None:
+        channel = self._channel
+        if channel is None or known_servers.runs_one_command(
+            channel.get_transport().remote_version
+        ):
+            reply(None)
+        else:
+            census.run_over(channel.get_transport(), text, reply)
 
     def _close_channel(self) -> None:
         if self._channel is not None:
@@ -648,8 +664,36 @@ class Command(ChannelSink):
             background.run_callback(watch.tell_ended, process, error)
 
 
-def _nowhere(text: str) -> None:
+class HelperCommand(Command):
+    """
+    A script of ours that is run beside a command.
+
+    Parameters
+    ----------
+    text : str
+        For a POSIX shell.
+    connection_id : str
+        ``user@host:port``.
+    reply : Callable[[Optional[bytes]], None]
+        Gets its stdout; None where it was not run to its end.
+    """
+
+    def __init__(self, text: str, connection_id: str, reply: Reply) -> None:
+        super().__init__(text, None, "/bin/sh", connection_id, timeout=_HELPER_TIMEOUT)
+        self._reply = reply
+
+    def _send_signal(self, channel: SshChannel, name: str) -> None:
+        channel.send_signal(name)  # no script is run for the sake of one of ours
+
+    def _tell(self, process: Optional[CompletedProcess], error: Optional[BaseException]) -> None:
+        super()._tell(process, error)
+        ran = process is not None and process.exit_status == 0
+        self._reply(process.stdout_bytes if process is not None and ran else None)
+
+
+def _nowhere(text: str, reply: Reply) -> None:
     """Run nothing: the command is over."""
+    reply(None)
 
 
 def check_seconds(name: str, seconds: Optional[float]) -> None:

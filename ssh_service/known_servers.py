@@ -95,6 +95,43 @@ def signals_group(version: str, root: bool) -> bool:
     return found is not None and found >= ((9, 8) if root else (7, 9))
 
 
+def is_openssh(version: str) -> bool:
+    """
+    Return whether a server is OpenSSH.
+
+    Parameters
+    ----------
+    version : str
+        The server's identification string.
+
+    Returns
+    -------
+    bool
+        True for every version of it that says which one it is.
+    """
+    return _openssh(version) is not None
+
+
+def needs_script_to_signal(version: str, root: bool) -> bool:
+    """
+    Return whether a command's processes are to be signalled by a script of ours.
+
+    Parameters
+    ----------
+    version : str
+        The server's identification string.
+    root : bool
+        Whether the user is root.
+
+    Returns
+    -------
+    bool
+        False where the server does it, and where nothing is known but that others' servers do.
+    """
+    known = is_openssh(version) or is_dropbear(version)
+    return (known or root) and not signals_group(version, root)
+
+
 def _openssh(version: str) -> Optional[Tuple[int, int]]:
     found = _OPENSSH.match(version)
     return None if found is None else _numbers(found)

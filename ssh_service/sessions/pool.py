@@ -11,7 +11,7 @@ from typing import Callable, List, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.cache import SshClientCache
-from ssh_service.command import Command
+from ssh_service.command import Command, HelperCommand
 from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
@@ -19,6 +19,7 @@ from ssh_service.errors import (
     SshSessionRefused,
 )
 from ssh_service.params import ConnectParams
+from ssh_service.process_group import Reply
 from ssh_service.sessions.lanes import LIMIT_KEPT, Failed, Lanes
 from ssh_service.sessions.session import Lane, Session
 from ssh_service.slots import Slot
@@ -31,8 +32,6 @@ _log = logging.getLogger(__name__)
 _SPARE_IDLE = 60.0
 # Seconds that giving it up may take.
 _ROOM_PATIENCE = 1.0
-# Seconds for a command of our own, such as the one that ends another.
-_HELPER_TIMEOUT = 10.0
 
 
 class SessionPool:
@@ -131,9 +130,9 @@ class SessionPool:
 
         command.set_timer(limit, look)
 
-    def _run_beside(self, text: str) -> None:
-        """Run a command of our own before all that waits, on whichever connection has room."""
-        helper = Command(text, {}, None, self._target.connection_id, timeout=_HELPER_TIMEOUT)
+    def _run_beside(self, text: str, reply: Reply) -> None:
+        """Run a script of our own before all that waits, on whichever connection has room."""
+        helper = HelperCommand(text, self._target.connection_id, reply)
         helper.run_beside = self._run_beside  # which keeps the pool until it is over
         self._enqueue(helper, -1 - next(self._tickets))
 

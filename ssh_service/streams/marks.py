@@ -8,7 +8,7 @@ from typing import List, Tuple
 
 _TOKEN_SIZE = 8
 # Characters of a word at most; nobody else's output is held back for longer.
-_LONGEST_WORD = 400
+_LONGEST_WORD = 1000
 
 
 class Marks:

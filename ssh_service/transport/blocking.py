@@ -53,6 +53,21 @@ class BlockingChannel(PostingChannel):
         self._transmit(m, wait=True)
         return len(data[:size].decode("utf-8")) if isinstance(s, str) else size
 
+    def exec_command(self, command: Union[str, bytes]) -> None:
+        """Do as `paramiko.Channel.exec_command`."""
+        self._starts = True
+        super().exec_command(command)
+
+    def invoke_shell(self) -> None:
+        """Do as `paramiko.Channel.invoke_shell`."""
+        self._starts = True
+        super().invoke_shell()
+
+    def invoke_subsystem(self, subsystem: str) -> None:
+        """Do as `paramiko.Channel.invoke_subsystem`."""
+        self._starts = True
+        super().invoke_subsystem(subsystem)
+
     def _closed_error(self) -> OSError:
         if isinstance(self.error, SshConnectionLost):
             return again(self.error)

@@ -106,6 +106,8 @@ class SshChannel(BlockingChannel):
         self.error = self.error or error
         with self.lock:
             self._set_closed()
+        if self.start_number is not None and not self.status_event.is_set():
+            self.get_transport().unaccounted.append(self.start_number)
         if self._sink is not None:
             self._sink.closed(self.error)
 
@@ -167,6 +169,8 @@ class SshChannel(BlockingChannel):
     # What the reader thread calls.  (It finds these functions in `_channel_handler_table`.)
 
     def _request_success(self, m: Message) -> None:
+        if self._starts and self.start_number is None:
+            self.start_number = self.get_transport().next_start()
         super()._request_success(m)
         if self._sink is not None:
             self._sink.replied(True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 from paramiko.common import (
     MSG_CHANNEL_CLOSE,
@@ -85,6 +86,9 @@ class Opening(Asking):
         super().__init__(wire, connection_id)
         self.channel_timeout = _CHANNEL_TIMEOUT
         self._channels, self.channels_seen = ChannelMap(), HandedOut()
+        self._starts = itertools.count()
+        # What the server started, and whose end it has not told: it may still run.
+        self.unaccounted: List[int] = []  # `append` is atomic; a destructor uses it
 
     def _disown(self) -> None:
         super()._disown()
@@ -100,6 +104,27 @@ class Opening(Asking):
             self._held.clear()
         for chan in known:
             chan._end(again(reason))
+
+    def next_start(self) -> int:
+        """Return the place of a process among those that the server has started, in order."""
+        return next(self._starts)  # on the reader thread: in the order of the replies
+
+    def started_sessions(self) -> Dict[Union[SshChannel, int], Optional[int]]:
+        """
+        List the sessions whose processes may be running on the server.
+
+        Returns
+        -------
+        Dict[Union[SshChannel, int], Optional[int]]
+            By channel, its `SshChannel.start_number` where the process was started for certain;
+            by that number for those whose channel is no more, without a value.
+        """
+        sessions: Dict[Union[SshChannel, int], Optional[int]]
+        sessions = dict.fromkeys(list(self.unaccounted), None)
+        for chan in self._channels.values():
+            if chan.may_run:
+                sessions[chan] = None if chan.closed else chan.start_number
+        return sessions
 
     @property
     def open_channels(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from paramiko.channel import Channel
 from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_CLOSE, cMSG_CHANNEL_REQUEST
@@ -35,6 +35,9 @@ class PostingChannel(Channel):  # type: ignore[misc]
 
     _outbound: Outbound
     _pipe: Any
+    _starts = False  # whether the server was asked to start a process
+    # Its place among those that the server has started for this connection; None: not yet.
+    start_number: Optional[int] = None
 
     def _set_transport(self, transport: "SshTransport") -> None:
         # Ours, as paramiko's asks `logging` for its logger, by a lock of the whole process.
@@ -45,6 +48,11 @@ class PostingChannel(Channel):  # type: ignore[misc]
     def get_transport(self) -> "SshTransport":
         """Return the connection this channel belongs to."""
         return self.transport.transport
+
+    @property
+    def may_run(self) -> bool:
+        """Whether the server was asked to start a process, and has not told its end."""
+        return self._starts and not self.status_event.is_set()
 
     @property
     def has_sent(self) -> bool:
@@ -68,6 +76,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
         command : bytes
             The command line, for the user's login shell.
         """
+        self._starts = True
         self._request("exec", True, command)
 
     def request_pty(self, term: str = "xterm", width: int = 80, height: int = 24) -> None:
@@ -92,6 +101,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
         name : str
             Such as ``sftp``.
         """
+        self._starts = True
         self._request("subsystem", True, name)
 
     def send_signal(self, name: str) -> None:
@@ -172,5 +182,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
         # SimpleQueue.put is documented as safe in a destructor.
         outbound = getattr(self, "_outbound", None)
         if outbound is not None and self.active and not self.closed and not outbound.close_sent:
+            if self.start_number is not None and not self.status_event.is_set():
+                self.get_transport().unaccounted.append(self.start_number)
             m = message(cMSG_CHANNEL_CLOSE, self.remote_chanid)
             reaper.leave(self.get_transport(), m, outbound)

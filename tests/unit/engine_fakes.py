@@ -79,6 +79,9 @@ class FakeTransport:
         self.remote_version = "SSH-2.0-OpenSSH_9.2p1"
         self.session_limit: Optional[int] = None
         self.session_peak = 0
+        self.beside: Dict[str, Any] = {}
+        self.sock: Any = None
+        self.started: Dict[Any, Optional[int]] = {}  # what `started_sessions` tells
         self.in_reserve: Dict[str, Callable[[], bool]] = {}
         self.others = 0  # channels that are not the pool's
         self.max_sessions: Optional[int] = None  # what the server admits
@@ -101,6 +104,9 @@ class FakeTransport:
 
     def together(self) -> ContextManager[None]:
         return contextlib.suppress()
+
+    def started_sessions(self) -> Dict[Any, Optional[int]]:
+        return dict(self.started)
 
     def make_room(self, beside: Optional[str] = None) -> bool:
         return any([give_up() for name, give_up in self.in_reserve.items() if name != beside])
@@ -166,6 +172,7 @@ class FakeChannel:
         self.eof_sent = 0
         self.signals: List[str] = []
         self.terminals = 0  # asked for
+        self.start_number: Optional[int] = 0
         self.given_back = 0
         self.on_send: Callable[[], None] = lambda: None
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import gc
 import pickle
-import random
-import re
 import sys
 import threading
 import weakref
@@ -28,7 +26,6 @@ from ssh_service.errors import (
     SshSessionRefused,
 )
 from ssh_service.outcome import CompletedProcess
-from ssh_service.process_group import GroupFinder
 from ssh_service.streams import CallbackOutput, Output, QueueOutput
 from tests.unit.engine_fakes import (
     PATIENCE,
@@ -252,15 +249,13 @@ def test_a_timer_that_is_due_before_the_thread_that_set_it_goes_on_is_not_the_la
 
 
 def test_it_has_its_outcome_though_no_signal_can_be_sent(timers: Timers) -> None:
-    command = make(user="root", timeout=5)
-    started(command)
-    assert command._group is not None
-    command.stderr(mark_of(command._group))
+    command = make(timeout=5)
+    channel = started(command)
 
-    def refuse(text: str) -> None:
+    def refuse(name: str) -> None:
         raise MemoryError
 
-    command.run_beside = refuse
+    channel.send_signal = refuse  # type: ignore[method-assign]
     for _ in range(2):
         with pytest.raises(MemoryError):
             timers.fire()
@@ -680,112 +675,6 @@ def test_it_is_a_future_like_any_other() -> None:
         futures[0].result(timeout=0)
     channels[2].complete()
     assert all(future.done() for future in futures)
-
-
-# The process group of a root login.
-
-
-def mark_of(found: GroupFinder, number: int = 4711) -> bytes:
-    return found._start + str(number).encode() + b">"
-
-
-def test_the_mark_is_taken_out_however_it_is_cut_up() -> None:
-    rng = random.Random(1)
-    noise = [b"", b"<", b"<<", b"< 1", b"<deadbeef:12>", b"err\n", b"\xff\0", b">", b"<1234567"]
-    for _ in range(3000):
-        found = GroupFinder()
-        before, after = rng.choice(noise), b"".join(rng.choices(noise, k=rng.randrange(4)))
-        if rng.random() < 0.2:
-            before += found._start[: rng.randrange(len(found._start))]
-        text = before + mark_of(found) + after
-        cuts = sorted(rng.choices(range(len(text) + 1), k=rng.randrange(12)))
-        pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
-        shown = b"".join(found.strip(piece) for piece in pieces) + found.rest()
-        assert (shown, found.number) == (before + after, 4711)
-
-
-def test_without_a_mark_everything_is_shown() -> None:
-    rng = random.Random(2)
-    for _ in range(2000):
-        found = GroupFinder()
-        text = b"".join(
-            rng.choices([b"<", b"a", b":", b"1", found._start, found._start + b"12", b">"], k=9)
-        )
-        if re.search(found._start + rb"\d+>", text):
-            continue
-        cuts = sorted(rng.choices(range(len(text) + 1), k=6))
-        pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
-        assert b"".join(found.strip(piece) for piece in pieces) + found.rest() == text
-        assert found.number is None
-
-
-def test_little_is_held_back_while_the_mark_is_awaited() -> None:
-    found = GroupFinder()
-    assert found.strip(b"text" + found._start[:5]) == b"text"
-    assert found.strip(b"!more") == found._start[:5] + b"!more"
-    shown = b"".join(found.strip(piece) for piece in (found._start, b"1" * 10, b"1" * 20))
-    assert shown == found._start + b"1" * 30  # no process id is that long
-    assert found.number is None and found.rest() == b""
-
-
-@pytest.mark.parametrize("digits", [11, 5000])
-def test_group_finder_leaves_a_number_that_is_too_long(digits: int) -> None:
-    """No process id has so many digits, and Python refuses to read the longer one (S15)."""
-    found = GroupFinder()
-    text = found._start + b"1" * digits + b">"
-    assert found.strip(text) + found.rest() == text
-    assert found.number is None
-
-
-def test_a_second_mark_is_the_scripts_own() -> None:
-    found = GroupFinder()
-    assert found.strip(mark_of(found)) == b""
-    assert found.strip(mark_of(found, 1)) == mark_of(found, 1)
-    assert found.number == 4711
-
-
-def test_roots_processes_are_ended_over_another_session(timers: Timers) -> None:
-    command = make(user="root", timeout=5)
-    beside: List[str] = []
-    command.run_beside = beside.append
-    channel = started(command)
-    assert command._group is not None
-    command.stderr(mark_of(command._group) + b"err")
-    timers.fire()
-    timers.fire()
-    assert channel.signals == ["TERM", "KILL"]
-    assert beside == ["kill -s TERM -- -4711", "kill -s KILL -- -4711"]
-    timers.fire()
-    assert error(command).process.stderr == "err"
-
-
-def test_without_a_pool_it_is_ended_over_the_same_connection(timers: Timers) -> None:
-    command = make(user="root", timeout=5)
-    channel = started(command)
-    assert command._group is not None
-    command.stderr(mark_of(command._group))
-    timers.fire()
-    (helper,) = channel.transport.opened
-    assert helper.command == b"kill -s TERM -- -4711"
-    assert helper.eof_sent == 1
-
-
-def test_no_process_group_is_killed_after_the_end(timers: Timers) -> None:
-    command = make(user="root", timeout=5)
-    beside: List[str] = []
-    command.run_beside = beside.append
-    channel = started(command)
-    assert command._group is not None
-    command.stderr(mark_of(command._group))
-    channel.complete()
-    command.signal("KILL")
-    assert beside == [] and timers.live == []
-
-
-def test_the_prologue_is_roots_alone() -> None:
-    assert started(make("echo")).command == b"echo"
-    root = started(make("echo", user="root")).command
-    assert root is not None and root.endswith(b">&2;echo")
 
 
 # Many at once.

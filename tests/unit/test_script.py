@@ -12,7 +12,7 @@ import pytest
 
 from ssh_service import known_servers
 from ssh_service.errors import SshConfigError
-from ssh_service.process_group import GroupFinder
+from ssh_service.process_group import RemoteGroup
 from ssh_service.script import Delivery, check_environment, deliver, is_empty, join
 
 TIMEOUT = 60
@@ -366,18 +366,25 @@ def test_variables_that_shells_care_for_arrive_too(shell: List[str], tmp_path: P
 
 @each_shell
 @pytest.mark.parametrize(
-    "env", [{}, {"A": "b"}, {"IFS": "0123456789"}], ids=["exec", "stdin", "IFS"]
+    "env", [{}, {"A": "b"}, {"IFS": "0123456789"}], ids=["plain", "env", "IFS"]
 )
 def test_the_process_group_is_told_whole_and_nobody_else_sees_it(
     shell: List[str], env: Dict[str, str], tmp_path: Path
 ) -> None:
     """An IFS with digits must not split the number: the wrong group would be killed."""
-    finder = GroupFinder()
-    delivery = deliver(finder.prologue + 'echo "$$"; echo err >&2; exit 3', env)
+    group = RemoteGroup(root=True)
+    group._awaits_mark = True
+    delivery = deliver('echo "$$"; echo err >&2; exit 3', env, shell[0], group.prologue)
+    if len(shell) > 1:  # busybox, which is a shell by its first argument
+        delivery = deliver(
+            'echo "$$"; echo err >&2; exit 3', {"A": "b", **env}, None, group.prologue
+        )
     status, stdout, stderr = run(shell, delivery, tmp_path)
     assert status == 3
-    assert finder.strip(stderr) + finder.rest() == b"err\n"
-    assert finder.number == int(stdout)
+    assert group.strip(stderr) + group.rest() == b"err\n"
+    found = group.process
+    assert found is not None and found.pid == int(stdout)
+    assert found.started and len(found.boot) == 36 and not found.leads  # it is in our group
 
 
 @each_shell

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
-from ssh_service import background, dials, remote
+from ssh_service import background, dials, remote, script
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command
 from ssh_service.errors import (
@@ -968,6 +968,9 @@ def test_a_reserve_that_ends_just_when_it_is_wanted_is_replaced(
 
 # Commands of our own.
 
+# The exec request of a script for a POSIX shell.
+OURS = script.deliver("kill", None, "/bin/sh").command.decode()
+
 
 def test_a_command_of_our_own_runs_before_all_that_waits(site: Site) -> None:
     transport = site.warm(max_sessions=2)
@@ -975,16 +978,16 @@ def test_a_command_of_our_own_runs_before_all_that_waits(site: Site) -> None:
     assert site.texts() == ["c1", "c2"]
     transport.answers = False  # so that no further connection is ready
     site.dialer.hold("alpha")
-    site.commands[1].run_beside("kill")
+    site.commands[1].run_beside("kill", lambda output: None)
     site.running()[0].complete()
     transport.channels[-1].answer()
-    assert "kill" in site.texts() and "c3" not in site.texts()
+    assert OURS in site.texts() and "c3" not in site.texts()
     transport.answers = True
     site.dialer.release()
     site.connected()
     while site.running():
         site.running()[0].complete()
-    assert site.sent().index("kill") < site.sent().index("c3") < site.sent().index("c4")
+    assert site.sent().index(OURS) < site.sent().index("c3") < site.sent().index("c4")
 
 
 def test_a_command_of_our_own_takes_one_connection_more_where_all_are_full(site: Site) -> None:
@@ -992,11 +995,13 @@ def test_a_command_of_our_own_takes_one_connection_more_where_all_are_full(site:
     site.max_connections = 1
     site.warm(max_sessions=1)
     first, second = site.submit(2)
-    first.run_beside("kill")
+    replies: List[Any] = []
+    first.run_beside("kill", replies.append)
     site.connected()
-    assert site.texts() == ["c1", "kill"]
+    assert site.texts() == ["c1", OURS]
     assert len(site.dialer.dials) == 2
-    site.running()[1].complete()
+    site.running()[1].complete(stdout=b"ended")
+    assert replies == [b"ended"]
     assert site.texts() == ["c1"]  # nobody else uses that connection
     site.running()[0].complete()
     assert site.texts() == ["c2"]

@@ -1,0 +1,498 @@
+"""Which processes are a command's, and how they are ended where the server does not do it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import pytest
+
+from ssh_service import background, processes, script
+from ssh_service.census import Census
+from ssh_service.command import Command
+from ssh_service.errors import SshCommandTimeout, SshSessionRefused
+from ssh_service.process_group import RemoteGroup
+from ssh_service.processes import Process, children_script, end_script, parse_children, pick
+from tests.common import eventually, is_running
+from tests.unit.engine_fakes import FakeChannel, FakeTransport, Timers
+
+SHELLS = [[path] for path in map(shutil.which, ("dash", "bash", "mksh")) if path]
+SHELLS += [[path, "sh"] for path in [shutil.which("busybox")] if path]
+
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/1/stat"), reason="needs Linux's /proc")
+each_shell = pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: Path(shell[0]).name)
+
+STAT = "S 1 4711 4711 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 265290 1 2 3"
+BOOT = "00000000-c0ff-45b7-a957-1c4835ff55b6"
+FOUND = Process(4711, True, 265290, BOOT)
+
+
+# The mark of a script that goes over stdin.
+
+
+def mark_of(group: RemoteGroup, word: str = f"4711 {BOOT} {STAT}") -> bytes:
+    return group._marks.text(word).encode()
+
+
+def awaiting() -> RemoteGroup:
+    group = RemoteGroup(root=True)
+    group._awaits_mark = True
+    return group
+
+
+def test_mark_is_taken_out_however_it_is_cut_up() -> None:
+    rng = random.Random(1)
+    noise = [b"", b"<", b"<<", b"< 1", b"<deadbeef:12>", b"err\n", b"\xff\0", b">", b"<1234567"]
+    for _ in range(2000):
+        group = awaiting()
+        start = group._marks.start.encode()
+        before, after = rng.choice(noise), b"".join(rng.choices(noise, k=rng.randrange(4)))
+        if rng.random() < 0.2:
+            before += start[: rng.randrange(len(start))]
+        text = before + mark_of(group) + after
+        cuts = sorted(rng.choices(range(len(text) + 1), k=rng.randrange(12)))
+        pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
+        shown = b"".join(group.strip(piece) for piece in pieces) + group.rest()
+        assert (shown, group.process) == (before + after, FOUND)
+
+
+def test_mark_that_is_not_awaited_is_somebody_elses() -> None:
+    group = RemoteGroup(root=True)
+    assert group.strip(mark_of(group)) == mark_of(group)
+    group = awaiting()
+    assert group.strip(mark_of(group)) == b""
+    assert group.strip(mark_of(group)) == mark_of(group)
+
+
+def test_output_is_held_back_no_longer_than_a_mark_may_be() -> None:
+    group = awaiting()
+    start = group._marks.start.encode()
+    assert group.strip(b"text" + start[:5]) == b"text"
+    assert group.strip(b"!more") == start[:5] + b"!more"
+    assert group.strip(start) == b""
+    assert group.strip(b"1" * 1100) == start + b"1" * 1100
+    assert group.process is None and group.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "word, expected",
+    [
+        ("4711 -", Process(4711, True)),  # no /proc there
+        (f"4711 {BOOT}", Process(4711, True)),
+        (f"4711 {BOOT} {STAT.replace('4711', '12')}", FOUND._replace(leads=False)),
+        ("4711", None),
+        ("x", None),
+        ("1" * 11 + " -", None),
+        ("1" * 900 + " -", None),  # S15: Python reads no number of 5,000 digits
+        ("-1 -", None),
+        (f"4711 {BOOT} S 1 2 3", Process(4711, True)),
+        (f"4711 {BOOT} {'x ' * 30}", Process(4711, True)),
+    ],
+)
+def test_mark_with_whatever_a_server_writes_is_no_violation(
+    word: str, expected: Optional[Process]
+) -> None:
+    group = awaiting()
+    group.strip(mark_of(group, word))
+    assert group.process == expected
+
+
+def test_mark_of_5000_digits_is_output() -> None:
+    group = awaiting()
+    text = mark_of(group, "1" * 5000 + " -")
+    assert group.strip(text) + group.rest() == text and group.process is None
+
+
+# Which process is whose.
+
+
+def test_pick_is_right_or_says_nothing() -> None:
+    """Every way in which up to five sessions may have ended, seen from every one of them."""
+    answers = 0
+    for size in range(1, 6):
+        for certain in itertools.product((True, False), repeat=size):
+            entries = list(enumerate(certain))
+            uncertain = [number for number, sure in entries if not sure]
+            for ended in itertools.product((True, False), repeat=len(uncertain)):
+                gone = {number for number, is_gone in zip(uncertain, ended) if is_gone}
+                alive = [number for number in range(size) if number not in gone]
+                found = [Process(number + 100, True) for number in alive]
+                for number in range(size):
+                    picked = pick(found, entries, number)
+                    assert picked is None or (number in alive and picked.pid == number + 100)
+                    answers += picked is not None
+    assert answers > 500
+    sure = [(number, True) for number in range(5)]
+    assert pick([Process(number, True) for number in range(5)], sure, 3) == Process(3, True)
+
+
+def test_pick_says_nothing_where_the_list_does_not_fit() -> None:
+    three = [Process(number, True) for number in range(3)]
+    assert pick(three, [(0, True), (1, True)], 0) is None  # one that nobody knows
+    assert pick(three[:1], [(0, True), (1, True)], 0) is None  # one is missing
+    assert pick(three, [(0, True), (1, True), (2, True)], 7) is None
+    assert pick([], [], 0) is None
+
+
+def listing(*children: Tuple[int, int], own: int = 0, state: str = "S") -> bytes:
+    lines = [f"child {pid} {state} 9 {pid} {pid} " + "0 " * 15 + f"{at} 0" for pid, at in children]
+    return "\n".join([*lines, f"boot {BOOT}", f"self {own}"]).encode()
+
+
+def test_children_are_listed_by_age_up_to_the_script_itself() -> None:
+    found = parse_children(listing((30, 5), (20, 7), (10, 7), (40, 9), (50, 9), own=40))
+    assert [process.pid for process in found] == [30, 10, 20]
+    assert found[0] == Process(30, True, 5, BOOT)
+    assert [p.pid for p in parse_children(listing((30, 5), (40, 4)))] == [40, 30]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        b"",
+        b"% Unknown command",
+        listing((30, 5))[:-8],  # cut off
+        listing((32_000, 5), (2, 5)),  # the numbers began anew in between
+        b"child " + b"1" * 5000 + b" " + b"1 " * 30 + b"\nself 1",
+        b"child 1 S " + b"9" * 5000 + b" 1" * 30 + b"\nself 1",
+        b"child 1 S 2\nself 1",
+        b"child x y z\nself 1",
+    ],
+)
+def test_children_that_cannot_be_told_apart_are_none(output: bytes) -> None:
+    assert parse_children(output) == []
+
+
+def test_children_that_have_ended_are_left_out() -> None:
+    assert parse_children(listing((30, 5), state="Z")) == []
+
+
+# The scripts, in real shells.
+
+
+def run(shell: List[str], text: str, **more: str) -> bytes:
+    """Run a script as it is run on a server: over stdin."""
+    delivery = script.deliver(text, None, shell[0] if len(shell) == 1 else None)
+    return subprocess.run(
+        [*(shell if len(shell) > 1 else ["/bin/sh"]), "-c", delivery.command],
+        input=delivery.preamble,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], **more},
+    ).stdout
+
+
+def identity(pid: int) -> Process:
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    found = processes.parse_stat(
+        pid, stat, Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    )
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Callable[..., Tuple[Any, int]]]:
+    """Return what starts a shell with a child that both ignore TERM, and tells their numbers."""
+    begun: List[Any] = []
+
+    def start(own_group: bool, text: str = "trap '' TERM; sleep 60 & echo $!; wait") -> Any:
+        process = subprocess.Popen(
+            ["sh", "-c", text], stdout=subprocess.PIPE, start_new_session=own_group
+        )
+        begun.append(process)
+        assert process.stdout is not None
+        return process, int(process.stdout.readline())
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
+
+
+@needs_proc
+@each_shell
+@pytest.mark.parametrize("own_group", [True, False], ids=["group", "tree"])
+def test_end_script_ends_a_command_and_its_children(
+    shell: List[str], own_group: bool, spawn: Callable[..., Any]
+) -> None:
+    process, child = spawn(own_group)
+    bystander, its_child = spawn(own_group)
+    command = identity(process.pid)
+    assert command.leads is own_group
+    assert run(shell, end_script(command, ["TERM", "KILL"], 0.1)).split() == [b"ended"]
+    assert process.wait(10) == -signal.SIGKILL
+    eventually(lambda: not is_running(child), "the child ends")
+    assert is_running(bystander.pid) and is_running(its_child)
+    os.kill(its_child, signal.SIGKILL)
+
+
+@needs_proc
+@pytest.mark.parametrize("own_group", [True, False], ids=["group", "tree"])
+@pytest.mark.parametrize("change", [{"started": 1}, {"boot": BOOT}])
+def test_end_script_leaves_another_process_of_that_number_alone(
+    own_group: bool, change: Dict[str, Any], spawn: Callable[..., Any]
+) -> None:
+    process, child = spawn(own_group)
+    other = identity(process.pid)._replace(**change)
+    run(["/bin/sh"], end_script(other, ["KILL"], 0.1))
+    assert is_running(process.pid) and is_running(child)
+    os.kill(child, signal.SIGKILL)
+
+
+@needs_proc
+def test_end_script_sends_other_signals_without_waiting(spawn: Callable[..., Any]) -> None:
+    text = "trap 'echo usr; exit 3' USR1; echo $$; while :; do sleep 0.1; done"
+    process, _ = spawn(True, text)
+    assert run(["/bin/sh"], end_script(identity(process.pid), ["USR1"])) == b""
+    assert process.wait(10) == 3
+
+
+def test_end_script_without_proc_is_a_kill_of_the_group() -> None:
+    text = end_script(Process(4711, True), ["TERM", "KILL"], 1.0)
+    assert text == "kill -s TERM -- -4711; kill -s KILL -- -4711"
+
+
+@needs_proc
+@each_shell
+def test_children_script_lists_what_its_parent_has_begun(
+    shell: List[str], spawn: Callable[..., Any]
+) -> None:
+    first, _ = spawn(True, "echo $$; exec sleep 60")
+    second, _ = spawn(False, "echo $$; exec sleep 60")
+    text = children_script().replace("$PPID", str(os.getpid()))
+    found = {process.pid: process for process in parse_children(run(shell, text))}
+    assert found[first.pid] == identity(first.pid)
+    assert found[second.pid] == identity(second.pid)
+
+
+@needs_proc
+def test_children_script_of_another_connection_wants_our_own_address() -> None:
+    """Where something between changes addresses, nobody can tell whose a connection is."""
+    text = children_script(("127.0.0.1", 5000))
+    for seen in ("10.0.0.1 5001 10.0.0.2 22", ""):
+        assert run(["/bin/sh"], text, SSH_CONNECTION=seen) == b""
+    # There is no such connection.
+    assert run(["/bin/sh"], text, SSH_CONNECTION="127.0.0.1 5001 127.0.0.1 22") == b""
+
+
+# The census.
+
+
+class Site:
+    """A connection with some sessions, and what is asked over it."""
+
+    def __init__(self, count: int = 3, version: str = "SSH-2.0-OpenSSH_9.2p1") -> None:
+        self.transport: Any = FakeTransport("root@alpha:22")
+        self.transport.remote_version = version
+        self.channels = []
+        for number in range(count):
+            channel = FakeChannel(self.transport, None)
+            channel.start_number = number
+            self.channels.append(channel)
+            self.transport.started[number] = number
+        self.beside: List[Tuple[str, Callable[[Optional[bytes]], None]]] = []
+        self.found: Dict[int, Optional[Process]] = {}
+
+    def find(self, number: int) -> None:
+        Census.of(self.transport).find(
+            self.channels[number],  # type: ignore[arg-type]
+            lambda text, reply: self.beside.append((text, reply)),
+            lambda process: self.found.update({number: process}),
+        )
+
+    def answer(self, *pids: int) -> None:
+        (helper,) = self.transport.channels
+        helper.complete(stdout=listing(*((pid, pid) for pid in pids)))
+
+
+def test_census_asks_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "call_at", Timers().call_at)
+    site = Site()
+    for number in (1, 0, 2):
+        site.find(number)
+    assert len(site.transport.opened) == 1
+    site.answer(10, 20, 30)
+    assert {number: p and p.pid for number, p in site.found.items()} == {0: 10, 1: 20, 2: 30}
+    site.find(1)
+    assert len(site.transport.opened) == 1  # it is known
+
+
+def test_census_says_nothing_where_a_process_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "call_at", Timers().call_at)
+    site = Site()
+    site.find(1)
+    site.answer(10, 30)
+    assert site.found == {1: None}
+    # Its end was on its way: now it is known, and the others can be told apart.
+    site.transport.started = {0: 0, 1: 1}
+    site.find(1)
+    site.answer(10, 30)
+    assert site.found[1] == Process(30, True, 30, BOOT)
+
+
+def test_census_of_a_full_connection_is_made_over_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "call_at", Timers().call_at)
+    site = Site(1)
+    site.transport.sock = type("Sock", (), {"getsockname": lambda self: ("127.0.0.1", 5000)})()
+    site.transport.max_sessions = 0
+    site.find(0)
+    ((text, reply),) = site.beside
+    assert "127.0.0.1" in text and " 5000 " in text
+    reply(listing((10, 1)))
+    assert site.found[0] == Process(10, True, 1, BOOT)
+
+
+def test_census_of_an_old_dropbear_never_opens_a_second_session() -> None:
+    site = Site(1, "SSH-2.0-dropbear_2022.83")
+    site.find(0)
+    assert site.transport.opened == [] and site.found == {0: None}  # it has no address of ours
+
+
+def test_census_over_a_connection_that_ends_is_answered() -> None:
+    site = Site(1)
+    site.transport.lose()
+    site.find(0)
+    assert site.found == {0: None}
+
+
+# Commands whose server does not signal them.
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    timers = Timers()
+    monkeypatch.setattr(background, "call_at", timers.call_at)
+    return timers
+
+
+class Run:
+    """A command under way whose process is known, and the scripts that it has run beside it."""
+
+    def __init__(self, version: str, user: str = "root", known: bool = True) -> None:
+        self.command = Command("sleep 60", {"A": "b"}, None, f"{user}@alpha:22", timeout=5)
+        self.future = self.command.future
+        self.channel = FakeChannel(FakeTransport(), self.command)
+        self.channel.transport.remote_version = version
+        self.channel.transport.channels.append(self.channel)
+        self.channel.is_open = True
+        self.beside: List[Tuple[str, Callable[[Optional[bytes]], None]]] = []
+        self.command.run_beside = lambda text, reply: self.beside.append((text, reply))
+        assert self.command.start(self.channel)  # type: ignore[arg-type]
+        self.command.replied(True)
+        if known:
+            self.command.stderr(mark_of(self.command._group) + b"err")
+
+    def error(self) -> SshCommandTimeout:
+        error = self.future.exception(0)
+        assert isinstance(error, SshCommandTimeout)
+        return error
+
+
+@pytest.mark.parametrize(
+    "version, user, signalled",
+    [
+        ("SSH-2.0-OpenSSH_9.2p1", "somebody", True),
+        ("SSH-2.0-OpenSSH_9.7", "root", False),
+        ("SSH-2.0-OpenSSH_9.8", "root", True),
+        ("SSH-2.0-OpenSSH_7.4", "somebody", False),
+        ("SSH-2.0-dropbear_2025.88", "somebody", False),
+        ("SSH-2.0-Unknown", "somebody", True),
+        ("SSH-2.0-Unknown", "root", False),
+    ],
+)
+def test_time_out_signals_by_a_script_where_the_server_does_not(
+    version: str, user: str, signalled: bool, timers: Timers
+) -> None:
+    run = Run(version, user)
+    timers.fire()
+    assert run.channel.signals == (["TERM"] if signalled else [])
+    assert len(run.beside) == (0 if signalled else 1)
+    if not signalled:
+        assert run.beside[0][0] == end_script(FOUND, ["TERM", "KILL"], 0.6)
+    run.channel.end()
+    assert run.channel.transport.opened == []
+
+
+def test_time_out_on_openssh_is_known_by_the_channels_end(timers: Timers) -> None:
+    run = Run("SSH-2.0-OpenSSH_9.2")
+    timers.fire()
+    run.command.exit_signal("TERM", False, "")
+    run.channel.end()
+    assert run.error().ended is True and run.error().process.stderr == "err"
+    assert timers.live == []
+
+
+def test_time_out_on_dropbear_waits_for_what_the_script_says(timers: Timers) -> None:
+    """The shell has ended, and its children may run on (C7)."""
+    run = Run("SSH-2.0-dropbear_2025.88")
+    timers.fire()
+    run.command.exit_signal("TERM", False, "")
+    run.channel.end()
+    assert not run.future.done()
+    run.beside[0][1](b"ended\n")
+    assert run.error().ended is True and timers.live == []
+
+
+@pytest.mark.parametrize("output", [None, b""])
+def test_time_out_on_dropbear_is_not_known_to_have_ended_children(
+    output: Optional[bytes], timers: Timers
+) -> None:
+    run = Run("SSH-2.0-dropbear_2025.88")
+    timers.fire()
+    run.channel.end()
+    run.beside[0][1](output)
+    while timers.live:
+        timers.fire()
+    assert run.error().ended is None
+
+
+def test_time_out_without_a_process_signals_the_shell_of_dropbear(timers: Timers) -> None:
+    run = Run("SSH-2.0-dropbear_2022.83", known=False)
+    run.command._group._awaits_mark = False  # as of a script in the exec request
+    timers.fire()
+    assert run.channel.signals == ["TERM"]
+    run.channel.end()
+    while timers.live:
+        timers.fire()
+    assert run.error().ended is None
+
+
+def test_time_out_is_tried_again_where_the_script_was_not_run(timers: Timers) -> None:
+    run = Run("SSH-2.0-OpenSSH_9.2")
+    timers.fire()
+    run.beside[0][1](None)
+    timers.fire()
+    assert len(run.beside) == 2
+    run.beside[1][1](b"ended\n")
+    timers.fire()  # its output is held open by somebody else
+    assert run.error().ended is True
+
+
+def test_signal_before_the_process_is_known_is_sent_when_it_is() -> None:
+    run = Run("SSH-2.0-OpenSSH_9.2", known=False)
+    run.command.signal("USR1")
+    assert run.beside == []
+    run.command.stderr(mark_of(run.command._group))
+    assert [text for text, _ in run.beside] == [end_script(FOUND, ["USR1"])]
+    run.channel.complete()
+
+
+def test_exec_request_has_nothing_of_ours(timers: Timers) -> None:
+    """A login shell may be none of POSIX's, or know a few words only (C5)."""
+    for user in ("root", "somebody"):
+        command = Command("show version", {}, None, f"{user}@switch:22", timeout=5)
+        channel = FakeChannel(FakeTransport(), command)
+        channel.transport.channels.append(channel)
+        assert command.start(channel)  # type: ignore[arg-type]
+        assert (channel.command, channel.sent) == (b"show version", b"")
+        command.replied(False)
+        assert isinstance(command.future.exception(0), SshSessionRefused)
