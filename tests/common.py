@@ -15,6 +15,9 @@ import pytest
 PATIENCE = 30.0
 """Seconds after which a test gives up what must come, on a machine with much to do."""
 
+SUDO_AS_IT_IS = 'sudo() { [ "$1" = -n ] && shift && "$@"; }\n'
+"""In front of a script that may ask for sudo: what a user may do with it here must not matter."""
+
 
 class Outcome:
     """A call on a thread of its own: what it returned or raised, and how long it took."""

@@ -40,6 +40,7 @@ from ssh_service import (
     ssh_host_service,
 )
 from ssh_service.params import resolve
+from tests.common import SUDO_AS_IT_IS
 
 FUTURE = "asyncRemoteExecResultsFuture"
 HERE = {"ssh_hostname": "host.example"}
@@ -643,7 +644,7 @@ class TestOsOperations:
         script = ssh_host_service._os_operation_script(commands)
         assert "kill" not in script and "poweroff" not in script
         return subprocess.run(
-            ["/bin/sh", "-c", script],
+            ["/bin/sh", "-c", SUDO_AS_IT_IS + script],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
