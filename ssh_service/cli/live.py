@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
@@ -43,7 +44,12 @@ class LiveTable(Lines):
         self._done: Dict[str, bool] = {}
         self._last: Dict[str, Any] = {}  # the last line, or the progress, of a host
         self._since: Dict[str, float] = {}
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(
+            stderr=True,
+            highlight=False,
+            soft_wrap=True,
+            no_color=bool(os.environ.get("NO_COLOR")),  # empty is none, which old Rich denies
+        )
         self._live = Live(
             console=self._console,
             get_renderable=self._render,

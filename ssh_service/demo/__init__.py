@@ -11,6 +11,8 @@ import argparse
 import sys
 from typing import List, NoReturn, Optional
 
+from ssh_service.cli.output import flush_or_drop
+
 __all__ = ["main"]
 
 _PROGRAM = "python -m ssh_service demo"
@@ -81,6 +83,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except OSError as error:  # of standard output: the steps tell of their own
+        if not isinstance(error, BrokenPipeError):
+            print(f"{_PROGRAM}: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 1
+    finally:
+        flush_or_drop()
 
 
 def _run(options: argparse.Namespace) -> int:

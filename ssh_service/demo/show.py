@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from typing import Callable, Iterator
@@ -37,7 +38,8 @@ class Show:
         reconfigure = getattr(sys.stdout, "reconfigure", None)
         if reconfigure is not None:  # what a server says may not exist in the terminal's encoding
             reconfigure(errors="backslashreplace")
-        self._console = Console(highlight=False)
+        # Rich before 14 takes an empty NO_COLOR for a wish, which no-color.org says it is not.
+        self._console = Console(highlight=False, no_color=bool(os.environ.get("NO_COLOR")))
         unicode = (self._console.encoding or "").lower().startswith("utf")
         self._good, self._bad = ("✓", "✗") if unicode else ("ok:", "FAILED:")
         self._number = 0

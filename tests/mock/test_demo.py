@@ -20,6 +20,7 @@ from ssh_service.demo import hosts, steps, trees
 from ssh_service.demo.journal import Journal
 from ssh_service.demo.show import CheckFailed, Show
 from ssh_service.errors import SshConnectionLost
+from tests.common import PATIENCE, require_part
 
 _DEMO = [sys.executable, "-m", "ssh_service", "demo"]
 
@@ -234,6 +235,15 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
         error = process.stderr.read()
     assert (process.returncode, error) == (1, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_onto_a_full_disk_ends_with_1_and_one_line() -> None:
+    """Python's own complaint at its end, and its status 120, are not seen."""
+    require_part(os.path.exists("/dev/full"), "needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(_DEMO, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE)
+    told = b"python -m ssh_service demo: cannot write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 # --- the command line ---------------------------------------------------------------------------

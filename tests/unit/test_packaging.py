@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ssh_service"
 
 
-def setup(section: str, option: str) -> List[str]:
+def listed(section: str, option: str) -> List[str]:
     found = configparser.ConfigParser()
     found.read(ROOT / "setup.cfg", "utf-8")
     return found[section][option].split()
@@ -27,7 +27,7 @@ def files(folder: Path) -> Iterator[Path]:
 
 
 def test_every_module_and_data_file_is_in_the_wheel() -> None:
-    patterns = setup("options.package_data", "ssh_service")
+    patterns = listed("options.package_data", "ssh_service")
     unused, missing = set(patterns), []
     for path in files(PACKAGE):
         name = path.relative_to(PACKAGE).as_posix()
@@ -41,7 +41,7 @@ def test_every_module_and_data_file_is_in_the_wheel() -> None:
 
 
 def test_nothing_else_is_in_the_wheel() -> None:
-    assert setup("options.packages.find", "include") == ["ssh_service", "ssh_service.*"]
+    assert listed("options.packages.find", "include") == ["ssh_service", "ssh_service.*"]
 
 
 def test_the_tests_the_documentation_and_the_benchmarks_are_in_the_sdist() -> None:
@@ -64,7 +64,7 @@ def test_every_extra_that_users_are_told_of_is_there(page: str) -> None:
 
 
 def test_the_changelog_has_the_version_and_its_day() -> None:
-    (version,) = setup("metadata", "version")
+    (version,) = listed("metadata", "version")
     releases = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert releases[0] == "[Unreleased]"
     assert re.fullmatch(rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", releases[1])

@@ -56,7 +56,6 @@ def test_the_fixtures_need_no_import(pytester: pytest.Pytester) -> None:
 
 
 def test_the_plugin_loads_nothing_before_a_test_asks_for_it() -> None:
-    # `ssh_service` itself loads its errors.
     script = (
         "import sys; import ssh_service.pytest_plugin;"
         "print(sorted(n for n in sys.modules if n.startswith('ssh_service'))"
@@ -64,7 +63,7 @@ def test_the_plugin_loads_nothing_before_a_test_asks_for_it() -> None:
     )
     code = "import pytest, subprocess, sys; del sys.modules['subprocess'];" + script
     loaded = subprocess.check_output([sys.executable, "-c", code]).decode().strip()
-    assert loaded == "['ssh_service', 'ssh_service.errors', 'ssh_service.pytest_plugin']"
+    assert loaded == "['ssh_service', 'ssh_service.pytest_plugin']"
 
 
 def test_a_service_is_configured_for_either_server(pytester: pytest.Pytester) -> None:
