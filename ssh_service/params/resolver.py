@@ -39,7 +39,8 @@ SETTINGS = {
     "passphrase": "of encrypted key files; as `password`",
     "identities_only": "True: an agent offers only keys that are named by file too",
     "agent_path": "the agent's socket; else `SSH_AUTH_SOCK`; None: no agent",
-    "kbdint_handler": "`handler(name, instructions, [(prompt, echo), ...])` returns the answers",
+    "kbdint_handler": "`handler(name, instructions, [(prompt, echo), ...])` returns the answers; "
+    "a jump host needs one of its own",
     "preferred_auth": "methods to try, in order: `publickey`, `password`, `keyboard-interactive`",
     "known_hosts": "files; else the user's and the system's; None: host keys are not checked",
     "host_key_policy": "`strict`, `accept-new` or `off`; else ssh_config's, else `strict`",

@@ -238,6 +238,23 @@ def test_no_frame_shows_the_text_of_a_key(tmp_path: Path, what: str, as_text: bo
     assert_no_frame_knows(caught.value, part)
 
 
+@pytest.mark.parametrize("begin", ["", "PuTTY-User-Key-File-3: ssh-ed25519\n"])
+def test_no_frame_shows_the_text_of_what_is_no_key(tmp_path: Path, begin: str) -> None:
+    """It may be a key in a format that is not known here."""
+    path = tmp_path / "key"
+    path.write_text(f"{begin}{MARKER}\n")
+    with pytest.raises(SshConfigError) as caught:
+        credentials(client_keys=[path])
+    assert_no_frame_knows(caught.value, MARKER)
+
+
+def test_no_frame_shows_the_text_of_one_among_wrong_sources() -> None:
+    text = f"-----BEGIN PRIVATE KEY-----{MARKER}"
+    with pytest.raises(SshConfigError, match="int given") as caught:
+        params.key_sources("client_keys", [text, 7])
+    assert_no_frame_knows(caught.value, MARKER)
+
+
 def test_no_frame_shows_the_text_of_a_callables_key() -> None:
     text = generated("locked", "ed25519", "right").read_text()
     with pytest.raises(SshConfigError) as caught:

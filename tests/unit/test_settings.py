@@ -8,7 +8,7 @@ from typing import Any, Dict
 
 import pytest
 
-from ssh_service import service_settings
+from ssh_service import params, service_settings
 from ssh_service.errors import SshConfigError
 from ssh_service.service_settings import COMMON, FILE_SHARE, HOST, PER_CALL
 
@@ -241,3 +241,12 @@ class TestConnectParams:
         service_settings.require_identity_files({})
         with pytest.raises(ValueError, match=f"ssh_priv_key_path {missing} does not exist"):
             service_settings.require_identity_files({"ssh_priv_key_path": [there, missing]})
+
+
+def test_null_for_the_key_is_the_default_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file's null says nothing; a mapping's `client_keys=None` says "no login by key"."""
+    given = {"ssh_hostname": "web", "ssh_priv_key_path": None, "ssh_config": None}
+    translated = service_settings.connect_params(given)
+    assert "client_keys" not in translated
+    assert "publickey" in params.resolve(translated).preferred_auth
+    assert "publickey" not in params.resolve({**translated, "client_keys": None}).preferred_auth
