@@ -237,8 +237,8 @@ class Accepting(Opening):
         """
         if not self.is_active():
             return
-        self._forwards.remove(address, port)
-        self.global_request("cancel-tcpip-forward", (address, port))
+        self._forwards.remove(address, int(port))
+        self.global_request("cancel-tcpip-forward", (address, int(port)))
 
     def _set_x11_handler(self, handler: Optional[Handler]) -> None:
         self._x11_handler = handler or self._queue

@@ -144,6 +144,7 @@ class BlockingChannel(PostingChannel):
         transport = self.get_transport()
         timeout = transport.channel_timeout
         if not self.event.wait(timeout):
+            self.close()  # a late reply would be taken for that to another request
             raise SshConnectTimeout(
                 f"{transport.connection_id}: no reply to a channel request within {timeout:g} s",
                 connection_id=transport.connection_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+import subprocess
 import threading
 from typing import Any, Optional
 
@@ -16,6 +17,8 @@ _READ_SIZE = 64 * 1024
 # Seconds after which a wait for the socket-like object is begun anew, to see whether it is over;
 # paramiko's own interval.
 _POLL = 0.1
+# Seconds that a proxy command has to end itself, when its output has ended or it was told to.
+_LAST_MOMENTS = 0.5
 # Bytes of a proxy command's stderr that are kept for the error message.
 _KEPT_STDERR = 1024
 
@@ -189,7 +192,10 @@ class _Proxy:
         return None
 
     def _check_status(self) -> None:
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_LAST_MOMENTS)
+        except subprocess.TimeoutExpired:
+            return  # it has only closed its stdout
         if status:
             said = self._said.decode("utf-8", "backslashreplace").strip()
             raise ProxyCommandFailure(self._command, said or f"exit status {status}")
@@ -205,7 +211,11 @@ class _Proxy:
 
     def close(self) -> None:
         """Leave neither a zombie nor a descriptor."""
-        self._process.wait()
+        try:
+            self._process.wait(_LAST_MOMENTS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._selector.close()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             stream.close()

@@ -37,6 +37,8 @@ from ssh_service.transport.wire import Wire
 _STALL_LIMIT = 120.0
 # Seconds after which the reader looks whether it was given a keepalive meanwhile.
 _LOOK_AGAIN = 60.0
+# Characters of a failed handshake's reason that are shown: a server's offer may be long.
+_MAX_OFFER = 2000
 # Seconds paramiko's own logins wait for the server.
 _AUTH_TIMEOUT = 30.0
 # What OpenSSH says in place of its identification to those it drops: for MaxStartups, and for
@@ -179,7 +181,9 @@ class SshTransport(Accepting):
                 connection_id=self.connection_id,
                 phase=phase,
             ) from cause
-        text = printable(reason_of(cause) if cause else "the server closed the connection")
+        text = printable(
+            reason_of(cause) if cause else "the server closed the connection", _MAX_OFFER
+        )
         error = SshConnectError(
             f"{self.connection_id}: {text} (phase: {phase}){self._server_said()}",
             connection_id=self.connection_id,

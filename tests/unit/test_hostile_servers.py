@@ -477,6 +477,7 @@ def test_channel_timeout_limits_opening_and_requests() -> None:
                 call()
             within(0.1, began)
             assert isinstance(caught.value, paramiko.SSHException)
+        assert channel.closed  # or a late reply would be taken for that to another request
 
 
 def test_text_is_sent_within_the_window_and_whole_characters() -> None:

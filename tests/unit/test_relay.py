@@ -190,6 +190,19 @@ def test_the_words_of_a_proxy_command_that_fails_are_told() -> None:
     eventually(lambda: sock.process.stdin.closed)
 
 
+@pytest.mark.parametrize("stubborn", [False, True], ids=["idle", "stubborn"])
+def test_a_proxy_command_that_closes_its_stdout_is_ended(stubborn: bool) -> None:
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if stubborn else ""
+    sock = proxy(f"{ignore}import os, time; os.close(1); os.close(2); time.sleep(60)")
+    transport = SshTransport(sock, connection_id="tester@evil:1")
+    began = time.monotonic()
+    with pytest.raises(SshConnectError, match="the server closed the connection"):
+        transport.handshake(time.monotonic() + PATIENCE)
+    transport.close()
+    eventually(lambda: sock.process.returncode is not None and sock.process.stdin.closed)
+    within(2.0, began)
+
+
 def test_a_lookalike_that_raises_is_told() -> None:
     class Failing(Duck):
         def recv(self, size: int) -> bytes:
