@@ -87,7 +87,7 @@ else:
     except Exception as exc:
         raise ImportError(
             f"mlos_bench is installed but cannot be used ({type(exc).__name__}: {exc}). Repair "
-            "it (the extra ssh-service[mlos] brings what it needs), or set "
+            "it (pip install mlos_bench pytz), or set "
             f"{STANDALONE_VARIABLE}=1 to do without it."
         ) from exc
 

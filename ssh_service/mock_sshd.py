@@ -34,7 +34,7 @@ try:
     import mockssh.sftp
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "needs mock-ssh-server (pip install 'ssh-service[testing]')", name=error.name
+        "needs mock-ssh-server (pip install mock-ssh-server)", name=error.name
     ) from error
 
 __all__ = ["MockSshd"]

@@ -36,7 +36,7 @@ try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "needs OpenTelemetry (pip install 'ssh-service[otel]')", name=error.name
+        "needs OpenTelemetry (pip install opentelemetry-api)", name=error.name
     ) from error
 
 __all__ = ["instrument"]

@@ -12,6 +12,24 @@ from typing import List, Optional
 
 __all__ = ["main"]
 
+# Shown where click, which has the whole help, is missing.
+_HELP = """\
+Usage: ssh-service COMMAND [ARGS]...
+
+Run commands on many hosts at once, and copy to and from them, over SSH.
+
+Commands:
+  run         Run a command on every host.
+  upload      Copy a file or folder to every host.
+  download    Copy a file or folder from every host.
+  bench       Measure a host.
+  completion  Write what makes a shell complete these commands.
+  demo        Watch the library work, without a server.
+
+The commands and their options need click and rich.
+"""
+_INSTALL = "pip install 'click>=8.1' 'rich>=13'   (in a checkout: pip install '.[cli]')"
+
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """
@@ -27,17 +45,23 @@ def main(arguments: Optional[List[str]] = None) -> int:
     int
         The exit status: 0 all well, 1 some failed, 2 usage, 130 interrupted.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         import click  # noqa: F401
         import rich  # noqa: F401
     except ModuleNotFoundError as error:
-        print(
-            f"ssh-service: {error}; install it with: pip install 'ssh-service[cli]'",
-            file=sys.stderr,
-        )
+        if arguments[:1] in (["-h"], ["--help"]):
+            print(f"{_HELP}Install them with: {_INSTALL}")
+            return 0
+        if arguments[:1] == ["--version"]:
+            import ssh_service
+
+            print(f"ssh-service {ssh_service.__version__}")
+            return 0
+        print(f"ssh-service: {error}; install it with: {_INSTALL}", file=sys.stderr)
         return 2
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of other packages about each other, no user's concern
     from ssh_service.cli.app import run
 
-    return run(sys.argv[1:] if arguments is None else arguments)
+    return run(arguments)

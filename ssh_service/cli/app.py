@@ -111,7 +111,8 @@ def commands() -> None:
     Hosts, users, keys and jump hosts are found as ssh finds them: in ~/.ssh/config.  Host keys
     must be known, unless --host-key or that file says otherwise.
 
-    Exit status: 0 all well, 1 some hosts failed, 2 wrong usage, 130 interrupted.
+    Exit status: 0 all well, 1 some hosts failed, 2 wrong usage, 130 interrupted, 141 nobody read
+    the output to its end.
     """  # noqa: D301
 
 
@@ -255,7 +256,8 @@ _COPY: List[_Decorator] = [
     "--output-dir",
     metavar="DIR",
     type=click.Path(),
-    help="Write each host's output to DIR/HOST.stdout and DIR/HOST.stderr.",
+    help="Write each host's output to DIR/HOST.stdout and DIR/HOST.stderr; of one that failed,"
+    " why to DIR/HOST.error.  Files of an earlier run are removed first.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: Any) -> int:
@@ -308,6 +310,8 @@ def download_command(**options: Any) -> int:
     Copy the file or folder REMOTE from every host.
 
     From one host it goes to LOCAL, or into it if that is a folder; from several into LOCAL/HOST/.
+    LOCAL is created if it is missing and must be a folder: from several hosts, or with a slash at
+    its end.
 
     \b
     ssh-service download -H web01 /etc/hosts hosts.web01
@@ -377,7 +381,7 @@ def completion_command(shell: str) -> None:
 
     \b
     bash: eval "$(ssh-service completion bash)"        in ~/.bashrc
-    zsh:  eval "$(ssh-service completion zsh)"         in ~/.zshrc
+    zsh:  eval "$(ssh-service completion zsh)"         in ~/.zshrc, after `compinit`
     fish: ssh-service completion fish | source         in ~/.config/fish/config.fish
     """  # noqa: D301
     click.echo(completion.script(commands, shell))

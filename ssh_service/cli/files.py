@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from typing import BinaryIO, Dict, Tuple
+from typing import BinaryIO, Dict, Sequence, Tuple
 
 import click
 
@@ -13,29 +14,50 @@ from ssh_service.fleet.hosts import folder_name
 
 __all__ = ["OutputFiles"]
 
+_STREAMS = ("stdout", "stderr", "error")
+
 
 class OutputFiles:
     """
-    A folder with two files for each host.
+    A folder with two files for each host, and a third where the host failed.
 
     Parameters
     ----------
     folder : str
-        Made where it is missing.
+        The folder; it is created if it is missing.
+    hosts : Sequence[str]
+        The hosts.  What an earlier run left of them is removed.
+
+    Raises
+    ------
+    click.UsageError
+        The folder cannot be created, or an earlier file cannot be removed.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, hosts: Sequence[str]) -> None:
+        if folder == "-":
+            raise click.UsageError(
+                "--output-dir must be a folder, got '-'; without it the output goes to standard"
+                " output"
+            )
+        self._folder = folder
         try:
             os.makedirs(folder, exist_ok=True)
+            for host in hosts:
+                for stream in _STREAMS:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.remove(self._path(host, stream))
         except OSError as error:
             raise click.UsageError(f"--output-dir {folder}: {error.strerror}") from error
-        self._folder = folder
         self._lock = threading.Lock()
         self._files: Dict[Tuple[str, str], BinaryIO] = {}  # guarded by _lock
+
+    def _path(self, host: str, stream: str) -> str:
+        return os.path.join(self._folder, f"{folder_name(host)}.{stream}")
 
     def write(self, host: str, stream: str, data: bytes) -> None:
         """
@@ -46,7 +68,7 @@ class OutputFiles:
         host : str
             Whose.
         stream : str
-            ``stdout`` or ``stderr``.
+            ``stdout`` or ``stderr``; or ``error``, which exists only for a host that failed.
         data : bytes
             What it wrote.
 
@@ -55,7 +77,7 @@ class OutputFiles:
         SshServiceError
             It cannot be written.
         """
-        path = os.path.join(self._folder, f"{folder_name(host)}.{stream}")
+        path = self._path(host, stream)
         try:
             with self._lock:
                 file = self._files.get((host, stream))
@@ -78,7 +100,7 @@ class OutputFiles:
             Whose.
         """
         with self._lock:
-            files = [self._files.pop((host, stream), None) for stream in ("stdout", "stderr")]
+            files = [self._files.pop((host, stream), None) for stream in _STREAMS]
         for file in files:
             if file is not None:
                 file.close()

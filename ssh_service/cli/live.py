@@ -66,6 +66,10 @@ class LiveTable(Lines):
     def __exit__(self, *exc_info: object) -> None:
         self._live.stop()
 
+    def abandon(self) -> None:
+        """Show the cursor again, and leave the table on a line of its own."""
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\r\n")
+
     def progress(self, host: str, progress: Progress) -> None:
         """Show it in the table."""
         self._last[host] = progress
@@ -110,6 +114,7 @@ class LiveTable(Lines):
             (f"  {failed} failed" if failed else "", "bold red"),
             f"  {len(open_)} under way  {now - self._began:.0f} s",
         )
+        head.no_wrap, head.overflow = False, "fold"  # a narrow terminal gets two lines
         table = Table.grid(padding=(0, 2))
         rows = max(1, min(_ROWS, self._console.height - 4))
         for host in open_[:rows]:

@@ -95,6 +95,9 @@ class Reporter:
         """
         self._write(sys.stderr, f"ssh-service: {text}\n".encode())
 
+    def abandon(self) -> None:
+        """Restore the terminal from a signal handler: without locks, waiting for nothing."""
+
     def mute(self) -> None:
         """Write nothing from now on."""
         self._muted = True

@@ -13,13 +13,15 @@ import threading
 import time
 from typing import Any, Callable, List, Optional, Tuple
 
+import click
+
 from ssh_service import fleet, params
 from ssh_service.cli.files import OutputFiles
-from ssh_service.cli.report import JsonLines, Lines, Reporter
+from ssh_service.cli.report import JsonLines, Lines, Reporter, verdict
 from ssh_service.cli.targets import collect, connect_parameters
 from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
 from ssh_service.fleet import HostResult, Results
-from ssh_service.fleet.hosts import connect_params
+from ssh_service.fleet.hosts import connect_params, folder_name
 from ssh_service.fleet.result import failed, one_line
 
 __all__ = ["copy", "run"]
@@ -30,6 +32,10 @@ _LOOK_EVERY = 0.1
 _PATIENCE = 6.0
 # Bytes of output that are kept for one host where they cannot be written as they come.
 _MAX_OUTPUT = 64 * 1024 * 1024
+# Failed hosts that the last line names.
+_MAX_NAMED = 20
+# Stands for each host's folder in what a dry run says.
+_HOST = "\0host\0"
 
 
 def run(
@@ -64,7 +70,7 @@ def run(
     connect = _connect(options)
     if options["dry_run"]:
         return _dry_run(chosen, connect, f"run: {command}", as_json)
-    spool = OutputFiles(output_dir) if output_dir else None
+    spool = OutputFiles(output_dir, chosen) if output_dir else None
 
     def begin(reporter: Callable[[], Reporter]) -> Results:
         def output(host: str, stream: str, piece: bytes) -> None:
@@ -127,10 +133,15 @@ def copy(
         The exit status.
     """
     chosen = collect(hosts, files)
+    several = len(chosen) > 1
     connect = _connect(options)
     if options["dry_run"]:
-        paths = f"{local} to {remote}" if kind == "upload" else f"{remote} to {local}"
-        return _dry_run(chosen, connect, f"{kind}: {paths}", as_json)
+        if kind == "upload":
+            return _dry_run(chosen, connect, f"upload: {local} to {remote}", as_json)
+        to = os.path.join(local, _HOST) if several else local
+        return _dry_run(chosen, connect, f"download: {remote} to {to}", as_json)
+    if kind == "download" and not several and local.endswith("/"):
+        _make_folder(local)
 
     def begin(reporter: Callable[[], Reporter]) -> Results:
         shared = {
@@ -150,10 +161,16 @@ def copy(
         }
         if kind == "upload":
             return fleet.upload(chosen, local, remote, **shared)
-        several = len(chosen) > 1
         return fleet.download(chosen, remote, local, folder_per_host=several, **shared)
 
     return _Drive(chosen, begin, as_json, options, None).run()
+
+
+def _make_folder(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{path}: cannot create the folder: {error.strerror}") from error
 
 
 def _connect(options: Any) -> Any:
@@ -161,6 +178,8 @@ def _connect(options: Any) -> Any:
         level = logging.INFO if options["verbose"] == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
         logging.getLogger("paramiko").setLevel(logging.WARNING)
+        if options["verbose"] == 1:  # the host's own line says why it failed
+            logging.getLogger("ssh_service.dials").setLevel(logging.WARNING)
     return connect_parameters(options["host_key"], options["keys"], options["config"])
 
 
@@ -174,10 +193,11 @@ def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
             status = 1
             continue
         address = params.connection_id(target.username, target.hostname, target.port)
+        here = what.replace(_HOST, folder_name(host))
         if as_json:
-            print(json.dumps({"host": host, "address": address, "would": what}))
+            print(json.dumps({"host": host, "address": address, "would": here}))
         else:
-            print(f"{host}: {address}: {what}")
+            print(f"{host}: {address}: {here}")
     sys.stdout.flush()
     return status
 
@@ -198,8 +218,10 @@ class _Drive:
         self._fail_fast, self._verbose = options["fail_fast"], bool(options["verbose"])
         self._results: Optional[Results] = None
         self._signal = 0
-        self._failures = 0
+        self._failed: List[str] = []  # hosts
         self._may_hint = options["host_key"] is None
+        self._succeeded = 0
+        self._failed_by_itself = False  # some host, before the work was ended early
         self._strangers = 0  # hosts whose key is not known
         self._why = ""  # why the work ends early
         self._deadline: Optional[float] = None
@@ -219,7 +241,10 @@ class _Drive:
                 signal.signal(number, handler)
         if self._signal:
             return 128 + self._signal
-        return 1 if self._failures or reporter.problem else 0
+        if isinstance(reporter.problem, BrokenPipeError) and not self._failed_by_itself:
+            # As for a program that SIGPIPE ended: `| head -1` is no failure of a host.
+            return 128 + signal.SIGPIPE if self._failed else 0
+        return 1 if self._failed or reporter.problem else 0
 
     def _reporter(self) -> Reporter:
         if self._as_json:
@@ -234,8 +259,10 @@ class _Drive:
         return self._results.begun if self._results else 0
 
     def _signalled(self, number: int, _: Any) -> None:
-        if self._signal:
-            os._exit(128 + self._signal)  # asked twice: at once, whatever goes on over there
+        if self._signal:  # asked twice: at once, whatever goes on over there
+            self._reporter_now.abandon()
+            os.write(2, f"ssh-service: interrupted again: {self._summary()}\n".encode())
+            os._exit(128 + self._signal)
         self._signal = number
         if self._results is not None:
             # Not here, where this thread may hold a lock; nor later, where it may be writing to a
@@ -272,16 +299,19 @@ class _Drive:
             else:
                 self._why = f"cannot write the output: {reporter.problem.strerror}"
                 reporter.note(self._why)
-        elif self._fail_fast and self._failures:
+        elif self._fail_fast and self._failed:
             self._why = "another host failed"
         if self._why:
+            self._failed_by_itself = bool(self._failed)
             results.cancel()
             self._deadline = time.monotonic() + _PATIENCE
 
     def _take(self, result: HostResult, reporter: Reporter) -> None:
         if self._spool is not None:
             result = self._spooled(result, self._spool)
-        self._failures += not result.ok
+        if not result.ok:
+            self._failed.append(result.host)
+        self._succeeded += result.ok
         error = result.error
         self._strangers += isinstance(error, SshHostKeyError) and error.expected is None
         reporter.done(result)
@@ -293,6 +323,8 @@ class _Drive:
                 data = getattr(process, f"{stream}_bytes") if process else b""
                 if result.sent:
                     spool.write(result.host, stream, data)
+            if not result.ok:
+                spool.write(result.host, "error", f"{verdict(result)}\n".encode())
             spool.close(result.host)
         except SshServiceError as error:
             if result.ok:
@@ -303,9 +335,16 @@ class _Drive:
         if self._strangers and self._may_hint:
             reporter.note("--host-key accept-new takes keys that are not known, and records them")
         if len(self._hosts) > 1 and (not self._as_json or self._verbose):
-            good = len(self._hosts) - self._failures
-            bad = f", {self._failures} failed" if self._failures else ""
-            reporter.note(f"{good} of {len(self._hosts)} hosts succeeded{bad}")
+            reporter.note(self._summary())
+
+    def _summary(self) -> str:
+        text = f"{self._succeeded} of {len(self._hosts)} hosts succeeded"
+        failed = list(self._failed)
+        if failed:
+            more = len(failed) - _MAX_NAMED
+            names = ", ".join(failed[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+            text += f", {len(failed)} failed: {names}"
+        return text
 
 
 def _is_closed(stream: Any) -> bool:

@@ -8,6 +8,7 @@ so that help is quick; the steps are in `ssh_service.demo.steps`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import List, NoReturn, Optional
 
@@ -15,7 +16,11 @@ from ssh_service.cli.output import flush_or_drop
 
 __all__ = ["main"]
 
-_PROGRAM = "python -m ssh_service demo"
+
+def _command_name() -> str:
+    """Return the command that was typed, for messages."""
+    is_script = os.path.basename(sys.argv[0]) == "ssh-service"
+    return "ssh-service demo" if is_script else "python -m ssh_service demo"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +43,7 @@ def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
         ``host``, ``key``, ``host_key``.
     """
     parser = _Parser(
-        prog=_PROGRAM,
+        prog=_command_name(),
         description="Show what ssh_service does, step by step, in a few seconds.",
         epilog="Without --host no server is needed: two run inside the process, on 127.0.0.1."
         "  On a server of yours it runs small commands (echo, sleep, cat), copies 4 MB to a"
@@ -101,8 +106,9 @@ def _run(options: argparse.Namespace) -> int:
         if (error.name or "").startswith("ssh_service"):
             raise
         print(
-            f"{_PROGRAM}: needs {error.name}; install it with: pip install 'ssh-service[demo]'",
+            f"{_command_name()}: needs {error.name}; install it with: pip install mock-ssh-server"
+            " 'rich>=13'",
             file=sys.stderr,
         )
         return 2
-    return run(options.host, options.key, options.host_key)
+    return run(options.host, options.key, options.host_key, command_name=_command_name())

@@ -17,7 +17,13 @@ from ssh_service.errors import SshHostKeyError, SshServiceError
 __all__ = ["run"]
 
 
-def run(host: Optional[str], key: Optional[str], host_key: Optional[str]) -> int:
+def run(
+    host: Optional[str],
+    key: Optional[str],
+    host_key: Optional[str],
+    *,
+    command_name: str = "python -m ssh_service demo",
+) -> int:
     """
     Run the demonstration.
 
@@ -29,6 +35,8 @@ def run(host: Optional[str], key: Optional[str], host_key: Optional[str]) -> int
         The private key to log in with.
     host_key : Optional[str]
         The host-key policy.
+    command_name : str
+        The command that was typed, for messages.
 
     Returns
     -------
@@ -48,7 +56,7 @@ def run(host: Optional[str], key: Optional[str], host_key: Optional[str]) -> int
         text = " ".join(str(error).split())
         if isinstance(error, SshHostKeyError) and error.expected is None and host_key is None:
             text += "; --host-key accept-new takes it and writes it down"
-        print(f"python -m ssh_service demo: {text}", file=sys.stderr)
+        print(f"{command_name}: {text}", file=sys.stderr)
         return 2
     try:
         _perform(show, stage)

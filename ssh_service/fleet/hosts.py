@@ -47,6 +47,8 @@ def parse(text: str) -> Dict[str, Any]:
         user, host, port = split_address(text.strip())
     except ValueError as error:
         raise _wrong(text, str(error)) from None
+    if "," in host:
+        raise _wrong(text, "hosts cannot be joined by commas; write 'web[1,3]', or each by itself")
     if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
         raise _wrong(text, f"{host!r} is no host name")
     found: Dict[str, Any] = {"host": host}

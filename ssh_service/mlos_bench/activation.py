@@ -51,7 +51,7 @@ def install() -> None:
     global _installed
     if not host_api.Service.__module__.startswith("mlos_bench."):
         raise ImportError(
-            "mlos_bench is not installed (pip install 'ssh-service[mlos]'), or not wanted "
+            "mlos_bench is not installed (pip install mlos_bench pytz), or not wanted "
             f"({host_api.STANDALONE_VARIABLE} is set)."
         )
     from ssh_service.mlos_bench import copies, logs, module_names, reasons, runners, schemas

@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 
 import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+from ssh_service.cli import files  # noqa: E402
 from ssh_service.local_sshd import Sshd  # noqa: E402
 from tests.common import PATIENCE, eventually, is_running, require_part  # noqa: E402
 from tests.keys import generated, public_line  # noqa: E402
@@ -246,14 +247,84 @@ def test_each_hosts_output_goes_to_files_of_its_own(run: Run, tmp_path: Path) ->
         assert (folder / "web2.stderr").read_bytes() == b"err\n"
 
 
-def test_a_full_disk_ends_that_host_and_is_told(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "web1.stdout").symlink_to("/dev/full")
+def test_a_full_disk_ends_that_host_and_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(path: str, *args: Any, **kwargs: Any) -> Any:
+        return open("/dev/full" if path.endswith("web1.stdout") else path, *args, **kwargs)
+
+    monkeypatch.setattr(files, "open", disk_full, raising=False)
     done = run("run", "-o", str(tmp_path / "logs"), "-H", "web[1-2]", "--", "echo hi; sleep 1")
     assert done.returncode == 1
     line = done.stderr.splitlines()[0]
     assert line.startswith("web1: FAILED: ") and "No space left on device" in line
     assert (tmp_path / "logs" / "web2.stdout").read_text() == "hi\n"
+
+
+def test_output_folder_second_run_leaves_nothing_of_the_first(run: Run, tmp_path: Path) -> None:
+    """A host that fails keeps no output of an earlier run, and its failure is recorded."""
+    folder = tmp_path / "logs"
+    assert run("run", "-o", str(folder), "-H", "web[1-2]", "--", "echo hi").returncode == 0
+    done = run("run", "-o", str(folder), "-H", "web1", "-H", "dead", "--", "exit 3")
+    assert done.returncode == 1
+    assert (folder / "web1.stdout").read_bytes() == b""
+    assert (folder / "web1.error").read_text() == "FAILED: exit status 3\n"
+    assert "refused" in (folder / "dead.error").read_text()
+    assert (folder / "web2.stdout").read_text() == "hi\n"  # not a host of the second run
+    assert run("run", "-o", str(folder), "-H", "web1", "--", "true").returncode == 0
+    assert not (folder / "web1.error").exists()
+
+
+def test_summary_names_the_failed_hosts(run: Run) -> None:
+    """The last line says which hosts to look at."""
+    script = "-H web1 -H dead -H web2 -H nowhere.invalid -- true".split()
+    last = run("run", *script).stderr.splitlines()[-1]
+    assert last.startswith("ssh-service: 2 of 4 hosts succeeded, 2 failed: ")
+    assert sorted(last.rpartition(": ")[2].split(", ")) == ["dead", "nowhere.invalid"]
+
+
+def test_dry_run_download_names_each_hosts_folder(run: Run) -> None:
+    """What a dry run says is where the files would go."""
+    several = run("download", "-n", "-H", "web[1-2]", "/etc/hosts", "got").stdout.splitlines()
+    assert [line.rpartition(" to ")[2] for line in several] == ["got/web1", "got/web2"]
+    one = run("download", "-n", "-H", "web1", "/etc/hosts", "got").stdout
+    assert one.endswith("/etc/hosts to got\n")
+
+
+def test_download_to_missing_folder_with_slash_creates_it(run: Run, tmp_path: Path) -> None:
+    """From one host as from several, a folder that is missing is created."""
+    source = tmp_path / "file"
+    source.write_text("text")
+    done = run("download", "-H", "web1", str(source), f"{tmp_path}/new/folder/")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new" / "folder" / "file").read_text() == "text"
+
+
+def test_verbose_failure_is_told_once(config: Path) -> None:
+    """One line per failure with -v: the host's own."""
+    done = subprocess.run(
+        argv(config, "run", "-v", "-H", "dead", "--", "true"),
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=30,
+    )
+    assert done.stderr.count(b"refused") == 1
+
+
+def test_table_on_a_narrow_terminal_shows_all_of_its_header(config: Path) -> None:
+    """In 30 columns the header takes two lines, and loses nothing."""
+    command = argv(config, "run", "-H", "dead", "-H", "web1", "--", "sleep 1")
+    shown = on_a_terminal(command, {"COLUMNS": "30"})
+    assert re.search(r"1/2 done.*1 failed.*1 under\s+way\s+\d+ s", shown, re.DOTALL)
+
+
+def test_second_interrupt_restores_the_terminal_and_sums_up(config: Path) -> None:
+    """The cursor is shown again, and the prompt gets a line of its own."""
+    command = argv(config, "run", "-H", "web[1-2]", "--", "trap '' TERM INT; echo up; sleep 20")
+    shown = on_a_terminal(command, {}, interrupt_at=[b"up", b"ending what"], status=130)
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert shown.splitlines()[-1].startswith("ssh-service: interrupted again: 0 of 2 hosts")
 
 
 # --- luck ---------------------------------------------------------------------------------------
@@ -342,7 +413,8 @@ def test_a_closed_pipe_ends_the_work_quietly(config: Path, mode: str, tmp_path: 
         timeout=30,
     )
     first, status = done.stdout.splitlines()
-    assert b"web1" in first and status == b"1"
+    # As of a program that SIGPIPE ended: no host failed by itself, but not all were reported.
+    assert b"web1" in first and status == b"141"
     assert done.stderr == b""
     assert len((tmp_path / "pids").read_text().split()) < 4
     eventually(lambda: not any(map(is_running, (tmp_path / "pids").read_text().split())))
@@ -370,8 +442,15 @@ def test_run_onto_a_full_disk_ends_with_1_and_one_line(
     assert rest == [] or arguments[-1] == "yes" and rest[0].startswith("web1: FAILED")
 
 
-def on_a_terminal(command: List[str], env: Dict[str, str]) -> str:
-    """Run a command on a terminal of its own; return all that it showed."""
+def on_a_terminal(
+    command: List[str], env: Dict[str, str], interrupt_at: Sequence[bytes] = (), status: int = 1
+) -> str:
+    """
+    Run a command on a terminal of its own; return all that it showed.
+
+    It is interrupted once for each text of `interrupt_at`, when that has been shown.
+    """
+    waiting = list(interrupt_at)
     inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_COLOR", "_COMPATIBLE"))}
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -392,8 +471,11 @@ def on_a_terminal(command: List[str], env: Dict[str, str]) -> str:
             if not piece:
                 break
             shown += piece
+            if waiting and waiting[0] in shown:
+                del waiting[0]
+                process.send_signal(signal.SIGINT)
         os.close(ours)
-        assert process.wait(20) == 1
+        assert process.wait(20) == status
     return shown.decode()
 
 

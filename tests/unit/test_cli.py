@@ -109,7 +109,18 @@ def test_without_the_extra_it_says_what_to_install(missing: str, tmp_path: Path)
         f"raise ModuleNotFoundError('No module named {missing}', name='{missing}')"
     )
     line = told(command_line("run", env={"PYTHONPATH": str(tmp_path)}))
-    assert "pip install 'ssh-service[cli]'" in line and missing in line
+    assert "pip install 'click>=8.1' 'rich>=13'" in line and missing in line
+
+
+def test_cli_help_without_the_extra_is_shown(tmp_path: Path) -> None:
+    """Help and version need nothing that is missing; the help says what to install."""
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError('no click', name='click')")
+    env = {"PYTHONPATH": str(tmp_path)}
+    for option in ("-h", "--help"):
+        done = command_line(option, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "upload" in done.stdout and "pip install 'click>=8.1'" in done.stdout
+    assert command_line("--version", env=env).stdout.startswith("ssh-service ")
 
 
 @pytest.mark.parametrize("missing", ["mockssh", "rich"])
@@ -119,7 +130,7 @@ def test_the_demo_without_its_extra_says_what_to_install(missing: str, tmp_path:
     )
     done = command_line("demo", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "pip install 'ssh-service[demo]'" in done.stderr.splitlines()[-1]
+    assert "pip install mock-ssh-server 'rich>=13'" in done.stderr.splitlines()[-1]
 
 
 def test_the_demo_needs_no_click(tmp_path: Path) -> None:
@@ -289,8 +300,8 @@ def test_a_signal_is_named_in_the_verdict() -> None:
 def test_a_full_disk_is_told_with_host_and_path(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
+    files = OutputFiles(str(tmp_path), ["a"])
     (tmp_path / "a.stdout").symlink_to("/dev/full")
-    files = OutputFiles(str(tmp_path))
     with pytest.raises(SshServiceError, match=r"a: cannot write .*a\.stdout: No space left"):
         files.write("a", "stdout", b"text")
     files.close("a")

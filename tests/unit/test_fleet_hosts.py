@@ -42,7 +42,7 @@ def test_a_destination_is_read(text: str, meant: Dict[str, Any]) -> None:
         ("[::1", "not closed"),
         ("[::1]22", "not closed"),
         ("web[a-c]", "no host name"),
-        ("a,b", "no host name"),
+        ("a,b", "cannot be joined by commas"),
     ],
 )
 def test_a_mistyped_destination_is_told_with_what_was_expected(text: str, complaint: str) -> None:
