@@ -90,7 +90,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return 130
     except OSError as error:  # of standard output: the steps tell of their own
         if not isinstance(error, BrokenPipeError):
-            print(f"{_PROGRAM}: cannot write the output: {error.strerror}", file=sys.stderr)
+            print(f"{_command_name()}: cannot write the output: {error.strerror}", file=sys.stderr)
         return 1
     finally:
         flush_or_drop()
