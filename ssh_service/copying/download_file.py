@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ssh_service.copying.checksums import digest_by_shell, is_same, verify
-from ssh_service.copying.failures import Refused, changed_meanwhile, shown
+from ssh_service.copying.failures import Refused, changed_meanwhile, shown, was_rewritten
 from ssh_service.copying.job import Job
 from ssh_service.copying.local.target_file import TargetFile, digest_at, find_file
 from ssh_service.copying.local.target_folder import Names, TargetFolder
@@ -125,7 +125,8 @@ class FileDownload:
                 else:
                     size = await self._read_unannounced(handle, target)
                 after = attributes_in(await remote.ask_stat_open(handle), source)
-                if (before.size, before.mtime) != (after.size, after.mtime):
+                times = (before.mtime or 0, after.mtime or 0)
+                if was_rewritten(before.size or 0, times[0], after.size or 0, times[1]):
                     raise changed_meanwhile(source, "remote")
                 await self._verify(size, target)
                 finish(self._job, target, before)

@@ -31,6 +31,7 @@ __all__ = [
     "not_a_file",
     "not_the_same",
     "shown",
+    "was_rewritten",
 ]
 
 _ERRNOS = {
@@ -135,6 +136,15 @@ def not_a_file(path: bytes, mode: int, side: str) -> SshTransferError:
 def changed_meanwhile(path: bytes, side: str) -> SshTransferError:
     """Build the error for a file that did not stand still."""
     return transfer_error(errno.EIO, shown(path), "changed while it was being copied", side=side)
+
+
+def was_rewritten(size: int, time: int, size_now: int, time_now: int) -> bool:
+    """
+    Tell whether a file seems to have been written into, where it had content already.
+
+    What is appended to it changes its time as well, so while it grows nothing else can be seen.
+    """
+    return size_now < size or (size_now == size and time_now != time)
 
 
 def leads_back(path: bytes, side: str) -> SshTransferError:

@@ -8,7 +8,12 @@ import os
 import stat
 from typing import Iterator, Optional, Tuple
 
-from ssh_service.copying.failures import changed_meanwhile, local_error, not_a_file
+from ssh_service.copying.failures import (
+    changed_meanwhile,
+    local_error,
+    not_a_file,
+    was_rewritten,
+)
 from ssh_service.copying.local.descriptors import attributes_of, digest_of
 from ssh_service.errors import SshTransferError
 
@@ -163,9 +168,13 @@ class SourceFile:
         return digest_of(self._fd, size)
 
     def check_unchanged(self) -> None:
-        """Raise an error if the file was written to since it was opened."""
+        """
+        Raise an error if what the file had when it was opened was written to since.
+
+        One that only grew is no error, as a log may at any time: what it had is copied.
+        """
         if self._fd is None:
             return
-        now = os.fstat(self._fd)
-        if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
+        now, then = os.fstat(self._fd), self._status
+        if was_rewritten(then.st_size, then.st_mtime_ns, now.st_size, now.st_mtime_ns):
             raise changed_meanwhile(self.path, "local")
