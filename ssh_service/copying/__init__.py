@@ -23,7 +23,7 @@ leftovers, begun_tree         what dead copies left on the server: removed, or g
 upload_file, download_file    one file, by SFTP
 upload_link                   a symbolic link, as such
 tar                           a format for many small files
-upload_stream                 many small files in one stream, up
+upload_stream, upload_merge   many small files in one stream, up; into a folder that is there
 download_stream               and down
 uploading, downloading        what goes where, of a file or a tree; a server's tree is walked
 channels                      where copies meet SSH: the channels they open, and keep

@@ -17,7 +17,7 @@ from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.errors import SshTransferError
 
-__all__ = ["FileDownload", "Wanted", "finish"]
+__all__ = ["FileDownload", "Wanted", "finish", "seems_there"]
 
 # Bytes accepted of a file that claims to be empty and is not, such as those in /proc.
 _MOST_UNANNOUNCED = 16 * 1024 * 1024
@@ -30,6 +30,15 @@ class Wanted(NamedTuple):
     attributes: Attributes  # as they were listed
     folder: TargetFolder  # where it goes; held open for it
     names: Names  # from the local root; the last is its own in that folder
+
+
+def seems_there(wanted: Wanted) -> bool:
+    """Return whether a local file of the same size and time stands in the place of a copy."""
+    existing = find_file(wanted.folder, wanted.names[-1])
+    return existing is not None and (existing.st_size, int(existing.st_mtime)) == (
+        wanted.attributes.size or 0,
+        wanted.attributes.mtime,
+    )
 
 
 class FileDownload:
@@ -49,7 +58,7 @@ class FileDownload:
         self._remote = job.remote
         self._source = wanted.path
         self._size = wanted.attributes.size or 0
-        self._mtime = wanted.attributes.mtime
+        self._wanted = wanted
         self._folder = wanted.folder
         self._name = wanted.names[-1]
 
@@ -63,10 +72,7 @@ class FileDownload:
 
     async def _is_there(self) -> bool:
         """Return whether a file of the same size and time is there, verified if wanted."""
-        existing = find_file(self._folder, self._name)
-        if existing is None or existing.st_size != self._size:
-            return False
-        if int(existing.st_mtime) != self._mtime:
+        if not seems_there(self._wanted):
             return False
         if not self._job.options.verify:
             return True

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any, Deque, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
-from ssh_service.copying.download_file import FileDownload, Wanted
+from ssh_service.copying.download_file import FileDownload, Wanted, seems_there
 from ssh_service.copying.download_stream import FileStream
 from ssh_service.copying.failures import Refused, leads_back, local_error, not_a_file, shown
 from ssh_service.copying.job import MANY_FILES, Job
@@ -313,8 +313,10 @@ class Download:
                 continue
             if attributes is not None:
                 self._job.progress.expect(attributes.size or 0)
-                stream = self._stream_for(attributes) if leads_to is None else None
                 wanted = Wanted(path, attributes, target, (*names, entry.filename))
+                stream = None
+                if leads_to is None and not (self._job.passes_over and seems_there(wanted)):
+                    stream = self._stream_for(attributes)
                 await (self._start_file(wanted) if stream is None else stream.ask(wanted))
         if self._small is not None:
             await self._small.flush()

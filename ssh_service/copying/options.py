@@ -49,8 +49,6 @@ class Options(NamedTuple):
         _choose("preserve", self.preserve, (None, True, False))
         for name, choices in _CHOICES.items():
             _choose(name, getattr(self, name), choices)
-        if self.update:
-            raise SshConfigError("update: True is not supported yet")
         if self.contents and not self.recursive:
             raise SshConfigError("contents=True copies what is in a folder: not recursive=False")
         if self.update and self.preserve is False:

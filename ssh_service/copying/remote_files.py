@@ -93,6 +93,15 @@ class RemoteFiles:
         """Begin to remove a file."""
         return self._lane.ask(encode.remove, path)
 
+    def ask_rename(self, old: bytes, new: bytes) -> Reply:
+        """Begin to rename; see `rename`."""
+        request = encode.posix_rename if self.can_replace else encode.rename
+        return self._lane.ask(request, old, new)
+
+    def ask_remove_folder(self, path: bytes) -> Reply:
+        """Begin to remove an empty folder."""
+        return self._lane.ask(encode.remove_folder, path)
+
     def ask_read_link(self, path: bytes) -> Reply:
         """Begin to ask what a symbolic link says."""
         return self._lane.ask(encode.read_link, path)
@@ -150,7 +159,7 @@ class RemoteFiles:
 
     async def remove_folder(self, path: bytes) -> None:
         """Remove an empty folder."""
-        succeed(await self._lane.ask(encode.remove_folder, path), path)
+        succeed(await self.ask_remove_folder(path), path)
 
     async def make_link(self, text: bytes, path: bytes) -> None:
         """Make a symbolic link that says `text`."""
@@ -167,8 +176,7 @@ class RemoteFiles:
 
     async def rename(self, old: bytes, new: bytes) -> None:
         """Rename; replaces `new` in one step where the server can (see `can_replace`)."""
-        request = encode.posix_rename if self.can_replace else encode.rename
-        succeed(await self._lane.ask(request, old, new), new)
+        succeed(await self.ask_rename(old, new), new)
 
     async def sync(self, handle: bytes, path: bytes) -> None:
         """Have an open file written to the disk."""

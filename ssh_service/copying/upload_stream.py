@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 import stat
-from typing import List, Optional, Tuple
+from typing import Iterable, List, Optional, Tuple
 
 from ssh_service.copying import tar, temporary
 from ssh_service.copying.begun_tree import BegunTree
@@ -29,7 +29,7 @@ from ssh_service.copying.remote_process import RemoteProcess, quoted
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import SshTransferError
 
-__all__ = ["StreamedTree", "is_worth_a_stream", "stream_tree"]
+__all__ = ["TREE", "StreamedTree", "TreeStream", "is_worth_a_stream", "stream_tree"]
 
 _log = logging.getLogger("ssh_service.copying")
 
@@ -39,7 +39,7 @@ _LOOKED_AT = 4 * MANY_FILES
 _PIECE = 128 * 1024
 # In the stream and under the unfinished folder's name: the tree, and what tells that all of it
 # came.  The script removes what is not whole, even when nobody is there any more to ask for it.
-_TREE, _END = b"tree", b"end"
+TREE, _END = b"tree", b"end"
 # With -G, GNU's tar sets the time of the last access, and no other tar takes the options.
 _SCRIPT = (
     b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL;"
@@ -62,15 +62,21 @@ class StreamedTree:
     ----------
     folders : List[Tuple[bytes, Attributes]]
         All of its folders by their remote paths, innermost first.
+    sent : List[bytes]
+        The files that were sent, by their paths in the tree.
     left : List[Tuple[bytes, bytes]]
         Local and remote paths of the files that are too large for the stream.
+    links : List[Tuple[bytes, bytes]]
+        Texts and remote paths of symbolic links that are still to be made.
     failures : List[SshTransferError]
         What could not be copied, where the rest is all the same.
     """
 
     def __init__(self) -> None:
         self.folders: List[Tuple[bytes, Attributes]] = []
+        self.sent: List[bytes] = []
         self.left: List[Tuple[bytes, bytes]] = []
+        self.links: List[Tuple[bytes, bytes]] = []
         self.failures: List[SshTransferError] = []
 
 
@@ -129,11 +135,11 @@ async def stream_tree(
     folder, reading = beside(target, temporary_name), job.progress.reading
     try:
         await job.remote.make_folder(folder, 0o700)
-        done = await _Stream(job, source, target, folder).run(status)
+        done = await TreeStream(job, source, target, folder).run(status)
         if done is not None:
             if mark is not None:
-                await mark.begin(target, join(folder, _TREE))
-            await job.remote.rename(join(folder, _TREE), target)
+                await mark.begin(target, join(folder, TREE))
+            await job.remote.rename(join(folder, TREE), target)
             await job.remote.remove_folder(folder)
             return done
     except Refused as refused:
@@ -149,7 +155,22 @@ async def stream_tree(
     return None
 
 
-class _Stream:
+class TreeStream:
+    """
+    Sends a tree, but for its large files, to the server's tar.
+
+    Parameters
+    ----------
+    job : Job
+        The copy.
+    source : bytes
+        The local folder.
+    target : bytes
+        What the remote folder is going to be.
+    folder : bytes
+        Where it is unpacked: an unfinished folder of this copy's, on the server.
+    """
+
     def __init__(self, job: Job, source: bytes, target: bytes, folder: bytes) -> None:
         self._job = job
         self._source = source
@@ -162,6 +183,19 @@ class _Stream:
         self._size = 0
 
     async def run(self, status: os.stat_result) -> Optional[StreamedTree]:
+        """
+        Send it.
+
+        Parameters
+        ----------
+        status : os.stat_result
+            The local folder's.
+
+        Returns
+        -------
+        Optional[StreamedTree]
+            None if the server could not unpack it, or something here is not as it should be.
+        """
         process = self._process
         try:
             bad = await self._send_all(status)
@@ -183,9 +217,8 @@ class _Stream:
     async def _send_all(self, status: os.stat_result) -> Optional[SshTransferError]:
         """Send the tree; give what is not as it should be here."""
         try:
-            await self._send_folder(_TREE, status)
-            links = self._job.options.keeps_links
-            for entry in walk(self._source, status, links, self._note_failure):
+            await self._send_folder(TREE, status)
+            for entry in self._entries(status):
                 try:
                     await self._send_entry(entry)
                 except SshTransferError as failure:
@@ -197,6 +230,9 @@ class _Stream:
         await self._process.write(b"".join(self._pieces))
         return None
 
+    def _entries(self, status: os.stat_result) -> Iterable[Entry]:
+        return walk(self._source, status, self._job.options.keeps_links, self._note_failure)
+
     def _note_failure(self, failure: SshTransferError) -> None:
         # Where it ends the copy, that is done by SFTP, which first copies what comes before.
         if not self._job.options.goes_on or len(self._done.failures) >= MOST_FAILURES:
@@ -207,14 +243,14 @@ class _Stream:
         below = entry.path[len(self._source.rstrip(b"/")) :]
         if entry.link is not None:
             # Its mode is what every link has, and nobody asks for its time.
-            name = _TREE + below
+            name = TREE + below
             await self._send(tar.header(name, tar.LINK, Attributes(mode=0o777), entry.link))
         elif entry.status is None:
             await self._send_file(entry.path, below)
         elif entry.leaves:
             self._done.folders.append((self._target + below, attributes_of(entry.status)))
         else:
-            await self._send_folder(_TREE + below, entry.status)
+            await self._send_folder(TREE + below, entry.status)
 
     async def _send_folder(self, name: bytes, status: os.stat_result) -> None:
         # Ours to write into; its own attributes are set last, as with SFTP.
@@ -231,8 +267,9 @@ class _Stream:
         attributes = source.attributes._replace(size=size)
         if not self._keeps:
             attributes = attributes._replace(mode=0o666)
-        header = tar.header(_TREE + below, tar.FILE, attributes)
+        header = tar.header(TREE + below, tar.FILE, attributes)
         await self._send(header, content, tar.padding(size))
+        self._done.sent.append(below)
         self._job.progress.advance(size)
         self._job.progress.file_done()
 

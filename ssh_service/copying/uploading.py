@@ -22,6 +22,7 @@ from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.upload_file import FileUpload
 from ssh_service.copying.upload_link import upload_link
+from ssh_service.copying.upload_merge import merge_tree
 from ssh_service.copying.upload_stream import StreamedTree, is_worth_a_stream, stream_tree
 from ssh_service.copying.waiting import Signal
 from ssh_service.errors import SshTransferError, transfer_error
@@ -160,19 +161,23 @@ class Upload:
         if self._job.progress.is_read:
             self._count(source, status)
         self._leftovers.sweep(folder_of(target))
+        there: Optional[Attributes] = None
         streamed: Optional[StreamedTree] = None
         if is_worth_a_stream(self._job, source, status):
-            if await self._may_unpack(target):
-                streamed = await stream_tree(self._job, source, status, target, self._mark)
+            there = await self._remote.find(target, follow=False)
+            if there is None:
+                if await self._may_unpack(target):
+                    streamed = await stream_tree(self._job, source, status, target, self._mark)
+            elif is_folder(there) and not self._job.options.resume:
+                self._leftovers.sweep(target)
+                streamed = await merge_tree(self._job, source, status, target, there)
         if streamed is None:
             await self._copy_entries(source, status, target)
         else:
-            await self._copy_rest(streamed, target)
+            await self._copy_rest(streamed, target, is_new=there is None)
 
     async def _may_unpack(self, target: bytes) -> bool:
         """Return whether a tree may be unpacked beside where it goes."""
-        if await self._remote.find(target) is not None:
-            return False
         # Else somebody could exchange what is unpacked, and what is removed if that fails.
         folder = folder_of(target)
         self._pipeline.start(self._job.owner.look_at(folder))  # at the same time
@@ -205,11 +210,15 @@ class Upload:
         if folder.is_new or not self._job.options.contents:
             self._finished_folders.append((target, attributes_of(status)))
 
-    async def _copy_rest(self, streamed: StreamedTree, target: bytes) -> None:
+    async def _copy_rest(self, streamed: StreamedTree, target: bytes, is_new: bool) -> None:
         folder = _Folder(target, Signal(self._pipeline))
-        folder.is_new = True
+        folder.is_new = is_new
         folder.made.set()
+        if not is_new and self._job.options.contents:
+            streamed.folders.pop()  # the target's own: it is the user's
         self._finished_folders += streamed.folders
+        for text, there in streamed.links:
+            await self._job.files.start(self._copy_link(text, there, folder))
         for failure in streamed.failures:
             self._job.entry_failed(failure)
         for path, there in streamed.left:

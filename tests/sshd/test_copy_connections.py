@@ -530,3 +530,24 @@ def traffic(transport: SshTransport) -> int:
         packets._Packetizer__sent_bytes
     )  # reset at a re-key, which these copies are too small for
     return int(sent + packets._Packetizer__received_bytes)
+
+
+def test_a_second_deployment_takes_no_more_than_twice_the_first(
+    sshd: Sshd, connect: Connect, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """The time is that of the round trips, which do not grow with the number of files."""
+    source = many_files(tmp_path / "source", 400, size=200)
+    transport = connect(sshd, **through(proxy, sshd))
+    upload(transport, source, tmp_path / "warm", contents=True)
+    proxy.delay = 0.1
+    seconds = []
+    for options in ({}, {}, {"update": True}):
+        began = time.monotonic()
+        upload(transport, source, tmp_path / "target", contents=True, **options)
+        seconds.append(time.monotonic() - began)
+        for path in source.iterdir():
+            if not options:
+                path.write_bytes(os.urandom(201 + len(seconds)))
+    proxy.delay = 0.0
+    assert max(seconds[1:]) < 2 * seconds[0] + 0.5, seconds
+    assert (tmp_path / "target" / "7").read_bytes() == (source / "7").read_bytes()

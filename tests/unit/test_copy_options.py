@@ -479,3 +479,36 @@ def test_a_link_from_the_server_leads_nothing_outside(tmp_path: Path) -> None:
     with contextlib.suppress(OSError):
         Liar([(b"x", FOLDER, 0, b"")]).download(target, contents=True)
     assert os.listdir(outside) == []
+
+
+def test_update_downloads_only_what_differs(
+    session: SftpSession, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files with the same size and time are passed over, whatever is in them."""
+    monkeypatch.setattr(downloading, "MANY_FILES", 0)
+    source, target = make_tree(tmp_path / "source"), tmp_path / "target"
+    for shell in (None, Shell(home)):
+        download(session, source, target, contents=True, shell=shell)
+        kept = target / "mode 600"
+        kept.write_bytes(b"abc")  # as long as it was
+        os.utime(kept, (1, (source / "mode 600").stat().st_mtime))
+        (source / "mode 444").write_bytes(b"new")
+        (target / "large").write_bytes(b"broken")
+        download(session, source, target, contents=True, update=True, shell=shell)
+        assert kept.read_bytes() == b"abc"
+        assert (target / "mode 444").read_bytes() == b"new"
+        assert (target / "large").read_bytes() == (source / "large").read_bytes()
+
+
+def test_update_of_a_single_file_passes_it_over(
+    session: SftpSession, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same goes for a file alone, both ways."""
+    for one in (upload, download):
+        target = tmp_path / one.__name__
+        one(session, file, target, update=True)
+        before = target.stat().st_ino
+        one(session, file, target, update=True)
+        assert target.stat().st_ino == before
+        one(session, file, target)
+        assert target.stat().st_ino != before
