@@ -168,7 +168,7 @@ class Download:
         if self._job.options.resume:
             server = str(self._remote.facts.get("connection", "")).encode()
             self._mark = LocalBegunTree(server + b" " + real)
-            self._job.closing.callback(self._mark.release)
+            self._job.closing.callback(temporary.names.release, self._mark.name)
         target = await self._place_of_tree(source, target)
         source = source.rstrip(b"/") or b"/"
         self._source = source

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Optional
 
 from ssh_service.copying import temporary
 from ssh_service.copying.local.descriptors import Descriptor
@@ -24,11 +23,17 @@ class LocalBegunTree:
     ----------
     source : bytes
         The server and the real path of the folder there.
+
+    Attributes
+    ----------
+    name : bytes
+        The name of the mark; to be released when the copy ends.
     """
 
     def __init__(self, source: bytes) -> None:
         self._source = temporary.tree(source)
-        self._name: Optional[bytes] = None
+        self.name = temporary.names.new(self._source)  # to be released by whoever made this
+        self._is_set = False
 
     def find(self, path: bytes) -> bool:
         """Return whether an interrupted copy of the same source has begun the tree `path`."""
@@ -39,12 +44,11 @@ class LocalBegunTree:
         try:
             for other in folder.names_left():
                 if self._is_mark(folder, other):
-                    self._name = temporary.names.new(self._source)
-                    fd = folder.fd
-                    os.rename(other, self._name, src_dir_fd=fd, dst_dir_fd=fd)
+                    self._is_set = True
+                    os.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
                     return True
         except OSError:
-            self.release()  # somebody else was faster
+            pass  # somebody else was faster
         finally:
             folder.close()
         return False
@@ -57,24 +61,18 @@ class LocalBegunTree:
 
     def begin(self, folder: TargetFolder) -> None:
         """Mark a tree that this copy has made."""
-        self._name = temporary.names.new(self._source)
         mark = Descriptor()
         try:
-            mark.open(self._name, _NEW_FILE_FLAGS, dir_fd=folder.fd)
+            mark.open(self.name, _NEW_FILE_FLAGS, dir_fd=folder.fd)
+            self._is_set = True
         except OSError:
-            self.release()  # then it is not resumed; whatever is wrong, the copy finds out
+            pass  # then it is not resumed; whatever is wrong, the copy finds out
         mark.close()
 
     def end(self, folder: TargetFolder) -> None:
         """Remove the mark: all is there."""
-        if self._name is not None:
+        if self._is_set:
             try:
-                os.unlink(self._name, dir_fd=folder.fd)
+                os.unlink(self.name, dir_fd=folder.fd)
             except OSError:
                 pass  # litter now
-
-    def release(self) -> None:
-        """Leave the mark to the next copy, unless it was removed."""
-        if self._name is not None:
-            temporary.names.release(self._name)
-            self._name = None

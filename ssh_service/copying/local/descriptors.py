@@ -32,7 +32,8 @@ class Descriptor:
         self._open: List[int] = []
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_open"):  # not interrupted before there was anything
+            self.close()
 
     @property
     def fd(self) -> int:

@@ -298,9 +298,9 @@ class TargetFile(Unfinished):
         self._release_name()
 
     def _release_name(self) -> None:
-        name, self._temporary = self._temporary, None
-        if name is not None:
-            temporary.names.release(name)
+        if self._temporary is not None:
+            temporary.names.release(self._temporary)  # first: an interrupt may come in between
+            self._temporary = None
 
     def _copy_over(self) -> None:
         """Write into what cannot be renamed over: a mount point, say."""
