@@ -66,6 +66,7 @@ class FileUpload:
         self._remote = job.remote
         self._source = source
         self._leftovers = leftovers
+        self._is_private = False  # the file was created with another mode than it shall have
 
     async def run(self, target: bytes, is_new: bool) -> None:
         """
@@ -133,13 +134,13 @@ class FileUpload:
             return self._source.attributes
         return Attributes() if place.existing is None else Attributes(mode=_mode(place.existing))
 
-    def _mode_for_new(self, place: _Place) -> int:
-        """Return the mode to create the file with: private, where another can be set later."""
+    def _mode_for_new(self, place: _Place) -> Optional[int]:
+        """Return the mode to create the file with; None: private, and another is set later."""
         identity = self._job.owner.identity
         mode = self._attributes_for(place).mode
         if mode is None:
             return 0o666
-        return PRIVATE if identity is None or identity.sets_modes else mode & 0o777
+        return None if identity is None or identity.sets_modes else mode & 0o777
 
     # Beside its place.
 
@@ -161,8 +162,9 @@ class FileUpload:
                 if claimed is not None:
                     return claimed
             mode = self._mode_for_new(place)
-            handle = await self._remote.open(path, NEW_FILE, mode)
-            self._job.owner.learn(handle, mode if mode == PRIVATE else None)
+            self._is_private = mode is None
+            handle = await self._remote.open(path, NEW_FILE, PRIVATE if mode is None else mode)
+            self._job.owner.learn(handle, PRIVATE if mode is None else None)
             return Claimed(path, handle, 0)
         except Refused as refused:
             if place.existing is not None and refused.code in _NO_NEW_FILES:
@@ -333,16 +335,14 @@ class FileUpload:
 
     async def _check_modes(self, attributes: Attributes) -> None:
         """Begin again if the file was created private, and turns out to have to stay so."""
-        owner = self._job.owner
-        if owner.identity is None and attributes.mode is not None:
-            identity = await owner.known()
+        if self._is_private and attributes.mode is not None:
+            identity = await self._job.owner.known()
             if identity is not None and not identity.sets_modes:
                 raise _ModesRefused()
 
     async def _check_attributes(
         self, reply: Reply, path: bytes, attributes: Attributes, is_ours: bool
     ) -> None:
-        is_first = is_ours and self._job.owner.identity is None
         try:
             try:
                 succeed(reply, path)
@@ -351,9 +351,8 @@ class FileUpload:
                     raise
                 await self._remote.set(path, attributes)  # a server that knows no open files'
         except Refused as refused:
-            if is_first:
-                await self._check_modes(attributes)
             if is_ours:
+                await self._check_modes(attributes)
                 self._job.modes_refused(path, refused)
             else:
                 self._job.warn_once("attributes", "mode and times of %r: %s", shown(path), refused)

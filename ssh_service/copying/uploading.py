@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from collections import deque
-from typing import Any, Coroutine, Deque, List, Optional, Set, Tuple
+from typing import Any, Coroutine, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying.begun_tree import BegunTree
 from ssh_service.copying.failures import Refused, local_error, not_a_file, shown
@@ -74,6 +74,7 @@ class Upload:
         self._mark: Optional[BegunTree] = None  # with resume
         # Folders' own attributes, innermost first: set last, as each new entry changes the times
         # of its folder, and a folder's mode may forbid us to write into it.
+        self._made_writable: Dict[bytes, int] = {}  # to the mode it had
         self._finished_folders: List[Tuple[bytes, Attributes]] = []
         self._failed_folders: Set[bytes] = set()
 
@@ -269,12 +270,27 @@ class Upload:
         if not is_folder(found):
             raise transfer_error(errno.ENOTDIR, shown(folder.path), side="remote") from refused
         await self._job.owner.check_link(folder.path)
+        await self._make_writable(folder.path, found.mode)
+
+    async def _make_writable(self, path: bytes, mode: Optional[int]) -> None:
+        """Let files be created in a folder of ours that was there, until all is in it."""
+        identity = self._job.owner.identity
+        is_root = identity is not None and identity.uid == 0
+        if mode is None or mode & stat.S_IRWXU == stat.S_IRWXU or is_root:
+            return
+        try:
+            await self._remote.set(path, Attributes(mode=stat.S_IMODE(mode) | stat.S_IRWXU))
+        except Refused:
+            return  # what cannot be created in there, tells so
+        self._made_writable[path] = stat.S_IMODE(mode)
 
     async def _finish_folders(self) -> None:
-        if self._job.options.preserve is False:
-            return
+        folders = [] if self._job.options.preserve is False else self._finished_folders
+        for path, _ in folders:
+            self._made_writable.pop(path, None)
+        restored = [(path, Attributes(mode=mode)) for path, mode in self._made_writable.items()]
         on_way: Deque[Tuple[bytes, Reply]] = deque()
-        for path, attributes in self._finished_folders:
+        for path, attributes in (*folders, *restored):
             if path in self._failed_folders:
                 continue
             on_way.append((path, self._remote.ask_set(path, attributes)))
