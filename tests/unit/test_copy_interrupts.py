@@ -90,7 +90,7 @@ def test_an_interrupt_at_any_line_leaves_nothing(
         at += 9 if at % 2 else 10
         target = tmp_path / f"target{at}"
         with real_session(sftp_server, tmp_path) as session:
-            before, names = open_files(), set(temporary.names._in_use)
+            before = open_files()
             try:
                 with Interrupter(at) as interrupter:
                     download(session, source, target, resume=resume)
