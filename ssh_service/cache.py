@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar, Union
 
-from ssh_service import background, dials, events, params
+from ssh_service import events, params
 from ssh_service.client import SshClient
 from ssh_service.connect import dial
-from ssh_service.dials import Dial, Dialer
-from ssh_service.errors import SshConfigError, SshConnectTimeout, again
+from ssh_service.dials import Dialer
+from ssh_service.entries import Lease, Pair, Slot
+from ssh_service.errors import SshConfigError
+from ssh_service.lender import Lender
 from ssh_service.params import ConnectKey, ConnectParams
-from ssh_service.slots import Pair, Slot, Slots
-from ssh_service.transport import SshTransport
 
-_log = logging.getLogger(__name__)
-
-# Seconds for which a hook of the user's may hold up the handing out of its connection.
-_HOOK_PATIENCE = 1.0
 # Destinations to keep where nobody says how many: a connection each takes a thread, a descriptor
 # (of 1024 that a process may have, commonly) and some 100 KiB.
 MAX_DESTINATIONS = 1000
@@ -40,15 +34,16 @@ class SshClientCache:
         Makes the client of each new connection; a subclass of `SshClient` with hooks of its own.
     max_destinations : Optional[int]
         How many destinations to remember, with their connections; None: any number.  Beyond it,
-        those are forgotten, and their connections closed, that nobody uses and that were used
-        longest ago.  One in use never is: there are more as long as more are in use at once.
+        those that nobody uses are forgotten, and their connections closed, soon after the next
+        dial or release: first those that were used longest ago.  Connections in use are never
+        closed for it, so there may be more.
     dialer : Callable
         Makes a connection; for tests.
 
     Attributes
     ----------
     max_destinations : Optional[int]
-        As given; may be changed, and holds from the next dial or release on.
+        As given; may be changed.
 
     Raises
     ------
@@ -60,12 +55,17 @@ class SshClientCache:
     Thread safety.  Every method may be called from any thread.
 
     Guarantees.  At most one dial per destination is in progress, however many ask.  A slow or
-    dead host delays its own callers only.  A connection is lent only to callers whose parameters
-    agree in everything that makes two connections different: credentials, host-key policy and
-    route included.  A connection in use is closed by `cleanup` (or the last `exit`) alone; then
-    whatever was in flight ends with an error at once.  A lost connection leaves at once; the next
-    caller gets a new one.  A forked child starts with an empty cache and never harms its parent's
-    connections.
+    dead host delays its own callers only: each destination's entry has its own lock, the per-key
+    lock, and its own refcount, which counts the leases of its connections.  A connection is lent
+    only to callers whose parameters agree in everything that makes two connections different:
+    credentials, host-key policy and route included.  Only `cleanup` (or the last `exit`) closes a
+    connection in use; then whatever was in flight ends with an error at once.  A lost connection
+    leaves at once; the next caller gets a new one.  An exception of a signal's handler (Ctrl-C)
+    loses no lease and no dial, and leaves no lock taken.  A forked child starts with an empty
+    cache and never harms its parent's connections.
+
+    A cache that is dropped without `cleanup` has its connections closed when it is collected,
+    with a `ResourceWarning`.  Leases keep it, and so do commands and copies under way.
     """
 
     def __init__(
@@ -81,12 +81,14 @@ class SshClientCache:
             raise SshConfigError(
                 f"max_destinations is {max_destinations!r}; it must be at least 1"
             )
-        self._slots = Slots(max_destinations)
-        self._client_factory = client_factory
-        self._dialer = dialer
-        self._lock = threading.Lock()
-        self._subscribers: Tuple[events.Subscriber, ...] = ()  # replaced whole, under _lock
+        self._lender = Lender(client_factory, max_destinations, dialer)
+        self._slots = self._lender.slots
+        self._lock = threading.Lock()  # for those who change the subscribers
         _caches.add(self)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lender"):  # it was made
+            self._lender.close_dropped()
 
     @property
     def max_destinations(self) -> Optional[int]:
@@ -137,7 +139,7 @@ class SshClientCache:
     @property
     def subscribers(self) -> Tuple[events.Subscriber, ...]:
         """Who is told of events; empty as a rule, and then events cost nothing."""
-        return self._subscribers
+        return self._lender.subscribers
 
     def subscribe(self, subscriber: events.Subscriber) -> Callable[[], None]:
         """
@@ -162,16 +164,13 @@ class SshClientCache:
         if not callable(subscriber):
             raise SshConfigError(f"subscribe: expected a function, got {subscriber!r}")
         with self._lock:
-            self._subscribers = (*self._subscribers, subscriber)
+            self._lender.subscribers = (*self.subscribers, subscriber)
         return lambda: self._unsubscribe(subscriber)
 
     def _unsubscribe(self, subscriber: events.Subscriber) -> None:
         with self._lock:
-            self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
-
-    def _publish(self, event: events.Event) -> None:
-        if self._subscribers:
-            background.run_callback(events.tell, self._subscribers, event)
+            left = tuple(s for s in self.subscribers if s is not subscriber)
+            self._lender.subscribers = left
 
     # Its life.
 
@@ -188,11 +187,11 @@ class SshClientCache:
         SshCacheClosed
             It was called once too often (a `RuntimeError`).
         """
-        dials.close(self._slots.leave())
+        self._lender.close_and_wait(self._slots.leave())
 
     def cleanup(self) -> None:
         """Close all connections; what is in flight ends with an error at once."""
-        dials.close(self._slots.take_all())
+        self._lender.close_and_wait(self._slots.retire_all())
 
     def beside(self, key: ConnectKey, make: Callable[[], T]) -> T:
         """
@@ -241,18 +240,17 @@ class SshClientCache:
             No authenticated connection could be had.
         """
         connect_params = params.conceal(connect_params)
-        slot = self.acquire(params.resolve(connect_params))
-        self.release(slot)
-        return slot.pair.result()
+        lease = self.acquire(params.resolve(connect_params))
+        lease.release()
+        return lease.pair.result()
 
-    @contextlib.contextmanager
     def lease(
         self,
         connect_params: Mapping[str, Any],
         *,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
-    ) -> Iterator[Pair]:
+    ) -> "_Lending":
         """
         Use the connection to a destination; it is not closed by expiry meanwhile.
 
@@ -263,10 +261,10 @@ class SshClientCache:
         idle_timeout, max_lifetime : Optional[float]
             Seconds, as for `release`.
 
-        Yields
-        ------
-        Tuple[SshTransport, SshClient]
-            The connection and its client.
+        Returns
+        -------
+        ContextManager[Tuple[SshTransport, SshClient]]
+            For ``with``: the connection and its client.
 
         Raises
         ------
@@ -275,17 +273,18 @@ class SshClientCache:
         """
         connect_params = params.conceal(connect_params)
         check_limits(idle_timeout, max_lifetime)
-        slot = self.acquire(params.resolve(connect_params))
-        try:
-            yield slot.pair.result()
-        finally:
-            self.release(slot, idle_timeout, max_lifetime)
+        return _Lending(self, connect_params, (idle_timeout, max_lifetime))
 
     def acquire(
-        self, target: ConnectParams, deadline: Optional[float] = None, lane: int = 0
-    ) -> Slot:
+        self,
+        target: ConnectParams,
+        deadline: Optional[float] = None,
+        lane: int = 0,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> Lease:
         """
-        Lease a connection; `release` it when done.
+        Lease a connection; release it when done.
 
         Parameters
         ----------
@@ -293,12 +292,12 @@ class SshClientCache:
             Where to, from `ssh_service.params.resolve`.
         deadline : Optional[float]
             A monotonic instant; the destination's own connect time-out holds all the same.
-        lane : int
-            0 for the destination's connection, 1, 2, ... for further ones beside it.
+        lane, idle_timeout, max_lifetime
+            As for `request`.
 
         Returns
         -------
-        Slot
+        Lease
             With its `pair` there.
 
         Raises
@@ -306,41 +305,21 @@ class SshClientCache:
         SshConnectError
             No authenticated connection could be had; a fresh error for each caller.
         """
-        slot = self.request(target, lane)
-        if slot.target.connect_timeout > target.connect_timeout:  # a dial that others asked for
-            own = time.monotonic() + target.connect_timeout
-            deadline = own if deadline is None else min(deadline, own)
+        lease = self.request(target, lane, idle_timeout, max_lifetime)
         try:
-            self._wait(slot, deadline)
+            self._lender.wait(lease, target, deadline)
         except BaseException:
-            self.release(slot)
+            lease.release()
             raise
-        return slot
+        return lease
 
-    def _wait(self, slot: Slot, deadline: Optional[float]) -> None:
-        began = time.monotonic()
-        self._slots.count_waiting(slot, +1)
-        try:
-            ready = threading.Event()
-            slot.pair.add_done_callback(lambda _: ready.set())
-            if not ready.wait(_left(deadline)):
-                raise SshConnectTimeout(
-                    f"{slot.target.connection_id}: still connecting when the time was up,"
-                    f" after {time.monotonic() - began:.1f} s",
-                    connection_id=slot.target.connection_id,
-                    phase="connect",
-                )
-        finally:
-            self._slots.count_waiting(slot, -1)
-        error = slot.pair.exception()
-        if error is not None:
-            raise again(error) from error
-        if not background.on_callback_thread():
-            # From when it was made: a hook that waits for ever holds up the first second alone.
-            patience = slot.made_at + _HOOK_PATIENCE
-            slot.announced.wait(_left(patience if deadline is None else min(patience, deadline)))
-
-    def request(self, target: ConnectParams, lane: int = 0) -> Slot:
+    def request(
+        self,
+        target: ConnectParams,
+        lane: int = 0,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> Lease:
         """
         Lease a connection that may still have to be made, without waiting.
 
@@ -349,96 +328,85 @@ class SshClientCache:
         target : ConnectParams
             Where to.
         lane : int
-            As for `acquire`.
+            0 for the destination's connection, 1, 2, ... for further ones beside it.
+        idle_timeout, max_lifetime : Optional[float]
+            As for `release`; they hold if the lease is lost, too.
 
         Returns
         -------
-        Slot
-            Its `pair` will be there.  `release` it, whatever becomes of it.
+        Lease
+            Its `pair` will be there.  Release it, whatever becomes of it.
         """
-        background.require_threads()
-        slot, is_new = self._slots.lease(target, lane, time.monotonic())
-        if is_new:
-            Dial(
-                slot,
-                self._slots,
-                client_factory=self._client_factory,
-                dialer=self._dialer,
-                open_tunnel=self._open_tunnel,
-                publish=self._publish,
-            ).begin()
-            self._make_room()
-        return slot
+        return self._lender.request(target, lane, idle_timeout, max_lifetime, self)
 
-    def _open_tunnel(
-        self, hop: ConnectParams, deadline: float
-    ) -> Tuple[SshTransport, Callable[[], None]]:
-        slot = self.acquire(hop, deadline)
-        return slot.pair.result()[0], lambda: self.release(slot)
-
-    def renew(self, slot: Slot) -> bool:
+    def renew(self, lease: Union[Lease, Slot]) -> Optional[Lease]:
         """
-        Lease the connection of a slot once more.
+        Lease a connection once more.
 
         Parameters
         ----------
-        slot : Slot
-            From `acquire` or `request`, released or not.
+        lease : Union[Lease, Slot]
+            From `acquire` or `request`, released or not; or its `slot`.
 
         Returns
         -------
-        bool
-            False if it has left the cache, so that the connection is lost or being closed.
+        Optional[Lease]
+            None if the connection has left the cache, as it is lost or being closed.
         """
-        return self._slots.renew(slot)
+        return self._lender.renew(lease.slot if isinstance(lease, Lease) else lease, self)
 
     def release(
         self,
-        slot: Slot,
+        lease: Lease,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
         """
-        Give a lease back.
+        Give a lease back, where that was not done before.
 
         Parameters
         ----------
-        slot : Slot
-            From `acquire` or `request`.
+        lease : Lease
+            From `acquire`, `request` or `renew`.
         idle_timeout : Optional[float]
-            Seconds after which the connection is closed if nobody uses it; None: never.
+            Seconds after which the connection is closed if nobody uses it; None: as before, or
+            never.
         max_lifetime : Optional[float]
-            Seconds after which it is replaced, once nobody uses it; None: never.
+            Seconds after which it is replaced, once nobody uses it; None: as before, or never.
         """
-        due, crowded = self._slots.release(slot, time.monotonic(), idle_timeout, max_lifetime)
-        if due is not None:
-            background.call_at(due, lambda: self._expire(slot))
-        if crowded:
-            self._make_room()
-
-    def _expire(self, slot: Slot) -> None:
-        """Close a connection whose time is up, unless somebody uses it."""
-        busy = slot.is_busy()
-        expired, due = self._slots.expire(slot, time.monotonic(), busy)
-        if expired:
-            _hang_up(slot, "nobody needs it")
-        elif due is not None:
-            background.call_at(due, lambda: self._expire(slot))
-
-    def _make_room(self) -> None:
-        """Forget destinations that nobody uses, as many as it takes, the longest unused first."""
-        for unused in self._slots.unused():
-            if not self._slots.is_crowded():
-                return
-            if not any(slot.is_busy() for slot in unused.slots) and self._slots.forget(unused):
-                for slot in unused.slots:
-                    _hang_up(slot, "there are others to make room for")
+        lease.release(idle_timeout, max_lifetime)
 
     def _forget_parent(self) -> None:
         self._lock = threading.Lock()
-        for slot in self._slots.disown():
-            if slot.transport is not None:
-                slot.transport.close()  # this process's copy of the descriptor, nothing more
+        self._lender.disown()
+
+
+class _Lending:
+    """What `SshClientCache.lease` returns: a connection for as long as a ``with`` lasts."""
+
+    def __init__(
+        self,
+        cache: SshClientCache,
+        connect_params: Mapping[str, Any],
+        limits: Tuple[Optional[float], Optional[float]],
+    ) -> None:
+        self._cache = cache
+        self._connect_params = connect_params
+        self._limits = limits
+        self._lease: Optional[Lease] = None
+
+    def __enter__(self) -> Pair:
+        if self._lease is not None:
+            raise RuntimeError("what `lease` returns is for one `with`")
+        target = params.resolve(self._connect_params)
+        self._lease = self._cache.acquire(target, None, 0, *self._limits)
+        # From here on, whoever loses it has forgotten it, or was torn away.
+        self._lease.is_told = True
+        return self._lease.pair.result()
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._lease is not None:
+            self._lease.release()
 
 
 def check_limits(*limits: Optional[float]) -> None:
@@ -458,16 +426,6 @@ def check_limits(*limits: Optional[float]) -> None:
     for limit in limits:
         if limit is not None and not (isinstance(limit, (int, float)) and limit >= 0):
             raise SshConfigError(f"idle_timeout, max_lifetime: expected seconds, got {limit!r}")
-
-
-def _hang_up(slot: Slot, why: str) -> None:
-    if slot.transport is not None:
-        _log.debug("%s: closed, as %s", slot.target.connection_id, why)
-        slot.transport.hang_up()
-
-
-def _left(deadline: Optional[float]) -> Optional[float]:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 _caches: "weakref.WeakSet[SshClientCache]" = weakref.WeakSet()

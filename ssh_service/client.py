@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from paramiko import Transport
 
 from ssh_service import params
+from ssh_service.transport.latch import Latch
 
 
 class SshClient:
@@ -33,12 +33,16 @@ class SshClient:
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._id = "INIT"  # guarded by _changed
-        self._connection: Optional[Transport] = None  # guarded by _changed
+        # No lock: an exception of a signal's handler could leave it taken, and the connection's
+        # reader would wait for it.  Single operations on a dict are atomic.
+        self._settled = Latch()
+        self._made: Dict[str, Tuple[str, Transport]] = {}  # at most one
+        self._is_lost = False
 
     def __repr__(self) -> str:
-        return self._id
+        if self._is_lost:
+            return "LOST"
+        return self._made.get("is", ("INIT", None))[0]
 
     def connection(self, timeout: Optional[float] = None) -> Optional[Transport]:
         """
@@ -59,12 +63,11 @@ class SshClient:
         TimeoutError
             It was neither made nor lost in that time.
         """
-        if timeout is not None:  # (for NaN, `wait_for` would never stop asking)
-            timeout = min(max(0.0, timeout), threading.TIMEOUT_MAX)
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._id != "INIT", timeout):
-                raise TimeoutError(f"no connection was made or lost within {timeout:g} s")
-            return self._connection
+        if timeout is not None:
+            timeout = max(0.0, timeout)  # which makes 0 of NaN, too
+        if not self._settled.wait(timeout):
+            raise TimeoutError(f"no connection was made or lost within {timeout:g} s")
+        return None if self._is_lost else self._made.get("is", (None, None))[1]
 
     def made(self, connection: Transport) -> None:
         """
@@ -75,17 +78,16 @@ class SshClient:
         connection : paramiko.Transport
             Authenticated.
         """
-        text = self.id_from_connection(connection)
-        with self._changed:
-            if self._id == "INIT":
-                self._id, self._connection = text, connection
-                self._changed.notify_all()
+        self._made.setdefault("is", (self.id_from_connection(connection), connection))
+        if self._is_lost:
+            self._made.clear()
+        self._settled.set()
 
     def lost(self) -> None:
         """Note that the connection has ended; the cache calls this before the hook."""
-        with self._changed:
-            self._id, self._connection = "LOST", None
-            self._changed.notify_all()
+        self._is_lost = True
+        self._made.clear()
+        self._settled.set()
 
     def connection_made(self, conn: Transport) -> None:
         """

@@ -11,12 +11,12 @@ import contextlib
 import logging
 import threading
 import time
-from concurrent.futures import Future, InvalidStateError
 from typing import Callable, List, Optional
 
 from ssh_service import background, events, pacing
 from ssh_service.client import SshClient
 from ssh_service.connect.routes import OpenTunnel
+from ssh_service.entries import Slot
 from ssh_service.errors import (
     SshCacheClosed,
     SshConfigError,
@@ -24,7 +24,7 @@ from ssh_service.errors import (
     SshConnectTimeout,
     SshServiceError,
 )
-from ssh_service.slots import Pair, Slot, Slots
+from ssh_service.slots import Slots
 from ssh_service.transport import SshTransport
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Dial:
     Parameters
     ----------
     slot : Slot
-        Just leased, and new.
+        New, and in the cache.
     slots : Slots
         Where it is kept.
     client_factory : Callable[[], SshClient]
@@ -84,14 +84,10 @@ class Dial:
 
     def begin(self) -> None:
         """Dial, on a thread of its own."""
-        dialler = threading.Thread(
-            target=self._run,
-            name=f"ssh-service-dial-{self._slot.target.connection_id}",
-            daemon=True,
-        )
+        name = f"ssh-service-dial-{self._slot.target.connection_id}"
         try:
-            dialler.start()
-        except RuntimeError as exc:  # the system gives no more threads
+            threading.Thread(target=self._run, name=name, daemon=True).start()
+        except BaseException as exc:  # the system gives no more threads, or no memory
             self._failed(exc)
 
     def _run(self) -> None:
@@ -154,7 +150,7 @@ class Dial:
         transport.add_done_callback(lambda _, loss: self._ended(client, loss))
         if kept:
             _log.debug("%s: connected", name)
-            _settle(slot.pair, pair=(transport, client))
+            slot.pair.settle((transport, client))
         else:
             transport.close()
 
@@ -177,7 +173,7 @@ class Dial:
         now, kind = time.monotonic(), type(error).__name__
         seconds = now - self._began
         self._publish(events.DialFailed(name, now, seconds, kind, str(error), error.phase))
-        _settle(slot.pair, error=error)
+        slot.pair.settle(error=error)
 
     def _ended(self, client: SshClient, loss: Optional[Exception]) -> None:
         self._slots.drop(self._slot, losses=int(loss is not None))
@@ -197,22 +193,35 @@ def close(slots: List[Slot]) -> None:
     Parameters
     ----------
     slots : List[Slot]
-        From `Slots.take_all` or `Slots.leave`.
+        From `Slots.retire`.
     """
-    # The newest first: what goes through a jump host is younger than the way there, and would
-    # take our closing that for a loss.
-    youngest = sorted(slots, key=lambda slot: slot.made_at, reverse=True)
-    transports = [slot.transport for slot in youngest if slot.transport is not None]
     for slot in slots:
-        _settle(slot.pair, error=_closed())
+        slot.pair.settle(error=_closed())
     for slot in slots:
         if slot.transport is None and slot.dialling is not None:
             slot.dialling.hang_up()
     pacing.look_again()  # dials that wait for their turn are not wanted any more
-    for transport in transports:  # all are told before one is waited for
+    for transport in transports_of(slots):
         transport.hang_up()
-    for transport in transports:
-        transport.close()
+
+
+def transports_of(slots: List[Slot]) -> List[SshTransport]:
+    """
+    List the connections of slots, in the order in which they can be closed.
+
+    Parameters
+    ----------
+    slots : List[Slot]
+        The slots.
+
+    Returns
+    -------
+    List[SshTransport]
+        The newest first: what goes through a jump host is younger than the way there, and would
+        take our closing that for a loss.
+    """
+    youngest = sorted(slots, key=lambda slot: slot.made_at, reverse=True)
+    return [slot.transport for slot in youngest if slot.transport is not None]
 
 
 def _closed() -> SshCacheClosed:
@@ -231,13 +240,3 @@ def _as_ours(error: BaseException, connection_id: str) -> SshServiceError:
     )
     ours.__cause__ = error
     return ours
-
-
-def _settle(
-    future: "Future[Pair]", *, pair: Optional[Pair] = None, error: Optional[Exception] = None
-) -> None:
-    with contextlib.suppress(InvalidStateError):  # `close` and the dialler race; one wins
-        if pair is not None:
-            future.set_result(pair)
-        else:
-            future.set_exception(error)

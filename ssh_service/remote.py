@@ -247,11 +247,11 @@ def copy(
     name, subscribers = target.connection_id, cache.subscribers
     with CopyWatch(name, way, subscribers, lambda: meter.reading) as watch:
         for last_try in (False, True):
-            slot = cache.acquire(target, limits.deadline)
+            lease = cache.acquire(target, limits.deadline, 0, idle_timeout, max_lifetime)
             try:
                 before()
                 watch.started()
-                transport = slot.pair.result()[0]
+                transport = lease.pair.result()[0]
                 copying.copy(way, transport, source, goal, how, limits, meter)
                 return
             except SshConnectionLost as lost:
@@ -259,4 +259,4 @@ def copy(
                     raise
                 _log.debug("%s; trying once more, as nothing was sent", lost)
             finally:
-                cache.release(slot, idle_timeout, max_lifetime)
+                lease.release(idle_timeout, max_lifetime)

@@ -12,6 +12,7 @@ from typing import Callable, List, Optional, Tuple
 from ssh_service import background
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command, HelperCommand
+from ssh_service.entries import Lease
 from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
@@ -22,7 +23,6 @@ from ssh_service.params import ConnectParams
 from ssh_service.process_group import Reply
 from ssh_service.sessions.lanes import LIMIT_KEPT, Failed, Lanes
 from ssh_service.sessions.session import Lane, Session
-from ssh_service.slots import Slot
 from ssh_service.transport import SshChannel, SshTransport
 from ssh_service.transport.latch import Latch
 
@@ -186,16 +186,17 @@ class SessionPool:
     # Connections.
 
     def _connect(self, lane: Lane) -> None:
-        slot = self._cache.request(self._target, lane.number)
-        lane.slot = slot
-        # A user's thread may be the one that tells it, where it closes the cache.
+        with self._lock:
+            limits = self._limits
+        lease = self._cache.request(self._target, lane.number, *limits)
+        lane.slot = lease.slot
         strand, connected = self._strand, self._connected
-        slot.pair.add_done_callback(lambda _: background.work(strand, connected, lane, slot))
+        lease.pair.add_done_callback(lambda _: background.work(strand, connected, lane, lease))
 
-    def _connected(self, lane: Lane, slot: Slot) -> None:
-        error = slot.pair.exception()
+    def _connected(self, lane: Lane, lease: Lease) -> None:
+        error = lease.pair.exception()
         if error is None:
-            transport = slot.pair.result()[0]
+            transport = lease.pair.result()[0]
             self._keep_weakly(transport, lane)
             with self._lock:
                 lane.transport = transport
@@ -204,7 +205,7 @@ class SessionPool:
                 failed = self._lanes.not_dialled(lane, error, time.monotonic())
             _fail(failed)
         self._dispatch()
-        self._release(slot)  # each session that has begun holds a lease of its own
+        self._release(lease)  # each session that has begun holds a lease of its own
 
     def _keep_weakly(self, transport: SshTransport, lane: Lane) -> None:
         """Have the pool told by a connection, which does not keep it."""
@@ -227,18 +228,18 @@ class SessionPool:
     def _start(self, session: Session, command: Command) -> None:
         """Send a command over a session, or have the session opened for it first."""
         lane = session.lane
-        kept = lane.slot is not None and self._cache.renew(lane.slot)
+        lease = None if lane.slot is None else self._cache.renew(lane.slot)
         # A command that is sent into an end that has come already could not be sent once more.
         fit = lane.transport is not None and lane.transport.is_fit()
         with self._lock:
-            usable = self._lanes.begin(session, command, kept, fit)
+            usable = self._lanes.begin(session, command, lease is not None, fit)
+            session.lease = lease
             failed = self._lanes.doomed(lane)
             channel, asked = session.channel, session.asked
             session.asked = True
         _fail(failed)
         if not usable:
-            if kept:
-                self._release(lane.slot)
+            self._release(lease)
         elif channel is not None:
             self._run(session, command, channel)
         elif not asked:
@@ -317,7 +318,7 @@ class SessionPool:
         _fail(end.failed)
         self._dispatch()
         if command is not None:
-            self._release(lane.slot)
+            self._release(session.lease)
         if end.watch:
             self._later(SessionPool._look_at, lane, now + _SPARE_IDLE)
         if end.forget:
@@ -386,11 +387,11 @@ class SessionPool:
             channel.close()
         return True
 
-    def _release(self, slot: Optional[Slot]) -> None:
+    def _release(self, lease: Optional[Lease]) -> None:
         with self._lock:
             limits = self._limits
-        if slot is not None:
-            self._cache.release(slot, *limits)
+        if lease is not None:
+            self._cache.release(lease, *limits)
 
 
 def _fail(failed: Failed) -> None:

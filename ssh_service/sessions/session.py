@@ -7,8 +7,8 @@ from typing import Optional, Protocol
 
 from ssh_service import known_servers
 from ssh_service.command import HEARD, Command
+from ssh_service.entries import Lease, Slot
 from ssh_service.errors import SshServiceError
-from ssh_service.slots import Slot
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 
@@ -80,6 +80,7 @@ class Session(ChannelSink):
         self.channel: Optional[SshChannel] = None  # open
         self.command: Optional[Command] = None  # None: it is the spare one
         self.ended = False
+        self.lease: Optional[Lease] = None  # while it has a command
 
     def give(self, command: Command) -> None:
         """Let a command have it; the pool's lock is held."""

@@ -12,7 +12,7 @@ from typing import Any, Iterator, List, Optional, Tuple
 
 import pytest
 
-from ssh_service import background, cache, dials, pacing
+from ssh_service import background, cache, dials, lender, pacing
 from ssh_service.cache import SshClientCache
 from ssh_service.client import SshClient
 from ssh_service.errors import (
@@ -23,6 +23,7 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
 )
+from tests.common import eventually
 from tests.unit.engine_fakes import (
     PATIENCE,
     GatedDialer,
@@ -99,6 +100,7 @@ class Now:
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> Now:
     clock = Now()
+    monkeypatch.setattr(lender, "time", clock)
     monkeypatch.setattr(cache, "time", clock)
     monkeypatch.setattr(dials, "time", clock)
     return clock
@@ -283,7 +285,7 @@ def test_where_no_thread_can_be_started_the_call_fails_and_the_next_one_dials(
             raise RuntimeError("can't start new thread")
 
         patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(SshConnectError, match="can't start new thread"):
+        with pytest.raises(SshConnectError, match="can't start new thread|no more threads"):
             connections.get_client_connection(connect_params())
     assert dialer.dials == []
     connections.get_client_connection(connect_params())
@@ -447,13 +449,13 @@ def test_a_hook_that_waits_for_ever_holds_up_the_first_callers_alone_and_not_for
         def connection_made(self, conn: Any) -> None:
             gate.wait(PATIENCE)
 
-    monkeypatch.setattr(cache, "_HOOK_PATIENCE", 0.05)
+    monkeypatch.setattr(lender, "_HOOK_PATIENCE", 0.05)
     connections = SshClientCache(Blocking, dialer=dialer)
     try:
         connections.get_client_connection(connect_params())
         waits: List[Optional[float]] = []
         slot = connections.request(target())
-        monkeypatch.setattr(slot.announced, "wait", lambda timeout: waits.append(timeout))
+        monkeypatch.setattr(slot.slot.announced, "wait", lambda timeout: waits.append(timeout))
         for _ in range(5):
             connections.get_client_connection(connect_params())
         connections.release(slot)
@@ -595,6 +597,7 @@ def test_beyond_the_bound_the_destinations_used_longest_ago_are_closed(
     for host in ("alpha", "beta", "gamma", "alpha", "delta", "epsilon"):
         now.now += 1.0
         connections.get_client_connection(connect_params(host))
+        callbacks_done()
         assert len(connections) <= 3
     alpha, beta, gamma, delta, epsilon = dialer.transports
     assert not beta.is_active() and not gamma.is_active()
@@ -608,14 +611,17 @@ def test_the_bound_never_closes_what_is_used(dialer: GatedDialer, now: Now) -> N
     connections = SshClientCache(max_destinations=1, dialer=dialer)
     leased = [connections.acquire(target(host)) for host in ("alpha", "beta")]
     connections.get_client_connection(connect_params("gamma"))
+    callbacks_done()
     assert all(transport.is_active() for transport in dialer.transports[:2])
     assert not dialer.transports[2].is_active()  # whoever asked has it no longer
     dialer.transports[0].others = 1
     connections.release(leased[0])
     connections.release(leased[1])
+    callbacks_done()
     assert [transport.is_active() for transport in dialer.transports[:2]] == [True, False]
     dialer.transports[0].others = 0
     connections.get_client_connection(connect_params("delta"))
+    callbacks_done()
     assert str(connections) == "SshClientCache(somebody@delta:22)"
     connections.cleanup()
 
@@ -627,6 +633,7 @@ def test_a_new_destination_is_made_room_for_when_it_is_dialled_not_when_it_is_le
     connections.get_client_connection(connect_params("alpha"))
     dialer.hold("beta")
     slot = connections.request(target("beta"))
+    callbacks_done()
     assert not dialer.transports[0].is_active()
     dialer.release("beta")
     slot.pair.result(PATIENCE)
@@ -645,7 +652,8 @@ def test_hundreds_of_destinations_leave_no_more_than_the_bound_behind(
         connections.beside(to.key, object)
         with contextlib.suppress(SshConnectError):
             connections.release(connections.acquire(to))
-    assert len(connections._slots._destinations) <= 5
+    callbacks_done()
+    assert len(connections._slots._generation.entries) <= 5
     assert len(connections._slots.all()) <= 5
     connections.cleanup()
 
@@ -659,6 +667,7 @@ def test_further_connections_of_a_destination_count_as_one_and_go_together(
     assert len(connections) == 2
     now.now += 1.0
     connections.get_client_connection(connect_params("beta"))
+    callbacks_done()
     assert [transport.is_active() for transport in dialer.transports] == [False, False, True]
     connections.cleanup()
 
@@ -672,6 +681,7 @@ def test_a_bound_may_be_changed_and_left_out_and_must_be_positive(dialer: GatedD
     assert len(connections) == 3
     connections.max_destinations = 2
     connections.get_client_connection(connect_params("gamma"))
+    callbacks_done()
     assert len(connections) == 2
     connections.cleanup()
 
@@ -679,15 +689,17 @@ def test_a_bound_may_be_changed_and_left_out_and_must_be_positive(dialer: GatedD
 def test_a_lease_can_be_renewed_only_while_the_connection_is_in_the_cache(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
-    slot = connections.acquire(target())
-    assert connections.renew(slot)
+    lease = connections.acquire(target())
+    again = connections.renew(lease)
+    assert again is not None and again is not lease
     assert connections.stats()["leases"] == 2
-    connections.release(slot)
-    connections.release(slot)
-    assert connections.renew(slot)
-    connections.release(slot)
+    connections.release(lease)
+    connections.release(again)
+    once_more = connections.renew(lease.slot)
+    assert once_more is not None
+    connections.release(once_more)
     dialer.transports[0].lose()
-    assert not connections.renew(slot)
+    assert connections.renew(lease) is None
     assert connections.stats()["leases"] == 0
 
 
@@ -745,11 +757,8 @@ def test_stats_count_what_there_is_and_what_happened(
     waiter = threading.Thread(
         target=lambda: connections.get_client_connection(connect_params("beta")), daemon=True
     )
-    asked = threading.Event()
-    add = slots[0].pair.add_done_callback
-    slots[0].pair.add_done_callback = lambda fn: (add(fn), asked.set())  # type: ignore
     waiter.start()
-    assert asked.wait(PATIENCE)
+    eventually(lambda: connections.stats()["waiting"] == 1, "it waits")
     with connections.lease(connect_params("alpha")):
         assert connections.stats() == {
             "connections": 1, "leases": 5, "waiting": 1, "dials": 2, "reconnects": 0, "losses": 0,

@@ -57,10 +57,16 @@ class After:
         self._left = count
         self._function = function
 
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        return bool(self._lock.acquire(*args, **kwargs))
+
     def __enter__(self) -> None:
         self._lock.acquire()
 
     def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def release(self) -> None:
         self._lock.release()
         self._left -= 1
         if self._left == 0:
@@ -231,12 +237,15 @@ def test_cleanup_right_after_the_publication_closes_the_newcomer(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     """Check and publication are one step: whichever moment it falls on, nothing stays open."""
+    destination, slots = target(), connections._slots
     for count in range(1, 9):
-        slots, before = connections._slots, len(dialer.transports)
-        lock = slots._lock
-        slots._lock = After(lock, count, connections.cleanup)  # type: ignore[assignment]
+        before = len(dialer.transports)
+        connections.beside(destination.key, object)  # makes the entry
+        entry = slots._generation.entries[destination.key]
+        lock = entry.lock
+        entry.lock = After(lock, count, connections.cleanup)  # type: ignore[assignment]
         result = outcome(lambda: connections.get_client_connection(connect_params()))
-        slots._lock = lock
+        entry.lock = lock
         callbacks_done()
         connections.cleanup()
         assert isinstance(result, (tuple, SshCacheClosed))
@@ -283,10 +292,7 @@ def test_cleanup_hangs_up_on_a_dial_and_is_itself_the_reason_that_everyone_is_to
     connections.cleanup()
     assert isinstance(slot.pair.exception(PATIENCE), SshCacheClosed)
     connections.release(slot)
-    for _ in range(1000):
-        callbacks_done()
-        if told:
-            break
+    eventually(lambda: told, "the client is told")
     assert [type(exc) for exc in told] == [SshCacheClosed]
 
 
@@ -357,15 +363,15 @@ def test_a_leased_connection_is_never_expired_by_a_timer_that_runs_at_the_same_t
     connections: SshClientCache, dialer: GatedDialer, fine_grained: None
 ) -> None:
     for _ in range(300):
-        slot = connections.acquire(target())
-        connections.release(slot, idle_timeout=1e-9)  # a real timer, due at once
+        lease = connections.acquire(target())
+        connections.release(lease, idle_timeout=1e-9)  # a real timer, due at once
 
         def use() -> bool:
             with connections.lease(connect_params()) as (transport, _):
                 gc.is_tracked(transport)
                 return transport.is_active()
 
-        assert all(in_threads(use, use, lambda: connections._expire(slot) or True))
+        assert all(in_threads(use, use, lambda: connections._lender.expire(lease.slot) or True))
         connections.cleanup()
 
 
@@ -433,21 +439,26 @@ def test_thousands_of_cleanups_while_dialling_leave_nothing_open(fine_grained: N
     """
     made: List[FakeTransport] = []
 
+    begun = threading.Semaphore(0)
+
     def dial(to: Any, deadline: float, **_: Any) -> FakeTransport:
+        begun.release()
         transport = FakeTransport(to.connection_id)
         made.append(transport)
         return transport
 
     connections = SshClientCache(dialer=dial)
     destination = target()
-    for _ in range(4000):
-        slot = connections.request(destination)
+    for number in range(4000):
+        lease = connections.request(destination)
+        if number % 8:
+            assert begun.acquire(timeout=PATIENCE)
         connections.cleanup()
-        connections.release(slot)
-        slot.pair.exception(PATIENCE)
+        connections.release(lease)
+        lease.pair.exception(PATIENCE)
     connections.cleanup()
     callbacks_done()
-    assert 3000 < len(made) <= 4000  # a few were over before they began
+    assert 3500 <= len(made) <= 4000  # some were over before they began
     for transport in made:
         assert transport_ends(transport)
     callbacks_done()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, List, Optional
+from typing import Any, List
 
 import paramiko
 import pytest
 
 from ssh_service.client import SshClient
 from ssh_service.errors import SshConfigError
+from tests.common import eventually
 from tests.unit.engine_fakes import PATIENCE, FakeTransport, connect_params, in_threads
 
 
@@ -19,18 +20,9 @@ def waiting(client: SshClient, count: int, results: List[Any]) -> List[threading
         threading.Thread(target=lambda: results.append(client.connection()), daemon=True)
         for _ in range(count)
     ]
-    entered = threading.Semaphore(0)
-    changed, wait_for = client._changed, client._changed.wait_for
-
-    def noted(predicate: Any, timeout: Optional[float] = None) -> Any:
-        entered.release()  # the lock is held from here until it waits
-        return wait_for(predicate, timeout)
-
-    changed.wait_for = noted  # type: ignore[method-assign]
     for thread in threads:
         thread.start()
-    for _ in threads:
-        assert entered.acquire(timeout=PATIENCE)
+    eventually(lambda: len(client._settled._waiters) == count, f"{count} threads wait")
     return threads
 
 
@@ -107,22 +99,6 @@ def test_made_and_lost_from_many_threads_end_as_lost() -> None:
         assert repr(client) == "LOST"
         assert client.connection(timeout=0) is None
         assert all(result in (None, transport) for result in results)
-
-
-def test_no_lock_is_held_while_a_connection_is_asked_for_its_name() -> None:
-    class Nosy(FakeTransport):
-        @property
-        def connection_id(self) -> str:
-            assert not client._changed._lock.locked()  # type: ignore[attr-defined]
-            return "me@here:22"
-
-        @connection_id.setter
-        def connection_id(self, value: str) -> None:
-            pass
-
-    client = SshClient()
-    client.made(Nosy())
-    assert repr(client) == "me@here:22"
 
 
 def test_the_id_of_one_of_our_connections_is_what_was_asked_for_even_when_it_ended() -> None:

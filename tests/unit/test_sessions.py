@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
-from ssh_service import background, dials, remote, script
+from ssh_service import background, remote, script
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command
 from ssh_service.errors import (
@@ -718,15 +718,17 @@ def test_cleanup_ends_what_runs_and_what_waits_and_dials_nothing(site: Site) -> 
 
 @pytest.mark.parametrize("refused", [True, False])
 def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
-    refused: bool, site: Site
+    refused: bool, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal that comes in while it is being closed is nobody's business."""
     site.warm(max_sessions=0, answers=False)
     (channel,) = site.transports[0].channels
-    taken = site.cache._slots.take_all()
+    with monkeypatch.context() as patch:
+        patch.setattr(site.cache._lender, "close", lambda: None)  # no connection is told yet
+        site.cache._slots.retire_all()
     channel.answer() if refused else site.transports[0].hang_up()
     assert isinstance(error(site.commands[0]), SshCacheClosed)
-    dials.close(taken)
+    site.cache._lender.close()
 
 
 def test_cleanup_while_others_hold_all_sessions_ends_what_waits_and_dials_nothing(
@@ -761,22 +763,26 @@ def test_cleanup_at_the_worst_moment_leaves_nothing_open(
     plain = getattr(site.cache, at)
     closing = threading.Event()
 
+    def retire() -> None:
+        """Take all slots, without a word to any connection yet."""
+        with monkeypatch.context() as patch:
+            patch.setattr(site.cache._lender, "close", lambda: None)
+            site.cache._slots.retire_all()
+
     def gate(*args: Any, **more: Any) -> Any:
         if not closing.is_set():
             closing.set()
-            # The slots are taken, but no connection has been told yet.
-            taken.extend(site.cache._slots.take_all())
+            retire()
         return plain(*args, **more)
 
-    taken: List[Any] = []
     if at == "renew":
         monkeypatch.setattr(site.cache, at, gate)
         site.running()[0].complete()  # so that the next one would begin
     else:
         site.connected()
-        taken.extend(site.cache._slots.take_all())
+        retire()
         site.pool._dispatch()
-    dials.close(taken)
+    site.cache._lender.close()
     for command in commands:
         command.future.exception(PATIENCE)
     site.connected()

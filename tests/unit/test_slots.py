@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
 import pytest
 
+from ssh_service.entries import Lease, Slot
 from ssh_service.errors import SshCacheClosed
-from ssh_service.slots import Slot, Slots
+from ssh_service.slots import Slots
+from tests.common import Outcome
 from tests.unit.engine_fakes import target
 
 
@@ -22,17 +24,67 @@ class Looked:
         return self.active
 
 
+class Asked:
+    """Writes down what is left to a thread of ours; and is who leases are given back to."""
+
+    def __init__(self) -> None:
+        self.dials: List[Slot] = []
+        self.looks: List[float] = []
+        self.rooms = 0
+        self.closes = 0
+        self.lost: List[int] = []  # tokens
+
+    def begin(self, slot: Slot) -> None:
+        assert slot.entry.lock.locked() and not slot.is_kept()
+        self.dials.append(slot)
+
+    def look_at(self, slot: Slot, instant: float) -> None:
+        assert slot.entry.lock.locked()
+        self.looks.append(instant)
+
+    def make_room(self) -> None:
+        self.rooms += 1
+
+    def close(self) -> None:
+        self.closes += 1
+
+    def give_back(self, lease: Lease, *limits: Optional[float]) -> None:
+        raise AssertionError("not by these steps")
+
+    def give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
+        self.lost.append(token)
+
+
 @pytest.fixture
-def slots() -> Slots:
-    return Slots(None)
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def slots(asked: Asked) -> Slots:
+    return Slots(None, asked)
+
+
+def request(
+    slots: Slots, host: str = "alpha", lane: int = 0, now: float = 0.0
+) -> Tuple[Lease, bool]:
+    """Lease a slot; return the lease, and whether the slot is new."""
+    before = slots.stats()["dials"]
+    lease = Lease(slots._chores)  # type: ignore[arg-type]
+    slots.lease(lease, target(host), lane, now)
+    return lease, slots.stats()["dials"] > before
+
+
+def release(slots: Slots, lease: Lease, now: float, *limits: Optional[float]) -> None:
+    slots.release(lease.slot, lease.token, now, *limits)
 
 
 def fill(slots: Slots, host: str = "alpha", lane: int = 0, now: float = 0.0) -> Slot:
     """Have a slot with a connection that nobody leases."""
-    slot, is_new = slots.lease(target(host), lane, now)
-    assert is_new and publish(slots, slot, now)
-    slots.release(slot, now)
-    return slot
+    lease, is_new = request(slots, host, lane, now)
+    assert is_new and publish(slots, lease.slot, now)
+    release(slots, lease, now)
+    return lease.slot
 
 
 def publish(slots: Slots, slot: Slot, now: float = 0.0) -> bool:
@@ -40,46 +92,74 @@ def publish(slots: Slots, slot: Slot, now: float = 0.0) -> bool:
     return slots.publish(slot, transport, now)
 
 
-def lease(slots: Slots, slot: Slot) -> None:
-    assert slots.renew(slot)
+def renew(slots: Slots, slot: Slot) -> Optional[Lease]:
+    lease = Lease(slots._chores)  # type: ignore[arg-type]
+    return lease if slots.renew(lease, slot) else None
+
+
+def hold(slots: Slots, slot: Slot) -> Lease:
+    lease = renew(slots, slot)
+    assert lease is not None
+    return lease
+
+
+def take_all(slots: Slots) -> List[Slot]:
+    """Close all, as the thread of ours does; return the slots."""
+    slots.retire_all()
+    return retired(slots)
+
+
+def retired(slots: Slots) -> List[Slot]:
+    found: List[Slot] = []
+    for generation in slots.retired():
+        for entry in generation.entries.values():
+            found += slots.retire(entry) or []
+        slots.has_closed(generation)
+    return found
 
 
 # Who gets which.
 
 
-def test_whoever_comes_while_a_slot_is_dialled_or_live_shares_it(slots: Slots) -> None:
-    slot, is_new = slots.lease(target(), 0, 0.0)
-    assert is_new
-    assert slots.lease(target(), 0, 0.0) == (slot, False)
-    assert publish(slots, slot)
-    assert slots.lease(target(), 0, 0.0) == (slot, False)
+def test_whoever_comes_while_a_slot_is_dialled_or_live_shares_it(
+    slots: Slots, asked: Asked
+) -> None:
+    first, is_new = request(slots)
+    assert is_new and asked.dials == [first.slot]
+    second, is_new = request(slots)
+    assert second.slot is first.slot and not is_new
+    assert publish(slots, first.slot)
+    third, is_new = request(slots)
+    assert third.slot is first.slot and not is_new
+    assert asked.dials == [first.slot]
     assert slots.stats() == {
         "leases": 3, "waiting": 0, "dials": 1, "reconnects": 0, "losses": 0, "refusals": 0,
         "drops": 0,
     }  # fmt: skip
+    assert first.slot.entry.refcount == 3
 
 
 def test_other_lanes_and_other_destinations_have_slots_of_their_own(slots: Slots) -> None:
-    found = [slots.lease(target(host), lane, 0.0) for host in ("a", "b") for lane in (0, 1)]
+    found = [request(slots, host, lane) for host in ("a", "b") for lane in (0, 1)]
     assert all(is_new for _, is_new in found)
-    assert slots.all() == [slot for slot, _ in found]
+    assert slots.all() == [lease.slot for lease, _ in found]
 
 
 def test_a_slot_whose_connection_has_ended_is_replaced_before_it_is_dropped(slots: Slots) -> None:
     old = fill(slots)
     old.transport.active = False  # type: ignore[union-attr]
-    new, is_new = slots.lease(target(), 0, 0.0)
-    assert is_new and new is not old
+    new, is_new = request(slots)
+    assert is_new and new.slot is not old
     slots.drop(old, losses=1)
-    assert slots.all() == [new]
+    assert slots.all() == [new.slot]
     assert slots.stats()["losses"] == 1
 
 
 def test_whoever_comes_after_a_failed_dial_dials_again(slots: Slots) -> None:
-    slot, _ = slots.lease(target(), 0, 0.0)
-    slots.drop(slot)
-    assert slots.all() == [] and slot.failed
-    assert slots.lease(target(), 0, 0.0)[1]
+    lease, _ = request(slots)
+    slots.drop(lease.slot)
+    assert slots.all() == [] and lease.slot.failed
+    assert request(slots)[1]
     assert slots.stats()["losses"] == 0
 
 
@@ -89,52 +169,82 @@ def test_a_reconnect_is_a_connection_of_a_lane_that_had_one_even_before_a_cleanu
     fill(slots)
     fill(slots, lane=1)
     assert slots.stats()["reconnects"] == 0
-    slots.take_all()
+    take_all(slots)
     fill(slots)
     assert slots.stats()["reconnects"] == 1
 
 
-def test_threads_that_wait_are_counted(slots: Slots) -> None:
-    slot, _ = slots.lease(target(), 0, 0.0)
-    slots.count_waiting(slot, +1)
-    slots.count_waiting(slot, +1)
-    slots.count_waiting(slot, -1)
-    assert slots.stats()["waiting"] == 1
+def test_threads_that_wait_are_counted_and_go_with_their_leases(slots: Slots) -> None:
+    leases = [request(slots)[0] for _ in range(2)]
+    for lease in leases:
+        lease.slot.waiters.add(lease.token)
+    assert slots.stats()["waiting"] == 2
+    leases[0].slot.waiters.discard(leases[0].token)
+    release(slots, leases[1], 0.0)
+    assert slots.stats()["waiting"] == 0
+
+
+# A lease is given back once.
+
+
+def test_lease_released_twice_counts_once(slots: Slots) -> None:
+    one, two = request(slots)[0], request(slots)[0]
+    for _ in range(3):
+        release(slots, one, 0.0)
+    assert not one.is_held() and two.is_held()
+    assert two.slot.entry.refcount == 1
+
+
+def test_lease_dropped_unreleased_is_handed_to_its_owner(slots: Slots, asked: Asked) -> None:
+    lease, kept = request(slots)[0], request(slots)[0]
+    token = lease.token
+    kept.slot.entry.lock.acquire()  # a destructor takes no lock
+    del lease
+    assert asked.lost == [token]
+    kept.slot.entry.lock.release()
+    slots.release(kept.slot, token, 0.0)
+    release(slots, kept, 0.0)
+    del kept
+    assert asked.lost == [token] and slots.stats()["leases"] == 0
 
 
 # What was taken out never comes back.
 
 
 @pytest.mark.parametrize("how", ["all", "last exit", "dropped", "expired", "forgotten"])
-def test_what_was_taken_out_is_not_leased_again(how: str, slots: Slots) -> None:
+def test_what_was_taken_out_is_not_leased_again(how: str, slots: Slots, asked: Asked) -> None:
     slot = fill(slots)
     if how == "all":
-        assert slots.take_all() == [slot]
+        assert take_all(slots) == [slot] and asked.closes == 1
     elif how == "last exit":
         slots.enter()
-        assert slots.leave() == [slot]
+        assert slots.leave() is slot.entry.generation
+        assert retired(slots) == [slot] and asked.closes == 1
     elif how == "dropped":
         slots.drop(slot)
     elif how == "expired":
-        lease(slots, slot)
-        slots.release(slot, 0.0, idle_timeout=1.0)
-        assert slots.expire(slot, 1.0, busy=False) == (True, None)
+        release(slots, hold(slots, slot), 0.0, 1.0)
+        assert slots.expire(slot, 1.0, busy=False)
     else:
         slots.max_destinations = 0
         assert [slots.forget(unused) for unused in slots.unused()] == [True]
-    assert not slots.renew(slot)
-    assert slots.all() == [] and slot.leases == 0
+    assert renew(slots, slot) is None
+    assert slots.all() == [] and not slot.leases
     assert slot.closed == (how in ("all", "last exit"))  # in use or not
-    assert slots.lease(target(), 0, 0.0)[1]
+    assert slots.retired() == []
+    assert request(slots)[1]
 
 
 @pytest.mark.parametrize("how", ["all", "last exit"])
 def test_a_dial_whose_slot_was_taken_out_is_told_so_at_each_step(how: str, slots: Slots) -> None:
     slots.enter()
     transport: Any = Looked()
-    slot, _ = slots.lease(target(), 0, 0.0)
-    assert slots.started(slot, transport)
-    assert (slots.take_all() if how == "all" else slots.leave()) == [slot]
+    lease, _ = request(slots)
+    slot = lease.slot
+    assert slots.is_kept(slot) and slots.started(slot, transport)
+    slots.retire_all() if how == "all" else slots.leave()
+    assert retired(slots) == [slot]
+    assert not slots.is_kept(slot)
     assert not slots.started(slot, transport)
     assert not publish(slots, slot)
     assert slot.transport is None and slot.dialling is transport
@@ -147,11 +257,25 @@ def test_an_exit_takes_nothing_out_but_the_last_one_and_one_too_many_raises(
     slots.enter()
     slots.enter()
     slot = fill(slots)
-    assert slots.leave() == []
-    assert slots.renew(slot)
-    assert slots.leave() == [slot]
+    assert slots.leave() is None
+    assert hold(slots, slot)
+    assert slots.leave() is slot.entry.generation
     with pytest.raises(SshCacheClosed, match="more often than enter"):
         slots.leave()
+
+
+def test_exit_that_is_still_closing_leaves_what_the_next_enter_brings(slots: Slots) -> None:
+    """From the step of the last exit on, nobody is given what it is about to close."""
+    slots.enter()
+    old = fill(slots)
+    slots.leave()
+    slots.enter()
+    assert slots.beside(old.entry.key, 0.0) is None
+    lease, is_new = request(slots)
+    assert is_new and lease.slot is not old
+    assert retired(slots) == [old]
+    assert publish(slots, lease.slot) and not lease.slot.closed
+    assert slots.all() == [lease.slot]
 
 
 def test_what_lies_beside_is_the_first_ones_until_all_is_taken_out(slots: Slots) -> None:
@@ -160,72 +284,136 @@ def test_what_lies_beside_is_the_first_ones_until_all_is_taken_out(slots: Slots)
     assert slots.keep_beside(key, "first", 0.0) == "first"
     assert slots.keep_beside(key, "second", 0.0) == "first"
     assert slots.beside(key, 0.0) == "first"
-    slots.take_all()
+    slots.retire_all()
     assert slots.beside(key, 0.0) is None
+    assert slots.keep_beside(key, "third", 0.0) == "third"
 
 
-def test_a_forked_child_holds_nothing_even_if_the_parent_held_the_lock(slots: Slots) -> None:
+def test_a_forked_child_holds_nothing_even_if_the_parent_held_the_locks(slots: Slots) -> None:
     slots.enter()
     slot = fill(slots)
-    lease(slots, slot)
+    lease = hold(slots, slot)
     slots._lock.acquire()
+    slot.entry.lock.acquire()
     assert slots.disown() == [slot]
-    assert slots.all() == [] and not slots.renew(slot)
+    assert slots.all() == [] and renew(slots, slot) is None
+    release(slots, lease, 0.0)
     assert slots.stats()["dials"] == slots.stats()["leases"] == 0
     with pytest.raises(SshCacheClosed):
         slots.leave()
 
 
+# An entry's lock is its own.
+
+
+def test_per_key_lock_held_for_ever_blocks_nobody_else(slots: Slots, asked: Asked) -> None:
+    """Another key, a new one, the counts, a look, an eviction and the rest of a cleanup go on."""
+    stuck, other = fill(slots, "stuck"), fill(slots, "other", now=1.0)
+    stuck.entry.lock.acquire()
+    slots.max_destinations = 1
+
+    def use_the_others() -> None:
+        lease, is_new = request(slots, "other", now=2.0)
+        assert not is_new
+        release(slots, lease, 2.0)
+        new, is_new = request(slots, "new", now=3.0)
+        assert is_new and publish(slots, new.slot)
+        assert slots.stats()["leases"] == 1
+        assert set(slots.all()) == {stuck, other, new.slot}
+        assert [slots.forget(unused) for unused in slots.unused()] == [False, True]
+        assert set(slots.all()) == {stuck, new.slot}
+        assert not slots.expire(stuck, 100.0, busy=False)  # later
+        slots.retire_all()
+        assert retired(slots) == [new.slot]
+        assert request(slots, "stuck")[1]  # the one that was retired is not waited for
+
+    assert Outcome(use_the_others).wait().error is None
+
+
+def test_key_found_evicted_is_looked_up_again(slots: Slots) -> None:
+    """Whoever found an entry just before it was evicted gets the one that took its place."""
+    old = fill(slots)
+    found = slots._entry
+
+    def evicted_meanwhile(key: Any, now: float) -> Any:
+        entry = found(key, now)
+        slots._entry = found  # type: ignore[method-assign]
+        slots.max_destinations = 0
+        assert [slots.forget(unused) for unused in slots.unused()] == [True]
+        return entry
+
+    slots._entry = evicted_meanwhile  # type: ignore[method-assign]
+    lease, is_new = request(slots)
+    assert is_new and lease.slot is not old and lease.slot.is_kept()
+    assert slots.all() == [lease.slot]
+
+
 # When to look.
 
 
-def test_a_release_says_when_to_look_once_for_each_earlier_end(slots: Slots) -> None:
+def test_a_release_says_when_to_look_once_for_each_earlier_end(slots: Slots, asked: Asked) -> None:
     slot = fill(slots, now=100.0)
 
-    def use(now: float, *limits: Optional[float]) -> Optional[float]:
-        lease(slots, slot)
-        return slots.release(slot, now, *limits)[0]
+    def use(now: float, *limits: Optional[float]) -> List[float]:
+        asked.looks.clear()
+        release(slots, hold(slots, slot), now, *limits)
+        return list(asked.looks)
 
-    assert use(100.0) is None  # no limit, no look
-    assert use(100.0, 60.0) == 160.0
-    assert use(110.0, 60.0) is None  # there is a timer by then
-    assert use(120.0, 5.0) == 125.0
-    assert slots.expire(slot, 125.0, busy=False) == (True, None)
+    assert use(100.0) == []  # no limit, no look
+    assert use(100.0, 60.0) == [160.0]
+    assert use(110.0, 60.0) == []  # there is a timer by then
+    assert use(120.0, 5.0) == [125.0]
+    assert slots.expire(slot, 125.0, busy=False)
 
 
-def test_of_two_limits_the_earlier_one_counts(slots: Slots) -> None:
+def test_of_two_limits_the_earlier_one_counts(slots: Slots, asked: Asked) -> None:
     slot = fill(slots, now=100.0)
-    lease(slots, slot)
-    assert slots.release(slot, 150.0, 60.0, 70.0)[0] == 170.0
+    release(slots, hold(slots, slot), 150.0, 60.0, 70.0)
+    assert asked.looks == [170.0]
 
 
-def test_what_was_used_since_is_looked_at_again_when_it_would_end(slots: Slots) -> None:
+def test_what_was_used_since_is_looked_at_again_when_it_would_end(
+    slots: Slots, asked: Asked
+) -> None:
     slot = fill(slots)
     for now in (0.0, 10.0):
-        lease(slots, slot)
-        slots.release(slot, now, 60.0)
-    assert slots.expire(slot, 60.0, busy=False) == (False, 70.0)
-    assert slots.expire(slot, 70.0, busy=True) == (False, 71.0)
-    lease(slots, slot)
-    assert slots.expire(slot, 71.0, busy=False) == (False, None)  # its release will say when
-    assert slots.release(slot, 80.0)[0] == 140.0
+        release(slots, hold(slots, slot), now, 60.0)
+    assert not slots.expire(slot, 60.0, busy=False)
+    assert not slots.expire(slot, 70.0, busy=True)
+    lease = hold(slots, slot)
+    assert not slots.expire(slot, 71.0, busy=False)  # its release will say when
+    release(slots, lease, 80.0)
     slots.drop(slot)
-    assert slots.expire(slot, 140.0, busy=False) == (False, None)
+    assert not slots.expire(slot, 140.0, busy=False)
+    assert asked.looks == [60.0, 70.0, 71.0, 140.0]
 
 
-def test_a_dial_that_takes_longer_than_its_slot_may_be_idle_goes_on(slots: Slots) -> None:
-    slot, _ = slots.lease(target(), 0, 0.0)
-    assert slots.release(slot, 0.0, 5.0)[0] == 5.0
-    assert slots.expire(slot, 5.0, busy=False) == (False, 6.0)
+def test_a_dial_that_takes_longer_than_its_slot_may_be_idle_goes_on(
+    slots: Slots, asked: Asked
+) -> None:
+    lease, _ = request(slots)
+    slot = lease.slot
+    release(slots, lease, 0.0, 5.0)
+    assert not slots.expire(slot, 5.0, busy=False)
     assert publish(slots, slot, 5.5)
-    assert slots.expire(slot, 6.0, busy=False) == (False, 10.5)
+    assert not slots.expire(slot, 6.0, busy=False)
+    assert asked.looks == [5.0, 6.0, 10.5]
 
 
-def test_a_slot_that_was_taken_out_is_not_looked_at(slots: Slots) -> None:
-    slot = fill(slots)
-    lease(slots, slot)
-    slots.take_all()
-    assert slots.release(slot, 0.0, 60.0) == (None, False)
+def test_dial_whose_callers_have_all_gone_is_looked_at(slots: Slots, asked: Asked) -> None:
+    """Torn away before they released, perhaps: its limits hold all the same."""
+    lease = Lease(asked)
+    slots.lease(lease, target(), 0, 0.0, 5.0, None)
+    lease.slot.leases.clear()
+    assert publish(slots, lease.slot, 1.0)
+    assert asked.looks == [6.0]
+
+
+def test_a_slot_that_was_taken_out_is_not_looked_at(slots: Slots, asked: Asked) -> None:
+    lease = hold(slots, fill(slots))
+    take_all(slots)
+    release(slots, lease, 0.0, 60.0)
+    assert asked.looks == []
 
 
 # Room.
@@ -235,32 +423,33 @@ def test_what_may_be_forgotten_is_listed_only_beyond_the_bound_the_longest_unuse
     slots: Slots,
 ) -> None:
     for now, host in enumerate(("a", "b", "c", "a")):
-        slot, _ = slots.lease(target(host), 0, float(now))
-        slots.drop(slot)
-        slots.release(slot, float(now))
+        lease, _ = request(slots, host, now=float(now))
+        slots.drop(lease.slot)
+        release(slots, lease, float(now))
     assert slots.unused() == []
     slots.max_destinations = 2
     assert slots.is_crowded()
-    assert [unused.destination.key for unused in slots.unused()] == [
-        target(host).key for host in "bca"
-    ]
+    assert [unused.entry.key for unused in slots.unused()] == [target(host).key for host in "bca"]
     assert slots.forget(slots.unused()[0])
     assert not slots.is_crowded() and slots.unused() == []
 
 
-def test_what_is_leased_or_dialled_is_not_listed_and_a_release_says_that_there_is_something(
-    slots: Slots,
+def test_what_is_leased_or_dialled_is_not_listed_and_a_last_release_asks_for_room(
+    slots: Slots, asked: Asked
 ) -> None:
     slots.max_destinations = 1
     leased = fill(slots, "a")
-    lease(slots, leased)
-    lease(slots, leased)
-    dialled, _ = slots.lease(target("b"), 0, 0.0)
+    leases = [hold(slots, leased), hold(slots, leased)]
+    dialled, _ = request(slots, "b")
     assert slots.unused() == []
-    assert slots.release(dialled, 0.0) == (None, True)
+    asked.rooms = 0
+    release(slots, dialled, 0.0)
+    assert asked.rooms == 1
     assert slots.unused() == []  # the dial goes on
-    assert slots.release(leased, 0.0) == (None, False)
-    assert slots.release(leased, 0.0) == (None, True)
+    release(slots, leases[0], 0.0)
+    assert asked.rooms == 1
+    release(slots, leases[1], 0.0)
+    assert asked.rooms == 2
     assert [unused.slots for unused in slots.unused()] == [[leased]]
 
 
@@ -269,13 +458,14 @@ def test_what_changed_since_it_was_listed_is_not_forgotten(what: str, slots: Slo
     slots.max_destinations = 0
     slot = fill(slots)
     (unused,) = slots.unused()
+    lease: Optional[Lease] = None
     if what == "leased":
-        lease(slots, slot)
+        lease = hold(slots, slot)
     elif what == "lost":
         slots.drop(slot)
     elif what == "redialled":
         slots.drop(slot)
-        slots.lease(target(), 0, 0.0)
+        lease, _ = request(slots)
     elif what == "another lane":
         fill(slots, lane=1)
     elif what == "room":
@@ -286,6 +476,7 @@ def test_what_changed_since_it_was_listed_is_not_forgotten(what: str, slots: Slo
     before = slots.all()
     assert not slots.forget(unused)
     assert slots.all() == before
+    assert lease is None or lease.is_held()
 
 
 def test_the_use_of_what_lies_beside_puts_off_that_it_is_forgotten(slots: Slots) -> None:
@@ -293,7 +484,7 @@ def test_the_use_of_what_lies_beside_puts_off_that_it_is_forgotten(slots: Slots)
     for now, host in enumerate("ab"):
         fill(slots, host, now=float(now))
     slots.beside(target("a").key, 2.0)
-    assert slots.unused()[0].destination.key == target("b").key
+    assert slots.unused()[0].entry.key == target("b").key
 
 
 # All of it in any order.
@@ -304,9 +495,8 @@ def test_each_connection_is_returned_to_be_closed_exactly_once(seed: int, slots:
     """Published and then lost, expired, forgotten or taken out, whatever happens around it."""
     chance, now = random.Random(seed), 0.0
     slots.max_destinations = 2
-    targets = [target(host) for host in "abc"]
     dialled: List[Slot] = []  # under way
-    leased: List[Slot] = []
+    leased: List[Lease] = []
     published: List[Slot] = []
     closed: List[Slot] = []
 
@@ -319,10 +509,10 @@ def test_each_connection_is_returned_to_be_closed_exactly_once(seed: int, slots:
                               "release", "expire", "forget", "all"])  # fmt: skip
         live = [slot for slot in published if slot not in closed]
         if step == "lease":
-            slot, is_new = slots.lease(chance.choice(targets), chance.randrange(2), now)
-            leased.append(slot)
+            lease, is_new = request(slots, chance.choice("abc"), chance.randrange(2), now)
+            leased.append(lease)
             if is_new:
-                dialled.append(slot)
+                dialled.append(lease.slot)
         elif step in ("publish", "fail") and dialled:
             slot = dialled.pop(chance.randrange(len(dialled)))
             if step == "fail":
@@ -335,19 +525,20 @@ def test_each_connection_is_returned_to_be_closed_exactly_once(seed: int, slots:
             slots.drop(slot, losses=1)
             closed.append(slot)
         elif step == "release" and leased:
-            slots.release(leased.pop(chance.randrange(len(leased))), now, idle_timeout=3.0)
+            release(slots, leased.pop(chance.randrange(len(leased))), now, 3.0)
         elif step == "expire" and live + dialled:
             slot = chance.choice(live + dialled)
-            if slots.expire(slot, now, busy=chance.random() < 0.2)[0]:
-                assert slot not in leased + dialled
+            if slots.expire(slot, now, busy=chance.random() < 0.2):
+                assert slot not in [lease.slot for lease in leased] + dialled
                 closed.append(slot)
         elif step == "forget":
             for unused in slots.unused():
                 if slots.forget(unused):
-                    assert not set(unused.slots) & {*leased, *dialled}
+                    used = {*[lease.slot for lease in leased], *dialled}
+                    assert not set(unused.slots) & used
                     end(unused.slots)
         elif step == "all" and chance.random() < 0.2:
-            end(slots.take_all())
-    end(slots.take_all())
+            end(take_all(slots))
+    end(take_all(slots))
     assert len(published) > 20
     assert sorted(closed, key=id) == sorted(published, key=id)

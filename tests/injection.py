@@ -1,0 +1,168 @@
+"""
+An exception of a signal's handler (Ctrl-C), or one thrown into a thread, anywhere in a call.
+
+Where CPython looks for signals: from 3.10 on, after a call returned, where a function begins, and
+where a loop turns.  It never does so between a ``with`` statement and its block, nor between the
+block and the exit, so the ``with`` of a plain lock cannot be torn; any ``__enter__`` or
+``__exit__`` that is written in Python can be (`Condition`, `Event`, `Future`, generators).
+`LOOKS` raises at exactly these moments, but for the turns of loops without a call.
+
+Python 3.8 and 3.9 look between nearly all instructions.  `OPCODES` does so, but for where they do
+not (before ``try`` and ``with``), and for the end of a ``with`` block, where they do: there a lock
+can be lost (bpo-29988), and no Python code can help it.
+
+`LINES` raises before each line, but for those of ``try`` and ``with``.  Nothing is raised inside
+destructors, as what they raise goes nowhere.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dis
+import linecache
+import os
+import queue
+import sys
+import threading
+import time
+from types import CodeType, FrameType
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+
+import ssh_service
+
+LINES, LOOKS, OPCODES = "lines", "looks", "opcodes"
+
+HOWS = [LINES, LOOKS if sys.version_info >= (3, 10) else OPCODES]
+"""What applies to this Python."""
+
+PLACES: Tuple[str, ...] = (
+    os.path.dirname(ssh_service.__file__),
+    os.path.dirname(concurrent.futures.__file__),
+    threading.__file__,
+    queue.__file__,
+    contextlib.__file__,
+)
+"""The files (or folders) of the calls that are torn, where nothing else is asked for."""
+
+_SEAMS = {
+    "SETUP_FINALLY",
+    "SETUP_WITH",
+    "BEGIN_FINALLY",
+    "CALL_FINALLY",
+    "POP_FINALLY",
+    "END_FINALLY",
+    "WITH_CLEANUP_START",
+    "WITH_CLEANUP_FINISH",
+    "WITH_EXCEPT_START",
+    "ROT_TWO",
+    "POP_BLOCK",
+}
+
+
+class Torn(BaseException):
+    """What the handler of a signal raises, as KeyboardInterrupt."""
+
+
+class _Moments:
+    """Counts the moments of a call, and raises at one."""
+
+    def __init__(self, moment: int, places: Tuple[str, ...], error: BaseException) -> None:
+        self._left = moment
+        self._places = places
+        self._error = error
+        self.raised = False
+
+    def is_here(self, frame: FrameType) -> bool:
+        return frame.f_code.co_filename.startswith(self._places)
+
+    def pass_by(self, frame: FrameType) -> None:
+        if self.raised or _is_in_destructor(frame):
+            return
+        self._left -= 1
+        if self._left < 0:
+            self.raised = True
+            raise self._error
+
+    def profile(self, frame: FrameType, event: str, _: Any) -> None:
+        if event in ("call", "return", "c_return") and self.is_here(frame):
+            self.pass_by(frame)
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Optional[Callable[..., Any]]:
+        if not self.is_here(frame):
+            return None
+        if event == "line" and not _is_seam(frame):
+            self.pass_by(frame)
+        return self.trace
+
+    def trace_opcodes(self, frame: FrameType, event: str, _: Any) -> Optional[Callable[..., Any]]:
+        if not self.is_here(frame):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and _opcodes(frame.f_code).get(frame.f_lasti) not in _SEAMS:
+            self.pass_by(frame)
+        return self.trace_opcodes
+
+
+def _is_in_destructor(frame: FrameType) -> bool:
+    above: Optional[FrameType] = frame
+    while above is not None:
+        if above.f_code.co_name in ("__del__", "forget", "_remove", "remove"):
+            return True
+        above = above.f_back
+    return False
+
+
+def _is_seam(frame: FrameType) -> bool:
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return line in ("try:", "finally:") or line.startswith(("with ", "except"))
+
+
+_known: Dict[CodeType, Dict[int, str]] = {}
+
+
+def _opcodes(code: CodeType) -> Dict[int, str]:
+    if code not in _known:
+        _known[code] = {each.offset: each.opname for each in dis.get_instructions(code)}
+    return _known[code]
+
+
+def torn_at(
+    moment: int,
+    call: Callable[[], Any],
+    how: str,
+    places: Tuple[str, ...] = PLACES,
+    error: Optional[BaseException] = None,
+) -> bool:
+    """
+    Make a call on this thread, and raise at its `moment`-th moment; tell whether it has that many.
+
+    What the call raises otherwise is raised; that it swallows the exception is for the caller to
+    find out.
+    """
+    error = Torn("torn") if error is None else error
+    moments = _Moments(moment, places, error)
+    if how == LOOKS:
+        sys.setprofile(moments.profile)
+    else:
+        sys.settrace(moments.trace if how == LINES else moments.trace_opcodes)
+    try:
+        call()
+    except BaseException as raised:
+        if raised is not error and not moments.raised:
+            raise
+    finally:
+        if how == LOOKS:
+            sys.setprofile(None)
+        else:
+            sys.settrace(None)
+        error.__traceback__ = None  # which keeps all the frames, and what they hold
+    return moments.raised
+
+
+def moments(limit: float, first: int = 0, step: int = 1) -> Iterator[int]:
+    """Count up, for at most so many seconds; whoever finds that there are no more breaks off."""
+    until, number = time.monotonic() + limit, first
+    while time.monotonic() < until:
+        yield number
+        number += step
