@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -72,6 +73,14 @@ def require_part(condition: object, reason: str) -> None:
     if os.environ.get("SSH_SERVICE_REQUIRE_PARTS", "") not in ("", "0"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def find_program(name: str) -> Optional[str]:
+    """Return the path of a program; servers are where an ordinary user's PATH does not lead."""
+    path = os.environ.get("PATH", os.defpath)
+    return shutil.which(
+        name, path=os.pathsep.join([path, "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    )
 
 
 def in_threads(count: int, work: Callable[[int], None], timeout: float = 120.0) -> None:

@@ -19,7 +19,7 @@ readonly checkout
 readonly for_an_sshd=openssh-server
 # All that a test may ask for: what is missing in a root is a failure there, as in CI.
 readonly for_the_suite=openssh-server,openssh-client,openssh-sftp-server,python3,python3-venv,make,\
-procps,iproute2,mount,util-linux,passwd,sudo,ca-certificates,git,rsync,\
+procps,iproute2,locales,mount,util-linux,passwd,sudo,ca-certificates,git,rsync,\
 dropbear-bin,tinysshd,proftpd-core,proftpd-mod-crypto,busybox,tcsh,fish,zsh,mksh
 
 die() {
@@ -113,9 +113,11 @@ test_in() {
         tar -C "$checkout" --exclude=.git --exclude=.tox --exclude=.venv -c . | tar -C "$root/srv" -x
         chroot "$root" chown -R "$who": /srv
         home=$(chroot "$root" getent passwd "$who" | cut -d: -f6)
+        path=/usr/local/bin:/usr/bin:/bin
+        [ "$who" != root ] || path=/usr/local/sbin:/usr/sbin:/sbin:$path
         status=0
         chroot "$root" setpriv --reuid="$who" --regid="$who" --init-groups env -i \
-            HOME="$home" USER="$who" LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin CI="${CI:-}" \
+            HOME="$home" USER="$who" LANG=C.UTF-8 PATH="$path" CI="${CI:-}" \
             SSH_SERVICE_REQUIRE_SSHD=1 SSH_SERVICE_REQUIRE_PARTS="${SSH_SERVICE_REQUIRE_PARTS:-}" \
             sh -euc '\''
                 cd /srv
@@ -125,7 +127,7 @@ test_in() {
                 .venv/bin/$pip install --no-index --find-links /wheels setuptools wheel
                 .venv/bin/$pip install --no-index --find-links /wheels --no-build-isolation \
                     --editable ".[tests,demo]"
-                exec .venv/bin/python -m pytest -p no:cacheprovider "$@"
+                exec .venv/bin/python -m pytest "$@"
             '\'' suite "$@" || status=$?
         exit "$status"
     ' root "$root" "$checkout" "${SSH_SERVICE_AS:-root}" "$@"

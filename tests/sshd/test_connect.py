@@ -243,9 +243,10 @@ def unchecked_warnings(caplog: pytest.LogCaptureFixture) -> List[str]:
 
 
 def test_host_key_unchecked_warns_once_per_host(
-    sshd: Sshd, caplog: pytest.LogCaptureFixture
+    sshd_factory: SshdFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One warning names the setting, for the engine as for the services."""
+    sshd = sshd_factory()  # nobody has been warned of this one
     for _ in range(2):
         connect(sshd, known_hosts=None).close()
     (text,) = unchecked_warnings(caplog)

@@ -307,7 +307,10 @@ def test_without_a_shell_many_small_files_arrive_all_the_same(
 def test_no_clean_profile_is_needed(
     sftp_server: str, sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
 ) -> None:
-    chatty = f"printf 'Welcome!\\nYou have mail.\\n'; exec {sftp_server}"
+    # A program of its own: from 9.8 on sshd quotes the words of this line anew.
+    chatty = tmp_path / "chatty-sftp-server"
+    chatty.write_text(f"#!/bin/sh\nprintf 'Welcome!\\nYou have mail.\\n'\nexec {sftp_server}\n")
+    chatty.chmod(0o700)
     transport = connect(sshd_factory({"Subsystem": f"sftp {chatty}"}))
     source = make_tree(tmp_path / "source")
     upload(transport, source, tmp_path / "up", timeout=PATIENCE)

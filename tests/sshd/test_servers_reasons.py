@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from ssh_service import download, run, upload
 from ssh_service.cache import SshClientCache
 from ssh_service.errors import SshConnectError, SshSessionRefused, SshTransferError
 from ssh_service.pytest_plugin import Sshd
-from tests.common import PATIENCE, require_part, within
+from tests.common import PATIENCE, find_program, require_part, within
 from tests.faults.clients import params_for
 from tests.faults.evil_ssh import EvilSsh, Server
 
@@ -104,7 +103,7 @@ def test_a_server_without_the_subsystem_refuses(
 @pytest.fixture
 def tinysshd(tmp_path: Path) -> Iterator[int]:
     """Run tinysshd behind one port; it knows one algorithm of each kind."""
-    program, maker = shutil.which("tinysshd"), shutil.which("tinysshd-makekey")
+    program, maker = find_program("tinysshd"), find_program("tinysshd-makekey")
     require_part(bool(program and maker), "needs tinysshd (Debian: apt install tinysshd)")
     keys = tmp_path / "keys"
     subprocess.run([str(maker), str(keys)], check=True, timeout=PATIENCE)

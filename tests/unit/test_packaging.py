@@ -68,3 +68,24 @@ def test_the_changelog_has_the_version_and_its_day() -> None:
     releases = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert releases[0] == "[Unreleased]"
     assert re.fullmatch(rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", releases[1])
+
+
+def test_the_oldest_releases_are_what_the_matrix_runs() -> None:
+    """What an extra says will do is what its environment in tox.ini installs (FINDINGS T5)."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    wanted = dict(config["options.extras_require"], install=config["options"]["install_requires"])
+    floors = {
+        (name, floor)
+        for extra in ("install", "cli", "demo", "testing", "tests", "otel", "dask", "mlos")
+        for name, floor in re.findall(r"^([\w-]+)>=([\d.]+)", wanted[extra], re.MULTILINE)
+    }
+    tox = (ROOT / "tox.ini").read_text("utf-8")
+    pinned = dict(re.findall(r"^    (?:oldest|\w+old): ([\w-]+)==([\d.]+)$", tox, re.MULTILINE))
+
+    def short(version: str) -> str:
+        return re.sub(r"(\.0)+$", "", version)
+
+    assert {name: short(version) for name, version in floors} == {
+        name: short(pinned.get(name, "none")) for name, _ in floors
+    }
