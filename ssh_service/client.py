@@ -152,4 +152,5 @@ class SshClient:
         SshConfigError
             A parameter is missing, unknown or wrong.
         """
+        connect_params = params.conceal(connect_params)
         return params.resolve(connect_params).connection_id
