@@ -129,6 +129,7 @@ class Command(ChannelSink):
         self._group = RemoteGroup(connection_id.startswith("root@"))
         self._group_has_ended = False  # and we know
         self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)
+        self.stdin.have_pumped = lambda: self._hand_over(self.stdin.pump)
         self._terminal = TerminalInput(self.stdin, connection_id) if pty else None
         before, prologue = "", self._group.prologue
         if self._terminal is not None:

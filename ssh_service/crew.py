@@ -1,14 +1,14 @@
 """
 Threads that make calls for others: those of one strand in order, strands beside each other.
 
-A call is handed over by two operations that nothing can tear, an append and a put, so it may be
-handed over wherever an exception of a signal's handler can strike, and by destructors.
+A call is handed over by operations that nothing can tear, and that find their way if the last are
+missing.  So it may be handed over wherever an exception of a signal's handler can strike, and by
+destructors.
 """
 
 from __future__ import annotations
 
 import collections
-import itertools
 import logging
 import queue
 import threading
@@ -85,13 +85,12 @@ class Crew:
     def __init__(self, name: str, call_at: Callable[[float, Callable[[], None]], Any]) -> None:
         self._name = name
         self._call_at = call_at
-        self._ready: "queue.SimpleQueue[Strand]" = queue.SimpleQueue()
+        self._strands: Deque[Strand] = collections.deque()  # with calls to be made
+        self._woken: "queue.SimpleQueue[None]" = queue.SimpleQueue()
         # Single operations on sets are atomic; they are looked at without a lock.
         self._threads: Set[int] = set()
         self._idle: Set[int] = set()
         self._lock = threading.Lock()  # for threads of the crew alone
-        self._numbers = itertools.count(1)
-        self._handed_over = 0
         self._taken = 0  # guarded by _lock: strands that came to their turn
         self._done = 0  # guarded by _lock: and whose calls were made
         self._mark = 0  # what `_taken` will be when all that waited has come to its turn
@@ -124,14 +123,16 @@ class Crew:
         """
         Have a call made, where a destructor wants it: nothing is started, and no lock taken.
 
+        Whoever is torn from here has handed over nothing, or what is done with the next call.
+
         Parameters
         ----------
         strand, function, *args
             As for `submit`.
         """
-        self._handed_over = next(self._numbers)
         strand.calls.append((function, args))
-        self._ready.put(strand)
+        self._strands.append(strand)
+        self._woken.put(None)
 
     def has_threads(self) -> bool:
         """Tell whether there is a thread, or one can be started."""
@@ -157,30 +158,37 @@ class Crew:
             False when the time was up.
         """
         deadline = time.monotonic() + timeout
-        while self._threads and self._done < self._handed_over:
+        self._woken.put(None)  # whoever handed something over may have been torn from doing so
+        while self._threads and not self._is_at_rest():
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.002)
         return True
 
+    def _is_at_rest(self) -> bool:
+        with self._lock:
+            return not self._strands and self._done == self._taken
+
     # More threads, and fewer.
 
     def _start_thread(self) -> None:
-        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        thread.start()
+        self._threads.add(thread.ident or 0)  # it may not have come to it yet
 
     def _watch_if_busy(self) -> None:
         if not self._idle and time.monotonic() > self._looks_at + 2 * _PATIENCE:
             self._watch()
 
     def _watch(self) -> None:
-        self._mark = self._handed_over
+        self._mark = self._taken + len(self._strands)
         self._looks_at = time.monotonic() + _PATIENCE
         self._call_at(self._looks_at, self._look)
 
     def _look(self) -> None:
         """Start a thread where something has waited since the last look."""
         self._looks_at = 0.0  # first: what comes from here on is watched anew, or seen here
-        if self._ready.empty():
+        if not self._strands:
             return
         if self._taken < self._mark and not self._idle and len(self._threads) < _MOST:
             try:
@@ -195,40 +203,43 @@ class Crew:
         _here.crew = self
         while True:
             self._idle.add(me)
-            strand = self._next()
+            try:
+                self._woken.get(timeout=_IDLE if len(self._threads) > 1 else None)
+            except queue.Empty:
+                if self._may_end(me):
+                    return
             self._idle.discard(me)
-            if strand is not None:
-                with self._lock:
-                    self._taken += 1
-                if not self._ready.empty():  # who handed it over may have thought this one idle
-                    self._watch_if_busy()
-                _here.strand = strand
-                strand.make_calls()
-                _here.strand = strand = None
-                with self._lock:
-                    self._done += 1
-            elif self._may_end(me):
-                return
+            while self._work():
+                pass
 
-    def _next(self) -> Optional[Strand]:
-        try:
-            return self._ready.get(timeout=_IDLE if len(self._threads) > 1 else None)
-        except queue.Empty:
-            return None
+    def _work(self) -> bool:
+        """Make the calls of the next strand; tell whether there was one."""
+        with self._lock:
+            if not self._strands:
+                return False
+            strand = self._strands.popleft()
+            self._taken += 1
+        if self._strands:  # who handed it over may have thought this thread idle
+            self._watch_if_busy()
+        strand.make_calls()
+        with self._lock:
+            self._done += 1
+        return True
 
     def _may_end(self, me: int) -> bool:
         with self._lock:
             if len(self._threads) == 1:
                 return False
             self._threads.discard(me)
+        self._idle.discard(me)
         # Who handed something over while this thread seemed idle has nobody watch for it.
-        if self._ready.empty():
+        if not self._strands:
             return True
         self._threads.add(me)
         return False
 
 
-_here = threading.local()  # crew, strand: what this thread works for
+_here = threading.local()  # crew: whose thread this is
 
 
 def current_crew() -> Optional[Crew]:
@@ -241,15 +252,3 @@ def current_crew() -> Optional[Crew]:
         None on any other thread.
     """
     return getattr(_here, "crew", None)
-
-
-def current_strand() -> Optional[Strand]:
-    """
-    Return the strand whose call is being made.
-
-    Returns
-    -------
-    Optional[Strand]
-        None outside of one.
-    """
-    return getattr(_here, "strand", None)

@@ -11,6 +11,7 @@ from typing import Any, Callable, Deque, Iterator, List, Optional, Tuple, Union
 from ssh_service import background
 from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
+from ssh_service.transport.latch import Bell
 
 OnOutput = Callable[[Any], None]
 
@@ -152,31 +153,34 @@ class QueueOutput(Output):
             raise SshConfigError(
                 f"encoding: lines cannot be told apart in {encoding}; take the bytes (None)"
             )
-        self._changed = threading.Condition(threading.Lock())
-        # What was not taken, in order; all guarded by _changed: whole lines, the pieces of one
+        # A user's thread waits here, and can be torn away: what the reader needs is not to be a
+        # lock that such a thread may have left taken, as `Condition` may.
+        self._lock = threading.Lock()
+        self._changed = Bell()
+        # What was not taken, in order; all guarded by _lock: whole lines, the pieces of one
         # whose end has not come, and what was not looked at, with whom to give the window back.
         self._lines: Deque[bytes] = collections.deque()
         self._begun: List[bytes] = []
         self._queue: Deque[Tuple[bytes, Optional[SshChannel]]] = collections.deque()
-        self._complete = False  # guarded by _changed
-        self._collecting = False  # guarded by _changed
+        self._complete = False  # guarded by _lock
+        self._collecting = False  # guarded by _lock
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """Keep a chunk; the server may send more when it was taken."""
-        with self._changed:
+        with self._lock:
             collecting = self._collecting
             if collecting:
                 super().put(chunk, None)
             else:
                 self._queue.append((chunk, channel))
-                self._changed.notify()
+        self._changed.ring()
         if collecting and channel is not None:
             channel.give_back(len(chunk))
         return True
 
     def collect(self) -> None:
         """Keep what was not taken, and what still comes, so that the command can go on."""
-        with self._changed:
+        with self._lock:
             super().put(self._untaken_locked(), None)
             queue, self._queue = self._queue, collections.deque()
             self._lines, self._begun = collections.deque(), []
@@ -187,7 +191,7 @@ class QueueOutput(Output):
 
     def joined(self) -> bytes:
         """Return all that was not taken."""
-        with self._changed:
+        with self._lock:
             return super().joined() + self._untaken_locked()
 
     def _untaken_locked(self) -> bytes:
@@ -195,9 +199,9 @@ class QueueOutput(Output):
 
     def end(self) -> None:
         """Let `lines` come to an end."""
-        with self._changed:
+        with self._lock:
             self._complete = True
-            self._changed.notify_all()
+        self._changed.ring()
 
     def lines(self) -> Iterator[Union[str, bytes]]:
         """
@@ -218,10 +222,13 @@ class QueueOutput(Output):
     def _next_line(self) -> Tuple[bytes, bool]:
         """Take a line; the second value tells that it is the last."""
         while True:
-            with self._changed:
+            if not self._lines:  # a look
+                self._changed.wait_for(lambda: self._queue or self._complete)
+            with self._lock:
                 if self._lines:
                     return self._lines.popleft(), False
-                self._changed.wait_for(lambda: self._queue or self._complete)
+                if not self._queue and not self._complete:
+                    continue
                 if not self._queue:
                     rest, self._begun = b"".join(self._begun), []
                     return rest, True

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
+from ssh_service.transport.latch import Bell
 
 # Bytes of stdin that may wait here for the server; `Stdin.write` waits while there are more.
 _STDIN_BUFFER = 256 * 1024
@@ -67,18 +68,22 @@ class Stdin:
     ) -> None:
         self._connection_id = connection_id
         self._terminal = terminal
-        self._last = b"\n"  # guarded by _changed: the last byte that was sent
-        self._veof_added = False  # guarded by _changed: it is at the end of _data, or was sent
-        self._changed = threading.Condition(threading.Lock())
-        self._data = memoryview(data)  # guarded by _changed: the preamble, too, once begun
-        self._preamble = 0  # guarded by _changed: the length of it
-        self._more = more  # guarded by _changed
-        self._ended = False  # guarded by _changed: nobody will read it any more
-        self._eof_sent = False  # guarded by _changed
-        self._touched = False  # guarded by _changed: some of it was taken already
-        self._pumping = False  # guarded by _changed
-        self._pump_again = False  # guarded by _changed
-        self._channel: Optional[SshChannel] = None  # guarded by _changed
+        self._last = b"\n"  # guarded by _lock: the last byte that was sent
+        self._veof_added = False  # guarded by _lock: it is at the end of _data, or was sent
+        # What a user's thread that writes is told by; it can be torn away (see `Bell`).
+        self._lock = threading.Lock()
+        self._changed = Bell()
+        # Has `pump` called for a user's thread, which is not to write to the connection itself.
+        self.have_pumped: Optional[Callable[[], None]] = None  # None: this thread may
+        self._data = memoryview(data)  # guarded by _lock: the preamble, too, once begun
+        self._preamble = 0  # guarded by _lock: the length of it
+        self._more = more  # guarded by _lock
+        self._ended = False  # guarded by _lock: nobody will read it any more
+        self._eof_sent = False  # guarded by _lock
+        self._touched = False  # guarded by _lock: some of it was taken already
+        self._pumping = False  # guarded by _lock
+        self._pump_again = False  # guarded by _lock
+        self._channel: Optional[SshChannel] = None  # guarded by _lock
 
     def start(self, channel: SshChannel, preamble: bytes = b"") -> None:
         """
@@ -91,7 +96,7 @@ class Stdin:
         preamble : bytes
             Bytes of our own that are sent before all others.
         """
-        with self._changed:
+        with self._lock:
             self._channel, self._preamble = channel, len(preamble)
             if preamble:
                 self._data = memoryview(preamble + bytes(self._data))
@@ -106,7 +111,7 @@ class Stdin:
         bool
             False if some of it was taken, and would be missing.
         """
-        with self._changed:
+        with self._lock:
             if self._touched or self._pumping:
                 return False
             self._channel, self._eof_sent = None, False
@@ -115,13 +120,13 @@ class Stdin:
 
     def pump(self) -> None:
         """Send what the peer's window takes."""
-        with self._changed:
+        with self._lock:
             self._pump_again = True  # whoever is at it goes round once more
             if self._pumping:
                 return
             self._pumping = True
         while True:
-            with self._changed:
+            with self._lock:
                 channel, data = self._channel, self._data
                 done = self._ended or self._eof_sent or not self._pump_again
                 if channel is None or done:
@@ -139,12 +144,12 @@ class Stdin:
                 continue
             taken = channel.send_some(data, wait=False) if data else 0
             if taken:
-                with self._changed:
+                with self._lock:
                     # What was appended meanwhile stands behind what was there.
                     self._last = bytes(self._data[taken - 1 : taken])
                     self._data = self._data[taken:]
                     self._touched = self._pump_again = True
-                    self._changed.notify_all()
+                self._changed.ring()
 
     def _veof_locked(self) -> bytes:
         return _VEOF if self._last in _LINE_ENDS else 2 * _VEOF
@@ -170,11 +175,11 @@ class Stdin:
         deadline = None if timeout is None else time.monotonic() + timeout
         rest = memoryview(data).cast("B")
         while rest:
-            with self._changed:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                has_room = self._changed.wait_for(
-                    lambda: self._ended or len(self._data) < _STDIN_BUFFER, left
-                )
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            has_room = self._changed.wait_for(
+                lambda: self._ended or len(self._data) < _STDIN_BUFFER, left
+            )
+            with self._lock:
                 if self._ended or not self._more:
                     why = "has ended" if self._ended else "was told that nothing follows"
                     raise BrokenPipeError(f"{self._connection_id}: the command {why}")
@@ -184,17 +189,18 @@ class Stdin:
                     )
                 piece, rest = rest[:_STDIN_BUFFER], rest[_STDIN_BUFFER:]
                 self._data = memoryview(bytes(self._data) + bytes(piece))
-            self.pump()
+            (self.have_pumped or self.pump)()
 
     def close(self) -> None:
         """Let the command find the end of the file after what was written."""
-        with self._changed:
+        with self._lock:
             self._more = False
-        self.pump()
+        (self.have_pumped or self.pump)()
 
     def end(self) -> None:
         """Drop what was not sent: nobody will read it."""
-        with self._changed:
+        with self._lock:
             self._ended = True
             self._data = memoryview(b"")
-            self._changed.notify_all()
+            self.have_pumped = None  # which keeps the command
+        self._changed.ring()

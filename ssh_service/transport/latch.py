@@ -1,10 +1,11 @@
-"""An event that a reader thread can set, whatever became of those who waited for it."""
+"""Events that a reader thread can tell, whatever became of those who waited for them."""
 
 from __future__ import annotations
 
 import collections
 import threading
-from typing import Deque, Optional
+import time
+from typing import Any, Callable, Deque, Optional
 
 
 class Latch:
@@ -71,3 +72,58 @@ class Latch:
                 self._waiters.remove(waiter)
             except ValueError:
                 pass  # `set` took it
+
+
+class Bell:
+    """
+    What `threading.Condition` does for who waits, without a lock of its own; see `Latch`.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._waiters: Deque[threading.Lock] = collections.deque()
+
+    def ring(self) -> None:
+        """Have all who wait look again; never waits itself."""
+        while True:
+            try:
+                self._waiters.popleft().release()
+            except IndexError:
+                return
+
+    def wait_for(self, look: Callable[[], Any], timeout: Optional[float] = None) -> bool:
+        """
+        Wait until something is true.
+
+        Parameters
+        ----------
+        look : Callable[[], Any]
+            Whether it is; asked now, and whenever the bell rings.
+        timeout : Optional[float]
+            Seconds; None waits for ever.
+
+        Returns
+        -------
+        bool
+            False when the time was up.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not look():
+            waiter = threading.Lock()
+            waiter.acquire()
+            self._waiters.append(waiter)
+            try:
+                if look():  # it came true just before we were in the queue
+                    return True
+                left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+                if not waiter.acquire(True, min(left, threading.TIMEOUT_MAX)):
+                    return bool(look())
+            finally:
+                try:
+                    self._waiters.remove(waiter)
+                except ValueError:
+                    pass  # `ring` took it
+        return True

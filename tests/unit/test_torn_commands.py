@@ -1,0 +1,207 @@
+"""An exception of a signal's handler anywhere in a call for a command: done or undone, whole."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from ssh_service import fleet, remote, run, start
+from ssh_service.cache import SshClientCache
+from ssh_service.ssh_host_service import SshHostService
+from ssh_service.ssh_service import SshService
+from tests.common import PATIENCE, eventually
+from tests.injection import HOWS, moments, torn_at
+from tests.unit.engine_fakes import (
+    FakeChannel,
+    FakeTransport,
+    GatedDialer,
+    connect_params,
+    work_done,
+)
+
+# Seconds for all moments of one call.
+LIMIT = 6.0
+
+
+class Server:
+    """Plays a reader thread: ``wait`` ends after a moment, unless it is held, or by a signal."""
+
+    def __init__(self) -> None:
+        self.is_held = False
+        self._events: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="played-reader", daemon=True)
+        self._thread.start()
+
+    def prepare(self, transport: FakeTransport) -> None:
+        transport.start_session = self._start_session(transport)  # type: ignore[method-assign]
+
+    def _start_session(self, transport: FakeTransport) -> Callable[..., FakeChannel]:
+        original = transport.start_session
+        transport.answers = False
+
+        def start_session(sink: Any, **more: Any) -> FakeChannel:
+            channel = original(sink, **more)
+            request, signal = channel.request_exec, channel.send_signal
+            close = channel.close
+
+            def request_exec(command: bytes) -> None:
+                request(command)
+                if command == b"hello":
+                    self._events.put(lambda: channel.complete(0, b"hello"))
+                else:
+                    self._events.put(lambda: self._end_soon(channel, 5))
+
+            def send_signal(name: str) -> None:
+                signal(name)
+                self._events.put(lambda: self._signalled(channel, name))
+
+            channel.request_exec = request_exec  # type: ignore[method-assign]
+            channel.send_signal = send_signal  # type: ignore[method-assign]
+            channel.close = lambda: self._events.put(close)  # type: ignore[method-assign]
+            self._events.put(channel.answer)
+            return channel
+
+        return start_session
+
+    def _end_soon(self, channel: FakeChannel, rounds: int) -> None:
+        if channel.closed:
+            return
+        if self.is_held or rounds:
+            time.sleep(0.001)
+            self._events.put(lambda: self._end_soon(channel, max(0, rounds - 1)))
+        else:
+            channel.complete(0)
+
+    def _signalled(self, channel: FakeChannel, name: str) -> None:
+        if not channel.closed:
+            channel.sink.exit_signal(name, False, "")
+            channel.sink.eof()
+            channel.end()
+
+    def _serve(self) -> None:
+        while True:
+            event = self._events.get()
+            if event is None:
+                return
+            event()
+
+    def close(self) -> None:
+        self._events.put(None)
+        self._thread.join(PATIENCE)
+
+
+class Place:
+    """A cache, the server it talks to, and calls whose every moment is to be torn."""
+
+    service: SshHostService
+
+    def __init__(self) -> None:
+        self.server = Server()
+        self.dialer = GatedDialer()
+        self.dialer.prepare = self.server.prepare
+        self.cache = SshClientCache(dialer=self.dialer)
+
+    def running(self) -> List[FakeChannel]:
+        return [c for t in self.dialer.transports for c in t.channels if c.command is not None]
+
+    def is_at_rest(self) -> bool:
+        """Tell whether nothing runs, waits, or is counted that is not there."""
+        if self.running() or self.cache.stats()["leases"]:
+            return False
+        slots = [slot for slot in self.cache._slots.all()]
+        pools = {id(p): p for p in (slot.destination.beside for slot in slots) if p is not None}
+        return not any(
+            pool._lanes._queue or any(lane.sessions for lane in pool._lanes.all)
+            for pool in pools.values()
+        )
+
+    def check(self) -> None:
+        """Run a plain command, and see that all that was torn has ended and is not counted."""
+        self.server.is_held = True  # what is torn ends by being ended, not by itself
+        hello = run(connect_params(), "hello", cache=self.cache, timeout=PATIENCE)
+        assert hello.stdout == "hello"
+        eventually(self.is_at_rest, "what was torn has ended, and nothing is counted any more")
+        self.server.is_held = False
+
+    def close(self) -> None:
+        self.cache.cleanup()
+        work_done()
+        self.server.close()
+
+
+@pytest.fixture(name="place")
+def a_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    place = Place()
+    run(connect_params(), "hello", cache=place.cache, timeout=PATIENCE)
+    monkeypatch.setattr(SshService, "_CLIENT_CACHE", place.cache)
+    place.service = SshHostService({"ssh_known_hosts_path": None, "ssh_username": "somebody"})
+    with place.service:
+        yield place
+    place.close()
+
+
+def by_start(place: Place) -> None:
+    with start(connect_params(), "wait", cache=place.cache) as process:
+        process.result()
+
+
+def by_lines(place: Place) -> None:
+    list(start(connect_params(), "wait", cache=place.cache).lines())
+
+
+def by_service(place: Place) -> None:
+    service = place.service
+    _, info = service.remote_exec(["wait"], {"ssh_hostname": "alpha"})
+    service.wait_os_operation(info)
+
+
+CALLS = {
+    "run": lambda place: run(connect_params(), "wait", cache=place.cache),
+    "run with a limit": lambda p: run(connect_params(), "wait", cache=p.cache, timeout=PATIENCE),
+    "run with a function": lambda place: run(
+        connect_params(), "wait", cache=place.cache, on_stdout=lambda piece: None
+    ),
+    "start": by_start,
+    "lines": by_lines,
+    "submit": lambda place: remote.submit(place.cache, connect_params(), "wait").result(),
+    "service": by_service,
+    "fleet": lambda place: list(fleet.run([connect_params()], "wait", cache=place.cache)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of generators
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("what", CALLS)
+def test_a_call_torn_anywhere_loses_nothing_and_ends_its_command(
+    what: str, how: str, place: Place
+) -> None:
+    """C1, C2: the destination stays usable; no session, lease or place in the queue is lost."""
+    torn = 0
+    for moment in moments(LIMIT):
+        if not torn_at(moment, lambda: CALLS[what](place), how):
+            break
+        torn += 1
+        place.check()
+    assert torn > 20
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of generators
+@pytest.mark.parametrize("how", HOWS)
+def test_a_first_call_torn_anywhere_leaves_a_destination_that_can_be_used(how: str) -> None:
+    """C1: no dial that nobody makes."""
+    torn = 0
+    for moment in moments(LIMIT, step=3):
+        place = Place()
+        more = torn_at(moment, lambda place=place: CALLS["run"](place), how)  # type: ignore
+        place.check()
+        place.close()
+        if not more:
+            break
+        torn += 1
+    assert torn > 10
