@@ -1,0 +1,133 @@
+"""Ctrl-C at a random moment of a call, on a real server."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+from ssh_service import SshClientCache, download, run, start, upload
+from ssh_service.local_sshd import Sshd
+from tests.common import PATIENCE, Outcome, eventually
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def torn_after(seconds: float, call: Callable[[], Any]) -> bool:
+    """Make a call and press Ctrl-C after some seconds; tell whether it came before the end."""
+    main = threading.main_thread()
+    assert threading.current_thread() is main
+    over, armed = threading.Event(), [True]
+
+    def handler(number: int, frame: Any) -> None:
+        if armed and not over.is_set():
+            armed.clear()
+            raise KeyboardInterrupt
+
+    def press() -> None:
+        pause = seconds
+        while not over.wait(pause):
+            signal.pthread_kill(main.ident, signal.SIGINT)  # type: ignore[arg-type]
+            pause = 2.0
+            if not over.wait(pause):
+                print("a second time")
+                armed.append(True)  # a destructor swallowed the first
+
+    before = signal.signal(signal.SIGINT, handler)
+    thread = threading.Thread(target=press, name="ctrl-c", daemon=True)
+    try:
+        thread.start()
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        over.set()
+        thread.join(PATIENCE)
+        signal.signal(signal.SIGINT, before)
+    return False
+
+
+def sleepers(tag: str) -> List[str]:
+    """Return the processes that run ``sleep`` with such an argument."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if words[0] == "sleep" and len(words) > 1 and words[1].startswith(tag):
+            found.append(pid)
+    return found
+
+
+def tear_runs(count: int, sshd: Sshd, cache: SshClientCache) -> None:
+    web: Dict[str, Any] = sshd.connect_params
+    rng = random.Random(11)
+    tag = f"47{os.getpid()}."  # seconds that nobody else sleeps
+    innocent = Outcome(lambda: run(web, "cat", stdin="safe", on_stdout=None, cache=cache))
+    assert innocent.wait().value.stdout == "safe"
+    with start(web, "read line; echo $line", cache=cache) as beside:
+        for number in range(count):
+            script = f"exec sleep {tag}{number:05}"
+            if number % 2:
+                torn_after(rng.uniform(0, 0.012), lambda: run(web, script, cache=cache))
+            else:
+                torn_after(
+                    rng.uniform(0, 0.012), lambda: start(web, script, cache=cache).result()
+                )
+            if number % 10 == 0:
+                assert run(web, "echo hello", cache=cache, timeout=PATIENCE).stdout == "hello\n"
+        beside.write("still here\n")
+        assert beside.result(PATIENCE).stdout == "still here\n"
+    eventually(lambda: not sleepers(tag), "the commands of torn calls are ended over there")
+    eventually(lambda: cache.stats()["leases"] == 0, "no lease is left")
+    assert sshd.logins() == 1, "one that others used was ended"
+    commands = [lambda: run(web, "sleep 0.2", cache=cache, timeout=PATIENCE) for _ in range(8)]
+    for outcome in [Outcome(command) for command in commands]:  # and no session is missing
+        assert outcome.wait().error is None
+    assert sshd.logins() == 1
+
+
+def test_a_run_torn_at_random_moments_harms_nobody_and_is_ended(
+    sshd: Sshd, cache: SshClientCache
+) -> None:
+    """C1, C2: 200 moments; a command beside it, and its connection, go on."""
+    tear_runs(200, sshd, cache)
+
+
+@pytest.mark.long
+def test_a_run_torn_at_many_random_moments(sshd: Sshd, cache: SshClientCache) -> None:
+    """C1, C2."""
+    tear_runs(3000, sshd, cache)
+
+
+def test_a_copy_torn_at_random_moments_leaves_the_destination_usable(
+    sshd: Sshd, cache: SshClientCache, tmp_path: Path
+) -> None:
+    """C1: whatever becomes of its connection, what comes next is served."""
+    web: Dict[str, Any] = sshd.connect_params
+    source, there, back = tmp_path / "source", tmp_path / "there", tmp_path / "back"
+    source.write_bytes(os.urandom(300_000))
+    rng = random.Random(12)
+    for number in range(60):
+        way = (
+            (lambda: upload(web, source, there, cache=cache))
+            if number % 2
+            else (lambda: download(web, source, back, cache=cache))
+        )
+        torn_after(rng.uniform(0, 0.04), way)
+        if number % 5 == 0:
+            assert run(web, "echo hello", cache=cache, timeout=PATIENCE).stdout == "hello\n"
+    upload(web, source, there, cache=cache)
+    assert there.read_bytes() == source.read_bytes()
+    eventually(lambda: cache.stats()["leases"] == 0, "no lease is left")
+    assert cache.stats()["waiting"] == 0
