@@ -9,8 +9,6 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Callable, Deque, Dict, Mapping, Optional, Protocol, Tuple
 
-from ssh_service.transport.latch import Latch
-
 _log = logging.getLogger(__name__)
 
 # Seconds the outcome waits for a lock of the standard library's, taken by who was torn from it.
@@ -127,6 +125,9 @@ class CommandFuture(Future):  # type: ignore[type-arg]
     """
 
     def __init__(self, command: Fate) -> None:
+        # Not at the top: a `CompletedProcess` that was pickled is read without paramiko.
+        from ssh_service.transport.latch import Latch
+
         super().__init__()
         self._command = command
         self._process: Optional[CompletedProcess] = None
