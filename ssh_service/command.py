@@ -22,6 +22,7 @@ from ssh_service.errors import (
     again,
 )
 from ssh_service.events import Subscriber
+from ssh_service.left_running import Left, LeftRunning, ending
 from ssh_service.outcome import CommandFuture, CompletedProcess
 from ssh_service.process_group import Helper, RemoteGroup, Reply
 from ssh_service.script import Script
@@ -68,6 +69,8 @@ class Command(ChannelSink):
         What becomes of what it writes; None keeps it.
     pty : bool
         Whether it gets a terminal; then stderr comes with stdout.
+    left_running : Optional[LeftRunning]
+        What earlier commands have left running, to be ended first; what this one leaves is added.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class Command(ChannelSink):
         stderr: Optional[Output] = None,
         pty: bool = False,
         run_callback: Optional[Callable[..., None]] = None,
+        left_running: Optional[LeftRunning] = None,
     ) -> None:
         check_seconds("timeout", timeout)
         background.require_threads()
@@ -134,7 +138,14 @@ class Command(ChannelSink):
         before, prologue = "", self._group.prologue
         if self._terminal is not None:
             before, prologue = self._terminal.before, self._terminal.prologue
-        self._delivery = script.deliver(self._text, self._env, shell, prologue, before)
+        self._shell, self._left_running = shell, left_running
+        self._to_be_ended = []
+        if left_running is not None:
+            self._to_be_ended = left_running.take(needs_posix=not self._env and shell is None)
+        prologue += ending(self._to_be_ended)
+        self._delivery = script.deliver(
+            self._text, self._env, shell, prologue, before, bool(self._to_be_ended)
+        )
         self.outputs = (stdout or Output(), stderr or Output())
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
@@ -618,6 +629,8 @@ class Command(ChannelSink):
             timers, self._timers = self._timers, []
             self._ended_channels = []
         self._fates.append(None)
+        if process is None:
+            self._note_left_running(error)
         cut_off = self._cut_off
         if cut_off is not None and error is not cut_off:  # cancelled at the last moment
             cut_off.ended = True if self.sent else None
@@ -636,6 +649,15 @@ class Command(ChannelSink):
             self._tell(process, error)
         return True
 
+    def _note_left_running(self, error: Optional[BaseException]) -> None:
+        """Have the next command end what this one was to end, and what it leaves."""
+        if self._left_running is None:
+            return
+        self._left_running.add(*self._to_be_ended)
+        known = self._group.process
+        if known is not None and not getattr(error, "ended", None):
+            self._left_running.add(Left(known, self._shell))
+
     def _complete(self, error: BaseException) -> None:
         """Add to an error what is known of the command."""
         if isinstance(error, (SshConnectionLost, SshCommandError)) and self.sent:
@@ -644,6 +666,8 @@ class Command(ChannelSink):
             error.phase = "queue"
         if isinstance(error, SshConnectionLost):
             error.sent, error.phase = self.sent, "run" if self.sent else "open"
+            if self.sent:
+                error.args = (f"{error}; the remote process may still run",)
         elif isinstance(error, SshCommandError) and self.sent:
             fate = "was ended" if error.ended else "may still run"
             error.args = (f"{error}; the remote process {fate}",)

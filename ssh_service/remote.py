@@ -7,7 +7,7 @@ import os
 from concurrent.futures import Future
 from typing import Any, Callable, Mapping, Optional, Union
 
-from ssh_service import background, copying, params
+from ssh_service import background, copying, left_running, params
 from ssh_service.cache import SshClientCache, check_limits
 from ssh_service.command import Command
 from ssh_service.copying import ProgressCallback
@@ -39,6 +39,7 @@ def submit(
     max_output: Optional[int] = None,
     idle_timeout: Optional[float] = None,
     max_lifetime: Optional[float] = None,
+    end_left_running: bool = False,
 ) -> "Future[CompletedProcess]":
     """
     Run a script, without waiting for anything.
@@ -64,6 +65,9 @@ def submit(
     idle_timeout, max_lifetime : Optional[float]
         Seconds after which the connection is closed when nobody uses it (see
         `SshClientCache.release`); None: never.
+    end_left_running : bool
+        Whether what earlier scripts with this option have left running, as their connection was
+        lost, is ended first, where their processes are known.
 
     Returns
     -------
@@ -88,6 +92,7 @@ def submit(
         timeout=timeout,
         stdout=Output(max_output),
         stderr=Output(max_output),
+        left_running=left_running.at(target.connection_id) if end_left_running else None,
     )
     future = command.take_future()  # first: where the caller is torn from here, it goes
     begin(cache, target, command, max_connections, idle_timeout, max_lifetime)

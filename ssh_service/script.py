@@ -177,6 +177,7 @@ def deliver(
     shell: Optional[str] = None,
     prologue: str = "",
     before: str = "",
+    always_stdin: bool = False,
 ) -> Delivery:
     """
     Say what to send so that the server runs a script.
@@ -194,6 +195,8 @@ def deliver(
         shell in any case; an exec request has to suit every login shell.
     before : str
         Commands of our own to be run before the script is read over stdin.
+    always_stdin : bool
+        Whether the script goes over stdin however short it is, as `prologue` has to be run.
 
     Returns
     -------
@@ -209,7 +212,8 @@ def deliver(
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
         raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
     direct: Optional[bytes] = None
-    if not env and shell is None and len(script) <= known_servers.OPENSSH_EXEC_LIMIT:
+    short = not env and shell is None and not always_stdin
+    if short and len(script) <= known_servers.OPENSSH_EXEC_LIMIT:
         data = _encode(script)
         if len(data) <= known_servers.EXEC_LIMIT:
             return Delivery(data, b"")

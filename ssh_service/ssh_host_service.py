@@ -329,6 +329,7 @@ class SshHostService(SshService):
             max_output=merged.get("ssh_max_output"),
             idle_timeout=merged.get("ssh_idle_timeout"),
             max_lifetime=merged.get("ssh_max_lifetime"),
+            end_left_running=True,
         )
 
 

@@ -73,6 +73,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "streams": {"transport", "background", "errors"},
     "outcome": {"transport"},
     "processes": set(),
+    "left_running": {"processes"},
     "census": {
         "processes",
         "known_servers",
@@ -92,6 +93,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     },
     "terminal": {"transport", "streams"},
     "command": {
+        "left_running",
         "census",
         "known_servers",
         "outcome",
@@ -119,6 +121,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     },
     "copying": {"transport", "errors"},
     "remote": {
+        "left_running",
         "background",
         "sessions",
         "copying",
@@ -231,6 +234,7 @@ ENGINE = {
     "direct",
     "events",
     "known_servers",
+    "left_running",
     "outcome",
     "process_group",
     "processes",
