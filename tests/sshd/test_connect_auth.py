@@ -18,9 +18,10 @@ from ssh_service import SshClientCache, params
 from ssh_service.connect import dial
 from ssh_service.errors import SshAuthError, SshConfigError, SshConnectError, SshConnectTimeout
 from ssh_service.transport import SshTransport
+from tests.common import assert_no_frame_knows, eventually
 from tests.keys import generated
 
-from ..unit.test_credentials import assert_no_frame_knows, public_parts_of
+from ..unit.test_credentials import public_parts_of
 from .auth_server import AuthServer
 
 MARKER = "a-marker-that-must-not-show"
@@ -153,6 +154,39 @@ def test_a_callable_that_raises_ends_the_attempt_without_its_text() -> None:
         with pytest.raises(SshConnectError, match="kbdint_handler raised RuntimeError") as caught:
             connect(server, kbdint_handler=fail)
     assert MARKER not in str(caught.value) and not isinstance(caught.value, SshAuthError)
+    assert_no_frame_knows(caught.value, MARKER)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("answers", [[MARKER], [MARKER, MARKER, 3], MARKER])
+def test_no_frame_shows_answers_that_do_not_fit(answers: Any) -> None:
+    with AuthServer(("keyboard-interactive",), questions=TOKEN) as server:
+        with pytest.raises(SshConfigError, match="a list of 2 texts") as caught:
+            connect(server, kbdint_handler=lambda *_: answers)
+    assert_no_frame_knows(caught.value, MARKER)
+
+
+def test_no_frame_shows_refused_answers() -> None:
+    with AuthServer(("keyboard-interactive",), questions=TOKEN, answers=["a", "b"]) as server:
+        with pytest.raises(SshAuthError) as caught:
+            connect(server, kbdint_handler=lambda *_: [MARKER, MARKER])
+    assert_no_frame_knows(caught.value, MARKER)
+
+
+def test_no_frame_shows_a_password_shown_to_a_server_that_leaves() -> None:
+    """The frames of paramiko have it; they are cut off."""
+    transports: List[SshTransport] = []
+
+    def ask() -> str:
+        server.cut()
+        eventually(lambda: not transports[0].is_active())
+        return MARKER
+
+    with AuthServer(password="secret") as server:
+        found = params.resolve({**server.connect_params, "password": ask})
+        with pytest.raises(SshConnectError) as caught:
+            dial(found, time.monotonic() + 20, started=transports.append)
+    assert_no_frame_knows(caught.value, MARKER)
 
 
 # --- several steps ---------------------------------------------------------------------------
