@@ -15,7 +15,6 @@ __all__ = ["Block", "Criterion", "Line", "Value", "criteria", "read"]
 # Everything after these keywords is one value: `#` and quotes belong to it.
 _RAW = frozenset(["proxycommand", "proxyjump", "localcommand", "remotecommand"])
 _ALONE = frozenset(["all", "final", "canonical"])
-_WITH_VALUE = frozenset(["host", "originalhost", "user", "localuser", "exec"])
 _BLANK = " \t\r\n\f"  # to ssh; `str.strip` takes off more
 
 
@@ -199,15 +198,18 @@ def criteria(value: Value) -> Tuple[Criterion, ...]:
 
 
 def _criteria(value: Value) -> Iterator[Criterion]:
+    # As OpenSSH 10 has it: an equals sign has no blanks around it, or it belongs to the value.
     rest = list(value.arguments)
     while rest:
         name, equals, argument = rest.pop(0).partition("=")
         negated = name.startswith("!")
         name = name.lstrip("!").lower()
-        if name not in _ALONE and not argument:
-            if not equals and rest and rest[0].startswith("="):  # with blanks around it
-                rest[:1] = filter(None, [rest[0][1:]])
-            if not rest and name in _WITH_VALUE:
+        if name in _ALONE:
+            if equals:
+                raise SshConfigError(f"{value.origin}: Match {name} has no value")
+        else:
+            if not equals and rest:
+                argument = rest.pop(0)
+            if not argument:
                 raise SshConfigError(f"{value.origin}: Match {name} needs a value")
-            argument = rest.pop(0) if rest else ""
         yield Criterion(negated, name, argument)

@@ -95,6 +95,7 @@ test_in() {
         root=$1 checkout=$2 who=$3
         shift 3
         mount --make-rprivate /
+        mount --bind "$root" "$root" # whose propagation unshare can change only if it is a mount
         mount -t proc proc "$root/proc"
         mount -t tmpfs -o mode=755 dev "$root/dev"
         for name in null zero full random urandom tty; do

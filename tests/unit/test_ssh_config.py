@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple, Union
 
 import pytest
 
@@ -372,9 +374,9 @@ def test_files_of_other_systems_are_read_as_ones_own(tmp_path: Path, begin: str,
 @pytest.mark.parametrize(
     "line",
     [
-        "Match host = web",
-        "Match host= web",
-        "Match host =web",
+        "Match host=web",
+        'Match host="web" user=root',
+        "Match =host web",
         'Match host "web" # comment',
         "Match !all",
         "Match final !all",
@@ -388,6 +390,45 @@ def test_a_block_is_for_whom_ssh_says(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "c", "Match localuser=*", line, "  HostKeyAlias yes")
     matches = ssh_config.lookup("web", [path], user="root").get("hostkeyalias") is not None
     assert matches == ("hostkeyalias" in ssh_says(path, "web", "-l", "root"))
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("Match host =web", False),
+        ("Match host==web", False),
+        ("Match host web=1", False),
+        ('Match "host=web"', True),
+        ("Match host = web", "Match web needs a value"),
+        ("Match host= web", "Match host needs a value"),
+        ("Match user = root host web", "Match web needs a value"),
+        ("Match all=", "Match all has no value"),
+    ],
+)
+def test_match_with_an_equals_sign_is_read_as_by_openssh_10(
+    tmp_path: Path, line: str, expected: Union[bool, str]
+) -> None:
+    """The client changed its mind: until 9.x blanks could be around the sign; FINDINGS T2."""
+    path = write(tmp_path / "c", "Match localuser=*", line, "  HostKeyAlias yes")
+    if isinstance(expected, str):
+        with pytest.raises(SshConfigError, match=f"c:2: {expected}"):
+            ssh_config.lookup("web", [path], user="root")
+    else:
+        config = ssh_config.lookup("web", [path], user="root")
+        assert (config.get("hostkeyalias") is not None) == expected
+    if version_of_ssh() >= (10, 0):
+        refused = isinstance(expected, str)
+        with pytest.raises(subprocess.CalledProcessError) if refused else nullcontext():
+            assert ("hostkeyalias" in ssh_says(path, "web", "-l", "root")) == expected
+
+
+def version_of_ssh() -> Tuple[int, ...]:
+    """Return the version of the machine's OpenSSH; (0,) without one."""
+    if shutil.which("ssh") is None:
+        return (0,)
+    said = subprocess.run(["ssh", "-V"], stderr=subprocess.PIPE, check=True).stderr.decode()
+    found = re.match(r"OpenSSH_(\d+)\.(\d+)", said)
+    return tuple(map(int, found.groups())) if found else (0,)
 
 
 @needs_ssh
