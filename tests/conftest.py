@@ -10,6 +10,8 @@ from typing import Iterator, List, Set
 
 import pytest
 
+from tests.common import require_part
+
 _PATIENCE = 10.0
 """Seconds that threads and sockets get to go away after a test, on a machine with much to do."""
 
@@ -60,6 +62,14 @@ def no_leaks() -> Iterator[None]:
         time.sleep(0.01)
     if left:
         pytest.fail(f"the test left behind: {', '.join(left)}", pytrace=False)
+
+
+@pytest.fixture
+def openssh_client() -> None:
+    """Skip a test, or fail it where that is required, without OpenSSH's programs for users."""
+    for program in ("ssh", "ssh-add", "ssh-agent", "ssh-keygen"):
+        reason = f"needs OpenSSH's {program} (Debian: apt install openssh-client)"
+        require_part(shutil.which(program), reason)
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ from typing import Tuple
 
 import pytest
 
-needs_ssh_keygen = pytest.mark.skipif(
-    shutil.which("ssh-keygen") is None, reason="needs OpenSSH's ssh-keygen"
-)
+needs_ssh = needs_ssh_keygen = pytest.mark.usefixtures("openssh_client")
 
 
 @functools.lru_cache(maxsize=None)

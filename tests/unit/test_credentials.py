@@ -27,9 +27,7 @@ from tests.keys import certify, generated, needs_ssh_keygen, public_parts
 from .token_agent import TokenAgent, TokenKey
 
 pytestmark = needs_ssh_keygen
-needs_agent = pytest.mark.skipif(
-    shutil.which("ssh-agent") is None, reason="needs OpenSSH's ssh-agent"
-)
+needs_agent = needs_ssh_keygen
 
 MARKER = "a-marker-that-must-not-show"
 

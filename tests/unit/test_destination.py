@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from ssh_service import params
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet import hosts
 from ssh_service.params import ConnectParams
-
-needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
+from tests.keys import needs_ssh
 
 COMMANDS = ["$(id)", "`id`", "a;id", "a&&id", "a|id", "a>b", "$IFS", "a'b", 'a"b', "a(b", "{a,b}"]
 NAMES = [

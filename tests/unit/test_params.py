@@ -6,7 +6,6 @@ import copy
 import os
 import pickle
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,8 +21,7 @@ from ssh_service.errors import SshConfigError
 from ssh_service.params import SETTINGS, ConnectParams
 from ssh_service.secret import Secret
 from ssh_service.ssh_config import local_user
-
-needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
+from tests.keys import needs_ssh
 
 MARKER = "a-marker-that-must-not-show"
 

@@ -18,8 +18,7 @@ from ssh_service import ssh_config
 from ssh_service.errors import SshConfigError
 from ssh_service.ssh_config import match_exec, syntax
 from tests.common import eventually, is_running, replace_in_place
-
-needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh")
+from tests.keys import needs_ssh
 
 FILES = 200
 HOSTS = ["web", "web1", "db.example.com", "WEB", "10.0.0.7", "x"]
