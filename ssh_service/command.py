@@ -678,7 +678,8 @@ class Command(ChannelSink):
         future = self._future()
         if self._is_taken:
             self._kept = None
-        self.run_beside = _nowhere  # which kept the pool, and with it the cache
+        # What kept the pool, and with it the cache.
+        self.run_beside, self.waits_for = _nowhere, _is_over
         if future is None:
             pass  # nobody wants to know
         elif error is not None:
@@ -714,6 +715,10 @@ class HelperCommand(Command):
         super()._tell(process, error)
         ran = process is not None and process.exit_status == 0
         self._reply(process.stdout_bytes if process is not None and ran else None)
+
+
+def _is_over() -> str:
+    return "run"
 
 
 def _nowhere(text: str, reply: Reply) -> None:

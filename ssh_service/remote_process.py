@@ -6,10 +6,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Iterator, Optional, Union
 
-from ssh_service.command import Command
-from ssh_service.errors import SshConfigError, SshServiceError
+from ssh_service.command import Command, check_seconds
+from ssh_service.errors import SshConfigError, SshServiceError, again
 from ssh_service.outcome import CompletedProcess
-from ssh_service.streams import Output, QueueOutput, as_input
+from ssh_service.streams import QueueOutput, as_input
 
 
 class RemoteProcess:
@@ -28,7 +28,8 @@ class RemoteProcess:
     taken by one.  As with `subprocess.Popen`, output that nobody takes stops the command when it
     is more than the window of the connection (some megabytes); `result` takes it.
 
-    As a context manager it ends the command where that has not ended by itself.
+    As a context manager it ends the command where that has not ended by itself.  One that is
+    dropped under way, with its future, does so too, with a ResourceWarning.
     """
 
     def __init__(self, command: Command, future: "Future[CompletedProcess]") -> None:
@@ -63,6 +64,7 @@ class RemoteProcess:
         TimeoutError
             The time was up; part of `data` may have been sent.
         """
+        check_seconds("timeout", timeout)
         self._command.stdin.write(as_input(data), timeout)
 
     def close_stdin(self) -> None:
@@ -71,7 +73,10 @@ class RemoteProcess:
 
     def signal(self, name: str) -> None:
         """
-        Send a signal to the remote process group.
+        Send a signal to the remote process group; later, where the command was not sent yet.
+
+        A command that waits for its connection or its session when it gets KILL, TERM, INT, HUP,
+        QUIT or ABRT is never sent: its outcome is that of a process which died by that signal.
 
         Parameters
         ----------
@@ -86,6 +91,10 @@ class RemoteProcess:
         """
         self._command.signal(name)
 
+    def terminate(self) -> None:
+        """Send TERM to the remote process group, as `subprocess.Popen.terminate` does."""
+        self.signal("TERM")
+
     def kill(self) -> None:
         """Send KILL to the remote process group; the future then tells of it."""
         self.signal("KILL")
@@ -97,14 +106,15 @@ class RemoteProcess:
         Returns
         -------
         Iterator[Union[str, bytes]]
-            Lines with their newlines; it ends when the command closes its stdout, or ends.
+            Lines with their newlines; it ends with the command.  Where that did not end by
+            itself (a lost connection, a time-out, ...), the iterator then raises as `result` does.
 
         Raises
         ------
         SshConfigError
             The stream goes to ``on_stdout`` (a `ValueError`).
         """
-        return _lines(self._command.outputs[0], "on_stdout")
+        return self._lines(0, "on_stdout")
 
     def stderr_lines(self) -> Iterator[Any]:
         """
@@ -120,7 +130,19 @@ class RemoteProcess:
         SshConfigError
             The stream goes to ``on_stderr``.
         """
-        return _lines(self._command.outputs[1], "on_stderr")
+        return self._lines(1, "on_stderr")
+
+    def _lines(self, number: int, callback: str) -> Iterator[Any]:
+        output = self._command.outputs[number]
+        if not isinstance(output, QueueOutput):
+            raise SshConfigError(f"{callback}: given, so that the lines cannot be taken as well")
+        return self._take_lines(output)
+
+    def _take_lines(self, output: QueueOutput) -> Iterator[Any]:
+        yield from output.lines()
+        error = self.future.exception()
+        if error is not None:
+            raise again(error) from error
 
     def result(self, timeout: Optional[float] = None) -> CompletedProcess:
         """
@@ -143,6 +165,7 @@ class RemoteProcess:
         SshServiceError
             As for `run`.
         """
+        check_seconds("timeout", timeout)
         for output in self._command.outputs:
             if isinstance(output, QueueOutput):
                 output.collect()
@@ -154,7 +177,10 @@ class RemoteProcess:
             raise
         except FutureTimeout:  # no builtin TimeoutError before Python 3.11
             where = self._command.connection_id
-            raise TimeoutError(f"{where}: the command did not end within {timeout:g} s") from None
+            raise TimeoutError(
+                f"{where}: the command is still under way after a wait of {timeout:g} s, and goes"
+                " on; what limits it is the timeout it was started with"
+            ) from None
 
     def _whole(self, process: CompletedProcess) -> CompletedProcess:
         """Add what waited to be taken when the command ended."""
@@ -167,9 +193,3 @@ class RemoteProcess:
             process.exit_status,
             process.exit_signal,
         )
-
-
-def _lines(output: Output, callback: str) -> Iterator[Any]:
-    if not isinstance(output, QueueOutput):
-        raise SshConfigError(f"{callback}: given, so that the lines cannot be taken as well")
-    return output.lines()

@@ -76,7 +76,7 @@ def start(
     timeout : Optional[float]
         Seconds from now for everything: connecting, waiting for a session, running.
     on_stdout, on_stderr : Optional[Callable[[Union[str, bytes]], None]]
-        Called with each piece of output as it comes, on the callback thread; the server sends no
+        Called with each piece of output as it comes, on a callback thread; the server sends no
         more than the connection's window ahead of it.  What it raises is logged.
     encoding : Optional[str]
         Of the lines and pieces, undecodable bytes become backslash escapes; None gives bytes.

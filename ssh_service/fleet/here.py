@@ -55,6 +55,8 @@ class Here(Runner):
         self._cache = SshClientCache() if cache is None else cache  # an empty one is false
         self._idle_timeout = 0.0 if cache is None else None
         self._on_output = on_output
+        # One for all hosts: the function is never called by two threads at once.
+        self._run_callback = background.callback_runner()
         self._on_progress = on_progress
         self._copies: Optional[ThreadPoolExecutor] = None
         if job.kind != "run":
@@ -81,6 +83,7 @@ class Here(Runner):
                 idle_timeout=self._idle_timeout,
                 stdout=stream.output("stdout") if stream else None,
                 stderr=stream.output("stderr") if stream else None,
+                run_callback=self._run_callback if stream else None,
             )
         except Exception as error:  # that host's alone, whatever it is
             self.deliver(clock.failed(error))

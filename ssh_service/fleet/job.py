@@ -134,6 +134,7 @@ def start(
     claim: Optional[Claim] = None,
     stdout: Optional[Output] = None,
     stderr: Optional[Output] = None,
+    run_callback: Optional[Callable[..., None]] = None,
 ) -> CommandFuture:
     """
     Begin a job of kind ``run`` at one host.
@@ -152,6 +153,8 @@ def start(
         Asked just before the script is sent.
     stdout, stderr : Optional[Output]
         What becomes of what it writes.
+    run_callback : Optional[Callable[..., None]]
+        Runs users' code, as `ssh_service.background.run_callback`; None: in an order of its own.
 
     Returns
     -------
@@ -173,6 +176,7 @@ def start(
         timeout=job.timeout,
         stdout=stdout or Output(arguments["max_output"]),
         stderr=stderr or Output(arguments["max_output"]),
+        run_callback=run_callback,
     )
     command.claim = claim
     future = command.take_future()  # first: where the caller is torn from here, it goes

@@ -58,9 +58,10 @@ class Results(Iterator[HostResult]):
 
     Notes
     -----
-    Thread safety.  One thread takes the results; `cancel` may be called from any.
+    Thread safety.  Every method may be called from any thread.
 
     Guarantees.  Every host that was begun has exactly one result, whatever becomes of the others.
+    What the hosts' iterator raises is raised after the last of them.
     At most `parallel` hosts are under way or wait to be taken: who takes no results stops the
     work.  After `cancel` no host is begun.
     """
@@ -69,14 +70,19 @@ class Results(Iterator[HostResult]):
         self._hosts = iter(hosts)
         self._runner = runner
         self._parallel = parallel
-        self._ready: "queue.SimpleQueue[HostResult]" = queue.SimpleQueue()
-        self._open = 0  # begun and not taken
-        self._begun = 0
-        self._exhausted = False
-        self._closed = False
+        # None: have a thread that waits look again.
+        self._ready: "queue.SimpleQueue[Optional[HostResult]]" = queue.SimpleQueue()
+        self._lock = threading.RLock()  # reentrant, as the hosts may come from these results
+        self._open = 0  # guarded by _lock: begun and not taken
+        self._takers = 0  # guarded by _lock: threads that wait
+        self._begun = 0  # guarded by _lock
+        self._exhausted = False  # guarded by _lock
+        self._failure: Optional[Exception] = None  # guarded by _lock: of the hosts' iterator
+        self._closed = False  # guarded by _lock
         self._cancelled = threading.Event()
         runner.deliver = self._ready.put
-        self._fill()
+        with self._lock:
+            self._fill_locked()
 
     def __enter__(self) -> "Results":
         return self
@@ -121,16 +127,37 @@ class Results(Iterator[HostResult]):
         TimeoutError
             No host was done within that time; ask again.
         """
-        self._fill()
-        if not self._open:
-            self._close()
-            raise StopIteration
-        try:
-            result = self._ready.get(timeout=timeout)
-        except queue.Empty:
-            raise TimeoutError(f"no host was done within {timeout:g} s") from None
-        self._open -= 1
-        return result
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                self._fill_locked()
+                if not self._open:
+                    self._wake_locked()
+                    break
+                self._takers += 1
+            try:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                result = self._ready.get(timeout=left)
+            except queue.Empty:
+                raise TimeoutError(f"no host was done within {timeout:g} s") from None
+            finally:
+                with self._lock:
+                    self._takers -= 1
+            if result is not None:
+                with self._lock:
+                    self._open -= 1
+                    self._wake_locked()
+                return result
+        self._close()
+        with self._lock:
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        raise StopIteration
+
+    def _wake_locked(self) -> None:
+        if self._takers:  # there may be no more for it, or one more to begin
+            self._ready.put(None)
 
     def cancel(self) -> None:
         """
@@ -147,6 +174,8 @@ class Results(Iterator[HostResult]):
         if self._closed:
             return
         self.cancel()
+        with self._lock:
+            self._failure = None  # nobody asks for more hosts
         deadline = time.monotonic() + _PATIENCE
         try:
             while self._open and time.monotonic() < deadline:
@@ -157,12 +186,13 @@ class Results(Iterator[HostResult]):
             self._close()
 
     def _close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
             self._cancelled.set()
             self._runner.close()
 
-    def _fill(self) -> None:
+    def _fill_locked(self) -> None:
         while self._open < self._parallel and not self._exhausted:
             if self._cancelled.is_set():
                 return
@@ -171,8 +201,15 @@ class Results(Iterator[HostResult]):
             except StopIteration:
                 self._exhausted = True
                 return
+            except Exception as error:  # those that were begun have their results all the same
+                self._exhausted, self._failure = True, error
+                return
             self._open += 1
             self._begun += 1
-            self._runner.begin(host)
+            try:
+                self._runner.begin(host)
+            except BaseException:  # of a signal's handler
+                self._open -= 1
+                raise
             if self._cancelled.is_set():
                 self._runner.cancel()  # it may have missed this one

@@ -79,7 +79,7 @@ class Output:
 
 class CallbackOutput(Output):
     """
-    Hands a stream to a function of the user's, on the callback thread.
+    Hands a stream to a function of the user's, on a callback thread.
 
     Parameters
     ----------
@@ -250,8 +250,9 @@ def _decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:
     if encoding is None:
         return lambda chunk, final: chunk
     try:
+        "a".encode(encoding)  # which refuses what is no text encoding, such as rot13
         decode = codecs.getincrementaldecoder(encoding)("backslashreplace").decode
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, ValueError):
         raise SshConfigError(
             f"encoding: expected one that Python knows, such as utf-8, or None, got {encoding!r}"
         ) from None

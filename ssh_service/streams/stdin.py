@@ -39,7 +39,14 @@ def as_input(data: Union[str, bytes]) -> bytes:
     """
     if not isinstance(data, (str, bytes, bytearray, memoryview)):
         raise SshConfigError(f"stdin: expected a text or bytes, got {type(data).__name__}")
-    return data.encode() if isinstance(data, str) else bytes(data)
+    if not isinstance(data, str):
+        return bytes(data)
+    try:
+        return data.encode()
+    except UnicodeEncodeError as exc:
+        raise SshConfigError(
+            f"stdin: a text with a lone surrogate, at {exc.start}, has no UTF-8; give bytes"
+        ) from None
 
 
 class Stdin:

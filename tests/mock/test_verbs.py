@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import pytest
 
-from ssh_service import SshCommandTimeout, SshConfigError, start, upload, verbs
+from ssh_service import SshCommandTimeout, SshConfigError, fleet, remote, run, start, upload, verbs
 from ssh_service.cache import SshClientCache
 from ssh_service.mock_sshd import MockSshd
-from tests.common import eventually
+from tests.common import PATIENCE, eventually
 
 
 def test_the_output_of_a_command_that_has_ended_is_not_lost(
@@ -51,7 +53,7 @@ def test_who_waits_in_vain_is_told_where_and_the_command_goes_on(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
     process = start(mock_sshd.connect_params, "read it; echo $it", cache=ssh_cache)
-    with pytest.raises(TimeoutError, match=f":{mock_sshd.port}: .* within 0.01 s"):
+    with pytest.raises(TimeoutError, match=f":{mock_sshd.port}: .* a wait of 0.01 s"):
         process.result(0.01)
     process.write("done\n")
     assert process.result(20).stdout == "done\n"
@@ -77,3 +79,54 @@ def test_what_only_copied_lets_its_connection_go_too(
     upload(mock_sshd.connect_params, tmp_path / "here", str(tmp_path / "there"), cache=ssh_cache)
     assert (tmp_path / "there").read_text() == "text"
     eventually(lambda: len(ssh_cache) == 0)
+
+
+def test_an_outcome_waits_for_no_other_callers_function(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    """C10b: whoever waits in a callback holds up nobody's outcome but its own command's."""
+    params, gate = mock_sshd.connect_params, threading.Event()
+    blocked = [threading.Event() for _ in range(3)]
+
+    def wait(number: int) -> None:
+        blocked[number].set()
+        assert gate.wait(PATIENCE)
+
+    unsubscribe = ssh_cache.subscribe(lambda event: wait(0))
+    others = [start(params, "echo", on_stdout=lambda piece: wait(1), cache=ssh_cache)]
+    others.append(start(params, "true", cache=ssh_cache))
+    others[1].future.add_done_callback(lambda future: wait(2))
+    for event in blocked:
+        assert event.wait(PATIENCE)
+    pieces: List[str] = []
+    done = run(params, "echo mine", on_stdout=pieces.append, timeout=PATIENCE, cache=ssh_cache)
+    assert done.exit_status == 0 and pieces == ["mine\n"]
+    results = list(fleet.run([params], "true", cache=ssh_cache, on_output=lambda *_: None))
+    assert [result.ok for result in results] == [True]
+
+    async def wrapped() -> Any:
+        future = remote.submit(ssh_cache, params, "echo wrapped")
+        return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
+
+    assert asyncio.run(wrapped()).stdout == "wrapped\n"
+    assert not others[0].future.done()
+    gate.set()
+    assert others[0].result(PATIENCE).exit_status == 0
+    unsubscribe()
+
+
+def test_pieces_of_one_command_come_in_order_and_of_one_fleet_one_at_a_time(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    params, inside = mock_sshd.connect_params, threading.Lock()
+    seen: List[bytes] = []
+
+    def take(host: str, stream: str, piece: bytes) -> None:
+        assert inside.acquire(False), "called by two threads at once"
+        seen.append(piece)
+        inside.release()
+
+    script = "for n in 1 2 3 4 5; do echo $n; sleep 0.01; done"
+    results = list(fleet.run([params] * 4, script, cache=ssh_cache, on_output=take))
+    assert [result.error for result in results] == [None] * 4
+    assert sorted(b"".join(seen).split()) == sorted(b"1 2 3 4 5".split() * 4)

@@ -8,13 +8,20 @@ import pytest
 
 from ssh_service import direct
 from ssh_service.command import Command
-from ssh_service.errors import SshCacheClosed, SshConnectionLost, SshSessionRefused
-from tests.unit.engine_fakes import FakeTransport
+from ssh_service.errors import (
+    SshCacheClosed,
+    SshCommandTimeout,
+    SshConnectionLost,
+    SshSessionRefused,
+)
+from tests.common import eventually
+from tests.unit.engine_fakes import PATIENCE, FakeTransport, work_done
 
 
 def begun(transport: FakeTransport, **more: Any) -> Command:
     command = Command("echo", {}, None, transport.connection_id, **more)
     direct.begin(transport, command)  # type: ignore[arg-type]
+    work_done()
     return command
 
 
@@ -48,7 +55,7 @@ def test_what_ends_before_it_is_open_was_not_sent(end: Any, kind: Any) -> None:
     transport.answers = False
     command = begun(transport)
     transport.channels[0].end(end)
-    error = command.future.exception(0)
+    error = command.future.exception(PATIENCE)
     assert type(error) is kind
     assert not command.sent and not getattr(error, "sent", False)
 
@@ -70,4 +77,44 @@ def test_what_was_cancelled_while_its_session_was_opened_gives_it_back() -> None
     (channel,) = transport.channels
     assert command.cancel()
     channel.answer()
+    work_done()
     assert channel.closed and channel.command is None
+
+
+def test_where_others_hold_the_sessions_it_waits_for_one() -> None:
+    """C10d: MaxSessions is no error, as for everybody else."""
+    transport = FakeTransport()
+    transport.max_sessions, transport.others = 2, 2
+    command = begun(transport)
+    eventually(lambda: transport.refusals > 2, "it is asked for again and again")
+    assert not command.future.done()
+    transport.others = 1
+    eventually(lambda: [c for c in transport.channels if c.is_open])
+    transport.channels[0].complete(0, b"out")
+    assert command.future.result(PATIENCE).stdout == "out"
+
+
+def test_where_one_is_kept_in_reserve_it_is_given_that() -> None:
+    """C10d: the spare session of a pool."""
+    transport = FakeTransport()
+    transport.max_sessions, transport.others = 1, 1
+
+    def give_up() -> bool:
+        had, transport.others = bool(transport.others), 0
+        return had
+
+    transport.in_reserve["spare"] = give_up
+    command = begun(transport)
+    eventually(lambda: transport.channels)
+    assert transport.refusals == 1
+    transport.channels[0].complete()
+    assert command.future.result(PATIENCE).exit_status == 0
+
+
+def test_a_wait_for_a_session_lasts_as_long_as_its_time() -> None:
+    transport = FakeTransport()
+    transport.max_sessions, transport.others = 1, 1
+    command = begun(transport, timeout=0.05)
+    error = command.future.exception(PATIENCE)
+    assert isinstance(error, SshCommandTimeout) and error.phase == "queue"
+    work_done()

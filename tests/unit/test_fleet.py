@@ -19,6 +19,7 @@ from ssh_service.fleet.elsewhere import runner_for
 from ssh_service.fleet.job import Job
 from ssh_service.fleet.result import completed, failed
 from ssh_service.fleet.results import Runner
+from tests.common import PATIENCE, Outcome, eventually
 
 JOB = Job("run", {"text": "true", "env": {}, "shell": None, "max_output": None}, {}, None)
 
@@ -107,13 +108,47 @@ def test_leaving_the_context_cancels_and_closes_once() -> None:
         next(results)
 
 
-def test_an_iterable_of_hosts_that_raises_is_the_callers_to_see() -> None:
+def test_hosts_that_raise_are_told_of_after_the_results_that_were_begun() -> None:
+    """C10d: nothing that was begun is lost."""
+
     def hosts() -> Iterator[str]:
         yield "a"
         raise LookupError("inventory")
 
+    runner = ByHand()
+    results = Results(hosts(), runner, 5)
+    runner.finish("a")
+    assert results.take(PATIENCE).host == "a"
     with pytest.raises(LookupError, match="inventory"):
-        Results(hosts(), ByHand(), 5)
+        results.take(PATIENCE)
+    with pytest.raises(StopIteration):
+        next(results)
+    assert runner.closed == 1
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 50])
+def test_many_threads_take_the_results_and_none_waits_for_ever(parallel: int) -> None:
+    """C10d: each host once, and each thread finds the end."""
+    runner = ByHand()
+    results = Results([str(number) for number in range(40)], runner, parallel)
+    taken: List[str] = []
+    takers = [Outcome(lambda: taken.extend(result.host for result in results)) for _ in range(4)]
+    for number in range(40):
+        eventually(lambda number=number: str(number) in runner.open)
+        runner.finish(str(number))
+    for taker in takers:
+        assert taker.wait().error is None
+    assert sorted(taken, key=int) == [str(number) for number in range(40)]
+
+
+def test_a_taker_whose_time_is_up_leaves_the_result_to_another() -> None:
+    runner = ByHand()
+    results = Results(["a"], runner, 1)
+    with pytest.raises(TimeoutError):
+        results.take(0.01)
+    patient = Outcome(lambda: results.take(PATIENCE))
+    runner.finish("a")
+    assert patient.wait().value.host == "a"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "watches",
         "errors",
     },
-    "direct": {"command", "transport", "errors"},
+    "direct": {"background", "command", "transport", "errors"},
     "sessions": {
         "known_servers",
         "process_group",

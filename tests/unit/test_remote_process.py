@@ -1,0 +1,244 @@
+"""A command under way, as a program holds it: its lines, its signals, and being dropped."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any, Iterator, List, Tuple
+
+import pytest
+
+from ssh_service import params, start
+from ssh_service.cache import SshClientCache
+from ssh_service.command import Command
+from ssh_service.errors import (
+    SshCommandTimeout,
+    SshConfigError,
+    SshConnectError,
+    SshConnectionLost,
+)
+from ssh_service.remote_process import RemoteProcess
+from ssh_service.streams import QueueOutput
+from tests.common import PATIENCE, eventually
+from tests.unit.engine_fakes import (
+    FakeChannel,
+    FakeTransport,
+    GatedDialer,
+    connect_params,
+    work_done,
+)
+
+
+def begun(**more: Any) -> Tuple[RemoteProcess, FakeChannel]:
+    command = Command(
+        "echo",
+        {},
+        None,
+        "somebody@alpha:22",
+        stdout=QueueOutput("utf-8"),
+        stderr=QueueOutput("utf-8"),
+        more_stdin=True,
+        **more,
+    )
+    channel = FakeChannel(FakeTransport(), command)
+    channel.transport.channels.append(channel)
+    channel.is_open = True
+    assert command.start(channel)  # type: ignore[arg-type]
+    return RemoteProcess(command, command.take_future()), channel
+
+
+@pytest.fixture(name="dialer")
+def a_dialer() -> GatedDialer:
+    return GatedDialer()
+
+
+@pytest.fixture(name="cache")
+def a_cache(dialer: GatedDialer) -> Iterator[SshClientCache]:
+    cache = SshClientCache(dialer=dialer)
+    yield cache
+    dialer.release()
+    work_done()
+    cache.cleanup()
+    work_done()
+
+
+def channels(dialer: GatedDialer) -> List[FakeChannel]:
+    work_done()
+    return [c for t in dialer.transports for c in t.opened if c.command is not None]
+
+
+@pytest.mark.parametrize("stream", ["lines", "stderr_lines"])
+def test_lines_of_a_lost_connection_raise_at_their_end(stream: str) -> None:
+    """U3: what came is given, and what is missing is told."""
+    process, channel = begun()
+    (channel.sink.data if stream == "lines" else channel.sink.stderr)(b"one\ntwo")
+    channel.end(SshConnectionLost("lost", reason="eof"))
+    seen: List[str] = []
+    with pytest.raises(SshConnectionLost):
+        for line in getattr(process, stream)():
+            seen.append(line)
+    assert seen == ["one\n", "two"]
+
+
+def test_lines_of_a_command_out_of_time_raise_at_their_end() -> None:
+    """U3."""
+    process, channel = begun(timeout=0.01)
+    channel.sink.data(b"one\n")
+    lines = process.lines()
+    assert next(lines) == "one\n"
+    eventually(lambda: channel.signals == ["TERM"])
+    channel.sink.exit_signal("TERM", False, "")
+    channel.end()
+    with pytest.raises(SshCommandTimeout, match="the remote process was ended"):
+        next(lines)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_lines_of_a_command_that_ended_by_itself_just_end(status: int) -> None:
+    """U3: a non-zero exit is a result."""
+    process, channel = begun()
+    channel.complete(status, b"one\n")
+    assert list(process.lines()) == ["one\n"]
+
+
+def test_lines_keep_the_command_of_a_process_nobody_else_holds(
+    cache: SshClientCache, dialer: GatedDialer
+) -> None:
+    lines = start(connect_params(), "echo", cache=cache).lines()
+    gc.collect()
+    eventually(lambda: channels(dialer))
+    channels(dialer)[0].complete(0, b"one\n")
+    assert list(lines) == ["one\n"]
+
+
+@pytest.mark.parametrize("name, code", [("KILL", -9), ("TERM", -15), ("INT", -2)])
+def test_signalled_before_it_was_sent_a_command_never_is(
+    name: str, code: int, cache: SshClientCache, dialer: GatedDialer
+) -> None:
+    """C10: as a process of Popen's that is killed at once."""
+    dialer.hold("alpha")
+    process = start(connect_params(), "echo", cache=cache)
+    process.signal(name)
+    done = process.result(PATIENCE)
+    assert (done.returncode, done.exit_status) == (code, -1)
+    assert done.exit_signal is not None and done.exit_signal[0] == name
+    dialer.release()
+    assert channels(dialer) == []
+
+
+def test_signalled_by_its_methods_it_gets_their_signals() -> None:
+    process, channel = begun()
+    process.terminate()
+    process.kill()
+    assert channel.signals == ["TERM", "KILL"]
+    channel.end()
+
+
+def test_a_signal_that_ends_nothing_is_sent_with_the_command(
+    cache: SshClientCache, dialer: GatedDialer
+) -> None:
+    """C10: remembered while it connects."""
+    dialer.hold("alpha")
+    process = start(connect_params(), "echo", cache=cache)
+    process.signal("USR1")
+    process.signal("WINCH")
+    dialer.release()
+    eventually(lambda: channels(dialer))
+    (channel,) = channels(dialer)
+    assert channel.signals == ["USR1", "WINCH"]
+    channel.complete()
+    assert process.result(PATIENCE).exit_status == 0
+
+
+def test_a_process_that_is_dropped_under_way_is_ended_with_a_warning(
+    cache: SshClientCache, dialer: GatedDialer
+) -> None:
+    """C10c."""
+    process = start(connect_params(), "echo", cache=cache)
+    eventually(lambda: channels(dialer))
+    with pytest.warns(ResourceWarning, match="somebody@alpha:22: a command was dropped"):
+        del process
+        gc.collect()
+    (channel,) = channels(dialer)
+    eventually(lambda: channel.signals == ["TERM"], "it is ended")
+    channel.end()
+    work_done()
+    assert cache.stats()["leases"] == 0
+
+
+def test_a_future_with_a_done_callback_is_wanted_though_nobody_holds_it(
+    cache: SshClientCache, dialer: GatedDialer
+) -> None:
+    done = threading.Event()
+    process = start(connect_params(), "echo", cache=cache)
+    process.future.add_done_callback(lambda future: done.set())
+    del process
+    gc.collect()
+    eventually(lambda: channels(dialer))
+    channels(dialer)[0].complete()
+    assert done.wait(PATIENCE)
+
+
+def test_a_command_that_is_over_does_not_hold_the_pool(
+    cache: SshClientCache, dialer: GatedDialer
+) -> None:
+    """C10c: a result that is kept for long is a result, and no connection."""
+    process = start(connect_params(), "echo", cache=cache)
+    eventually(lambda: channels(dialer))
+    channels(dialer)[0].complete()
+    process.result(PATIENCE)
+    pool = weakref.ref(cache.beside(params.resolve(connect_params()).key, lambda: None))
+    assert pool() is not None
+    cache.cleanup()
+    work_done()
+    eventually(lambda: gc.collect() >= 0 and pool() is None, "the pool is let go")
+    assert process.result().exit_status == 0
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("timeout", 10**400),
+        ("timeout", float("nan")),
+        ("timeout", -1),
+        ("timeout", "5"),
+        ("encoding", "rot13"),
+        ("encoding", "no-such"),
+        ("encoding", "utf\0-8"),
+        ("stdin", "\ud800"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_named_at_once(name: str, value: Any, cache: SshClientCache) -> None:
+    """C10d."""
+    with pytest.raises(SshConfigError, match=f"^{name}: "):
+        start(connect_params(), "echo", cache=cache, **{name: value})
+    assert cache.stats()["dials"] == 0
+
+
+@pytest.mark.parametrize("seconds", [10**400, float("nan"), -1])
+def test_a_wait_of_no_number_of_seconds_is_refused(seconds: Any) -> None:
+    process, channel = begun()
+    with pytest.raises(SshConfigError, match="^timeout: "):
+        process.result(seconds)
+    with pytest.raises(SshConfigError, match="^timeout: "):
+        process.write("x", seconds)
+    channel.end()
+
+
+def test_a_wait_that_is_over_is_not_told_as_the_end_of_the_commands_time() -> None:
+    """U9: two things, two texts."""
+    process, channel = begun()
+    with pytest.raises(TimeoutError, match="is still under way after a wait of 0.01 s, and goes"):
+        process.result(0.01)
+    channel.end()
+
+
+def test_without_a_thread_to_be_had_it_is_told_so(
+    cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C10d."""
+    monkeypatch.setattr("ssh_service.background.has_threads", lambda: False)
+    with pytest.raises(SshConnectError, match="the system gives no more threads"):
+        start(connect_params(), "echo", cache=cache).result(PATIENCE)
