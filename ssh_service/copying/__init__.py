@@ -13,6 +13,7 @@ paths, temporary              names: of all files; of unfinished ones, which tel
 failures                      what goes wrong, as errors that name the path and have an errno
 ownership                     which files are ours, and which folders only we can change: rules
 local                         where local files are read and written, and local trees are walked
+new_trees                     which trees copies under way are making
 open_files                    how many local files all copies of the process may hold open
 pipeline, waiting             many tasks on one thread; what they wait for
 remote_files, remote_process  what a server is asked: about its files; to run in its shell

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Optional
 
+from ssh_service import background
 from ssh_service.copying.remote_process import CommandStream, RemoteProcess
 from ssh_service.copying.sftp.lane import greet
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
@@ -17,7 +18,7 @@ from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.errors import SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport, printable
 
-__all__ = ["session_on", "start_command"]
+__all__ = ["session_on", "start_command", "use_one_file_at_a_time"]
 
 # Bytes the server may send before it must wait for us; what is asked for at once is bounded
 # elsewhere, so this only must not be less.
@@ -27,6 +28,8 @@ _WINDOW = 16 * 1024 * 1024
 _LARGEST_PACKET = 128 * 1024
 # The same for a command: what it may write before the copy has taken it.
 _COMMAND_WINDOW = 2 * 1024 * 1024
+# Seconds in which a script must say that it runs; a login shell may hang, or wait for a terminal.
+_SHELL_PATIENCE = 5.0
 # Seconds to wait for a session where the server admits no more, and between two attempts.
 _PATIENCE, _PAUSE = 30.0, 0.05
 # Bytes of what the server says before its hello that are kept for an error message.
@@ -39,6 +42,8 @@ class _Slot:
     def __init__(self) -> None:
         self.opening = threading.Lock()
         self.session: Optional[SftpSession] = None  # guarded by opening
+        # Where the server mixes up files that are open at the same time.
+        self.alone: Optional[threading.Lock] = None  # guarded by opening
 
 
 class _Ended(Exception):
@@ -183,16 +188,18 @@ class _CommandStream(ChannelSink, CommandStream):
     # For the channel, on the reader thread.
 
     def opened(self, channel: SshChannel) -> None:
-        """Ask for the command; its input may follow at once."""
+        """Ask for the command."""
         self._channel = channel
         channel.request_exec(self._command)
-        self._open = True
-        self._process.made_room()
 
     def replied(self, ok: bool) -> None:
-        """Give up what the server will not run."""
+        """Give up what the server will not run, else let the input follow."""
         if not ok:
             self.close()
+            return
+        # Not before: proftpd ends the connection over data for a command that it will not run.
+        self._open = True
+        self._process.made_room()
 
     def data(self, chunk: bytes) -> None:
         """Pass on what came."""
@@ -232,6 +239,8 @@ def start_command(transport: SshTransport, command: bytes, process: RemoteProces
     stream = _CommandStream(command, process)
     process.stream = stream
     stream.start_on(transport)
+    # On the clock's thread, which it does not hold up.
+    background.call_at(time.monotonic() + _SHELL_PATIENCE, process.give_up_unless_greeted)
 
 
 def session_on(transport: SshTransport, limits: TimeLimits) -> SftpSession:
@@ -258,9 +267,18 @@ def session_on(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     try:
         if slot.session is None or not slot.session.is_usable:
             slot.session = _open(transport, limits)
+            slot.session.alone = slot.alone
         return slot.session
     finally:
         slot.opening.release()
+
+
+def use_one_file_at_a_time(transport: SshTransport) -> None:
+    """Open sessions from now on that hold one file open at a time, of one copy."""
+    slot: _Slot = transport.beside["sftp"]
+    with slot.opening:
+        if slot.alone is None:
+            slot.alone = threading.Lock()
 
 
 def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:

@@ -17,6 +17,7 @@ from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.remote_files import data_in
+from ssh_service.copying.remote_process import SAY_GREETING
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Budget
@@ -35,7 +36,7 @@ _MOST_OUTPUT = 4096
 _BYTES_AT_ONCE = 4 * 1024 * 1024
 # The line each second is the sign of life that a long silence would lack.
 _COMMAND = (
-    b"exec sh -c 'head -c %d <%s | sha256sum & p=$!;"
+    b"exec sh -c '" + SAY_GREETING + b" head -c %d <%s | sha256sum & p=$!;"
     b" while kill -0 $p 2>/dev/null; do echo .; sleep 1; done; wait $p'"
 )
 
@@ -96,10 +97,11 @@ async def digest_by_shell(job: Job, path: bytes, size: int) -> Optional[bytes]:
     """
     if not job.has_shell or not _PLAIN_PATH.fullmatch(path):
         return None
-    if job.remote.facts.get("no shell"):
+    if job.remote.lacks("shell"):
         return None
     process = job.start_command(_COMMAND % (size, path))
     output = b""
+    await process.is_greeted()
     while True:
         chunk = await process.read()
         if not chunk:
@@ -107,7 +109,8 @@ async def digest_by_shell(job: Job, path: bytes, size: int) -> Optional[bytes]:
         output = (output + chunk)[-_MOST_OUTPUT:]
     found = _DIGEST.search(output) if await process.end() == 0 else None
     if found is None:
-        job.remote.facts["no shell"] = True
+        if not process.refused:
+            job.remote.note_lack("shell")
         return None
     return bytes.fromhex(found.group().decode())
 

@@ -19,7 +19,7 @@ from ssh_service.copying.job import Job
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.local.target_folder import TargetFolder
 from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_process import RemoteProcess, quoted
+from ssh_service.copying.remote_process import SAY_GREETING, RemoteProcess, quoted
 from ssh_service.copying.sftp.protocol import ProtocolError
 from ssh_service.copying.waiting import Budget
 from ssh_service.errors import SshTransferError
@@ -30,7 +30,9 @@ _log = logging.getLogger("ssh_service.copying")
 
 # POSIX's format tells the time of the last access; no other tar than GNU's takes the options.
 _SCRIPT = (
-    b'exec sh -c \'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; cd "$(printf "%s")" || exit 1;'
+    b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; "
+    + SAY_GREETING
+    + b' cd "$(printf "%s")" || exit 1;'
     b" exec tar -cb 64 --format=posix --pax-option=delete=ctime,delete=mtime"
     b" --hard-dereference --no-recursion --null -T - -f -'"
 )
@@ -134,17 +136,16 @@ class FileStream:
         """Write what comes, until all is here that was asked for."""
         try:
             try:
-                while True:
-                    member = await self._next_member()
-                    if member is None:
-                        break
+                member = await self._first_member()
+                while member is not None:
                     await self._use(member)
+                    member = await self._next_member()
             except ProtocolError as error:
                 _log.debug("%r not in one stream: %s", shown(self._root), error)
                 self._process.abandon()
             self.is_over = True
             if not self._useful and not self._process.refused:
-                self._job.remote.facts["no tar"] = True
+                self._job.remote.note_lack("tar")
             while self._queue:
                 await self._leave()
         except STOPPED:
@@ -203,6 +204,9 @@ class FileStream:
         return wanted
 
     # The archive.
+
+    async def _first_member(self) -> Optional[_Member]:
+        return await self._next_member() if await self._process.is_greeted() else None
 
     async def _next_member(self) -> Optional[_Member]:
         """Read the next entry; None at the end of the archive, or of the stream."""

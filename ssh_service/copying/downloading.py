@@ -205,12 +205,15 @@ class Download:
         try:
             status = os.stat(target)
         except FileNotFoundError:
+            self._job.new_trees.add(source, os.path.realpath(target))
             return target
         except OSError as error:
             raise local_error(error, target) from error
         if not stat.S_ISDIR(status.st_mode):
             raise transfer_error(errno.ENOTDIR, shown(target), side="local")
         if self._job.options.contents or self._find_mark(target):
+            return target
+        if self._job.new_trees.join(source, os.path.realpath(target)):
             return target
         return os.path.join(target, await self._basename(source))
 
@@ -369,7 +372,7 @@ class Download:
     @property
     def _may_stream(self) -> bool:
         job = self._job
-        return job.has_shell and not job.options.verify and not job.remote.facts.get("no tar")
+        return job.has_shell and not job.options.verify and not job.remote.lacks("tar")
 
     def _check_entry(self, name: bytes, path: bytes, seen: Set[int]) -> None:
         self._entries += 1

@@ -10,6 +10,7 @@ from typing import Callable, List, Optional, Set
 
 from ssh_service.copying.failures import shown
 from ssh_service.copying.local.descriptors import current_umask
+from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.progress import Meter, ProgressTo
@@ -52,6 +53,8 @@ class Job:
     ----------
     options : Options
         How to copy.
+    new_trees : NewTrees
+        The trees that the call makes.
     progress : Meter
         How far it is.
     pipeline : Pipeline
@@ -79,10 +82,12 @@ class Job:
         stall_timeout: Optional[float] = None,
         progress: Optional[ProgressTo] = None,
         start_command: Optional[CommandStarter] = None,
+        new_trees: Optional[NewTrees] = None,
     ) -> None:
         self._lane = lane
         self._start_command = start_command
         self.options = options
+        self.new_trees = NewTrees() if new_trees is None else new_trees
         self.progress = progress if isinstance(progress, Meter) else Meter(progress)
         report = self.progress.report if self.progress.is_read else None
         self.pipeline = Pipeline(lane, stall_timeout, report)
@@ -90,12 +95,16 @@ class Job:
         self.owner = RemoteOwner(self.remote, self.pipeline)
         self.has_resumed = self.resumes_tree = False
         self._warned: Set[str] = set()
-        self.files = HandleBudget(self.pipeline, lane.session, _FILES_AT_ONCE)
-        self.folders = HandleBudget(self.pipeline, lane.session, _FOLDERS_AT_ONCE)
+        alone = lane.session.alone is not None
+        files, folders = (1, 1) if alone else (_FILES_AT_ONCE, _FOLDERS_AT_ONCE)
+        self.files = HandleBudget(self.pipeline, lane.session, files)
+        self.folders = HandleBudget(self.pipeline, lane.session, folders)
         self.flow = Budget(self.pipeline, _BYTES_AT_ONCE)
         self._modes_refused = False
         self.failures: List[SshTransferError] = []
         self.closing = contextlib.ExitStack()
+        if new_trees is None:
+            self.closing.callback(self.new_trees.release)
         self.closing.callback(self.files.give_all)
         self.closing.callback(self.folders.give_all)
 

@@ -75,6 +75,11 @@ class Meter:
         """Note that what came since counts for nothing: it is copied once more."""
         self._bytes_done, self._files_done = reading
 
+    def restart(self) -> None:
+        """Begin anew: all of the copy is done once more."""
+        self._bytes_done = self._bytes_total = self._files_done = self._files_total = 0
+        self._total_is_known = False
+
     def report(self) -> None:
         """Tell how far it is, unless that was told a moment ago."""
         now = time.monotonic()

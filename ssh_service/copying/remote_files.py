@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
+import time
 from typing import Iterator, List, Optional, Tuple
 
 from ssh_service.copying.failures import Refused
@@ -22,6 +23,9 @@ from ssh_service.copying.sftp.protocol import (
 from ssh_service.copying.sftp.reply import Reply
 
 __all__ = ["RemoteFiles"]
+
+# Seconds after which something that a server lacks is asked for again: it may be there by then.
+_LACKS_KEPT = 600.0
 
 
 class RemoteFiles:
@@ -42,6 +46,15 @@ class RemoteFiles:
         self.read_size = _data_size(session.limits, session.limits.read)
         self.write_size = _data_size(session.limits, session.limits.write)
 
+    def lacks(self, what: str) -> bool:
+        """Tell whether the server was seen to lack something, in the last minutes."""
+        seen = self.facts.get(f"no {what}")
+        return seen is not None and time.monotonic() - seen < _LACKS_KEPT
+
+    def note_lack(self, what: str) -> None:
+        """Note that the server seems to lack something: ``tar``, or a ``shell``."""
+        self.facts[f"no {what}"] = time.monotonic()
+
     def parts(self, start: int, end: int) -> Iterator[Tuple[int, int]]:
         """Give offset and size of the parts in which a file is read."""
         for offset in range(start, end, self.read_size):
@@ -51,7 +64,9 @@ class RemoteFiles:
 
     def ask_close(self, handle: bytes) -> Reply:
         """Begin to close a file or folder."""
-        return self._lane.ask(encode.close, handle)
+        reply = self._lane.ask(encode.close, handle)
+        self._lane.session.handle_closing(handle, reply)
+        return reply
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> Reply:
         """Begin to read."""
@@ -130,7 +145,9 @@ class RemoteFiles:
             raise
         if reply.kind != protocol.HANDLE:
             raise _refusal(reply, path)
-        return decode.handle(reply.body)
+        handle = decode.handle(reply.body)
+        self._lane.session.handle_opened(handle, path, reply)
+        return handle
 
     async def stat(self, path: bytes) -> Attributes:
         """Tell what a path leads to."""

@@ -11,7 +11,13 @@ from ssh_service.copying.sftp.protocol import Buffer
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.session import Stream
 
-__all__ = ["CommandStream", "RemoteProcess", "quoted"]
+__all__ = ["GREETING", "SAY_GREETING", "CommandStream", "RemoteProcess", "quoted"]
+
+# What every script says first, so that a login shell that hangs, or is none, is noticed.
+GREETING = b"ssh_service is ready\n"
+SAY_GREETING = b"echo ssh_service is ready;"
+# Bytes that a profile may print before it.
+_MOST_NOISE = 64 * 1024
 
 
 class CommandStream(Stream):
@@ -55,8 +61,10 @@ class RemoteProcess:
         self._lock = threading.Lock()
         self._chunks: Deque[bytes] = deque()  # guarded by _lock
         self._waiting: List[Reply] = []  # guarded by _lock
+        self._taken_before = 0  # guarded by _lock: of the chunks, bytes given back already
         self._news = 0  # guarded by _lock
         self._over = False  # guarded by _lock
+        self._is_greeted = False  # guarded by _lock
         self._status: Optional[int] = None  # guarded by _lock
 
     # The reader thread's side. ------------------------------------------------------------------
@@ -81,6 +89,14 @@ class RemoteProcess:
             woken = self._wake_locked()
         self._tell(woken)
 
+    def give_up_unless_greeted(self) -> None:
+        """Note the end, and close the channel, if the script has not said yet that it runs."""
+        with self._lock:
+            if self._is_greeted or self._over:
+                return
+        self.ended(None)
+        self.abandon()
+
     def _wake_locked(self) -> List[Reply]:
         self._news += 1
         woken, self._waiting = self._waiting, []
@@ -103,6 +119,31 @@ class RemoteProcess:
         if happened:
             self._lane.deliver([reply])
         await reply
+
+    async def is_greeted(self) -> bool:
+        """
+        Wait until the script says that it runs; what comes before is its profile's.
+
+        Returns
+        -------
+        bool
+            False where it does not: there is no shell, or it hangs, or is none that we know.
+        """
+        noise = b""
+        while len(noise) <= _MOST_NOISE:
+            chunk = await self.read()
+            noise += chunk
+            _, greeting, rest = noise.partition(GREETING)
+            if greeting:
+                with self._lock:
+                    self._is_greeted = True
+                    if rest:
+                        self._chunks.appendleft(rest)
+                        self._taken_before = len(rest)
+                return True
+            if not chunk:
+                break
+        return False
 
     async def write(self, data: Buffer) -> bool:
         """Write all of `data` to the command's input; False: it takes no more."""
@@ -130,8 +171,9 @@ class RemoteProcess:
                 seen, over = self._news, self._over
                 chunk = b"".join(self._chunks)
                 self._chunks.clear()
-            if chunk and self.stream is not None:
-                self.stream.give_back(len(chunk))
+                taken_before, self._taken_before = self._taken_before, 0
+            if len(chunk) > taken_before and self.stream is not None:
+                self.stream.give_back(len(chunk) - taken_before)
             if chunk or over:
                 return chunk
             await self._news_since(seen)

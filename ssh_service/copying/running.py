@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import logging
 import os
-from typing import Any, Callable, Coroutine, Optional, Union
+from typing import Any, Callable, Coroutine, Iterator, Optional, Union
 
-from ssh_service.copying.channels import session_on, start_command
+from ssh_service.copying.channels import session_on, start_command, use_one_file_at_a_time
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.failures import copy_error, shown
 from ssh_service.copying.job import CommandStarter, Job
+from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
-from ssh_service.copying.progress import ProgressTo
+from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.sftp.lane import Lane
-from ssh_service.copying.sftp.session import SessionEnded, SftpSession
-from ssh_service.copying.sftp.time_limits import TimeLimits
+from ssh_service.copying.sftp.session import HandleGivenTwice, SessionEnded, SftpSession
+from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import transfer_error
 from ssh_service.transport import SshTransport
@@ -23,6 +26,8 @@ from ssh_service.transport import SshTransport
 __all__ = ["Path", "copy", "run_copy"]
 
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+
+_log = logging.getLogger("ssh_service.copying")
 
 _WAYS: Any = {"upload": Upload, "download": Download}
 
@@ -64,19 +69,28 @@ def copy(
         here, there = there, here
     source, target = _bytes(source, here), _bytes(target, there)
     commands = functools.partial(start_command, transport)
+    new_trees = NewTrees(f"{way} {transport.connection_id}")
 
     def begin(job: Job) -> Coroutine[Any, Any, None]:
         tasks: Coroutine[Any, Any, None] = _WAYS[way](job).run(source, target)
         return tasks
 
     def attempt(session: SftpSession) -> None:
-        run_copy(session, begin, options, limits, progress, commands)
+        with _alone(session, limits):
+            run_copy(session, begin, options, limits, progress, commands, new_trees)
 
     try:
         known = session_on(transport, limits)
         try:
             attempt(known)
         except SessionEnded as ended:
+            if isinstance(ended.reason, HandleGivenTwice) and known.alone is None:
+                _log.info("%s: %s; one at a time", transport.connection_id, ended.reason)
+                use_one_file_at_a_time(transport)
+                if isinstance(progress, Meter):
+                    progress.restart()
+                attempt(session_on(transport, limits))
+                return
             # One kept from an earlier copy may have died since, which may show only now.  What
             # was never answered has changed nothing: a copy begins by asking.
             fresh = None if ended.answered else session_on(transport, limits)
@@ -89,6 +103,24 @@ def copy(
         if told is error:
             raise
         raise told from error
+    finally:
+        new_trees.release()
+
+
+@contextlib.contextmanager
+def _alone(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
+    """Wait for one's turn, where a session takes one copy at a time."""
+    if session.alone is None:
+        yield
+        return
+    wait = limits.next_wait()
+    if not session.alone.acquire(timeout=-1 if wait is None else wait):
+        limits.check()
+        raise Stalled()
+    try:
+        yield
+    finally:
+        session.alone.release()
 
 
 def _bytes(path: Path, side: str) -> bytes:
@@ -109,6 +141,7 @@ def run_copy(
     limits: TimeLimits = TimeLimits(),
     progress: Optional[ProgressTo] = None,
     commands: Optional[CommandStarter] = None,
+    new_trees: Optional[NewTrees] = None,
 ) -> None:
     """
     Run one copy on a session that is ready.
@@ -127,9 +160,11 @@ def run_copy(
         Told how far it is, or counting it.
     commands : Optional[Callable[[bytes, RemoteProcess], None]]
         Starts a command in the server's shell; None where there is only SFTP.
+    new_trees : Optional[NewTrees]
+        The trees that the call makes, in an earlier attempt as well.
     """
     with Lane(session, limits.deadline) as lane:
-        job = Job(lane, options, limits.stall_timeout, progress, commands)
+        job = Job(lane, options, limits.stall_timeout, progress, commands, new_trees)
         with job.closing:
             job.pipeline.run(begin(job))
         job.progress.finish()

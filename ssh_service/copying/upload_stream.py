@@ -25,7 +25,7 @@ from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.paths import beside, join, last_name
 from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_process import RemoteProcess, quoted
+from ssh_service.copying.remote_process import SAY_GREETING, RemoteProcess, quoted
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import SshTransferError
 
@@ -42,8 +42,9 @@ _PIECE = 128 * 1024
 TREE, _END = b"tree", b"end"
 # With -G, GNU's tar sets the time of the last access, and no other tar takes the options.
 _SCRIPT = (
-    b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL;"
-    b' d="$(printf "%s")";'
+    b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; "
+    + SAY_GREETING
+    + b' d="$(printf "%s")";'
     b' case "$d" in *.ssh_service-????????-*) ;; *) exit 1;; esac;'  # as it may be removed
     b' (cd "$d" || exit;'
     b" tar -xG %s --no-same-owner --delay-directory-restore -f - >/dev/null 2>&1 && rm end)"
@@ -83,7 +84,7 @@ class StreamedTree:
 def is_worth_a_stream(job: Job, source: bytes, status: os.stat_result) -> bool:
     """Tell whether a tree has many small files, and the server may have a shell."""
     options = job.options
-    if not job.has_shell or options.verify or options.fsync or job.remote.facts.get("no tar"):
+    if not job.has_shell or options.verify or options.fsync or job.remote.lacks("tar"):
         return False
     small = 0
     try:
@@ -198,7 +199,7 @@ class TreeStream:
         """
         process = self._process
         try:
-            bad = await self._send_all(status)
+            bad = await self._send_all(status) if await process.is_greeted() else None
             process.end_input()  # without its end, the script removes it
             if await process.end() == 0:
                 return self._done
@@ -208,7 +209,7 @@ class TreeStream:
             await process.end()
             raise
         if bad is None and not process.refused:
-            self._job.remote.facts["no tar"] = True
+            self._job.remote.note_lack("tar")
         _log.debug(
             "%r not in one stream: %s", shown(self._target), bad or "the server's tar failed"
         )

@@ -127,9 +127,11 @@ class Upload:
             if found is not None and not is_folder(found):
                 raise transfer_error(errno.ENOTDIR, shown(target), side="remote")
         elif found is not None and is_folder(found):
-            if self._mark is None or not await self._mark.find(target):
+            if not is_tree or not await self._makes(source, target):
                 target = join(target.rstrip(b"/") or b"/", own_name(source))
                 found = None  # not looked at yet
+        elif found is None and is_tree:
+            self._job.new_trees.add(os.path.realpath(source), target)
         elif found is not None and is_tree:
             raise transfer_error(errno.ENOTDIR, shown(target), side="remote")
         elif target.endswith(b"/") and not is_tree:
@@ -148,6 +150,12 @@ class Upload:
             await self._mark.end()
         await self._finish_folders()
         self._job.check_complete(source, "local")
+
+    async def _makes(self, source: bytes, target: bytes) -> bool:
+        """Return whether the folder at `target` is this very tree, begun by this call's like."""
+        if self._job.new_trees.join(os.path.realpath(source), target):
+            return True
+        return self._mark is not None and await self._mark.find(target)
 
     def _count(self, source: bytes, status: os.stat_result) -> None:
         """Tell the meter what there is; what is wrong with an entry is found out in its turn."""

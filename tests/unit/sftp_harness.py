@@ -101,6 +101,7 @@ class Shell:
     def __init__(self, cwd: Path, path: Optional[str] = None) -> None:
         self.cwd = cwd
         self.environment = {"PATH": path or os.environ["PATH"]}
+        self.prologue = b""
         self.commands: List[bytes] = []
         self.readers: List[threading.Thread] = []
 
@@ -111,7 +112,7 @@ class Shell:
 
     def __call__(self, command: bytes, process: RemoteProcess) -> None:
         self.commands.append(command)
-        process.stream = _LocalCommand(self, command, process)
+        process.stream = _LocalCommand(self, self.prologue + command, process)
 
 
 class _LocalCommand(CommandStream):

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -370,3 +371,43 @@ def test_errors_say_which_side_and_which_file(session: SftpSession, tmp_path: Pa
                 copy(session, source, target)
             assert str(caught.value) == f"{side} {str(wrong)!r}: No such file or directory"
             assert caught.value.side == side
+
+
+@pytest.mark.parametrize(
+    "copy, kind", [(upload, uploading.Upload), (download, downloading.Download)]
+)
+def test_the_same_tree_copied_at_once_is_one_tree(
+    copy: Any, kind: Any, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second call finds the folder that the first has just made, and does not nest."""
+    source, target = make_tree(tmp_path / "source"), tmp_path / "target"
+    finish, waits, may_go = kind._finish_folders, threading.Event(), threading.Event()
+
+    def wait() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            waits.set()
+            assert may_go.wait(PATIENCE)
+
+    if copy is upload:
+
+        async def finish_later(self: Any) -> None:
+            wait()
+            await finish(self)
+
+        monkeypatch.setattr(kind, "_finish_folders", finish_later)
+    else:
+
+        def finish_then(self: Any) -> None:
+            wait()
+            finish(self)
+
+        monkeypatch.setattr(kind, "_finish_folders", finish_then)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(copy, session, source, target)
+        assert waits.wait(PATIENCE)
+        copy(session, source, target)
+        may_go.set()
+        first.result(PATIENCE)
+    assert describe(target) == describe(source)
+    copy(session, source, target)  # later, it goes into what is there
+    assert (target / "source").is_dir()

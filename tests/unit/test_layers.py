@@ -119,7 +119,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "background",
         "errors",
     },
-    "copying": {"transport", "errors"},
+    "copying": {"transport", "background", "errors"},
     "remote": {
         "left_running",
         "background",

@@ -45,16 +45,19 @@ class Reply:
         The kind of packet the server sent; 0 while there is none.
     pieces : Pieces
         What it holds, to be decoded, in the pieces in which it came.
+    arrival : int
+        Its place among all replies of the session, counted as they came; 0 while there is none.
     waiter : Any
         Whoever waits for it; set and used by the pipeline alone.
     """
 
-    __slots__ = ("inbox", "request_id", "kind", "pieces", "waiter")
+    __slots__ = ("inbox", "request_id", "kind", "pieces", "waiter", "arrival")
 
     def __init__(self, inbox: Inbox, request_id: int) -> None:
         self.inbox = inbox
         self.request_id = request_id
         self.kind = 0
+        self.arrival = 0
         self.pieces: Pieces = []
         self.waiter: Any = None
 

@@ -17,10 +17,20 @@ from ssh_service.copying.sftp.packets import Packet, PacketReader
 from ssh_service.copying.sftp.protocol import Buffer, Limits, ProtocolError
 from ssh_service.copying.sftp.reply import Inbox, Reply
 
-__all__ = ["SessionEnded", "SftpSession", "Stream"]
+__all__ = ["HandleGivenTwice", "SessionEnded", "SftpSession", "Stream"]
 
 # Handles that one session may hold where the server does not say how many it allows.
 _HANDLES = 100
+# Handles that are noted before those that were closed are forgotten.
+_HANDLES_NOTED = 4096
+
+
+class HandleGivenTwice(ProtocolError):
+    """
+    A server gave two open files the same handle.
+
+    Erlang/OTP 25 does so where more than two are open at once.
+    """
 
 
 class SessionEnded(Exception):
@@ -39,6 +49,22 @@ class SessionEnded(Exception):
         super().__init__(str(reason) if reason else "the server ended the SFTP session")
         self.reason = reason
         self.answered = True
+
+
+class _Open:
+    """A file or folder that is open, as far as is known."""
+
+    __slots__ = ("path", "closing")
+
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+        self.closing: Optional[Reply] = None  # what says that it is closed
+
+    def was_open_at(self, reply: Optional[Reply]) -> bool:
+        """Tell whether it was not closed yet when a reply came; None: whether it is not now."""
+        if self.closing is None or not self.closing.arrival:
+            return True
+        return reply is not None and self.closing.arrival > reply.arrival
 
 
 class Stream:
@@ -68,6 +94,9 @@ class SftpSession:
         What it told of its limits; zeros until it has.
     facts : Dict[str, Any]
         What copies found out about this server and want to know next time.
+    alone : Optional[threading.Lock]
+        Held by the one copy that may use it, where a server mixes up files that are open at the
+        same time; None: any number may.
     ids : Iterator[int]
         Gives each request its number.
     sent : int
@@ -92,6 +121,8 @@ class SftpSession:
         self._outbox: Deque[memoryview] = deque()  # guarded by _lock
         self._sending = False  # guarded by _lock: a thread is at it, others leave it to that one
         self._room_made = 0  # guarded by _lock: how often the peer said it has room
+        self._arrived = 0  # the reader thread's own
+        self._open: Dict[bytes, _Open] = {}  # guarded by _lock: by their handles
         self._greeted = False  # guarded by _lock: the server's hello has come
         self._ending = False  # guarded by _lock: no more replies will come
         self._over = False  # guarded by _lock
@@ -104,6 +135,7 @@ class SftpSession:
         self.extensions: Dict[bytes, bytes] = {}
         self.limits = Limits()
         self.facts: Dict[str, Any] = {}
+        self.alone: Optional[threading.Lock] = None
 
     # The reader thread's side. ------------------------------------------------------------------
 
@@ -120,6 +152,8 @@ class SftpSession:
                     reply = self._pending.pop(packet.request_id, None)
                     if reply is None:
                         raise ProtocolError(f"a reply to request {packet.request_id}, never made")
+                    self._arrived += 1
+                    reply.arrival = self._arrived
                     reply.kind, reply.pieces = packet.kind, packet.pieces
                     batches.setdefault(reply.inbox, []).append(reply)
                 unfinished = self._packets.unfinished
@@ -262,6 +296,46 @@ class SftpSession:
         """Give that right back."""
         with self._lock:
             self._handles -= 1
+
+    def handle_opened(self, handle: bytes, path: bytes, reply: Reply) -> None:
+        """
+        Take note of a handle that the server gave.
+
+        Parameters
+        ----------
+        handle : bytes
+            The handle.
+        path : bytes
+            Of what.
+        reply : Reply
+            What it came in.
+
+        Raises
+        ------
+        SessionEnded
+            It is that of another file, which is still open: `HandleGivenTwice`.  Nobody knows
+            which of the two is written to then, so the session ends for all copies.
+        """
+        with self._lock:
+            other = self._open.get(handle)
+            given_twice = other is not None and other.path != path and other.was_open_at(reply)
+            self._open[handle] = _Open(path)
+            if len(self._open) > _HANDLES_NOTED:
+                self._open = {
+                    handle: file for handle, file in self._open.items() if file.was_open_at(None)
+                }
+        if given_twice:
+            error = HandleGivenTwice("the server gave the handle of one open file to another")
+            self.ended(error)
+            self._stream.close()
+            raise SessionEnded(error)
+
+    def handle_closing(self, handle: bytes, reply: Reply) -> None:
+        """Take note that a handle is being closed; it may be given again after `reply`."""
+        with self._lock:
+            file = self._open.get(handle)
+            if file is not None:
+                file.closing = reply
 
     def put(self, batch: Buffer, replies: List[Reply]) -> int:
         """
