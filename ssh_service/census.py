@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, cast
 
 from ssh_service import background, known_servers, processes, script
 from ssh_service.errors import SshConnectionLost, SshServiceError
@@ -65,9 +65,7 @@ class Census:
         Census
             Always the same one.
         """
-        census = transport.beside.setdefault("census", Census(transport))
-        assert isinstance(census, Census)
-        return census
+        return cast(Census, transport.beside.setdefault("census", Census(transport)))
 
     def find(self, channel: SshChannel, run_beside: Helper, found: Found) -> None:
         """

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Iterator, Optional
 
@@ -48,6 +49,12 @@ def find_shell(name: str) -> str:
 def make_appliance(folder: Path) -> str:
     """Write the shell of an appliance, and return its path."""
     return str(make_program(folder / "appliance", APPLIANCE))
+
+
+def make_ash(folder: Path) -> str:
+    """Make busybox's shell a program of its own, as on small systems, and return its path."""
+    busybox = find_shell("busybox")
+    return str(make_program(folder / "ash", f'#!/bin/sh\nexec {busybox} ash "$@"\n'))
 
 
 def make_program(path: Path, text: str) -> Path:
@@ -173,6 +180,55 @@ class Dropbear(LocalServer):
     def log(self) -> str:
         """Return what it has said."""
         return (self._folder / "dropbear.log").read_text(errors="replace")
+
+
+class TinySshd:
+    """A tinysshd of the test's own, which serves one connection a process, as under inetd."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, folder: Path) -> None:
+        path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+        program, makekey = shutil.which("tinysshd", path=path), shutil.which(
+            "tinysshd-makekey", path=path
+        )
+        require_part(program and makekey, "needs tinysshd (Debian: apt install tinysshd)")
+        self._command = [str(program), "-l", str(folder / "keys")]
+        subprocess.run([str(makekey), str(folder / "keys")], check=True)
+        self._processes: "list[subprocess.Popen[bytes]]" = []
+        self._listener = socket.socket()
+        self._thread = threading.Thread(target=self._serve, name="tinysshd")
+
+    def __enter__(self) -> "TinySshd":
+        self._listener.bind((self.host, 0))
+        self._listener.listen()
+        self.port = int(self._listener.getsockname()[1])
+        self._thread.start()
+        return self
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # it was shut down
+                return
+            with connection:
+                self._processes.append(
+                    subprocess.Popen(
+                        self._command,
+                        stdin=connection.fileno(),
+                        stdout=connection.fileno(),
+                        stderr=subprocess.DEVNULL,
+                    )
+                )
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._listener.close()
+        for process in self._processes:
+            process.kill()
+            process.wait(10)
 
 
 def litter(home: Path) -> "list[str]":

@@ -9,9 +9,17 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import pytest
 
 from ssh_service import SshClientCache, remote, run, start
-from ssh_service.errors import SshCommandTimeout
+from ssh_service.errors import SshCommandTimeout, SshConnectError
 from tests.common import PATIENCE, eventually, is_running
-from tests.servers import Dropbear, find_shell, litter, make_appliance, sshd_with_shell
+from tests.servers import (
+    Dropbear,
+    TinySshd,
+    find_shell,
+    litter,
+    make_appliance,
+    make_ash,
+    sshd_with_shell,
+)
 
 Web = Dict[str, Any]
 
@@ -22,7 +30,8 @@ STUBBORN = "trap '' TERM; echo $$; sleep 60 & echo $!; wait"
 @contextlib.contextmanager
 def server(kind: str, shell: str, folder: Path) -> Iterator[Tuple[Web, Path]]:
     """Start a server with a login shell, and return where to log in and where it is at home."""
-    path = make_appliance(folder) if shell == "appliance" else find_shell(shell)
+    made = {"appliance": make_appliance, "ash": make_ash}
+    path = made[shell](folder) if shell in made else find_shell(shell)
     if kind == "dropbear":
         with Dropbear(folder, path) as dropbear:
             yield dropbear.connect_params, dropbear.home
@@ -41,7 +50,7 @@ def pids(text: str) -> List[int]:
 
 @servers(
     ("openssh", "tcsh"), ("openssh", "fish"), ("openssh", "zsh"), ("openssh", "mksh"),
-    ("dropbear", "tcsh"), ("dropbear", "fish"), ("dropbear", "bash"),
+    ("dropbear", "tcsh"), ("dropbear", "fish"), ("dropbear", "bash"), ("dropbear", "ash"),
 )  # fmt: skip
 def test_root_runs_commands_in_any_login_shell(
     kind: str, shell: str, tmp_path: Path, cache: SshClientCache
@@ -76,7 +85,7 @@ def test_root_runs_commands_of_an_appliance(
 
 @servers(
     ("openssh", "bash"), ("openssh", "dash"), ("openssh", "tcsh"), ("openssh", "fish"),
-    ("dropbear", "sh"), ("dropbear", "fish"),
+    ("dropbear", "sh"), ("dropbear", "fish"), ("dropbear", "ash"),
 )  # fmt: skip
 def test_time_out_ends_a_command_in_any_login_shell(
     kind: str, shell: str, tmp_path: Path, cache: SshClientCache
@@ -160,3 +169,12 @@ def test_time_out_with_all_sessions_taken_is_ended_over_another_connection(
             (number,) = pids(error.process.stdout)
             eventually(lambda: not is_running(number), "it ends")
         assert run(web, "echo on", cache=cache, timeout=PATIENCE, max_connections=1).stdout
+
+
+def test_tinysshd_is_refused_with_its_one_cipher(tmp_path: Path, cache: SshClientCache) -> None:
+    """It offers chacha20-poly1305 alone, which paramiko does not know; the error says so."""
+    with TinySshd(tmp_path) as server:
+        web = {"host": server.host, "port": server.port, "username": "root", "config": None}
+        with pytest.raises(SshConnectError, match="chacha20-poly1305@openssh.com") as caught:
+            run({**web, "known_hosts": None}, "true", cache=cache, timeout=PATIENCE)
+        assert caught.value.phase == "kex"
