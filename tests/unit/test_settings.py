@@ -16,7 +16,7 @@ ALL = {**COMMON, **HOST, **FILE_SHARE, **PER_CALL}
 
 GOOD = {
     "ssh_hostname": ["host", "10.0.0.1", "::1"],
-    "ssh_port": [1, 22, 65535, "22"],
+    "ssh_port": [1, 22, 65535, "22", None],
     "ssh_username": ["root", None],
     "ssh_priv_key_path": ["~/.ssh/id_rsa", Path("key"), ["a", "b"], None],
     "ssh_request_timeout": [1, 0.5, None],
@@ -42,7 +42,7 @@ GOOD = {
 NAN, INFINITE = float("nan"), float("inf")
 BAD = {
     "ssh_hostname": [None, "", 1],
-    "ssh_port": [0, 65536, -1, "", "ssh", "0x16", 22.0, True, None, [22]],
+    "ssh_port": [0, 65536, -1, "", "ssh", "0x16", 22.0, True, [22]],
     "ssh_username": [1, "", b"root"],
     "ssh_priv_key_path": [1, "", [], [None], True],
     "ssh_request_timeout": [0, -1, "2", True, NAN, INFINITE],
