@@ -121,7 +121,7 @@ class Leftovers:
                 if temporary.names.is_litter(name, age):
                     await remove_tree(job, path)
             elif temporary.names.is_litter(name, age, job.options.resume):
-                if owner.is_ours(attributes, entry.links):
+                if owner.is_our_litter(attributes, entry.links):
                     removing.append(job.remote.ask_remove(path))
         for reply in removing:
             await reply  # one that is not removed is not there, or has got its name since

@@ -20,6 +20,7 @@ __all__ = [
     "described",
     "is_guarded",
     "is_our_file",
+    "is_our_litter",
     "is_shared",
     "may_use",
     "not_ours",
@@ -62,6 +63,12 @@ def is_our_file(file: Attributes, uid: int, links: Optional[int] = None) -> bool
         The number of its names; None where it is not known.
     """
     return file.uid == uid and stat.S_ISREG(file.mode or 0) and links in (None, 1)
+
+
+def is_our_litter(file: Attributes, uid: int, links: Optional[int] = None) -> bool:
+    """Return whether a file is ours as in `is_our_file`, or a symbolic link of ours."""
+    is_our_link = file.uid == uid and stat.S_ISLNK(file.mode or 0)
+    return is_our_link or is_our_file(file, uid, links)
 
 
 def may_use(file: Attributes, folder: Attributes, uid: Optional[int]) -> bool:

@@ -13,7 +13,14 @@ from typing import Dict, List, NamedTuple, Optional
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, shown
-from ssh_service.copying.ownership import is_guarded, is_our_file, is_shared, may_use, not_ours
+from ssh_service.copying.ownership import (
+    is_guarded,
+    is_our_file,
+    is_our_litter,
+    is_shared,
+    may_use,
+    not_ours,
+)
 from ssh_service.copying.paths import folder_of, join, last_name
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.remote_files import RemoteFiles, attributes_in, is_link, succeed
@@ -291,6 +298,15 @@ class RemoteOwner:
             identity is not None
             and identity.uid is not None
             and is_our_file(file, identity.uid, links)
+        )
+
+    def is_our_litter(self, file: Attributes, links: Optional[int] = None) -> bool:
+        """Return whether a file in a guarded folder is ours to remove."""
+        identity = self.identity
+        return (
+            identity is not None
+            and identity.uid is not None
+            and is_our_litter(file, identity.uid, links)
         )
 
     def is_our_private_folder(self, folder: Attributes) -> bool:

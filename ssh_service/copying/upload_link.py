@@ -39,6 +39,7 @@ async def upload_link(job: Job, text: bytes, target: bytes, is_new: bool) -> Non
         return
     if is_folder(found):
         raise transfer_error(errno.EISDIR, shown(target), side="remote")
+    await job.owner.check_target(target, found)
     if is_link(found) and await remote.text_of_link(target) == text:
         return
     name = temporary.names.new(last_name(target))

@@ -442,6 +442,37 @@ def test_our_own_file_and_link_in_a_shared_folder_are_used(
         assert target.stat().st_uid == owner
 
 
+@BOTH
+def test_a_link_does_not_replace_a_strangers_file_in_a_shared_folder(
+    as_root: None, session: SftpSession, shared: Path, tmp_path: Path, copy: Copy
+) -> None:
+    """Links that are kept as links are as careful as files."""
+    source = tmp_path / "links"
+    source.mkdir()
+    (source / "target").symlink_to("anywhere")
+    (shared / "target").write_bytes(b"old")
+    os.chown(shared / "target", STRANGER, STRANGER)
+    with pytest.raises(PermissionError, match=f"uid {STRANGER}"):
+        copy(session, source, shared, contents=True, links="keep")
+    assert (shared / "target").read_bytes() == b"old"
+
+
+@BOTH
+def test_sweep_removes_our_unfinished_links(
+    as_root: None, session: SftpSession, sticky: Path, tmp_path: Path, copy: Copy
+) -> None:
+    """Removing a link touches nothing that it leads to; a stranger's stays."""
+    for owner in (0, STRANGER):
+        link = sticky / name_of_the_dead(b"x")
+        link.symlink_to(tmp_path / "file")
+        os.chown(link, owner, owner, follow_symlinks=False)
+        os.utime(link, (0, 0), follow_symlinks=False)
+    (tmp_path / "file").write_bytes(b"x")
+    copy(session, tmp_path / "file", sticky / "file")
+    assert [os.lstat(path).st_uid for path in litter(sticky)] == [STRANGER]
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
 @contextlib.contextmanager
 def acting_as(uid: int) -> Iterator[None]:
     os.seteuid(uid)

@@ -17,7 +17,7 @@ from typing import Dict, List, Optional, Set, Tuple
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, shown
 from ssh_service.copying.local.descriptors import Descriptor, set_attributes
-from ssh_service.copying.ownership import described, is_our_file, may_use, not_ours
+from ssh_service.copying.ownership import described, is_our_litter, may_use, not_ours
 from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import transfer_error
@@ -129,7 +129,7 @@ class TargetFolder:
         for name in self.names_left():
             try:
                 status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-                if not is_our_file(described(status), uid, status.st_nlink):
+                if not is_our_litter(described(status), uid, status.st_nlink):
                     continue
                 if temporary.names.is_litter(name, now - status.st_mtime, may_resume):
                     os.unlink(name, dir_fd=self.fd)

@@ -8,7 +8,8 @@ import stat
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, shown
-from ssh_service.copying.local.target_folder import TargetFolder
+from ssh_service.copying.local.target_folder import TargetFolder, check_use
+from ssh_service.copying.ownership import described
 from ssh_service.errors import transfer_error
 
 __all__ = ["make_link"]
@@ -47,6 +48,7 @@ def make_link(folder: TargetFolder, name: bytes, text: bytes) -> None:
         found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        check_use(path, described(found), folder.attributes)
         if stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=folder.fd) == text:
             return
         os.symlink(text, unfinished, dir_fd=folder.fd)
