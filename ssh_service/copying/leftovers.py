@@ -119,12 +119,26 @@ class Leftovers:
             path = join(real, name)
             if is_folder(attributes):  # never continued
                 if temporary.names.is_litter(name, age):
-                    await remove_tree(job, path)
+                    await self._remove_folder(real, path)
             elif temporary.names.is_litter(name, age, job.options.resume):
                 if owner.is_our_litter(attributes, entry.links):
                     removing.append(job.remote.ask_remove(path))
         for reply in removing:
             await reply  # one that is not removed is not there, or has got its name since
+
+    async def _remove_folder(self, around: bytes, path: bytes) -> None:
+        # By a name of this process's: if it cannot be finished, the next copy here goes on with
+        # it, although the folder has changed a moment ago.
+        name = temporary.names.new(b"")
+        renamed = join(around, name)
+        try:
+            if self._owner.is_our_private_folder(await self._job.remote.lstat(path)):
+                await self._job.remote.rename(path, renamed)
+                await remove_tree(self._job, renamed)
+        except Refused:
+            pass  # somebody else was faster
+        finally:
+            temporary.names.release(name)
 
     # Continuing.
 

@@ -201,7 +201,14 @@ class RemoteOwner:
 
     # Rules.
 
-    async def check_target(self, path: bytes, found: Attributes) -> None:
+    def ask_folder(self, path: bytes) -> Optional[Reply]:
+        """Begin to ask for the folder of a target, unless it is known; for `check_target`."""
+        where = folder_of(path)
+        return None if where in self._folders else self._remote.ask_stat(where)
+
+    async def check_target(
+        self, path: bytes, found: Attributes, asked: Optional[Reply] = None
+    ) -> None:
         """
         Refuse a target that a stranger made in a folder which strangers may write to.
 
@@ -211,6 +218,8 @@ class RemoteOwner:
             The target's path.
         found : Attributes
             What stands there, links not followed.
+        asked : Optional[Reply]
+            The reply to `ask_folder`, if that was called.
 
         Raises
         ------
@@ -220,7 +229,8 @@ class RemoteOwner:
         where = folder_of(path)
         folder = self._folders.get(where)
         if folder is None:
-            folder = self._folders[where] = await self._remote.stat(where)
+            asked = asked or self._remote.ask_stat(where)
+            folder = self._folders[where] = attributes_in(await asked, where)
         if may_use(found, folder, None):
             return
         identity = await self.identify(where)

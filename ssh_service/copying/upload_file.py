@@ -95,10 +95,12 @@ class FileUpload:
 
     async def _find_place(self, target: bytes) -> _Place:
         remote, owner = self._remote, self._job.owner
+        folder = owner.ask_folder(target)  # at the same time: it is needed if there is something
         found = await remote.find(target, follow=False)
         links = 0
         while found is not None and is_link(found):
-            await owner.check_target(target, found)
+            await owner.check_target(target, found, folder)
+            folder = None
             real = await remote.read_link(target) if links < _MOST_LINKS else None
             if real is None:  # all we can do is write through it
                 return _Place(target, await remote.find(target), in_place=True)
@@ -111,7 +113,7 @@ class FileUpload:
         if not is_file(found) and not stat.S_ISCHR(found.mode or 0):
             # Opening a fifo would block the server.
             raise not_a_file(target, found.mode or 0, "remote")
-        await owner.check_target(target, found)
+        await owner.check_target(target, found, folder)
         replaces = remote.can_replace or remote.facts.get("rename replaces", True)
         return _Place(target, found, in_place=not (replaces and is_file(found)))
 

@@ -173,6 +173,8 @@ class Upload:
         there: Optional[Attributes] = None
         streamed: Optional[StreamedTree] = None
         if is_worth_a_stream(self._job, source, status):
+            # At the same time: whether it may be unpacked there.
+            self._pipeline.start(self._job.owner.look_at(folder_of(target)))
             there = await self._remote.find(target, follow=False)
             if there is None:
                 if await self._may_unpack(target):
@@ -189,7 +191,6 @@ class Upload:
         """Return whether a tree may be unpacked beside where it goes."""
         # Else somebody could exchange what is unpacked, and what is removed if that fails.
         folder = folder_of(target)
-        self._pipeline.start(self._job.owner.look_at(folder))  # at the same time
         await self._job.owner.identify(folder)
         return await self._job.owner.guarded_path(folder) is not None
 
