@@ -24,7 +24,9 @@ def ssh_goes_through(config: Path) -> bool:
         stderr=subprocess.PIPE,
         timeout=60,
     )
-    assert b"Bad configuration option" not in said.stderr, said.stderr
+    for complaint in (b"Bad configuration option", b"unsupported option"):
+        if complaint in said.stderr:
+            pytest.skip(f"this ssh is too old for it: {said.stderr.decode()}")
     return said.returncode == 0
 
 
@@ -98,7 +100,7 @@ def test_rsa_key_signs_by_what_ssh_would_sign_by(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache, tmp_path: Path, line: str
 ) -> None:
     key = generated("accepted-rsa", "rsa")
-    server = sshd_factory(options={"PubkeyAcceptedAlgorithms": "rsa-sha2-512"})
+    server = sshd_factory(options={"PubkeyAcceptedKeyTypes": "rsa-sha2-512"})
     Path(server.authorized_keys).write_text(key.with_name(key.name + ".pub").read_text())
     config = write(tmp_path, server, line, key=str(key))
     assert ssh_goes_through(config) == RSA_LINES[line]
