@@ -518,6 +518,10 @@ def test_route_is_the_one_that_ssh_takes(home: Path, tmp_path: Path, lines: str)
         text=True,
     ).stdout
     theirs = dict(line.partition(" ")[::2] for line in said.splitlines())
+    if lines.lower().startswith("host web\nproxyjump none") and "proxycommand" not in theirs:
+        about = subprocess.run(["ssh", "-V"], stderr=subprocess.PIPE, text=True).stderr
+        if about.startswith("OpenSSH_8."):
+            pytest.skip("ssh 8 had ProxyJump none take away ProxyCommand; newer ones do not")
     jump = theirs.get("proxyjump", "none")
     assert (jump != "none") == (found.tunnel is not None)
     if found.tunnel is None:
