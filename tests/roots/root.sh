@@ -134,22 +134,27 @@ test_in() {
     ' root "$root" "$checkout" "${SSH_SERVICE_AS:-root}" "$@"
 }
 
-# A program that is the root's sshd with the root's libraries, and starts commands out here.  With
-# -r it does not start itself anew for each connection, which would be without those libraries.
-# Linux tells a process's name by the file that was started: that is the loader, so it is `sshd`.
+# A program that is the root's sshd out here, with those of the root's libraries that this machine
+# lacks.  What its sessions run is this machine's.
 sshd_of() {
-    local release=$1 root=$roots/$1 loader libraries
+    local release=$1 root=$roots/$1 libraries=$roots/$1/missing library
     make_root "$release"
-    loader=$root$(chroot "$root" sh -c 'readlink -f /lib64/ld-linux* /lib/ld-linux*' | head -n 1)
-    libraries=$(compgen -G "$root/usr/lib/*-linux-gnu*" | head -n 1)
-    mkdir -p "$root/loader"
-    ln -sf "$loader" "$root/loader/sshd"
-    cat >"$root/sshd" <<WRAPPER
-#!/bin/sh
-exec $root/loader/sshd --library-path $libraries:${libraries/\/usr/} $root/usr/sbin/sshd -r "\$@"
-WRAPPER
+    rm -rf "$libraries"
+    mkdir "$libraries"
+    for library in $(lacking "$root/usr/sbin/sshd" ""); do
+        compgen -G "$root/usr/lib/*/$library" >/dev/null || die "$library is not even in $root"
+        ln -s "$(compgen -G "$root/usr/lib/*/$library" | head -n 1)" "$libraries/$library"
+    done
+    [ -z "$(lacking "$root/usr/sbin/sshd" "$libraries")" ] || die "$root/usr/sbin/sshd lacks more"
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$libraries" "$root/usr/sbin/sshd" \
+        >"$root/sshd"
     chmod 755 "$root/sshd"
     echo "$root/sshd"
+}
+
+# The shared libraries that a program does not find, given a folder more to look into.
+lacking() {
+    LD_LIBRARY_PATH=$2 ldd "$1" | awk '/=> not found/ { print $1 }'
 }
 
 case "${1:-} ${2:-}" in

@@ -100,6 +100,7 @@ def test_rsa_key_signs_by_what_ssh_would_sign_by(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache, tmp_path: Path, line: str
 ) -> None:
     key = generated("accepted-rsa", "rsa")
+    # The option's name until OpenSSH 8.5, which later releases know, too.
     server = sshd_factory(options={"PubkeyAcceptedKeyTypes": "rsa-sha2-512"})
     Path(server.authorized_keys).write_text(key.with_name(key.name + ".pub").read_text())
     config = write(tmp_path, server, line, key=str(key))

@@ -117,8 +117,11 @@ def test_remote_paths_are_relative_to_the_home_directory(
     name = f".ssh-service-test-{os.getpid()}"
     (tmp_path / "file").write_bytes(b"content")
     home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # the server's idea, whatever HOME says here
+    paths = [name, f"./{name}", f"~/{name}"]
+    if "OpenSSH_8.4" not in transport.remote_version:  # it cannot say where others live
+        paths.append(f"~{sshd.username}/{name}")
     try:
-        for path in (name, f"./{name}", f"~/{name}", f"~{sshd.username}/{name}"):
+        for path in paths:
             upload(transport, tmp_path / "file", path)
             assert (home / name).read_bytes() == b"content"
             (home / name).unlink()
