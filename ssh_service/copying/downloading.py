@@ -172,7 +172,8 @@ class Download:
         target = await self._place_of_tree(source, target)
         source = source.rstrip(b"/") or b"/"
         self._source = source
-        self._tree = TargetTree(target.rstrip(b"/") or b"/", self._mode_of(found))
+        links = self._job.options.keeps_links
+        self._tree = TargetTree(target.rstrip(b"/") or b"/", self._mode_of(found), links)
         self._job.closing.callback(self._tree.close)
         if self._mark is not None and not self._job.resumes_tree:
             if self._tree.root.is_new:

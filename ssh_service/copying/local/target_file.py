@@ -22,8 +22,8 @@ from ssh_service.copying.local.target_folder import (
     Unfinished,
     check_use,
     follow_links,
+    is_replaced,
     open_real,
-    way_inside,
 )
 from ssh_service.copying.ownership import described, is_our_file
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
@@ -108,6 +108,9 @@ class TargetFile(Unfinished):
         """Find what stands in its place, and follow a link of the user's."""
         try:
             found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode) and is_replaced(self.path, self._folder):
+                check_use(self.path, described(found), self._folder.attributes)
+                return  # the rename replaces it
             if stat.S_ISLNK(found.st_mode):
                 self._follow_link()
                 found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
@@ -121,11 +124,8 @@ class TargetFile(Unfinished):
     def _follow_link(self) -> None:
         follow_links(self.path)
         real = os.path.realpath(self.path)
-        root = self._folder.root
-        if root is not None and way_inside(root, self.path) is None:
-            raise OSError(errno.ELOOP, "a local symbolic link that leads out of the target")
         folder, self._name = os.path.split(real)
-        self._own_folder = self._folder = open_real(folder, root)
+        self._own_folder = self._folder = open_real(folder, self._folder.root)
 
     def _open(self) -> None:
         existing = self._existing

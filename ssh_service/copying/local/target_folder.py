@@ -67,8 +67,10 @@ class TargetFolder:
         is_new: bool = False,
         root: Optional[bytes] = None,
         among: Optional[Set[TargetFolder]] = None,
+        keeps_links: bool = False,
     ) -> None:
         self._descriptor = descriptor
+        self.keeps_links = keeps_links
         self.path = path
         self.is_new = is_new
         self.root = root
@@ -225,16 +227,22 @@ class TargetTree:
         The path of its root; made if it does not exist, but not its parents.
     mode : int
         The mode to make it with.
+    keeps_links : bool
+        Whether links are copied as links, so that one of the local user's gives way to what the
+        server has; else one that stays inside the tree is followed, and only others give way.
     """
 
-    def __init__(self, path: bytes, mode: int) -> None:
+    def __init__(self, path: bytes, mode: int, keeps_links: bool = False) -> None:
+        self._keeps_links = keeps_links
         self._open: Set[TargetFolder] = set()
         self._made_writable: Dict[Names, int] = {}  # to the mode it had
         try:
             follow_links(path)
             is_new = _make(path, mode, None)
             real = os.path.realpath(path)
-            self._root = TargetFolder(open_folder(path), path, is_new, real, self._open)
+            self._root = TargetFolder(
+                open_folder(path), path, is_new, real, self._open, keeps_links
+            )
             if not is_new:
                 self._make_writable((), self._root)
         except OSError as error:
@@ -311,6 +319,7 @@ class TargetTree:
             return self._root
         parent = self.open_folder(names[:-1])
         try:
+            self._remove_link(names, parent)
             is_new = _make(names[-1], mode, parent.fd)
         except OSError as error:
             raise local_error(error, self._path(names)) from error
@@ -321,6 +330,14 @@ class TargetTree:
         if not is_new:
             self._make_writable(names, folder)
         return folder
+
+    def _remove_link(self, names: Names, parent: TargetFolder) -> None:
+        """Remove a link that stands in a folder's place, as rsync does, unless it is followed."""
+        name, path = names[-1], self._path(names)
+        if _is_link(name, parent.fd) and is_replaced(path, parent):
+            found = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
+            check_use(path, described(found), parent.attributes)
+            os.unlink(name, dir_fd=parent.fd)
 
     def open_folder(self, names: Names, links: int = 0) -> TargetFolder:
         """
@@ -350,7 +367,9 @@ class TargetTree:
                 return self.open_folder(way + names[count:], links + 1)
             descriptor = inner  # the one before is closed with it
         root, path = self._root.root, self._path(names)
-        return TargetFolder(descriptor, path, root=root, among=self._open)
+        return TargetFolder(
+            descriptor, path, root=root, among=self._open, keeps_links=self._keeps_links
+        )
 
     def _way_inside(self, names: Names, links: int) -> Names:
         path = self._path(names)
@@ -370,6 +389,22 @@ class TargetTree:
 
     def _path(self, names: Names) -> bytes:
         return os.path.join(self._root.path, *names)
+
+
+def is_replaced(link: bytes, folder: TargetFolder) -> bool:
+    """
+    Return whether a link of the local user's gives way to what the server has.
+
+    Parameters
+    ----------
+    link : bytes
+        Its path.
+    folder : TargetFolder
+        Where it lies.
+    """
+    if folder.root is None:
+        return False  # it is the target itself, which the user named
+    return folder.keeps_links or way_inside(folder.root, link) is None
 
 
 def way_inside(root: bytes, path: bytes) -> Optional[Names]:
