@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import Any, Dict, List, Optional, Protocol, Set, Tuple
+from typing import Any, Dict, FrozenSet, List, Optional, Protocol, Set, Tuple
 
 from ssh_service.client import SshClient
 from ssh_service.params import ConnectKey, ConnectParams
@@ -138,14 +138,20 @@ class Slot:
         """Tell whether anything runs on its connection; not to be asked under a lock."""
         return self.transport is not None and self.transport.open_channels > 0
 
-    def expires_at(self) -> Optional[float]:
-        """Say when it is to be closed if nothing happens."""
-        limits = []
+    def expires_at(self) -> float:
+        """Return when it is to be closed if nothing happens; `NEVER` where it has no limit."""
+        instant = NEVER
         if self.idle_timeout is not None:
-            limits.append(self.idle_since + self.idle_timeout)
+            instant = self.idle_since + self.idle_timeout
         if self.max_lifetime is not None:
-            limits.append(self.made_at + self.max_lifetime)
-        return min(limits) if limits else None
+            instant = min(instant, self.made_at + self.max_lifetime)
+        return instant
+
+
+class _Nowhere:
+    """Stands for the slot of a lease that has none yet."""
+
+    leases: FrozenSet[int] = frozenset()
 
 
 class Owner(Protocol):
@@ -180,13 +186,13 @@ class Lease:
 
     __slots__ = ("slot", "token", "is_told", "_owner", "_cache")
 
-    slot: Slot  # set once, before the token is among its leases
-
     def __init__(self, owner: Owner, cache: Any = None) -> None:
-        self._owner = owner
-        self._cache = cache  # kept alive, nothing else
         self.token = next(_tokens)
         self.is_told = False  # whether it is worth a warning if it is lost
+        self._owner = owner
+        self._cache = cache  # kept alive, nothing else
+        # Last; set once more, before the token is among its leases.
+        self.slot: Slot = _Nowhere  # type: ignore[assignment]
 
     @property
     def pair(self) -> Promise[Pair]:
@@ -200,8 +206,7 @@ class Lease:
 
     def is_held(self) -> bool:
         """Tell whether it has not been given back."""
-        slot = getattr(self, "slot", None)
-        return slot is not None and self.token in slot.leases
+        return self.token in self.slot.leases
 
     def release(
         self, idle_timeout: Optional[float] = None, max_lifetime: Optional[float] = None
@@ -218,5 +223,5 @@ class Lease:
 
     def __del__(self) -> None:
         # No lock is taken here: the collector may run with any lock held.
-        if self.is_held():
+        if hasattr(self, "slot") and self.token in self.slot.leases:
             self._owner.give_back_lost(self.slot, self.token, self.is_told)

@@ -66,6 +66,7 @@ class Lender:
         self._client_factory = client_factory
         self._dialer = dialer
         self._strand = background.Strand()
+        self._has_threads = False
 
     # Leases.
 
@@ -94,7 +95,8 @@ class Lender:
         """
         background.require_threads()
         lease, now = Lease(self, cache), time.monotonic()
-        if background.has_threads():
+        self._has_threads = self._has_threads or background.has_threads()  # they stay
+        if self._has_threads:
             self.slots.lease(lease, target, lane, now, idle_timeout, max_lifetime)
         else:  # so that nobody would dial
             lease.slot = _without_threads(target, lane)
@@ -342,7 +344,7 @@ class Lender:
 
     def disown(self) -> None:
         """Forget all, in a forked child."""
-        self._strand = background.Strand()
+        self._strand, self._has_threads = background.Strand(), False
         for slot in self.slots.disown():
             if slot.transport is not None:
                 slot.transport.close()  # this process's copy of the descriptor, nothing more

@@ -126,7 +126,7 @@ class Slots:
     def _entry(self, key: ConnectKey, now: float) -> CacheEntry:
         """Find the entry of a key, or make one; it may be evicted as soon as it was found."""
         entry = self._generation.entries.get(key)  # a look
-        if entry is None or entry.is_evicted():
+        if entry is None or entry.is_forgotten or entry.generation.is_over:
             with self._lock:
                 if self._generation.is_over:
                     self._generation = Generation()
@@ -171,7 +171,7 @@ class Slots:
         while True:  # each time, somebody else has evicted what was found
             entry = self._entry(key, now)
             with entry.lock:
-                if entry.is_evicted():
+                if entry.is_forgotten or entry.generation.is_over:
                     continue
                 entry.used_at = now
                 slot = entry.slots.get(lane)
@@ -229,11 +229,8 @@ class Slots:
 
     def _watch_locked(self, slot: Slot, earliest: float = 0.0) -> None:
         """Have a slot looked at when its time is up, where no timer will do so by then."""
-        due = slot.expires_at()
-        if due is None or not slot.is_kept():
-            return
-        due = max(due, earliest)
-        if due < slot.looked_at:
+        due = max(slot.expires_at(), earliest)
+        if due < slot.looked_at and slot.is_kept():
             self._chores.look_at(slot, due)
             slot.looked_at = due
 
@@ -352,7 +349,7 @@ class Slots:
                 return False  # whoever holds it has it looked at when done
             due = slot.expires_at()
             busy = busy or slot.transport is None  # still dialled
-            if due is None or due > now or busy or not slot.is_kept():
+            if due > now or busy or not slot.is_kept():
                 self._watch_locked(slot, now + _BUSY_PAUSE if busy else now)
                 return False
             _take_out_locked(slot)
