@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ssh_service.ssh_fileshare import SshFileShareService
     from ssh_service.ssh_host_service import SshHostService
     from ssh_service.ssh_service import SshService
-    from ssh_service.verbs import download, run, start, upload
+    from ssh_service.verbs import close_all, default_cache, download, run, start, upload
 
     __version__: str
 
@@ -57,6 +57,8 @@ __all__ = [
     "Status",
     # verbs
     "RemoteProcess",
+    "close_all",
+    "default_cache",
     "download",
     "run",
     "start",
@@ -114,6 +116,8 @@ _MODULES = {
     "SshTreeError": "errors",
     "CompletedProcess": "outcome",
     "RemoteProcess": "remote_process",
+    "close_all": "verbs",
+    "default_cache": "verbs",
     "download": "verbs",
     "run": "verbs",
     "start": "verbs",

@@ -38,9 +38,21 @@ def default_cache() -> SshClientCache:
     Returns
     -------
     SshClientCache
-        One for the whole process; it closes what was not used for ten minutes.
+        One for the whole process, which is there as long as the process; it closes what was not
+        used for ten minutes.  ``str(default_cache())`` lists its open connections.
     """
     return _cache
+
+
+def close_all() -> None:
+    """
+    Close the connections of `run`, `start`, `upload` and `download`.
+
+    These are all the connections of `default_cache`; commands and copies under way on them end
+    with an error at once, and the next call connects anew.  The connections of other caches are
+    left alone: those of services, of `fleet`, and of calls that were given a ``cache``.
+    """
+    _cache.cleanup()
 
 
 def start(
