@@ -81,14 +81,16 @@ class SshClientCache:
             raise SshConfigError(
                 f"max_destinations is {max_destinations!r}; it must be at least 1"
             )
-        self._lender = Lender(client_factory, max_destinations, dialer)
-        self._slots = self._lender.slots
+        # What uses connections for longer than a call keeps this, and not the cache.
+        self.lender = Lender(client_factory, max_destinations, dialer)
+        self.lender.keep(self)
+        self._slots = self.lender.slots
         self._lock = threading.Lock()  # for those who change the subscribers
         _caches.add(self)
 
     def __del__(self) -> None:
-        if hasattr(self, "_lender"):  # it was made
-            self._lender.close_dropped()
+        if hasattr(self, "lender"):  # it was made
+            self.lender.close_dropped()
 
     @property
     def max_destinations(self) -> Optional[int]:
@@ -125,21 +127,10 @@ class SshClientCache:
         """
         return {"connections": len(self), **self._slots.stats()}
 
-    def count(self, what: str) -> None:
-        """
-        Count one more of something that `stats` tells of.
-
-        Parameters
-        ----------
-        what : str
-            Its name there.
-        """
-        self._slots.count(what)
-
     @property
     def subscribers(self) -> Tuple[events.Subscriber, ...]:
         """Who is told of events; empty as a rule, and then events cost nothing."""
-        return self._lender.subscribers
+        return self.lender.subscribers
 
     def subscribe(self, subscriber: events.Subscriber) -> Callable[[], None]:
         """
@@ -164,13 +155,13 @@ class SshClientCache:
         if not callable(subscriber):
             raise SshConfigError(f"subscribe: expected a function, got {subscriber!r}")
         with self._lock:
-            self._lender.subscribers = (*self.subscribers, subscriber)
+            self.lender.subscribers = (*self.subscribers, subscriber)
         return lambda: self._unsubscribe(subscriber)
 
     def _unsubscribe(self, subscriber: events.Subscriber) -> None:
         with self._lock:
             left = tuple(s for s in self.subscribers if s is not subscriber)
-            self._lender.subscribers = left
+            self.lender.subscribers = left
 
     # Its life.
 
@@ -187,11 +178,11 @@ class SshClientCache:
         SshCacheClosed
             It was called once too often (a `RuntimeError`).
         """
-        self._lender.close_and_wait(self._slots.leave())
+        self.lender.close_and_wait(self._slots.leave())
 
     def cleanup(self) -> None:
         """Close all connections; what is in flight ends with an error at once."""
-        self._lender.close_and_wait(self._slots.retire_all())
+        self.lender.close_and_wait(self._slots.retire_all())
 
     def beside(self, key: ConnectKey, make: Callable[[], T]) -> T:
         """
@@ -307,7 +298,7 @@ class SshClientCache:
         """
         lease = self.request(target, lane, idle_timeout, max_lifetime)
         try:
-            self._lender.wait(lease, target, deadline)
+            self.lender.wait(lease, target, deadline)
         except BaseException:
             lease.release()
             raise
@@ -337,7 +328,7 @@ class SshClientCache:
         Lease
             Its `pair` will be there.  Release it, whatever becomes of it.
         """
-        return self._lender.request(target, lane, idle_timeout, max_lifetime, self)
+        return self.lender.request(target, lane, idle_timeout, max_lifetime)
 
     def renew(self, lease: Union[Lease, Slot]) -> Optional[Lease]:
         """
@@ -353,7 +344,7 @@ class SshClientCache:
         Optional[Lease]
             None if the connection has left the cache, as it is lost or being closed.
         """
-        return self._lender.renew(lease.slot if isinstance(lease, Lease) else lease, self)
+        return self.lender.renew(lease.slot if isinstance(lease, Lease) else lease)
 
     def release(
         self,
@@ -378,7 +369,7 @@ class SshClientCache:
 
     def _forget_parent(self) -> None:
         self._lock = threading.Lock()
-        self._lender.disown()
+        self.lender.disown()
 
 
 class _Lending:

@@ -67,8 +67,20 @@ class Lender:
         self._dialer = dialer
         self._strand = background.Strand()
         self._has_threads = False
+        self.cache: Callable[[], Any] = lambda: None  # which is not kept
 
     # Leases.
+
+    def keep(self, cache: Any) -> None:
+        """
+        Have leases keep the cache.
+
+        Parameters
+        ----------
+        cache : SshClientCache
+            The cache; this does not keep it.
+        """
+        self.cache = weakref.ref(cache)
 
     def request(
         self,
@@ -76,7 +88,8 @@ class Lender:
         lane: int = 0,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
-        cache: Any = None,
+        *,
+        keeps_cache: bool = True,
     ) -> Lease:
         """
         Lease a connection that may still have to be made, without waiting.
@@ -85,8 +98,8 @@ class Lender:
         ----------
         target, lane, idle_timeout, max_lifetime
             As for `SshClientCache.request`.
-        cache : Any
-            What the lease keeps alive.
+        keeps_cache : bool
+            Whether the lease keeps the cache.
 
         Returns
         -------
@@ -94,7 +107,7 @@ class Lender:
             Its `pair` will be there.
         """
         background.require_threads()
-        lease, now = Lease(self, cache), time.monotonic()
+        lease, now = Lease(self, self.cache() if keeps_cache else None), time.monotonic()
         self._has_threads = self._has_threads or background.has_threads()  # they stay
         if self._has_threads:
             self.slots.lease(lease, target, lane, now, idle_timeout, max_lifetime)
@@ -150,7 +163,7 @@ class Lender:
         finally:
             slot.waiters.discard(lease.token)
 
-    def renew(self, slot: Slot, cache: Any = None) -> Optional[Lease]:
+    def renew(self, slot: Slot) -> Optional[Lease]:
         """
         Lease the connection of a slot once more.
 
@@ -158,15 +171,13 @@ class Lender:
         ----------
         slot : Slot
             The slot.
-        cache : Any
-            What the lease keeps alive.
 
         Returns
         -------
         Optional[Lease]
             None if the slot has left the cache.
         """
-        lease = Lease(self, cache)
+        lease = Lease(self, self.cache())
         return lease if self.slots.renew(lease, slot) else None
 
     def give_back(
@@ -232,7 +243,7 @@ class Lender:
     def _open_tunnel(
         self, hop: ConnectParams, deadline: float
     ) -> Tuple[SshTransport, Callable[[], None]]:
-        lease = self.request(hop)
+        lease = self.request(hop, keeps_cache=False)  # a connection has it
         try:
             self.wait(lease, hop, deadline)
         except BaseException:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import threading
 import time
 import weakref
-from typing import Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.cache import SshClientCache
@@ -60,7 +61,7 @@ class SessionPool:
     """
 
     def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
-        self._cache = cache
+        self._lender = cache.lender  # connections have the pool, and must not keep the cache
         self._strand = background.Strand()
         self._tickets = itertools.count()
         self._lock = threading.Lock()
@@ -91,6 +92,7 @@ class SessionPool:
             The destination as this caller gave it; None: as before.
         """
         command.strand = self._strand
+        command.run_beside = functools.partial(self._run_beside, kept=self._lender.cache())
         background.work(
             self._strand,
             self._accept,
@@ -107,7 +109,6 @@ class SessionPool:
         limits: Tuple[Optional[float], ...],
         target: Optional[ConnectParams],
     ) -> None:
-        command.run_beside = self._run_beside
         with self._lock:
             self._target = target or self._target
             self._lanes.max_connections = max_connections
@@ -130,10 +131,14 @@ class SessionPool:
 
         command.set_timer(limit, look)
 
-    def _run_beside(self, text: str, reply: Reply) -> None:
-        """Run a script of our own before all that waits, on whichever connection has room."""
+    def _run_beside(self, text: str, reply: Reply, kept: Any = None) -> None:
+        """
+        Run a script of our own before all that waits, on whichever connection has room.
+
+        A command has this until it is over, and so keeps the pool, and what is `kept`: the cache.
+        """
         helper = HelperCommand(text, self._target.connection_id, reply)
-        helper.run_beside = self._run_beside  # which keeps the pool until it is over
+        helper.run_beside = functools.partial(self._run_beside, kept=kept)
         self._enqueue(helper, -1 - next(self._tickets))
 
     def _enqueue(self, command: Command, ticket: int) -> None:
@@ -188,7 +193,7 @@ class SessionPool:
     def _connect(self, lane: Lane) -> None:
         with self._lock:
             limits = self._limits
-        lease = self._cache.request(self._target, lane.number, *limits)
+        lease = self._lender.request(self._target, lane.number, *limits)
         lane.slot = lease.slot
         strand, connected = self._strand, self._connected
         lease.pair.add_done_callback(lambda _: background.work(strand, connected, lane, lease))
@@ -228,7 +233,7 @@ class SessionPool:
     def _start(self, session: Session, command: Command) -> None:
         """Send a command over a session, or have the session opened for it first."""
         lane = session.lane
-        lease = None if lane.slot is None else self._cache.renew(lane.slot)
+        lease = None if lane.slot is None else self._lender.renew(lane.slot)
         # A command that is sent into an end that has come already could not be sent once more.
         fit = lane.transport is not None and lane.transport.is_fit()
         with self._lock:
@@ -311,7 +316,7 @@ class SessionPool:
         with self._lock:
             end = self._lanes.ended(session, error, unsent, now)
         if isinstance(error, SshSessionRefused):
-            self._cache.count("refusals")
+            self._lender.slots.count("refusals")
             _log.debug("%s: the server refused a further session", self._target.connection_id)
         if command is not None and not unsent:
             command.closed(error)
@@ -391,7 +396,7 @@ class SessionPool:
         with self._lock:
             limits = self._limits
         if lease is not None:
-            self._cache.release(lease, *limits)
+            self._lender.give_back(lease, *limits)
 
 
 def _fail(failed: Failed) -> None:

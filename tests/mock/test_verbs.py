@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any, List
 
 import pytest
 
-from ssh_service import SshCommandTimeout, SshConfigError, fleet, remote, run, start, upload, verbs
+from ssh_service import (
+    SshCommandTimeout,
+    SshConfigError,
+    close_all,
+    default_cache,
+    fleet,
+    remote,
+    run,
+    start,
+    upload,
+    verbs,
+)
 from ssh_service.cache import SshClientCache
 from ssh_service.mock_sshd import MockSshd
+from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, eventually
 
 
@@ -130,3 +144,65 @@ def test_pieces_of_one_command_come_in_order_and_of_one_fleet_one_at_a_time(
     results = list(fleet.run([params] * 4, script, cache=ssh_cache, on_output=take))
     assert [result.error for result in results] == [None] * 4
     assert sorted(b"".join(seen).split()) == sorted(b"1 2 3 4 5".split() * 4)
+
+
+def test_close_all_closes_the_default_cache_alone(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    run(mock_sshd.connect_params, "true")
+    run(mock_sshd.connect_params, "true", cache=ssh_cache)
+    assert mock_sshd.connect_params["username"] in str(default_cache())
+    close_all()
+    assert len(default_cache()) == 0 and len(ssh_cache) == 1
+    assert run(mock_sshd.connect_params, "exit 3").exit_status == 3
+    close_all()
+
+
+def test_cache_dropped_after_its_commands_leaves_no_connection(
+    mock_sshd: MockSshd, tmp_path: Path
+) -> None:
+    """No pool, spare session, timer or reader thread keeps it."""
+
+    def use() -> "weakref.ref[Any]":
+        cache = SshClientCache()
+        (tmp_path / "file").write_text("text")
+        for _ in range(3):
+            run(mock_sshd.connect_params, "true", cache=cache)
+        upload(mock_sshd.connect_params, tmp_path / "file", tmp_path / "copy", cache=cache)
+        transport, _ = cache.get_client_connection(mock_sshd.connect_params)
+        ended = threading.Event()
+        transport.add_done_callback(lambda *_: ended.set())
+        del cache
+        with pytest.warns(ResourceWarning, match="was not closed"):
+            gc.collect()
+            assert ended.wait(PATIENCE)
+        return weakref.ref(transport)
+
+    gone = use()
+
+    def is_gone() -> bool:
+        gc.collect()
+        return gone() is None
+
+    eventually(is_gone, "the connection is collected")
+
+
+def test_command_keeps_a_cache_that_nobody_else_does(mock_sshd: MockSshd) -> None:
+    """From the call to its end; then the connection goes."""
+
+    def use() -> None:
+        process = start(mock_sshd.connect_params, "cat", cache=SshClientCache())
+        gc.collect()
+        process.write("text")
+        process.close_stdin()
+        assert process.result(PATIENCE).stdout == "text"
+
+    before = connections()
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        use()
+        gc.collect()
+        eventually(lambda: connections() == before, "the connection goes")
+
+
+def connections() -> int:
+    return sum(isinstance(thread, SshTransport) for thread in threading.enumerate())

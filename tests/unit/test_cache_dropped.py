@@ -39,7 +39,7 @@ def connections(dialer: GatedDialer) -> Iterator[SshClientCache]:
 
 def chores_done(connections: SshClientCache) -> None:
     done = threading.Event()
-    background.work(connections._lender._strand, done.set)
+    background.work(connections.lender._strand, done.set)
     assert done.wait(PATIENCE)
 
 
@@ -111,7 +111,7 @@ def test_connection_that_has_ended_is_collected_though_a_timer_is_set(
         transport.lose()
     elif how == "expired":
         slot.idle_timeout = 0.0
-        connections._lender.expire(slot)
+        connections.lender.expire(slot)
     else:
         connections.cleanup()
     assert not transport.is_active()
@@ -157,7 +157,7 @@ def test_cache_dropped_without_connections_is_no_news(
     if cleaned_up:
         connections.get_client_connection(connect_params())
         connections.cleanup()
-    lender = connections._lender
+    lender = connections.lender
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         del connections

@@ -371,7 +371,7 @@ def test_a_leased_connection_is_never_expired_by_a_timer_that_runs_at_the_same_t
                 gc.is_tracked(transport)
                 return transport.is_active()
 
-        assert all(in_threads(use, use, lambda: connections._lender.expire(lease.slot) or True))
+        assert all(in_threads(use, use, lambda: connections.lender.expire(lease.slot) or True))
         connections.cleanup()
 
 

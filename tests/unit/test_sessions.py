@@ -724,11 +724,11 @@ def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
     site.warm(max_sessions=0, answers=False)
     (channel,) = site.transports[0].channels
     with monkeypatch.context() as patch:
-        patch.setattr(site.cache._lender, "close", lambda: None)  # no connection is told yet
+        patch.setattr(site.cache.lender, "close", lambda: None)  # no connection is told yet
         site.cache._slots.retire_all()
     channel.answer() if refused else site.transports[0].hang_up()
     assert isinstance(error(site.commands[0]), SshCacheClosed)
-    site.cache._lender.close()
+    site.cache.lender.close()
 
 
 def test_cleanup_while_others_hold_all_sessions_ends_what_waits_and_dials_nothing(
@@ -760,13 +760,13 @@ def test_cleanup_at_the_worst_moment_leaves_nothing_open(
     site.max_connections = 1 if at == "renew" else 4
     site.warm(max_sessions=1)
     commands = site.submit(2)
-    plain = getattr(site.cache, at)
+    plain = getattr(site.cache.lender, at)
     closing = threading.Event()
 
     def retire() -> None:
         """Take all slots, without a word to any connection yet."""
         with monkeypatch.context() as patch:
-            patch.setattr(site.cache._lender, "close", lambda: None)
+            patch.setattr(site.cache.lender, "close", lambda: None)
             site.cache._slots.retire_all()
 
     def gate(*args: Any, **more: Any) -> Any:
@@ -776,13 +776,13 @@ def test_cleanup_at_the_worst_moment_leaves_nothing_open(
         return plain(*args, **more)
 
     if at == "renew":
-        monkeypatch.setattr(site.cache, at, gate)
+        monkeypatch.setattr(site.cache.lender, at, gate)
         site.running()[0].complete()  # so that the next one would begin
     else:
         site.connected()
         retire()
         site.pool._dispatch()
-    site.cache._lender.close()
+    site.cache.lender.close()
     for command in commands:
         command.future.exception(PATIENCE)
     site.connected()
@@ -959,13 +959,13 @@ def test_a_reserve_that_ends_just_when_it_is_wanted_is_replaced(
 ) -> None:
     transport = site.warm()
     spare = transport.channels[0]
-    renew = site.cache.renew
+    renew = site.cache.lender.renew
 
     def gate(slot: Any) -> bool:
         spare.end()
         return renew(slot)
 
-    monkeypatch.setattr(site.cache, "renew", gate)
+    monkeypatch.setattr(site.cache.lender, "renew", gate)
     (command,) = site.submit()
     site.channel_of(command).complete()
     assert command.future.result(0).exit_status == 0
@@ -1031,13 +1031,13 @@ def test_the_limits_of_the_caller_reach_the_cache(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: List[Any] = []
-    release = site.cache.release
+    release = site.cache.lender.give_back
 
     def noted(slot: Any, *limits: Any) -> None:
         given.append(limits)
         release(slot, *limits)
 
-    monkeypatch.setattr(site.cache, "release", noted)
+    monkeypatch.setattr(site.cache.lender, "give_back", noted)
     command = Command("c", {}, None, "somebody@alpha:22")
     site.pool.submit(command, 1, 60.0, 3600.0)
     site.connected()
