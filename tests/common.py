@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import shutil
 import subprocess
@@ -73,6 +74,24 @@ def require_part(condition: object, reason: str) -> None:
     if os.environ.get("SSH_SERVICE_REQUIRE_PARTS", "") not in ("", "0"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def skip_without_terminals() -> None:
+    """Skip the test where this user's own sshd cannot hand out terminals."""
+    if os.geteuid() == 0:
+        return
+    ours, theirs = os.openpty()
+    group = os.fstat(theirs).st_gid
+    os.close(ours)
+    os.close(theirs)
+    try:
+        wanted = grp.getgrnam("tty").gr_gid
+    except KeyError:  # then sshd leaves them as they are
+        return
+    if group != wanted:  # sshd changes it, which takes root
+        pytest.skip(
+            "terminals do not belong to the group tty here: /dev/pts is mounted without gid"
+        )
 
 
 def find_program(name: str) -> Optional[str]:

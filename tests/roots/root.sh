@@ -103,7 +103,7 @@ test_in() {
             mount --bind "/dev/$name" "$root/dev/$name"
         done
         mkdir "$root/dev/pts" "$root/dev/shm"
-        mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$root/dev/pts"
+        mount -t devpts -o newinstance,ptmxmode=666,mode=620,gid=5 devpts "$root/dev/pts"
         ln -s pts/ptmx "$root/dev/ptmx"
         ln -s /proc/self/fd "$root/dev/fd"
         mount -t tmpfs -o mode=1777 shm "$root/dev/shm"

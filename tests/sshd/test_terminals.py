@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Tuple
 
@@ -13,7 +12,7 @@ import pytest
 from ssh_service import SshClientCache, run, start
 from ssh_service.errors import SshCommandTimeout, SshSessionRefused
 from ssh_service.pytest_plugin import Sshd
-from tests.common import PATIENCE
+from tests.common import PATIENCE, skip_without_terminals
 from tests.servers import Dropbear, find_shell, sshd_with_shell
 
 VALUE = 'it\'s $HOME "`id`" \\ \x01\x03\x04\x11\x13\x1a\x1c\x7f\r\nend'
@@ -46,8 +45,7 @@ OTHERS: List[Tuple[Callable[[Path, str], ContextManager[Web]], str]] = [
 def web(request: Any, tmp_path: Path) -> Iterator[Web]:
     """Return where to log in: this user's own server, and root's on others."""
     if request.param is None:
-        if os.geteuid() != 0:
-            pytest.skip("needs root: an sshd of another user cannot give a terminal away")
+        skip_without_terminals()
         yield request.getfixturevalue("sshd").connect_params
         return
     make, shell = request.param
