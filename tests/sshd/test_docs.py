@@ -77,8 +77,8 @@ def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
 
 def here(text: str, sshd: Sshd, home: Path) -> str:
     """Let an example's user be the server's, and its folders be in the scratch home."""
-    text = text.replace('"deploy"', repr(sshd.username)).replace("/srv/www/", f"{home}/srv/")
-    return re.sub(r"(?<![\w.}])/tmp/", f"{home}/tmp/", text)
+    text = re.sub(r"(?<![\w.}])/tmp/", f"{home}/tmp/", text)  # first, as the home may lie there
+    return text.replace('"deploy"', repr(sshd.username)).replace("/srv/www/", f"{home}/srv/")
 
 
 @pytest.mark.parametrize(
