@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 import time
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Set
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, shown
@@ -27,7 +27,7 @@ from ssh_service.copying.remote_files import RemoteFiles, attributes_in, is_link
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.waiting import Signal
+from ssh_service.copying.waiting import Budget, Signal
 
 __all__ = ["NEW_FILE", "PRIVATE", "Identity", "RemoteOwner", "Way"]
 
@@ -135,6 +135,8 @@ class RemoteOwner:
         self._remote = remote
         self._pipeline = pipeline
         self._asked: Optional[_Asked] = None
+        self._probing = Budget(pipeline, 1)
+        self._no_probe: Set[bytes] = set()  # folders that take no files of ours
         self.learnt = Signal(pipeline)
         if self.identity is not None:
             self.learnt.set()
@@ -182,10 +184,20 @@ class RemoteOwner:
         return self.identity
 
     async def identify(self, folder: bytes) -> Identity:
-        """Return the identity; learn it from a file made in `folder` for that, if necessary."""
-        identity = await self.known()
-        if identity is not None:
-            return identity
+        """Return the identity; learn it from a file made for that, if necessary."""
+        await self._probing.take()
+        try:
+            for where in (folder, b"."):  # there, or in the home
+                identity = await self.known()
+                if identity is not None:
+                    return identity
+                if where not in self._no_probe:
+                    await self._probe(where)
+            return self.identity or Identity()
+        finally:
+            self._probing.give()
+
+    async def _probe(self, folder: bytes) -> None:
         remote, name = self._remote, temporary.names.new(b"")
         path = join(folder, name)
         try:
@@ -193,9 +205,9 @@ class RemoteOwner:
             self.learn(handle, PRIVATE)
             remote.ask_close(handle)
             remote.ask_remove(path)
-            return await self.known() or Identity()
+            await self.known()
         except Refused:
-            return Identity()  # not here; another folder may do
+            self._no_probe.add(folder)
         finally:
             temporary.names.release(name)
 

@@ -42,6 +42,27 @@ def session_beside_strangers(sftp_server: str, tmp_path: Path) -> Iterator[SftpS
         yield session
 
 
+@pytest.fixture(name="ordinary")
+def session_of_an_ordinary_user(
+    as_root: None, sftp_server: str, tmp_path: Path
+) -> Iterator[SftpSession]:
+    """Give a session whose server runs as another user, in a home of theirs."""
+    require_part(shutil.which("setpriv"), "needs setpriv (Debian: apt install util-linux)")
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        parent.chmod(0o755)
+    wrapper = tmp_path / "as-other"
+    wrapper.write_text(
+        f"#!/bin/sh\nexec setpriv --reuid={OTHER} --regid={OTHER} --clear-groups "
+        f'{sftp_server} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, OTHER, OTHER)
+    with real_session(str(wrapper), home) as session:
+        yield session
+
+
 @pytest.fixture(name="shared", params=[0o1777, 0o777], ids=["sticky", "writable"])
 def folder_that_all_may_write_to(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path / "shared"
@@ -482,25 +503,36 @@ def acting_as(uid: int) -> Iterator[None]:
         os.seteuid(0)
 
 
+@pytest.mark.parametrize("owner, is_refused", [(OTHER, False), (STRANGER, True)])
+def test_a_sticky_folder_that_takes_no_files_of_ours(
+    as_root: None, ordinary: SftpSession, tmp_path: Path, owner: int, is_refused: bool
+) -> None:
+    """Our own file in there is written in place: who we are shows in the home, then."""
+    folder, source = tmp_path / "sticky", tmp_path / "source"
+    folder.mkdir()
+    folder.chmod(0o1755)
+    source.write_bytes(b"new")
+    target = folder / "target"
+    target.write_bytes(b"old")
+    target.chmod(0o666)
+    os.chown(target, owner, owner)
+    if is_refused:
+        with pytest.raises(PermissionError, match=f"uid {owner}"):
+            upload(ordinary, source, target)
+    else:
+        upload(ordinary, source, target)
+    assert target.read_bytes() == (b"old" if is_refused else b"new")
+
+
 @BOTH
 def test_an_ordinary_user_is_refused_a_strangers_file_too(
-    as_root: None, sftp_server: str, shared: Path, tmp_path: Path, source: Path, copy: Copy
+    as_root: None, ordinary: SftpSession, shared: Path, source: Path, copy: Copy
 ) -> None:
     """Whatever the kernel's own protection is set to."""
-    require_part(shutil.which("setpriv"), "needs setpriv (Debian: apt install util-linux)")
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)
-    wrapper = tmp_path / "as-other"
-    wrapper.write_text(
-        f"#!/bin/sh\nexec setpriv --reuid={OTHER} --regid={OTHER} --clear-groups "
-        f'{sftp_server} "$@"\n'
-    )
-    wrapper.chmod(0o755)
     target = shared / "target"
     target.write_bytes(b"old")
     target.chmod(0o666)
     os.chown(target, STRANGER, STRANGER)
-    with real_session(str(wrapper), tmp_path) as session, acting_as(OTHER):
-        with pytest.raises(PermissionError, match=f"uid {STRANGER}"):
-            copy(session, source, target)
+    with acting_as(OTHER), pytest.raises(PermissionError, match=f"uid {STRANGER}"):
+        copy(ordinary, source, target)
     assert target.read_bytes() == b"old"
