@@ -5,8 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import warnings
 from typing import Any, Callable, Iterable, Iterator, Optional
 
+from ssh_service import background
 from ssh_service.fleet.result import HostResult
 
 __all__ = ["Deliver", "Results", "Runner"]
@@ -50,11 +52,39 @@ class Runner:
         raise NotImplementedError
 
 
+class _GivingUp:
+    """Ends what nobody waits for any more."""
+
+    def __init__(
+        self, runner: Runner, ready: "queue.SimpleQueue[Optional[HostResult]]", count: int
+    ) -> None:
+        self._runner = runner
+        self._ready = ready
+        self._count = count
+
+    def begin(self) -> None:
+        """Do so on a thread that may wait."""
+        background.callback_runner()(self._end)
+
+    def _end(self) -> None:
+        self._runner.cancel()
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            while self._count and time.monotonic() < deadline:
+                result = self._ready.get(timeout=max(0.0, deadline - time.monotonic()))
+                self._count -= result is not None
+        except queue.Empty:
+            pass  # what has not ended by now is left to its fate
+        self._runner.close()
+
+
 class Results(Iterator[HostResult]):
     """
     The results of many hosts; `ssh_service.fleet.run` and its like give one.
 
     As a context manager it cancels what is still under way, and waits some seconds for its end.
+    So does one that is dropped before the last result was taken, on a thread of ours and with a
+    ResourceWarning.
 
     Notes
     -----
@@ -67,22 +97,30 @@ class Results(Iterator[HostResult]):
     """
 
     def __init__(self, hosts: Iterable[Any], runner: Runner, parallel: int) -> None:
+        self._open = 0  # guarded by _lock: begun and not taken
+        self._closed = False  # guarded by _lock
         self._hosts = iter(hosts)
         self._runner = runner
         self._parallel = parallel
         # None: have a thread that waits look again.
         self._ready: "queue.SimpleQueue[Optional[HostResult]]" = queue.SimpleQueue()
         self._lock = threading.RLock()  # reentrant, as the hosts may come from these results
-        self._open = 0  # guarded by _lock: begun and not taken
         self._takers = 0  # guarded by _lock: threads that wait
         self._begun = 0  # guarded by _lock
         self._exhausted = False  # guarded by _lock
         self._failure: Optional[Exception] = None  # guarded by _lock: of the hosts' iterator
-        self._closed = False  # guarded by _lock
         self._cancelled = threading.Event()
         runner.deliver = self._ready.put
         with self._lock:
             self._fill_locked()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_open", 0) or self._closed:
+            return
+        # A destructor may run under any lock, so it takes none; and it waits for nobody.
+        give_up = _GivingUp(self._runner, self._ready, self._open)
+        background.leave_work(background.Strand(), give_up.begin)
+        warnings.warn("results of a fleet were dropped, and its work ended", ResourceWarning)
 
     def __enter__(self) -> "Results":
         return self

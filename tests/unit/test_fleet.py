@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import pickle
 import threading
@@ -427,3 +428,14 @@ def test_results_may_be_cancelled_from_another_thread() -> None:
     canceller.join(5)
     taken: List[HostResult] = list(results)
     assert len(taken) == 2
+
+
+def test_results_that_are_dropped_end_the_work_with_a_warning() -> None:
+    """C1, C10c: also where a Ctrl-C struck who waited for them."""
+    runner = ByHand()
+    results = Results("ab", runner, 2)
+    with pytest.warns(ResourceWarning, match="results of a fleet were dropped"):
+        del results
+        gc.collect()
+    eventually(lambda: (runner.cancelled, runner.closed) == (1, 1))
+    assert runner.open == []

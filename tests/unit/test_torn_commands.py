@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from ssh_service import fleet, remote, run, start
+from ssh_service import fleet, params, remote, run, start
 from ssh_service.cache import SshClientCache
 from ssh_service.ssh_host_service import SshHostService
 from ssh_service.ssh_service import SshService
@@ -112,11 +112,9 @@ class Place:
         """Tell whether nothing runs, waits, or is counted that is not there."""
         if self.running() or self.cache.stats()["leases"]:
             return False
-        slots = [slot for slot in self.cache._slots.all()]
-        pools = {id(p): p for p in (slot.destination.beside for slot in slots) if p is not None}
-        return not any(
+        pool: Any = self.cache._slots.beside(params.resolve(connect_params()).key, 0.0)
+        return pool is None or not (
             pool._lanes._queue or any(lane.sessions for lane in pool._lanes.all)
-            for pool in pools.values()
         )
 
     def check(self) -> None:
