@@ -157,6 +157,14 @@ def interrupt(*_):
 # paramiko asks `logging` for a logger with each channel, whose own lock, before Python 3.13, a
 # handler can tear its thread from; that is not what is tested here.
 paramiko.util.get_logger = functools.lru_cache(maxsize=None)(paramiko.util.get_logger)
+
+def unraisable(lost):
+    # Python notes, in a set of its own, which threads there are; a connection is a thread, and an
+    # exception raised while one is collected here cannot reach anybody.
+    if lost.object is not getattr(threading._dangling, "_remove", None):
+        sys.__unraisablehook__(lost)
+
+sys.unraisablehook = unraisable
 signal.signal(signal.SIGALRM, interrupt)
 injected = whole = 0
 began = time.monotonic()
