@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import warnings
@@ -245,3 +246,32 @@ def test_run_in_an_exit_handler_without_a_thread_of_ours_ends_with_an_error_of_o
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("SshConnectError"), done.stdout + done.stderr
     assert done.stderr == ""
+
+
+NO_DESCRIPTOR = """
+import os, resource
+from ssh_service import SshConnectError, default_cache, run
+
+target = {"host": "127.0.0.1", "port": 9, "username": "me", "known_hosts": None,
+          "client_keys": [], "agent_path": None, "config": None}
+
+def attempt():
+    try:
+        run(target, "true", timeout=20)
+    except SshConnectError as error:
+        print("too many" if "Too many open files" in str(error) else "refused")
+
+attempt()
+limit = max(map(int, os.listdir("/proc/self/fd")))
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 4096))
+attempt()
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+attempt()
+print(default_cache().stats()["leases"])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux's /proc")
+def test_run_without_a_descriptor_left_fails_at_once_and_the_next_one_does_not() -> None:
+    done = run_python(NO_DESCRIPTOR)
+    assert done.stdout.split("\n")[:-1] == ["refused", "too many", "refused", "0"], done.stderr
