@@ -126,7 +126,9 @@ def test_pty_refused_is_an_error_and_nothing_runs(
 def test_pty_that_times_out_is_hung_up(web: Web, cache: SshClientCache) -> None:
     with pytest.raises(SshCommandTimeout) as caught:
         run(web, "echo on; sleep 60", pty=True, timeout=1, cache=cache)
-    assert caught.value.process is not None and caught.value.process.stdout == "on\r\n"
+    assert caught.value.process is not None
+    # Some shells (mksh) say how their child ended before they go.
+    assert caught.value.process.stdout in ("on\r\n", "on\r\nTerminated \r\n", "on\r\nHangup \r\n")
 
 
 def test_dropbear_runs_many_commands_at_once(tmp_path: Path, cache: SshClientCache) -> None:
