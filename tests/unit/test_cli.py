@@ -15,8 +15,10 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from ssh_service import CompletedProcess, SshServiceError  # noqa: E402
+from ssh_service.cli import work  # noqa: E402
 from ssh_service.cli.files import OutputFiles  # noqa: E402
 from ssh_service.cli.report import JsonLines, Lines, verdict, visible  # noqa: E402
+from ssh_service.copying import Options  # noqa: E402
 from ssh_service.fleet.result import completed, failed  # noqa: E402
 from tests.common import PATIENCE, require_part  # noqa: E402
 
@@ -211,6 +213,40 @@ def test_dry_run_tells_what_would_be_copied_where(tmp_path: Path) -> None:
     assert up.stdout == "a@b: a@b:22: upload: setup.cfg to /there\n"
     down = in_process("download", "-F", "none", "--json", "-nH", "a@b", "/there", "here")
     assert json.loads(down.stdout)["would"] == "download: /there to here"
+
+
+@pytest.mark.parametrize("way", ["upload", "download"])
+def test_copy_options_reach_every_host(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option of copies has its flag, and nothing else is given."""
+    asked: List[Dict[str, Any]] = []
+
+    def copy(hosts: Any, source: str, target: str, **options: Any) -> Any:
+        asked.append(options)
+        raise SshServiceError("enough")
+
+    monkeypatch.setattr(work.fleet, way, copy)
+    flags = "--verify --resume --update --contents --preserve --links keep --keep-going --fsync"
+    times = "--timeout 5 --stall-timeout 2"
+    hosts = ["-F", "none", "-H", "a@b"]
+    in_process(way, *hosts, *flags.split(), *times.split(), "setup.cfg", "there")
+    in_process(way, *hosts, "--no-preserve", "setup.cfg", "there")
+    names = {"timeout", "stall_timeout", *Options._fields} - {"recursive"}
+    given, plain = ({name: options[name] for name in names} for options in asked)
+    assert given == {
+        "timeout": 5,
+        "stall_timeout": 2,
+        "verify": True,
+        "resume": True,
+        "fsync": True,
+        "preserve": True,
+        "links": "keep",
+        "on_error": "continue",
+        "update": True,
+        "contents": True,
+    }
+    assert plain.pop("preserve") is False
+    assert (plain.pop("timeout"), plain.pop("stall_timeout")) == (None, None)
+    assert plain == {name: Options._field_defaults[name] for name in plain}
 
 
 # --- completion ---------------------------------------------------------------------------------

@@ -738,6 +738,23 @@ class TestCopies:
         assert (engine.last.verify, engine.last.resume, engine.last.fsync) == (True, False, False)
         assert engine.last.recursive is True
 
+    def test_the_limits_of_copies_come_from_two_settings(self, engine: FakeEngine) -> None:
+        """The whole by `ssh_copy_timeout`, no progress by `ssh_request_timeout`."""
+        config = {
+            "ssh_copy_timeout": 60,
+            "ssh_request_timeout": 5,
+            "ssh_copy_preserve": False,
+            "ssh_known_hosts_path": None,
+        }
+        with SshFileShareService(config) as share:
+            share.upload({**HERE, "ssh_copy_timeout": 30, "ssh_request_timeout": 1}, "a", "b")
+        assert (engine.last.timeout, engine.last.stall_timeout) == (30, 5)
+        assert engine.last.preserve is False
+        with SshFileShareService({"ssh_known_hosts_path": None}) as share:
+            share.download(HERE, "a", "b")
+        assert (engine.last.timeout, engine.last.stall_timeout) == (None, None)
+        assert engine.last.preserve is None
+
     def test_failures_are_raised_as_they_are(
         self, share: SshFileShareService, engine: FakeEngine
     ) -> None:
