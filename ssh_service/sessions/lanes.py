@@ -157,11 +157,14 @@ class Lanes:
         return self.max_connections + ours
 
     def _is_stuck(self) -> bool:
-        """Tell whether no session is admitted, and none of ours will end."""
-        return bool(self._queue) and not any(
+        """Tell whether a connection admits no session, and none of ours will end there."""
+        if not self._queue or any(lane.transport is None or lane.has_ended() for lane in self.all):
             # (An end that has come between two looks is told by the connection's callback.)
-            lane.sessions or lane.transport is None or lane.has_ended()
-            for lane in self.all
+            return False
+        most = self._most_lanes()
+        # What runs on other connections may take hours.
+        return not self.all or any(
+            lane.number < most and not lane.sessions and not lane.has_room() for lane in self.all
         )
 
     def not_dialled(self, lane: Lane, error: BaseException, now: float) -> Failed:
@@ -314,6 +317,8 @@ class Lanes:
         if held or patient:
             self._will_retry = True
             return pause, []
+        if any(lane.sessions for lane in self.all):
+            return None, []  # whose end is looked at
         self._refused_since = None
         for lane in self.all:
             lane.forget_limit()  # whoever comes next finds out anew
@@ -323,7 +328,8 @@ class Lanes:
         """Let the server be asked again."""
         self._will_retry = False
         for lane in self.all:
-            lane.forget_limit()
+            if not lane.sessions:  # else the end of one of them frees a session
+                lane.forget_limit()
 
     def _closed(self, what: str) -> SshCacheClosed:
         where = self._connection_id

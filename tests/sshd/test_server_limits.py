@@ -10,7 +10,7 @@ from typing import Callable
 
 import pytest
 
-from ssh_service import SshClientCache, remote, run, upload
+from ssh_service import SshClientCache, remote, run, start, upload
 from ssh_service.errors import SshConnectError
 from ssh_service.local_sshd import Sshd
 
@@ -73,6 +73,19 @@ def test_an_idle_sftp_session_gives_way_to_a_command(
             )
             assert process.stdout == f"{turn}\n"
         assert sshd.logins() == 1
+    finally:
+        cache.cleanup()
+
+
+def test_a_long_command_does_not_delay_short_ones(sshd_factory: Callable[..., Sshd]) -> None:
+    """With one session a connection, which the server frees a moment after its end."""
+    web = sshd_factory({"MaxSessions": 1}).connect_params
+    cache = SshClientCache()
+    try:
+        with start(web, "echo begun; sleep 60", cache=cache) as process:
+            assert next(process.lines()) == "begun\n"
+            for turn in range(10):
+                assert run(web, f"echo {turn}", cache=cache, timeout=20).stdout == f"{turn}\n"
     finally:
         cache.cleanup()
 

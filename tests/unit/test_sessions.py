@@ -832,6 +832,29 @@ def test_where_others_hold_all_sessions_it_is_tried_again_with_one_timer(
     assert all(command.future.result(0).exit_status == 0 for command in commands)
 
 
+def test_a_refusing_connection_is_asked_again_while_others_work(
+    site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that is not freed yet, and one that is in use for hours elsewhere."""
+    site.max_connections = 2
+    site.warm(max_sessions=1)
+    long, short = site.submit(2)
+    site.connected()
+    further = site.transports[1]
+    site.channel_of(short).complete()
+    further.make_room()
+    further.others = 1  # the server has not freed the session of the command that has ended
+    (last,) = site.submit()
+    monkeypatch.setattr(lanes, "_REFUSAL_PATIENCE", 0.0)
+    timers.fire()
+    assert not last.future.done()  # nor is it given up
+    further.others = 0
+    timers.fire()
+    assert site.texts() == [long._text, last._text]
+    site.channel_of(last).complete()
+    site.channel_of(long).complete()
+
+
 def test_a_server_that_goes_on_to_refuse_is_given_up_though_it_admitted_some_before(
     site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
