@@ -86,6 +86,9 @@ def upload(
     unless `contents` is given.  Folders around it are not made.  Each file is complete or not
     there: it is written beside its place and renamed, wherever that is possible.
 
+    In a folder such as ``/tmp``, nothing that other users made is used as a target; but for a
+    folder of theirs, if `remote_path` ends with a slash.
+
     A file that grows meanwhile is copied as long as it was when it was opened, and one that is
     replaced as it was before.  One that is written into, or gets shorter, is an error, as far as
     its size and time show it.

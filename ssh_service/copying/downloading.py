@@ -19,6 +19,7 @@ from ssh_service.copying.local.target_folder import (
     Names,
     TargetFolder,
     TargetTree,
+    check_folder,
     follow_links,
     open_parent,
 )
@@ -118,6 +119,8 @@ class Download:
             raise await self._remote.explain(refused) from refused
         try:
             follow_links(target.rstrip(b"/") or b"/")
+            if os.path.isdir(target) and not target.endswith(b"/"):
+                check_folder(target)
         except OSError as error:
             raise local_error(error, target) from error
         if is_folder(found):
@@ -169,11 +172,16 @@ class Download:
             server = str(self._remote.facts.get("connection", "")).encode()
             self._mark = LocalBegunTree(server + b" " + real)
             self._job.closing.callback(temporary.names.release, self._mark.name)
-        target = await self._place_of_tree(source, target)
+        place = await self._place_of_tree(source, target)
+        is_named, target = place == target and target.endswith(b"/"), place
         source = source.rstrip(b"/") or b"/"
         self._source = source
-        links = self._job.options.keeps_links
-        self._tree = TargetTree(target.rstrip(b"/") or b"/", self._mode_of(found), links)
+        self._tree = TargetTree(
+            target.rstrip(b"/") or b"/",
+            self._mode_of(found),
+            self._job.options.keeps_links,
+            is_named,
+        )
         self._job.closing.callback(self._tree.close)
         if self._mark is not None and not self._job.resumes_tree:
             if self._tree.root.is_new:

@@ -90,8 +90,14 @@ def may_use(file: Attributes, folder: Attributes, uid: Optional[int]) -> bool:
 
 
 def not_ours(path: str, file: Attributes, side: str) -> SshTransferError:
-    """Return the error for a stranger's file or link in a folder that strangers may write to."""
-    kind = "a symbolic link" if stat.S_ISLNK(file.mode or 0) else "a file"
+    """Return the error for what a stranger made in a folder that strangers may write to."""
+    mode, kind, hint = file.mode or 0, "a file", ""
+    if stat.S_ISLNK(mode):
+        kind = "a symbolic link"
+    elif stat.S_ISDIR(mode):
+        kind, hint = "a folder", "; a target that ends with a slash is used, whoever made it"
     owner = "an unknown user" if file.uid is None else f"uid {file.uid}"
-    detail = f"Permission denied: {kind} of {owner}, in a folder that other users may write to"
+    detail = (
+        f"Permission denied: {kind} of {owner}, in a folder that other users may write to{hint}"
+    )
     return transfer_error(errno.EACCES, path, detail, side=side)

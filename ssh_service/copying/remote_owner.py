@@ -29,7 +29,10 @@ from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Budget, Signal
 
-__all__ = ["NEW_FILE", "PRIVATE", "Identity", "RemoteOwner", "Way"]
+__all__ = ["MOST_LINKS", "NEW_FILE", "PRIVATE", "Identity", "RemoteOwner", "Way"]
+
+# What Linux allows for links in a row, in the resolution of one path.
+MOST_LINKS = 40
 
 # The mode of an unfinished file: nobody else may read it; its own mode is set at the end.
 PRIVATE = 0o600
@@ -249,15 +252,32 @@ class RemoteOwner:
         if not may_use(found, folder, identity.uid if identity.is_proven else None):
             raise not_ours(shown(path), found, "remote")
 
-    async def check_link(self, path: bytes) -> None:
-        """As `check_target`, for a path that may be a link to a folder, or may be nothing."""
+    async def check_folder(self, path: bytes, is_named: bool = False) -> None:
+        """
+        As `check_target`, for a folder, or for a link that leads to one.
+
+        Parameters
+        ----------
+        path : bytes
+            Its path; may be nothing.
+        is_named : bool
+            Whether the caller has named it as a folder, whoever made it: then only links count.
+        """
         path = path.rstrip(b"/") or b"/"
-        try:
-            found = await self._remote.find(path, follow=False)
-        except Refused:
-            return  # told by whatever needs it
-        if found is not None and is_link(found):
-            await self.check_target(path, found)
+        for _ in range(MOST_LINKS):
+            around = self.ask_folder(path)
+            try:
+                found = await self._remote.find(path, follow=False)
+            except Refused:
+                return  # told by whatever needs it
+            if found is None or (is_named and not is_link(found)):
+                return
+            if last_name(path) not in (b".", b".."):
+                await self.check_target(path, found, around)
+            leads_to = await self._remote.read_link(path) if is_link(found) else None
+            if leads_to is None:
+                return
+            path = leads_to.rstrip(b"/") or b"/"
 
     async def guarded_path(self, folder: bytes) -> Optional[bytes]:
         """

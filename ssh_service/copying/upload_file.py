@@ -17,7 +17,7 @@ from ssh_service.copying.parts import move_parts
 from ssh_service.copying.paths import beside, folder_of, last_name
 from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import is_file, is_folder, is_link, succeed
-from ssh_service.copying.remote_owner import NEW_FILE, PRIVATE
+from ssh_service.copying.remote_owner import MOST_LINKS, NEW_FILE, PRIVATE
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
@@ -28,10 +28,6 @@ __all__ = ["FileUpload"]
 _OLD_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.TRUNCATE
 # What a server says where a folder takes no new files, or not under such a name.
 _NO_NEW_FILES = (protocol.PERMISSION_DENIED, protocol.BAD_MESSAGE, protocol.OP_UNSUPPORTED)
-
-
-# What Linux allows for links in a row, in the resolution of one path.
-_MOST_LINKS = 40
 
 
 class _Place(NamedTuple):
@@ -101,7 +97,7 @@ class FileUpload:
         while found is not None and is_link(found):
             await owner.check_target(target, found, folder)
             folder = None
-            real = await remote.read_link(target) if links < _MOST_LINKS else None
+            real = await remote.read_link(target) if links < MOST_LINKS else None
             if real is None:  # all we can do is write through it
                 return _Place(target, await remote.find(target), in_place=True)
             target, links = real, links + 1

@@ -20,6 +20,7 @@ from ssh_service.copying.job import MANY_FILES, Job
 from ssh_service.copying.leftovers import remove_tree
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.walk import Entry, walk
+from ssh_service.copying.ownership import is_shared
 from ssh_service.copying.paths import folder_of, join, last_name
 from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import attributes_in, is_folder, succeed
@@ -152,6 +153,8 @@ class _Merge:
         self._own = own  # attributes of the unfinished folder: what is unpacked has its owner
         self._plan = _Plan()
         self._fit: Dict[bytes, bool] = {b"": self._is_fit(there)}  # of the folders that are there
+        # Those of them that strangers may write to; what strangers made there is left to others.
+        self._shared: Set[bytes] = {b""} if is_shared(there) else set()
 
     async def run(self, status: os.stat_result) -> StreamedTree:
         await self._look_at_all(status)
@@ -222,20 +225,29 @@ class _Merge:
         there = await self._attributes(found)
         around = folder_of(below).rstrip(b"/")
         fit = self._fit.get(around)  # None: that is a new folder
+        is_a_strangers = (
+            there is not None and there.uid != self._own.uid and around in self._shared
+        )
         if found.entry.status is not None:
             if there is None:
                 if fit is False:
                     raise _Unfit(f"{shown(below)!r} would get another group")
                 if fit:
                     plan.new_folders.append(below)
+            elif is_a_strangers:
+                raise _Unfit(f"{shown(below)!r} is a stranger's")
             elif is_folder(there) and (there.mode or 0) & stat.S_IRWXU == stat.S_IRWXU:
                 self._fit[below] = self._is_fit(there)
+                if is_shared(there):
+                    self._shared.add(below)
             else:
                 raise _Unfit(f"{shown(below)!r} is no folder there, or takes no files")
             plan.steps.append(found.entry)
             return
         size = found.status.st_size
-        if there is not None and self._job.passes_over and _is_same(there, found.status):
+        if is_a_strangers:
+            plan.rest.left.append((found.entry.path, self._target + below))
+        elif there is not None and self._job.passes_over and _is_same(there, found.status):
             self._job.progress.advance(size)
             self._job.progress.file_done()
         elif size > self._remote.write_size or not self._may_replace(there, fit):

@@ -77,6 +77,7 @@ class Upload:
         self._made_writable: Dict[bytes, int] = {}  # to the mode it had
         self._finished_folders: List[Tuple[bytes, Attributes]] = []
         self._failed_folders: Set[bytes] = set()
+        self._checked = b""  # a folder that the caller named, and that may be used
 
     async def run(self, source: bytes, target: bytes) -> None:
         """
@@ -118,7 +119,8 @@ class Upload:
         target = await self._remote.expand_home(target or b".")
         found = await self._remote.find(target)
         if found is not None and is_folder(found):
-            await self._job.owner.check_link(target)
+            self._checked = target.rstrip(b"/") or b"/"
+            await self._job.owner.check_folder(target, is_named=target.endswith(b"/"))
         if self._job.options.contents:
             if not is_tree:
                 raise transfer_error(
@@ -130,6 +132,7 @@ class Upload:
             if not is_tree or not await self._makes(source, target):
                 target = join(target.rstrip(b"/") or b"/", own_name(source))
                 found = None  # not looked at yet
+                self._checked = b""
         elif found is None and is_tree:
             self._job.new_trees.add(os.path.realpath(source), target)
         elif found is not None and is_tree:
@@ -180,6 +183,8 @@ class Upload:
                 if await self._may_unpack(target):
                     streamed = await stream_tree(self._job, source, status, target, self._mark)
             elif is_folder(there) and not self._job.options.resume:
+                if target != self._checked:
+                    await self._job.owner.check_folder(target)
                 self._leftovers.sweep(target)
                 streamed = await merge_tree(self._job, source, status, target, there)
         if streamed is None:
@@ -278,7 +283,8 @@ class Upload:
             raise await self._remote.explain(refused) from refused
         if not is_folder(found):
             raise transfer_error(errno.ENOTDIR, shown(folder.path), side="remote") from refused
-        await self._job.owner.check_link(folder.path)
+        if folder.path != self._checked:
+            await self._job.owner.check_folder(folder.path)
         await self._make_writable(folder.path, found.mode)
 
     async def _make_writable(self, path: bytes, mode: Optional[int]) -> None:

@@ -186,3 +186,28 @@ def test_update_copies_only_what_differs(
     os.utime(kept, (1, (source / "a" / "0").stat().st_mtime))
     assert content(target) == content(source)
     assert meters[-1].files_done == meters[-1].files_total == 31
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which can act as two users")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_strangers_made_in_a_shared_folder_is_not_taken_for_ours(
+    session: SftpSession, shell: Shell, source: Path, tmp_path: Path, what: str
+) -> None:
+    """A folder inside the target that others may write to is no safer than any other."""
+    target, stranger = tmp_path / "target", 65534
+    shared = target / "c" if what == "folder" else target / "a"
+    theirs = shared / ("d" if what == "folder" else "0")
+    original = source / theirs.relative_to(target)
+    shared.mkdir(parents=True)
+    if what == "folder":
+        theirs.mkdir()
+        (theirs / "0").symlink_to(tmp_path / "victim")
+    else:
+        theirs.write_bytes(b"x" * 100)
+        os.utime(theirs, ns=(0, original.stat().st_mtime_ns))
+    os.chown(theirs, stranger, stranger)
+    shared.chmod(0o1777)
+    with pytest.raises(PermissionError, match=f"a {what} of uid {stranger}"):
+        upload(session, source, target, contents=True, update=True, shell=shell)
+    assert not (tmp_path / "victim").exists()
+    shell.wait()

@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from ssh_service.copying import temporary
+from ssh_service.copying.local import target_file, target_folder
 from ssh_service.copying.ownership import is_guarded, is_our_file, is_shared, may_use
 from ssh_service.copying.sftp import decode, encode
 from ssh_service.copying.sftp.protocol import Attributes
@@ -476,6 +477,176 @@ def test_a_link_does_not_replace_a_strangers_file_in_a_shared_folder(
     with pytest.raises(PermissionError, match=f"uid {STRANGER}"):
         copy(session, source, shared, contents=True, links="keep")
     assert (shared / "target").read_bytes() == b"old"
+
+
+@BOTH
+@pytest.mark.parametrize("is_tree", [False, True], ids=["file", "tree"])
+def test_a_strangers_link_behind_our_link_is_not_followed(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    source: Path,
+    tmp_path: Path,
+    copy: Copy,
+    is_tree: bool,
+) -> None:
+    """A link of ours to a folder may lead on by a stranger's."""
+    (tmp_path / "victim").mkdir()
+    (shared / "theirs").symlink_to(tmp_path / "victim")
+    os.chown(shared / "theirs", STRANGER, STRANGER, follow_symlinks=False)
+    (tmp_path / "ours").symlink_to(shared / "theirs")
+    if is_tree:
+        source = tree_of(tmp_path / "tree", source.read_bytes())
+    with pytest.raises(PermissionError, match=f"a symbolic link of uid {STRANGER}"):
+        copy(session, source, tmp_path / "ours", contents=is_tree)
+    assert not os.listdir(tmp_path / "victim")
+
+
+def tree_of(path: Path, content: bytes, count: int = 1) -> Path:
+    """Make a folder of files, which are of one age."""
+    path.mkdir()
+    for number in range(count):
+        (path / f"file{number}").write_bytes(content)
+        os.utime(path / f"file{number}", (1_000_000_000, 1_000_000_000))
+    return path
+
+
+def folder_of_a_stranger(path: Path, victim: Path) -> Path:
+    """Make what a stranger would, where a file or a folder of ours is expected."""
+    path.mkdir(parents=True)
+    for name in ("file0", "source"):
+        (path / name).symlink_to(victim)
+    os.chown(path, STRANGER, STRANGER)
+    return path
+
+
+@BOTH
+@pytest.mark.parametrize("what", ["file", "tree", "contents", "tree into", "update"])
+def test_a_strangers_folder_in_a_shared_folder_is_refused(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    source: Path,
+    tmp_path: Path,
+    copy: Copy,
+    what: str,
+) -> None:
+    """Its links would lead what is copied to any place of its owner's choice."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"victim")
+    if what != "file":
+        source = tree_of(tmp_path / "tree", b"x", 100)
+    theirs = folder_of_a_stranger(shared / "tree", victim)
+    options = {name: True for name in ("contents", "update") if name == what}
+    with pytest.raises(PermissionError, match=f"a folder of uid {STRANGER}.*a slash") as caught:
+        copy(session, source, shared if "into" in what else theirs, **options)
+    check(caught.value, errno.EACCES, theirs)
+    assert victim.read_bytes() == b"victim"
+
+
+@BOTH
+def test_a_strangers_folder_inside_a_shared_one_of_the_tree_is_refused(
+    as_root: None, session: SftpSession, tmp_path: Path, copy: Copy
+) -> None:
+    """Not only the tree's root may lie in a folder that others may write to."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"victim")
+    (tmp_path / "source" / "uploads").mkdir(parents=True)
+    tree_of(tmp_path / "source" / "uploads" / "tree", b"x", 100)
+    shared = tmp_path / "target" / "uploads"
+    folder_of_a_stranger(shared / "tree", victim)
+    shared.chmod(0o1777)
+    with pytest.raises(PermissionError, match=f"a folder of uid {STRANGER}"):
+        copy(session, tmp_path / "source", tmp_path / "target", contents=True, preserve=False)
+    assert victim.read_bytes() == b"victim"
+
+
+@BOTH
+@pytest.mark.parametrize("is_tree", [False, True], ids=["file", "tree"])
+def test_a_strangers_folder_with_a_slash_is_used(
+    as_root: None, session: SftpSession, shared: Path, tmp_path: Path, copy: Copy, is_tree: bool
+) -> None:
+    """Whoever writes the slash means the folder that is there."""
+    source = tree_of(tmp_path / "tree", b"x")
+    (shared / "theirs").mkdir()
+    os.chown(shared / "theirs", STRANGER, STRANGER)
+    target = f"{shared / 'theirs'}/"
+    copy(session, source if is_tree else source / "file0", target, contents=is_tree)
+    assert (shared / "theirs" / "file0").read_bytes() == b"x"
+    if is_tree:
+        copy(session, source, target)
+        assert (shared / "theirs" / "tree" / "file0").read_bytes() == b"x"
+
+
+@BOTH
+@pytest.mark.parametrize("count", [1, 100])
+def test_update_does_not_take_a_strangers_file_for_ours(
+    as_root: None, session: SftpSession, tmp_path: Path, copy: Copy, count: int
+) -> None:
+    """Size and time are easily made, and the content would be the stranger's."""
+    (tmp_path / "source").mkdir()
+    tree_of(tmp_path / "source" / "uploads", b"good", count)
+    (tmp_path / "target").mkdir()
+    shared = tree_of(tmp_path / "target" / "uploads", b"evil")
+    os.chown(shared / "file0", STRANGER, STRANGER)
+    shared.chmod(0o1777)
+    with pytest.raises(PermissionError, match=f"a file of uid {STRANGER}"):
+        copy(session, tmp_path / "source", tmp_path / "target", contents=True, update=True)
+    if count == 1:
+        source = tmp_path / "source" / "uploads" / "file0"
+        with pytest.raises(PermissionError, match=f"a file of uid {STRANGER}"):
+            copy(session, source, shared / "file0", update=True)
+
+
+def test_a_link_made_after_the_look_at_a_tree_is_not_followed(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stranger may exchange the folder that was looked at, before it is opened."""
+    (tmp_path / "victim").mkdir()
+    source = tree_of(tmp_path / "source", b"x")
+    original = target_folder._make
+
+    def make(path: bytes, mode: int, fd: Any) -> bool:
+        is_new = original(path, mode, fd)
+        if fd is None:
+            os.rmdir(path)
+            os.symlink(tmp_path / "victim", path)
+        return is_new
+
+    monkeypatch.setattr(target_folder, "_make", make)
+    with pytest.raises(OSError, match="Not a directory|Too many levels"):
+        download(session, source, shared / "tree")
+    assert not os.listdir(tmp_path / "victim")
+
+
+def test_a_link_made_after_the_look_at_a_file_is_not_followed(
+    as_root: None,
+    session: SftpSession,
+    shared: Path,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Our link leads to a name that a stranger may make a link of at any time."""
+    (tmp_path / "victim").write_bytes(b"victim")
+    (shared / "ours").symlink_to(shared / "free")
+    original = target_file.follow_links
+
+    def follow(path: bytes) -> bytes:
+        found = original(path)
+        os.symlink(tmp_path / "victim", found)
+        os.chown(found, STRANGER, STRANGER, follow_symlinks=False)
+        return found
+
+    monkeypatch.setattr(target_file, "follow_links", follow)
+    monkeypatch.setattr(target_folder, "follow_links", lambda path: path)
+    with pytest.raises(PermissionError, match=f"a symbolic link of uid {STRANGER}"):
+        download(session, source, shared / "ours")
+    assert (tmp_path / "victim").read_bytes() == b"victim"
 
 
 @BOTH

@@ -25,7 +25,8 @@ from ssh_service.copying.local.target_folder import (
     is_replaced,
     open_real,
 )
-from ssh_service.copying.ownership import described, is_our_file
+from ssh_service.copying.ownership import described, is_our_file, may_use
+from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
 
 __all__ = ["TargetFile", "digest_at", "find_file"]
@@ -122,10 +123,14 @@ class TargetFile(Unfinished):
         check_use(self.path, self._existing, self._folder.attributes)
 
     def _follow_link(self) -> None:
-        follow_links(self.path)
-        real = os.path.realpath(self.path)
-        folder, self._name = os.path.split(real)
-        self._own_folder = self._folder = open_real(folder, self._folder.root)
+        # What was checked is used: a link that a stranger makes there meanwhile is not followed.
+        path = follow_links(self.path)
+        folder, self._name = os.path.split(path)
+        folder = os.path.realpath(folder or b".")
+        root = self._folder.root
+        if root is not None and not is_within(os.path.join(folder, self._name), root):
+            raise OSError(errno.ELOOP, "a local symbolic link that leads out of the target")
+        self._own_folder = self._folder = open_real(folder, root)
 
     def _open(self) -> None:
         existing = self._existing
@@ -346,12 +351,15 @@ class TargetFile(Unfinished):
 
 
 def find_file(folder: TargetFolder, name: bytes) -> Optional[os.stat_result]:
-    """Return the status of a regular file in a folder; None if there is none."""
+    """Return the status of a regular file in a folder; None if there is none that may be used."""
     try:
         found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
     except OSError:
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    # A stranger's may look like the source, and its content is the stranger's.
+    return found if may_use(described(found), folder.attributes, os.geteuid()) else None
 
 
 def digest_at(folder: TargetFolder, name: bytes, size: int) -> bytes:

@@ -27,6 +27,7 @@ __all__ = [
     "TargetFolder",
     "TargetTree",
     "Unfinished",
+    "check_folder",
     "check_use",
     "follow_links",
     "open_folder",
@@ -211,6 +212,14 @@ def follow_links(path: bytes) -> bytes:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
+def check_folder(path: bytes) -> None:
+    """As `check_use`, for a folder by its path; links are followed if they may be."""
+    path = follow_links(path.rstrip(b"/") or b"/")
+    if os.path.basename(path) not in (b"", b".", b".."):
+        around = os.stat(os.path.dirname(path) or b".")
+        check_use(path, described(os.lstat(path)), described(around))
+
+
 def check_use(path: bytes, found: Attributes, folder: Attributes) -> None:
     """Refuse a target that a stranger made in a folder which strangers may write to."""
     if not may_use(found, folder, os.geteuid()):
@@ -230,19 +239,25 @@ class TargetTree:
     keeps_links : bool
         Whether links are copied as links, so that one of the local user's gives way to what the
         server has; else one that stays inside the tree is followed, and only others give way.
+    is_named : bool
+        Whether the local user has named it as a folder, whoever made it.
     """
 
-    def __init__(self, path: bytes, mode: int, keeps_links: bool = False) -> None:
+    def __init__(
+        self, path: bytes, mode: int, keeps_links: bool = False, is_named: bool = False
+    ) -> None:
         self._keeps_links = keeps_links
         self._open: Set[TargetFolder] = set()
         self._made_writable: Dict[Names, int] = {}  # to the mode it had
         try:
-            follow_links(path)
-            is_new = _make(path, mode, None)
-            real = os.path.realpath(path)
-            self._root = TargetFolder(
-                open_folder(path), path, is_new, real, self._open, keeps_links
-            )
+            real = follow_links(path)
+            is_new = _make(real, mode, None)
+            if not is_new and not is_named:
+                check_folder(real)
+            # A link that a stranger has made there meanwhile is not followed.
+            descriptor = open_folder(real, flags=os.O_NOFOLLOW)
+            real = os.path.realpath(real)
+            self._root = TargetFolder(descriptor, path, is_new, real, self._open, keeps_links)
             if not is_new:
                 self._make_writable((), self._root)
         except OSError as error:
@@ -320,7 +335,7 @@ class TargetTree:
         parent = self.open_folder(names[:-1])
         try:
             self._remove_link(names, parent)
-            is_new = _make(names[-1], mode, parent.fd)
+            is_new, around = _make(names[-1], mode, parent.fd), parent.attributes
         except OSError as error:
             raise local_error(error, self._path(names)) from error
         finally:
@@ -328,6 +343,11 @@ class TargetTree:
         folder = self.open_folder(names)
         folder.is_new = is_new
         if not is_new:
+            try:
+                check_use(folder.path, folder.attributes, around)
+            except BaseException:
+                folder.release()
+                raise
             self._make_writable(names, folder)
         return folder
 
