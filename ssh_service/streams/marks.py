@@ -9,6 +9,8 @@ from typing import List, Tuple
 _TOKEN_SIZE = 8
 # Characters of a word at most; nobody else's output is held back for longer.
 _LONGEST_WORD = 1000
+# Of any token: compiling an expression for each would take longer than sending a command.
+_MARK = re.compile(rb"<([0-9a-f]{%d}):([ -;=?-~]{1,%d})>" % (2 * _TOKEN_SIZE, _LONGEST_WORD))
 
 
 class Marks:
@@ -30,7 +32,7 @@ class Marks:
     def __init__(self, count: int = 1) -> None:
         token = secrets.token_hex(_TOKEN_SIZE)
         self.start = f"<{token}:"
-        self._mark = re.compile(rb"<%s:([ -;=?-~]{1,%d})>" % (token.encode(), _LONGEST_WORD))
+        self._token = token.encode()
         self._left = count
         self._held = b""  # may be the beginning of a mark
 
@@ -69,10 +71,11 @@ class Marks:
         text, self._held = self._held + chunk, b""
         words: List[bytes] = []
         while self._left:
-            found = self._mark.search(text)
+            marks = _MARK.finditer(text)
+            found = next((mark for mark in marks if mark.group(1) == self._token), None)
             if found is None:
                 break
-            words.append(found.group(1))
+            words.append(found.group(2))
             text = text[: found.start()] + text[found.end() :]
             self._left -= 1
         if self._left:
