@@ -25,6 +25,8 @@ from tests.unit.engine_fakes import (
 
 # Seconds for all moments of one call.
 LIMIT = 6.0
+# Moments are torn at in strides, so that there are late ones among them though time is up.
+_STRIDE, _TURN = 29, 12
 
 
 class Server:
@@ -157,6 +159,22 @@ def by_service(place: Place) -> None:
     service.wait_os_operation(info)
 
 
+def tear(place: Place, call: Callable[[Place], Any], how: str, limit: float) -> bool:
+    """Tear a call at its moments, from first to last again and again; tell whether at all."""
+    until, torn = time.monotonic() + limit, 0
+    for first in range(_STRIDE):
+        moment = first * _TURN % _STRIDE
+        while time.monotonic() < until or torn < 20:
+            if not torn_at(moment, lambda: call(place), how):
+                break
+            torn += 1
+            moment += _STRIDE
+            place.check()
+        else:
+            return False
+    return True
+
+
 CALLS = {
     "run": lambda place: run(connect_params(), "wait", cache=place.cache),
     "run with a limit": lambda p: run(connect_params(), "wait", cache=p.cache, timeout=PATIENCE),
@@ -179,13 +197,19 @@ def test_a_call_torn_anywhere_loses_nothing_and_ends_its_command(
     what: str, how: str, place: Place
 ) -> None:
     """C1, C2: the destination stays usable; no session, lease or place in the queue is lost."""
-    torn = 0
-    for moment in moments(LIMIT):
-        if not torn_at(moment, lambda: CALLS[what](place), how):
-            break
-        torn += 1
-        place.check()
-    assert torn > 20
+    tear(place, CALLS[what], how, LIMIT)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of generators
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("what", CALLS)
+def test_a_call_torn_everywhere_loses_nothing_and_ends_its_command(
+    what: str, how: str, place: Place
+) -> None:
+    """C1, C2: each moment there is."""
+    assert tear(place, CALLS[what], how, 600.0)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
