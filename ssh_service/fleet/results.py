@@ -115,12 +115,13 @@ class Results(Iterator[HostResult]):
             self._fill_locked()
 
     def __del__(self) -> None:
-        if not getattr(self, "_open", 0) or self._closed:
+        if not getattr(self, "_begun", 0) or self._closed:
             return
         # A destructor may run under any lock, so it takes none; and it waits for nobody.
         give_up = _GivingUp(self._runner, self._ready, self._open)
         background.leave_work(background.Strand(), give_up.begin)
-        warnings.warn("results of a fleet were dropped, and its work ended", ResourceWarning)
+        if self._open:
+            warnings.warn("results of a fleet were dropped, and its work ended", ResourceWarning)
 
     def __enter__(self) -> "Results":
         return self
