@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from typing import Any, Dict, NoReturn, Union
 
 __all__ = ["Secret", "keyed_digest"]
 
 # A digest is comparable inside this process alone: it is worth nothing in a core file or a log.
 _PROCESS_KEY = os.urandom(32)
+# Half a surrogate pair, but for those that stand for bytes.
+_HALF_PAIR = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def keyed_digest(data: bytes) -> str:
@@ -84,6 +87,11 @@ class Secret:
     def is_bytes(self) -> bool:
         """Whether it was given as bytes."""
         return isinstance(self.__value, bytes)
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether it can be encoded; where not, the codec's own error would hold all of it."""
+        return isinstance(self.__value, bytes) or _HALF_PAIR.search(self.__value) is None
 
     @property
     def digest(self) -> str:

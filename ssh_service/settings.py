@@ -21,6 +21,7 @@ __all__ = [
     "port",
     "positive_int",
     "seconds",
+    "sendable",
     "text",
     "time_span",
     "wrong",
@@ -384,10 +385,38 @@ def hidden(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
     SshConfigError
         It is something else.
     """
-    if value is None or isinstance(value, Secret):
-        return value
     if isinstance(value, (str, bytes)):
-        return Secret(value)
+        value = Secret(value)
+    if isinstance(value, Secret):
+        return sendable(name, value)
+    if value is None:
+        return None
     if callable(value):
         return value  # type: ignore[no-any-return]
     raise wrong_type(name, value, "a text or a callable that returns one")
+
+
+def sendable(name: str, value: Secret) -> Secret:
+    """
+    Check that a secret can be encoded.
+
+    Parameters
+    ----------
+    name : str
+        The setting's name.
+    value : Secret
+        The secret.
+
+    Returns
+    -------
+    Secret
+        The same.
+
+    Raises
+    ------
+    SshConfigError
+        It holds half a surrogate pair.
+    """
+    if not value.can_be_sent:
+        raise SshConfigError(f"{name}: half a surrogate pair cannot be sent")
+    return value

@@ -180,9 +180,9 @@ class _Conversation:
 
         def run() -> Optional[Sequence[str]]:
             self._password_shown = True
-            event = threading.Event()
+            event, user = threading.Event(), self._params.username
             try:
-                self._transport.auth_password(self._params.username, password.reveal(), event)
+                self._transport.auth_password(user, password.reveal_bytes(), event)
             except Exception as error:  # paramiko's frames hold the password
                 raise error.with_traceback(None) from None
             return self._await(event)

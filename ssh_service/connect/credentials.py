@@ -27,6 +27,7 @@ from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeou
 from ssh_service.known_hosts import fingerprint
 from ssh_service.params import ConnectParams, conceal_keys, key_sources
 from ssh_service.secret import Secret
+from ssh_service.settings import sendable
 from ssh_service.user_files import home
 
 __all__ = ["Credentials", "Identity"]
@@ -185,8 +186,10 @@ class Credentials:
         if value is None or isinstance(value, Secret):
             return value
         delivered = self._ask(name, lambda: _wrapped(value()))
-        if delivered is None or isinstance(delivered, Secret):
-            return delivered
+        if delivered is None:
+            return None
+        if isinstance(delivered, Secret):
+            return sendable(name, delivered)
         raise SshConfigError(
             f"{name}: the callable returned an object of {type(delivered).__name__}, not a text"
         )

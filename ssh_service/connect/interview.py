@@ -11,6 +11,7 @@ import paramiko
 from ssh_service.connect.aside import call_aside
 from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
 from ssh_service.params import ConnectParams
+from ssh_service.secret import Secret
 
 __all__ = ["Declined", "Interview"]
 
@@ -130,7 +131,9 @@ class Interview:
                 connection_id=where,
                 phase="auth",
             )
-        good = isinstance(answers, (list, tuple)) and all(isinstance(a, str) for a in answers)
+        good = isinstance(answers, (list, tuple)) and all(
+            isinstance(answer, str) and Secret(answer).can_be_sent for answer in answers
+        )
         if not good or len(answers) != len(prompts):
             answers = None  # a traceback with locals is not to show them
             raise SshConfigError(
@@ -139,7 +142,7 @@ class Interview:
                 connection_id=where,
                 phase="auth",
             )
-        return answers
+        return [Secret(answer).reveal_bytes() for answer in answers]
 
     def _converse(self) -> Any:
         return self._transport.auth_interactive(self._params.username, self._on_questions)

@@ -57,7 +57,7 @@ def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
             )
         return (given,)
     if isinstance(given, Secret):
-        return (given,)
+        return (settings.sendable(name, given),)
     if isinstance(given, (str, os.PathLike)):
         return (settings.path(name, given),)
     right = "a path, a paramiko.PKey, a callable that returns one, or a list of those"

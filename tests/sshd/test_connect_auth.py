@@ -48,6 +48,42 @@ def test_a_password_logs_in(password: Any) -> None:
         assert server.attempts == [("password", True)]
 
 
+@pytest.mark.parametrize("step", ["password", "keyboard-interactive"])
+@pytest.mark.parametrize("password", [b"secret\xff", lambda: "secret\udcff"], ids=str)
+def test_a_password_of_any_bytes_is_shown_as_it_is(password: Any, step: str) -> None:
+    """One that is no UTF-8 is sent byte for byte (paramiko's server takes no such answer)."""
+    found: List[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = paramiko.Message.add_string
+        patch.setattr(
+            paramiko.Message,
+            "add_string",
+            lambda self, text: (found.append(text), original(self, text))[1],
+        )
+        with AuthServer((step,), questions=[("Password: ", False)], answers=["x"]) as server:
+            with pytest.raises((SshAuthError, SshConnectError)):
+                connect(server, password=password)
+    assert b"secret\xff" in found
+
+
+@pytest.mark.parametrize("name", ["password", "passphrase", "client_keys"])
+@pytest.mark.parametrize("is_callable", [False, True], ids=["text", "callable"])
+def test_a_secret_that_cannot_be_encoded_is_not_shown(name: str, is_callable: bool) -> None:
+    """The codec's own error holds all of the text."""
+    secret = MARKER + "\ud800"
+    locked = generated("locked-by-a-marker", "ed25519", MARKER)
+    rest: Dict[str, Any] = {"client_keys": [locked]} if name == "passphrase" else {}
+    if name == "client_keys":
+        secret = "-----BEGIN OPENSSH PRIVATE KEY-----\n" + secret
+    with AuthServer(("password", "publickey")) as server:
+        with pytest.raises(SshConfigError, match=f"{name}: half a surrogate pair") as caught:
+            connect(server, **rest, **{name: (lambda: secret) if is_callable else secret})
+    seen: Any = caught.value
+    while seen is not None:
+        assert MARKER not in repr(seen)
+        seen = seen.__cause__ or seen.__context__
+
+
 def test_a_connection_keeps_no_credential() -> None:
     with AuthServer(password=MARKER) as server:
         transport = connect(server, password=MARKER)
@@ -164,6 +200,15 @@ def test_no_frame_shows_answers_that_do_not_fit(answers: Any) -> None:
         with pytest.raises(SshConfigError, match="a list of 2 texts") as caught:
             connect(server, kbdint_handler=lambda *_: answers)
     assert_no_frame_knows(caught.value, MARKER)
+
+
+def test_no_error_shows_answers_that_cannot_be_encoded() -> None:
+    """The codec's own error would hold them."""
+    with AuthServer(("keyboard-interactive",), questions=TOKEN, answers=["a", "b"]) as server:
+        with pytest.raises(SshConfigError, match="list of 2 texts") as caught:
+            connect(server, kbdint_handler=lambda *_: ["a", MARKER + "\ud800"])
+    assert_no_frame_knows(caught.value, MARKER)
+    assert MARKER not in repr(caught.value.__context__)
 
 
 def test_no_frame_shows_refused_answers() -> None:
