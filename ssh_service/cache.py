@@ -400,6 +400,24 @@ class _Lending:
             self._lease.release()
 
 
+def check_cache(cache: Optional[SshClientCache]) -> None:
+    """
+    Refuse what is no cache.
+
+    Parameters
+    ----------
+    cache : Optional[SshClientCache]
+        A caller's; None stands for another one.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    if cache is not None and not isinstance(cache, SshClientCache):
+        raise SshConfigError(f"cache: expected an SshClientCache, got a {type(cache).__name__}")
+
+
 def check_limits(*limits: Optional[float]) -> None:
     """
     Refuse what is no limit, before a connection is leased that could then not be released.

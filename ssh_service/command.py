@@ -105,6 +105,8 @@ class Command(ChannelSink):
         left_running: Optional[LeftRunning] = None,
     ) -> None:
         check_seconds("timeout", timeout)
+        if pty not in (True, False):
+            raise SshConfigError(f"pty: expected True or False, got {pty!r}")
         background.require_threads()
         # Runs users' code, in order; made when it is needed first.
         self._run_callback = run_callback

@@ -10,14 +10,21 @@ from __future__ import annotations
 from typing import Any, Callable, Mapping, Optional, Tuple, Union
 
 from ssh_service import copying, direct, params, remote
-from ssh_service.cache import SshClientCache
+from ssh_service.cache import SshClientCache, check_cache
 from ssh_service.command import Command
 from ssh_service.copying import ProgressCallback
 from ssh_service.outcome import CommandFuture, CompletedProcess
 from ssh_service.remote import Path
 from ssh_service.remote_process import RemoteProcess
 from ssh_service.script import Script
-from ssh_service.streams import CallbackOutput, OnOutput, Output, QueueOutput, as_input
+from ssh_service.streams import (
+    CallbackOutput,
+    OnOutput,
+    Output,
+    QueueOutput,
+    as_input,
+    check_encoding,
+)
 from ssh_service.transport import SshTransport
 
 Destination = Union[Mapping[str, Any], SshTransport]
@@ -163,7 +170,8 @@ def run(
     stdin : Union[str, bytes]
         What the script can read; it finds the end of the file after it.
     on_stdout, on_stderr, encoding
-        As for `start`; what a function was given is not in the outcome.
+        As for `start`; what a function was given is not in the outcome.  The text of the outcome
+        is UTF-8, whatever `encoding` is; its ``stdout_bytes`` and ``stderr_bytes`` are the bytes.
     max_output : Optional[int]
         Bytes that stdout and stderr may each have; a command that writes more is ended.
 
@@ -188,6 +196,7 @@ def run(
         The server admits no session, or runs no commands.
     """
     destination = params.conceal(destination)
+    check_encoding(encoding)
     stdout, stderr = (
         Output(max_output) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
@@ -233,6 +242,7 @@ def _begin(
         future = command.take_future()
         direct.begin(destination, command)
         return command, future
+    check_cache(cache)
     target = params.resolve(destination)
     command = make(target.connection_id)
     future = command.take_future()
@@ -466,5 +476,6 @@ def _copy(
         _OVER[way](destination, source, goal, **options)
     else:
         target = params.resolve(destination)
+        check_cache(cache)
         cache = default_cache() if cache is None else cache
         remote.copy(way, cache, target, source, goal, idle_timeout=_IDLE_TIMEOUT, **options)

@@ -6,6 +6,7 @@ Nothing of the library itself is loaded before a command needs it, so that help 
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import List, Optional
@@ -46,6 +47,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         The exit status: 0 all well, 1 some failed, 2 usage, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _replace_closed_streams()
     try:
         import click  # noqa: F401
         import rich  # noqa: F401
@@ -65,3 +67,15 @@ def main(arguments: Optional[List[str]] = None) -> int:
     from ssh_service.cli.app import run
 
     return run(arguments)
+
+
+def _replace_closed_streams() -> None:
+    """Open ``/dev/null`` where a shell closed a standard stream (``>&-``), as sshd and ssh do."""
+    # A connection would otherwise get the stream's number, and whatever is written there.
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, mode, closefd=False))

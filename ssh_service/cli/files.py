@@ -51,6 +51,8 @@ class OutputFiles:
                 for stream in _STREAMS:
                     with contextlib.suppress(FileNotFoundError):
                         os.remove(self._path(host, stream))
+        except FileExistsError as error:
+            raise click.UsageError(f"--output-dir {folder}: a file, not a folder") from error
         except OSError as error:
             raise click.UsageError(f"--output-dir {folder}: {error.strerror}") from error
         self._lock = threading.Lock()

@@ -261,7 +261,8 @@ class _Drive:
     def _signalled(self, number: int, _: Any) -> None:
         if self._signal:  # asked twice: at once, whatever goes on over there
             self._reporter_now.abandon()
-            os.write(2, f"ssh-service: interrupted again: {self._summary()}\n".encode())
+            text = f"ssh-service: interrupted again: {self._summary()}{self._left()}\n"
+            os.write(2, text.encode())
             os._exit(128 + self._signal)
         self._signal = number
         if self._results is not None:
@@ -345,6 +346,11 @@ class _Drive:
             names = ", ".join(failed[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
             text += f", {len(failed)} failed: {names}"
         return text
+
+    def _left(self) -> str:
+        """Say how many hosts were left as they are; from a signal handler, so without a lock."""
+        left = self._count_begun() - self._succeeded - len(self._failed)
+        return f"; nobody knows what still goes on at {left} of them" if left > 0 else ""
 
 
 def _is_closed(stream: Any) -> bool:

@@ -89,10 +89,22 @@ def resolve_name(
         return lookup.result()
     reason = getattr(error, "strerror", None) or error or "no address"
     raise SshConnectError(
-        f"{params.connection_id}: the name {params.hostname!r} cannot be resolved: {reason}",
+        f"{params.connection_id}: the name {params.hostname!r} cannot be resolved: {reason}"
+        f"{_hint(params.hostname)}",
         connection_id=params.connection_id,
         phase="resolve",
     ) from error
+
+
+def _hint(name: str) -> str:
+    """Say what was meant by a name that has more than a host in it, as on a command line."""
+    if "@" in name:
+        return " (the user is a parameter by itself, username)"
+    if name.count(":") == 1:  # more are an IPv6 address
+        return " (the port is a parameter by itself, port)"
+    if "[" in name:
+        return " (ssh_service.fleet.expand writes ranges out)"
+    return ""
 
 
 def _lookup(key: _Key) -> Future[List[Any]]:

@@ -148,8 +148,10 @@ class Download:
         if os.path.isdir(target):
             target = os.path.join(target, await self._basename(source))
         elif target.endswith(b"/"):
-            code = errno.ENOTDIR if os.path.exists(target.rstrip(b"/")) else errno.EISDIR
-            raise transfer_error(code, shown(target), side="local")
+            if os.path.exists(target.rstrip(b"/")):
+                raise transfer_error(errno.ENOTDIR, shown(target), side="local")
+            text = "there is no such folder, which the slash at its end asks for"
+            raise transfer_error(errno.EISDIR, shown(target), text, side="local")
         folder, name = open_parent(target)
         self._job.closing.callback(folder.close)
         self._job.progress.expect(found.size or 0)

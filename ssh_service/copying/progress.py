@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Callable, NamedTuple, Optional, Tuple, Union
 
+from ssh_service.errors import SshConfigError
+
 __all__ = ["Meter", "Progress", "ProgressCallback", "ProgressTo"]
 
 # Seconds between two reports.
@@ -36,6 +38,11 @@ class Meter:
     tell : Optional[Callable[[Progress], None]]
         Told of them, on the copy's own thread; what it raises ends the copy.
 
+    Raises
+    ------
+    SshConfigError
+        `tell` is no function.
+
     Attributes
     ----------
     is_read : bool
@@ -43,6 +50,8 @@ class Meter:
     """
 
     def __init__(self, tell: Optional[ProgressCallback]) -> None:
+        if tell is not None and not callable(tell):
+            raise SshConfigError(f"progress: expected a function, got {tell!r}")
         self._tell = tell
         self.is_read = tell is not None
         self._told = time.monotonic()

@@ -23,7 +23,7 @@ from typing import Any, Dict, Iterable, Mapping, Optional, Union
 
 from ssh_service import params
 from ssh_service import script as scripts
-from ssh_service.cache import SshClientCache
+from ssh_service.cache import SshClientCache, check_cache
 from ssh_service.copying import Options
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.elsewhere import runner_for
@@ -108,14 +108,14 @@ def run(
         The script, a variable's name or a number is wrong.  A host that is wrong is told of by
         its result.
     """
-    connect = params.conceal(connect or {})
+    connect = params.conceal(_connect(connect))
     arguments: Dict[str, Any] = {
         "text": scripts.join(script),
         "env": dict(scripts.check_environment(env)),
         "shell": shell,
         "max_output": max_output,
     }
-    job = Job("run", arguments, dict(connect or {}), _seconds("timeout", timeout))
+    job = Job("run", arguments, dict(connect), _seconds("timeout", timeout))
     return _results(hosts, job, parallel, executor, cache, on_output, None)
 
 
@@ -192,7 +192,7 @@ def upload(
     SshConfigError
         A number or an option is wrong.  A host that is wrong is told of by its result.
     """
-    connect = params.conceal(connect or {})
+    connect = params.conceal(_connect(connect))
     options = Options(
         recursive=recursive,
         verify=verify,
@@ -205,7 +205,7 @@ def upload(
         contents=contents,
     )
     arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
-    job = Job("upload", arguments, dict(connect or {}), _seconds("timeout", timeout))
+    job = Job("upload", arguments, dict(connect), _seconds("timeout", timeout))
     return _results(hosts, job, parallel, executor, cache, None, on_progress)
 
 
@@ -287,7 +287,7 @@ def download(
     SshConfigError
         A number or an option is wrong.  A host that is wrong is told of by its result.
     """
-    connect = params.conceal(connect or {})
+    connect = params.conceal(_connect(connect))
     options = Options(
         recursive=recursive,
         verify=verify,
@@ -301,7 +301,7 @@ def download(
     )
     arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
     arguments["folder_per_host"] = folder_per_host
-    job = Job("download", arguments, dict(connect or {}), _seconds("timeout", timeout))
+    job = Job("download", arguments, dict(connect), _seconds("timeout", timeout))
     return _results(hosts, job, parallel, executor, cache, None, on_progress)
 
 
@@ -325,20 +325,35 @@ def _results(
     on_output: Optional[OnOutput],
     on_progress: Optional[OnProgress],
 ) -> Results:
-    if isinstance(hosts, (str, bytes, Mapping)):
+    if isinstance(hosts, (str, bytes, Mapping)) or not isinstance(hosts, Iterable):
         raise SshConfigError(
             f"hosts: expected several, such as a list, got a {type(hosts).__name__}"
         )
     if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
         raise SshConfigError(f"parallel: expected a number from 1 on, got {parallel!r}")
     if executor is None:
+        check_cache(cache)
         return Results(hosts, Here(job, parallel, cache, on_output, on_progress), parallel)
     if cache is not None or on_output is not None or on_progress is not None:
         raise SshConfigError(
             "cache, on_output and on_progress: not with an executor, whose workers may be"
             " processes of their own"
         )
+    if not callable(getattr(executor, "submit", None)):
+        raise SshConfigError(
+            f"executor: expected one of concurrent.futures, or like those, got {executor!r}"
+        )
     return Results(hosts, runner_for(job, parallel, executor), parallel)
+
+
+def _connect(given: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise SshConfigError(
+            f"connect: expected a mapping of connect parameters, got a {type(given).__name__}"
+        )
+    return given
 
 
 def _seconds(name: str, value: Optional[float]) -> Optional[float]:

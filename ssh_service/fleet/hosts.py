@@ -43,12 +43,16 @@ def parse(text: str) -> Dict[str, Any]:
     SshConfigError
         It cannot be one.
     """
+    if "://" in text:
+        raise _wrong(text, "a URL is not understood; leave out what is before the host or user")
     try:
         user, host, port = split_address(text.strip())
     except ValueError as error:
         raise _wrong(text, str(error)) from None
     if "," in host:
         raise _wrong(text, "hosts cannot be joined by commas; write 'web[1,3]', or each by itself")
+    if "[" in host and _RANGE.search(host):
+        raise _wrong(text, "a range is several hosts; ssh_service.fleet.expand writes them out")
     if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
         raise _wrong(text, f"{host!r} is no host name")
     found: Dict[str, Any] = {"host": host}
@@ -79,8 +83,11 @@ def expand(pattern: str) -> List[str]:
     Raises
     ------
     SshConfigError
-        A range goes backwards, is no range, or gives too many hosts.
+        It is no text, or a range in it goes backwards, is no range, or gives too many hosts.
     """
+    if not isinstance(pattern, str):
+        kind = type(pattern).__name__
+        raise SshConfigError(f"expand: expected one pattern, a str, got a {kind}")
     if len(pattern) > _LONGEST:
         raise _wrong(pattern, f"it has more than {_LONGEST} characters")
     pieces: List[Sequence[str]] = []

@@ -245,6 +245,23 @@ class QueueOutput(Output):
                 channel.give_back(len(chunk))
 
 
+def check_encoding(encoding: Optional[str]) -> None:
+    """
+    Refuse an encoding that text cannot have.
+
+    Parameters
+    ----------
+    encoding : Optional[str]
+        Its name; None for bytes.
+
+    Raises
+    ------
+    SshConfigError
+        Python does not know it.
+    """
+    _decoder(encoding)
+
+
 def _decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:
     """Make a function that decodes chunk by chunk; its second argument tells of the last one."""
     if encoding is None:

@@ -14,6 +14,7 @@ import pytest
 from ssh_service import (
     SshCommandTimeout,
     SshConfigError,
+    SshConnectError,
     close_all,
     default_cache,
     fleet,
@@ -27,6 +28,50 @@ from ssh_service.cache import SshClientCache
 from ssh_service.mock_sshd import MockSshd
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, eventually
+
+
+@pytest.mark.parametrize(
+    "option, value, complaint",
+    [
+        ("cache", "mine", "cache: expected an SshClientCache, got a str"),
+        ("pty", "no", "pty: expected True or False, got 'no'"),
+        ("encoding", "no-such", "encoding: expected one that Python knows"),
+    ],
+)
+def test_run_wrong_option_is_an_error_at_once(option: str, value: Any, complaint: str) -> None:
+    """Nothing is dialled first, and no text counts as true."""
+    with pytest.raises(SshConfigError, match=complaint):
+        run({"host": "127.0.0.1", "port": 1}, "true", **{option: value})
+
+
+@pytest.mark.parametrize("option", ["cache", "progress"])
+def test_copy_wrong_option_is_an_error_at_once(option: str) -> None:
+    """Nothing is dialled first."""
+    with pytest.raises(SshConfigError, match=f"{option}: expected"):
+        upload({"host": "127.0.0.1", "port": 1}, "a", "b", **{option: "x"})
+
+
+def test_run_text_of_the_outcome_is_utf_8_whatever_the_encoding(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache
+) -> None:
+    """As the reference says: `encoding` is for what functions are given."""
+    script = r"printf '\344'"
+    done = run(mock_sshd.connect_params, script, encoding="latin-1", cache=ssh_cache)
+    assert (done.stdout, done.stdout_bytes) == ("\\xe4", b"\xe4")
+
+
+@pytest.mark.parametrize(
+    "host, hint",
+    [
+        ("root@nowhere.invalid", "the user is a parameter by itself, username"),
+        ("nowhere.invalid:22", "the port is a parameter by itself, port"),
+        ("nowhere[1-2].invalid", "fleet.expand"),
+    ],
+)
+def test_run_host_that_has_more_in_it_is_told_with_what_is_right(host: str, hint: str) -> None:
+    """People write user@host:port; here these are three parameters."""
+    with pytest.raises(SshConnectError, match=f"cannot be resolved: .*{hint}"):
+        run({"host": host, "username": "demo"}, "true")
 
 
 def test_the_output_of_a_command_that_has_ended_is_not_lost(

@@ -324,7 +324,9 @@ def test_second_interrupt_restores_the_terminal_and_sums_up(config: Path) -> Non
     command = argv(config, "run", "-H", "web[1-2]", "--", "trap '' TERM INT; echo up; sleep 20")
     shown = on_a_terminal(command, {}, interrupt_at=[b"up", b"ending what"], status=130)
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
-    assert shown.splitlines()[-1].startswith("ssh-service: interrupted again: 0 of 2 hosts")
+    last = shown.splitlines()[-1]
+    assert last.startswith("ssh-service: interrupted again: 0 of 2 hosts")
+    assert last.endswith("; nobody knows what still goes on at 2 of them")
 
 
 # --- luck ---------------------------------------------------------------------------------------

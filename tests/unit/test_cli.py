@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,7 @@ def test_the_demo_needs_no_click(tmp_path: Path) -> None:
         (["run", "-H", "a", "--parallel", "0", "true"], "0"),
         (["run", "-H", "a", "--host-key", "maybe", "true"], "maybe"),
         (["run", "--bogus"], "--bogus"),
+        (["run", "-H", "a", "-o", "setup.py", "true"], "setup.py: a file, not a folder"),
         (["rum"], "rum"),
         (["upload", "-H", "a", "no/such", "there"], "no/such"),
         (["upload", "-H", "a", "only-one"], "Missing argument"),
@@ -361,6 +363,23 @@ def test_output_onto_a_full_disk_ends_with_1_and_one_line(
         )
     told = b"ssh-service: cannot write the output: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, told)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_cli_closed_streams_change_no_status(closed: str) -> None:
+    """What a shell closed is written to nowhere: not to a connection that got its number."""
+    words = [sys.executable, "-m", "ssh_service", "run", "-H", "localhost", "-p", "1", "-n", "x"]
+    command = " ".join(map(shlex.quote, words))
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{command} {closed}"],
+        cwd=str(ROOT),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bool(done.stdout) == (">&-" not in closed.replace("2>&-", ""))
 
 
 def test_messages_onto_a_full_disk_leave_the_status() -> None:

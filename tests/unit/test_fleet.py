@@ -157,6 +157,10 @@ def test_a_taker_whose_time_is_up_leaves_the_result_to_another() -> None:
     [
         ("web01", {}, "expected several"),
         ({"host": "a"}, {}, "expected several"),
+        (None, {}, "expected several"),
+        ([], {"connect": ["username"]}, "connect: expected a mapping"),
+        ([], {"cache": "x"}, "cache: expected an SshClientCache"),
+        ([], {"executor": "threads"}, "executor: expected one of concurrent.futures"),
         ([], {"parallel": 0}, "parallel"),
         ([], {"parallel": True}, "parallel"),
         ([], {"timeout": 0}, "timeout"),

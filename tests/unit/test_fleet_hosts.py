@@ -43,6 +43,8 @@ def test_a_destination_is_read(text: str, meant: Dict[str, Any]) -> None:
         ("[::1]22", "not closed"),
         ("web[a-c]", "no host name"),
         ("a,b", "cannot be joined by commas"),
+        ("ssh://web01", "a URL is not understood"),
+        ("web[01-02]", "ssh_service.fleet.expand writes them out"),
     ],
 )
 def test_a_mistyped_destination_is_told_with_what_was_expected(text: str, complaint: str) -> None:
