@@ -17,7 +17,7 @@ import queue
 import sys
 import threading
 import time
-from typing import Any, Callable, Deque, List, Optional, Tuple
+from typing import Any, Callable, Deque, List, Optional, Set, Tuple
 
 from ssh_service import crew
 from ssh_service.crew import Crew, Strand
@@ -29,8 +29,10 @@ __all__ = [
     "call_at",
     "callback_runner",
     "has_threads",
+    "hold_exit",
     "is_at_work",
     "leave_work",
+    "let_exit",
     "on_callback_thread",
     "require_threads",
     "rest",
@@ -46,6 +48,8 @@ _LONGEST_WAIT = 3600.0
 _FEW = 1024
 # Seconds that calls which are due have at the interpreter's end.
 _LAST_CALLS = 1.0
+# Seconds that what is being ended on hosts has then: TERM, KILL a second later, round trips.
+_LAST_ENDS = 2.5
 _NEVER, _AWAKE = float("inf"), float("-inf")
 
 
@@ -305,17 +309,47 @@ def _begin() -> Tuple[_Clock, Crew, Crew, Strand]:
 
 
 _clock, _workers, _callbacks, _in_order = _begin()
+_being_ended: Set[object] = set()  # each change is one step of the interpreter's
+
+
+def hold_exit(what: object) -> None:
+    """
+    Have the interpreter's end wait, for some seconds at most, until `let_exit` is called.
+
+    Parameters
+    ----------
+    what : object
+        What is being ended on a host, such as a command.
+    """
+    _being_ended.add(what)
+
+
+def let_exit(what: object) -> None:
+    """
+    Take back what `hold_exit` was told; nothing happens where it was told nothing.
+
+    Parameters
+    ----------
+    what : object
+        The same.
+    """
+    _being_ended.discard(what)
 
 
 def _forget_parent() -> None:
     # A forked child has neither the threads nor a sane state of their locks.
     global _clock, _workers, _callbacks, _in_order
     _clock, _workers, _callbacks, _in_order = _begin()
+    _being_ended.clear()
 
 
 def _make_last_calls() -> None:
     # Else a program that closes its cache in its last line would not hear of it, and a command
     # that was given up with the program would go on over there.
+    _workers.rest(_LAST_CALLS)
+    deadline = time.monotonic() + _LAST_ENDS
+    while _being_ended and time.monotonic() < deadline:
+        time.sleep(0.002)
     rest(_LAST_CALLS)
 
 

@@ -495,6 +495,7 @@ class Command(ChannelSink):
                 if self._over or self._is_being_ended:
                     return
                 self._is_being_ended = True
+            background.hold_exit(self)
             # Only what arrives from now on proves that the process ended because of us; `closed`
             # settles the command then.
             try:
@@ -630,6 +631,7 @@ class Command(ChannelSink):
                 self._watch.note_over()
             timers, self._timers = self._timers, []
             self._ended_channels = []
+        background.let_exit(self)
         self._fates.append(None)
         if process is None:
             self._note_left_running(error)

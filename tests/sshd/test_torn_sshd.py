@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -130,3 +133,32 @@ def test_a_copy_torn_at_random_moments_leaves_the_destination_usable(
     assert there.read_bytes() == source.read_bytes()
     eventually(lambda: cache.stats()["leases"] == 0, "no lease is left")
     assert cache.stats()["waiting"] == 0
+
+
+PROGRAM = """
+import json, sys
+from ssh_service import run
+
+web, script = json.loads(sys.argv[1]), sys.argv[2]
+run(web, script, on_stdout=lambda text: print(text, end="", flush=True))
+"""
+
+
+@pytest.mark.parametrize("trap", ["", "trap '' TERM;"])
+def test_ctrl_c_of_a_whole_program_ends_its_command(sshd: Sshd, trap: str) -> None:
+    """Though the interpreter ends right after it, and to end one takes several round trips."""
+    tag = f"48{os.getpid()}."
+    script = f"{trap} echo begun; sleep {tag}; sleep {tag}"
+    arguments = [sys.executable, "-c", PROGRAM, json.dumps(sshd.connect_params), script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"begun\n"
+            eventually(lambda: bool(sleepers(tag)), "the command runs")
+            program.send_signal(signal.SIGINT)
+            _, said = program.communicate(timeout=PATIENCE)
+        finally:
+            program.kill()
+    assert b"KeyboardInterrupt" in said
+    assert sleepers(tag) == []
