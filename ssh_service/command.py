@@ -137,16 +137,17 @@ class Command(ChannelSink):
         self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)
         self.stdin.have_pumped = lambda: self._hand_over(self.stdin.pump)
         self._terminal = TerminalInput(self.stdin, connection_id) if pty else None
-        before, prologue = "", self._group.prologue
-        if self._terminal is not None:
-            before, prologue = self._terminal.before, self._terminal.prologue
         self._shell, self._left_running = shell, left_running
-        self._to_be_ended = []
+        self._to_be_ended: List[Left] = []
         if left_running is not None:
             self._to_be_ended = left_running.take(needs_posix=not self._env and shell is None)
-        prologue += ending(self._to_be_ended)
         self._delivery = script.deliver(
-            self._text, self._env, shell, prologue, before, bool(self._to_be_ended)
+            self._text,
+            self._env,
+            shell,
+            self._prologue,
+            "" if self._terminal is None else self._terminal.before,
+            bool(self._to_be_ended),
         )
         self.outputs = (stdout or Output(), stderr or Output())
         for output in self.outputs:
@@ -169,6 +170,11 @@ class Command(ChannelSink):
         self._timers: List[background.Timer] = []  # guarded by _lock
         if timeout is not None:
             self.set_timer(timeout, self._expire)
+
+    def _prologue(self) -> str:
+        """Write what a script that goes over stdin does first."""
+        own = self._group.prologue() if self._terminal is None else self._terminal.prologue
+        return own + ending(self._to_be_ended)
 
     def watch(self, subscribers: Sequence[Subscriber]) -> None:
         """

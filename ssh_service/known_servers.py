@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Optional, Tuple
 
@@ -46,7 +47,7 @@ def is_dropbear(version: str) -> bool:
     bool
         True for every version of it.
     """
-    return _DROPBEAR.match(version) is not None
+    return _dropbear(version) is not None
 
 
 def runs_one_command(version: str) -> bool:
@@ -67,8 +68,8 @@ def runs_one_command(version: str) -> bool:
     bool
         True for these versions, and for a dropbear that does not tell its version.
     """
-    found = _DROPBEAR.match(version)
-    return found is not None and (found.group(1) is None or _numbers(found) < (2024, 86))
+    found = _dropbear(version)
+    return found is not None and found < (2024, 86)
 
 
 def signals_group(version: str, root: bool) -> bool:
@@ -132,10 +133,15 @@ def needs_script_to_signal(version: str, root: bool) -> bool:
     return (known or root) and not signals_group(version, root)
 
 
+# Several of these questions are asked about each command, of few versions.
+@functools.lru_cache(maxsize=64)
 def _openssh(version: str) -> Optional[Tuple[int, int]]:
     found = _OPENSSH.match(version)
-    return None if found is None else _numbers(found)
+    return None if found is None else (int(found.group(1)), int(found.group(2)))
 
 
-def _numbers(found: "re.Match[str]") -> Tuple[int, int]:
-    return int(found.group(1)), int(found.group(2))
+@functools.lru_cache(maxsize=64)
+def _dropbear(version: str) -> Optional[Tuple[int, int]]:
+    """Return its version; one that does not tell it is taken for an old one."""
+    found = _DROPBEAR.match(version)
+    return None if found is None else (int(found.group(1) or 0), int(found.group(2) or 0))

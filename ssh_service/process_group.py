@@ -59,8 +59,6 @@ class RemoteGroup:
     ----------
     process : Optional[Process]
         The command's process, once it is known.
-    prologue : str
-        What a script that goes over stdin does first.
 
     Notes
     -----
@@ -69,13 +67,6 @@ class RemoteGroup:
 
     def __init__(self, root: bool) -> None:
         self._marks = Marks()
-        # By builtins alone, and quoted, as the caller's environment may hold an IFS with digits.
-        self.prologue = (
-            "{ IFS= read -r _ssh_s </proc/$$/stat;"
-            "IFS= read -r _ssh_n </proc/sys/kernel/random/boot_id;} 2>/dev/null;"
-            f'printf \'{self._marks.start}%s %s %s>\' "$$" "${{_ssh_n:--}}"'
-            ' "${_ssh_s##*") "}" >&2;unset _ssh_n _ssh_s;'
-        )
         self.is_reached = False  # by a script of ours; from `begin` on
         self.process: Optional[Process] = None
         self._root = root
@@ -85,6 +76,23 @@ class RemoteGroup:
         self._is_running = False  # guarded by _lock: the server has said that it is
         self._waiting: List[Then] = []  # guarded by _lock
         self._is_being_ended = False  # guarded by _lock
+
+    def prologue(self) -> str:
+        """
+        Write what a script that goes over stdin does first.
+
+        Returns
+        -------
+        str
+            Commands for a POSIX shell.
+        """
+        # By builtins alone, and quoted, as the caller's environment may hold an IFS with digits.
+        return (
+            "{ IFS= read -r _ssh_s </proc/$$/stat;"
+            "IFS= read -r _ssh_n </proc/sys/kernel/random/boot_id;} 2>/dev/null;"
+            f'printf \'{self._marks.start}%s %s %s>\' "$$" "${{_ssh_n:--}}"'
+            ' "${_ssh_s##*") "}" >&2;unset _ssh_n _ssh_s;'
+        )
 
     def begin(self, channel: SshChannel, awaits_mark: bool) -> None:
         """

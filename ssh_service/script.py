@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Union
 
 from ssh_service import known_servers
 from ssh_service.errors import SshConfigError
@@ -175,7 +175,7 @@ def deliver(
     script: str,
     env: Optional[Mapping[str, str]] = None,
     shell: Optional[str] = None,
-    prologue: str = "",
+    prologue: Callable[[], str] = str,
     before: str = "",
     always_stdin: bool = False,
 ) -> Delivery:
@@ -190,9 +190,9 @@ def deliver(
         From `check_environment`.  It is in no process list on the server.
     shell : Optional[str]
         Path of the shell to run it; None takes the user's login shell.
-    prologue : str
-        Commands of our own to be run first where the script goes over stdin, which takes a POSIX
-        shell in any case; an exec request has to suit every login shell.
+    prologue : Callable[[], str]
+        Makes commands of our own to be run first.  Asked only where the script goes over stdin,
+        which takes a POSIX shell in any case; an exec request has to suit every login shell.
     before : str
         Commands of our own to be run before the script is read over stdin.
     always_stdin : bool
@@ -223,7 +223,7 @@ def deliver(
         command = f"exec {shlex.quote(shell)} -c '{command}'"
     exports = "".join(f"export {name}={_quote(value)}\n" for name, value in (env or {}).items())
     # (No program can be started any more once a value of many kilobytes is exported.)
-    program = f"set --;unset _ssh_n _ssh_s;{prologue}\n{exports}{script}"
+    program = f"set --;unset _ssh_n _ssh_s;{prologue()}\n{exports}{script}"
     preamble = _encode(f'eval "{_on_one_line(program)}"\n')
     return Delivery(_encode(command), preamble, direct)
 

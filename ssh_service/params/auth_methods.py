@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from ssh_service import algorithms, settings
 from ssh_service.params.sources import Sources, first, named
+from ssh_service.ssh_config import HostConfig, Value
 
 __all__ = ["AuthMethods", "auth_methods", "kbdint_handler", "pubkey_algs", "required_rsa_size"]
 
 _METHODS = ("publickey", "password", "keyboard-interactive")
-# Each method, and the keywords that switch it; the first of them is today's name.
+# Each keyword that switches a method, older names among them.
 _SWITCHES = {
-    "publickey": ("pubkeyauthentication", "dsaauthentication"),
-    "password": ("passwordauthentication",),
-    "keyboard-interactive": (
-        "kbdinteractiveauthentication",
-        "challengeresponseauthentication",
-        "skeyauthentication",
-        "tisauthentication",
-    ),
+    "pubkeyauthentication": "publickey",
+    "dsaauthentication": "publickey",
+    "passwordauthentication": "password",
+    "kbdinteractiveauthentication": "keyboard-interactive",
+    "challengeresponseauthentication": "keyboard-interactive",
+    "skeyauthentication": "keyboard-interactive",
+    "tisauthentication": "keyboard-interactive",
 }
 _NO_KEYS = (
     "no key was shown, as client_keys=None was given: it means no public-key login, the agent "
@@ -67,11 +67,9 @@ def auth_methods(sources: Sources) -> AuthMethods:
     methods = _preferred(sources)
     notes = []
     if sources.get("preferred_auth") in (None, ()):
-        for method, keywords in _SWITCHES.items():
-            switched_off = _switched_off(sources, keywords)
-            if switched_off:
-                methods = tuple(one for one in methods if one != method)
-                notes.append(f"{method} is off ({switched_off})")
+        for method, line in _switched_off(sources.config).items():
+            methods = tuple(one for one in methods if one != method)
+            notes.append(f"{method} is off ({line})")
     if "client_keys" in sources and sources.get("client_keys") is None:
         methods = tuple(one for one in methods if one != "publickey")
         notes.append(_NO_KEYS)
@@ -94,19 +92,24 @@ def _preferred(sources: Sources) -> Tuple[str, ...]:
     return tuple(settings.choice(name, word, _METHODS) for word in words)
 
 
-def _switched_off(sources: Sources, keywords: Tuple[str, ...]) -> Optional[str]:
-    """Return where ssh_config switches a method off; the first of the keywords' lines counts."""
-    for keyword in sources.config.keywords():
-        if keyword not in keywords:
-            continue
-        value = sources.config.all(keyword)[0]
-        text = first(value)
-        if keyword == "pubkeyauthentication" and text.lower() in ("unbound", "host-bound"):
-            return None  # both are "yes", and about forwarded agents
-        if settings.flag(named(value, keyword), text):
-            return None
-        return f"{value.origin}: {keyword} {text}"
-    return None
+def _switched_off(config: HostConfig) -> Dict[str, str]:
+    """Return the methods that ssh_config switches off, each with the line; the first counts."""
+    lines: Dict[str, str] = {}
+    for keyword in config.keywords():
+        method = _SWITCHES.get(keyword)
+        if method is not None and method not in lines:
+            lines[method] = _line_if_off(keyword, config.all(keyword)[0])
+    return {method: lines[method] for method in _METHODS if lines.get(method)}
+
+
+def _line_if_off(keyword: str, value: Value) -> str:
+    """Show the line of a switch that is off; an empty text stands for one that is on."""
+    text = first(value)
+    if keyword == "pubkeyauthentication" and text.lower() in ("unbound", "host-bound"):
+        return ""  # both are "yes", and about forwarded agents
+    return (
+        "" if settings.flag(named(value, keyword), text) else f"{value.origin}: {keyword} {text}"
+    )
 
 
 def kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:

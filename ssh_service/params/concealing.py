@@ -7,7 +7,8 @@ those functions puts what `conceal` returns in the place of its argument.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+import collections.abc
+from typing import Any, Dict
 
 from ssh_service.secret import Secret
 
@@ -35,7 +36,7 @@ def conceal(given: Any, depth: int = 0) -> Any:
         A copy in which the texts of passwords, passphrases and private keys are `Secret` objects,
         those of jump hosts too.
     """
-    if not isinstance(given, Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(given, collections.abc.Mapping) or depth > _MAX_DEPTH:
         return given
     found: Dict[Any, Any] = dict(given)
     for name in _SECRETS:
@@ -43,7 +44,7 @@ def conceal(given: Any, depth: int = 0) -> Any:
             found[name] = Secret(found[name])
     if "client_keys" in found:
         found["client_keys"] = conceal_keys(found["client_keys"])
-    if isinstance(found.get("tunnel"), Mapping):
+    if isinstance(found.get("tunnel"), collections.abc.Mapping):
         found["tunnel"] = conceal(found["tunnel"], depth + 1)
     return found
 
@@ -65,7 +66,7 @@ def conceal_keys(given: Any) -> Any:
     if isinstance(given, bytes) or (isinstance(given, str) and "PRIVATE KEY-----" in given):
         return Secret(given)
     if type(given) in (list, tuple):
-        return type(given)(conceal_keys(one) for one in given)
+        return type(given)([conceal_keys(one) for one in given])
     return given
 
 

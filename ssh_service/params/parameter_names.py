@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Iterable, List, Mapping
+from typing import Any, List, Mapping
 
 from ssh_service.errors import SshConfigError
 
@@ -76,7 +76,7 @@ _MEANT = {
 _CONTAINERS = frozenset(["connect_kwargs"])
 
 
-def check_names(given: Mapping[str, Any], known: Iterable[str]) -> None:
+def check_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """
     Refuse names that are not connect parameters.
 
@@ -84,21 +84,23 @@ def check_names(given: Mapping[str, Any], known: Iterable[str]) -> None:
     ----------
     given : Mapping[str, Any]
         The caller's settings.
-    known : Iterable[str]
-        The names there are.
+    known : Mapping[str, Any]
+        By the names there are.
 
     Raises
     ------
     SshConfigError
         A name is unknown; the message says what may be meant.
     """
-    names = list(known)
-    problems: List[str] = []
-    for name in sorted(map(str, given)):
-        if name not in names and name not in _WITHOUT_EFFECT:
-            problems.append(f"unknown connect parameter {name!r}{_hint(name, names)}")
-    if problems:
-        raise SshConfigError("; ".join(problems))
+    unknown = [name for name in given if name not in known and name not in _WITHOUT_EFFECT]
+    if unknown:
+        names = list(known)
+        raise SshConfigError(
+            "; ".join(
+                f"unknown connect parameter {name!r}{_hint(name, names)}"
+                for name in sorted(map(str, unknown))
+            )
+        )
 
 
 def _hint(name: str, known: List[str]) -> str:

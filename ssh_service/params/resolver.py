@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import functools
 import os
 from typing import Any, Callable, Mapping, Optional, Tuple, Union
@@ -104,7 +105,7 @@ def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
 
 
 def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
-    if not isinstance(given, Mapping):
+    if not isinstance(given, collections.abc.Mapping):
         raise settings.wrong_type("connect_params", given, "a mapping like {'host': 'web1'}")
     check_names(given, SETTINGS)
     sources = Sources(given)

@@ -47,12 +47,17 @@ def host_key_trust(sources: Sources) -> HostKeyTrust:
     SshConfigError
         A setting is wrong, two contradict each other, or a file must exist and does not.
     """
+    trust = _policy_and_files(sources)
     # Whatever the caller says of host keys, what the user's ssh_config takes away stays away.
+    revoked_files = sources.config_paths("revokedhostkeys")
+    required = required_rsa_size(sources)
     value = sources.config.get("casignaturealgorithms")
+    if not revoked_files and required == trust.required_rsa_size and value is None:
+        return trust  # as nearly always: this is done for each command
     return dataclasses.replace(
-        _policy_and_files(sources),
-        revoked_files=sources.config_paths("revokedhostkeys"),
-        required_rsa_size=required_rsa_size(sources),
+        trust,
+        revoked_files=revoked_files,
+        required_rsa_size=required,
         ca_signatures=(
             CA_SIGNATURES if value is None else select(first(value), CA_SIGNATURES, CA_SIGNATURES)
         ),

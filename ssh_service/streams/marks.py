@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from typing import List, Tuple
 
 _TOKEN_SIZE = 8
@@ -30,7 +30,7 @@ class Marks:
     """
 
     def __init__(self, count: int = 1) -> None:
-        token = secrets.token_hex(_TOKEN_SIZE)
+        token = os.urandom(_TOKEN_SIZE).hex()
         self.start = f"<{token}:"
         self._token = token.encode()
         self._left = count

@@ -198,7 +198,7 @@ def test_a_name_that_no_shell_takes_is_refused_without_its_value(name: Any) -> N
 def test_a_small_script_is_the_exec_request_itself() -> None:
     assert deliver("echo żółć") == Delivery(encoded("echo żółć"), b"")
     assert deliver("x" * 8192) == Delivery(b"x" * 8192, b"")
-    assert deliver("x", prologue="p;", before="b;") == Delivery(b"x", b"")
+    assert deliver("x", prologue=lambda: "p;", before="b;") == Delivery(b"x", b"")
 
 
 @pytest.mark.parametrize(
