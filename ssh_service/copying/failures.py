@@ -61,7 +61,7 @@ class Refused(Exception):
     size = 0
 
     def __init__(self, code: int, text: str, path: bytes) -> None:
-        super().__init__(f"{text or 'status'} ({code}): {path!r}")
+        super().__init__(f"{printable(text) or 'status'} ({code}): {path!r}")
         self.code = code
         self.text = text
         self.path = path

@@ -131,13 +131,13 @@ class HostCertificate(NamedTuple):
             return problem
         if not any(is_match(host, principal.lower()) for principal in self.principals):
             # Unlike old versions of ssh, none named does not mean all.
-            return f"it is for {', '.join(self.principals) or 'nobody'}"
+            return f"it is for {_shown(self.principals) or 'nobody'}"
         if now < self.valid_after:
             return f"it is not valid before {_date(self.valid_after)}"
         if now >= self.valid_before:
             return f"it expired at {_date(self.valid_before)}"
         if self.critical_options:
-            return f"it has critical options: {', '.join(self.critical_options)}"
+            return f"it has critical options: {_shown(self.critical_options)}"
         return None
 
     def _signature_problem(self, signatures: Sequence[str]) -> Optional[str]:
@@ -193,6 +193,10 @@ def _strings(blob: bytes) -> Tuple[str, ...]:
     while reader.more:
         found.append(reader.text())
     return tuple(found)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(name if name.isprintable() else repr(name) for name in names)
 
 
 def _date(seconds: int) -> str:

@@ -19,7 +19,7 @@ from paramiko.message import Message
 from ssh_service.errors import SshConnectionLost, again, reason_of
 from ssh_service.transport.packets import SshPacketizer
 from ssh_service.transport.silence import PeerSilent
-from ssh_service.transport.text import printable
+from ssh_service.transport.text import make_printable, printable
 from ssh_service.transport.wire import Wire
 
 # Seconds `close` waits for the reader thread; it ends at once unless the machine is starved.
@@ -228,6 +228,7 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
         # made for whoever logs in.
         self._saved = error
         if error is not None and error.__traceback__ is not None:
+            make_printable(error)
             self._reader_error = error
 
     def _parse_disconnect(self, m: Message) -> None:

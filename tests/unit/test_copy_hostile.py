@@ -7,6 +7,7 @@ import itertools
 import os
 import resource
 import struct
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -245,7 +246,8 @@ def test_nonsense_is_an_error_and_leaves_nothing(target: Path, kind: str, reply:
     liar = Liar([(b"file", FILE, 4, b"data")], **{kind: reply})
     with pytest.raises((SshTransferError, ProtocolError)) as caught:
         liar.download(target)
-    assert "\x1b" not in str(caught.value)
+    error = caught.value
+    assert "\x1b" not in "".join(traceback.format_exception(type(error), error, None))
     assert not (target / "file").exists()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
+import struct
 import threading
 import time
+import traceback
 from typing import Any, Dict, Iterator, List, Optional, Type
 
 import paramiko
@@ -190,6 +192,40 @@ def test_text_of_an_unknown_server_is_cut_and_escaped() -> None:
         text = str(fail_to_dial(server.port))
     assert "\x1b" not in text and "\\x1b[2J" in text
     assert len(text) < 700
+
+
+def kex_init_of(kex: bytes) -> bytes:
+    """Make a packet that offers one key exchange."""
+    message = paramiko.Message()
+    message.add_bytes(b"\x14" + bytes(16))
+    for names in (kex, b"ssh-ed25519", *[b"x"] * 6, b"", b""):
+        message.add_string(names)
+    message.add_bytes(bytes(5))
+    payload = message.asbytes()
+    padding = 16 - (len(payload) + 5) % 8
+    return struct.pack(">IB", len(payload) + padding + 1, padding) + payload + bytes(padding)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"SSH-2.0-x\r\n" + kex_init_of(b"curve\x1b[2J"),
+        b"SSH-\x1b[2J-x\r\n",
+        b"\x1b[2J\r\n" * 200,
+    ],
+    ids=["offer", "version", "no version"],
+)
+def test_traceback_of_a_failed_handshake_is_escaped(words: bytes) -> None:
+    """Not only our own error, but also paramiko's, which it is raised from."""
+
+    def speak(visit: Any) -> None:
+        visit.sock.sendall(words)
+        visit.sock.recv(10_000)
+
+    with EvilTcp(speak) as server:
+        error = fail_to_dial(server.port)
+    shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    assert "\x1b" not in shown and "\\x1b[2J" in shown
 
 
 def test_callers_who_wait_for_one_dial_all_get_its_error_at_once() -> None:
