@@ -13,6 +13,7 @@ import errno
 import io
 import logging
 import os
+import stat
 import struct
 from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
@@ -82,13 +83,21 @@ def read_file(path: str) -> KeyFile:
         This process has no descriptor left to read it with.
     """
     try:
-        with open(path, "rb") as file:
-            return KeyFile(Secret(file.read(_MAX_SIZE)), os.fstat(file.fileno()).st_mode)
+        with open(path, "rb", opener=_open_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
+            return KeyFile(Secret(file.read(_MAX_SIZE)), mode)
     except OSError as error:
         text = f"key file {path!r} cannot be read: {error.strerror or error}"
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # it will pass
             raise SshConnectError(text, phase="auth") from error
         raise SshConfigError(text) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; without `O_NONBLOCK`, a fifo would wait for a writer, beyond any time limit."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_mode(path: str, mode: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import stat
 from typing import Any, Callable, Optional, Tuple, Union
 
 import paramiko
@@ -136,7 +137,9 @@ def _key_identity(key: paramiko.PKey) -> Any:
 
 def _file_identity(path: str) -> Optional[str]:
     try:
-        return _content_digest(path, file_version(os.stat(path)))
+        facts = os.stat(path)
+        # Reading a fifo would wait for a writer, in the caller's thread.
+        return _content_digest(path, file_version(facts)) if stat.S_ISREG(facts.st_mode) else None
     except OSError:
         return None  # what is wrong with it is told by the dial
 

@@ -21,7 +21,7 @@ from ssh_service.connect.agent import AgentError, list_keys
 from ssh_service.connect.credentials import Credentials
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout
 from ssh_service.known_hosts import fingerprint
-from tests.common import assert_no_frame_knows
+from tests.common import PATIENCE, assert_no_frame_knows
 from tests.keys import certify, generated, needs_ssh_keygen, public_parts
 
 from .token_agent import TokenAgent, TokenKey
@@ -178,6 +178,26 @@ def test_whatever_is_wrong_with_a_key_is_one_error_with_file_and_reason(
         credentials(client_keys=[path], passphrase=passphrase)
     assert str(path) in str(caught.value) and isinstance(caught.value, ValueError)
     assert_no_frame_knows(caught.value, MARKER)
+
+
+def test_a_fifo_for_a_key_file_is_an_error_at_once(tmp_path: Path) -> None:
+    """Nobody may ever write into it; neither the cache's key nor the dial waits for that."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
+    errors: List[Exception] = []
+
+    def use_it() -> None:
+        try:
+            wanted = {"host": "web1", "client_keys": fifo, "config": None, "known_hosts": None}
+            assert params.resolve(wanted).key
+            blobs(credentials(client_keys=fifo))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=use_it, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert len(errors) == 1 and "no regular file" in str(errors[0])
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
