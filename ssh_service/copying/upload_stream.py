@@ -259,7 +259,7 @@ class TreeStream:
         await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
 
     async def _send_file(self, path: bytes, below: bytes) -> None:
-        with SourceFile(path) as source:
+        with SourceFile(path, not self._job.options.keeps_links) as source:
             size = source.size
             if size > self._job.remote.write_size:
                 self._done.left.append((path, self._target + below))

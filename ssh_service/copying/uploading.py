@@ -324,7 +324,8 @@ class Upload:
 
     async def _copy_file(self, path: bytes, target: bytes, folder: Optional[_Folder]) -> None:
         try:
-            with SourceFile(path) as source:
+            follows = folder is None or not self._job.options.keeps_links
+            with SourceFile(path, follows) as source:
                 if folder is not None:
                     await folder.made.wait()
                     if folder.failed:

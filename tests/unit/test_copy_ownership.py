@@ -21,7 +21,7 @@ from ssh_service.copying.sftp import decode, encode
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import require_part
-from tests.unit.sftp_harness import check, download, real_session, upload
+from tests.unit.sftp_harness import Shell, check, download, real_session, upload
 from tests.unit.trees import litter
 
 STRANGER, OTHER = 65534, 1  # nobody; daemon, as sftp-server wants users that have a name
@@ -596,6 +596,29 @@ def test_update_does_not_take_a_strangers_file_for_ours(
         source = tmp_path / "source" / "uploads" / "file0"
         with pytest.raises(PermissionError, match=f"a file of uid {STRANGER}"):
             copy(session, source, shared / "file0", update=True)
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_link_in_place_of_a_source_file_is_not_followed_where_links_are_kept(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """A stranger's file may become a link after it was listed, to one that only we may read."""
+    (tmp_path / "victim").write_bytes(b"victim")
+    source = tree_of(tmp_path / "source", b"x", count)
+    original = os.open
+
+    def swap(path: Any, *rest: Any, **more: Any) -> int:
+        if path == os.fsencode(source / "file0"):
+            os.unlink(path)
+            os.symlink(tmp_path / "victim", path)
+        return original(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", swap)
+    shell, copied = Shell(tmp_path), tmp_path / "target" / "file0"
+    with contextlib.suppress(OSError):  # or it is copied as the link that it is now
+        upload(session, source, tmp_path / "target", links="keep", shell=shell)
+    shell.wait()
+    assert copied.is_symlink() or not copied.exists()
 
 
 def test_a_link_made_after_the_look_at_a_tree_is_not_followed(

@@ -30,6 +30,14 @@ class SourceFile:
     """
     A local file, open to be copied; a context manager.
 
+    Parameters
+    ----------
+    path : bytes
+        Its path.
+    follows : bool
+        Whether it may be a symbolic link.  Where links are kept, one has taken the place of the
+        file that was found there, and leads to what nobody asked to copy.
+
     Attributes
     ----------
     path : bytes
@@ -40,11 +48,12 @@ class SourceFile:
         What its copy shall have.
     """
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes, follows: bool = True) -> None:
         self.path = path
         self._whole: Optional[bytes] = None
         try:
-            self._fd: Optional[int] = os.open(path, _OPEN_FLAGS)
+            flags = _OPEN_FLAGS if follows else _OPEN_FLAGS | os.O_NOFOLLOW
+            self._fd: Optional[int] = os.open(path, flags)
         except OSError as error:
             raise local_error(error, path) from error
         self._status = os.fstat(self._fd)
