@@ -209,14 +209,14 @@ class Crew:
                 if self._may_end(me):
                     return
             self._idle.discard(me)
-            while self._work():
-                pass
+            while self._strands:
+                self._work()
 
-    def _work(self) -> bool:
-        """Make the calls of the next strand; tell whether there was one."""
+    def _work(self) -> None:
+        """Make the calls of the next strand, if another thread does not."""
         with self._lock:
             if not self._strands:
-                return False
+                return
             strand = self._strands.popleft()
             self._taken += 1
         if self._strands:  # who handed it over may have thought this thread idle
@@ -224,7 +224,6 @@ class Crew:
         strand.make_calls()
         with self._lock:
             self._done += 1
-        return True
 
     def _may_end(self, me: int) -> bool:
         with self._lock:

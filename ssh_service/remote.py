@@ -83,7 +83,7 @@ def submit(
         A parameter, the script or a variable's name is wrong (a `ValueError`).
     """
     connect_params = params.conceal(connect_params)
-    target = params.resolve(connect_params)
+    target = params.resolve_concealed(connect_params)
     command = Command(
         text,
         env,

@@ -18,8 +18,10 @@ def home() -> str:
         ``HOME``; where that is unset or empty, the one in the system's database, as in ssh.
     """
     given = os.environ.get("HOME")
-    if given or os.name != "posix":
+    if os.name != "posix":
         return os.path.expanduser("~")
+    if given:
+        return given.rstrip("/") or "/"
     import pwd
 
     try:

@@ -243,7 +243,7 @@ def _begin(
         direct.begin(destination, command)
         return command, future
     check_cache(cache)
-    target = params.resolve(destination)
+    target = params.resolve_concealed(destination)
     command = make(target.connection_id)
     future = command.take_future()
     cache = default_cache() if cache is None else cache

@@ -9,7 +9,7 @@ from ssh_service.params.address import split_address
 from ssh_service.params.concealing import conceal, conceal_keys, reveal
 from ssh_service.params.connect_params import ConnectKey, ConnectParams, connection_id
 from ssh_service.params.key_sources import KeySource, key_sources
-from ssh_service.params.resolver import SETTINGS, resolve
+from ssh_service.params.resolver import SETTINGS, resolve, resolve_concealed
 
 __all__ = [
     "SETTINGS",
@@ -21,6 +21,7 @@ __all__ = [
     "connection_id",
     "key_sources",
     "resolve",
+    "resolve_concealed",
     "reveal",
     "split_address",
 ]

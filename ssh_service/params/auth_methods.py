@@ -134,7 +134,7 @@ def kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:
     given = sources.get("kbdint_handler")
     if given is not None and not callable(given):
         raise settings.wrong_type("kbdint_handler", given, "a callable")
-    return given  # type: ignore[no-any-return]
+    return given
 
 
 def pubkey_algs(sources: Sources) -> Optional[Tuple[str, ...]]:

@@ -14,6 +14,8 @@ from ssh_service.secret import Secret
 
 __all__ = ["conceal", "conceal_keys", "reveal"]
 
+# Plain dicts first, which are told at once.
+_MAPPING = (dict, collections.abc.Mapping)
 _SECRETS = ("password", "passphrase")
 # Jump hosts may be nested in the parameters; `params.resolve` refuses more than 16.
 _MAX_DEPTH = 20
@@ -36,7 +38,7 @@ def conceal(given: Any, depth: int = 0) -> Any:
         A copy in which the texts of passwords, passphrases and private keys are `Secret` objects,
         those of jump hosts too.
     """
-    if not isinstance(given, collections.abc.Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(given, _MAPPING) or depth > _MAX_DEPTH:
         return given
     found: Dict[Any, Any] = dict(given)
     for name in _SECRETS:
@@ -44,7 +46,7 @@ def conceal(given: Any, depth: int = 0) -> Any:
             found[name] = Secret(found[name])
     if "client_keys" in found:
         found["client_keys"] = conceal_keys(found["client_keys"])
-    if isinstance(found.get("tunnel"), collections.abc.Mapping):
+    if found.get("tunnel") is not None:
         found["tunnel"] = conceal(found["tunnel"], depth + 1)
     return found
 

@@ -43,11 +43,15 @@ def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     SshConfigError
         It is something else.
     """
-    given = conceal_keys(given)
+    given = conceal_keys(given)  # in this frame, too
+    return _concealed_sources(name, given)
+
+
+def _concealed_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     if isinstance(given, list) or (isinstance(given, tuple) and not _is_pair(given)):
-        return tuple(source for one in given for source in key_sources(name, one))
+        return tuple(source for one in given for source in _concealed_sources(name, one))
     if _is_pair(given):
-        (source,) = key_sources(name, given[0])
+        (source,) = _concealed_sources(name, given[0])
         return ((source, settings.path(name, given[1])),)
     if isinstance(given, paramiko.PKey):
         if is_software_key(given) and not given.can_sign():

@@ -27,7 +27,7 @@ from ssh_service.params.sources import Sources, first, named
 from ssh_service.params.trust import host_key_trust
 from ssh_service.user_files import expand_home
 
-__all__ = ["SETTINGS", "resolve"]
+__all__ = ["SETTINGS", "resolve", "resolve_concealed"]
 
 # Each with what it means, for the pages of the documentation.
 SETTINGS = {
@@ -101,11 +101,28 @@ def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
         each other, or a file named here or in ssh_config cannot be used.
     """
     connect_params = conceal(connect_params)
+    return resolve_concealed(connect_params)
+
+
+def resolve_concealed(connect_params: Mapping[str, Any]) -> ConnectParams:
+    """
+    Do as `resolve`, where `conceal` has taken the plain secrets out of sight.
+
+    Parameters
+    ----------
+    connect_params : Mapping[str, Any]
+        From `conceal`.
+
+    Returns
+    -------
+    ConnectParams
+        Complete and checked; `resolve` says what is raised.
+    """
     return _resolve(connect_params, ())
 
 
 def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
-    if not isinstance(given, collections.abc.Mapping):
+    if not isinstance(given, (dict, collections.abc.Mapping)):
         raise settings.wrong_type("connect_params", given, "a mapping like {'host': 'web1'}")
     check_names(given, SETTINGS)
     sources = Sources(given)

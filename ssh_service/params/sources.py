@@ -63,6 +63,8 @@ class Sources:
 
     Attributes
     ----------
+    get : Callable[..., Any]
+        Returns what the caller gave by a name, unchecked; else None, or its second argument.
     config : HostConfig
         What ssh_config says.
     tokens : Dict[str, str]
@@ -74,29 +76,12 @@ class Sources:
         for name in _HIDDEN:
             if name in given:
                 self._given[name] = settings.hidden(name, given[name])
+        self.get = self._given.get  # itself, as it is asked some thirty times for each command
         self.config = HostConfig()
         self.tokens: Dict[str, str] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._given
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """
-        Return what the caller gave.
-
-        Parameters
-        ----------
-        name : str
-            The setting's name.
-        default : Any
-            What to return where it was not given.
-
-        Returns
-        -------
-        Any
-            Unchecked.
-        """
-        return self._given.get(name, default)
 
     def hidden(self, name: str) -> Any:
         """

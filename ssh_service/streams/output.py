@@ -259,7 +259,8 @@ def check_encoding(encoding: Optional[str]) -> None:
     SshConfigError
         Python does not know it.
     """
-    _decoder(encoding)
+    if encoding not in (None, "utf-8"):  # the one that nearly all calls have needs no look
+        _decoder(encoding)
 
 
 def _decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:

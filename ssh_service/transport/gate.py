@@ -53,14 +53,19 @@ class Gate(Ending):
         self._writing = threading.RLock()  # held while packets are made and written
         self._grouping = threading.local()  # which `together` the thread is in
         super().__init__(wire, connection_id)
-        self.clear_to_send = Latch()
+        self._replace_clear_to_send()
         self.packetizer.wants_to_write = self._wants_to_write
 
     def _disown(self) -> None:
         super()._disown()
-        self.clear_to_send_lock, self.clear_to_send = threading.Lock(), Latch()
+        self.clear_to_send_lock = threading.Lock()
+        self._replace_clear_to_send()
         self._writing = threading.RLock()
         self._deferred.clear()
+
+    def _replace_clear_to_send(self) -> None:
+        self.clear_to_send = Latch()
+        self._may_send = self.clear_to_send.is_set  # False while keys are being exchanged
 
     def post(self, m: Message, outbound: Optional[Outbound] = None) -> None:
         """
@@ -195,9 +200,6 @@ class Gate(Ending):
 
     def _wants_to_write(self) -> bool:
         return self._is_behind() and not self._flush_at and self._may_send()
-
-    def _may_send(self) -> bool:
-        return bool(self.clear_to_send.is_set())  # False while keys are being exchanged
 
     def _usable(self) -> bool:
         return bool(self.active and not self._wire._closed and self._pid == os.getpid())
