@@ -8,7 +8,7 @@ import re
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from ssh_service.errors import SshConfigError
-from ssh_service.params import split_address
+from ssh_service.params import conceal_password, split_address
 
 __all__ = ["Host", "connect_params", "expand", "folder_name", "name_of", "parse", "unique"]
 
@@ -137,6 +137,7 @@ def _ranges(text: str, pattern: str) -> List[_Range]:
 
 
 def _wrong(text: str, reason: str) -> SshConfigError:
+    text = conceal_password(text)
     shown, reason = (one if len(one) <= 200 else one[:197] + "..." for one in (text, reason))
     return SshConfigError(f"host {shown!r}: {reason}; expected [user@]host[:port]")
 

@@ -5,7 +5,7 @@ What makes two connections different.
 what it does not understand, and returns `ConnectParams`, whose `key` the cache compares.
 """
 
-from ssh_service.params.address import split_address
+from ssh_service.params.address import conceal_password, split_address
 from ssh_service.params.concealing import conceal, conceal_keys, reveal
 from ssh_service.params.connect_params import ConnectKey, ConnectParams, connection_id
 from ssh_service.params.key_sources import KeySource, key_sources
@@ -18,6 +18,7 @@ __all__ = [
     "KeySource",
     "conceal",
     "conceal_keys",
+    "conceal_password",
     "connection_id",
     "key_sources",
     "resolve",

@@ -4,7 +4,27 @@ from __future__ import annotations
 
 from typing import Tuple
 
-__all__ = ["split_address"]
+__all__ = ["conceal_password", "split_address"]
+
+
+def conceal_password(text: str) -> str:
+    """
+    Hide the password of ``user:password@host``, for messages.
+
+    Parameters
+    ----------
+    text : str
+        A destination as somebody wrote it.
+
+    Returns
+    -------
+    str
+        The same, with ``***`` in place of what stands between a colon and the last ``@``.
+    """
+    user, at, rest = text.rpartition("@")
+    scheme, slashes, name = user.rpartition("//")
+    name, colon, _ = name.partition(":")
+    return f"{scheme}{slashes}{name}:***@{rest}" if at and colon else text
 
 
 def split_address(text: str) -> Tuple[str, str, str]:
@@ -30,6 +50,8 @@ def split_address(text: str) -> Tuple[str, str, str]:
     user, at, rest = text.rpartition("@")
     if at and not user:
         raise ValueError("no user before the @")
+    if ":" in user:
+        raise ValueError("a password cannot be part of it: give the setting 'password'")
     colon = port = ""
     if rest.startswith("["):
         host, bracket, more = rest[1:].partition("]")

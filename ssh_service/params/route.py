@@ -9,7 +9,7 @@ import paramiko
 
 from ssh_service import settings, ssh_config
 from ssh_service.errors import SshConfigError
-from ssh_service.params.address import split_address
+from ssh_service.params.address import conceal_password, split_address
 from ssh_service.params.connect_params import ConnectParams
 from ssh_service.params.sources import MISSING, Sources, first, named
 
@@ -147,8 +147,8 @@ def _hop(name: str, text: str) -> Dict[str, Any]:
     try:
         user, host, port = split_address(plain)
     except ValueError:
-        right = "user@host:port; user and port may be left out"
-        raise settings.wrong(name, text, right) from None
+        right = "user@host:port; user and port may be left out, a password is no part of it"
+        raise settings.wrong(name, conceal_password(text), right) from None
     found: Dict[str, Any] = {"host": host}
     if user:
         found["username"] = user

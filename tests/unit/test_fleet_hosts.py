@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 import pytest
 
 from ssh_service import SshConfigError, fleet
-from ssh_service.fleet.hosts import connect_params, folder_name
+from ssh_service.fleet.hosts import connect_params, folder_name, parse
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,10 @@ def test_port_with_too_many_digits_is_an_error() -> None:
 def test_as_many_hosts_as_are_allowed_are_listed() -> None:
     assert len(fleet.expand("web[1-100000]")) == 100_000
     assert len(fleet.expand("[1-10]-[1-10]-[1-10]")) == 1000
+
+
+def test_host_with_a_password_is_an_error_without_it() -> None:
+    """A password is no part of a host's text; the error says where it goes, and hides it."""
+    with pytest.raises(SshConfigError, match=r"u:\*\*\*@web1.*'password'") as caught:
+        parse("u:hunter2@web1")
+    assert "hunter2" not in str(caught.value)

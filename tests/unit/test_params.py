@@ -737,3 +737,11 @@ def test_the_key_is_worth_nothing_outside_this_process() -> None:
     import hashlib
 
     assert digest != hashlib.sha256(MARKER.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("tunnel", ["u:hunter2@bastion", "ssh://u:hunter2@bastion:22"])
+def test_tunnel_with_a_password_is_an_error_without_it(tunnel: str) -> None:
+    """A password is no part of a jump host's text, and the error does not show it."""
+    with pytest.raises(SshConfigError, match=r"tunnel: .*u:\*\*\*@bastion") as caught:
+        params.resolve({"host": "web1", "tunnel": tunnel})
+    assert "hunter2" not in str(caught.value)
