@@ -54,7 +54,8 @@ def parse(text: str) -> Dict[str, Any]:
     if "[" in host and _RANGE.search(host):
         raise _wrong(text, "a range is several hosts; ssh_service.fleet.expand writes them out")
     if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
-        raise _wrong(text, f"{host!r} is no host name")
+        nor = ", nor a range such as web[01-40]" if re.search(r"[\[{*?]", host) else ""
+        raise _wrong(text, f"{host!r} is no host name{nor}")
     found: Dict[str, Any] = {"host": host}
     if user:
         found["username"] = user
