@@ -48,7 +48,8 @@ class SshClientCache:
     Raises
     ------
     SshConfigError
-        `max_destinations` is no positive number (a `ValueError`).
+        `client_factory` cannot be called, or `max_destinations` is no positive number (a
+        `ValueError`).
 
     Notes
     -----
@@ -75,6 +76,11 @@ class SshClientCache:
         max_destinations: Optional[int] = MAX_DESTINATIONS,
         dialer: Dialer = dial,
     ) -> None:
+        if not callable(client_factory):
+            raise SshConfigError(
+                "client_factory: expected a class such as SshClient, or a function, got a"
+                f" {type(client_factory).__name__}"
+            )
         if max_destinations is not None and not (
             isinstance(max_destinations, int) and max_destinations >= 1
         ):

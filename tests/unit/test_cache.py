@@ -809,3 +809,10 @@ def test_a_forked_child_starts_with_an_empty_cache(
     assert os.waitpid(pid, 0)[1] == 0
     assert transport.is_active()
     connections.exit()
+
+
+@pytest.mark.parametrize("wrong", [SshClient(), {"host": "web1"}])
+def test_cache_client_factory_that_is_none_is_refused(wrong: Any) -> None:
+    """A client, or a destination, in the place of the factory: told at once, not at each dial."""
+    with pytest.raises(SshConfigError, match="client_factory: expected a class such as SshClient"):
+        SshClientCache(wrong)
