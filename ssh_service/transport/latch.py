@@ -7,6 +7,26 @@ import threading
 import time
 from typing import Any, Callable, Deque, Optional
 
+# Seconds of a wait of the main thread's after which the interpreter looks for signals once more.
+# CPython ends a wait for a lock where a signal interrupts it; one that comes a moment before, as
+# the thread hands the interpreter over to another, or that another thread receives, does not.
+_SIGNAL_INTERVAL = 1.0
+
+
+def _acquire(waiter: threading.Lock, deadline: Optional[float]) -> bool:
+    """Wait for a lock, and let handlers of signals run meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        return waiter.acquire(True, min(left, threading.TIMEOUT_MAX))
+    while True:
+        left = _SIGNAL_INTERVAL
+        if deadline is not None:
+            left = min(left, max(0.0, deadline - time.monotonic()))
+        if waiter.acquire(True, left):
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+
 
 class Latch:
     """
@@ -65,8 +85,8 @@ class Latch:
         try:
             if self._is_set:  # just before we were in the queue
                 return True
-            limit = -1.0 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
-            return waiter.acquire(True, limit) or self._is_set
+            deadline = None if timeout is None else time.monotonic() + timeout
+            return _acquire(waiter, deadline) or self._is_set
         finally:
             try:
                 self._waiters.remove(waiter)
@@ -118,8 +138,7 @@ class Bell:
             try:
                 if look():  # it came true just before we were in the queue
                     return True
-                left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
-                if not waiter.acquire(True, min(left, threading.TIMEOUT_MAX)):
+                if not _acquire(waiter, deadline):
                     return bool(look())
             finally:
                 try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
-from typing import Any
+import time
+from typing import Any, Callable
 
 import pytest
 
 from ssh_service.transport import latch as latch_module
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.latch import Bell, Latch
 from tests.common import Outcome, eventually, in_threads
 
 
@@ -73,6 +76,8 @@ def test_whoever_is_torn_from_it_leaves_nothing_closed(
     class Module:
         Lock = Torn
         TIMEOUT_MAX = threading.TIMEOUT_MAX
+        current_thread = staticmethod(threading.current_thread)
+        main_thread = staticmethod(threading.main_thread)
 
     with monkeypatch.context() as patched:
         patched.setattr(latch_module, "threading", Module)
@@ -81,3 +86,34 @@ def test_whoever_is_torn_from_it_leaves_nothing_closed(
     waiting = Outcome(lambda: latch.wait(20))
     latch.set()
     assert waiting.wait().value is True
+
+
+@pytest.mark.parametrize("wait", [lambda: Latch().wait(20), lambda: Bell().wait_for(bool, 20)])
+def test_wait_of_main_thread_runs_handlers_of_signals(wait: Callable[[], bool]) -> None:
+    """A handler runs though its signal did not interrupt the wait: another thread received it."""
+
+    class Interrupted(Exception):
+        pass
+
+    def handler(*_: Any) -> None:
+        raise Interrupted
+
+    def send() -> None:
+        eventually(lambda: "acquire" in where(main), "the main thread waits")
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    def where(ident: int) -> str:
+        return sys._current_frames()[ident].f_code.co_name
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=send)
+    began = time.monotonic()
+    try:
+        with pytest.raises(Interrupted):
+            thread.start()
+            wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        thread.join(10)
+    assert time.monotonic() - began < 10
