@@ -150,10 +150,12 @@ class Command(ChannelSink):
             bool(self._to_be_ended),
         )
         self.outputs = (stdout or Output(), stderr or Output())
+        self._calls_back = False  # a function of the user's, with output
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
                 output.run_callback = self.run_callback
-        self.gives_back = all(output.gives_back for output in self.outputs)
+                self._calls_back = True
+        self.gives_back = self.outputs[0].gives_back and self.outputs[1].gives_back
         self._exit_status: Optional[int] = None
         self._exit_signal: Optional[Tuple[str, bool, str, str]] = None
         self._eof = False
@@ -652,7 +654,7 @@ class Command(ChannelSink):
             output.end()
         if error is not None:
             self._complete(error)
-        if any(isinstance(output, CallbackOutput) for output in self.outputs):
+        if self._calls_back:
             # After the last call of the user's function, which is in the same queue.
             self.run_callback(self._tell, process, error)
         else:

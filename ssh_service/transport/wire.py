@@ -71,7 +71,7 @@ class Wire:
         self._sock = sock
         self._real = isinstance(sock, socket.socket)
         self.stall_limit = stall_limit
-        self._shut = False
+        self._closed = False  # by the name that paramiko asks for
         self._drained = False  # reader thread only: the last read took all there was
         self._backlog = b""  # guarded by the gate: what `send_now` could not write
         self.last_received = time.monotonic()
@@ -105,13 +105,9 @@ class Wire:
         """Return the descriptor, or -1 once it was given back."""
         return int(self._sock.fileno())
 
-    @property
-    def _closed(self) -> bool:
-        return self._shut
-
     def close(self) -> None:
         """End both directions, waking whoever waits; the descriptor stays until `release`."""
-        self._shut = True
+        self._closed = True
         if not self._real:
             self._sock.close()
             return
@@ -124,7 +120,7 @@ class Wire:
 
     def release(self) -> None:
         """Give the descriptor back, without a word to the peer (a forked child may call this)."""
-        self._shut = True
+        self._closed = True
         if self._real:
             self._sock.close()
         if self._relay is not None:
@@ -206,14 +202,14 @@ class Wire:
         if not self._real:
             return bool(self._sock.send_ready())
         try:
-            return not self._shut and _wait(self._sock, False, True, 0.0)
+            return not self._closed and _wait(self._sock, False, True, 0.0)
         except OSError:
             return False  # given back just now
 
     def has_hung_up(self) -> bool:
         """Tell whether the peer has ended the stream, though not all of it may have been read."""
         try:
-            return self._shut or (self._real and _has_ended(self._sock))
+            return self._closed or (self._real and _has_ended(self._sock))
         except OSError:
             return True  # given back just now
 
@@ -235,7 +231,7 @@ class Wire:
         """
         view = memoryview(self._backlog + data if self._backlog else data)
         while view:
-            if self._shut:
+            if self._closed:
                 raise OSError(errno.EPIPE, "the connection is closed")
             sent = self._send(view)
             view = view[sent:]
@@ -258,7 +254,7 @@ class Wire:
         if not self._real:  # the caller asked whether there is room
             self.sendall(data)
             return
-        if self._shut:
+        if self._closed:
             raise OSError(errno.EPIPE, "the connection is closed")
         data = self._backlog + data
         try:
