@@ -99,6 +99,11 @@ class Slots:
 
     # What there is.
 
+    @property
+    def generation(self) -> Generation:
+        """Whose entries are lent out now; it is over once all of them are being closed."""
+        return self._generation
+
     def _all_entries(self) -> List[CacheEntry]:
         with self._lock:
             return list(self._generation.entries.values())

@@ -175,6 +175,11 @@ class Lanes:
         self._no_further_before = now + _FURTHER_PAUSE  # there is one, so this does no harm
         return []
 
+    def closed(self, lane: Lane) -> Failed:
+        """Remove a connection that was not made, as the cache was closed, and all that waits."""
+        self.all.remove(lane)
+        return self._give_up(self._closed("the connection cache was closed"))
+
     # What becomes of a session.
 
     def begin(self, session: Session, command: Command, kept: bool, fit: bool) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Callable, List, Optional, Tuple
 from ssh_service import background
 from ssh_service.cache import SshClientCache
 from ssh_service.command import Command, HelperCommand
-from ssh_service.entries import Lease
+from ssh_service.entries import Generation, Lease
 from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
@@ -68,6 +68,7 @@ class SessionPool:
         self._target = target  # guarded by _lock: the last caller's, whose time-outs may differ
         self._lanes = Lanes(target.connection_id)  # guarded by _lock
         self._limits: Tuple[Optional[float], ...] = (None, None)  # guarded by _lock: as submitted
+        self._generation = self._lender.slots.generation  # guarded by _lock: as submitted
 
     def submit(
         self,
@@ -100,6 +101,8 @@ class SessionPool:
             max_connections,
             (idle_timeout, max_lifetime),
             target,
+            # As of now: a cache that is closed before a thread of ours comes to it ends it, too.
+            self._lender.slots.generation,
         )
 
     def _accept(
@@ -108,8 +111,10 @@ class SessionPool:
         max_connections: int,
         limits: Tuple[Optional[float], ...],
         target: Optional[ConnectParams],
+        generation: Generation,
     ) -> None:
         with self._lock:
+            self._generation = generation
             self._target = target or self._target
             self._lanes.max_connections = max_connections
             self._limits = limits
@@ -193,7 +198,14 @@ class SessionPool:
     def _connect(self, lane: Lane) -> None:
         with self._lock:
             limits = self._limits
+            generation = self._generation
         lease = self._lender.request(self._target, lane.number, *limits)
+        if generation.is_over:  # the cache was closed, and knew of no connection of ours
+            with self._lock:
+                failed = self._lanes.closed(lane)
+            _fail(failed)
+            lease.release()
+            return
         lane.slot = lease.slot
         strand, connected = self._strand, self._connected
         lease.pair.add_done_callback(lambda _: background.work(strand, connected, lane, lease))

@@ -731,6 +731,19 @@ def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
     site.cache.lender.close()
 
 
+def test_cleanup_before_the_pool_has_taken_a_command_ends_it(site: Site) -> None:
+    """What was submitted before the cache was closed ends with it, though no thread had begun."""
+    gate = threading.Event()
+    background.work(site.pool._strand, gate.wait, PATIENCE)
+    command = Command("c", {}, None, "somebody@alpha:22")
+    site.pool.submit(command, 1)
+    site.cache.cleanup()
+    gate.set()
+    assert isinstance(command.future.exception(PATIENCE), SshCacheClosed)
+    work_done()
+    assert not site.pool._lanes.all and not site.pool._lanes._queue
+
+
 def test_cleanup_while_others_hold_all_sessions_ends_what_waits_and_dials_nothing(
     site: Site,
 ) -> None:
