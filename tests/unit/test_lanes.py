@@ -59,6 +59,7 @@ def test_the_pause_to_the_next_attempt_doubles_and_starts_anew_when_a_session_op
     def pauses(count: int) -> List[Any]:
         found = []
         for _ in range(count):
+            place.transport.session_limit = 0  # the server refused once more
             found.append(place.lanes.retry_or_give_up(held=True, admitted=True, now=0.0)[0])
             place.lanes.retry()
         return found
@@ -72,6 +73,7 @@ def test_the_pause_to_the_next_attempt_doubles_and_starts_anew_when_a_session_op
 
 
 def test_one_timer_at_a_time_is_set(place: Place) -> None:
+    place.transport.session_limit = 0
     assert place.lanes.retry_or_give_up(held=True, admitted=True, now=0.0)[0] is not None
     assert place.lanes.retry_or_give_up(held=True, admitted=True, now=0.0) == (None, [])
 
