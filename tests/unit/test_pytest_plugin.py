@@ -114,8 +114,13 @@ def test_no_sshd_without_a_key_generator(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_our_own_tests_may_leave_nothing(
-    pytester: pytest.Pytester, request: pytest.FixtureRequest, code: str, said: str
+    pytester: pytest.Pytester,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    said: str,
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))  # for `tests.common`
     conftest = (request.config.rootpath / "tests" / "conftest.py").read_text()
     assert "_PATIENCE = 10.0\n" in conftest
     pytester.makeconftest(conftest.replace("_PATIENCE = 10.0\n", "_PATIENCE = 0.2\n"))
