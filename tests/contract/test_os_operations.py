@@ -7,16 +7,14 @@ harmless commands in their place first.
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
 from ssh_service import SshConnectionLost, SshHostService, SshService, Status, ssh_host_service
-from ssh_service.events import CommandSent
 from ssh_service.pytest_plugin import FaultProxy, Sshd
-from tests.common import PATIENCE, SUDO_AS_IT_IS, eventually
+from tests.common import SUDO_AS_IT_IS, eventually
 
 from .conftest import FUTURE, catch_up, results
 
@@ -135,14 +133,14 @@ def test_a_loss_before_the_server_accepted_the_command_is_no_reboot(
     with SshHostService(config) as host:
         _, info = host.remote_exec("true", call, {})
         assert results(host, info)[0] == Status.SUCCEEDED
+        # The next command goes over the session that is opened in advance.
+        (slot,) = SshService._CLIENT_CACHE._slots.all()
+        channels = slot.transport._channels
+        eventually(lambda: any(chan.in_reserve and chan.active for chan in channels.values()))
+        (channel,) = channels.values()
         proxy.freeze("to_server")  # what we send goes nowhere
-        sent = threading.Event()
-        unsubscribe = SshService._CLIENT_CACHE.subscribe(
-            lambda event: isinstance(event, CommandSent) and sent.set()
-        )
         _, info = start(host, call)
-        assert sent.wait(PATIENCE)
-        unsubscribe()
+        eventually(lambda: channel.has_sent)  # or it would be sent once more
         proxy.reset()
         status, _ = results(host, info, within=10)
     assert not (tmp_path / "begun").exists()
