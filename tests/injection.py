@@ -30,6 +30,7 @@ from types import CodeType, FrameType
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import ssh_service
+from tests.common import Outcome
 
 LINES, LOOKS, OPCODES = "lines", "looks", "opcodes"
 
@@ -135,13 +136,21 @@ def torn_at(
     error: Optional[BaseException] = None,
 ) -> bool:
     """
-    Make a call on this thread, and raise at its `moment`-th moment; tell whether it has that many.
+    Make a call, and raise at its `moment`-th moment; tell whether it has that many.
 
     What the call raises otherwise is raised; that it swallows the exception is for the caller to
-    find out.
+    find out.  The call has a thread of its own: one that was torn out of an ``except`` block goes
+    on as if it were handling that exception, with all the frames it keeps.
     """
     error = Torn("torn") if error is None else error
     moments = _Moments(moment, places, error)
+    outcome = Outcome(lambda: _make(call, how, moments, error)).wait()
+    if outcome.error is not None:
+        raise outcome.error
+    return moments.raised
+
+
+def _make(call: Callable[[], Any], how: str, moments: _Moments, error: BaseException) -> None:
     if how == LOOKS:
         sys.setprofile(moments.profile)
     else:
@@ -157,7 +166,6 @@ def torn_at(
         else:
             sys.settrace(None)
         error.__traceback__ = None  # which keeps all the frames, and what they hold
-    return moments.raised
 
 
 def moments(limit: float, first: int = 0, step: int = 1) -> Iterator[int]:

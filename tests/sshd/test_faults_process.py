@@ -159,9 +159,9 @@ def interrupt(*_):
 paramiko.util.get_logger = functools.lru_cache(maxsize=None)(paramiko.util.get_logger)
 
 def unraisable(lost):
-    # Python notes, in a set of its own, which threads there are; a connection is a thread, and an
-    # exception raised while one is collected here cannot reach anybody.
-    if lost.object is not getattr(threading._dangling, "_remove", None):
+    # Python notes, in a weak set of its own, which threads there are, and we, which connections.
+    # An exception raised while one of them is collected here cannot reach anybody.
+    if "WeakSet" not in getattr(lost.object, "__qualname__", ""):
         sys.__unraisablehook__(lost)
 
 sys.unraisablehook = unraisable

@@ -106,12 +106,6 @@ def test_a_run_torn_at_random_moments_harms_nobody_and_is_ended(
     tear_runs(200, sshd, cache)
 
 
-@pytest.mark.long
-def test_a_run_torn_at_many_random_moments(sshd: Sshd, cache: SshClientCache) -> None:
-    """C1, C2."""
-    tear_runs(3000, sshd, cache)
-
-
 def test_a_copy_torn_at_random_moments_leaves_the_destination_usable(
     sshd: Sshd, cache: SshClientCache, tmp_path: Path
 ) -> None:

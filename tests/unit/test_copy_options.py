@@ -491,6 +491,7 @@ def test_update_downloads_only_what_differs(
         kept = target / "mode 600"
         kept.write_bytes(b"abc")  # as long as it was
         os.utime(kept, (1, (source / "mode 600").stat().st_mtime))
+        (source / "mode 444").chmod(0o644)  # whoever is not root may not write otherwise
         (source / "mode 444").write_bytes(b"new")
         (target / "large").write_bytes(b"broken")
         download(session, source, target, contents=True, update=True, shell=shell)
