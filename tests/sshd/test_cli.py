@@ -322,7 +322,7 @@ def test_table_on_a_narrow_terminal_shows_all_of_its_header(config: Path) -> Non
 def test_second_interrupt_restores_the_terminal_and_sums_up(config: Path) -> None:
     """The cursor is shown again, and the prompt gets a line of its own."""
     command = argv(config, "run", "-H", "web[1-2]", "--", "trap '' TERM INT; echo up; sleep 20")
-    shown = on_a_terminal(command, {}, interrupt_at=[b"up", b"ending what"], status=130)
+    shown = on_a_terminal(command, {}, interrupt_at=[b"up.*up", b"ending what"], status=130)
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     last = shown.splitlines()[-1]
     assert last.startswith("ssh-service: interrupted again: 0 of 2 hosts")
@@ -450,7 +450,7 @@ def on_a_terminal(
     """
     Run a command on a terminal of its own; return all that it showed.
 
-    It is interrupted once for each text of `interrupt_at`, when that has been shown.
+    It is interrupted once for each pattern of `interrupt_at`, when that has been shown.
     """
     waiting = list(interrupt_at)
     inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_COLOR", "_COMPATIBLE"))}
@@ -473,7 +473,7 @@ def on_a_terminal(
             if not piece:
                 break
             shown += piece
-            if waiting and waiting[0] in shown:
+            if waiting and re.search(waiting[0], shown, re.DOTALL):
                 del waiting[0]
                 process.send_signal(signal.SIGINT)
         os.close(ours)
