@@ -24,6 +24,9 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 # Seconds for which a server is asked again that admitted sessions before, and now admits none
 # though none is open; OpenSSH frees one a moment after its end.
 _REFUSAL_PATIENCE = 10.0
+# Refusals in a row, with fewer sessions open than were admitted before, up to which the server is
+# asked again at once.
+_ASKED_AT_ONCE = 3
 # Connections that may end, one after the other, before a session could be opened on them.
 _BARREN_LIMIT = 2
 # Seconds for which a limit is believed: it may have been learnt while others (a copy, paramiko
@@ -43,6 +46,8 @@ class Step(NamedTuple):
     spare: Optional[Session] = None  # for the command; None: a new one is to be opened
     # The connections there are, where something waits that nothing will bring on.
     stuck: Optional[List[SshTransport]] = None
+    # How many commands have been started so far, where what waits has to wait for the end of one.
+    full: Optional[int] = None
 
 
 class End(NamedTuple):
@@ -77,6 +82,7 @@ class Lanes:
         self._refusal: Optional[SshServiceError] = None  # the last one
         self._barren = 0  # connections that ended without any session, in a row
         self._will_retry = False  # a timer is set
+        self._starts = 0  # commands that were given a session
         self._pause = _SHORTEST_PAUSE  # seconds to the next retry
         self._refused_since: Optional[float] = None  # with no session open
 
@@ -108,12 +114,42 @@ class Lanes:
         if lanes:
             lane = min(lanes, key=lambda lane: (lane.spare is None, lane.sessions))
             lane.sessions += 1
+            self._starts += 1
             return Step(failed, heapq.heappop(self._queue)[1], lane, lane.take_spare())
         further = self._further(most, now)
-        if further is not None or not self._is_stuck():
+        if further is not None:
             return Step(failed, lane=further)
-        transports = [lane.transport for lane in self.all if lane.transport is not None]
-        return Step(failed, stuck=transports)
+        if self._is_stuck(now):
+            return Step(failed, stuck=self.transports())
+        return Step(failed, full=self._starts)
+
+    def transports(self) -> List[SshTransport]:
+        """List the connections there are."""
+        return [lane.transport for lane in self.all if lane.transport is not None]
+
+    def waiting_since(self, starts: int) -> Optional[List[SshTransport]]:
+        """
+        Say where all sessions are taken, for long enough that others should give up theirs.
+
+        Parameters
+        ----------
+        starts : int
+            From `Step.full`, a while ago.
+
+        Returns
+        -------
+        Optional[List[SshTransport]]
+            The connections there are; None if nothing waits any more, or something has started.
+        """
+        waits = any(not command.over for _, command in self._queue)
+        return self.transports() if waits and self._starts == starts else None
+
+    def made_room(self, transports: List[SshTransport], now: float) -> None:
+        """Have the server asked again where others have just given up a session."""
+        for lane in self.all:
+            if lane.transport in transports:
+                lane.forget_limit()
+                lane.room_until = now + _REFUSAL_PATIENCE
 
     def _drop_ended(self) -> Failed:
         failed: Failed = []
@@ -156,15 +192,16 @@ class Lanes:
         ours = bool(self._queue) and self._queue[0][0] < 0
         return self.max_connections + ours
 
-    def _is_stuck(self) -> bool:
-        """Tell whether a connection admits no session, and none of ours will end there."""
+    def _is_stuck(self, now: float) -> bool:
+        """Tell whether a connection admits no session, though there should be one soon."""
         if not self._queue or any(lane.transport is None or lane.has_ended() for lane in self.all):
             # (An end that has come between two looks is told by the connection's callback.)
             return False
         most = self._most_lanes()
         # What runs on other connections may take hours.
         return not self.all or any(
-            lane.number < most and not lane.sessions and not lane.has_room() for lane in self.all
+            lane.number < most and lane.expects_room(now) and not lane.has_room()
+            for lane in self.all
         )
 
     def not_dialled(self, lane: Lane, error: BaseException, now: float) -> Failed:
@@ -216,6 +253,7 @@ class Lanes:
         lane = session.lane
         lane.opened += 1
         self._barren = 0
+        lane.refusals, lane.room_until = 0, 0.0
         self._pause, self._refused_since = _SHORTEST_PAUSE, None
         if lane.transport is not None:
             lane.transport.session_peak = max(lane.opened, lane.transport.session_peak)
@@ -262,7 +300,12 @@ class Lanes:
         # OpenSSH frees a session only after its CLOSE, so a refusal may come while one less is
         # open; what was open at once before is admitted for sure.  With none of ours open, others
         # hold them: then we are to wait, not to ask again at once.
-        lane.transport.session_limit = lane.transport.session_peak if lane.opened else 0
+        # The same where it refuses again and again: else we would ask for as long as a copy takes.
+        lane.refusals += 1
+        at_once = lane.opened and lane.refusals <= _ASKED_AT_ONCE
+        lane.transport.session_limit = lane.transport.session_peak if at_once else lane.opened
+        if lane.refusals == _ASKED_AT_ONCE + 1 and lane.opened < lane.transport.session_peak:
+            lane.room_until = max(lane.room_until, now + _REFUSAL_PATIENCE)
         no_timer = lane.limited_until <= now
         lane.limited_until = now + LIMIT_KEPT
         return no_timer
@@ -313,7 +356,7 @@ class Lanes:
             Seconds until the server is to be asked again, or None; and who is told that it will
             not be.
         """
-        if self._will_retry or not self._is_stuck():
+        if self._will_retry or not self._is_stuck(now):
             return None, []
         since = self._refused_since
         self._refused_since = None if held else now if since is None else since
@@ -329,11 +372,11 @@ class Lanes:
             lane.forget_limit()  # whoever comes next finds out anew
         return None, self._give_up(self._refusal or self._closed("no session could be opened"))
 
-    def retry(self) -> None:
+    def retry(self, now: float) -> None:
         """Let the server be asked again."""
         self._will_retry = False
         for lane in self.all:
-            if not lane.sessions:  # else the end of one of them frees a session
+            if lane.expects_room(now):
                 lane.forget_limit()
 
     def _closed(self, what: str) -> SshCacheClosed:

@@ -29,8 +29,13 @@ from ssh_service.transport.latch import Latch
 
 _log = logging.getLogger(__name__)
 
+# Under which name a connection knows of its spare session.
+_SPARE = "spare"
 # Seconds for which a spare session is kept when no command needs it.
 _SPARE_IDLE = 60.0
+# Seconds for which a command waits for the end of others, before an idle SFTP session is closed
+# for it: where commands end all the time, it is better kept for the next copy.
+_FULL_PATIENCE = 0.5
 # Seconds that giving it up may take.
 _ROOM_PATIENCE = 1.0
 
@@ -69,6 +74,7 @@ class SessionPool:
         self._lanes = Lanes(target.connection_id)  # guarded by _lock
         self._limits: Tuple[Optional[float], ...] = (None, None)  # guarded by _lock: as submitted
         self._generation = self._lender.slots.generation  # guarded by _lock: as submitted
+        self._watching = False  # guarded by _lock: a timer looks whether what waits still does
 
     def submit(
         self,
@@ -170,12 +176,14 @@ class SessionPool:
                 self._start(step.spare or Session(self, step.lane), step.command)
         if step.stuck is not None:
             self._retry_or_give_up(step.stuck)
+        elif step.full is not None:
+            self._watch(step.full)
 
     # Where none is admitted.
 
     def _retry_or_give_up(self, transports: List[SshTransport]) -> None:
         """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
-        freed = [transport.make_room(beside="spare") for transport in transports]
+        freed = [transport.make_room(beside=_SPARE) for transport in transports]
         with self._lock:
             lanes = list(self._lanes.all)
         freed += [self._drop_spare(lane) for lane in lanes]
@@ -190,7 +198,35 @@ class SessionPool:
 
     def _retry(self) -> None:
         with self._lock:
-            self._lanes.retry()
+            self._lanes.retry(time.monotonic())
+        self._dispatch()
+
+    # Where all that are admitted are taken.
+
+    def _watch(self, starts: int) -> None:
+        """Look later whether what waits still does."""
+        with self._lock:
+            transports = self._lanes.transports()
+            if self._watching or not any(_others_reserve(each) for each in transports):
+                return
+            self._watching = True
+        pool = weakref.ref(self)
+
+        def look() -> None:
+            its_pool = pool()
+            if its_pool is not None:
+                its_pool._make_room(starts)
+
+        background.call_at(time.monotonic() + _FULL_PATIENCE, look)
+
+    def _make_room(self, starts: int) -> None:
+        """Have idle SFTP sessions closed if nothing has started since."""
+        with self._lock:
+            self._watching = False
+            transports = self._lanes.waiting_since(starts)
+        freed = [each for each in transports or () if each.make_room(beside=_SPARE)]
+        with self._lock:
+            self._lanes.made_room(freed, time.monotonic())
         self._dispatch()
 
     # Connections.
@@ -237,7 +273,7 @@ class SessionPool:
             if its_pool is not None:
                 its_pool._dispatch()  # it is let go, and those who wait for it go on
 
-        transport.in_reserve["spare"] = drop_spare
+        transport.in_reserve[_SPARE] = drop_spare
         transport.add_done_callback(ended)
 
     # Sessions.
@@ -409,6 +445,10 @@ class SessionPool:
             limits = self._limits
         if lease is not None:
             self._lender.give_back(lease, *limits)
+
+
+def _others_reserve(transport: SshTransport) -> bool:
+    return any(name != _SPARE for name in transport.in_reserve)
 
 
 def _fail(failed: Failed) -> None:

@@ -25,6 +25,8 @@ class Lane:
         self.used_at = 0.0  # when the last command ended
         self.watched = False  # a timer will look whether the spare session is needed
         self.limited_until = 0.0  # when the limit that was learnt is forgotten
+        self.refusals = 0  # in a row
+        self.room_until = 0.0  # a session that others gave up may be freed late: until then
 
     def has_ended(self) -> bool:
         """Tell whether it was made, and is there no more."""
@@ -45,6 +47,10 @@ class Lane:
         if known_servers.runs_one_command(transport.remote_version):
             limit = 1
         return limit is None or self.sessions + beside < limit
+
+    def expects_room(self, now: float) -> bool:
+        """Tell whether a session should be free soon, and not by the end of a command."""
+        return not self.sessions or now < self.room_until
 
     def forget_limit(self) -> None:
         """Let the server be asked for more than it last admitted."""

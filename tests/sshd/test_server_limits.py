@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -86,6 +86,25 @@ def test_a_long_command_does_not_delay_short_ones(sshd_factory: Callable[..., Ss
             assert next(process.lines()) == "begun\n"
             for turn in range(10):
                 assert run(web, f"echo {turn}", cache=cache, timeout=20).stdout == f"{turn}\n"
+    finally:
+        cache.cleanup()
+
+
+def test_an_idle_sftp_session_gives_way_while_a_long_command_runs(
+    sshd_factory: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    """E6: with two sessions in all, one of them the copies', and the other taken for long."""
+    web = sshd_factory({"MaxSessions": 2}).connect_params
+    cache = SshClientCache()
+    limits: Any = {"cache": cache, "max_connections": 1}
+    try:
+        upload(web, __file__, str(tmp_path / "copy"), cache=cache, timeout=20)
+        with start(web, "echo begun; sleep 60", **limits) as process:
+            assert next(process.lines()) == "begun\n"
+            for turn in range(10):
+                assert run(web, f"echo {turn}", timeout=20, **limits).stdout == f"{turn}\n"
+            upload(web, __file__, str(tmp_path / "copy"), cache=cache, timeout=20)
+            assert run(web, "echo on", timeout=20, **limits).stdout == "on\n"
     finally:
         cache.cleanup()
 

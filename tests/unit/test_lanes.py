@@ -61,7 +61,7 @@ def test_the_pause_to_the_next_attempt_doubles_and_starts_anew_when_a_session_op
         for _ in range(count):
             place.transport.session_limit = 0  # the server refused once more
             found.append(place.lanes.retry_or_give_up(held=True, admitted=True, now=0.0)[0])
-            place.lanes.retry()
+            place.lanes.retry(0.0)
         return found
 
     assert pauses(9) == [0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1]
@@ -106,3 +106,56 @@ def test_a_limit_has_one_timer_however_often_it_is_learnt(place: Place) -> None:
         place.transport.session_limit = None
         session = place.begin()
         assert place.lanes.ended(session, REFUSED, unsent=True, now=now).forget is timer
+
+
+def test_where_others_gave_up_a_session_the_server_is_asked_until_it_has_freed_it(
+    place: Place,
+) -> None:
+    """E6: an idle SFTP session gives way to what would have to wait for a long command."""
+    lanes = place.lanes
+    place.open(place.begin())  # a long command
+    place.queue()
+    lanes.ended(place.begin(), REFUSED, True, 0.0)
+    step = lanes.next_step(0.0)
+    assert step.stuck is None and step.full == 2
+    assert lanes.waiting_since(step.full) == [place.transport]
+    lanes.made_room([place.transport], 0.0)
+    lanes.ended(place.begin(), REFUSED, True, 0.0)  # not freed yet
+    assert lanes.next_step(0.0).stuck == [place.transport]
+    assert lanes.retry_or_give_up(held=True, admitted=True, now=0.0)[0] is not None
+    lanes.retry(0.1)
+    place.open(place.begin())
+    place.queue()
+    lanes.ended(place.begin(), REFUSED, True, 0.2)
+    assert lanes.next_step(0.2).stuck is None
+
+
+def test_an_idle_session_is_kept_where_commands_start_all_the_time(place: Place) -> None:
+    place.open(place.begin())
+    place.queue()
+    lanes = place.lanes
+    lanes.ended(place.begin(), REFUSED, True, 0.0)
+    full = lanes.next_step(0.0).full
+    assert full is not None
+    lanes.made_room([place.transport], 0.0)
+    place.open(place.begin())
+    place.queue()
+    assert lanes.waiting_since(full) is None
+
+
+def test_a_server_that_refuses_again_and_again_is_not_asked_at_once(place: Place) -> None:
+    """A copy may hold, for hours, what was ours before: no attempt follows the other."""
+    lanes, long = place.lanes, place.begin()
+    place.open(long)
+    place.queue()
+    short = place.begin()
+    place.open(short)
+    lanes.ended(short, None, False, 0.0)
+    place.queue()
+    for asked in range(10):
+        if not place.lane.has_room():
+            break
+        lanes.ended(place.begin(), REFUSED, True, 0.0)
+    assert asked == 4
+    assert lanes.next_step(0.0).stuck == [place.transport]
+    assert lanes.next_step(60.0).stuck is None  # what runs there frees the next
