@@ -10,6 +10,7 @@ from typing import Callable, List, Optional, Set
 
 from ssh_service.copying.failures import shown
 from ssh_service.copying.local.descriptors import current_umask
+from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
 from ssh_service.copying.pipeline import Pipeline
@@ -67,6 +68,8 @@ class Job:
         Whether anything was found that an earlier copy had begun.
     resumes_tree : bool
         Whether the whole tree was begun by an earlier copy.
+    source_tree : Optional[SourceTree]
+        The local tree that goes up, where symbolic links are kept.
     failures : List[SshTransferError]
         What of a tree could not be copied, where the rest of it is all the same.
     files, folders, flow : Budget
@@ -94,6 +97,7 @@ class Job:
         self.remote = RemoteFiles(lane)
         self.owner = RemoteOwner(self.remote, self.pipeline)
         self.has_resumed = self.resumes_tree = False
+        self.source_tree: Optional[SourceTree] = None
         self._warned: Set[str] = set()
         alone = lane.session.alone is not None
         files, folders = (1, 1) if alone else (_FILES_AT_ONCE, _FOLDERS_AT_ONCE)

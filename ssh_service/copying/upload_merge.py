@@ -188,11 +188,9 @@ class _Merge:
     async def _look_at_all(self, status: os.stat_result) -> None:
         on_way: Deque[_Found] = deque()
         count = 0
-        options = self._job.options
-        for entry in walk(self._source, status, options.keeps_links, self._note_failure):
+        for entry in walk(self._source, status, self._job.source_tree, self._note_failure):
             below = self._below(entry)
-            if entry.leaves:
-                assert entry.status is not None
+            if entry.leaves and entry.status is not None:
                 self._plan.rest.folders.append((self._target + below, attributes_of(entry.status)))
                 continue
             count += 1

@@ -88,8 +88,7 @@ def is_worth_a_stream(job: Job, source: bytes, status: os.stat_result) -> bool:
         return False
     small = 0
     try:
-        links = options.keeps_links
-        entries = walk(source, status, links, on_failure=lambda failure: None)
+        entries = walk(source, status, job.source_tree, on_failure=lambda failure: None)
         for entry in itertools.islice(entries, _LOOKED_AT):
             if (
                 entry.status is None
@@ -232,7 +231,7 @@ class TreeStream:
         return None
 
     def _entries(self, status: os.stat_result) -> Iterable[Entry]:
-        return walk(self._source, status, self._job.options.keeps_links, self._note_failure)
+        return walk(self._source, status, self._job.source_tree, self._note_failure)
 
     def _note_failure(self, failure: SshTransferError) -> None:
         # Where it ends the copy, that is done by SFTP, which first copies what comes before.
@@ -259,7 +258,7 @@ class TreeStream:
         await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
 
     async def _send_file(self, path: bytes, below: bytes) -> None:
-        with SourceFile(path, not self._job.options.keeps_links) as source:
+        with SourceFile(path, self._job.source_tree) as source:
             size = source.size
             if size > self._job.remote.write_size:
                 self._done.left.append((path, self._target + below))

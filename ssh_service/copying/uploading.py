@@ -15,6 +15,7 @@ from ssh_service.copying.job import Job
 from ssh_service.copying.leftovers import Leftovers
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
+from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.local.walk import walk
 from ssh_service.copying.paths import folder_of, join, last_name
 from ssh_service.copying.remote_files import is_folder, succeed
@@ -116,6 +117,9 @@ class Upload:
         if is_tree and self._job.options.resume:
             self._mark = BegunTree(self._job, self._leftovers, os.path.realpath(source))
             self._job.closing.callback(self._mark.release)
+        if is_tree and self._job.options.keeps_links:
+            self._job.source_tree = SourceTree(source)
+            self._job.closing.callback(self._job.source_tree.close)
         target = await self._remote.expand_home(target or b".")
         found = await self._remote.find(target)
         if found is not None and is_folder(found):
@@ -162,8 +166,8 @@ class Upload:
 
     def _count(self, source: bytes, status: os.stat_result) -> None:
         """Tell the meter what there is; what is wrong with an entry is found out in its turn."""
-        links = self._job.options.keeps_links
-        for entry in walk(source, status, links, on_failure=lambda failure: None):
+        tree = self._job.source_tree
+        for entry in walk(source, status, tree, on_failure=lambda failure: None):
             if entry.status is None and entry.link is None:
                 with contextlib.suppress(OSError):
                     self._job.progress.expect(os.stat(entry.path).st_size)
@@ -208,7 +212,7 @@ class Upload:
         folders = [folder]
         job = self._job
         try:
-            for entry in walk(source, status, job.options.keeps_links, job.entry_failed):
+            for entry in walk(source, status, job.source_tree, job.entry_failed):
                 path = join(folders[-1].path, entry.name)
                 if entry.link is not None:
                     await job.files.start(self._copy_link(entry.link, path, folders[-1]))
@@ -324,8 +328,7 @@ class Upload:
 
     async def _copy_file(self, path: bytes, target: bytes, folder: Optional[_Folder]) -> None:
         try:
-            follows = folder is None or not self._job.options.keeps_links
-            with SourceFile(path, follows) as source:
+            with SourceFile(path, self._job.source_tree) as source:
                 if folder is not None:
                     await folder.made.wait()
                     if folder.failed:

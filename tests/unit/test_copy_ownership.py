@@ -608,9 +608,9 @@ def test_a_link_in_place_of_a_source_file_is_not_followed_where_links_are_kept(
     original = os.open
 
     def swap(path: Any, *rest: Any, **more: Any) -> int:
-        if path == os.fsencode(source / "file0"):
-            os.unlink(path)
-            os.symlink(tmp_path / "victim", path)
+        if path == b"file0" and not (source / path.decode()).is_symlink():
+            os.unlink(source / "file0")
+            os.symlink(tmp_path / "victim", source / "file0")
         return original(path, *rest, **more)
 
     monkeypatch.setattr(os, "open", swap)
@@ -618,7 +618,50 @@ def test_a_link_in_place_of_a_source_file_is_not_followed_where_links_are_kept(
     with contextlib.suppress(OSError):  # or it is copied as the link that it is now
         upload(session, source, tmp_path / "target", links="keep", shell=shell)
     shell.wait()
+    assert (source / "file0").is_symlink()
     assert copied.is_symlink() or not copied.exists()
+
+
+@pytest.mark.parametrize("count", [1, 100])
+@pytest.mark.parametrize("levels", [1, 20])
+@pytest.mark.parametrize("swapped", ["before it is listed", "before its file is opened"])
+def test_a_link_in_place_of_a_source_folder_is_not_followed_where_links_are_kept(
+    session: SftpSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    levels: int,
+    swapped: str,
+) -> None:
+    """N1: a stranger's folder may become a link, to one that only we may read."""
+    source, way = tmp_path / "source", Path(*["folder"] * levels)
+    victim = tree_of(tmp_path / "victim", b"victim", count)
+    (source / way).parent.mkdir(parents=True)
+    folder = tree_of(source / way, b"x", count)
+    flag = os.O_DIRECTORY if swapped == "before it is listed" else 0
+    last = b"folder" if flag else b"file0"
+    original, away, swaps = os.open, tmp_path / "away", []
+
+    def swap(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if os.path.basename(os.fsencode(path)) != last or flags & os.O_DIRECTORY != flag:
+            return original(path, flags, *rest, **more)
+        swaps.append(path)
+        os.rename(folder, away)
+        os.symlink(victim, folder)
+        try:
+            return original(path, flags, *rest, **more)
+        finally:
+            os.unlink(folder)
+            os.rename(away, folder)
+
+    monkeypatch.setattr(os, "open", swap)
+    shell = Shell(tmp_path)
+    with contextlib.suppress(OSError):
+        upload(session, source, tmp_path / "target", links="keep", shell=shell)
+    shell.wait()
+    assert swaps
+    copied = [path for path in (tmp_path / "target").rglob("file*") if not path.is_symlink()]
+    assert all(path.read_bytes() == b"x" for path in copied)
 
 
 def test_a_link_made_after_the_look_at_a_tree_is_not_followed(

@@ -5,6 +5,7 @@ From the bottom up; a module imports from those above it here, never from those 
 
 =============  ==================================================================
 descriptors    what any open file has: attributes to read and to set, a digest
+source_tree    a tree whose links are copied as such: none is followed
 walk           a tree, as an upload goes through it
 source_file    a file that an upload reads
 target_folder  the folders a download writes into, which no server makes it leave

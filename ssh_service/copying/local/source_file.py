@@ -14,7 +14,8 @@ from ssh_service.copying.failures import (
     not_a_file,
     was_rewritten,
 )
-from ssh_service.copying.local.descriptors import attributes_of, digest_of
+from ssh_service.copying.local.descriptors import Descriptor, attributes_of, digest_of
+from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.errors import SshTransferError
 
 __all__ = ["SourceFile"]
@@ -23,7 +24,7 @@ _PIECE = 256 * 1024
 # Pieces taken of a file that claims to be empty and is not: it may never end.
 _MOST_UNSIZED = 64
 # Without it, opening a fifo that took a file's place would wait for a writer.
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
 class SourceFile:
@@ -34,9 +35,9 @@ class SourceFile:
     ----------
     path : bytes
         Its path.
-    follows : bool
-        Whether it may be a symbolic link.  Where links are kept, one has taken the place of the
-        file that was found there, and leads to what nobody asked to copy.
+    tree : Optional[SourceTree]
+        The tree it lies in, where symbolic links are kept: one has taken the place of what was
+        found there, and leads to what nobody asked to copy.  None: links are followed.
 
     Attributes
     ----------
@@ -48,15 +49,19 @@ class SourceFile:
         What its copy shall have.
     """
 
-    def __init__(self, path: bytes, follows: bool = True) -> None:
+    def __init__(self, path: bytes, tree: Optional[SourceTree] = None) -> None:
         self.path = path
         self._whole: Optional[bytes] = None
+        self._file = Descriptor()
         try:
-            flags = _OPEN_FLAGS if follows else _OPEN_FLAGS | os.O_NOFOLLOW
-            self._fd: Optional[int] = os.open(path, flags)
+            if tree is None:
+                self._file.open(path, _OPEN_FLAGS)
+            else:
+                name, folder = tree.locate(path)
+                self._file.open(name, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
         except OSError as error:
             raise local_error(error, path) from error
-        self._status = os.fstat(self._fd)
+        self._status = os.fstat(self._file.fd)
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
             raise not_a_file(path, self._status.st_mode, "local")
@@ -73,17 +78,14 @@ class SourceFile:
 
     def close(self) -> None:
         """Close it; may be called more than once."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        self._file.close()
 
     def _read_unsized(self) -> None:
         """Read one that says it is empty: those in /proc have no size, but content."""
-        assert self._fd is not None
         pieces = []
         try:
             while True:
-                piece = os.read(self._fd, _PIECE)
+                piece = os.read(self._file.fd, _PIECE)
                 if not piece:
                     break
                 pieces.append(piece)
@@ -110,10 +112,9 @@ class SourceFile:
         if self._whole is not None:
             buffer[:] = self._whole[offset : offset + len(buffer)]
             return
-        assert self._fd is not None
         try:
             while buffer:
-                count = os.preadv(self._fd, [buffer], offset)
+                count = os.preadv(self._file.fd, [buffer], offset)
                 if not count:
                     raise changed_meanwhile(self.path, "local")
                 buffer, offset = buffer[count:], offset + count
@@ -141,15 +142,14 @@ class SourceFile:
             Offset and size of a part; the last one ends where the file does.
         """
         holes = holes and hasattr(os, "SEEK_DATA") and self.is_sparse
-        if self._fd is None:  # was read as a whole
+        if self._file.fd < 0:  # was read as a whole
             holes = False
         while start < self.size:
             end = self.size
             if holes:
-                assert self._fd is not None
                 try:
-                    start = os.lseek(self._fd, start, os.SEEK_DATA)
-                    end = min(end, os.lseek(self._fd, start, os.SEEK_HOLE))
+                    start = os.lseek(self._file.fd, start, os.SEEK_DATA)
+                    end = min(end, os.lseek(self._file.fd, start, os.SEEK_HOLE))
                 except OSError as error:
                     if error.errno == errno.ENXIO:  # nothing but a hole follows
                         yield self.size - 1, 1
@@ -173,8 +173,7 @@ class SourceFile:
         """Give the digest of the first `size` bytes."""
         if self._whole is not None:
             return hashlib.sha256(memoryview(self._whole)[:size]).digest()
-        assert self._fd is not None
-        return digest_of(self._fd, size)
+        return digest_of(self._file.fd, size)
 
     def check_unchanged(self) -> None:
         """
@@ -182,8 +181,8 @@ class SourceFile:
 
         One that only grew is no error, as a log may at any time: what it had is copied.
         """
-        if self._fd is None:
+        if self._file.fd < 0:
             return
-        now, then = os.fstat(self._fd), self._status
+        now, then = os.fstat(self._file.fd), self._status
         if was_rewritten(then.st_size, then.st_mtime_ns, now.st_size, now.st_mtime_ns):
             raise changed_meanwhile(self.path, "local")

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Generator,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import leads_back, local_error, not_a_file
+from ssh_service.copying.local.descriptors import Descriptor
+from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.paths import is_within
 from ssh_service.errors import SshTransferError
 
 __all__ = ["Entry", "walk"]
 
-# Folders in one another that are listed as the walk goes on, each of which holds a descriptor.
+# Folders in one another that are listed as the walk goes on, each of which holds descriptors.
 # Those further inside are listed as a whole when they are entered.
 _OPEN_LEVELS = 16
 
@@ -27,12 +40,17 @@ class Entry(NamedTuple):
     link: Optional[bytes] = None  # what a symbolic link says, where those are kept
 
 
+_Found = Union[Entry, SshTransferError]
+_Identity = Tuple[int, int]
+
+
 class _Folder(NamedTuple):
     """A folder that the walk is in."""
 
     entry: Entry
-    identity: Tuple[int, int]
-    entries: Iterator["os.DirEntry[bytes]"]
+    identity: _Identity
+    listing: Generator[_Found, None, None]
+    found: Iterator[_Found]
 
 
 def fail(error: SshTransferError) -> None:
@@ -43,7 +61,7 @@ def fail(error: SshTransferError) -> None:
 def walk(
     root: bytes,
     status: os.stat_result,
-    keeps_links: bool = False,
+    tree: Optional[SourceTree] = None,
     on_failure: Callable[[SshTransferError], None] = fail,
 ) -> Iterator[Entry]:
     """
@@ -57,8 +75,8 @@ def walk(
         The folder; it is not itself among the entries.
     status : os.stat_result
         Its status.
-    keeps_links : bool
-        Whether symbolic links are entries of their own; else they are followed.
+    tree : Optional[SourceTree]
+        The tree, where symbolic links are entries of their own; None: they are followed.
     on_failure : Callable[[SshTransferError], None]
         Called with what is wrong with an entry, which is passed over if this returns: one that
         is neither file nor folder, cannot be read, or leads back to a folder it lies in.
@@ -68,84 +86,87 @@ def walk(
     Entry
         A file; a link, if they are kept; a folder, as it is entered; a folder, as it is left.
     """
-    inside = [_enter(Entry(root, b"", status), 0, on_failure)]
+    inside: List[_Folder] = []
     try:
+        _enter(Entry(root, b"", status), status, inside, tree)
         while inside:
             folder = inside[-1]
-            step = _next_step(inside, keeps_links, on_failure)
-            if step is not None:
+            step = next(folder.found, None)
+            if isinstance(step, Entry):
                 yield step
                 if step.status is not None:
-                    inside.append(_enter(step, len(inside), on_failure))
-                continue
-            inside.pop()
-            _close(folder)
-            if inside:
-                yield folder.entry._replace(leaves=True)
+                    _enter(step, step.status, inside, tree)
+            elif step is not None:
+                on_failure(step)
+            else:
+                inside.pop()
+                if inside:
+                    yield folder.entry._replace(leaves=True)
     finally:
         for folder in inside:
-            _close(folder)
+            folder.listing.close()
 
 
-def _next_step(
-    inside: List[_Folder], keeps_links: bool, on_failure: Callable[[SshTransferError], None]
-) -> Optional[Entry]:
-    """Give the next entry of the innermost folder; None at its end."""
-    folder = inside[-1]
-    while True:
-        path = folder.entry.path
-        try:
-            for entry in folder.entries:
-                path = entry.path
-                if temporary.parse(entry.name) is None:  # else another copy's, unfinished
-                    return _look_at(entry, inside, keeps_links)
-            return None
-        except SshTransferError as failure:
-            on_failure(failure)
-        except OSError as error:
-            on_failure(local_error(error, path))
-            if path == folder.entry.path:
-                return None  # it can be listed no further
+def _enter(
+    entry: Entry, status: os.stat_result, inside: List[_Folder], tree: Optional[SourceTree]
+) -> None:
+    identity = (status.st_dev, status.st_ino)
+    listing = _list(entry.path, [*(folder.identity for folder in inside), identity], tree)
+    found = iter(list(listing)) if len(inside) >= _OPEN_LEVELS else listing
+    inside.append(_Folder(entry, identity, listing, found))
 
 
-def _enter(entry: Entry, levels: int, on_failure: Callable[[SshTransferError], None]) -> _Folder:
-    status = entry.status
-    assert status is not None
-    entries: Iterator["os.DirEntry[bytes]"] = iter(())
+def _list(
+    path: bytes, inside: List[_Identity], tree: Optional[SourceTree]
+) -> Generator[_Found, None, None]:
+    """List a folder: its entries, and what is wrong with them."""
+    prefix = path if path.endswith(b"/") else path + b"/"
+    descriptor = Descriptor()
     try:
-        entries = os.scandir(entry.path)
-        if levels >= _OPEN_LEVELS:
-            with entries:
-                entries = iter(list(entries))
+        if tree is not None:
+            descriptor = tree.open_folder(path)
+        with _scan(path if tree is None else descriptor.fd) as entries:
+            for entry in entries:
+                name = entry.name if tree is None else os.fsencode(entry.name)
+                if temporary.parse(name) is not None:
+                    continue  # another copy's, unfinished
+                try:
+                    yield _look_at(entry, prefix + name, name, inside, descriptor)
+                except SshTransferError as failure:
+                    yield failure
+                except OSError as error:
+                    yield local_error(error, prefix + name)
     except OSError as error:
-        on_failure(local_error(error, entry.path))
-    return _Folder(entry, (status.st_dev, status.st_ino), entries)
+        yield local_error(error, path)  # it can be listed no further
+    finally:
+        descriptor.close()
 
 
-def _close(folder: _Folder) -> None:
-    close = getattr(folder.entries, "close", None)
-    if close is not None:
-        close()
+def _scan(folder: Any) -> ContextManager[Iterator["os.DirEntry[Any]"]]:
+    return os.scandir(folder)
 
 
-def _look_at(entry: "os.DirEntry[bytes]", inside: List[_Folder], keeps_links: bool) -> Entry:
-    path, is_link = entry.path, entry.is_symlink()
-    if is_link and keeps_links:
-        return Entry(path, entry.name, None, link=os.readlink(path))
+def _look_at(
+    entry: "os.DirEntry[Any]",
+    path: bytes,
+    name: bytes,
+    inside: List[_Identity],
+    folder: Descriptor,
+) -> Entry:
+    is_link = entry.is_symlink()
+    if is_link and folder.fd >= 0:
+        return Entry(path, name, None, link=os.readlink(name, dir_fd=folder.fd))
     if not entry.is_dir(follow_symlinks=is_link):
         # Told here, in order; and nothing but a file is ever opened.
         if not entry.is_file(follow_symlinks=is_link):
-            raise not_a_file(path, entry.stat().st_mode, "local")
-        return Entry(path, entry.name, None)
-    status = entry.stat()
-    if is_link:
-        identity = (status.st_dev, status.st_ino)
-        around = inside[-1].entry.path
-        if any(folder.identity == identity for folder in inside) or _holds(path, around):
-            raise leads_back(path, "local")
-    return Entry(path, entry.name, status)
+            raise not_a_file(path, entry.stat(follow_symlinks=is_link).st_mode, "local")
+        return Entry(path, name, None)
+    status = entry.stat(follow_symlinks=is_link)
+    if is_link and ((status.st_dev, status.st_ino) in inside or _leads_out(path)):
+        raise leads_back(path, "local")
+    return Entry(path, name, status)
 
 
-def _holds(link: bytes, folder: bytes) -> bool:
+def _leads_out(link: bytes) -> bool:
     """Tell whether a link leads to the folder it lies in, or to one around that."""
-    return is_within(os.path.realpath(folder), os.path.realpath(link))
+    return is_within(os.path.realpath(os.path.dirname(link)), os.path.realpath(link))
