@@ -69,6 +69,8 @@ class Command(ChannelSink):
         What becomes of what it writes; None keeps it.
     pty : bool
         Whether it gets a terminal; then stderr comes with stdout.
+    encoding : Optional[str]
+        The encoding of the text in its outcome; None takes UTF-8.
     left_running : Optional[LeftRunning]
         What earlier commands have left running, to be ended first; what this one leaves is added.
 
@@ -101,6 +103,7 @@ class Command(ChannelSink):
         stdout: Optional[Output] = None,
         stderr: Optional[Output] = None,
         pty: bool = False,
+        encoding: Optional[str] = None,
         run_callback: Optional[Callable[..., None]] = None,
         left_running: Optional[LeftRunning] = None,
     ) -> None:
@@ -132,6 +135,7 @@ class Command(ChannelSink):
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
         self._text, self._env = script.join(text), script.check_environment(env)
         self._timeout = timeout
+        self._encoding = encoding or "utf-8"
         self._group = RemoteGroup(connection_id.startswith("root@"))
         self._group_has_ended = False  # and we know
         self.stdin = Stdin(stdin, more_stdin, connection_id, terminal=pty)
@@ -623,6 +627,7 @@ class Command(ChannelSink):
             self.outputs[1].joined(),
             self._exit_status,
             self._exit_signal,
+            self._encoding,
         )
 
     def _settle(

@@ -35,6 +35,8 @@ class CompletedProcess:
         The exit status, or minus the signal's number; None where nothing was told.
     stdout_bytes, stderr_bytes : bytes
         The output as it came.
+    encoding : str
+        The encoding of `stdout` and `stderr`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class CompletedProcess:
         stderr: bytes,
         exit_status: Optional[int] = None,
         exit_signal: Optional[Tuple[str, bool, str, str]] = None,
+        encoding: str = "utf-8",
     ) -> None:
         self.command = command
         self.env: Optional[Dict[str, str]] = dict(env) if env else None
@@ -53,6 +56,7 @@ class CompletedProcess:
         self.exit_signal = exit_signal
         self.stdout_bytes = stdout
         self.stderr_bytes = stderr
+        self.encoding = encoding
         self._texts: Dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -73,18 +77,18 @@ class CompletedProcess:
 
     @property
     def stdout(self) -> str:
-        """What the command wrote to stdout; bytes that are not UTF-8 as backslash escapes."""
+        """The text of stdout; bytes that `encoding` cannot decode become backslash escapes."""
         return self._text("stdout", self.stdout_bytes)
 
     @property
     def stderr(self) -> str:
-        """What the command wrote to stderr; bytes that are not UTF-8 as backslash escapes."""
+        """The text of stderr; bytes that `encoding` cannot decode become backslash escapes."""
         return self._text("stderr", self.stderr_bytes)
 
     def _text(self, name: str, data: bytes) -> str:
         # Decoded when asked for, and once; two threads at worst do it twice, with one result.
         if name not in self._texts:
-            self._texts[name] = data.decode("utf-8", "backslashreplace")
+            self._texts[name] = data.decode(self.encoding, "backslashreplace")
         return self._texts[name]
 
 

@@ -192,4 +192,5 @@ class RemoteProcess:
             stderr,
             process.exit_status,
             process.exit_signal,
+            process.encoding,
         )

@@ -142,7 +142,8 @@ def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
     Parameters
     ----------
     env : Optional[Mapping[str, Any]]
-        Names and values; a value goes through `str`.
+        Names and values; a value goes through `str`, but None and bytes are refused, as their
+        `str` is nobody's intention.
 
     Returns
     -------
@@ -152,7 +153,7 @@ def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
     Raises
     ------
     SshConfigError
-        A name is no shell variable's, or a value holds a NUL character.  The value is not shown.
+        A name is not a shell variable's, or a value cannot be sent.  The value is not shown.
     """
     if env is not None and not isinstance(env, Mapping):
         raise SshConfigError(f"env: expected a mapping, got {type(env).__name__}")
@@ -162,6 +163,16 @@ def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
             raise SshConfigError(
                 f"environment variable {name!r}: a name consists of letters, digits and '_', and"
                 " does not begin with a digit"
+            )
+        if value is None:
+            raise SshConfigError(
+                f"environment variable {name!r}: None is not a value; leave the variable out, or"
+                " give '' for an empty one"
+            )
+        if isinstance(value, (bytes, bytearray)):
+            raise SshConfigError(
+                f"environment variable {name!r}: expected text or a number, got"
+                f" {type(value).__name__}; decode it first"
             )
         text = str(value)
         if "\0" in text:

@@ -126,7 +126,8 @@ class SshHostService(SshService):
         config : dict
             Which host (``ssh_hostname``), and what else differs from the service's config.
         env_params : Optional[dict]
-            Environment variables for the script; values go through `str`.
+            Environment variables for the script; values go through `str`, None too, which a
+            tunable parameter may be.
 
         Returns
         -------
@@ -322,7 +323,7 @@ class SshHostService(SshService):
             self._CLIENT_CACHE,
             connect_params,
             script,
-            env=env or None,
+            env=_with_none_as_text(env) if env else None,
             shell=shell,
             timeout=self.config.get("ssh_request_timeout"),
             max_connections=merged.get("ssh_max_connections", remote.MAX_CONNECTIONS),
@@ -331,6 +332,13 @@ class SshHostService(SshService):
             max_lifetime=merged.get("ssh_max_lifetime"),
             end_left_running=True,
         )
+
+
+def _with_none_as_text(env: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let None through, a value that tunable parameters have; the engine takes it for a mistake."""
+    if not isinstance(env, Mapping):
+        return env  # which the engine refuses
+    return {name: "None" if value is None else value for name, value in env.items()}
 
 
 def _os_operation_script(commands: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from ssh_service import copying, direct, params, remote
 from ssh_service.cache import SshClientCache, check_cache
 from ssh_service.command import Command
 from ssh_service.copying import ProgressCallback
+from ssh_service.errors import SshConfigError
 from ssh_service.outcome import CommandFuture, CompletedProcess
 from ssh_service.remote import Path
 from ssh_service.remote_process import RemoteProcess
@@ -64,7 +65,7 @@ def close_all() -> None:
 
 def start(
     destination: Destination,
-    text: Script,
+    script: Script,
     *,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
@@ -84,10 +85,10 @@ def start(
     ----------
     destination : Union[Mapping[str, Any], SshTransport]
         Connect parameters, see `SshClientCache.get_client_connection`; or a connection.
-    text : Union[str, Iterable[str]]
+    script : Union[str, Iterable[str]]
         The script, or its lines.
     env : Optional[Mapping[str, Any]]
-        Environment variables; values go through `str`.
+        Environment variables; values go through `str`.  None and bytes are refused.
     shell : Optional[str]
         The shell to run it in, a path on the server; None takes the login shell.
     stdin : Union[str, bytes]
@@ -98,8 +99,10 @@ def start(
         Called with each piece of output as it comes, on a callback thread; the server sends no
         more than the connection's window ahead of it.  What it raises is logged.
     encoding : Optional[str]
-        Of the lines and pieces, undecodable bytes become backslash escapes; None gives bytes.
-        Lines need one in which a newline is one byte, as in all but UTF-16 and UTF-32.
+        The encoding of the output: of the lines, of the pieces and of the outcome's ``stdout`` and
+        ``stderr``.  Bytes that it cannot decode become backslash escapes.  None gives lines and
+        pieces as bytes; the outcome's text is then UTF-8.  UTF-16 and UTF-32 are refused, as their
+        lines cannot be separated.
     pty : bool
         Whether it gets a terminal, as with ``ssh -tt``: stderr comes with stdout, what it reads is
         echoed, and the end of `stdin` is the terminal's Ctrl-D.  With `env`, `shell` or a script
@@ -129,7 +132,7 @@ def start(
         cache,
         max_connections,
         lambda connection_id: Command(
-            text,
+            script,
             env,
             shell,
             connection_id,
@@ -139,6 +142,7 @@ def start(
             stdout=stdout,
             stderr=stderr,
             pty=pty,
+            encoding=encoding,
         ),
     )
     return RemoteProcess(command, future)
@@ -146,7 +150,7 @@ def start(
 
 def run(
     destination: Destination,
-    text: Script,
+    script: Script,
     *,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
@@ -165,13 +169,17 @@ def run(
 
     Parameters
     ----------
-    destination, text, env, shell, timeout, pty, max_connections, cache
+    destination, script, env, shell, timeout, pty, max_connections, cache
         As for `start`.
     stdin : Union[str, bytes]
         What the script can read; it finds the end of the file after it.
-    on_stdout, on_stderr, encoding
-        As for `start`; what a function was given is not in the outcome.  The text of the outcome
-        is UTF-8, whatever `encoding` is; its ``stdout_bytes`` and ``stderr_bytes`` are the bytes.
+    on_stdout, on_stderr
+        As for `start`; the outcome does not contain what a function was given.
+    encoding : Optional[str]
+        The encoding of the outcome's ``stdout`` and ``stderr``, which are always text, and of what
+        `on_stdout` and `on_stderr` are given; bytes that it cannot decode become backslash
+        escapes.  None gives these functions bytes, and needs one of them: the outcome has its
+        bytes as ``stdout_bytes`` and ``stderr_bytes``, whatever the encoding.
     max_output : Optional[int]
         Bytes that stdout and stderr may each have; a command that writes more is ended.
 
@@ -197,6 +205,11 @@ def run(
     """
     destination = params.conceal(destination)
     check_encoding(encoding)
+    if encoding is None and on_stdout is None and on_stderr is None:
+        raise SshConfigError(
+            "encoding=None is for on_stdout and on_stderr, which then get bytes; without them, take"
+            " the bytes from stdout_bytes and stderr_bytes of the outcome"
+        )
     stdout, stderr = (
         Output(max_output) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
@@ -206,7 +219,7 @@ def run(
         cache,
         max_connections,
         lambda connection_id: Command(
-            text,
+            script,
             env,
             shell,
             connection_id,
@@ -215,6 +228,7 @@ def run(
             stdout=stdout,
             stderr=stderr,
             pty=pty,
+            encoding=encoding,
         ),
     )
     try:

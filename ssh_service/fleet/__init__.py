@@ -82,7 +82,7 @@ def run(
     timeout : Optional[float]
         Seconds for each host: connecting, waiting, running.
     env : Optional[Mapping[str, Any]]
-        Environment variables.
+        Environment variables; values go through `str`.  None and bytes are refused.
     shell : Optional[str]
         The shell to run it in, a path on the server; None takes the login shell.
     max_output : Optional[int]

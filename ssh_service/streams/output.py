@@ -268,7 +268,8 @@ def _decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:
     if encoding is None:
         return lambda chunk, final: chunk
     try:
-        "a".encode(encoding)  # which refuses what is no text encoding, such as rot13
+        "a".encode(encoding)  # fails for codecs that are not text encodings, such as rot13
+        b"a".decode(encoding, "backslashreplace")  # and this for idna, which takes no escapes
         decode = codecs.getincrementaldecoder(encoding)("backslashreplace").decode
     except (LookupError, TypeError, ValueError):
         raise SshConfigError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import threading
 import weakref
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -36,6 +37,8 @@ from tests.common import PATIENCE, eventually
         ("cache", "mine", "cache: expected an SshClientCache, got a str"),
         ("pty", "no", "pty: expected True or False, got 'no'"),
         ("encoding", "no-such", "encoding: expected one that Python knows"),
+        ("encoding", "idna", "encoding: expected one that Python knows"),
+        ("encoding", None, "take the bytes from stdout_bytes"),
     ],
 )
 def test_run_wrong_option_is_an_error_at_once(option: str, value: Any, complaint: str) -> None:
@@ -51,13 +54,50 @@ def test_copy_wrong_option_is_an_error_at_once(option: str) -> None:
         upload({"host": "127.0.0.1", "port": 1}, "a", "b", **{option: "x"})
 
 
-def test_run_text_of_the_outcome_is_utf_8_whatever_the_encoding(
+@pytest.mark.parametrize("begin", [run, start])
+@pytest.mark.parametrize("encoding, text", [("latin-1", "\xe4"), ("utf-8", "\\xe4")])
+def test_outcome_text_has_the_encoding_that_was_given(
+    begin: Callable[..., Any],
+    encoding: str,
+    text: str,
+    mock_sshd: MockSshd,
+    ssh_cache: SshClientCache,
+) -> None:
+    """`stdout` and `stderr` are decoded by `encoding`; the bytes are there, too."""
+    script = r"printf '\344'; printf '\344' >&2"
+    done = begin(mock_sshd.connect_params, script, encoding=encoding, cache=ssh_cache)
+    if begin is start:
+        done = done.result(PATIENCE)
+    assert (done.stdout, done.stderr, done.stdout_bytes) == (text, text, b"\xe4")
+    assert pickle.loads(pickle.dumps(done)).stdout == text
+
+
+def test_start_without_encoding_gives_bytes_and_outcome_text(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
-    """As the reference says: `encoding` is for what functions are given."""
-    script = r"printf '\344'"
-    done = run(mock_sshd.connect_params, script, encoding="latin-1", cache=ssh_cache)
-    assert (done.stdout, done.stdout_bytes) == ("\\xe4", b"\xe4")
+    """Lines are bytes; the outcome's text is UTF-8."""
+    script = r"echo a; echo b >&2"
+    with start(mock_sshd.connect_params, script, encoding=None, cache=ssh_cache) as process:
+        assert list(process.lines()) == [b"a\n"]
+        assert process.result(PATIENCE).stderr == "b\n"
+
+
+@pytest.mark.parametrize("call", [run, start])
+@pytest.mark.parametrize("value", [None, b"secret"])
+def test_environment_value_that_is_none_or_bytes_is_refused(
+    call: Callable[..., Any], value: Any
+) -> None:
+    """The text ``None`` or ``b'secret'`` is never sent; the error names the variable."""
+    with pytest.raises(SshConfigError, match="environment variable 'A'") as caught:
+        call({"host": "127.0.0.1", "port": 1}, "true", env={"A": value})
+    assert "secret" not in str(caught.value)
+
+
+def test_run_text_option_of_subprocess_is_named_in_the_error() -> None:
+    """Not "multiple values": the script has another name."""
+    options: Dict[str, Any] = {"text": True}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'text'"):
+        run({"host": "127.0.0.1", "port": 1}, "true", **options)
 
 
 @pytest.mark.parametrize(

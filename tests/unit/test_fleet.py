@@ -166,6 +166,7 @@ def test_a_taker_whose_time_is_up_leaves_the_result_to_another() -> None:
         ([], {"timeout": 0}, "timeout"),
         ([], {"timeout": "1"}, "timeout"),
         ([], {"env": {"A B": 1}}, "A B"),
+        ([], {"env": {"A": None}}, "environment variable 'A': None is not a value"),
     ],
 )
 def test_what_is_wrong_for_all_hosts_is_told_at_once(

@@ -170,9 +170,9 @@ def test_a_script_of_white_space_is_empty(text: str, empty: bool) -> None:
 
 
 def test_values_of_any_type_become_text() -> None:
-    given = {"A": 1, "B": 1.5, "C": None, "D": True, "_e1": Path("/x"), "F": "text"}
+    given = {"A": 1, "B": 1.5, "D": True, "_e1": Path("/x"), "F": "text"}
     assert check_environment(given) == {
-        "A": "1", "B": "1.5", "C": "None", "D": "True", "_e1": "/x", "F": "text",
+        "A": "1", "B": "1.5", "D": "True", "_e1": "/x", "F": "text",
     }  # fmt: skip
     assert check_environment(None) == {}
 
