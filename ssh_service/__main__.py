@@ -16,7 +16,7 @@ def main() -> int:
     Returns
     -------
     int
-        The exit status: 0 all well, 1 some failed, 2 usage, 130 interrupted.
+        The exit status: 0 success, 1 some failed, 2 usage, 130 interrupted.
     """
     arguments = sys.argv[1:]
     if arguments[:1] == ["demo"]:  # needs neither click nor the rest

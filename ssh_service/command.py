@@ -681,6 +681,8 @@ class Command(ChannelSink):
             error.process = self._process()
         elif isinstance(error, SshCommandError):
             error.phase = "queue"
+            if not isinstance(error, SshCommandTimeout):  # which says so itself
+                error.args = (f"{error}; it was not sent",)
         if isinstance(error, SshConnectionLost):
             error.sent, error.phase = self.sent, "run" if self.sent else "open"
             if self.sent:

@@ -32,6 +32,12 @@ _log = logging.getLogger(__name__)
 # Seconds of waiting for its turn that are worth a word when a dial's time was up.
 _WORTH_A_WORD = 0.1
 
+# What an exception of these says about a dialler or a client is true of the next attempt, too.
+_MISTAKES = (
+    TypeError, AttributeError, NameError, AssertionError, ImportError, LookupError,
+    NotImplementedError,
+)  # fmt: skip
+
 Dialer = Callable[..., SshTransport]
 
 
@@ -238,5 +244,7 @@ def _as_ours(error: BaseException, connection_id: str) -> SshServiceError:
         connection_id=connection_id,
         phase="connect",
     )
+    if isinstance(ours, SshConnectError):
+        ours.permanent = isinstance(error, _MISTAKES)
     ours.__cause__ = error
     return ours

@@ -137,7 +137,8 @@ class SshConnectError(SshServiceError, ConnectionError, SSHException):  # type: 
         Whether the server dropped the connection, before anything else, because it has too many;
         trying again later may help.
     permanent : bool
-        Whether trying again cannot help, as client and server have no algorithm in common.
+        Whether trying again cannot help: client and server have no algorithm in common, or code
+        that was given to us has a mistake (a ``TypeError``, an ``AttributeError``, ...).
     """
 
     throttled = False

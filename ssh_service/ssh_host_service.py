@@ -335,7 +335,7 @@ class SshHostService(SshService):
 
 
 def _with_none_as_text(env: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Let None through, a value that tunable parameters have; the engine takes it for a mistake."""
+    """Let None through, which tunable parameters may be; the engine refuses it."""
     if not isinstance(env, Mapping):
         return env  # which the engine refuses
     return {name: "None" if value is None else value for name, value in env.items()}

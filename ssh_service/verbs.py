@@ -207,8 +207,8 @@ def run(
     check_encoding(encoding)
     if encoding is None and on_stdout is None and on_stderr is None:
         raise SshConfigError(
-            "encoding=None is for on_stdout and on_stderr, which then get bytes; without them, take"
-            " the bytes from stdout_bytes and stderr_bytes of the outcome"
+            "encoding=None needs on_stdout or on_stderr, which then get bytes; otherwise take the"
+            " bytes from stdout_bytes and stderr_bytes of the outcome"
         )
     stdout, stderr = (
         Output(max_output) if function is None else CallbackOutput(function, encoding)

@@ -24,7 +24,7 @@ Commands:
   upload      Copy a file or folder to every host.
   download    Copy a file or folder from every host.
   bench       Measure a host.
-  completion  Write what makes a shell complete these commands.
+  completion  Print a script for shell completion.
   demo        Watch the library work, without a server.
 
 The commands and their options need click and rich.
@@ -44,7 +44,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     Returns
     -------
     int
-        The exit status: 0 all well, 1 some failed, 2 usage, 130 interrupted.
+        The exit status: 0 success, 1 some failed, 2 usage, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _replace_closed_streams()

@@ -108,11 +108,11 @@ def commands() -> None:
     ssh-service upload -f hosts.txt site.conf /etc/nginx/conf.d/
     ssh-service download -H 'web[01-40]' /var/log/nginx/error.log logs/
 
-    Hosts, users, keys and jump hosts are found as ssh finds them: in ~/.ssh/config.  Host keys
-    must be known, unless --host-key or that file says otherwise.
+    Users, keys and jump hosts are found as ssh finds them, in ~/.ssh/config.  Host keys must be
+    known, unless --host-key or that file says otherwise.
 
-    Exit status: 0 all well, 1 some hosts failed, 2 wrong usage, 130 interrupted, 141 nobody read
-    the output to its end.
+    Exit status: 0 all hosts succeeded, 1 some hosts failed, 2 wrong usage, 130 interrupted, 141
+    the output was closed before the end.
     """  # noqa: D301
 
 
@@ -130,10 +130,23 @@ def _with(options: List[_Decorator]) -> _Decorator:
 
 _CONNECTION: List[_Decorator] = [
     click.option(
+        "-l",
+        "--user",
+        metavar="USER",
+        help="The user to log in as, on hosts given without USER@.",
+    ),
+    click.option(
+        "-P",
+        "--port",
+        type=click.IntRange(1, 65535),
+        metavar="PORT",
+        help="The port to connect to, on hosts given without :PORT.",
+    ),
+    click.option(
         "--host-key",
         type=click.Choice(["strict", "accept-new", "off"]),
-        help="Whom to trust: known host keys only, new ones too (they are recorded), or anyone."
-        " Default: what ~/.ssh/config says, else strict.",
+        help="Which host keys to trust: only known ones (strict), new ones too, which are then"
+        " recorded (accept-new), or any (off).  Default: what ~/.ssh/config says, else strict.",
     ),
     click.option(
         "-i",
@@ -142,14 +155,14 @@ _CONNECTION: List[_Decorator] = [
         multiple=True,
         metavar="FILE",
         type=click.Path(),
-        help="A private key; repeatable. Default: as ssh finds them.",
+        help="A private key file; repeatable.  Default: the keys that ssh would use.",
     ),
     click.option(
         "-F",
         "--config",
         metavar="FILE",
         type=click.Path(),
-        help="An ssh_config file to read in place of ~/.ssh/config; none reads none.",
+        help="An ssh_config file to read instead of ~/.ssh/config; 'none': read no such file.",
     ),
 ]
 
@@ -161,8 +174,8 @@ _SHARED: List[_Decorator] = [
         multiple=True,
         metavar="[USER@]HOST[:PORT]",
         shell_complete=completion.hosts,
-        help="A host; repeatable. May be an alias of ~/.ssh/config, or a range: 'web[01-40]',"
-        " 'db[1,3,7-9]'.",
+        help="A host; repeatable.  It may be an alias from ~/.ssh/config, or a range of hosts:"
+        " 'web[01-40]', 'db[1,3,7-9]'.",
     ),
     click.option(
         "-f",
@@ -171,7 +184,7 @@ _SHARED: List[_Decorator] = [
         multiple=True,
         metavar="FILE",
         type=click.Path(),
-        help="A file with a host on each line, # begins a comment; - reads standard input.",
+        help="A file with one host or range per line; # starts a comment.  - is standard input.",
     ),
     click.option(
         "-p",
@@ -180,31 +193,36 @@ _SHARED: List[_Decorator] = [
         default=32,
         show_default=True,
         metavar="N",
-        help="How many hosts at once.",
+        help="How many hosts to work on at once.  (The port is -P.)",
     ),
     click.option(
         "-t",
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="For each host, from connecting to the end.  Without it, connecting takes 30 s at"
-        " most, and the rest as long as it likes.",
+        help="The time limit for each host, from connecting to the end.  Without it, only"
+        " connecting is limited, to 30 s.",
     ),
     *_CONNECTION,
     click.option(
         "--json",
         "as_json",
         is_flag=True,
-        help="Write one JSON object for each host, as it is done.",
+        help="Write one JSON object for each host as soon as it is done.",
     ),
     click.option(
-        "--fail-fast", is_flag=True, help="After the first failure begin no more, end the others."
+        "--fail-fast",
+        is_flag=True,
+        help="After the first failure, start no more hosts and end the others.",
     ),
     click.option(
-        "-n", "--dry-run", is_flag=True, help="Say what would be done where, and do nothing."
+        "-n",
+        "--dry-run",
+        is_flag=True,
+        help="Print what would be done on each host, and do nothing.",
     ),
     click.option(
-        "-v", "--verbose", count=True, help="Tell more, on standard error; -vv still more."
+        "-v", "--verbose", count=True, help="Log more to standard error; -vv: still more."
     ),
 ]
 
@@ -213,38 +231,40 @@ _COPY: List[_Decorator] = [
         "--stall-timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="Give a host up after so long without any progress.",
+        help="Give up on a host after this long without any progress.",
     ),
-    click.option("--verify", is_flag=True, help="Compare what arrived with what was sent."),
-    click.option("--resume", is_flag=True, help="Go on where an interrupted copy stopped."),
+    click.option("--verify", is_flag=True, help="Compare checksums after copying."),
+    click.option("--resume", is_flag=True, help="Continue an interrupted copy where it stopped."),
     click.option(
         "--update",
         is_flag=True,
-        help="Pass over files that are there with the same size and time.",
+        help="Skip files that exist already with the same size and time.",
     ),
     click.option(
         "--contents",
         is_flag=True,
-        help="Copy what is in a folder into the target, not the folder itself.",
+        help="Copy the contents of a folder into the target, not the folder itself.",
     ),
     click.option(
         "--preserve/--no-preserve",
         default=None,
-        help="Keep modes and times, or fail; keep neither.  Default: keep them as far as both"
-        " sides allow.",
+        help="Keep modes and times and fail where that is impossible, or keep neither.  Default:"
+        " keep them where both sides allow it.",
     ),
     click.option(
         "--links",
         type=click.Choice(["follow", "keep"]),
         default="follow",
         show_default=True,
-        help="Copy what symbolic links in a tree lead to, or the links.",
+        help="Copy what symbolic links in a tree point to, or the links themselves.",
     ),
     click.option(
-        "--keep-going", is_flag=True, help="Copy the rest of a tree where an entry cannot be."
+        "--keep-going",
+        is_flag=True,
+        help="Copy the rest of a tree when an entry cannot be copied.",
     ),
     click.option(
-        "--fsync", is_flag=True, help="Have each file on the disk before it gets its name."
+        "--fsync", is_flag=True, help="Flush each file to the disk before it gets its final name."
     ),
 ]
 
@@ -256,16 +276,16 @@ _COPY: List[_Decorator] = [
     "--output-dir",
     metavar="DIR",
     type=click.Path(),
-    help="Write each host's output to DIR/HOST.stdout and DIR/HOST.stderr; of one that failed,"
-    " why to DIR/HOST.error.  Files of an earlier run are removed first.",
+    help="Write each host's output to DIR/HOST.stdout and DIR/HOST.stderr, and the reason for a"
+    " failure to DIR/HOST.error.  Files of an earlier run are removed first.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: Any) -> int:
     """
     Run a command on every host.
 
-    The words of COMMAND are joined by spaces and given to the user's login shell over there; quote
-    what your own shell is not to touch.  It reads nothing from standard input.
+    The words of COMMAND are joined by spaces and run by the user's login shell on the host; quote
+    what your own shell must not expand.  The command's standard input is empty.
 
     \b
     ssh-service run -H 'web[01-40]' -- uptime
@@ -285,8 +305,8 @@ def upload_command(**options: Any) -> int:
     """
     Copy the file or folder LOCAL to every host.
 
-    As with cp, it goes to REMOTE, or into it if that is a folder: so a folder that is copied twice
-    lies in itself, unless --contents is given.
+    As with cp, LOCAL becomes REMOTE, or goes into it if REMOTE is a folder.  So a folder that is
+    copied a second time ends up inside the first copy, unless --contents is given.
 
     \b
     ssh-service upload -H 'web[01-40]' site.conf /etc/nginx/conf.d/
@@ -309,9 +329,9 @@ def download_command(**options: Any) -> int:
     """
     Copy the file or folder REMOTE from every host.
 
-    From one host it goes to LOCAL, or into it if that is a folder; from several into LOCAL/HOST/.
-    LOCAL is created if it is missing and must be a folder: from several hosts, or with a slash at
-    its end.
+    From one host, REMOTE becomes LOCAL, or goes into it if LOCAL is a folder.  From several hosts,
+    it goes into LOCAL/HOST/.  With several hosts, or a slash at the end of LOCAL, missing folders
+    are created.
 
     \b
     ssh-service download -H web01 /etc/hosts hosts.web01
@@ -330,7 +350,7 @@ def download_command(**options: Any) -> int:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo_command(arguments: Tuple[str, ...]) -> int:
-    """Watch the library work, without a server or on one (needs the extra demo)."""
+    """Watch the library work, without a server or on one of yours (needs the extra demo)."""
     from ssh_service.__main__ import demo
 
     return demo(list(arguments))
@@ -339,36 +359,38 @@ def demo_command(arguments: Tuple[str, ...]) -> int:
 @commands.command("bench", context_settings=_CONTEXT, short_help="Measure a host.")
 @click.option(
     "-H", "--host", metavar="[USER@]HOST[:PORT]",
-    help="The host.  Without it, in a checkout: this package beside its neighbours, on loopback.",
+    help="The host.  Without it, in a checkout: compare this package with others, on loopback.",
 )  # fmt: skip
 @click.option(
     "-c", "--commands", "count", type=click.IntRange(min=1), default=200, show_default=True,
-    help="How many commands.",
+    help="How many commands to run.",
 )  # fmt: skip
 @click.option(
     "-p", "--parallel", type=click.IntRange(min=1), default=16, show_default=True,
-    help="How many of them at once.",
+    help="How many of them to run at once.  (The port is -P.)",
 )  # fmt: skip
 @click.option(
     "-m", "--mebibytes", type=click.IntRange(min=0), default=16, show_default=True,
-    help="How much to copy there and back; 0: nothing.",
+    help="How much to copy in each direction; 0: nothing.",
 )  # fmt: skip
 @_with(_CONNECTION)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 def bench_command(**options: Any) -> int:
     """
-    Measure a host: connecting, a command, many commands at once, a copy there and back.
+    Measure a host: connecting, one command, many commands at once, a copy in each direction.
 
-    It runs the command true, and copies one file to a temporary folder, which it removes.  Without
-    a host, in a checkout, it measures this package beside its neighbours, and draws the figures
-    and pictures of the documentation.
+    It runs the command true, and copies one file to a temporary folder, which it then removes.
+    Without a host, in a checkout, it compares this package with other SSH libraries, and draws the
+    pictures of the documentation.
     """
     from ssh_service.cli import bench
 
     if options["host"] is None:
         status = bench.neighbours()
         if status is None:
-            raise click.UsageError("--host is needed: there is no checkout, with its benchmarks")
+            raise click.UsageError(
+                "--host is needed: the comparison with other packages works only in a checkout"
+            )
         return status
     return bench.run(**options)
 
@@ -377,7 +399,7 @@ def bench_command(**options: Any) -> int:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> None:
     """
-    Write what makes a shell complete these commands.
+    Print a script for shell completion.
 
     \b
     bash: eval "$(ssh-service completion bash)"        in ~/.bashrc

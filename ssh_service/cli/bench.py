@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ssh_service import remote
 from ssh_service.cache import SshClientCache
-from ssh_service.cli.targets import connect_parameters
+from ssh_service.cli.targets import check_parallel, connect_parameters
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
 
@@ -32,6 +32,8 @@ def run(
     host_key: Optional[str],
     keys: Tuple[str, ...],
     config: Optional[str],
+    user: Optional[str],
+    port: Optional[int],
     as_json: bool,
 ) -> int:
     """
@@ -45,7 +47,7 @@ def run(
         How many commands, and how many of them at once.
     mebibytes : int
         How much to copy.
-    host_key, keys, config
+    host_key, keys, config, user, port
         See `connect_parameters`.
     as_json : bool
         Whether to write JSON.
@@ -55,7 +57,9 @@ def run(
     int
         The exit status.
     """
-    connect = connect_params(host, connect_parameters(host_key, keys, config))
+    check_parallel(parallel, count, "commands")
+    common = connect_parameters(host_key, keys, config, user, port)
+    connect = connect_params(host, common)
     cache = SshClientCache()
     try:
         found = _measure(cache, connect, count, parallel, mebibytes)

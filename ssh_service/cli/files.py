@@ -52,7 +52,7 @@ class OutputFiles:
                     with contextlib.suppress(FileNotFoundError):
                         os.remove(self._path(host, stream))
         except FileExistsError as error:
-            raise click.UsageError(f"--output-dir {folder}: a file, not a folder") from error
+            raise click.UsageError(f"--output-dir {folder}: is a file, not a folder") from error
         except OSError as error:
             raise click.UsageError(f"--output-dir {folder}: {error.strerror}") from error
         self._lock = threading.Lock()

@@ -12,7 +12,10 @@ from ssh_service.errors import SshConfigError
 from ssh_service.fleet.hosts import expand, unique
 from ssh_service.user_files import expand_home
 
-__all__ = ["collect", "connect_parameters"]
+__all__ = ["check_parallel", "collect", "connect_parameters"]
+
+# Numbers from here on are rather ports than counts (those below are a server's own, but for 22).
+_LIKE_A_PORT = range(1024, 65536)
 
 
 def collect(hosts: Sequence[str], files: Sequence[str]) -> List[str]:
@@ -45,14 +48,14 @@ def collect(hosts: Sequence[str], files: Sequence[str]) -> List[str]:
     for name in files:
         of_file = _read(name)
         if not of_file:
-            raise click.UsageError(f"{_shown(name)}: there are no hosts in it")
+            raise click.UsageError(f"{_shown(name)}: no hosts in it")
         found += of_file
     if not found:
         raise click.UsageError("no hosts: name them with -H HOST or -f FILE")
     once, dropped = unique(found)
     if dropped:
-        times = "once" if dropped == 1 else f"{dropped} times"
-        click.echo(f"ssh-service: a host was named again {times}: it counts once", err=True)
+        hosts_ = "host" if dropped == 1 else "hosts"
+        click.echo(f"ssh-service: {dropped} duplicate {hosts_} ignored", err=True)
     return once
 
 
@@ -80,8 +83,36 @@ def _read(name: str) -> List[str]:
     return found
 
 
+def check_parallel(parallel: int, count: int, what: str) -> None:
+    """
+    Refuse a port that was given as ``-p``, which is ssh's letter for it; the work would go to 22.
+
+    Parameters
+    ----------
+    parallel : int
+        How many at once, or what was meant as a port.
+    count : int
+        How many there are.
+    what : str
+        Of what.
+
+    Raises
+    ------
+    click.UsageError
+        It is more than there are, and looks like a port.
+    """
+    if parallel > count and parallel in _LIKE_A_PORT:
+        raise click.UsageError(
+            f"-p {parallel} is --parallel, of {count} {what}; the port is -P {parallel}"
+        )
+
+
 def connect_parameters(
-    host_key: Optional[str], keys: Tuple[str, ...], config: Optional[str]
+    host_key: Optional[str],
+    keys: Tuple[str, ...],
+    config: Optional[str],
+    user: Optional[str],
+    port: Optional[int],
 ) -> Dict[str, Any]:
     """
     Make connect parameters of the options.
@@ -94,6 +125,8 @@ def connect_parameters(
         Private key files.
     config : Optional[str]
         An ssh_config file, or ``none``.
+    user, port : Optional[str], Optional[int]
+        For hosts that name none.
 
     Returns
     -------
@@ -115,6 +148,10 @@ def connect_parameters(
             raise click.UsageError(f"--key {key}: no such file")
     if keys:
         found["client_keys"] = [expand_home(key) for key in keys]
+    if user:
+        found["username"] = user
+    if port:
+        found["port"] = port
     if config == "none":
         found["config"] = None
     elif config:

@@ -18,7 +18,7 @@ import click
 from ssh_service import fleet, params
 from ssh_service.cli.files import OutputFiles
 from ssh_service.cli.report import JsonLines, Lines, Reporter, verdict
-from ssh_service.cli.targets import collect, connect_parameters
+from ssh_service.cli.targets import check_parallel, collect, connect_parameters
 from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
 from ssh_service.fleet import HostResult, Results
 from ssh_service.fleet.hosts import connect_params, folder_name
@@ -67,6 +67,7 @@ def run(
         The exit status.
     """
     chosen = collect(hosts, files)
+    check_parallel(parallel, len(chosen), "hosts")
     connect = _connect(options)
     if options["dry_run"]:
         return _dry_run(chosen, connect, f"run: {command}", as_json)
@@ -132,7 +133,10 @@ def copy(
     int
         The exit status.
     """
+    if update and preserve is False:  # as the library says, which has no dashes
+        raise click.UsageError("--update compares times, and --no-preserve keeps none: give one")
     chosen = collect(hosts, files)
+    check_parallel(parallel, len(chosen), "hosts")
     several = len(chosen) > 1
     connect = _connect(options)
     if options["dry_run"]:
@@ -180,7 +184,8 @@ def _connect(options: Any) -> Any:
         logging.getLogger("paramiko").setLevel(logging.WARNING)
         if options["verbose"] == 1:  # the host's own line says why it failed
             logging.getLogger("ssh_service.dials").setLevel(logging.WARNING)
-    return connect_parameters(options["host_key"], options["keys"], options["config"])
+    names = ("host_key", "keys", "config", "user", "port")
+    return connect_parameters(**{name: options[name] for name in names})
 
 
 def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
@@ -282,7 +287,7 @@ class _Drive:
             self._look_out(results, reporter)  # so that why it ends is told before what was ended
             self._take(result, reporter)
         for host in self._hosts[results.begun :]:
-            error = SshServiceError(f"{host}: not begun: {self._why or 'the work was ended'}")
+            error = SshServiceError(f"{host}: not started: {self._why or 'the run was ended'}")
             self._take(failed(host, error, 0.0), reporter)
 
     def _look_out(self, results: Results, reporter: Reporter) -> None:
@@ -291,10 +296,10 @@ class _Drive:
         problem = reporter.problem
         if self._signal:
             self._why = "interrupted"
-            reporter.note("interrupted: ending what is under way")
+            reporter.note("interrupted: ending the commands or copies under way")
         elif problem is not None or _is_closed(sys.stdout):
-            self._why = "nobody reads the output"
-            reporter.problem = problem or BrokenPipeError(errno.EPIPE, "nobody reads the output")
+            self._why = "the output was closed"
+            reporter.problem = problem or BrokenPipeError(errno.EPIPE, "the output was closed")
             if isinstance(reporter.problem, BrokenPipeError):
                 reporter.mute()  # as other tools are when that happens
             else:
@@ -334,7 +339,7 @@ class _Drive:
 
     def _tell_end(self, reporter: Reporter) -> None:
         if self._strangers and self._may_hint:
-            reporter.note("--host-key accept-new takes keys that are not known, and records them")
+            reporter.note("--host-key accept-new trusts and records the keys of new hosts")
         if len(self._hosts) > 1 and (not self._as_json or self._verbose):
             reporter.note(self._summary())
 
@@ -350,7 +355,7 @@ class _Drive:
     def _left(self) -> str:
         """Say how many hosts were left as they are; from a signal handler, so without a lock."""
         left = self._count_begun() - self._succeeded - len(self._failed)
-        return f"; nobody knows what still goes on at {left} of them" if left > 0 else ""
+        return f"; commands or copies may still run on {left} of them" if left > 0 else ""
 
 
 def _is_closed(stream: Any) -> bool:

@@ -126,15 +126,14 @@ class Download:
         if is_folder(found):
             if not self._job.options.recursive:
                 raise transfer_error(
-                    errno.EISDIR, shown(source), "a folder, and not recursive", side="remote"
+                    errno.EISDIR, shown(source), "is a folder (recursive=False)", side="remote"
                 )
             await self._run_tree(source, found, target)
         elif not is_file(found):
             raise not_a_file(source, found.mode or 0, "remote")
         elif self._job.options.contents:
-            raise transfer_error(
-                errno.ENOTDIR, shown(source), "no folder, and contents=True", side="remote"
-            )
+            text = "not a folder, so it has no contents to copy"
+            raise transfer_error(errno.ENOTDIR, shown(source), text, side="remote")
         else:
             if source.endswith(b"/"):
                 raise transfer_error(errno.ENOTDIR, shown(source), side="remote")

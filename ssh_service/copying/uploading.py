@@ -97,11 +97,11 @@ class Upload:
             raise local_error(error, source) from error
         is_tree = stat.S_ISDIR(status.st_mode)
         if self._job.options.fsync and not self._remote.can_sync:
-            text = "fsync=True, and the server cannot write files to its disk on demand"
+            text = "fsync is not possible: the server cannot write files to its disk on demand"
             raise transfer_error(errno.EOPNOTSUPP, shown(target), text, side="remote")
         if is_tree and not self._job.options.recursive:
             raise transfer_error(
-                errno.EISDIR, shown(source), "a folder, and not recursive", side="local"
+                errno.EISDIR, shown(source), "is a folder (recursive=False)", side="local"
             )
         if not is_tree and not stat.S_ISREG(status.st_mode):
             raise not_a_file(source, status.st_mode, "local")
@@ -127,9 +127,8 @@ class Upload:
             await self._job.owner.check_folder(target, is_named=target.endswith(b"/"))
         if self._job.options.contents:
             if not is_tree:
-                raise transfer_error(
-                    errno.ENOTDIR, shown(source), "no folder, and contents=True", side="local"
-                )
+                text = "not a folder, so it has no contents to copy"
+                raise transfer_error(errno.ENOTDIR, shown(source), text, side="local")
             if found is not None and not is_folder(found):
                 raise transfer_error(errno.ENOTDIR, shown(target), side="remote")
         elif found is not None and is_folder(found):

@@ -136,32 +136,41 @@ class Here(Runner):
         self.deliver(result)
 
     def _copied(self, future: "Future[Any]", clock: Clock) -> None:
-        self.deliver(clock.cancelled("the copy") if future.cancelled() else future.result())
+        self.deliver(clock.cancelled() if future.cancelled() else future.result())
 
     def _copy(self, host: Any) -> HostResult:
         clock = Clock(host)  # from when a thread was free for it
+        sent = False
+
+        def claim() -> bool:
+            nonlocal sent
+            self._raise_if_cancelled()
+            sent = True
+            return True
+
         try:
             jobs.copy(
                 self._cache,
                 self._job,
                 host,
                 idle_timeout=self._idle_timeout,
-                claim=self._look_up,
+                claim=claim,
                 progress=lambda progress: self._report(clock.host, progress),
             )
         except Exception as error:  # that host's alone, whatever it is
+            if self._cancelled and not sent:
+                return clock.cancelled()
             if self._cancelled:
                 error = SshCommandCancelled(f"{clock.host}: the copy was cancelled")
             return clock.failed(error)
         return clock.copied()
 
-    def _look_up(self) -> bool:
+    def _raise_if_cancelled(self) -> None:
         if self._cancelled:
             raise SshCommandCancelled("cancelled")
-        return True
 
     def _report(self, host: str, progress: Progress) -> None:
-        self._look_up()
+        self._raise_if_cancelled()
         if self._on_progress is not None:
             self._on_progress(host, progress)
 

@@ -44,24 +44,28 @@ def parse(text: str) -> Dict[str, Any]:
         It cannot be one.
     """
     if "://" in text:
-        raise _wrong(text, "a URL is not understood; leave out what is before the host or user")
+        raise _wrong(text, "URLs are not supported; leave out the scheme")
     try:
         user, host, port = split_address(text.strip())
     except ValueError as error:
         raise _wrong(text, str(error)) from None
     if "," in host:
-        raise _wrong(text, "hosts cannot be joined by commas; write 'web[1,3]', or each by itself")
+        raise _wrong(
+            text, "hosts cannot be joined by commas; write 'web[1,3]', or give them one by one"
+        )
     if "[" in host and _RANGE.search(host):
-        raise _wrong(text, "a range is several hosts; ssh_service.fleet.expand writes them out")
+        raise _wrong(
+            text, "a range stands for several hosts; list them with ssh_service.fleet.expand"
+        )
     if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
         nor = ", nor a range such as web[01-40]" if re.search(r"[\[{*?]", host) else ""
-        raise _wrong(text, f"{host!r} is no host name{nor}")
+        raise _wrong(text, f"{host!r} is not a host name{nor}")
     found: Dict[str, Any] = {"host": host}
     if user:
         found["username"] = user
     if port:
         if not (port.isascii() and port.isdigit() and len(port) < 10 and 0 < int(port) < 65536):
-            raise _wrong(text, f"{port[:20]!r} is no port")
+            raise _wrong(text, f"{port[:20]!r} is not a port number")
         found["port"] = int(port)
     return found
 
@@ -127,7 +131,7 @@ def _ranges(text: str, pattern: str) -> List[_Range]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise _wrong(pattern, f"[{text}] is no range; write [01-40] or [1,3,7-9]")
+            raise _wrong(pattern, f"[{text}] is not a range; write [01-40] or [1,3,7-9]")
         if len(first) > _MOST_DIGITS or len(last) > _MOST_DIGITS:
             raise _wrong(pattern, f"a number has more than {_MOST_DIGITS} digits")
         begin, end = int(first), int(last or first)

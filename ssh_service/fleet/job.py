@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -120,9 +121,7 @@ def unknown_fate(name: str, why: str = "the worker was lost on the way") -> SshW
     SshWorkerLost
         Not raised yet.
     """
-    return SshWorkerLost(
-        f"{name}: {why}; nobody knows what became of it there, and it was not tried again"
-    )
+    return SshWorkerLost(f"{name}: {why}; its outcome is unknown, and it was not retried")
 
 
 def start(
@@ -209,26 +208,35 @@ def copy(
     if own_folder:
         local = os.path.join(local, hosts.folder_name(hosts.name_of(host)))
 
+    made: List[str] = []  # the host's folder, if it was not there
+
     def before() -> None:
         nonlocal claim
         if claim is not None and not claim():
             raise unknown_fate(target.connection_id)
         claim = None  # granted once, for both tries: what was never sent may go again
-        if own_folder:
+        if own_folder and not os.path.isdir(local):
+            made.append(local)
             os.makedirs(local, exist_ok=True)
 
-    remote.copy(
-        job.kind,
-        cache,
-        target,
-        *((local, there) if job.kind == "upload" else (there, local)),
-        before=before,
-        idle_timeout=idle_timeout,
-        timeout=job.timeout,
-        stall_timeout=job.arguments["stall_timeout"],
-        progress=progress,
-        **job.arguments["options"],
-    )
+    try:
+        remote.copy(
+            job.kind,
+            cache,
+            target,
+            *((local, there) if job.kind == "upload" else (there, local)),
+            before=before,
+            idle_timeout=idle_timeout,
+            timeout=job.timeout,
+            stall_timeout=job.arguments["stall_timeout"],
+            progress=progress,
+            **job.arguments["options"],
+        )
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # something did arrive
+                os.rmdir(folder)
+        raise
 
 
 class Clock:
@@ -279,21 +287,16 @@ class Clock:
         """
         return failed(self.host, error, self.seconds)
 
-    def cancelled(self, what: str = "it") -> HostResult:
+    def cancelled(self) -> HostResult:
         """
         Tell that it was cancelled before anything was sent.
-
-        Parameters
-        ----------
-        what : str
-            What was cancelled.
 
         Returns
         -------
         HostResult
             The result.
         """
-        text = f"{self.host}: {what} was cancelled"
+        text = f"{self.host}: cancelled before anything was sent"
         return self.failed(SshCommandCancelled(text, phase="queue"))
 
     def copied(self) -> HostResult:

@@ -119,7 +119,7 @@ class Claims:
         """
         answer = self._ask("claim", number)
         if answer == "cancelled":
-            raise SshCommandCancelled("it was cancelled", phase="queue")
+            raise SshCommandCancelled("the command was cancelled", phase="queue")
         return answer == "granted"
 
     def is_cancelled(self) -> bool:

@@ -252,8 +252,8 @@ def test_demo_onto_a_full_disk_ends_with_1_and_one_line() -> None:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--host", "127.0.0.1:99999"], "--host '127.0.0.1:99999': '99999' is no port"),
-        (["--host", "no such host"], "'no such host' is no host name"),
+        (["--host", "127.0.0.1:99999"], "--host '127.0.0.1:99999': '99999' is not a port number"),
+        (["--host", "no such host"], "'no such host' is not a host name"),
         (["--host", "@web"], "no user before the @"),
         (["--host", "127.0.0.1:1", "--key", "/no/such/key"], "--key /no/such/key: no such file"),
         (["--host", "demo.invalid"], "demo.invalid"),

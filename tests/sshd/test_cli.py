@@ -204,7 +204,7 @@ def test_a_changed_host_key_is_told_with_both_fingerprints(
 def test_an_unknown_host_key_is_refused_or_recorded(run: Run, server: Sshd) -> None:
     Path(server.known_hosts).write_text("")
     done = run("run", "-H", "web1", "--", "true")
-    assert done.returncode == 1 and "--host-key accept-new takes" in done.stderr
+    assert done.returncode == 1 and "--host-key accept-new trusts" in done.stderr
     assert run("run", "-H", "web1", "--host-key", "accept-new", "--", "true").returncode == 0
     assert str(server.port) in Path(server.known_hosts).read_text()
     assert run("run", "-H", "web1", "--host-key", "strict", "--", "true").returncode == 0
@@ -231,7 +231,7 @@ def test_fail_fast_ends_the_others_and_begins_no_more(run: Run) -> None:
     found = objects(done)
     assert done.returncode == 1 and len(found) == 4
     assert "cancelled" in found["web2"]["error"]
-    assert "not begun: another host failed" in found["web4"]["error"]
+    assert "not started: another host failed" in found["web4"]["error"]
 
 
 def test_each_hosts_output_goes_to_files_of_its_own(run: Run, tmp_path: Path) -> None:
@@ -322,11 +322,11 @@ def test_table_on_a_narrow_terminal_shows_all_of_its_header(config: Path) -> Non
 def test_second_interrupt_restores_the_terminal_and_sums_up(config: Path) -> None:
     """The cursor is shown again, and the prompt gets a line of its own."""
     command = argv(config, "run", "-H", "web[1-2]", "--", "trap '' TERM INT; echo up; sleep 20")
-    shown = on_a_terminal(command, {}, interrupt_at=[b"up.*up", b"ending what"], status=130)
+    shown = on_a_terminal(command, {}, interrupt_at=[b"up.*up", b"ending the"], status=130)
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     last = shown.splitlines()[-1]
     assert last.startswith("ssh-service: interrupted again: 0 of 2 hosts")
-    assert last.endswith("; nobody knows what still goes on at 2 of them")
+    assert last.endswith("; commands or copies may still run on 2 of them")
 
 
 # --- luck ---------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ def test_an_interrupt_ends_the_remote_commands(
         assert time.monotonic() - began < 8
     assert process.returncode == status
     assert len(out.splitlines()) == 4 and all(b"cancelled" in line for line in out.splitlines())
-    assert err == b"ssh-service: interrupted: ending what is under way\n"
+    assert err == b"ssh-service: interrupted: ending the commands or copies under way\n"
     eventually(lambda: not any(is_running(pid) for pid in os.listdir(folder)))
 
 
@@ -375,7 +375,9 @@ def test_an_interrupt_ends_copies_and_leaves_nothing_half_done(
         _, err = process.communicate(timeout=20)
     (tmp_path / "big").unlink()
     assert process.returncode == 130
-    assert err.splitlines()[0] == b"ssh-service: interrupted: ending what is under way"
+    assert (
+        err.splitlines()[0] == b"ssh-service: interrupted: ending the commands or copies under way"
+    )
     assert b"web1: FAILED: " in err and b"cancelled" in err and b"Traceback" not in err
     assert not (there / "big").exists()
 
@@ -519,6 +521,14 @@ def test_a_file_that_is_not_there_is_told(run: Run, tmp_path: Path) -> None:
     done = run("download", "-H", "web1", "/no/such", str(tmp_path / "it"))
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1 and line.startswith("web1: FAILED: ") and "/no/such" in line
+
+
+def test_failed_download_from_several_leaves_no_empty_folder(run: Run, tmp_path: Path) -> None:
+    """A host's folder stays only where something arrived, or where it was before."""
+    (tmp_path / "here" / "web3").mkdir(parents=True)
+    done = run("download", "-H", "web[1-3]", "/no/such", str(tmp_path / "here"))
+    assert done.returncode == 1
+    assert os.listdir(tmp_path / "here") == ["web3"]
 
 
 # --- bench --------------------------------------------------------------------------------------

@@ -253,6 +253,24 @@ def test_cancel_ends_copies(connect: Dict[str, Any], tmp_path: Path) -> None:
     assert not (tmp_path / "there").exists()
 
 
+def test_copy_cancelled_before_its_connection_says_so(
+    connect: Dict[str, Any], server: Sshd, tmp_path: Path
+) -> None:
+    """Nothing was sent, and the result says it."""
+    (tmp_path / "file").write_text("text")
+    server.freeze(listener=True)
+    try:
+        with fleet.upload(
+            HOSTS[:1], tmp_path / "file", tmp_path / "there", connect=connect
+        ) as results:
+            results.cancel()
+            (result,) = results
+    finally:
+        server.thaw()
+    assert str(result.error) == "127.0.0.1: cancelled before anything was sent"
+    assert result.sent is False
+
+
 # --- executors ----------------------------------------------------------------------------------
 
 

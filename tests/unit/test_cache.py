@@ -245,6 +245,27 @@ def test_whatever_a_dial_raises_those_who_wait_are_told(
     connections.get_client_connection(connect_params())
 
 
+@pytest.mark.parametrize(
+    "raised, retryable",
+    [
+        (TypeError("dial() got an unexpected argument"), False),
+        (AttributeError("no such name"), False),
+        (KeyError("x"), False),
+        (OSError("no route"), True),
+        (EOFError("the proxy ended"), True),
+    ],
+)
+def test_dial_that_ends_in_a_mistake_of_code_is_not_retryable(
+    connections: SshClientCache, dialer: GatedDialer, raised: Exception, retryable: bool
+) -> None:
+    """The same code makes the same mistake the next time; networks come back."""
+    dialer.errors["alpha"] = [raised]
+    with pytest.raises(SshConnectError) as caught:
+        connections.get_client_connection(connect_params())
+    assert caught.value.retryable is retryable
+    assert caught.value.permanent is not retryable
+
+
 class _Forgetful(SshClient):
     def __init__(self) -> None:
         pass  # without super().__init__()

@@ -99,7 +99,7 @@ def test_help_shows_examples(name: str) -> None:
 
 def test_the_exit_statuses_are_in_the_help() -> None:
     text = " ".join(in_process("-h").stdout.split())
-    assert "0 all well, 1 some hosts failed, 2 wrong usage, 130 interrupted" in text
+    assert "0 all hosts succeeded, 1 some hosts failed, 2 wrong usage, 130 interrupted" in text
 
 
 def test_the_version_is_told() -> None:
@@ -151,8 +151,8 @@ def test_the_demo_needs_no_click(tmp_path: Path) -> None:
         (["run"], "Missing argument 'COMMAND"),
         (["run", "--", "true"], "no hosts: name them with -H HOST or -f FILE"),
         (["run", "-H", "web[3-1]", "true"], "goes backwards"),
-        (["run", "-H", "web 01", "true"], "'web 01' is no host name"),
-        (["run", "-H", "web01:ssh", "true"], "'ssh' is no port"),
+        (["run", "-H", "web 01", "true"], "'web 01' is not a host name"),
+        (["run", "-H", "web01:ssh", "true"], "'ssh' is not a port number"),
         (["run", "-H", "", "true"], "no host"),
         (["run", "-H", "a", "-f", "no/such", "true"], "no/such: No such file or directory"),
         (["run", "-H", "a", "--key", "no/such", "true"], "--key no/such: no such file"),
@@ -161,7 +161,18 @@ def test_the_demo_needs_no_click(tmp_path: Path) -> None:
         (["run", "-H", "a", "--parallel", "0", "true"], "0"),
         (["run", "-H", "a", "--host-key", "maybe", "true"], "maybe"),
         (["run", "--bogus"], "--bogus"),
-        (["run", "-H", "a", "-o", "setup.py", "true"], "setup.py: a file, not a folder"),
+        (["run", "-H", "a", "-o", "setup.py", "true"], "setup.py: is a file, not a folder"),
+        (["run", "-H", "a", "--port", "0", "true"], "0"),
+        (
+            ["run", "-p", "2222", "-H", "a", "true"],
+            "-p 2222 is --parallel, of 1 hosts; the port is -P 2222",
+        ),
+        (["bench", "-p", "2222", "-H", "a"], "-p 2222 is --parallel, of 200 commands; the port"),
+        (["upload", "-p", "2222", "-H", "a", "setup.py", "b"], "the port is -P 2222"),
+        (
+            ["upload", "--update", "--no-preserve", "-H", "a", "setup.py", "b"],
+            "--update compares times, and --no-preserve keeps none: give one",
+        ),
         (["rum"], "rum"),
         (["upload", "-H", "a", "no/such", "there"], "no/such"),
         (["upload", "-H", "a", "only-one"], "Missing argument"),
@@ -179,10 +190,8 @@ def test_no_arguments_are_usage_and_show_the_help() -> None:
 
 def test_an_empty_host_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("# nobody\n\n")
-    assert "there are no hosts in it" in told(
-        in_process("run", "-f", str(tmp_path / "hosts"), "true")
-    )
-    assert "standard input: there are no hosts in it" in told(in_process("run", "-f", "-", "true"))
+    assert "no hosts in it" in told(in_process("run", "-f", str(tmp_path / "hosts"), "true"))
+    assert "standard input: no hosts in it" in told(in_process("run", "-f", "-", "true"))
 
 
 def test_a_wrong_line_of_a_host_file_is_named(tmp_path: Path) -> None:
@@ -207,7 +216,26 @@ def test_dry_run_says_where_and_what(tmp_path: Path) -> None:
     assert lines[1] == "web10: deploy@web10.example.org:22: run: echo a b"
     assert lines[2] == "a@b:23: a@b:23: run: echo a b"
     assert lines[3].startswith("c: ") and len(lines) == 4
-    assert "it counts once" in done.stderr
+    assert "1 duplicate host ignored" in done.stderr
+
+
+def test_user_and_port_are_for_hosts_that_name_none(tmp_path: Path) -> None:
+    """Options beat ssh_config, as with ssh; what is written with a host beats both."""
+    (tmp_path / "config").write_text("Host *\n User nobody\n Port 24\n")
+    hosts = ["-H", "a", "-H", "b@c:23", "-n", "--", "true"]
+    done = in_process("run", "-F", str(tmp_path / "config"), "-l", "deploy", "-P", "2222", *hosts)
+    assert [line.split(": ")[1] for line in done.stdout.splitlines()] == [
+        "deploy@a:2222",
+        "b@c:23",
+    ]
+
+
+@pytest.mark.parametrize("parallel", ["1023", "2222"])
+def test_parallel_may_be_as_large_as_there_are_hosts(parallel: str) -> None:
+    """Only what looks like a port, and is more than there are, is refused."""
+    hosts = "a[1-2222]" if parallel == "2222" else "a"
+    done = in_process("run", "-F", "none", "-n", "-p", parallel, "-H", hosts, "--", "true")
+    assert done.returncode == 0, done.stderr
 
 
 def test_dry_run_tells_what_would_be_copied_where(tmp_path: Path) -> None:

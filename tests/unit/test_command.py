@@ -309,6 +309,7 @@ def test_cancelled_while_it_waits_it_is_over_at_once_and_never_sent(timers: Time
     assert command.future.cancel() is True
     assert isinstance(error(command), SshCommandCancelled)
     assert (error(command).phase, error(command).process) == ("queue", None)
+    assert str(error(command)).endswith("the command was cancelled; it was not sent")
     channel = FakeChannel(FakeTransport(), command)
     assert command.start(channel) is False
     assert channel.command is None

@@ -280,7 +280,7 @@ def test_a_call_that_is_lost_is_told_as_of_unknown_fate() -> None:
     executor.calls[0].set_exception(RuntimeError("the worker was killed"))
     (result,) = results
     assert isinstance(result.error, SshWorkerLost) and result.sent is None
-    assert "nobody knows" in str(result.error)
+    assert "its outcome is unknown" in str(result.error)
 
 
 def test_what_no_worker_has_begun_is_withdrawn_by_cancel() -> None:

@@ -35,18 +35,18 @@ def test_a_destination_is_read(text: str, meant: Dict[str, Any]) -> None:
         ("admin@", "no host"),
         ("@web01", "no user"),
         ("web01:", "no port"),
-        ("web01:ssh", "no port"),
-        ("web01:99999", "no port"),
-        ("web 01", "no host name"),
-        ("-oProxyCommand=x", "no host name"),
+        ("web01:ssh", "not a port number"),
+        ("web01:99999", "not a port number"),
+        ("web 01", "not a host name"),
+        ("-oProxyCommand=x", "not a host name"),
         ("[::1", "not closed"),
         ("[::1]22", "not closed"),
-        ("web[a-c]", "no host name, nor a range such as"),
-        ("web[1..3]", "no host name, nor a range such as"),
-        ("web{1..3}", "no host name, nor a range such as"),
+        ("web[a-c]", "not a host name, nor a range such as"),
+        ("web[1..3]", "not a host name, nor a range such as"),
+        ("web{1..3}", "not a host name, nor a range such as"),
         ("a,b", "cannot be joined by commas"),
-        ("ssh://web01", "a URL is not understood"),
-        ("web[01-02]", "ssh_service.fleet.expand writes them out"),
+        ("ssh://web01", "URLs are not supported"),
+        ("web[01-02]", "list them with ssh_service.fleet.expand"),
     ],
 )
 def test_a_mistyped_destination_is_told_with_what_was_expected(text: str, complaint: str) -> None:
@@ -76,8 +76,8 @@ def test_a_range_is_written_out(pattern: str, hosts: List[str]) -> None:
     "pattern, complaint",
     [
         ("web[3-1]", "backwards"),
-        ("web[1-]", "no range"),
-        ("web[1,,2]", "no range"),
+        ("web[1-]", "not a range"),
+        ("web[1,,2]", "not a range"),
         ("web[0-999999999]", "more than 100000 hosts"),
         ("a[0-999]b[0-999]", "more than 100000 hosts"),
     ],
@@ -126,7 +126,7 @@ HUGE = "9" * 5000
         ("web[" + "9" * 1900 + "]", "more than 9 digits"),
         (f"web[{HUGE}]", "more than 2000 characters"),
         (f"web[1-{HUGE}]", "more than 2000 characters"),
-        ("web:" + "9" * 1900, "is no port"),
+        ("web:" + "9" * 1900, "is not a port number"),
     ],
     ids=range(9),
 )
@@ -143,7 +143,7 @@ def test_ranges_without_bounds_are_an_error_at_no_cost(pattern: str, complaint: 
 
 
 def test_port_with_too_many_digits_is_an_error() -> None:
-    with pytest.raises(SshConfigError, match="is no port"):
+    with pytest.raises(SshConfigError, match="is not a port number"):
         fleet.parse(f"web:{HUGE}")
 
 

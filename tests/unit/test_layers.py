@@ -141,6 +141,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "direct",
         "copying",
         "command",
+        "errors",
         "outcome",
         "script",
         "streams",
