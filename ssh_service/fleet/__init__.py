@@ -242,8 +242,8 @@ def download(
     remote_path : Union[str, os.PathLike]
         From where.
     local_path : Union[str, os.PathLike]
-        Where the folders go, each by the name of its host; they are made.  With an executor on
-        other machines, it is a path over there.
+        Where the folders go, each by the name of its host; they are made, and stay where anything
+        arrived.  With an executor on other machines, it is a path over there.
     recursive : bool
         Whether a folder may be copied.
     timeout : Optional[float]

@@ -33,7 +33,15 @@ _SAID = {
     "faq.md": ["started\n"],
     "many_hosts.md": [f"web{number:02} SUCCEEDED" for number in range(1, 41)],
     "moving.md": ["load average", "web1 SUCCEEDED\n", "web2 SUCCEEDED\n"],
-    "recipes.md": ["trusted blindly\n", "quick\n", "/tmp\n", "fine\n", "[]\n", "'dials'"],
+    "recipes.md": [
+        "trusted blindly\n",
+        "quick\n",
+        "/tmp\n",
+        "café\n",
+        "fine\n",
+        "[]\n",
+        "'dials'",
+    ],
     "security.md": ["trusted\n", "expected another key than SHA256:"],
     "start.md": ["Linux\n 3\n", "hello\n"],
     "tutorial.md": [
