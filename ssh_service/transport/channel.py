@@ -108,8 +108,10 @@ class SshChannel(BlockingChannel):
             self._set_closed()
         if self.start_number is not None and not self.status_event.is_set():
             self.get_transport().unaccounted.append(self.start_number)
-        if self._sink is not None:
-            self._sink.closed(self.error)
+        # A sink has its channel, too: in a ring, both would be left to the garbage collector.
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.closed(self.error)
 
     def _unlink(self) -> None:
         # paramiko's run() calls this for every channel before the reason of the loss is known;

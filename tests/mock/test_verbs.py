@@ -54,6 +54,27 @@ def test_copy_wrong_option_is_an_error_at_once(option: str) -> None:
         upload({"host": "127.0.0.1", "port": 1}, "a", "b", **{option: "x"})
 
 
+def test_run_leaves_nothing_to_the_garbage_collector(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command goes with its last reference, its session and its channel with it."""
+    made: "List[weakref.ref[Any]]" = []
+
+    class Noted(verbs.Command):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(verbs, "Command", Noted)
+    gc.disable()
+    try:
+        for _ in range(3):
+            run(mock_sshd.connect_params, "true", cache=ssh_cache)
+        eventually(lambda: len(made) == 3 and not any(command() for command in made))
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("begin", [run, start])
 @pytest.mark.parametrize("encoding, text", [("latin-1", "\xe4"), ("utf-8", "\\xe4")])
 def test_outcome_text_has_the_encoding_that_was_given(
