@@ -90,6 +90,10 @@ class Lanes:
         """Let a command wait for its turn."""
         heapq.heappush(self._queue, (command.ticket, command))
 
+    def has_waiting(self) -> bool:
+        """Tell whether something waits for its turn."""
+        return bool(self._queue)
+
     def are_connecting(self) -> bool:
         """Tell whether there is no connection yet."""
         return all(lane.transport is None for lane in self.all)

@@ -174,6 +174,8 @@ class SessionPool:
                 self._connect(step.lane)
             else:
                 self._start(step.spare or Session(self, step.lane), step.command)
+            if not self._lanes.has_waiting():  # a look: whoever lets another one wait comes here
+                return
         if step.stuck is not None:
             self._retry_or_give_up(step.stuck)
         elif step.full is not None:

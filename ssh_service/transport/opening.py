@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
@@ -39,6 +40,8 @@ from ssh_service.transport.wire import Wire
 
 # Seconds to wait for a channel, or for the reply to a channel's request; paramiko waits an hour.
 _CHANNEL_TIMEOUT = 30.0
+# A confirmed channel: its number here, that on the server, its window, its largest packet.
+_CONFIRMATION = struct.Struct(">IIII")
 
 # Host and port, or the path of a UNIX domain socket.
 Address = Union[Tuple[str, int], str, bytes, "os.PathLike[str]"]
@@ -326,7 +329,7 @@ class Opening(Asking):
     # What the server says, on the reader thread.
 
     def _parse_channel_open_success(self, m: Message) -> None:
-        number, remote, window, packet = m.get_int(), m.get_int(), m.get_int(), m.get_int()
+        number, remote, window, packet = _CONFIRMATION.unpack(m.get_bytes(_CONFIRMATION.size))
         chan = self._channels.find(number)
         if chan is None or chan.active:
             raise SSHException("the server confirmed a channel nobody asked for")
