@@ -165,7 +165,7 @@ class Service:
         module_name, _, name = class_name.rpartition(".")
         service_class = getattr(importlib.import_module(module_name), name)
         if not (isinstance(service_class, type) and issubclass(service_class, cls)):
-            raise TypeError(f"{class_name} is no subclass of {cls.__name__}")
+            raise TypeError(f"{class_name} is not a subclass of {cls.__name__}")
         return service_class(config, global_config, parent)
 
     def __init__(

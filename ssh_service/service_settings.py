@@ -280,8 +280,8 @@ def known_hosts(config: Mapping[str, Any]) -> Tuple[Optional[Tuple[str, ...]], O
     policy = config.get("ssh_host_key_policy")
     if files is None and policy in ("strict", "accept-new"):
         raise SshConfigError(
-            f"ssh_host_key_policy: {policy!r} given without known hosts, needs "
-            "ssh_known_hosts_path (a file, such as ~/.ssh/known_hosts)"
+            f"ssh_host_key_policy: {policy!r} needs ssh_known_hosts_path,"
+            " a file such as ~/.ssh/known_hosts"
         )
     if policy is None and names:
         policy = "off" if files is None else "strict"

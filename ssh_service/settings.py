@@ -53,7 +53,7 @@ def wrong(name: str, value: Any, right: str) -> SshConfigError:
     shown = repr(value)
     if len(shown) > 80:
         shown = shown[:77] + "..."
-    return SshConfigError(f"{name}: {shown} ({type(value).__name__}) given, needs {right}")
+    return SshConfigError(f"{name}: expected {right}, got {shown} ({type(value).__name__})")
 
 
 def wrong_type(name: str, value: Any, right: str) -> SshConfigError:
@@ -74,7 +74,7 @@ def wrong_type(name: str, value: Any, right: str) -> SshConfigError:
     SshConfigError
         Not raised yet.
     """
-    return SshConfigError(f"{name}: {type(value).__name__} given, needs {right}")
+    return SshConfigError(f"{name}: expected {right}, got {type(value).__name__}")
 
 
 def text(name: str, value: Any) -> str:

@@ -18,7 +18,7 @@ __all__ = ["check_parallel", "collect", "connect_parameters"]
 _LIKE_A_PORT = range(1024, 65536)
 
 
-def collect(hosts: Sequence[str], files: Sequence[str]) -> List[str]:
+def collect(hosts: Sequence[str], files: Sequence[str], where: str = "") -> List[str]:
     """
     Write out the hosts of a command line.
 
@@ -28,6 +28,8 @@ def collect(hosts: Sequence[str], files: Sequence[str]) -> List[str]:
         Patterns.
     files : Sequence[str]
         Files with a pattern on each line; ``-``: standard input.
+    where : str
+        Where these options have to stand, for the error.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def collect(hosts: Sequence[str], files: Sequence[str]) -> List[str]:
             raise click.UsageError(f"{_shown(name)}: no hosts in it")
         found += of_file
     if not found:
-        raise click.UsageError("no hosts: name them with -H HOST or -f FILE")
+        raise click.UsageError(f"no hosts: name them with -H HOST or -f FILE{where}")
     once, dropped = unique(found)
     if dropped:
         hosts_ = "host" if dropped == 1 else "hosts"
@@ -103,7 +105,7 @@ def check_parallel(parallel: int, count: int, what: str) -> None:
     """
     if parallel > count and parallel in _LIKE_A_PORT:
         raise click.UsageError(
-            f"-p {parallel} is --parallel, of {count} {what}; the port is -P {parallel}"
+            f"-p {parallel} means {parallel} {what} at once, of {count}; the port is -P {parallel}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -66,7 +67,7 @@ def run(
     int
         The exit status.
     """
-    chosen = collect(hosts, files)
+    chosen = collect(hosts, files, ", before the command")
     check_parallel(parallel, len(chosen), "hosts")
     connect = _connect(options)
     if options["dry_run"]:
@@ -144,8 +145,6 @@ def copy(
             return _dry_run(chosen, connect, f"upload: {local} to {remote}", as_json)
         to = os.path.join(local, _HOST) if several else local
         return _dry_run(chosen, connect, f"download: {remote} to {to}", as_json)
-    if kind == "download" and not several and local.endswith("/"):
-        _make_folder(local)
 
     def begin(reporter: Callable[[], Reporter]) -> Results:
         shared = {
@@ -167,7 +166,14 @@ def copy(
             return fleet.upload(chosen, local, remote, **shared)
         return fleet.download(chosen, remote, local, folder_per_host=several, **shared)
 
-    return _Drive(chosen, begin, as_json, options, None).run()
+    is_new = kind == "download" and (several or local.endswith("/")) and not os.path.isdir(local)
+    if is_new and not several:
+        _make_folder(local)
+    status = _Drive(chosen, begin, as_json, options, None).run()
+    if is_new and status:
+        with contextlib.suppress(OSError):  # something did arrive
+            os.rmdir(local)
+    return status
 
 
 def _make_folder(path: str) -> None:

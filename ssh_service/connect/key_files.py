@@ -86,7 +86,7 @@ def read_file(path: str) -> KeyFile:
         with open(path, "rb", opener=_open_at_once) as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise OSError(errno.EINVAL, "it is no regular file")
+                raise OSError(errno.EINVAL, "it is not a regular file")
             return KeyFile(Secret(file.read(_MAX_SIZE)), mode)
     except OSError as error:
         text = f"key file {path!r} cannot be read: {error.strerror or error}"
@@ -175,7 +175,7 @@ def _inspect(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]:
             return KeyFacts(False, True, base64.b64decode(words[1], validate=True))
         except binascii.Error:
             pass
-    return SshConfigError(f"key file {label!r} is no private key")
+    return SshConfigError(f"key file {label!r} is not a private key")
 
 
 def _inspect_openssh(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]:
@@ -325,7 +325,7 @@ def read_certificate(path: str) -> Tuple[str, bytes]:
         if not is_certificate or paramiko.Message(blob).get_string() != words[0]:
             raise ValueError
     except (IndexError, ValueError, struct.error):
-        raise SshConfigError(f"certificate {path!r} is no OpenSSH certificate") from None
+        raise SshConfigError(f"certificate {path!r} is not an OpenSSH certificate") from None
     return key_type, blob
 
 

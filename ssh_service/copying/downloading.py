@@ -149,7 +149,7 @@ class Download:
         elif target.endswith(b"/"):
             if os.path.exists(target.rstrip(b"/")):
                 raise transfer_error(errno.ENOTDIR, shown(target), side="local")
-            text = "there is no such folder, which the slash at its end asks for"
+            text = "there is no such folder, and the slash at its end asks for one"
             raise transfer_error(errno.EISDIR, shown(target), text, side="local")
         folder, name = open_parent(target)
         self._job.closing.callback(folder.close)
@@ -437,5 +437,5 @@ def check_name(name: bytes, path: bytes) -> None:
         raise transfer_error(errno.ENAMETOOLONG, shown(path), side="remote")
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         raise transfer_error(
-            errno.EPROTO, shown(path), "the server lists a name that is none", side="remote"
+            errno.EPROTO, shown(path), "the server sent an invalid file name", side="remote"
         )

@@ -95,7 +95,10 @@ def not_ours(path: str, file: Attributes, side: str) -> SshTransferError:
     if stat.S_ISLNK(mode):
         kind = "a symbolic link"
     elif stat.S_ISDIR(mode):
-        kind, hint = "a folder", "; a target that ends with a slash is used, whoever made it"
+        kind, hint = (
+            "a folder",
+            "; to use it all the same, write the target with a slash at its end",
+        )
     owner = "an unknown user" if file.uid is None else f"uid {file.uid}"
     detail = (
         f"Permission denied: {kind} of {owner}, in a folder that other users may write to{hint}"

@@ -144,7 +144,7 @@ def read_size(block: bytes) -> int:
     try:
         return int(block[124:135], 8)
     except ValueError:
-        raise ProtocolError("an entry of an archive whose size is none") from None
+        raise ProtocolError("malformed size in a tar header") from None
 
 
 def _records(more: bytes) -> Iterator[Tuple[bytes, bytes]]:
@@ -153,7 +153,7 @@ def _records(more: bytes) -> Iterator[Tuple[bytes, bytes]]:
         length, blank, _ = more[at : at + 8].partition(b" ")
         end = at + int(length) if blank and length.isdigit() else 0
         if not at < end <= len(more) or more[end - 1 : end] != b"\n":
-            raise ProtocolError("a record of an archive that is none")
+            raise ProtocolError("malformed record in a tar header")
         key, _, value = more[at + len(length) + 1 : end - 1].partition(b"=")
         yield key, value
         at = end

@@ -330,7 +330,7 @@ def _results(
             f"hosts: expected several, such as a list, got a {type(hosts).__name__}"
         )
     if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
-        raise SshConfigError(f"parallel: expected a number from 1 on, got {parallel!r}")
+        raise SshConfigError(f"parallel: expected a whole number, at least 1, got {parallel!r}")
     if executor is None:
         check_cache(cache)
         return Results(hosts, Here(job, parallel, cache, on_output, on_progress), parallel)

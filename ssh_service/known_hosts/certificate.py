@@ -64,7 +64,7 @@ class HostCertificate(NamedTuple):
         reader = _Reader(blob)
         key_type = reader.text()
         if not key_type.endswith(CERTIFICATE):
-            raise ValueError(f"{key_type[:_LONGEST]!r} is no type of a certificate")
+            raise ValueError(f"{key_type[:_LONGEST]!r} is not a certificate type")
         plain = key_type[: -len(CERTIFICATE)]
         count = 2 if plain.startswith("ecdsa-") else _KEY_FIELDS.get(plain)
         if count is None:

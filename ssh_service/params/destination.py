@@ -80,7 +80,7 @@ def destination(sources: Sources) -> Tuple[str, int, str]:
 
 def _host(given: Any) -> str:
     if given is None:
-        raise SshConfigError("host: not given, needs the name or address to connect to")
+        raise SshConfigError("host: missing; expected the name or address to connect to")
     host = settings.text("host", given).strip()
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -56,8 +56,8 @@ def _concealed_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     if isinstance(given, paramiko.PKey):
         if is_software_key(given) and not given.can_sign():
             raise SshConfigError(
-                f"{name}: a public key ({fingerprint(given.asbytes())}) given, needs the private "
-                f"key, or a key of an agent"
+                f"{name}: a public key ({fingerprint(given.asbytes())}) is not enough; give the"
+                " private key, or a key from an agent"
             )
         return (given,)
     if isinstance(given, Secret):

@@ -67,7 +67,7 @@ def route(
     chain = _Chain(sources, here, hops, resolve)
     if command is not None:
         if tunnel not in (MISSING, None, "none"):
-            raise SshConfigError("tunnel, proxy_command: both given, needs at most one of them")
+            raise SshConfigError("tunnel, proxy_command: give at most one of them")
         return None, _command(command)
     if tunnel is None or tunnel == "none":
         return None, None
@@ -147,7 +147,7 @@ def _hop(name: str, text: str) -> Dict[str, Any]:
     try:
         user, host, port = split_address(plain)
     except ValueError:
-        right = "user@host:port; user and port may be left out, a password is no part of it"
+        right = "user@host:port; user and port may be left out, a password cannot be part of it"
         raise settings.wrong(name, conceal_password(text), right) from None
     found: Dict[str, Any] = {"host": host}
     if user:

@@ -151,7 +151,7 @@ class QueueOutput(Output):
         self._decode = _decoder(encoding)
         if encoding is not None and "\n".encode(encoding) != b"\n":
             raise SshConfigError(
-                f"encoding: lines cannot be told apart in {encoding}; take the bytes (None)"
+                f"encoding: lines cannot be separated in {encoding}; use encoding=None"
             )
         # A user's thread waits here, and can be torn away: what the reader needs is not to be a
         # lock that such a thread may have left taken, as `Condition` may.

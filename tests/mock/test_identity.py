@@ -20,5 +20,5 @@ def test_public_key_never_gets_its_owners_connection(
         with ssh_cache.lease({**given, "client_keys": [again]}) as (_, shared):
             assert shared is transport
         stranger = paramiko.PKey.from_type_string(owner.get_name(), owner.asbytes())
-        with pytest.raises(SshConfigError, match="needs the private key"):
+        with pytest.raises(SshConfigError, match="give the private key, or"):
             ssh_cache.lease({**given, "client_keys": [stranger]}).__enter__()

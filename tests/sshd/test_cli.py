@@ -529,6 +529,10 @@ def test_failed_download_from_several_leaves_no_empty_folder(run: Run, tmp_path:
     done = run("download", "-H", "web[1-3]", "/no/such", str(tmp_path / "here"))
     assert done.returncode == 1
     assert os.listdir(tmp_path / "here") == ["web3"]
+    for target in ("new", "slash/"):
+        hosts = ["-H", "web1"] if target == "slash/" else ["-H", "web[1-2]"]
+        assert run("download", *hosts, "/no/such", str(tmp_path / target)).returncode == 1
+        assert not (tmp_path / target).exists()
 
 
 # --- bench --------------------------------------------------------------------------------------

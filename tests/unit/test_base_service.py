@@ -182,7 +182,7 @@ def test_a_service_is_made_from_the_name_of_its_class() -> None:
 
 
 def test_a_class_that_is_no_service_is_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="collections.OrderedDict is no subclass of Service"):
+    with pytest.raises(TypeError, match="collections.OrderedDict is not a subclass of Service"):
         Service.new("collections.OrderedDict")
 
 

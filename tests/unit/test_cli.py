@@ -149,7 +149,8 @@ def test_the_demo_needs_no_click(tmp_path: Path) -> None:
     "arguments, complaint",
     [
         (["run"], "Missing argument 'COMMAND"),
-        (["run", "--", "true"], "no hosts: name them with -H HOST or -f FILE"),
+        (["run", "true", "-H", "a"], "with -H HOST or -f FILE, before the command"),
+        (["upload", "setup.py", "b"], "no hosts: name them with -H HOST or -f FILE (see"),
         (["run", "-H", "web[3-1]", "true"], "goes backwards"),
         (["run", "-H", "web 01", "true"], "'web 01' is not a host name"),
         (["run", "-H", "web01:ssh", "true"], "'ssh' is not a port number"),
@@ -165,9 +166,12 @@ def test_the_demo_needs_no_click(tmp_path: Path) -> None:
         (["run", "-H", "a", "--port", "0", "true"], "0"),
         (
             ["run", "-p", "2222", "-H", "a", "true"],
-            "-p 2222 is --parallel, of 1 hosts; the port is -P 2222",
+            "-p 2222 means 2222 hosts at once, of 1; the port is -P 2222",
         ),
-        (["bench", "-p", "2222", "-H", "a"], "-p 2222 is --parallel, of 200 commands; the port"),
+        (
+            ["bench", "-p", "2222", "-H", "a"],
+            "-p 2222 means 2222 commands at once, of 200; the port",
+        ),
         (["upload", "-p", "2222", "-H", "a", "setup.py", "b"], "the port is -P 2222"),
         (
             ["upload", "--update", "--no-preserve", "-H", "a", "setup.py", "b"],

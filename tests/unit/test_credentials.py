@@ -157,9 +157,9 @@ def broken(tmp_path: Path, what: str) -> Path:
     [
         ("missing", None, "No such file"),
         ("folder", None, "Is a directory"),
-        ("junk", None, "no private key"),
-        ("empty", None, "no private key"),
-        ("binary", None, "no private key"),
+        ("junk", None, "not a private key"),
+        ("empty", None, "not a private key"),
+        ("binary", None, "not a private key"),
         ("cut", None, "is damaged"),
         ("flipped", None, "is damaged"),
         ("public", None, "is a public key"),
@@ -197,7 +197,7 @@ def test_a_fifo_for_a_key_file_is_an_error_at_once(tmp_path: Path) -> None:
     thread = threading.Thread(target=use_it, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    assert len(errors) == 1 and "no regular file" in str(errors[0])
+    assert len(errors) == 1 and "not a regular file" in str(errors[0])
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
@@ -268,7 +268,7 @@ def test_no_frame_shows_the_text_of_what_is_no_key(tmp_path: Path, begin: str) -
 
 def test_no_frame_shows_the_text_of_one_among_wrong_sources() -> None:
     text = f"-----BEGIN PRIVATE KEY-----{MARKER}"
-    with pytest.raises(SshConfigError, match="int given") as caught:
+    with pytest.raises(SshConfigError, match="got int") as caught:
         params.key_sources("client_keys", [text, 7])
     assert_no_frame_knows(caught.value, MARKER)
 
@@ -373,7 +373,7 @@ def test_default_files_that_cannot_be_used_are_passed_over_and_told(home: Path) 
     found = credentials()
     assert blobs(found) == [public_parts("user-a")[1]]
     assert len(found.skipped) == 2
-    assert "encrypted" in found.skipped[1] and "no private key" in found.skipped[0]
+    assert "encrypted" in found.skipped[1] and "not a private key" in found.skipped[0]
 
 
 def test_identity_files_of_ssh_config_take_the_place_of_the_default_ones(

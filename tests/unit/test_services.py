@@ -412,7 +412,7 @@ class TestRemoteExec:
                 method(call)
 
     def test_a_wrong_value_in_a_call_fails_at_once(self, host: SshHostService) -> None:
-        with pytest.raises(SshConfigError, match="ssh_port: 'http' .* needs a port number"):
+        with pytest.raises(SshConfigError, match="ssh_port: expected a port number.*, got 'http'"):
             host.remote_exec("true", {**HERE, "ssh_port": "http"}, {})
 
     def test_what_the_engine_refuses_at_once_is_refused_at_once(

@@ -85,7 +85,7 @@ def test_a_wrong_value_is_told_with_the_setting_the_value_and_what_is_right(
 ) -> None:
     (problem,) = service_settings.problems({name: value}, ALL)
     assert problem.startswith(f"{name}: ")
-    assert ", needs " in problem
+    assert ": expected " in problem and ", got " in problem
     if not isinstance(value, list):
         assert repr(value) in problem
 
