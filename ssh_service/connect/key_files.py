@@ -254,7 +254,7 @@ def load_key(
     """
     facts = inspect_key(content, label)
     if facts.is_public:
-        raise SshConfigError(f"key file {label!r} is a public key, needs the private one")
+        raise SshConfigError(f"key file {label!r} is a public key; give the private one")
     if facts.token_type:
         raise needs_token(label, facts.token_type)
     secret = passphrase() if facts.is_encrypted else None

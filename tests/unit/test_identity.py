@@ -43,13 +43,13 @@ def key_of(*keys: Any) -> Any:
 def test_public_key_object_is_refused(kind: str) -> None:
     """S2: a public key alone borrowed its owner's connection."""
     for given in (public(kind), [public(kind)], [(public(kind), "/some/key-cert.pub")]):
-        with pytest.raises(SshConfigError, match="a public key .SHA256:.* needs the private key"):
+        with pytest.raises(SshConfigError, match="a public key .SHA256:.* give the private key"):
             params.resolve({"host": "web", "config": None, "client_keys": given})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_public_key_of_a_callable_is_refused(kind: str) -> None:
-    with pytest.raises(SshConfigError, match="needs the private key"):
+    with pytest.raises(SshConfigError, match="give the private key"):
         key_sources("client_keys", public(kind))
 
 
