@@ -8,7 +8,7 @@ import warnings
 import weakref
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
-from ssh_service import background, census, known_servers, process_group, script
+from ssh_service import background, process_group, script
 from ssh_service.errors import (
     SshCommandCancelled,
     SshCommandError,
@@ -128,8 +128,8 @@ class Command(ChannelSink):
         self.ticket = 0
         self.retried = False
         self.waits_for: Callable[[], str] = lambda: "queue"
-        # How to run a command of our own beside it; without a pool, on the same connection.
-        self.run_beside: Helper = self._run_over_its_connection
+        # How to run a command of our own beside it; set by who submits it.
+        self.run_beside: Helper = _nowhere
         self._watch: Optional[CommandWatch] = None  # set once, before it is submitted
         # Guarded by _lock: what came of it, once that is told.
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
@@ -604,15 +604,6 @@ class Command(ChannelSink):
         else:
             self._group.signal(channel, name, self.run_beside)
 
-    def _run_over_its_connection(self, text: str, reply: Reply) -> None:
-        channel = self._channel
-        if channel is None or known_servers.runs_one_command(
-            channel.get_transport().remote_version
-        ):
-            reply(None)
-        else:
-            census.run_over(channel.get_transport(), text, reply)
-
     def _close_channel(self) -> None:
         if self._channel is not None:
             self._channel.abandon()
@@ -741,7 +732,7 @@ def _is_over() -> str:
 
 
 def _nowhere(text: str, reply: Reply) -> None:
-    """Run nothing: the command is over."""
+    """Run nothing: the command is over, or nobody has it yet."""
     reply(None)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import Optional
+from typing import Callable, Optional
 
-from ssh_service import background
-from ssh_service.command import HEARD, Command
+from ssh_service import background, known_servers
+from ssh_service.command import HEARD, Command, HelperCommand
 from ssh_service.errors import (
     SshCacheClosed,
     SshConnectionLost,
     SshServiceError,
     SshSessionRefused,
 )
+from ssh_service.process_group import Helper, Reply
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 # Seconds until the server is asked again while others hold all of its sessions; doubled each time.
@@ -42,7 +44,24 @@ def begin(transport: SshTransport, command: Command) -> None:
         return
     attempts = _Attempts(transport, command)
     command.strand = attempts.strand
+    command.run_beside = functools.partial(_run_beside, transport)
     background.work(attempts.strand, attempts.ask)
+
+
+def _run_beside(transport: SshTransport, text: str, reply: Reply) -> None:
+    """Run a script of ours in another session, as soon as there is one."""
+    find_pool: Callable[[], Optional[Helper]] = transport.beside.get("helpers", _no_pool)
+    pool = find_pool()
+    if pool is not None:  # it can make room, and have another connection
+        pool(text, reply)
+    elif known_servers.runs_one_command(transport.remote_version):
+        reply(None)
+    else:
+        begin(transport, HelperCommand(text, transport.connection_id, reply))
+
+
+def _no_pool() -> Optional[Helper]:
+    return None
 
 
 class _Attempts:

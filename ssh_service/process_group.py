@@ -71,6 +71,7 @@ class RemoteGroup:
         self.process: Optional[Process] = None
         self._root = root
         self._server = ""
+        self._channel: Optional[SshChannel] = None
         self._lock = threading.Lock()
         self._awaits_mark = False  # guarded by _lock
         self._is_running = False  # guarded by _lock: the server has said that it is
@@ -105,7 +106,7 @@ class RemoteGroup:
         awaits_mark : bool
             Whether `prologue` is part of it.
         """
-        self._server = channel.get_transport().remote_version
+        self._channel, self._server = channel, channel.get_transport().remote_version
         self.is_reached = known_servers.needs_script_to_signal(self._server, self._root)
         with self._lock:
             self._awaits_mark, self._is_running = awaits_mark, False
@@ -252,6 +253,8 @@ class RemoteGroup:
             Census.of(channel.get_transport()).find(channel, run_beside, found)
 
     def _know(self, process: Process) -> None:
+        if self._channel is not None:
+            self._channel.process = process  # it helps to tell others apart, see `Census`
         with self._lock:
             self.process, waiting = process, self._waiting
             self._waiting = []

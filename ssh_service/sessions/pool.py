@@ -21,7 +21,7 @@ from ssh_service.errors import (
     SshSessionRefused,
 )
 from ssh_service.params import ConnectParams
-from ssh_service.process_group import Reply
+from ssh_service.process_group import Helper, Reply
 from ssh_service.sessions.lanes import LIMIT_KEPT, Failed, Lanes
 from ssh_service.sessions.session import Lane, Session
 from ssh_service.transport import SshChannel, SshTransport
@@ -270,12 +270,17 @@ class SessionPool:
             its_pool, lane = pool(), its_lane()
             return its_pool is not None and lane is not None and its_pool._give_up_spare(lane)
 
+        def helpers() -> Optional[Helper]:
+            its_pool = pool()
+            return None if its_pool is None else its_pool._run_beside
+
         def ended(*_: object) -> None:
             its_pool = pool()
             if its_pool is not None:
                 its_pool._dispatch()  # it is let go, and those who wait for it go on
 
         transport.in_reserve[_SPARE] = drop_spare
+        transport.beside["helpers"] = helpers
         transport.add_done_callback(ended)
 
     # Sessions.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import struct
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 from paramiko.common import (
     MSG_CHANNEL_CLOSE,
@@ -128,6 +129,19 @@ class Opening(Asking):
             if chan.may_run:
                 sessions[chan] = None if chan.closed else chan.start_number
         return sessions
+
+    def account_for(self, starts: Iterable[int]) -> None:
+        """
+        Take note that processes have ended of which the server will not tell it.
+
+        Parameters
+        ----------
+        starts : Iterable[int]
+            Their `SshChannel.start_number`.
+        """
+        for number in starts:
+            with contextlib.suppress(ValueError):  # its channel is there, or it was noted before
+                self.unaccounted.remove(number)
 
     @property
     def open_channels(self) -> int:

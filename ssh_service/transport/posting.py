@@ -38,6 +38,8 @@ class PostingChannel(Channel):  # type: ignore[misc]
     _starts = False  # whether the server was asked to start a process
     # Its place among those that the server has started for this connection; None: not yet.
     start_number: Optional[int] = None
+    # That process itself, where it is known; kept by who finds it out.
+    process: Any = None
 
     def _set_transport(self, transport: "SshTransport") -> None:
         # Ours, as paramiko's asks `logging` for its logger, by a lock of the whole process.

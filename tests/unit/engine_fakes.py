@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Callable, ContextManager, Dict, List, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterable, List, Optional, Tuple
 
 from ssh_service import background, params
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
@@ -108,6 +108,10 @@ class FakeTransport:
     def started_sessions(self) -> Dict[Any, Optional[int]]:
         return dict(self.started)
 
+    def account_for(self, starts: Iterable[int]) -> None:
+        for number in starts:
+            self.started.pop(number, None)
+
     def make_room(self, beside: Optional[str] = None) -> bool:
         return any([give_up() for name, give_up in self.in_reserve.items() if name != beside])
 
@@ -173,6 +177,7 @@ class FakeChannel:
         self.signals: List[str] = []
         self.terminals = 0  # asked for
         self.start_number: Optional[int] = 0
+        self.process: Any = None
         self.given_back = 0
         self.on_send: Callable[[], None] = lambda: None
 

@@ -94,8 +94,6 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "terminal": {"transport", "streams"},
     "command": {
         "left_running",
-        "census",
-        "known_servers",
         "outcome",
         "process_group",
         "script",
@@ -107,7 +105,14 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "watches",
         "errors",
     },
-    "direct": {"background", "command", "transport", "errors"},
+    "direct": {
+        "process_group",
+        "known_servers",
+        "command",
+        "transport",
+        "background",
+        "errors",
+    },
     "sessions": {
         "known_servers",
         "process_group",

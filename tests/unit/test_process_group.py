@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, cast
 
 import pytest
 
@@ -18,7 +18,14 @@ from ssh_service.census import Census
 from ssh_service.command import Command
 from ssh_service.errors import SshCommandTimeout, SshSessionRefused
 from ssh_service.process_group import RemoteGroup
-from ssh_service.processes import Process, children_script, end_script, parse_children, pick
+from ssh_service.processes import (
+    Process,
+    assign,
+    children_script,
+    end_script,
+    parse_children,
+    pick,
+)
 from tests.common import eventually, is_running
 from tests.unit.engine_fakes import FakeChannel, FakeTransport, Timers
 
@@ -141,15 +148,20 @@ def test_pick_says_nothing_where_the_list_does_not_fit() -> None:
 
 
 def listing(*children: Tuple[int, int], own: int = 0, state: str = "S") -> bytes:
-    lines = [f"child {pid} {state} 9 {pid} {pid} " + "0 " * 15 + f"{at} 0" for pid, at in children]
-    return "\n".join([*lines, f"boot {BOOT}", f"self {own}"]).encode()
+    lines = [
+        f"/proc/{pid}/stat:{pid} (sh) {state} 9 {pid} {pid} " + "0 " * 15 + f"{at} 0"
+        for pid, at in children
+    ]
+    return "\n".join([*lines, f"boot {BOOT}", "parent 9", f"self {own}"]).encode()
 
 
 def test_children_are_listed_by_age_up_to_the_script_itself() -> None:
     found = parse_children(listing((30, 5), (20, 7), (10, 7), (40, 9), (50, 9), own=40))
-    assert [process.pid for process in found] == [30, 10, 20]
-    assert found[0] == Process(30, True, 5, BOOT)
-    assert [p.pid for p in parse_children(listing((30, 5), (40, 4)))] == [40, 30]
+    assert [process.pid for process in found.others] == [30, 10, 20]
+    assert found.others[0] == Process(30, True, 5, BOOT)
+    assert found.own == Process(40, True, 9, BOOT)
+    elsewhere = parse_children(listing((30, 5), (40, 4)))
+    assert ([p.pid for p in elsewhere.others], elsewhere.own) == ([40, 30], None)
 
 
 @pytest.mark.parametrize(
@@ -159,18 +171,71 @@ def test_children_are_listed_by_age_up_to_the_script_itself() -> None:
         b"% Unknown command",
         listing((30, 5))[:-8],  # cut off
         listing((32_000, 5), (2, 5)),  # the numbers began anew in between
-        b"child " + b"1" * 5000 + b" " + b"1 " * 30 + b"\nself 1",
-        b"child 1 S " + b"9" * 5000 + b" 1" * 30 + b"\nself 1",
-        b"child 1 S 2\nself 1",
-        b"child x y z\nself 1",
+        listing((30, 5), (30, 5)),
+        listing((int("1" * 20), int("9" * 21))),
+        b"/proc/1/stat:1 (sh) S 9 2\nparent 9\nself 1",
+        b"/proc/x/stat:x (sh) y z\nparent 9\nself 1",
     ],
 )
 def test_children_that_cannot_be_told_apart_are_none(output: bytes) -> None:
-    assert parse_children(output) == []
+    assert parse_children(output) == ([], None)
 
 
 def test_children_that_have_ended_are_left_out() -> None:
-    assert parse_children(listing((30, 5), state="Z")) == []
+    assert parse_children(listing((30, 5), state="Z")).others == []
+
+
+def test_children_by_a_name_alone_are_none() -> None:
+    """A program gives itself the name; its parent is another one."""
+    for name in (b") S 9 (", b"a\n) S 9 ("):
+        line = listing((30, 5)).replace(b" 9 ", b" 8 ", 1).replace(b"sh", name)
+        assert parse_children(line) == ([], None)
+
+
+# What a list says where some processes are known.
+
+
+def process(pid: int) -> Process:
+    return Process(pid, True, pid, BOOT)
+
+
+def test_assign_uses_what_is_known_to_tell_others_apart() -> None:
+    """One of two has ended, nobody knows which: but the known one began in between."""
+    entries = [(0, False), (2, False)]
+    assert assign([process(30)], entries, {}) == ({}, set())
+    assert assign([process(30)], entries, {1: process(20)}) == ({2: process(30)}, {0})
+    assert assign([process(10)], entries, {1: process(20)}) == ({0: process(10)}, {2})
+
+
+def test_assign_tells_which_of_the_known_have_ended() -> None:
+    known = {0: process(10), 1: process(20)}
+    entries = [(0, True), (1, False), (2, True)]
+    assert assign([process(10), process(30)], entries, known) == ({2: process(30)}, {1})
+
+
+def test_assign_says_nothing_where_what_is_known_does_not_fit() -> None:
+    known = {0: process(20), 1: process(10)}  # the numbers of processes began anew in between
+    assert assign([process(30)], [(2, True)], known) == ({}, set())
+    again = Process(32_000, True, 30, BOOT)
+    assert assign([process(30)], [(2, True)], {1: again}) == ({}, set())
+
+
+def test_assign_is_right_or_says_nothing() -> None:
+    """Random sessions of which some have ended and some are known, in every state."""
+    rng = random.Random(3)
+    answers = goners = 0
+    for _ in range(3000):
+        size = rng.randrange(1, 8)
+        certain = [rng.random() < 0.4 for _ in range(size)]
+        alive = [n for n in range(size) if certain[n] or rng.random() < 0.5]
+        known = {n: process(n + 10) for n in range(size) if rng.random() < 0.3}
+        entries = [(n, certain[n]) for n in range(size) if n not in known or rng.random() < 0.8]
+        found = [process(n + 10) for n in alive if n in dict(entries)]
+        picked, gone = assign(found, entries, known)
+        assert all(n in alive and picked[n] == process(n + 10) for n in picked)
+        assert not gone.intersection(n for n in alive if n in dict(entries))
+        answers, goners = answers + len(picked), goners + len(gone)
+    assert answers > 1000 and goners > 1000
 
 
 # The scripts, in real shells.
@@ -269,7 +334,7 @@ def test_children_script_lists_what_its_parent_has_begun(
     first, _ = spawn(True, "echo $$; exec sleep 60")
     second, _ = spawn(False, "echo $$; exec sleep 60")
     text = children_script().replace("$PPID", str(os.getpid()))
-    found = {process.pid: process for process in parse_children(run(shell, text))}
+    found = {process.pid: process for process in parse_children(run(shell, text)).others}
     assert found[first.pid] == identity(first.pid)
     assert found[second.pid] == identity(second.pid)
 
@@ -285,6 +350,13 @@ def test_children_script_of_another_connection_wants_our_own_address() -> None:
 
 
 # The census.
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    timers = Timers()
+    monkeypatch.setattr(background, "call_at", timers.call_at)
+    return timers
 
 
 class Site:
@@ -309,13 +381,24 @@ class Site:
             lambda process: self.found.update({number: process}),
         )
 
-    def answer(self, *pids: int) -> None:
+    def begin_list(self) -> FakeChannel:
+        """Start what makes the list; each takes a number as well."""
         (helper,) = self.transport.channels
-        helper.complete(stdout=listing(*((pid, pid) for pid in pids)))
+        helper.start_number = max(self.transport.started, default=0) + 1
+        helper.sink.replied(True)
+        return cast(FakeChannel, helper)
+
+    def answer(self, *pids: int, own: int = 0) -> None:
+        self.end_list(self.begin_list(), *pids, own=own)
+
+    def end_list(self, helper: FakeChannel, *pids: int, own: int = 0) -> None:
+        children = [*pids, own] if own else pids
+        helper.sink.data(listing(*((pid, pid) for pid in children), own=own))
+        helper.sink.exit_status(0)
+        helper.end()
 
 
-def test_census_asks_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "call_at", Timers().call_at)
+def test_census_asks_once_for_all(timers: Timers) -> None:
     site = Site()
     for number in (1, 0, 2):
         site.find(number)
@@ -326,21 +409,97 @@ def test_census_asks_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(site.transport.opened) == 1  # it is known
 
 
-def test_census_says_nothing_where_a_process_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "call_at", Timers().call_at)
+def test_census_asks_again_where_a_process_is_missing(timers: Timers) -> None:
     site = Site()
     site.find(1)
     site.answer(10, 30)
-    assert site.found == {1: None}
+    assert site.found == {} and len(site.transport.opened) == 2
     # Its end was on its way: now it is known, and the others can be told apart.
     site.transport.started = {0: 0, 1: 1}
-    site.find(1)
     site.answer(10, 30)
     assert site.found[1] == Process(30, True, 30, BOOT)
 
 
-def test_census_of_a_full_connection_is_made_over_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "call_at", Timers().call_at)
+def test_census_that_stays_in_doubt_gives_up(timers: Timers) -> None:
+    """The lists are further and further apart; as many are made as may help."""
+    site = Site()
+    site.find(1)
+    for _ in range(20):
+        if site.found:
+            break
+        if not site.transport.channels:
+            timers.fire()
+        site.answer(10, 30)
+    assert site.found == {1: None} and len(site.transport.opened) == 1 + 8
+
+
+def test_census_asks_a_server_that_tells_no_list_once(timers: Timers) -> None:
+    """It may have no shell, and take what it is sent for something else."""
+    site = Site()
+    site.find(1)
+    site.begin_list().complete(stdout=b"% Unknown command")
+    assert site.found == {1: None} and len(site.transport.opened) == 1
+
+
+def test_census_counts_what_ended_before_the_list_was_begun_as_gone(timers: Timers) -> None:
+    """Two others ended, the first before it; whether the list has the second is seen by it."""
+    site = Site(4)
+    site.find(3)
+    del site.transport.started[0]
+    helper = site.begin_list()
+    del site.transport.started[1]
+    site.end_list(helper, 20, 30, 40)
+    assert site.found[3] == Process(40, True, 40, BOOT)
+
+
+def test_census_leaves_out_what_was_begun_after_its_list(timers: Timers) -> None:
+    site = Site(3)
+    site.find(1)
+    helper = site.begin_list()
+    del site.transport.started[0]  # it ended; it may be in the list
+    for number in (4, 5):  # and these may have ended since
+        site.transport.started[number] = None
+    site.end_list(helper, 20, 30, own=40)
+    assert site.found[1] == Process(20, True, 20, BOOT)
+
+
+def test_census_answers_who_came_after_its_list_by_the_next(timers: Timers) -> None:
+    site = Site(2)
+    site.find(0)
+    helper = site.begin_list()
+    late = FakeChannel(site.transport, None)
+    late.start_number = site.transport.started[3] = 3
+    site.channels += [late, late]
+    site.find(3)
+    site.end_list(helper, 10, 20, own=30)
+    assert site.found == {0: Process(10, True, 10, BOOT)}
+    site.answer(10, 20, 40, own=50)
+    assert site.found[3] == Process(40, True, 40, BOOT)
+
+
+def test_census_forgets_what_has_ended_without_a_word(timers: Timers) -> None:
+    """A channel that was closed here leaves a process of which nothing more is told."""
+    site = Site(2)
+    site.transport.started[0] = None
+    site.find(1)
+    site.answer(20, own=40)
+    assert site.found[1] == Process(20, True, 20, BOOT) and site.transport.started == {1: 1}
+
+
+def test_census_remembers_no_more_than_helps(timers: Timers) -> None:
+    site = Site(1)
+    for number in range(50):
+        site.transport.started = {0: 0, 100 * number + 50: 100 * number + 50}
+        channel = FakeChannel(site.transport, None)
+        channel.start_number = 100 * number + 50
+        site.channels = [channel] * (channel.start_number + 1)
+        site.find(channel.start_number)
+        site.answer(1, 100 * number + 50, own=100 * number + 60)
+        assert site.found[channel.start_number] is not None
+    assert len(Census.of(site.transport)._known) < 5
+
+
+def test_census_of_a_full_connection_is_made_over_another(timers: Timers) -> None:
     site = Site(1)
     site.transport.sock = type("Sock", (), {"getsockname": lambda self: ("127.0.0.1", 5000)})()
     site.transport.max_sessions = 0
@@ -357,6 +516,28 @@ def test_census_of_an_old_dropbear_never_opens_a_second_session() -> None:
     assert site.transport.opened == [] and site.found == {0: None}  # it has no address of ours
 
 
+@pytest.mark.parametrize("spare", [True, False])
+def test_census_makes_room_or_waits_where_nothing_else_helps(spare: bool, timers: Timers) -> None:
+    """FINDINGS E3: all sessions are taken, and there is no other connection to be had."""
+    site = Site(1)
+    site.transport.max_sessions, site.transport.others = 2, 2
+
+    def free() -> bool:
+        site.transport.others = 1
+        return True
+
+    if spare:
+        site.transport.in_reserve["spare"] = free
+    site.find(0)
+    if not spare:
+        eventually(lambda: timers.live, "it waits")
+        free()
+        timers.fire()
+    eventually(lambda: site.transport.channels, "it has a session")
+    site.answer(10)
+    assert site.found[0] == Process(10, True, 10, BOOT)
+
+
 def test_census_over_a_connection_that_ends_is_answered() -> None:
     site = Site(1)
     site.transport.lose()
@@ -365,13 +546,6 @@ def test_census_over_a_connection_that_ends_is_answered() -> None:
 
 
 # Commands whose server does not signal them.
-
-
-@pytest.fixture
-def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
-    timers = Timers()
-    monkeypatch.setattr(background, "call_at", timers.call_at)
-    return timers
 
 
 class Run:

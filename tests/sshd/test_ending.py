@@ -1,0 +1,87 @@
+"""Commands that are given up are ended over there, however many, and however little room there is."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+from ssh_service import SshClientCache, remote, run
+from ssh_service.errors import SshCommandTimeout
+from ssh_service.pytest_plugin import Sshd
+from tests.common import PATIENCE, Outcome, eventually
+
+
+class Sleepers:
+    """Commands of a test's own, which sleep for a number of seconds that nobody else does."""
+
+    def __init__(self) -> None:
+        self.tag = f"49{os.getpid()}."
+
+    def script(self, number: int) -> str:
+        return f"exec sleep {self.tag}{number:05}"
+
+    def left(self) -> List[int]:
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[0] == b"sleep" and words[1].startswith(self.tag.encode()):
+                found.append(int(pid))
+        return found
+
+
+@pytest.fixture
+def sleepers() -> Iterator[Sleepers]:
+    """Give them; what is left of them does not outlive the test."""
+    sleepers = Sleepers()
+    yield sleepers
+    for pid in sleepers.left():
+        os.kill(pid, 9)
+
+
+def test_commands_that_time_out_among_many_others_are_all_ended(
+    sshd: Sshd, cache: SshClientCache, sleepers: Sleepers
+) -> None:
+    """As root their processes are found by a list, while others begin and end all the time."""
+    web: Dict[str, Any] = sshd.connect_params
+    rng = random.Random(7)
+    futures = []
+    for number in range(50):
+        timeout = rng.uniform(0.3, 1.3)
+        futures.append(remote.submit(cache, web, sleepers.script(number), timeout=timeout))
+        remote.submit(cache, web, f"sleep {rng.uniform(0, 0.1)}").add_done_callback(id)
+        time.sleep(0.02)
+    errors = [future.exception(PATIENCE) for future in futures]
+    assert {type(error) for error in errors} == {SshCommandTimeout}
+    eventually(lambda: not sleepers.left(), "they end, also those whose outcome did not wait")
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_commands_on_a_full_connection_in_hand_are_ended(
+    limit: int,
+    sshd_factory: Callable[..., Sshd],
+    cache: SshClientCache,
+    sleepers: Sleepers,
+) -> None:
+    """FINDINGS E3: what ends them needs a session, and theirs are all that there are."""
+    sshd = sshd_factory({"MaxSessions": limit})
+    with cache.lease(sshd.connect_params) as (transport, _):
+        assert run(sshd.connect_params, "echo spare", cache=cache, timeout=PATIENCE).stdout
+        for number in range(10):
+            with pytest.raises(SshCommandTimeout):
+                run(transport, sleepers.script(number), timeout=0.02 + 0.002 * number)
+        eventually(lambda: not sleepers.left(), "they end")
+        calls = [
+            Outcome(lambda: run(transport, sleepers.script(99), timeout=1.0)) for _ in range(limit)
+        ]
+        for call in calls:
+            assert isinstance(call.wait().error, SshCommandTimeout)
+        eventually(lambda: not sleepers.left(), "they end")
+        assert run(transport, "echo next", timeout=PATIENCE).stdout == "next\n"
