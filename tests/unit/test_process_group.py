@@ -504,6 +504,7 @@ def test_census_of_a_full_connection_is_made_over_another(timers: Timers) -> Non
     site.transport.sock = type("Sock", (), {"getsockname": lambda self: ("127.0.0.1", 5000)})()
     site.transport.max_sessions = 0
     site.find(0)
+    eventually(lambda: site.beside, "it is asked for elsewhere")
     ((text, reply),) = site.beside
     assert "127.0.0.1" in text and " 5000 " in text
     reply(listing((10, 1)))
