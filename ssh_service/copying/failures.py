@@ -26,6 +26,7 @@ __all__ = [
     "Refused",
     "changed_meanwhile",
     "copy_error",
+    "exchanged",
     "leads_back",
     "local_error",
     "not_a_file",
@@ -136,6 +137,15 @@ def not_a_file(path: bytes, mode: int, side: str) -> SshTransferError:
 def changed_meanwhile(path: bytes, side: str) -> SshTransferError:
     """Build the error for a file that did not stand still."""
     return transfer_error(errno.EIO, shown(path), "changed while it was being copied", side=side)
+
+
+def exchanged(path: bytes) -> SshTransferError:
+    """Build the error for what another user may have put in the place of what was looked at."""
+    text = (
+        "Permission denied: exchanged while it was being opened, in a folder that other users may"
+        " write to"
+    )
+    return transfer_error(errno.EACCES, shown(path), text, side="remote")
 
 
 def was_rewritten(size: int, time: int, size_now: int, time_now: int) -> bool:

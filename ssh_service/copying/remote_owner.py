@@ -241,16 +241,24 @@ class RemoteOwner:
         SshTransferError
             A permission error that names the path and the owner.
         """
+        folder = await self._folder_around(path, asked)
+        if may_use(found, folder, None):
+            return
+        identity = await self.identify(folder_of(path))
+        if not may_use(found, folder, identity.uid if identity.is_proven else None):
+            raise not_ours(shown(path), found, "remote")
+
+    async def is_in_shared_folder(self, path: bytes) -> bool:
+        """Return whether strangers may write to the folder in which something lies."""
+        return is_shared(await self._folder_around(path))
+
+    async def _folder_around(self, path: bytes, asked: Optional[Reply] = None) -> Attributes:
         where = folder_of(path)
         folder = self._folders.get(where)
         if folder is None:
             asked = asked or self._remote.ask_stat(where)
             folder = self._folders[where] = attributes_in(await asked, where)
-        if may_use(found, folder, None):
-            return
-        identity = await self.identify(where)
-        if not may_use(found, folder, identity.uid if identity.is_proven else None):
-            raise not_ours(shown(path), found, "remote")
+        return folder
 
     async def check_folder(self, path: bytes, is_named: bool = False) -> None:
         """

@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import stat
 from collections import deque
-from typing import Deque, List, NamedTuple, Optional
+from typing import Deque, List, NamedTuple, Optional, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.checksums import is_same, verify
-from ssh_service.copying.failures import Refused, not_a_file, shown
+from ssh_service.copying.failures import Refused, exchanged, not_a_file, shown
 from ssh_service.copying.job import Job
 from ssh_service.copying.leftovers import Claimed, Leftovers
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.paths import beside, folder_of, last_name
 from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_files import is_file, is_folder, is_link, succeed
+from ssh_service.copying.remote_files import attributes_in, is_file, is_folder, is_link, succeed
 from ssh_service.copying.remote_owner import MOST_LINKS, NEW_FILE, PRIVATE
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes
@@ -271,13 +271,31 @@ class FileUpload:
         is_device = place.existing is not None and not is_file(place.existing)
         if not is_device:
             await self._check_room(place)
-        handle = await self._remote.open(place.path, _OLD_FILE, PRIVATE)
-        unfinished = Claimed(place.path, handle, 0)
+        unfinished = Claimed(place.path, await self._open_existing(place), 0)
         keeps_its_mode = self._job.options.preserve is False
         attributes = Attributes() if keeps_its_mode else self._attributes_for(place)
         await self._fill(unfinished, attributes, is_device, is_ours=False)
         if not is_device:
             await verify(self._job, place.path, self._source.size, self._source)
+
+    async def _open_existing(self, place: _Place) -> bytes:
+        """Open what stands there, and empty it."""
+        remote, path, existing = self._remote, place.path, place.existing
+        if not await self._job.owner.is_in_shared_folder(path):
+            return await remote.open(path, _OLD_FILE, PRIVATE)
+        # A stranger may have put a link in its place meanwhile, which SFTP follows: so nothing is
+        # made, or lost, before it is seen what was opened.
+        handle = await remote.open(path, protocol.FOR_WRITING)
+        try:
+            found = attributes_in(await remote.ask_stat_open(handle), path)
+            if existing is None or _traits(found) != _traits(existing):
+                raise exchanged(path)
+            if is_file(found):
+                succeed(await remote.ask_set_open(handle, Attributes(size=0)), path)
+        except BaseException:
+            remote.ask_close(handle)
+            raise
+        return handle
 
     async def _check_room(self, place: _Place) -> None:
         """Refuse to begin where the disk is too small: the old content would be lost for that."""
@@ -380,6 +398,12 @@ class FileUpload:
             return size
 
         await move_parts(self._job.flow, source.parts(start, most, holes), ask, take)
+
+
+def _traits(file: Attributes) -> Tuple[Optional[int], ...]:
+    """Give what does not change while a file is only looked at."""
+    written = (file.size, file.mtime) if is_file(file) else ()
+    return (file.uid, file.gid, file.mode, *written)
 
 
 def _mode(existing: Attributes) -> Optional[int]:

@@ -17,8 +17,9 @@ import pytest
 from ssh_service.copying import temporary
 from ssh_service.copying.local import target_file, target_folder
 from ssh_service.copying.ownership import is_guarded, is_our_file, is_shared, may_use
+from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.sftp import decode, encode
-from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.copying.sftp.protocol import POSIX_RENAME, Attributes
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import require_part
 from tests.unit.sftp_harness import Shell, check, download, real_session, upload
@@ -596,6 +597,55 @@ def test_update_does_not_take_a_strangers_file_for_ours(
         source = tmp_path / "source" / "uploads" / "file0"
         with pytest.raises(PermissionError, match=f"a file of uid {STRANGER}"):
             copy(session, source, shared / "file0", update=True)
+
+
+def write_in_place(session: SftpSession) -> None:
+    """Have files that are there written into, as on servers that cannot rename over them."""
+    del session.extensions[POSIX_RENAME]
+    session.facts["rename replaces"] = False
+
+
+def test_a_link_in_place_of_a_file_that_is_written_into_is_not_followed(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N2: nothing is made or lost behind a link that takes our file's place after the look."""
+    write_in_place(session)
+    folder, source, victim = tmp_path / "folder", tmp_path / "source", tmp_path / "victim"
+    folder.mkdir()
+    folder.chmod(0o777)
+    for path, content in ((source, b"new"), (victim, b"victim"), (folder / "target", b"old")):
+        path.write_bytes(content)
+    original = RemoteFiles.open
+
+    async def swap(self: RemoteFiles, path: bytes, *rest: Any) -> bytes:
+        if path == os.fsencode(folder / "target"):
+            os.unlink(path)
+            os.symlink(victim, path)
+        return await original(self, path, *rest)
+
+    monkeypatch.setattr(RemoteFiles, "open", swap)
+    with pytest.raises(PermissionError, match="exchanged while it was being opened") as caught:
+        upload(session, source, folder / "target")
+    check(caught.value, errno.EACCES, folder / "target")
+    assert victim.read_bytes() == b"victim"
+    (folder / "target").unlink()
+    (folder / "target").write_bytes(b"old")
+    victim.unlink()
+    with pytest.raises(FileNotFoundError):
+        upload(session, source, folder / "target")
+    assert not victim.exists()
+
+
+def test_our_file_in_a_shared_folder_is_written_into_where_it_must_be(
+    session: SftpSession, shared: Path, tmp_path: Path
+) -> None:
+    write_in_place(session)
+    (tmp_path / "source").write_bytes(b"new")
+    (shared / "target").write_bytes(b"old content")
+    inode = (shared / "target").stat().st_ino
+    upload(session, tmp_path / "source", shared / "target")
+    assert (shared / "target").read_bytes() == b"new"
+    assert (shared / "target").stat().st_ino == inode
 
 
 @pytest.mark.parametrize("count", [1, 100])
