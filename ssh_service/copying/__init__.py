@@ -20,6 +20,7 @@ remote_files, remote_process  what a server is asked: about its files; to run in
 remote_owner                  who we are on a server, and what there is ours
 progress, job                 what all parts of one copy share
 parts, checksums              many parts of a large file at once; whether two files are the same
+removal                       a tree on the server that no copy will finish, removed
 leftovers, begun_tree         what dead copies left on the server: removed, or gone on with
 upload_file, download_file    one file, by SFTP
 upload_link                   a symbolic link, as such

@@ -13,12 +13,13 @@ from ssh_service.copying.paths import join
 from ssh_service.copying.pipeline import Task
 from ssh_service.copying.remote_files import attributes_in, is_folder, names_in
 from ssh_service.copying.remote_owner import Identity
+from ssh_service.copying.removal import remove_tree
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Name
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Budget, Signal
 
-__all__ = ["Leftovers", "remove_tree"]
+__all__ = ["Claimed", "Leftovers"]
 
 # Entries of one folder that are looked at: a folder may be huge, and this must cost little.
 _MOST_ENTRIES = 50_000
@@ -26,8 +27,6 @@ _MOST_FOLDERS = 10_000
 # Folders that are swept at once, and parts of each that are asked for at once.
 _SWEEPS_AT_ONCE = 4
 _READ_AHEAD = 8
-# How deep an unfinished tree is removed.
-_MOST_LEVELS = 128
 
 
 class _Listing:
@@ -244,57 +243,3 @@ class Leftovers:
 def _age(entry: Name, identity: Identity) -> float:
     mtime = entry.attributes.mtime
     return 0 if mtime is None else identity.now - mtime
-
-
-async def remove_tree(job: Job, folder: bytes, levels: int = 0) -> None:
-    """
-    Remove a folder of ours that an upload has not finished, and all in it.
-
-    It stays if it is not ours, or if others may enter it and could exchange what is in there.
-
-    Parameters
-    ----------
-    job : Job
-        The copy.
-    folder : bytes
-        Its real path, in a folder that no stranger can change.
-    levels : int
-        How many folders of the tree it lies in.
-    """
-    remote = job.remote
-    try:
-        # Never through a link.  Strangers cannot reach what lies in a private folder of ours.
-        found = await remote.lstat(folder)
-        if not (is_folder(found) if levels else job.owner.is_our_private_folder(found)):
-            return
-        removing = []
-        for entry in await _entries(job, folder):
-            path = join(folder, entry.filename)
-            if is_folder(entry.attributes):
-                if levels < _MOST_LEVELS:
-                    await remove_tree(job, path, levels + 1)
-            else:
-                removing.append(remote.ask_remove(path))
-        for reply in removing:
-            await reply
-        await remote.remove_folder(folder)
-    except Refused:
-        pass  # it is not there, or not ours to remove
-
-
-async def _entries(job: Job, folder: bytes) -> List[Name]:
-    handle = await job.remote.open_folder(folder)
-    found: List[Name] = []
-    try:
-        while len(found) < _MOST_ENTRIES:
-            entries = names_in(await job.remote.ask_read_folder(handle), folder)
-            if not entries:
-                break
-            found += filter(_is_inside, entries)
-    finally:
-        job.remote.ask_close(handle)
-    return found
-
-
-def _is_inside(entry: Name) -> bool:
-    return entry.filename not in (b".", b"..") and b"/" not in entry.filename

@@ -17,13 +17,13 @@ from typing import Deque, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, shown
 from ssh_service.copying.job import MANY_FILES, Job
-from ssh_service.copying.leftovers import remove_tree
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.ownership import is_shared
 from ssh_service.copying.paths import folder_of, join, last_name
 from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import attributes_in, is_folder, succeed
+from ssh_service.copying.removal import remove_tree
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
