@@ -7,7 +7,12 @@ from typing import NamedTuple
 from ssh_service.copying.checksums import digest_by_shell, is_same, verify
 from ssh_service.copying.failures import Refused, changed_meanwhile, shown, was_rewritten
 from ssh_service.copying.job import Job
-from ssh_service.copying.local.target_file import TargetFile, digest_at, find_file
+from ssh_service.copying.local.target_file import (
+    TargetFile,
+    digest_at,
+    drop_left,
+    find_file,
+)
 from ssh_service.copying.local.target_folder import Names, TargetFolder
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.pipeline import STOPPED
@@ -66,6 +71,8 @@ class FileDownload:
         """Copy it."""
         if self._job.passes_over and await self._is_there():
             self._job.progress.advance(self._size)
+            if self._job.options.resume:
+                drop_left(self._folder, self._name)
             return
         if self._size >= self._remote.read_size or not await self._copy_small():
             await self._copy_large()

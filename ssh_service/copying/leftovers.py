@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Deque, Dict, List, NamedTuple, Optional
+from typing import Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, shown
@@ -162,28 +162,58 @@ class Leftovers:
             The file, open; None if there is none that is certainly ours.
         """
         try:
-            left = [
-                entry
-                for entry in (await self._list(folder)).found
-                if temporary.names.is_left_of(entry.filename, last, math.inf)
-            ]
+            left = await self._left_of(folder, last)
             return await self._claim(folder, last, name, left, most) if left else None
         except Refused:
             return None  # somebody else was faster
 
-    async def _claim(
-        self, folder: bytes, last: bytes, name: bytes, left: List[Name], most: int
-    ) -> Optional[Claimed]:
-        remote, owner = self._job.remote, self._owner
+    async def drop(self, folder: bytes, last: bytes) -> None:
+        """
+        Remove what earlier copies left of a file that is there as a whole.
+
+        Parameters
+        ----------
+        folder : bytes
+            Where to look.
+        last : bytes
+            The name of the file.
+        """
+        try:
+            left = await self._left_of(folder, last)
+            real, ours = await self._ours(folder, last, left) if left else (None, [])
+            if real is not None:
+                for reply in [self._job.remote.ask_remove(join(real, e.filename)) for e in ours]:
+                    await reply
+        except Refused:
+            pass  # the next copy looks again
+
+    async def _left_of(self, folder: bytes, last: bytes) -> List[Name]:
+        return [
+            entry
+            for entry in (await self._list(folder)).found
+            if temporary.names.is_left_of(entry.filename, last, math.inf)
+        ]
+
+    async def _ours(
+        self, folder: bytes, last: bytes, left: List[Name]
+    ) -> Tuple[Optional[bytes], List[Name]]:
+        """Return the real path of a folder that no stranger can change, and what is ours there."""
+        owner = self._owner
         identity = await owner.identify(folder)
         real = await owner.guarded_path(folder)
-        ours = [
+        return real, [
             entry
             for entry in left
             if real is not None
             and owner.is_ours(entry.attributes, entry.links)
             and temporary.names.is_left_of(entry.filename, last, _age(entry, identity))
         ]
+
+    async def _claim(
+        self, folder: bytes, last: bytes, name: bytes, left: List[Name], most: int
+    ) -> Optional[Claimed]:
+        remote, owner = self._job.remote, self._owner
+        real, ours = await self._ours(folder, last, left)
         if real is None or not ours:
             self._job.warn_once(
                 "not resumed",

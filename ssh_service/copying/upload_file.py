@@ -78,6 +78,8 @@ class FileUpload:
         place = _Place(target, None, False, True) if is_new else await self._find_place(target)
         if self._job.passes_over and await self._is_there(place):
             self._job.progress.advance(self._source.size)
+            if self._may_resume:
+                await self._leftovers.drop(folder_of(place.path), last_name(place.path))
             return
         if place.in_place:
             await self._write_into(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -70,6 +71,19 @@ def test_an_upload_goes_on_where_it_was_interrupted(
     upload(session, source, target, resume=True)
     assert session.sent - before < SIZE // 2
     assert target.read_bytes() == source.read_bytes()
+    assert not litter(target.parent)
+
+
+@BOTH
+def test_what_was_left_of_a_file_that_is_passed_over_is_removed(
+    copy: Copy, session: SftpSession, source: Path, target: Path, interrupt: Interrupt
+) -> None:
+    """E5: ``update`` finds the file, complete by other means, and ``resume`` nothing to do."""
+    interrupt(copy)
+    shutil.copy2(source, target)
+    inode = target.stat().st_ino
+    copy(session, source, target, resume=True, update=True)
+    assert target.stat().st_ino == inode
     assert not litter(target.parent)
 
 

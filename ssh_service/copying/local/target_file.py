@@ -7,7 +7,7 @@ import math
 import os
 import stat
 import time
-from typing import Callable, Optional
+from typing import Callable, Iterator, Optional, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import local_error, not_a_file
@@ -29,7 +29,7 @@ from ssh_service.copying.ownership import described, is_our_file, may_use
 from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
 
-__all__ = ["TargetFile", "digest_at", "find_file"]
+__all__ = ["TargetFile", "digest_at", "drop_left", "find_file"]
 
 _NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _LEFT_FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -153,19 +153,13 @@ class TargetFile(Unfinished):
 
     def _claim_leftover(self, name: bytes) -> bool:
         """Take over what an earlier copy to the same target left, by renaming it."""
-        fd, now, uid = self._folder.fd, time.time(), os.geteuid()
+        fd, uid = self._folder.fd, os.geteuid()
         found = []
-        for other in self._folder.names_left():
-            if not temporary.names.is_left_of(other, self._name, math.inf):
-                continue
-            try:
-                status = os.stat(other, dir_fd=fd, follow_symlinks=False)
-            except FileNotFoundError:
-                continue  # somebody else was faster
-            if not is_our_file(described(status), uid, status.st_nlink):
-                self.left_to_strangers = True
-            elif temporary.names.is_left_of(other, self._name, now - status.st_mtime):
+        for other, status in _left_of(self._folder, self._name):
+            if is_our_file(described(status), uid, status.st_nlink):
                 found.append((status.st_size, other))
+            else:
+                self.left_to_strangers = True
         for _, other in sorted(found, reverse=True):
             left = Descriptor()
             try:
@@ -348,6 +342,29 @@ class TargetFile(Unfinished):
         except OSError:
             pass  # it was never made; or it is litter now, and the next run removes it
         self._release_name()
+
+
+def _left_of(folder: TargetFolder, name: bytes) -> Iterator[Tuple[bytes, os.stat_result]]:
+    """Give what dead copies to a file seem to have left in its folder, whoever owns it."""
+    for other in folder.names_left():
+        if not temporary.names.is_left_of(other, name, math.inf):
+            continue
+        try:
+            status = os.stat(other, dir_fd=folder.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # somebody else was faster
+        if temporary.names.is_left_of(other, name, time.time() - status.st_mtime):
+            yield other, status
+
+
+def drop_left(folder: TargetFolder, name: bytes) -> None:
+    """Remove what earlier copies left of a file that is there as a whole."""
+    for other, status in _left_of(folder, name):
+        try:
+            if is_our_file(described(status), os.geteuid(), status.st_nlink):
+                os.unlink(other, dir_fd=folder.fd)
+        except OSError:
+            pass  # somebody else was faster, or may and we may not
 
 
 def find_file(folder: TargetFolder, name: bytes) -> Optional[os.stat_result]:
