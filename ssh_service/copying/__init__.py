@@ -22,6 +22,7 @@ progress, job                 what all parts of one copy share
 parts, checksums              many parts of a large file at once; whether two files are the same
 removal                       a tree on the server that no copy will finish, removed
 leftovers, begun_tree         what dead copies left on the server: removed, or gone on with
+own_target                    whether a tree is copied into itself
 upload_file, download_file    one file, by SFTP
 upload_link                   a symbolic link, as such
 tar                           a format for many small files

@@ -12,7 +12,14 @@ from typing import Any, Deque, List, NamedTuple, Optional, Set, Tuple
 from ssh_service.copying import temporary
 from ssh_service.copying.download_file import FileDownload, Wanted, seems_there
 from ssh_service.copying.download_stream import FileStream
-from ssh_service.copying.failures import Refused, leads_back, local_error, not_a_file, shown
+from ssh_service.copying.failures import (
+    Refused,
+    into_itself,
+    leads_back,
+    local_error,
+    not_a_file,
+    shown,
+)
 from ssh_service.copying.job import MANY_FILES, Job
 from ssh_service.copying.local.begun_tree import LocalBegunTree
 from ssh_service.copying.local.target_folder import (
@@ -230,6 +237,7 @@ class Download:
     def _finish_folders(self) -> None:
         if self._tree is None:
             return
+        self._tree.remove_mark()
         if self._mark is not None:
             self._mark.end(self._tree.root)
         for done in reversed(self._finished_folders):
@@ -313,6 +321,8 @@ class Download:
                 if entry.filename in (b".", b".."):
                     continue
                 if temporary.parse(entry.filename) is not None:
+                    if self._tree is not None and entry.filename == self._tree.mark:
+                        await self._end(into_itself(folder_path, "remote"))
                     continue  # another copy is writing it, or has left it
                 if leads_to is not None and keeps_links:
                     make_link(target, entry.filename, link_in(await leads_to, path))
@@ -341,9 +351,12 @@ class Download:
                 raise error
             self._job.entry_failed(error)
         except OSError as final:
-            if self._small is not None:
-                await self._small.flush()
-            self._pipeline.fail(final)
+            await self._end(final)
+
+    async def _end(self, error: Exception) -> None:
+        if self._small is not None:
+            await self._small.flush()
+        self._pipeline.fail(error)
 
     async def _look_at(
         self, folder: _Folder, entry: Name, path: bytes, leads_to: Optional[Reply]

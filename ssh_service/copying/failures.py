@@ -27,6 +27,7 @@ __all__ = [
     "changed_meanwhile",
     "copy_error",
     "exchanged",
+    "into_itself",
     "leads_back",
     "local_error",
     "not_a_file",
@@ -137,6 +138,12 @@ def not_a_file(path: bytes, mode: int, side: str) -> SshTransferError:
 def changed_meanwhile(path: bytes, side: str) -> SshTransferError:
     """Build the error for a file that did not stand still."""
     return transfer_error(errno.EIO, shown(path), "changed while it was being copied", side=side)
+
+
+def into_itself(path: bytes, side: str) -> SshTransferError:
+    """Build the error for a folder in the source that turns out to be the target."""
+    text = "a folder cannot be copied into itself: this is where the copy goes"
+    return transfer_error(errno.EINVAL, shown(path), text, side=side)
 
 
 def exchanged(path: bytes) -> SshTransferError:

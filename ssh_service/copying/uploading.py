@@ -17,7 +17,9 @@ from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.local.walk import walk
+from ssh_service.copying.own_target import OwnTarget
 from ssh_service.copying.paths import folder_of, join, last_name
+from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import is_folder, succeed
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
@@ -73,6 +75,7 @@ class Upload:
         self._pipeline = job.pipeline
         self._leftovers = Leftovers(job)
         self._mark: Optional[BegunTree] = None  # with resume
+        self._own: Optional[OwnTarget] = None
         # Folders' own attributes, innermost first: set last, as each new entry changes the times
         # of its folder, and a folder's mode may forbid us to write into it.
         self._made_writable: Dict[bytes, int] = {}  # to the mode it had
@@ -107,8 +110,13 @@ class Upload:
             raise not_a_file(source, status.st_mode, "local")
         try:
             await self._run(source, status, target)
-        except Refused as refused:
-            raise await self._remote.explain(refused) from refused
+        except STOPPED as stopped:
+            self._pipeline.note(stopped)
+            if self._own is not None:
+                await self._own.end()
+            if isinstance(stopped, Refused):
+                raise await self._remote.explain(stopped) from stopped
+            raise
         finally:
             self._leftovers.stop()
 
@@ -154,6 +162,8 @@ class Upload:
         self._job.log_resumed(target)
         if self._mark is not None:
             await self._mark.end()
+        if self._own is not None:
+            await self._own.end()
         await self._finish_folders()
         self._job.check_complete(source, "local")
 
@@ -210,6 +220,8 @@ class Upload:
             await (self._mark.begin(target) if folder.is_new else self._mark.find(target))
         folders = [folder]
         job = self._job
+        own = self._own = OwnTarget(job, source, target)
+        job.closing.callback(own.release)
         try:
             for entry in walk(source, status, job.source_tree, job.entry_failed):
                 path = join(folders[-1].path, entry.name)
@@ -221,6 +233,7 @@ class Upload:
                     path = folders.pop().path
                     self._finished_folders.append((path, attributes_of(entry.status)))
                 else:
+                    await own.check(entry.path, entry.status)
                     folders.append(await self._start_folder(path, entry.status, folders[-1]))
         except OSError as error:
             self._pipeline.fail(error)

@@ -21,6 +21,7 @@ from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_stream, uploading
 from ssh_service.copying.progress import Progress
 from ssh_service.copying.sftp.session import SftpSession
+from ssh_service.errors import SshTransferError
 from tests.common import PATIENCE
 from tests.unit.sftp_harness import Shell, check, download, upload
 from tests.unit.trees import describe, litter, make_tree, many_files
@@ -411,3 +412,43 @@ def test_the_same_tree_copied_at_once_is_one_tree(
     assert describe(target) == describe(source)
     copy(session, source, target)  # later, it goes into what is there
     assert (target / "source").is_dir()
+
+
+@pytest.mark.parametrize("one", [upload, download])
+@pytest.mark.parametrize("place", ["new", "old", "old/new", "old/older"])
+@pytest.mark.parametrize("contents", [False, True])
+@pytest.mark.parametrize("on_error", ["stop", "continue"])
+def test_a_folder_copied_into_itself_is_an_error(
+    one: Any, session: SftpSession, tmp_path: Path, place: str, contents: bool, on_error: str
+) -> None:
+    """E7: the server may be this machine; so it was copied until its paths were too long."""
+    source = tmp_path / "source"
+    (source / "old" / "older").mkdir(parents=True)
+    (source / "file").write_bytes(b"x")
+    with pytest.raises(SshTransferError, match="cannot be copied into itself") as caught:
+        one(session, source, source / place, contents=contents, on_error=on_error)
+    assert caught.value.errno == errno.EINVAL
+    assert max(len(path.parts) for path in tmp_path.rglob("*")) < len(tmp_path.parts) + 12
+    assert not litter(tmp_path)
+
+
+@pytest.mark.parametrize("one", [upload, download])
+def test_a_tree_that_has_just_changed_is_copied_and_leaves_no_mark(
+    one: Any, session: SftpSession, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source")
+    before = (tmp_path / "source").stat().st_mtime_ns
+    one(session, source, tmp_path / "target")
+    assert not litter(tmp_path)
+    assert (tmp_path / "source").stat().st_mtime_ns == before
+    assert int((tmp_path / "target").stat().st_mtime) == before // 10**9
+
+
+def test_a_folder_streamed_into_itself_is_copied_once(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_stream, "MANY_FILES", 1)
+    source, shell = many_files(tmp_path / "source", 10), Shell(tmp_path)
+    upload(session, source, source / "copy", shell=shell)
+    shell.wait()
+    assert len(list(source.rglob("*"))) == 2 * (len(list(source.iterdir())) - 1) + 1

@@ -8,6 +8,7 @@ followed where they stay inside it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -39,6 +40,7 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
 # For a folder that may be written to, but not be listed.
 _PATH_FLAG = getattr(os, "O_PATH", 0)
 _MOST_LINKS = 40
+_MARK_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 # The names that lead from a tree's root to one of its folders.
 Names = Tuple[bytes, ...]
@@ -241,6 +243,11 @@ class TargetTree:
         server has; else one that stays inside the tree is followed, and only others give way.
     is_named : bool
         Whether the local user has named it as a folder, whoever made it.
+
+    Attributes
+    ----------
+    mark : bytes
+        The name of a file that is in its root as long as new folders are made in the tree.
     """
 
     def __init__(
@@ -248,6 +255,8 @@ class TargetTree:
     ) -> None:
         self._keeps_links = keeps_links
         self._open: Set[TargetFolder] = set()
+        self.mark = temporary.names.new(b"")
+        self._mark = Descriptor()
         self._made_writable: Dict[Names, int] = {}  # to the mode it had
         try:
             real = follow_links(path)
@@ -258,10 +267,27 @@ class TargetTree:
             descriptor = open_folder(real, flags=os.O_NOFOLLOW)
             real = os.path.realpath(real)
             self._root = TargetFolder(descriptor, path, is_new, real, self._open, keeps_links)
-            if not is_new:
+            if is_new:
+                self._set_mark()
+            else:
                 self._make_writable((), self._root)
         except OSError as error:
+            self.close()
             raise local_error(error, path) from error
+
+    def _set_mark(self) -> None:
+        """Mark the root, before any folder is made in it: whoever lists that one has come back."""
+        if self._mark.fd < 0:
+            with contextlib.suppress(OSError):  # no files, so no folders either
+                self._mark.open(self.mark, _MARK_FLAGS, dir_fd=self._root.fd)
+
+    def remove_mark(self) -> None:
+        """Remove the mark; may be called more than once."""
+        if self._mark.fd >= 0:
+            with contextlib.suppress(OSError):  # somebody else has removed it
+                os.unlink(self.mark, dir_fd=self._root.fd)
+            self._mark.close()
+        temporary.names.release(self.mark)
 
     def _make_writable(self, names: Names, folder: TargetFolder) -> None:
         """Let files be created in a folder of ours that was there, until all is in it."""
@@ -310,6 +336,7 @@ class TargetTree:
 
     def close(self) -> None:
         """Close all of its folders: a task that never took a step has released none."""
+        self.remove_mark()
         for folder in list(self._open):
             folder.close()
 
@@ -335,6 +362,8 @@ class TargetTree:
         parent = self.open_folder(names[:-1])
         try:
             self._remove_link(names, parent)
+            if not _is_there(names[-1], parent.fd):
+                self._set_mark()
             is_new, around = _make(names[-1], mode, parent.fd), parent.attributes
         except OSError as error:
             raise local_error(error, self._path(names)) from error
@@ -444,6 +473,14 @@ def _make(path: bytes, mode: int, fd: Optional[int]) -> bool:
         if not stat.S_ISDIR(os.stat(path, dir_fd=fd).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         return False
+
+
+def _is_there(name: bytes, fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _is_link(name: bytes, fd: int) -> bool:
