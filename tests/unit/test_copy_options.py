@@ -39,6 +39,7 @@ from tests.unit.sftp_harness import (
     download,
     frame,
     status,
+    string,
     upload,
 )
 from tests.unit.test_copy_hostile import FOLDER, LINK, Liar, name_entry
@@ -279,6 +280,8 @@ def test_modes_that_are_refused_are_told_once(
             return status(request_id, protocol.PERMISSION_DENIED)
         if kind in (protocol.STAT, protocol.LSTAT, protocol.OPENDIR, protocol.REALPATH):
             return status(request_id, protocol.NO_SUCH_FILE)
+        if kind == protocol.OPEN:
+            return frame(protocol.HANDLE, request_id, string(b"handle"))
         return status(request_id, protocol.OK)
 
     with MadeUpServer(answer).ready() as session:
