@@ -1,4 +1,4 @@
-"""Whether the local tree that goes up holds the folder it goes to: the server may be this machine."""
+"""Whether a tree is copied into itself, as far as its upload can see: servers may be local."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Optional
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, into_itself
 from ssh_service.copying.job import Job
-from ssh_service.copying.paths import folder_of, join
+from ssh_service.copying.paths import folder_of, is_within, join
 from ssh_service.copying.remote_owner import NEW_FILE, PRIVATE
 
 __all__ = ["OwnTarget"]
@@ -37,11 +37,12 @@ class OwnTarget:
 
     def __init__(self, job: Job, source: bytes, target: bytes) -> None:
         self._job = job
-        self._source = source
+        self._source = source.rstrip(b"/") or b"/"
         self._target = target
         self._since = time.time() - _INACCURACY
         self._name: Optional[bytes] = None
         self._is_made = False
+        self._clear = b""  # a folder that is not in the target, nor is any around it
 
     async def check(self, path: bytes, status: os.stat_result) -> None:
         """
@@ -58,12 +59,16 @@ class OwnTarget:
             return
         if self._name is None:
             await self._make_file()
-        while self._is_made and self._name is not None and len(path) >= len(self._source):
-            if os.path.lexists(join(path, self._name)):
-                raise into_itself(path, "local")
-            if not path.strip(b"/"):
+        if self._name is None or not self._is_made:
+            return
+        around = path
+        while not is_within(self._clear, around):
+            if os.path.lexists(join(around, self._name)):
+                raise into_itself(around, "local")
+            if len(around) <= len(self._source):
                 break
-            path = folder_of(path)
+            around = folder_of(around)
+        self._clear = path
 
     async def _make_file(self) -> None:
         self._name = temporary.names.new(b"")

@@ -432,6 +432,18 @@ def test_a_folder_copied_into_itself_is_an_error(
     assert not litter(tmp_path)
 
 
+@pytest.mark.parametrize("source", ["x", "x/", ".", "./", "source/x"])
+def test_a_tree_named_by_a_relative_path_is_uploaded(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    make_tree(tmp_path / "x")
+    (tmp_path / "source").symlink_to(".")
+    monkeypatch.chdir(tmp_path / "x" if source in (".", "./") else tmp_path)
+    for links in ("follow", "keep"):
+        upload(session, source, tmp_path / links, links=links)
+        assert describe(tmp_path / links) == describe(tmp_path / "x")
+
+
 @pytest.mark.parametrize("one", [upload, download])
 def test_a_tree_that_has_just_changed_is_copied_and_leaves_no_mark(
     one: Any, session: SftpSession, tmp_path: Path
