@@ -162,7 +162,7 @@ _CONNECTION: List[_Decorator] = [
         "--config",
         metavar="FILE",
         type=click.Path(),
-        help="An ssh_config file to read instead of ~/.ssh/config; 'none': read no such file.",
+        help="An ssh_config file to read instead of the usual ones; 'none' reads no file.",
     ),
 ]
 
