@@ -100,7 +100,7 @@ def text(name: str, value: Any) -> str:
     """
     # Not only C0: C1 and bidirectional characters rewrite the line they are shown in, too.
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise wrong(name, value, "a text that is not empty, without control characters")
+        raise wrong(name, value, "a non-empty text without control characters")
     return value
 
 

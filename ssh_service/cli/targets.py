@@ -150,9 +150,9 @@ def connect_parameters(
             raise click.UsageError(f"--key {key}: no such file")
     if keys:
         found["client_keys"] = [expand_home(key) for key in keys]
-    if user:
+    if user is not None:
         found["username"] = user
-    if port:
+    if port is not None:
         found["port"] = port
     if config == "none":
         found["config"] = None
