@@ -76,8 +76,8 @@ class _Clock:
     """
     Makes calls when they are due, on one thread.
 
-    `call_at` takes no lock: an exception of a signal's handler could leave one taken (fault G23),
-    and with it all the process's time-outs.
+    `call_at` takes no lock, which a signal handler could leave taken, and with it all the
+    process's time-outs: see docs/paramiko_repairs.md#torn-calls.
     """
 
     def __init__(self) -> None:

@@ -123,9 +123,8 @@ class CommandFuture(Future):  # type: ignore[type-arg]
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread.  None of those here takes a lock:
-    an exception of a signal's handler could leave it taken (fault G23), and the reader thread,
-    which tells the outcome, would wait for ever.
+    Thread safety.  Every method may be called from any thread.  None takes a lock, which an
+    exception of a signal handler could leave taken: docs/paramiko_repairs.md#torn-calls.
     """
 
     def __init__(self, command: Fate) -> None:

@@ -3,7 +3,7 @@ A result that many threads wait for, and that no thread can take hold of.
 
 `concurrent.futures.Future` has a lock.  An exception of a signal's handler (Ctrl-C) can tear a
 thread out of one of its methods with that lock taken; whoever is to set the result then waits for
-ever, and with it everybody else (fault G23).
+ever, and with it everybody else: docs/paramiko_repairs.md#torn-calls.
 """
 
 from __future__ import annotations

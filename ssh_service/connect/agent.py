@@ -1,8 +1,7 @@
 """
 The keys of an SSH agent: a small client of its protocol.
 
-paramiko's own agent client reads its socket's path from the environment only, waits for an answer
-without end, and loses the whole connection when one key cannot sign.
+Why not paramiko's: see docs/paramiko_repairs.md#agent-keys.
 """
 
 from __future__ import annotations

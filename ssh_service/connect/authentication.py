@@ -219,7 +219,7 @@ class _Conversation:
         return self._try(_Attempt("none", run)) == "done"
 
     def _await(self, event: threading.Event) -> Optional[Sequence[str]]:
-        """Wait for the server's answer by the monotonic clock; paramiko's own wait is not."""
+        """Wait for the server's answer; not by docs/paramiko_repairs.md#wall-clock."""
         answered = event.wait(max(0.0, self._deadline - time.monotonic()))
         if answered and self._transport.is_authenticated():
             return None

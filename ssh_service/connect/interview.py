@@ -28,7 +28,7 @@ class Interview:
     """
     Keyboard-interactive: the server's questions, answered on the dialling thread.
 
-    paramiko asks on the reader thread, where no code of a user may run.
+    Why not by paramiko: see docs/paramiko_repairs.md#keyboard-interactive-handlers.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 Private keys, public keys and certificates in files.
 
 Whatever is wrong with one is a single error that names the file and the reason, the same on every
-paramiko: its own loaders raise half a dozen types, some of which name neither.
+paramiko: see docs/paramiko_repairs.md#key-file-errors.
 """
 
 from __future__ import annotations

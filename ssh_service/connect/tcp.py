@@ -127,7 +127,7 @@ def _await_one(
             failures.append((_spell(entry.data), OSError(code, os.strerror(code))))
             continue
         sock.setblocking(True)
-        # Without it every small packet of an exec waits 40 ms for an acknowledgement.
+        # paramiko does not set it: see docs/paramiko_repairs.md#nagles-delay
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return sock

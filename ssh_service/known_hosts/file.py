@@ -1,8 +1,7 @@
 """
 known_hosts files: reading them, and finding the lines that speak of a host.
 
-The parser is our own because paramiko's refuses a whole file over one line it does not know
-(``@revoked``, ``@cert-authority``), and matches neither wildcards nor negation.
+Why not paramiko's parser: see docs/paramiko_repairs.md#known-hosts-lines.
 """
 
 from __future__ import annotations

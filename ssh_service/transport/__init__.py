@@ -1,8 +1,8 @@
 """
 paramiko, repaired: a connection and its channels that threads can share.
 
-This package is the one place where paramiko's private parts are touched.  Each touch says which
-fault it repairs.
+This package is the one place where paramiko's private parts are touched; docs/paramiko_repairs.md
+says why.
 """
 
 from ssh_service.transport.channel import SshChannel

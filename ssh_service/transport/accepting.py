@@ -54,7 +54,7 @@ class Forwards:
     """
     The ports that a server listens on for the users of one connection.
 
-    paramiko keeps one handler, so that the connections of one user reach the handler of another.
+    paramiko keeps one handler for all: see docs/paramiko_repairs.md#forward-handlers.
 
     Notes
     -----
@@ -249,8 +249,8 @@ class Accepting(Opening):
     def _queue(self, channel: SshChannel, *origin: Any) -> None:
         self._accepted.put(channel)
 
-    # The server's side, on the reader thread.  paramiko answers inside a key exchange (fault G34)
-    # and calls the handlers here, where they would stop everything else.
+    # The server's side, on the reader thread, where paramiko calls the handlers, too; it answers
+    # inside a key exchange: see docs/paramiko_repairs.md#reply-during-a-rekey
 
     def _parse_channel_open(self, m: Message) -> None:
         kind, number, window, packet = m.get_text(), m.get_int(), m.get_int(), m.get_int()

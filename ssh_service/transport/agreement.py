@@ -48,8 +48,7 @@ def check_host_key(agreed: str, host_key: bytes, signature: bytes) -> None:
     """
     Check that a host key and its signature are of the kind that was agreed on.
 
-    paramiko takes whatever RSA signature it knows, such as one of SHA-1 that was never offered
-    (CVE-2026-44405), and any curve of ECDSA.
+    paramiko accepts others: see docs/paramiko_repairs.md#host-key-signature.
 
     Parameters
     ----------

@@ -31,12 +31,12 @@ class BlockingChannel(PostingChannel):
 
     error: Optional[SshServiceError]  # why it ended, if not in good order
 
-    # paramiko takes the lock before its `try`: an exception of a signal's handler between the two
-    # leaves it taken for ever, and the reader with it (fault G23).  `with` has no such gap.
+    # paramiko takes the lock before its `try`; `with` has no such gap: see
+    # docs/paramiko_repairs.md#torn-calls
 
     def _send(self, s: Union[str, Buffer], m: Message) -> int:
-        # Text is counted in characters, as by paramiko, but the window in bytes: paramiko's sends
-        # more than the window admits where the two differ.
+        # Text is counted in characters, as by paramiko, but the window in bytes: see
+        # docs/paramiko_repairs.md#text-and-the-window
         data = _encoded(s)
         with self.lock:
             if self.closed:
@@ -91,7 +91,7 @@ class BlockingChannel(PostingChannel):
                 self._transmit(m, wait=True)
 
     def _wait_for_send_window(self, size: int, least: int = 1) -> int:
-        # Ours, as paramiko's goes by the wall clock, which may jump.  The caller holds `lock`.
+        # Ours, because of docs/paramiko_repairs.md#wall-clock.  The caller holds `lock`.
         if not self.out_buffer_cv.wait_for(
             lambda: self.closed or self.eof_sent or self.out_window_size >= least, self.timeout
         ):
@@ -125,9 +125,8 @@ class BlockingChannel(PostingChannel):
         self._send_all(s, self.send_stderr)
 
     def _send_all(self, s: Union[str, Buffer], send: Callable[[bytes], int]) -> None:
-        view = memoryview(s.encode("utf-8") if isinstance(s, str) else s).cast(
-            "B"
-        )  # slices of a view copy nothing (fault F4)
+        # Slices of a view copy nothing: see docs/paramiko_repairs.md#quadratic-copies
+        view = memoryview(s.encode("utf-8") if isinstance(s, str) else s).cast("B")
         while view:
             sent = send(bytes(view[:_PIECE]))
             if not sent:  # where our EOF has been sent, paramiko tries for ever
@@ -136,7 +135,7 @@ class BlockingChannel(PostingChannel):
 
     def _event_pending(self) -> None:
         super()._event_pending()
-        if self.closed:  # the end came just before; paramiko waits for it for ever (fault G1)
+        if self.closed:  # see docs/paramiko_repairs.md#request-without-a-reply
             self.event.set()
 
     def _wait_for_event(self) -> None:
@@ -162,7 +161,7 @@ class BlockingChannel(PostingChannel):
         return self._checked(super().recv_stderr(nbytes))
 
     def _checked(self, data: bytes) -> bytes:
-        # A lost connection must not look like the end of the output (fault G5).
+        # See docs/paramiko_repairs.md#lost-connection
         if not data and not self.eof_received and isinstance(self.error, SshConnectionLost):
             raise again(self.error)
         return data

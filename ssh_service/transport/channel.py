@@ -77,7 +77,7 @@ class SshChannel(BlockingChannel):
         return f"<{type(self).__name__} {self.chanid} ({state})>"
 
     def _log(self, level: int, msg: str, *args: Any) -> None:
-        # paramiko logs several lines for each channel, at ERROR where we raise (fault G25).
+        # paramiko logs at ERROR where we raise: see docs/paramiko_repairs.md#log-noise
         if self.logger.isEnabledFor(logging.DEBUG):
             self.transport._log(level, msg, *args)
 
@@ -87,7 +87,7 @@ class SshChannel(BlockingChannel):
         with self.lock:
             self._set_remote_channel(remote_id, window_size, max_packet_size)
             abandoned = self._abandoned
-        if abandoned:  # fault G2: the server's session slot would be lost for ever
+        if abandoned:  # see docs/paramiko_repairs.md#late-channel
             self.close()
         elif self._sink is not None:
             self._sink.opened(self)
@@ -115,7 +115,7 @@ class SshChannel(BlockingChannel):
 
     def _unlink(self) -> None:
         # paramiko's run() calls this for every channel before the reason of the loss is known;
-        # SshTransport tells all channels itself, with the reason (fault G5).
+        # SshTransport tells all channels itself: see docs/paramiko_repairs.md#lost-connection
         pass
 
     def _disown(self, error: SshConnectionLost) -> None:
@@ -135,7 +135,7 @@ class SshChannel(BlockingChannel):
 
     def _is_late(self, size: int) -> bool:
         """Count bytes that came; tell whether to drop them, as the server had said EOF before."""
-        # paramiko never checks that the peer keeps to the window (fault G13, RFC 4254 5.2).
+        # paramiko never checks the window (RFC 4254 5.2): see docs/paramiko_repairs.md#window
         with self.lock:
             self._in_left -= size
             exceeded = self._in_left < -_WINDOW_SLACK
@@ -219,7 +219,7 @@ class SshChannel(BlockingChannel):
             self._sink.writable()
 
     def _handle_request(self, m: Message) -> None:
-        # Ours, as paramiko's drops exit-signal (fault G6) and lets a second status win.
+        # Ours, as paramiko's drops exit-signal: see docs/paramiko_repairs.md#exit-signal
         kind, want_reply = m.get_text(), m.get_boolean()
         if kind == "exit-status":
             self._handle_exit(m.get_int(), None)

@@ -14,16 +14,14 @@ class ChannelMap:
     """
     What paramiko's `ChannelMap` does, so that forgotten channels are let go.
 
-    paramiko's reader keeps the channel of the last message in a variable, until one for another
-    channel comes: one that its user has forgotten would keep its session of the server's for as
-    long.  So the reader is given a reference that keeps nothing alive; `told` makes the handlers
-    that take it.
+    paramiko's reader is given a reference that keeps no channel alive (see
+    docs/paramiko_repairs.md#reader-keeps-a-channel); `told` makes the handlers that take it.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.  There is no lock, as each is a
-    single operation on a dict: a signal's handler could leave it taken (fault G23), and a
-    destructor could need it while its thread holds it (fault G4).
+    single operation on a dict: a signal handler could leave it taken, and a destructor could need
+    it while its thread holds it (docs/paramiko_repairs.md#torn-calls and #finalizer-deadlock).
     """
 
     def __init__(self) -> None:
@@ -86,7 +84,7 @@ def told(handler: Handler) -> "Callable[[weakref.ref[Any], Message], None]":
 
 
 class HandedOut(Dict[int, bool]):
-    """paramiko's `channels_seen`, which grows with every command for ever (fault G15, #1685)."""
+    """paramiko's `channels_seen`, bounded: see docs/paramiko_repairs.md#channels-seen."""
 
     _end = 0  # numbers are handed out in order, and from 0 again after 16 million
 

@@ -160,7 +160,8 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
         self._end(error, polite=False)
 
     def _end(self, error: SshConnectionLost, polite: bool) -> None:
-        if self._pid != os.getpid():  # fault G22: a shutdown would cut the parent's connection
+        if self._pid != os.getpid():
+            # A shutdown would cut the parent's connection: see docs/paramiko_repairs.md#fork
             self._wire.release()
             return
         with self._state:
@@ -186,7 +187,8 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
     def stop_thread(self) -> None:
         """Do nothing: paramiko calls this when the interpreter ends, and so do sockets."""
         # Closing it here would tell everyone, in a process that is about to be gone, that the
-        # server closed the connection; daemon threads would print that as they die (fault G24).
+        # server closed the connection, and daemon threads would print that as they die: see
+        # docs/paramiko_repairs.md#interpreter-exit
 
     def _disown(self) -> None:
         """Become useless, in a forked child: threads that it has not may hold all of these."""
@@ -202,8 +204,8 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
             self._wire.begin()
             super().run()
         except Exception as error:
-            # paramiko formats what ended it before it keeps it, and that may fail: for an error
-            # whose text cannot be had, or an OSError without a number.
+            # paramiko could not format the exception that ended it (an OSError without a number):
+            # see docs/paramiko_repairs.md#error-without-text
             self.saved_exception = error.__context__ or error
             with contextlib.suppress(ValueError):  # paramiko skipped this, too
                 paramiko.transport._active_threads.remove(self)
@@ -223,7 +225,8 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
 
     @saved_exception.setter
     def saved_exception(self, error: Optional[BaseException]) -> None:
-        # A property, so that the reason is still known after `get_exception` took it (fault G3).
+        # A property, so that the reason is still known after `get_exception` took it: see
+        # docs/paramiko_repairs.md#shared-exception
         # A login that was refused is kept there as well, and ends nothing: it is not raised, but
         # made for whoever logs in.
         self._saved = error
@@ -273,7 +276,7 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
             except Exception:  # the others have to be told all the same
                 self.logger.exception("%s: a done callback failed", self.connection_id)
         # Once the last writer has gone, the number may be re-used.  One that a signal's handler
-        # tore away from the gate has left it closed for ever (fault G23).
+        # tore away from the gate has left it closed: see docs/paramiko_repairs.md#torn-calls
         self.clear_to_send_lock.acquire(timeout=_CLOSE_LIMIT / 2)
         self._wire.release()
         self.clear_to_send_lock.release()

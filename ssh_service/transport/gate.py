@@ -148,7 +148,7 @@ class Gate(Ending):
 
     def _writing_failed(self, exc: BaseException) -> None:
         """
-        End the connection, where an error or a signal's handler ended a write (fault G23).
+        End the connection after an interrupted write: docs/paramiko_repairs.md#torn-calls.
 
         Half a packet may be out, or one that was made was not written; a message of another
         thread's may lie where nobody looks for it, or the gate have been left closed.  Called
@@ -191,7 +191,7 @@ class Gate(Ending):
 
     def _send_message(self, data: Message) -> None:
         with self._writing:  # what passes by the gate (a key exchange, a login) keeps its place
-            if self._wire._closed:  # a lock of paramiko's may have been left taken (fault G23)
+            if self._wire._closed:  # a torn write may have left a lock of paramiko's taken
                 raise EOFError("the connection is closed")
             super()._send_message(data)
 
@@ -218,7 +218,7 @@ class Gate(Ending):
             on_sent()
         if outbound is not None:
             if outbound.close_sent:
-                return  # faults F2, F2b, F2c: nothing may follow CLOSE (paramiko #1115)
+                return  # see docs/paramiko_repairs.md#message-after-close
             outbound.close_sent = m.asbytes()[0] == MSG_CHANNEL_CLOSE
             outbound.begun = True
         self._send_message(m)
@@ -233,7 +233,8 @@ class Gate(Ending):
             raise self._not_ours()
         if threading.current_thread() is self:
             for m in messages:
-                self.post(m, outbound)  # fault F3: the reader never waits (paramiko #822)
+                # The reader never waits: see docs/paramiko_repairs.md#rekey-deadlock
+                self.post(m, outbound)
             return
         deadline = time.monotonic() + REKEY_LIMIT
         while True:
@@ -301,7 +302,7 @@ class _Together:
         self._begun = False
 
     def __del__(self) -> None:
-        # A signal's handler tore its thread out of `__exit__` (fault G23): without this, nothing
+        # A signal's handler tore its thread out of `__exit__`: without this, nothing
         # that the thread posts would leave any more.
         if self._begun:
             self._groups.discard(id(self))

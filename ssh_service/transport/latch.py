@@ -34,7 +34,7 @@ class Latch:
 
     An exception of a signal's handler (Ctrl-C) can tear a thread out of ``Event.wait`` with the
     event's lock taken; ``Event.set`` then waits for ever, and with it the reader thread and all
-    whom it serves (fault G23).  `set` never waits here.
+    whom it serves: see docs/paramiko_repairs.md#torn-calls.  `set` never waits here.
 
     Notes
     -----

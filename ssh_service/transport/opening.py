@@ -39,7 +39,8 @@ from ssh_service.transport.sink import ChannelSink, OpenWaiter
 from ssh_service.transport.text import printable
 from ssh_service.transport.wire import Wire
 
-# Seconds to wait for a channel, or for the reply to a channel's request; paramiko waits an hour.
+# Seconds to wait for a channel, or for the reply to a channel's request; paramiko waits an hour:
+# see docs/paramiko_repairs.md#late-channel
 _CHANNEL_TIMEOUT = 30.0
 # A confirmed channel: its number here, that on the server, its window, its largest packet.
 _CONFIRMATION = struct.Struct(">IIII")

@@ -26,8 +26,8 @@ class Tagged:
     """
     What a channel sees as its transport: tags each message with the channel it belongs to.
 
-    Repairs F2 and F2c: paramiko sets "EOF sent" under a lock and sends after it, so that a CLOSE
-    may overtake, and the server then takes the late message for the next channel's.
+    See docs/paramiko_repairs.md#message-after-close and
+    docs/paramiko_repairs.md#reused-channel-number.
     """
 
     __slots__ = ("_outbound", "transport")

@@ -19,12 +19,12 @@ from paramiko.ssh_exception import SSHException
 
 from ssh_service.transport.wire import Buffer, Wire
 
-# OpenSSH's PACKET_MAX_SIZE.  paramiko believes any 32-bit length and allocates it (fault G12).
+# OpenSSH's PACKET_MAX_SIZE; paramiko has no limit: see docs/paramiko_repairs.md#packet-size
 PACKET_MAX_SIZE = 256 * 1024
-# Messages with a count in front, up to 4 billion, of things that paramiko then reads, as zeros
-# where the message has ended.
+# Messages with a count of items in front: see docs/paramiko_repairs.md#announced-counts
 _COUNTED = (MSG_EXT_INFO, MSG_USERAUTH_INFO_REQUEST)
-# All that a server may say before its identification line (fault G11; RFC 4253 section 4.2).
+# Bytes a server may send before its identification line (RFC 4253 section 4.2); paramiko has no
+# limit: see docs/paramiko_repairs.md#identification-lines
 BANNER_MAX_SIZE = 8 * 1024
 _UINT32 = struct.Struct(">I")
 
@@ -41,7 +41,7 @@ class _Whole(Message):  # type: ignore[misc]
 
 
 class Inflater:
-    """What paramiko's `ZlibDecompressor` does, for packets of a size a packet may have."""
+    """paramiko's `ZlibDecompressor`, bounded: see docs/paramiko_repairs.md#compressed-size."""
 
     def __init__(self) -> None:
         self._z = zlib.decompressobj()
@@ -93,8 +93,8 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         self.unknown_message: Optional[Callable[[int], None]] = None
         self.banner: List[str] = []
 
-    # paramiko times the handshake with a threading.Timer, a thread that outlives a failed connect
-    # by 15 s; the one deadline of `SshTransport.handshake` makes it needless.
+    # paramiko's timer thread outlives a failed connect; `SshTransport.handshake` has a deadline
+    # instead: see docs/paramiko_repairs.md#handshake-timeout
 
     def start_handshake(self, timeout: float) -> None:
         """Start no timer; see above."""
@@ -171,7 +171,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         OSError
             The connection is closed, or the peer takes nothing any more.
         """
-        # paramiko's turns every error into a bare EOFError and retries for ever (fault F5).
+        # paramiko's retries without end: see docs/paramiko_repairs.md#stalled-write
         if self._corked is None:
             self._wire.sendall(out)
         else:
@@ -211,7 +211,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         Parameters
         ----------
         timeout : float
-            Ignored: paramiko's restarts with each byte (fault G11); `deadline` holds.
+            Ignored, as it begins anew with each byte; `deadline` holds.
 
         Returns
         -------
@@ -253,8 +253,8 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
             kind, message = super().read_message()
             if kind in _COUNTED:
                 message.__class__ = _Whole
-            # paramiko dies of a KeyError at a type it has no name for (fault G14).  During the
-            # first key exchange it must see every packet, so that strict-kex can refuse it.
+            # paramiko raises KeyError: see docs/paramiko_repairs.md#unknown-message
+            # In the first key exchange it must see every packet, so that strict-kex can refuse it.
             if kind in MSG_NAMES or not self._initial_kex_done or self.unknown_message is None:
                 return kind, message
             self.unknown_message(message.seqno)

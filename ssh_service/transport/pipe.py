@@ -11,7 +11,7 @@ from paramiko.buffered_pipe import PipeTimeout
 
 class ChunkPipe:
     """
-    What paramiko's `BufferedPipe` does, in time linear in the bytes (fault F4).
+    paramiko's `BufferedPipe` in linear time: see docs/paramiko_repairs.md#quadratic-copies.
 
     Notes
     -----
@@ -19,8 +19,8 @@ class ChunkPipe:
     """
 
     def __init__(self) -> None:
-        # Taken itself, not by its condition: whose `with` is code that an exception of a signal's
-        # handler can tear apart, so that the reader thread would wait for ever (fault G23).
+        # Taken itself, not by its condition, whose `with` is Python code that an exception of a
+        # signal handler can interrupt: see docs/paramiko_repairs.md#torn-calls
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._chunks: Deque[Union[bytes, memoryview]] = collections.deque()  # guarded by _lock

@@ -180,7 +180,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
                 self._transmit(m, wait=False)
 
     def __del__(self) -> None:
-        # May run anywhere, under any lock, so it takes none (fault G4, paramiko #247, #2685):
+        # May run under any lock, so it takes none: see docs/paramiko_repairs.md#finalizer-deadlock
         # SimpleQueue.put is documented as safe in a destructor.
         outbound = getattr(self, "_outbound", None)
         if outbound is not None and self.active and not self.closed and not outbound.close_sent:

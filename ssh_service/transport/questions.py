@@ -54,8 +54,7 @@ class Questions:
     """
     The global requests that are not answered yet, in order.
 
-    paramiko has one event and one place for the answer, so that threads take each other's, and a
-    keepalive's is taken for anybody's (fault G33).
+    paramiko mixes up the replies: see docs/paramiko_repairs.md#global-request-replies.
 
     Notes
     -----
@@ -173,8 +172,8 @@ class Asking(Gate):
     def _parse_request_failure(self, m: Message) -> None:
         self._questions.answered(None)
 
-    # The server asks.  paramiko answers inside a key exchange, which RFC 4253 section 7.1 forbids
-    # (fault G34).
+    # The server asks.  paramiko answers inside a key exchange: see
+    # docs/paramiko_repairs.md#reply-during-a-rekey
 
     def _parse_global_request(self, m: Message) -> None:
         m.get_text()

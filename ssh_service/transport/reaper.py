@@ -83,7 +83,7 @@ def _do_chores() -> None:
 
 
 def _forget_parent() -> None:
-    # A forked child has neither the parent's threads nor a sane state of their locks (fault G22).
+    # A child has neither the parent's threads nor their locks: docs/paramiko_repairs.md#fork
     global _chores, _lock, _thread
     _chores, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
     for transport in list(_served):

@@ -166,8 +166,7 @@ class _Proxy:
     """
     A `paramiko.ProxyCommand`, by the pipes of its process.
 
-    Its own `recv` returns only when the whole size that was asked for has come, or at its
-    time-out, and never notices the end.
+    Its own `recv` never notices the end: see docs/paramiko_repairs.md#proxy-commands.
     """
 
     def __init__(self, proxy: ProxyCommand) -> None:

@@ -15,8 +15,8 @@ class Silence:
     """
     The accounts of a connection's keepalives.
 
-    paramiko sends keepalives, but nobody notices that none is answered (fault F5).  What counts
-    is unanswered questions, not time alone: this process may have been stopped.
+    See docs/paramiko_repairs.md#silent-peer.  What counts is unanswered questions, not time
+    alone: this process may have been stopped.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """
 A connection that threads can share: `paramiko.Transport` with its faults repaired from outside.
 
-Each override names the fault it repairs: F and G numbers are those of the project's reliability
-study, ``#`` numbers paramiko's issues.  `ssh_service.transport.paramiko_check` proves at first use
-that the installed paramiko still calls what is overridden here.
+Each override names the section of docs/paramiko_repairs.md that explains it.
+`ssh_service.transport.paramiko_check` verifies at first use that the installed paramiko still
+calls what is overridden here.
 
 The class is made of layers, each of which knows those below it: `Ending` (how it ends), `Gate`
 (what is sent when), `Asking` (global requests), `Opening` (channels), `Accepting` (channels that
@@ -135,8 +135,8 @@ class SshTransport(Accepting):
         return f"<{type(self).__name__} {self.connection_id} ({state})>"
 
     def _log(self, level: int, msg: Any, *args: Any) -> None:
-        # paramiko prints 22 lines for one failed connect that its caller catches (fault G25); we
-        # raise, and log one line of our own.  What a server says is cut and escaped (S27).
+        # paramiko logs tracebacks at ERROR: see docs/paramiko_repairs.md#log-noise
+        # The server's words are cut and escaped: see docs/paramiko_repairs.md#servers-text
         if self.logger.isEnabledFor(logging.DEBUG):
             for line in msg if isinstance(msg, list) else [msg % args if args else msg]:
                 self.logger.debug("%s: %s", self.connection_id, printable(str(line)))
@@ -150,8 +150,8 @@ class SshTransport(Accepting):
         Parameters
         ----------
         deadline : float
-            A monotonic instant.  paramiko's own time-outs restart with each byte, or return as if
-            all were well (faults G10, G11).
+            A monotonic instant; paramiko's own time-outs do not hold: see
+            docs/paramiko_repairs.md#handshake-timeout.
 
         Returns
         -------
@@ -194,7 +194,8 @@ class SshTransport(Accepting):
         raise error from cause
 
     def _server_said(self) -> str:
-        # "Exceeded MaxStartups" comes in place of the identification (fault G20).
+        # "Exceeded MaxStartups" comes in place of the identification: see
+        # docs/paramiko_repairs.md#refusal-in-words
         said = " ".join(line for line in self.packetizer.banner if not line.startswith("SSH-"))
         if self._goodbye:
             said = self._goodbye
@@ -219,14 +220,14 @@ class SshTransport(Accepting):
 
     def _auth_trigger(self) -> None:
         super()._auth_trigger()
-        # paramiko keeps the credentials for as long as the connection lives (S11).
+        # paramiko keeps them: see docs/paramiko_repairs.md#kept-credentials
         self.auth_handler.password = self.auth_handler.private_key = None
         self.auth_handler.interactive_handler = None
 
     def _parse_ext_info(self, m: Message) -> None:
         super()._parse_ext_info(m)
-        # A server that takes no signature by an RSA key is to refuse such a key itself: paramiko
-        # would end the connection, though another key may come next.
+        # Let a server that takes no RSA signature refuse such a key itself: see
+        # docs/paramiko_repairs.md#rsa-refused
         listed = self.server_extensions.get("server-sig-algs", b"")
         ours = [name for name in self.preferred_pubkeys if "rsa" in name]
         if listed and ours and set(ours).isdisjoint(listed.decode("latin-1").split(",")):
@@ -236,7 +237,9 @@ class SshTransport(Accepting):
 
     def _verify_key(self, host_key: bytes, sig: bytes) -> None:
         check_host_key(self.host_key_type, host_key, sig)
-        trusted = self.host_key
+        trusted = (
+            self.host_key
+        )  # paramiko forgets it: docs/paramiko_repairs.md#host-key-at-a-rekey
         super()._verify_key(host_key, sig)
         if trusted is not None and trusted.asbytes() != self.host_key.asbytes():
             self.abort(self._lost("host key", "the server showed another host key at a re-key"))
@@ -289,7 +292,8 @@ class SshTransport(Accepting):
         now = time.monotonic()
         waits = []
         if self._rekey_wanted and not self.in_kex:
-            self.packetizer._trigger_rekey()  # by this thread alone: an exchange resets it
+            # Only on this thread: see docs/paramiko_repairs.md#concurrent-rekeys
+            self.packetizer._trigger_rekey()
         soon = self._time_to_flush(now)
         if soon:
             waits.append(soon)

@@ -1,8 +1,8 @@
 """
 The bytes below the protocol: one socket, read by one thread, written by many in turn.
 
-paramiko gives its socket a 0.1 s time-out and polls; here every wait lasts exactly as long as
-something may have to be done, so an idle connection costs nothing.
+Every wait lasts exactly as long as nothing has to be done, so an idle connection costs nothing:
+see docs/paramiko_repairs.md#idle-polling.
 """
 
 from __future__ import annotations
