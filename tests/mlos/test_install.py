@@ -99,7 +99,7 @@ class TestInstall:
         assert all(then != now for then, now in zip(changed, before))
 
     def test_every_public_name_of_upstreams_modules_is_there(self) -> None:
-        """C12: whoever imports `CopyMode` from upstream's module still can."""
+        """Whoever imports `CopyMode` from upstream's module still can."""
         folder = Path(mlos_bench.services.remote.__file__).parent / "ssh"
         install()
         try:

@@ -155,7 +155,7 @@ class TestHostService:
             assert status.is_pending()
             eventually((tmp_path / "going").exists)
             sshd.restart()
-            # The original says FAILED to a reboot that works; CONTRACT.md 7 says SUCCEEDED.
+            # The original says FAILED to a reboot that works; ours says SUCCEEDED.
             status, _ = host.wait_os_operation(reboot)
             assert status.is_succeeded()
 
@@ -198,7 +198,7 @@ class TestContexts:
                 assert share._in_context and host._in_context
                 assert service._CLIENT_CACHE is host._CLIENT_CACHE is share._CLIENT_CACHE
             assert not share._in_context
-            # The original raises AssertionError; CONTRACT.md 12 says RuntimeError.
+            # The original raises AssertionError; ours raises RuntimeError.
             with pytest.raises(RuntimeError):
                 share.upload({"ssh_hostname": "nowhere"}, __file__, "unused")
             assert host._in_context

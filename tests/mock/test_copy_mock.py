@@ -42,7 +42,7 @@ def tree_to_copy(tmp_path: Path) -> Path:
 
 
 def test_empty_path_is_an_error(transport: SshTransport, source: Path, tmp_path: Path) -> None:
-    """C12: it copied the whole home directory."""
+    """It copied the whole home directory."""
     for copy, one, other in (
         (download, "", tmp_path / "down"),
         (download, "/etc/hostname", ""),

@@ -12,7 +12,7 @@ from ssh_service.mock_sshd import MockSshd
 def test_public_key_never_gets_its_owners_connection(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
-    """S2: the connection is there, and whoever has the public half alone is not lent it."""
+    """The connection is there, and whoever has the public half alone is not lent it."""
     owner = paramiko.PKey.from_path(mock_sshd.client_key)
     given = {**mock_sshd.connect_params, "client_keys": [owner]}
     with ssh_cache.lease(given) as (_, transport):

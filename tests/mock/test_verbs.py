@@ -204,7 +204,7 @@ def test_what_only_copied_lets_its_connection_go_too(
 def test_an_outcome_waits_for_no_other_callers_function(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
-    """C10b: whoever waits in a callback holds up nobody's outcome but its own command's."""
+    """Whoever waits in a callback holds up nobody's outcome but its own command's."""
     params, gate = mock_sshd.connect_params, threading.Event()
     blocked = [threading.Event() for _ in range(3)]
 

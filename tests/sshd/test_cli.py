@@ -430,7 +430,7 @@ def test_a_closed_pipe_ends_the_work_quietly(config: Path, mode: str, tmp_path: 
 def test_run_onto_a_full_disk_ends_with_1_and_one_line(
     config: Path, arguments: List[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether or not Python's own buffers could take all of the output (FINDINGS T3)."""
+    """Whether or not Python's own buffers could take all of the output."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     require_part(os.path.exists("/dev/full"), "needs /dev/full")
     with open("/dev/full", "wb") as full:

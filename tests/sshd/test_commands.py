@@ -83,7 +83,6 @@ def test_behind_max_sessions_10_none_is_refused(
 def test_fifty_callers_are_served_whatever_the_servers_limit(
     limit: int, sshd_factory: Callable[..., Sshd], cache: SshClientCache
 ) -> None:
-    """T16."""
     sshd = sshd_factory({"MaxSessions": limit})
     futures = [
         remote.submit(cache, sshd.connect_params, f"sleep 0.05; echo {number}", timeout=60)
@@ -113,13 +112,11 @@ def test_submitting_is_quick_and_a_waiting_command_holds_no_thread(
 
 @pytest.mark.parametrize("status", [0, 1, 4, 5, 44, 127, 255])
 def test_the_exit_status_is_told(status: int, web: Any, cache: SshClientCache) -> None:
-    """T24."""
     assert run(web, f"exit {status}", cache=cache, timeout=PATIENCE).exit_status == status
 
 
 @pytest.mark.parametrize("name, number", [("KILL", 9), ("TERM", 15), ("SEGV", 11)])
 def test_a_signal_is_told_as_such(name: str, number: int, web: Any, cache: SshClientCache) -> None:
-    """T24."""
     process = run(web, f"echo before; kill -s {name} $$", cache=cache, timeout=PATIENCE)
     assert process.exit_signal is not None and process.exit_signal[0] == name
     assert (process.exit_status, process.returncode) == (-1, -number)
@@ -127,7 +124,7 @@ def test_a_signal_is_told_as_such(name: str, number: int, web: Any, cache: SshCl
 
 
 def test_both_streams_come_whole(web: Any, cache: SshClientCache) -> None:
-    """T21, in short: neither stream holds up the other."""
+    """Neither stream holds up the other."""
     size = 5_000_000
     script = f"head -c {size} /dev/zero & head -c {size} /dev/zero >&2; wait"
     process = run(web, script, cache=cache, timeout=60)
@@ -159,7 +156,7 @@ def test_values_reach_the_script_to_the_letter_and_no_process_list(
 def test_run_lines_of_a_file_as_the_file_itself(
     end: str, env: Dict[str, str], tmp_path: Path, web: Any, cache: SshClientCache
 ) -> None:
-    """Heredocs, blank lines and continuations survive `open` and `readlines` (C3)."""
+    """Heredocs, blank lines and continuations survive `open` and `readlines`."""
     text = "cat <<'EOF'\none\n\n  two\nEOF\necho con\\\ntinued\n[ $# = 0 ] && echo last\n"
     file = tmp_path / "script.sh"
     file.write_bytes(text.replace("\n", end).encode())
@@ -259,7 +256,7 @@ def test_the_outcome_has_what_was_not_taken_line_by_line(web: Any, cache: SshCli
 def test_a_time_out_ends_the_remote_process_and_tells_what_there_was(
     web: Any, cache: SshClientCache
 ) -> None:
-    """T25; as root the process is ended over a second session."""
+    """As root the process is ended over a second session."""
     began = time.monotonic()
     with pytest.raises(SshCommandTimeout) as caught:
         run(web, "echo $$; sleep 100 & wait", timeout=1, cache=cache)
@@ -329,7 +326,6 @@ def test_cancelling_ends_the_remote_process(web: Any, cache: SshClientCache) -> 
 
 
 def test_endless_output_is_cut_at_its_limit(web: Any, cache: SshClientCache) -> None:
-    """T22."""
     with pytest.raises(SshOutputLimitError) as caught:
         run(web, "yes", max_output=100_000, cache=cache, timeout=PATIENCE)
     assert caught.value.process is not None
@@ -375,7 +371,7 @@ def test_the_output_so_far_comes_with_the_loss(
 def test_a_connection_found_dead_is_replaced_silently(
     sshd: Sshd, web: Any, cache: SshClientCache
 ) -> None:
-    """T45, in short: nothing was sent on it yet."""
+    """Nothing was sent on it yet."""
     for turn in range(20):
         assert run(web, f"echo {turn}", cache=cache, timeout=PATIENCE).stdout == f"{turn}\n"
         sshd.cut()
@@ -385,7 +381,6 @@ def test_a_connection_found_dead_is_replaced_silently(
 def test_a_restarted_server_is_found_again(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache
 ) -> None:
-    """T44."""
     sshd = sshd_factory()
     assert run(sshd.connect_params, "echo one", cache=cache, timeout=PATIENCE).stdout
     sshd.restart()

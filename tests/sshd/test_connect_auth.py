@@ -259,7 +259,7 @@ def test_questions_may_come_in_two_rounds() -> None:
 
 
 def test_questions_without_end_are_given_up() -> None:
-    """FINDINGS S15: a stored password is not sent thousands of times a second."""
+    """A stored password is not sent thousands of times a second."""
     asked = []
 
     class Endless(AuthServer):

@@ -40,7 +40,6 @@ def ids(file: Path) -> "Counter[int]":
 def test_wrong_credentials_are_shown_once_and_never_retried(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache
 ) -> None:
-    """T14."""
     sshd, other = sshd_factory({"MaxAuthTries": 3}), sshd_factory()
     params = {**sshd.connect_params, "client_keys": [other.client_key]}
     futures = [remote.submit(cache, params, "true") for _ in range(5)]
@@ -53,7 +52,7 @@ def test_wrong_credentials_are_shown_once_and_never_retried(
 def test_random_faults_leave_a_history_without_violation(
     sshd_factory: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    """T20: six threads; what is said to have run did once, what was never sent did not."""
+    """Six threads; what is said to have run did once, what was never sent did not."""
     seed = random.randrange(10**6)
     history = phase(sshd_factory({"LogLevel": "ERROR"}), SECONDS, seed, tmp_path)
     assert not history.complaints, f"seed {seed}"
@@ -147,7 +146,6 @@ def play_schedules(count: int, sshd: Sshd, proxy: FaultProxy, folder: Path) -> N
 def test_random_schedules_keep_the_promises(
     sshd_factory: Callable[..., Sshd], fault_proxy: Callable[..., FaultProxy], tmp_path: Path
 ) -> None:
-    """T48, in short."""
     sshd = sshd_factory({"LogLevel": "ERROR"})
     play_schedules(3, sshd, fault_proxy(sshd.host, sshd.port), tmp_path)
 
@@ -156,7 +154,6 @@ def test_random_schedules_keep_the_promises(
 def test_many_random_schedules_keep_the_promises(
     sshd_factory: Callable[..., Sshd], fault_proxy: Callable[..., FaultProxy], tmp_path: Path
 ) -> None:
-    """T48."""
     sshd = sshd_factory({"LogLevel": "ERROR"})
     play_schedules(60, sshd, fault_proxy(sshd.host, sshd.port), tmp_path)
 
@@ -168,7 +165,7 @@ def test_many_random_schedules_keep_the_promises(
 def test_two_hundred_time_outs_cost_the_server_no_session(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache
 ) -> None:
-    """T25: with children, and where TERM is ignored."""
+    """With children, and where TERM is ignored."""
     web = sshd_factory({"MaxSessions": 10}).connect_params
     text = "trap '' TERM; (sleep 987) & sleep 987"
     futures = [
@@ -184,7 +181,7 @@ def test_two_hundred_time_outs_cost_the_server_no_session(
 
 
 def test_where_signals_are_ignored_it_is_told_that_it_may_still_run() -> None:
-    """T26: a hundred of a hundred."""
+    """A hundred of a hundred."""
     with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
         processes = [start(transport, "goes on", timeout=0.3) for _ in range(50)]
         others = [start(transport, "goes on") for _ in range(50)]
@@ -202,7 +199,6 @@ def test_where_signals_are_ignored_it_is_told_that_it_may_still_run() -> None:
 def test_a_connection_that_is_lost_while_a_command_is_ended_leaves_it_unknown(
     sshd: Sshd, fault_proxy: Callable[..., FaultProxy], cache: SshClientCache
 ) -> None:
-    """T26."""
     proxy = fault_proxy(sshd.host, sshd.port)
     with start(params_for(sshd, proxy), "echo begun; exec sleep 30", cache=cache) as process:
         assert next(process.lines()) == "begun\n"
@@ -219,7 +215,6 @@ def test_a_connection_that_is_lost_while_a_command_is_ended_leaves_it_unknown(
 def test_an_error_of_the_callers_own_costs_no_connection(
     sshd: Sshd, cache: SshClientCache
 ) -> None:
-    """T27."""
     web = sshd.connect_params
     server = run(web, "echo $PPID", cache=cache, timeout=PATIENCE).stdout
     with pytest.raises(ZeroDivisionError), start(web, "sleep 60", cache=cache) as process:
@@ -233,7 +228,7 @@ def test_an_error_of_the_callers_own_costs_no_connection(
 def test_a_server_that_reloads_its_configuration_keeps_the_connection(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache
 ) -> None:
-    """T44: the old one lives on, through the end of the listener too; the next finds the new."""
+    """The old one lives on, through the end of the listener too; the next finds the new."""
     sshd = sshd_factory()
     web = sshd.connect_params
 
@@ -254,7 +249,6 @@ def test_a_server_that_reloads_its_configuration_keeps_the_connection(
 def test_what_runs_when_the_connection_is_cut_is_not_run_again(
     sshd: Sshd, cache: SshClientCache, tmp_path: Path
 ) -> None:
-    """T20, in short."""
     ran = tmp_path / "ran"
     futures = [
         remote.submit(cache, sshd.connect_params, f"echo {number} >>{ran}; sleep 30")

@@ -127,7 +127,7 @@ class States:
 
 
 def test_a_frozen_server_is_noticed_in_every_state(sshd: Sshd) -> None:
-    """T7, F5: with paramiko, never."""
+    """With paramiko, never."""
     with contextlib.ExitStack() as stack:
         states = States(stack, sshd, None)
         states.arrange()
@@ -141,7 +141,6 @@ def test_a_frozen_server_is_noticed_in_every_state(sshd: Sshd) -> None:
 def test_a_black_hole_on_the_way_is_noticed_in_every_state(
     sshd: Sshd, fault_proxy: Proxies, direction: str
 ) -> None:
-    """T8."""
     proxy = fault_proxy(sshd.host, sshd.port)
     with contextlib.ExitStack() as stack:
         states = States(stack, sshd, proxy)
@@ -153,7 +152,7 @@ def test_a_black_hole_on_the_way_is_noticed_in_every_state(
 
 
 def test_a_copy_to_a_frozen_server_ends_in_time(sshd: Sshd, tmp_path: Path) -> None:
-    """T7: the sixth state."""
+    """The sixth state."""
     source = tmp_path / "source"
     source.write_bytes(bytes(64 * 1024 * 1024))
     target = tmp_path / "target"
@@ -211,20 +210,18 @@ def cut_in_mid_output(
 def test_output_that_was_cut_short_never_looks_like_success(
     sshd: Sshd, fault_proxy: Proxies
 ) -> None:
-    """T9, G5: with paramiko, a lost connection is the end of the output."""
+    """With paramiko, a lost connection is the end of the output."""
     cut_in_mid_output(sshd, fault_proxy, 1, 10, ["cut", "reset"])
 
 
 @pytest.mark.long
 def test_output_that_was_cut_short_a_thousand_times(sshd: Sshd, fault_proxy: Proxies) -> None:
-    """T9."""
     in_threads(
         4, lambda n: cut_in_mid_output(sshd, fault_proxy, n, 250, ["cut", "reset"]), timeout=400
     )
 
 
 def test_a_blocking_recv_tells_a_cut_from_an_end(sshd: Sshd, fault_proxy: Proxies) -> None:
-    """T9, G5."""
     proxy = fault_proxy(sshd.host, sshd.port)
     with dialled(sshd, proxy) as transport:
         channel = transport.open_session()
@@ -242,7 +239,6 @@ def test_a_blocking_recv_tells_a_cut_from_an_end(sshd: Sshd, fault_proxy: Proxie
 
 
 def test_a_killed_server_is_a_loss_with_the_output_so_far(sshd: Sshd) -> None:
-    """T9."""
     with entered() as cache:
         future = remote.submit(cache, sshd.connect_params, "echo before; sleep 60")
         transport, _ = cache.get_client_connection(sshd.connect_params)
@@ -292,13 +288,11 @@ def corrupt(sshd: Sshd, proxies: Proxies, offsets: List[int]) -> None:
 def test_a_flipped_bit_ends_the_connection_and_delivers_nothing_wrong(
     sshd: Sshd, fault_proxy: Proxies
 ) -> None:
-    """T10."""
     corrupt(sshd, fault_proxy, [0, 5, 17, 100, 4000, 20000])
 
 
 @pytest.mark.long
 def test_a_hundred_flipped_bits(sshd: Sshd, fault_proxy: Proxies) -> None:
-    """T10."""
     rng = random.Random(10)
     corrupt(sshd, fault_proxy, [rng.randrange(60000) for _ in range(50)])
 
@@ -306,7 +300,7 @@ def test_a_hundred_flipped_bits(sshd: Sshd, fault_proxy: Proxies) -> None:
 def test_single_bytes_delays_and_pauses_only_make_it_slower(
     sshd: Sshd, fault_proxy: Proxies
 ) -> None:
-    """T11: no time-out fires early."""
+    """No time-out fires early."""
     proxy = fault_proxy(sshd.host, sshd.port)
     keepalive = {"keepalive_interval": 1.0, "keepalive_count_max": 3}
     with dialled(sshd, proxy, **keepalive) as transport:
@@ -344,19 +338,18 @@ def replace_dead(sshd: Sshd, rounds: int) -> None:
 
 
 def test_a_connection_that_died_in_the_cache_is_replaced_without_a_word(sshd: Sshd) -> None:
-    """T45."""
     replace_dead(sshd, 10)
 
 
 @pytest.mark.long
 def test_a_connection_that_died_in_the_cache_a_thousand_times(sshd_factory: Factory) -> None:
-    """T45: on four servers, so that two cores have enough to do."""
+    """On four servers, so that two cores have enough to do."""
     servers = [sshd_factory({"LogLevel": "INFO"}) for _ in range(4)]
     in_threads(4, lambda number: replace_dead(servers[number], 250), timeout=300)
 
 
 def test_an_end_that_has_come_is_seen_before_a_command_is_sent_into_it(sshd: Sshd) -> None:
-    """T45: the reader thread has not got round to it, as on a machine with much to do."""
+    """The reader thread has not got round to it, as on a machine with much to do."""
     go_on = threading.Event()
 
     class Blocking(Collector):
@@ -382,7 +375,7 @@ def test_an_end_that_has_come_is_seen_before_a_command_is_sent_into_it(sshd: Ssh
 def test_a_connection_that_died_without_a_word_is_replaced_too(
     sshd: Sshd, fault_proxy: Proxies
 ) -> None:
-    """T45: nobody is told of the end, until the next one asks."""
+    """Nobody is told of the end, until the next one asks."""
     proxy = fault_proxy(sshd.host, sshd.port)
     params = params_for(sshd, proxy, keepalive_interval=0.3, keepalive_count_max=2)
     with entered() as cache:
@@ -397,7 +390,6 @@ def test_a_connection_that_died_without_a_word_is_replaced_too(
 
 
 def test_idle_connections_expire_and_busy_ones_do_not(sshd: Sshd) -> None:
-    """T33."""
     with entered() as cache:
 
         def run(text: str) -> str:
@@ -427,7 +419,6 @@ def test_idle_connections_expire_and_busy_ones_do_not(sshd: Sshd) -> None:
 def test_connections_are_replaced_at_the_end_of_their_life_when_nobody_uses_them(
     sshd: Sshd,
 ) -> None:
-    """T33."""
     with entered() as cache:
         pids = set()
         for _ in range(8):
@@ -465,18 +456,17 @@ def go_round(sshd: Sshd, rounds: int) -> None:
 
 
 def test_rounds_leave_the_same_threads_and_descriptors(sshd: Sshd) -> None:
-    """G16: paramiko leaks a thread and a socket for each failure."""
+    """Paramiko leaks a thread and a socket for each failure."""
     go_round(sshd, 15)
 
 
 @pytest.mark.long
 def test_sixty_rounds_leave_the_same_threads_and_descriptors(sshd: Sshd) -> None:
-    """G16."""
     go_round(sshd, 60)
 
 
 def test_the_wall_clock_may_jump(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """T42: an hour on or back, at every look at it."""
+    """An hour on or back, at every look at it."""
     wall = time.time
     rng = random.Random(42)
     monkeypatch.setattr(time, "time", lambda: wall() + rng.choice([-3600, 3600]))

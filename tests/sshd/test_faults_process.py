@@ -122,7 +122,7 @@ cache.exit()
 def test_a_forked_child_has_a_connection_of_its_own_and_the_parents_is_unharmed(
     sshd: Sshd,
 ) -> None:
-    """T29, G22: with paramiko, a child that collects a channel kills the parent's connection."""
+    """With paramiko, a child that collects a channel kills the parent's connection."""
     program(FORK, sshd.connect_params, 6)
     assert sshd.logins() == 7
     assert "Bad packet" not in sshd.log() and "Corrupted" not in sshd.log()
@@ -143,7 +143,6 @@ cache.exit()
 
 
 def test_worker_processes_can_use_it_however_they_are_started(sshd: Sshd) -> None:
-    """T29."""
     program(MULTIPROCESSING, sshd.connect_params)
 
 
@@ -211,13 +210,12 @@ def interrupt_sends(sshd: Sshd, count: int) -> None:
 def test_an_exception_of_a_signals_handler_in_a_send_never_garbles_the_stream(
     sshd: Sshd,
 ) -> None:
-    """T30, G23: with paramiko, half a packet, and the server reads the next one as its rest."""
+    """With paramiko, half a packet, and the server reads the next one as its rest."""
     interrupt_sends(sshd, 40)
 
 
 @pytest.mark.long
 def test_two_hundred_exceptions_of_a_signals_handler(sshd: Sshd) -> None:
-    """T30."""
     interrupt_sends(sshd, 200)
 
 
@@ -257,7 +255,7 @@ assert not logging.getLogger().handlers
 
 
 def test_a_program_that_catches_its_errors_prints_nothing(sshd: Sshd) -> None:
-    """G25: paramiko prints 22 lines for one connection that could not be made."""
+    """Paramiko prints 22 lines for one connection that could not be made."""
     program(CAUGHT, sshd.connect_params)
 
 
@@ -295,7 +293,6 @@ sys.exit(7)
 def test_the_interpreter_ends_quickly_silently_and_with_its_own_status(
     sshd: Sshd, how: str
 ) -> None:
-    """T31, G24."""
     result = run_python(HEAD + END, json.dumps(sshd.connect_params), how)
     ended = time.time()
     assert (result.returncode, result.stderr) == (7, "")
@@ -377,7 +374,6 @@ cache.exit()
 
 
 def test_without_descriptors_it_fails_with_a_typed_error_and_recovers(sshd: Sshd) -> None:
-    """T36."""
     program(LIMITED, sshd.connect_params)
 
 
@@ -438,11 +434,10 @@ def idle(factory: Factory, count: int, seconds: float) -> None:
 
 
 def test_idle_connections_cost_next_to_nothing(sshd_factory: Factory) -> None:
-    """T35, G26: paramiko wakes ten times a second for each."""
+    """Paramiko wakes ten times a second for each."""
     idle(sshd_factory, 30, 2.0)
 
 
 @pytest.mark.long
 def test_three_hundred_idle_connections(sshd_factory: Factory) -> None:
-    """T35."""
     idle(sshd_factory, 300, 10.0)

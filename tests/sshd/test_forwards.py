@@ -17,7 +17,6 @@ from tests.faults.clients import dialled, execute
 
 
 def test_forwards_of_many_threads_are_not_mixed_up(sshd: Sshd) -> None:
-    """FINDINGS C9."""
     with dialled(sshd) as transport:
 
         def use(number: int) -> None:
@@ -44,7 +43,7 @@ def test_forwards_of_many_threads_are_not_mixed_up(sshd: Sshd) -> None:
 def test_a_unix_socket_of_the_server_is_reached(
     sshd: Sshd, tmp_path: Path, given: Callable[[Path], Any]
 ) -> None:
-    """FINDINGS C9: without its fields, the request ended everybody's connection."""
+    """Without its fields, the request ended everybody's connection."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as listener, dialled(sshd) as transport:
         listener.bind(str(path))

@@ -55,7 +55,7 @@ def pids(text: str) -> List[int]:
 def test_root_runs_commands_in_any_login_shell(
     kind: str, shell: str, tmp_path: Path, cache: SshClientCache
 ) -> None:
-    """Nothing of ours is in the exec request, and nothing is left in root's home (C5)."""
+    """Nothing of ours is in the exec request, and nothing is left in root's home."""
     with server(kind, shell, tmp_path) as (web, home):
         for _ in range(2):
             process = run(web, "echo one; echo two", cache=cache, timeout=PATIENCE)
@@ -105,7 +105,7 @@ def test_time_out_ends_a_command_in_any_login_shell(
 def test_time_out_ends_children_that_ignore_term(
     kind: str, shell: str, more: Dict[str, Any], tmp_path: Path, cache: SshClientCache
 ) -> None:
-    """A server such as dropbear signals the shell alone, and has no process group for it (C7)."""
+    """A server such as dropbear signals the shell alone, and has no process group for it."""
     with server(kind, shell, tmp_path) as (web, _):
         with pytest.raises(SshCommandTimeout) as caught:
             run(web, STUBBORN, cache=cache, timeout=1, **more)

@@ -43,7 +43,7 @@ def case(*names: str) -> Callable[[Case], Case]:
 DIFFERENT: Dict[str, Tuple[Type[BaseException], str]] = {
     "recv_after_the_transport_was_closed": (
         SshConnectionLost,
-        "a lost connection must not look like the end of the output (fault G5)",
+        "a lost connection must not look like the end of the output",
     ),
     "the_exit_status_after_the_transport_was_closed": (
         SshConnectionLost,
@@ -701,7 +701,7 @@ def outcome(function: Case, transport: paramiko.Transport) -> Tuple[str, Any]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_paramiko_alike_same_outcome(sshd: Sshd, name: str) -> None:
-    """Whatever paramiko's transport does for its users, ours does (FINDINGS C8)."""
+    """Whatever paramiko's transport does for its users, ours does."""
     with paramikos_own(sshd) as theirs:
         kind, expected = outcome(CASES[name], theirs)
     with dialled(sshd) as ours:

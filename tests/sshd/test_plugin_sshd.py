@@ -120,7 +120,7 @@ def state(pid: int) -> str:
 
 
 def test_freeze_of_a_new_login_stops_its_newest_process(sshd_factory: Callable[..., Sshd]) -> None:
-    """FINDINGS T1b: for an ordinary user sshd forks once more, after the client is told."""
+    """For an ordinary user sshd forks once more, after the client is told."""
     server = sshd_factory()
     for _ in range(10):
         with start_sleeper(server) as client:
@@ -164,7 +164,7 @@ def test_cut_leaves_a_frozen_listener_frozen(sshd: Sshd) -> None:
 
 
 def test_sshd_after_many_failed_logins_still_lets_in(sshd: Sshd, tmp_path: Path) -> None:
-    """FINDINGS T1: OpenSSH 9.8 and later punish an address, and here all have the same one."""
+    """Servers from OpenSSH 9.8 on penalize an address, and here all have the same one."""
     wrong = tmp_path / "wrong"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(wrong)], check=True)
     refused = [

@@ -26,7 +26,7 @@ def holder(sshd: Sshd) -> socket.socket:
 def test_who_was_dropped_for_max_startups_gets_in_when_there_is_room(
     sshd_factory: Callable[..., Sshd],
 ) -> None:
-    """T15: a success soon after the holder leaves, by few attempts."""
+    """A success soon after the holder leaves, by few attempts."""
     sshd = sshd_factory({"MaxStartups": "1:100:1"})
     held = holder(sshd)
     cache = SshClientCache()

@@ -43,7 +43,7 @@ def test_why_there_is_no_sftp_session_is_told(
     options: Dict[str, str],
     told: str,
 ) -> None:
-    """FINDINGS C11: "the server ended the SFTP session" hid the reason."""
+    """The message "the server ended the SFTP session" hid the reason."""
     server = sshd_factory(options)
     began = time.monotonic()
     with pytest.raises(SshTransferError) as caught:
@@ -128,7 +128,7 @@ def tinysshd(tmp_path: Path) -> Iterator[int]:
 
 
 def test_a_server_of_few_algorithms_shows_its_offer(tinysshd: int, cache: SshClientCache) -> None:
-    """FINDINGS C11: as ssh shows it."""
+    """As ssh shows it."""
     web = {"host": "127.0.0.1", "port": tinysshd, "known_hosts": None, "config": None}
     with pytest.raises(SshConnectError, match="no acceptable") as caught:
         run(web, "true", cache=cache, timeout=PATIENCE)

@@ -54,7 +54,7 @@ def web(request: Any, tmp_path: Path) -> Iterator[Web]:
 
 
 def test_pty_shows_nothing_but_the_programs_own_bytes(web: Web, cache: SshClientCache) -> None:
-    """Neither the script, nor a value, nor a mark; whatever way the script takes (C4)."""
+    """Neither the script, nor a value, nor a mark; whatever way the script takes."""
     text = "printf 'out\\n'; printf 'err\\n' >&2; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo tty"
     long = "\n".join([f": {'x' * 98}"] * 1000) + f"\n{text}"
     for script, more in itertools.product(
@@ -144,7 +144,7 @@ def test_dropbear_runs_many_commands_at_once(tmp_path: Path, cache: SshClientCac
 def test_dropbear_keeps_its_connection_under_a_long_script(
     tmp_path: Path, cache: SshClientCache
 ) -> None:
-    """An exec request of more than 9,000 bytes would end it for everybody (C6)."""
+    """An exec request of more than 9,000 bytes would end it for everybody."""
     with dropbear(tmp_path, "sh") as web:
         innocent = start(web, "read line; echo $line", cache=cache, max_connections=1)
         for size in (9001, 65_536, 300_000):

@@ -102,14 +102,14 @@ def tear_runs(count: int, sshd: Sshd, cache: SshClientCache) -> None:
 def test_a_run_torn_at_random_moments_harms_nobody_and_is_ended(
     sshd: Sshd, cache: SshClientCache
 ) -> None:
-    """C1, C2: 200 moments; a command beside it, and its connection, go on."""
+    """200 moments; a command beside it, and its connection, go on."""
     tear_runs(200, sshd, cache)
 
 
 def test_a_copy_torn_at_random_moments_leaves_the_destination_usable(
     sshd: Sshd, cache: SshClientCache, tmp_path: Path
 ) -> None:
-    """C1: whatever becomes of its connection, what comes next is served."""
+    """Whatever becomes of its connection, what comes next is served."""
     web: Dict[str, Any] = sshd.connect_params
     source, there, back = tmp_path / "source", tmp_path / "there", tmp_path / "back"
     source.write_bytes(os.urandom(300_000))

@@ -54,20 +54,18 @@ def run_in_eight_threads(sshd: Sshd, count: int) -> None:
 
 
 def test_eight_threads_share_one_connection(sshd: Sshd) -> None:
-    """T1, F2: paramiko's dies within 500 commands."""
+    """Paramiko's dies within 500 commands."""
     run_in_eight_threads(sshd, 480)
 
 
 @pytest.mark.long
 def test_eight_threads_share_one_connection_for_20000_commands(sshd_factory: Factory) -> None:
-    """T1."""
     run_in_eight_threads(sshd_factory({"LogLevel": "INFO"}), 20000)
 
 
 def test_a_connection_is_shared_with_debug_logging_on_and_tells_no_secret(
     sshd: Sshd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T46."""
     caplog.set_level(logging.DEBUG)
     with entered() as cache:
 
@@ -106,13 +104,12 @@ def end_early(sshd: Sshd, rounds: int) -> None:
 
 
 def test_a_command_that_ends_while_its_input_is_sent_ends_alone(sshd: Sshd) -> None:
-    """T2, F2b: the server ends a connection that sends data to a channel that is no more."""
+    """The server ends a connection that sends data to a channel that is no more."""
     end_early(sshd, 25)
 
 
 @pytest.mark.long
 def test_1200_commands_that_end_while_their_input_is_sent(sshd: Sshd) -> None:
-    """T2."""
     end_early(sshd, 300)
 
 
@@ -170,7 +167,7 @@ def send_late(transport: SshTransport, case: int) -> None:
 
 
 def test_what_is_sent_late_never_reaches_another_command(sshd: Sshd) -> None:
-    """T3, F2c: with paramiko, another command's stdin gets it."""
+    """With paramiko, another command's stdin gets it."""
     with dialled(sshd) as transport:
         for case in range(10):
             send_late(transport, case)
@@ -180,7 +177,6 @@ def test_what_is_sent_late_never_reaches_another_command(sshd: Sshd) -> None:
 
 @pytest.mark.long
 def test_what_is_sent_late_never_reaches_another_command_a_hundred_times(sshd: Sshd) -> None:
-    """T3."""
     with dialled(sshd) as transport:
         for case in range(100):
             send_late(transport, case)
@@ -265,7 +261,7 @@ def move_bytes(sshd: Sshd, tmp_path: Path, each_way: int) -> int:
 def test_keys_are_exchanged_anew_under_load(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T4, F3: paramiko stands still at the first re-key under load, for 30 s, and dies."""
+    """Paramiko stands still at the first re-key under load, for 30 s, and dies."""
     rekeys = Rekeys(monkeypatch, MIB)
     assert move_bytes(sshd, tmp_path, 16 * MIB) > 0
     assert rekeys.count >= 10
@@ -274,14 +270,13 @@ def test_keys_are_exchanged_anew_under_load(
 def test_keys_are_exchanged_anew_from_both_sides(
     sshd_factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T5."""
     rekeys = Rekeys(monkeypatch, 3 * MIB)
     assert move_bytes(sshd_factory({"RekeyLimit": "2M"}), tmp_path, 16 * MIB) > 0
     assert rekeys.count >= 8
 
 
 def test_keys_can_be_renewed_by_many_threads_at_once_and_under_load(sshd: Sshd) -> None:
-    """G33: with paramiko, two threads begin exchanges in the middle of each other's."""
+    """With paramiko, two threads begin exchanges in the middle of each other's."""
     with dialled(sshd) as transport:
 
         def work(thread: int) -> None:
@@ -302,7 +297,6 @@ def test_keys_can_be_renewed_by_many_threads_at_once_and_under_load(sshd: Sshd) 
 def test_four_gib_through_fifty_rekeys(
     sshd_factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T4, T5."""
     rekeys = Rekeys(monkeypatch, 32 * MIB)
     sshd = sshd_factory({"LogLevel": "INFO", "RekeyLimit": "100M"})
     assert move_bytes(sshd, tmp_path, 2048 * MIB) > 0
@@ -323,18 +317,17 @@ def both_streams(sshd: Sshd, size: int) -> None:
 
 
 def test_stdout_and_stderr_are_read_together(sshd: Sshd) -> None:
-    """T21, G7: one window for both, so that reading one of them first stands still."""
+    """One window for both, so that reading one of them first stands still."""
     both_streams(sshd, 5 * MIB)
 
 
 @pytest.mark.long
 def test_fifty_mib_of_stdout_and_stderr(sshd: Sshd) -> None:
-    """T21."""
     both_streams(sshd, 50 * MIB)
 
 
 def test_a_session_that_was_opened_too_late_is_given_back(sshd_factory: Factory) -> None:
-    """T17, G2: three sessions are admitted; nine time-outs leave all three."""
+    """Three sessions are admitted; nine time-outs leave all three."""
     sshd = sshd_factory({"MaxSessions": 3})
     with dialled(sshd) as transport:
         for _ in range(3):
@@ -352,7 +345,7 @@ def test_a_session_that_was_opened_too_late_is_given_back(sshd_factory: Factory)
 def test_a_forgotten_channel_gives_its_session_back_though_collected_under_every_lock(
     sshd_factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T28, G4: paramiko's destructor takes a lock that its thread may hold already."""
+    """Paramiko's destructor takes a lock that its thread may hold already."""
     sshd = sshd_factory({"MaxSessions": 2})
     send = SshTransport._send_message
 
@@ -392,7 +385,7 @@ def forget_a_channel(transport: SshTransport) -> bool:
 def test_a_forgotten_channel_gives_its_session_back_though_nothing_else_comes(
     sshd_factory: Factory,
 ) -> None:
-    """T28: paramiko's reader keeps the channel whose message came last."""
+    """Paramiko's reader keeps the channel whose message came last."""
     with dialled(sshd_factory({"MaxSessions": 1})) as transport:
         for _ in range(3):
             eventually(lambda: forget_a_channel(transport), "the session is free")
@@ -400,7 +393,7 @@ def test_a_forgotten_channel_gives_its_session_back_though_nothing_else_comes(
 
 
 def test_a_signal_a_status_and_a_loss_are_three_things(sshd: Sshd) -> None:
-    """G6: paramiko shows -1 for two of them."""
+    """Paramiko shows -1 for two of them."""
     with dialled(sshd) as transport:
         found = []
         for command in ("exit 255", "kill -9 $$", "kill -TERM $$"):
@@ -417,7 +410,7 @@ def test_a_signal_a_status_and_a_loss_are_three_things(sshd: Sshd) -> None:
 
 
 def test_a_request_ends_with_its_connection(sshd: Sshd) -> None:
-    """G1: with paramiko, it waits for ever."""
+    """With paramiko, it waits for ever."""
     for _ in range(5):
         with dialled(sshd) as transport:
             channel = transport.open_session()
@@ -428,7 +421,6 @@ def test_a_request_ends_with_its_connection(sshd: Sshd) -> None:
 
 
 def test_a_hundred_callers_of_a_cold_host_cause_one_login(sshd: Sshd) -> None:
-    """T18."""
     with entered() as cache:
         calls = [
             Outcome(lambda: cache.get_client_connection(sshd.connect_params)) for _ in range(100)
@@ -440,7 +432,6 @@ def test_a_hundred_callers_of_a_cold_host_cause_one_login(sshd: Sshd) -> None:
 
 
 def test_closing_ends_fifty_blocked_calls_at_once(sshd: Sshd) -> None:
-    """T32."""
     with dialled(sshd) as transport:
         sinks = [Collector(b"sleep 60") for _ in range(20)]
         for sink in sinks:
@@ -472,7 +463,6 @@ def test_closing_ends_fifty_blocked_calls_at_once(sshd: Sshd) -> None:
 
 
 def test_closing_the_cache_ends_fifty_commands_with_their_output(sshd: Sshd) -> None:
-    """T32."""
     cache = SshClientCache()
     cache.enter()
     futures = [remote.submit(cache, sshd.connect_params, f"echo {n}; sleep 60") for n in range(50)]

@@ -113,7 +113,7 @@ def forwarding() -> Tuple[EvilSsh, Callable[[], Forwarding]]:
 
 
 def test_two_users_forwards_reach_their_own_handlers() -> None:
-    """FINDINGS C9: the connections to one user's port reached the handler of another."""
+    """The connections to one user's port reached the handler of another."""
     seen: List[Any] = []
     lock = threading.Lock()
 

@@ -167,7 +167,7 @@ def test_callbacks_run_in_order_on_a_thread_that_is_not_the_callers() -> None:
 
 
 def test_calls_of_a_runner_keep_their_order_and_wait_for_no_other_runner() -> None:
-    """C10b: what waits for ever holds up nobody's calls but its own."""
+    """What waits for ever holds up nobody's calls but its own."""
     gate, done = threading.Event(), threading.Event()
     seen: List[Any] = []
     stuck, free = background.callback_runner(), background.callback_runner()

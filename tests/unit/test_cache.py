@@ -613,7 +613,6 @@ def test_a_timer_of_a_connection_that_has_gone_does_nothing(
 def test_beyond_the_bound_the_destinations_used_longest_ago_are_closed(
     dialer: GatedDialer, now: Now
 ) -> None:
-    """T33."""
     connections = SshClientCache(max_destinations=3, dialer=dialer)
     for host in ("alpha", "beta", "gamma", "alpha", "delta", "epsilon"):
         now.now += 1.0
@@ -628,7 +627,7 @@ def test_beyond_the_bound_the_destinations_used_longest_ago_are_closed(
 
 
 def test_the_bound_never_closes_what_is_used(dialer: GatedDialer, now: Now) -> None:
-    """T33: leased, or with a channel open; as soon as it is not, the bound holds again."""
+    """Leased, or with a channel open; as soon as it is not, the bound holds again."""
     connections = SshClientCache(max_destinations=1, dialer=dialer)
     leased = [connections.acquire(target(host)) for host in ("alpha", "beta")]
     connections.get_client_connection(connect_params("gamma"))

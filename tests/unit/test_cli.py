@@ -319,7 +319,7 @@ def process(status: int, stdout: bytes = b"") -> CompletedProcess:
 
 
 def test_json_has_no_character_that_ends_or_turns_its_line(capfdbinary: Any) -> None:
-    """S15: `str.splitlines` and terminals know more of those than JSON does."""
+    """`str.splitlines` and terminals know more of those than JSON does."""
     strange = "\x85\u2028\u2029\u202e\x9b31m\u2066"
     JsonLines().done(completed("a", process(0, f"a{strange}b\u00e9".encode()), 0.5))
     out = capfdbinary.readouterr().out.decode()
@@ -382,7 +382,7 @@ def test_a_full_disk_is_told_with_host_and_path(tmp_path: Path) -> None:
 def test_output_onto_a_full_disk_ends_with_1_and_one_line(
     arguments: List[str], unbuffered: str
 ) -> None:
-    """FINDINGS T3: Python would say "Exception ignored" and end with status 120."""
+    """Python would say "Exception ignored" and end with status 120."""
     require_part(os.path.exists("/dev/full"), "needs /dev/full")
     with open("/dev/full", "wb") as full:
         done = subprocess.run(

@@ -89,7 +89,7 @@ def test_what_was_left_without_a_thread_is_done_when_there_is_one(hands: Crew) -
 
 
 def test_a_call_whose_second_step_was_torn_off_is_made_with_the_next(hands: Crew) -> None:
-    """C1: appended, and then an exception of a signal's handler: not lost, nor in disorder."""
+    """Appended, and then an exception of a signal's handler: not lost, nor in disorder."""
     seen: List[Any] = []
     strand = Strand()
     strand.calls.append((seen.append, (1,)))

@@ -117,7 +117,7 @@ def test_name_never_becomes_a_command_of_ssh_config(
     ],
 )
 def test_name_is_refused_whatever_is_configured(where: str, name: str) -> None:
-    """S3: a jump host or a token nobody thought of must not make the difference."""
+    """A jump host or a token nobody thought of must not make the difference."""
     with pytest.raises(SshConfigError, match=f"^{where}: "):
         resolve(config=None, **{where: name})
     with pytest.raises(SshConfigError, match=f"^{where}: "):

@@ -209,7 +209,7 @@ def table_of_retryable() -> Dict[str, bool]:
 
 
 def test_the_page_says_of_each_error_whether_to_try_again() -> None:
-    """FINDINGS U4: the page contradicted itself and the code."""
+    """The page contradicted itself and the code."""
     table = table_of_retryable()
     assert table.pop("every other error") is False
     assert table == {name: error.retryable for name, error in EXAMPLES.items()}

@@ -436,7 +436,7 @@ def test_results_may_be_cancelled_from_another_thread() -> None:
 
 
 def test_results_that_are_dropped_end_the_work_with_a_warning() -> None:
-    """C1, C10c: also where a Ctrl-C struck who waited for them."""
+    """Also where a Ctrl-C struck who waited for them."""
     runner = ByHand()
     results = Results("ab", runner, 2)
     with pytest.warns(ResourceWarning, match="results of a fleet were dropped"):

@@ -66,7 +66,7 @@ def test_an_rsa_signature_as_agreed_is_accepted(agreed: str) -> None:
     ],
 )
 def test_a_signature_not_agreed_on_is_refused(agreed: str, signed: str) -> None:
-    """FINDINGS S10, CVE-2026-44405: paramiko takes what was never offered."""
+    """CVE-2026-44405: paramiko takes what was never offered."""
     with EvilSsh(transport_class=server_that_signs_by(signed)) as server:
         with pytest.raises(SshConnectError, match=f"{signed} signature, where {agreed} was"):
             with connected(server.port, key_types=[agreed]):

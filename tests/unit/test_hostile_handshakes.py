@@ -97,19 +97,16 @@ def try_often(name: str, rounds: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(NO_SSH_SERVER))
 def test_no_ssh_server_is_a_typed_error_in_time_and_leaves_nothing(name: str) -> None:
-    """T12, G10, G11, G16."""
     try_often(name, 2)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(NO_SSH_SERVER))
 def test_no_ssh_server_fifty_times(name: str) -> None:
-    """T12."""
     try_often(name, 50)
 
 
 def test_a_refused_connection_is_a_typed_error() -> None:
-    """T12."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     error = fail_to_dial(port)
@@ -118,20 +115,19 @@ def test_a_refused_connection_is_a_typed_error() -> None:
 
 
 def test_a_syn_that_nobody_answers_is_a_time_out_of_phase_tcp() -> None:
-    """T12."""
     with black_hole() as port:
         error = fail_to_dial(port)
     assert isinstance(error, SshConnectTimeout) and error.phase == "tcp"
 
 
 def test_what_a_server_says_in_place_of_its_identification_is_told() -> None:
-    """G20: paramiko has it only in its debug log."""
+    """Paramiko has it only in its debug log."""
     with EvilTcp(NO_SSH_SERVER["throttling"]) as server:
         assert "Exceeded MaxStartups" in str(fail_to_dial(server.port))
 
 
 def test_a_server_without_identification_is_told_in_words() -> None:
-    """FINDINGS T4: paramiko glues the reason to its own words."""
+    """Paramiko glues the reason to its own words."""
 
     def leave(visit: Visit) -> None:
         visit.sock.recv(100)  # what is not read makes the end a reset
@@ -154,7 +150,7 @@ def test_a_server_without_identification_is_told_in_words() -> None:
     ],
 )
 def test_no_common_algorithm_shows_the_servers_offer(setting: str, ours: str, theirs: str) -> None:
-    """FINDINGS C11: as ssh does, so that it can be set."""
+    """As ssh does, so that it can be set."""
 
     class Picky(EvilTransport):
         def _parse_kex_init(self, m: Any) -> None:
@@ -183,7 +179,6 @@ def test_no_common_algorithm_shows_the_servers_offer(setting: str, ours: str, th
 
 
 def test_text_of_an_unknown_server_is_cut_and_escaped() -> None:
-    """S27."""
 
     def shout(visit: Any) -> None:
         visit.sock.sendall(b"\x1b[2J\x07" + b"A" * 5000 + b"\r\n")
@@ -229,7 +224,6 @@ def test_traceback_of_a_failed_handshake_is_escaped(words: bytes) -> None:
 
 
 def test_callers_who_wait_for_one_dial_all_get_its_error_at_once() -> None:
-    """T19."""
     gone = threading.Event()
 
     def leave_when_told(visit: Any) -> None:
@@ -254,7 +248,7 @@ def test_callers_who_wait_for_one_dial_all_get_its_error_at_once() -> None:
 
 
 def test_hosts_that_never_speak_do_not_delay_a_good_one() -> None:
-    """T12: 64 of them; 0.2 s."""
+    """64 of them; 0.2 s."""
     cache = SshClientCache()
     cache.enter()
     with contextlib.ExitStack() as stack:
@@ -280,7 +274,6 @@ def test_hosts_that_never_speak_do_not_delay_a_good_one() -> None:
 
 
 def test_closing_the_cache_releases_those_who_wait_for_a_dial() -> None:
-    """T32."""
     cache = SshClientCache()
     cache.enter()
     with EvilTcp(mute) as server:
@@ -336,7 +329,6 @@ def named(prefix: str) -> List[threading.Thread]:
 
 @pytest.mark.parametrize("phase", [endless_lookup, endless_connect, endless_command])
 def test_closing_the_cache_ends_a_dial_in_each_phase(phase: Any) -> None:
-    """T32."""
     cache = SshClientCache()
     with phase() as more:
         params = {**params_for(1, connect_timeout=60), **more}
@@ -376,7 +368,7 @@ class Lax(Talkative):
 def test_strict_kex_refuses_what_is_said_during_the_first_key_exchange(
     kind: Type[EvilTransport], strict: bool
 ) -> None:
-    """S7: Terrapin."""
+    """Terrapin."""
     error: Optional[BaseException] = None
     with EvilSsh(transport_class=kind) as server:
         try:
@@ -391,7 +383,6 @@ def test_strict_kex_refuses_what_is_said_during_the_first_key_exchange(
 
 
 def test_strict_kex_is_agreed_on() -> None:
-    """S7."""
     with EvilSsh() as server, connected(server.port) as transport:
         assert transport.agreed_on_strict_kex
 
@@ -405,7 +396,7 @@ class Counting(EvilTransport):
 
 
 def test_a_count_of_four_billion_does_not_keep_the_reader_busy() -> None:
-    """T37: paramiko would read items of nothing for hours."""
+    """Paramiko would read items of nothing for hours."""
     began = time.monotonic()
     with EvilSsh(transport_class=Counting) as server:
         with pytest.raises((SshServiceError, paramiko.SSHException, EOFError)):
@@ -451,7 +442,7 @@ def test_an_unknown_algorithm_is_a_value_error_and_the_socket_the_callers() -> N
 
 
 def test_rounds_of_failures_leave_the_same_threads_and_descriptors() -> None:
-    """G16: paramiko leaks a thread and a socket for each failure."""
+    """Paramiko leaks a thread and a socket for each failure."""
     with EvilTcp(close_at_once) as closed, EvilSsh() as good:
 
         def one_round() -> None:

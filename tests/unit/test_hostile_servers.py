@@ -71,7 +71,7 @@ def survive(on_exec: Exec) -> Collector:
 
 
 def test_a_flood_over_the_window_ends_the_connection() -> None:
-    """T37, G13: paramiko never counts what the server may send."""
+    """Paramiko never counts what the server may send."""
 
     def flood(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         for _ in range(MANY):
@@ -89,7 +89,6 @@ def test_a_flood_over_the_window_ends_the_connection() -> None:
 
 
 def test_a_flood_of_stderr_over_the_window_ends_the_connection() -> None:
-    """T37, G13."""
 
     def flood(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         for _ in range(MANY):
@@ -102,7 +101,7 @@ def test_a_flood_of_stderr_over_the_window_ends_the_connection() -> None:
 
 
 def test_a_packet_of_100_mib_ends_the_connection() -> None:
-    """T37, G12: paramiko allocates it, five times over."""
+    """Paramiko allocates it, five times over."""
 
     def huge(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         # With a cipher in use, whatever is sent in clear decrypts to some length or other; and
@@ -123,7 +122,7 @@ def test_a_packet_of_100_mib_ends_the_connection() -> None:
 
 
 def test_a_message_of_an_unknown_type_is_passed_over() -> None:
-    """T37, G14: paramiko dies of a KeyError."""
+    """Paramiko dies of a KeyError."""
 
     def unknown(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         for kind in (b"\xc0", b"\xff", b"\x03"):
@@ -135,7 +134,6 @@ def test_a_message_of_an_unknown_type_is_passed_over() -> None:
 
 
 def test_global_requests_are_answered_and_harmless() -> None:
-    """T37."""
 
     def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         for _ in range(1000):
@@ -158,7 +156,7 @@ def test_global_requests_are_answered_and_harmless() -> None:
 def test_questions_whose_answers_are_never_taken_end_the_connection(
     flood: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T37: the answers would pile up for ever."""
+    """The answers would pile up for ever."""
     monkeypatch.setattr(questions, "_MOST_ANSWERS", 200)
 
     def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
@@ -177,12 +175,10 @@ def test_questions_whose_answers_are_never_taken_end_the_connection(
 
 
 def test_a_channel_nobody_opened_ends_the_connection() -> None:
-    """T37."""
     assert meet(lambda transport, *_: transport.say(b"\x5e", 4711, b"x")).reason == "protocol"
 
 
 def test_confirmations_nobody_asked_for_end_the_connection() -> None:
-    """T37."""
     confirm = meet(lambda transport, *_: transport.say(b"\x5b", 4711, 0, 1000, 1000))
     refuse = meet(lambda transport, *_: transport.say(b"\x5c", 4711, 1, "no", ""))
     twice = meet(lambda transport, channel, _: transport.say(b"\x5b", 0, 0, 1000, 1000))
@@ -190,7 +186,7 @@ def test_confirmations_nobody_asked_for_end_the_connection() -> None:
 
 
 def test_channels_that_the_server_opens_are_refused() -> None:
-    """T37, S13: agent, X11 and port forwarding."""
+    """Agent, X11 and port forwarding."""
     refused = []
 
     def open_them(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
@@ -208,7 +204,6 @@ def test_channels_that_the_server_opens_are_refused() -> None:
 
 
 def test_the_first_exit_status_counts() -> None:
-    """T37."""
 
     def twice(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         channel.send_exit_status(3)
@@ -235,7 +230,7 @@ def test_the_first_exit_status_counts() -> None:
     ],
 )
 def test_the_name_of_a_signal_is_a_name(sent: bytes, shown: str) -> None:
-    """FINDINGS S7: it reaches terminals and logs."""
+    """It reaches terminals and logs."""
 
     def die(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         text = b"a\x1b[2J\x9b\nb" + "\u202ec".encode()
@@ -247,7 +242,7 @@ def test_the_name_of_a_signal_is_a_name(sent: bytes, shown: str) -> None:
 
 
 def test_data_after_the_end_is_dropped() -> None:
-    """T37: what was said to be complete stays as it was."""
+    """What was said to be complete stays as it was."""
 
     def go_on(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         channel.sendall(b"all")
@@ -264,7 +259,6 @@ def test_data_after_the_end_is_dropped() -> None:
 
 
 def test_data_after_the_end_still_counts_against_the_window() -> None:
-    """T37."""
 
     def go_on(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         transport.say(b"\x60", channel.remote_chanid)
@@ -275,7 +269,6 @@ def test_data_after_the_end_still_counts_against_the_window() -> None:
 
 
 def test_extended_data_of_an_unknown_kind_is_passed_over_and_gives_its_window_back() -> None:
-    """T37."""
 
     def strange(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         for _ in range(200):  # three windows full
@@ -291,7 +284,6 @@ def test_extended_data_of_an_unknown_kind_is_passed_over_and_gives_its_window_ba
 
 
 def test_requests_of_the_server_on_a_channel_are_refused_and_harmless() -> None:
-    """T37."""
 
     def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         transport.say(b"\x62", channel.remote_chanid, "shell", True)
@@ -302,13 +294,11 @@ def test_requests_of_the_server_on_a_channel_are_refused_and_harmless() -> None:
 
 
 def test_a_session_that_is_closed_at_once_is_an_end_without_status() -> None:
-    """T37."""
     sink = survive(lambda transport, channel, _: transport.say(b"\x61", channel.remote_chanid))
     assert (sink.error, sink.statuses) == (None, [])
 
 
 def test_a_goodbye_is_told_escaped_and_cut() -> None:
-    """S27."""
     loss = meet(
         lambda transport, *_: transport.say(b"\x01", 2, b"\x1b]0;you\x07\xff" + b"A" * 100000, b"")
     )
@@ -327,7 +317,7 @@ def shows_no_forgery(text: str) -> None:
 
 
 def test_whatever_text_a_server_sends_is_escaped() -> None:
-    """FINDINGS S7: goodbyes, refused channels, texts of signals, what comes before the banner."""
+    """Goodbyes, refused channels, texts of signals, what comes before the banner."""
 
     class Forging(EvilTransport):
         def _parse_channel_open(self, m: Any) -> None:
@@ -362,7 +352,7 @@ def test_a_goodbye_by_application_is_a_clean_end() -> None:
 
 
 def test_another_host_key_at_a_rekey_ends_the_connection() -> None:
-    """S2: not a byte of what was running is taken for good."""
+    """Not a byte of what was running is taken for good."""
 
     def swap(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         transport.show_key(KEYS[1])
@@ -382,7 +372,7 @@ def test_the_same_host_key_at_a_rekey_is_fine() -> None:
 
 
 def test_a_rekey_that_is_never_answered_is_silence() -> None:
-    """T6: the server takes all we send, and says nothing."""
+    """The server takes all we send, and says nothing."""
     with EvilSsh() as server:
         with connected(server.port, keepalive_interval=0.3, keepalive_count_max=2) as transport:
             server.transports[0].answers_rekeys = False
@@ -398,7 +388,6 @@ def test_a_rekey_that_is_never_answered_is_silence() -> None:
 def test_a_rekey_that_is_never_answered_by_a_server_that_goes_on_talking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """T6."""
     monkeypatch.setattr(gate, "REKEY_LIMIT", 0.5)
 
     def talk(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
@@ -420,7 +409,6 @@ def test_a_rekey_that_is_never_answered_by_a_server_that_goes_on_talking(
 
 
 def test_a_channel_open_that_is_never_answered_times_out_and_is_closed_once_it_is() -> None:
-    """T17, G2."""
     with EvilSsh() as server, connected(server.port) as transport:
         server.transports[0].stop_reading()
         began = time.monotonic()
@@ -435,7 +423,7 @@ def test_a_channel_open_that_is_never_answered_times_out_and_is_closed_once_it_i
 
 
 def test_each_who_is_refused_gets_an_error_of_its_own() -> None:
-    """G3: paramiko has one for all threads."""
+    """Paramiko has one for all threads."""
 
     class Crowded(EvilTransport):
         def _parse_channel_open(self, m: Any) -> None:
@@ -453,7 +441,7 @@ def test_each_who_is_refused_gets_an_error_of_its_own() -> None:
 
 
 def test_channel_timeout_limits_opening_and_requests() -> None:
-    """FINDINGS C8: the setting of `paramiko.Transport` has its effect."""
+    """The setting of `paramiko.Transport` has its effect."""
 
     class Mute(EvilTransport):
         opens = 0
@@ -481,7 +469,7 @@ def test_channel_timeout_limits_opening_and_requests() -> None:
 
 
 def test_text_is_sent_within_the_window_and_whole_characters() -> None:
-    """FINDINGS C8: what is counted in characters takes its room in bytes."""
+    """What is counted in characters takes its room in bytes."""
     text = "aé€😀" * 3
 
     def take(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
@@ -527,7 +515,7 @@ def test_a_request_that_is_refused_is_an_error_of_the_channel_alone() -> None:
 
 def test_what_was_put_off_is_sent_as_soon_as_there_is_room_though_nothing_comes() -> None:
     """
-    T37: a message must not wait for the reader, who waits for bytes that nobody sends.
+    A message must not wait for the reader, who waits for bytes that nobody sends.
 
     The network was full when it was put off, and no thread writes, and no keepalive is due.
     """
@@ -616,7 +604,7 @@ def test_closing_a_channel_does_not_wait_for_a_write_that_stalls() -> None:
 def test_what_passes_by_the_gate_keeps_its_place_among_what_is_written_in_one_piece(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """G34: paramiko sends some messages (a login's, a key exchange's) on its own."""
+    """Paramiko sends some messages (a login's, a key exchange's) on its own."""
     with EvilSsh() as server, connected(server.port) as transport:
         write = transport._wire.send_now
         besides = []
@@ -637,7 +625,7 @@ def test_what_passes_by_the_gate_keeps_its_place_among_what_is_written_in_one_pi
 
 
 def test_a_peer_that_takes_nothing_stalls_a_write_for_no_longer_than_its_silence() -> None:
-    """T7, F5: blocked in send, on a server that stopped to read and to write."""
+    """Blocked in send, on a server that stopped to read and to write."""
     with EvilSsh(lambda *_: None) as server:
         with connected(server.port, keepalive_interval=0.4, keepalive_count_max=2) as transport:
             channel = transport.open_session()
@@ -653,7 +641,7 @@ def test_a_peer_that_takes_nothing_stalls_a_write_for_no_longer_than_its_silence
 
 def test_a_reader_that_was_held_up_does_not_take_its_own_absence_for_silence() -> None:
     """
-    F5: this process was stopped for a while (Ctrl-Z, a starved machine), and the server was not.
+    The process was stopped for a while (Ctrl-Z, a starved machine), and the server was not.
 
     What counts is a question that was not answered, and what has come meanwhile.
     """
@@ -674,7 +662,7 @@ def test_a_reader_that_was_held_up_does_not_take_its_own_absence_for_silence() -
 
 
 def test_a_request_that_begins_after_the_end_of_its_channel_does_not_wait_for_it() -> None:
-    """G1: the end came between the look at the channel and the request."""
+    """The end came between the look at the channel and the request."""
     with EvilSsh() as server, connected(server.port) as transport:
         channel = transport.open_session()
         channel.settimeout(PATIENCE)
@@ -688,7 +676,6 @@ def test_a_request_that_begins_after_the_end_of_its_channel_does_not_wait_for_it
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_silence_is_noticed_after_interval_times_count(count: int) -> None:
-    """T7, F5."""
     with EvilSsh() as server:
         with connected(
             server.port, keepalive_interval=0.6 / count, keepalive_count_max=count
@@ -703,7 +690,6 @@ def test_silence_is_noticed_after_interval_times_count(count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_server_that_answers_keepalives_is_never_lost(count: int) -> None:
-    """F5."""
     with EvilSsh() as server:
         with connected(
             server.port, keepalive_interval=0.5 / count, keepalive_count_max=count
@@ -725,7 +711,7 @@ class Knowing(EvilTransport):
 
 
 def test_each_thread_gets_the_answer_to_its_own_global_request() -> None:
-    """G33: paramiko has one place for all of them, keepalives included."""
+    """Paramiko has one place for all of them, keepalives included."""
     options: Any = {"keepalive_interval": 0.02, "keepalive_count_max": 500}
     evil = EvilSsh(transport_class=Knowing)
     with evil as server, connected(server.port, **options) as transport:
@@ -741,7 +727,6 @@ def test_each_thread_gets_the_answer_to_its_own_global_request() -> None:
 
 
 def test_a_global_request_ends_with_its_connection() -> None:
-    """G33."""
 
     class Silent(EvilTransport):
         def _parse_global_request(self, m: Any) -> None:
@@ -762,7 +747,7 @@ def test_a_global_request_ends_with_its_connection() -> None:
 
 
 def test_a_keepalive_can_be_given_and_taken_later() -> None:
-    """It is paramiko's method; its own keepalives notice nothing (F5)."""
+    """It is paramiko's method; its own keepalives notice nothing."""
     with EvilSsh() as server, connected(server.port) as transport:
         transport.set_keepalive(0.2)
         assert execute(transport, "hello") == (0, b"hello")
@@ -784,7 +769,7 @@ def test_a_keepalive_can_be_given_and_taken_later() -> None:
 def test_a_keepalive_that_is_given_to_a_silent_server_is_noticed_before_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """F5: the reader waits for bytes, and none come to wake it."""
+    """The reader waits for bytes, and none come to wake it."""
     monkeypatch.setattr(transport_module, "_LOOK_AGAIN", 0.2)
     with EvilSsh() as server, connected(server.port) as transport:
         server.transports[0].stop_reading()
@@ -795,7 +780,7 @@ def test_a_keepalive_that_is_given_to_a_silent_server_is_noticed_before_long(
 def test_a_login_that_was_refused_is_not_why_the_connection_ends_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """G3: paramiko keeps both errors in one place."""
+    """Paramiko keeps both errors in one place."""
     monkeypatch.setattr(Server, "check_auth_none", lambda *_: paramiko.AUTH_FAILED)
     monkeypatch.setattr(Server, "get_allowed_auths", lambda *_: "password")
     with EvilSsh() as server:
@@ -828,7 +813,7 @@ class SlowRekey(EvilTransport):
 
 
 def test_renegotiate_keys_during_an_exchange_begins_another() -> None:
-    """FINDINGS T6: an exchange that began before the call is not the one that was asked for."""
+    """An exchange that began before the call is not the one that was asked for."""
     with EvilSsh(transport_class=SlowRekey) as server, connected(server.port) as transport:
         (slow,) = server.transports
         assert isinstance(slow, SlowRekey)
@@ -887,7 +872,7 @@ def test_nothing_can_be_read_from_a_channel_that_works_for_a_sink() -> None:
 
 
 def test_a_key_that_ends_the_connection_is_named_as_the_reason() -> None:
-    """G3: the same class as a refusal's, but raised on the reader, which ends by it."""
+    """The same class as a refusal's, but raised on the reader, which ends by it."""
 
     def fail(*_: Any) -> None:
         raise paramiko.AuthenticationException("the token was taken out")
@@ -965,7 +950,7 @@ def test_our_close_leaves_a_moment_later_though_nothing_follows_it(
 def test_a_request_that_no_network_took_is_known_not_to_have_been_sent(
     fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T45: only then may it be sent once more, elsewhere."""
+    """Only then may it be sent once more, elsewhere."""
     with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
         asked, waiting = transport.open_session(), transport.open_session()
         asked.request_exec(b"leaves")
@@ -990,7 +975,7 @@ def test_a_request_that_no_network_took_is_known_not_to_have_been_sent(
 def test_half_a_packet_is_the_end_of_the_connection(
     posted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T30, G23: a signal's handler raised in the middle of a write."""
+    """A signal's handler raised in the middle of a write."""
     with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
         channel = transport.open_session()
         channel.exec_command("hello")
@@ -1042,7 +1027,7 @@ class Piecemeal:
 
 
 def test_what_broke_in_the_middle_of_a_write_over_a_jump_host_may_have_been_sent() -> None:
-    """T20: a command that was sent in full, with more behind it, must not be sent again."""
+    """A command that was sent in full, with more behind it, must not be sent again."""
     with EvilSsh(lambda *_: None) as server:
         sock = Piecemeal(socket.create_connection((server.host, server.port), timeout=PATIENCE))
         transport = SshTransport(sock, connection_id="over@jump:22", keepalive_interval=None)
@@ -1064,7 +1049,7 @@ def test_what_broke_in_the_middle_of_a_write_over_a_jump_host_may_have_been_sent
 
 
 def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_ever() -> None:
-    """T30, G23: it raised between the taking of the gate and the first line behind it."""
+    """It raised between the taking of the gate and the first line behind it."""
 
     class Torn:
         """A lock that is taken, and then the handler raises."""
@@ -1114,7 +1099,7 @@ class Nameless(Exception):
 
 @pytest.mark.parametrize("error", [Nameless(), OSError("without a number")], ids=["str", "errno"])
 def test_a_cause_that_paramiko_cannot_format_is_told(error: Exception) -> None:
-    """FINDINGS C8: paramiko formats what ends its reader before it keeps it."""
+    """Paramiko formats what ends its reader before it keeps it."""
 
     class Failing(Collector):
         def data(self, chunk: bytes) -> None:
@@ -1141,7 +1126,7 @@ def test_a_done_callback_that_raises_does_not_keep_the_others_from_being_told() 
 
 
 def test_channel_numbers_may_start_anew() -> None:
-    """G15: after 16 million commands; a late message for an old number is still passed over."""
+    """After 16 million commands; a late message for an old number is still passed over."""
 
     def late(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         transport.say(b"\x5e", 0xFFFFFF, b"late")
@@ -1160,7 +1145,6 @@ def test_channel_numbers_may_start_anew() -> None:
 
 
 def test_a_refused_slot_and_a_closed_one_leave_nothing_behind() -> None:
-    """G15."""
     with EvilSsh() as server, connected(server.port) as transport:
         for _ in range(50):
             assert execute(transport, "hello") == (0, b"hello")

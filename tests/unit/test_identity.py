@@ -41,7 +41,7 @@ def key_of(*keys: Any) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_public_key_object_is_refused(kind: str) -> None:
-    """S2: a public key alone borrowed its owner's connection."""
+    """A public key alone borrowed its owner's connection."""
     for given in (public(kind), [public(kind)], [(public(kind), "/some/key-cert.pub")]):
         with pytest.raises(SshConfigError, match="a public key .SHA256:.* give the private key"):
             params.resolve({"host": "web", "config": None, "client_keys": given})

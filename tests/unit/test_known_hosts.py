@@ -392,7 +392,7 @@ def null_locked() -> Iterator[None]:
 def test_accept_new_does_not_wait_for_a_locked_null_device(
     null_locked: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S11: the commonest pair of settings in scripts must not be stopped by `flock /dev/null`."""
+    """The commonest pair of settings in scripts must not be stopped by `flock /dev/null`."""
 
     def forbidden(*_: object) -> None:
         raise AssertionError("a lock is asked for")
@@ -446,7 +446,7 @@ def test_accept_new_records_no_name_that_is_more_than_one(tmp_path: Path, name: 
 
 
 def test_known_hosts_replaced_in_place_is_read_again(tmp_path: Path) -> None:
-    """S12: size, inode and time of modification are alike, and the old key is believed no more."""
+    """Size, inode and time of modification are alike, and the old key is believed no more."""
     path = tmp_path / "known_hosts"
     write(tmp_path, f"web {public_line('host-a')}")
     trust = HostKeyTrust("strict", (str(path),))

@@ -56,7 +56,7 @@ def check(latch: Latch) -> None:
 def test_whoever_is_torn_from_it_leaves_nothing_closed(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T30, G23: with `threading.Event`, the next `set` waits for ever."""
+    """With `threading.Event`, the next `set` waits for ever."""
     latch = Latch()
 
     class Torn:

@@ -412,7 +412,7 @@ def test_only_the_transport_touches_paramikos_private_parts() -> None:
 
 @pytest.mark.parametrize("layer", sorted(ENGINE & set(LAYERS)))
 def test_the_engine_reads_the_monotonic_clock_only(layer: str) -> None:
-    """T42: no wait goes by a clock that may jump."""
+    """No wait goes by a clock that may jump."""
     for owner, path, tree in SOURCES:
         if owner != layer:
             continue

@@ -50,7 +50,7 @@ def test_the_engine_needs_neither_mlos_bench_nor_an_extra(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ssh_service", "ssh_host_service", "ssh_fileshare", "errors"])
 def test_upstreams_modules_are_attributes_without_an_import(name: str) -> None:
-    """C12: as `mlos_bench.services.remote.ssh.ssh_service` is, once its package is imported."""
+    """As `mlos_bench.services.remote.ssh.ssh_service` is, once its package is imported."""
     loaded = modules_after(
         f"import ssh_service; assert ssh_service.{name}.__name__ == 'ssh_service.{name}'"
     )

@@ -72,7 +72,7 @@ def test_the_changelog_has_the_version_and_its_day() -> None:
 
 
 def test_the_oldest_releases_are_what_the_matrix_runs() -> None:
-    """What an extra says will do is what its environment in tox.ini installs (FINDINGS T5)."""
+    """What an extra says will do is what its environment in tox.ini installs."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     wanted = dict(config["options.extras_require"], install=config["options"]["install_requires"])

@@ -72,7 +72,7 @@ def test_the_end_of_the_stream_is_an_end_of_file(ends: Ends) -> None:
 def test_a_packet_larger_than_may_be_is_refused_before_it_is_waited_for(
     ends: Ends, size: int
 ) -> None:
-    """G12: paramiko believes any length, and allocates it."""
+    """Paramiko believes any length, and allocates it."""
     packetizer, peer = ends
     peer.sendall(struct.pack(">IB", size, 4) + b"\x02" * 3)
     with pytest.raises(SSHException, match="announced a packet of|Invalid packet blocking"):
@@ -89,7 +89,6 @@ def test_an_identification_is_read_with_the_lines_before_it(ends: Ends) -> None:
 
 
 def test_a_line_that_does_not_end_is_cut_off(ends: Ends) -> None:
-    """G11."""
     packetizer, peer = ends
     peer.sendall(b"x" * (BANNER_MAX_SIZE + 1))
     with pytest.raises(SSHException, match="talks, but not SSH"):
@@ -97,7 +96,7 @@ def test_a_line_that_does_not_end_is_cut_off(ends: Ends) -> None:
 
 
 def test_a_line_that_drips_is_given_up_at_the_deadline(ends: Ends) -> None:
-    """G11: paramiko's time-out begins anew with each byte."""
+    """Paramiko's time-out begins anew with each byte."""
     packetizer, peer = ends
     began = time.monotonic()
     packetizer.deadline = began + 0.3
@@ -129,7 +128,7 @@ def test_the_reader_can_be_told_to_give_up_before_it_waits(ends: Ends) -> None:
 
 
 def test_a_message_of_a_type_nobody_knows_is_answered_and_passed_over(ends: Ends) -> None:
-    """G14: paramiko dies of a KeyError."""
+    """Paramiko dies of a KeyError."""
     packetizer, peer = ends
     packetizer._initial_kex_done = True
     unknown: List[int] = []

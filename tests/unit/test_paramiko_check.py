@@ -1,4 +1,4 @@
-"""A paramiko whose private parts moved fails at first use, and says where (T47)."""
+"""A paramiko whose private parts moved fails at first use, and says where."""
 
 from __future__ import annotations
 

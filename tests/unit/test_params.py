@@ -534,7 +534,7 @@ def test_route_is_the_one_that_ssh_takes(home: Path, tmp_path: Path, lines: str)
 
 
 def test_jump_host_is_given_nothing_secret_of_its_targets(home: Path) -> None:
-    """S9: a handler is not told who asks, and must not answer a jump host instead."""
+    """A handler is not told who asks, and must not answer a jump host instead."""
     secret = {"password": MARKER, "client_keys": [_path(home, "k")], "kbdint_handler": print}
     hop = resolve(tunnel="a,b", **secret).tunnel
     while hop is not None:

@@ -32,7 +32,7 @@ def test_what_was_fed_is_read_in_order_in_whatever_pieces() -> None:
 
 
 def test_a_big_buffer_is_taken_in_small_pieces_without_moving_the_rest() -> None:
-    """F4: paramiko deletes each piece from the front, which moves all that is behind it."""
+    """Paramiko deletes each piece from the front, which moves all that is behind it."""
     pipe = ChunkPipe()
     chunk = bytes(4 * 1024 * 1024)
     pipe.feed(chunk)

@@ -96,7 +96,7 @@ def test_output_is_held_back_no_longer_than_a_mark_may_be() -> None:
         ("4711", None),
         ("x", None),
         ("1" * 11 + " -", None),
-        ("1" * 900 + " -", None),  # S15: Python reads no number of 5,000 digits
+        ("1" * 900 + " -", None),  # Python reads no number of 5,000 digits
         ("-1 -", None),
         (f"4711 {BOOT} S 1 2 3", Process(4711, True)),
         (f"4711 {BOOT} {'x ' * 30}", Process(4711, True)),
@@ -607,7 +607,7 @@ def test_time_out_on_openssh_is_known_by_the_channels_end(timers: Timers) -> Non
 
 
 def test_time_out_on_dropbear_waits_for_what_the_script_says(timers: Timers) -> None:
-    """The shell has ended, and its children may run on (C7)."""
+    """The shell has ended, and its children may run on."""
     run = Run("SSH-2.0-dropbear_2025.88")
     timers.fire()
     run.command.exit_signal("TERM", False, "")
@@ -662,7 +662,7 @@ def test_signal_before_the_process_is_known_is_sent_when_it_is() -> None:
 
 
 def test_exec_request_has_nothing_of_ours(timers: Timers) -> None:
-    """A login shell may be none of POSIX's, or know a few words only (C5)."""
+    """A login shell may be none of POSIX's, or know a few words only."""
     for user in ("root", "somebody"):
         command = Command("show version", {}, None, f"{user}@switch:22", timeout=5)
         channel = FakeChannel(FakeTransport(), command)

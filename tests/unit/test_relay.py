@@ -99,7 +99,7 @@ KINDS = pytest.mark.parametrize("kind", ["duck", "proxy"])
 
 @KINDS
 def test_a_transport_over_a_lookalike_runs_commands(kind: str) -> None:
-    """FINDINGS C8: `paramiko.ProxyCommand`, and objects with four methods."""
+    """`paramiko.ProxyCommand`, and objects with four methods."""
     with over(kind) as (_, sock, transport):
         began = time.monotonic()
         for number in range(20):

@@ -70,7 +70,7 @@ def channels(dialer: GatedDialer) -> List[FakeChannel]:
 
 @pytest.mark.parametrize("stream", ["lines", "stderr_lines"])
 def test_lines_of_a_lost_connection_raise_at_their_end(stream: str) -> None:
-    """U3: what came is given, and what is missing is told."""
+    """What came is given, and what is missing is told."""
     process, channel = begun()
     (channel.sink.data if stream == "lines" else channel.sink.stderr)(b"one\ntwo")
     channel.end(SshConnectionLost("lost", reason="eof"))
@@ -82,7 +82,6 @@ def test_lines_of_a_lost_connection_raise_at_their_end(stream: str) -> None:
 
 
 def test_lines_of_a_command_out_of_time_raise_at_their_end() -> None:
-    """U3."""
     process, channel = begun(timeout=0.01)
     channel.sink.data(b"one\n")
     lines = process.lines()
@@ -96,7 +95,7 @@ def test_lines_of_a_command_out_of_time_raise_at_their_end() -> None:
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_lines_of_a_command_that_ended_by_itself_just_end(status: int) -> None:
-    """U3: a non-zero exit is a result."""
+    """A non-zero exit is a result."""
     process, channel = begun()
     channel.complete(status, b"one\n")
     assert list(process.lines()) == ["one\n"]
@@ -116,7 +115,7 @@ def test_lines_keep_the_command_of_a_process_nobody_else_holds(
 def test_signalled_before_it_was_sent_a_command_never_is(
     name: str, code: int, cache: SshClientCache, dialer: GatedDialer
 ) -> None:
-    """C10: as a process of Popen's that is killed at once."""
+    """As a process of Popen's that is killed at once."""
     dialer.hold("alpha")
     process = start(connect_params(), "echo", cache=cache)
     process.signal(name)
@@ -138,7 +137,7 @@ def test_signalled_by_its_methods_it_gets_their_signals() -> None:
 def test_a_signal_that_ends_nothing_is_sent_with_the_command(
     cache: SshClientCache, dialer: GatedDialer
 ) -> None:
-    """C10: remembered while it connects."""
+    """Remembered while it connects."""
     dialer.hold("alpha")
     process = start(connect_params(), "echo", cache=cache)
     process.signal("USR1")
@@ -154,7 +153,6 @@ def test_a_signal_that_ends_nothing_is_sent_with_the_command(
 def test_a_process_that_is_dropped_under_way_is_ended_with_a_warning(
     cache: SshClientCache, dialer: GatedDialer
 ) -> None:
-    """C10c."""
     process = start(connect_params(), "echo", cache=cache)
     eventually(lambda: channels(dialer))
     with pytest.warns(ResourceWarning, match="somebody@alpha:22: a command was dropped"):
@@ -183,7 +181,7 @@ def test_a_future_with_a_done_callback_is_wanted_though_nobody_holds_it(
 def test_a_command_that_is_over_does_not_hold_the_pool(
     cache: SshClientCache, dialer: GatedDialer
 ) -> None:
-    """C10c: a result that is kept for long is a result, and no connection."""
+    """A result that is kept for long is a result, and no connection."""
     process = start(connect_params(), "echo", cache=cache)
     eventually(lambda: channels(dialer))
     channels(dialer)[0].complete()
@@ -228,7 +226,7 @@ def test_a_wait_of_no_number_of_seconds_is_refused(seconds: Any) -> None:
 
 
 def test_a_wait_that_is_over_is_not_told_as_the_end_of_the_commands_time() -> None:
-    """U9: two things, two texts."""
+    """Two things, two texts."""
     process, channel = begun()
     with pytest.raises(TimeoutError, match="is still under way after a wait of 0.01 s, and goes"):
         process.result(0.01)

@@ -32,7 +32,7 @@ def until_lost(silence: Silence, now: float = HEARD) -> Tuple[List[float], float
 def test_a_silent_server_is_asked_and_then_given_up_after_interval_times_count(
     count: int, asked: List[float]
 ) -> None:
-    """F5; a single count leaves time for an answer, too."""
+    """A single count leaves time for an answer, too."""
     assert until_lost(Silence(10, count)) == (asked, 10.0 * count)
 
 
@@ -52,14 +52,14 @@ def test_an_answer_begins_the_count_anew() -> None:
 
 
 def test_a_reader_that_was_held_up_asks_before_it_gives_up() -> None:
-    """F5: what counts is questions that were not answered, not time in which we did not run."""
+    """What counts is questions that were not answered, not time in which we did not run."""
     silence = Silence(10, 3)
     assert silence.check(HEARD, HEARD) == (False, 10)
     assert until_lost(silence, HEARD + 500) == ([500, 510], 520)
 
 
 def test_the_socket_is_looked_at_once_more_before_a_connection_is_given_up() -> None:
-    """F5: the answer may have come in the moment before."""
+    """The answer may have come in the moment before."""
     silence = Silence(10, 2)
     assert silence.check(HEARD + 10, HEARD) == (True, 10)
     ask, wait = silence.check(HEARD + 25, HEARD)

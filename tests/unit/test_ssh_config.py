@@ -407,7 +407,7 @@ def test_a_block_is_for_whom_ssh_says(tmp_path: Path, line: str) -> None:
 def test_match_with_an_equals_sign_is_read_as_by_openssh_10(
     tmp_path: Path, line: str, expected: Union[bool, str]
 ) -> None:
-    """The client changed its mind: until 9.x blanks could be around the sign; FINDINGS T2."""
+    """The client changed its mind: until 9.x blanks could be around the sign."""
     path = write(tmp_path / "c", "Match localuser=*", line, "  HostKeyAlias yes")
     if isinstance(expected, str):
         with pytest.raises(SshConfigError, match=f"c:2: {expected}"):

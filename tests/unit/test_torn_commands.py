@@ -201,7 +201,7 @@ CALLS = {
 def test_a_call_torn_anywhere_loses_nothing_and_ends_its_command(
     what: str, how: str, place: Place
 ) -> None:
-    """C1, C2: the destination stays usable; no session, lease or place in the queue is lost."""
+    """The destination stays usable; no session, lease or place in the queue is lost."""
     tear(place, CALLS[what], how, LIMIT)
 
 
@@ -213,7 +213,7 @@ def test_a_call_torn_anywhere_loses_nothing_and_ends_its_command(
 def test_a_call_torn_everywhere_loses_nothing_and_ends_its_command(
     what: str, how: str, place: Place
 ) -> None:
-    """C1, C2: each moment there is."""
+    """Each moment there is."""
     assert tear(place, CALLS[what], how, 600.0)
 
 
@@ -221,7 +221,7 @@ def test_a_call_torn_everywhere_loses_nothing_and_ends_its_command(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of generators
 @pytest.mark.parametrize("how", HOWS)
 def test_a_first_call_torn_anywhere_leaves_a_destination_that_can_be_used(how: str) -> None:
-    """C1: no dial that nobody makes."""
+    """No dial that nobody makes."""
     torn = 0
     for moment in moments(LIMIT, step=3):
         place = Place()

@@ -125,7 +125,6 @@ def tear(send: Callable[[SshTransport, SshChannel], Any], first: int, step: int)
 
 @pytest.mark.parametrize("what", SENDS)
 def test_whoever_is_torn_from_a_send_leaves_the_stream_whole_and_nobody_waiting(what: str) -> None:
-    """T30, G23."""
     before = threading.active_count()
     tear(SENDS[what], first=3, step=17)
     eventually(lambda: threading.active_count() <= before + 1, "no thread is left")
@@ -134,7 +133,7 @@ def test_whoever_is_torn_from_a_send_leaves_the_stream_whole_and_nobody_waiting(
 def test_a_torn_write_ends_the_connection_before_anyone_else_may_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """T30, G23: what came after a packet that was made and not written would be garbage."""
+    """What came after a packet that was made and not written would be garbage."""
     with EvilSsh(swallow) as server, connected(server.port) as transport:
         mine, others = transport.open_session(), transport.open_session()
         abort, uncork, later = transport.abort, transport.packetizer.uncork, []
@@ -161,5 +160,4 @@ def test_a_torn_write_ends_the_connection_before_anyone_else_may_write(
 @pytest.mark.long
 @pytest.mark.parametrize("what", SENDS)
 def test_a_send_torn_at_every_line(what: str) -> None:
-    """T30."""
     tear(SENDS[what], first=0, step=1)

@@ -82,7 +82,7 @@ def test_close_keeps_the_descriptor_until_release(ends: Ends) -> None:
 
 
 def test_a_write_to_a_peer_that_takes_nothing_fails_after_the_limit(ends: Ends) -> None:
-    """F5: paramiko's write retries for ever."""
+    """Paramiko's write retries for ever."""
     began = time.monotonic()
     with pytest.raises(WriteStalled, match="took no byte for 0.3 s") as caught:
         ends[0].sendall(b"x" * 64 * 1024 * 1024)
@@ -114,7 +114,7 @@ def test_a_write_after_close_is_an_error(ends: Ends) -> None:
 
 
 def test_what_there_is_no_room_for_does_not_wait_and_goes_before_what_is_next(ends: Ends) -> None:
-    """F3: the reader thread never waits for the peer; and half a packet is the end of a stream."""
+    """The reader thread never waits for the peer; and half a packet is the end of a stream."""
     wire, peer = ends
     pieces = [bytes([number]) * 100_000 for number in range(100)]
     for piece in pieces:
@@ -169,7 +169,6 @@ def test_writable_tells_the_truth_and_never_raises(ends: Ends) -> None:
 
 
 def test_an_end_is_seen_though_not_all_before_it_was_read(ends: Ends) -> None:
-    """T45."""
     wire, peer = ends
     assert not wire.has_hung_up()
     peer.sendall(b"last words")
