@@ -146,7 +146,7 @@ def test_algorithms_may_be_added_removed_and_preferred() -> None:
         ("username", 7, "text"),
         ("username", " ", "non-empty"),
         ("client_keys", 7, "a path"),
-        ("client_keys", [""], "non-empty"),
+        ("client_keys", [""], "not empty"),
         ("client_keys", [None], "a path"),
         ("identities_only", "maybe", "True or False"),
         ("agent_path", 7, "a path"),
