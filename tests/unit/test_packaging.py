@@ -90,3 +90,10 @@ def test_the_oldest_releases_are_what_the_matrix_runs() -> None:
     assert {name: short(version) for name, version in floors} == {
         name: short(pinned.get(name, "none")) for name, _ in floors
     }
+
+
+def test_precommit_runs_the_versions_of_the_lint_extra() -> None:
+    pinned = re.compile(r"[\w-]+==[\d.]+")
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    extra = "\n".join(listed("options.extras_require", "lint"))
+    assert sorted(pinned.findall(hooks)) == sorted(pinned.findall(extra)) != []
