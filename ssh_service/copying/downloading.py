@@ -54,6 +54,8 @@ MOST_FOLDERS = 250_000
 MOST_LEVELS = 1000
 # Parts of a folder asked for at once.
 _READ_AHEAD = 3
+# Entries of a folder that are listed before any is copied, so that most are closed by then.
+_LISTED_AHEAD = 1000
 
 
 class _Folder(NamedTuple):
@@ -285,18 +287,24 @@ class Download:
     async def _list_folder(self, folder: _Folder, path: bytes, target: TargetFolder) -> None:
         remote = self._remote
         handle = await remote.open_folder(path)
+        entries: List[Name] = []
+        seen: Set[int] = set()
         try:
             parts: Deque[Reply] = deque()
-            seen: Set[int] = set()
             while True:
                 while len(parts) < _READ_AHEAD:
                     parts.append(remote.ask_read_folder(handle))
-                entries = names_in(await parts.popleft(), path)
-                if not entries:
+                part = names_in(await parts.popleft(), path)
+                if not part:
                     break
-                await self._take_entries(folder, path, target, entries, seen)
+                entries += part
+                if len(entries) >= _LISTED_AHEAD:
+                    await self._take_entries(folder, path, target, entries, seen)
+                    entries = []
         finally:
             remote.ask_close(handle)
+        # With the folder closed: where a server has room for few open files, they need it.
+        await self._take_entries(folder, path, target, entries, seen)
 
     async def _take_entries(
         self,

@@ -94,7 +94,7 @@ class Job:
         self.progress = progress if isinstance(progress, Meter) else Meter(progress)
         report = self.progress.report if self.progress.is_read else None
         self.pipeline = Pipeline(lane, stall_timeout, report)
-        self.remote = RemoteFiles(lane)
+        self.remote = RemoteFiles(lane, self.pipeline)
         self.owner = RemoteOwner(self.remote, self.pipeline)
         self.has_resumed = self.resumes_tree = False
         self.source_tree: Optional[SourceTree] = None

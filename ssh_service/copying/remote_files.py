@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import stat
 import time
-from typing import Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.paths import LONGEST_NAME, beside, folder_of, last_name
-from ssh_service.copying.pipeline import Cancelled
+from ssh_service.copying.pipeline import Cancelled, Pipeline
 from ssh_service.copying.sftp import decode, encode, protocol
 from ssh_service.copying.sftp.lane import Lane
 from ssh_service.copying.sftp.protocol import (
     Attributes,
+    Buffer,
     Limits,
     Name,
     Pieces,
@@ -21,23 +22,28 @@ from ssh_service.copying.sftp.protocol import (
     Space,
 )
 from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.waiting import Budget
 
 __all__ = ["RemoteFiles"]
 
 # Seconds after which something that a server lacks is asked for again: it may be there by then.
 _LACKS_KEPT = 600.0
+# Seconds for which to wait until one of the open files is closed, where there may be room for few,
+# and how often to try again once there was one less.
+_ROOM_PATIENCE, _ROOM_TRIES = 30.0, 10
 
 
 class RemoteFiles:
     """
-    A server's files, over one lane.
+    A server's files, over one lane, for the tasks of one pipeline.
 
     Every method is a coroutine for the lane's pipeline and raises `Refused` when the server would
     not.  Paths are bytes, taken literally.
     """
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, pipeline: Pipeline) -> None:
         self._lane = lane
+        self._waiting_to_open = Budget(pipeline, 1)
         session = lane.session
         self._extensions = session.extensions
         self.facts = session.facts
@@ -129,11 +135,61 @@ class RemoteFiles:
 
     async def open(self, path: bytes, how: int, mode: Optional[int] = None) -> bytes:
         """Open a file; give its handle."""
-        return await self._handle(self._lane.ask(encode.open_file, path, how, mode), path)
+        return await self._open(path, encode.open_file, path, how, mode)
 
     async def open_folder(self, path: bytes) -> bytes:
         """Open a folder; give its handle."""
-        return await self._handle(self._lane.ask(encode.open_folder, path), path)
+        return await self._open(path, encode.open_folder, path)
+
+    async def _open(self, path: bytes, request: Callable[..., Buffer], *args: Any) -> bytes:
+        if self._waiting_to_open.used:  # they come first
+            await self._waiting_to_open.take()
+            self._waiting_to_open.give()
+        session, reply = self._lane.session, self._lane.ask(request, *args)
+        try:
+            return await self._handle(reply, path)
+        except Refused as refused:
+            most = session.count_open()
+            were_open = most or session.has_closed_since(reply)
+            if refused.code != protocol.FAILURE or session.limits.handles or not were_open:
+                raise
+            # It may have room for so many open files, and not say so.
+            await self._waiting_to_open.take()
+            try:
+                handle = await self._open_later(most, reply, refused, request, args)
+            finally:
+                self._waiting_to_open.give()
+            session.note_handle_limit(max(most, session.count_open()))
+            return handle
+
+    async def _open_later(
+        self,
+        most: int,
+        reply: Reply,
+        refused: Refused,
+        request: Callable[..., Buffer],
+        args: Tuple[Any, ...],
+    ) -> bytes:
+        """Open what was refused, perhaps for want of room, when something else was closed."""
+        session, until, tries = self._lane.session, time.monotonic() + _ROOM_PATIENCE, 0
+        while True:
+            while session.count_open() and not session.has_closed_since(reply):
+                if time.monotonic() > until:
+                    raise refused
+                await self._lane.ask(encode.lstat, b".")  # nothing but a moment
+            reply = self._lane.ask(request, *args)
+            try:
+                return await self._handle(reply, refused.path)
+            except Refused as again:
+                refused = again
+                if session.has_closed_since(reply) and time.monotonic() < until:
+                    continue  # it was full, and is no more
+                count = session.count_open()
+                # With room, it was something else; unless another copy was faster.
+                if count < most:
+                    most, tries = count, tries + 1
+                if tries >= _ROOM_TRIES or not count:
+                    raise
 
     async def _handle(self, reply: Reply, path: bytes) -> bytes:
         try:

@@ -8,14 +8,24 @@ import struct
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 
 from ssh_service.copying import Meter, Options, TimeLimits, channels, running
-from ssh_service.copying.sftp import protocol
-from tests.common import PATIENCE
-from tests.unit.sftp_harness import MadeUpServer, frame, status, string
+from ssh_service.copying.sftp import encode, protocol
+from ssh_service.copying.sftp.session import SftpSession
+from tests.common import PATIENCE, in_threads
+from tests.unit.sftp_harness import (
+    MadeUpServer,
+    download,
+    frame,
+    real_session,
+    status,
+    string,
+    upload,
+)
+from tests.unit.trees import describe, many_files
 
 
 class Erlang:
@@ -146,3 +156,58 @@ def test_files_arrive_where_handles_are_given_twice(
         for path in source.rglob("[0-9]"):
             there = b"/target%d/%s" % (number, os.fsencode(path.relative_to(source)))
             assert server.files[there] == path.read_bytes()
+
+
+@pytest.fixture(name="small")
+def session_with_room_for_few(sftp_server: str, tmp_path: Path) -> Iterator[SftpSession]:
+    """Give a session of a server that can hold a dozen files open, and does not say so."""
+    wrapper = tmp_path / "small-server"
+    wrapper.write_text(f'#!/bin/sh\nulimit -n 17\nexec {sftp_server} "$@"\n')
+    wrapper.chmod(0o755)
+    with real_session(str(wrapper), tmp_path) as session:
+        session.limits = session.limits._replace(handles=0)
+        yield session
+
+
+@pytest.mark.parametrize("copy", [upload, download])
+@pytest.mark.parametrize("folders", [1, 40])
+def test_a_server_with_room_for_few_open_files_gets_all(
+    copy: Any, small: SftpSession, tmp_path: Path, folders: int
+) -> None:
+    """P15: an open that fails for want of room waits until another file is closed."""
+    for number in range(folders):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        many_files(tmp_path / "source" / str(number), 120 // folders, 300)
+    copy(small, tmp_path / "source", tmp_path / "target", stall_timeout=20)
+    assert describe(tmp_path / "target") == describe(tmp_path / "source")
+    assert small.count_open() == 0
+    assert small._handle_limit < 20
+
+
+@pytest.mark.parametrize("copy", [upload, download])
+def test_many_copies_share_the_few_open_files_of_a_server(
+    copy: Any, small: SftpSession, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(700_000))
+    in_threads(20, lambda number: copy(small, source, tmp_path / f"target{number}"))
+    for number in range(20):
+        assert (tmp_path / f"target{number}").read_bytes() == source.read_bytes()
+
+
+def test_a_failure_to_open_that_is_no_want_of_room_is_told(
+    small: SftpSession, tmp_path: Path
+) -> None:
+    """It is tried again where other files are open, but not for ever."""
+    many_files(tmp_path / "source", 8, 300)
+    (tmp_path / "target").mkdir()
+    original = encode.open_file
+
+    def refuse(request_id: int, path: bytes, *rest: Any) -> Any:
+        return original(request_id, path + b"/" if path.endswith(b"/5") else path, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "open_file", refuse)
+        with pytest.raises(OSError, match="source/5"):
+            download(small, tmp_path / "source", tmp_path / "target")
+    assert small._handle_limit == 100

@@ -16,6 +16,7 @@ import pytest
 
 from ssh_service.copying import downloading, remote_files, tar, temporary, upload_stream
 from ssh_service.copying.local.source_file import SourceFile
+from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.remote_process import GREETING, CommandStream, RemoteProcess
 from ssh_service.copying.sftp import encode
@@ -466,7 +467,8 @@ def test_a_shell_that_hangs_is_given_up(
     copy(session, source, tmp_path / "target", shell=HungShell(archive))
     assert describe(tmp_path / "target") == describe(source)
     assert "no tar" in session.facts
-    remote = RemoteFiles(Lane(session))
+    lane = Lane(session)
+    remote = RemoteFiles(lane, Pipeline(lane))
     assert remote.lacks("tar")
     monkeypatch.setattr(remote_files, "_LACKS_KEPT", 0.0)
     assert not remote.lacks("tar")

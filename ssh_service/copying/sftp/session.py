@@ -129,6 +129,10 @@ class SftpSession:
         self._reason: Optional[BaseException] = None  # guarded by _lock
         self._retired = False  # guarded by _lock
         self._handles = 0  # guarded by _lock
+        self._handles_open = 0  # guarded by _lock: at least, as some may be closed already
+        self._closing: Deque[Reply] = deque()  # guarded by _lock
+        self._last_closed = 0  # guarded by _lock: the arrival that told of the last one
+        self._handle_limit = _HANDLES  # guarded by _lock: where the server does not say it
         self.ids = itertools.count(1)
         self.sent = 0  # written by whichever thread sends
         self._queued = 0  # guarded by _lock: bytes that were given to be sent, ever
@@ -285,8 +289,8 @@ class SftpSession:
         first : bool
             Whether the asker holds none: then it is always granted, so that every copy moves.
         """
-        allowed = self.limits.handles // 2 or _HANDLES
         with self._lock:
+            allowed = self.limits.handles // 2 or self._handle_limit
             if self._handles >= allowed and not first:
                 return False
             self._handles += 1
@@ -320,6 +324,7 @@ class SftpSession:
             other = self._open.get(handle)
             given_twice = other is not None and other.path != path and other.was_open_at(reply)
             self._open[handle] = _Open(path)
+            self._handles_open += 1
             if len(self._open) > _HANDLES_NOTED:
                 self._open = {
                     handle: file for handle, file in self._open.items() if file.was_open_at(None)
@@ -334,8 +339,28 @@ class SftpSession:
         """Take note that a handle is being closed; it may be given again after `reply`."""
         with self._lock:
             file = self._open.get(handle)
-            if file is not None:
+            if file is not None and file.closing is None:
                 file.closing = reply
+                self._closing.append(reply)
+
+    def count_open(self) -> int:
+        """Tell how many files and folders are open now, of all copies."""
+        with self._lock:
+            while self._closing and self._closing[0].arrival:
+                self._last_closed = max(self._last_closed, self._closing.popleft().arrival)
+                self._handles_open -= 1
+            return self._handles_open
+
+    def has_closed_since(self, reply: Reply) -> bool:
+        """Tell whether any file or folder was closed after a reply."""
+        self.count_open()
+        with self._lock:
+            return self._last_closed > reply.arrival
+
+    def note_handle_limit(self, count: int) -> None:
+        """Note that the server had no room for more than so many open files."""
+        with self._lock:
+            self._handle_limit = min(self._handle_limit, max(1, count))
 
     def put(self, batch: Buffer, replies: List[Reply]) -> int:
         """
