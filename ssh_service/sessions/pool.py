@@ -320,17 +320,18 @@ class SessionPool:
     def _run(self, session: Session, command: Command, channel: SshChannel) -> None:
         channel.in_reserve = False
         lane = session.lane
+        # In one piece with the spare session's request: each piece wakes the server, and its answer
+        # the reader.
         with channel.get_transport().together():
             if not command.start(channel):
                 channel.close()
-        # Not in one piece with it: the server is at work while the next session is prepared.
-        spare = Session(self, lane)
-        with self._lock:
-            wanted = self._lanes.wants_spare(lane)
+            spare = Session(self, lane)
+            with self._lock:
+                wanted = self._lanes.wants_spare(lane)
+                if wanted:
+                    lane.spare, spare.asked = spare, True
             if wanted:
-                lane.spare, spare.asked = spare, True
-        if wanted:
-            self._ask(spare)
+                self._ask(spare)
 
     def session_opened(self, session: Session, channel: SshChannel) -> None:
         """
