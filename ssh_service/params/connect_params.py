@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
@@ -16,6 +17,8 @@ from ssh_service.secret import Secret
 __all__ = ["ConnectKey", "ConnectParams", "connection_id"]
 
 Hidden = Union[None, Secret, Callable[[], Any]]
+
+_ALGORITHMS: Callable[[Any], Tuple[Any, ...]] = operator.attrgetter(*algorithms.KINDS)
 
 
 def connection_id(username: Optional[str], host: str, port: int) -> str:
@@ -207,6 +210,6 @@ class ConnectParams:
             ),
             host_keys=(self.known_hosts, self.host_key_alias),
             route=(tunnel, self.proxy_command, self.family, self.local_addr),
-            algorithms=tuple(getattr(self, kind) for kind in algorithms.KINDS),
+            algorithms=_ALGORITHMS(self),
             keepalive=(self.keepalive_interval, self.keepalive_count_max),
         )

@@ -320,8 +320,8 @@ class SessionPool:
     def _run(self, session: Session, command: Command, channel: SshChannel) -> None:
         channel.in_reserve = False
         lane = session.lane
-        # In one piece with the spare session's request: each piece wakes the server, and its answer
-        # the reader.
+        # In one piece with the request for a spare session: each piece wakes the server, and its
+        # answer the reader.
         with channel.get_transport().together():
             if not command.start(channel):
                 channel.close()

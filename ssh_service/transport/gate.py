@@ -107,9 +107,9 @@ class Gate(Ending):
 
     def _time_to_flush(self, now: float) -> float:
         """Say for how many seconds what is deferred may wait still; on the reader thread."""
-        if self._flush_at and (now >= self._flush_at or not self._deferred):
+        if now >= self._flush_at or not self._deferred:
             self._flush_at = 0.0
-        return self._flush_at - now if self._flush_at else 0.0
+        return max(0.0, self._flush_at - now)
 
     def _flush_or_leave(self) -> None:
         """Send what is deferred, or see to it that another thread does."""
@@ -196,10 +196,10 @@ class Gate(Ending):
             super()._send_message(data)
 
     def _is_behind(self) -> bool:
-        return bool(self._deferred) or self._wire.has_backlog
+        return bool(self._deferred or self._wire.backlog)
 
     def _wants_to_write(self) -> bool:
-        return self._is_behind() and not self._flush_at and self._may_send()
+        return not self._flush_at and self._is_behind() and self._may_send()
 
     def _usable(self) -> bool:
         return bool(self.active and not self._wire._closed and self._pid == os.getpid())

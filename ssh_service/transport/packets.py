@@ -76,6 +76,8 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         being exchanged, as then it is the peer's turn.
     unknown_message : Optional[Callable[[int], None]]
         Called with the sequence number of a message of a type nobody knows.
+    corked : int
+        How many bytes are kept since `cork`.
     banner : List[str]
         The lines the server sent before its identification.
     """
@@ -86,6 +88,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         self._chunk = b""  # received but not yet asked for, from _position on
         self._position = 0
         self._corked: Optional[List[bytes]] = None  # guarded by the transport's gate
+        self.corked = 0  # guarded by it, too
         self.deadline: Optional[float] = None
         self.before_wait: Callable[[], Optional[float]] = _wait_for_ever
         self.wants_to_write: Callable[[], bool] = bool
@@ -148,7 +151,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
     def _receive(self, may_rekey: bool) -> bytes:
         while True:
             wait = self.before_wait()
-            if may_rekey and self.may_begin_rekey() and self.need_rekey():
+            if may_rekey and self.need_rekey() and self.may_begin_rekey():
                 raise NeedRekeyException()
             data = self._wire.recv(wait, self.wants_to_write())
             if data is None:
@@ -176,15 +179,11 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
             self._wire.sendall(out)
         else:
             self._corked.append(bytes(out))
+            self.corked += len(out)
 
     def cork(self) -> None:
         """Keep what is written from now on, for `uncork`; the transport's gate is held."""
-        self._corked = []
-
-    @property
-    def corked(self) -> int:
-        """How many bytes are kept."""
-        return sum(map(len, self._corked or ()))
+        self._corked, self.corked = [], 0
 
     def uncork(self, wait: bool = True) -> None:
         """

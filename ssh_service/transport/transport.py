@@ -294,7 +294,7 @@ class SshTransport(Accepting):
         if self._rekey_wanted and not self.in_kex:
             # Only on this thread: see docs/paramiko_repairs.md#concurrent-rekeys
             self.packetizer._trigger_rekey()
-        soon = self._time_to_flush(now)
+        soon = self._time_to_flush(now) if self._flush_at else 0.0
         if soon:
             waits.append(soon)
         else:

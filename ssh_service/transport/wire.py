@@ -49,6 +49,8 @@ class Wire:
     ----------
     stall_limit : float
         As given; may be changed.
+    backlog : bytes
+        What `send_now` could not write.
 
     Notes
     -----
@@ -73,7 +75,7 @@ class Wire:
         self.stall_limit = stall_limit
         self._closed = False  # by the name that paramiko asks for
         self._drained = False  # reader thread only: the last read took all there was
-        self._backlog = b""  # guarded by the gate: what `send_now` could not write
+        self.backlog = b""  # guarded by the gate
         self.last_received = time.monotonic()
         if self._real:
             sock.setblocking(False)
@@ -185,17 +187,12 @@ class Wire:
 
     def is_choked(self) -> bool:
         """Tell whether `send_now` would write nothing: there was no room for what came before."""
-        return not (self._real and not self._backlog) and not self.writable()
+        return not (self._real and not self.backlog) and not self.writable()
 
     @property
     def is_socket(self) -> bool:
         """Whether `send_now` raises only where nothing of what it was given has left."""
         return self._real
-
-    @property
-    def has_backlog(self) -> bool:
-        """Whether there is something that `send_now` could not write."""
-        return bool(self._backlog)
 
     def writable(self) -> bool:
         """Tell whether a small message could be written now without waiting; no if closed."""
@@ -229,13 +226,13 @@ class Wire:
         OSError
             The connection was closed or reset.
         """
-        view = memoryview(self._backlog + data if self._backlog else data)
+        view = memoryview(self.backlog + data if self.backlog else data)
         while view:
             if self._closed:
                 raise OSError(errno.EPIPE, "the connection is closed")
             sent = self._send(view)
             view = view[sent:]
-        self._backlog = b""
+        self.backlog = b""
 
     def send_now(self, data: bytes) -> None:
         """
@@ -256,11 +253,11 @@ class Wire:
             return
         if self._closed:
             raise OSError(errno.EPIPE, "the connection is closed")
-        data = self._backlog + data
+        data = self.backlog + data
         try:
-            self._backlog = data[self._sock.send(data) :]
+            self.backlog = data[self._sock.send(data) :]
         except BlockingIOError:
-            self._backlog = data
+            self.backlog = data
 
     def _send(self, view: memoryview) -> int:
         if not self._real:

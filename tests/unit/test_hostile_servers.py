@@ -537,7 +537,7 @@ def fill(transport: SshTransport, sink: Collector) -> Collector:
     """Send until the network takes nothing any more; return whose open had to be put off."""
     assert sink.channel is not None
     for _ in range(100):  # the system may find more room
-        while not transport._wire.has_backlog:
+        while not transport._wire.backlog:
             sink.channel.send_some(b"x" * 16384, wait=False)
         late = Collector()
         transport.start_session(late)

@@ -119,24 +119,24 @@ def test_what_there_is_no_room_for_does_not_wait_and_goes_before_what_is_next(en
     pieces = [bytes([number]) * 100_000 for number in range(100)]
     for piece in pieces:
         wire.send_now(piece)  # far more than there is room for
-    assert wire.has_backlog and wire.is_choked()
+    assert wire.backlog and wire.is_choked()
     peer.settimeout(10)
     reading = Outcome(lambda: receive(peer, 100 * 100_000 + 3))
     wire.sendall(b"end")
-    assert not wire.has_backlog and not wire.is_choked()
+    assert not wire.backlog and not wire.is_choked()
     assert reading.wait().value == b"".join(pieces) + b"end"
 
 
 def test_what_is_left_leaves_with_the_next_look(ends: Ends) -> None:
     wire, peer = ends
-    while not wire.has_backlog:
+    while not wire.backlog:
         wire.send_now(b"x" * 100_000)
     peer.setblocking(False)
     began = time.monotonic()
-    while wire.has_backlog and time.monotonic() < began + 10:
+    while wire.backlog and time.monotonic() < began + 10:
         receive(peer, 1 << 30)
         wire.send_now(b"")
-    assert not wire.has_backlog
+    assert not wire.backlog
 
 
 def receive(peer: socket.socket, size: int) -> bytes:
