@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -206,7 +207,9 @@ class _Proxy:
     def interrupt(self) -> None:
         """End the process, and with it every wait for it."""
         if self._process.poll() is None:
-            self._process.terminate()
+            # (Before Python 3.10 it is an error that another thread reaped it just now.)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
 
     def close(self) -> None:
         """Leave neither a zombie nor a descriptor."""

@@ -190,6 +190,24 @@ def test_the_words_of_a_proxy_command_that_fails_are_told() -> None:
     eventually(lambda: sock.process.stdin.closed)
 
 
+def test_a_proxy_command_that_has_just_been_reaped_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On Python 3.8 and 3.9 the signal then fails, and would end the reader thread half-way."""
+    with EvilSsh() as server:
+        sock = proxy(NETCAT, server.port)
+        transport = SshTransport(sock, connection_id="tester@evil:1", keepalive_interval=None)
+        transport.handshake(time.monotonic() + PATIENCE)
+
+        def terminate() -> None:
+            sock.process.kill()
+            raise ProcessLookupError
+
+        monkeypatch.setattr(sock.process, "terminate", terminate)
+        transport.close()
+        nothing(server, sock)
+
+
 @pytest.mark.parametrize("stubborn", [False, True], ids=["idle", "stubborn"])
 def test_a_proxy_command_that_closes_its_stdout_is_ended(stubborn: bool) -> None:
     ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if stubborn else ""
