@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
 import time
-from typing import Iterator, List, Set
+from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
@@ -24,6 +25,9 @@ _PROCESS_WIDE = (
     "ssh-service-clock",
 )
 """Names of threads that the library shares between all caches of the process."""
+
+
+_OUR_LOGGERS = ("ssh_service", "paramiko")
 
 
 def _threads() -> Set[threading.Thread]:
@@ -62,6 +66,27 @@ def no_leaks() -> Iterator[None]:
         time.sleep(0.01)
     if left:
         pytest.fail(f"the test left behind: {', '.join(left)}", pytrace=False)
+
+
+def _logging() -> Dict[str, Tuple[int, bool, bool]]:
+    """Say of each logger that matters here what is not as it is made."""
+    found: Dict[str, Tuple[int, bool, bool]] = {"": (logging.root.level, False, True)}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in _OUR_LOGGERS:
+            state = (logger.level, logger.disabled, logger.propagate)
+            if state != (logging.NOTSET, False, True):
+                found[name] = state
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_changed_logging() -> Iterator[None]:
+    """Fail a test after which more is logged than before, or less: others count records."""
+    before = _logging()
+    yield
+    after = _logging()
+    if after != before:
+        pytest.fail(f"the test changed what is logged: {before} to {after}", pytrace=False)
 
 
 @pytest.fixture

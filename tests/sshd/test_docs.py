@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
 import sys
 from pathlib import Path
@@ -78,7 +79,10 @@ def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
     make_home(tmp_path, "web*", sshd, monkeypatch)
     for folder in ("srv", "tmp"):
         (tmp_path / folder).mkdir()
+    levels = {name: logging.getLogger(name).level for name in ("", "ssh_service")}
     yield tmp_path
+    for name, level in levels.items():  # an example may have asked for more
+        logging.getLogger(name).setLevel(level)
     verbs.default_cache().cleanup()
     if "ssh_service.mlos_bench" in sys.modules:  # an example has called install()
         sys.modules["ssh_service.mlos_bench"].uninstall()
