@@ -6,7 +6,7 @@ connection, a login and a command of its own, and no network is in between.  Eve
 runs in a process of its own, whose time, CPU (with that of its workers) and peak memory (all of
 its processes together) are measured; the server's are not.
 
-    python benchmarks/hosts_1000.py --plot docs/pictures/hosts_1000.svg
+    python benchmarks/hosts_1000.py --plot docs/pictures/hosts_1000.png
 
 Needs OpenSSH's sshd and the extra dask; matplotlib for the plot.
 """
@@ -204,7 +204,7 @@ def plot(found: List[Dict[str, Any]], path: str) -> None:
     """Draw time, CPU and memory against the number of hosts."""
     import matplotlib
 
-    matplotlib.use("svg")
+    matplotlib.use("agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.4))
@@ -223,7 +223,7 @@ def plot(found: List[Dict[str, Any]], path: str) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:

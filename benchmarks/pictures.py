@@ -2,7 +2,7 @@
 The documentation's figures and pictures, from what a run has written.
 
 ``python -m benchmarks.pictures [benchmarks.json]`` copies the figures to ``docs/benchmarks.json``
-and draws ``docs/pictures/*.svg``; it needs matplotlib.
+and draws ``docs/pictures/*.png``; it needs matplotlib.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _PICTURES: Dict[str, Callable[[str], bool]] = {
 }
 _SCALES = {"ms": 1000.0}
 _COLUMNS = 3
+# 1,210 pixels wide.
+_DPI = 110
 _OURS, _THEIRS = "#2a7d46", "#9aa4af"
 
 
@@ -52,16 +54,15 @@ def publish(path: str, docs: Path = DOCS) -> None:
     for name, belongs in _PICTURES.items():
         rows = [each for each in figures["measurements"] if belongs(each["name"])]
         if rows:
-            _draw(rows, docs / "pictures" / f"{name}.svg")
-            print(f"drawn: {name}.svg")
+            _draw(rows, docs / "pictures" / f"{name}.png")
+            print(f"drawn: {name}.png")
 
 
 def _draw(rows: Rows, path: Path) -> None:
     import matplotlib
 
-    matplotlib.use("svg")
-    # The same figures give the same file.
-    matplotlib.rcParams.update({"svg.hashsalt": "ssh_service", "font.size": 9})
+    matplotlib.use("agg")
+    matplotlib.rcParams["font.size"] = 9
     from matplotlib import pyplot
 
     lines = -(-len(rows) // _COLUMNS)
@@ -73,7 +74,8 @@ def _draw(rows: Rows, path: Path) -> None:
             _bars(cell, rows[number])
         else:
             cell.set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    # The same figures give the same file.
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
     pyplot.close(figure)
 
 

@@ -25,7 +25,7 @@ def test_a_run_becomes_figures_and_pictures(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(run))
     pictures.publish(str(tmp_path / "run.json"), tmp_path)
     written = {path.name for path in (tmp_path / "pictures").iterdir()}
-    assert written == {"commands.svg", "copies.svg", "costs.svg"}
+    assert written == {"commands.png", "copies.png", "costs.png"}
     figures = json.loads((tmp_path / "benchmarks.json").read_text())
     assert figures["measurements"][0]["peers"] == {
         OURS: {"median": 0.004, "p99": None, "ours_to_theirs": 1.0}
