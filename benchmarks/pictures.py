@@ -10,27 +10,29 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, List, Mapping
 
 from benchmarks.measure import OURS
 
-__all__ = ["publish"]
+__all__ = ["group_of", "publish"]
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 Rows = List[Mapping[str, Any]]
 
-# What is drawn where, by the measurement's name.
-_PICTURES: Dict[str, Callable[[str], bool]] = {
-    "commands": lambda name: name.startswith(("command", "first command")),
-    "copies": lambda name: name.endswith((" up", " down")) or "of output" in name,
-    "costs": lambda name: name.startswith(("CPU", "memory")),
-}
+_GROUPS = ("commands", "copies", "costs")
 _SCALES = {"ms": 1000.0}
 _COLUMNS = 3
 # 1,210 pixels wide.
 _DPI = 110
 _OURS, _THEIRS = "#2a7d46", "#9aa4af"
+
+
+def group_of(measurement: str) -> str:
+    """Return the group that a measurement is shown in, by its name: one of `_GROUPS`."""
+    if measurement.endswith((" up", " down")) or "of output" in measurement:
+        return "copies"
+    return "costs" if measurement.startswith(("CPU", "memory")) else "commands"
 
 
 def publish(path: str, docs: Path = DOCS) -> None:
@@ -51,11 +53,11 @@ def publish(path: str, docs: Path = DOCS) -> None:
             peer.pop("values", None)
     target.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     (docs / "pictures").mkdir(exist_ok=True)
-    for name, belongs in _PICTURES.items():
-        rows = [each for each in figures["measurements"] if belongs(each["name"])]
+    for group in _GROUPS:
+        rows = [each for each in figures["measurements"] if group_of(each["name"]) == group]
         if rows:
-            _draw(rows, docs / "pictures" / f"{name}.png")
-            print(f"drawn: {name}.png")
+            _draw(rows, docs / "pictures" / f"{group}.png")
+            print(f"drawn: {group}.png")
 
 
 def _draw(rows: Rows, path: Path) -> None:

@@ -3,7 +3,8 @@ Parts of the pages that are made of the code.
 
 ``{from-code} NAME``
     A table: ``connect-parameters``, ``service-settings``, ``host-settings``,
-    ``file-share-settings``, ``call-settings``, ``benchmarks``.
+    ``file-share-settings``, ``call-settings``; of the benchmarks, ``benchmark-run`` (what was run)
+    and ``benchmark-commands``, ``benchmark-copies``, ``benchmark-costs``.
 ``{error-class} NAME``
     What an error is, from its docstring.  A page with one of these must have them all.
 """
@@ -25,6 +26,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import ssh_service
+from benchmarks.pictures import group_of
 from ssh_service import errors, params, service_settings
 
 FIGURES = Path(__file__).resolve().parents[1] / "benchmarks.json"
@@ -61,31 +63,41 @@ def _connect_parameters() -> Iterator[str]:
 _SCALES = {"ms": 1000.0}
 
 
-def _benchmarks() -> Iterator[str]:
-    figures = json.loads(FIGURES.read_text("utf-8"))
+def _figures() -> Any:
+    return json.loads(FIGURES.read_text("utf-8"))
+
+
+def _benchmark_run() -> Iterator[str]:
+    figures = _figures()
     machine = figures["machine"]
     loads = [each["load"] for each in figures["measurements"]]
     yield (
         f"Measured {figures['began'][:10]} ({figures['mode']} run of `python -m benchmarks`):"
         f" {machine['cpus']} cores, Python {machine['python']}, paramiko {machine['paramiko']};"
         f" load of the machine {min(loads):.1f} to {max(loads):.1f}."
-        " Medians; in parentheses ours divided by theirs, the median of rounds side by side."
     )
-    yield ""
-    yield from _table(("", OURS, "neighbours"), map(_row, figures["measurements"]))
 
 
-def _row(measurement: Mapping[str, Any]) -> List[str]:
+def _benchmarks(group: str) -> Iterator[str]:
+    """Make the table of a group of measurements, with a column for each peer that took part."""
+    rows = [one for one in _figures()["measurements"] if group_of(one["name"]) == group]
+    peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
+    heads = ("", *(f"**{peer}**" if peer == OURS else peer for peer in peers))
+    yield from _table(heads, (_row(row, peers) for row in rows))
+
+
+def _row(measurement: Mapping[str, Any], peers: Iterable[str]) -> Iterator[str]:
     scale = _SCALES.get(measurement["unit"], 1.0)
-    cells = {}
-    for peer, found in measurement["peers"].items():
-        if found["median"] is not None:
+    yield f"{measurement['name']}, {measurement['unit']}"
+    for peer in peers:
+        found = measurement["peers"].get(peer, {"median": None})
+        if found["median"] is None:
+            yield "-"
+        elif peer == OURS:
+            yield f"**{_short(found['median'] * scale)}**"
+        else:
             ratio = found["ours_to_theirs"]
-            beside = f" ({ratio:.2f})" if ratio is not None and peer != OURS else ""
-            cells[peer] = f"{_short(found['median'] * scale)}{beside}"
-    ours = cells.pop(OURS, "")
-    theirs = "; ".join(f"{peer} {cell}" for peer, cell in cells.items())
-    return [f"{measurement['name']}, {measurement['unit']}", ours, theirs]
+            yield _short(found["median"] * scale) + (f" ({ratio:.2f})" if ratio else "")
 
 
 def _short(value: float) -> str:
@@ -93,7 +105,10 @@ def _short(value: float) -> str:
 
 
 _TABLES = {
-    "benchmarks": _benchmarks,
+    "benchmark-commands": lambda: _benchmarks("commands"),
+    "benchmark-copies": lambda: _benchmarks("copies"),
+    "benchmark-costs": lambda: _benchmarks("costs"),
+    "benchmark-run": _benchmark_run,
     "call-settings": lambda: _settings(service_settings.PER_CALL),
     "connect-parameters": _connect_parameters,
     "file-share-settings": lambda: _settings(service_settings.FILE_SHARE),
@@ -122,7 +137,7 @@ class FromCode(_Made):
 
     def lines(self, name: str) -> Iterable[str]:
         """Make one of the tables."""
-        if name == "benchmarks":
+        if name.startswith("benchmark-"):
             self.env.note_dependency(str(FIGURES))
         return _TABLES[name]()
 
