@@ -30,11 +30,16 @@ class Marks:
     """
 
     def __init__(self, count: int = 1) -> None:
-        token = os.urandom(_TOKEN_SIZE).hex()
-        self.start = f"<{token}:"
-        self._token = token.encode()
+        self._token = b""  # made when it is needed first: most scripts go without
         self._left = count
         self._held = b""  # may be the beginning of a mark
+
+    @property
+    def start(self) -> str:
+        """How a mark begins."""
+        if not self._token:
+            self._token = os.urandom(_TOKEN_SIZE).hex().encode()
+        return f"<{self._token.decode()}:"
 
     def text(self, word: str) -> str:
         """
