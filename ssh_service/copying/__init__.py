@@ -29,6 +29,7 @@ tar                           a format for many small files
 upload_stream, upload_merge   many small files in one stream, up; into a folder that is there
 download_stream               and down
 uploading, downloading        what goes where, of a file or a tree; a server's tree is walked
+exclusive                     what one thread does at a time
 channels                      where copies meet SSH: the channels they open, and keep
 running                       one copy from its call to its end
 ============================= ==================================================================

@@ -6,11 +6,11 @@ One for SFTP, which all copies share and which is kept for the next; one for eac
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Optional
 
 from ssh_service import background
+from ssh_service.copying.exclusive import Exclusive, Turn
 from ssh_service.copying.remote_process import CommandStream, RemoteProcess
 from ssh_service.copying.sftp.lane import greet
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
@@ -40,10 +40,10 @@ class _Slot:
     """Where the session of one connection is kept; whoever opens one holds the lock meanwhile."""
 
     def __init__(self) -> None:
-        self.opening = threading.Lock()
+        self.opening = Exclusive()
         self.session: Optional[SftpSession] = None  # guarded by opening
         # Where the server mixes up files that are open at the same time.
-        self.alone: Optional[threading.Lock] = None  # guarded by opening
+        self.alone: Optional[Exclusive] = None  # guarded by opening
 
 
 class _Ended(Exception):
@@ -260,25 +260,29 @@ def session_on(transport: SshTransport, limits: TimeLimits) -> SftpSession:
         Shared with all other copies on this connection.
     """
     slot: _Slot = transport.beside.setdefault("sftp", _Slot())
-    wait = limits.next_wait()
-    if not slot.opening.acquire(timeout=-1 if wait is None else wait):
-        limits.check()
-        raise Stalled()
+    turn = Turn()
     try:
+        if not slot.opening.take(turn, limits.next_wait()):
+            limits.check()
+            raise Stalled()
         if slot.session is None or not slot.session.is_usable:
             slot.session = _open(transport, limits)
             slot.session.alone = slot.alone
         return slot.session
     finally:
-        slot.opening.release()
+        slot.opening.give(turn)
 
 
 def use_one_file_at_a_time(transport: SshTransport) -> None:
     """Open sessions from now on that hold one file open at a time, of one copy."""
     slot: _Slot = transport.beside["sftp"]
-    with slot.opening:
+    turn = Turn()
+    try:
+        slot.opening.take(turn, None)
         if slot.alone is None:
-            slot.alone = threading.Lock()
+            slot.alone = Exclusive()
+    finally:
+        slot.opening.give(turn)
 
 
 def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:

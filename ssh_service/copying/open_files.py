@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 
 try:
     import resource
 except ImportError:  # a system without such limits
     resource = None  # type: ignore[assignment]
+
+from ssh_service.copying.sftp.holders import Holders
 
 __all__ = ["OpenFiles", "open_files"]
 
@@ -20,16 +21,16 @@ _AT_LEAST = 8
 
 class OpenFiles:
     """
-    Counts the files that copies hold open.
+    The files that copies hold open.
 
-    Notes
-    -----
-    Thread safety.  Every method may be called from any thread.
+    Attributes
+    ----------
+    holders : Holders
+        Who holds them.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held = 0  # guarded by _lock
+        self.holders = Holders()
 
     @property
     def limit(self) -> float:
@@ -39,31 +40,13 @@ class OpenFiles:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return float("inf") if soft == resource.RLIM_INFINITY else max(_AT_LEAST, soft // _SHARE)
 
-    def reserve(self, first: bool) -> bool:
-        """
-        Ask for the right to open one more.
-
-        Parameters
-        ----------
-        first : bool
-            Whether the copy that asks holds none: then it is granted, so that every copy moves.
-        """
-        limit = self.limit
-        with self._lock:
-            if self._held >= limit and not first:
-                return False
-            self._held += 1
-            return True
-
-    def release(self) -> None:
-        """Give that right back."""
-        with self._lock:
-            self._held -= 1
+    def has_room(self) -> bool:
+        """Tell whether there may be one more."""
+        return self.holders.used < self.limit
 
     def reset_after_fork(self) -> None:
         """Begin anew: the copies that hold any are the parent's."""
-        self._lock = threading.Lock()
-        self._held = 0
+        self.holders = Holders()
 
 
 open_files = OpenFiles()

@@ -277,7 +277,8 @@ class Pipeline:
                 raise self._interrupt from failure
         except BaseException as interrupt:  # `run` stops all others
             self._interrupt = self._interrupt or interrupt
-            self._tasks.discard(task)
+            if getattr(task.coroutine, "cr_frame", None) is None:  # else it had not gone on yet
+                self._tasks.discard(task)
             raise
         self._end(task)
 

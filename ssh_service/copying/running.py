@@ -11,6 +11,7 @@ from typing import Any, Callable, Coroutine, Iterator, Optional, Union
 
 from ssh_service.copying.channels import session_on, start_command, use_one_file_at_a_time
 from ssh_service.copying.downloading import Download
+from ssh_service.copying.exclusive import Turn
 from ssh_service.copying.failures import copy_error, shown
 from ssh_service.copying.job import CommandStarter, Job
 from ssh_service.copying.new_trees import NewTrees
@@ -113,14 +114,14 @@ def _alone(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
     if session.alone is None:
         yield
         return
-    wait = limits.next_wait()
-    if not session.alone.acquire(timeout=-1 if wait is None else wait):
-        limits.check()
-        raise Stalled()
+    turn = Turn()
     try:
+        if not session.alone.take(turn, limits.next_wait()):
+            limits.check()
+            raise Stalled()
         yield
     finally:
-        session.alone.release()
+        session.alone.give(turn)
 
 
 def _bytes(path: Path, side: str) -> bytes:

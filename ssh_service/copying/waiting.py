@@ -7,6 +7,7 @@ from typing import Any, Coroutine, Deque, List
 
 from ssh_service.copying.open_files import open_files
 from ssh_service.copying.pipeline import Pipeline, Turn
+from ssh_service.copying.sftp.holders import Holder
 from ssh_service.copying.sftp.session import SftpSession
 
 __all__ = ["Budget", "HandleBudget", "Signal"]
@@ -39,7 +40,7 @@ class Signal:
             await turn
 
 
-class Budget:
+class Budget(Holder):
     """
     A bound on something that tasks of one pipeline share: bytes on their way, files open.
 
@@ -115,27 +116,20 @@ class HandleBudget(Budget):
     def __init__(self, pipeline: Pipeline, session: SftpSession, limit: int) -> None:
         super().__init__(pipeline, limit)
         self._session = session
+        session.handle_holders.join(self)
+        open_files.holders.join(self)
 
     def _has_room(self, amount: int) -> bool:
-        if not super()._has_room(amount):
-            return False
         # A copy that holds none always gets one, so every copy moves; one that holds some waits
         # for its own to be closed.
-        first = not self.used
-        if not self._session.reserve_handle(first):
-            return False
-        if open_files.reserve(first):
+        if not self.used:
             return True
-        self._session.release_handle()
-        return False
-
-    def give(self, amount: int = 1) -> None:
-        """Give `amount` back."""
-        for _ in range(amount):
-            self._session.release_handle()
-            open_files.release()
-        super().give(amount)
+        return (
+            super()._has_room(amount)
+            and self._session.has_room_for_handles()
+            and open_files.has_room()
+        )
 
     def give_all(self) -> None:
         """Give back whatever is still taken, at the end of a copy that did not end well."""
-        self.give(self.used)
+        self.used = 0

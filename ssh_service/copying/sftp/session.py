@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying.sftp import decode, protocol
+from ssh_service.copying.sftp.holders import Holders
 from ssh_service.copying.sftp.packets import Packet, PacketReader
 from ssh_service.copying.sftp.protocol import Buffer, Limits, ProtocolError
 from ssh_service.copying.sftp.reply import Inbox, Reply
@@ -94,9 +95,11 @@ class SftpSession:
         What it told of its limits; zeros until it has.
     facts : Dict[str, Any]
         What copies found out about this server and want to know next time.
-    alone : Optional[threading.Lock]
-        Held by the one copy that may use it, where a server mixes up files that are open at the
+    alone : Optional[Exclusive]
+        Had by the one copy that may use it, where a server mixes up files that are open at the
         same time; None: any number may.
+    handle_holders : Holders
+        The budgets of all copies on it, for files that are open.
     ids : Iterator[int]
         Gives each request its number.
     sent : int
@@ -128,7 +131,6 @@ class SftpSession:
         self._over = False  # guarded by _lock
         self._reason: Optional[BaseException] = None  # guarded by _lock
         self._retired = False  # guarded by _lock
-        self._handles = 0  # guarded by _lock
         self._handles_open = 0  # guarded by _lock: at least, as some may be closed already
         self._closing: Deque[Reply] = deque()  # guarded by _lock
         self._last_closed = 0  # guarded by _lock: the arrival that told of the last one
@@ -139,7 +141,8 @@ class SftpSession:
         self.extensions: Dict[bytes, bytes] = {}
         self.limits = Limits()
         self.facts: Dict[str, Any] = {}
-        self.alone: Optional[threading.Lock] = None
+        self.alone: Any = None  # an `Exclusive`; copies' own matter
+        self.handle_holders = Holders()
 
     # The reader thread's side. ------------------------------------------------------------------
 
@@ -280,26 +283,11 @@ class SftpSession:
         self.ended(None)
         self._stream.close()
 
-    def reserve_handle(self, first: bool) -> bool:
-        """
-        Ask for the right to hold one more file open.
-
-        Parameters
-        ----------
-        first : bool
-            Whether the asker holds none: then it is always granted, so that every copy moves.
-        """
+    def has_room_for_handles(self) -> bool:
+        """Tell whether copies may hold one more file open."""
         with self._lock:
             allowed = self.limits.handles // 2 or self._handle_limit
-            if self._handles >= allowed and not first:
-                return False
-            self._handles += 1
-            return True
-
-    def release_handle(self) -> None:
-        """Give that right back."""
-        with self._lock:
-            self._handles -= 1
+        return self.handle_holders.used < allowed
 
     def handle_opened(self, handle: bytes, path: bytes, reply: Reply) -> None:
         """

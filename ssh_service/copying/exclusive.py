@@ -1,0 +1,81 @@
+"""What one thread does at a time, where an exception may strike it at any moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import Callable, Optional
+
+from ssh_service.transport.latch import Latch
+
+__all__ = ["Exclusive", "Turn"]
+
+# Seconds after which it is looked at whether the holder is still there.
+_LOOK_EVERY = 0.1
+
+
+class Turn:
+    """The right to be the one; it belongs to the thread that made it."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+
+
+class Exclusive:
+    """
+    As a lock, for waits with a limit: nobody is locked out for ever by a thread that was torn out.
+
+    An exception of a signal's handler may strike between the end of ``Lock.acquire`` and the
+    ``try`` that follows.  Here `take` is called inside of it, and `give` does nothing if the turn
+    was not had; one that was lost even so ends with its thread's frame, or its next turn.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: Callable[[], Optional[Turn]] = lambda: None  # guarded by _lock
+        self._over = Latch()  # guarded by _lock: of the holder's turn
+
+    def take(self, turn: Turn, timeout: Optional[float]) -> bool:
+        """
+        Wait for one's turn.
+
+        Parameters
+        ----------
+        turn : Turn
+            A new one of this thread's.
+        timeout : Optional[float]
+            Seconds; None: no limit.
+
+        Returns
+        -------
+        bool
+            False when the time was up.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                if self._is_free_locked(turn):
+                    self._holder, self._over = weakref.ref(turn), Latch()
+                    return True
+                over = self._over
+            left = _LOOK_EVERY if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return False
+            over.wait(min(left, _LOOK_EVERY))
+
+    def _is_free_locked(self, turn: Turn) -> bool:
+        holder = self._holder()
+        return holder is None or holder.thread is turn.thread or not holder.thread.is_alive()
+
+    def give(self, turn: Turn) -> None:
+        """End one's turn, if it was had."""
+        with self._lock:
+            if self._holder() is not turn:
+                return
+            self._holder, over = (lambda: None), self._over
+        over.set()

@@ -1,0 +1,119 @@
+"""An exception of a signal's handler anywhere in a copy: the destination stays usable."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict
+
+import pytest
+
+from ssh_service import SshClientCache, download, run, upload
+from ssh_service.copying.open_files import open_files
+from ssh_service.local_sshd import Sshd
+from tests.common import PATIENCE, descriptors, eventually
+from tests.injection import HOWS, torn_at
+from tests.unit.trees import litter
+
+# Seconds for the moments of one copy; they are torn at in strides, so that there are late ones.
+LIMIT = 6.0
+_STRIDE, _TURN = 61, 25
+
+pytestmark = [
+    pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class Place:
+    """A destination, and a small file that goes there or comes from there."""
+
+    def __init__(self, sshd: Sshd, cache: SshClientCache, folder: Path) -> None:
+        self.web: Dict[str, Any] = {**sshd.connect_params, "connect_timeout": PATIENCE}
+        self.cache = cache
+        self.folder = folder / "there"
+        self.folder.mkdir()
+        self.source = folder / "source"
+        self.source.write_bytes(os.urandom(1000))
+        self.check()
+        self._descriptors, self._threads = descriptors(), threading.active_count()
+
+    def upload(self, name: str = "torn") -> None:
+        upload(self.web, self.source, self.folder / name, cache=self.cache, timeout=PATIENCE)
+
+    def download(self, name: str = "torn") -> None:
+        download(self.web, self.source, self.folder / name, cache=self.cache, timeout=PATIENCE)
+
+    def check(self) -> None:
+        """Run a plain command and make a plain copy."""
+        hello = run(self.web, "echo hello", cache=self.cache, timeout=PATIENCE)
+        assert hello.stdout == "hello\n"
+        for copy in (self.upload, self.download):
+            copy("plain")
+            assert (self.folder / "plain").read_bytes() == self.source.read_bytes()
+            (self.folder / "plain").unlink()
+
+    def is_at_rest(self) -> bool:
+        """Tell whether nothing is held or counted that is not there."""
+        stats = self.cache.stats()
+        return (
+            not stats["leases"]
+            and not stats["waiting"]
+            and not open_files.holders.used
+            and descriptors() <= self._descriptors
+            and threading.active_count() <= self._threads
+        )
+
+    def check_rest(self) -> None:
+        eventually(
+            # What an exception's frames hold may be a cycle: the collector lets it go.
+            lambda: self.is_at_rest() or (gc.collect() < 0),
+            "what was torn has let go of all that it held",
+        )
+
+
+@pytest.fixture(name="place")
+def a_place(sshd: Sshd, cache: SshClientCache, tmp_path: Path) -> Place:
+    return Place(sshd, cache, tmp_path)
+
+
+def tear(place: Place, copy: Callable[[], None], how: str, limit: float) -> bool:
+    """Tear a copy at its moments, from first to last again and again; tell whether at all."""
+    until, torn = time.monotonic() + limit, 0
+    for first in range(_STRIDE):
+        moment = first * _TURN % _STRIDE
+        while time.monotonic() < until or torn < 20:
+            if not torn_at(moment, copy, how):
+                break
+            torn += 1
+            moment += _STRIDE
+            place.check()
+            place.check_rest()
+        else:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("way", ["upload", "download"])
+def test_a_copy_torn_anywhere_leaves_a_destination_that_can_be_used(
+    way: str, how: str, place: Place
+) -> None:
+    """C1: what comes next is served, and no lease, session, descriptor or thread is lost."""
+    tear(place, getattr(place, way), how, LIMIT)
+    place.check()
+    assert not litter(place.folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("way", ["upload", "download"])
+def test_a_copy_torn_everywhere_leaves_a_destination_that_can_be_used(
+    way: str, how: str, place: Place
+) -> None:
+    """C1: each moment there is."""
+    assert tear(place, getattr(place, way), how, 900.0)
