@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import socket
 import subprocess
+import sys
 import threading
 from typing import Any, Optional
 
@@ -50,7 +52,7 @@ class Relay:
 
     def __init__(self, sock: Any) -> None:
         self.error: Optional[BaseException] = None
-        self._sock = _Proxy(sock) if isinstance(sock, ProxyCommand) else _Lookalike(sock)
+        self._sock = _adapter(sock)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._started = False  # guarded by _lock
@@ -134,6 +136,15 @@ def _shut_down(sock: socket.socket, how: int) -> None:
         pass  # the other end was closed first
 
 
+def _adapter(sock: Any) -> Any:
+    ssl = sys.modules.get("ssl")  # imported by whoever has a TLS socket
+    if isinstance(sock, ProxyCommand):
+        return _Proxy(sock)
+    if ssl is not None and isinstance(sock, ssl.SSLSocket):
+        return _Tls(sock, ssl)
+    return _Lookalike(sock)
+
+
 class _Lookalike:
     """An object with the methods that paramiko asks of a socket."""
 
@@ -154,6 +165,49 @@ class _Lookalike:
             return int(self._sock.send(bytes(data)))
         except socket.timeout:
             return 0
+
+    def interrupt(self) -> None:
+        """Do nothing: no wait is longer than a moment."""
+
+    def close(self) -> None:
+        """Close it."""
+        self._sock.close()
+
+
+class _Tls:
+    """
+    A TLS socket that one thread reads while another writes.
+
+    OpenSSL allows only one call at a time on a connection, and most releases of Python do not
+    serialize them: two at once garble what is sent.
+    """
+
+    def __init__(self, sock: Any, ssl: Any) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._wants = {ssl.SSLWantReadError: select.POLLIN, ssl.SSLWantWriteError: select.POLLOUT}
+
+    def _call(self, method: Any, argument: Any) -> Any:
+        """Return what a method returned, or None, after a moment, if it would have blocked."""
+        try:
+            with self._lock:
+                return method(argument)
+        except tuple(self._wants) as error:
+            event = self._wants[type(error)]
+        poll = select.poll()
+        poll.register(self._sock, event)
+        poll.poll(_POLL * 1000)
+        return None
+
+    def receive(self) -> Optional[bytes]:
+        """Return bytes, b"" at the end, or None if nothing came for a moment."""
+        data: Optional[bytes] = self._call(self._sock.recv, _READ_SIZE)
+        return data
+
+    def send(self, data: memoryview) -> int:
+        """Send some bytes; return how many."""
+        return self._call(self._sock.send, data) or 0
 
     def interrupt(self) -> None:
         """Do nothing: no wait is longer than a moment."""

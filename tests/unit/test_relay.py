@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import shlex
 import socket
 import ssl
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
@@ -20,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ssh_service.errors import SshConnectError, SshConnectionLost
 from ssh_service.transport import SshTransport
+from ssh_service.transport.relay import Relay
 from tests.common import PATIENCE, Outcome, eventually, within
 from tests.faults.clients import execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
@@ -167,7 +170,10 @@ def test_a_transport_over_tls_runs_commands(tmp_path: Path) -> None:
 
     class Tls(EvilTransport):
         def __init__(self, sock: Any) -> None:
-            super().__init__(theirs.wrap_socket(sock, server_side=True))
+            # paramiko reads and writes at once, which a TLS socket does not bear.
+            relay = Relay(theirs.wrap_socket(sock, server_side=True))
+            relay.start()
+            super().__init__(relay.socket)
 
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ours.check_hostname, ours.verify_mode = False, ssl.CERT_NONE
@@ -179,6 +185,38 @@ def test_a_transport_over_tls_runs_commands(tmp_path: Path) -> None:
         assert execute(transport, "x" * 30_000) == (0, b"x" * 30_000)
         assert transport.sock.version().startswith("TLS")
         transport.close()
+
+
+def test_tls_socket_read_and_written_at_once_garbles_nothing(tmp_path: Path) -> None:
+    """Megabytes go up while as many come down, over one TLS connection."""
+    theirs, ours = self_signed(tmp_path), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ours.check_hostname, ours.verify_mode = False, ssl.CERT_NONE
+    sent = os.urandom(16 * 1024 * 1024)
+
+    def echo(listener: socket.socket) -> None:
+        plain, _ = listener.accept()
+        with theirs.wrap_socket(plain, server_side=True) as sock:
+            for data in iter(lambda: sock.recv(65536), b""):
+                sock.sendall(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        server = threading.Thread(target=echo, args=(listener,), daemon=True)
+        server.start()
+        relay = Relay(ours.wrap_socket(socket.create_connection(listener.getsockname(), PATIENCE)))
+        relay.start()
+        relay.socket.settimeout(PATIENCE)
+        writer = threading.Thread(target=relay.socket.sendall, args=(sent,), daemon=True)
+        writer.start()
+        received = bytearray()
+        while len(received) < len(sent):
+            data = relay.socket.recv(65536)
+            assert data, relay.error
+            received += data
+        relay.socket.close()
+        relay.stop()
+        server.join(PATIENCE)
+    assert received == sent and relay.error is None
 
 
 def test_the_words_of_a_proxy_command_that_fails_are_told() -> None:
