@@ -14,7 +14,7 @@ import sys
 from typing import Iterator, List
 
 from benchmarks.target import ROOT, Target
-from ssh_service.fault_proxy import FaultProxy
+from ssh_service.testing.fault_proxy import FaultProxy
 
 __all__ = ["far"]
 

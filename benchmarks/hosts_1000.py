@@ -172,7 +172,7 @@ class Watch:
 
 def compare(counts: List[int], script: str) -> List[Dict[str, Any]]:
     """Start the server, and each way in a process of its own."""
-    from ssh_service.local_sshd import Sshd
+    from ssh_service.testing.local_sshd import Sshd
 
     options = {
         "ListenAddress": "0.0.0.0",

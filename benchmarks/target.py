@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, NamedTuple, Optional
 
-from ssh_service.local_server import LocalServer
-from ssh_service.local_sshd import Sshd
+from ssh_service.testing.local_server import LocalServer
+from ssh_service.testing.local_sshd import Sshd
 
 __all__ = ["CIPHER", "ROOT", "Target", "make_user", "serve", "shell_seconds"]
 

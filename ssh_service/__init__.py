@@ -11,8 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
-    from ssh_service.cache import SshClientCache
-    from ssh_service.client import SshClient
+    from ssh_service.api import close_all, default_cache, download, run, start, upload
+    from ssh_service.commands.remote_process import RemoteProcess
+    from ssh_service.commands.result import CompletedProcess
+    from ssh_service.connections.cache import SshClientCache
+    from ssh_service.connections.client import SshClient
     from ssh_service.errors import (
         SshAuthError,
         SshCacheClosed,
@@ -36,13 +39,10 @@ if TYPE_CHECKING:
         SshTransferTimeout,
         SshTreeError,
     )
-    from ssh_service.host_api import FileShareService, Service, Status
-    from ssh_service.outcome import CompletedProcess
-    from ssh_service.remote_process import RemoteProcess
+    from ssh_service.services.host_api import FileShareService, Service, Status
     from ssh_service.ssh_fileshare import SshFileShareService
     from ssh_service.ssh_host_service import SshHostService
     from ssh_service.ssh_service import SshService
-    from ssh_service.verbs import close_all, default_cache, download, run, start, upload
 
     __version__: str
 

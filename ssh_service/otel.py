@@ -19,8 +19,8 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Dict, Optional, Union
 
-from ssh_service import verbs
-from ssh_service.cache import SshClientCache
+from ssh_service import api
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.events import (
     CommandEnded,
     CommandSent,
@@ -83,7 +83,7 @@ def instrument(
         trace.get_tracer(_SCOPE, tracer_provider=tracer_provider),
         metrics.get_meter(_SCOPE, meter_provider=meter_provider),
     )
-    return (verbs.default_cache() if cache is None else cache).subscribe(exporter)
+    return (api.default_cache() if cache is None else cache).subscribe(exporter)
 
 
 class _Exporter:

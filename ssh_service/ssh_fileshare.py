@@ -6,8 +6,9 @@ import logging
 from enum import Enum
 from typing import Any, Callable, ClassVar, Dict, Mapping
 
-from ssh_service import remote, service_settings
-from ssh_service.host_api import FileShareService
+from ssh_service import operations
+from ssh_service.services import settings
+from ssh_service.services.host_api import FileShareService
 from ssh_service.ssh_service import SshService
 
 __all__ = ["CopyMode", "SshFileShareService"]
@@ -31,7 +32,7 @@ class SshFileShareService(FileShareService, SshService):
     Parameters
     ----------
     config : Optional[dict]
-        Settings, see `ssh_service.service_settings`.  The dict is copied.
+        Settings, see `ssh_service.services.settings`.  The dict is copied.
     global_config : Optional[dict]
         See `Service`.
     parent : Optional[Service]
@@ -52,7 +53,7 @@ class SshFileShareService(FileShareService, SshService):
     no half of a file under its name where that can be avoided.
     """
 
-    _SETTINGS: ClassVar[Mapping[str, service_settings.Setting]] = service_settings.FILE_SHARE
+    _SETTINGS: ClassVar[Mapping[str, settings.Setting]] = settings.FILE_SHARE
 
     def download(
         self, params: Dict[str, Any], remote_path: str, local_path: str, recursive: bool = True
@@ -89,7 +90,7 @@ class SshFileShareService(FileShareService, SshService):
         SshCacheClosed
             Outside the service's context.
         """
-        self._copy(remote.download, params, remote_path, local_path, recursive)
+        self._copy(operations.download, params, remote_path, local_path, recursive)
 
     def upload(
         self, params: Dict[str, Any], local_path: str, remote_path: str, recursive: bool = True
@@ -127,7 +128,7 @@ class SshFileShareService(FileShareService, SshService):
         SshCacheClosed
             Outside the service's context.
         """
-        self._copy(remote.upload, params, local_path, remote_path, recursive)
+        self._copy(operations.upload, params, local_path, remote_path, recursive)
 
     def _copy(
         self,
@@ -139,7 +140,7 @@ class SshFileShareService(FileShareService, SshService):
     ) -> None:
         merged = self._merge(params)
         self._require_context()
-        service_settings.require_identity_files(merged)
+        settings.require_identity_files(merged)
         connect_params = self._connect_params(merged)
         _LOG.debug("%s: %s %s to %s", merged["ssh_hostname"], copy.__name__, source, goal)
         copy(

@@ -17,7 +17,7 @@ from typing import (
     Union,
 )
 
-from ssh_service import remote, service_settings
+from ssh_service import operations
 from ssh_service.errors import (
     SshCommandCancelled,
     SshCommandTimeout,
@@ -26,11 +26,12 @@ from ssh_service.errors import (
     SshServiceError,
     again,
 )
-from ssh_service.host_api import Service, Status
+from ssh_service.services import settings
+from ssh_service.services.host_api import Service, Status
 from ssh_service.ssh_service import SshService
 
 if TYPE_CHECKING:
-    from ssh_service.base_service import Methods
+    from ssh_service.services.base_service import Methods
 
 __all__ = ["SshHostService"]
 
@@ -71,7 +72,7 @@ class SshHostService(SshService):
     Parameters
     ----------
     config : Optional[dict]
-        Settings, see `ssh_service.service_settings`.  The dict is copied.
+        Settings, see `ssh_service.services.settings`.  The dict is copied.
     global_config : Optional[dict]
         See `Service`.
     parent : Optional[Service]
@@ -92,7 +93,7 @@ class SshHostService(SshService):
     future it hands out resolves, at the latest when the last service leaves its context.
     """
 
-    _SETTINGS: ClassVar[Mapping[str, service_settings.Setting]] = service_settings.HOST
+    _SETTINGS: ClassVar[Mapping[str, settings.Setting]] = settings.HOST
 
     def __init__(
         self,
@@ -314,19 +315,19 @@ class SshHostService(SshService):
         self._require_context()
         connect_params = self._connect_params(merged)
         try:
-            service_settings.require_identity_files(merged)
+            settings.require_identity_files(merged)
         except SshConfigError as exc:  # told with the results, as other unusable keys
             failed: Future[Any] = Future()
             failed.set_exception(exc)
             return failed
-        return remote.submit(
+        return operations.submit(
             self._CLIENT_CACHE,
             connect_params,
             script,
             env=_with_none_as_text(env) if env else None,
             shell=shell,
             timeout=self.config.get("ssh_request_timeout"),
-            max_connections=merged.get("ssh_max_connections", remote.MAX_CONNECTIONS),
+            max_connections=merged.get("ssh_max_connections", operations.MAX_CONNECTIONS),
             max_output=merged.get("ssh_max_output"),
             idle_timeout=merged.get("ssh_idle_timeout"),
             max_lifetime=merged.get("ssh_max_lifetime"),

@@ -24,14 +24,14 @@ from typing import (
     TypeVar,
 )
 
-from ssh_service import host_api, service_settings
-from ssh_service.cache import SshClientCache
-from ssh_service.client import SshClient
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.connections.client import SshClient
 from ssh_service.errors import SshCacheClosed, SshConfigError
-from ssh_service.host_api import Service
+from ssh_service.services import host_api, settings
+from ssh_service.services.host_api import Service
 
 if TYPE_CHECKING:
-    from ssh_service.base_service import Methods
+    from ssh_service.services.base_service import Methods
 
 __all__ = ["SshClient", "SshClientCache", "SshService"]
 
@@ -50,7 +50,7 @@ class SshService(Service, metaclass=ABCMeta):
     Parameters
     ----------
     config : Optional[dict]
-        Settings, see `ssh_service.service_settings`.  The dict is copied.
+        Settings, see `ssh_service.services.settings`.  The dict is copied.
     global_config : Optional[dict]
         See `Service`.
     parent : Optional[Service]
@@ -74,7 +74,7 @@ class SshService(Service, metaclass=ABCMeta):
     """
 
     _CLIENT_CACHE: ClassVar[SshClientCache] = SshClientCache()
-    _SETTINGS: ClassVar[Mapping[str, service_settings.Setting]] = service_settings.COMMON
+    _SETTINGS: ClassVar[Mapping[str, settings.Setting]] = settings.COMMON
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class SshService(Service, metaclass=ABCMeta):
     ) -> None:
         # The process for which this service keeps the cache alive.
         self._leased_by: Optional[int] = None  # guarded by _lock
-        super().__init__(service_settings.plain(config), global_config, parent, methods)
+        super().__init__(settings.plain(config), global_config, parent, methods)
         for name in _OVERRIDABLE:
             self.config.setdefault(name, None)
 
@@ -116,20 +116,20 @@ class SshService(Service, metaclass=ABCMeta):
         return cls._CLIENT_CACHE
 
     @classmethod
-    def _known_settings(cls) -> Dict[str, service_settings.Setting]:
-        known: Dict[str, service_settings.Setting] = {}
+    def _known_settings(cls) -> Dict[str, settings.Setting]:
+        known: Dict[str, settings.Setting] = {}
         for base in reversed(cls.__mro__):
             known.update(vars(base).get("_SETTINGS", {}))
         return known
 
     def _validate_json_config(self, config: Dict[str, Any]) -> None:
         # mlos_bench's own check knows its own classes only, by name, and would refuse this one.
-        found = service_settings.problems(
+        found = settings.problems(
             config, self._known_settings(), allow_unknown=not host_api.SCHEMA_IS_CHECKED
         )
         if not found:
             try:
-                service_settings.require_known_hosts(config)
+                settings.require_known_hosts(config)
             except SshConfigError as exc:
                 found = [str(exc)]
         if found:
@@ -219,8 +219,8 @@ class SshService(Service, metaclass=ABCMeta):
             del given["ssh_port"]
         if given.get("ssh_hostname") is None:
             raise SshConfigError("Missing required parameter: ssh_hostname")
-        known = {**self._known_settings(), **service_settings.PER_CALL}
-        found = service_settings.problems(given, known, allow_unknown=True)
+        known = {**self._known_settings(), **settings.PER_CALL}
+        found = settings.problems(given, known, allow_unknown=True)
         if found:
             raise SshConfigError("; ".join(found))
         return {**self.config, **given}
@@ -239,7 +239,7 @@ class SshService(Service, metaclass=ABCMeta):
         Dict[str, Any]
             The engine's connection parameters.
         """
-        return service_settings.connect_params(merged)
+        return settings.connect_params(merged)
 
 
 def _renew_lock() -> None:

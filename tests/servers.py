@@ -16,9 +16,9 @@ from typing import Iterator, Optional
 
 import pytest
 
-from ssh_service import process_tree
-from ssh_service.local_server import LocalServer
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing import process_tree
+from ssh_service.testing.local_server import LocalServer
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import eventually, require_part
 
 # A login shell as of a switch or a management board: a few words, and no POSIX shell at all.
@@ -102,7 +102,7 @@ class OwnFiles:
 @contextlib.contextmanager
 def sshd_with_shell(folder: Path, shell: str) -> Iterator[Sshd]:
     """Start an OpenSSH server whose user, root, has a login shell."""
-    from ssh_service import local_sshd
+    from ssh_service.testing import local_sshd
 
     program = local_sshd.find_sshd()
     require_part(program, "needs OpenSSH's sshd (Debian: apt install openssh-server)")

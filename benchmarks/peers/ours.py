@@ -8,7 +8,7 @@ import ssh_service
 from benchmarks.measure import OURS
 from benchmarks.peers.base import Peer
 from benchmarks.target import Target
-from ssh_service import SshClientCache, remote
+from ssh_service import SshClientCache, operations
 
 __all__ = ["PEERS"]
 
@@ -54,7 +54,9 @@ class _Ours(Peer):
         """Submit all, then wait for all."""
         cache = SshClientCache()
         try:
-            futures = [remote.submit(cache, target.connect_params, command) for target in targets]
+            futures = [
+                operations.submit(cache, target.connect_params, command) for target in targets
+            ]
             return [future.result().stdout for future in futures]
         finally:
             cache.cleanup()

@@ -27,7 +27,8 @@ from sphinx.util.docutils import SphinxDirective
 
 import ssh_service
 from benchmarks.pictures import group_of
-from ssh_service import errors, params, service_settings
+from ssh_service import errors, params
+from ssh_service.services import settings
 
 FIGURES = Path(__file__).resolve().parents[1] / "benchmarks.json"
 
@@ -48,7 +49,7 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
         yield f"| {' | '.join(cells)} |"
 
 
-def _settings(settings: Mapping[str, service_settings.Setting]) -> Iterator[str]:
+def _settings(settings: Mapping[str, settings.Setting]) -> Iterator[str]:
     rows = ((f"`{name}`", one.may_be, one.default) for name, one in settings.items())
     return _table(("name", "what it may be", "without it"), rows)
 
@@ -109,11 +110,11 @@ _TABLES = {
     "benchmark-copies": lambda: _benchmarks("copies"),
     "benchmark-costs": lambda: _benchmarks("costs"),
     "benchmark-run": _benchmark_run,
-    "call-settings": lambda: _settings(service_settings.PER_CALL),
+    "call-settings": lambda: _settings(settings.PER_CALL),
     "connect-parameters": _connect_parameters,
-    "file-share-settings": lambda: _settings(service_settings.FILE_SHARE),
-    "host-settings": lambda: _settings(service_settings.HOST),
-    "service-settings": lambda: _settings(service_settings.COMMON),
+    "file-share-settings": lambda: _settings(settings.FILE_SHARE),
+    "host-settings": lambda: _settings(settings.HOST),
+    "service-settings": lambda: _settings(settings.COMMON),
 }
 
 

@@ -13,9 +13,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from ssh_service import remote
-from ssh_service.cache import SshClientCache
+from ssh_service import operations
 from ssh_service.cli.targets import check_parallel, connect_parameters
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
 
@@ -108,14 +108,14 @@ def _measure(
     cache: SshClientCache, connect: Dict[str, Any], count: int, parallel: int, mebibytes: int
 ) -> Dict[str, float]:
     def once() -> None:
-        remote.submit(cache, connect, "true").result()
+        operations.submit(cache, connect, "true").result()
 
     def many() -> None:
         under_way: List["Future[Any]"] = []
         for _ in range(count):
             if len(under_way) == parallel:
                 under_way.pop(0).result()
-            under_way.append(remote.submit(cache, connect, "true"))
+            under_way.append(operations.submit(cache, connect, "true"))
         for future in under_way:
             future.result()
 
@@ -130,7 +130,7 @@ def _measure(
 
 
 def _copies(cache: SshClientCache, connect: Dict[str, Any], mebibytes: int) -> Dict[str, float]:
-    folder = remote.submit(cache, connect, "mktemp -d").result().stdout.strip()
+    folder = operations.submit(cache, connect, "mktemp -d").result().stdout.strip()
     if not folder.startswith("/"):
         raise SshServiceError("the host gave no temporary folder (mktemp -d)")
     megabytes = mebibytes * 1.048576
@@ -142,9 +142,10 @@ def _copies(cache: SshClientCache, connect: Dict[str, Any], mebibytes: int) -> D
                 for _ in range(mebibytes):
                     file.write(os.urandom(1 << 20))
             return {
-                "upload_mb_s": megabytes / _seconds(remote.upload, cache, connect, sample, there),
+                "upload_mb_s": megabytes
+                / _seconds(operations.upload, cache, connect, sample, there),
                 "download_mb_s": megabytes
-                / _seconds(remote.download, cache, connect, there, again),
+                / _seconds(operations.download, cache, connect, there, again),
             }
     finally:
-        remote.submit(cache, connect, f"rm -f {folder}/sample; rmdir {folder}").result()
+        operations.submit(cache, connect, f"rm -f {folder}/sample; rmdir {folder}").result()

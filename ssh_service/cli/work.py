@@ -189,7 +189,7 @@ def _connect(options: Any) -> Any:
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
         logging.getLogger("paramiko").setLevel(logging.WARNING)
         if options["verbose"] == 1:  # the host's own line says why it failed
-            logging.getLogger("ssh_service.dials").setLevel(logging.WARNING)
+            logging.getLogger("ssh_service.connections.dials").setLevel(logging.WARNING)
     names = ("host_key", "keys", "config", "user", "port")
     return connect_parameters(**{name: options[name] for name in names})
 

@@ -5,6 +5,6 @@ From connect parameters to an authenticated connection.
 keys (`credentials`, `agent`), and logging in (`authentication`).
 """
 
-from ssh_service.connect.dialling import dial
+from ssh_service.connect.dial import dial
 
 __all__ = ["dial"]

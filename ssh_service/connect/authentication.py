@@ -16,9 +16,9 @@ import paramiko
 from paramiko.ssh_exception import PartialAuthentication
 
 from ssh_service.connect.accepted_keys import restrict
-from ssh_service.connect.aside import call_aside, is_done
 from ssh_service.connect.credentials import Credentials, Identity
-from ssh_service.connect.interview import Declined, Interview
+from ssh_service.connect.keyboard_interactive import Declined, Interview
+from ssh_service.connect.side_calls import call_aside, is_done
 from ssh_service.errors import (
     SshAuthError,
     SshConnectError,

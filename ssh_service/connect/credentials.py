@@ -13,7 +13,6 @@ from paramiko.pkey import PublicBlob
 
 from ssh_service.connect.accepted_keys import refusal
 from ssh_service.connect.agent import AgentError, AgentKey, list_keys
-from ssh_service.connect.aside import call_aside, is_done
 from ssh_service.connect.key_files import (
     certifies,
     check_mode,
@@ -23,6 +22,7 @@ from ssh_service.connect.key_files import (
     read_certificate,
     read_file,
 )
+from ssh_service.connect.side_calls import call_aside, is_done
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.known_hosts import fingerprint
 from ssh_service.params import ConnectParams, conceal_keys, key_sources

@@ -14,7 +14,7 @@ import time
 from concurrent.futures import Future
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from ssh_service.connect.aside import is_done
+from ssh_service.connect.side_calls import is_done
 from ssh_service.errors import SshConnectError, SshConnectTimeout
 from ssh_service.params import ConnectParams
 

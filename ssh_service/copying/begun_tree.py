@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Optional
 
 from ssh_service.copying import temporary
+from ssh_service.copying.context import Job
 from ssh_service.copying.failures import Refused
-from ssh_service.copying.job import Job
-from ssh_service.copying.leftovers import Leftovers
 from ssh_service.copying.paths import join
 from ssh_service.copying.remote_owner import NEW_FILE, PRIVATE
+from ssh_service.copying.stale_files import Leftovers
 
 __all__ = ["BegunTree"]
 

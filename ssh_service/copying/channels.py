@@ -11,10 +11,10 @@ from typing import Optional
 
 from ssh_service import background
 from ssh_service.copying.exclusive import Exclusive, Turn
-from ssh_service.copying.remote_process import CommandStream, RemoteProcess
-from ssh_service.copying.sftp.lane import greet
+from ssh_service.copying.sftp.client import greet
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
+from ssh_service.copying.shell_command import CommandStream, RemoteProcess
 from ssh_service.errors import SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport, printable
 

@@ -11,15 +11,15 @@ import hashlib
 import re
 from typing import Optional, Union
 
+from ssh_service.copying.context import Job
 from ssh_service.copying.failures import not_the_same
-from ssh_service.copying.job import Job
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.remote_files import data_in
-from ssh_service.copying.remote_process import SAY_GREETING
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.shell_command import SAY_GREETING
 from ssh_service.copying.waiting import Budget
 
 __all__ = ["digest_by_shell", "digest_there", "is_same", "verify"]

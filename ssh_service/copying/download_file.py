@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ssh_service.copying.checksums import digest_by_shell, is_same, verify
+from ssh_service.copying.context import Job
 from ssh_service.copying.failures import Refused, changed_meanwhile, shown, was_rewritten
-from ssh_service.copying.job import Job
 from ssh_service.copying.local.target_file import (
     TargetFile,
     digest_at,

@@ -13,14 +13,14 @@ from collections import deque
 from typing import Awaitable, Callable, Deque, List, NamedTuple, Optional
 
 from ssh_service.copying import tar
+from ssh_service.copying.context import Job
 from ssh_service.copying.download_file import Wanted, finish
 from ssh_service.copying.failures import shown
-from ssh_service.copying.job import Job
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.local.target_folder import TargetFolder
 from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_process import SAY_GREETING, RemoteProcess, quoted
 from ssh_service.copying.sftp.protocol import ProtocolError
+from ssh_service.copying.shell_command import SAY_GREETING, RemoteProcess, quoted
 from ssh_service.copying.waiting import Budget
 from ssh_service.errors import SshTransferError
 

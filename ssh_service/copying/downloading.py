@@ -10,6 +10,7 @@ from collections import deque
 from typing import Any, Deque, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
+from ssh_service.copying.context import MANY_FILES, Job
 from ssh_service.copying.download_file import FileDownload, Wanted, seems_there
 from ssh_service.copying.download_stream import FileStream
 from ssh_service.copying.failures import (
@@ -20,7 +21,6 @@ from ssh_service.copying.failures import (
     not_a_file,
     shown,
 )
-from ssh_service.copying.job import MANY_FILES, Job
 from ssh_service.copying.local.begun_tree import LocalBegunTree
 from ssh_service.copying.local.target_folder import (
     Names,

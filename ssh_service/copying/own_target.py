@@ -7,8 +7,8 @@ import time
 from typing import Optional
 
 from ssh_service.copying import temporary
+from ssh_service.copying.context import Job
 from ssh_service.copying.failures import Refused, into_itself
-from ssh_service.copying.job import Job
 from ssh_service.copying.paths import folder_of, is_within, join
 from ssh_service.copying.remote_owner import NEW_FILE, PRIVATE
 

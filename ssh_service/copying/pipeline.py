@@ -23,7 +23,7 @@ from typing import (
     TypeVar,
 )
 
-from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.client import Lane
 from ssh_service.copying.sftp.reply import Reply
 
 __all__ = ["STOPPED", "Cancelled", "Pipeline", "Task", "Turn"]

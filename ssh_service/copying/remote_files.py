@@ -11,7 +11,7 @@ from ssh_service.copying.failures import Refused
 from ssh_service.copying.paths import LONGEST_NAME, beside, folder_of, last_name
 from ssh_service.copying.pipeline import Cancelled, Pipeline
 from ssh_service.copying.sftp import decode, encode, protocol
-from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.client import Lane
 from ssh_service.copying.sftp.protocol import (
     Attributes,
     Buffer,

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from typing import Deque, List
 
+from ssh_service.copying.context import Job
 from ssh_service.copying.failures import Refused
-from ssh_service.copying.job import Job
 from ssh_service.copying.paths import join
 from ssh_service.copying.remote_files import is_folder, names_in
 from ssh_service.copying.sftp.protocol import Name

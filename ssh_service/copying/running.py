@@ -10,14 +10,14 @@ import os
 from typing import Any, Callable, Coroutine, Iterator, Optional, Union
 
 from ssh_service.copying.channels import session_on, start_command, use_one_file_at_a_time
+from ssh_service.copying.context import CommandStarter, Job
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.exclusive import Turn
 from ssh_service.copying.failures import copy_error, shown
-from ssh_service.copying.job import CommandStarter, Job
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
 from ssh_service.copying.progress import Meter, ProgressTo
-from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.client import Lane
 from ssh_service.copying.sftp.session import HandleGivenTwice, SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.copying.uploading import Upload

@@ -9,9 +9,8 @@ from typing import Deque, List, NamedTuple, Optional, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.checksums import is_same, verify
+from ssh_service.copying.context import Job
 from ssh_service.copying.failures import Refused, exchanged, not_a_file, shown
-from ssh_service.copying.job import Job
-from ssh_service.copying.leftovers import Claimed, Leftovers
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.paths import beside, folder_of, last_name
@@ -21,6 +20,7 @@ from ssh_service.copying.remote_owner import MOST_LINKS, NEW_FILE, PRIVATE
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.stale_files import Claimed, Leftovers
 from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["FileUpload"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 
 from ssh_service.copying import temporary
+from ssh_service.copying.context import Job
 from ssh_service.copying.failures import Refused, shown
-from ssh_service.copying.job import Job
 from ssh_service.copying.paths import beside, last_name
 from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import is_folder, is_link

@@ -15,8 +15,8 @@ from collections import deque
 from typing import Deque, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
+from ssh_service.copying.context import MANY_FILES, Job
 from ssh_service.copying.failures import Refused, shown
-from ssh_service.copying.job import MANY_FILES, Job
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.ownership import is_shared

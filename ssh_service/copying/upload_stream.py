@@ -17,16 +17,16 @@ from typing import Iterable, List, Optional, Tuple
 
 from ssh_service.copying import tar, temporary
 from ssh_service.copying.begun_tree import BegunTree
+from ssh_service.copying.context import MANY_FILES, MOST_FAILURES, Job
 from ssh_service.copying.failures import Refused, shown
-from ssh_service.copying.job import MANY_FILES, MOST_FAILURES, Job
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.paths import beside, join, last_name
 from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_process import SAY_GREETING, RemoteProcess, quoted
 from ssh_service.copying.removal import remove_tree
 from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.copying.shell_command import SAY_GREETING, RemoteProcess, quoted
 from ssh_service.errors import SshTransferError
 
 __all__ = ["TREE", "StreamedTree", "TreeStream", "is_worth_a_stream", "stream_tree"]

@@ -10,9 +10,8 @@ from collections import deque
 from typing import Any, Coroutine, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying.begun_tree import BegunTree
+from ssh_service.copying.context import Job
 from ssh_service.copying.failures import Refused, local_error, not_a_file, shown
-from ssh_service.copying.job import Job
-from ssh_service.copying.leftovers import Leftovers
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.source_tree import SourceTree
@@ -23,6 +22,7 @@ from ssh_service.copying.pipeline import STOPPED
 from ssh_service.copying.remote_files import is_folder, succeed
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.stale_files import Leftovers
 from ssh_service.copying.upload_file import FileUpload
 from ssh_service.copying.upload_link import upload_link
 from ssh_service.copying.upload_merge import merge_tree

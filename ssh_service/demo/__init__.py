@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace) -> int:
         from ssh_service.demo.program import run
 
         if options.host is None:
-            import ssh_service.mock_sshd  # noqa: F401
+            import ssh_service.testing.mock_sshd  # noqa: F401
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ssh_service"):
             raise

@@ -12,11 +12,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional
 
-from ssh_service import params, verbs
-from ssh_service.cache import SshClientCache
+from ssh_service import api, params
+from ssh_service.commands.result import CompletedProcess
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshConfigError, SshServiceError, SshTransferError
-from ssh_service.fault_proxy import FaultProxy
-from ssh_service.outcome import CompletedProcess
+from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.transport import SshTransport
 
 __all__ = ["Host", "MockStage", "RealStage", "Stage", "connect_params", "try_once"]
@@ -107,7 +107,7 @@ class MockStage(Stage):
     keeps_times = False
 
     def _hosts(self, stack: contextlib.ExitStack) -> List[Host]:
-        from ssh_service.mock_sshd import MockSshd
+        from ssh_service.testing.mock_sshd import MockSshd
 
         stack.enter_context(_quiet("paramiko"))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ssh-service-demo-"))
@@ -202,7 +202,7 @@ class RealStage(Stage):
     def _run(
         self, cache: SshClientCache, script: str, env: Optional[Dict[str, str]] = None
     ) -> CompletedProcess:
-        return verbs.run(
+        return api.run(
             self._given[0], script, env=env, shell="/bin/sh", cache=cache, timeout=_TIMEOUT
         )
 

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any, List, NamedTuple, Optional
 
-from ssh_service.client import SshClient
+from ssh_service.connections.client import SshClient
 
 __all__ = ["Event", "Journal", "Watcher"]
 

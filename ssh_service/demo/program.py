@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from ssh_service.cache import SshClientCache
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.demo import hosts, steps
 from ssh_service.demo.journal import Journal
 from ssh_service.demo.show import CheckFailed, Show

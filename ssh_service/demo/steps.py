@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List, Optional, TypeVar
 
 from ssh_service import download, run, upload
-from ssh_service.cache import SshClientCache
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.demo import trees
 from ssh_service.demo.hosts import Host
 from ssh_service.demo.journal import Event, Journal

@@ -22,17 +22,17 @@ from concurrent.futures import Executor
 from typing import Any, Dict, Iterable, Mapping, Optional, Union
 
 from ssh_service import params
-from ssh_service import script as scripts
-from ssh_service.cache import SshClientCache, check_cache
+from ssh_service.commands import script as scripts
+from ssh_service.commands.script import Script
+from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import Options
 from ssh_service.errors import SshConfigError
-from ssh_service.fleet.elsewhere import runner_for
-from ssh_service.fleet.here import Here, OnOutput, OnProgress
+from ssh_service.fleet.executor_runners import runner_for
 from ssh_service.fleet.hosts import Host, expand, parse
-from ssh_service.fleet.job import Job
+from ssh_service.fleet.local_runner import Here, OnOutput, OnProgress
 from ssh_service.fleet.result import HostResult, SshWorkerLost
 from ssh_service.fleet.results import Results
-from ssh_service.script import Script
+from ssh_service.fleet.task import Job
 
 __all__ = [
     "Host",

@@ -20,10 +20,10 @@ from multiprocessing.connection import (
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ssh_service.errors import SshServiceError
-from ssh_service.fleet import station
-from ssh_service.fleet.executing import Executing, Given
-from ssh_service.fleet.job import Job, unknown_fate
+from ssh_service.fleet import pool_worker
+from ssh_service.fleet.executor_base import Executing, Given
 from ssh_service.fleet.result import HostResult, SshWorkerLost, failed, one_line
+from ssh_service.fleet.task import Job, unknown_fate
 from ssh_service.fleet.worker import Task
 
 __all__ = ["ProcessPool"]
@@ -99,7 +99,7 @@ class ProcessPool(Executing):
 
     def _submit(self, task: Task) -> "Future[Any]":
         address = str(self._listener.address)
-        return self._executor.submit(station.begin, task, address, self._authkey, self._share)
+        return self._executor.submit(pool_worker.begin, task, address, self._authkey, self._share)
 
     def _returned(self, given: Given, call: "Future[Any]") -> None:
         if call.cancelled():
@@ -115,9 +115,9 @@ class ProcessPool(Executing):
             self._lost(given, error)
             return
         answer = call.result()
-        if answer == station.CANCELLED or (answer == station.FULL and self._cancelled):
+        if answer == pool_worker.CANCELLED or (answer == pool_worker.FULL and self._cancelled):
             self._settle(given.number, given.clock.cancelled())
-        elif answer == station.FULL:
+        elif answer == pool_worker.FULL:
             self._give(given)  # to a process that has room
         # Else its line tells the rest, or the end of the line does.
 

@@ -6,6 +6,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
+from ssh_service.commands.result import CompletedProcess
 from ssh_service.errors import (
     SshCommandError,
     SshCommandTimeout,
@@ -15,7 +16,6 @@ from ssh_service.errors import (
     SshServiceError,
     SshTransferTimeout,
 )
-from ssh_service.outcome import CompletedProcess
 
 __all__ = [
     "FAILED",

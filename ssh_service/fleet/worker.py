@@ -12,12 +12,12 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Callable, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service import params
-from ssh_service.cache import SshClientCache
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshCommandCancelled
-from ssh_service.fleet import job as jobs
 from ssh_service.fleet import on_dask
-from ssh_service.fleet.job import Clock, Job
+from ssh_service.fleet import task as jobs
 from ssh_service.fleet.result import HostResult
+from ssh_service.fleet.task import Clock, Job
 
 __all__ = ["Task", "cancel", "forget", "is_cancelled", "perform", "work"]
 

@@ -6,8 +6,8 @@ import sys
 from importlib import metadata
 from typing import Any, Callable
 
-from ssh_service import host_api
 from ssh_service.mlos_bench import install
+from ssh_service.services import host_api
 
 _NAME = "python -m ssh_service.mlos_bench"
 

@@ -7,7 +7,7 @@ import functools
 import threading
 from typing import Optional
 
-from ssh_service import host_api
+from ssh_service.services import host_api
 
 __all__ = ["install", "uninstall"]
 

@@ -9,8 +9,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping
 from jsonschema.exceptions import ValidationError
 from mlos_bench.config.schemas.config_schemas import ConfigSchema
 
-from ssh_service import service_settings
 from ssh_service.mlos_bench.methods import Method, wrap
+from ssh_service.services import settings
 
 __all__ = ["SUBSCHEMA", "WrongServiceSettings", "explain", "extend", "subschema"]
 
@@ -19,8 +19,8 @@ SUBSCHEMA = os.path.join(
 )
 _NEIGHBOUR = "ssh-host-service-subschema.json"
 _SETTINGS = {
-    "SshHostService": {**service_settings.COMMON, **service_settings.HOST},
-    "SshFileShareService": {**service_settings.COMMON, **service_settings.FILE_SHARE},
+    "SshHostService": {**settings.COMMON, **settings.HOST},
+    "SshFileShareService": {**settings.COMMON, **settings.FILE_SHARE},
 }
 _PACKAGES = ("ssh_service.", "mlos_bench.services.remote.ssh.")
 
@@ -118,7 +118,7 @@ def _services(config: Any) -> Iterator[Dict[str, Any]]:
             yield from _services(item)
 
 
-def _settings_of(class_name: str) -> Mapping[str, service_settings.Setting]:
+def _settings_of(class_name: str) -> Mapping[str, settings.Setting]:
     return _SETTINGS.get(class_name.rpartition(".")[2], {})
 
 
@@ -130,7 +130,7 @@ def _wrong_settings(service: Mapping[str, Any], validate: Callable[[Any], None])
         try:
             validate({"class": class_name, "config": {name: value}})
         except ValidationError as error:
-            texts = service_settings.problems({name: value}, known)
+            texts = settings.problems({name: value}, known)
             if not texts and class_name.startswith(_PACKAGES[1]):
                 ours = _PACKAGES[0] + class_name.rpartition(".")[2]
                 texts = [f"{name}: this value needs our class name, {ours}"]

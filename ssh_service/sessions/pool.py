@@ -11,9 +11,10 @@ import weakref
 from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service import background
-from ssh_service.cache import SshClientCache
-from ssh_service.command import Command, HelperCommand
-from ssh_service.entries import Generation, Lease
+from ssh_service.commands.command import Command, HelperCommand
+from ssh_service.commands.process_group import Helper, Reply
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.connections.entries import Generation, Lease
 from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
@@ -21,8 +22,7 @@ from ssh_service.errors import (
     SshSessionRefused,
 )
 from ssh_service.params import ConnectParams
-from ssh_service.process_group import Helper, Reply
-from ssh_service.sessions.lanes import LIMIT_KEPT, Failed, Lanes
+from ssh_service.sessions.scheduler import LIMIT_KEPT, Failed, Lanes
 from ssh_service.sessions.session import Lane, Session
 from ssh_service.transport import SshChannel, SshTransport
 from ssh_service.transport.latch import Latch

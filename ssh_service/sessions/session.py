@@ -6,8 +6,8 @@ import weakref
 from typing import Optional, Protocol
 
 from ssh_service import known_servers
-from ssh_service.command import HEARD, Command
-from ssh_service.entries import Lease, Slot
+from ssh_service.commands.command import HEARD, Command
+from ssh_service.connections.entries import Lease, Slot
 from ssh_service.errors import SshServiceError
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 

@@ -18,7 +18,7 @@ from paramiko.message import Message
 
 from ssh_service.errors import SshConnectionLost, SshSessionRefused
 from ssh_service.transport.channel import SshChannel
-from ssh_service.transport.opening import Opening
+from ssh_service.transport.channel_opening import Opening
 from ssh_service.transport.packets import message
 from ssh_service.transport.wire import Wire
 

@@ -10,7 +10,7 @@ from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshServiceError, again
-from ssh_service.transport.posting import PostingChannel
+from ssh_service.transport.nonblocking import PostingChannel
 from ssh_service.transport.wire import Buffer
 
 # One piece of a blocking sendall; more does not fit a packet of OpenSSH's servers.

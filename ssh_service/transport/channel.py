@@ -4,7 +4,7 @@ A channel of a shared connection: paramiko's, with its races and its endless wai
 It works in two ways.  The plain one is paramiko's: blocking calls, for code that expects a
 `paramiko.Channel` (`ssh_service.transport.blocking`).  The other one needs no thread: a
 `ChannelSink` is told by the connection's reader thread what came, and what is sent never waits
-(`ssh_service.transport.posting`).  Here is what the reader thread does with both.
+(`ssh_service.transport.nonblocking`).  Here is what the reader thread does with both.
 """
 
 from __future__ import annotations

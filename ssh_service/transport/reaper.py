@@ -18,7 +18,7 @@ from paramiko.message import Message
 from ssh_service.transport.outbound import Outbound
 
 if TYPE_CHECKING:
-    from ssh_service.transport.gate import Gate
+    from ssh_service.transport.sending import Gate
 
 # Seconds between two looks at whether a transport with deferred messages can write again.
 _LOOK_AGAIN = 0.05

@@ -23,13 +23,13 @@ from paramiko.message import Message
 from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshConnectTimeout, reason_of
-from ssh_service.transport import gate, reaper
+from ssh_service.transport import reaper, sending
 from ssh_service.transport.accepting import Accepting
 from ssh_service.transport.agreement import check_host_key, servers_offer
+from ssh_service.transport.keepalive import Silence
 from ssh_service.transport.latch import Latch
 from ssh_service.transport.packets import Inflater
 from ssh_service.transport.paramiko_check import check_paramiko
-from ssh_service.transport.silence import Silence
 from ssh_service.transport.text import printable
 from ssh_service.transport.wire import Wire
 
@@ -258,7 +258,7 @@ class SshTransport(Accepting):
         self._rekey_wanted.append(done)
         if self.is_active():  # otherwise, nobody is there to set it
             self._ask_for_a_sign_of_life()  # wakes the reader, which begins
-            limit = 2 * gate.REKEY_LIMIT  # another exchange may be under way
+            limit = 2 * sending.REKEY_LIMIT  # another exchange may be under way
             if not done.wait(limit):
                 self.abort(self._lost("protocol", f"no new keys in {limit:g} s"))
         if not self.is_active():
@@ -300,9 +300,9 @@ class SshTransport(Accepting):
         else:
             self._flush()
         if self._rekey_began is not None:
-            waits.append(self._rekey_began + gate.REKEY_LIMIT - now)
+            waits.append(self._rekey_began + sending.REKEY_LIMIT - now)
             if waits[-1] <= 0:
-                raise SSHException(f"no end of a key exchange in {gate.REKEY_LIMIT:g} s")
+                raise SSHException(f"no end of a key exchange in {sending.REKEY_LIMIT:g} s")
         if self._silence.limit and self.authenticated:
             ask, patience = self._silence.check(now, self._wire.last_received)
             if ask:

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 import pytest
 
 from ssh_service import SshFileShareService, SshHostService, Status
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 
 FUTURE = "asyncRemoteExecResultsFuture"
 Outcome = Tuple[Status, Dict[str, Any]]

@@ -17,9 +17,9 @@ from ssh_service import (
     SshHostKeyError,
     SshHostService,
     Status,
-    host_api,
 )
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.services import host_api
+from ssh_service.testing.pytest_plugin import Sshd
 
 from .conftest import FUTURE, Run, results
 

@@ -17,7 +17,7 @@ from ssh_service import (
     SshServiceError,
     Status,
 )
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import descriptors, eventually, in_threads
 from tests.keys import generated
 

@@ -9,7 +9,7 @@ from typing import Any, Dict
 import pytest
 
 from ssh_service import SshFileShareService
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import in_threads
 
 

@@ -22,7 +22,7 @@ from ssh_service import (
     SshOutputLimitError,
     Status,
 )
-from ssh_service.pytest_plugin import FaultProxy, Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from tests.common import eventually, is_running
 from tests.keys import generated
 

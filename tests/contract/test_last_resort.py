@@ -16,7 +16,7 @@ from typing import Iterator
 import pytest
 
 from ssh_service import SshConnectionLost, SshHostService, Status, ssh_host_service
-from ssh_service.local_sshd import Sshd, find_sshd
+from ssh_service.testing.local_sshd import Sshd, find_sshd
 from tests.common import eventually
 
 from .conftest import config_for, results

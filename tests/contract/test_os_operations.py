@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 from ssh_service import SshConnectionLost, SshHostService, SshService, Status, ssh_host_service
-from ssh_service.pytest_plugin import FaultProxy, Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from tests.common import SUDO_AS_IT_IS, eventually
 
 from .conftest import FUTURE, catch_up, results

@@ -8,11 +8,11 @@ import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from ssh_service.cache import SshClientCache
 from ssh_service.connect import dial
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshServiceError
 from ssh_service.params import resolve
-from ssh_service.pytest_plugin import FaultProxy, Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 from tests.common import PATIENCE
 

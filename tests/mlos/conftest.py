@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator
 
 import pytest
 
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 
 if importlib.util.find_spec("mlos_bench") is None or os.environ.get("SSH_SERVICE_STANDALONE"):
     collect_ignore_glob = ["test_*.py"]

@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from ssh_service.mlos_bench import EXAMPLES
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.keys import public_line
 
 from .experiment import (

@@ -25,8 +25,9 @@ from mlos_bench.environments.remote.remote_env import RemoteEnv
 from mlos_bench.services.base_service import Service
 
 import ssh_service
-from ssh_service import SshFileShareService, SshHostService, service_settings
+from ssh_service import SshFileShareService, SshHostService
 from ssh_service.mlos_bench import install, module_names, schemas, uninstall
+from ssh_service.services import settings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(ssh_service.__file__)))
 UPSTREAM = "mlos_bench.services.remote.ssh"
@@ -289,8 +290,8 @@ WRONG: Dict[str, List[Any]] = {
 }
 HOST, SHARE = "ssh_service.SshHostService", "ssh_service.SshFileShareService"
 KNOWN = {
-    HOST: {**service_settings.COMMON, **service_settings.HOST},
-    SHARE: {**service_settings.COMMON, **service_settings.FILE_SHARE},
+    HOST: {**settings.COMMON, **settings.HOST},
+    SHARE: {**settings.COMMON, **settings.FILE_SHARE},
 }
 
 

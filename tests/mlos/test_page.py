@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlos_bench.config.schemas.config_schemas import CONFIG_SCHEMA_DIR
 
-from ssh_service import service_settings
+from ssh_service.services import settings
 
 from .experiment import VERSION
 
@@ -21,7 +21,7 @@ def test_it_lists_every_setting_and_no_other() -> None:
     table = PAGE.partition("## Settings")[2].partition("##")[0]
     listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert len(listed) == len(set(listed))
-    known = (service_settings.COMMON, service_settings.HOST, service_settings.FILE_SHARE)
+    known = (settings.COMMON, settings.HOST, settings.FILE_SHARE)
     assert set(listed) == {name for settings in known for name in settings}
 
 

@@ -19,7 +19,7 @@ from mlos_bench.tunables.tunable_groups import TunableGroups
 
 import ssh_service
 from ssh_service import SshConnectError, SshFileShareService, SshHostService
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 
 from .experiment import VERSION
 

@@ -24,7 +24,7 @@ from mlos_bench.services.config_persistence import ConfigPersistenceService
 from mlos_bench.tunables.tunable_groups import TunableGroups
 
 from ssh_service import ssh_host_service
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import eventually
 
 from .conftest import settings_for

@@ -20,7 +20,7 @@ from mlos_bench.services.local.local_exec import LocalExecService
 from mlos_bench.tunables.tunable_groups import TunableGroups
 
 from ssh_service import SshConnectError, SshFileShareService, SshHostService
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 
 PATIENCE = 60.0
 START_METHODS = ["fork", "spawn"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssh_service import command
+from ssh_service.commands import command
 
 
 @pytest.fixture

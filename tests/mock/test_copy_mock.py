@@ -12,8 +12,8 @@ import pytest
 
 from ssh_service.connect import dial
 from ssh_service.copying import download, upload
-from ssh_service.mock_sshd import MockSshd
 from ssh_service.params import resolve
+from ssh_service.testing.mock_sshd import MockSshd
 from ssh_service.transport import SshTransport
 from tests.unit.trees import litter
 

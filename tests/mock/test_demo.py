@@ -15,7 +15,7 @@ from typing import Any, List
 import pytest
 
 from ssh_service import demo
-from ssh_service.cache import SshClientCache
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.demo import hosts, steps, trees
 from ssh_service.demo.journal import Journal
 from ssh_service.demo.show import CheckFailed, Show
@@ -296,7 +296,7 @@ def test_without_the_extra_it_says_what_to_install(missing: str, tmp_path: Path)
 def test_a_real_server_needs_no_mock_server(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ssh_service.mock_sshd", None)
+    monkeypatch.setitem(sys.modules, "ssh_service.testing.mock_sshd", None)
     assert demo.main(["--host", "127.0.0.1:1"]) == 2
     assert "refused" in capsys.readouterr().err
 
@@ -317,7 +317,7 @@ def test_help_loads_nothing_of_the_library() -> None:
     )
     assert "--host" in done.stdout
     loaded = set(done.stderr.split())
-    assert not loaded & {"paramiko", "rich", "mlos_bench", "ssh_service.host_api"}
+    assert not loaded & {"paramiko", "rich", "mlos_bench", "ssh_service.services.host_api"}
 
 
 def test_the_demonstration_never_loads_the_services() -> None:
@@ -328,7 +328,10 @@ def test_the_demonstration_never_loads_the_services() -> None:
     text = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, encoding="utf-8", check=True
     ).stdout
-    assert not set(text.split()) & {"ssh_service.host_api", "ssh_service.base_service"}
+    assert not set(text.split()) & {
+        "ssh_service.services.host_api",
+        "ssh_service.services.base_service",
+    }
 
 
 def test_a_host_may_be_an_alias_and_a_key_in_the_home(

@@ -10,8 +10,8 @@ from typing import Any, List, Tuple
 
 import pytest
 
-from ssh_service import background, fleet, remote
-from ssh_service.cache import SshClientCache
+from ssh_service import background, fleet, operations
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.copying import Progress
 from ssh_service.errors import SshAuthError, SshCommandCancelled, SshConnectionLost
 from ssh_service.events import (
@@ -24,7 +24,7 @@ from ssh_service.events import (
     DialFailed,
     Event,
 )
-from ssh_service.mock_sshd import MockSshd
+from ssh_service.testing.mock_sshd import MockSshd
 from tests.common import eventually
 from tests.unit.engine_fakes import (
     GatedDialer,
@@ -52,7 +52,7 @@ def test_a_command_on_a_new_connection_is_told_from_dial_to_end(
 ) -> None:
     cache, seen = watched
     script = "printf out; printf error >&2; exit 3"
-    remote.submit(cache, mock_sshd.connect_params, script).result()
+    operations.submit(cache, mock_sshd.connect_params, script).result()
     assert kinds(seen) == [ConnectionMade, CommandSent, CommandEnded]
     made, sent, ended = seen
     assert {event.connection_id for event in seen} == {f"mock@127.0.0.1:{mock_sshd.port}"}
@@ -67,7 +67,7 @@ def test_the_end_of_a_connection_and_of_the_command_on_it(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
 ) -> None:
     cache, seen = watched
-    future = remote.submit(cache, mock_sshd.connect_params, "echo; sleep 60")
+    future = operations.submit(cache, mock_sshd.connect_params, "echo; sleep 60")
     eventually(lambda: CommandSent in kinds(seen))
     mock_sshd.cut()
     assert isinstance(future.exception(10), SshConnectionLost)
@@ -92,7 +92,9 @@ def test_a_dial_that_failed_and_the_command_that_was_never_sent() -> None:
     dialer.errors["alpha"] = [SshAuthError("alpha: refused all there was")]
     cache, seen = SshClientCache(dialer=dialer), []  # type: ignore[var-annotated]
     cache.subscribe(seen.append)
-    assert isinstance(remote.submit(cache, connect_params(), "true").exception(10), SshAuthError)
+    assert isinstance(
+        operations.submit(cache, connect_params(), "true").exception(10), SshAuthError
+    )
     assert kinds(seen) == [DialFailed, CommandEnded]
     failed, ended = seen
     assert (failed.error, failed.phase) == ("SshAuthError", "auth")
@@ -118,7 +120,7 @@ def test_the_word_for_each_outcome(
     word: str,
 ) -> None:
     cache, seen = watched
-    outcome(remote.submit(cache, mock_sshd.connect_params, script, **options).result)
+    outcome(operations.submit(cache, mock_sshd.connect_params, script, **options).result)
     callbacks_done()
     assert [event.outcome for event in seen if isinstance(event, CommandEnded)] == [word]
 
@@ -130,8 +132,10 @@ def test_copies_are_told_with_their_files_and_bytes(
     for name in ("one", "two"):
         (tmp_path / "here" / name).mkdir(parents=True)
         (tmp_path / "here" / name / "file").write_bytes(b"x" * 1000)
-    remote.upload(cache, mock_sshd.connect_params, tmp_path / "here", tmp_path / "there")
-    remote.download(cache, mock_sshd.connect_params, tmp_path / "there/one/file", tmp_path / "f")
+    operations.upload(cache, mock_sshd.connect_params, tmp_path / "here", tmp_path / "there")
+    operations.download(
+        cache, mock_sshd.connect_params, tmp_path / "there/one/file", tmp_path / "f"
+    )
     assert kinds(seen) == [ConnectionMade, CopyStarted, CopyEnded, CopyStarted, CopyEnded]
     made, began_up, up, began_down, down = seen
     assert {event.connection_id for event in seen} == {f"mock@127.0.0.1:{mock_sshd.port}"}
@@ -149,7 +153,7 @@ def test_a_copy_that_failed_is_told_with_its_reason(
 ) -> None:
     cache, seen = watched
     with pytest.raises(FileNotFoundError) as caught:
-        remote.download(cache, mock_sshd.connect_params, tmp_path / "missing", tmp_path / "f")
+        operations.download(cache, mock_sshd.connect_params, tmp_path / "missing", tmp_path / "f")
     assert kinds(seen)[1:] == [CopyStarted, CopyEnded]
     ended = seen[-1]
     assert (ended.outcome, ended.error) == ("failed", "SshFileNotFoundError")
@@ -170,7 +174,7 @@ def test_a_copy_that_was_broken_off_says_how_far_it_came(
             raise ValueError("swordfish")  # words that nobody but their author can judge
 
     with pytest.raises(ValueError, match="swordfish"):
-        remote.upload(
+        operations.upload(
             cache, mock_sshd.connect_params, tmp_path / "large", tmp_path / "copy", progress=stop
         )
     assert kinds(seen)[-1] is CopyEnded
@@ -185,7 +189,7 @@ def test_a_copy_that_was_never_begun_is_told_as_such() -> None:
     cache, seen = SshClientCache(dialer=dialer), []  # type: ignore[var-annotated]
     cache.subscribe(seen.append)
     with pytest.raises(SshAuthError):
-        remote.upload(cache, connect_params(), "here", "there")
+        operations.upload(cache, connect_params(), "here", "there")
     assert kinds(seen) == [DialFailed, CopyEnded]
     ended = seen[-1]
     assert (ended.started, ended.outcome) == (False, "not connected")
@@ -203,8 +207,8 @@ def test_a_copy_that_was_tried_once_more_is_one_copy(monkeypatch: pytest.MonkeyP
             raise losses.pop()
         args[-1].file_done()
 
-    monkeypatch.setattr(remote.copying, "copy", copy)
-    remote.upload(cache, connect_params(), "here", "there")
+    monkeypatch.setattr(operations.copying, "copy", copy)
+    operations.upload(cache, connect_params(), "here", "there")
     assert kinds(seen) == [ConnectionMade, CopyStarted, CopyEnded]
     assert (seen[-1].outcome, seen[-1].files_done) == ("completed", 1)
     cache.cleanup()
@@ -230,7 +234,7 @@ def test_a_copy_that_may_not_be_begun_was_not_started(monkeypatch: pytest.Monkey
         raise SshCommandCancelled("cancelled")
 
     with pytest.raises(SshCommandCancelled):
-        remote.copy("upload", cache, target(), "here", "there", before=refuse)
+        operations.copy("upload", cache, target(), "here", "there", before=refuse)
     assert kinds(seen) == [ConnectionMade, CopyEnded]
     assert (seen[-1].started, seen[-1].outcome) == (False, "cancelled")
     assert cache.stats()["leases"] == 0
@@ -242,7 +246,9 @@ def test_events_hold_no_names_of_files_that_were_copied(
 ) -> None:
     cache, seen = watched
     (tmp_path / "swordfish").write_text("swordfish")
-    remote.upload(cache, mock_sshd.connect_params, tmp_path / "swordfish", tmp_path / "swordfis")
+    operations.upload(
+        cache, mock_sshd.connect_params, tmp_path / "swordfish", tmp_path / "swordfis"
+    )
     assert len(kinds(seen)) == 3
     assert b"swordfis" not in pickle.dumps(seen)
 
@@ -253,7 +259,7 @@ def test_events_hold_no_script_no_variable_and_no_output(
 ) -> None:
     cache, seen = watched
     secret = "swordfish"
-    future = remote.submit(
+    future = operations.submit(
         cache, mock_sshd.connect_params, f"echo {secret}; sleep 60", env={"A": secret}, timeout=1
     )
     assert future.exception(10) is not None
@@ -273,8 +279,8 @@ def test_subscribers_are_called_on_the_callback_thread_in_the_callers_context(
 
     ssh_cache.subscribe(subscriber)
     variable.set("mine")
-    remote.submit(ssh_cache, mock_sshd.connect_params, "true").result()
-    remote.upload(ssh_cache, mock_sshd.connect_params, __file__, tmp_path)
+    operations.submit(ssh_cache, mock_sshd.connect_params, "true").result()
+    operations.upload(ssh_cache, mock_sshd.connect_params, __file__, tmp_path)
     callbacks_done()
     kinds_of_use = (CommandSent, CommandEnded, CopyStarted, CopyEnded)
     assert seen[1:] == [(kind, True, "mine") for kind in kinds_of_use]
@@ -290,7 +296,7 @@ def test_one_that_raises_harms_nobody_and_is_logged(
     ssh_cache.subscribe(bad)
     ssh_cache.subscribe(seen.append)
     with caplog.at_level(logging.ERROR, "ssh_service"):
-        assert remote.submit(ssh_cache, mock_sshd.connect_params, "echo hi").result().stdout
+        assert operations.submit(ssh_cache, mock_sshd.connect_params, "echo hi").result().stdout
         assert len(kinds(seen)) == 3
     assert "a bug of theirs" in caplog.text
 
@@ -303,6 +309,6 @@ def test_who_has_unsubscribed_is_told_nothing_more(
     stop()
     stop()
     assert ssh_cache.subscribers == ()
-    remote.submit(ssh_cache, mock_sshd.connect_params, "true").result()
-    remote.upload(ssh_cache, mock_sshd.connect_params, __file__, tmp_path)
+    operations.submit(ssh_cache, mock_sshd.connect_params, "true").result()
+    operations.upload(ssh_cache, mock_sshd.connect_params, __file__, tmp_path)
     assert kinds(seen) == []

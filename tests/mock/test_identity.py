@@ -6,7 +6,7 @@ import paramiko
 import pytest
 
 from ssh_service import SshClientCache, SshConfigError
-from ssh_service.mock_sshd import MockSshd
+from ssh_service.testing.mock_sshd import MockSshd
 
 
 def test_public_key_never_gets_its_owners_connection(

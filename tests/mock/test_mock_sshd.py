@@ -13,7 +13,7 @@ from typing import Iterator, List, Tuple
 import paramiko
 import pytest
 
-from ssh_service.mock_sshd import MockSshd
+from ssh_service.testing.mock_sshd import MockSshd
 from tests.common import eventually, is_running
 
 

@@ -10,10 +10,10 @@ from typing import Any, Dict, Iterator
 
 import pytest
 
-from ssh_service import remote
-from ssh_service.cache import SshClientCache
+from ssh_service import operations
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshAuthError
-from ssh_service.mock_sshd import MockSshd
+from ssh_service.testing.mock_sshd import MockSshd
 from tests.unit.engine_fakes import GatedDialer, callbacks_done, connect_params
 
 BYTES = "ssh.client.copy.io"
@@ -76,7 +76,7 @@ def test_spans_of_a_command_and_its_connection(
     telemetry.watch(ssh_cache)
     began = time.time_ns()
     with telemetry.tracers.get_tracer("test").start_as_current_span("caller") as caller:
-        remote.submit(ssh_cache, mock_sshd.connect_params, "printf hi; exit 3").result()
+        operations.submit(ssh_cache, mock_sshd.connect_params, "printf hi; exit 3").result()
     spans = telemetry.spans()
     command = spans["ssh command"]
     where = {
@@ -102,7 +102,7 @@ def test_metrics_of_commands_and_connections(
 ) -> None:
     telemetry.watch(ssh_cache)
     for _ in range(2):
-        remote.submit(ssh_cache, mock_sshd.connect_params, "true").result()
+        operations.submit(ssh_cache, mock_sshd.connect_params, "true").result()
     points = telemetry.metrics()
     assert points["ssh.client.connection.count"][0].value == 1
     assert points["ssh.client.connection.create_time"][0].count == 1
@@ -119,9 +119,11 @@ def test_copies_are_spans_and_metrics(
     (tmp_path / "here").write_bytes(b"x" * 1000)
     there = tmp_path / "there"
     with telemetry.tracers.get_tracer("test").start_as_current_span("caller") as caller:
-        remote.upload(ssh_cache, mock_sshd.connect_params, tmp_path / "here", there)
+        operations.upload(ssh_cache, mock_sshd.connect_params, tmp_path / "here", there)
         with pytest.raises(FileNotFoundError):
-            remote.download(ssh_cache, mock_sshd.connect_params, tmp_path / "no", tmp_path / "x")
+            operations.download(
+                ssh_cache, mock_sshd.connect_params, tmp_path / "no", tmp_path / "x"
+            )
     up, down = (telemetry.spans()[f"ssh {way}"] for way in ("upload", "download"))
     assert (up.attributes["ssh.copy.size"], up.attributes["ssh.copy.files"]) == (1000, 1)
     assert up.status.is_ok and not down.status.is_ok
@@ -142,7 +144,7 @@ def test_an_ipv6_address_is_told_without_the_brackets_of_its_connection_id(
     dialer.errors["::1"] = [SshAuthError("refused all there was")]
     cache = SshClientCache(dialer=dialer)
     telemetry.watch(cache)
-    assert remote.submit(cache, connect_params("::1"), "true").exception(10) is not None
+    assert operations.submit(cache, connect_params("::1"), "true").exception(10) is not None
     attributes = telemetry.spans()["ssh connect"].attributes
     assert (attributes["server.address"], attributes["server.port"]) == ("::1", 22)
 
@@ -152,7 +154,7 @@ def test_a_dial_that_failed(telemetry: Telemetry) -> None:
     dialer.errors["alpha"] = [SshAuthError("alpha: refused all there was")]
     cache = SshClientCache(dialer=dialer)
     telemetry.watch(cache)
-    assert remote.submit(cache, connect_params(), "true").exception(10) is not None
+    assert operations.submit(cache, connect_params(), "true").exception(10) is not None
     span = telemetry.spans()["ssh connect"]
     assert span.attributes["error.type"] == "SshAuthError"
     assert span.status.description == "alpha: refused all there was"

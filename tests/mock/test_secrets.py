@@ -14,15 +14,15 @@ from ssh_service import (
     SshServiceError,
     download,
     fleet,
-    remote,
+    operations,
     run,
     start,
     upload,
 )
 from ssh_service.errors import SshAuthError, SshConnectError
-from ssh_service.fleet import job as jobs
+from ssh_service.fleet import task as jobs
 from ssh_service.fleet.worker import Task
-from ssh_service.mock_sshd import MockSshd
+from ssh_service.testing.mock_sshd import MockSshd
 from tests.common import assert_no_frame_knows
 from tests.keys import needs_ssh_keygen
 
@@ -49,9 +49,9 @@ CALLS: Dict[str, Callable[[SshClientCache, Dict[str, Any], str], Any]] = {
     "lease": lambda cache, to, path: leased(cache, to),
     "get": lambda cache, to, path: cache.get_client_connection(to),
     "id": lambda cache, to, path: SshClient.id_from_params(to),
-    "submit": lambda cache, to, path: remote.submit(cache, to, "true").result(),
-    "remote.upload": lambda cache, to, path: remote.upload(cache, to, path, "x"),
-    "remote.download": lambda cache, to, path: remote.download(cache, to, "x", path),
+    "submit": lambda cache, to, path: operations.submit(cache, to, "true").result(),
+    "remote.upload": lambda cache, to, path: operations.upload(cache, to, path, "x"),
+    "remote.download": lambda cache, to, path: operations.download(cache, to, "x", path),
     "fleet.run": lambda cache, to, path: first(fleet.run([to], "true", cache=cache)),
     "fleet.connect": lambda cache, to, path: first(
         fleet.run([to["host"]], "true", connect=to, cache=cache)

@@ -16,17 +16,17 @@ from ssh_service import (
     SshCommandTimeout,
     SshConfigError,
     SshConnectError,
+    api,
     close_all,
     default_cache,
     fleet,
-    remote,
+    operations,
     run,
     start,
     upload,
-    verbs,
 )
-from ssh_service.cache import SshClientCache
-from ssh_service.mock_sshd import MockSshd
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.testing.mock_sshd import MockSshd
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, eventually
 
@@ -60,12 +60,12 @@ def test_run_leaves_nothing_to_the_garbage_collector(
     """A command goes with its last reference, its session and its channel with it."""
     made: "List[weakref.ref[Any]]" = []
 
-    class Noted(verbs.Command):
+    class Noted(api.Command):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             made.append(weakref.ref(self))
 
-    monkeypatch.setattr(verbs, "Command", Noted)
+    monkeypatch.setattr(api, "Command", Noted)
     gc.disable()
     try:
         for _ in range(3):
@@ -194,7 +194,7 @@ def test_what_only_copied_lets_its_connection_go_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(verbs, "_IDLE_TIMEOUT", 0.05)
+    monkeypatch.setattr(api, "_IDLE_TIMEOUT", 0.05)
     (tmp_path / "here").write_text("text")
     upload(mock_sshd.connect_params, tmp_path / "here", str(tmp_path / "there"), cache=ssh_cache)
     assert (tmp_path / "there").read_text() == "text"
@@ -225,7 +225,7 @@ def test_an_outcome_waits_for_no_other_callers_function(
     assert [result.ok for result in results] == [True]
 
     async def wrapped() -> Any:
-        future = remote.submit(ssh_cache, params, "echo wrapped")
+        future = operations.submit(ssh_cache, params, "echo wrapped")
         return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
 
     assert asyncio.run(wrapped()).stdout == "wrapped\n"

@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 from typing import Callable, Counter, Dict, List
 
-from ssh_service import remote
-from ssh_service.cache import SshClientCache
+from ssh_service import operations
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import (
     SshCacheClosed,
     SshCommandCancelled,
@@ -33,7 +33,7 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshServiceError,
 )
-from ssh_service.pytest_plugin import FaultProxy, Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from tests.common import PATIENCE, descriptors, eventually, resident
 from tests.faults.clients import params_for
 
@@ -87,7 +87,7 @@ def run_one(
     rest = rng.choice(["", "", "", f"sleep {rng.random() * 0.3:.2f}; ", "exec sleep 20; "])
     text = f"echo {number} >>{file}; {rest}head -c {size} /dev/zero; echo end-{number}"
     limit = rng.choice([None, None, 0.2, 1.0]) if "exec" not in rest else 0.3
-    future = remote.submit(cache, rng.choice(targets), text, timeout=limit)
+    future = operations.submit(cache, rng.choice(targets), text, timeout=limit)
     if rng.random() < 0.05:
         time.sleep(rng.random() * 0.05)
         future.cancel()
@@ -206,7 +206,7 @@ def phase(sshd: Sshd, seconds: float, seed: int, folder: Path) -> History:
     for proxy in proxies:
         proxy.heal()
     for params in targets:  # and after all that, it works
-        if remote.submit(cache, params, "echo hello").result(PATIENCE).stdout != "hello\n":
+        if operations.submit(cache, params, "echo hello").result(PATIENCE).stdout != "hello\n":
             history.complain("it does not work any more")
     cache.exit()
     for proxy in proxies:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ssh_service import SshClientCache
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple
 
-from ssh_service import remote
-from ssh_service.cache import SshClientCache
+from ssh_service import operations
+from ssh_service.connections.cache import SshClientCache
 
 _cache = SshClientCache()
 
@@ -13,4 +13,4 @@ _cache = SshClientCache()
 def hello(work: Tuple[Dict[str, Any], int]) -> str:
     """Let the server say a number."""
     params, number = work
-    return remote.submit(_cache, params, f"echo {number}").result(30).stdout.strip()
+    return operations.submit(_cache, params, f"echo {number}").result(30).stdout.strip()

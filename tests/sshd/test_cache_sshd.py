@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
-from ssh_service import SshClient, SshClientCache, remote
+from ssh_service import SshClient, SshClientCache, operations
 from ssh_service.errors import (
     SshAuthError,
     SshCacheClosed,
@@ -20,8 +20,8 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshHostKeyError,
 )
-from ssh_service.local_sshd import Sshd
-from ssh_service.pytest_plugin import FaultProxy
+from ssh_service.testing.local_sshd import Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy
 from ssh_service.transport import SshChannel
 from tests.common import PATIENCE, eventually, is_running, within
 from tests.faults.clients import execute, params_for
@@ -54,7 +54,7 @@ def telling() -> Iterator[Tuple[SshClientCache, Any]]:
 
 
 def echo(cache: SshClientCache, params: Dict[str, Any], word: str = "hello") -> str:
-    future = remote.submit(cache, params, f"echo {word}", timeout=PATIENCE)
+    future = operations.submit(cache, params, f"echo {word}", timeout=PATIENCE)
     return future.result(PATIENCE).stdout.strip()
 
 
@@ -276,7 +276,7 @@ def test_exit_ends_all_that_is_in_flight_at_once_and_nothing_is_dialled_after_it
     sshd = sshd_factory({"MaxSessions": 4})
     cache.enter()
     futures = [
-        remote.submit(cache, sshd.connect_params, f"echo {n}; sleep 20", max_connections=2)
+        operations.submit(cache, sshd.connect_params, f"echo {n}; sleep 20", max_connections=2)
         for n in range(40)
     ]
     eventually(lambda: cache.stats()["connections"] == 2, "the second connection")
@@ -303,7 +303,7 @@ def test_exit_ends_a_dial_to_a_host_that_never_speaks(
     proxy = fault_proxy(sshd.host, sshd.port)
     proxy.freeze()
     cache.enter()
-    futures = [remote.submit(cache, params_for(sshd, proxy), "true") for _ in range(10)]
+    futures = [operations.submit(cache, params_for(sshd, proxy), "true") for _ in range(10)]
     eventually(lambda: proxy.connections == 1, "the dial has begun")
     began = time.monotonic()
     cache.exit()
@@ -317,7 +317,7 @@ def test_mute_hosts_delay_no_other(
     proxies = [fault_proxy(sshd.host, sshd.port) for _ in range(16)]
     for proxy in proxies:
         proxy.freeze()
-    futures = [remote.submit(cache, params_for(sshd, proxy), "true") for proxy in proxies]
+    futures = [operations.submit(cache, params_for(sshd, proxy), "true") for proxy in proxies]
     eventually(lambda: all(proxy.connections for proxy in proxies), "all are being dialled")
     began = time.monotonic()
     assert echo(cache, sshd.connect_params) == "hello"
@@ -347,7 +347,7 @@ def test_commands_that_fill_the_server_and_time_out_are_ended_and_it_goes_on(
         folder.mkdir()
         began = time.monotonic()
         futures = [
-            remote.submit(
+            operations.submit(
                 cache,
                 sshd.connect_params,
                 f"echo $$ > {folder}/pid-{n}; exec sleep 60",
@@ -368,5 +368,5 @@ def test_commands_that_fill_the_server_and_time_out_are_ended_and_it_goes_on(
 
     told = any(are_told(tmp_path / str(attempt)) for attempt in range(4))
     assert told, "all were ended, and never all told in time"
-    future = remote.submit(cache, sshd.connect_params, "echo next", max_connections=1)
+    future = operations.submit(cache, sshd.connect_params, "echo next", max_connections=1)
     assert future.result(PATIENCE).stdout == "next\n"

@@ -22,7 +22,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from ssh_service.cli import files  # noqa: E402
-from ssh_service.local_sshd import Sshd  # noqa: E402
+from ssh_service.testing.local_sshd import Sshd  # noqa: E402
 from tests.common import PATIENCE, eventually, is_running, require_part  # noqa: E402
 from tests.keys import generated, public_line  # noqa: E402
 

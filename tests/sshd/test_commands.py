@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from ssh_service import SshClientCache, remote, run, start
+from ssh_service import SshClientCache, operations, run, start
 from ssh_service.errors import (
     SshCommandCancelled,
     SshCommandTimeout,
@@ -21,8 +21,8 @@ from ssh_service.errors import (
     SshConnectTimeout,
     SshOutputLimitError,
 )
-from ssh_service.local_sshd import Sshd
-from ssh_service.pytest_plugin import FaultProxy
+from ssh_service.testing.local_sshd import Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy
 from tests.common import PATIENCE, eventually, in_threads, is_running, within
 from tests.faults.clients import params_for
 
@@ -85,7 +85,7 @@ def test_fifty_callers_are_served_whatever_the_servers_limit(
 ) -> None:
     sshd = sshd_factory({"MaxSessions": limit})
     futures = [
-        remote.submit(cache, sshd.connect_params, f"sleep 0.05; echo {number}", timeout=60)
+        operations.submit(cache, sshd.connect_params, f"sleep 0.05; echo {number}", timeout=60)
         for number in range(50)
     ]
     assert [future.result(60).stdout for future in futures] == [f"{n}\n" for n in range(50)]
@@ -98,7 +98,7 @@ def test_submitting_is_quick_and_a_waiting_command_holds_no_thread(
     """400 sleeping commands on one host, behind 100 sessions."""
     run(web, "true", cache=cache, timeout=PATIENCE)
     began, before = time.monotonic(), threading.active_count()
-    futures = [remote.submit(cache, web, "sleep 1") for _ in range(400)]
+    futures = [operations.submit(cache, web, "sleep 1") for _ in range(400)]
     assert time.monotonic() - began < 2 * 2 + 1
     assert threading.active_count() - before <= 40
     for future in futures:
@@ -289,7 +289,7 @@ def test_time_outs_cost_the_server_no_session(
 ) -> None:
     sshd = sshd_factory({"MaxSessions": 2})
     futures = [
-        remote.submit(cache, sshd.connect_params, "sleep 100", timeout=0.5, max_connections=1)
+        operations.submit(cache, sshd.connect_params, "sleep 100", timeout=0.5, max_connections=1)
         for _ in range(2)
     ]
     assert [type(future.exception(PATIENCE)) for future in futures] == [SshCommandTimeout] * 2
@@ -303,8 +303,8 @@ def test_the_clock_covers_the_queue(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache
 ) -> None:
     sshd = sshd_factory({"MaxSessions": 1})
-    holder = remote.submit(cache, sshd.connect_params, "sleep 3", max_connections=1)
-    run_one = remote.submit(
+    holder = operations.submit(cache, sshd.connect_params, "sleep 3", max_connections=1)
+    run_one = operations.submit(
         cache, sshd.connect_params, "echo never", timeout=0.5, max_connections=1
     )
     error = run_one.exception(PATIENCE)
@@ -357,7 +357,7 @@ def test_the_output_so_far_comes_with_the_loss(
     proxy = fault_proxy(sshd.host, sshd.port)
     flag = tmp_path / "written"
     script = f"echo so far; echo and so far >&2; touch {flag}; sleep 20"
-    future = remote.submit(cache, params_for(sshd, proxy), script)
+    future = operations.submit(cache, params_for(sshd, proxy), script)
     eventually(flag.exists, "the command has written")
     # What it wrote left the server before this answer does.
     run(params_for(sshd, proxy), "sleep 0.2", cache=cache, timeout=PATIENCE)
@@ -413,7 +413,7 @@ def test_done_callbacks_may_wait_and_call_us_again(web: Any, cache: SshClientCac
         inner.append(threading.current_thread().name)
         called.set()
 
-    future = remote.submit(cache, web, "sleep 0.2; echo outer", timeout=PATIENCE)
+    future = operations.submit(cache, web, "sleep 0.2; echo outer", timeout=PATIENCE)
     future.add_done_callback(call_again)
     assert future.result(PATIENCE).stdout == "outer\n"
     assert called.wait(PATIENCE)

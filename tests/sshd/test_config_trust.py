@@ -10,7 +10,7 @@ import pytest
 
 from ssh_service import SshClientCache, SshServiceError, run
 from ssh_service.errors import SshAuthError
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.keys import generated, needs_ssh_keygen, public_line
 
 pytestmark = needs_ssh_keygen

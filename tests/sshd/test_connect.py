@@ -24,7 +24,7 @@ from ssh_service.errors import (
     SshConnectTimeout,
     SshHostKeyError,
 )
-from ssh_service.pytest_plugin import FaultProxy, Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, eventually
 from tests.keys import certify, generated, public_line, ssh_fingerprint

@@ -11,7 +11,7 @@ import pytest
 
 from ssh_service.errors import SshHostKeyError
 from ssh_service.known_hosts import HostKeyTrust, host_name
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.keys import public_line
 
 FILES = 200

@@ -11,7 +11,7 @@ import pytest
 from ssh_service import params
 from ssh_service.connect import dial
 from ssh_service.errors import SshAuthError, SshConfigError
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from ssh_service.transport import SshTransport
 from tests.keys import certify, generated
 

@@ -15,7 +15,6 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from ssh_service import process_tree
 from ssh_service.connect import dial
 from ssh_service.copying import download, progress, upload
 from ssh_service.copying.channels import session_on
@@ -27,9 +26,10 @@ from ssh_service.errors import (
     SshSessionRefused,
     SshTransferError,
 )
-from ssh_service.local_sshd import Sshd
 from ssh_service.params import resolve
-from ssh_service.pytest_plugin import FaultProxy
+from ssh_service.testing import process_tree
+from ssh_service.testing.local_sshd import Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, eventually
 from tests.unit.trees import describe, litter, make_tree, many_files

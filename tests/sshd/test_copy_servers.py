@@ -14,7 +14,7 @@ import pytest
 
 from ssh_service import SshClientCache, download, upload
 from ssh_service.copying import channels
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE, eventually, require_part
 from tests.unit.trees import describe, many_files
 

@@ -14,8 +14,8 @@ import pytest
 from ssh_service.connect import dial
 from ssh_service.copying import download, upload
 from ssh_service.copying.local.descriptors import current_umask
-from ssh_service.local_sshd import Sshd
 from ssh_service.params import resolve
+from ssh_service.testing.local_sshd import Sshd
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE
 from tests.unit.test_copy_ownership import STRANGER, Attack, planted

@@ -11,7 +11,7 @@ import pytest
 from ssh_service import demo
 from ssh_service.demo import hosts
 from ssh_service.errors import SshTransferError
-from ssh_service.local_sshd import Sshd
+from ssh_service.testing.local_sshd import Sshd
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
-from ssh_service import verbs
-from ssh_service.local_sshd import Sshd
+from ssh_service import api
+from ssh_service.testing.local_sshd import Sshd
 
 from .conftest import make_home
 
@@ -61,7 +61,7 @@ _SAID = {
 # of OpenTelemetry would not know the first one's status codes, nor one of mlos_bench its classes.
 for needed, module in (
     ("opentelemetry", "ssh_service.otel"),
-    ("mlos_bench", "ssh_service.host_api"),
+    ("mlos_bench", "ssh_service.services.host_api"),
     ("mlos_bench", "mlos_bench.services.config_persistence"),
 ):
     if importlib.util.find_spec(needed) is not None:
@@ -83,7 +83,7 @@ def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
     yield tmp_path
     for name, level in levels.items():  # an example may have asked for more
         logging.getLogger(name).setLevel(level)
-    verbs.default_cache().cleanup()
+    api.default_cache().cleanup()
     if "ssh_service.mlos_bench" in sys.modules:  # an example has called install()
         sys.modules["ssh_service.mlos_bench"].uninstall()
 

@@ -10,9 +10,9 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
-from ssh_service import SshClientCache, remote, run
+from ssh_service import SshClientCache, operations, run
 from ssh_service.errors import SshCommandTimeout
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE, Outcome, eventually
 
 
@@ -55,8 +55,8 @@ def test_commands_that_time_out_among_many_others_are_all_ended(
     futures = []
     for number in range(80):
         timeout = rng.uniform(0.3, 1.3)
-        futures.append(remote.submit(cache, web, sleepers.script(number), timeout=timeout))
-        remote.submit(cache, web, f"sleep {rng.uniform(0, 0.1)}").add_done_callback(id)
+        futures.append(operations.submit(cache, web, sleepers.script(number), timeout=timeout))
+        operations.submit(cache, web, f"sleep {rng.uniform(0, 0.1)}").add_done_callback(id)
         time.sleep(0.01)
     errors = [future.exception(PATIENCE) for future in futures]
     assert {type(error) for error in errors} == {SshCommandTimeout}

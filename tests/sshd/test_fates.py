@@ -12,7 +12,7 @@ from typing import Any, Callable, List
 
 import pytest
 
-from ssh_service import SshClientCache, remote, run, start, upload
+from ssh_service import SshClientCache, operations, run, start, upload
 from ssh_service.errors import (
     SshAuthError,
     SshCommandCancelled,
@@ -20,7 +20,7 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshServiceError,
 )
-from ssh_service.pytest_plugin import FaultProxy, Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from tests.common import PATIENCE, eventually
 from tests.faults.clients import connected, params_for
 from tests.faults.evil_ssh import EvilSsh
@@ -42,7 +42,7 @@ def test_wrong_credentials_are_shown_once_and_never_retried(
 ) -> None:
     sshd, other = sshd_factory({"MaxAuthTries": 3}), sshd_factory()
     params = {**sshd.connect_params, "client_keys": [other.client_key]}
-    futures = [remote.submit(cache, params, "true") for _ in range(5)]
+    futures = [operations.submit(cache, params, "true") for _ in range(5)]
     assert {type(future.exception(PATIENCE)) for future in futures} == {SshAuthError}
     eventually(lambda: "Connection from" in sshd.log(), "the server has logged it")
     assert sshd.log().count("Connection from") == 1
@@ -72,7 +72,7 @@ class Schedule:
         self.wrong: List[str] = []
 
     def execute(self, number: int, cancels: bool) -> None:
-        future = remote.submit(self.cache, self.params, f"echo {number} >>{self.ran}; echo hi")
+        future = operations.submit(self.cache, self.params, f"echo {number} >>{self.ran}; echo hi")
         if cancels:
             future.cancel()
         error = future.exception(PATIENCE)
@@ -169,7 +169,7 @@ def test_two_hundred_time_outs_cost_the_server_no_session(
     web = sshd_factory({"MaxSessions": 10}).connect_params
     text = "trap '' TERM; (sleep 987) & sleep 987"
     futures = [
-        remote.submit(cache, web, text if number % 4 == 0 else "sleep 987 & wait", timeout=2)
+        operations.submit(cache, web, text if number % 4 == 0 else "sleep 987 & wait", timeout=2)
         for number in range(200)
     ]
     for future in futures:
@@ -251,7 +251,7 @@ def test_what_runs_when_the_connection_is_cut_is_not_run_again(
 ) -> None:
     ran = tmp_path / "ran"
     futures = [
-        remote.submit(cache, sshd.connect_params, f"echo {number} >>{ran}; sleep 30")
+        operations.submit(cache, sshd.connect_params, f"echo {number} >>{ran}; sleep 30")
         for number in range(10)
     ]
     eventually(lambda: len(ids(ran)) == 10, "all run")

@@ -12,10 +12,10 @@ from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
-from ssh_service import remote
-from ssh_service.cache import SshClientCache
+from ssh_service import operations
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshServiceError
-from ssh_service.pytest_plugin import FaultProxy, Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, Outcome, descriptors, eventually, in_threads, within
 from tests.faults.clients import Collector, dialled, drain, entered, execute, params_for
@@ -166,7 +166,9 @@ def test_a_copy_to_a_frozen_server_ends_in_time(sshd: Sshd, tmp_path: Path) -> N
                 sshd.freeze()
                 frozen.set()
 
-        copying = Outcome(lambda: remote.upload(cache, params, source, target, progress=progress))
+        copying = Outcome(
+            lambda: operations.upload(cache, params, source, target, progress=progress)
+        )
         assert frozen.wait(PATIENCE)
         began = time.monotonic()
         assert isinstance(copying.wait().error, (OSError, SshServiceError))
@@ -240,7 +242,7 @@ def test_a_blocking_recv_tells_a_cut_from_an_end(sshd: Sshd, fault_proxy: Proxie
 
 def test_a_killed_server_is_a_loss_with_the_output_so_far(sshd: Sshd) -> None:
     with entered() as cache:
-        future = remote.submit(cache, sshd.connect_params, "echo before; sleep 60")
+        future = operations.submit(cache, sshd.connect_params, "echo before; sleep 60")
         transport, _ = cache.get_client_connection(sshd.connect_params)
         eventually(lambda: transport.open_channels, "it runs")
         threading.Event().wait(0.3)
@@ -253,7 +255,8 @@ def test_a_killed_server_is_a_loss_with_the_output_so_far(sshd: Sshd) -> None:
         assert error.process.stdout == "before\n"
         assert error.process.exit_status is None
         assert (
-            remote.submit(cache, sshd.connect_params, "echo again").result(30).stdout == "again\n"
+            operations.submit(cache, sshd.connect_params, "echo again").result(30).stdout
+            == "again\n"
         )
 
 
@@ -327,10 +330,10 @@ def check_echo(transport: SshTransport, number: int) -> None:
 
 def replace_dead(sshd: Sshd, rounds: int) -> None:
     with entered() as cache:
-        remote.submit(cache, sshd.connect_params, "true").result(30)
+        operations.submit(cache, sshd.connect_params, "true").result(30)
         for number in range(rounds):
             sshd.cut()  # while it is idle in the cache
-            result = remote.submit(cache, sshd.connect_params, f"echo {number}").result(30)
+            result = operations.submit(cache, sshd.connect_params, f"echo {number}").result(30)
             assert result.stdout == f"{number}\n"
         stats = cache.stats()
         assert stats["dials"] <= rounds + 1 and stats["reconnects"] <= rounds
@@ -359,13 +362,13 @@ def test_an_end_that_has_come_is_seen_before_a_command_is_sent_into_it(sshd: Ssh
 
     with entered() as cache:
         try:
-            remote.submit(cache, sshd.connect_params, "true").result(30)
+            operations.submit(cache, sshd.connect_params, "true").result(30)
             transport, _ = cache.get_client_connection(sshd.connect_params)
             sink = Blocking(b"echo busy; sleep 60")
             transport.start_session(sink)
             eventually(lambda: sink.out, "the reader is busy")
             sshd.cut()
-            future = remote.submit(cache, sshd.connect_params, "echo again")
+            future = operations.submit(cache, sshd.connect_params, "echo again")
             eventually(lambda: future.done() or not transport.is_active(), "it goes elsewhere")
         finally:
             go_on.set()
@@ -379,13 +382,13 @@ def test_a_connection_that_died_without_a_word_is_replaced_too(
     proxy = fault_proxy(sshd.host, sshd.port)
     params = params_for(sshd, proxy, keepalive_interval=0.3, keepalive_count_max=2)
     with entered() as cache:
-        remote.submit(cache, params, "true").result(30)
+        operations.submit(cache, params, "true").result(30)
         proxy.freeze()
         transport, client = cache.get_client_connection(params)
         eventually(lambda: repr(client) == "LOST", "it is noticed without any call")
         proxy.reset()
         proxy.thaw()
-        assert remote.submit(cache, params, "echo again").result(30).stdout == "again\n"
+        assert operations.submit(cache, params, "echo again").result(30).stdout == "again\n"
         assert cache.stats()["losses"] == 1
 
 
@@ -393,7 +396,7 @@ def test_idle_connections_expire_and_busy_ones_do_not(sshd: Sshd) -> None:
     with entered() as cache:
 
         def run(text: str) -> str:
-            future = remote.submit(cache, sshd.connect_params, text, idle_timeout=0.3)
+            future = operations.submit(cache, sshd.connect_params, text, idle_timeout=0.3)
             return future.result(30).stdout
 
         began = time.monotonic()
@@ -422,7 +425,7 @@ def test_connections_are_replaced_at_the_end_of_their_life_when_nobody_uses_them
     with entered() as cache:
         pids = set()
         for _ in range(8):
-            future = remote.submit(
+            future = operations.submit(
                 cache, sshd.connect_params, "echo $PPID; sleep 0.1", max_lifetime=0.3
             )
             pids.add(future.result(30).stdout)
@@ -440,10 +443,10 @@ def go_round(sshd: Sshd, rounds: int) -> None:
 
     def one_round() -> None:
         cache.enter()
-        result = remote.submit(cache, sshd.connect_params, "echo hello").result(30)
+        result = operations.submit(cache, sshd.connect_params, "echo hello").result(30)
         assert result.stdout == "hello\n"
         for params in (wrong, nowhere):
-            error = remote.submit(cache, params, "true").exception(30)
+            error = operations.submit(cache, params, "true").exception(30)
             assert isinstance(error, SshConnectError)
         cache.exit()
 
@@ -471,7 +474,7 @@ def test_the_wall_clock_may_jump(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) ->
     rng = random.Random(42)
     monkeypatch.setattr(time, "time", lambda: wall() + rng.choice([-3600, 3600]))
     with entered() as cache:
-        assert remote.submit(cache, sshd.connect_params, "echo hello", timeout=30).result(30)
+        assert operations.submit(cache, sshd.connect_params, "echo hello", timeout=30).result(30)
         transport, _ = cache.get_client_connection(sshd.connect_params)
         assert execute(transport, "sha256sum", bytes(8 << 20))[1].split()[0] == (
             hashlib.sha256(bytes(8 << 20)).hexdigest().encode()

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict
 
 import pytest
 
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import run_python
 from tests.faults.clients import params_for
 
@@ -18,7 +18,7 @@ HEAD = """
 import faulthandler, json, os, signal, sys, threading, time
 faulthandler.dump_traceback_later(50, exit=True)
 from ssh_service import remote
-from ssh_service.cache import SshClientCache
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import *
 from tests.common import *
 from tests.faults.clients import *

@@ -22,7 +22,7 @@ from ssh_service import (
     run,
 )
 from ssh_service.fleet import SshWorkerLost, worker
-from ssh_service.local_sshd import Sshd
+from ssh_service.testing.local_sshd import Sshd
 from tests.common import eventually, is_running
 
 HOSTS = [f"127.0.0.{number}" for number in range(1, 9)]

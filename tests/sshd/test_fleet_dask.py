@@ -15,9 +15,9 @@ else:
     distributed = pytest.importorskip("distributed", reason="needs the extra dask")
 
 from ssh_service import SshAuthError, SshCommandCancelled, fleet  # noqa: E402
-from ssh_service.fault_proxy import FaultProxy  # noqa: E402
 from ssh_service.fleet import SshWorkerLost  # noqa: E402
-from ssh_service.local_sshd import Sshd  # noqa: E402
+from ssh_service.testing.fault_proxy import FaultProxy  # noqa: E402
+from ssh_service.testing.local_sshd import Sshd  # noqa: E402
 from tests.common import eventually, is_running
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # dask's own

@@ -11,7 +11,7 @@ import paramiko
 import pytest
 
 from ssh_service.errors import SshSessionRefused
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE, in_threads
 from tests.faults.clients import dialled, execute
 

@@ -7,9 +7,9 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 
-from ssh_service import SshClient, SshClientCache, remote, run
+from ssh_service import SshClient, SshClientCache, operations, run
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshHostKeyError
-from ssh_service.local_sshd import Sshd
+from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, eventually
 
 
@@ -44,7 +44,7 @@ def test_many_callers_behind_one_hop_share_it(
 ) -> None:
     hop, one, other = three
     futures = [
-        remote.submit(cache, through(target, hop), f"echo {number}", timeout=PATIENCE)
+        operations.submit(cache, through(target, hop), f"echo {number}", timeout=PATIENCE)
         for number in range(10)
         for target in (one, other)
     ]
@@ -56,10 +56,10 @@ def test_many_callers_behind_one_hop_share_it(
 
 def test_a_hop_in_use_never_expires(three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache) -> None:
     hop, target, _ = three
-    remote.submit(cache, hop.connect_params, "true", timeout=PATIENCE, idle_timeout=0.2).result(
-        PATIENCE
-    )
-    process = remote.submit(cache, through(target, hop), "sleep 1; echo end", timeout=PATIENCE)
+    operations.submit(
+        cache, hop.connect_params, "true", timeout=PATIENCE, idle_timeout=0.2
+    ).result(PATIENCE)
+    process = operations.submit(cache, through(target, hop), "sleep 1; echo end", timeout=PATIENCE)
     assert process.result(PATIENCE).stdout == "end\n"
     assert hop.logins() == 1
 
@@ -69,7 +69,7 @@ def test_a_lost_hop_is_the_loss_of_what_goes_through_it_and_all_is_dialled_anew(
 ) -> None:
     hop, target, _ = three
     web = through(target, hop)
-    future = remote.submit(cache, web, "sleep 20")
+    future = operations.submit(cache, web, "sleep 20")
     eventually(lambda: "Starting session: command" in target.log(), "the command begins")
     hop.cut()
     assert isinstance(future.exception(PATIENCE), SshConnectionLost)

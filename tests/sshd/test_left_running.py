@@ -9,11 +9,12 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from ssh_service import SshClientCache, SshHostService, Status, left_running, remote, run
+from ssh_service import SshClientCache, SshHostService, Status, operations, run
+from ssh_service.commands import left_running
+from ssh_service.commands.left_running import Left, LeftRunning
+from ssh_service.commands.processes import Process
 from ssh_service.errors import SshConnectionLost
-from ssh_service.left_running import Left, LeftRunning
-from ssh_service.processes import Process
-from ssh_service.pytest_plugin import FaultProxy, Sshd
+from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from tests.common import PATIENCE, eventually, is_running
 from tests.faults.clients import params_for
 
@@ -105,7 +106,7 @@ def test_run_does_not_end_what_another_call_left(
     """A program's own calls are no trials: only the host service ends what was lost."""
     proxy = fault_proxy(sshd.host, sshd.port)
     web, file = params_for(sshd, proxy), tmp_path / "pid"
-    future = remote.submit(cache, web, ENDLESS, env={"FILE": str(file)})
+    future = operations.submit(cache, web, ENDLESS, env={"FILE": str(file)})
     eventually(lambda: file.exists() and file.read_text().endswith("\n"), "it runs")
     proxy.cut()
     error = future.exception(PATIENCE)

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from ssh_service import SshClientCache, remote, run, start
+from ssh_service import SshClientCache, operations, run, start
 from ssh_service.errors import SshCommandTimeout, SshConnectError
 from tests.common import PATIENCE, eventually, is_running
 from tests.servers import (
@@ -125,7 +125,7 @@ def test_time_outs_at_once_end_each_its_own_command(
         survivor = start(web, "sh -c 'echo $$; exec cat'", cache=cache)
         (number,) = pids(next(survivor.lines()))
         script = "sh -c 'echo $$; sleep 61; echo'"
-        futures = [remote.submit(cache, web, script, timeout=2) for _ in range(6)]
+        futures = [operations.submit(cache, web, script, timeout=2) for _ in range(6)]
         for future in futures:
             error = future.exception(PATIENCE)
             assert isinstance(error, SshCommandTimeout)
@@ -160,7 +160,9 @@ def test_time_out_with_all_sessions_taken_is_ended_over_another_connection(
         assert "MaxSessions 2" in config.read_text()
         web = sshd.connect_params
         futures = [
-            remote.submit(cache, web, "echo $$; sleep 61; echo", timeout=1.5, max_connections=1)
+            operations.submit(
+                cache, web, "echo $$; sleep 61; echo", timeout=1.5, max_connections=1
+            )
             for _ in range(2)
         ]
         for future in futures:

@@ -19,7 +19,7 @@ import paramiko
 import pytest
 
 from ssh_service.errors import SshConnectionLost
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE, eventually
 from tests.faults.clients import dialled
 

@@ -10,8 +10,8 @@ from typing import Any, Dict, Iterator
 
 import pytest
 
-from ssh_service import verbs
-from ssh_service.local_sshd import Sshd
+from ssh_service import api
+from ssh_service.testing.local_sshd import Sshd
 
 from .conftest import make_home
 
@@ -31,7 +31,7 @@ def home(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """A home and a folder in which web1 is the test server, and deploy its user."""
     make_home(tmp_path, "web1", sshd, monkeypatch)
     yield tmp_path
-    verbs.default_cache().cleanup()
+    api.default_cache().cleanup()
 
 
 def perform(text: str, sshd: Sshd, home: Path) -> Dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any, Callable
 
 import pytest
 
-from ssh_service import SshClientCache, remote, run, start, upload
+from ssh_service import SshClientCache, operations, run, start, upload
 from ssh_service.errors import SshConnectError
-from ssh_service.local_sshd import Sshd
+from ssh_service.testing.local_sshd import Sshd
 
 
 def holder(sshd: Sshd) -> socket.socket:
@@ -113,7 +113,7 @@ def test_an_idle_sftp_session_does_not_keep_its_connection(sshd: Sshd, tmp_path:
     cache = SshClientCache()
     try:
         target = str(tmp_path / "copy")
-        remote.upload(cache, sshd.connect_params, __file__, target, idle_timeout=0.2)
+        operations.upload(cache, sshd.connect_params, __file__, target, idle_timeout=0.2)
         deadline, pause = time.monotonic() + 20, threading.Event()
         while len(cache) and time.monotonic() < deadline:
             pause.wait(0.02)

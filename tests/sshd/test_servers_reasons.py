@@ -13,9 +13,9 @@ import paramiko
 import pytest
 
 from ssh_service import download, run, upload
-from ssh_service.cache import SshClientCache
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshConnectError, SshSessionRefused, SshTransferError
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE, find_program, require_part, within
 from tests.faults.clients import params_for
 from tests.faults.evil_ssh import EvilSsh, Server

@@ -11,7 +11,7 @@ import pytest
 
 from ssh_service import SshClientCache, run, start
 from ssh_service.errors import SshCommandTimeout, SshSessionRefused
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE, skip_without_terminals
 from tests.servers import Dropbear, find_shell, sshd_with_shell
 
@@ -133,10 +133,12 @@ def test_pty_that_times_out_is_hung_up(web: Web, cache: SshClientCache) -> None:
 
 def test_dropbear_runs_many_commands_at_once(tmp_path: Path, cache: SshClientCache) -> None:
     """Version 2022.83 ends the connection where another session was about to start its own."""
-    from ssh_service import remote
+    from ssh_service import operations
 
     with dropbear(tmp_path, "sh") as web:
-        futures = [remote.submit(cache, web, f"echo {number}", timeout=60) for number in range(60)]
+        futures = [
+            operations.submit(cache, web, f"echo {number}", timeout=60) for number in range(60)
+        ]
         assert [future.result(60).stdout for future in futures] == [f"{n}\n" for n in range(60)]
         assert cache.stats()["dials"] <= 4
 

@@ -13,7 +13,7 @@ import pytest
 
 from ssh_service import SshClientCache, download, run, upload
 from ssh_service.copying.open_files import open_files
-from ssh_service.local_sshd import Sshd
+from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, descriptors, eventually
 from tests.injection import HOWS, torn_at
 from tests.unit.trees import litter

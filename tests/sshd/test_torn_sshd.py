@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 from ssh_service import SshClientCache, download, run, start, upload
-from ssh_service.local_sshd import Sshd
+from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, Outcome, eventually
 
 pytestmark = [

@@ -16,10 +16,10 @@ from typing import Any, Callable, List
 import paramiko
 import pytest
 
-from ssh_service import remote
-from ssh_service.cache import SshClientCache
+from ssh_service import operations
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused
-from ssh_service.pytest_plugin import Sshd
+from ssh_service.testing.pytest_plugin import Sshd
 from ssh_service.transport import SshChannel, SshTransport
 from ssh_service.transport.packets import SshPacketizer
 from tests.common import PATIENCE, Outcome, eventually, in_threads, resident, within
@@ -39,7 +39,7 @@ def run_in_eight_threads(sshd: Sshd, count: int) -> None:
                 tag, status = f"{thread}-{number}", (thread * 31 + number) % 120
                 text = f"echo {tag}; echo err-{tag} >&2; exit {status}"
                 if number % 2:
-                    result = remote.submit(cache, sshd.connect_params, text).result(60)
+                    result = operations.submit(cache, sshd.connect_params, text).result(60)
                     assert result.stdout == tag + "\n"
                     assert result.stderr == f"err-{tag}\n"
                     assert result.exit_status == status
@@ -71,7 +71,7 @@ def test_a_connection_is_shared_with_debug_logging_on_and_tells_no_secret(
 
         def work(thread: int) -> None:
             for number in range(10):
-                result = remote.submit(
+                result = operations.submit(
                     cache, sshd.connect_params, "echo $TOKEN", env={"TOKEN": "hunter2-marker"}
                 ).result(60)
                 assert result.stdout == "hunter2-marker\n"
@@ -310,7 +310,7 @@ def both_streams(sshd: Sshd, size: int) -> None:
     )
     with entered() as cache:
         memory = resident()
-        result = remote.submit(cache, sshd.connect_params, command).result(120)
+        result = operations.submit(cache, sshd.connect_params, command).result(120)
         assert resident() - memory < 5 * size + 8 * MIB
         assert result.exit_status == 0
         assert result.stdout_bytes == result.stderr_bytes == bytes(size)
@@ -465,7 +465,9 @@ def test_closing_ends_fifty_blocked_calls_at_once(sshd: Sshd) -> None:
 def test_closing_the_cache_ends_fifty_commands_with_their_output(sshd: Sshd) -> None:
     cache = SshClientCache()
     cache.enter()
-    futures = [remote.submit(cache, sshd.connect_params, f"echo {n}; sleep 60") for n in range(50)]
+    futures = [
+        operations.submit(cache, sshd.connect_params, f"echo {n}; sleep 60") for n in range(50)
+    ]
     transport, _ = cache.get_client_connection(sshd.connect_params)
     eventually(lambda: transport.open_channels >= 50, "all run")
     began = time.monotonic()

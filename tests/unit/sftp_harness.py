@@ -13,11 +13,11 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from ssh_service.copying import run_copy
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.options import Options
-from ssh_service.copying.remote_process import CommandStream, RemoteProcess
 from ssh_service.copying.sftp import protocol
-from ssh_service.copying.sftp.lane import greet
+from ssh_service.copying.sftp.client import greet
 from ssh_service.copying.sftp.session import SftpSession, Stream
 from ssh_service.copying.sftp.time_limits import TimeLimits
+from ssh_service.copying.shell_command import CommandStream, RemoteProcess
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import SshTransferError
 from tests.common import PATIENCE

@@ -9,7 +9,7 @@ import paramiko
 import pytest
 
 from ssh_service.errors import SshSessionRefused
-from ssh_service.transport import SshTransport, accepting, questions
+from ssh_service.transport import SshTransport, accepting, global_requests
 from ssh_service.transport.accepting import Forward, Forwards
 from tests.common import PATIENCE, Outcome, eventually
 from tests.faults.clients import connected, execute
@@ -191,7 +191,7 @@ def test_forwarded_connections_beyond_the_bounds_are_refused(
 
 
 def test_a_forward_that_is_granted_too_late_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(questions, "_ANSWER_LIMIT", 0.1)
+    monkeypatch.setattr(global_requests, "_ANSWER_LIMIT", 0.1)
     server, false = forwarding()
     with server, connected(server.port) as transport:
         false().answers = False

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Optional
 
 import pytest
 
-from ssh_service import base_service
-from ssh_service.base_service import FileShareService, Service, Status
+from ssh_service.services import base_service
+from ssh_service.services.base_service import FileShareService, Service, Status
 
 
 class Lamp(Service):

@@ -12,9 +12,10 @@ from typing import Any, Iterator, List, Optional, Tuple
 
 import pytest
 
-from ssh_service import background, cache, dials, lender, pacing
-from ssh_service.cache import SshClientCache
-from ssh_service.client import SshClient
+from ssh_service import background
+from ssh_service.connections import cache, dials, lender, pacing
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.connections.client import SshClient
 from ssh_service.errors import (
     SshAuthError,
     SshCacheClosed,

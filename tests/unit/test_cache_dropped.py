@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from ssh_service import background
-from ssh_service.cache import SshClientCache
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshConnectError
 from tests.common import eventually, run_python
 from tests.unit.engine_fakes import (

@@ -10,8 +10,8 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
-from ssh_service.cache import SshClientCache
-from ssh_service.client import SshClient
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.connections.client import SshClient
 from ssh_service.errors import SshAuthError, SshCacheClosed, SshConnectError
 from tests.common import eventually
 from tests.unit.engine_fakes import (

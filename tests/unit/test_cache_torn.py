@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 from ssh_service import background
-from ssh_service.cache import SshClientCache
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshCacheClosed, SshServiceError
 from tests.common import Outcome, eventually
 from tests.injection import HOWS, Torn, moments, torn_at

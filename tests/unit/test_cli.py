@@ -77,13 +77,17 @@ def test_help_loads_neither_the_library_nor_mlos_bench(arguments: List[str]) -> 
     loaded = loaded_by(*arguments)
     assert not loaded & {"paramiko", "mlos_bench", "rich.live"}
     assert not {name for name in loaded if name.startswith("ssh_service.fleet")}
-    assert "ssh_service.host_api" not in loaded
+    assert "ssh_service.services.host_api" not in loaded
 
 
 def test_a_command_never_loads_the_seam() -> None:
     loaded = loaded_by("run", "-H", "web01", "-F", "none", "--dry-run", "--", "true")
     assert "paramiko" in loaded
-    assert not loaded & {"ssh_service.host_api", "ssh_service.base_service", "mlos_bench"}
+    assert not loaded & {
+        "ssh_service.services.host_api",
+        "ssh_service.services.base_service",
+        "mlos_bench",
+    }
 
 
 @pytest.mark.parametrize("name", ["run", "upload", "download", "bench", "completion", "demo"])

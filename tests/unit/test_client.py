@@ -8,7 +8,7 @@ from typing import Any, List
 import paramiko
 import pytest
 
-from ssh_service.client import SshClient
+from ssh_service.connections.client import SshClient
 from ssh_service.errors import SshConfigError
 from tests.common import eventually
 from tests.unit.engine_fakes import PATIENCE, FakeTransport, connect_params, in_threads

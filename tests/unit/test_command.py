@@ -13,7 +13,9 @@ from typing import Any, Callable, Iterator, List, Optional
 import pytest
 
 from ssh_service import background
-from ssh_service.command import Command
+from ssh_service.commands.command import Command
+from ssh_service.commands.output import CallbackOutput, Output, QueueOutput
+from ssh_service.commands.result import CompletedProcess
 from ssh_service.errors import (
     SshCacheClosed,
     SshCommandCancelled,
@@ -25,8 +27,6 @@ from ssh_service.errors import (
     SshOutputLimitError,
     SshSessionRefused,
 )
-from ssh_service.outcome import CompletedProcess
-from ssh_service.streams import CallbackOutput, Output, QueueOutput
 from tests.unit.engine_fakes import (
     PATIENCE,
     FakeChannel,

@@ -13,10 +13,9 @@ from typing import Any, Callable, Dict
 
 import pytest
 
-from ssh_service import copying, fleet, verbs
-from ssh_service.copying import downloading
-from ssh_service.copying import job as job_module
-from ssh_service.copying import upload_stream
+from ssh_service import api, copying, fleet
+from ssh_service.copying import context as job_module
+from ssh_service.copying import downloading, upload_stream
 from ssh_service.copying.failures import copy_error
 from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.options import Options
@@ -69,7 +68,7 @@ def copies(
 
 @pytest.mark.parametrize(
     "function",
-    [copying.upload, copying.download, verbs.upload, verbs.download, fleet.upload, fleet.download],
+    [copying.upload, copying.download, api.upload, api.download, fleet.upload, fleet.download],
 )
 def test_options_are_named_and_explained_by_every_function(function: Callable[..., Any]) -> None:
     """Each option is a keyword of its own, and stands in the docstring with its type."""

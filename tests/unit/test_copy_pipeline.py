@@ -11,7 +11,7 @@ from ssh_service.copying import pipeline as pipeline_module
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.pipeline import STOPPED, Pipeline
 from ssh_service.copying.sftp import encode, protocol
-from ssh_service.copying.sftp.lane import Lane, greet
+from ssh_service.copying.sftp.client import Lane, greet
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled

@@ -10,7 +10,7 @@ from typing import List
 import pytest
 
 from ssh_service.copying.sftp import decode, encode, protocol
-from ssh_service.copying.sftp.lane import Lane, greet
+from ssh_service.copying.sftp.client import Lane, greet
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
 from ssh_service.copying.sftp.time_limits import Stalled
 from tests.unit.sftp_harness import (

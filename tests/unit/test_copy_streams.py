@@ -18,11 +18,11 @@ from ssh_service.copying import downloading, remote_files, tar, temporary, uploa
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.remote_files import RemoteFiles
-from ssh_service.copying.remote_process import GREETING, CommandStream, RemoteProcess
 from ssh_service.copying.sftp import encode
-from ssh_service.copying.sftp.lane import Lane
+from ssh_service.copying.sftp.client import Lane
 from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
 from ssh_service.copying.sftp.session import SftpSession
+from ssh_service.copying.shell_command import GREETING, CommandStream, RemoteProcess
 from tests.common import PATIENCE, require_part
 from tests.unit.sftp_harness import Shell, download, upload
 from tests.unit.test_copy_hostile import FILE, Liar

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ssh_service import direct
-from ssh_service.command import Command
+from ssh_service.commands import unpooled
+from ssh_service.commands.command import Command
 from ssh_service.errors import (
     SshCacheClosed,
     SshCommandTimeout,
@@ -20,7 +20,7 @@ from tests.unit.engine_fakes import PATIENCE, FakeTransport, work_done
 
 def begun(transport: FakeTransport, **more: Any) -> Command:
     command = Command("echo", {}, None, transport.connection_id, **more)
-    direct.begin(transport, command)  # type: ignore[arg-type]
+    unpooled.begin(transport, command)  # type: ignore[arg-type]
     work_done()
     return command
 

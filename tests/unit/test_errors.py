@@ -16,8 +16,8 @@ import paramiko
 import pytest
 
 from ssh_service import errors
+from ssh_service.commands.result import CompletedProcess
 from ssh_service.errors import SshServiceError, again, transfer_error
-from ssh_service.outcome import CompletedProcess
 
 LEAVES: List[Type[SshServiceError]] = [
     cls

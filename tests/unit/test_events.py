@@ -9,9 +9,9 @@ from typing import Any, List
 import pytest
 
 from ssh_service import background, errors, events
-from ssh_service.command import Command
-from ssh_service.outcome import CompletedProcess
-from ssh_service.watches import CommandWatch, CopyWatch
+from ssh_service.commands.command import Command
+from ssh_service.commands.result import CompletedProcess
+from ssh_service.event_trackers import CommandWatch, CopyWatch
 from tests.unit.engine_fakes import PATIENCE, FakeChannel, FakeTransport, callbacks_done
 
 

@@ -10,7 +10,7 @@ from typing import Iterator, Tuple
 
 import pytest
 
-from ssh_service.fault_proxy import FaultProxy
+from ssh_service.testing.fault_proxy import FaultProxy
 
 Ends = Tuple[FaultProxy, socket.socket, socket.socket]
 

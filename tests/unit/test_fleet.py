@@ -15,11 +15,11 @@ from typing import Any, Iterator, List
 import pytest
 
 from ssh_service import CompletedProcess, SshCommandTimeout, SshConfigError, errors, fleet
-from ssh_service.fleet import HostResult, Results, SshWorkerLost, on_dask, station
-from ssh_service.fleet.elsewhere import runner_for
-from ssh_service.fleet.job import Job
+from ssh_service.fleet import HostResult, Results, SshWorkerLost, on_dask, pool_worker
+from ssh_service.fleet.executor_runners import runner_for
 from ssh_service.fleet.result import completed, failed
 from ssh_service.fleet.results import Runner
+from ssh_service.fleet.task import Job
 from tests.common import PATIENCE, Outcome, eventually
 
 JOB = Job("run", {"text": "true", "env": {}, "shell": None, "max_output": None}, {}, None)
@@ -319,8 +319,8 @@ def told_by_hand(pool: Inline, *messages: Any) -> Connection:
 def test_a_process_reports_by_its_line() -> None:
     pool = Inline()
     with Results(["bad host"], runner_for(JOB, 1, pool), 1) as results:
-        assert station.begin(*pool.tasks[0]) == station.BEGUN
-        pool.calls[0].set_result(station.BEGUN)
+        assert pool_worker.begin(*pool.tasks[0]) == pool_worker.BEGUN
+        pool.calls[0].set_result(pool_worker.BEGUN)
         result = results.take(5)
     assert isinstance(result.error, SshConfigError) and result.sent is False
 
@@ -354,7 +354,7 @@ def test_a_result_that_cannot_be_read_is_that_hosts_alone() -> None:
 def test_a_full_process_lets_another_have_the_host() -> None:
     pool = Inline()
     with Results(["a"], runner_for(JOB, 1, pool), 1) as results:
-        pool.calls[0].set_result(station.FULL)
+        pool.calls[0].set_result(pool_worker.FULL)
         assert len(pool.calls) == 2
         results.cancel()
         assert results.take(5).sent is False

@@ -34,7 +34,7 @@ def python(
 
 
 WHERE_FROM = """
-    from ssh_service.host_api import FileShareService, Service, Status
+    from ssh_service.services.host_api import FileShareService, Service, Status
     print(*sorted({c.__module__.partition(".")[0] for c in (FileShareService, Service, Status)}))
 """
 
@@ -118,10 +118,12 @@ def test_one_debug_line_names_the_base() -> None:
     code = WITHOUT_MLOS + """
     import logging
     logging.basicConfig(level=logging.DEBUG, format="%(name)s %(message)s")
-    import ssh_service.host_api
+    import ssh_service.services.host_api
     """
     said = [line for line in python(code).stderr.splitlines() if "host_api" in line]
-    assert said == ["ssh_service.host_api Services are built on ssh_service.base_service.Service."]
+    assert said == [
+        "ssh_service.services.host_api Services are built on ssh_service.services.base_service.Service."
+    ]
 
 
 def test_under_mlos_bench_a_wrong_config_is_its_validation_error_and_ours() -> None:
@@ -130,7 +132,7 @@ def test_under_mlos_bench_a_wrong_config_is_its_validation_error_and_ours() -> N
         import pickle
         from jsonschema.exceptions import ValidationError
         from ssh_service.errors import SshConfigError
-        from ssh_service.host_api import InvalidConfig
+        from ssh_service.services.host_api import InvalidConfig
         error = pickle.loads(pickle.dumps(InvalidConfig("ssh_prot: unknown")))
         print(isinstance(error, (ValidationError)), isinstance(error, SshConfigError))
         print(error, error.message, error.connection_id)
@@ -142,7 +144,7 @@ def test_under_mlos_bench_a_wrong_config_is_its_validation_error_and_ours() -> N
 def test_elsewhere_a_wrong_config_is_an_ssh_config_error() -> None:
     code = WITHOUT_MLOS + """
     from ssh_service import SshConfigError
-    from ssh_service.host_api import InvalidConfig
+    from ssh_service.services.host_api import InvalidConfig
     print(InvalidConfig is SshConfigError)
     """
     assert python(code).stdout == "True\n"

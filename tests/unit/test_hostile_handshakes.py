@@ -14,8 +14,8 @@ from typing import Any, Dict, Iterator, List, Optional, Type
 import paramiko
 import pytest
 
-from ssh_service.cache import SshClientCache
 from ssh_service.connect import dial
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshCacheClosed, SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.params import resolve
 from ssh_service.transport import SshTransport

@@ -15,7 +15,7 @@ import paramiko
 import pytest
 
 from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshSessionRefused
-from ssh_service.transport import SshTransport, gate, questions
+from ssh_service.transport import SshTransport, global_requests, sending
 from ssh_service.transport import transport as transport_module
 from ssh_service.transport.packets import message
 from tests.common import PATIENCE, Outcome, eventually, in_threads, resident, within
@@ -157,7 +157,7 @@ def test_questions_whose_answers_are_never_taken_end_the_connection(
     flood: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answers would pile up for ever."""
-    monkeypatch.setattr(questions, "_MOST_ANSWERS", 200)
+    monkeypatch.setattr(global_requests, "_MOST_ANSWERS", 200)
 
     def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         transport.stop_reading()
@@ -388,7 +388,7 @@ def test_a_rekey_that_is_never_answered_is_silence() -> None:
 def test_a_rekey_that_is_never_answered_by_a_server_that_goes_on_talking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate, "REKEY_LIMIT", 0.5)
+    monkeypatch.setattr(sending, "REKEY_LIMIT", 0.5)
 
     def talk(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         for _ in range(1000):
@@ -1077,8 +1077,8 @@ def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_eve
     with EvilSsh() as server, connected(server.port) as transport:
         assert execute(transport, "hello") == (0, b"hello")
         eventually(lambda: not transport.open_channels, "nobody sends")
-        gate = transport.clear_to_send_lock = Torn()
-        gate.armed = threading.current_thread()
+        sending = transport.clear_to_send_lock = Torn()
+        sending.armed = threading.current_thread()
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             transport.start_session(Collector(b"now"))

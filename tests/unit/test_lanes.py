@@ -6,9 +6,9 @@ from typing import Any, List
 
 import pytest
 
-from ssh_service.command import Command
+from ssh_service.commands.command import Command
 from ssh_service.errors import SshSessionRefused
-from ssh_service.sessions.lanes import Lanes
+from ssh_service.sessions.scheduler import Lanes
 from ssh_service.sessions.session import Lane, Session
 from tests.unit.engine_fakes import FakeChannel, FakeTransport
 

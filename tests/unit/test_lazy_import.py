@@ -44,8 +44,8 @@ def test_the_engine_needs_neither_mlos_bench_nor_an_extra(name: str) -> None:
     loaded = modules_after(f"from ssh_service import {name}")
     assert ("paramiko" in loaded) == (name != "CompletedProcess")  # which may come by pickle
     assert not roots(loaded) & {"mlos_bench", "mlos_core", "jsonschema", "pytest", "mockssh"}
-    assert "ssh_service.host_api" not in loaded
-    assert "ssh_service.base_service" not in loaded
+    assert "ssh_service.services.host_api" not in loaded
+    assert "ssh_service.services.base_service" not in loaded
 
 
 @pytest.mark.parametrize("name", ["ssh_service", "ssh_host_service", "ssh_fileshare", "errors"])

@@ -8,9 +8,9 @@ from typing import Any, List
 
 import pytest
 
-from ssh_service import pacing
+from ssh_service.connections import pacing
+from ssh_service.connections.pacing import Pacer
 from ssh_service.errors import SshAuthError, SshConnectError, SshConnectTimeout
-from ssh_service.pacing import Pacer
 
 from .engine_fakes import PATIENCE, FakeTransport, in_threads, outcome
 

@@ -11,6 +11,7 @@ from typing import Iterator, List, Tuple
 import pytest
 from paramiko.ssh_exception import SSHException
 
+from ssh_service.transport.keepalive import PeerSilent
 from ssh_service.transport.packets import (
     BANNER_MAX_SIZE,
     PACKET_MAX_SIZE,
@@ -18,7 +19,6 @@ from ssh_service.transport.packets import (
     SshPacketizer,
     message,
 )
-from ssh_service.transport.silence import PeerSilent
 from ssh_service.transport.wire import Wire
 from tests.common import Outcome, within
 from tests.faults.evil_tcp import packet

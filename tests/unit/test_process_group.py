@@ -13,12 +13,12 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, cast
 
 import pytest
 
-from ssh_service import background, processes, script
-from ssh_service.census import Census
-from ssh_service.command import Command
-from ssh_service.errors import SshCommandTimeout, SshSessionRefused
-from ssh_service.process_group import RemoteGroup
-from ssh_service.processes import (
+from ssh_service import background
+from ssh_service.commands import processes, script
+from ssh_service.commands.census import Census
+from ssh_service.commands.command import Command
+from ssh_service.commands.process_group import RemoteGroup
+from ssh_service.commands.processes import (
     Process,
     assign,
     children_script,
@@ -26,6 +26,7 @@ from ssh_service.processes import (
     parse_children,
     pick,
 )
+from ssh_service.errors import SshCommandTimeout, SshSessionRefused
 from tests.common import eventually, is_running
 from tests.unit.engine_fakes import FakeChannel, FakeTransport, Timers
 

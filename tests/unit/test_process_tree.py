@@ -11,7 +11,7 @@ from typing import Dict, Iterable, Iterator, List
 
 import pytest
 
-from ssh_service import process_tree
+from ssh_service.testing import process_tree
 from tests.common import PATIENCE, eventually, is_running
 
 # A chain of processes, of which the newest is always about to fork, for a second or so.

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ssh_service import local_sshd, pytest_plugin
+from ssh_service.testing import local_sshd, pytest_plugin
 
 ASKS_FOR_SSHD = "def test_it(sshd): pass"
 
@@ -57,13 +57,13 @@ def test_the_fixtures_need_no_import(pytester: pytest.Pytester) -> None:
 
 def test_the_plugin_loads_nothing_before_a_test_asks_for_it() -> None:
     script = (
-        "import sys; import ssh_service.pytest_plugin;"
+        "import sys; import ssh_service.testing.pytest_plugin;"
         "print(sorted(n for n in sys.modules if n.startswith('ssh_service'))"
         " + [n for n in ('paramiko', 'mockssh', 'mlos_bench', 'subprocess') if n in sys.modules])"
     )
     code = "import pytest, subprocess, sys; del sys.modules['subprocess'];" + script
     loaded = subprocess.check_output([sys.executable, "-c", code]).decode().strip()
-    assert loaded == "['ssh_service', 'ssh_service.pytest_plugin']"
+    assert loaded == "['ssh_service', 'ssh_service.testing.pytest_plugin']"
 
 
 def test_a_service_is_configured_for_either_server(pytester: pytest.Pytester) -> None:

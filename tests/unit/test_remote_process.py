@@ -10,16 +10,16 @@ from typing import Any, Iterator, List, Tuple
 import pytest
 
 from ssh_service import params, start
-from ssh_service.cache import SshClientCache
-from ssh_service.command import Command
+from ssh_service.commands.command import Command
+from ssh_service.commands.output import QueueOutput
+from ssh_service.commands.remote_process import RemoteProcess
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import (
     SshCommandTimeout,
     SshConfigError,
     SshConnectError,
     SshConnectionLost,
 )
-from ssh_service.remote_process import RemoteProcess
-from ssh_service.streams import QueueOutput
 from tests.common import PATIENCE, eventually
 from tests.unit.engine_fakes import (
     FakeChannel,

@@ -11,9 +11,9 @@ from typing import Any, Dict, List, Tuple
 import pytest
 
 from ssh_service import known_servers
+from ssh_service.commands.process_group import RemoteGroup
+from ssh_service.commands.script import Delivery, check_environment, deliver, is_empty, join
 from ssh_service.errors import SshConfigError
-from ssh_service.process_group import RemoteGroup
-from ssh_service.script import Delivery, check_environment, deliver, is_empty, join
 
 TIMEOUT = 60
 SH = shutil.which("sh") or "/bin/sh"

@@ -35,11 +35,11 @@ from ssh_service import (
     SshServiceError,
     SshSessionRefused,
     Status,
-    host_api,
-    remote,
+    operations,
     ssh_host_service,
 )
 from ssh_service.params import resolve
+from ssh_service.services import host_api
 from tests.common import SUDO_AS_IT_IS
 
 FUTURE = "asyncRemoteExecResultsFuture"
@@ -66,7 +66,7 @@ class FakeCache:
 
 
 class FakeEngine:
-    """Stands for `ssh_service.remote`: records calls, answers with `outcome`."""
+    """Stands for `ssh_service.operations`: records calls, answers with `outcome`."""
 
     def __init__(self) -> None:
         self.calls: List[SimpleNamespace] = []
@@ -110,9 +110,9 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> FakeCache:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, cache: FakeCache) -> FakeEngine:
     fake = FakeEngine()
-    monkeypatch.setattr(remote, "submit", fake.submit)
-    monkeypatch.setattr(remote, "upload", fake.copy)
-    monkeypatch.setattr(remote, "download", fake.copy)
+    monkeypatch.setattr(operations, "submit", fake.submit)
+    monkeypatch.setattr(operations, "upload", fake.copy)
+    monkeypatch.setattr(operations, "download", fake.copy)
     return fake
 
 
@@ -421,7 +421,7 @@ class TestRemoteExec:
         def refuse(*args: Any, **options: Any) -> Any:
             raise SshConfigError("environment: 'A-B' is no name")
 
-        monkeypatch.setattr(remote, "submit", refuse)
+        monkeypatch.setattr(operations, "submit", refuse)
         with pytest.raises(ValueError, match="A-B"):
             host.remote_exec("true", HERE, {"A-B": 1})
 

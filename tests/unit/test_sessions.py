@@ -12,9 +12,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
-from ssh_service import background, remote, script
-from ssh_service.cache import SshClientCache
-from ssh_service.command import Command
+from ssh_service import background, operations
+from ssh_service.commands import script
+from ssh_service.commands.command import Command
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import (
     SshAuthError,
     SshCacheClosed,
@@ -25,7 +26,7 @@ from ssh_service.errors import (
     SshConnectTimeout,
     SshSessionRefused,
 )
-from ssh_service.sessions import SessionPool, lanes, pool
+from ssh_service.sessions import SessionPool, pool, scheduler
 from tests.unit.engine_fakes import (
     PATIENCE,
     FakeChannel,
@@ -238,7 +239,7 @@ def test_a_further_connection_that_cannot_be_had_does_no_harm(
         site.running()[0].complete()
     assert all(command.future.result(0).exit_status == 0 for command in commands)
     assert site.dialer.dials == ["alpha"] * 2  # it is not tried again for a while
-    now = time.monotonic() + lanes._FURTHER_PAUSE
+    now = time.monotonic() + scheduler._FURTHER_PAUSE
     monkeypatch.setattr(time, "monotonic", lambda: now)
     site.submit(2)
     monkeypatch.undo()
@@ -266,7 +267,7 @@ def test_a_dial_may_take_as_long_as_the_last_caller_says_not_the_first() -> None
 
     cache = SshClientCache(dialer=dial)
     for timeout in (5, 60):
-        future = remote.submit(cache, connect_params(connect_timeout=timeout), "echo")
+        future = operations.submit(cache, connect_params(connect_timeout=timeout), "echo")
         assert isinstance(future.exception(PATIENCE), SshConnectError)
     assert allowed == [5, 60]
     callbacks_done()
@@ -277,7 +278,7 @@ def test_a_command_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
 ) -> None:
     site.dialer.hold("alpha")
     patient, hasty = [
-        remote.submit(site.cache, connect_params(connect_timeout=timeout), "echo")
+        operations.submit(site.cache, connect_params(connect_timeout=timeout), "echo")
         for timeout in (60, 5)
     ]
     work_done()
@@ -295,7 +296,7 @@ def test_a_command_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
     site.dialer.release()
     site.next_running().complete()
     assert patient.result(PATIENCE).exit_status == 0
-    later = remote.submit(site.cache, connect_params(connect_timeout=5), "echo again")
+    later = operations.submit(site.cache, connect_params(connect_timeout=5), "echo again")
     work_done()
     soon = time.monotonic() + 30
     assert not [due for due, _ in timers.live if due < soon]  # it has no connection to wait for
@@ -315,7 +316,7 @@ def test_where_no_thread_can_be_had_a_command_is_told_so_by_its_future(
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        future = remote.submit(SshClientCache(), connect_params(), "echo")
+        future = operations.submit(SshClientCache(), connect_params(), "echo")
         assert isinstance(future.exception(PATIENCE), SshConnectError)
 
 
@@ -325,7 +326,7 @@ def test_a_command_that_has_its_connection_waits_for_a_session_as_long_as_it_tak
     site.dialer.hold("alpha")
     site.dialer.prepare = lambda transport: setattr(transport, "max_sessions", 1)
     cold = [
-        remote.submit(site.cache, connect_params(connect_timeout=timeout), f"echo {timeout}")
+        operations.submit(site.cache, connect_params(connect_timeout=timeout), f"echo {timeout}")
         for timeout in (60, 5)
     ]
     work_done()
@@ -349,7 +350,7 @@ def test_a_command_whose_patience_ends_as_it_is_connected_is_either_sent_or_told
         dialer.prepare = lambda _, both=both: both.wait(PATIENCE)  # type: ignore
         cache = SshClientCache(dialer=dialer)
         patient, hasty = [
-            remote.submit(cache, connect_params(connect_timeout=timeout), f"echo {timeout}")
+            operations.submit(cache, connect_params(connect_timeout=timeout), f"echo {timeout}")
             for timeout in (60, 5)
         ]
         work_done()
@@ -395,7 +396,7 @@ def test_a_command_that_is_sent_at_the_last_moment_is_not_told_to_be_never_sent(
 def test_without_a_number_of_connections_nothing_is_dialled(most: Any, site: Site) -> None:
     """None could ever be used, and one after the other would be made."""
     with pytest.raises(SshConfigError, match="max_connections"):
-        remote.submit(site.cache, connect_params(), "echo", max_connections=most)
+        operations.submit(site.cache, connect_params(), "echo", max_connections=most)
     assert site.cache.stats()["dials"] == 0
 
 
@@ -858,7 +859,7 @@ def test_a_refusing_connection_is_asked_again_while_others_work(
     further.make_room()
     further.others = 1  # the server has not freed the session of the command that has ended
     (last,) = site.submit()
-    monkeypatch.setattr(lanes, "_REFUSAL_PATIENCE", 0.0)
+    monkeypatch.setattr(scheduler, "_REFUSAL_PATIENCE", 0.0)
     timers.fire()
     assert not last.future.done()  # nor is it given up
     further.others = 0
@@ -878,7 +879,7 @@ def test_a_server_that_goes_on_to_refuse_is_given_up_though_it_admitted_some_bef
     for _ in range(3):  # it may just not have freed those that have ended
         timers.fire()
         assert not any(command.future.done() for command in commands)
-    monkeypatch.setattr(lanes, "_REFUSAL_PATIENCE", 0.0)
+    monkeypatch.setattr(scheduler, "_REFUSAL_PATIENCE", 0.0)
     timers.fire()
     assert {type(error(command)) for command in commands} == {SshSessionRefused}
     transport.max_sessions = 1

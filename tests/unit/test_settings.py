@@ -8,9 +8,10 @@ from typing import Any, Dict
 
 import pytest
 
-from ssh_service import params, service_settings
+from ssh_service import params
 from ssh_service.errors import SshConfigError
-from ssh_service.service_settings import COMMON, FILE_SHARE, HOST, PER_CALL
+from ssh_service.services import settings
+from ssh_service.services.settings import COMMON, FILE_SHARE, HOST, PER_CALL
 
 ALL = {**COMMON, **HOST, **FILE_SHARE, **PER_CALL}
 
@@ -76,14 +77,14 @@ def test_every_setting_is_in_these_tables() -> None:
 
 @pytest.mark.parametrize("name, value", pairs(GOOD))
 def test_each_right_value_of_a_setting_is_taken(name: str, value: Any) -> None:
-    assert service_settings.problems({name: value}, ALL) == []
+    assert settings.problems({name: value}, ALL) == []
 
 
 @pytest.mark.parametrize("name, value", pairs(BAD))
 def test_a_wrong_value_is_told_with_the_setting_the_value_and_what_is_right(
     name: str, value: Any
 ) -> None:
-    (problem,) = service_settings.problems({name: value}, ALL)
+    (problem,) = settings.problems({name: value}, ALL)
     assert problem.startswith(f"{name}: ")
     assert ": expected " in problem and ", got " in problem
     if not isinstance(value, list):
@@ -91,7 +92,7 @@ def test_a_wrong_value_is_told_with_the_setting_the_value_and_what_is_right(
 
 
 def test_all_problems_are_told_at_once() -> None:
-    found = service_settings.problems({"ssh_port": 0, "nonsense": 1, "ssh_username": 2}, COMMON)
+    found = settings.problems({"ssh_port": 0, "nonsense": 1, "ssh_username": 2}, COMMON)
     assert [problem.partition(":")[0] for problem in found] == [
         "ssh_port",
         "nonsense",
@@ -110,34 +111,34 @@ def test_all_problems_are_told_at_once() -> None:
     ],
 )
 def test_a_typo_is_answered_with_what_was_meant(typo: str, meant: str) -> None:
-    (problem,) = service_settings.problems({typo: 1}, COMMON)
+    (problem,) = settings.problems({typo: 1}, COMMON)
     assert problem == f"{typo}: unknown setting, did you mean {meant}?"
 
 
 def test_what_resembles_nothing_is_answered_with_all_there_is() -> None:
-    (problem,) = service_settings.problems({"zzz": "a secret, perhaps"}, COMMON)
+    (problem,) = settings.problems({"zzz": "a secret, perhaps"}, COMMON)
     assert all(name in problem for name in COMMON)
     assert "secret" not in problem
 
 
 def test_a_host_goes_with_the_call() -> None:
-    (problem,) = service_settings.problems({"ssh_hostname": "host"}, COMMON)
+    (problem,) = settings.problems({"ssh_hostname": "host"}, COMMON)
     assert problem == "ssh_hostname: goes with each call, not into the service's config"
 
 
 def test_unknown_settings_can_be_passed_over() -> None:
-    assert service_settings.problems({"zzz": 1}, COMMON, allow_unknown=True) == []
+    assert settings.problems({"zzz": 1}, COMMON, allow_unknown=True) == []
 
 
 def test_paths_become_text_that_json_can_write() -> None:
     given = {"ssh_priv_key_path": [Path("a"), "b"], "ssh_config": Path("c"), "ssh_port": 22}
-    copy = service_settings.plain(given)
+    copy = settings.plain(given)
     assert json.loads(json.dumps(copy)) == {
         "ssh_priv_key_path": ["a", "b"],
         "ssh_config": "c",
         "ssh_port": 22,
     }
-    assert service_settings.plain(None) == {}
+    assert settings.plain(None) == {}
 
 
 class TestKnownHosts:
@@ -147,31 +148,31 @@ class TestKnownHosts:
 
     @pytest.mark.parametrize("name", ["ssh_known_hosts_path", "ssh_known_hosts_file"])
     def test_either_name_gives_a_file_and_makes_it_strict(self, name: str) -> None:
-        assert service_settings.known_hosts({name: self.FILE}) == ((self.FILE,), "strict")
+        assert settings.known_hosts({name: self.FILE}) == ((self.FILE,), "strict")
 
     @pytest.mark.parametrize("name", ["ssh_known_hosts_path", "ssh_known_hosts_file"])
     def test_null_is_off(self, name: str) -> None:
-        assert service_settings.known_hosts({name: None}) == (None, "off")
+        assert settings.known_hosts({name: None}) == (None, "off")
 
     def test_nothing_said_is_not_off(self) -> None:
-        assert service_settings.known_hosts({}) == (None, None)
+        assert settings.known_hosts({}) == (None, None)
 
     def test_both_names_may_agree(self) -> None:
         both = {"ssh_known_hosts_path": self.FILE, "ssh_known_hosts_file": [self.FILE]}
-        assert service_settings.known_hosts(both) == ((self.FILE,), "strict")
+        assert settings.known_hosts(both) == ((self.FILE,), "strict")
 
     @pytest.mark.parametrize("other", [None, "/another"])
     def test_both_names_must_not_differ(self, other: Any) -> None:
         both = {"ssh_known_hosts_path": self.FILE, "ssh_known_hosts_file": other}
         with pytest.raises(SshConfigError, match="ssh_known_hosts_path .* and .*_file") as caught:
-            service_settings.known_hosts(both)
+            settings.known_hosts(both)
         assert repr(self.FILE) in str(caught.value) and repr(other) in str(caught.value)
 
     @pytest.mark.parametrize("policy", ["strict", "accept-new"])
     @pytest.mark.parametrize("given", [{}, {"ssh_known_hosts_path": None}])
     def test_a_check_needs_a_file(self, policy: str, given: Dict[str, Any]) -> None:
         with pytest.raises(SshConfigError, match="needs ssh_known_hosts_path"):
-            service_settings.known_hosts({**given, "ssh_host_key_policy": policy})
+            settings.known_hosts({**given, "ssh_host_key_policy": policy})
 
     def test_off_beats_a_file(self) -> None:
         given = {
@@ -179,22 +180,22 @@ class TestKnownHosts:
             "ssh_known_hosts_path": self.FILE,
             "ssh_host_key_policy": "off",
         }
-        assert service_settings.connect_params(given)["known_hosts"] is None
+        assert settings.connect_params(given)["known_hosts"] is None
 
     @pytest.mark.parametrize("name", ["ssh_known_hosts_path", "ssh_known_hosts_file"])
     def test_a_missing_file_is_an_error_under_strict_only(self, name: str, tmp_path: Path) -> None:
         given = {name: str(tmp_path / "none")}
         with pytest.raises(SshConfigError, match=f"{name}: {tmp_path}/none does not exist"):
-            service_settings.require_known_hosts(given)
+            settings.require_known_hosts(given)
         for policy in ("accept-new", "off"):
-            service_settings.require_known_hosts({**given, "ssh_host_key_policy": policy})
+            settings.require_known_hosts({**given, "ssh_host_key_policy": policy})
 
 
 class TestConnectParams:
     """What the settings mean to the engine."""
 
     def test_what_is_not_said_is_left_to_ssh_config_and_the_engine(self) -> None:
-        assert service_settings.connect_params({"ssh_hostname": "host"}) == {
+        assert settings.connect_params({"ssh_hostname": "host"}) == {
             "host": "host",
             "known_hosts": None,
         }
@@ -214,7 +215,7 @@ class TestConnectParams:
             "ssh_request_timeout": 7,
             "ssh_max_connections": 3,
         }
-        assert service_settings.connect_params(given) == {
+        assert settings.connect_params(given) == {
             "host": "host",
             "port": "2222",
             "username": "bob",
@@ -230,23 +231,23 @@ class TestConnectParams:
     def test_the_engine_knows_all_of_them(self) -> None:
         params = pytest.importorskip("ssh_service.params")
         given = {name: values[0] for name, values in GOOD.items()}
-        translated = service_settings.connect_params({**given, "ssh_host_key_policy": "off"})
+        translated = settings.connect_params({**given, "ssh_host_key_policy": "off"})
         assert set(translated) <= set(params.SETTINGS)
 
     def test_a_missing_private_key_is_named(self, tmp_path: Path) -> None:
         there, missing = tmp_path / "there", tmp_path / "missing"
         there.touch()
-        service_settings.require_identity_files({"ssh_priv_key_path": str(there)})
-        service_settings.require_identity_files({"ssh_priv_key_path": None})
-        service_settings.require_identity_files({})
+        settings.require_identity_files({"ssh_priv_key_path": str(there)})
+        settings.require_identity_files({"ssh_priv_key_path": None})
+        settings.require_identity_files({})
         with pytest.raises(ValueError, match=f"ssh_priv_key_path {missing} does not exist"):
-            service_settings.require_identity_files({"ssh_priv_key_path": [there, missing]})
+            settings.require_identity_files({"ssh_priv_key_path": [there, missing]})
 
 
 def test_null_for_the_key_is_the_default_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file's null says nothing; a mapping's `client_keys=None` says "no login by key"."""
     given = {"ssh_hostname": "web", "ssh_priv_key_path": None, "ssh_config": None}
-    translated = service_settings.connect_params(given)
+    translated = settings.connect_params(given)
     assert "client_keys" not in translated
     assert "publickey" in params.resolve(translated).preferred_auth
     assert "publickey" not in params.resolve({**translated, "client_keys": None}).preferred_auth

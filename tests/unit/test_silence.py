@@ -6,7 +6,7 @@ from typing import List, Tuple
 
 import pytest
 
-from ssh_service.transport.silence import PeerSilent, Silence
+from ssh_service.transport.keepalive import PeerSilent, Silence
 
 HEARD = 1000.0
 

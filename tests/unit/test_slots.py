@@ -7,9 +7,9 @@ from typing import Any, List, Optional, Tuple
 
 import pytest
 
-from ssh_service.entries import Lease, Slot
+from ssh_service.connections.entries import Lease, Slot
+from ssh_service.connections.slots import Slots
 from ssh_service.errors import SshCacheClosed
-from ssh_service.slots import Slots
 from tests.common import Outcome
 from tests.unit.engine_fakes import target
 

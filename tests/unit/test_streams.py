@@ -9,8 +9,9 @@ from typing import Any, List
 import pytest
 
 from ssh_service import background
+from ssh_service.commands.output import CallbackOutput, Output, QueueOutput
+from ssh_service.commands.stdin import Stdin
 from ssh_service.errors import SshConfigError
-from ssh_service.streams import CallbackOutput, Output, QueueOutput, Stdin
 from tests.unit.engine_fakes import PATIENCE, callbacks_done, in_threads
 
 

@@ -8,9 +8,10 @@ from typing import Any, List, Tuple
 
 import pytest
 
-from ssh_service.command import Command
+from ssh_service.commands.command import Command
+from ssh_service.commands.marks import Marks
+from ssh_service.commands.stdin import Stdin
 from ssh_service.errors import SshCommandCancelled, SshConnectionLost, SshSessionRefused
-from ssh_service.streams import Marks, Stdin
 from tests.unit.engine_fakes import FakeChannel, FakeTransport
 
 

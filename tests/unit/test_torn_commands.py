@@ -10,8 +10,8 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from ssh_service import fleet, params, remote, run, start
-from ssh_service.cache import SshClientCache
+from ssh_service import fleet, operations, params, run, start
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.ssh_host_service import SshHostService
 from ssh_service.ssh_service import SshService
 from tests.common import PATIENCE, eventually
@@ -188,7 +188,7 @@ CALLS = {
     ),
     "start": by_start,
     "lines": by_lines,
-    "submit": lambda place: remote.submit(place.cache, connect_params(), "wait").result(),
+    "submit": lambda place: operations.submit(place.cache, connect_params(), "wait").result(),
     "service": by_service,
     "fleet": lambda place: list(fleet.run([connect_params()], "wait", cache=place.cache)),
 }

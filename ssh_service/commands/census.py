@@ -1,0 +1,366 @@
+"""Which process of the server belongs to which session of a connection."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple, cast
+
+from ssh_service import background, known_servers
+from ssh_service.commands import processes, script
+from ssh_service.commands.processes import Process
+from ssh_service.commands.stdin import Stdin
+from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
+from ssh_service.transport import ChannelSink, SshChannel, SshTransport
+
+# Seconds for a script of ours.
+_TIMEOUT = 10.0
+# Until a session is asked for again where others hold them all.
+_PAUSE = 0.05
+# What it may write.
+_LIMIT = 1 << 20
+# Orders the sessions whose start the server has not answered after all others.
+_LAST = 1 << 62
+
+# Seconds to wait before a list that left doubt is followed by the next one: others may have ended
+# by then, or what ended while it was made is known to have ended.  (Elsewhere than on OpenSSH,
+# where nobody is known to run for certain, more would say no more.)
+_PAUSES = (0.0, 0.0, 0.1, 0.2, 0.4, 1.0, 2.0, 4.0)
+_PAUSES_ELSEWHERE = (0.0, 0.1)
+
+# Takes the output of a script of ours; None where that was not run.
+Reply = Callable[[Optional[bytes]], None]
+# Runs one, in any session of the destination's.
+Helper = Callable[[str, Reply], None]
+Found = Callable[[Optional[Process]], None]
+# See `SshTransport.started_sessions`.
+Sessions = Dict[Any, Optional[int]]
+
+
+class _Wanted(NamedTuple):
+    """Somebody who wants to know a process."""
+
+    number: int  # of the start
+    run_beside: Helper
+    found: Found
+    asked: int = 0  # how often in vain
+
+
+class _Sessions(NamedTuple):
+    """The sessions that there were when a list was asked for, and when it began to be made."""
+
+    asked: Sessions
+    begun: Sessions
+    helper: Optional[SshChannel]  # on which it was made, if that is one of them
+
+
+class Census:
+    """
+    The processes that the server has begun for the sessions of one connection.
+
+    A server's process begins them one after the other, in the order of its replies.  So a list of
+    its children, by age, tells which is whose, where no other answer is possible: see
+    `ssh_service.commands.processes.assign`.  Nothing is asked before it is needed.  What is known of some
+    processes narrows down whose the others are, and what was not certain is asked again a little
+    later, as long as that may help.
+
+    Parameters
+    ----------
+    transport : SshTransport
+        The connection.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread; none waits.
+    """
+
+    def __init__(self, transport: SshTransport) -> None:
+        self._transport = transport
+        self._lock = threading.Lock()
+        self._known: Dict[int, Process] = {}  # guarded by _lock: by the number of the start
+        self._waiting: List[_Wanted] = []  # guarded by _lock: for the list that is being made
+
+    @staticmethod
+    def of(transport: SshTransport) -> "Census":
+        """
+        Return the census of a connection.
+
+        Parameters
+        ----------
+        transport : SshTransport
+            The connection.
+
+        Returns
+        -------
+        Census
+            Always the same one.
+        """
+        return cast(Census, transport.beside.setdefault("census", Census(transport)))
+
+    def find(self, channel: SshChannel, run_beside: Helper, found: Found) -> None:
+        """
+        Find the process of a session.
+
+        Parameters
+        ----------
+        channel : SshChannel
+            The session; the server has started its command.
+        run_beside : Callable[[str, Reply], None]
+            Runs a script of ours on whichever connection has room.
+        found : Callable[[Optional[Process]], None]
+            Gets it; None where it is not certain.
+        """
+        number = channel.start_number
+        if number is None:
+            found(None)
+        else:
+            self._want(_Wanted(number, run_beside, found))
+
+    def _want(self, wanted: _Wanted) -> None:
+        with self._lock:
+            known = self._known.get(wanted.number)
+            first = not self._waiting
+            if known is None:
+                self._waiting.append(wanted)
+        if known is not None:
+            wanted.found(known)
+        elif first:
+            self._ask(wanted.run_beside)
+
+    def _ask(self, run_beside: Helper) -> None:
+        transport = self._transport
+        asked = transport.started_sessions()
+        address = _own_address(transport)
+        sessions = _Sessions(asked, asked, None)
+
+        def begun(channel: SshChannel) -> None:
+            nonlocal sessions
+            sessions = _Sessions(asked, transport.started_sessions(), channel)
+
+        def answered(output: Optional[bytes]) -> None:
+            self._answer(sessions, output)
+
+        def answered_here(output: Optional[bytes]) -> None:
+            if output is None:
+                elsewhere()
+            else:
+                answered(output)
+
+        def elsewhere() -> None:
+            nonlocal sessions
+            sessions = _Sessions(asked, asked, None)
+            if address is None:
+                answered(None)
+            else:
+                run_beside(processes.children_script(address), answered)
+
+        if known_servers.runs_one_command(transport.remote_version):
+            elsewhere()
+        else:
+            # Where it could be run over no other connection, it waits for a session.
+            patience = _TIMEOUT if address is None else 0.0
+            run_over(transport, processes.children_script(), answered_here, begun, patience)
+
+    def _answer(self, sessions: _Sessions, output: Optional[bytes]) -> None:
+        children = processes.parse_children(output or b"")
+        listed = bool(children.others or children.own)
+        is_openssh = known_servers.is_openssh(self._transport.remote_version)
+        after = self._transport.started_sessions()
+        entries = _entries(sessions, after, is_openssh)
+        told = _told({**sessions.asked, **after}, children.others)
+        with self._lock:
+            known = {**self._known, **told}
+        gone: Set[int] = set()
+        if listed:
+            said = processes.assign(children.others, entries, known)
+            gone = said.gone & _numbers(sessions.asked)
+            known.update(said.picked)
+        if children.own is not None and sessions.helper is not None:
+            known[cast(int, sessions.helper.start_number)] = children.own
+        left = [number for number, _ in entries if number not in gone]
+        with self._lock:
+            self._known = _worth_keeping(known, left)
+            waiting, self._waiting = self._waiting, []
+        self._transport.account_for(gone)
+        pauses = _PAUSES if is_openssh else _PAUSES_ELSEWHERE
+        may_run = _numbers(after) - gone if listed else set()
+        for wanted in waiting:
+            process = known.get(wanted.number)
+            if process is None and wanted.number in may_run and wanted.asked < len(pauses):
+                self._want_again(wanted, pauses[wanted.asked])
+            else:
+                wanted.found(process)
+
+    def _want_again(self, wanted: _Wanted, pause: float) -> None:
+        wanted = wanted._replace(asked=wanted.asked + 1)
+        if pause:
+            background.call_at(time.monotonic() + pause, lambda: self._want(wanted))
+        else:
+            self._want(wanted)
+
+
+def _entries(sessions: _Sessions, after: Sessions, is_openssh: bool) -> List[Tuple[int, bool]]:
+    """List the sessions whose processes may have run when the list was made."""
+    # OpenSSH does one thing after the other: a process whose end was told before the list was
+    # begun was not there any more, and one whose end is not told by now was there when the list
+    # was written.
+    before = sessions.begun if is_openssh else sessions.asked
+    own = None if sessions.helper is None else sessions.helper.start_number
+    entries: Dict[int, bool] = {}
+    for at, session in enumerate({**before, **after}):
+        number = session.start_number if isinstance(session, SshChannel) else session
+        if own is not None and (number is None or number >= own):
+            continue  # it was begun after the script that made the list
+        certain = is_openssh and before.get(session) is not None and after.get(session) is not None
+        entries[_LAST + at if number is None else number] = certain
+    return sorted(entries.items())
+
+
+def _numbers(sessions: Sessions) -> Set[int]:
+    """Return the numbers of those that had been started by then."""
+    found = {key if isinstance(key, int) else number for key, number in sessions.items()}
+    return {number for number in found if number is not None}
+
+
+def _told(sessions: Sessions, found: List[Process]) -> Dict[int, Process]:
+    """Return the processes that their own scripts have told; they may be children of others."""
+    return {
+        session.start_number: session.process
+        for session in sessions
+        if isinstance(session, SshChannel)
+        and session.start_number is not None
+        and session.process in found
+    }
+
+
+def _worth_keeping(known: Dict[int, Process], entries: List[int]) -> Dict[int, Process]:
+    """Leave out what tells no others apart: keep what runs, the one before each, and the last."""
+    numbers = sorted(known)
+    kept = {*entries, *numbers[-1:]}
+    for entry in entries:
+        kept.update(numbers[: bisect_left(numbers, entry)][-1:])
+    return {number: known[number] for number in numbers if number in kept}
+
+
+def _own_address(transport: SshTransport) -> Optional[Tuple[str, int]]:
+    """Return the address and port of this side, as the server sees it where nothing changes it."""
+    try:
+        address = transport.sock.getsockname()
+    except (AttributeError, OSError):
+        return None  # no socket of the network's, such as a jump host's channel; or it has ended
+    if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], str):
+        return None
+    return address[0], int(address[1])
+
+
+def run_over(
+    transport: SshTransport,
+    text: str,
+    reply: Reply,
+    begun: Callable[[SshChannel], None],
+    patience: float,
+) -> None:
+    """
+    Run a script of ours in a session of its own.
+
+    Parameters
+    ----------
+    transport : SshTransport
+        The connection.
+    text : str
+        For a POSIX shell.
+    reply : Callable[[Optional[bytes]], None]
+        Gets its output; None where it was not run.
+    begun : Callable[[SshChannel], None]
+        Called when the server has started it.
+    patience : float
+        Seconds to wait for a session, where even those that nobody uses do not suffice.
+    """
+    _Attempts(transport, text, reply, begun, patience).ask()
+
+
+class _Attempts:
+    """What is done to get a session for a script of ours."""
+
+    def __init__(
+        self,
+        transport: SshTransport,
+        text: str,
+        reply: Reply,
+        begun: Callable[[SshChannel], None],
+        patience: float,
+    ) -> None:
+        self._transport, self._text = transport, text
+        self.reply, self.begun = reply, begun
+        self._strand = background.Strand()
+        self._deadline = time.monotonic() + patience
+        self._may_make_room = True
+
+    def ask(self) -> None:
+        """Ask for a session."""
+        try:
+            self._transport.start_session(_Session(self._text, self))
+        except SshConnectionLost:
+            self.reply(None)
+
+    def refused(self) -> None:
+        """Make room, or wait for it; not on the reader thread, which is not to wait for others."""
+        background.work(self._strand, self._ask_again)
+
+    def _ask_again(self) -> None:
+        may_make_room, self._may_make_room = self._may_make_room, False
+        now = time.monotonic()
+        if may_make_room and self._transport.make_room():
+            self.ask()
+        elif now < self._deadline:
+            self._may_make_room = True
+            background.call_at(now + _PAUSE, self.ask)
+        else:
+            self.reply(None)
+
+
+class _Session(ChannelSink):
+    """A session that runs a script of ours."""
+
+    def __init__(self, text: str, attempts: _Attempts) -> None:
+        self._delivery = script.deliver(text, None, "/bin/sh")
+        self._stdin = Stdin(b"", False, "")
+        self._attempts = attempts
+        self._channel: Optional[SshChannel] = None
+        self._output = b""
+        self._ran = False
+        self._timer: Optional[background.Timer] = None
+
+    def opened(self, channel: SshChannel) -> None:
+        """Run it."""
+        self._channel = channel
+        channel.request_exec(self._delivery.command)
+        self._stdin.start(channel, self._delivery.preamble)
+        self._timer = background.call_at(time.monotonic() + _TIMEOUT, channel.close)
+
+    def replied(self, ok: bool) -> None:
+        """Note when it was begun."""
+        if ok and self._channel is not None:
+            self._attempts.begun(self._channel)
+
+    def writable(self) -> None:
+        """Send more of it."""
+        self._stdin.pump()
+
+    def data(self, chunk: bytes) -> None:
+        """Keep what it writes."""
+        self._output += chunk[: _LIMIT - len(self._output)]
+
+    def exit_status(self, status: int) -> None:
+        """Note that it has run."""
+        self._ran = status == 0
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """Hand its output over, or ask for another session."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if isinstance(error, SshSessionRefused):
+            self._attempts.refused()
+        else:
+            self._attempts.reply(self._output if self._ran else None)

@@ -1,0 +1,124 @@
+"""Processes that a lost connection has left running on a host, and that are to be ended first."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from typing import Dict, List, NamedTuple, Optional
+
+from ssh_service.commands import processes
+from ssh_service.commands.processes import Process
+
+# Seconds that they have to end after TERM, and after KILL.
+_PATIENCE = 2.0
+# For one destination; there are never many, as the next script ends them.
+_MOST = 100
+
+
+class Left(NamedTuple):
+    """
+    A process that may still run.
+
+    Attributes
+    ----------
+    process : Process
+        The process.
+    shell : Optional[str]
+        The shell that runs it; None is the user's login shell, which is a POSIX shell then.
+    """
+
+    process: Process
+    shell: Optional[str]
+
+
+class LeftRunning:
+    """
+    What may still run at one destination.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  A process is ended only if it is the one that was begun: its number, the moment of
+    its beginning and the boot of the host are compared.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left: List[Left] = []  # guarded by _lock
+
+    def add(self, *left: Left) -> None:
+        """
+        Remember processes.
+
+        Parameters
+        ----------
+        *left : Left
+            Those without a known beginning are not ended, as their numbers may be others' by then.
+        """
+        with self._lock:
+            for one in left:
+                if one.process.started is not None and one.process.boot:
+                    self._left.append(one)
+            del self._left[:-_MOST]
+
+    def take(self, needs_posix: bool) -> List[Left]:
+        """
+        Take what the next script is to end.
+
+        Parameters
+        ----------
+        needs_posix : bool
+            Whether that script is run by a shell which is not known to be a POSIX shell but by
+            processes of the same shell.
+
+        Returns
+        -------
+        List[Left]
+            To be given back by `add` where that script was not run.
+        """
+        with self._lock:
+            taken = [one for one in self._left if not needs_posix or one.shell is None]
+            self._left = [one for one in self._left if one not in taken]
+        return taken
+
+
+_destinations: Dict[str, LeftRunning] = {}
+
+
+def at(connection_id: str) -> LeftRunning:
+    """
+    Return what may still run at a destination.
+
+    Parameters
+    ----------
+    connection_id : str
+        ``user@host:port``.
+
+    Returns
+    -------
+    LeftRunning
+        Always the same one.
+    """
+    return _destinations.setdefault(connection_id, LeftRunning())
+
+
+def ending(left: List[Left]) -> str:
+    """
+    Write what a POSIX shell runs first, to end what was left running.
+
+    Parameters
+    ----------
+    left : List[Left]
+        From `LeftRunning.take`.
+
+    Returns
+    -------
+    str
+        Commands; empty where there is nothing to be ended.
+    """
+    scripts = [processes.end_script(one.process, ["TERM", "KILL"], _PATIENCE) for one in left]
+    # (By a shell of its own, as the one that runs this may split no words, such as zsh.)
+    return "".join(
+        f"/bin/sh -c {shlex.quote(text)} </dev/null >/dev/null 2>&1;" for text in scripts
+    )

@@ -1,0 +1,137 @@
+"""A command on a connection in hand, whose other sessions belong to others."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Callable, Optional
+
+from ssh_service import background, known_servers
+from ssh_service.commands.command import HEARD, Command, HelperCommand
+from ssh_service.commands.process_group import Helper, Reply
+from ssh_service.errors import (
+    SshCacheClosed,
+    SshConnectionLost,
+    SshServiceError,
+    SshSessionRefused,
+)
+from ssh_service.transport import ChannelSink, SshChannel, SshTransport
+
+# Seconds until the server is asked again while others hold all of its sessions; doubled each time.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
+# Seconds for which a server is asked again that admitted sessions before, and now admits none
+# though none is open; OpenSSH frees one a moment after its end.
+_REFUSAL_PATIENCE = 10.0
+
+
+def begin(transport: SshTransport, command: Command) -> None:
+    """
+    Have a command run over a connection, in a session of its own; its future tells of its fate.
+
+    Where the server admits no more sessions it waits, as long as its time-out allows, until others
+    (a pool, a copy, code of the user's) hold fewer.
+
+    Parameters
+    ----------
+    transport : SshTransport
+        The connection.
+    command : Command
+        Not begun yet.
+    """
+    if not background.has_threads():
+        where = transport.connection_id
+        command.fail(SshConnectionLost(f"{where}: the system gives no more threads", sent=False))
+        return
+    attempts = _Attempts(transport, command)
+    command.strand = attempts.strand
+    command.run_beside = functools.partial(_run_beside, transport)
+    background.work(attempts.strand, attempts.ask)
+
+
+def _run_beside(transport: SshTransport, text: str, reply: Reply) -> None:
+    """Run a script of ours in another session, as soon as there is one."""
+    find_pool: Callable[[], Optional[Helper]] = transport.beside.get("helpers", _no_pool)
+    pool = find_pool()
+    if pool is not None:  # it can make room, and have another connection
+        pool(text, reply)
+    elif known_servers.runs_one_command(transport.remote_version):
+        reply(None)
+    else:
+        begin(transport, HelperCommand(text, transport.connection_id, reply))
+
+
+def _no_pool() -> Optional[Helper]:
+    return None
+
+
+class _Attempts:
+    """What is done to get a session; on threads of ours."""
+
+    def __init__(self, transport: SshTransport, command: Command) -> None:
+        self.strand: background.Strand = transport.beside.setdefault(
+            "commands", background.Strand()
+        )
+        self._transport = transport
+        self._command = command
+        self._pause = _SHORTEST_PAUSE
+        self._refused_since: Optional[float] = None  # with no session open
+
+    def ask(self) -> None:
+        """Ask for a session."""
+        if self._command.over:
+            return
+        try:
+            self._transport.start_session(_Session(self, self._command))
+        except SshConnectionLost as error:
+            self._command.fail(error)
+
+    def refused(self, refusal: SshSessionRefused) -> None:
+        """Ask again, or give up; not on the reader thread, which is not to wait for others."""
+        background.work(self.strand, self._ask_again, refusal)
+
+    def _ask_again(self, refusal: SshSessionRefused) -> None:
+        transport, now = self._transport, time.monotonic()
+        if transport.make_room():
+            self.ask()
+            return
+        held = bool(transport.open_channels)
+        since = now if self._refused_since is None else self._refused_since
+        self._refused_since = None if held else since
+        patient = bool(transport.session_peak) and now - since < _REFUSAL_PATIENCE
+        if not (held or patient):
+            self._command.fail(refusal)
+            return
+        background.call_at(now + self._pause, lambda: background.work(self.strand, self.ask))
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+class _Session(ChannelSink):
+    """The session; it starts the command as soon as it is open."""
+
+    def __init__(self, attempts: _Attempts, command: Command) -> None:
+        self._attempts = attempts
+        self._command = command
+        self._channel: Optional[SshChannel] = None  # reader thread only
+        self.gives_back = command.gives_back
+        for name in HEARD:
+            setattr(self, name, getattr(command, name))
+
+    def opened(self, channel: SshChannel) -> None:
+        """Send the script."""
+        self._channel = channel
+        transport = channel.get_transport()
+        transport.session_peak = max(1, transport.session_peak)
+        if not self._command.start(channel):
+            channel.close()
+
+    def closed(self, error: Optional[SshServiceError]) -> None:
+        """Settle the command, or have it wait for another session."""
+        lost = isinstance(error, SshConnectionLost)
+        if not self._command.take_back(self._channel, lost):
+            self._command.closed(error)
+        elif isinstance(error, SshSessionRefused):
+            self._attempts.refused(error)
+        else:
+            where = self._command.connection_id
+            closed = SshCacheClosed(f"{where}: the session was closed at once")
+            self._command.fail(error or closed)

@@ -1,0 +1,159 @@
+"""Keyboard-interactive authentication: who answers, and on which thread."""
+
+from __future__ import annotations
+
+import queue
+import time
+from typing import Any, Callable, Optional, Sequence, Tuple
+
+import paramiko
+
+from ssh_service.connect.side_calls import call_aside
+from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
+from ssh_service.params import ConnectParams
+from ssh_service.secret import Secret
+
+__all__ = ["Declined", "Interview"]
+
+# How often a server may ask in one authentication.  OpenSSH's client has no bound, but a person
+# who answers; here a stored password would be sent thousands of times a second.
+_MAX_ROUNDS = 64
+
+
+class Declined(paramiko.AuthenticationException):  # type: ignore[misc]
+    """We would not answer what the server asked."""
+
+
+class Interview:
+    """
+    Keyboard-interactive: the server's questions, answered on the dialling thread.
+
+    Why not by paramiko: see docs/paramiko_repairs.md#keyboard-interactive-handlers.
+
+    Parameters
+    ----------
+    transport : paramiko.Transport
+        After its key exchange.
+    params : ConnectParams
+        The destination.
+    handler : Callable[..., Any]
+        ``handler(name, instructions, [(prompt, echo), ...]) -> [answer, ...]``.
+    deadline : float
+        Monotonic instant until which it must be done.
+    """
+
+    def __init__(
+        self,
+        transport: paramiko.Transport,
+        params: ConnectParams,
+        handler: Callable[..., Any],
+        deadline: float,
+    ) -> None:
+        self._transport = transport
+        self._params = params
+        self._handler = handler
+        self._deadline = deadline
+        # ("asked", questions) or ("done", the outcome)
+        self._events: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._declined: Optional[Declined] = None
+        self._rounds = 0
+
+    def run(self) -> Optional[Sequence[str]]:
+        """
+        Answer until the server has heard enough.
+
+        Returns
+        -------
+        Optional[Sequence[str]]
+            The methods of a further step, where one is required.
+
+        Raises
+        ------
+        paramiko.SSHException
+            It was refused, declined, not answered in time, or the connection broke.
+        SshConnectError
+            The handler raised, or the server asks without end.
+        SshConfigError
+            The handler's answers do not fit the questions.
+        """
+        self._transport.auth_timeout = None  # a user may take until the deadline
+        call_aside(self._converse, f"auth-{self._params.connection_id}").add_done_callback(
+            lambda outcome: self._events.put(("done", outcome))
+        )
+        while True:
+            try:
+                kind, what = self._events.get(
+                    timeout=max(0.001, self._deadline - time.monotonic())
+                )
+            except queue.Empty:
+                raise paramiko.SSHException("no answer") from None
+            if kind == "asked":
+                self._answer(*what)
+                continue
+            if self._declined is not None:
+                raise self._declined
+            return what.result()  # type: ignore[no-any-return]
+
+    def _answer(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> None:
+        answers: Any = None
+        try:
+            answers = self._ask(name, instructions, prompts)
+        except Declined as error:  # refused like this, other methods can still be tried
+            self._declined, answers = error, [""] * len(prompts)
+        finally:  # the reader thread waits for it, whatever happens
+            self._answers.put(answers)
+
+    def _ask(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> Any:
+        where = self._params.connection_id
+        self._rounds += 1
+        if self._rounds > _MAX_ROUNDS:
+            endless = SshConnectError(
+                f"{where}: the server asked more than {_MAX_ROUNDS} times in one "
+                "keyboard-interactive authentication",
+                connection_id=where,
+                phase="auth",
+            )
+            endless.permanent = True
+            raise endless
+        problem: Optional[str] = None
+        answers: Any = None
+        try:
+            answers = self._handler(name, instructions, prompts)
+        except (Declined, SshServiceError):
+            raise
+        except Exception as error:  # of the user's code
+            problem = type(error).__name__
+        if problem is not None:
+            # Its text may hold a secret, and so may its frames: its class alone is told.
+            raise SshConnectError(
+                f"{where}: the callable given as kbdint_handler raised {problem}",
+                connection_id=where,
+                phase="auth",
+            )
+        good = isinstance(answers, (list, tuple)) and all(
+            isinstance(answer, str) and Secret(answer).can_be_sent for answer in answers
+        )
+        if not good or len(answers) != len(prompts):
+            answers = None  # a traceback with locals is not to show them
+            raise SshConfigError(
+                f"kbdint_handler: needs to return a list of {len(prompts)} texts, one for each "
+                f"question",
+                connection_id=where,
+                phase="auth",
+            )
+        return [Secret(answer).reveal_bytes() for answer in answers]
+
+    def _converse(self) -> Any:
+        return self._transport.auth_interactive(self._params.username, self._on_questions)
+
+    def _on_questions(self, name: str, instructions: str, prompts: Any) -> Any:
+        self._events.put(("asked", (name, instructions, [tuple(one) for one in prompts])))
+        try:
+            answers = self._answers.get(timeout=max(0.001, self._deadline - time.monotonic()))
+        except queue.Empty:
+            answers = None
+        if answers is None or not self._transport.is_active():
+            answers = None  # a traceback with locals is not to show them
+            raise paramiko.SSHException("the questions are not answered")
+        return answers

@@ -1,0 +1,455 @@
+"""The cache: one live connection per destination, shared by all threads of the process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar, Union
+
+from ssh_service import events, params
+from ssh_service.connect import dial
+from ssh_service.connections.client import SshClient
+from ssh_service.connections.dials import Dialer
+from ssh_service.connections.entries import Lease, Pair, Slot
+from ssh_service.connections.lender import Lender
+from ssh_service.errors import SshConfigError
+from ssh_service.params import ConnectKey, ConnectParams
+
+# Destinations to keep where nobody says how many: a connection each takes a thread, a descriptor
+# (of 1024 that a process may have, commonly) and some 100 KiB.
+MAX_DESTINATIONS = 1000
+
+T = TypeVar("T")
+
+
+class SshClientCache:
+    """
+    Share one live connection per destination between threads.
+
+    Parameters
+    ----------
+    client_factory : Callable[[], SshClient]
+        Makes the client of each new connection; a subclass of `SshClient` with hooks of its own.
+    max_destinations : Optional[int]
+        How many destinations to remember, with their connections; None: any number.  Beyond it,
+        those that nobody uses are forgotten, and their connections closed, soon after the next
+        dial or release: first those that were used longest ago.  Connections in use are never
+        closed for it, so there may be more.
+    dialer : Callable
+        Makes a connection; for tests.
+
+    Attributes
+    ----------
+    max_destinations : Optional[int]
+        As given; may be changed.
+
+    Raises
+    ------
+    SshConfigError
+        `client_factory` cannot be called, or `max_destinations` is no positive number (a
+        `ValueError`).
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  At most one dial per destination is in progress, however many ask.  A slow or
+    dead host delays its own callers only: each destination's entry has its own lock, the per-key
+    lock, and its own refcount, which counts the leases of its connections.  A connection is lent
+    only to callers whose parameters agree in everything that makes two connections different:
+    credentials, host-key policy and route included.  Only `cleanup` (or the last `exit`) closes a
+    connection in use; then whatever was in flight ends with an error at once.  A lost connection
+    leaves at once; the next caller gets a new one.  An exception of a signal's handler (Ctrl-C)
+    loses no lease and no dial, and leaves no lock taken.  A forked child starts with an empty
+    cache and never harms its parent's connections.
+
+    A cache that is dropped without `cleanup` has its connections closed when it is collected,
+    with a `ResourceWarning`.  Leases keep it, and so do commands and copies under way.
+    """
+
+    def __init__(
+        self,
+        client_factory: Callable[[], SshClient] = SshClient,
+        *,
+        max_destinations: Optional[int] = MAX_DESTINATIONS,
+        dialer: Dialer = dial,
+    ) -> None:
+        if not callable(client_factory):
+            raise SshConfigError(
+                "client_factory: expected a class such as SshClient, or a function, got a"
+                f" {type(client_factory).__name__}"
+            )
+        if max_destinations is not None and not (
+            isinstance(max_destinations, int) and max_destinations >= 1
+        ):
+            raise SshConfigError(
+                f"max_destinations is {max_destinations!r}; it must be at least 1"
+            )
+        # What uses connections for longer than a call keeps this, and not the cache.
+        self.lender = Lender(client_factory, max_destinations, dialer)
+        self.lender.keep(self)
+        self._slots = self.lender.slots
+        self._lock = threading.Lock()  # for those who change the subscribers
+        _caches.add(self)
+
+    def __del__(self) -> None:
+        if hasattr(self, "lender"):  # it was made
+            self.lender.close_dropped()
+
+    @property
+    def max_destinations(self) -> Optional[int]:
+        """See the class."""
+        return self._slots.max_destinations
+
+    @max_destinations.setter
+    def max_destinations(self, most: Optional[int]) -> None:
+        self._slots.max_destinations = most
+
+    # What it holds.
+
+    def __len__(self) -> int:
+        return len(self._live())
+
+    def __str__(self) -> str:
+        names = ", ".join(sorted(slot.target.connection_id for slot in self._live()))
+        return f"{type(self).__name__}({names})"
+
+    def _live(self) -> List[Slot]:
+        return [slot for slot in self._slots.all() if slot.is_live()]
+
+    def stats(self) -> Dict[str, int]:
+        """
+        Count what there is and what happened.
+
+        Returns
+        -------
+        Dict[str, int]
+            ``connections`` (live), ``leases``, ``waiting`` (threads that wait for a dial),
+            ``dials`` (begun), ``reconnects`` (made where one was before), ``losses``, ``refusals``
+            (sessions beyond what a server admits; the command waited, or took a further
+            connection), ``drops`` (attempts to dial that a server with too many dropped).
+        """
+        return {"connections": len(self), **self._slots.stats()}
+
+    @property
+    def subscribers(self) -> Tuple[events.Subscriber, ...]:
+        """Who is told of events; empty as a rule, and then events cost nothing."""
+        return self.lender.subscribers
+
+    def subscribe(self, subscriber: events.Subscriber) -> Callable[[], None]:
+        """
+        Be told what happens to connections, and to the commands and copies that use them.
+
+        Parameters
+        ----------
+        subscriber : Callable[[Event], Any]
+            Called with each event of `ssh_service.events`, in order, on the callback thread: it
+            may wait, but others' callbacks wait for it.  What it raises is logged.
+
+        Returns
+        -------
+        Callable[[], None]
+            Ends it; commands and copies already under way are still told of.
+
+        Raises
+        ------
+        SshConfigError
+            `subscriber` is no function.
+        """
+        if not callable(subscriber):
+            raise SshConfigError(f"subscribe: expected a function, got {subscriber!r}")
+        with self._lock:
+            self.lender.subscribers = (*self.subscribers, subscriber)
+        return lambda: self._unsubscribe(subscriber)
+
+    def _unsubscribe(self, subscriber: events.Subscriber) -> None:
+        with self._lock:
+            left = tuple(s for s in self.subscribers if s is not subscriber)
+            self.lender.subscribers = left
+
+    # Its life.
+
+    def enter(self) -> None:
+        """Keep the connections until `exit` has been called as often."""
+        self._slots.enter()
+
+    def exit(self) -> None:
+        """
+        Undo one `enter`; the last one closes all connections.
+
+        Raises
+        ------
+        SshCacheClosed
+            It was called once too often (a `RuntimeError`).
+        """
+        self.lender.close_and_wait(self._slots.leave())
+
+    def cleanup(self) -> None:
+        """Close all connections; what is in flight ends with an error at once."""
+        self.lender.close_and_wait(self._slots.retire_all())
+
+    def beside(self, key: ConnectKey, make: Callable[[], T]) -> T:
+        """
+        Keep something for a destination, until it is forgotten or all connections are closed.
+
+        Parameters
+        ----------
+        key : ConnectKey
+            The destination's.
+        make : Callable[[], T]
+            Makes it where there is none; must be cheap, as one may be made in vain.
+
+        Returns
+        -------
+        T
+            The same for all callers.
+        """
+        now = time.monotonic()
+        found = self._slots.beside(key, now)
+        if found is None:
+            found = self._slots.keep_beside(key, make(), now)
+        return found  # type: ignore[no-any-return]
+
+    # Connections.
+
+    def get_client_connection(self, connect_params: Mapping[str, Any]) -> Pair:
+        """
+        Get the live connection to a destination, dialling where there is none.
+
+        Parameters
+        ----------
+        connect_params : Mapping[str, Any]
+            ``host`` and, where wanted, ``port``, ``username``, ``client_keys``, ``known_hosts``,
+            ... by asyncssh's names; see `ssh_service.params.resolve`.
+
+        Returns
+        -------
+        Tuple[SshTransport, SshClient]
+            The connection (a `paramiko.Transport`) and its client.
+
+        Raises
+        ------
+        SshConfigError
+            A parameter is missing, unknown or wrong.
+        SshConnectError
+            No authenticated connection could be had.
+        """
+        connect_params = params.conceal(connect_params)
+        lease = self.acquire(params.resolve(connect_params))
+        lease.release()
+        return lease.pair.result()
+
+    def lease(
+        self,
+        connect_params: Mapping[str, Any],
+        *,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> "_Lending":
+        """
+        Use the connection to a destination; it is not closed by expiry meanwhile.
+
+        Parameters
+        ----------
+        connect_params : Mapping[str, Any]
+            As for `get_client_connection`, which also says what is raised.
+        idle_timeout, max_lifetime : Optional[float]
+            Seconds, as for `release`.
+
+        Returns
+        -------
+        ContextManager[Tuple[SshTransport, SshClient]]
+            For ``with``: the connection and its client.
+
+        Raises
+        ------
+        SshConfigError
+            As in `get_client_connection`; or a limit is no number of seconds.
+        """
+        connect_params = params.conceal(connect_params)
+        check_limits(idle_timeout, max_lifetime)
+        return _Lending(self, connect_params, (idle_timeout, max_lifetime))
+
+    def acquire(
+        self,
+        target: ConnectParams,
+        deadline: Optional[float] = None,
+        lane: int = 0,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> Lease:
+        """
+        Lease a connection; release it when done.
+
+        Parameters
+        ----------
+        target : ConnectParams
+            Where to, from `ssh_service.params.resolve`.
+        deadline : Optional[float]
+            A monotonic instant; the destination's own connect time-out holds all the same.
+        lane, idle_timeout, max_lifetime
+            As for `request`.
+
+        Returns
+        -------
+        Lease
+            With its `pair` there.
+
+        Raises
+        ------
+        SshConnectError
+            No authenticated connection could be had; a fresh error for each caller.
+        """
+        lease = self.request(target, lane, idle_timeout, max_lifetime)
+        try:
+            self.lender.wait(lease, target, deadline)
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def request(
+        self,
+        target: ConnectParams,
+        lane: int = 0,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> Lease:
+        """
+        Lease a connection that may still have to be made, without waiting.
+
+        Parameters
+        ----------
+        target : ConnectParams
+            Where to.
+        lane : int
+            0 for the destination's connection, 1, 2, ... for further ones beside it.
+        idle_timeout, max_lifetime : Optional[float]
+            As for `release`; they hold if the lease is lost, too.
+
+        Returns
+        -------
+        Lease
+            Its `pair` will be there.  Release it, whatever becomes of it.
+        """
+        return self.lender.request(target, lane, idle_timeout, max_lifetime)
+
+    def renew(self, lease: Union[Lease, Slot]) -> Optional[Lease]:
+        """
+        Lease a connection once more.
+
+        Parameters
+        ----------
+        lease : Union[Lease, Slot]
+            From `acquire` or `request`, released or not; or its `slot`.
+
+        Returns
+        -------
+        Optional[Lease]
+            None if the connection has left the cache, as it is lost or being closed.
+        """
+        return self.lender.renew(lease.slot if isinstance(lease, Lease) else lease)
+
+    def release(
+        self,
+        lease: Lease,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> None:
+        """
+        Give a lease back, where that was not done before.
+
+        Parameters
+        ----------
+        lease : Lease
+            From `acquire`, `request` or `renew`.
+        idle_timeout : Optional[float]
+            Seconds after which the connection is closed if nobody uses it; None: as before, or
+            never.
+        max_lifetime : Optional[float]
+            Seconds after which it is replaced, once nobody uses it; None: as before, or never.
+        """
+        lease.release(idle_timeout, max_lifetime)
+
+    def _forget_parent(self) -> None:
+        self._lock = threading.Lock()
+        self.lender.disown()
+
+
+class _Lending:
+    """What `SshClientCache.lease` returns: a connection for as long as a ``with`` lasts."""
+
+    def __init__(
+        self,
+        cache: SshClientCache,
+        connect_params: Mapping[str, Any],
+        limits: Tuple[Optional[float], Optional[float]],
+    ) -> None:
+        self._cache = cache
+        self._connect_params = connect_params
+        self._limits = limits
+        self._lease: Optional[Lease] = None
+
+    def __enter__(self) -> Pair:
+        if self._lease is not None:
+            raise RuntimeError("what `lease` returns is for one `with`")
+        target = params.resolve(self._connect_params)
+        self._lease = self._cache.acquire(target, None, 0, *self._limits)
+        # From here on, whoever loses it has forgotten it, or was torn away.
+        self._lease.is_told = True
+        return self._lease.pair.result()
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._lease is not None:
+            self._lease.release()
+
+
+def check_cache(cache: Optional[SshClientCache]) -> None:
+    """
+    Refuse what is no cache.
+
+    Parameters
+    ----------
+    cache : Optional[SshClientCache]
+        A caller's; None stands for another one.
+
+    Raises
+    ------
+    SshConfigError
+        It is something else.
+    """
+    if cache is not None and not isinstance(cache, SshClientCache):
+        raise SshConfigError(f"cache: expected an SshClientCache, got a {type(cache).__name__}")
+
+
+def check_limits(*limits: Optional[float]) -> None:
+    """
+    Refuse what is no limit, before a connection is leased that could then not be released.
+
+    Parameters
+    ----------
+    *limits : Optional[float]
+        An ``idle_timeout`` or ``max_lifetime``, see `SshClientCache.release`.
+
+    Raises
+    ------
+    SshConfigError
+        One is no number of seconds.
+    """
+    for limit in limits:
+        if limit is not None and not (isinstance(limit, (int, float)) and limit >= 0):
+            raise SshConfigError(f"idle_timeout, max_lifetime: expected seconds, got {limit!r}")
+
+
+_caches: "weakref.WeakSet[SshClientCache]" = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    for cache in list(_caches):
+        cache._forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

@@ -1,0 +1,251 @@
+"""
+The life of a slot: its dial, the connection that comes of it, and the end of that.
+
+Whatever happens, the slot's place in the cache is changed first; then hooks and subscribers are to
+be told, in order, on the callback thread; whoever waits for the connection goes on last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import Callable, List, Optional
+
+from ssh_service import background, events
+from ssh_service.connect.routes import OpenTunnel
+from ssh_service.connections import pacing
+from ssh_service.connections.client import SshClient
+from ssh_service.connections.entries import Slot
+from ssh_service.connections.slots import Slots
+from ssh_service.errors import (
+    SshCacheClosed,
+    SshConfigError,
+    SshConnectError,
+    SshConnectTimeout,
+    SshServiceError,
+)
+from ssh_service.transport import SshTransport
+
+_log = logging.getLogger(__name__)
+
+# Seconds of waiting for its turn that are worth a word when a dial's time was up.
+_WORTH_A_WORD = 0.1
+
+# What an exception of these says about a dialler or a client is true of the next attempt, too.
+_MISTAKES = (
+    TypeError, AttributeError, NameError, AssertionError, ImportError, LookupError,
+    NotImplementedError,
+)  # fmt: skip
+
+Dialer = Callable[..., SshTransport]
+
+
+class Dial:
+    """
+    Fills one slot.
+
+    Parameters
+    ----------
+    slot : Slot
+        New, and in the cache.
+    slots : Slots
+        Where it is kept.
+    client_factory : Callable[[], SshClient]
+        Makes the connection's client.
+    dialer : Callable
+        As `ssh_service.connect.dial`.
+    open_tunnel : Callable
+        Delivers the connection to a jump host.
+    publish : Callable[[Event], None]
+        Has those told who watch events.
+
+    Notes
+    -----
+    Thread safety.  `begin` is called once; all else happens on the dial's own thread and, when the
+    connection has ended, on its reader thread.
+
+    Guarantees.  The slot's future is always settled, whatever a dialler or a client raises.
+    Nothing stays open whose slot was taken out of the cache meanwhile.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        slots: Slots,
+        *,
+        client_factory: Callable[[], SshClient],
+        dialer: Dialer,
+        open_tunnel: OpenTunnel,
+        publish: Callable[[events.Event], None],
+    ) -> None:
+        self._slot = slot
+        self._slots = slots
+        self._client_factory = client_factory
+        self._dialer = dialer
+        self._open_tunnel = open_tunnel
+        self._publish = publish
+        self._client: Optional[SshClient] = None
+        self._began = self._made_at = time.monotonic()
+
+    def begin(self) -> None:
+        """Dial, on a thread of its own."""
+        name = f"ssh-service-dial-{self._slot.target.connection_id}"
+        try:
+            threading.Thread(target=self._run, name=name, daemon=True).start()
+        except BaseException as exc:  # the system gives no more threads, or no memory
+            self._failed(exc)
+
+    def _run(self) -> None:
+        try:
+            self._client = client = self._client_factory()
+            transport = self._connect()
+            try:
+                client.made(transport)
+            except BaseException:
+                transport.close()
+                raise
+        except BaseException as exc:  # whatever it is, somebody waits for it
+            self._failed(exc)
+        else:
+            self._made(client, transport)
+
+    def _connect(self) -> SshTransport:
+        target = self._slot.target
+        deadline = self._began + target.connect_timeout
+        return pacing.paced(
+            (target.hostname, target.port, target.key.route),
+            deadline,
+            lambda: self._attempt(deadline),
+            self._is_wanted,
+            connection_id=target.connection_id,
+        )
+
+    def _attempt(self, deadline: float) -> SshTransport:
+        waited = time.monotonic() - self._began
+        try:
+            return self._dialer(
+                self._slot.target,
+                deadline,
+                open_tunnel=self._open_tunnel,
+                started=self._has_started,
+                wanted=self._is_wanted,
+            )
+        except SshConnectError as exc:
+            if exc.throttled:
+                self._slots.count("drops")
+            if isinstance(exc, SshConnectTimeout) and waited >= _WORTH_A_WORD:
+                limit = self._slot.target.connect_timeout
+                exc.args = (f"{exc}; {waited:.1f} s of its {limit:g} s had gone before its turn",)
+            raise
+
+    def _is_wanted(self) -> bool:
+        return not self._slot.closed
+
+    def _has_started(self, transport: SshTransport) -> None:
+        if not self._slots.started(self._slot, transport):
+            transport.hang_up()
+
+    def _made(self, client: SshClient, transport: SshTransport) -> None:
+        slot, now = self._slot, time.monotonic()
+        self._made_at = now
+        kept = self._slots.publish(slot, transport, now)
+        background.run_callback(self._announce, client, transport)
+        name = slot.target.connection_id
+        self._publish(events.ConnectionMade(name, now, now - self._began))
+        transport.add_done_callback(lambda _, loss: self._ended(client, loss))
+        if kept:
+            _log.debug("%s: connected", name)
+            slot.pair.settle((transport, client))
+        else:
+            transport.close()
+
+    def _announce(self, client: SshClient, transport: SshTransport) -> None:
+        try:
+            client.connection_made(transport)
+        finally:
+            self._slot.announced.set()
+
+    def _failed(self, cause: BaseException) -> None:
+        slot, client, name = self._slot, self._client, self._slot.target.connection_id
+        # What ended a dial that `close` hung up on is no news.
+        error = _closed() if slot.closed else _as_ours(cause, name)
+        _log.info("%s", error)
+        self._slots.drop(slot)  # first, so that who is told of the failure can dial again
+        if isinstance(client, SshClient):
+            with contextlib.suppress(Exception):  # a subclass that forgot to call our __init__
+                client.lost()
+            background.run_callback(client.connection_lost, error)
+        now, kind = time.monotonic(), type(error).__name__
+        seconds = now - self._began
+        self._publish(events.DialFailed(name, now, seconds, kind, str(error), error.phase))
+        slot.pair.settle(error=error)
+
+    def _ended(self, client: SshClient, loss: Optional[Exception]) -> None:
+        self._slots.drop(self._slot, losses=int(loss is not None))
+        client.lost()
+        background.run_callback(client.connection_lost, loss)
+        now, name = time.monotonic(), self._slot.target.connection_id
+        why = (None, None) if loss is None else (type(loss).__name__, str(loss))
+        self._publish(events.ConnectionEnded(name, now, now - self._made_at, *why))
+        if loss is not None:
+            _log.info("%s", loss)
+
+
+def close(slots: List[Slot]) -> None:
+    """
+    End what was taken out of a cache, dials and connections: those who wait are told at once.
+
+    Parameters
+    ----------
+    slots : List[Slot]
+        From `Slots.retire`.
+    """
+    for slot in slots:
+        slot.pair.settle(error=_closed())
+    for slot in slots:
+        if slot.transport is None and slot.dialling is not None:
+            slot.dialling.hang_up()
+    pacing.look_again()  # dials that wait for their turn are not wanted any more
+    for transport in transports_of(slots):
+        transport.hang_up()
+
+
+def transports_of(slots: List[Slot]) -> List[SshTransport]:
+    """
+    List the connections of slots, in the order in which they can be closed.
+
+    Parameters
+    ----------
+    slots : List[Slot]
+        The slots.
+
+    Returns
+    -------
+    List[SshTransport]
+        The newest first: what goes through a jump host is younger than the way there, and would
+        take our closing that for a loss.
+    """
+    youngest = sorted(slots, key=lambda slot: slot.made_at, reverse=True)
+    return [slot.transport for slot in youngest if slot.transport is not None]
+
+
+def _closed() -> SshCacheClosed:
+    return SshCacheClosed("the connection cache was closed")
+
+
+def _as_ours(error: BaseException, connection_id: str) -> SshServiceError:
+    """Turn what a dialler or a client raised into what each waiter can be given a copy of."""
+    if isinstance(error, SshServiceError):
+        return error
+    kind = SshConfigError if isinstance(error, ValueError) else SshConnectError
+    ours = kind(
+        f"{connection_id}: {type(error).__name__}: {error}",
+        connection_id=connection_id,
+        phase="connect",
+    )
+    if isinstance(ours, SshConnectError):
+        ours.permanent = isinstance(error, _MISTAKES)
+    ours.__cause__ = error
+    return ours

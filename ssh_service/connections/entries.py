@@ -1,0 +1,227 @@
+"""What the cache knows of a key: its entry, a slot for each connection, and who leases it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any, Dict, FrozenSet, List, Optional, Protocol, Set, Tuple
+
+from ssh_service.connections.client import SshClient
+from ssh_service.connections.promises import Promise
+from ssh_service.params import ConnectKey, ConnectParams
+from ssh_service.transport import SshTransport
+from ssh_service.transport.latch import Latch
+
+NEVER = float("inf")
+
+Pair = Tuple[SshTransport, SshClient]
+
+_tokens = itertools.count(1)  # `next` is atomic
+
+
+class Generation:
+    """All entries of a cache up to a `cleanup`; then another takes its place."""
+
+    __slots__ = ("entries", "is_over")
+
+    def __init__(self) -> None:
+        self.entries: Dict[ConnectKey, CacheEntry] = {}
+        self.is_over = False  # set once: all of them are being closed, or were
+
+
+class CacheEntry:
+    """
+    A key's place in the cache, connected or not.
+
+    Each entry has its own lock, the per-key lock, and its own refcount, which counts the leases of
+    its connections.  What holds one entry's lock keeps nobody from any other key.
+    """
+
+    __slots__ = (
+        "key",
+        "generation",
+        "lock",
+        "slots",
+        "connected",
+        "beside",
+        "used_at",
+        "is_forgotten",
+    )
+
+    def __init__(
+        self,
+        key: ConnectKey,
+        generation: Generation,
+        now: float,
+        connected: Optional[Set[int]] = None,
+    ) -> None:
+        self.key = key
+        self.generation = generation
+        self.lock = threading.Lock()
+        # The lock guards all of these; some are looked at without it.
+        self.slots: Dict[int, Slot] = {}  # by lane
+        self.connected: Set[int] = connected or set()  # lanes that have had a connection
+        self.beside: Any = None  # what others keep for this key
+        self.used_at = now
+        self.is_forgotten = False  # set once, when there was no room for it
+
+    def is_evicted(self) -> bool:
+        """Tell whether it is being taken out of the cache, or was: the key has to look again."""
+        return self.is_forgotten or self.generation.is_over
+
+    def all(self) -> List[Slot]:
+        """List the slots, by a look."""
+        return list(self.slots.values())
+
+    @property
+    def refcount(self) -> int:
+        """How many leases there are of its connections, by a look."""
+        return sum(len(slot.leases) for slot in self.all())
+
+    def is_used(self) -> bool:
+        """Tell whether a slot of it is."""
+        return any(slot.is_used() for slot in self.all())
+
+
+class Slot:
+    """
+    A connection of an entry, or the dial that will bring it; its entry's lock guards it.
+
+    Attributes
+    ----------
+    pair : Promise[Tuple[SshTransport, SshClient]]
+        Settled when the dial has ended.
+    """
+
+    def __init__(self, target: ConnectParams, lane: int, entry: CacheEntry) -> None:
+        self.target = target
+        self.lane = lane
+        self.entry = entry
+        self.pair: Promise[Pair] = Promise()
+        self.announced = Latch()  # connection_made has returned
+        # The lock of the entry guards all of these.
+        self.transport: Optional[SshTransport] = None  # set once, when the dial has succeeded
+        self.dialling: Optional[SshTransport] = None  # set once, when the dial has a stream
+        self.failed = False
+        # The tokens of leases.  To add or to discard one is one operation, and may be repeated: an
+        # exception of a signal's handler cannot leave a count that is wrong for ever.
+        self.leases: Set[int] = set()
+        self.waiters: Set[int] = set()  # of those whose threads wait for the dial
+        self.made_at = 0.0
+        self.idle_since = 0.0
+        self.idle_timeout: Optional[float] = None
+        self.max_lifetime: Optional[float] = None
+        self.looked_at = NEVER  # when a timer will look whether it is to be closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether `cleanup` closes it, with all there was."""
+        return self.entry.generation.is_over
+
+    def is_kept(self) -> bool:
+        """Tell whether it has not been taken out of the cache."""
+        return not self.entry.is_evicted() and self.entry.slots.get(self.lane) is self
+
+    def is_live(self) -> bool:
+        """Tell whether it holds a connection that can be used."""
+        return self.transport is not None and self.transport.is_active()
+
+    def is_stale(self) -> bool:
+        """Tell whether its dial failed or its connection has ended."""
+        return self.failed or (self.transport is not None and not self.transport.is_active())
+
+    def is_used(self) -> bool:
+        """Tell whether somebody leases it, or its dial is under way."""
+        return bool(self.leases) or (self.transport is None and not self.failed)
+
+    def is_busy(self) -> bool:
+        """Tell whether anything runs on its connection; not to be asked under a lock."""
+        return self.transport is not None and self.transport.open_channels > 0
+
+    def expires_at(self) -> float:
+        """Return when it is to be closed if nothing happens; `NEVER` where it has no limit."""
+        instant = NEVER
+        if self.idle_timeout is not None:
+            instant = self.idle_since + self.idle_timeout
+        if self.max_lifetime is not None:
+            instant = min(instant, self.made_at + self.max_lifetime)
+        return instant
+
+
+class _Nowhere:
+    """Stands for the slot of a lease that has none yet."""
+
+    leases: FrozenSet[int] = frozenset()
+
+
+class Owner(Protocol):
+    """Takes leases back."""
+
+    def give_back(
+        self,
+        lease: Lease,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> None:
+        """Take back a lease; nothing happens where that was done before."""
+
+    def give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
+        """Take back a lease whose object has gone; called by a destructor."""
+
+
+class Lease:
+    """
+    The right to use a connection: it is not closed by expiry or a limit meanwhile.
+
+    `SshClientCache.acquire`, `request` and `renew` return one.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  It is given back once, however often `release` is called; one that is forgotten,
+    or lost to an exception, is given back when it is collected.  As long as it is there, so is its
+    cache.
+    """
+
+    __slots__ = ("slot", "token", "is_told", "_owner", "_cache")
+
+    def __init__(self, owner: Owner, cache: Any = None) -> None:
+        self.token = next(_tokens)
+        self.is_told = False  # whether it is worth a warning if it is lost
+        self._owner = owner
+        self._cache = cache  # kept alive, nothing else
+        # Last; set once more, before the token is among its leases.
+        self.slot: Slot = _Nowhere  # type: ignore[assignment]
+
+    @property
+    def pair(self) -> Promise[Pair]:
+        """The connection and its client, when the dial has ended."""
+        return self.slot.pair
+
+    @property
+    def target(self) -> ConnectParams:
+        """The destination, as the first caller gave it."""
+        return self.slot.target
+
+    def is_held(self) -> bool:
+        """Tell whether it has not been given back."""
+        return self.token in self.slot.leases
+
+    def release(
+        self, idle_timeout: Optional[float] = None, max_lifetime: Optional[float] = None
+    ) -> None:
+        """
+        Give it back, where that was not done before.
+
+        Parameters
+        ----------
+        idle_timeout, max_lifetime : Optional[float]
+            As for `SshClientCache.release`.
+        """
+        self._owner.give_back(self, idle_timeout, max_lifetime)
+
+    def __del__(self) -> None:
+        # No lock is taken here: the collector may run with any lock held.
+        if hasattr(self, "slot") and self.token in self.slot.leases:
+            self._owner.give_back_lost(self.slot, self.token, self.is_told)

@@ -1,0 +1,389 @@
+"""
+What lends the connections of one cache, and dials, expires, evicts and closes them.
+
+It does not know the cache.  Connections, dials and timers know only the lender, and leases alone
+keep the cache: a cache that nobody refers to is collected, though it has open connections, and has
+them closed as it goes.
+
+What `Slots` decides is done on threads of ours, whoever asked for it: no exception of a signal's
+handler (Ctrl-C) reaches them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+import weakref
+from typing import Any, Callable, Optional, Tuple
+
+from ssh_service import background, events
+from ssh_service.connections import dials
+from ssh_service.connections.client import SshClient
+from ssh_service.connections.dials import Dial, Dialer
+from ssh_service.connections.entries import CacheEntry, Generation, Lease, Slot
+from ssh_service.connections.slots import Slots
+from ssh_service.errors import SshConnectError, SshConnectTimeout, again
+from ssh_service.params import ConnectParams
+from ssh_service.transport import SshTransport
+from ssh_service.transport.latch import Latch
+
+_log = logging.getLogger(__name__)
+
+# Seconds for which a hook of the user's may hold up the handing out of its connection.
+_HOOK_PATIENCE = 1.0
+# Seconds that closing all connections may take on a thread of ours, until the caller does it.
+_CLOSE_PATIENCE = 5.0
+# Seconds until what could not be closed is tried again.
+_CLOSE_PAUSE = 1.0
+
+
+class Lender:
+    """
+    Lends the connections of one cache.
+
+    Parameters
+    ----------
+    client_factory : Callable[[], SshClient]
+        Makes the client of each new connection.
+    max_destinations : Optional[int]
+        How many entries to keep.
+    dialer : Callable
+        Makes a connection.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        client_factory: Callable[[], SshClient],
+        max_destinations: Optional[int],
+        dialer: Dialer,
+    ) -> None:
+        self.slots = Slots(max_destinations, self)
+        self.subscribers: Tuple[events.Subscriber, ...] = ()  # replaced whole
+        self._client_factory = client_factory
+        self._dialer = dialer
+        self._strand = background.Strand()
+        self._has_threads = False
+        self.cache: Callable[[], Any] = lambda: None  # which is not kept
+
+    # Leases.
+
+    def keep(self, cache: Any) -> None:
+        """
+        Have leases keep the cache.
+
+        Parameters
+        ----------
+        cache : SshClientCache
+            The cache; this does not keep it.
+        """
+        self.cache = weakref.ref(cache)
+
+    def request(
+        self,
+        target: ConnectParams,
+        lane: int = 0,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+        *,
+        keeps_cache: bool = True,
+    ) -> Lease:
+        """
+        Lease a connection that may still have to be made, without waiting.
+
+        Parameters
+        ----------
+        target, lane, idle_timeout, max_lifetime
+            As for `SshClientCache.request`.
+        keeps_cache : bool
+            Whether the lease keeps the cache.
+
+        Returns
+        -------
+        Lease
+            Its `pair` will be there.
+        """
+        background.require_threads()
+        lease, now = Lease(self, self.cache() if keeps_cache else None), time.monotonic()
+        self._has_threads = self._has_threads or background.has_threads()  # they stay
+        if self._has_threads:
+            self.slots.lease(lease, target, lane, now, idle_timeout, max_lifetime)
+        else:  # so that nobody would dial
+            lease.slot = _without_threads(target, lane)
+        return lease
+
+    def wait(self, lease: Lease, target: ConnectParams, deadline: Optional[float]) -> None:
+        """
+        Wait for the connection of a lease.
+
+        Parameters
+        ----------
+        lease : Lease
+            From `request`.
+        target : ConnectParams
+            The destination as this caller gave it: the dial may be another's, who is more patient.
+        deadline : Optional[float]
+            Monotonic instant until which to wait.
+
+        Raises
+        ------
+        SshConnectError
+            No authenticated connection could be had; a fresh error for each caller.
+        """
+        slot = lease.slot
+        if not slot.pair.done():
+            self._wait_for_dial(lease, target, deadline)
+        error = slot.pair.exception()
+        if error is not None:
+            raise again(error) from error
+        if not slot.announced.is_set() and not background.on_callback_thread():
+            # From when it was made: a hook that waits for ever holds up the first second alone.
+            patience = slot.made_at + _HOOK_PATIENCE
+            slot.announced.wait(_left(patience if deadline is None else min(patience, deadline)))
+
+    @staticmethod
+    def _wait_for_dial(lease: Lease, target: ConnectParams, deadline: Optional[float]) -> None:
+        slot, began = lease.slot, time.monotonic()
+        if slot.target.connect_timeout > target.connect_timeout:  # a dial that others asked for
+            own = began + target.connect_timeout
+            deadline = own if deadline is None else min(deadline, own)
+        try:
+            slot.waiters.add(lease.token)  # where it is not discarded, that goes with the lease
+            if not slot.pair.wait(None if deadline is None else max(0.0, deadline - began)):
+                name = slot.target.connection_id
+                raise SshConnectTimeout(
+                    f"{name}: still connecting when the time was up,"
+                    f" after {time.monotonic() - began:.1f} s",
+                    connection_id=name,
+                    phase="connect",
+                )
+        finally:
+            slot.waiters.discard(lease.token)
+
+    def renew(self, slot: Slot) -> Optional[Lease]:
+        """
+        Lease the connection of a slot once more.
+
+        Parameters
+        ----------
+        slot : Slot
+            The slot.
+
+        Returns
+        -------
+        Optional[Lease]
+            None if the slot has left the cache.
+        """
+        lease = Lease(self, self.cache())
+        return lease if self.slots.renew(lease, slot) else None
+
+    def give_back(
+        self,
+        lease: Lease,
+        idle_timeout: Optional[float] = None,
+        max_lifetime: Optional[float] = None,
+    ) -> None:
+        """
+        Take back a lease, where that was not done before.
+
+        Parameters
+        ----------
+        lease : Lease
+            The lease.
+        idle_timeout, max_lifetime : Optional[float]
+            As for `SshClientCache.release`.
+        """
+        self.slots.release(lease.slot, lease.token, time.monotonic(), idle_timeout, max_lifetime)
+
+    def give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
+        """
+        Take back a lease whose object has gone; called by its destructor.
+
+        Parameters
+        ----------
+        slot, token : Slot, int
+            What it held.
+        is_told : bool
+            Whether that is worth a warning.
+        """
+        background.leave_work(self._strand, self._give_back_lost, slot, token, is_told)
+
+    def _give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
+        self.slots.release(slot, token, time.monotonic())
+        if is_told:
+            _warn(f"a lease of {slot.target.connection_id} was not released")
+
+    # What is left to a thread of ours; `Slots` asks for it under a lock.
+
+    def begin(self, slot: Slot) -> None:
+        """
+        Have a slot dialled.
+
+        Parameters
+        ----------
+        slot : Slot
+            New.
+        """
+        background.work(self._strand, self._begin, slot)
+
+    def _begin(self, slot: Slot) -> None:
+        if self.slots.is_kept(slot):
+            Dial(
+                slot,
+                self.slots,
+                client_factory=self._client_factory,
+                dialer=self._dialer,
+                open_tunnel=self._open_tunnel,
+                publish=self.publish,
+            ).begin()
+
+    def _open_tunnel(
+        self, hop: ConnectParams, deadline: float
+    ) -> Tuple[SshTransport, Callable[[], None]]:
+        lease = self.request(hop, keeps_cache=False)  # a connection has it
+        try:
+            self.wait(lease, hop, deadline)
+        except BaseException:
+            lease.release()
+            raise
+        return lease.pair.result()[0], lease.release
+
+    def publish(self, event: events.Event) -> None:
+        """
+        Have those told who watch events.
+
+        Parameters
+        ----------
+        event : Event
+            What happened.
+        """
+        if self.subscribers:
+            background.run_callback(events.tell, self.subscribers, event)
+
+    def look_at(self, slot: Slot, instant: float) -> None:
+        """
+        Have a slot closed at some instant, if nobody uses it then.
+
+        Parameters
+        ----------
+        slot : Slot
+            The slot; the timer does not keep it, nor the lender.
+        instant : float
+            Monotonic.
+        """
+        lender, watched = weakref.ref(self), weakref.ref(slot)
+
+        def look() -> None:
+            its_lender, its_slot = lender(), watched()
+            if its_lender is not None and its_slot is not None:
+                its_lender.expire(its_slot)
+
+        background.call_at(instant, look)
+
+    def expire(self, slot: Slot) -> None:
+        """
+        Close a connection whose time is up, unless somebody uses it.
+
+        Parameters
+        ----------
+        slot : Slot
+            Its slot.
+        """
+        if self.slots.expire(slot, time.monotonic(), slot.is_busy()):
+            _hang_up(slot, "nobody needs it")
+
+    def make_room(self) -> None:
+        """Have entries forgotten that nobody uses, as many as it takes."""
+        background.work(self._strand, self._make_room)
+
+    def _make_room(self) -> None:
+        for unused in self.slots.unused():
+            if not self.slots.is_crowded():
+                return
+            if not any(slot.is_busy() for slot in unused.slots) and self.slots.forget(unused):
+                for slot in unused.slots:
+                    _hang_up(slot, "there are others to make room for")
+
+    def close(self) -> None:
+        """Have all closed that was retired."""
+        background.work(self._strand, self._close)
+
+    def _close(self) -> None:
+        for generation in self.slots.retired():
+            entries = list(generation.entries.values())
+            found = [self.slots.retire(entry) for entry in entries]
+            dials.close([slot for slots in found if slots is not None for slot in slots])
+            if None in found:  # the lock of one was not had
+                background.call_at(time.monotonic() + _CLOSE_PAUSE, self.close)
+            else:
+                self.slots.has_closed(generation)
+
+    def close_and_wait(self, retired: Optional[Generation]) -> None:
+        """
+        Wait until all is closed that was retired.
+
+        Parameters
+        ----------
+        retired : Optional[Generation]
+            From `Slots.retire_all` or `Slots.leave`, which have it closed.
+        """
+        if retired is None:
+            return
+        closed = Latch()
+        if background.has_threads() and not background.is_at_work():
+            background.work(self._strand, closed.set)  # after the closing
+            closed.wait(_CLOSE_PATIENCE)
+        if not closed.is_set():
+            self._close()
+        slots = [slot for entry in list(retired.entries.values()) for slot in entry.all()]
+        for transport in dials.transports_of(slots):
+            transport.close()  # waits for its thread
+
+    def close_dropped(self) -> None:
+        """Have all closed, as the cache has gone; called by its destructor."""
+        background.leave_work(self._strand, self._close_dropped)
+
+    def _close_dropped(self) -> None:
+        used = [slot for slot in self.slots.all() if slot.is_live() or slot.is_used()]
+        names = sorted({slot.target.connection_id for slot in used})
+        self.slots.retire_all()
+        if names:
+            _warn(f"an SshClientCache was not closed; it was connected to {', '.join(names)}")
+
+    def disown(self) -> None:
+        """Forget all, in a forked child."""
+        self._strand, self._has_threads = background.Strand(), False
+        for slot in self.slots.disown():
+            if slot.transport is not None:
+                slot.transport.close()  # this process's copy of the descriptor, nothing more
+
+
+def _without_threads(target: ConnectParams, lane: int) -> Slot:
+    slot = Slot(target, lane, CacheEntry(target.key, Generation(), 0.0))
+    name = target.connection_id
+    text = f"{name}: cannot connect: the system gives no more threads"
+    slot.failed = slot.pair.settle(
+        error=SshConnectError(text, connection_id=name, phase="connect")
+    )
+    return slot
+
+
+def _hang_up(slot: Slot, why: str) -> None:
+    if slot.transport is not None:
+        _log.debug("%s: closed, as %s", slot.target.connection_id, why)
+        slot.transport.hang_up()
+
+
+def _warn(text: str) -> None:
+    try:
+        warnings.warn(text, ResourceWarning, stacklevel=2)
+    except ResourceWarning as warning:  # it is an error where the user wants it so
+        _log.error("%s", warning)
+
+
+def _left(deadline: Optional[float]) -> Optional[float]:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,0 +1,365 @@
+"""
+A throw-away OpenSSH server on loopback, for tests.
+
+`Sshd` starts the machine's own ``sshd`` as the current user, with keys, configuration and log in
+one folder, and can do to its connections what networks do: cut them, or fall silent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Union
+
+from ssh_service.testing import process_tree
+from ssh_service.testing.local_server import LocalServer
+
+__all__ = ["Sshd", "find_sshd"]
+
+_POLL = 0.01
+"""Seconds between two looks at something that cannot be waited for."""
+
+_DEADLINE = 10.0
+"""Seconds after which a server that neither starts nor stops is an error."""
+
+_PROGRAM = "SSH_SERVICE_SSHD"
+"""The variable that names the program, for who has several."""
+
+_TOKEN = "SSH_SERVICE_SSHD_SESSION"
+"""The variable that marks what a server's sessions started, so that `Sshd.stop` finds it."""
+
+
+def find_sshd() -> Optional[str]:
+    """
+    Return the path of the machine's ``sshd``; None without it or without ``ssh-keygen``.
+
+    ``SSH_SERVICE_SSHD`` in the environment names another one; it has to be an absolute path.
+    """
+    if shutil.which("ssh-keygen") is None:
+        return None
+    if os.environ.get(_PROGRAM):
+        return os.environ[_PROGRAM]
+    path = os.environ.get("PATH", os.defpath)
+    return shutil.which("sshd", path=os.pathsep.join([path, "/usr/sbin", "/usr/local/sbin"]))
+
+
+class _PortTaken(RuntimeError):
+    pass
+
+
+class Sshd(LocalServer):
+    """
+    A real ``sshd`` of your own on 127.0.0.1; a context manager that stops it.
+
+    It runs in the foreground as the current user, who is also the only one who can log in, by
+    `client_key`.  Nothing outside `directory` is read or written, but for ``/run/sshd``, which
+    sshd wants to exist when it runs as root.  Its listener ends with this process at the latest,
+    even if that is killed.
+
+    Parameters
+    ----------
+    directory : Union[str, Path]
+        Where keys, configuration and log go.  Must exist.
+    options : Optional[Mapping[str, Any]]
+        Lines for ``sshd_config`` that replace or join the ones here; a list gives several lines of
+        one name, None leaves a line out, booleans are yes and no.
+    sshd : Optional[str]
+        The program; `find_sshd` looks for it when missing.
+
+    Attributes
+    ----------
+    host, port, username
+        Where to connect, as whom.
+    client_key, known_hosts, authorized_keys, host_key, config_file, log_file
+        Paths, as str.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no ``sshd`` here.
+    RuntimeError
+        It did not start; the message carries its log.
+
+    Examples
+    --------
+    >>> with Sshd(tmp_path, options={"MaxSessions": 10}) as server:     # doctest: +SKIP
+    ...     subprocess.run(server.ssh_command("true"), check=True)
+    """
+
+    def __init__(
+        self,
+        directory: Union[str, "os.PathLike[str]"],
+        options: Optional[Mapping[str, Any]] = None,
+        *,
+        sshd: Optional[str] = None,
+    ) -> None:
+        program = sshd or find_sshd()
+        if program is None:
+            raise FileNotFoundError("needs OpenSSH's sshd (Debian: apt install openssh-server)")
+        folder = Path(directory).resolve()
+        self._program = program
+        self._options = dict(options or {})
+        self._process: Optional["subprocess.Popen[bytes]"] = None
+        self._pid_file = folder / "sshd.pid"
+        self._token = f"{os.getpid()}-{threading.get_ident():x}-{time.monotonic_ns():x}"
+        self._mark = 0
+        self._frozen: Set[int] = set()
+        self.username = getpass.getuser()
+        self.config_file = str(folder / "sshd_config")
+        self.log_file = str(folder / "sshd.log")
+        self.host_key = str(folder / "host_key")
+        self.client_key = str(folder / "client_key")
+        self.authorized_keys = str(folder / "authorized_keys")
+        self.known_hosts = str(folder / "known_hosts")
+        for key in (self.host_key, self.client_key):
+            _generate_key(key)
+        shutil.copyfile(self.client_key + ".pub", self.authorized_keys)
+        Path(self.log_file).touch()
+        while True:
+            self.port = _free_port()
+            try:
+                self._start()
+                break
+            except _PortTaken:
+                continue  # somebody was quicker; there are others
+        host_key = " ".join(Path(self.host_key + ".pub").read_text().split()[:2])
+        Path(self.known_hosts).write_text(f"[{self.host}]:{self.port} {host_key}\n")
+
+    def __enter__(self) -> "Sshd":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "stopped"
+        return f"<Sshd {self.username}@{self.host}:{self.port} {state}>"
+
+    def ssh_command(self, *command: str) -> List[str]:
+        """Return the argument list with which OpenSSH's own client runs `command` here."""
+        options = ("BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={self.known_hosts}")
+        argv = ["ssh", "-F", "none", "-i", self.client_key, "-p", str(self.port)]
+        for option in options:
+            argv += ["-o", option]
+        return [*argv, f"{self.username}@{self.host}", *command]
+
+    # -- what it saw ----------------------------------------------------------------------------
+
+    def mark(self) -> None:
+        """From now on `log` and `logins` tell only what comes after this moment."""
+        self._mark = os.path.getsize(self.log_file)
+
+    def log(self) -> str:
+        """Return the server's log since it was made, or since the last `mark`."""
+        with open(self.log_file, "rb") as file:
+            file.seek(self._mark)
+            return file.read().decode("utf-8", "backslashreplace")
+
+    def logins(self) -> int:
+        """Return how many authentications succeeded since it was made, or the last `mark`."""
+        return len(re.findall(r"^Accepted \S+ for ", self.log(), re.MULTILINE))
+
+    @property
+    def running(self) -> bool:
+        """Whether the listener is there (a frozen one is)."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> Optional[int]:
+        """The listener's process id, or None when stopped."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    def session_pids(self) -> List[int]:
+        """Return the processes of sshd that serve connections, without the commands they run."""
+        return [] if self.pid is None else process_tree.descendants(self.pid, name="sshd")
+
+    # -- what happens to it ---------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """Kill the processes that serve connections: every client loses its connection at once."""
+        with self._listener_stopped():
+            victims = process_tree.kill_all(self.session_pids)
+            self._frozen.difference_update(victims)
+        _wait_for(
+            lambda: not any(map(process_tree.is_alive, victims)), "killed sessions are still there"
+        )
+
+    def freeze(self, *, listener: bool = False) -> None:
+        """
+        Stop the processes that serve connections: their clients hear nothing, not even an end.
+
+        When it returns they have stopped, all of them, however new.
+
+        Parameters
+        ----------
+        listener : bool
+            Stop the listener too: new connections are accepted by the system and stay mute.
+        """
+        with self._listener_stopped(for_good=listener):
+            self._frozen.update(process_tree.stop_all(self.session_pids))
+
+    def thaw(self) -> None:
+        """Let what `freeze` stopped go on."""
+        if self.pid is not None:
+            # A session that was stopped on its way into a command bears the command's name now.
+            found = process_tree.descendants(self.pid)
+            frozen = self._frozen.intersection(found).union(self.session_pids())
+            self._frozen.clear()
+            process_tree.send([*frozen, self.pid], signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def _listener_stopped(self, *, for_good: bool = False) -> Iterator[None]:
+        """Let nobody in meanwhile: a session's process would be older than the look at them."""
+        pid = self.pid
+        if pid is None:
+            yield
+            return
+        was_frozen = pid in self._frozen
+        process_tree.stop_all(lambda: [pid])
+        try:
+            yield
+        finally:
+            if for_good or was_frozen:
+                self._frozen.add(pid)
+            else:
+                process_tree.send([pid], signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the listener, its connections and what their commands left running."""
+        process, self._process = self._process, None
+        self._frozen.clear()
+        if process is None:
+            return
+        process_tree.unwatch(self._watch)
+        if process.poll() is None:
+            pid = process.pid
+            process_tree.kill_all(lambda: [pid, *process_tree.descendants(pid)])
+        process.wait(_DEADLINE)
+        left_running = process_tree.started_with(f"{_TOKEN}={self._token}")
+        process_tree.send(left_running, signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop it if it runs, and start it again on the same port with the same keys."""
+        self.stop()
+        deadline = time.monotonic() + _DEADLINE
+        while True:
+            try:
+                return self._start()
+            except _PortTaken:  # by somebody's outgoing connection: it will pass
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL)
+
+    def _start(self) -> None:
+        if os.geteuid() == 0:
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+        Path(self.config_file).write_text("".join(self._config_lines()))
+        if self._pid_file.exists():
+            self._pid_file.unlink()
+        begin = os.path.getsize(self.log_file)
+        # -E gives sshd its log; a configuration it cannot read is complained of on stderr.
+        with open(self.log_file, "ab") as log:
+            process = subprocess.Popen(
+                [self._program, "-D", "-f", self.config_file, "-E", self.log_file],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            # sshd writes this file once it listens.
+            _wait_for(
+                lambda: self._pid_file.exists() or process.poll() is not None,
+                "sshd did not come up",
+            )
+            if process.poll() is not None:
+                raise RuntimeError(f"sshd ended with status {process.returncode}")
+        except BaseException as error:
+            process.kill()
+            process.wait(_DEADLINE)
+            with open(self.log_file, "rb") as file:
+                file.seek(begin)
+                said = file.read().decode("utf-8", "backslashreplace").strip()
+            if isinstance(error, RuntimeError):
+                kind = _PortTaken if "Address already in use" in said else RuntimeError
+                raise kind(f"{error}; its log:\n{said}") from None
+            raise
+        self._watch = process_tree.die_with_us(process.pid)
+        self._process = process
+
+    def _config_lines(self) -> Iterator[str]:
+        lines: Dict[str, Any] = {
+            "Port": self.port,
+            "ListenAddress": self.host,
+            "HostKey": self.host_key,
+            "AuthorizedKeysFile": self.authorized_keys,
+            "PidFile": self._pid_file,
+            "LogLevel": "DEBUG1",
+            "StrictModes": False,
+            "UsePAM": False,
+            "UseDNS": False,
+            "PermitRootLogin": True,
+            "PasswordAuthentication": False,
+            "KbdInteractiveAuthentication": False,
+            "PermitUserRC": False,
+            "PrintMotd": False,
+            "PrintLastLog": False,
+            "MaxSessions": 100,
+            "MaxStartups": 200,
+            "Subsystem": "sftp internal-sftp",
+            # SHLVL keeps bash from reading the user's ~/.bashrc, which is not the test's concern.
+            "SetEnv": f"{_TOKEN}={self._token} SHLVL=1",
+        }
+        # From OpenSSH 9.8 on, some failed logins shut an address out: here that is everybody.
+        if _knows(self._program, "PerSourcePenalties=no", self.host_key):
+            lines["PerSourcePenalties"] = False
+        spelling = {name.lower(): name for name in lines}
+        for name, value in self._options.items():
+            lines[spelling.get(name.lower(), name)] = value
+        for name, value in lines.items():
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                if item is not None:
+                    text = {True: "yes", False: "no"}[item] if isinstance(item, bool) else item
+                    yield f"{name} {text}\n"
+
+
+def _generate_key(path: str) -> None:
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f", path],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def _knows(program: str, option: str, host_key: str) -> bool:
+    """Ask an sshd whether it knows an option; it wants a host key for it."""
+    result = subprocess.run(
+        [program, "-T", "-f", os.devnull, "-h", host_key, "-o", option],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=_DEADLINE,
+    )
+    return result.returncode == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((Sshd.host, 0))
+        return int(sock.getsockname()[1])
+
+
+def _wait_for(condition: Callable[[], bool], complaint: str) -> None:
+    deadline = time.monotonic() + _DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{complaint} within {_DEADLINE:g} s")
+        time.sleep(_POLL)

@@ -1,0 +1,180 @@
+"""
+Fixtures for tests that need an SSH server; pytest finds them where this package is installed.
+
+``sshd``
+    A real OpenSSH server on loopback, shared by the tests of a session.
+``sshd_factory``
+    Makes servers of your own, with lines for ``sshd_config``.
+``mock_sshd``
+    A server inside the process; needs mock-ssh-server (the extra ``testing``), and no sshd.
+``fault_proxy``
+    Makes proxies in front of a server, which cut, freeze, delay or corrupt.
+``ssh_cache``
+    A connection cache of the test's own.
+``ssh_host_service``, ``ssh_fileshare``
+    Make services that know one of the servers, in their context.
+
+A test that needs ``sshd`` is skipped where there is none; ``--require-sshd``, or
+``SSH_SERVICE_REQUIRE_SSHD=1`` in the environment, turns that skip into a failure.
+
+Nothing is imported or started before a test asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Union
+
+import pytest
+
+if TYPE_CHECKING:
+    from ssh_service.connections.cache import SshClientCache
+    from ssh_service.ssh_fileshare import SshFileShareService
+    from ssh_service.ssh_host_service import SshHostService
+    from ssh_service.testing.fault_proxy import FaultProxy
+    from ssh_service.testing.local_sshd import Sshd, find_sshd
+    from ssh_service.testing.mock_sshd import MockSshd
+
+    Server = Union[Sshd, MockSshd]
+
+__all__ = ["FaultProxy", "MockSshd", "Sshd", "find_sshd"]
+
+_MISSING = "needs OpenSSH's sshd (Debian: apt install openssh-server)"
+
+# Loaded when they are asked for: every run of pytest loads this module, needed or not.
+_HOMES: Dict[str, str] = {
+    "FaultProxy": "fault_proxy",
+    "MockSshd": "mock_sshd",
+    "Sshd": "local_sshd",
+    "find_sshd": "local_sshd",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ssh_service.{_HOMES[name]}"), name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--require-sshd``."""
+    parser.getgroup("ssh_service").addoption(
+        "--require-sshd",
+        action="store_true",
+        default=os.environ.get("SSH_SERVICE_REQUIRE_SSHD", "") not in ("", "0"),
+        help="fail, not skip, where a test needs OpenSSH's sshd and there is none"
+        " (also: SSH_SERVICE_REQUIRE_SSHD=1)",
+    )
+
+
+@pytest.fixture(scope="session")
+def _session_sshd_factory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Sshd]]:
+    """Return what makes servers, stopped when the session ends."""
+    with _sshd_factory(request, tmp_path_factory) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="session")
+def _session_sshd(_session_sshd_factory: Callable[..., Sshd]) -> Sshd:
+    return _session_sshd_factory()
+
+
+@pytest.fixture
+def sshd(_session_sshd: Sshd) -> Iterator[Sshd]:
+    """
+    Return the session's `Sshd`, up and thawed, its `log` and `logins` beginning with this test.
+
+    Whatever the test does to it is undone: connections that are left are cut afterwards.
+    """
+    if not _session_sshd.running:
+        _session_sshd.restart()
+    _session_sshd.mark()
+    yield _session_sshd
+    _session_sshd.thaw()
+    _session_sshd.cut()
+
+
+@pytest.fixture
+def sshd_factory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Sshd]]:
+    """Return a function that makes an `Sshd` of your own; it takes `options` as that does."""
+    with _sshd_factory(request, tmp_path_factory) as factory:
+        yield factory
+
+
+@contextlib.contextmanager
+def _sshd_factory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Sshd]]:
+    from ssh_service.testing import local_sshd
+
+    if local_sshd.find_sshd() is None:
+        (pytest.fail if request.config.getoption("--require-sshd") else pytest.skip)(_MISSING)
+    with contextlib.ExitStack() as stack:
+        yield lambda options=None: stack.enter_context(
+            local_sshd.Sshd(tmp_path_factory.mktemp("sshd"), options)
+        )
+
+
+@pytest.fixture
+def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockSshd]:
+    """Return a `MockSshd` of this test's own."""
+    from ssh_service.testing.mock_sshd import MockSshd
+
+    with MockSshd(directory=tmp_path_factory.mktemp("mock_sshd")) as server:
+        yield server
+
+
+@pytest.fixture
+def fault_proxy() -> Iterator[Callable[[str, int], FaultProxy]]:
+    """Return a function that puts a `FaultProxy` in front of a host and port."""
+    from ssh_service.testing.fault_proxy import FaultProxy
+
+    with contextlib.ExitStack() as stack:
+        yield lambda host, port: stack.enter_context(FaultProxy(host, port))
+
+
+@pytest.fixture
+def ssh_cache() -> Iterator[SshClientCache]:
+    """Return an `SshClientCache` of this test's own; its connections are closed afterwards."""
+    from ssh_service.connections.cache import SshClientCache
+
+    cache = SshClientCache()
+    yield cache
+    cache.cleanup()
+
+
+@pytest.fixture
+def ssh_host_service() -> Iterator[Callable[..., SshHostService]]:
+    """
+    Return a function that makes an `SshHostService` for `sshd` or `mock_sshd`.
+
+    It takes the server, and settings by name that join or replace those the server needs.  The
+    service is in its context until the test ends; give each call the server's `target`.
+    """
+    from ssh_service.ssh_host_service import SshHostService
+
+    with contextlib.ExitStack() as stack:
+
+        def make(server: Server, **settings: Any) -> SshHostService:
+            return stack.enter_context(SshHostService({**server.service_config, **settings}))
+
+        yield make
+
+
+@pytest.fixture
+def ssh_fileshare() -> Iterator[Callable[..., SshFileShareService]]:
+    """Return a function that makes an `SshFileShareService`, as `ssh_host_service` does."""
+    from ssh_service.ssh_fileshare import SshFileShareService
+
+    with contextlib.ExitStack() as stack:
+
+        def make(server: Server, **settings: Any) -> SshFileShareService:
+            return stack.enter_context(SshFileShareService({**server.service_config, **settings}))
+
+        yield make

@@ -1,0 +1,383 @@
+"""Which channels a connection has: how they are opened, refused, found and forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import struct
+import threading
+import time
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
+
+from paramiko.common import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_CHANNEL_FAILURE,
+    MSG_CHANNEL_REQUEST,
+    MSG_CHANNEL_SUCCESS,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    cMSG_CHANNEL_OPEN,
+)
+from paramiko.message import Message
+from paramiko.ssh_exception import SSHException
+
+from ssh_service.errors import (
+    OPEN_UNKNOWN_CHANNEL_TYPE,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshSessionRefused,
+    again,
+)
+from ssh_service.transport.channel import SshChannel
+from ssh_service.transport.channel_map import ChannelMap, HandedOut, told
+from ssh_service.transport.global_requests import Asking
+from ssh_service.transport.packets import message
+from ssh_service.transport.sink import ChannelSink, OpenWaiter
+from ssh_service.transport.text import printable
+from ssh_service.transport.wire import Wire
+
+# Seconds to wait for a channel, or for the reply to a channel's request; paramiko waits an hour:
+# see docs/paramiko_repairs.md#late-channel
+_CHANNEL_TIMEOUT = 30.0
+# A confirmed channel: its number here, that on the server, its window, its largest packet.
+_CONFIRMATION = struct.Struct(">IIII")
+
+# Host and port, or the path of a UNIX domain socket.
+Address = Union[Tuple[str, int], str, bytes, "os.PathLike[str]"]
+
+
+class Opening(Asking):
+    """
+    What opens channels for `SshTransport`, and knows them; made as `Ending` is.
+
+    Attributes
+    ----------
+    session_limit : Optional[int]
+        How many sessions the server admits; None: it never refused one.  Kept by who opens them.
+    session_peak : int
+        How many sessions were open at once.  Kept by who opens them.
+    in_reserve : Dict[str, Callable[[], bool]]
+        Who keeps a session in reserve, and how to ask for it to be given up.
+    channel_timeout : float
+        Seconds to wait for a channel where the caller does not say, and for the server's reply to
+        a blocking request on a channel.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    _channels: ChannelMap
+    _channel_handler_table = {
+        MSG_CHANNEL_SUCCESS: told(SshChannel._request_success),
+        MSG_CHANNEL_FAILURE: told(SshChannel._request_failed),
+        MSG_CHANNEL_DATA: told(SshChannel._feed),
+        MSG_CHANNEL_EXTENDED_DATA: told(SshChannel._feed_extended),
+        MSG_CHANNEL_WINDOW_ADJUST: told(SshChannel._window_adjust),
+        MSG_CHANNEL_REQUEST: told(SshChannel._handle_request),
+        MSG_CHANNEL_EOF: told(SshChannel._handle_eof),
+        MSG_CHANNEL_CLOSE: told(SshChannel._handle_close),
+    }
+
+    def __init__(self, wire: Wire, connection_id: str) -> None:
+        self.session_limit: Optional[int] = None
+        self.session_peak = 0
+        self.in_reserve: Dict[str, Callable[[], bool]] = {}
+        # The map of channels is weak: what is not yet confirmed, or works for a sink, lives here.
+        self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
+        super().__init__(wire, connection_id)
+        self.channel_timeout = _CHANNEL_TIMEOUT
+        self._channels, self.channels_seen = ChannelMap(), HandedOut()
+        self._starts = itertools.count()
+        # What the server started, and whose end it has not told: it may still run.
+        self.unaccounted: List[int] = []  # `append` is atomic; a destructor uses it
+
+    def _disown(self) -> None:
+        super()._disown()
+        self.lock, self._held = threading.Lock(), set()
+        known, self._channels = self._channels.values(), ChannelMap()
+        for chan in known:
+            chan._disown(self._loss)
+
+    def _release_all(self, reason: SshConnectionLost) -> None:
+        super()._release_all(reason)
+        with self.lock:
+            known = self._held.union(self._channels.values())
+            self._held.clear()
+        for chan in known:
+            chan._end(again(reason))
+
+    def next_start(self) -> int:
+        """Return the place of a process among those that the server has started, in order."""
+        return next(self._starts)  # on the reader thread: in the order of the replies
+
+    def started_sessions(self) -> Dict[Union[SshChannel, int], Optional[int]]:
+        """
+        List the sessions whose processes may be running on the server.
+
+        Returns
+        -------
+        Dict[Union[SshChannel, int], Optional[int]]
+            By channel, its `SshChannel.start_number` where the process was started for certain;
+            by that number for those whose channel is no more, without a value.
+        """
+        sessions: Dict[Union[SshChannel, int], Optional[int]]
+        sessions = dict.fromkeys(list(self.unaccounted), None)
+        for chan in self._channels.values():
+            if chan.may_run:
+                sessions[chan] = None if chan.closed else chan.start_number
+        return sessions
+
+    def account_for(self, starts: Iterable[int]) -> None:
+        """
+        Take note that processes have ended of which the server will not tell it.
+
+        Parameters
+        ----------
+        starts : Iterable[int]
+            Their `SshChannel.start_number`.
+        """
+        for number in starts:
+            with contextlib.suppress(ValueError):  # its channel is there, or it was noted before
+                self.unaccounted.remove(number)
+
+    @property
+    def open_channels(self) -> int:
+        """How many channels are open or being opened, those in reserve left out."""
+        return sum(not chan.in_reserve for chan in self._channels.values())
+
+    def make_room(self, beside: Optional[str] = None) -> bool:
+        """
+        Have the sessions closed that nobody uses, for someone who was refused one.
+
+        Parameters
+        ----------
+        beside : Optional[str]
+            Whose sessions are left alone: those of `in_reserve` under that name.
+
+        Returns
+        -------
+        bool
+            Whether there was any.
+        """
+        kept = list(self.in_reserve.items())
+        return any([give_up() for name, give_up in kept if name != beside])
+
+    def start_session(
+        self,
+        sink: ChannelSink,
+        *,
+        window_size: Optional[int] = None,
+        max_packet_size: Optional[int] = None,
+    ) -> SshChannel:
+        """
+        Ask for a session channel, without waiting.
+
+        Parameters
+        ----------
+        sink : ChannelSink
+            Told what becomes of it, first `ChannelSink.opened` or `ChannelSink.closed`.
+        window_size, max_packet_size : Optional[int]
+            Bytes; None takes the transport's defaults.
+
+        Returns
+        -------
+        SshChannel
+            Not open yet.
+
+        Raises
+        ------
+        SshConnectionLost
+            The connection has ended; `sent` is False.
+        """
+        return self._start_channel("session", (), sink, window_size, max_packet_size)
+
+    def _start_channel(
+        self,
+        kind: str,
+        address: Sequence[Any],
+        sink: ChannelSink,
+        window_size: Optional[int],
+        max_packet_size: Optional[int],
+    ) -> SshChannel:
+        with self.lock:
+            number = self._next_channel()
+            chan = SshChannel(number, sink)
+            chan._set_transport(self)
+            chan._set_window(
+                self._sanitize_window_size(window_size),
+                self._sanitize_packet_size(max_packet_size),
+            )
+            # Checked where it is published: `_finish` takes the same lock to tell all channels.
+            alive = self.is_active()
+            if alive:
+                self._channels.put(number, chan)
+                self.channels_seen[number] = True
+                self._held.add(chan)
+        if not alive:
+            error = self._no_connection()
+            error.sent = False
+            raise error
+        self.post(
+            message(
+                cMSG_CHANNEL_OPEN,
+                kind,
+                number,
+                chan.in_window_size,
+                chan.in_max_packet_size,
+                *address,
+            )
+        )
+        return chan
+
+    def open_channel(
+        self,
+        kind: str,
+        dest_addr: Optional[Address] = None,
+        src_addr: Optional[Tuple[str, int]] = None,
+        window_size: Optional[int] = None,
+        max_packet_size: Optional[int] = None,
+        timeout: Optional[float] = None,
+    ) -> SshChannel:
+        """
+        Open a channel and wait for it, as `paramiko.Transport.open_channel`.
+
+        Parameters
+        ----------
+        kind : str
+            ``session``, ``direct-tcpip``, ``direct-streamlocal@openssh.com``, or one of those that
+            servers open: ``forwarded-tcpip``, ``x11``, ``auth-agent@openssh.com``.
+        dest_addr : Optional[Address]
+            Host and port, for ``direct-tcpip`` and ``forwarded-tcpip``; the path on the server of
+            a UNIX domain socket, for ``direct-streamlocal@openssh.com``.
+        src_addr : Optional[Tuple[str, int]]
+            Host and port from where the connection comes, for ``direct-tcpip``,
+            ``forwarded-tcpip`` and ``x11``; None is told to the server as an unknown one.
+        window_size, max_packet_size : Optional[int]
+            Bytes; None takes the transport's defaults.
+        timeout : Optional[float]
+            Seconds; None takes `channel_timeout`.
+
+        Returns
+        -------
+        SshChannel
+            Open.
+
+        Raises
+        ------
+        SshSessionRefused
+            The server refused it, or the kind is unknown here: a request without the fields that
+            belong to its kind would make the server end the connection, for all who use it.
+        TypeError, ValueError
+            `dest_addr` is missing, or is not an address.
+        SshConnectTimeout
+            No answer in time; the server's slot is given back when its answer comes.
+        SshConnectionLost
+            The connection ended.
+        """
+        address = self._fields(kind, dest_addr, src_addr)
+        timeout = self.channel_timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        try:
+            return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
+        except SshSessionRefused:
+            if not self.make_room():
+                raise
+        return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
+
+    def _fields(self, kind: str, dest_addr: Any, src_addr: Any) -> Tuple[Any, ...]:
+        """Return what belongs to a kind of channel (RFC 4254, and OpenSSH's PROTOCOL 2.4)."""
+        if kind in ("session", "auth-agent@openssh.com"):
+            return ()
+        if kind == "x11":
+            return _host_and_port("src_addr", src_addr or ("", 0))
+        if kind in ("direct-tcpip", "forwarded-tcpip"):
+            return (
+                *_host_and_port("dest_addr", dest_addr),
+                *_host_and_port("src_addr", src_addr or ("", 0)),
+            )
+        if kind == "direct-streamlocal@openssh.com":
+            path = dest_addr[0] if isinstance(dest_addr, (tuple, list)) else dest_addr
+            if path is None:
+                raise TypeError("dest_addr: expected the path of a socket, got None")
+            return (os.fsencode(path), "", 0)
+        raise SshSessionRefused(
+            f"{self.connection_id}: a channel of the kind {kind!r} cannot be opened: "
+            "its fields are unknown here",
+            code=OPEN_UNKNOWN_CHANNEL_TYPE,
+            text="unknown channel type",
+            connection_id=self.connection_id,
+        )
+
+    def _open(
+        self,
+        kind: str,
+        address: Sequence[Any],
+        window_size: Optional[int],
+        max_packet_size: Optional[int],
+        deadline: float,
+        timeout: float,
+    ) -> SshChannel:
+        waiter = OpenWaiter()
+        chan = self._start_channel(kind, address, waiter, window_size, max_packet_size)
+        try:
+            in_time = waiter.wait(deadline)
+        except BaseException:
+            chan.abandon()
+            raise
+        if not in_time:
+            chan.abandon()
+            raise SshConnectTimeout(
+                f"{self.connection_id}: no channel within {timeout:g} s",
+                connection_id=self.connection_id,
+                phase="open",
+            )
+        if chan.error is not None:
+            raise again(chan.error)
+        with self.lock:
+            self._held.discard(chan)  # from now on it lives as long as the caller wants it
+        return chan
+
+    # What the server says, on the reader thread.
+
+    def _parse_channel_open_success(self, m: Message) -> None:
+        number, remote, window, packet = _CONFIRMATION.unpack(m.get_bytes(_CONFIRMATION.size))
+        chan = self._channels.find(number)
+        if chan is None or chan.active:
+            raise SSHException("the server confirmed a channel nobody asked for")
+        chan._confirmed(remote, window, packet)
+
+    def _parse_channel_open_failure(self, m: Message) -> None:
+        number, code, text = m.get_int(), m.get_int(), m.get_string()
+        chan = self._channels.find(number)
+        if chan is None or chan.active:
+            raise SSHException("the server refused a channel nobody asked for")
+        self._channels.delete(number)
+        self._forget_channel(chan)
+        said = printable(text.decode("utf-8", "backslashreplace"))
+        chan._end(
+            SshSessionRefused(
+                f"{self.connection_id}: the server refused a channel: {said} (code {code})",
+                code=code,
+                text=said,
+                connection_id=self.connection_id,
+            )
+        )
+
+    def _forget_channel(self, chan: SshChannel) -> None:
+        with self.lock:
+            self._held.discard(chan)
+
+
+def _host_and_port(name: str, address: Any) -> Tuple[str, int]:
+    try:
+        host, port = address
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a host and a port, got {address!r}") from None
+    number = int(port)
+    if not isinstance(host, (str, bytes)) or not 0 <= number < 2**32:
+        raise ValueError(f"{name}: expected a host and a port, got {address!r}")
+    return host, number  # type: ignore[return-value]  # the wire takes bytes as well

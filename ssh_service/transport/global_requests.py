@@ -1,0 +1,195 @@
+"""
+Global requests and their answers, which carry no number: they are told apart by their order.
+
+Both sides may ask.  What the server asks is answered, as long as it takes the answers.
+"""
+
+from __future__ import annotations
+
+import collections
+import socket
+from typing import Any, Callable, Deque, Optional, Sequence
+
+from paramiko.common import cMSG_GLOBAL_REQUEST, cMSG_REQUEST_FAILURE, cMSG_UNIMPLEMENTED
+from paramiko.message import Message
+from paramiko.ssh_exception import SSHException
+
+from ssh_service.errors import SshConnectionLost
+from ssh_service.transport.latch import Latch
+from ssh_service.transport.outbound import Outbound
+from ssh_service.transport.packets import message
+from ssh_service.transport.sending import Gate
+from ssh_service.transport.wire import Wire
+
+# Answers to the server that may wait for it to take them.
+_MOST_ANSWERS = 4096
+# Seconds to wait for the server's answer.
+_ANSWER_LIMIT = 30.0
+
+
+class Question:
+    """
+    A global request that somebody waits for.
+
+    Parameters
+    ----------
+    on_answer : Optional[Callable[[Optional[Message]], None]]
+        Called on the reader thread with the answer, before whatever the server sends next.
+
+    Attributes
+    ----------
+    answer : Optional[Message]
+        What the server says; None where it refuses, or the connection has ended.
+    done : Latch
+        Set when there is an answer, or none will come.
+    """
+
+    def __init__(self, on_answer: Optional[Callable[[Optional[Message]], None]] = None) -> None:
+        self.answer: Optional[Message] = None
+        self.done = Latch()
+        self.on_answer = on_answer
+
+
+class Questions:
+    """
+    The global requests that are not answered yet, in order.
+
+    paramiko mixes up the replies: see docs/paramiko_repairs.md#global-request-replies.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread; `ask` in the order of sending.
+    """
+
+    def __init__(self) -> None:
+        self._open: Deque[Optional[Question]] = collections.deque()
+
+    def ask(self, question: Optional[Question]) -> None:
+        """Take note that a request is being sent; None where nobody waits for the answer."""
+        self._open.append(question)
+
+    def answered(self, answer: Optional[Message]) -> None:
+        """Give an answer to whoever waits for it."""
+        try:
+            question = self._open.popleft()
+        except IndexError:
+            return  # nobody asked
+        if question is not None:
+            question.answer = answer
+            if question.on_answer is not None:
+                question.on_answer(answer)
+            question.done.set()
+
+    def end(self) -> None:
+        """Release all who wait: no answer will come."""
+        while self._open:
+            self.answered(None)
+
+
+class Asking(Gate):
+    """
+    What asks and answers for `SshTransport`; made as `Ending` is.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    def __init__(self, wire: Wire, connection_id: str) -> None:
+        self._questions = Questions()
+        self._answers_due = 0  # reader thread only
+        self._answers_sent = 0  # guarded by the gate
+        super().__init__(wire, connection_id)
+        self.packetizer.unknown_message = self._answer_unimplemented
+
+    def _release_all(self, reason: SshConnectionLost) -> None:
+        super()._release_all(reason)
+        self._questions.end()
+
+    # We ask.
+
+    def global_request(
+        self, kind: str, data: Optional[Sequence[Any]] = None, wait: bool = True
+    ) -> Optional[Message]:
+        """
+        Make a global request (RFC 4254 section 4), as `paramiko.Transport.global_request`.
+
+        Parameters
+        ----------
+        kind : str
+            Its name.
+        data : Optional[Sequence[Any]]
+            What belongs to it.
+        wait : bool
+            Whether to wait for the answer.
+
+        Returns
+        -------
+        Optional[Message]
+            The answer, whichever thread asks what else; None where the server refused, or `wait`
+            is False.
+
+        Raises
+        ------
+        socket.timeout
+            The server is alive and did not answer.
+        SshConnectionLost
+            The connection has ended.
+        """
+        if wait:
+            return self._ask(kind, data or ())
+        m = message(cMSG_GLOBAL_REQUEST, kind, False)
+        m.add(*(data or ()))
+        self._send_user_message(m)
+        return None
+
+    def _ask(
+        self,
+        kind: str,
+        data: Sequence[Any],
+        on_answer: Optional[Callable[[Optional[Message]], None]] = None,
+    ) -> Optional[Message]:
+        m = message(cMSG_GLOBAL_REQUEST, kind, True)
+        m.add(*data)
+        question = Question(on_answer)
+        m.on_sent = lambda: self._questions.ask(question)
+        self._send_user_message(m)
+        answered = question.done.wait(_ANSWER_LIMIT)
+        if not self.is_active():
+            raise self._no_connection()
+        if not answered:
+            raise socket.timeout(f"no answer to a global request within {_ANSWER_LIMIT:g} s")
+        return question.answer
+
+    def _ask_for_a_sign_of_life(self) -> None:
+        m = message(cMSG_GLOBAL_REQUEST, "keepalive@openssh.com", True)
+        m.on_sent = lambda: self._questions.ask(None)
+        self.post(m)
+
+    def _parse_request_success(self, m: Message) -> None:
+        self._questions.answered(m)
+
+    def _parse_request_failure(self, m: Message) -> None:
+        self._questions.answered(None)
+
+    # The server asks.  paramiko answers inside a key exchange: see
+    # docs/paramiko_repairs.md#reply-during-a-rekey
+
+    def _parse_global_request(self, m: Message) -> None:
+        m.get_text()
+        if m.get_boolean():
+            self._answer(message(cMSG_REQUEST_FAILURE))
+
+    def _answer_unimplemented(self, seqno: int) -> None:
+        self._answer(message(cMSG_UNIMPLEMENTED, seqno))
+
+    def _answer(self, m: Message, outbound: Optional[Outbound] = None) -> None:
+        """Answer a message of the server's, whose answers must not pile up for ever."""
+        self._answers_due += 1
+        if self._answers_due - self._answers_sent > _MOST_ANSWERS:
+            raise SSHException("the server asks, but takes no answers")
+        m.on_sent = self._answer_leaves
+        self.post(m, outbound)
+
+    def _answer_leaves(self) -> None:
+        self._answers_sent += 1

@@ -1,0 +1,309 @@
+"""
+The gate: all that leaves a connection after its first key exchange passes here, in order.
+
+One thread at a time holds it (`clear_to_send_lock`, paramiko's), and none while keys are being
+exchanged.  What cannot be sent at once is deferred, and sent by whoever leaves the gate.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+import time
+from typing import ContextManager, Deque, List, Optional, Sequence, Set, Tuple
+
+from paramiko.common import MSG_CHANNEL_CLOSE, cMSG_DISCONNECT
+from paramiko.message import Message
+from paramiko.ssh_exception import SSHException
+
+from ssh_service.errors import reason_of
+from ssh_service.transport import reaper
+from ssh_service.transport.latch import Latch
+from ssh_service.transport.lifecycle import DISCONNECT_BY_APPLICATION, Ending
+from ssh_service.transport.outbound import Outbound
+from ssh_service.transport.packets import message
+from ssh_service.transport.text import printable
+from ssh_service.transport.wire import Wire
+
+# Seconds a key exchange may take once the connection is in use.
+REKEY_LIMIT = 30.0
+# Seconds for which a message that is in no hurry waits for others.
+_MOMENT = 0.002
+# Bytes of small messages that leave in one piece; what is writable takes as many without waiting.
+_PIECE = 2048
+
+
+class Gate(Ending):
+    """
+    What sends for `SshTransport`; made as `Ending` is.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  Messages of one channel leave in order, nothing after its CLOSE.  The reader
+    never waits for another thread.  A write that is torn ends the connection.
+    """
+
+    def __init__(self, wire: Wire, connection_id: str) -> None:
+        # Messages to go out as soon as the gate is free; a deque's append is atomic.
+        self._deferred: Deque[Tuple[Message, Optional[Outbound]]] = collections.deque()
+        self._flush_at = 0.0  # reader thread only: when it sends what waits for company
+        self._writing = threading.RLock()  # held while packets are made and written
+        self._grouping = threading.local()  # which `together` the thread is in
+        super().__init__(wire, connection_id)
+        self._replace_clear_to_send()
+        self.packetizer.wants_to_write = self._wants_to_write
+
+    def _disown(self) -> None:
+        super()._disown()
+        self.clear_to_send_lock = threading.Lock()
+        self._replace_clear_to_send()
+        self._writing = threading.RLock()
+        self._deferred.clear()
+
+    def _replace_clear_to_send(self) -> None:
+        self.clear_to_send = Latch()
+        self._may_send = self.clear_to_send.is_set  # False while keys are being exchanged
+
+    def post(self, m: Message, outbound: Optional[Outbound] = None) -> None:
+        """
+        Send a small message without ever waiting: for another thread, a key exchange or the peer.
+
+        Parameters
+        ----------
+        m : Message
+            What to send.
+        outbound : Optional[Outbound]
+            The channel it belongs to, if any.
+        """
+        self._deferred.append((m, outbound))
+        if not self._grouping.__dict__.get("groups"):
+            self._flush_or_leave()
+
+    def together(self, in_no_hurry: bool = False) -> ContextManager[None]:
+        """
+        Send what this thread posts meanwhile in one piece, at the end.
+
+        Parameters
+        ----------
+        in_no_hurry : bool
+            Whether the first message may wait a moment for others, where none follows it; for the
+            reader thread.
+
+        Returns
+        -------
+        ContextManager[None]
+            For ``with``.
+        """
+        return _Together(self, in_no_hurry)
+
+    def _flush_soon(self) -> None:
+        if len(self._deferred) > 1:
+            self._flush()
+        else:
+            self._flush_at = time.monotonic() + _MOMENT
+
+    def _time_to_flush(self, now: float) -> float:
+        """Say for how many seconds what is deferred may wait still; on the reader thread."""
+        if now >= self._flush_at or not self._deferred:
+            self._flush_at = 0.0
+        return max(0.0, self._flush_at - now)
+
+    def _flush_or_leave(self) -> None:
+        """Send what is deferred, or see to it that another thread does."""
+        if not self._flush() and threading.current_thread() is not self:
+            # The reader may be waiting for bytes alone, and not know that there is more to do.
+            reaper.leave(self)
+
+    def _flush(self) -> bool:
+        """
+        Send what is deferred, unless the gate is taken: whoever holds it does so at the end.
+
+        Returns
+        -------
+        bool
+            False where the network has no room for what is left.
+        """
+        try:
+            while self._is_behind() and self._may_send() and self._usable():
+                if self._wire.is_choked():
+                    return not self._usable()
+                if not self.clear_to_send_lock.acquire(False):
+                    return True
+                try:
+                    self._transmit_some_locked()
+                except BaseException as exc:
+                    self._writing_failed(exc)
+                    raise
+                finally:
+                    self.clear_to_send_lock.release()
+        except (OSError, EOFError, SSHException):
+            pass  # the reader tells everyone
+        except BaseException as exc:
+            self._writing_failed(exc)
+            raise
+        return True
+
+    def _writing_failed(self, exc: BaseException) -> None:
+        """
+        End the connection after an interrupted write: docs/paramiko_repairs.md#torn-calls.
+
+        Half a packet may be out, or one that was made was not written; a message of another
+        thread's may lie where nobody looks for it, or the gate have been left closed.  Called
+        before the gate is opened, as whatever came next would be garbage to the server.
+        """
+        self.abort(self._lost("reset", f"writing failed: {printable(reason_of(exc))}"))
+
+    def _transmit_some_locked(self) -> None:
+        """Send deferred messages, in one piece, that the network has room for."""
+        begun: List[Outbound] = []
+        with self._writing:
+            self.packetizer.cork()
+            while self._may_send() and self.packetizer.corked < _PIECE:
+                try:
+                    entry = self._deferred.popleft()
+                except IndexError:
+                    break
+                if entry[1] is not None and not entry[1].begun:
+                    begun.append(entry[1])
+                self._transmit_locked(*entry)
+            try:
+                self.packetizer.uncork(wait=False)
+            except (OSError, EOFError):
+                for outbound in begun:  # a socket took no byte; a channel may have taken some
+                    outbound.begun = not self._wire.is_socket
+                raise
+
+    def _transmit_all_locked(
+        self, messages: Sequence[Message], outbound: Optional[Outbound]
+    ) -> None:
+        """Send messages of one channel, in one piece, for however long that takes."""
+        if len(messages) == 1:
+            self._transmit_locked(messages[0], outbound)
+            return
+        with self._writing:
+            self.packetizer.cork()
+            for m in messages:
+                self._transmit_locked(m, outbound)
+            self.packetizer.uncork(wait=True)
+
+    def _send_message(self, data: Message) -> None:
+        with self._writing:  # what passes by the gate (a key exchange, a login) keeps its place
+            if self._wire._closed:  # a torn write may have left a lock of paramiko's taken
+                raise EOFError("the connection is closed")
+            super()._send_message(data)
+
+    def _is_behind(self) -> bool:
+        return bool(self._deferred or self._wire.backlog)
+
+    def _wants_to_write(self) -> bool:
+        return not self._flush_at and self._is_behind() and self._may_send()
+
+    def _usable(self) -> bool:
+        return bool(self.active and not self._wire._closed and self._pid == os.getpid())
+
+    def _drain_locked(self) -> None:
+        while self._deferred and self._may_send():
+            try:
+                entry = self._deferred.popleft()
+            except IndexError:
+                return
+            self._transmit_locked(*entry)
+
+    def _transmit_locked(self, m: Message, outbound: Optional[Outbound]) -> None:
+        on_sent = getattr(m, "on_sent", None)
+        if on_sent is not None:
+            on_sent()
+        if outbound is not None:
+            if outbound.close_sent:
+                return  # see docs/paramiko_repairs.md#message-after-close
+            outbound.close_sent = m.asbytes()[0] == MSG_CHANNEL_CLOSE
+            outbound.begun = True
+        self._send_message(m)
+
+    def _send_user_message(self, m: Message, outbound: Optional[Outbound] = None) -> None:
+        self._send_user_messages((m,), outbound)
+
+    def _send_user_messages(
+        self, messages: Sequence[Message], outbound: Optional[Outbound] = None
+    ) -> None:
+        if self._pid != os.getpid():
+            raise self._not_ours()
+        if threading.current_thread() is self:
+            for m in messages:
+                # The reader never waits: see docs/paramiko_repairs.md#rekey-deadlock
+                self.post(m, outbound)
+            return
+        deadline = time.monotonic() + REKEY_LIMIT
+        while True:
+            ready = self.clear_to_send.wait(max(0.0, deadline - time.monotonic()))
+            if not self._usable():
+                raise self._no_connection()
+            if not ready:
+                self.abort(
+                    self._lost("protocol", f"no end of a key exchange in {REKEY_LIMIT:g} s")
+                )
+                raise self._no_connection()
+            try:
+                with self.clear_to_send_lock:
+                    if not self._may_send():
+                        continue
+                    try:
+                        self._drain_locked()
+                        self._transmit_all_locked(messages, outbound)
+                    except BaseException as exc:
+                        self._writing_failed(exc)
+                        raise
+                self._flush_or_leave()  # what came meanwhile, and nobody else will send
+            except (OSError, EOFError, SSHException) as exc:
+                raise self._no_connection() from exc
+            except BaseException as exc:
+                self._writing_failed(exc)
+                raise
+            return
+
+    def _say_goodbye(self) -> None:
+        if not (self.active and self._may_send() and self._wire.writable()):
+            return
+        if self.clear_to_send_lock.acquire(False):
+            try:
+                with self._writing:
+                    self.packetizer.cork()
+                    self._send_message(message(cMSG_DISCONNECT, DISCONNECT_BY_APPLICATION, "", ""))
+                    self.packetizer.uncork(wait=False)
+            except (OSError, EOFError, SSHException):
+                pass  # it is being ended anyway, and everyone is told so
+            finally:
+                self.clear_to_send_lock.release()
+
+
+class _Together:
+    """See `Gate.together`; a class, as a generator costs twice as much."""
+
+    _begun = False
+
+    def __init__(self, transport: Gate, in_no_hurry: bool) -> None:
+        self._transport = transport
+        self._in_no_hurry = in_no_hurry
+        self._groups: Set[int] = transport._grouping.__dict__.setdefault("groups", set())
+
+    def __enter__(self) -> None:
+        self._begun = True
+        self._groups.add(id(self))
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._groups.discard(id(self))
+        if not self._groups and self._in_no_hurry:
+            self._transport._flush_soon()
+        elif not self._groups:
+            self._transport._flush_or_leave()
+        self._begun = False
+
+    def __del__(self) -> None:
+        # A signal's handler tore its thread out of `__exit__`: without this, nothing
+        # that the thread posts would leave any more.
+        if self._begun:
+            self._groups.discard(id(self))
+            reaper.leave(self._transport)
