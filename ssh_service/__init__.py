@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
+from ssh_service import _moved
+
 if TYPE_CHECKING:
     from ssh_service.api import close_all, default_cache, download, run, start, upload
     from ssh_service.commands.remote_process import RemoteProcess
@@ -114,24 +116,25 @@ _MODULES = {
     "SshTransferPermissionError": "errors",
     "SshTransferTimeout": "errors",
     "SshTreeError": "errors",
-    "CompletedProcess": "outcome",
-    "RemoteProcess": "remote_process",
-    "close_all": "verbs",
-    "default_cache": "verbs",
-    "download": "verbs",
-    "run": "verbs",
-    "start": "verbs",
-    "upload": "verbs",
-    "FileShareService": "host_api",
-    "Service": "host_api",
-    "SshClient": "client",
-    "SshClientCache": "cache",
+    "CompletedProcess": "commands.result",
+    "RemoteProcess": "commands.remote_process",
+    "close_all": "api",
+    "default_cache": "api",
+    "download": "api",
+    "run": "api",
+    "start": "api",
+    "upload": "api",
+    "FileShareService": "services.host_api",
+    "Service": "services.host_api",
+    "SshClient": "connections.client",
+    "SshClientCache": "connections.cache",
     "SshFileShareService": "ssh_fileshare",
     "SshHostService": "ssh_host_service",
     "SshService": "ssh_service",
-    "Status": "host_api",
+    "Status": "services.host_api",
 }
 
+_moved.install()
 
 # Modules that are attributes without being imported, as upstream's are.
 _SUBMODULES = frozenset(["errors", "ssh_fileshare", "ssh_host_service", "ssh_service"])

@@ -1,1 +1,1 @@
-"""Moved here."""
+"""Running a script on a host: how it gets there, what it reads and writes, how it ends."""

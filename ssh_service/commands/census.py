@@ -61,9 +61,9 @@ class Census:
 
     A server's process begins them one after the other, in the order of its replies.  So a list of
     its children, by age, tells which is whose, where no other answer is possible: see
-    `ssh_service.commands.processes.assign`.  Nothing is asked before it is needed.  What is known of some
-    processes narrows down whose the others are, and what was not certain is asked again a little
-    later, as long as that may help.
+    `processes.assign`.  Nothing is asked before it is needed.  What is known of some processes
+    narrows down whose the others are, and what was not certain is asked again a little later, as
+    long as that may help.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ quick; what comes of it is the same.
 From the bottom up; a module imports from those above it here, never from those below:
 
 ============================= ==================================================================
-sftp                          where SFTP is spoken: packets, a session, each copy's lane on it
+sftp                          where SFTP is spoken: packets, a session, each copy's client of it
 options                       how a copy is to be done
 paths, temporary              names: of all files; of unfinished ones, which tell whose they are
 failures                      what goes wrong, as errors that name the path and have an errno
@@ -16,12 +16,12 @@ local                         where local files are read and written, and local 
 new_trees                     which trees copies under way are making
 open_files                    how many local files all copies of the process may hold open
 pipeline, waiting             many tasks on one thread; what they wait for
-remote_files, remote_process  what a server is asked: about its files; to run in its shell
+remote_files, shell_command   what a server is asked: about its files; to run in its shell
 remote_owner                  who we are on a server, and what there is ours
-progress, job                 what all parts of one copy share
+progress, context             what all parts of one copy share
 parts, checksums              many parts of a large file at once; whether two files are the same
 removal                       a tree on the server that no copy will finish, removed
-leftovers, begun_tree         what dead copies left on the server: removed, or gone on with
+stale_files, begun_tree       what dead copies left on the server: removed, or gone on with
 own_target                    whether a tree is copied into itself
 upload_file, download_file    one file, by SFTP
 upload_link                   a symbolic link, as such

@@ -1,1 +1,1 @@
-"""Moved here."""
+"""What the three services share: mlos_bench's interface, or our own where it is not installed."""

@@ -2,7 +2,7 @@
 Service, FileShareService and Status for a process without mlos_bench.
 
 They mirror the members of mlos_bench's classes of the same names that our services, and the
-people who use them, rely on.  `ssh_service.services.host_api` decides which of the two a process gets.
+people who use them, rely on.  `host_api` decides which of the two a process gets.
 """
 
 from __future__ import annotations

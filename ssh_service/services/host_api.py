@@ -3,8 +3,8 @@ The seam: where `Service`, `FileShareService` and `Status` come from.
 
 mlos_bench asserts real subclassing of its services and compares members of its own `Status`, so
 where it is installed our services are built on its classes; elsewhere, or where the environment
-says ``SSH_SERVICE_STANDALONE=1``, on those of `ssh_service.services.base_service`.  An mlos_bench that is
-installed but broken is an error that says so, never a silent change of base classes.
+says ``SSH_SERVICE_STANDALONE=1``, on those of `base_service`.  An mlos_bench that is installed but
+broken is an error that says so, never a silent change of base classes.
 
 Attributes
 ----------

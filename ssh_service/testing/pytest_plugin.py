@@ -55,7 +55,7 @@ _HOMES: Dict[str, str] = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"ssh_service.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__package__}.{_HOMES[name]}"), name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

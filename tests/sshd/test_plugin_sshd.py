@@ -235,7 +235,8 @@ def test_a_dead_listener_is_not_running(sshd_factory: Callable[..., Sshd]) -> No
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_listener_ends_with_its_owner_however_that_ends(tmp_path: Path, number: int) -> None:
     owner = (
-        "import os, sys; from ssh_service.testing.local_sshd import Sshd; server = Sshd(sys.argv[1]);"
+        "import os, sys; from ssh_service.testing.local_sshd import Sshd;"
+        "server = Sshd(sys.argv[1]);"
         "print(server.pid, server.port, flush=True); os.kill(os.getpid(), int(sys.argv[2]))"
     )
     result = run_python(owner, str(tmp_path), int(number))

@@ -122,7 +122,8 @@ def test_one_debug_line_names_the_base() -> None:
     """
     said = [line for line in python(code).stderr.splitlines() if "host_api" in line]
     assert said == [
-        "ssh_service.services.host_api Services are built on ssh_service.services.base_service.Service."
+        "ssh_service.services.host_api "
+        "Services are built on ssh_service.services.base_service.Service."
     ]
 
 

@@ -11,6 +11,6 @@ reply           the reply to one request, and the inbox of the copy that asked
 time_limits     how long a copy may take, and stand still
 holders         what copies hold of something that there is little of
 session         one session: whose reply is whose, what is sent when, how it ends
-lane            one copy's use of it: batches of requests, replies as they come
+client          one copy's use of it: batches of requests, replies as they come
 ==============  ====================================================================
 """
