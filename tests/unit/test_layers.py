@@ -178,6 +178,18 @@ def test_inside_a_package_with_a_map_imports_go_up_in_it_only(folder: str) -> No
             assert other == own or order.index(other) < order.index(own), path
 
 
+@pytest.mark.parametrize("folder", ["", "connections", "commands", "transport"])
+def test_map_in_contributing_names_every_module(folder: str) -> None:
+    """Whoever looks for a module, or meets one, finds it in CONTRIBUTING's map."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    begin = f"Inside `{folder}`:" if folder else "## Find your way"
+    table = text[text.index(begin) :].split("|---|---|\n", 1)[1].split("\n\n", 1)[0]
+    rows = [line.split(" | ")[0] for line in table.splitlines()]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    modules = {path.name.replace(".py", "") for path in (PACKAGE / folder).iterdir()}
+    assert sorted(named) == sorted(name for name in modules if name[:1] != "_" and "." not in name)
+
+
 def standard_library() -> Set[str]:
     names = getattr(sys, "stdlib_module_names", None)  # Python 3.10 and later
     if names is None:
