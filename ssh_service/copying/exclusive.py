@@ -24,7 +24,7 @@ class Turn:
 
 class Exclusive:
     """
-    As a lock, for waits with a limit: nobody is locked out for ever by a thread that was torn out.
+    A lock for waits with a limit; a thread that was torn out of its turn locks out nobody.
 
     An exception of a signal's handler may strike between the end of ``Lock.acquire`` and the
     ``try`` that follows.  Here `take` is called inside of it, and `give` does nothing if the turn

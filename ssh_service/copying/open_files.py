@@ -41,7 +41,7 @@ class OpenFiles:
         return float("inf") if soft == resource.RLIM_INFINITY else max(_AT_LEAST, soft // _SHARE)
 
     def has_room(self) -> bool:
-        """Tell whether there may be one more."""
+        """Return whether there may be one more."""
         return self.holders.used < self.limit
 
     def reset_after_fork(self) -> None:

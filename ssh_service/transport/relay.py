@@ -20,7 +20,7 @@ _READ_SIZE = 64 * 1024
 # Seconds after which a wait for the socket-like object is begun anew, to see whether it is over;
 # paramiko's own interval.
 _POLL = 0.1
-# Seconds that a proxy command has to end itself, when its output has ended or it was told to.
+# Seconds that a proxy command has to end, after its output has ended or it was terminated.
 _LAST_MOMENTS = 0.5
 # Bytes of a proxy command's stderr that are kept for the error message.
 _KEPT_STDERR = 1024
@@ -137,7 +137,7 @@ def _shut_down(sock: socket.socket, how: int) -> None:
 
 
 def _adapter(sock: Any) -> Any:
-    ssl = sys.modules.get("ssl")  # imported by whoever has a TLS socket
+    ssl = sys.modules.get("ssl")  # imported where there is a TLS socket
     if isinstance(sock, ProxyCommand):
         return _Proxy(sock)
     if ssl is not None and isinstance(sock, ssl.SSLSocket):

@@ -270,7 +270,7 @@ class SftpSession:
             self.close()
 
     def close_if_idle(self) -> bool:
-        """End the session unless a copy works on it; tell whether it was ended."""
+        """End the session unless a copy works on it; return whether it was ended."""
         with self._lock:
             idle = not self._inboxes and not self._over
             self._retired = self._retired or idle
@@ -284,7 +284,7 @@ class SftpSession:
         self._stream.close()
 
     def has_room_for_handles(self) -> bool:
-        """Tell whether copies may hold one more file open."""
+        """Return whether copies may hold one more file open."""
         with self._lock:
             allowed = self.limits.handles // 2 or self._handle_limit
         return self.handle_holders.used < allowed
