@@ -19,37 +19,37 @@ import threading
 import time
 from typing import Any, Callable, Deque, List, Optional, Set, Tuple
 
-from ssh_service import crew
-from ssh_service.crew import Crew, Strand
+from ssh_service import strands
 from ssh_service.errors import SshServiceError
+from ssh_service.strands import Strand, StrandExecutor
 
 __all__ = [
     "Strand",
     "Timer",
     "call_at",
     "callback_runner",
-    "has_threads",
-    "hold_exit",
-    "is_at_work",
-    "leave_work",
-    "let_exit",
-    "on_callback_thread",
+    "ensure_threads",
+    "delay_exit",
+    "is_worker_thread",
+    "submit_from_destructor",
+    "allow_exit",
+    "is_callback_thread",
     "require_threads",
-    "rest",
+    "drain",
     "run_callback",
-    "work",
+    "submit",
 ]
 
 _log = logging.getLogger(__name__)
 
 # Seconds after which a wait of the clock is begun anew; threads cannot wait for some instants.
-_LONGEST_WAIT = 3600.0
+_MAX_WAIT = 3600.0
 # Timers that may lie in wait before the cancelled ones among them are thrown out.
-_FEW = 1024
+_COMPACT_THRESHOLD = 1024
 # Seconds that calls which are due have at the interpreter's end.
-_LAST_CALLS = 1.0
+_EXIT_DRAIN_TIMEOUT = 1.0
 # Seconds that what is being ended on hosts has then: TERM, KILL a second later, round trips.
-_LAST_ENDS = 2.5
+_EXIT_TERMINATION_TIMEOUT = 2.5
 _NEVER, _AWAKE = float("inf"), float("-inf")
 
 
@@ -82,28 +82,28 @@ class _Clock:
 
     def __init__(self) -> None:
         self._order = itertools.count()
-        self._handed_over: Deque[Tuple[float, int, Timer]] = collections.deque()
-        self._woken: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        self._submitted: Deque[Tuple[float, int, Timer]] = collections.deque()
+        self._wakeups: "queue.SimpleQueue[None]" = queue.SimpleQueue()
         # What follows belongs to the clock's thread; others look at the first.
         self._wakes_at = _AWAKE
         self._due: List[Tuple[float, int, Timer]] = []  # a heap
-        self._crowded = _FEW  # the length at which cancelled ones are sought
+        self._compact_at = _COMPACT_THRESHOLD  # the length at which cancelled ones are sought
         self._claim = threading.Lock()  # taken once, by the clock's thread
 
     def call_at(self, instant: float, function: Callable[[], None]) -> Timer:
         if instant != instant:  # among numbers that can be compared it would be due for ever
             raise ValueError("a call cannot be due at NaN")
         timer = Timer(function)
-        self._handed_over.append((instant, next(self._order), timer))
+        self._submitted.append((instant, next(self._order), timer))
         # A clock that is awake looks at what was handed over before it sleeps.
         wakes_at = self._wakes_at
-        if instant < wakes_at or (wakes_at > _AWAKE and len(self._handed_over) > _FEW):
-            self._woken.put(None)
-        if not self.has_thread():
+        if instant < wakes_at or (wakes_at > _AWAKE and len(self._submitted) > _COMPACT_THRESHOLD):
+            self._wakeups.put(None)
+        if not self.ensure_thread():
             _log.error("timed calls have to wait: the system gives no more threads")
         return timer
 
-    def has_thread(self) -> bool:
+    def ensure_thread(self) -> bool:
         if self._claim.locked():
             return True
         try:
@@ -126,7 +126,7 @@ class _Clock:
 
     def _next(self) -> Timer:
         while True:
-            self._sort_in()
+            self._merge_submitted()
             while self._due and self._due[0][2].function is None:
                 heapq.heappop(self._due)
             due = self._due[0][0] if self._due else _NEVER
@@ -134,21 +134,21 @@ class _Clock:
             if wait <= 0:
                 return heapq.heappop(self._due)[2]
             self._wakes_at = due
-            if not self._handed_over:  # else whoever did so may have thought the clock awake
+            if not self._submitted:  # else whoever did so may have thought the clock awake
                 try:
-                    self._woken.get(timeout=None if due == _NEVER else min(wait, _LONGEST_WAIT))
+                    self._wakeups.get(timeout=None if due == _NEVER else min(wait, _MAX_WAIT))
                 except queue.Empty:
                     pass
             self._wakes_at = _AWAKE
 
-    def _sort_in(self) -> None:
-        while self._handed_over:
-            heapq.heappush(self._due, self._handed_over.popleft())
-        if len(self._due) > self._crowded:
+    def _merge_submitted(self) -> None:
+        while self._submitted:
+            heapq.heappush(self._due, self._submitted.popleft())
+        if len(self._due) > self._compact_at:
             # Most commands end long before their time is up, and their timers with them.
             self._due = [entry for entry in self._due if entry[2].function is not None]
             heapq.heapify(self._due)
-            self._crowded = max(_FEW, 2 * len(self._due))
+            self._compact_at = max(_COMPACT_THRESHOLD, 2 * len(self._due))
 
 
 def call_at(instant: float, function: Callable[[], None]) -> Timer:
@@ -181,7 +181,7 @@ def run_callback(function: Callable[..., Any], *args: Any) -> None:
     *args : Any
         Its arguments.
     """
-    _submit(_callbacks, _in_order, function, *args)
+    _submit_to(_callbacks, _in_order, function, *args)
 
 
 def callback_runner() -> Callable[..., None]:
@@ -194,10 +194,10 @@ def callback_runner() -> Callable[..., None]:
         As `run_callback`, whose calls do not wait for these, nor these for them.
     """
     strand = Strand()
-    return lambda function, *args: _submit(_callbacks, strand, function, *args)
+    return lambda function, *args: _submit_to(_callbacks, strand, function, *args)
 
 
-def on_callback_thread() -> bool:
+def is_callback_thread() -> bool:
     """
     Tell whether this is a thread that runs users' code.
 
@@ -206,10 +206,10 @@ def on_callback_thread() -> bool:
     bool
         True where the caller must not wait for what `run_callback` was given.
     """
-    return crew.current_crew() is _callbacks
+    return strands.current_executor() is _callbacks
 
 
-def work(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+def submit(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
     """
     Have a call of ours made on a thread of ours.
 
@@ -225,36 +225,36 @@ def work(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
     *args : Any
         Its arguments.
     """
-    _submit(_workers, strand, function, *args)
+    _submit_to(_workers, strand, function, *args)
 
 
-def leave_work(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+def submit_from_destructor(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
     """
     Have a call of ours made, where a destructor wants it: no thread is started, no lock taken.
 
     Parameters
     ----------
     strand, function, *args
-        As for `work`.
+        As for `submit`.
     """
-    _workers.leave(strand, function, *args)
+    _workers.enqueue(strand, function, *args)
 
 
-def is_at_work() -> bool:
+def is_worker_thread() -> bool:
     """
-    Tell whether this thread makes calls that `work` was given.
+    Tell whether this thread makes calls that `submit` was given.
 
     Returns
     -------
     bool
         True where the caller must not wait for another of them.
     """
-    return crew.current_crew() is _workers
+    return strands.current_executor() is _workers
 
 
-def rest(timeout: float) -> bool:
+def drain(timeout: float) -> bool:
     """
-    Wait until all has been done that was handed to `work`, `run_callback` and its like.
+    Wait until all has been done that was handed to `submit`, `run_callback` and its like.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def rest(timeout: float) -> bool:
         False when the time was up.
     """
     deadline = time.monotonic() + timeout
-    return _workers.rest(timeout) and _callbacks.rest(max(0.0, deadline - time.monotonic()))
+    return _workers.drain(timeout) and _callbacks.drain(max(0.0, deadline - time.monotonic()))
 
 
 def require_threads() -> None:
@@ -283,76 +283,78 @@ def require_threads() -> None:
         raise SshServiceError("the interpreter is shutting down: nothing can be begun any more")
 
 
-def has_threads() -> bool:
+def ensure_threads() -> bool:
     """
-    Tell whether there are the threads that `work` and `call_at` need, and start them.
+    Tell whether there are the threads that `submit` and `call_at` need, and start them.
 
     Returns
     -------
     bool
         False where the system gives none.
     """
-    return _clock.has_thread() and _workers.has_threads()
+    return _clock.ensure_thread() and _workers.ensure_thread()
 
 
-def _submit(which: Crew, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+def _submit_to(
+    which: StrandExecutor, strand: Strand, function: Callable[..., Any], *args: Any
+) -> None:
     try:
         which.submit(strand, function, *args)
     except RuntimeError as exc:  # for a reader thread, this is no reason to end
         _log.error("calls have to wait: %s", exc)
 
 
-def _begin() -> Tuple[_Clock, Crew, Crew, Strand]:
+def _create_threads() -> Tuple[_Clock, StrandExecutor, StrandExecutor, Strand]:
     clock = _Clock()
-    workers = Crew("ssh-service-worker", clock.call_at)
-    return clock, workers, Crew("ssh-service-callbacks", clock.call_at), Strand()
+    workers = StrandExecutor("ssh-service-worker", clock.call_at)
+    return clock, workers, StrandExecutor("ssh-service-callbacks", clock.call_at), Strand()
 
 
-_clock, _workers, _callbacks, _in_order = _begin()
-_being_ended: Set[object] = set()  # each change is one step of the interpreter's
+_clock, _workers, _callbacks, _in_order = _create_threads()
+_delaying_exit: Set[object] = set()  # each change is one step of the interpreter's
 
 
-def hold_exit(what: object) -> None:
+def delay_exit(what: object) -> None:
     """
-    Have the interpreter's end wait, for some seconds at most, until `let_exit` is called.
+    Have the interpreter's end wait, for some seconds at most, until `allow_exit` is called.
 
     Parameters
     ----------
     what : object
         What is being ended on a host, such as a command.
     """
-    _being_ended.add(what)
+    _delaying_exit.add(what)
 
 
-def let_exit(what: object) -> None:
+def allow_exit(what: object) -> None:
     """
-    Take back what `hold_exit` was told; nothing happens where it was told nothing.
+    Take back what `delay_exit` was told; nothing happens where it was told nothing.
 
     Parameters
     ----------
     what : object
         The same.
     """
-    _being_ended.discard(what)
+    _delaying_exit.discard(what)
 
 
-def _forget_parent() -> None:
+def _after_fork_in_child() -> None:
     # A forked child has neither the threads nor a sane state of their locks.
     global _clock, _workers, _callbacks, _in_order
-    _clock, _workers, _callbacks, _in_order = _begin()
-    _being_ended.clear()
+    _clock, _workers, _callbacks, _in_order = _create_threads()
+    _delaying_exit.clear()
 
 
-def _make_last_calls() -> None:
+def _drain_at_exit() -> None:
     # Else a program that closes its cache in its last line would not hear of it, and a command
     # that was given up with the program would go on over there.
-    _workers.rest(_LAST_CALLS)
-    deadline = time.monotonic() + _LAST_ENDS
-    while _being_ended and time.monotonic() < deadline:
+    _workers.drain(_EXIT_DRAIN_TIMEOUT)
+    deadline = time.monotonic() + _EXIT_TERMINATION_TIMEOUT
+    while _delaying_exit and time.monotonic() < deadline:
         time.sleep(0.002)
-    rest(_LAST_CALLS)
+    drain(_EXIT_DRAIN_TIMEOUT)
 
 
-atexit.register(_make_last_calls)
+atexit.register(_drain_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -47,7 +47,7 @@ __all__ = [
     "SshTransferPermissionError",
     "SshTransferTimeout",
     "SshTreeError",
-    "again",
+    "copy_for_raise",
     "name_connection",
     "reason_of",
     "transfer_error",
@@ -531,7 +531,7 @@ def reason_of(error: BaseException) -> str:
         return f"{type(error).__name__} (its text is not available: {type(failure).__name__})"
 
 
-def again(error: _E) -> _E:
+def copy_for_raise(error: _E) -> _E:
     """
     Copy an error, so that one of many waiters can raise its own.
 

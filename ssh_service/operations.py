@@ -140,7 +140,7 @@ def begin(
     except SshConfigError as exc:  # a key file: part of the outcome, like a refused key
         command.fail(exc)
         return
-    if not background.has_threads():
+    if not background.ensure_threads():
         text = f"{target.connection_id}: the system gives no more threads"
         command.fail(SshConnectError(text, connection_id=target.connection_id, phase="connect"))
         return

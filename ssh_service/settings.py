@@ -15,7 +15,7 @@ __all__ = [
     "choice",
     "command",
     "flag",
-    "hidden",
+    "secret_value",
     "path",
     "paths",
     "port",
@@ -24,15 +24,15 @@ __all__ = [
     "sendable",
     "text",
     "time_span",
-    "wrong",
-    "wrong_type",
+    "invalid_setting",
+    "invalid_type",
 ]
 
 _TIME = re.compile(r"(\d+)([smhdw]?)", re.IGNORECASE)
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-def wrong(name: str, value: Any, right: str) -> SshConfigError:
+def invalid_setting(name: str, value: Any, right: str) -> SshConfigError:
     """
     Build the error of a setting that cannot be used.
 
@@ -56,7 +56,7 @@ def wrong(name: str, value: Any, right: str) -> SshConfigError:
     return SshConfigError(f"{name}: expected {right}, got {shown} ({type(value).__name__})")
 
 
-def wrong_type(name: str, value: Any, right: str) -> SshConfigError:
+def invalid_type(name: str, value: Any, right: str) -> SshConfigError:
     """
     Build the error of a setting that may hold a secret: it shows the type alone.
 
@@ -100,7 +100,7 @@ def text(name: str, value: Any) -> str:
     """
     # Not only C0: C1 and bidirectional characters rewrite the line they are shown in, too.
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise wrong(name, value, "a non-empty text without control characters")
+        raise invalid_setting(name, value, "a non-empty text without control characters")
     return value
 
 
@@ -126,7 +126,7 @@ def command(name: str, value: Any) -> str:
         It is something else, or empty.
     """
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise wrong(name, value, "a command, not empty")
+        raise invalid_setting(name, value, "a command, not empty")
     return value
 
 
@@ -157,9 +157,9 @@ def port(name: str, value: Any) -> int:
     elif isinstance(value, int) and not isinstance(value, bool):
         number = value
     else:
-        raise wrong(name, value, right)
+        raise invalid_setting(name, value, right)
     if not 1 <= number <= 65535:
-        raise wrong(name, value, right)
+        raise invalid_setting(name, value, right)
     return number
 
 
@@ -185,7 +185,7 @@ def positive_int(name: str, value: Any) -> int:
         It is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise wrong(name, value, "a whole number, 1 or more")
+        raise invalid_setting(name, value, "a whole number, 1 or more")
     return int(value)
 
 
@@ -214,15 +214,15 @@ def seconds(name: str, value: Any, *, zero_is_off: bool = False) -> Optional[flo
     """
     right = "seconds, a number above 0" + (" (0 or None: off)" if zero_is_off else "")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise wrong(name, value, right)
+        raise invalid_setting(name, value, right)
     try:
         number = float(value)
     except OverflowError:
-        raise wrong(name, value, right) from None
+        raise invalid_setting(name, value, right) from None
     if number == 0 and zero_is_off:
         return None
     if not math.isfinite(number) or number <= 0:
-        raise wrong(name, value, right)
+        raise invalid_setting(name, value, right)
     return number
 
 
@@ -249,7 +249,7 @@ def time_span(name: str, value: str) -> float:
     """
     parts = _TIME.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
-        raise wrong(name, value, "a time such as 90 or 1m30s")
+        raise invalid_setting(name, value, "a time such as 90 or 1m30s")
     return float(sum(int(number) * _UNITS[unit.lower()] for number, unit in parts))
 
 
@@ -278,7 +278,7 @@ def flag(name: str, value: Any) -> bool:
         return value
     if isinstance(value, str) and value.lower() in ("yes", "true", "no", "false"):
         return value.lower() in ("yes", "true")
-    raise wrong(name, value, "True or False")
+    raise invalid_setting(name, value, "True or False")
 
 
 def choice(name: str, value: Any, choices: Tuple[str, ...]) -> str:
@@ -305,7 +305,7 @@ def choice(name: str, value: Any, choices: Tuple[str, ...]) -> str:
         It is none of them.
     """
     if not isinstance(value, str) or value not in choices:
-        raise wrong(name, value, "one of " + ", ".join(choices))
+        raise invalid_setting(name, value, "one of " + ", ".join(choices))
     return value
 
 
@@ -331,11 +331,11 @@ def path(name: str, value: Any) -> str:
         It is something else, or empty.
     """
     if not isinstance(value, (str, os.PathLike)):
-        raise wrong(name, value, "a path")
-    plain = os.fspath(value)
-    if not isinstance(plain, str) or not plain or "\0" in plain:
-        raise wrong(name, value, "a path, not empty")
-    return os.path.abspath(expand_home(plain))
+        raise invalid_setting(name, value, "a path")
+    path_text = os.fspath(value)
+    if not isinstance(path_text, str) or not path_text or "\0" in path_text:
+        raise invalid_setting(name, value, "a path, not empty")
+    return os.path.abspath(expand_home(path_text))
 
 
 def paths(name: str, value: Any) -> Tuple[str, ...]:
@@ -364,7 +364,7 @@ def paths(name: str, value: Any) -> Tuple[str, ...]:
     return (path(name, value),)
 
 
-def hidden(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
+def secret_value(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
     """
     Read a secret; it never shows in the error.
 
@@ -393,7 +393,7 @@ def hidden(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
         return None
     if callable(value):
         return value  # type: ignore[no-any-return]
-    raise wrong_type(name, value, "a text or a callable that returns one")
+    raise invalid_type(name, value, "a text or a callable that returns one")
 
 
 def sendable(name: str, value: Secret) -> Secret:

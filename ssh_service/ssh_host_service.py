@@ -24,7 +24,7 @@ from ssh_service.errors import (
     SshConfigError,
     SshConnectionLost,
     SshServiceError,
-    again,
+    copy_for_raise,
 )
 from ssh_service.services import settings
 from ssh_service.services.host_api import Service, Status
@@ -192,7 +192,7 @@ class SshHostService(SshService):
             succeeded = process.exit_status == 0 and process.returncode == 0
             return Status.SUCCEEDED if succeeded else Status.FAILED, _output(process)
         if isinstance(error, SshConfigError):
-            raise again(error) from error
+            raise copy_for_raise(error) from error
         if not isinstance(error, (SshServiceError, CancelledError)):
             raise error
         status = _status_of(error, os_operation=bool(config.get(_OS_OPERATION)))

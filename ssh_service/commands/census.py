@@ -306,7 +306,7 @@ class _Attempts:
 
     def refused(self) -> None:
         """Make room, or wait for it; not on the reader thread, which is not to wait for others."""
-        background.work(self._strand, self._ask_again)
+        background.submit(self._strand, self._ask_again)
 
     def _ask_again(self) -> None:
         may_make_room, self._may_make_room = self._may_make_room, False

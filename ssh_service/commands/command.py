@@ -27,7 +27,7 @@ from ssh_service.errors import (
     SshOutputLimitError,
     SshServiceError,
     SshSessionRefused,
-    again,
+    copy_for_raise,
 )
 from ssh_service.event_trackers import CommandWatch
 from ssh_service.events import Subscriber
@@ -233,7 +233,7 @@ class Command(ChannelSink):
         if not self._is_taken or self._fates or self.strand is None:
             return
         self._fates.append(self._cancelled("its future was dropped, and with it the command"))
-        background.leave_work(self.strand, self._carry_out)
+        background.submit_from_destructor(self.strand, self._carry_out)
         warnings.warn(
             f"{self.connection_id}: a command was dropped while it was under way, and is ended;"
             " keep its future, or cancel it",
@@ -347,7 +347,7 @@ class Command(ChannelSink):
         error : BaseException
             Why; it may be shared with other commands.
         """
-        own = again(error)
+        own = copy_for_raise(error)
         own.__cause__ = error
         self._settle(error=own, unless_sent=True)
 
@@ -427,7 +427,7 @@ class Command(ChannelSink):
         elif error is None or (told and self._eof):
             self._settle(process=self._process())
         else:
-            self._settle(error=again(error))
+            self._settle(error=copy_for_raise(error))
 
     def _put(self, number: int, chunk: bytes) -> None:
         if self._over:
@@ -463,7 +463,7 @@ class Command(ChannelSink):
         self._hand_over(self._carry_out, done)  # each time, as the last may have been torn off
         if self._fates[0] is not error:
             return False
-        if not background.is_at_work():
+        if not background.is_worker_thread():
             done.wait(_TERM_PATIENCE)  # so that what was never sent has its outcome by now
         return True
 
@@ -509,7 +509,7 @@ class Command(ChannelSink):
                 if self._over or self._is_being_ended:
                     return
                 self._is_being_ended = True
-            background.hold_exit(self)
+            background.delay_exit(self)
             # Only what arrives from now on proves that the process ended because of us; `closed`
             # settles the command then.
             try:
@@ -546,7 +546,7 @@ class Command(ChannelSink):
         if self.strand is None:
             function(*args)
         else:
-            background.work(self.strand, function, *args)
+            background.submit(self.strand, function, *args)
 
     def set_timer(self, seconds: float, function: Callable[[], None]) -> None:
         """
@@ -637,7 +637,7 @@ class Command(ChannelSink):
                 self._watch.note_over()
             timers, self._timers = self._timers, []
             self._ended_channels = []
-        background.let_exit(self)
+        background.allow_exit(self)
         self._fates.append(None)
         if process is None:
             self._note_left_running(error)

@@ -10,7 +10,7 @@ from ssh_service.commands.command import Command, check_seconds
 from ssh_service.commands.output import QueueOutput
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.commands.stdin import as_input
-from ssh_service.errors import SshConfigError, SshServiceError, again
+from ssh_service.errors import SshConfigError, SshServiceError, copy_for_raise
 
 
 class RemoteProcess:
@@ -143,7 +143,7 @@ class RemoteProcess:
         yield from output.lines()
         error = self.future.exception()
         if error is not None:
-            raise again(error) from error
+            raise copy_for_raise(error) from error
 
     def result(self, timeout: Optional[float] = None) -> CompletedProcess:
         """

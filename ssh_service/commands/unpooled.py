@@ -38,14 +38,14 @@ def begin(transport: SshTransport, command: Command) -> None:
     command : Command
         Not begun yet.
     """
-    if not background.has_threads():
+    if not background.ensure_threads():
         where = transport.connection_id
         command.fail(SshConnectionLost(f"{where}: the system gives no more threads", sent=False))
         return
     attempts = _Attempts(transport, command)
     command.strand = attempts.strand
     command.run_beside = functools.partial(_run_beside, transport)
-    background.work(attempts.strand, attempts.ask)
+    background.submit(attempts.strand, attempts.ask)
 
 
 def _run_beside(transport: SshTransport, text: str, reply: Reply) -> None:
@@ -87,7 +87,7 @@ class _Attempts:
 
     def refused(self, refusal: SshSessionRefused) -> None:
         """Ask again, or give up; not on the reader thread, which is not to wait for others."""
-        background.work(self.strand, self._ask_again, refusal)
+        background.submit(self.strand, self._ask_again, refusal)
 
     def _ask_again(self, refusal: SshSessionRefused) -> None:
         transport, now = self._transport, time.monotonic()
@@ -101,7 +101,7 @@ class _Attempts:
         if not (held or patient):
             self._command.fail(refusal)
             return
-        background.call_at(now + self._pause, lambda: background.work(self.strand, self.ask))
+        background.call_at(now + self._pause, lambda: background.submit(self.strand, self.ask))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 

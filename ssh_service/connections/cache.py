@@ -373,7 +373,7 @@ class SshClientCache:
         """
         lease.release(idle_timeout, max_lifetime)
 
-    def _forget_parent(self) -> None:
+    def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
         self.lender.disown()
 
@@ -446,10 +446,10 @@ def check_limits(*limits: Optional[float]) -> None:
 _caches: "weakref.WeakSet[SshClientCache]" = weakref.WeakSet()
 
 
-def _forget_parent() -> None:
+def _after_fork_in_child() -> None:
     for cache in list(_caches):
-        cache._forget_parent()
+        cache._after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

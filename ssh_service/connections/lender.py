@@ -23,7 +23,7 @@ from ssh_service.connections.client import SshClient
 from ssh_service.connections.dials import Dial, Dialer
 from ssh_service.connections.entries import CacheEntry, Generation, Lease, Slot
 from ssh_service.connections.slots import Slots
-from ssh_service.errors import SshConnectError, SshConnectTimeout, again
+from ssh_service.errors import SshConnectError, SshConnectTimeout, copy_for_raise
 from ssh_service.params import ConnectParams
 from ssh_service.transport import SshTransport
 from ssh_service.transport.latch import Latch
@@ -109,7 +109,7 @@ class Lender:
         """
         background.require_threads()
         lease, now = Lease(self, self.cache() if keeps_cache else None), time.monotonic()
-        self._has_threads = self._has_threads or background.has_threads()  # they stay
+        self._has_threads = self._has_threads or background.ensure_threads()  # they stay
         if self._has_threads:
             self.slots.lease(lease, target, lane, now, idle_timeout, max_lifetime)
         else:  # so that nobody would dial
@@ -139,8 +139,8 @@ class Lender:
             self._wait_for_dial(lease, target, deadline)
         error = slot.pair.exception()
         if error is not None:
-            raise again(error) from error
-        if not slot.announced.is_set() and not background.on_callback_thread():
+            raise copy_for_raise(error) from error
+        if not slot.announced.is_set() and not background.is_callback_thread():
             # From when it was made: a hook that waits for ever holds up the first second alone.
             patience = slot.made_at + _HOOK_PATIENCE
             slot.announced.wait(_left(patience if deadline is None else min(patience, deadline)))
@@ -210,7 +210,7 @@ class Lender:
         is_told : bool
             Whether that is worth a warning.
         """
-        background.leave_work(self._strand, self._give_back_lost, slot, token, is_told)
+        background.submit_from_destructor(self._strand, self._give_back_lost, slot, token, is_told)
 
     def _give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
         self.slots.release(slot, token, time.monotonic())
@@ -228,7 +228,7 @@ class Lender:
         slot : Slot
             New.
         """
-        background.work(self._strand, self._begin, slot)
+        background.submit(self._strand, self._begin, slot)
 
     def _begin(self, slot: Slot) -> None:
         if self.slots.is_kept(slot):
@@ -298,7 +298,7 @@ class Lender:
 
     def make_room(self) -> None:
         """Have entries forgotten that nobody uses, as many as it takes."""
-        background.work(self._strand, self._make_room)
+        background.submit(self._strand, self._make_room)
 
     def _make_room(self) -> None:
         for unused in self.slots.unused():
@@ -310,7 +310,7 @@ class Lender:
 
     def close(self) -> None:
         """Have all closed that was retired."""
-        background.work(self._strand, self._close)
+        background.submit(self._strand, self._close)
 
     def _close(self) -> None:
         for generation in self.slots.retired():
@@ -334,8 +334,8 @@ class Lender:
         if retired is None:
             return
         closed = Latch()
-        if background.has_threads() and not background.is_at_work():
-            background.work(self._strand, closed.set)  # after the closing
+        if background.ensure_threads() and not background.is_worker_thread():
+            background.submit(self._strand, closed.set)  # after the closing
             closed.wait(_CLOSE_PATIENCE)
         if not closed.is_set():
             self._close()
@@ -345,7 +345,7 @@ class Lender:
 
     def close_dropped(self) -> None:
         """Have all closed, as the cache has gone; called by its destructor."""
-        background.leave_work(self._strand, self._close_dropped)
+        background.submit_from_destructor(self._strand, self._close_dropped)
 
     def _close_dropped(self) -> None:
         used = [slot for slot in self.slots.all() if slot.is_live() or slot.is_used()]

@@ -194,10 +194,10 @@ def look_again() -> None:
     _pacer.look_again()
 
 
-def _forget_parent() -> None:
+def _after_fork_in_child() -> None:
     global _pacer
     _pacer = Pacer()  # the parent's dials are not ours, and its lock may be held for ever
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -119,7 +119,7 @@ class Results(Iterator[HostResult]):
             return
         # A destructor may run under any lock, so it takes none; and it waits for nobody.
         give_up = _GivingUp(self._runner, self._ready, self._open)
-        background.leave_work(background.Strand(), give_up.begin)
+        background.submit_from_destructor(background.Strand(), give_up.begin)
         if self._open:
             warnings.warn("results of a fleet were dropped, and its work ended", ResourceWarning)
 

@@ -88,7 +88,7 @@ def _preferred(sources: Sources) -> Tuple[str, ...]:
         return tuple(word for word in wanted if word in _METHODS)
     words = given.split(",") if isinstance(given, str) else given
     if not isinstance(words, (list, tuple)) or not words:
-        raise settings.wrong(name, given, "a list of " + ", ".join(_METHODS))
+        raise settings.invalid_setting(name, given, "a list of " + ", ".join(_METHODS))
     return tuple(settings.choice(name, word, _METHODS) for word in words)
 
 
@@ -133,7 +133,7 @@ def kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:
     """
     given = sources.get("kbdint_handler")
     if given is not None and not callable(given):
-        raise settings.wrong_type("kbdint_handler", given, "a callable")
+        raise settings.invalid_type("kbdint_handler", given, "a callable")
     return given
 
 
@@ -181,5 +181,5 @@ def required_rsa_size(sources: Sources) -> int:
         return _SSH_MIN_RSA_SIZE
     text = first(value)
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise settings.wrong(named(value, "RequiredRSASize"), text, "a number of bits")
+        raise settings.invalid_setting(named(value, "RequiredRSASize"), text, "a number of bits")
     return max(int(text), _SSH_MIN_RSA_SIZE)

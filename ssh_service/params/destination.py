@@ -85,7 +85,9 @@ def _host(given: Any) -> str:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if not host or _NOT_IN_HOSTS.search(host):
-        raise settings.wrong("host", given, f"a host name or address, without {_HOST_WORDS}")
+        raise settings.invalid_setting(
+            "host", given, f"a host name or address, without {_HOST_WORDS}"
+        )
     return host
 
 
@@ -94,13 +96,15 @@ def _username(given: Any) -> Optional[str]:
         return None
     username = settings.text("username", given)
     if _NOT_IN_USERS.search(username):
-        raise settings.wrong("username", given, f"a login name, without {_USER_WORDS}")
+        raise settings.invalid_setting("username", given, f"a login name, without {_USER_WORDS}")
     return username
 
 
 def _check_alias(given: Any) -> None:
     if given is not None and _NOT_IN_HOSTS.search(settings.text("host_key_alias", given)):
-        raise settings.wrong("host_key_alias", given, f"a host name, without {_HOST_WORDS}")
+        raise settings.invalid_setting(
+            "host_key_alias", given, f"a host name, without {_HOST_WORDS}"
+        )
 
 
 class _Tokens(Dict[str, str]):
@@ -194,5 +198,7 @@ def local_addr(sources: Sources) -> Optional[Tuple[str, int]]:
         port = settings.port("local_addr", port) if port else 0
         return (settings.text("local_addr", host) if host else "", port)
     if not isinstance(given, str):
-        raise settings.wrong("local_addr", given, "an address, or a pair of an address and a port")
+        raise settings.invalid_setting(
+            "local_addr", given, "an address, or a pair of an address and a port"
+        )
     return (settings.text("local_addr", given), 0)

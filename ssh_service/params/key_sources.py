@@ -65,7 +65,7 @@ def _concealed_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     if isinstance(given, (str, os.PathLike)):
         return (settings.path(name, given),)
     right = "a path, a paramiko.PKey, a callable that returns one, or a list of those"
-    raise settings.wrong_type(name, given, right)
+    raise settings.invalid_type(name, given, right)
 
 
 def is_software_key(key: paramiko.PKey) -> bool:

@@ -123,7 +123,7 @@ def resolve_concealed(connect_params: Mapping[str, Any]) -> ConnectParams:
 
 def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
     if not isinstance(given, (dict, collections.abc.Mapping)):
-        raise settings.wrong_type("connect_params", given, "a mapping like {'host': 'web1'}")
+        raise settings.invalid_type("connect_params", given, "a mapping like {'host': 'web1'}")
     check_names(given, SETTINGS)
     sources = Sources(given)
     host, port, username = destination(sources)
@@ -214,7 +214,7 @@ def _algorithms(sources: Sources, kind: str) -> Tuple[str, ...]:
     if given is not None and given != ():
         is_list = isinstance(given, (list, tuple)) and all(isinstance(n, str) for n in given)
         if not isinstance(given, str) and not is_list:
-            raise settings.wrong(kind, given, "a list of algorithm names")
+            raise settings.invalid_setting(kind, given, "a list of algorithm names")
         return algorithms.choose(kind, given)
     keyword = _ALGORITHM_KEYWORDS.get(kind)
     value = sources.config.get(keyword) if keyword else None

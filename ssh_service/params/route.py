@@ -126,7 +126,7 @@ class _Chain:
             return self._resolve(given, hops)
         if not isinstance(given, str):
             right = "user@host:port, connect parameters or a Transport"
-            raise settings.wrong_type(name, given, right)
+            raise settings.invalid_type(name, given, right)
         *before, last = [part.strip() for part in given.split(",")]
         hop = _hop(name, last)
         for inherited in _INHERITED:
@@ -148,7 +148,7 @@ def _hop(name: str, text: str) -> Dict[str, Any]:
         user, host, port = split_address(plain)
     except ValueError:
         right = "user@host:port; user and port may be left out, a password cannot be part of it"
-        raise settings.wrong(name, conceal_password(text), right) from None
+        raise settings.invalid_setting(name, conceal_password(text), right) from None
     found: Dict[str, Any] = {"host": host}
     if user:
         found["username"] = user

@@ -75,7 +75,7 @@ class Sources:
         self._given = dict(given)
         for name in _HIDDEN:
             if name in given:
-                self._given[name] = settings.hidden(name, given[name])
+                self._given[name] = settings.secret_value(name, given[name])
         self.get = self._given.get  # itself, as it is asked some thirty times for each command
         self.config = HostConfig()
         self.tokens: Dict[str, str] = {}

@@ -116,7 +116,7 @@ def _named_files(given: Any, policy: str) -> Tuple[str, ...]:
     files = settings.paths("known_hosts", given)
     for path in files:
         if os.path.isdir(path):
-            raise settings.wrong("known_hosts", path, "a file, not a folder")
+            raise settings.invalid_setting("known_hosts", path, "a file, not a folder")
         if policy == "strict" and not os.path.exists(path):
             raise SshConfigError(
                 f"known_hosts: file {path!r} does not exist; "
@@ -155,8 +155,10 @@ def _pins(given: Any) -> Tuple[str, ...]:
         return ()
     pins = [given] if isinstance(given, str) else given
     if not isinstance(pins, (list, tuple)) or not pins:
-        raise settings.wrong(name, given, "SHA256:... or a list of those")
+        raise settings.invalid_setting(name, given, "SHA256:... or a list of those")
     for pin in pins:
         if not isinstance(pin, str) or not pin.startswith("SHA256:") or len(pin) != 50:
-            raise settings.wrong(name, pin, "SHA256: and 43 characters, as ssh-keygen -l shows")
+            raise settings.invalid_setting(
+                name, pin, "SHA256: and 43 characters, as ssh-keygen -l shows"
+            )
     return tuple(pins)

@@ -35,13 +35,13 @@ Reader = Callable[[str, Any], Any]
 def _paths(name: str, value: Any) -> Tuple[str, ...]:
     found = settings.paths(name, value)
     if not found:
-        raise settings.wrong(name, value, "a path or several")
+        raise settings.invalid_setting(name, value, "a path or several")
     return found
 
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise settings.wrong(name, value, "true or false")
+        raise settings.invalid_setting(name, value, "true or false")
     return value
 
 

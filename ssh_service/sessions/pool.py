@@ -100,7 +100,7 @@ class SessionPool:
         """
         command.strand = self._strand
         command.run_beside = functools.partial(self._run_beside, kept=self._lender.cache())
-        background.work(
+        background.submit(
             self._strand,
             self._accept,
             command,
@@ -246,7 +246,7 @@ class SessionPool:
             return
         lane.slot = lease.slot
         strand, connected = self._strand, self._connected
-        lease.pair.add_done_callback(lambda _: background.work(strand, connected, lane, lease))
+        lease.pair.add_done_callback(lambda _: background.submit(strand, connected, lane, lease))
 
     def _connected(self, lane: Lane, lease: Lease) -> None:
         error = lease.pair.exception()
@@ -434,7 +434,7 @@ class SessionPool:
             dropped.append(self._drop_spare(lane))
             done.set()
 
-        background.work(self._strand, drop)
+        background.submit(self._strand, drop)
         return done.wait(_ROOM_PATIENCE) and dropped[0]
 
     def _drop_spare(self, lane: Lane) -> bool:

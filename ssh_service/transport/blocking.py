@@ -9,7 +9,12 @@ from typing import Callable, Optional, Union
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
-from ssh_service.errors import SshConnectionLost, SshConnectTimeout, SshServiceError, again
+from ssh_service.errors import (
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshServiceError,
+    copy_for_raise,
+)
 from ssh_service.transport.nonblocking import PostingChannel
 from ssh_service.transport.wire import Buffer
 
@@ -70,7 +75,7 @@ class BlockingChannel(PostingChannel):
 
     def _closed_error(self) -> OSError:
         if isinstance(self.error, SshConnectionLost):
-            return again(self.error)
+            return copy_for_raise(self.error)
         return OSError(errno.EPIPE, "the channel is closed")
 
     def shutdown(self, how: int) -> None:
@@ -150,7 +155,11 @@ class BlockingChannel(PostingChannel):
                 phase="open",
             )
         if not self.event_ready:
-            raise again(self.error) if self.error else SSHException("the channel was closed")
+            raise (
+                copy_for_raise(self.error)
+                if self.error
+                else SSHException("the channel was closed")
+            )
 
     def recv(self, nbytes: int) -> bytes:
         """Receive as `paramiko.Channel.recv`; a lost connection raises `SshConnectionLost`."""
@@ -163,7 +172,7 @@ class BlockingChannel(PostingChannel):
     def _checked(self, data: bytes) -> bytes:
         # See docs/paramiko_repairs.md#lost-connection
         if not data and not self.eof_received and isinstance(self.error, SshConnectionLost):
-            raise again(self.error)
+            raise copy_for_raise(self.error)
         return data
 
     def recv_exit_status(self, timeout: Optional[float] = None) -> int:
@@ -190,7 +199,7 @@ class BlockingChannel(PostingChannel):
         if not self.status_event.wait(timeout):
             raise socket.timeout(f"no exit status within {timeout:g} s")
         if self.exit_status == -1 and isinstance(self.error, SshConnectionLost):
-            raise again(self.error)
+            raise copy_for_raise(self.error)
         return int(self.exit_status)
 
 

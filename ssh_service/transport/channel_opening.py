@@ -29,7 +29,7 @@ from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
     SshSessionRefused,
-    again,
+    copy_for_raise,
 )
 from ssh_service.transport.channel import SshChannel
 from ssh_service.transport.channel_map import ChannelMap, HandedOut, told
@@ -108,7 +108,7 @@ class Opening(Asking):
             known = self._held.union(self._channels.values())
             self._held.clear()
         for chan in known:
-            chan._end(again(reason))
+            chan._end(copy_for_raise(reason))
 
     def next_start(self) -> int:
         """Return the place of a process among those that the server has started, in order."""
@@ -336,7 +336,7 @@ class Opening(Asking):
                 phase="open",
             )
         if chan.error is not None:
-            raise again(chan.error)
+            raise copy_for_raise(chan.error)
         with self.lock:
             self._held.discard(chan)  # from now on it lives as long as the caller wants it
         return chan

@@ -16,7 +16,7 @@ from typing import Any, Callable, List, Optional
 import paramiko
 from paramiko.message import Message
 
-from ssh_service.errors import SshConnectionLost, again, reason_of
+from ssh_service.errors import SshConnectionLost, copy_for_raise, reason_of
 from ssh_service.transport.keepalive import PeerSilent
 from ssh_service.transport.packets import SshPacketizer
 from ssh_service.transport.text import make_printable, printable
@@ -134,7 +134,9 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
     def _no_connection(self) -> SshConnectionLost:
         with self._state:
             reason = self._loss or self._ending
-        return again(reason) if reason else self._lost("unknown", "the connection has ended")
+        return (
+            copy_for_raise(reason) if reason else self._lost("unknown", "the connection has ended")
+        )
 
     # By us.
 

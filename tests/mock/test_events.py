@@ -275,7 +275,7 @@ def test_subscribers_are_called_on_the_callback_thread_in_the_callers_context(
     seen = []
 
     def subscriber(event: Event) -> None:
-        seen.append((type(event), background.on_callback_thread(), variable.get()))
+        seen.append((type(event), background.is_callback_thread(), variable.get()))
 
     ssh_cache.subscribe(subscriber)
     variable.set("mine")

@@ -65,7 +65,7 @@ def outcome(function: Callable[[], Any]) -> Any:
 
 def work_done() -> None:
     """Wait until the threads of the process have done what they were given so far."""
-    assert background.rest(PATIENCE), "a call is stuck"
+    assert background.drain(PATIENCE), "a call is stuck"
 
 
 callbacks_done = work_done

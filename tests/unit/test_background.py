@@ -15,7 +15,7 @@ from typing import Any, List
 import pytest
 
 from ssh_service import background
-from ssh_service.crew import Crew
+from ssh_service.strands import StrandExecutor
 from tests.unit.engine_fakes import PATIENCE, callbacks_done
 
 
@@ -111,10 +111,10 @@ def test_timers_cancelled_long_before_their_time_do_not_pile_up(
     most = 0
     for _ in range(50_000):
         clock.call_at(time.monotonic() + 3600, lambda: None).cancel()
-        if not clock._woken.empty():
-            clock._woken.get()
-            clock._sort_in()
-        most = max(most, len(clock._due) + len(clock._handed_over))
+        if not clock._wakeups.empty():
+            clock._wakeups.get()
+            clock._merge_submitted()
+        most = max(most, len(clock._due) + len(clock._submitted))
     assert most < 4000
     assert {timer for _, _, timer in clock._due if timer.function} == set(kept)
 
@@ -158,12 +158,12 @@ def test_callbacks_run_in_order_on_a_thread_that_is_not_the_callers() -> None:
     seen: List[Any] = []
     for number in range(100):
         background.run_callback(lambda n: seen.append((n, threading.get_ident())), number)
-    background.run_callback(lambda: seen.append(background.on_callback_thread()))
+    background.run_callback(lambda: seen.append(background.is_callback_thread()))
     callbacks_done()
     assert [item[0] for item in seen[:-1]] == list(range(100))
     assert threading.get_ident() not in {item[1] for item in seen[:-1]}
     assert seen[-1] is True
-    assert not background.on_callback_thread()
+    assert not background.is_callback_thread()
 
 
 def test_calls_of_a_runner_keep_their_order_and_wait_for_no_other_runner() -> None:
@@ -177,7 +177,7 @@ def test_calls_of_a_runner_keep_their_order_and_wait_for_no_other_runner() -> No
     for number in range(100):
         free(seen.append, number)
     free(lambda: 1 / 0)
-    free(lambda: seen.append(background.on_callback_thread()))
+    free(lambda: seen.append(background.is_callback_thread()))
     free(done.set)
     assert done.wait(PATIENCE)
     assert seen == [*range(100), True]
@@ -190,12 +190,12 @@ def test_work_is_done_in_order_whoever_leaves_it() -> None:
     strand = background.Strand()
     seen: List[Any] = []
     for number in range(50):
-        background.work(strand, seen.append, 2 * number)
-        background.leave_work(strand, seen.append, 2 * number + 1)
-    background.work(strand, lambda: seen.append(background.is_at_work()))
+        background.submit(strand, seen.append, 2 * number)
+        background.submit_from_destructor(strand, seen.append, 2 * number + 1)
+    background.submit(strand, lambda: seen.append(background.is_worker_thread()))
     callbacks_done()
     assert seen == [*range(100), True]
-    assert not background.is_at_work()
+    assert not background.is_worker_thread()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = background._Clock()
-    crew = Crew("ssh-service-callbacks-of-a-test", clock.call_at)
+    executor = StrandExecutor("ssh-service-callbacks-of-a-test", clock.call_at)
     strand = background.Strand()
     called = [threading.Event(), threading.Event()]
     with monkeypatch.context() as patch:
@@ -251,11 +251,11 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
             raise RuntimeError("can't start new thread")
 
         patch.setattr(threading.Thread, "start", start)
-        assert not (clock.has_thread() or crew.has_threads())
+        assert not (clock.ensure_thread() or executor.ensure_thread())
         clock.call_at(time.monotonic(), called[0].set)  # which is kept
         with pytest.raises(RuntimeError):
-            crew.submit(strand, called[1].set)
-    assert clock.has_thread() and crew.has_threads()
+            executor.submit(strand, called[1].set)
+    assert clock.ensure_thread() and executor.ensure_thread()
     clock.call_at(time.monotonic(), lambda: None)
     assert all(event.wait(PATIENCE) for event in called)
 

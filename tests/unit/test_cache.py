@@ -51,11 +51,11 @@ class Recorder:
 
         class Recording(SshClient):
             def connection_made(self, conn: Any) -> None:
-                recorder.threads.append(background.on_callback_thread())
+                recorder.threads.append(background.is_callback_thread())
                 recorder.events.append(("made", conn))
 
             def connection_lost(self, exc: Optional[BaseException]) -> None:
-                recorder.threads.append(background.on_callback_thread())
+                recorder.threads.append(background.is_callback_thread())
                 recorder.events.append(("lost", exc))
 
         client = Recording()

@@ -40,7 +40,7 @@ def connections(dialer: GatedDialer) -> Iterator[SshClientCache]:
 
 def chores_done(connections: SshClientCache) -> None:
     done = threading.Event()
-    background.work(connections.lender._strand, done.set)
+    background.submit(connections.lender._strand, done.set)
     assert done.wait(PATIENCE)
 
 
@@ -164,7 +164,7 @@ def test_cache_dropped_without_connections_is_no_news(
         del connections
         gc.collect()
         done = threading.Event()
-        background.work(lender._strand, done.set)
+        background.submit(lender._strand, done.set)
         assert done.wait(PATIENCE)
     assert not seen
 
@@ -219,7 +219,7 @@ def test_where_the_system_gives_no_thread_a_request_fails_at_once(
     connections: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(background, "has_threads", lambda: False)
+        patch.setattr(background, "ensure_threads", lambda: False)
         with pytest.raises(SshConnectError, match="no more threads"):
             connections.get_client_connection(connect_params())
         assert connections.stats()["leases"] == connections.stats()["dials"] == 0

@@ -44,7 +44,7 @@ class Site:
     def wait_for_chores(self) -> None:
         """Wait until what the cache left to a thread of ours is done."""
         done = threading.Event()
-        background.work(self.cache.lender._strand, done.set)
+        background.submit(self.cache.lender._strand, done.set)
         assert done.wait(PATIENCE), "a chore is stuck"
 
     def is_well(self) -> None:

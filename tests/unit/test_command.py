@@ -633,7 +633,7 @@ def test_done_callbacks_run_on_the_callback_thread_after_whoever_waits_is_releas
     seen: List[Any] = []
     for _ in range(2):
         command.future.add_done_callback(
-            lambda future: seen.append((future, background.on_callback_thread()))
+            lambda future: seen.append((future, background.is_callback_thread()))
         )
     gate = threading.Event()
     background.run_callback(gate.wait, PATIENCE)

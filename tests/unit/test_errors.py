@@ -17,7 +17,7 @@ import pytest
 
 from ssh_service import errors
 from ssh_service.commands.result import CompletedProcess
-from ssh_service.errors import SshServiceError, again, transfer_error
+from ssh_service.errors import SshServiceError, copy_for_raise, transfer_error
 
 LEAVES: List[Type[SshServiceError]] = [
     cls
@@ -74,7 +74,7 @@ def test_again_makes_a_fresh_error_that_tells_the_same(cls: Type[SshServiceError
     except SshServiceError:
         before = len(traceback.extract_tb(error.__traceback__))
     for _ in range(3):
-        own = again(error)
+        own = copy_for_raise(error)
         assert own is not error
         assert facts(own) == facts(error)
         assert own.__traceback__ is None
@@ -221,7 +221,7 @@ def test_the_page_says_of_each_error_whether_to_try_again() -> None:
 def test_retryable_survives_pickling() -> None:
     for error in EXAMPLES.values():
         assert pickle.loads(pickle.dumps(error)).retryable == error.retryable
-        assert again(error).retryable == error.retryable
+        assert copy_for_raise(error).retryable == error.retryable
 
 
 def test_another_host_key_is_never_retryable() -> None:

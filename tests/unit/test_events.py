@@ -95,7 +95,7 @@ def test_of_a_command_that_is_over_before_it_is_watched_subscribers_are_told_as_
     seen: List[bool] = []
     command = Command("echo", {}, None, "me@alpha:22")
     assert command.cancel()
-    command.watch((lambda event: seen.append(background.on_callback_thread()),))
+    command.watch((lambda event: seen.append(background.is_callback_thread()),))
     callbacks_done()
     assert seen == [True]
 

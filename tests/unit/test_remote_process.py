@@ -237,6 +237,6 @@ def test_without_a_thread_to_be_had_it_is_told_so(
     cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C10d."""
-    monkeypatch.setattr("ssh_service.background.has_threads", lambda: False)
+    monkeypatch.setattr("ssh_service.background.ensure_threads", lambda: False)
     with pytest.raises(SshConnectError, match="the system gives no more threads"):
         start(connect_params(), "echo", cache=cache).result(PATIENCE)

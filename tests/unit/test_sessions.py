@@ -735,7 +735,7 @@ def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
 def test_cleanup_before_the_pool_has_taken_a_command_ends_it(site: Site) -> None:
     """What was submitted before the cache was closed ends with it, though no thread had begun."""
     gate = threading.Event()
-    background.work(site.pool._strand, gate.wait, PATIENCE)
+    background.submit(site.pool._strand, gate.wait, PATIENCE)
     command = Command("c", {}, None, "somebody@alpha:22")
     site.pool.submit(command, 1)
     site.cache.cleanup()

@@ -37,7 +37,7 @@ def test_pieces_come_in_order_on_the_callback_thread_and_then_the_window(window:
     seen: List[Any] = []
 
     def take(piece: str) -> None:
-        seen.append((piece, background.on_callback_thread(), list(window.given_back)))
+        seen.append((piece, background.is_callback_thread(), list(window.given_back)))
 
     output = CallbackOutput(take, "utf-8")
     for chunk in (b"one", b"two"):

@@ -8,29 +8,29 @@ from typing import Any, Iterator, List
 
 import pytest
 
-from ssh_service import crew
+from ssh_service import strands
 from ssh_service.background import call_at
-from ssh_service.crew import Crew, Strand
+from ssh_service.strands import Strand, StrandExecutor
 from tests.common import PATIENCE, eventually
 
 
 @pytest.fixture(name="hands")
-def a_crew_of_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
-    monkeypatch.setattr(crew, "_IDLE", 0.05)
-    hands = Crew("ssh-service-worker-of-a-test", call_at)
+def executor_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[StrandExecutor]:
+    monkeypatch.setattr(strands, "_IDLE_TIMEOUT", 0.05)
+    hands = StrandExecutor("ssh-service-worker-of-a-test", call_at)
     yield hands
-    assert hands.rest(PATIENCE)
+    assert hands.drain(PATIENCE)
 
 
-def test_one_thread_makes_the_calls_of_many_strands(hands: Crew) -> None:
+def test_one_thread_makes_the_calls_of_many_strands(hands: StrandExecutor) -> None:
     seen: List[int] = []
     for _ in range(200):
         hands.submit(Strand(), lambda: seen.append(threading.get_ident()))
-    assert hands.rest(PATIENCE)
+    assert hands.drain(PATIENCE)
     assert len(seen) == 200 and len(hands._threads) <= 2
 
 
-def test_calls_that_wait_get_one_more_thread_each_which_ends_again(hands: Crew) -> None:
+def test_calls_that_wait_get_one_more_thread_each_which_ends_again(hands: StrandExecutor) -> None:
     gate, passed = threading.Event(), threading.Semaphore(0)
 
     def wait() -> None:
@@ -49,19 +49,21 @@ def test_calls_that_wait_get_one_more_thread_each_which_ends_again(hands: Crew) 
     assert done.wait(PATIENCE)
 
 
-def test_no_more_threads_than_there_may_be(hands: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "_MOST", 2)
+def test_no_more_threads_than_there_may_be(
+    hands: StrandExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strands, "_MAX_THREADS", 2)
     gate, seen = threading.Event(), []
     for number in range(6):
         hands.submit(Strand(), lambda number=number: (gate.wait(PATIENCE), seen.append(number)))
     threading.Event().wait(0.1)
     assert len(hands._threads) == 2 and not seen
     gate.set()
-    assert hands.rest(PATIENCE)
+    assert hands.drain(PATIENCE)
     assert sorted(seen) == list(range(6))
 
 
-def test_one_strand_is_run_by_one_thread_at_a_time(hands: Crew) -> None:
+def test_one_strand_is_run_by_one_thread_at_a_time(hands: StrandExecutor) -> None:
     strand, other = Strand(), Strand()
     inside, seen = threading.Lock(), []
 
@@ -74,31 +76,33 @@ def test_one_strand_is_run_by_one_thread_at_a_time(hands: Crew) -> None:
     for number in range(300):
         hands.submit(strand, call, number)
         hands.submit(other, time.sleep, 0.0002)
-    assert hands.rest(PATIENCE)
+    assert hands.drain(PATIENCE)
     assert seen == list(range(300))
 
 
-def test_what_was_left_without_a_thread_is_done_when_there_is_one(hands: Crew) -> None:
+def test_what_was_left_without_a_thread_is_done_when_there_is_one(hands: StrandExecutor) -> None:
     """A destructor starts none; whoever comes next does."""
     seen: List[Any] = []
     strand = Strand()
-    hands.leave(strand, seen.append, 1)
+    hands.enqueue(strand, seen.append, 1)
     hands.submit(strand, seen.append, 2)
-    assert hands.rest(PATIENCE)
+    assert hands.drain(PATIENCE)
     assert seen == [1, 2]
 
 
-def test_a_call_whose_second_step_was_torn_off_is_made_with_the_next(hands: Crew) -> None:
+def test_a_call_whose_second_step_was_torn_off_is_made_with_the_next(
+    hands: StrandExecutor,
+) -> None:
     """Appended, and then an exception of a signal's handler: not lost, nor in disorder."""
     seen: List[Any] = []
     strand = Strand()
     strand.calls.append((seen.append, (1,)))
     hands.submit(strand, seen.append, 2)
-    assert hands.rest(PATIENCE)
+    assert hands.drain(PATIENCE)
     assert seen == [1, 2]
 
 
-def test_threads_that_end_as_calls_come_forget_none(hands: Crew) -> None:
+def test_threads_that_end_as_calls_come_forget_none(hands: StrandExecutor) -> None:
     count = threading.Semaphore(0)
     for _ in range(30):
         gate = threading.Event()

@@ -18,11 +18,11 @@ from typing import Any, Callable, Deque, Optional, Set, Tuple
 _log = logging.getLogger(__name__)
 
 # Seconds that a strand may wait for a thread before there is one more.
-_PATIENCE = 0.02
+_START_DELAY = 0.02
 # Seconds after which a thread that has nothing to do ends; the last one stays.
-_IDLE = 5.0
+_IDLE_TIMEOUT = 5.0
 # Threads of one crew.
-_MOST = 256
+_MAX_THREADS = 256
 
 Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
 
@@ -33,7 +33,7 @@ class Strand:
 
     Notes
     -----
-    Thread safety.  For `Crew` alone.
+    Thread safety.  For `StrandExecutor` alone.
     """
 
     __slots__ = ("calls", "_turn")
@@ -42,25 +42,25 @@ class Strand:
         self.calls: Deque[Call] = collections.deque()
         self._turn = threading.Lock()  # held by the thread that makes the calls
 
-    def make_calls(self) -> None:
+    def run(self) -> None:
         """Make the calls there are, unless another thread is doing so."""
         while self.calls and self._turn.acquire(False):
             try:
                 while self.calls:
-                    _perform(*self.calls.popleft())
+                    _call_logged(*self.calls.popleft())
             finally:
                 self._turn.release()
             # What was handed over just before the release found the turn taken; look again.
 
 
-def _perform(function: Callable[..., Any], args: Tuple[Any, ...]) -> None:
+def _call_logged(function: Callable[..., Any], args: Tuple[Any, ...]) -> None:
     try:
         function(*args)
     except BaseException:  # SystemExit too: others need this thread
         _log.exception("a callback raised")
 
 
-class Crew:
+class StrandExecutor:
     """
     Threads that make the calls of strands.
 
@@ -79,22 +79,24 @@ class Crew:
     Thread safety.  Every method may be called from any thread.
 
     Guarantees.  Calls of one strand are made in order, one at a time.  None waits for a call of
-    another strand for longer than some milliseconds, up to `_MOST` calls that wait at once.
+    another strand for longer than some milliseconds, up to `_MAX_THREADS` calls that wait at once.
     """
 
     def __init__(self, name: str, call_at: Callable[[float, Callable[[], None]], Any]) -> None:
         self._name = name
         self._call_at = call_at
         self._strands: Deque[Strand] = collections.deque()  # with calls to be made
-        self._woken: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        self._wakeups: "queue.SimpleQueue[None]" = queue.SimpleQueue()
         # Single operations on sets are atomic; they are looked at without a lock.
         self._threads: Set[int] = set()
         self._idle: Set[int] = set()
         self._lock = threading.Lock()  # for threads of the crew alone
-        self._taken = 0  # guarded by _lock: strands that came to their turn
-        self._done = 0  # guarded by _lock: and whose calls were made
-        self._mark = 0  # what `_taken` will be when all that waited has come to its turn
-        self._looks_at = 0.0  # when the clock will look; some time after it, it was never told
+        self._started = 0  # guarded by _lock: strands that came to their turn
+        self._finished = 0  # guarded by _lock: and whose calls were made
+        self._waiting_until = (
+            0  # what `_started` will be when all that waited has come to its turn
+        )
+        self._check_at = 0.0  # when the clock will look; some time after it, it was never told
 
     def submit(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
         """
@@ -114,12 +116,12 @@ class Crew:
         RuntimeError
             There is no thread, and the system gives none; a later call may have more luck.
         """
-        self.leave(strand, function, *args)
+        self.enqueue(strand, function, *args)
         if not self._threads:
             self._start_thread()
         self._watch_if_busy()
 
-    def leave(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
+    def enqueue(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
         """
         Have a call made, where a destructor wants it: nothing is started, and no lock taken.
 
@@ -132,9 +134,9 @@ class Crew:
         """
         strand.calls.append((function, args))
         self._strands.append(strand)
-        self._woken.put(None)
+        self._wakeups.put(None)
 
-    def has_threads(self) -> bool:
+    def ensure_thread(self) -> bool:
         """Tell whether there is a thread, or one can be started."""
         if not self._threads:
             try:
@@ -143,7 +145,7 @@ class Crew:
                 return False
         return True
 
-    def rest(self, timeout: float) -> bool:
+    def drain(self, timeout: float) -> bool:
         """
         Wait until all that was handed over has been done.
 
@@ -158,16 +160,16 @@ class Crew:
             False when the time was up.
         """
         deadline = time.monotonic() + timeout
-        self._woken.put(None)  # whoever handed something over may have been torn from doing so
-        while self._threads and not self._is_at_rest():
+        self._wakeups.put(None)  # whoever handed something over may have been torn from doing so
+        while self._threads and not self._is_drained():
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.002)
         return True
 
-    def _is_at_rest(self) -> bool:
+    def _is_drained(self) -> bool:
         with self._lock:
-            return not self._strands and self._done == self._taken
+            return not self._strands and self._finished == self._started
 
     # More threads, and fewer.
 
@@ -177,20 +179,24 @@ class Crew:
         self._threads.add(thread.ident or 0)  # it may not have come to it yet
 
     def _watch_if_busy(self) -> None:
-        if not self._idle and time.monotonic() > self._looks_at + 2 * _PATIENCE:
+        if not self._idle and time.monotonic() > self._check_at + 2 * _START_DELAY:
             self._watch()
 
     def _watch(self) -> None:
-        self._mark = self._taken + len(self._strands)
-        self._looks_at = time.monotonic() + _PATIENCE
-        self._call_at(self._looks_at, self._look)
+        self._waiting_until = self._started + len(self._strands)
+        self._check_at = time.monotonic() + _START_DELAY
+        self._call_at(self._check_at, self._check_waiting)
 
-    def _look(self) -> None:
+    def _check_waiting(self) -> None:
         """Start a thread where something has waited since the last look."""
-        self._looks_at = 0.0  # first: what comes from here on is watched anew, or seen here
+        self._check_at = 0.0  # first: what comes from here on is watched anew, or seen here
         if not self._strands:
             return
-        if self._taken < self._mark and not self._idle and len(self._threads) < _MOST:
+        if (
+            self._started < self._waiting_until
+            and not self._idle
+            and len(self._threads) < _MAX_THREADS
+        ):
             try:
                 self._start_thread()
             except RuntimeError as exc:
@@ -200,32 +206,32 @@ class Crew:
     def _run(self) -> None:
         me = threading.get_ident()
         self._threads.add(me)
-        _here.crew = self
+        _here.executor = self
         while True:
             self._idle.add(me)
             try:
-                self._woken.get(timeout=_IDLE if len(self._threads) > 1 else None)
+                self._wakeups.get(timeout=_IDLE_TIMEOUT if len(self._threads) > 1 else None)
             except queue.Empty:
-                if self._may_end(me):
+                if self._retire(me):
                     return
             self._idle.discard(me)
             while self._strands:
-                self._work()
+                self._run_next_strand()
 
-    def _work(self) -> None:
+    def _run_next_strand(self) -> None:
         """Make the calls of the next strand, if another thread does not."""
         with self._lock:
             if not self._strands:
                 return
             strand = self._strands.popleft()
-            self._taken += 1
+            self._started += 1
         if self._strands:  # who handed it over may have thought this thread idle
             self._watch_if_busy()
-        strand.make_calls()
+        strand.run()
         with self._lock:
-            self._done += 1
+            self._finished += 1
 
-    def _may_end(self, me: int) -> bool:
+    def _retire(self, me: int) -> bool:
         with self._lock:
             if len(self._threads) == 1:
                 return False
@@ -241,7 +247,7 @@ class Crew:
 _here = threading.local()  # crew: whose thread this is
 
 
-def current_crew() -> Optional[Crew]:
+def current_executor() -> Optional[StrandExecutor]:
     """
     Return the crew whose thread this is.
 
@@ -250,4 +256,4 @@ def current_crew() -> Optional[Crew]:
     Optional[Crew]
         None on any other thread.
     """
-    return getattr(_here, "crew", None)
+    return getattr(_here, "executor", None)
