@@ -56,15 +56,6 @@ class CommandWatch(_Watch):
     """
     Tells subscribers of one command.
 
-    Parameters
-    ----------
-    connection_id : str
-        The destination's.
-    subscribers : Sequence[Callable[[Event], Any]]
-        Those of the moment the command was submitted.
-    sizes : Callable[[], Tuple[int, int]]
-        How many bytes came, of stdout and of stderr.
-
     Notes
     -----
     Thread safety.  `note_sent` and `note_over` only note an instant, once each, wherever they are
@@ -100,16 +91,7 @@ class CommandWatch(_Watch):
         self._tell(CommandSent(self._connection_id, self._sent_at, self._number, queued))
 
     def tell_ended(self, process: Any, error: Optional[BaseException]) -> None:
-        """
-        Tell the outcome, after `tell_sent`.
-
-        Parameters
-        ----------
-        process : Optional[CompletedProcess]
-            The outcome; None where there is an error.
-        error : Optional[BaseException]
-            Why it has none.
-        """
+        """Tell the outcome, after `tell_sent`."""
         self.tell_sent()  # another thread may not have come to it yet
         over_at = self._over_at or time.monotonic()
         sent_at = over_at if self._sent_at is None else self._sent_at
@@ -139,17 +121,6 @@ class CommandWatch(_Watch):
 class CopyWatch(_Watch):
     """
     Tells subscribers of one copy, which begins with it and is over at the end of its `with` block.
-
-    Parameters
-    ----------
-    connection_id : str
-        The destination's.
-    way : str
-        ``upload`` or ``download``.
-    subscribers : Sequence[Callable[[Event], Any]]
-        Those of this moment; there may be none.
-    done : Callable[[], Tuple[int, int]]
-        How many bytes have arrived, and files are in their place.
 
     Notes
     -----

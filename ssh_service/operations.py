@@ -45,39 +45,6 @@ def submit(
     """
     Run a script, without waiting for anything.
 
-    Parameters
-    ----------
-    cache : SshClientCache
-        Where the connection comes from.
-    connect_params : Mapping[str, Any]
-        As for `SshClientCache.get_client_connection`.
-    text : Union[str, Iterable[str]]
-        The script, or its lines.
-    env : Optional[Mapping[str, Any]]
-        Environment variables for it; values go through `str`.
-    shell : Optional[str]
-        The shell to run it in, a path on the server; None takes the user's login shell.
-    timeout : Optional[float]
-        Seconds from now for everything: connecting, waiting for a session, running.
-    max_connections : int
-        How many connections to the destination there may be, where the server limits sessions.
-    max_output : Optional[int]
-        Bytes that stdout and stderr may each have; a command that writes more is ended.
-    idle_timeout, max_lifetime : Optional[float]
-        Seconds after which the connection is closed when nobody uses it (see
-        `SshClientCache.release`); None: never.
-    end_left_running : bool
-        Whether what earlier scripts with this option have left running, as their connection was
-        lost, is ended first, where their processes are known.
-
-    Returns
-    -------
-    Future[CompletedProcess]
-        The outcome, whatever the exit status.  It raises `SshConnectError` (nothing was sent),
-        `SshCommandTimeout`, `SshCommandCancelled`, `SshOutputLimitError`, `SshConnectionLost`
-        (these keep the output so far), `SshSessionRefused`, `SshCacheClosed`, or
-        `SshConfigError` for key files.  ``cancel()`` also ends a command that is under way.
-
     Raises
     ------
     SshConfigError
@@ -110,17 +77,6 @@ def begin(
 ) -> None:
     """
     Have a command run at a destination as soon as can be; its future tells of its fate.
-
-    Parameters
-    ----------
-    cache : SshClientCache
-        Where the connection comes from.
-    target : ConnectParams
-        The destination.
-    command : Command
-        Not begun yet.
-    max_connections, idle_timeout, max_lifetime
-        As for `submit`.
 
     Raises
     ------
@@ -155,20 +111,7 @@ def upload(
     remote_path: Path,
     **options: Any,
 ) -> None:
-    """
-    Copy a file or a tree to a destination.
-
-    Parameters
-    ----------
-    cache : SshClientCache
-        Where the connection comes from.
-    connect_params : Mapping[str, Any]
-        As for `SshClientCache.get_client_connection`, which also says what is raised.
-    local_path, remote_path : Union[str, os.PathLike]
-        From where, to where.
-    **options : Any
-        As for `copy`, and for `ssh_service.copying.upload`, which also says what is raised.
-    """
+    """Copy a file or a tree to a destination."""
     connect_params = params.conceal(connect_params)
     copy("upload", cache, params.resolve(connect_params), local_path, remote_path, **options)
 
@@ -180,20 +123,7 @@ def download(
     local_path: Path,
     **options: Any,
 ) -> None:
-    """
-    Copy a file or a tree from a destination.
-
-    Parameters
-    ----------
-    cache : SshClientCache
-        Where the connection comes from.
-    connect_params : Mapping[str, Any]
-        As for `SshClientCache.get_client_connection`, which also says what is raised.
-    remote_path, local_path : Union[str, os.PathLike]
-        From where, to where.
-    **options : Any
-        As for `copy`, and for `ssh_service.copying.download`, which also says what is raised.
-    """
+    """Copy a file or a tree from a destination."""
     connect_params = params.conceal(connect_params)
     copy("download", cache, params.resolve(connect_params), remote_path, local_path, **options)
 
@@ -215,29 +145,6 @@ def copy(
 ) -> None:
     """
     Copy over the cached connection; once more if that was lost before anything was sent.
-
-    Parameters
-    ----------
-    way : str
-        ``upload`` or ``download``.
-    cache : SshClientCache
-        Where the connection comes from.
-    target : ConnectParams
-        The destination.
-    source, goal : Union[str, os.PathLike]
-        From where, to where.
-    timeout : Optional[float]
-        Seconds from the call for everything, connecting included; None: no limit.
-    stall_timeout : Optional[float]
-        Seconds without any progress after which to give up; None: no limit.
-    before : Callable[[], None]
-        Called when there is a connection, before anything is sent; what it raises ends the copy.
-    progress : Optional[Callable[[Progress], None]]
-        As for `ssh_service.copying.upload`.
-    idle_timeout, max_lifetime : Optional[float]
-        As for `submit`.
-    **options : Any
-        As for `ssh_service.copying.Options`.
 
     Raises
     ------

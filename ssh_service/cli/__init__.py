@@ -33,19 +33,7 @@ _INSTALL = "pip install 'click>=8.1' 'rich>=13'   (in a checkout: pip install '.
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """
-    Run a command line.
-
-    Parameters
-    ----------
-    arguments : Optional[List[str]]
-        Without the program's name; None takes those of the process.
-
-    Returns
-    -------
-    int
-        The exit status: 0 success, 1 some failed, 2 usage, 130 interrupted.
-    """
+    """Run a command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _replace_closed_streams()
     try:

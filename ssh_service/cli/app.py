@@ -21,19 +21,7 @@ _COMMAND = {**_CONTEXT, "allow_interspersed_args": False}
 
 
 def run(arguments: List[str]) -> int:
-    """
-    Run a command line.
-
-    Parameters
-    ----------
-    arguments : List[str]
-        Without the program's name.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Run a command line."""
     try:
         status = _run(arguments)
     except OSError as error:

@@ -36,27 +36,7 @@ def run(
     port: Optional[int],
     as_json: bool,
 ) -> int:
-    """
-    Measure a host.
-
-    Parameters
-    ----------
-    host : str
-        Where.
-    count, parallel : int
-        How many commands, and how many of them at once.
-    mebibytes : int
-        How much to copy.
-    host_key, keys, config, user, port
-        See `connect_parameters`.
-    as_json : bool
-        Whether to write JSON.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Measure a host."""
     check_parallel(parallel, count, "commands")
     common = connect_parameters(host_key, keys, config, user, port)
     connect = connect_params(host, common)
@@ -83,14 +63,7 @@ def run(
 
 
 def neighbours() -> Optional[int]:
-    """
-    Measure this package beside its neighbours, and draw the documentation's figures.
-
-    Returns
-    -------
-    Optional[int]
-        The exit status; None where this is no checkout, and so has no benchmarks.
-    """
+    """Measure this package beside its neighbours, and draw the documentation's figures."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "benchmarks" / "__main__.py").exists():
         return None

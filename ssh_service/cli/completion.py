@@ -14,21 +14,7 @@ VARIABLE = "_SSH_SERVICE_COMPLETE"
 
 
 def script(command: click.Command, shell: str) -> str:
-    """
-    Give what a shell has to read.
-
-    Parameters
-    ----------
-    command : click.Command
-        What to complete.
-    shell : str
-        ``bash``, ``zsh`` or ``fish``.
-
-    Returns
-    -------
-    str
-        Commands of that shell's.
-    """
+    """Give what a shell has to read."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
@@ -39,21 +25,7 @@ def script(command: click.Command, shell: str) -> str:
 
 
 def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> List[str]:
-    """
-    Complete a host from ``~/.ssh/config``.
-
-    Parameters
-    ----------
-    context, parameter : Any
-        As click gives them.
-    incomplete : str
-        What was typed so far; what stands before an ``@`` is kept.
-
-    Returns
-    -------
-    List[str]
-        Names that begin so.
-    """
+    """Complete a host from ``~/.ssh/config``."""
     user, at, begin = incomplete.rpartition("@")
     return [f"{user}{at}{name}" for name in _known() if name.startswith(begin)]
 

@@ -21,13 +21,6 @@ class OutputFiles:
     """
     A folder with two files for each host, and a third where the host failed.
 
-    Parameters
-    ----------
-    folder : str
-        The folder; it is created if it is missing.
-    hosts : Sequence[str]
-        The hosts.  What an earlier run left of them is removed.
-
     Raises
     ------
     click.UsageError
@@ -65,15 +58,6 @@ class OutputFiles:
         """
         Append to a file; it is emptied the first time.
 
-        Parameters
-        ----------
-        host : str
-            Whose.
-        stream : str
-            ``stdout`` or ``stderr``; or ``error``, which exists only for a host that failed.
-        data : bytes
-            What it wrote.
-
         Raises
         ------
         SshServiceError
@@ -93,14 +77,7 @@ class OutputFiles:
             raise SshServiceError(f"{host}: cannot write {path}: {error.strerror}") from error
 
     def close(self, host: str) -> None:
-        """
-        Close the files of a host.
-
-        Parameters
-        ----------
-        host : str
-            Whose.
-        """
+        """Close the files of a host."""
         with self._lock:
             files = [self._files.pop((host, stream), None) for stream in _STREAMS]
         for file in files:

@@ -24,18 +24,7 @@ _ROWS = 12
 
 
 class LiveTable(Lines):
-    """
-    Lines as they come, and below them the hosts that are under way.
-
-    Parameters
-    ----------
-    hosts : List[str]
-        All of them.
-    begun : Callable[[], int]
-        How many of them have been begun.
-    verbose : bool
-        As for `Lines`.
-    """
+    """Lines as they come, and below them the hosts that are under way."""
 
     def __init__(self, hosts: List[str], begun: Callable[[], int], verbose: bool = False) -> None:
         super().__init__(verbose)

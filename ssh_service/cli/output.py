@@ -15,11 +15,6 @@ def flush_or_drop() -> Optional[OSError]:
 
     Python flushes both once more when it ends, and would say "Exception ignored" and exit with
     status 120, whatever the status of the program.
-
-    Returns
-    -------
-    Optional[OSError]
-        Why something of standard output was dropped; None where nothing was.
     """
     _flush_or_drop(sys.stderr)
     return _flush_or_drop(sys.stdout)

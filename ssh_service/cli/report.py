@@ -49,50 +49,16 @@ class Reporter:
         """Take down what was put up."""
 
     def output(self, host: str, stream: str, piece: bytes) -> None:
-        """
-        Tell what a command wrote.
-
-        Parameters
-        ----------
-        host : str
-            Where.
-        stream : str
-            ``stdout`` or ``stderr``.
-        piece : bytes
-            What.
-        """
+        """Tell what a command wrote."""
 
     def progress(self, host: str, progress: Progress) -> None:
-        """
-        Tell how far a copy is.
-
-        Parameters
-        ----------
-        host : str
-            Where.
-        progress : Progress
-            How far.
-        """
+        """Tell how far a copy is."""
 
     def done(self, result: HostResult) -> None:
-        """
-        Tell what became of a host.
-
-        Parameters
-        ----------
-        result : HostResult
-            Its result.
-        """
+        """Tell what became of a host."""
 
     def note(self, text: str) -> None:
-        """
-        Tell people something, on standard error.
-
-        Parameters
-        ----------
-        text : str
-            One line.
-        """
+        """Tell people something, on standard error."""
         self._write(sys.stderr, f"ssh-service: {text}\n".encode())
 
     def abandon(self) -> None:
@@ -118,19 +84,7 @@ class Reporter:
 
 
 def verdict(result: HostResult) -> str:
-    """
-    Say what became of a host, in one line.
-
-    Parameters
-    ----------
-    result : HostResult
-        Its result.
-
-    Returns
-    -------
-    str
-        Without the host's name before it.
-    """
+    """Say what became of a host, in one line."""
     if result.ok:
         return f"succeeded in {result.seconds:.1f} s"
     if result.error is not None:
@@ -154,14 +108,7 @@ class JsonLines(Reporter):
 
 
 class Lines(Reporter):
-    """
-    What the hosts write, line by line, with the host before each.
-
-    Parameters
-    ----------
-    verbose : bool
-        Whether to tell of hosts that succeeded, too.
-    """
+    """What the hosts write, line by line, with the host before each."""
 
     def __init__(self, verbose: bool = False) -> None:
         super().__init__()
@@ -189,49 +136,19 @@ class Lines(Reporter):
             self.tell(result)
 
     def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
-        """
-        Write lines.
-
-        Parameters
-        ----------
-        host : str
-            Whose.
-        stream : str
-            ``stdout`` or ``stderr``: where they go, too.
-        lines : List[bytes]
-            Without their newlines.
-        """
+        """Write lines."""
         to = sys.stdout if stream == "stdout" else sys.stderr
         clean: Callable[[bytes], bytes] = visible if to.isatty() else bytes
         prefix = f"{host}: ".encode()
         self._write(to, b"".join(prefix + clean(line) + b"\n" for line in lines))
 
     def tell(self, result: HostResult) -> None:
-        """
-        Write what became of a host.
-
-        Parameters
-        ----------
-        result : HostResult
-            Its result.
-        """
+        """Write what became of a host."""
         self._write(sys.stderr, f"{result.host}: {verdict(result)}\n".encode())
 
 
 def visible(line: bytes) -> bytes:
-    """
-    Make a line harmless for a terminal.
-
-    Parameters
-    ----------
-    line : bytes
-        As a host wrote it.
-
-    Returns
-    -------
-    bytes
-        With its control characters written out, but for tabs.
-    """
+    """Make a line harmless for a terminal."""
     text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
     return "".join(
         char if char == "\t" or char.isprintable() else ascii(char)[1:-1] for char in text

@@ -22,20 +22,6 @@ def collect(hosts: Sequence[str], files: Sequence[str], where: str = "") -> List
     """
     Write out the hosts of a command line.
 
-    Parameters
-    ----------
-    hosts : Sequence[str]
-        Patterns.
-    files : Sequence[str]
-        Files with a pattern on each line; ``-``: standard input.
-    where : str
-        Where these options have to stand, for the error.
-
-    Returns
-    -------
-    List[str]
-        Each host once, in order.
-
     Raises
     ------
     click.UsageError
@@ -89,15 +75,6 @@ def check_parallel(parallel: int, count: int, what: str) -> None:
     """
     Refuse a port that was given as ``-p``, which is ssh's letter for it; the work would go to 22.
 
-    Parameters
-    ----------
-    parallel : int
-        How many at once, or what was meant as a port.
-    count : int
-        How many there are.
-    what : str
-        Of what.
-
     Raises
     ------
     click.UsageError
@@ -118,22 +95,6 @@ def connect_parameters(
 ) -> Dict[str, Any]:
     """
     Make connect parameters of the options.
-
-    Parameters
-    ----------
-    host_key : Optional[str]
-        The policy.
-    keys : Tuple[str, ...]
-        Private key files.
-    config : Optional[str]
-        An ssh_config file, or ``none``.
-    user, port : Optional[str], Optional[int]
-        For hosts that name none.
-
-    Returns
-    -------
-    Dict[str, Any]
-        For every host.
 
     Raises
     ------

@@ -50,23 +50,7 @@ def run(
     timeout: Optional[float],
     **options: Any,
 ) -> int:
-    """
-    Run a command on every host.
-
-    Parameters
-    ----------
-    command : str
-        What.
-    output_dir : Optional[str]
-        Where each host's output goes, too.
-    hosts, files, as_json, parallel, timeout, **options
-        As the command line has them.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Run a command on every host."""
     chosen = collect(hosts, files, ", before the command")
     check_parallel(parallel, len(chosen), "hosts")
     connect = _connect(options)
@@ -115,25 +99,7 @@ def copy(
     fsync: bool,
     **options: Any,
 ) -> int:
-    """
-    Copy to or from every host.
-
-    Parameters
-    ----------
-    kind : str
-        ``upload`` or ``download``.
-    local, remote : str
-        From where, to where.
-    hosts, files, as_json, parallel, timeout, stall_timeout, verify, resume, update, contents
-        As the command line has them.
-    preserve, links, keep_going, fsync, **options
-        As the command line has them.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Copy to or from every host."""
     if update and preserve is False:  # as the library says, which has no dashes
         raise click.UsageError("--update compares times, and --no-preserve keeps none: give one")
     chosen = collect(hosts, files)

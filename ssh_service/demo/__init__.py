@@ -29,19 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
-    """
-    Read the command line.
-
-    Parameters
-    ----------
-    arguments : Optional[List[str]]
-        Without the program's name; None takes those of the process.
-
-    Returns
-    -------
-    argparse.Namespace
-        ``host``, ``key``, ``host_key``.
-    """
+    """Read the command line."""
     parser = _Parser(
         prog=_command_name(),
         description="Show what ssh_service does, step by step, in a few seconds.",
@@ -69,20 +57,7 @@ def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """
-    Run the demonstration.
-
-    Parameters
-    ----------
-    arguments : Optional[List[str]]
-        Without the program's name; None takes those of the process.
-
-    Returns
-    -------
-    int
-        0 if every check held, 1 if one did not, 2 for wrong usage or where there is no connection
-        to be had, 130 when interrupted.
-    """
+    """Run the demonstration."""
     try:
         return _run(parse(arguments))
     except KeyboardInterrupt:

@@ -152,14 +152,7 @@ def _cutter(proxy: FaultProxy) -> Callable[[SshTransport], None]:
 
 
 class RealStage(Stage):
-    """
-    Two connections to one server.
-
-    Parameters
-    ----------
-    given : Dict[str, Any]
-        Connect parameters.
-    """
+    """Two connections to one server."""
 
     keeps_times = True
 
@@ -211,20 +204,6 @@ def connect_params(host: str, key: Optional[str], host_key: Optional[str]) -> Di
     """
     Make connect parameters of the command line.
 
-    Parameters
-    ----------
-    host : str
-        ``[user@]host[:port]``.
-    key : Optional[str]
-        The private key to log in with.
-    host_key : Optional[str]
-        The host-key policy.
-
-    Returns
-    -------
-    Dict[str, Any]
-        For `ssh_service.run`.
-
     Raises
     ------
     SshConfigError
@@ -249,11 +228,6 @@ def connect_params(host: str, key: Optional[str], host_key: Optional[str]) -> Di
 def try_once(given: Dict[str, Any]) -> None:
     """
     Connect, and hang up, so that what is wrong is told before anything is shown.
-
-    Parameters
-    ----------
-    given : Dict[str, Any]
-        Connect parameters.
 
     Raises
     ------

@@ -24,16 +24,7 @@ class Event(NamedTuple):
 
 
 class Watcher(SshClient):
-    """
-    A client that writes down what its hooks are told; the cache makes one for each connection.
-
-    Parameters
-    ----------
-    journal : Journal
-        Where to.
-    number : int
-        Its own.
-    """
+    """A client that records its hook calls; the cache makes one for each connection."""
 
     def __init__(self, journal: "Journal", number: int) -> None:
         super().__init__()
@@ -93,21 +84,7 @@ class Journal:
             self._changed.notify_all()
 
     def wait_for(self, count: int, timeout: float) -> List[Event]:
-        """
-        Wait until as many hooks were called, and return what they were told.
-
-        Parameters
-        ----------
-        count : int
-            How many.
-        timeout : float
-            Seconds to wait at most.
-
-        Returns
-        -------
-        List[Event]
-            All there are by then.
-        """
+        """Wait until as many hooks were called, and return what they were told."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._events) >= count, timeout)
             return list(self._events)

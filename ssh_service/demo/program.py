@@ -24,25 +24,7 @@ def run(
     *,
     command_name: str = "python -m ssh_service demo",
 ) -> int:
-    """
-    Run the demonstration.
-
-    Parameters
-    ----------
-    host : Optional[str]
-        A real server, ``[user@]host[:port]``; None: two inside this process.
-    key : Optional[str]
-        The private key to log in with.
-    host_key : Optional[str]
-        The host-key policy.
-    command_name : str
-        The command that was typed, for messages.
-
-    Returns
-    -------
-    int
-        The exit status, see `ssh_service.demo.main`.
-    """
+    """Run the demonstration."""
     began = time.monotonic()
     show = Show()
     try:

@@ -50,20 +50,7 @@ class Show:
 
     @contextlib.contextmanager
     def step(self, title: str, why: str) -> Iterator[None]:
-        """
-        Print a step's title and meaning, then its checks, then the time it took.
-
-        Parameters
-        ----------
-        title : str
-            What is done.
-        why : str
-            What it is good for.
-
-        Yields
-        ------
-        None
-        """
+        """Print a step's title and meaning, then its checks, then the time it took."""
         self._number += 1
         self._print(Text(f"\n{self._number}. {title}", "bold"), 0)
         self._print(Text(why, "dim"))
@@ -74,15 +61,6 @@ class Show:
     def check(self, holds: bool, text: str, expected: str) -> None:
         """
         Print what was seen, if it is as it should be.
-
-        Parameters
-        ----------
-        holds : bool
-            Whether it is.
-        text : str
-            What was seen.
-        expected : str
-            What should have been, for the other case.
 
         Raises
         ------
@@ -103,19 +81,7 @@ class Show:
 
     @contextlib.contextmanager
     def bar(self, title: str) -> Iterator[ProgressCallback]:
-        """
-        Draw how far a copy is, on a terminal; it is gone afterwards.
-
-        Parameters
-        ----------
-        title : str
-            What is copied.
-
-        Yields
-        ------
-        Callable[[CopyProgress], None]
-            For the copy's ``progress``.
-        """
+        """Draw how far a copy is, on a terminal; it is gone afterwards."""
         bar = Progress(
             TextColumn(f"{' ' * _INDENT}{{task.description}}"),
             BarColumn(),

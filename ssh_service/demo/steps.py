@@ -60,20 +60,7 @@ def _on_threads(
 
 
 def connect(show: Show, cache: SshClientCache, journal: Journal, hosts: List[Host]) -> None:
-    """
-    Ask for all hosts at once, from many threads.
-
-    Parameters
-    ----------
-    show : Show
-        Where to print.
-    cache : SshClientCache
-        Still empty.
-    journal : Journal
-        Whose clients the cache makes.
-    hosts : List[Host]
-        The two.
-    """
+    """Ask for all hosts at once, from many threads."""
     with show.step(
         "Connect to both at once",
         "Threads share one connection to each host; a slow host holds up no other.",
@@ -109,18 +96,7 @@ def connect(show: Show, cache: SshClientCache, journal: Journal, hosts: List[Hos
 
 
 def run_many(show: Show, cache: SshClientCache, hosts: List[Host]) -> None:
-    """
-    Run commands from many threads over few connections.
-
-    Parameters
-    ----------
-    show : Show
-        Where to print.
-    cache : SshClientCache
-        With its connections.
-    hosts : List[Host]
-        The two.
-    """
+    """Run commands from many threads over few connections."""
     with show.step(
         f"Run {COMMANDS} commands from {THREADS} threads over the {len(hosts)} connections",
         "Threads share a connection; each command gets its own output and status.",
@@ -162,24 +138,7 @@ def copy_a_tree(
     workspace: str,
     keeps_times: bool,
 ) -> None:
-    """
-    Copy a tree there and back, and compare.
-
-    Parameters
-    ----------
-    show : Show
-        Where to print.
-    cache : SshClientCache
-        With its connections.
-    host : Host
-        Where to.
-    scratch : Path
-        A folder here.
-    workspace : str
-        A folder there.
-    keeps_times : bool
-        Whether the server keeps the times of files.
-    """
+    """Copy a tree there and back, and compare."""
     with show.step(
         f"Copy a tree to {host.name} and back, and compare",
         "Each file is written beside its place, then renamed: never half a file.",
@@ -212,20 +171,7 @@ def copy_a_tree(
 
 
 def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) -> None:
-    """
-    Cut a connection under a running command.
-
-    Parameters
-    ----------
-    show : Show
-        Where to print.
-    cache : SshClientCache
-        With its connections.
-    host : Host
-        Whose.
-    workspace : str
-        A folder there.
-    """
+    """Cut a connection under a running command."""
     with show.step(
         f"Cut the connection to {host.name} under a running command",
         "Its fate is told at once; it is not sent again, nor taken for a success.",
@@ -281,18 +227,7 @@ def _check_loss(show: Show, error: Optional[BaseException], seconds: float) -> N
 
 
 def tell_of_hooks(show: Show, journal: Journal, hosts: List[Host]) -> None:
-    """
-    Show what the hooks were told, once the cache is closed.
-
-    Parameters
-    ----------
-    show : Show
-        Where to print.
-    journal : Journal
-        What they wrote.
-    hosts : List[Host]
-        The two, one of which was connected to twice.
-    """
+    """Show what the hooks were told, once the cache is closed."""
     with show.step(
         "Close the cache, and see what the hooks were told",
         "A subclass of SshClient is told of connections made and lost.",
@@ -326,19 +261,7 @@ def tell_of_hooks(show: Show, journal: Journal, hosts: List[Host]) -> None:
 
 
 def describe(event: Event) -> str:
-    """
-    Put an event in words.
-
-    Parameters
-    ----------
-    event : Event
-        The event.
-
-    Returns
-    -------
-    str
-        A line.
-    """
+    """Put an event in words."""
     text = f"{event.seconds:5.2f} s  #{event.client} {event.connection_id}  {event.hook}"
     if event.hook == "made":
         return text

@@ -20,14 +20,7 @@ class Entry(NamedTuple):
 
 
 def make_tree(root: Path) -> None:
-    """
-    Make the tree to copy, with names that shells and careless programs stumble over.
-
-    Parameters
-    ----------
-    root : Path
-        Where; not there yet.
-    """
+    """Make the tree to copy, with names that shells and careless programs stumble over."""
     folders = [root / name for name in ("plain", "it's $HOME; * ?", "-rf", "größe\n2")]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -39,21 +32,7 @@ def make_tree(root: Path) -> None:
 
 
 def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
-    """
-    Read a tree back.
-
-    Parameters
-    ----------
-    root : Path
-        Where it is.
-    with_times : bool
-        Whether the times of files are of interest.
-
-    Returns
-    -------
-    Dict[str, Entry]
-        By the name below `root`.
-    """
+    """Read a tree back."""
     found = {}
     for path in sorted(root.rglob("*")):
         stat, is_file = path.stat(), path.is_file()
@@ -66,17 +45,5 @@ def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
 
 
 def differing(one: Dict[str, Entry], other: Dict[str, Entry]) -> List[str]:
-    """
-    Compare two trees.
-
-    Parameters
-    ----------
-    one, other : Dict[str, Entry]
-        From `read_tree`.
-
-    Returns
-    -------
-    List[str]
-        What differs, or is in one of them only.
-    """
+    """Compare two trees."""
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))

@@ -17,23 +17,7 @@ __all__ = ["runner_for"]
 
 
 def runner_for(job: Job, parallel: int, executor: Executor) -> Runner:
-    """
-    Choose how to give work to an executor.
-
-    Parameters
-    ----------
-    job : Job
-        What to do at each host.
-    parallel : int
-        At how many hosts at once.
-    executor : Executor
-        The caller's.
-
-    Returns
-    -------
-    Runner
-        For `Results`.
-    """
+    """Choose how to give work to an executor."""
     if isinstance(executor, ProcessPoolExecutor):
         return ProcessPool(job, parallel, executor)
     return _AnyExecutor(job, executor)

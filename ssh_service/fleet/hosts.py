@@ -148,19 +148,7 @@ def _wrong(text: str, reason: str) -> SshConfigError:
 
 
 def name_of(host: Any) -> str:
-    """
-    Name a host as the caller wrote it.
-
-    Parameters
-    ----------
-    host : Any
-        A destination or connect parameters.
-
-    Returns
-    -------
-    str
-        The name.
-    """
+    """Name a host as the caller wrote it."""
     if isinstance(host, Mapping):
         return str(host.get("host"))
     return str(host)
@@ -169,18 +157,6 @@ def name_of(host: Any) -> str:
 def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
     """
     Join what is said of one host with what is said of all.
-
-    Parameters
-    ----------
-    host : Any
-        A destination or connect parameters.
-    common : Mapping[str, Any]
-        For all hosts.
-
-    Returns
-    -------
-    Dict[str, Any]
-        For `ssh_service.params.resolve`.
 
     Raises
     ------
@@ -195,36 +171,12 @@ def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def folder_name(host: str) -> str:
-    """
-    Give the name of the folder, or the beginning of the file, that belongs to a host.
-
-    Parameters
-    ----------
-    host : str
-        As the caller wrote it.
-
-    Returns
-    -------
-    str
-        The same, without what would lead elsewhere.
-    """
+    """Give the name of the folder, or the beginning of the file, that belongs to a host."""
     name = re.sub(r"[/\\\0]", "_", host)
     return name if name.strip(".") else f"_{name}"
 
 
 def unique(hosts: List[str]) -> Tuple[List[str], int]:
-    """
-    Drop hosts that are named twice.
-
-    Parameters
-    ----------
-    hosts : List[str]
-        As written out.
-
-    Returns
-    -------
-    Tuple[List[str], int]
-        Each once, in order; and how many were dropped.
-    """
+    """Drop hosts that are named twice."""
     once = list(dict.fromkeys(hosts))
     return once, len(hosts) - len(once)

@@ -27,20 +27,7 @@ _COPY_PATIENCE = 1.0
 
 
 class Here(Runner):
-    """
-    Does the work in this process.
-
-    Parameters
-    ----------
-    job : Job
-        What to do at each host.
-    parallel : int
-        Of how many copies at once.
-    cache : Optional[SshClientCache]
-        Where connections come from, and stay; None: one of its own, and they do not stay.
-    on_output, on_progress : Optional[Callable]
-        See `ssh_service.fleet.run` and `ssh_service.fleet.upload`.
-    """
+    """Does the work in this process."""
 
     def __init__(
         self,

@@ -35,24 +35,7 @@ class Ledger:
         self._cancelled: Dict[str, bool] = {}
 
     def word(self, verb: str, run: str, number: int) -> str:
-        """
-        Answer a question, or take note of something.
-
-        Parameters
-        ----------
-        verb : str
-            ``claim``: may this host be begun?  ``look``: was the run cancelled?  ``cancel`` and
-            ``forget`` tell of it.
-        run : str
-            Which run.
-        number : int
-            Which host of it.
-
-        Returns
-        -------
-        str
-            ``granted``, once for each host; ``refused``; ``cancelled``.
-        """
+        """Answer a question, or take note of something."""
         if verb == "cancel":
             self._cancelled[run] = True
             _trim(self._cancelled)
@@ -83,16 +66,7 @@ async def _word(dask_scheduler: Any, verb: str, run: str, number: int) -> str:
 
 
 class Claims:
-    """
-    Asks the scheduler, from a worker.
-
-    Parameters
-    ----------
-    client : Any
-        The worker's own ``distributed.Client``.
-    run : str
-        Which run.
-    """
+    """Asks the scheduler, from a worker."""
 
     def __init__(self, client: Any, run: str) -> None:
         self._client = client
@@ -101,16 +75,6 @@ class Claims:
     def claim(self, number: int) -> bool:
         """
         Ask whether something may be sent.
-
-        Parameters
-        ----------
-        number : int
-            Which host of the run.
-
-        Returns
-        -------
-        bool
-            True at most once for each.
 
         Raises
         ------
@@ -123,14 +87,7 @@ class Claims:
         return answer == "granted"
 
     def is_cancelled(self) -> bool:
-        """
-        Ask whether the run was cancelled.
-
-        Returns
-        -------
-        bool
-            True if so; False also where the scheduler does not answer.
-        """
+        """Ask whether the run was cancelled."""
         try:
             return self._ask("look", 0) == "cancelled"
         except Exception:  # a scheduler that is gone has cancelled nothing
@@ -141,19 +98,7 @@ class Claims:
 
 
 def claims(run: str) -> Optional[Claims]:
-    """
-    Tell where claims are to be made.
-
-    Parameters
-    ----------
-    run : str
-        Which run.
-
-    Returns
-    -------
-    Optional[Claims]
-        None where this is no task of dask's.
-    """
+    """Tell where claims are to be made."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_client, get_worker
@@ -166,19 +111,7 @@ def claims(run: str) -> Optional[Claims]:
 
 
 def is_dask(executor: Executor) -> bool:
-    """
-    Tell whether an executor is dask's.
-
-    Parameters
-    ----------
-    executor : Executor
-        Any.
-
-    Returns
-    -------
-    bool
-        True if so.
-    """
+    """Tell whether an executor is dask's."""
     return type(executor).__module__.partition(".")[0] == "distributed"
 
 
@@ -192,28 +125,10 @@ def _tell(executor: Executor, verb: str, run: str) -> None:
 
 
 def cancel(executor: Executor, run: str) -> None:
-    """
-    Have the workers told that a run was cancelled.
-
-    Parameters
-    ----------
-    executor : Executor
-        Any; nothing is done where it is not dask's.
-    run : str
-        Which.
-    """
+    """Have the workers told that a run was cancelled."""
     _tell(executor, "cancel", run)
 
 
 def forget(executor: Executor, run: str) -> None:
-    """
-    Have the scheduler forget a run that is over.
-
-    Parameters
-    ----------
-    executor : Executor
-        Any; nothing is done where it is not dask's.
-    run : str
-        Which.
-    """
+    """Have the scheduler forget a run that is over."""
     _tell(executor, "forget", run)

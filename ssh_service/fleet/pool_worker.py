@@ -91,25 +91,7 @@ def _plain(error: Exception) -> SshServiceError:
 
 
 def begin(task: Task, address: str, authkey: bytes, share: int) -> str:
-    """
-    Begin with one host, if this process has room for it.
-
-    Parameters
-    ----------
-    task : Task
-        The host, and what to do there.
-    address : str
-        Where the caller listens.
-    authkey : bytes
-        What shows that we belong to it.
-    share : int
-        How many hosts this process may have under way.
-
-    Returns
-    -------
-    str
-        ``BEGUN``, ``FULL`` or ``CANCELLED``.
-    """
+    """Begin with one host, if this process has room for it."""
     if worker.is_cancelled(task.run):
         return CANCELLED
     with _lock:

@@ -131,19 +131,7 @@ class HostResult:
 
 
 def one_line(error: BaseException) -> str:
-    """
-    Say what went wrong, in one line.
-
-    Parameters
-    ----------
-    error : BaseException
-        What was raised.
-
-    Returns
-    -------
-    str
-        Its message; with the class before it where that is not one of ours.
-    """
+    """Say what went wrong, in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, SshServiceError) and text:
         return text
@@ -151,45 +139,13 @@ def one_line(error: BaseException) -> str:
 
 
 def completed(host: str, process: Optional[CompletedProcess], seconds: float) -> HostResult:
-    """
-    Tell of a command that ran to its end, or of a copy.
-
-    Parameters
-    ----------
-    host : str
-        As the caller wrote it.
-    process : Optional[CompletedProcess]
-        Of a command.
-    seconds : float
-        How long it took.
-
-    Returns
-    -------
-    HostResult
-        The result.
-    """
+    """Tell of a command that ran to its end, or of a copy."""
     good = process is None or process.exit_status == 0
     return HostResult(host, SUCCEEDED if good else FAILED, seconds, process)
 
 
 def failed(host: str, error: BaseException, seconds: float) -> HostResult:
-    """
-    Tell of what went wrong.
-
-    Parameters
-    ----------
-    host : str
-        As the caller wrote it.
-    error : BaseException
-        What was raised.
-    seconds : float
-        How long it took.
-
-    Returns
-    -------
-    HostResult
-        The result.
-    """
+    """Tell of what went wrong."""
     timed_out = isinstance(error, SshTransferTimeout) or (
         isinstance(error, SshCommandTimeout) and error.phase != "queue"
     )

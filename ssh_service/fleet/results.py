@@ -33,14 +33,7 @@ class Runner:
     deliver: Deliver
 
     def begin(self, host: Any) -> None:
-        """
-        Begin with one host, without waiting for it.
-
-        Parameters
-        ----------
-        host : Any
-            A destination or connect parameters.
-        """
+        """Begin with one host, without waiting for it."""
         raise NotImplementedError
 
     def cancel(self) -> None:

@@ -60,19 +60,7 @@ def _job(kind: str, arguments: Dict[str, Any], connect: Any, timeout: Optional[f
 
 
 def bare(given: Any) -> Any:
-    """
-    Unwrap the secrets among connect parameters, for a worker in another process; warn of it once.
-
-    Parameters
-    ----------
-    given : Any
-        Connect parameters, or a destination.
-
-    Returns
-    -------
-    Any
-        The same, with plain secrets.
-    """
+    """Return connect parameters with plain secrets, for another process; warn once."""
     plain = params.reveal(given)
     if plain != given and not _warned:
         _warned.append(True)
@@ -106,21 +94,7 @@ class _ClaimedCommand(Command):
 
 
 def unknown_fate(name: str, why: str = "the worker was lost on the way") -> SshWorkerLost:
-    """
-    Make the error for a host whose worker was lost after its command may have been sent.
-
-    Parameters
-    ----------
-    name : str
-        The host's.
-    why : str
-        What is known.
-
-    Returns
-    -------
-    SshWorkerLost
-        Not raised yet.
-    """
+    """Make the error for a host whose worker was lost after its command may have been sent."""
     return SshWorkerLost(f"{name}: {why}; its outcome is unknown, and it was not retried")
 
 
@@ -137,28 +111,6 @@ def start(
 ) -> CommandFuture:
     """
     Begin a job of kind ``run`` at one host.
-
-    Parameters
-    ----------
-    cache : SshClientCache
-        Where the connection comes from.
-    job : Job
-        What to run.
-    host : Any
-        Where.
-    idle_timeout : Optional[float]
-        As for `ssh_service.operations.submit`.
-    claim : Optional[Callable[[], bool]]
-        Asked just before the script is sent.
-    stdout, stderr : Optional[Output]
-        What becomes of what it writes.
-    run_callback : Optional[Callable[..., None]]
-        Runs users' code, as `ssh_service.background.run_callback`; None: in an order of its own.
-
-    Returns
-    -------
-    CommandFuture
-        Its outcome.
 
     Raises
     ------
@@ -192,16 +144,7 @@ def copy(
     claim: Optional[Claim] = None,
     progress: Optional[ProgressCallback] = None,
 ) -> None:
-    """
-    Do a job of kind ``upload`` or ``download`` at one host.
-
-    Parameters
-    ----------
-    cache, job, host, idle_timeout, claim
-        As for `start`.
-    progress : Optional[Callable[[Progress], None]]
-        Told how far it is; what it raises ends the copy.
-    """
+    """Do a job of kind ``upload`` or ``download`` at one host."""
     target = params.resolve(hosts.connect_params(host, job.connect))
     local, there = job.arguments["local_path"], job.arguments["remote_path"]
     own_folder = job.kind == "download" and job.arguments["folder_per_host"]
@@ -252,19 +195,7 @@ class Clock:
         return time.monotonic() - self._began
 
     def result(self, future: Any) -> HostResult:
-        """
-        Tell what became of a command.
-
-        Parameters
-        ----------
-        future : concurrent.futures.Future
-            Done.
-
-        Returns
-        -------
-        HostResult
-            The result.
-        """
+        """Tell what became of a command."""
         try:
             process = future.result()
         except (Exception, CancelledError) as error:  # CancelledError: by itself in Python 3.8
@@ -272,40 +203,14 @@ class Clock:
         return completed(self.host, process, self.seconds)
 
     def failed(self, error: BaseException) -> HostResult:
-        """
-        Tell what went wrong.
-
-        Parameters
-        ----------
-        error : BaseException
-            What was raised.
-
-        Returns
-        -------
-        HostResult
-            The result.
-        """
+        """Tell what went wrong."""
         return failed(self.host, error, self.seconds)
 
     def cancelled(self) -> HostResult:
-        """
-        Tell that it was cancelled before anything was sent.
-
-        Returns
-        -------
-        HostResult
-            The result.
-        """
+        """Tell that it was cancelled before anything was sent."""
         text = f"{self.host}: cancelled before anything was sent"
         return self.failed(SshCommandCancelled(text, phase="queue"))
 
     def copied(self) -> HostResult:
-        """
-        Tell that a copy is complete.
-
-        Returns
-        -------
-        HostResult
-            The result.
-        """
+        """Tell that a copy is complete."""
         return completed(self.host, None, self.seconds)

@@ -62,14 +62,7 @@ def _own_cache() -> SshClientCache:
 
 
 def cancel(run: str) -> None:
-    """
-    End what this process has under way of a run, and begin no more of it.
-
-    Parameters
-    ----------
-    run : str
-        Which.
-    """
+    """End what this process has under way of a run, and begin no more of it."""
     with _lock:
         _cancelled.add(run)
         running = [one for one in _under_way if one.run == run]
@@ -78,48 +71,18 @@ def cancel(run: str) -> None:
 
 
 def forget(run: str) -> None:
-    """
-    Forget that a run was cancelled; it is over.
-
-    Parameters
-    ----------
-    run : str
-        Which.
-    """
+    """Forget that a run was cancelled; it is over."""
     with _lock:
         _cancelled.discard(run)
 
 
 def is_cancelled(run: str) -> bool:
-    """
-    Tell whether a run was cancelled, as far as this process was told.
-
-    Parameters
-    ----------
-    run : str
-        Which.
-
-    Returns
-    -------
-    bool
-        True if so.
-    """
+    """Tell whether a run was cancelled, as far as this process was told."""
     return run in _cancelled
 
 
 def perform(task: Task, claim: Optional[jobs.Claim], done: Callable[[HostResult], None]) -> None:
-    """
-    Begin with one host; a copy is also ended here, a command goes on by itself.
-
-    Parameters
-    ----------
-    task : Task
-        The host, and what to do there.
-    claim : Optional[Callable[[], bool]]
-        Asked just before anything is sent.
-    done : Callable[[HostResult], None]
-        Called with the result, once, on any thread.
-    """
+    """Begin with one host; a copy is also ended here, a command goes on by itself."""
     clock = Clock(task.host)
     if is_cancelled(task.run):
         done(clock.cancelled())
@@ -169,19 +132,7 @@ def _copy(task: Task, clock: Clock, claim: Optional[jobs.Claim]) -> HostResult:
 
 
 def work(task: Task) -> HostResult:
-    """
-    Do one host's part, and wait for its end: what goes to an executor that is not known here.
-
-    Parameters
-    ----------
-    task : Task
-        The host, and what to do there.
-
-    Returns
-    -------
-    HostResult
-        The result.
-    """
+    """Do the work at one host and wait for its end, inside a call of an executor."""
     claims = on_dask.claims(task.run)
     claim: Optional[jobs.Claim] = None
     if claims is not None:

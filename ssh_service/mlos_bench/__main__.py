@@ -13,14 +13,7 @@ _NAME = "python -m ssh_service.mlos_bench"
 
 
 def main() -> Any:
-    """
-    Run the command that the installed mlos_bench declares.
-
-    Returns
-    -------
-    Any
-        What it returns, for `sys.exit`; of wrong settings, the text that names them.
-    """
+    """Run the command that the installed mlos_bench declares."""
     from ssh_service.mlos_bench.schemas import WrongServiceSettings  # needs mlos_bench
 
     sys.argv[0] = _NAME  # for the usage message

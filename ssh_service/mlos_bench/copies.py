@@ -35,16 +35,6 @@ def fail_trials_only(permanent: PermanentFailures) -> Callable[[], None]:
     Have `LocalFileShareEnv` return a failure where a copy found no host, or lost it.
 
     Errors that are not the host's, such as a file that is missing, pass as they did.
-
-    Parameters
-    ----------
-    permanent : PermanentFailures
-        Notified of each such failure.
-
-    Returns
-    -------
-    Callable[[], None]
-        A function that undoes it.
     """
 
     def guarded(outcome: Callable[[Any, SshServiceError], Any]) -> Callable[[Method], Method]:

@@ -31,11 +31,6 @@ def shorten() -> Callable[[], None]:
 
     mlos_bench logs the whole output of a script at INFO, and a traceback over several libraries
     where a download finds its host down.
-
-    Returns
-    -------
-    Callable[[], None]
-        A function that undoes it.
     """
     logger = logging.getLogger(local_fileshare_env.__name__)
     with contextlib.ExitStack() as undo:

@@ -11,22 +11,7 @@ Method = Callable[..., Any]
 
 
 def wrap(cls: type, wrappers: Dict[str, Callable[[Method], Method]]) -> Callable[[], None]:
-    """
-    Wrap methods that a class itself defines.
-
-    Parameters
-    ----------
-    cls : type
-        The class.
-    wrappers : Dict[str, Callable[[Method], Method]]
-        By the method's name: a function from the method to its replacement, which gets the
-        method's name and docstring.
-
-    Returns
-    -------
-    Callable[[], None]
-        A function that restores the methods.
-    """
+    """Wrap methods that a class itself defines."""
     before = {name: vars(cls)[name] for name in wrappers}
     for name, wrapper in wrappers.items():
         setattr(cls, name, functools.wraps(before[name])(wrapper(before[name])))

@@ -26,14 +26,7 @@ _OURS: Dict[str, ModuleType] = {
 
 
 def replace() -> Callable[[], None]:
-    """
-    Put our modules where imports of mlos_bench's SSH services look.
-
-    Returns
-    -------
-    Callable[[], None]
-        What undoes it.
-    """
+    """Put our modules where imports of mlos_bench's SSH services look."""
     parent = mlos_bench.services.remote
     attribute = vars(parent).get("ssh")
     before = {name: sys.modules[name] for name in _loaded()}

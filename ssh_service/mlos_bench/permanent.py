@@ -39,14 +39,7 @@ class PermanentFailures:
         self._wake = threading.Event()  # never set: its wait is the pause
 
     def watch_scripts(self) -> Callable[[], None]:
-        """
-        Have `RemoteEnv` report how its scripts ended.
-
-        Returns
-        -------
-        Callable[[], None]
-            A function that undoes it.
-        """
+        """Have `RemoteEnv` report how its scripts ended."""
 
         def wrapper(execute: Method) -> Method:
             def remote_exec(environment: Any, *args: Any, **kwargs: Any) -> Any:
@@ -67,15 +60,7 @@ class PermanentFailures:
         self._count = 0
 
     def on_failure(self, error: BaseException) -> None:
-        """
-        Report the first permanent failure in a row, and pause after each: 1 s, 2 s, ... 60 s.
-
-        Parameters
-        ----------
-        error : BaseException
-            Why a script or a copy failed.  Anything that may be over by the next trial, such as
-            a refused connection, causes no pause.
-        """
+        """Report the first permanent failure in a row, and pause after each: 1, 2, ... 60 s."""
         if not isinstance(error, _PERMANENT):
             return
         pause = min(2.0**self._count, _MAX_PAUSE)

@@ -33,14 +33,7 @@ _reasons: MutableMapping[Environment, str] = weakref.WeakKeyDictionary()
 
 
 def store() -> Callable[[], None]:
-    """
-    Let failed environments return the reason as ``error``, a short text.
-
-    Returns
-    -------
-    Callable[[], None]
-        A function that undoes it.
-    """
+    """Let failed environments return the reason as ``error``, a short text."""
     with contextlib.ExitStack() as undo:
         undo.callback(wrap(RemoteEnv, {"run": _remote_run}))
         undo.callback(wrap(CompositeEnv, {"run": _composite_run}))
@@ -48,39 +41,13 @@ def store() -> Callable[[], None]:
 
 
 def note(environment: Environment, error: BaseException) -> Optional[Dict[str, str]]:
-    """
-    Note why an environment's run failed, for the `CompositeEnv` around it.
-
-    Parameters
-    ----------
-    environment : Environment
-        The environment.
-    error : BaseException
-        The reason.
-
-    Returns
-    -------
-    Optional[Dict[str, str]]
-        What the environment should return as its output.
-    """
+    """Note why an environment's run failed, for the `CompositeEnv` around it."""
     text = _reasons[environment] = shorten(str(error) or type(error).__name__)
     return _output(text)
 
 
 def shorten(text: str) -> str:
-    """
-    Put a text on one line that fits into the storage.
-
-    Parameters
-    ----------
-    text : str
-        The text.
-
-    Returns
-    -------
-    str
-        At most `MAX_LENGTH` characters, ending in ``...`` if some were cut off.
-    """
+    """Put a text on one line that fits into the storage."""
     text = " ".join(text.split())
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - len(_MORE)] + _MORE
 

@@ -21,14 +21,7 @@ __all__ = ["keep_going"]
 
 
 def keep_going() -> Callable[[], None]:
-    """
-    Hold the connections while a scheduler is in its context, and free runners that failed.
-
-    Returns
-    -------
-    Callable[[], None]
-        A function that undoes it.
-    """
+    """Hold the connections while a scheduler is in its context, and free runners that failed."""
     try:
         runners = importlib.import_module("mlos_bench.schedulers.trial_runner")
     except ModuleNotFoundError:

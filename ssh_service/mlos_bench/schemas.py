@@ -30,14 +30,7 @@ class WrongServiceSettings(ValidationError):  # type: ignore[misc]
 
 
 def subschema() -> Dict[str, Any]:
-    """
-    Read the schema of configs that name our services.
-
-    Returns
-    -------
-    Dict[str, Any]
-        The schema; it refers to nothing outside itself.
-    """
+    """Read the schema of configs that name our services."""
     with open(SUBSCHEMA, encoding="utf-8") as file:
         schema: Dict[str, Any] = json.load(file)
     return schema
@@ -46,11 +39,6 @@ def subschema() -> Dict[str, Any]:
 def extend() -> Callable[[], None]:
     """
     Add our services to those that mlos_bench's schema allows.
-
-    Returns
-    -------
-    Callable[[], None]
-        What undoes it.
 
     Raises
     ------
@@ -75,14 +63,7 @@ def extend() -> Callable[[], None]:
 
 
 def explain() -> Callable[[], None]:
-    """
-    Have a refused config name the wrong settings of our services, not print the whole schema.
-
-    Returns
-    -------
-    Callable[[], None]
-        A function that undoes it.
-    """
+    """Make a refused config name the wrong settings, instead of printing the whole schema."""
     return wrap(ConfigSchema, {"validate": _validate})
 
 

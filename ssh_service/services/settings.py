@@ -183,16 +183,6 @@ def plain(config: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
     """
     Copy some settings, with path objects as the text they stand for.
 
-    Parameters
-    ----------
-    config : Optional[Mapping[str, Any]]
-        The settings; None is an empty dict.
-
-    Returns
-    -------
-    Dict[str, Any]
-        A copy that can be written as JSON, which mlos_bench does for its log.
-
     Raises
     ------
     SshConfigError
@@ -212,23 +202,7 @@ def _plain(value: Any) -> Any:
 def problems(
     config: Mapping[str, Any], known: Mapping[str, Setting], *, allow_unknown: bool = False
 ) -> List[str]:
-    """
-    Say what is wrong with some settings, each by itself.
-
-    Parameters
-    ----------
-    config : Mapping[str, Any]
-        The settings.
-    known : Mapping[str, Reader]
-        Those there are.
-    allow_unknown : bool
-        Whether to pass over the others.
-
-    Returns
-    -------
-    List[str]
-        A text for each that is unknown or has a value it may not have.
-    """
+    """Say what is wrong with some settings, each by itself."""
     found = []
     for name, value in config.items():
         if name not in known:
@@ -254,17 +228,6 @@ def _unknown(name: Any, known: Mapping[str, Setting]) -> str:
 def known_hosts(config: Mapping[str, Any]) -> Tuple[Optional[Tuple[str, ...]], Optional[str]]:
     """
     Find out which host keys some settings trust.
-
-    Parameters
-    ----------
-    config : Mapping[str, Any]
-        Settings without `problems`.
-
-    Returns
-    -------
-    Tuple[Optional[Tuple[str, ...]], Optional[str]]
-        The known hosts files (None: none given) and the policy (``strict``, ``accept-new``,
-        ``off``; None: nothing is said about host keys).
 
     Raises
     ------
@@ -292,11 +255,6 @@ def require_known_hosts(config: Mapping[str, Any]) -> None:
     """
     Refuse known hosts files that do not exist where they must.
 
-    Parameters
-    ----------
-    config : Mapping[str, Any]
-        Settings without `problems`.
-
     Raises
     ------
     SshConfigError
@@ -315,11 +273,6 @@ def require_identity_files(config: Mapping[str, Any]) -> None:
     """
     Refuse private keys that do not exist, also where a cached connection would not need them.
 
-    Parameters
-    ----------
-    config : Mapping[str, Any]
-        Settings without `problems`.
-
     Raises
     ------
     SshConfigError
@@ -337,16 +290,6 @@ def connect_params(config: Mapping[str, Any]) -> Dict[str, Any]:
 
     What the settings do not say is left out, for the user's ssh_config and the engine's defaults
     to fill in.
-
-    Parameters
-    ----------
-    config : Mapping[str, Any]
-        Settings without `problems`, ``ssh_hostname`` among them.
-
-    Returns
-    -------
-    Dict[str, Any]
-        The parameters, by asyncssh's names.
 
     Raises
     ------

@@ -99,16 +99,6 @@ def stop_all(find: Callable[[], Iterable[int]]) -> List[int]:
     A signal takes effect after it was sent: a process that was told to stop may still fork.  So
     `find` is asked again until it finds nobody new although all of those it found have stopped.
 
-    Parameters
-    ----------
-    find : Callable[[], Iterable[int]]
-        Returns the processes to be stopped, parents before their children.
-
-    Returns
-    -------
-    List[int]
-        Those that have stopped, or have ended meanwhile.
-
     Raises
     ------
     RuntimeError
@@ -138,19 +128,7 @@ def kill_all(find: Callable[[], Iterable[int]]) -> List[int]:
 
 
 def die_with_us(pid: int) -> "subprocess.Popen[bytes]":
-    """
-    Have a process killed when this one ends, however it does: by a signal, too.
-
-    Parameters
-    ----------
-    pid : int
-        The process, a child of ours.
-
-    Returns
-    -------
-    subprocess.Popen[bytes]
-        The watch, for `unwatch`; forgotten, it takes us for ended.
-    """
+    """Have a process killed when this one ends, however it does: by a signal, too."""
     return subprocess.Popen(
         ["/bin/sh", "-c", _WATCH, "watch", str(pid)],
         stdin=subprocess.PIPE,
