@@ -1,18 +1,20 @@
 """
-Many hosts at once: run a script on them, or copy to and from them, and take results as they come.
+Run a script on many hosts, or copy to and from them, and take the results as they come.
 
     for result in fleet.run(["web01", "admin@db:2222"], "uptime", parallel=50):
         print(result.host, result.status, result.stdout)
 
-In this process a command holds no thread: what bounds a run is `parallel`, not threads.  Given an
-executor (`concurrent.futures`), the work goes there: to threads, to the processes of a pool, or,
-by ``dask.distributed``'s ``Client.get_executor()``, to other machines.
+Without an executor the work is done in this process, where a command needs no thread of its own:
+`parallel` limits a run, not threads.  With an executor (`concurrent.futures`) its workers do the
+work: threads, the processes of a pool, or other machines by way of ``dask.distributed``'s
+``Client.get_executor()``.
 
-What runs where: `results` hands out what comes, to the caller's thread.  Without an executor
-`here` does the work.  With one, `elsewhere` gives the hosts to it and `executing` remembers them,
-here, and `worker` does the work, over there.  To a process pool there is a line besides:
-`process_pool` is its end here, `station` its end in each of the pool's processes.  On dask,
-`on_dask` asks the scheduler in its stead.  What is done at one host, wherever, is in `job`.
+The modules: `task` is what to do at every host, and how it is done at one.  `results` is the
+iterator that the caller gets; a `Runner` does its work.  `local_runner` does it in this process.
+`executor_runners` submits the hosts to an executor, `executor_base` keeps track of them, and
+`worker` does the work in the executor's workers.  A process pool also needs a pipe to each
+process: `process_pool` holds the caller's ends, `pool_worker` the workers' ends.  On dask,
+`on_dask` asks the scheduler for a permit before anything is sent.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ from ssh_service.copying import Options
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.executor_runners import runner_for
 from ssh_service.fleet.hosts import Host, expand, parse
-from ssh_service.fleet.local_runner import Here, OnOutput, OnProgress
+from ssh_service.fleet.local_runner import LocalRunner, OnOutput, OnProgress
 from ssh_service.fleet.result import HostResult, SshWorkerLost
 from ssh_service.fleet.results import Results
-from ssh_service.fleet.task import Job
+from ssh_service.fleet.task import FleetTask
 
 __all__ = [
     "Host",
@@ -66,57 +68,72 @@ def run(
     cache: Optional[SshClientCache] = None,
 ) -> Results:
     """
-    Run a script on many hosts.
+    Run a script on many hosts at once.
 
     Parameters
     ----------
     hosts : Iterable[Union[str, Mapping[str, Any]]]
-        ``[user@]host[:port]``, or connect parameters (see `ssh_service.params.resolve`).  Taken as
-        room comes up, so it may be endless.  See `expand` for ranges such as ``web[01-40]``.
+        Each is ``[user@]host[:port]``, or a mapping of connect parameters (see
+        `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
+        start, so the iterable may be endless.  `expand` writes out ranges such as ``web[01-40]``.
     script : Union[str, Iterable[str]]
         The script, or its lines.
     connect : Optional[Mapping[str, Any]]
-        Connect parameters for every host; those of the host itself win.
+        Connect parameters for every host, such as ``{"username": "root"}``; those of a host itself
+        take precedence.
     parallel : int
-        How many hosts may be under way, or done with their results not taken yet.
+        The most hosts that may be under way, or done with their results not taken yet.
     timeout : Optional[float]
-        Seconds for each host: connecting, waiting, running.
+        Seconds for each host, from connecting to the end of the script; None: no limit, except
+        that of connecting.
     env : Optional[Mapping[str, Any]]
-        Environment variables; values go through `str`.  None and bytes are refused.
+        Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
-        The shell to run it in, a path on the server; None takes the login shell.
+        Path of the shell on the host that runs the script; None: the user's login shell.
     max_output : Optional[int]
-        Bytes that stdout and stderr of one host may each have; more ends the command.
+        The most bytes that stdout and stderr of one host may each have; a command that writes
+        more is ended and its result has an `SshOutputLimitError`.  None: no limit.
     on_output : Optional[Callable[[str, str, bytes], None]]
-        Called with host, ``stdout`` or ``stderr``, and a piece of output as it comes, on the
-        callback thread; the results then hold no output.  What it raises ends that host's
-        command, and is told as its error.  In this process only.
+        Called with the host, ``stdout`` or ``stderr``, and a piece of output, as the output
+        arrives; never by two threads at once.  The results then hold no output.  If it raises,
+        that host's command is ended and the exception is the error of its result.  Not with
+        `executor`.
     executor : Optional[Executor]
-        Where the work is done; None: in this process, without a thread for each command.
+        Does the work; None: this process does it, without a thread for each command.
     cache : Optional[SshClientCache]
-        Where connections come from, and stay; None: one of this call's own, where a connection is
-        closed as soon as its host is done.  In this process only: workers have their own.
+        The cache to take connections from and keep them in.  None: a temporary one, which closes
+        each connection as soon as its host is done.  Not with `executor`: workers have their own.
 
     Returns
     -------
     Results
-        An iterator of `HostResult`, in the order in which hosts are done.  The work has begun.
+        An iterator of `HostResult`, in the order in which the hosts are done.  The work has
+        already started.
 
     Raises
     ------
     SshConfigError
-        The script, a variable's name or a number is wrong.  A host that is wrong is told of by
-        its result.
+        The script, the name of a variable, an option or a number is invalid.  An invalid host
+        yields a failed `HostResult` instead.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread.
+
+    Examples
+    --------
+    >>> with fleet.run(fleet.expand("web[01-40]"), "uptime", timeout=30) as results:
+    ...     down = [result.host for result in results if not result.ok]
     """
-    connect = params.conceal(_connect(connect))
+    connect = params.conceal(_checked_connect(connect))
     arguments: Dict[str, Any] = {
         "text": scripts.join(script),
         "env": dict(scripts.check_environment(env)),
         "shell": shell,
         "max_output": max_output,
     }
-    job = Job("run", arguments, dict(connect), _seconds("timeout", timeout))
-    return _results(hosts, job, parallel, executor, cache, on_output, None)
+    task = FleetTask("run", arguments, dict(connect), _checked_seconds("timeout", timeout))
+    return _results(hosts, task, parallel, executor, cache, on_output, None)
 
 
 def upload(
@@ -142,57 +159,83 @@ def upload(
     cache: Optional[SshClientCache] = None,
 ) -> Results:
     """
-    Copy a file or a tree to many hosts.
+    Copy a file or a tree to many hosts at once.
 
     Parameters
     ----------
-    hosts, connect, parallel, executor, cache
-        As for `run`; each copy holds a thread.
-    local_path, remote_path : Union[str, os.PathLike]
-        From where, to where: as for `ssh_service.upload`.
+    hosts : Iterable[Union[str, Mapping[str, Any]]]
+        Each is ``[user@]host[:port]``, or a mapping of connect parameters (see
+        `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
+        start.
+    local_path : Union[str, os.PathLike]
+        The local file or folder, taken literally.
+    remote_path : Union[str, os.PathLike]
+        The target on each host: a file is copied to this name, or into it if it is a folder.
+        Relative to the home directory; ``~`` or ``~user`` at the start is expanded.
+    connect : Optional[Mapping[str, Any]]
+        Connect parameters for every host; those of a host itself take precedence.
+    parallel : int
+        The most hosts that may be under way, or done with their results not taken yet.  Each copy
+        needs a thread.
     recursive : bool
-        Whether a folder may be copied.
+        Whether a folder may be copied; False makes a folder an error.
     timeout : Optional[float]
-        Seconds for each host's whole copy, connecting included; None: no limit.
+        Seconds for each host's whole copy, including connecting; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which to give a host up; None: no limit.
+        Seconds without any progress after which a host's copy fails; None: no limit.
     verify : bool
-        Whether to compare what arrived with what was sent.
+        Whether to compare checksums of each file after it was copied.
     resume : bool
-        Whether to go on where an earlier, interrupted copy of a file stopped.
+        Whether to continue an earlier, interrupted copy of a file where it stopped.
     fsync : bool
-        Whether to have each file written to the server's disk before it gets its name.  An error
-        where the server cannot.
+        Whether to flush each file to the server's disk before it gets its final name.  An error
+        if the server cannot do that.
     preserve : Optional[bool]
-        Modes and times.  None keeps them as far as the server allows, and logs once that
-        it does not; True makes its refusal an error; False keeps neither, so that a new file has
-        the mode that new files have there.
+        Whether to keep modes and times.  None: as far as the server allows, with one warning in
+        the log if it does not.  True: its refusal is an error.  False: neither, so that a new
+        file has the server's default mode.
     links : str
-        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
-        ``keep``: links inside a tree are copied as links, dangling ones too.
+        ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
+        ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
-        the rest is copied, and one `SshTreeError` lists what was not.
+        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
+        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
     update : bool
-        Whether to pass over files that are there with the same size and time, as rsync does.
+        Whether to skip files that the target has with the same size and time, as rsync does.
     contents : bool
-        Whether to copy what is in a folder into the target, whether or not that exists, instead
-        of making a folder of the same name in a target that exists.  So a second copy brings the
-        target up to date.
+        Whether to copy the contents of a folder into the target, whether or not that exists.
+        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
+        a second copy updates the first.
     on_progress : Optional[Callable[[str, Progress], None]]
-        Called with host and progress, on threads of the copies'.  In this process only.
+        Called with the host and its progress, a few times a second, on that copy's thread.  If it
+        raises, that host's copy fails with the exception.  Not with `executor`.
+    executor : Optional[Executor]
+        Does the work; None: this process does it.
+    cache : Optional[SshClientCache]
+        The cache to take connections from and keep them in.  None: a temporary one, which closes
+        each connection as soon as its host is done.  Not with `executor`: workers have their own.
 
     Returns
     -------
     Results
-        As for `run`.
+        An iterator of `HostResult`, in the order in which the hosts are done.  The work has
+        already started.
 
     Raises
     ------
     SshConfigError
-        A number or an option is wrong.  A host that is wrong is told of by its result.
+        An option or a number is invalid.  An invalid host yields a failed `HostResult` instead.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread.
+
+    Examples
+    --------
+    >>> for result in fleet.upload(["web01", "web02"], "site.conf", "/etc/nginx/conf.d/"):
+    ...     print(result.host, result.status)
     """
-    connect = params.conceal(_connect(connect))
+    connect = params.conceal(_checked_connect(connect))
     options = Options(
         recursive=recursive,
         verify=verify,
@@ -205,8 +248,8 @@ def upload(
         contents=contents,
     )
     arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
-    job = Job("upload", arguments, dict(connect), _seconds("timeout", timeout))
-    return _results(hosts, job, parallel, executor, cache, None, on_progress)
+    task = FleetTask("upload", arguments, dict(connect), _checked_seconds("timeout", timeout))
+    return _results(hosts, task, parallel, executor, cache, None, on_progress)
 
 
 def download(
@@ -233,61 +276,88 @@ def download(
     folder_per_host: bool = True,
 ) -> Results:
     """
-    Copy a file or a tree from many hosts, into one folder for each.
+    Copy a file or a tree from many hosts at once, into one folder for each host.
 
     Parameters
     ----------
-    hosts, connect, parallel, on_progress, executor, cache
-        As for `upload`.
+    hosts : Iterable[Union[str, Mapping[str, Any]]]
+        Each is ``[user@]host[:port]``, or a mapping of connect parameters (see
+        `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
+        start.
     remote_path : Union[str, os.PathLike]
-        From where.
+        The file or folder on each host.  Relative to the home directory; ``~`` or ``~user`` at
+        the start is expanded.
     local_path : Union[str, os.PathLike]
-        Where the folders go, each by the name of its host; they are made, and stay where anything
-        arrived.  With an executor on other machines, it is a path over there.
+        The folder for the hosts' folders, each of which has the name of its host.  Missing
+        folders are created, and removed again if nothing arrived.  With an executor on other
+        machines it is a path there.
+    connect : Optional[Mapping[str, Any]]
+        Connect parameters for every host; those of a host itself take precedence.
+    parallel : int
+        The most hosts that may be under way, or done with their results not taken yet.  Each copy
+        needs a thread.
     recursive : bool
-        Whether a folder may be copied.
+        Whether a folder may be copied; False makes a folder an error.
     timeout : Optional[float]
-        Seconds for each host's whole copy, connecting included; None: no limit.
+        Seconds for each host's whole copy, including connecting; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which to give a host up; None: no limit.
+        Seconds without any progress after which a host's copy fails; None: no limit.
     verify : bool
-        Whether to compare what arrived with what was sent.
+        Whether to compare checksums of each file after it was copied.
     resume : bool
-        Whether to go on where an earlier, interrupted copy of a file stopped.  The beginning is
-        only kept where the server has a shell with ``sha256sum``, which proves it right; else
+        Whether to continue an earlier, interrupted copy of a file where it stopped.  That needs a
+        server with a shell and ``sha256sum``, to prove that the first part is right; otherwise
         the file is copied anew.
     fsync : bool
-        Whether to have each file written to the local disk before it gets its name.
+        Whether to flush each file to the local disk before it gets its final name.
     preserve : Optional[bool]
-        Modes and times.  None keeps them as far as the local system allows, but never
-        lets group or others write where the umask does not; True keeps those bits, too, and makes
-        a refusal an error; False keeps neither.  setuid, setgid and sticky never come down.
+        Whether to keep modes and times.  None: as far as the local system allows, but group and
+        others get write permission only if the umask allows it.  True: those bits, too, and a
+        refusal is an error.  False: neither.  setuid, setgid and sticky bits are never copied.
     links : str
-        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
-        ``keep``: links inside a tree are copied as links, dangling ones too.
+        ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
+        ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
-        the rest is copied, and one `SshTreeError` lists what was not.
+        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
+        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
     update : bool
-        Whether to pass over files that are there with the same size and time, as rsync does.
+        Whether to skip files that the target has with the same size and time, as rsync does.
     contents : bool
-        Whether to copy what is in a folder into the target, whether or not that exists, instead
-        of making a folder of the same name in a target that exists.  So a second copy brings the
-        target up to date.
+        Whether to copy the contents of a folder into the target, whether or not that exists.
+        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
+        a second copy updates the first.
+    on_progress : Optional[Callable[[str, Progress], None]]
+        Called with the host and its progress, a few times a second, on that copy's thread.  If it
+        raises, that host's copy fails with the exception.  Not with `executor`.
+    executor : Optional[Executor]
+        Does the work; None: this process does it.
+    cache : Optional[SshClientCache]
+        The cache to take connections from and keep them in.  None: a temporary one, which closes
+        each connection as soon as its host is done.  Not with `executor`: workers have their own.
     folder_per_host : bool
-        False, for a single host: the copy goes to `local_path` itself.
+        False, for a single host: copy to `local_path` itself.
 
     Returns
     -------
     Results
-        As for `run`.
+        An iterator of `HostResult`, in the order in which the hosts are done.  The work has
+        already started.
 
     Raises
     ------
     SshConfigError
-        A number or an option is wrong.  A host that is wrong is told of by its result.
+        An option or a number is invalid.  An invalid host yields a failed `HostResult` instead.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread.
+
+    Examples
+    --------
+    >>> for result in fleet.download(["web01", "web02"], "/var/log/nginx/error.log", "logs"):
+    ...     print(result.host, result.status)
     """
-    connect = params.conceal(_connect(connect))
+    connect = params.conceal(_checked_connect(connect))
     options = Options(
         recursive=recursive,
         verify=verify,
@@ -301,8 +371,8 @@ def download(
     )
     arguments = _copy_arguments(local_path, remote_path, stall_timeout, options)
     arguments["folder_per_host"] = folder_per_host
-    job = Job("download", arguments, dict(connect), _seconds("timeout", timeout))
-    return _results(hosts, job, parallel, executor, cache, None, on_progress)
+    task = FleetTask("download", arguments, dict(connect), _checked_seconds("timeout", timeout))
+    return _results(hosts, task, parallel, executor, cache, None, on_progress)
 
 
 def _copy_arguments(
@@ -311,14 +381,14 @@ def _copy_arguments(
     return {
         "local_path": os.fspath(local_path),
         "remote_path": os.fspath(remote_path),
-        "stall_timeout": _seconds("stall_timeout", stall_timeout),
+        "stall_timeout": _checked_seconds("stall_timeout", stall_timeout),
         "options": options.check()._asdict(),
     }
 
 
 def _results(
     hosts: Hosts,
-    job: Job,
+    task: FleetTask,
     parallel: int,
     executor: Optional[Executor],
     cache: Optional[SshClientCache],
@@ -327,38 +397,38 @@ def _results(
 ) -> Results:
     if isinstance(hosts, (str, bytes, Mapping)) or not isinstance(hosts, Iterable):
         raise SshConfigError(
-            f"hosts: expected several, such as a list, got a {type(hosts).__name__}"
+            f"hosts must be an iterable of hosts, such as a list, got a {type(hosts).__name__}"
         )
     if isinstance(parallel, bool) or not isinstance(parallel, int) or parallel < 1:
-        raise SshConfigError(f"parallel: expected a whole number, at least 1, got {parallel!r}")
+        raise SshConfigError(f"parallel must be an integer >= 1, got {parallel!r}")
     if executor is None:
         check_cache(cache)
-        return Results(hosts, Here(job, parallel, cache, on_output, on_progress), parallel)
+        return Results(hosts, LocalRunner(task, parallel, cache, on_output, on_progress), parallel)
     if cache is not None or on_output is not None or on_progress is not None:
         raise SshConfigError(
-            "cache, on_output and on_progress: not with an executor, whose workers may be"
-            " processes of their own"
+            "cache, on_output and on_progress cannot be combined with executor, whose workers may"
+            " be other processes"
         )
     if not callable(getattr(executor, "submit", None)):
         raise SshConfigError(
-            f"executor: expected one of concurrent.futures, or like those, got {executor!r}"
+            f"executor must have the submit() of a concurrent.futures.Executor, got {executor!r}"
         )
-    return Results(hosts, runner_for(job, parallel, executor), parallel)
+    return Results(hosts, runner_for(task, parallel, executor), parallel)
 
 
-def _connect(given: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:
-    if given is None:
+def _checked_connect(connect: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:
+    if connect is None:
         return {}
-    if not isinstance(given, Mapping):
+    if not isinstance(connect, Mapping):
         raise SshConfigError(
-            f"connect: expected a mapping of connect parameters, got a {type(given).__name__}"
+            f"connect must be a mapping of connect parameters, got a {type(connect).__name__}"
         )
-    return given
+    return connect
 
 
-def _seconds(name: str, value: Optional[float]) -> Optional[float]:
+def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise SshConfigError(f"{name}: expected seconds above 0, got {value!r}")
+        raise SshConfigError(f"{name} must be a number of seconds > 0, got {value!r}")
     return float(value)

@@ -1,4 +1,4 @@
-"""The caller's side of a run on an executor: the hosts that were given to it."""
+"""The caller's side of a run on an executor: the hosts that were submitted to it."""
 
 from __future__ import annotations
 
@@ -10,81 +10,85 @@ from typing import Any, Dict, List, Optional
 from ssh_service import params
 from ssh_service.fleet.result import HostResult, SshWorkerLost
 from ssh_service.fleet.results import Runner
-from ssh_service.fleet.task import Clock, Job
-from ssh_service.fleet.worker import Task
+from ssh_service.fleet.task import FleetTask, ResultBuilder
+from ssh_service.fleet.worker import HostTask
 
-__all__ = ["Executing", "Given"]
+__all__ = ["Assignment", "ExecutorRunner"]
 
 
-class Given:
+class Assignment:
     """
-    A host that was given to the executor.
+    A host that was submitted to the executor.
 
     Attributes
     ----------
     claimed : bool
-        Whether a worker has asked to send its command, and so may have.
+        Whether a worker has reported that it is about to send.
     call : Optional[Future[Any]]
-        The executor's; None before it has taken the host, and once there is a result.
+        The executor's future; None until the call is submitted, and once there is a result.
     """
 
     def __init__(self, number: int, host: Any) -> None:
         self.number = number
         self.host = host
-        self.clock = Clock(host)
-        self.claimed = False
+        self.builder = ResultBuilder(host)
+        self.may_have_sent = False
         self.call: Optional["Future[Any]"] = None
 
 
-class Executing(Runner):
-    """What all executors have in common: each host has one result, whoever tells of it first."""
+class ExecutorRunner(Runner):
+    """What all executors have in common: each host gets one result, the first that is known."""
 
-    def __init__(self, job: Job, executor: Executor) -> None:
-        self._job = job
+    def __init__(self, task: FleetTask, executor: Executor) -> None:
+        self._task = task
         self._executor = executor
         self._run = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._next = 0  # guarded by _lock
-        self._given: Dict[int, Given] = {}  # guarded by _lock: those without a result
+        self._assignments: Dict[int, Assignment] = {}  # guarded by _lock: no result yet
 
-    def begin(self, host: Any) -> None:
-        """Give one host to the executor."""
+    def start(self, host: Any) -> None:
+        """Submit one host to the executor."""
         host = params.conceal(host)
         with self._lock:
-            given = self._given[self._next] = Given(self._next, host)
+            assignment = self._assignments[self._next] = Assignment(self._next, host)
             self._next += 1
-        self._give(given)
+        self._submit_assignment(assignment)
 
-    def _give(self, given: Given) -> None:
+    def _submit_assignment(self, assignment: Assignment) -> None:
         try:
-            call = self._submit(Task(self._run, given.number, given.host, self._job))
-        except Exception as error:  # shut down, or broken
-            why = f"{given.clock.host}: no worker took it: {error}"
+            call = self._submit(
+                HostTask(self._run, assignment.number, assignment.host, self._task)
+            )
+        except Exception as error:  # the executor is shut down or broken
+            why = f"{assignment.builder.host}: the executor refused the task: {error}"
             lost = SshWorkerLost(why, sent=False)
-            self._settle(given.number, given.clock.failed(lost))
+            self._settle(assignment.number, assignment.builder.failed(lost))
             return
-        given.call = call
-        call.add_done_callback(lambda done: self._returned(given, done))
+        assignment.call = call
+        call.add_done_callback(lambda done: self._on_call_done(assignment, done))
 
-    def _submit(self, task: Task) -> "Future[Any]":
+    def _submit(self, host_task: HostTask) -> "Future[Any]":
         raise NotImplementedError
 
-    def _returned(self, given: Given, call: "Future[Any]") -> None:
+    def _on_call_done(self, assignment: Assignment, call: "Future[Any]") -> None:
         raise NotImplementedError
 
     def _settle(self, number: int, result: HostResult) -> None:
         with self._lock:
-            known = self._given.pop(number, None)
+            known = self._assignments.pop(number, None)
         if known is not None:
-            known.call = None  # which refers to it, too; workers keep results that long
+            known.call = (
+                None  # it refers to the assignment, and dask keeps the result as long as it exists
+            )
             self.deliver(result)
 
-    def _open(self) -> List[Given]:
+    def _unsettled(self) -> List[Assignment]:
         with self._lock:
-            return list(self._given.values())
+            return list(self._assignments.values())
 
-    def _withdraw(self) -> None:
-        """Take back what no worker has begun."""
-        for given in self._open():
-            if given.call is not None and given.call.cancel():
-                self._settle(given.number, given.clock.cancelled())
+    def _cancel_unstarted(self) -> None:
+        """Cancel the calls that no worker has started."""
+        for assignment in self._unsettled():
+            if assignment.call is not None and assignment.call.cancel():
+                self._settle(assignment.number, assignment.builder.cancelled())

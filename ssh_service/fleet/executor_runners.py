@@ -1,4 +1,4 @@
-"""The work of a fleet on an executor of the caller's."""
+"""Run a fleet's work on the caller's executor."""
 
 from __future__ import annotations
 
@@ -6,56 +6,57 @@ from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExec
 from typing import Any
 
 from ssh_service.fleet import on_dask, worker
-from ssh_service.fleet.executor_base import Executing, Given
+from ssh_service.fleet.executor_base import Assignment, ExecutorRunner
 from ssh_service.fleet.process_pool import ProcessPool
 from ssh_service.fleet.result import HostResult, one_line
 from ssh_service.fleet.results import Runner
-from ssh_service.fleet.task import Job, unknown_fate
-from ssh_service.fleet.worker import Task
+from ssh_service.fleet.task import FleetTask, outcome_unknown_error
+from ssh_service.fleet.worker import HostTask
 
 __all__ = ["runner_for"]
 
 
-def runner_for(job: Job, parallel: int, executor: Executor) -> Runner:
-    """Choose how to give work to an executor."""
+def runner_for(task: FleetTask, parallel: int, executor: Executor) -> Runner:
+    """Return the runner for an executor."""
     if isinstance(executor, ProcessPoolExecutor):
-        return ProcessPool(job, parallel, executor)
-    return _AnyExecutor(job, executor)
+        return ProcessPool(task, parallel, executor)
+    return _AnyExecutor(task, executor)
 
 
-class _AnyExecutor(Executing):
-    """One call for each host, which lasts until the host is done."""
+class _AnyExecutor(ExecutorRunner):
+    """Makes one call for each host, which lasts until the host is done."""
 
-    def _submit(self, task: Task) -> "Future[Any]":
-        return self._executor.submit(worker.work, task)
+    def _submit(self, host_task: HostTask) -> "Future[Any]":
+        return self._executor.submit(worker.run_task, host_task)
 
-    def _returned(self, given: Given, call: "Future[Any]") -> None:
+    def _on_call_done(self, assignment: Assignment, call: "Future[Any]") -> None:
         try:
             result: HostResult = call.result()
-        except (Exception, CancelledError) as error:  # CancelledError: by itself in Python 3.8
+        except Exception as error:
             if isinstance(error, CancelledError) and not on_dask.is_dask(self._executor):
-                result = given.clock.cancelled()  # it had not been begun
+                result = assignment.builder.cancelled()  # it had not started
             else:
-                lost = unknown_fate(
-                    given.clock.host, f"no word from the worker ({one_line(error)})"
+                lost = outcome_unknown_error(
+                    assignment.builder.host,
+                    f"the worker did not report a result ({one_line(error)})",
                 )
                 lost.__cause__ = error
-                result = given.clock.failed(lost)
-        self._settle(given.number, result)
+                result = assignment.builder.failed(lost)
+        self._settle(assignment.number, result)
 
     def cancel(self) -> None:
-        """End what is under way, as far as the workers can be told."""
+        """Cancel what is under way, as far as the workers can be notified."""
         if on_dask.is_dask(self._executor):
-            # Its futures let themselves be cancelled while their work goes on; so each worker is
-            # told, and tells in turn what became of its host.
+            # Cancelling a future of dask's does not stop its work.  So the workers are notified,
+            # and each reports what became of its host.
             on_dask.cancel(self._executor, self._run)
             return
-        self._withdraw()
-        worker.cancel(self._run)  # workers that are threads of this process
+        self._cancel_unstarted()
+        worker.cancel(self._run)  # where the workers are threads of this process
 
     def close(self) -> None:
-        """Forget the run."""
-        if self._open():
+        """Forget the run; cancel it first if it is not over."""
+        if self._unsettled():
             self.cancel()
         else:
             worker.forget(self._run)

@@ -14,71 +14,71 @@ __all__ = ["Host", "connect_params", "expand", "folder_name", "name_of", "parse"
 
 Host = Union[str, Mapping[str, Any]]
 
-# More hosts than this in one pattern are a slip of the finger.
-_MOST = 100_000
-_MOST_DIGITS = 9
-# Characters of a pattern; a host name has 253 at most.
-_LONGEST = 2000
-# Brackets with digits, commas and dashes alone; those around an IPv6 address have colons.
+# More hosts than this in one pattern are a typing error.
+_MAX_HOSTS = 100_000
+_MAX_DIGITS = 9
+# In characters; a host name has at most 253.
+_MAX_PATTERN_LENGTH = 2000
+# Only digits, commas and dashes in brackets; an IPv6 address in brackets has colons.
 _RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
 _NAME = re.compile(r"[^\s@\[\]{}*?\"'`$;&|<>()\\/,]+\Z")
 
 
 def parse(text: str) -> Dict[str, Any]:
     """
-    Read one destination.
+    Parse one destination.
 
     Parameters
     ----------
     text : str
-        ``[user@]host[:port]``; an IPv6 address needs brackets where a port follows.
+        ``[user@]host[:port]``; an IPv6 address needs brackets if a port follows.
 
     Returns
     -------
     Dict[str, Any]
-        ``host`` and, where given, ``username`` and ``port``.
+        Connect parameters: ``host`` and, if given, ``username`` and ``port``.
 
     Raises
     ------
     SshConfigError
-        It cannot be one.
+        The text is not a destination.
     """
     if "://" in text:
-        raise _wrong(text, "URLs are not supported; leave out the scheme")
+        raise _host_error(text, "URLs are not supported; leave out the scheme")
     try:
         user, host, port = split_address(text.strip())
     except ValueError as error:
-        raise _wrong(text, str(error)) from None
+        raise _host_error(text, str(error)) from None
     if "," in host:
-        raise _wrong(
+        raise _host_error(
             text, "hosts cannot be joined by commas; write 'web[1,3]', or give them one by one"
         )
     if "[" in host and _RANGE.search(host):
-        raise _wrong(
+        raise _host_error(
             text, "a range stands for several hosts; list them with ssh_service.fleet.expand"
         )
     if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
         nor = ", nor a range such as web[01-40]" if re.search(r"[\[{*?]", host) else ""
-        raise _wrong(text, f"{host!r} is not a host name{nor}")
+        raise _host_error(text, f"{host!r} is not a host name{nor}")
     found: Dict[str, Any] = {"host": host}
     if user:
         found["username"] = user
     if port:
         if not (port.isascii() and port.isdigit() and len(port) < 10 and 0 < int(port) < 65536):
-            raise _wrong(text, f"{port[:20]!r} is not a port number")
+            raise _host_error(text, f"{port[:20]!r} is not a port number")
         found["port"] = int(port)
     return found
 
 
 def expand(pattern: str) -> List[str]:
     """
-    Write a pattern out.
+    Expand a pattern to the destinations that it stands for.
 
     Parameters
     ----------
     pattern : str
-        A destination that may have ranges in it: ``web[01-40]``, ``db[1,3,7-9].example.org``,
-        ``rack[1-2]-node[01-16]``.  A leading zero sets the width.
+        A destination that may contain ranges: ``web[01-40]``, ``db[1,3,7-9].example.org``,
+        ``rack[1-2]-node[01-16]``.  A leading zero sets the width of the numbers.
 
     Returns
     -------
@@ -88,13 +88,14 @@ def expand(pattern: str) -> List[str]:
     Raises
     ------
     SshConfigError
-        It is no text, or a range in it goes backwards, is no range, or gives too many hosts.
+        It is not a str, a range is malformed or goes backwards, or it stands for more than
+        100,000 hosts.
     """
     if not isinstance(pattern, str):
         kind = type(pattern).__name__
-        raise SshConfigError(f"expand: expected one pattern, a str, got a {kind}")
-    if len(pattern) > _LONGEST:
-        raise _wrong(pattern, f"it has more than {_LONGEST} characters")
+        raise SshConfigError(f"expand: pattern must be a str, got a {kind}")
+    if len(pattern) > _MAX_PATTERN_LENGTH:
+        raise _host_error(pattern, f"it has more than {_MAX_PATTERN_LENGTH} characters")
     pieces: List[Sequence[str]] = []
     ranges: List[List[_Range]] = []
     at = 0
@@ -102,27 +103,27 @@ def expand(pattern: str) -> List[str]:
         ranges.append(_ranges(found.group(1), pattern))
         pieces += [(pattern[at : found.start()],), ()]
         at = found.end()
-    # Counted before anything is listed: a line of text can stand for more than fits into memory.
-    if math.prod(sum(one.size for one in part) for part in ranges) > _MOST:
-        raise _wrong(pattern, f"it stands for more than {_MOST} hosts")
+    # Count before expanding: one line of text can stand for more hosts than fit into memory.
+    if math.prod(sum(one.size for one in part) for part in ranges) > _MAX_HOSTS:
+        raise _host_error(pattern, f"it stands for more than {_MAX_HOSTS} hosts")
     pieces[1::2] = [[text for one in part for text in one.texts()] for part in ranges]
     pieces.append((pattern[at:],))
     texts = ["".join(parts) for parts in itertools.product(*pieces)]
-    parse(texts[0])  # what is wrong with one is wrong with all
+    parse(texts[0])  # an error in one is an error in all
     return texts
 
 
 class _Range(NamedTuple):
-    begin: int
+    start: int
     end: int
     width: int
 
     @property
     def size(self) -> int:
-        return self.end - self.begin + 1
+        return self.end - self.start + 1
 
     def texts(self) -> Iterator[str]:
-        for number in range(self.begin, self.end + 1):
+        for number in range(self.start, self.end + 1):
             yield str(number).zfill(self.width)
 
 
@@ -131,24 +132,24 @@ def _ranges(text: str, pattern: str) -> List[_Range]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise _wrong(pattern, f"[{text}] is not a range; write [01-40] or [1,3,7-9]")
-        if len(first) > _MOST_DIGITS or len(last) > _MOST_DIGITS:
-            raise _wrong(pattern, f"a number has more than {_MOST_DIGITS} digits")
-        begin, end = int(first), int(last or first)
-        if end < begin:
-            raise _wrong(pattern, f"the range {part} goes backwards")
-        found.append(_Range(begin, end, len(first) if first.startswith("0") else 0))
+            raise _host_error(pattern, f"[{text}] is not a range; write [01-40] or [1,3,7-9]")
+        if len(first) > _MAX_DIGITS or len(last) > _MAX_DIGITS:
+            raise _host_error(pattern, f"a number has more than {_MAX_DIGITS} digits")
+        start, end = int(first), int(last or first)
+        if end < start:
+            raise _host_error(pattern, f"the range {part} goes backwards")
+        found.append(_Range(start, end, len(first) if first.startswith("0") else 0))
     return found
 
 
-def _wrong(text: str, reason: str) -> SshConfigError:
+def _host_error(text: str, reason: str) -> SshConfigError:
     text = conceal_password(text)
     shown, reason = (one if len(one) <= 200 else one[:197] + "..." for one in (text, reason))
     return SshConfigError(f"host {shown!r}: {reason}; expected [user@]host[:port]")
 
 
 def name_of(host: Any) -> str:
-    """Name a host as the caller wrote it."""
+    """Return a host's name as the caller gave it."""
     if isinstance(host, Mapping):
         return str(host.get("host"))
     return str(host)
@@ -156,27 +157,27 @@ def name_of(host: Any) -> str:
 
 def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
     """
-    Join what is said of one host with what is said of all.
+    Return the connect parameters of one host: its own, over those common to all hosts.
 
     Raises
     ------
     SshConfigError
-        The host is of another type, or cannot be one.
+        The host is not a str or mapping, or not a destination.
     """
     if isinstance(host, Mapping):
         return {**common, **host}
     if isinstance(host, str):
         return {**common, **parse(host)}
-    raise SshConfigError(f"host: expected a str or a mapping, got a {type(host).__name__}")
+    raise SshConfigError(f"host must be a str or a mapping, got a {type(host).__name__}")
 
 
 def folder_name(host: str) -> str:
-    """Give the name of the folder, or the beginning of the file, that belongs to a host."""
+    """Return a host's name as a safe name for a folder, or for the start of a file's name."""
     name = re.sub(r"[/\\\0]", "_", host)
     return name if name.strip(".") else f"_{name}"
 
 
 def unique(hosts: List[str]) -> Tuple[List[str], int]:
-    """Drop hosts that are named twice."""
+    """Return each host once, in order, and the number of duplicates."""
     once = list(dict.fromkeys(hosts))
     return once, len(hosts) - len(once)

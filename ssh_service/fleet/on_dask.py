@@ -1,9 +1,9 @@
 """
-What ``dask.distributed`` adds: claims at its scheduler.
+What a run on ``dask.distributed`` needs: permits, which its scheduler grants.
 
-A scheduler runs a task again when its worker is lost, as it takes tasks for functions without
-consequences.  So each command needs a claim just before it is sent, granted once for each host,
-at the one place that outlives workers.
+The scheduler runs a task again when its worker is lost, because it assumes that tasks have no side
+effects.  So each command asks for a permit just before it is sent.  A permit is granted once for
+each host, by the scheduler, because it outlives the workers.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, Dict, Optional, Set
 
 from ssh_service.errors import SshCommandCancelled
 
-__all__ = ["Claims", "Ledger", "cancel", "claims", "forget", "is_dask"]
+__all__ = ["PermitClient", "PermitLedger", "cancel", "forget", "is_dask", "permit_client"]
 
-# Runs that the scheduler remembers; the oldest goes first.
-_RUNS = 1000
-_NAME = "ssh-service-claims"
+# The scheduler forgets the oldest run beyond this number.
+_MAX_RUNS = 1000
+_NAME = "ssh-service-permits"
 
 
-class Ledger:
+class PermitLedger:
     """
-    At the scheduler: who may send what.
+    The permits that the scheduler has granted, and the runs that were cancelled.
 
     Notes
     -----
@@ -31,74 +31,78 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._claimed: Dict[str, Set[int]] = {}
+        self._granted: Dict[str, Set[int]] = {}
         self._cancelled: Dict[str, bool] = {}
 
-    def word(self, verb: str, run: str, number: int) -> str:
-        """Answer a question, or take note of something."""
-        if verb == "cancel":
+    def handle(self, request: str, run: str, number: int) -> str:
+        """Answer ``permit`` or ``status``; record ``cancel`` or ``forget``."""
+        if request == "cancel":
             self._cancelled[run] = True
             _trim(self._cancelled)
-        elif verb == "forget":
-            self._claimed.pop(run, None)
+        elif request == "forget":
+            self._granted.pop(run, None)
             self._cancelled.pop(run, None)
         if run in self._cancelled:
             return "cancelled"
-        if verb != "claim":
+        if request != "permit":
             return "granted"
-        claimed = self._claimed.setdefault(run, set())
-        _trim(self._claimed)
-        if number in claimed:
+        granted = self._granted.setdefault(run, set())
+        _trim(self._granted)
+        if number in granted:
             return "refused"
-        claimed.add(number)
+        granted.add(number)
         return "granted"
 
 
 def _trim(runs: Dict[str, Any]) -> None:
-    while len(runs) > _RUNS:
+    while len(runs) > _MAX_RUNS:
         del runs[next(iter(runs))]
 
 
-async def _word(dask_scheduler: Any, verb: str, run: str, number: int) -> str:
-    """Run on the scheduler: have a word with its ledger."""
-    ledger: Ledger = dask_scheduler.extensions.setdefault(_NAME, Ledger())
-    return ledger.word(verb, run, number)
+async def _on_scheduler(dask_scheduler: Any, request: str, run: str, number: int) -> str:
+    """Pass a request to the ledger; dask runs this on the scheduler."""
+    ledger: PermitLedger = dask_scheduler.extensions.setdefault(_NAME, PermitLedger())
+    return ledger.handle(request, run, number)
 
 
-class Claims:
-    """Asks the scheduler, from a worker."""
+class PermitClient:
+    """A worker's connection to the ledger on the scheduler."""
 
     def __init__(self, client: Any, run: str) -> None:
         self._client = client
         self._run = run
 
-    def claim(self, number: int) -> bool:
+    def request(self, number: int) -> bool:
         """
-        Ask whether something may be sent.
+        Ask whether a host's command may be sent; True at most once for each host.
 
         Raises
         ------
         SshCommandCancelled
             The run was cancelled.
         """
-        answer = self._ask("claim", number)
+        answer = self._ask("permit", number)
         if answer == "cancelled":
             raise SshCommandCancelled("the command was cancelled", phase="queue")
         return answer == "granted"
 
     def is_cancelled(self) -> bool:
-        """Ask whether the run was cancelled."""
+        """Ask whether the run was cancelled; False if the scheduler does not answer."""
         try:
-            return self._ask("look", 0) == "cancelled"
-        except Exception:  # a scheduler that is gone has cancelled nothing
+            return self._ask("status", 0) == "cancelled"
+        except Exception:  # an unreachable scheduler has cancelled nothing
             return False
 
-    def _ask(self, verb: str, number: int) -> str:
-        return str(self._client.run_on_scheduler(_word, verb=verb, run=self._run, number=number))
+    def _ask(self, request: str, number: int) -> str:
+        return str(
+            self._client.run_on_scheduler(
+                _on_scheduler, request=request, run=self._run, number=number
+            )
+        )
 
 
-def claims(run: str) -> Optional[Claims]:
-    """Tell where claims are to be made."""
+def permit_client(run: str) -> Optional[PermitClient]:
+    """Return the client to ask for permits with; None outside a task of dask's."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_client, get_worker
@@ -107,28 +111,28 @@ def claims(run: str) -> Optional[Claims]:
         get_worker()
     except ValueError:
         return None
-    return Claims(get_client(), run)
+    return PermitClient(get_client(), run)
 
 
 def is_dask(executor: Executor) -> bool:
-    """Tell whether an executor is dask's."""
+    """Return whether an executor is dask's."""
     return type(executor).__module__.partition(".")[0] == "distributed"
 
 
-def _tell(executor: Executor, verb: str, run: str) -> None:
+def _notify_scheduler(executor: Executor, request: str, run: str) -> None:
     client = getattr(executor, "_client", None) if is_dask(executor) else None
     if client is not None:
         try:
-            client.run_on_scheduler(_word, verb=verb, run=run, number=0)
+            client.run_on_scheduler(_on_scheduler, request=request, run=run, number=0)
         except Exception:
-            pass  # a cluster that is gone has nothing to end or to remember
+            pass  # a cluster that is gone has nothing to cancel or to forget
 
 
 def cancel(executor: Executor, run: str) -> None:
-    """Have the workers told that a run was cancelled."""
-    _tell(executor, "cancel", run)
+    """Make the workers find out that a run was cancelled; only on dask."""
+    _notify_scheduler(executor, "cancel", run)
 
 
 def forget(executor: Executor, run: str) -> None:
-    """Have the scheduler forget a run that is over."""
-    _tell(executor, "forget", run)
+    """Make the scheduler forget a run that is over; only on dask."""
+    _notify_scheduler(executor, "forget", run)

@@ -1,9 +1,9 @@
 """
-A process pool's side of a run: each worker process has a line to the caller.
+The worker processes' side of a run on a process pool.
 
-Over that line go the claims before anything is sent, the results as they come, and the word to
-stop; so a call of the executor lasts only until the host has been begun, and one process has many
-hosts under way.
+Each worker process has a pipe to the caller.  Through it the worker reports what it is about to
+send and each result, and the caller cancels.  So a call of the executor lasts only until the work
+at a host has started, and one process works at many hosts at once.
 """
 
 from __future__ import annotations
@@ -17,86 +17,84 @@ from typing import Dict, Tuple
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet import worker
 from ssh_service.fleet.result import HostResult
-from ssh_service.fleet.worker import Task
+from ssh_service.fleet.worker import HostTask
 
-__all__ = ["BEGUN", "CANCELLED", "FULL", "begin"]
+__all__ = ["CANCELLED", "FULL", "STARTED", "start"]
 
-# What a call comes to.
-BEGUN, FULL, CANCELLED = "begun", "full", "cancelled"
-# Seconds that a full process waits before it lets another have the host.
-_FULL_PAUSE = 0.05
+# What `start` returns.
+STARTED, FULL, CANCELLED = "started", "full", "cancelled"
+# Seconds that a full process waits before it leaves the host to another process.
+_CAPACITY_TIMEOUT = 0.05
 
 _lock = threading.Lock()
-_stations: Dict[Tuple[int, str], "_Station"] = {}  # guarded by _lock; by process and run
+_runs: Dict[Tuple[int, str], "_WorkerRun"] = {}  # guarded by _lock; by process and run
 
 
-class _Station:
-    """One run, in one worker process."""
+class _WorkerRun:
+    """A worker process's part of one run."""
 
-    def __init__(self, run: str, address: str, authkey: bytes, share: int) -> None:
+    def __init__(self, run: str, address: str, authkey: bytes, capacity: int) -> None:
         self._run = run
-        self._room = threading.Semaphore(share)
+        self._capacity = threading.Semaphore(capacity)
         self._lock = threading.Lock()
-        self._line: Connection = Client(address, authkey=authkey)
-        threading.Thread(
-            target=self._listen, name="ssh-service-fleet-station", daemon=True
-        ).start()
+        self._pipe: Connection = Client(address, authkey=authkey)
+        threading.Thread(target=self._listen, name="ssh-service-fleet-worker", daemon=True).start()
 
-    def begin(self, task: Task) -> bool:
-        # While it waits, other processes take what there is to do.
-        if not self._room.acquire(timeout=_FULL_PAUSE):
+    def start(self, host_task: HostTask) -> bool:
+        # While this process waits, the others take hosts.
+        if not self._capacity.acquire(timeout=_CAPACITY_TIMEOUT):
             return False
-        self._send("taken", task.number)
-        worker.perform(
-            task,
-            lambda: self._send("claim", task.number),
-            lambda result: self._done(task.number, result),
+        self._send("accepted", host_task.number)
+        worker.start_task(
+            host_task,
+            lambda: self._send("sending", host_task.number),
+            lambda result: self._done(host_task.number, result),
         )
         return True
 
     def _done(self, number: int, result: HostResult) -> None:
-        self._room.release()
+        self._capacity.release()
         try:
-            told = pickle.dumps(result)
-        except Exception as error:  # of whatever a result holds
-            told = pickle.dumps(
-                HostResult(result.host, result.status, result.seconds, error=_plain(error))
+            payload = pickle.dumps(result)
+        except Exception as error:  # a result may hold an error of any class
+            payload = pickle.dumps(
+                HostResult(result.host, result.status, result.seconds, error=_pickle_error(error))
             )
         try:
-            self._send("done", number, told)
+            self._send("done", number, payload)
         except OSError:
-            pass  # nobody waits for it any more
+            pass  # the caller no longer waits for it
 
-    def _send(self, kind: str, number: int, told: bytes = b"") -> bool:
+    def _send(self, kind: str, number: int, payload: bytes = b"") -> bool:
         with self._lock:
-            self._line.send((kind, number, told))
-        return True  # it is in the socket, and outlives this process
+            self._pipe.send((kind, number, payload))
+        return True  # the socket holds it, even if this process is killed now
 
     def _listen(self) -> None:
         try:
-            while self._line.recv() == "cancel":
+            while self._pipe.recv() == "cancel":
                 worker.cancel(self._run)
         except (EOFError, OSError):
-            pass  # the caller is gone: as if it had said that it is over
+            pass  # the caller is gone: cancel, too
         with _lock:
-            _stations.pop((os.getpid(), self._run), None)
+            _runs.pop((os.getpid(), self._run), None)
         worker.cancel(self._run)
         worker.forget(self._run)
         with self._lock:
-            self._line.close()
+            self._pipe.close()
 
 
-def _plain(error: Exception) -> SshServiceError:
-    return SshServiceError(f"its result cannot be sent: {error}")
+def _pickle_error(error: Exception) -> SshServiceError:
+    return SshServiceError(f"the result cannot be pickled: {error}")
 
 
-def begin(task: Task, address: str, authkey: bytes, share: int) -> str:
-    """Begin with one host, if this process has room for it."""
-    if worker.is_cancelled(task.run):
+def start(host_task: HostTask, address: str, authkey: bytes, capacity: int) -> str:
+    """Start the work at one host, unless this process has as many as `capacity` already."""
+    if worker.is_cancelled(host_task.run):
         return CANCELLED
     with _lock:
-        key = (os.getpid(), task.run)
-        if key not in _stations:
-            _stations[key] = _Station(task.run, address, authkey, share)
-        station = _stations[key]
-    return BEGUN if station.begin(task) else FULL
+        key = (os.getpid(), host_task.run)
+        if key not in _runs:
+            _runs[key] = _WorkerRun(host_task.run, address, authkey, capacity)
+        worker_run = _runs[key]
+    return STARTED if worker_run.start(host_task) else FULL

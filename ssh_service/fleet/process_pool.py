@@ -1,4 +1,4 @@
-"""The caller's side of a run on a process pool; the workers' side is `station`."""
+"""The caller's side of a run on a process pool; see `pool_worker` for the workers' side."""
 
 from __future__ import annotations
 
@@ -21,158 +21,162 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet import pool_worker
-from ssh_service.fleet.executor_base import Executing, Given
+from ssh_service.fleet.executor_base import Assignment, ExecutorRunner
 from ssh_service.fleet.result import HostResult, SshWorkerLost, failed, one_line
-from ssh_service.fleet.task import Job, unknown_fate
-from ssh_service.fleet.worker import Task
+from ssh_service.fleet.task import FleetTask, outcome_unknown_error
+from ssh_service.fleet.worker import HostTask
 
 __all__ = ["ProcessPool"]
 
-# Seconds to the next attempt where a worker's line cannot be taken.
-_PAUSE = 0.05
+# Seconds to the next attempt after accept() failed.
+_ACCEPT_RETRY_INTERVAL = 0.05
 
 
-class ProcessPool(Executing):
-    """A call for each host, which lasts until it is begun; all else comes over a line."""
+class ProcessPool(ExecutorRunner):
+    """Makes one call for each host, which lasts until it has started; pipes report the rest."""
 
-    def __init__(self, job: Job, parallel: int, executor: ProcessPoolExecutor) -> None:
-        super().__init__(job, executor)
+    def __init__(self, task: FleetTask, parallel: int, executor: ProcessPoolExecutor) -> None:
+        super().__init__(task, executor)
         workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-        self._share = -(-parallel // workers)
+        self._hosts_per_worker = -(-parallel // workers)
         self._authkey = secrets.token_bytes(32)
-        # Whom a line belongs to is asked for later: a process that says nothing is to hold up no
-        # other, and one that may have said something is to be known from the first.
+        # Peers are authenticated later, by the thread that reads the pipe: a silent peer must not
+        # block the others, and `_settle_failed_calls` has to know of each pipe from the start.
         self._listener = Listener(backlog=64)
-        self._lines: Set[Connection] = set()  # guarded by _lock
-        self._broken: List[Tuple[Given, BaseException]] = []  # guarded by _lock: calls that failed
+        self._pipes: Set[Connection] = set()  # guarded by _lock
+        self._failed_calls: List[Tuple[Assignment, BaseException]] = []  # guarded by _lock
         self._stopped = False  # guarded by _lock
-        self._cancelled = False  # set once, and never taken back
+        self._cancelled = False  # set once
         self._spawn(self._accept)
 
     def _spawn(self, target: Any, *args: Any) -> None:
         threading.Thread(
-            target=target, args=args, name="ssh-service-fleet-line", daemon=True
+            target=target, args=args, name="ssh-service-fleet-pipe", daemon=True
         ).start()
 
     def _accept(self) -> None:
         while True:
             try:
-                line = self._listener.accept()
-            except OSError:  # it was closed, or there are no more descriptors
-                line = None
-                time.sleep(_PAUSE)
+                pipe = self._listener.accept()
+            except OSError:  # it was closed, or there are no file descriptors left
+                pipe = None
+                time.sleep(_ACCEPT_RETRY_INTERVAL)
             with self._lock:
                 if self._stopped:
                     break
-                if line is not None:
-                    self._lines.add(line)
-            if line is not None:
-                self._spawn(self._listen, line)
-        if line is not None:
-            line.close()
+                if pipe is not None:
+                    self._pipes.add(pipe)
+            if pipe is not None:
+                self._spawn(self._listen, pipe)
+        if pipe is not None:
+            pipe.close()
 
-    def _listen(self, line: Connection) -> None:
-        taken: Dict[int, Given] = {}
+    def _listen(self, pipe: Connection) -> None:
+        accepted: Dict[int, Assignment] = {}
         try:
-            deliver_challenge(line, self._authkey)
-            answer_challenge(line, self._authkey)
+            deliver_challenge(pipe, self._authkey)
+            answer_challenge(pipe, self._authkey)
             while True:
-                kind, number, told = line.recv()
+                kind, number, payload = pipe.recv()
                 with self._lock:
-                    given = self._given.get(number)
-                    if given is not None:
-                        taken[number] = given
-                        given.claimed = given.claimed or kind == "claim"
+                    assignment = self._assignments.get(number)
+                    if assignment is not None:
+                        accepted[number] = assignment
+                        assignment.may_have_sent = assignment.may_have_sent or kind == "sending"
                 if kind == "done":
-                    known = taken.pop(number, None)
+                    known = accepted.pop(number, None)
                     if known is not None:
-                        self._settle(number, _result(known, told))
+                        self._settle(number, _unpickle_result(known, payload))
         except (EOFError, OSError, AuthenticationError):
-            pass  # it has ended, or is none of ours
+            pass  # the worker has ended, or the peer is not one of ours
         finally:
             with self._lock:
-                self._lines.discard(line)
-            line.close()
-        for given in taken.values():
-            self._lost(given)
-        self._settle_broken()
+                self._pipes.discard(pipe)
+            pipe.close()
+        for assignment in accepted.values():
+            self._on_worker_lost(assignment)
+        self._settle_failed_calls()
 
-    def _submit(self, task: Task) -> "Future[Any]":
+    def _submit(self, host_task: HostTask) -> "Future[Any]":
         address = str(self._listener.address)
-        return self._executor.submit(pool_worker.begin, task, address, self._authkey, self._share)
+        return self._executor.submit(
+            pool_worker.start, host_task, address, self._authkey, self._hosts_per_worker
+        )
 
-    def _returned(self, given: Given, call: "Future[Any]") -> None:
+    def _on_call_done(self, assignment: Assignment, call: "Future[Any]") -> None:
         if call.cancelled():
-            self._settle(given.number, given.clock.cancelled())
+            self._settle(assignment.number, assignment.builder.cancelled())
             return
         error = call.exception()
         if isinstance(error, BrokenExecutor):
             with self._lock:
-                self._broken.append((given, error))
-            self._settle_broken()
+                self._failed_calls.append((assignment, error))
+            self._settle_failed_calls()
             return
         if error is not None:
-            self._lost(given, error)
+            self._on_worker_lost(assignment, error)
             return
         answer = call.result()
         if answer == pool_worker.CANCELLED or (answer == pool_worker.FULL and self._cancelled):
-            self._settle(given.number, given.clock.cancelled())
+            self._settle(assignment.number, assignment.builder.cancelled())
         elif answer == pool_worker.FULL:
-            self._give(given)  # to a process that has room
-        # Else its line tells the rest, or the end of the line does.
+            self._submit_assignment(assignment)  # to a process with capacity
+        # Otherwise its pipe reports the rest, or the end of the pipe does.
 
-    def _settle_broken(self) -> None:
-        """Settle what the pool broke under, once all has been heard that its workers said."""
+    def _settle_failed_calls(self) -> None:
+        """Settle the calls that a broken pool lost, once every pipe was read to its end."""
         with self._lock:
-            if self._lines:
-                return  # a pool that lost one worker ends them all, and with them the lines
-            broken, self._broken = self._broken, []
-        for given, error in broken:
-            self._lost(given, error)
+            if self._pipes:
+                return  # a pool that lost one worker ends them all, so the pipes end soon
+            failed_calls, self._failed_calls = self._failed_calls, []
+        for assignment, error in failed_calls:
+            self._on_worker_lost(assignment, error)
 
-    def _lost(self, given: Given, cause: Optional[BaseException] = None) -> None:
-        host = given.clock.host
-        error = unknown_fate(host)
-        if not given.claimed:
+    def _on_worker_lost(
+        self, assignment: Assignment, cause: Optional[BaseException] = None
+    ) -> None:
+        host = assignment.builder.host
+        error = outcome_unknown_error(host)
+        if not assignment.may_have_sent:
             why = one_line(cause) if cause else "the worker was lost"
             error = SshWorkerLost(f"{host}: nothing was sent: {why}", sent=False)
         error.__cause__ = cause
-        self._settle(given.number, failed(host, error, given.clock.seconds))
+        self._settle(assignment.number, failed(host, error, assignment.builder.seconds))
 
     def cancel(self) -> None:
-        """End what is under way in all workers."""
+        """Cancel what is under way in all workers."""
         self._cancelled = True
-        self._withdraw()
+        self._cancel_unstarted()
         with self._lock:
-            lines = list(self._lines)
-        for line in lines:
+            lines = list(self._pipes)
+        for pipe in lines:
             try:
-                line.send("cancel")
+                pipe.send("cancel")
             except OSError:
                 pass  # that worker is gone
 
     def close(self) -> None:
-        """Hang up, which also tells the workers that nobody waits."""
+        """Close the pipes, after which the workers cancel what they still do."""
         with self._lock:
             if self._stopped:
                 return
             self._stopped = True
-            lines = list(self._lines)
-        with socket.socket(socket.AF_UNIX) as knock:  # wakes `_accept`
+            lines = list(self._pipes)
+        with socket.socket(socket.AF_UNIX) as waker:  # interrupts `_accept`
             with contextlib.suppress(OSError):
-                knock.connect(self._listener.address)
+                waker.connect(self._listener.address)
         self._listener.close()
-        for line in lines:
+        for pipe in lines:
             try:
-                line.send("over")
+                pipe.send("closed")
             except OSError:
                 pass
 
 
-def _result(given: Given, told: bytes) -> HostResult:
+def _unpickle_result(assignment: Assignment, payload: bytes) -> HostResult:
     try:
-        result: HostResult = pickle.loads(told)  # from a worker that knew the key
+        result: HostResult = pickle.loads(payload)  # the peer is authenticated
         return result
-    except Exception as error:  # of whatever it holds: another version's classes, perhaps
-        text = f"{given.clock.host}: its result cannot be read: {one_line(error)}"
-        return given.clock.failed(SshServiceError(text))
+    except Exception as error:  # perhaps of another version's class
+        text = f"{assignment.builder.host}: cannot read its result: {one_line(error)}"
+        return assignment.builder.failed(SshServiceError(text))

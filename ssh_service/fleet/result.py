@@ -1,4 +1,4 @@
-"""What became of one host."""
+"""The result of one host."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ TIMED_OUT = "TIMED_OUT"
 
 class SshWorkerLost(SshServiceError):
     """
-    The worker that a host was given to is no more.
+    The worker of an executor that had this host is gone.
 
     Attributes
     ----------
     sent : Optional[bool]
-        False: nothing was sent to the host.  None: nobody knows what became of it.
+        False: nothing was sent to the host.  None: unknown; the command may have run.
     """
 
     def __init__(self, message: str = "", *, sent: Optional[bool] = None) -> None:
@@ -56,23 +56,24 @@ class SshWorkerLost(SshServiceError):
 @dataclass(frozen=True)
 class HostResult:
     """
-    What became of one host.
+    The result of one host.
 
     Attributes
     ----------
     host : str
-        As the caller wrote it.
+        The host as the caller gave it.
     status : str
-        ``SUCCEEDED``: done, with exit status 0.  ``TIMED_OUT``: it was begun and did not end in
-        time.  ``FAILED``: everything else.
+        ``SUCCEEDED``: the copy is complete, or the command ended with exit status 0.
+        ``TIMED_OUT``: it started and did not end in time.  ``FAILED``: everything else.
     seconds : float
-        From when it was begun to its end.
+        Time from the start of the work at this host to its end.
     process : Optional[CompletedProcess]
-        A command's outcome, or what was known when it was cut off; None where nothing ran.
+        The outcome of a command, or what was known when it was cut off; None for a copy, and if
+        nothing ran.
     error : Optional[BaseException]
-        Why it failed; None where a command merely ended with another exit status.
+        Why it failed; None if a command only ended with a non-zero exit status.
     sent : Optional[bool]
-        Whether it may have been begun on the host; None: nobody knows.
+        Whether anything was sent to the host, so that it may have started there; None: unknown.
     """
 
     host: str
@@ -84,33 +85,33 @@ class HostResult:
 
     @property
     def ok(self) -> bool:
-        """Whether all went well."""
+        """Whether `status` is ``SUCCEEDED``."""
         return self.status == SUCCEEDED
 
     @property
     def exit_status(self) -> Optional[int]:
-        """As `CompletedProcess.exit_status`."""
+        """`CompletedProcess.exit_status`; None if there is no process."""
         return self.process.exit_status if self.process else None
 
     @property
     def signal(self) -> Optional[str]:
         """The name of the signal that ended the command, without ``SIG``."""
-        told = self.process.exit_signal if self.process else None
-        return told[0] if told else None
+        exit_signal = self.process.exit_signal if self.process else None
+        return exit_signal[0] if exit_signal else None
 
     @property
     def stdout(self) -> str:
-        """What the command wrote."""
+        """What the command wrote to stdout, decoded; empty if there is no process."""
         return self.process.stdout if self.process else ""
 
     @property
     def stderr(self) -> str:
-        """What the command complained of."""
+        """What the command wrote to stderr, decoded; empty if there is no process."""
         return self.process.stderr if self.process else ""
 
     def as_dict(self) -> Dict[str, Any]:
         """
-        Give what can be written as JSON.
+        Return the result as a dict that can be written as JSON.
 
         Returns
         -------
@@ -131,7 +132,7 @@ class HostResult:
 
 
 def one_line(error: BaseException) -> str:
-    """Say what went wrong, in one line."""
+    """Return an error's message in one line, after its class if that is not one of ours."""
     text = " ".join(str(error).split())
     if isinstance(error, SshServiceError) and text:
         return text
@@ -139,13 +140,13 @@ def one_line(error: BaseException) -> str:
 
 
 def completed(host: str, process: Optional[CompletedProcess], seconds: float) -> HostResult:
-    """Tell of a command that ran to its end, or of a copy."""
+    """Return the result of a command that ended by itself, or of a complete copy."""
     good = process is None or process.exit_status == 0
     return HostResult(host, SUCCEEDED if good else FAILED, seconds, process)
 
 
 def failed(host: str, error: BaseException, seconds: float) -> HostResult:
-    """Tell of what went wrong."""
+    """Return the result of a host that failed with an error."""
     timed_out = isinstance(error, SshTransferTimeout) or (
         isinstance(error, SshCommandTimeout) and error.phase != "queue"
     )

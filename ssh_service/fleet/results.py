@@ -1,4 +1,4 @@
-"""The results of many hosts, one after the other as they come."""
+"""An iterator of the results of many hosts, in the order in which they are done."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from ssh_service.fleet.result import HostResult
 
 __all__ = ["Deliver", "Results", "Runner"]
 
-# Seconds that hosts get to end what was cancelled: TERM, KILL a second later, and what it takes
-# to hear of it.
-_PATIENCE = 4.0
+# Seconds that hosts get to end what was cancelled: SIGTERM, SIGKILL a second later, and the time
+# for that to be reported.
+_CANCEL_TIMEOUT = 4.0
 
 Deliver = Callable[[HostResult], None]
 
 
 class Runner:
     """
-    Does the work of `Results`, wherever that is.
+    Does the work of `Results`, in this process or elsewhere.
 
     Attributes
     ----------
     deliver : Callable[[HostResult], None]
-        Set before the first `begin`; called once for each, on any thread.
+        Set before the first `start`; called once for each host, on any thread.
     """
 
     deliver: Deliver
 
-    def begin(self, host: Any) -> None:
-        """Begin with one host, without waiting for it."""
+    def start(self, host: Any) -> None:
+        """Start the work at one host, without waiting for it."""
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """End what is under way; each of it still gets its result."""
+        """Cancel what is under way; each host still gets its result."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give everything back; nothing is under way, or nobody waits for it any more."""
+        """Release all resources; what is still under way is no longer waited for."""
         raise NotImplementedError
 
 
-class _GivingUp:
-    """Ends what nobody waits for any more."""
+class _DroppedResults:
+    """Cancels the work of results that were dropped."""
 
     def __init__(
         self, runner: Runner, ready: "queue.SimpleQueue[Optional[HostResult]]", count: int
@@ -55,53 +55,55 @@ class _GivingUp:
         self._ready = ready
         self._count = count
 
-    def begin(self) -> None:
-        """Do so on a thread that may wait."""
+    def start(self) -> None:
+        """Start doing so, on a thread that may block."""
         background.callback_runner()(self._end)
 
     def _end(self) -> None:
         self._runner.cancel()
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _CANCEL_TIMEOUT
         try:
             while self._count and time.monotonic() < deadline:
                 result = self._ready.get(timeout=max(0.0, deadline - time.monotonic()))
                 self._count -= result is not None
         except queue.Empty:
-            pass  # what has not ended by now is left to its fate
+            pass  # do not wait longer for the rest
         self._runner.close()
 
 
 class Results(Iterator[HostResult]):
     """
-    The results of many hosts; `ssh_service.fleet.run` and its like give one.
+    The results of many hosts: `run`, `upload` and `download` of `ssh_service.fleet` return one.
 
-    As a context manager it cancels what is still under way, and waits some seconds for its end.
-    So does one that is dropped before the last result was taken, on a thread of ours and with a
-    ResourceWarning.
+    Iterate over it, or call `take`.  As a context manager it cancels what is still under way when
+    the block ends, and waits up to 4 s for that.  If it is dropped before its last result was
+    taken, the same happens on a background thread, with a `ResourceWarning`.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  Every host that was begun has exactly one result, whatever becomes of the others.
-    What the hosts' iterator raises is raised after the last of them.
-    At most `parallel` hosts are under way or wait to be taken: who takes no results stops the
-    work.  After `cancel` no host is begun.
+    Guarantees.  Every host that was started has exactly one result, whatever happens to the
+    others.  If the iterator of hosts raises, `take` raises that error after the last result.
+    At most `parallel` hosts are under way or have results that were not taken yet, so no further
+    host is started while no results are taken.  After `cancel` no host is started.
     """
 
     def __init__(self, hosts: Iterable[Any], runner: Runner, parallel: int) -> None:
-        self._open = 0  # guarded by _lock: begun and not taken
+        self._open = 0  # guarded by _lock: started, and result not taken
         self._closed = False  # guarded by _lock
         self._hosts = iter(hosts)
         self._runner = runner
         self._parallel = parallel
-        # None: have a thread that waits look again.
+        # None wakes a waiting thread, so that it checks again.
         self._ready: "queue.SimpleQueue[Optional[HostResult]]" = queue.SimpleQueue()
-        self._lock = threading.RLock()  # reentrant, as the hosts may come from these results
-        self._takers = 0  # guarded by _lock: threads that wait
+        self._lock = threading.RLock()  # reentrant: the iterator of hosts may use these results
+        self._waiting_threads = 0  # guarded by _lock
         self._begun = 0  # guarded by _lock
         self._exhausted = False  # guarded by _lock
-        self._failure: Optional[Exception] = None  # guarded by _lock: of the hosts' iterator
+        self._failure: Optional[Exception] = (
+            None  # guarded by _lock: raised by the iterator of hosts
+        )
         self._cancelled = threading.Event()
         runner.deliver = self._ready.put
         with self._lock:
@@ -110,11 +112,13 @@ class Results(Iterator[HostResult]):
     def __del__(self) -> None:
         if not getattr(self, "_begun", 0) or self._closed:
             return
-        # A destructor may run under any lock, so it takes none; and it waits for nobody.
-        give_up = _GivingUp(self._runner, self._ready, self._open)
-        background.submit_from_destructor(background.Strand(), give_up.begin)
+        # A destructor may run while any lock is held, so it takes none and does not block.
+        dropped = _DroppedResults(self._runner, self._ready, self._open)
+        background.submit_from_destructor(background.Strand(), dropped.start)
         if self._open:
-            warnings.warn("results of a fleet were dropped, and its work ended", ResourceWarning)
+            warnings.warn(
+                "results of a fleet were dropped; its work is cancelled", ResourceWarning
+            )
 
     def __enter__(self) -> "Results":
         return self
@@ -130,34 +134,34 @@ class Results(Iterator[HostResult]):
 
     @property
     def begun(self) -> int:
-        """How many hosts have been begun."""
+        """Number of hosts that were started."""
         return self._begun
 
     @property
     def under_way(self) -> int:
-        """How many hosts are under way, or done and not taken."""
+        """Number of hosts that are under way, or whose results were not taken yet."""
         return self._open
 
     def take(self, timeout: Optional[float] = None) -> HostResult:
         """
-        Take the next result.
+        Wait for the next result, and return it.
 
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait; None: as long as it takes.
+            Seconds to wait; None waits without limit.
 
         Returns
         -------
         HostResult
-            The result of a host that is done.
+            The result of the next host that is done.
 
         Raises
         ------
         StopIteration
-            There are no more.
+            Every result has been taken.
         TimeoutError
-            No host was done within that time; ask again.
+            No host was done within `timeout`; you may call `take` again.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -166,7 +170,7 @@ class Results(Iterator[HostResult]):
                 if not self._open:
                     self._wake_locked()
                     break
-                self._takers += 1
+                self._waiting_threads += 1
             try:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 result = self._ready.get(timeout=left)
@@ -174,7 +178,7 @@ class Results(Iterator[HostResult]):
                 raise TimeoutError(f"no host was done within {timeout:g} s") from None
             finally:
                 with self._lock:
-                    self._takers -= 1
+                    self._waiting_threads -= 1
             if result is not None:
                 with self._lock:
                     self._open -= 1
@@ -188,32 +192,32 @@ class Results(Iterator[HostResult]):
         raise StopIteration
 
     def _wake_locked(self) -> None:
-        if self._takers:  # there may be no more for it, or one more to begin
+        if self._waiting_threads:  # it may start another host, or find the end
             self._ready.put(None)
 
     def cancel(self) -> None:
         """
-        Begin no further host, and end what is under way.
+        Start no further host, and cancel what is under way.
 
-        Those under way are still to be taken, most of them as failed.
+        The hosts under way still have results to take, most of which have failed.
         """
         if not self._cancelled.is_set():
             self._cancelled.set()
             self._runner.cancel()
 
     def close(self) -> None:
-        """Cancel, wait some seconds for the end of what is under way, and give all back."""
+        """Cancel, wait up to 4 s for what is under way to end, and release all resources."""
         if self._closed:
             return
         self.cancel()
         with self._lock:
-            self._failure = None  # nobody asks for more hosts
-        deadline = time.monotonic() + _PATIENCE
+            self._failure = None  # no more hosts are wanted
+        deadline = time.monotonic() + _CANCEL_TIMEOUT
         try:
             while self._open and time.monotonic() < deadline:
                 self.take(deadline - time.monotonic())
         except (TimeoutError, ValueError, StopIteration):
-            pass  # what has not ended by now is left to its fate
+            pass  # do not wait longer for the rest
         finally:
             self._close()
 
@@ -233,15 +237,15 @@ class Results(Iterator[HostResult]):
             except StopIteration:
                 self._exhausted = True
                 return
-            except Exception as error:  # those that were begun have their results all the same
+            except Exception as error:  # raised after the results of the hosts before it
                 self._exhausted, self._failure = True, error
                 return
             self._open += 1
             self._begun += 1
             try:
-                self._runner.begin(host)
-            except BaseException:  # of a signal's handler
+                self._runner.start(host)
+            except BaseException:  # raised by a signal handler
                 self._open -= 1
                 raise
             if self._cancelled.is_set():
-                self._runner.cancel()  # it may have missed this one
+                self._runner.cancel()  # it may have run before this host was known

@@ -1,4 +1,4 @@
-"""What is to be done at every host, and how it is done at one."""
+"""What a fleet does at every host, and how it is done at one host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import time
-from concurrent.futures import CancelledError
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ssh_service import operations, params
@@ -20,28 +19,36 @@ from ssh_service.fleet import hosts
 from ssh_service.fleet.result import HostResult, SshWorkerLost, completed, failed
 from ssh_service.transport import SshChannel
 
-__all__ = ["Claim", "Clock", "Job", "bare", "copy", "start", "unknown_fate"]
+__all__ = [
+    "FleetTask",
+    "ResultBuilder",
+    "SendPermit",
+    "copy",
+    "outcome_unknown_error",
+    "start",
+    "with_plain_secrets",
+]
 
 _log = logging.getLogger(__name__)
 
-_warned: List[bool] = []  # not empty once it was; a race warns twice at worst
+_warned: List[bool] = []  # not empty after the warning; a race at worst warns twice
 
-# Asked just before anything is sent, and never twice for one host; False: it may not be.
-Claim = Callable[[], bool]
+# Called just before anything is sent, at most once for each host; False forbids sending.
+SendPermit = Callable[[], bool]
 
 
-class Job(NamedTuple):
+class FleetTask(NamedTuple):
     """
-    What is to be done at every host; it can be pickled.
+    What to do at every host; it can be pickled.
 
     Attributes
     ----------
     kind : str
         ``run``, ``upload`` or ``download``.
     arguments : Dict[str, Any]
-        What of.
+        Its arguments by name, without those below.
     connect : Dict[str, Any]
-        Connect parameters for every host, their secrets wrapped; in a pickle, they are plain.
+        Connect parameters for every host, with secrets wrapped; in a pickle they are plain.
     timeout : Optional[float]
         Seconds for each host.
     """
@@ -52,14 +59,21 @@ class Job(NamedTuple):
     timeout: Optional[float]
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return _job, (self.kind, self.arguments, bare(self.connect), self.timeout)
+        return _rebuild_fleet_task, (
+            self.kind,
+            self.arguments,
+            with_plain_secrets(self.connect),
+            self.timeout,
+        )
 
 
-def _job(kind: str, arguments: Dict[str, Any], connect: Any, timeout: Optional[float]) -> Job:
-    return Job(kind, arguments, params.conceal(connect), timeout)
+def _rebuild_fleet_task(
+    kind: str, arguments: Dict[str, Any], connect: Any, timeout: Optional[float]
+) -> FleetTask:
+    return FleetTask(kind, arguments, params.conceal(connect), timeout)
 
 
-def bare(given: Any) -> Any:
+def with_plain_secrets(given: Any) -> Any:
     """Return connect parameters with plain secrets, for another process; warn once."""
     plain = params.reveal(given)
     if plain != given and not _warned:
@@ -71,119 +85,119 @@ def bare(given: Any) -> Any:
     return plain
 
 
-class _ClaimedCommand(Command):
-    """A command that asks, just before it is sent, whether it may be."""
+class _PermittedCommand(Command):
+    """A command that asks for a permit just before it is sent."""
 
-    claim: Optional[Claim] = None
+    permit: Optional[SendPermit] = None
 
     def start(self, channel: SshChannel) -> bool:
-        """Send the script, if that is allowed."""
-        if self.claim is not None and not self.over:
+        """Send the script, if the permit is granted."""
+        if self.permit is not None and not self.over:
             try:
-                allowed = self.claim()
+                allowed = self.permit()
             except SshCommandCancelled as error:
                 self.fail(error)
                 return False
-            except Exception as error:  # the other end of the claim is gone, whatever it says
+            except Exception as error:  # the granter of permits is unreachable
                 self.fail(SshWorkerLost(f"{self.connection_id}: not sent: {error}", sent=False))
                 return False
             if not allowed:
-                self.fail(unknown_fate(self.connection_id))
+                self.fail(outcome_unknown_error(self.connection_id))
                 return False
         return super().start(channel)
 
 
-def unknown_fate(name: str, why: str = "the worker was lost on the way") -> SshWorkerLost:
-    """Make the error for a host whose worker was lost after its command may have been sent."""
+def outcome_unknown_error(name: str, why: str = "the worker was lost") -> SshWorkerLost:
+    """Return the error for a host whose worker was lost after it may have sent the command."""
     return SshWorkerLost(f"{name}: {why}; its outcome is unknown, and it was not retried")
 
 
 def start(
     cache: SshClientCache,
-    job: Job,
+    task: FleetTask,
     host: Any,
     *,
     idle_timeout: Optional[float],
-    claim: Optional[Claim] = None,
+    permit: Optional[SendPermit] = None,
     stdout: Optional[Output] = None,
     stderr: Optional[Output] = None,
     run_callback: Optional[Callable[..., None]] = None,
 ) -> CommandFuture:
     """
-    Begin a job of kind ``run`` at one host.
+    Start a task of kind ``run`` at one host.
 
     Raises
     ------
     SshConfigError
         The host, or a connect parameter, is wrong.
     """
-    target = params.resolve(hosts.connect_params(host, job.connect))
-    arguments = job.arguments
-    command = _ClaimedCommand(
+    target = params.resolve(hosts.connect_params(host, task.connect))
+    arguments = task.arguments
+    command = _PermittedCommand(
         arguments["text"],
         arguments["env"],
         arguments["shell"],
         target.connection_id,
-        timeout=job.timeout,
+        timeout=task.timeout,
         stdout=stdout or Output(arguments["max_output"]),
         stderr=stderr or Output(arguments["max_output"]),
         run_callback=run_callback,
     )
-    command.claim = claim
-    future = command.take_future()  # first: where the caller is torn from here, it goes
+    command.permit = permit
+    future = command.take_future()  # first: if an exception interrupts this, dropping it cancels
     operations.begin(cache, target, command, idle_timeout=idle_timeout)
     return future
 
 
 def copy(
     cache: SshClientCache,
-    job: Job,
+    task: FleetTask,
     host: Any,
     *,
     idle_timeout: Optional[float],
-    claim: Optional[Claim] = None,
+    permit: Optional[SendPermit] = None,
     progress: Optional[ProgressCallback] = None,
 ) -> None:
-    """Do a job of kind ``upload`` or ``download`` at one host."""
-    target = params.resolve(hosts.connect_params(host, job.connect))
-    local, there = job.arguments["local_path"], job.arguments["remote_path"]
-    own_folder = job.kind == "download" and job.arguments["folder_per_host"]
+    """Do a task of kind ``upload`` or ``download`` at one host."""
+    target = params.resolve(hosts.connect_params(host, task.connect))
+    local, there = task.arguments["local_path"], task.arguments["remote_path"]
+    own_folder = task.kind == "download" and task.arguments["folder_per_host"]
     if own_folder:
         local = os.path.join(local, hosts.folder_name(hosts.name_of(host)))
 
-    made: List[str] = []  # the host's folder, if it was not there
+    made: List[str] = []  # the host's folder, if this call created it
 
     def before() -> None:
-        nonlocal claim
-        if claim is not None and not claim():
-            raise unknown_fate(target.connection_id)
-        claim = None  # granted once, for both tries: what was never sent may go again
+        nonlocal permit
+        if permit is not None and not permit():
+            raise outcome_unknown_error(target.connection_id)
+        permit = None  # one covers both attempts: the second follows only if nothing was sent
         if own_folder and not os.path.isdir(local):
             made.append(local)
             os.makedirs(local, exist_ok=True)
 
     try:
         operations.copy(
-            job.kind,
+            task.kind,
             cache,
             target,
-            *((local, there) if job.kind == "upload" else (there, local)),
+            *((local, there) if task.kind == "upload" else (there, local)),
             before=before,
             idle_timeout=idle_timeout,
-            timeout=job.timeout,
-            stall_timeout=job.arguments["stall_timeout"],
+            timeout=task.timeout,
+            stall_timeout=task.arguments["stall_timeout"],
             progress=progress,
-            **job.arguments["options"],
+            **task.arguments["options"],
         )
     except BaseException:
         for folder in made:
-            with contextlib.suppress(OSError):  # something did arrive
+            with contextlib.suppress(OSError):  # not empty: something arrived
                 os.rmdir(folder)
         raise
 
 
-class Clock:
-    """Makes results of one host, with the time it took."""
+class ResultBuilder:
+    """Builds the result of one host, and measures its time."""
 
     def __init__(self, host: Any) -> None:
         self.host = hosts.name_of(host)
@@ -191,26 +205,26 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Since it was begun."""
+        """Seconds since this was created."""
         return time.monotonic() - self._began
 
     def result(self, future: Any) -> HostResult:
-        """Tell what became of a command."""
+        """Return the result of a command that is done."""
         try:
             process = future.result()
-        except (Exception, CancelledError) as error:  # CancelledError: by itself in Python 3.8
+        except Exception as error:
             return failed(self.host, error, self.seconds)
         return completed(self.host, process, self.seconds)
 
     def failed(self, error: BaseException) -> HostResult:
-        """Tell what went wrong."""
+        """Return the result of a failure."""
         return failed(self.host, error, self.seconds)
 
     def cancelled(self) -> HostResult:
-        """Tell that it was cancelled before anything was sent."""
+        """Return the result of a host that was cancelled before anything was sent."""
         text = f"{self.host}: cancelled before anything was sent"
         return self.failed(SshCommandCancelled(text, phase="queue"))
 
     def copied(self) -> HostResult:
-        """Tell that a copy is complete."""
+        """Return the result of a complete copy."""
         return completed(self.host, None, self.seconds)

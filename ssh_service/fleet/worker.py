@@ -1,11 +1,12 @@
 """
-What runs in a worker: one host at a time for each call, over connections of that process's own.
+The worker's side of a run on an executor: the work at one host, over this process's connections.
 
-Where a worker may be lost, a claim comes before a command is sent: `Claims` says to whom.
+Where a worker may be lost and its work repeated, it asks for a permit before it sends anything.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -15,46 +16,51 @@ from ssh_service import params
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshCommandCancelled
 from ssh_service.fleet import on_dask
-from ssh_service.fleet import task as jobs
+from ssh_service.fleet import task as tasks
 from ssh_service.fleet.result import HostResult
-from ssh_service.fleet.task import Clock, Job
+from ssh_service.fleet.task import FleetTask, ResultBuilder
 
-__all__ = ["Task", "cancel", "forget", "is_cancelled", "perform", "work"]
+__all__ = ["HostTask", "cancel", "forget", "is_cancelled", "run_task", "start_task"]
 
-# Seconds for which a worker keeps a connection that nobody uses.
+# Seconds after which a worker closes an unused connection.
 _IDLE_TIMEOUT = 1.0
-# Seconds between two looks whether a run was cancelled, where nothing tells the worker.
-_LOOK_EVERY = 1.0
+# Seconds between two checks whether a run was cancelled, where the worker is not notified.
+_CANCEL_POLL_INTERVAL = 1.0
 
 _lock = threading.Lock()
 _caches: List[SshClientCache] = []  # guarded by _lock; at most one
 _cancelled: Set[str] = set()  # runs; changed under _lock
-_under_way: Set["_Running"] = set()  # guarded by _lock
+_running: Set["_RunningCommand"] = set()  # guarded by _lock
 
 
-class Task(NamedTuple):
-    """One host's part of a run; it can be pickled, and its secrets are plain in the pickle."""
+class HostTask(NamedTuple):
+    """The work at one host of a run; it can be pickled, with its secrets in plain."""
 
     run: str
     number: int
     host: Any
-    job: Job
+    task: FleetTask
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return _task, (self.run, self.number, jobs.bare(self.host), self.job)
+        return _rebuild_host_task, (
+            self.run,
+            self.number,
+            tasks.with_plain_secrets(self.host),
+            self.task,
+        )
 
 
-def _task(run: str, number: int, host: Any, job: Job) -> Task:
-    return Task(run, number, params.conceal(host), job)
+def _rebuild_host_task(run: str, number: int, host: Any, task: FleetTask) -> HostTask:
+    return HostTask(run, number, params.conceal(host), task)
 
 
-class _Running:
-    def __init__(self, run: str, end: Callable[[], Any]) -> None:
-        self.run, self.end = run, end
+class _RunningCommand:
+    def __init__(self, run: str, cancel: Callable[[], Any]) -> None:
+        self.run, self.cancel = run, cancel
 
 
-def _own_cache() -> SshClientCache:
-    """Give the cache of this process's workers; a forked child finds it empty."""
+def _process_cache() -> SshClientCache:
+    """Return the cache that the workers in this process share; it is empty in a forked child."""
     with _lock:
         if not _caches:
             _caches.append(SshClientCache())
@@ -62,89 +68,96 @@ def _own_cache() -> SshClientCache:
 
 
 def cancel(run: str) -> None:
-    """End what this process has under way of a run, and begin no more of it."""
+    """Cancel this process's part of a run, and start no more of it."""
     with _lock:
         _cancelled.add(run)
-        running = [one for one in _under_way if one.run == run]
-    for one in running:
-        one.end()
+        running = [command for command in _running if command.run == run]
+    for command in running:
+        command.cancel()
 
 
 def forget(run: str) -> None:
-    """Forget that a run was cancelled; it is over."""
+    """Forget that a run was cancelled, now that it is over."""
     with _lock:
         _cancelled.discard(run)
 
 
 def is_cancelled(run: str) -> bool:
-    """Tell whether a run was cancelled, as far as this process was told."""
+    """Return whether a run was cancelled, as far as this process knows."""
     return run in _cancelled
 
 
-def perform(task: Task, claim: Optional[jobs.Claim], done: Callable[[HostResult], None]) -> None:
-    """Begin with one host; a copy is also ended here, a command goes on by itself."""
-    clock = Clock(task.host)
-    if is_cancelled(task.run):
-        done(clock.cancelled())
+def start_task(
+    host_task: HostTask, permit: Optional[tasks.SendPermit], done: Callable[[HostResult], None]
+) -> None:
+    """Start the work at one host, and call `done` once; a copy is over when this returns."""
+    builder = ResultBuilder(host_task.host)
+    if is_cancelled(host_task.run):
+        done(builder.cancelled())
         return
-    if task.job.kind != "run":
-        done(_copy(task, clock, claim))
+    if host_task.task.kind != "run":
+        done(_copy(host_task, builder, permit))
         return
     try:
-        future = jobs.start(
-            _own_cache(), task.job, task.host, idle_timeout=_IDLE_TIMEOUT, claim=claim
+        future = tasks.start(
+            _process_cache(),
+            host_task.task,
+            host_task.host,
+            idle_timeout=_IDLE_TIMEOUT,
+            permit=permit,
         )
-    except Exception as error:  # that host's alone, whatever it is
-        done(clock.failed(error))
+    except Exception as error:  # any error concerns this host only
+        done(builder.failed(error))
         return
-    running = _Running(task.run, future.cancel)
+    running = _RunningCommand(host_task.run, future.cancel)
     with _lock:
-        _under_way.add(running)
-        cancelled = task.run in _cancelled
+        _running.add(running)
+        cancelled = host_task.run in _cancelled
     if cancelled:
         future.cancel()
 
-    def ended(future: "Future[Any]") -> None:
+    def on_done(future: "Future[Any]") -> None:
         with _lock:
-            _under_way.discard(running)
-        done(clock.result(future))
+            _running.discard(running)
+        done(builder.result(future))
 
-    future.add_done_callback(ended)
+    future.add_done_callback(on_done)
 
 
-def _copy(task: Task, clock: Clock, claim: Optional[jobs.Claim]) -> HostResult:
-    def look_up(*_: Any) -> None:
-        if is_cancelled(task.run):
-            raise SshCommandCancelled(f"{clock.host}: the copy was cancelled")
+def _copy(
+    host_task: HostTask, builder: ResultBuilder, permit: Optional[tasks.SendPermit]
+) -> HostResult:
+    def raise_if_cancelled(*_: Any) -> None:
+        if is_cancelled(host_task.run):
+            raise SshCommandCancelled(f"{builder.host}: the copy was cancelled")
 
     try:
-        jobs.copy(
-            _own_cache(),
-            task.job,
-            task.host,
+        tasks.copy(
+            _process_cache(),
+            host_task.task,
+            host_task.host,
             idle_timeout=_IDLE_TIMEOUT,
-            claim=claim,
-            progress=look_up,
+            permit=permit,
+            progress=raise_if_cancelled,
         )
-    except Exception as error:  # that host's alone, whatever it is
-        return clock.failed(error)
-    return clock.copied()
+    except Exception as error:  # any error concerns this host only
+        return builder.failed(error)
+    return builder.copied()
 
 
-def work(task: Task) -> HostResult:
+def run_task(host_task: HostTask) -> HostResult:
     """Do the work at one host and wait for its end, inside a call of an executor."""
-    claims = on_dask.claims(task.run)
-    claim: Optional[jobs.Claim] = None
-    if claims is not None:
-        if claims.is_cancelled():
-            cancel(task.run)
-        ask = claims.claim
-        claim = lambda: ask(task.number)  # noqa: E731
+    client = on_dask.permit_client(host_task.run)
+    permit: Optional[tasks.SendPermit] = None
+    if client is not None:
+        if client.is_cancelled():
+            cancel(host_task.run)
+        permit = functools.partial(client.request, host_task.number)
     outcome: "Future[HostResult]" = Future()
-    perform(task, claim, outcome.set_result)
+    start_task(host_task, permit, outcome.set_result)
     while True:
         try:
-            return outcome.result(None if claims is None else _LOOK_EVERY)
+            return outcome.result(None if client is None else _CANCEL_POLL_INTERVAL)
         except FutureTimeout:
-            if claims is not None and claims.is_cancelled():
-                cancel(task.run)
+            if client is not None and client.is_cancelled():
+                cancel(host_task.run)

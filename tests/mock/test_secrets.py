@@ -20,8 +20,8 @@ from ssh_service import (
     upload,
 )
 from ssh_service.errors import SshAuthError, SshConnectError
-from ssh_service.fleet import task as jobs
-from ssh_service.fleet.worker import Task
+from ssh_service.fleet import task as tasks
+from ssh_service.fleet.worker import HostTask
 from ssh_service.testing.mock_sshd import MockSshd
 from tests.common import assert_no_frame_knows
 from tests.keys import needs_ssh_keygen
@@ -107,21 +107,21 @@ def test_failing_callable_shows_no_secret(mock_sshd: MockSshd, ssh_cache: SshCli
 
 def test_job_shows_no_secret_and_takes_it_along(caplog: pytest.LogCaptureFixture) -> None:
     """To another process secrets go in plain, in a pickle; that is said, once."""
-    jobs._warned.clear()
+    tasks._warned.clear()
     given = {"host": "a", "password": MARKER, "client_keys": [KEY.encode()], "port": 1}
-    job = jobs.Job("run", {}, jobs.params.conceal(given), None)
-    task = Task("run", 0, jobs.params.conceal(given), job)
+    fleet_task = tasks.FleetTask("run", {}, tasks.params.conceal(given), None)
+    task = HostTask("run", 0, tasks.params.conceal(given), fleet_task)
     assert MARKER not in repr(task)
     text = pickle.dumps(task)
     assert MARKER.encode() in text
     again = pickle.loads(text)
     assert MARKER not in repr(again)
-    assert jobs.params.reveal(again.host) == given == jobs.params.reveal(again.job.connect)
+    assert tasks.params.reveal(again.host) == given == tasks.params.reveal(again.task.connect)
     assert caplog.text.count("in plain, in a pickle") == 1
 
 
 def test_job_without_secrets_goes_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    jobs._warned.clear()
-    task = Task("run", 0, "web", jobs.Job("run", {}, {"client_keys": ["/k"]}, None))
+    tasks._warned.clear()
+    task = HostTask("run", 0, "web", tasks.FleetTask("run", {}, {"client_keys": ["/k"]}, None))
     assert pickle.loads(pickle.dumps(task)) == task
     assert not caplog.text

@@ -19,10 +19,10 @@ from ssh_service.fleet import HostResult, Results, SshWorkerLost, on_dask, pool_
 from ssh_service.fleet.executor_runners import runner_for
 from ssh_service.fleet.result import completed, failed
 from ssh_service.fleet.results import Runner
-from ssh_service.fleet.task import Job
+from ssh_service.fleet.task import FleetTask
 from tests.common import PATIENCE, Outcome, eventually
 
-JOB = Job("run", {"text": "true", "env": {}, "shell": None, "max_output": None}, {}, None)
+TASK = FleetTask("run", {"text": "true", "env": {}, "shell": None, "max_output": None}, {}, None)
 
 
 class ByHand(Runner):
@@ -32,7 +32,7 @@ class ByHand(Runner):
         self.open: List[Any] = []
         self.cancelled = self.closed = 0
 
-    def begin(self, host: Any) -> None:
+    def start(self, host: Any) -> None:
         self.open.append(host)
 
     def finish(self, host: Any) -> None:
@@ -155,12 +155,12 @@ def test_a_taker_whose_time_is_up_leaves_the_result_to_another() -> None:
 @pytest.mark.parametrize(
     "hosts, options, complaint",
     [
-        ("web01", {}, "expected several"),
-        ({"host": "a"}, {}, "expected several"),
-        (None, {}, "expected several"),
-        ([], {"connect": ["username"]}, "connect: expected a mapping"),
+        ("web01", {}, "hosts must be an iterable"),
+        ({"host": "a"}, {}, "hosts must be an iterable"),
+        (None, {}, "hosts must be an iterable"),
+        ([], {"connect": ["username"]}, "connect must be a mapping"),
         ([], {"cache": "x"}, "cache: expected an SshClientCache"),
-        ([], {"executor": "threads"}, "executor: expected one of concurrent.futures"),
+        ([], {"executor": "threads"}, "executor must have the submit"),
         ([], {"parallel": 0}, "parallel"),
         ([], {"parallel": True}, "parallel"),
         ([], {"timeout": 0}, "timeout"),
@@ -183,7 +183,7 @@ def test_a_script_that_cannot_be_sent_is_told_at_once() -> None:
 
 def test_hooks_and_an_executor_do_not_go_together() -> None:
     with ThreadPoolExecutor(1) as executor:
-        with pytest.raises(SshConfigError, match="not with an executor"):
+        with pytest.raises(SshConfigError, match="cannot be combined with executor"):
             fleet.run(["a"], "true", executor=executor, on_output=print)
 
 
@@ -276,7 +276,7 @@ class Executor:
 
 def test_a_call_that_is_lost_is_told_as_of_unknown_fate() -> None:
     executor = Executor()
-    results = Results(["a"], runner_for(JOB, 1, executor), 1)  # type: ignore[arg-type]
+    results = Results(["a"], runner_for(TASK, 1, executor), 1)  # type: ignore[arg-type]
     executor.calls[0].set_exception(RuntimeError("the worker was killed"))
     (result,) = results
     assert isinstance(result.error, SshWorkerLost) and result.sent is None
@@ -285,7 +285,7 @@ def test_a_call_that_is_lost_is_told_as_of_unknown_fate() -> None:
 
 def test_what_no_worker_has_begun_is_withdrawn_by_cancel() -> None:
     executor = Executor()
-    results = Results("ab", runner_for(JOB, 2, executor), 2)  # type: ignore[arg-type]
+    results = Results("ab", runner_for(TASK, 2, executor), 2)  # type: ignore[arg-type]
     executor.calls[1].set_running_or_notify_cancel()
     results.cancel()
     first = results.take(1)
@@ -307,53 +307,53 @@ class Inline(Executor, ProcessPoolExecutor):
         return super().submit(function, *arguments)
 
 
-def told_by_hand(pool: Inline, *messages: Any) -> Connection:
+def messages_by_hand(pool: Inline, *messages: Any) -> Connection:
     """Speak to the caller as a worker would."""
     _, address, authkey, _ = pool.tasks[0]
-    line = Client(address, authkey=authkey)
+    pipe = Client(address, authkey=authkey)
     for message in messages:
-        line.send(message)
-    return line
+        pipe.send(message)
+    return pipe
 
 
 def test_a_process_reports_by_its_line() -> None:
     pool = Inline()
-    with Results(["bad host"], runner_for(JOB, 1, pool), 1) as results:
-        assert pool_worker.begin(*pool.tasks[0]) == pool_worker.BEGUN
-        pool.calls[0].set_result(pool_worker.BEGUN)
+    with Results(["bad host"], runner_for(TASK, 1, pool), 1) as results:
+        assert pool_worker.start(*pool.tasks[0]) == pool_worker.STARTED
+        pool.calls[0].set_result(pool_worker.STARTED)
         result = results.take(5)
     assert isinstance(result.error, SshConfigError) and result.sent is False
 
 
-@pytest.mark.parametrize("claims, sent", [([], False), ([("claim", 0, b"")], None)])
-def test_what_is_known_of_a_lost_process_is_what_it_said(claims: Any, sent: Any) -> None:
+@pytest.mark.parametrize("messages, sent", [([], False), ([("sending", 0, b"")], None)])
+def test_what_is_known_of_a_lost_process_is_what_it_said(messages: Any, sent: Any) -> None:
     pool = Inline()
-    with Results(["a"], runner_for(JOB, 1, pool), 1) as results:
-        told_by_hand(pool, ("taken", 0, b""), *claims).close()
+    with Results(["a"], runner_for(TASK, 1, pool), 1) as results:
+        messages_by_hand(pool, ("accepted", 0, b""), *messages).close()
         result = results.take(5)
     assert isinstance(result.error, SshWorkerLost) and result.sent is sent
 
 
 def test_a_result_that_cannot_be_read_is_that_hosts_alone() -> None:
     pool = Inline()
-    with Results(["a", "b"], runner_for(JOB, 2, pool), 2) as results:
+    with Results(["a", "b"], runner_for(TASK, 2, pool), 2) as results:
         good = pickle.dumps(completed("b", None, 0.0))
-        line = told_by_hand(
+        pipe = messages_by_hand(
             pool,
-            ("taken", 0, b""),
+            ("accepted", 0, b""),
             ("done", 0, b"garbage"),
-            ("taken", 1, b""),
+            ("accepted", 1, b""),
             ("done", 1, good),
         )
         first, second = results.take(5), results.take(5)
-        line.close()
-    assert "a: its result cannot be read" in str(first.error)
+        pipe.close()
+    assert "a: cannot read its result" in str(first.error)
     assert second.ok
 
 
 def test_a_full_process_lets_another_have_the_host() -> None:
     pool = Inline()
-    with Results(["a"], runner_for(JOB, 1, pool), 1) as results:
+    with Results(["a"], runner_for(TASK, 1, pool), 1) as results:
         pool.calls[0].set_result(pool_worker.FULL)
         assert len(pool.calls) == 2
         results.cancel()
@@ -362,38 +362,38 @@ def test_a_full_process_lets_another_have_the_host() -> None:
 
 def test_a_pool_that_breaks_has_told_all_that_it_said() -> None:
     pool = Inline()
-    with Results(["a", "b"], runner_for(JOB, 2, pool), 2) as results:
-        line = told_by_hand(pool, ("taken", 0, b""), ("claim", 0, b""))
+    with Results(["a", "b"], runner_for(TASK, 2, pool), 2) as results:
+        pipe = messages_by_hand(pool, ("accepted", 0, b""), ("sending", 0, b""))
         for call in pool.calls:
             call.set_exception(BrokenProcessPool("a child process terminated abruptly"))
-        line.close()
+        pipe.close()
         found = {result.host: result.sent for result in (results.take(5), results.take(5))}
     assert found == {"a": None, "b": False}
 
 
 def test_a_call_that_fails_by_itself_does_not_cut_short_what_a_lost_worker_has_said() -> None:
     pool = Inline()
-    with Results(["a", "b"], runner_for(JOB, 2, pool), 2) as results:
-        line = told_by_hand(pool)
+    with Results(["a", "b"], runner_for(TASK, 2, pool), 2) as results:
+        pipe = messages_by_hand(pool)
         pool.calls[0].set_exception(BrokenProcessPool("a child process terminated abruptly"))
         pool.calls[1].set_exception(RuntimeError("it cannot be pickled"))
         first = results.take(5)
-        line.send(("taken", 0, b""))
-        line.send(("claim", 0, b""))
-        line.close()
+        pipe.send(("accepted", 0, b""))
+        pipe.send(("sending", 0, b""))
+        pipe.close()
         second = results.take(5)
     assert (first.host, first.sent, second.host, second.sent) == ("b", False, "a", None)
 
 
 def test_a_line_of_somebody_elses_is_no_line() -> None:
     pool = Inline()
-    with Results(["a"], runner_for(JOB, 1, pool), 1) as results:
+    with Results(["a"], runner_for(TASK, 1, pool), 1) as results:
         _, address, _, _ = pool.tasks[0]
         with pytest.raises(AuthenticationError):
             Client(address, authkey=b"guessed")
-        line = told_by_hand(pool, ("taken", 0, b""), ("done", 0, DONE))
+        pipe = messages_by_hand(pool, ("accepted", 0, b""), ("done", 0, DONE))
         assert results.take(5).ok
-        line.close()
+        pipe.close()
 
 
 def test_an_executor_that_takes_no_work_fails_each_host_and_raises_nothing() -> None:
@@ -401,28 +401,28 @@ def test_an_executor_that_takes_no_work_fails_each_host_and_raises_nothing() -> 
     executor.shutdown()
     results = list(fleet.run(["a", "b"], "true", executor=executor))
     assert [result.sent for result in results] == [False, False]
-    assert all("no worker took it" in str(result.error) for result in results)
+    assert all("the executor refused the task" in str(result.error) for result in results)
 
 
 def test_a_claim_is_granted_once_and_never_after_cancel() -> None:
-    ledger = on_dask.Ledger()
-    assert ledger.word("claim", "run", 1) == "granted"
-    assert ledger.word("claim", "run", 1) == "refused"
-    assert ledger.word("claim", "run", 2) == "granted"
-    assert ledger.word("look", "run", 0) == "granted"
-    ledger.word("cancel", "run", 0)
-    assert ledger.word("look", "run", 0) == "cancelled"
-    assert ledger.word("claim", "run", 3) == "cancelled"
-    ledger.word("forget", "run", 0)
-    assert ledger.word("claim", "run", 1) == "granted"
+    ledger = on_dask.PermitLedger()
+    assert ledger.handle("permit", "run", 1) == "granted"
+    assert ledger.handle("permit", "run", 1) == "refused"
+    assert ledger.handle("permit", "run", 2) == "granted"
+    assert ledger.handle("status", "run", 0) == "granted"
+    ledger.handle("cancel", "run", 0)
+    assert ledger.handle("status", "run", 0) == "cancelled"
+    assert ledger.handle("permit", "run", 3) == "cancelled"
+    ledger.handle("forget", "run", 0)
+    assert ledger.handle("permit", "run", 1) == "granted"
 
 
 def test_a_ledger_does_not_grow_for_ever() -> None:
-    ledger = on_dask.Ledger()
+    ledger = on_dask.PermitLedger()
     for number in range(3000):
-        ledger.word("claim", f"run{number}", 0)
-        ledger.word("cancel", f"run{number}", 0)
-    assert len(ledger._claimed) <= 1000 and len(ledger._cancelled) <= 1000
+        ledger.handle("permit", f"run{number}", 0)
+        ledger.handle("cancel", f"run{number}", 0)
+    assert len(ledger._granted) <= 1000 and len(ledger._cancelled) <= 1000
 
 
 def test_results_may_be_cancelled_from_another_thread() -> None:

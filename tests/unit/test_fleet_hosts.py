@@ -91,16 +91,16 @@ def test_what_is_said_of_one_host_wins_over_what_is_said_of_all() -> None:
     common = {"username": "deploy", "port": 22}
     assert connect_params("root@a", common) == {"host": "a", "username": "root", "port": 22}
     assert connect_params({"host": "a", "port": 23}, common)["port"] == 23
-    with pytest.raises(SshConfigError, match="expected a str or a mapping"):
+    with pytest.raises(SshConfigError, match="must be a str or a mapping"):
         connect_params(7, common)
 
 
 def test_what_may_hold_a_password_is_not_shown_where_it_is_no_host() -> None:
     secret = {"host": "a", "password": "a-marker"}
-    with pytest.raises(SshConfigError, match="hosts: expected several, .* got a dict") as caught:
+    with pytest.raises(SshConfigError, match="hosts must be an iterable .* got a dict") as caught:
         fleet.run(secret, "true")  # type: ignore[arg-type]
     assert "a-marker" not in str(caught.value)
-    with pytest.raises(SshConfigError, match="host: .* got a list") as caught:
+    with pytest.raises(SshConfigError, match="host must be .* got a list") as caught:
         connect_params([secret], {})
     assert "a-marker" not in str(caught.value)
 
