@@ -51,6 +51,7 @@ _NEW_PATHS: Dict[str, str] = {
     "streams.stdin": "commands.stdin",
     "transport.ending": "transport.lifecycle",
     "transport.gate": "transport.sending",
+    "transport.latch": "transport.lock_free",
     "transport.opening": "transport.channel_opening",
     "transport.posting": "transport.nonblocking",
     "transport.questions": "transport.global_requests",

@@ -96,7 +96,7 @@ class Census:
         Census
             Always the same one.
         """
-        return cast(Census, transport.beside.setdefault("census", Census(transport)))
+        return cast(Census, transport.extras.setdefault("census", Census(transport)))
 
     def find(self, channel: SshChannel, run_beside: Helper, found: Found) -> None:
         """
@@ -182,12 +182,12 @@ class Census:
         with self._lock:
             self._known = _worth_keeping(known, left)
             waiting, self._waiting = self._waiting, []
-        self._transport.account_for(gone)
+        self._transport.mark_ended(gone)
         pauses = _PAUSES if is_openssh else _PAUSES_ELSEWHERE
-        may_run = _numbers(after) - gone if listed else set()
+        may_be_running = _numbers(after) - gone if listed else set()
         for wanted in waiting:
             process = known.get(wanted.number)
-            if process is None and wanted.number in may_run and wanted.asked < len(pauses):
+            if process is None and wanted.number in may_be_running and wanted.asked < len(pauses):
                 self._want_again(wanted, pauses[wanted.asked])
             else:
                 wanted.found(process)
@@ -311,7 +311,7 @@ class _Attempts:
     def _ask_again(self) -> None:
         may_make_room, self._may_make_room = self._may_make_room, False
         now = time.monotonic()
-        if may_make_room and self._transport.make_room():
+        if may_make_room and self._transport.reclaim_idle_sessions():
             self.ask()
         elif now < self._deadline:
             self._may_make_room = True
@@ -332,31 +332,31 @@ class _Session(ChannelSink):
         self._ran = False
         self._timer: Optional[background.Timer] = None
 
-    def opened(self, channel: SshChannel) -> None:
+    def on_open(self, channel: SshChannel) -> None:
         """Run it."""
         self._channel = channel
         channel.request_exec(self._delivery.command)
         self._stdin.start(channel, self._delivery.preamble)
         self._timer = background.call_at(time.monotonic() + _TIMEOUT, channel.close)
 
-    def replied(self, ok: bool) -> None:
+    def on_reply(self, ok: bool) -> None:
         """Note when it was begun."""
         if ok and self._channel is not None:
             self._attempts.begun(self._channel)
 
-    def writable(self) -> None:
+    def on_writable(self) -> None:
         """Send more of it."""
         self._stdin.pump()
 
-    def data(self, chunk: bytes) -> None:
+    def on_data(self, chunk: bytes) -> None:
         """Keep what it writes."""
         self._output += chunk[: _LIMIT - len(self._output)]
 
-    def exit_status(self, status: int) -> None:
+    def on_exit_status(self, status: int) -> None:
         """Note that it has run."""
         self._ran = status == 0
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         """Hand its output over, or ask for another session."""
         if self._timer is not None:
             self._timer.cancel()

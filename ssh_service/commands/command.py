@@ -32,10 +32,18 @@ from ssh_service.errors import (
 from ssh_service.event_trackers import CommandWatch
 from ssh_service.events import Subscriber
 from ssh_service.transport import ChannelSink, SshChannel
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 
 # What a command hears from the channel it runs on, whoever opened that.
-HEARD = ("replied", "data", "stderr", "eof", "exit_status", "exit_signal", "writable")
+HEARD = (
+    "on_reply",
+    "on_data",
+    "on_stderr",
+    "on_eof",
+    "on_exit_status",
+    "on_exit_signal",
+    "on_writable",
+)
 # Seconds from TERM to KILL, and from KILL to giving up on hearing of the end.
 _TERM_PATIENCE = 1.0
 _KILL_PATIENCE = 0.5
@@ -161,7 +169,7 @@ class Command(ChannelSink):
             if isinstance(output, CallbackOutput):
                 output.run_callback = self.run_callback
                 self._calls_back = True
-        self.gives_back = self.outputs[0].gives_back and self.outputs[1].gives_back
+        self.auto_window = self.outputs[0].auto_window and self.outputs[1].auto_window
         self._exit_status: Optional[int] = None
         self._exit_signal: Optional[Tuple[str, bool, str, str]] = None
         self._eof = False
@@ -362,7 +370,7 @@ class Command(ChannelSink):
 
     # What comes over the channel.
 
-    def replied(self, ok: bool) -> None:
+    def on_reply(self, ok: bool) -> None:
         """Go on once there is a terminal; give up where the server refuses that, or commands."""
         awaits_terminal, self._awaits_terminal = self._awaits_terminal, False
         if not ok:
@@ -375,31 +383,31 @@ class Command(ChannelSink):
         else:
             self._close_channel()
 
-    def data(self, chunk: bytes) -> None:
+    def on_data(self, chunk: bytes) -> None:
         """Take stdout."""
         self._put(0, chunk if self._terminal is None else self._terminal.strip(chunk))
 
-    def stderr(self, chunk: bytes) -> None:
+    def on_stderr(self, chunk: bytes) -> None:
         """Take stderr."""
         self._put(1, self._group.strip(chunk))
 
-    def eof(self) -> None:
+    def on_eof(self) -> None:
         """Note that the output is complete."""
         self._eof = True
 
-    def exit_status(self, status: int) -> None:
+    def on_exit_status(self, status: int) -> None:
         """Note how the process ended."""
         self._exit_status = status
 
-    def exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
+    def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
         """Note which signal ended the process."""
         self._exit_status, self._exit_signal = -1, (name, core_dumped, text, "")
 
-    def writable(self) -> None:
+    def on_writable(self) -> None:
         """Send more of stdin."""
         (self._terminal or self.stdin).pump()
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         """Settle the command, after all that it wrote."""
         self._put(1, self._group.rest())
         if self._terminal is not None:
@@ -433,13 +441,13 @@ class Command(ChannelSink):
         if self._over:
             return  # nobody will see it
         output = self.outputs[number]
-        channel = None if self.gives_back else self._channel
+        channel = None if self.auto_window else self._channel
         if chunk and not output.put(chunk, channel):
             text = f"{self.connection_id}: the command wrote more than {output.limit} bytes to "
             text += ("stdout", "stderr")[number]
             self._cut(SshOutputLimitError(text, connection_id=self.connection_id))
-        if channel is not None and output.gives_back:
-            channel.give_back(len(chunk))
+        if channel is not None and output.auto_window:
+            channel.adjust_window(len(chunk))
 
     # Cutting it off.
 
@@ -458,7 +466,7 @@ class Command(ChannelSink):
             False if it has its outcome already, or is being ended.
         """
         error = self._cancelled("the command was cancelled")
-        done = Latch()
+        done = LockFreeEvent()
         self._fates.append(error)
         self._hand_over(self._carry_out, done)  # each time, as the last may have been torn off
         if self._fates[0] is not error:
@@ -499,7 +507,7 @@ class Command(ChannelSink):
         fate: Optional[SshCommandError] = self._fates[0] if self._fates else None
         return fate
 
-    def _carry_out(self, done: Optional[Latch] = None) -> None:
+    def _carry_out(self, done: Optional[LockFreeEvent] = None) -> None:
         """End it as was decided; on a thread of ours."""
         try:
             error = self._cut_off
@@ -608,7 +616,7 @@ class Command(ChannelSink):
 
     def _close_channel(self) -> None:
         if self._channel is not None:
-            self._channel.abandon()
+            self._channel.close_when_open()
 
     # Its outcome.
 

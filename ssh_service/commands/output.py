@@ -11,7 +11,7 @@ from typing import Any, Callable, Deque, Iterator, List, Optional, Tuple, Union
 from ssh_service import background
 from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
-from ssh_service.transport.latch import Bell
+from ssh_service.transport.lock_free import LockFreeCondition
 
 OnOutput = Callable[[Any], None]
 
@@ -27,7 +27,7 @@ class Output:
 
     Attributes
     ----------
-    gives_back : bool
+    auto_window : bool
         Whether a chunk is done with as soon as it was `put`, so that the server may send more.
     received : int
         How many bytes were taken.
@@ -38,7 +38,7 @@ class Output:
         `limit` is no number of bytes.
     """
 
-    gives_back = True
+    auto_window = True
 
     def __init__(self, limit: Optional[int] = None) -> None:
         if limit is not None and not (isinstance(limit, int) and limit >= 0):
@@ -99,7 +99,7 @@ class CallbackOutput(Output):
         `function` is none, or `encoding` is unknown.
     """
 
-    gives_back = False
+    auto_window = False
 
     def __init__(self, function: OnOutput, encoding: Optional[str]) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class CallbackOutput(Output):
                 self._function(piece)
         finally:
             if channel is not None:
-                channel.give_back(len(chunk))
+                channel.adjust_window(len(chunk))
 
 
 class QueueOutput(Output):
@@ -144,7 +144,7 @@ class QueueOutput(Output):
         It is not, as in UTF-16; or there is no such encoding.
     """
 
-    gives_back = False
+    auto_window = False
 
     def __init__(self, encoding: Optional[str]) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class QueueOutput(Output):
         # A user's thread waits here, and can be torn away: what the reader needs is not to be a
         # lock that such a thread may have left taken, as `Condition` may.
         self._lock = threading.Lock()
-        self._changed = Bell()
+        self._changed = LockFreeCondition()
         # What was not taken, in order; all guarded by _lock: whole lines, the pieces of one
         # whose end has not come, and what was not looked at, with whom to give the window back.
         self._lines: Deque[bytes] = collections.deque()
@@ -173,9 +173,9 @@ class QueueOutput(Output):
                 super().put(chunk, None)
             else:
                 self._queue.append((chunk, channel))
-        self._changed.ring()
+        self._changed.notify_all()
         if collecting and channel is not None:
-            channel.give_back(len(chunk))
+            channel.adjust_window(len(chunk))
         return True
 
     def collect(self) -> None:
@@ -187,7 +187,7 @@ class QueueOutput(Output):
             self._collecting = True
         for chunk, channel in queue:
             if channel is not None:
-                channel.give_back(len(chunk))
+                channel.adjust_window(len(chunk))
 
     def joined(self) -> bytes:
         """Return all that was not taken."""
@@ -201,7 +201,7 @@ class QueueOutput(Output):
         """Let `lines` come to an end."""
         with self._lock:
             self._complete = True
-        self._changed.ring()
+        self._changed.notify_all()
 
     def lines(self) -> Iterator[Union[str, bytes]]:
         """
@@ -242,7 +242,7 @@ class QueueOutput(Output):
                 if rest:
                     self._begun.append(rest)
             if channel is not None:
-                channel.give_back(len(chunk))
+                channel.adjust_window(len(chunk))
 
 
 def check_encoding(encoding: Optional[str]) -> None:

@@ -129,13 +129,13 @@ class CommandFuture(Future):  # type: ignore[type-arg]
 
     def __init__(self, command: Fate) -> None:
         # Not at the top: a `CompletedProcess` that was pickled is read without paramiko.
-        from ssh_service.transport.latch import Latch
+        from ssh_service.transport.lock_free import LockFreeEvent
 
         super().__init__()
         self._command = command
         self._process: Optional[CompletedProcess] = None
         self._error: Optional[BaseException] = None
-        self._settled = Latch()
+        self._settled = LockFreeEvent()
         self._functions: "Deque[Callable[[Any], Any]]" = collections.deque()
 
     def __del__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Callable, Optional, Union
 
 from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
-from ssh_service.transport.latch import Bell
+from ssh_service.transport.lock_free import LockFreeCondition
 
 # Bytes of stdin that may wait here for the server; `Stdin.write` waits while there are more.
 _STDIN_BUFFER = 256 * 1024
@@ -77,9 +77,9 @@ class Stdin:
         self._terminal = terminal
         self._last = b"\n"  # guarded by _lock: the last byte that was sent
         self._veof_added = False  # guarded by _lock: it is at the end of _data, or was sent
-        # What a user's thread that writes is told by; it can be torn away (see `Bell`).
+        # Wakes a user's thread that writes; a signal's handler can tear it away from any line.
         self._lock = threading.Lock()
-        self._changed = Bell()
+        self._changed = LockFreeCondition()
         # Has `pump` called for a user's thread, which is not to write to the connection itself.
         self.have_pumped: Optional[Callable[[], None]] = None  # None: this thread may
         self._data = memoryview(data)  # guarded by _lock: the preamble, too, once begun
@@ -156,7 +156,7 @@ class Stdin:
                     self._last = bytes(self._data[taken - 1 : taken])
                     self._data = self._data[taken:]
                     self._touched = self._pump_again = True
-                self._changed.ring()
+                self._changed.notify_all()
 
     def _veof_locked(self) -> bytes:
         return _VEOF if self._last in _LINE_ENDS else 2 * _VEOF
@@ -210,4 +210,4 @@ class Stdin:
             self._ended = True
             self._data = memoryview(b"")
             self.have_pumped = None  # which keeps the command
-        self._changed.ring()
+        self._changed.notify_all()

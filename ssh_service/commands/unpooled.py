@@ -50,7 +50,7 @@ def begin(transport: SshTransport, command: Command) -> None:
 
 def _run_beside(transport: SshTransport, text: str, reply: Reply) -> None:
     """Run a script of ours in another session, as soon as there is one."""
-    find_pool: Callable[[], Optional[Helper]] = transport.beside.get("helpers", _no_pool)
+    find_pool: Callable[[], Optional[Helper]] = transport.extras.get("helpers", _no_pool)
     pool = find_pool()
     if pool is not None:  # it can make room, and have another connection
         pool(text, reply)
@@ -68,7 +68,7 @@ class _Attempts:
     """What is done to get a session; on threads of ours."""
 
     def __init__(self, transport: SshTransport, command: Command) -> None:
-        self.strand: background.Strand = transport.beside.setdefault(
+        self.strand: background.Strand = transport.extras.setdefault(
             "commands", background.Strand()
         )
         self._transport = transport
@@ -91,10 +91,10 @@ class _Attempts:
 
     def _ask_again(self, refusal: SshSessionRefused) -> None:
         transport, now = self._transport, time.monotonic()
-        if transport.make_room():
+        if transport.reclaim_idle_sessions():
             self.ask()
             return
-        held = bool(transport.open_channels)
+        held = bool(transport.open_channel_count)
         since = now if self._refused_since is None else self._refused_since
         self._refused_since = None if held else since
         patient = bool(transport.session_peak) and now - since < _REFUSAL_PATIENCE
@@ -112,11 +112,11 @@ class _Session(ChannelSink):
         self._attempts = attempts
         self._command = command
         self._channel: Optional[SshChannel] = None  # reader thread only
-        self.gives_back = command.gives_back
+        self.auto_window = command.auto_window
         for name in HEARD:
             setattr(self, name, getattr(command, name))
 
-    def opened(self, channel: SshChannel) -> None:
+    def on_open(self, channel: SshChannel) -> None:
         """Send the script."""
         self._channel = channel
         transport = channel.get_transport()
@@ -124,11 +124,11 @@ class _Session(ChannelSink):
         if not self._command.start(channel):
             channel.close()
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         """Settle the command, or have it wait for another session."""
         lost = isinstance(error, SshConnectionLost)
         if not self._command.take_back(self._channel, lost):
-            self._command.closed(error)
+            self._command.on_close(error)
         elif isinstance(error, SshSessionRefused):
             self._attempts.refused(error)
         else:

@@ -18,7 +18,7 @@ from paramiko.ssh_exception import PartialAuthentication
 from ssh_service.connect.accepted_keys import restrict
 from ssh_service.connect.credentials import Credentials, Identity
 from ssh_service.connect.keyboard_interactive import Declined, Interview
-from ssh_service.connect.side_calls import call_aside, is_done
+from ssh_service.connect.side_calls import run_in_thread, wait_until
 from ssh_service.errors import (
     SshAuthError,
     SshConnectError,
@@ -206,13 +206,13 @@ class _Conversation:
 
     def _ask_none(self) -> bool:
         """Ask to be let in with nothing: some servers do, all others say what they want."""
-        answer = call_aside(
+        answer = run_in_thread(
             lambda: self._transport.auth_none(self._params.username),
             f"auth-{self._params.connection_id}",
         )
 
         def run() -> Optional[Sequence[str]]:
-            if not is_done(answer, self._deadline):
+            if not wait_until(answer, self._deadline):
                 raise paramiko.SSHException("no answer")
             return answer.result()  # type: ignore[no-any-return]
 

@@ -22,7 +22,7 @@ from ssh_service.connect.key_files import (
     read_certificate,
     read_file,
 )
-from ssh_service.connect.side_calls import call_aside, is_done
+from ssh_service.connect.side_calls import run_in_thread, wait_until
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.known_hosts import fingerprint
 from ssh_service.params import ConnectParams, conceal_keys, key_sources
@@ -161,9 +161,9 @@ class Credentials:
     def _ask(self, name: str, supplier: Callable[[], Any]) -> Any:
         """Ask a callable of the caller's."""
         began = time.monotonic()
-        answer = call_aside(supplier, name)
+        answer = run_in_thread(supplier, name)
         connection_id = self._params.connection_id
-        if not is_done(answer, self._deadline):
+        if not wait_until(answer, self._deadline):
             raise SshConnectTimeout(
                 f"{connection_id}: the callable given as {name} returned nothing within "
                 f"{time.monotonic() - began:.1f} s",

@@ -166,7 +166,7 @@ def _dial_hop(
     params: ConnectParams, deadline: float
 ) -> Tuple[paramiko.Transport, Callable[[], None]]:
     transport = dial(params, deadline)
-    return transport, transport.hang_up  # called on a reader thread, which must not wait
+    return transport, transport.close_nowait  # called on a reader thread, which must not wait
 
 
 def _discard(transport: Optional[SshTransport], stream: Stream) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional, Sequence, Tuple
 
 import paramiko
 
-from ssh_service.connect.side_calls import call_aside
+from ssh_service.connect.side_calls import run_in_thread
 from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
 from ssh_service.params import ConnectParams
 from ssh_service.secret import Secret
@@ -78,7 +78,7 @@ class Interview:
             The handler's answers do not fit the questions.
         """
         self._transport.auth_timeout = None  # a user may take until the deadline
-        call_aside(self._converse, f"auth-{self._params.connection_id}").add_done_callback(
+        run_in_thread(self._converse, f"auth-{self._params.connection_id}").add_done_callback(
             lambda outcome: self._events.put(("done", outcome))
         )
         while True:

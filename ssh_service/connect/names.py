@@ -14,7 +14,7 @@ import time
 from concurrent.futures import Future
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from ssh_service.connect.side_calls import is_done
+from ssh_service.connect.side_calls import wait_until
 from ssh_service.errors import SshConnectError, SshConnectTimeout
 from ssh_service.params import ConnectParams
 
@@ -74,7 +74,7 @@ def resolve_name(
         pass  # a name, then
     lookup = _lookup(key)
     began = time.monotonic()
-    while not is_done(lookup, min(deadline, time.monotonic() + LOOK_AGAIN)):
+    while not wait_until(lookup, min(deadline, time.monotonic() + LOOK_AGAIN)):
         if not wanted():
             raise unwanted(params, "resolve")
         waited = time.monotonic() - began

@@ -7,10 +7,10 @@ import time
 from concurrent.futures import Future, wait
 from typing import Any, Callable
 
-__all__ = ["call_aside", "is_done"]
+__all__ = ["run_in_thread", "wait_until"]
 
 
-def call_aside(function: Callable[[], Any], name: str) -> Future[Any]:
+def run_in_thread(function: Callable[[], Any], name: str) -> Future[Any]:
     """
     Call a function on a thread that holds up nobody, not even the end of the process.
 
@@ -38,14 +38,14 @@ def call_aside(function: Callable[[], Any], name: str) -> Future[Any]:
     return outcome
 
 
-def is_done(outcome: Future[Any], deadline: float) -> bool:
+def wait_until(outcome: Future[Any], deadline: float) -> bool:
     """
     Wait for the outcome of a call.
 
     Parameters
     ----------
     outcome : Future[Any]
-        From `call_aside`.
+        From `run_in_thread`.
     deadline : float
         Monotonic instant until which to wait.
 

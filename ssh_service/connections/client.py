@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from paramiko import Transport
 
 from ssh_service import params
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 
 
 class SshClient:
@@ -35,7 +35,7 @@ class SshClient:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # No lock: an exception of a signal's handler could leave it taken, and the connection's
         # reader would wait for it.  Single operations on a dict are atomic.
-        self._settled = Latch()
+        self._settled = LockFreeEvent()
         self._made: Dict[str, Tuple[str, Transport]] = {}  # at most one
         self._is_lost = False
 

@@ -145,7 +145,7 @@ class Dial:
 
     def _has_started(self, transport: SshTransport) -> None:
         if not self._slots.started(self._slot, transport):
-            transport.hang_up()
+            transport.close_nowait()
 
     def _made(self, client: SshClient, transport: SshTransport) -> None:
         slot, now = self._slot, time.monotonic()
@@ -206,10 +206,10 @@ def close(slots: List[Slot]) -> None:
         slot.pair.settle(error=_closed())
     for slot in slots:
         if slot.transport is None and slot.dialling is not None:
-            slot.dialling.hang_up()
+            slot.dialling.close_nowait()
     pacing.look_again()  # dials that wait for their turn are not wanted any more
     for transport in transports_of(slots):
-        transport.hang_up()
+        transport.close_nowait()
 
 
 def transports_of(slots: List[Slot]) -> List[SshTransport]:

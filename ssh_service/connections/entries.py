@@ -10,7 +10,7 @@ from ssh_service.connections.client import SshClient
 from ssh_service.connections.promises import Promise
 from ssh_service.params import ConnectKey, ConnectParams
 from ssh_service.transport import SshTransport
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 
 NEVER = float("inf")
 
@@ -98,7 +98,7 @@ class Slot:
         self.lane = lane
         self.entry = entry
         self.pair: Promise[Pair] = Promise()
-        self.announced = Latch()  # connection_made has returned
+        self.announced = LockFreeEvent()  # connection_made has returned
         # The lock of the entry guards all of these.
         self.transport: Optional[SshTransport] = None  # set once, when the dial has succeeded
         self.dialling: Optional[SshTransport] = None  # set once, when the dial has a stream
@@ -136,7 +136,7 @@ class Slot:
 
     def is_busy(self) -> bool:
         """Tell whether anything runs on its connection; not to be asked under a lock."""
-        return self.transport is not None and self.transport.open_channels > 0
+        return self.transport is not None and self.transport.open_channel_count > 0
 
     def expires_at(self) -> float:
         """Return when it is to be closed if nothing happens; `NEVER` where it has no limit."""

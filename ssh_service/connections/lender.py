@@ -26,7 +26,7 @@ from ssh_service.connections.slots import Slots
 from ssh_service.errors import SshConnectError, SshConnectTimeout, copy_for_raise
 from ssh_service.params import ConnectParams
 from ssh_service.transport import SshTransport
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 
 _log = logging.getLogger(__name__)
 
@@ -333,7 +333,7 @@ class Lender:
         """
         if retired is None:
             return
-        closed = Latch()
+        closed = LockFreeEvent()
         if background.ensure_threads() and not background.is_worker_thread():
             background.submit(self._strand, closed.set)  # after the closing
             closed.wait(_CLOSE_PATIENCE)
@@ -375,7 +375,7 @@ def _without_threads(target: ConnectParams, lane: int) -> Slot:
 def _hang_up(slot: Slot, why: str) -> None:
     if slot.transport is not None:
         _log.debug("%s: closed, as %s", slot.target.connection_id, why)
-        slot.transport.hang_up()
+        slot.transport.close_nowait()
 
 
 def _warn(text: str) -> None:

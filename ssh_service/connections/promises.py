@@ -12,7 +12,7 @@ import collections
 import logging
 from typing import Any, Callable, Deque, Dict, Generic, Optional, Tuple, TypeVar
 
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Promise(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._settled = Latch()
+        self._settled = LockFreeEvent()
         self._outcome: Dict[str, Tuple[Optional[T], Optional[BaseException]]] = {}
         # Single operations on dicts and deques are atomic: each function is taken by one thread.
         self._callbacks: Deque[Callable[[Promise[T]], Any]] = collections.deque()

@@ -73,23 +73,23 @@ class _SftpStream(ChannelSink, Stream):
         """Close the channel."""
         channel = self._channel
         if channel is not None:
-            channel.abandon()
+            channel.close_when_open()
 
     def in_use(self, used: bool) -> None:
         """Note whether a copy works on it; if none does, it may go with its connection."""
         channel = self._channel
         if channel is not None:
-            channel.in_reserve = not used
+            channel.is_idle_spare = not used
 
     # For the channel, on the reader thread.
 
-    def opened(self, channel: SshChannel) -> None:
+    def on_open(self, channel: SshChannel) -> None:
         """Ask for the subsystem."""
         self._channel = channel
         channel.request_subsystem("sftp")
         self.session.made_room()
 
-    def replied(self, ok: bool) -> None:
+    def on_reply(self, ok: bool) -> None:
         """Note whether there is such a subsystem."""
         if not ok:
             self.session.ended(
@@ -100,30 +100,30 @@ class _SftpStream(ChannelSink, Stream):
             )
             self.close()
 
-    def data(self, chunk: bytes) -> None:
+    def on_data(self, chunk: bytes) -> None:
         """Pass on what came."""
         if not self._is_greeted:
             self._stdout = (self._stdout + chunk)[:_KEPT_WORDS]
         self.session.feed(chunk)
         self._is_greeted = self._is_greeted or self.session.is_greeted
 
-    def stderr(self, chunk: bytes) -> None:
+    def on_stderr(self, chunk: bytes) -> None:
         """Keep the server's first words: they may say why there is no session."""
         self._stderr = (self._stderr + chunk)[:_KEPT_WORDS]
 
-    def exit_status(self, status: int) -> None:
+    def on_exit_status(self, status: int) -> None:
         """Note how the server's program ended."""
         self._fate = f"exit status {status}"
 
-    def exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
+    def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
         """Note how the server's program ended."""
         self._fate = f"signal {name}"
 
-    def writable(self) -> None:
+    def on_writable(self) -> None:
         """Pass on that there is room."""
         self.session.made_room()
 
-    def eof(self) -> None:
+    def on_eof(self) -> None:
         """Note that no more replies will come."""
         if self._is_greeted:
             self.session.ended(self._reason())
@@ -132,7 +132,7 @@ class _SftpStream(ChannelSink, Stream):
             self._channel.send_eof()
             self.session.ends_soon()
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         """Note the end."""
         self.session.ended(error or self._reason())
         self._channel = None  # else a connection would be kept by what is kept for it
@@ -148,7 +148,7 @@ class _SftpStream(ChannelSink, Stream):
 class _CommandStream(ChannelSink, CommandStream):
     """One command in the server's shell: the channel, as its process sees it."""
 
-    gives_back = False
+    auto_window = False
 
     def __init__(self, command: bytes, process: RemoteProcess) -> None:
         self._command = command
@@ -175,24 +175,24 @@ class _CommandStream(ChannelSink, CommandStream):
         if self._channel is not None:
             self._channel.send_eof()
 
-    def give_back(self, size: int) -> None:
+    def adjust_window(self, size: int) -> None:
         """Let the command write as much again."""
         if self._channel is not None:
-            self._channel.give_back(size)
+            self._channel.adjust_window(size)
 
     def close(self) -> None:
         """Close the channel; the server lets the command find the end of its input."""
         if self._channel is not None:
-            self._channel.abandon()
+            self._channel.close_when_open()
 
     # For the channel, on the reader thread.
 
-    def opened(self, channel: SshChannel) -> None:
+    def on_open(self, channel: SshChannel) -> None:
         """Ask for the command."""
         self._channel = channel
         channel.request_exec(self._command)
 
-    def replied(self, ok: bool) -> None:
+    def on_reply(self, ok: bool) -> None:
         """Give up what the server will not run, else let the input follow."""
         if not ok:
             self.close()
@@ -201,23 +201,23 @@ class _CommandStream(ChannelSink, CommandStream):
         self._open = True
         self._process.made_room()
 
-    def data(self, chunk: bytes) -> None:
+    def on_data(self, chunk: bytes) -> None:
         """Pass on what came."""
         self._process.feed(chunk)
 
-    def stderr(self, chunk: bytes) -> None:
+    def on_stderr(self, chunk: bytes) -> None:
         """Throw it away."""
-        self.give_back(len(chunk))
+        self.adjust_window(len(chunk))
 
-    def exit_status(self, status: int) -> None:
+    def on_exit_status(self, status: int) -> None:
         """Note how it ended."""
         self._status = status
 
-    def writable(self) -> None:
+    def on_writable(self) -> None:
         """Pass on that there is room."""
         self._process.made_room()
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         """Pass on the end."""
         self._process.refused = isinstance(error, SshSessionRefused) and error.code != 0
         self._process.ended(None if error else self._status)
@@ -259,7 +259,7 @@ def session_on(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     SftpSession
         Shared with all other copies on this connection.
     """
-    slot: _Slot = transport.beside.setdefault("sftp", _Slot())
+    slot: _Slot = transport.extras.setdefault("sftp", _Slot())
     turn = Turn()
     try:
         if not slot.opening.take(turn, limits.next_wait()):
@@ -275,7 +275,7 @@ def session_on(transport: SshTransport, limits: TimeLimits) -> SftpSession:
 
 def use_one_file_at_a_time(transport: SshTransport) -> None:
     """Open sessions from now on that hold one file open at a time, of one copy."""
-    slot: _Slot = transport.beside["sftp"]
+    slot: _Slot = transport.extras["sftp"]
     turn = Turn()
     try:
         slot.opening.take(turn, None)
@@ -297,7 +297,11 @@ def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
             full = isinstance(refusal, SshSessionRefused) and refusal.code != 0
             if not full or time.monotonic() >= deadline:
                 raise
-            if not (transport.make_room() or transport.open_channels or transport.session_peak):
+            if not (
+                transport.reclaim_idle_sessions()
+                or transport.open_channel_count
+                or transport.session_peak
+            ):
                 raise  # it admits none: nobody has, or had, one that could be given back
         time.sleep(_PAUSE)
 
@@ -309,9 +313,9 @@ def _open_once(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     try:
         greet(stream.session, limits.stall_timeout, limits.deadline)
     except BaseException:
-        channel.abandon()
+        channel.close_when_open()
         raise
     transport.session_peak = max(1, transport.session_peak)
     # Where the server admits few sessions, whoever needs one is given that of an idle SFTP.
-    transport.in_reserve["sftp"] = stream.session.close_if_idle
+    transport.reclaimers["sftp"] = stream.session.close_if_idle
     return stream.session

@@ -7,7 +7,7 @@ import time
 import weakref
 from typing import Callable, Optional
 
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 
 __all__ = ["Exclusive", "Turn"]
 
@@ -38,7 +38,7 @@ class Exclusive:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder: Callable[[], Optional[Turn]] = lambda: None  # guarded by _lock
-        self._over = Latch()  # guarded by _lock: of the holder's turn
+        self._over = LockFreeEvent()  # guarded by _lock: of the holder's turn
 
     def take(self, turn: Turn, timeout: Optional[float]) -> bool:
         """
@@ -60,7 +60,7 @@ class Exclusive:
         while True:
             with self._lock:
                 if self._is_free_locked(turn):
-                    self._holder, self._over = weakref.ref(turn), Latch()
+                    self._holder, self._over = weakref.ref(turn), LockFreeEvent()
                     return True
                 over = self._over
             left = _LOOK_EVERY if deadline is None else deadline - time.monotonic()

@@ -27,7 +27,7 @@ class CommandStream(Stream):
         """Let the command find the end of its input."""
         raise NotImplementedError
 
-    def give_back(self, size: int) -> None:
+    def adjust_window(self, size: int) -> None:
         """Let the command write as much again."""
         raise NotImplementedError
 
@@ -173,7 +173,7 @@ class RemoteProcess:
                 self._chunks.clear()
                 taken_before, self._taken_before = self._taken_before, 0
             if len(chunk) > taken_before and self.stream is not None:
-                self.stream.give_back(len(chunk) - taken_before)
+                self.stream.adjust_window(len(chunk) - taken_before)
             if chunk or over:
                 return chunk
             await self._news_since(seen)

@@ -25,7 +25,7 @@ from ssh_service.params import ConnectParams
 from ssh_service.sessions.scheduler import LIMIT_KEPT, Failed, Lanes
 from ssh_service.sessions.session import Lane, Session
 from ssh_service.transport import SshChannel, SshTransport
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 
 _log = logging.getLogger(__name__)
 
@@ -185,11 +185,11 @@ class SessionPool:
 
     def _retry_or_give_up(self, transports: List[SshTransport]) -> None:
         """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
-        freed = [transport.make_room(beside=_SPARE) for transport in transports]
+        freed = [transport.reclaim_idle_sessions(except_of=_SPARE) for transport in transports]
         with self._lock:
             lanes = list(self._lanes.all)
         freed += [self._drop_spare(lane) for lane in lanes]
-        held = any(freed) or any(transport.open_channels for transport in transports)
+        held = any(freed) or any(transport.open_channel_count for transport in transports)
         admitted = any(transport.session_peak for transport in transports)
         now = time.monotonic()
         with self._lock:
@@ -226,7 +226,7 @@ class SessionPool:
         with self._lock:
             self._watching = False
             transports = self._lanes.waiting_since(starts)
-        freed = [each for each in transports or () if each.make_room(beside=_SPARE)]
+        freed = [each for each in transports or () if each.reclaim_idle_sessions(except_of=_SPARE)]
         with self._lock:
             self._lanes.made_room(freed, time.monotonic())
         self._dispatch()
@@ -279,8 +279,8 @@ class SessionPool:
             if its_pool is not None:
                 its_pool._dispatch()  # it is let go, and those who wait for it go on
 
-        transport.in_reserve[_SPARE] = drop_spare
-        transport.beside["helpers"] = helpers
+        transport.reclaimers[_SPARE] = drop_spare
+        transport.extras["helpers"] = helpers
         transport.add_done_callback(ended)
 
     # Sessions.
@@ -290,7 +290,7 @@ class SessionPool:
         lane = session.lane
         lease = None if lane.slot is None else self._lender.renew(lane.slot)
         # A command that is sent into an end that has come already could not be sent once more.
-        fit = lane.transport is not None and lane.transport.is_fit()
+        fit = lane.transport is not None and lane.transport.probe()
         with self._lock:
             usable = self._lanes.begin(session, command, lease is not None, fit)
             session.lease = lease
@@ -315,14 +315,14 @@ class SessionPool:
             self.session_closed(session, error)
             return
         with self._lock:  # or it would be overlooked that a command was given it meanwhile
-            channel.in_reserve = session.command is None
+            channel.is_idle_spare = session.command is None
 
     def _run(self, session: Session, command: Command, channel: SshChannel) -> None:
-        channel.in_reserve = False
+        channel.is_idle_spare = False
         lane = session.lane
         # In one piece with the request for a spare session: each piece wakes the server, and its
         # answer the reader.
-        with channel.get_transport().together():
+        with channel.get_transport().batch():
             if not command.start(channel):
                 channel.close()
             spare = Session(self, lane)
@@ -361,7 +361,7 @@ class SessionPool:
         session : Session
             The session.
         error : Optional[SshServiceError]
-            As for `ChannelSink.closed`.
+            As for `ChannelSink.on_close`.
         """
         lane, now = session.lane, time.monotonic()
         with self._lock:
@@ -375,7 +375,7 @@ class SessionPool:
             self._lender.slots.count("refusals")
             _log.debug("%s: the server refused a further session", self._target.connection_id)
         if command is not None and not unsent:
-            command.closed(error)
+            command.on_close(error)
         _fail(end.failed)
         self._dispatch()
         if command is not None:
@@ -428,7 +428,7 @@ class SessionPool:
         if lane.spare is None:  # a look
             return False
         dropped: List[bool] = []
-        done = Latch()
+        done = LockFreeEvent()
 
         def drop() -> None:
             dropped.append(self._drop_spare(lane))
@@ -456,7 +456,7 @@ class SessionPool:
 
 
 def _others_reserve(transport: SshTransport) -> bool:
-    return any(name != _SPARE for name in transport.in_reserve)
+    return any(name != _SPARE for name in transport.reclaimers)
 
 
 def _fail(failed: Failed) -> None:

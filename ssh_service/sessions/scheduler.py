@@ -274,7 +274,7 @@ class Lanes:
         session : Session
             The session; nobody gives it a command any more.
         error : Optional[SshServiceError]
-            As for `ChannelSink.closed`.
+            As for `ChannelSink.on_close`.
         unsent : bool
             Whether it had a command, which was never sent.
         now : float

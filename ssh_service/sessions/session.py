@@ -91,12 +91,12 @@ class Session(ChannelSink):
     def give(self, command: Command) -> None:
         """Let a command have it; the pool's lock is held."""
         self.command = command
-        self.gives_back = command.gives_back
+        self.auto_window = command.auto_window
         # The command hears what comes without a detour.
         for name in HEARD:
             setattr(self, name, getattr(command, name))
 
-    def opened(self, channel: SshChannel) -> None:
+    def on_open(self, channel: SshChannel) -> None:
         """Have it used."""
         owner = self._owner()
         if owner is None:
@@ -104,7 +104,7 @@ class Session(ChannelSink):
         else:
             owner.session_opened(self, channel)
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         """Have it taken back."""
         owner = self._owner()
         if owner is not None:

@@ -20,7 +20,7 @@ from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
 from ssh_service.transport.blocking import BlockingChannel
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import message
 from ssh_service.transport.pipe import NOTHING, ChunkPipe
 from ssh_service.transport.sink import ChannelSink, OpenWaiter
@@ -59,10 +59,10 @@ class SshChannel(BlockingChannel):
             self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         else:
             self.in_buffer = self.in_stderr_buffer = NOTHING
-        self.event, self.status_event = Latch(), Latch()
+        self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
         self.exit_signal: Optional[Tuple[str, bool, str]] = None
         self.error = None
-        self.in_reserve = False  # nobody uses it yet: it may be closed with its connection
+        self.is_idle_spare = False  # nobody uses it yet: it may be closed with its connection
         self._sink = sink
         self._abandoned = False  # guarded by lock: nobody waits for the open any more
         self.in_window_sofar = 0  # paramiko's, guarded by lock: bytes to be given back
@@ -90,9 +90,9 @@ class SshChannel(BlockingChannel):
         if abandoned:  # see docs/paramiko_repairs.md#late-channel
             self.close()
         elif self._sink is not None:
-            self._sink.opened(self)
+            self._sink.on_open(self)
 
-    def abandon(self) -> None:
+    def close_when_open(self) -> None:
         """Close the channel, or see to it that it is closed as soon as the server confirms it."""
         with self.lock:
             self._abandoned = True
@@ -107,11 +107,11 @@ class SshChannel(BlockingChannel):
         with self.lock:
             self._set_closed()
         if self.start_number is not None and not self.status_event.is_set():
-            self.get_transport().unaccounted.append(self.start_number)
+            self.get_transport().unconfirmed_ends.append(self.start_number)
         # A sink has its channel, too: in a ring, both would be left to the garbage collector.
         sink, self._sink = self._sink, None
         if sink is not None:
-            sink.closed(self.error)
+            sink.on_close(self.error)
 
     def _unlink(self) -> None:
         # paramiko's run() calls this for every channel before the reason of the loss is known;
@@ -122,7 +122,7 @@ class SshChannel(BlockingChannel):
         """Become useless, in a forked child: threads that it has not may hold all of these."""
         self.lock = threading.Lock()
         self.out_buffer_cv = threading.Condition(self.lock)
-        self.event, self.status_event = Latch(), Latch()
+        self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
         self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         self._sink = None  # what it works for is the parent's too
         self._end(error)
@@ -143,7 +143,7 @@ class SshChannel(BlockingChannel):
             raise SSHException("the server sent more than the channel's window allows")
         return self._eof_came
 
-    def give_back(self, size: int) -> None:
+    def adjust_window(self, size: int) -> None:
         """
         Let the peer send as much again, without waiting.
 
@@ -172,14 +172,14 @@ class SshChannel(BlockingChannel):
 
     def _request_success(self, m: Message) -> None:
         if self._starts and self.start_number is None:
-            self.start_number = self.get_transport().next_start()
+            self.start_number = self.get_transport().next_start_number()
         super()._request_success(m)
         if self._sink is not None:
-            self._sink.replied(True)
+            self._sink.on_reply(True)
 
     def _request_failed(self, m: Message) -> None:
         if self._sink is not None:
-            self._sink.replied(False)
+            self._sink.on_reply(False)
             return
         self.error = SshSessionRefused(
             "the server refused the request", connection_id=self.get_transport().connection_id
@@ -196,9 +196,9 @@ class SshChannel(BlockingChannel):
         if self._sink is None:
             self.in_buffer.feed(data)
         else:
-            self._sink.data(data)
-            if self._sink.gives_back:
-                self.give_back(len(data))
+            self._sink.on_data(data)
+            if self._sink.auto_window:
+                self.adjust_window(len(data))
 
     def _feed_extended(self, m: Message) -> None:
         kind, data = m.get_int(), m.get_binary()
@@ -208,15 +208,15 @@ class SshChannel(BlockingChannel):
             (self.in_buffer if self.combine_stderr else self.in_stderr_buffer).feed(data)
             return
         if kind == 1 and self._sink is not None:
-            self._sink.stderr(data)
-            if not self._sink.gives_back:
+            self._sink.on_stderr(data)
+            if not self._sink.auto_window:
                 return
-        self.give_back(len(data))  # data of a kind nobody knows took window all the same
+        self.adjust_window(len(data))  # data of a kind nobody knows took window all the same
 
     def _window_adjust(self, m: Message) -> None:
         super()._window_adjust(m)
         if self._sink is not None:
-            self._sink.writable()
+            self._sink.on_writable()
 
     def _handle_request(self, m: Message) -> None:
         # Ours, as paramiko's drops exit-signal: see docs/paramiko_repairs.md#exit-signal
@@ -239,22 +239,22 @@ class SshChannel(BlockingChannel):
         if self._sink is None:
             return
         if signal is None:
-            self._sink.exit_status(status)
+            self._sink.on_exit_status(status)
         else:
-            self._sink.exit_signal(*signal)
+            self._sink.on_exit_signal(*signal)
 
     def _handle_eof(self, m: Message) -> None:
         before, self._eof_came = self._eof_came, True
         super()._handle_eof(m)
         if self._sink is not None and not before:
-            self._sink.eof()
+            self._sink.on_eof()
 
     def _handle_close(self, m: Message) -> None:
         transport = self.get_transport()
         # Our own CLOSE is in no hurry: it leaves before what comes of the end (the server frees
         # the session only then), or before the next command.  To write it at once would keep
         # whoever waits for the end from the interpreter, and then from the gate.
-        with transport.together(in_no_hurry=True):
+        with transport.batch(defer=True):
             super()._handle_close(m)
             transport._forget_channel(self)
             self._end(None)

@@ -59,7 +59,7 @@ class Opening(Asking):
         How many sessions the server admits; None: it never refused one.  Kept by who opens them.
     session_peak : int
         How many sessions were open at once.  Kept by who opens them.
-    in_reserve : Dict[str, Callable[[], bool]]
+    reclaimers : Dict[str, Callable[[], bool]]
         Who keeps a session in reserve, and how to ask for it to be given up.
     channel_timeout : float
         Seconds to wait for a channel where the caller does not say, and for the server's reply to
@@ -85,7 +85,7 @@ class Opening(Asking):
     def __init__(self, wire: Wire, connection_id: str) -> None:
         self.session_limit: Optional[int] = None
         self.session_peak = 0
-        self.in_reserve: Dict[str, Callable[[], bool]] = {}
+        self.reclaimers: Dict[str, Callable[[], bool]] = {}
         # The map of channels is weak: what is not yet confirmed, or works for a sink, lives here.
         self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
         super().__init__(wire, connection_id)
@@ -93,7 +93,7 @@ class Opening(Asking):
         self._channels, self.channels_seen = ChannelMap(), HandedOut()
         self._starts = itertools.count()
         # What the server started, and whose end it has not told: it may still run.
-        self.unaccounted: List[int] = []  # `append` is atomic; a destructor uses it
+        self.unconfirmed_ends: List[int] = []  # `append` is atomic; a destructor uses it
 
     def _disown(self) -> None:
         super()._disown()
@@ -110,7 +110,7 @@ class Opening(Asking):
         for chan in known:
             chan._end(copy_for_raise(reason))
 
-    def next_start(self) -> int:
+    def next_start_number(self) -> int:
         """Return the place of a process among those that the server has started, in order."""
         return next(self._starts)  # on the reader thread: in the order of the replies
 
@@ -125,13 +125,13 @@ class Opening(Asking):
             by that number for those whose channel is no more, without a value.
         """
         sessions: Dict[Union[SshChannel, int], Optional[int]]
-        sessions = dict.fromkeys(list(self.unaccounted), None)
+        sessions = dict.fromkeys(list(self.unconfirmed_ends), None)
         for chan in self._channels.values():
-            if chan.may_run:
+            if chan.may_be_running:
                 sessions[chan] = None if chan.closed else chan.start_number
         return sessions
 
-    def account_for(self, starts: Iterable[int]) -> None:
+    def mark_ended(self, starts: Iterable[int]) -> None:
         """
         Take note that processes have ended of which the server will not tell it.
 
@@ -142,29 +142,29 @@ class Opening(Asking):
         """
         for number in starts:
             with contextlib.suppress(ValueError):  # its channel is there, or it was noted before
-                self.unaccounted.remove(number)
+                self.unconfirmed_ends.remove(number)
 
     @property
-    def open_channels(self) -> int:
+    def open_channel_count(self) -> int:
         """How many channels are open or being opened, those in reserve left out."""
-        return sum(not chan.in_reserve for chan in self._channels.values())
+        return sum(not chan.is_idle_spare for chan in self._channels.values())
 
-    def make_room(self, beside: Optional[str] = None) -> bool:
+    def reclaim_idle_sessions(self, except_of: Optional[str] = None) -> bool:
         """
         Have the sessions closed that nobody uses, for someone who was refused one.
 
         Parameters
         ----------
         beside : Optional[str]
-            Whose sessions are left alone: those of `in_reserve` under that name.
+            Whose sessions are left alone: those of `reclaimers` under that name.
 
         Returns
         -------
         bool
             Whether there was any.
         """
-        kept = list(self.in_reserve.items())
-        return any([give_up() for name, give_up in kept if name != beside])
+        kept = list(self.reclaimers.items())
+        return any([give_up() for name, give_up in kept if name != except_of])
 
     def start_session(
         self,
@@ -179,7 +179,7 @@ class Opening(Asking):
         Parameters
         ----------
         sink : ChannelSink
-            Told what becomes of it, first `ChannelSink.opened` or `ChannelSink.closed`.
+            Told what becomes of it, first `ChannelSink.on_open` or `ChannelSink.on_close`.
         window_size, max_packet_size : Optional[int]
             Bytes; None takes the transport's defaults.
 
@@ -284,7 +284,7 @@ class Opening(Asking):
         try:
             return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
         except SshSessionRefused:
-            if not self.make_room():
+            if not self.reclaim_idle_sessions():
                 raise
         return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
 
@@ -326,10 +326,10 @@ class Opening(Asking):
         try:
             in_time = waiter.wait(deadline)
         except BaseException:
-            chan.abandon()
+            chan.close_when_open()
             raise
         if not in_time:
-            chan.abandon()
+            chan.close_when_open()
             raise SshConnectTimeout(
                 f"{self.connection_id}: no channel within {timeout:g} s",
                 connection_id=self.connection_id,

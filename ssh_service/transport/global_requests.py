@@ -15,7 +15,7 @@ from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import SshConnectionLost
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.outbound import Outbound
 from ssh_service.transport.packets import message
 from ssh_service.transport.sending import Gate
@@ -40,13 +40,13 @@ class Question:
     ----------
     answer : Optional[Message]
         What the server says; None where it refuses, or the connection has ended.
-    done : Latch
+    done : LockFreeEvent
         Set when there is an answer, or none will come.
     """
 
     def __init__(self, on_answer: Optional[Callable[[Optional[Message]], None]] = None) -> None:
         self.answer: Optional[Message] = None
-        self.done = Latch()
+        self.done = LockFreeEvent()
         self.on_answer = on_answer
 
 

@@ -81,7 +81,7 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
             and not sys.is_finalizing()
         )
 
-    def is_fit(self) -> bool:
+    def probe(self) -> bool:
         """
         Tell, by a look at the socket, whether what is sent now could still be answered.
 
@@ -142,11 +142,11 @@ class Ending(paramiko.Transport):  # type: ignore[misc]
 
     def close(self) -> None:
         """Say goodbye and end the connection; what is in flight ends with an error at once."""
-        self.hang_up()
+        self.close_nowait()
         if self.is_alive() and threading.current_thread() is not self:
             self.join(_CLOSE_LIMIT)
 
-    def hang_up(self) -> None:
+    def close_nowait(self) -> None:
         """Do as `close` does, without waiting for the reader thread to end."""
         self._end(self._lost("closed", "the connection was closed on this side"), polite=True)
 

@@ -52,7 +52,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
         return self.transport.transport
 
     @property
-    def may_run(self) -> bool:
+    def may_be_running(self) -> bool:
         """Whether the server was asked to start a process, and has not told its end."""
         return self._starts and not self.status_event.is_set()
 
@@ -71,7 +71,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
 
     def request_exec(self, command: bytes) -> None:
         """
-        Ask the server to run `command` (RFC 4254 section 6.5); `ChannelSink.replied` follows.
+        Ask the server to run `command` (RFC 4254 section 6.5); `ChannelSink.on_reply` follows.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
 
     def request_pty(self, term: str = "xterm", width: int = 80, height: int = 24) -> None:
         """
-        Ask for a terminal (RFC 4254 section 6.2); `ChannelSink.replied` follows.
+        Ask for a terminal (RFC 4254 section 6.2); `ChannelSink.on_reply` follows.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
 
     def request_subsystem(self, name: str) -> None:
         """
-        Ask the server to start a subsystem; `ChannelSink.replied` follows.
+        Ask the server to start a subsystem; `ChannelSink.on_reply` follows.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
         Returns
         -------
         int
-            How many bytes were taken; 0 means: wait for `ChannelSink.writable`, or for the end.
+            How many bytes were taken; 0 means: wait for `ChannelSink.on_writable`, or for the end.
         """
         with self.lock:
             if self.closed or self.eof_sent or not self.active:
@@ -185,6 +185,6 @@ class PostingChannel(Channel):  # type: ignore[misc]
         outbound = getattr(self, "_outbound", None)
         if outbound is not None and self.active and not self.closed and not outbound.close_sent:
             if self.start_number is not None and not self.status_event.is_set():
-                self.get_transport().unaccounted.append(self.start_number)
+                self.get_transport().unconfirmed_ends.append(self.start_number)
             m = message(cMSG_CHANNEL_CLOSE, self.remote_chanid)
             reaper.leave(self.get_transport(), m, outbound)

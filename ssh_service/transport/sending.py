@@ -19,15 +19,15 @@ from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import reason_of
 from ssh_service.transport import reaper
-from ssh_service.transport.latch import Latch
 from ssh_service.transport.lifecycle import DISCONNECT_BY_APPLICATION, Ending
+from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.outbound import Outbound
 from ssh_service.transport.packets import message
 from ssh_service.transport.text import printable
 from ssh_service.transport.wire import Wire
 
 # Seconds a key exchange may take once the connection is in use.
-REKEY_LIMIT = 30.0
+REKEY_TIMEOUT = 30.0
 # Seconds for which a message that is in no hurry waits for others.
 _MOMENT = 0.002
 # Bytes of small messages that leave in one piece; what is writable takes as many without waiting.
@@ -51,7 +51,7 @@ class Gate(Ending):
         self._deferred: Deque[Tuple[Message, Optional[Outbound]]] = collections.deque()
         self._flush_at = 0.0  # reader thread only: when it sends what waits for company
         self._writing = threading.RLock()  # held while packets are made and written
-        self._grouping = threading.local()  # which `together` the thread is in
+        self._grouping = threading.local()  # which `batch` the thread is in
         super().__init__(wire, connection_id)
         self._replace_clear_to_send()
         self.packetizer.wants_to_write = self._wants_to_write
@@ -64,7 +64,7 @@ class Gate(Ending):
         self._deferred.clear()
 
     def _replace_clear_to_send(self) -> None:
-        self.clear_to_send = Latch()
+        self.clear_to_send = LockFreeEvent()
         self._may_send = self.clear_to_send.is_set  # False while keys are being exchanged
 
     def post(self, m: Message, outbound: Optional[Outbound] = None) -> None:
@@ -82,13 +82,13 @@ class Gate(Ending):
         if not self._grouping.__dict__.get("groups"):
             self._flush_or_leave()
 
-    def together(self, in_no_hurry: bool = False) -> ContextManager[None]:
+    def batch(self, defer: bool = False) -> ContextManager[None]:
         """
         Send what this thread posts meanwhile in one piece, at the end.
 
         Parameters
         ----------
-        in_no_hurry : bool
+        defer : bool
             Whether the first message may wait a moment for others, where none follows it; for the
             reader thread.
 
@@ -97,7 +97,7 @@ class Gate(Ending):
         ContextManager[None]
             For ``with``.
         """
-        return _Together(self, in_no_hurry)
+        return _Batch(self, defer)
 
     def _flush_soon(self) -> None:
         if len(self._deferred) > 1:
@@ -128,7 +128,7 @@ class Gate(Ending):
         """
         try:
             while self._is_behind() and self._may_send() and self._usable():
-                if self._wire.is_choked():
+                if self._wire.would_block():
                     return not self._usable()
                 if not self.clear_to_send_lock.acquire(False):
                     return True
@@ -236,14 +236,14 @@ class Gate(Ending):
                 # The reader never waits: see docs/paramiko_repairs.md#rekey-deadlock
                 self.post(m, outbound)
             return
-        deadline = time.monotonic() + REKEY_LIMIT
+        deadline = time.monotonic() + REKEY_TIMEOUT
         while True:
             ready = self.clear_to_send.wait(max(0.0, deadline - time.monotonic()))
             if not self._usable():
                 raise self._no_connection()
             if not ready:
                 self.abort(
-                    self._lost("protocol", f"no end of a key exchange in {REKEY_LIMIT:g} s")
+                    self._lost("protocol", f"no end of a key exchange in {REKEY_TIMEOUT:g} s")
                 )
                 raise self._no_connection()
             try:
@@ -279,14 +279,14 @@ class Gate(Ending):
                 self.clear_to_send_lock.release()
 
 
-class _Together:
-    """See `Gate.together`; a class, as a generator costs twice as much."""
+class _Batch:
+    """See `Gate.batch`; a class, as a generator costs twice as much."""
 
     _begun = False
 
-    def __init__(self, transport: Gate, in_no_hurry: bool) -> None:
+    def __init__(self, transport: Gate, defer: bool) -> None:
         self._transport = transport
-        self._in_no_hurry = in_no_hurry
+        self._in_no_hurry = defer
         self._groups: Set[int] = transport._grouping.__dict__.setdefault("groups", set())
 
     def __enter__(self) -> None:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Optional
 
 from ssh_service.errors import SshServiceError
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 
 if TYPE_CHECKING:
     from ssh_service.transport.channel import SshChannel
@@ -23,38 +23,38 @@ class ChannelSink:
 
     Attributes
     ----------
-    gives_back : bool
+    auto_window : bool
         Whether the window that a chunk took is given back as soon as `data` or `stderr` returns.
-        Otherwise the sink calls `SshChannel.give_back` when it is done with the chunk.
+        Otherwise the sink calls `SshChannel.adjust_window` when it is done with the chunk.
     """
 
-    gives_back = True
+    auto_window = True
 
-    def opened(self, channel: "SshChannel") -> None:
+    def on_open(self, channel: "SshChannel") -> None:
         """Take note that the server confirmed the channel."""
 
-    def replied(self, ok: bool) -> None:
+    def on_reply(self, ok: bool) -> None:
         """Take the server's answer to a request, such as `request_exec`; they come in order."""
 
-    def data(self, chunk: bytes) -> None:
+    def on_data(self, chunk: bytes) -> None:
         """Take bytes of stdout."""
 
-    def stderr(self, chunk: bytes) -> None:
+    def on_stderr(self, chunk: bytes) -> None:
         """Take bytes of stderr."""
 
-    def eof(self) -> None:
+    def on_eof(self) -> None:
         """Take note that no more bytes will come."""
 
-    def exit_status(self, status: int) -> None:
+    def on_exit_status(self, status: int) -> None:
         """Take the exit status of the remote process."""
 
-    def exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
+    def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
         """Take the signal that ended the remote process, such as ``TERM``."""
 
-    def writable(self) -> None:
+    def on_writable(self) -> None:
         """Take note that the peer widened its window."""
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         """
         Take note of the end; called exactly once, and last.
 
@@ -70,14 +70,14 @@ class OpenWaiter(ChannelSink):
     """Waits for a channel to be opened, for the blocking form."""
 
     def __init__(self) -> None:
-        self._done = Latch()
+        self._done = LockFreeEvent()
 
-    def opened(self, channel: "SshChannel") -> None:
+    def on_open(self, channel: "SshChannel") -> None:
         """Release the waiting thread."""
         channel._sink = None  # before the first request, so before anything else can come
         self._done.set()
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         """Release the waiting thread; the channel keeps the error."""
         self._done.set()
 

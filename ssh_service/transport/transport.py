@@ -27,7 +27,7 @@ from ssh_service.transport import reaper, sending
 from ssh_service.transport.accepting import Accepting
 from ssh_service.transport.agreement import check_host_key, servers_offer
 from ssh_service.transport.keepalive import Silence
-from ssh_service.transport.latch import Latch
+from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import Inflater
 from ssh_service.transport.paramiko_check import check_paramiko
 from ssh_service.transport.text import printable
@@ -102,9 +102,9 @@ class SshTransport(Accepting):
         self._silence = Silence(keepalive_interval or 0.0, keepalive_count_max)
         self._rekey_began: Optional[float] = None  # reader thread only
         # Of those who wait for an exchange of keys that has not begun, and for the present one.
-        self._rekey_wanted: Deque[Latch] = collections.deque()
-        self._rekeying: List[Latch] = []  # reader thread only
-        self.beside: Dict[str, Any] = {}  # what others keep for as long as the connection lives
+        self._rekey_wanted: Deque[LockFreeEvent] = collections.deque()
+        self._rekeying: List[LockFreeEvent] = []  # reader thread only
+        self.extras: Dict[str, Any] = {}  # what others keep for as long as the connection lives
         super().__init__(Wire(sock, self._silence.limit or _STALL_LIMIT), connection_id)
         self.name = f"ssh-service-reader-{connection_id}"
         self.set_log_channel("ssh_service.transport")
@@ -124,7 +124,7 @@ class SshTransport(Accepting):
                 if algorithms is not None:
                     setattr(options, name, tuple(algorithms))
         except ValueError:
-            self._wire.give_back()
+            self._wire.detach()
             raise
         reaper.serve(self)
 
@@ -166,7 +166,7 @@ class SshTransport(Accepting):
             The server is none, speaks another version, or has no algorithm in common.
         """
         self.packetizer.deadline = deadline
-        done = Latch()
+        done = LockFreeEvent()
         began = time.monotonic()
         self.start_client(event=done)
         finished = done.wait(max(0.0, deadline - began))
@@ -254,11 +254,11 @@ class SshTransport(Accepting):
         SshConnectionLost
             The connection has ended, or the server did not take part.
         """
-        done = Latch()
+        done = LockFreeEvent()
         self._rekey_wanted.append(done)
         if self.is_active():  # otherwise, nobody is there to set it
             self._ask_for_a_sign_of_life()  # wakes the reader, which begins
-            limit = 2 * sending.REKEY_LIMIT  # another exchange may be under way
+            limit = 2 * sending.REKEY_TIMEOUT  # another exchange may be under way
             if not done.wait(limit):
                 self.abort(self._lost("protocol", f"no new keys in {limit:g} s"))
         if not self.is_active():
@@ -300,9 +300,9 @@ class SshTransport(Accepting):
         else:
             self._flush()
         if self._rekey_began is not None:
-            waits.append(self._rekey_began + sending.REKEY_LIMIT - now)
+            waits.append(self._rekey_began + sending.REKEY_TIMEOUT - now)
             if waits[-1] <= 0:
-                raise SSHException(f"no end of a key exchange in {sending.REKEY_LIMIT:g} s")
+                raise SSHException(f"no end of a key exchange in {sending.REKEY_TIMEOUT:g} s")
         if self._silence.limit and self.authenticated:
             ask, patience = self._silence.check(now, self._wire.last_received)
             if ask:
@@ -327,5 +327,5 @@ class SshTransport(Accepting):
         not come, and there was no keepalive before, it holds within a minute.
         """
         self._silence.set_interval(float(interval))
-        self._wire.stall_limit = self._silence.limit or _STALL_LIMIT
+        self._wire.stall_timeout = self._silence.limit or _STALL_LIMIT
         self._ask_for_a_sign_of_life()

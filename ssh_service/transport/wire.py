@@ -42,12 +42,12 @@ class Wire:
     sock : socket.socket, paramiko.Channel, paramiko.ProxyCommand or the like
         Connected.  It belongs to the wire from now on.  Whatever is neither a plain socket nor a
         channel needs only `send`, `recv`, `settimeout` and `close`, and is given a `Relay`.
-    stall_limit : float
+    stall_timeout : float
         Seconds for which the peer may accept no byte before a write fails.
 
     Attributes
     ----------
-    stall_limit : float
+    stall_timeout : float
         As given; may be changed.
     backlog : bytes
         What `send_now` could not write.
@@ -62,7 +62,7 @@ class Wire:
     reader knows that nobody is in here any more.
     """
 
-    def __init__(self, sock: Any, stall_limit: float) -> None:
+    def __init__(self, sock: Any, stall_timeout: float) -> None:
         self._given = sock
         self._relay: Optional[Relay] = None
         # TLS over a socket holds back bytes that `poll` cannot see.
@@ -72,7 +72,7 @@ class Wire:
             sock = self._relay.socket
         self._sock = sock
         self._real = isinstance(sock, socket.socket)
-        self.stall_limit = stall_limit
+        self.stall_timeout = stall_timeout
         self._closed = False  # by the name that paramiko asks for
         self._drained = False  # reader thread only: the last read took all there was
         self.backlog = b""  # guarded by the gate
@@ -92,7 +92,7 @@ class Wire:
         if self._relay is not None:
             self._relay.start()
 
-    def give_back(self) -> None:
+    def detach(self) -> None:
         """Leave the socket to the caller, as the transport could not be made."""
         if self._relay is not None:
             self._relay.discard()
@@ -185,7 +185,7 @@ class Wire:
         except OSError as exc:
             raise _below(exc) from exc
 
-    def is_choked(self) -> bool:
+    def would_block(self) -> bool:
         """Tell whether `send_now` would write nothing: there was no room for what came before."""
         return not (self._real and not self.backlog) and not self.writable()
 
@@ -222,7 +222,7 @@ class Wire:
         Raises
         ------
         WriteStalled
-            The peer took nothing for `stall_limit` seconds.
+            The peer took nothing for `stall_timeout` seconds.
         OSError
             The connection was closed or reset.
         """
@@ -262,7 +262,7 @@ class Wire:
     def _send(self, view: memoryview) -> int:
         if not self._real:
             # Its one time-out is the reader's, so the wait for its window has to be done here.
-            deadline = time.monotonic() + self.stall_limit
+            deadline = time.monotonic() + self.stall_timeout
             while not self._sock.send_ready():
                 if time.monotonic() >= deadline:
                     raise self._stalled()
@@ -277,12 +277,12 @@ class Wire:
         try:
             return int(self._sock.send(view))
         except BlockingIOError:
-            if not _wait(self._sock, False, True, self.stall_limit):
+            if not _wait(self._sock, False, True, self.stall_timeout):
                 raise self._stalled() from None
             return 0
 
     def _stalled(self) -> WriteStalled:
-        return WriteStalled(errno.ETIMEDOUT, f"the peer took no byte for {self.stall_limit:g} s")
+        return WriteStalled(errno.ETIMEDOUT, f"the peer took no byte for {self.stall_timeout:g} s")
 
 
 def _below(error: OSError) -> OSError:

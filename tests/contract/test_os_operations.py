@@ -136,7 +136,7 @@ def test_a_loss_before_the_server_accepted_the_command_is_no_reboot(
         # The next command goes over the session that is opened in advance.
         (slot,) = SshService._CLIENT_CACHE._slots.all()
         channels = slot.transport._channels
-        eventually(lambda: any(chan.in_reserve and chan.active for chan in channels.values()))
+        eventually(lambda: any(chan.is_idle_spare and chan.active for chan in channels.values()))
         (channel,) = channels.values()
         proxy.freeze("to_server")  # what we send goes nowhere
         _, info = start(host, call)

@@ -106,32 +106,32 @@ class Collector(ChannelSink):
         self.started = threading.Event()
         self.ended = threading.Event()
 
-    def opened(self, channel: SshChannel) -> None:
+    def on_open(self, channel: SshChannel) -> None:
         self.channel = channel
         if self.command is not None:
             channel.request_exec(self.command)
         self.is_open.set()
 
-    def replied(self, ok: bool) -> None:
+    def on_reply(self, ok: bool) -> None:
         self.answers.append(ok)
         self.started.set()
 
-    def data(self, chunk: bytes) -> None:
+    def on_data(self, chunk: bytes) -> None:
         self.out += chunk
 
-    def stderr(self, chunk: bytes) -> None:
+    def on_stderr(self, chunk: bytes) -> None:
         self.err += chunk
 
-    def eof(self) -> None:
+    def on_eof(self) -> None:
         self.saw_eof = True
 
-    def exit_status(self, status: int) -> None:
+    def on_exit_status(self, status: int) -> None:
         self.statuses.append(status)
 
-    def exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
+    def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
         self.signals.append((name, core_dumped, text))
 
-    def closed(self, error: Optional[SshServiceError]) -> None:
+    def on_close(self, error: Optional[SshServiceError]) -> None:
         self.error = error
         self.ends += 1
         self.ended.set()

@@ -471,7 +471,7 @@ def test_a_tunnel_is_released_where_the_dial_fails(sshd: Sshd, tmp_path: Path) -
                 open_tunnel=lambda *_: (hop, lambda: released.append(True)),
             )
     assert released == [True, True] and hop.is_active()
-    eventually(lambda: hop.open_channels == 0)  # the server's answer to our CLOSE
+    eventually(lambda: hop.open_channel_count == 0)  # the server's answer to our CLOSE
     hop.close()
 
 

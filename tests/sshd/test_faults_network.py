@@ -244,7 +244,7 @@ def test_a_killed_server_is_a_loss_with_the_output_so_far(sshd: Sshd) -> None:
     with entered() as cache:
         future = operations.submit(cache, sshd.connect_params, "echo before; sleep 60")
         transport, _ = cache.get_client_connection(sshd.connect_params)
-        eventually(lambda: transport.open_channels, "it runs")
+        eventually(lambda: transport.open_channel_count, "it runs")
         threading.Event().wait(0.3)
         began = time.monotonic()
         sshd.cut()
@@ -356,8 +356,8 @@ def test_an_end_that_has_come_is_seen_before_a_command_is_sent_into_it(sshd: Ssh
     go_on = threading.Event()
 
     class Blocking(Collector):
-        def data(self, chunk: bytes) -> None:
-            super().data(chunk)
+        def on_data(self, chunk: bytes) -> None:
+            super().on_data(chunk)
             go_on.wait(PATIENCE)
 
     with entered() as cache:

@@ -266,7 +266,7 @@ def start():
     # The end of this process is no news of the connection.
     future.add_done_callback(lambda _: os.write(2, b"the command is said to have ended"))
     transport, _ = cache.get_client_connection(params)
-    eventually(lambda: transport.open_channels, "it runs")
+    eventually(lambda: transport.open_channel_count, "it runs")
     blocked = threading.Thread(target=lambda: execute(transport, "sleep 60"), daemon=True)
     blocked.start()
     return future
@@ -406,7 +406,7 @@ print(json.dumps({
     "alive": sum(t.is_active() for t in transports),
 }))
 for transport in transports:
-    transport.hang_up()
+    transport.close_nowait()
 for transport in transports:
     transport.close()
 assert threading.active_count() == threads

@@ -469,7 +469,7 @@ def test_closing_the_cache_ends_fifty_commands_with_their_output(sshd: Sshd) -> 
         operations.submit(cache, sshd.connect_params, f"echo {n}; sleep 60") for n in range(50)
     ]
     transport, _ = cache.get_client_connection(sshd.connect_params)
-    eventually(lambda: transport.open_channels >= 50, "all run")
+    eventually(lambda: transport.open_channel_count >= 50, "all run")
     began = time.monotonic()
     cache.exit()
     for future in futures:

@@ -79,10 +79,10 @@ class FakeTransport:
         self.remote_version = "SSH-2.0-OpenSSH_9.2p1"
         self.session_limit: Optional[int] = None
         self.session_peak = 0
-        self.beside: Dict[str, Any] = {}
+        self.extras: Dict[str, Any] = {}
         self.sock: Any = None
         self.started: Dict[Any, Optional[int]] = {}  # what `started_sessions` tells
-        self.in_reserve: Dict[str, Callable[[], bool]] = {}
+        self.reclaimers: Dict[str, Callable[[], bool]] = {}
         self.others = 0  # channels that are not the pool's
         self.max_sessions: Optional[int] = None  # what the server admits
         self.answers = True  # whether an open is answered at once
@@ -99,25 +99,25 @@ class FakeTransport:
     def is_active(self) -> bool:
         return self._active
 
-    def is_fit(self) -> bool:
+    def probe(self) -> bool:
         return self._active
 
-    def together(self) -> ContextManager[None]:
+    def batch(self) -> ContextManager[None]:
         return contextlib.suppress()
 
     def started_sessions(self) -> Dict[Any, Optional[int]]:
         return dict(self.started)
 
-    def account_for(self, starts: Iterable[int]) -> None:
+    def mark_ended(self, starts: Iterable[int]) -> None:
         for number in starts:
             self.started.pop(number, None)
 
-    def make_room(self, beside: Optional[str] = None) -> bool:
-        return any([give_up() for name, give_up in self.in_reserve.items() if name != beside])
+    def reclaim_idle_sessions(self, except_of: Optional[str] = None) -> bool:
+        return any([give_up() for name, give_up in self.reclaimers.items() if name != except_of])
 
     @property
-    def open_channels(self) -> int:
-        return self.others + sum(not channel.in_reserve for channel in self.channels)
+    def open_channel_count(self) -> int:
+        return self.others + sum(not channel.is_idle_spare for channel in self.channels)
 
     def add_done_callback(self, callback: Callable[..., None]) -> None:
         with self._lock:
@@ -152,12 +152,12 @@ class FakeTransport:
         for callback in callbacks:
             callback(self, self._loss)
 
-    def hang_up(self) -> None:
+    def close_nowait(self) -> None:
         self.lose("closed")
 
     def close(self) -> None:
         self.closes += 1
-        self.hang_up()
+        self.close_nowait()
 
 
 class FakeChannel:
@@ -166,7 +166,7 @@ class FakeChannel:
     def __init__(self, transport: FakeTransport, sink: Any) -> None:
         self.transport = transport
         self.sink = sink
-        self.in_reserve = False
+        self.is_idle_spare = False
         self.is_open = False
         self.closed = False
         self.window = transport.window
@@ -199,22 +199,22 @@ class FakeChannel:
             self.end(SshSessionRefused("too many sessions", code=1))
         else:
             self.is_open = True
-            self.sink.opened(self)
+            self.sink.on_open(self)
 
     def end(self, error: Optional[SshServiceError] = None) -> None:
         """Tell the sink of the end."""
         if self in self.transport.channels:
             self.transport.channels.remove(self)
             self.is_open, self.closed = False, True
-            self.sink.closed(error)
+            self.sink.on_close(error)
 
     def complete(self, status: int = 0, stdout: bytes = b"") -> None:
         """Run the command to its end."""
-        self.sink.replied(True)
+        self.sink.on_reply(True)
         if stdout:
-            self.sink.data(stdout)
-        self.sink.exit_status(status)
-        self.sink.eof()
+            self.sink.on_data(stdout)
+        self.sink.on_exit_status(status)
+        self.sink.on_eof()
         self.end()
 
     # What the library calls.
@@ -240,13 +240,13 @@ class FakeChannel:
     def send_signal(self, name: str) -> None:
         self.signals.append(name)
 
-    def give_back(self, size: int) -> None:
+    def adjust_window(self, size: int) -> None:
         self.given_back += size
 
     def close(self) -> None:
         self.end()
 
-    def abandon(self) -> None:
+    def close_when_open(self) -> None:
         self.close()
 
 

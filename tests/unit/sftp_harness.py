@@ -149,7 +149,7 @@ class _LocalCommand(CommandStream):
         with contextlib.suppress(OSError):
             self._running.stdin.close()
 
-    def give_back(self, size: int) -> None:
+    def adjust_window(self, size: int) -> None:
         """Nothing: the pipe keeps the bounds."""
 
     def close(self) -> None:

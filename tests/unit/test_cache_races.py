@@ -272,13 +272,13 @@ def test_cleanup_hangs_up_on_a_dial_and_is_itself_the_reason_that_everyone_is_to
     def dial(to: Any, deadline: float, *, started: Any, **_: Any) -> Any:
         transport, ended = FakeTransport(), threading.Event()
         transport.add_done_callback(lambda *_: ended.set())
-        hang_up = transport.hang_up
+        close_nowait = transport.close_nowait
 
         def hang_up_slowly() -> None:
-            hang_up()
+            close_nowait()
             failed.wait(0.5)  # long enough for the dial to fail before anything else happens
 
-        transport.hang_up = hang_up_slowly  # type: ignore[method-assign]
+        transport.close_nowait = hang_up_slowly  # type: ignore[method-assign]
         started(transport)
         begun.set()
         assert ended.wait(PATIENCE)

@@ -76,12 +76,12 @@ def test_completed_it_has_the_status_and_both_streams() -> None:
     command = make("the script", env={"A": "b"})
     channel = started(command)
     assert not command.future.done()
-    command.replied(True)
-    command.data(b"out")
-    command.stderr(b"err")
-    command.data(b"put")
-    command.exit_status(3)
-    command.eof()
+    command.on_reply(True)
+    command.on_data(b"out")
+    command.on_stderr(b"err")
+    command.on_data(b"put")
+    command.on_exit_status(3)
+    command.on_eof()
     assert not command.future.done()  # more could come until CLOSE
     channel.end()
     process = result(command)
@@ -100,8 +100,8 @@ def test_signalled_it_has_the_signal_and_never_looks_like_a_success(
     """The server chooses the name, and Python's SIG_DFL is 0."""
     command = make()
     channel = started(command)
-    command.data(b"before")
-    command.exit_signal(name, True, "bye")
+    command.on_data(b"before")
+    command.on_exit_signal(name, True, "bye")
     channel.end()
     process = result(command)
     assert process.exit_signal == (name, True, "bye", "")
@@ -119,7 +119,7 @@ def test_a_close_without_a_status_is_no_success() -> None:
 def test_a_server_that_runs_no_commands_is_told_so_and_the_session_is_given_back() -> None:
     command = make()
     channel = started(command)
-    command.replied(False)
+    command.on_reply(False)
     assert channel.closed
     assert isinstance(error(command), SshSessionRefused)
     assert error(command).phase == "exec"
@@ -138,7 +138,7 @@ def test_an_empty_one_succeeds_without_a_server() -> None:
 def test_lost_it_has_the_output_so_far_and_an_error_of_its_own() -> None:
     command = make()
     channel = started(command)
-    command.data(b"so far")
+    command.on_data(b"so far")
     shared = SshConnectionLost("silence", reason="silence", connection_id="somebody@alpha:22")
     channel.end(shared)
     lost = error(command)
@@ -158,9 +158,9 @@ def test_lost_before_close_only_a_status_and_the_end_of_the_output_make_it_compl
     command = make()
     channel = started(command)
     if status is not None:
-        command.exit_status(status)
+        command.on_exit_status(status)
     if eof:
-        command.eof()
+        command.on_eof()
     channel.end(SshConnectionLost("lost"))
     assert (command.future.exception(0) is None) == completed
 
@@ -189,7 +189,7 @@ def test_lost_before_it_was_sent_it_says_that_nothing_was() -> None:
 def test_timed_out_it_is_sent_term_then_kill_and_then_given_up(timers: Timers) -> None:
     command = make(timeout=5)
     channel = started(command)
-    command.data(b"so far")
+    command.on_data(b"so far")
     timers.fire()
     assert channel.signals == ["TERM"]
     assert not command.future.done()
@@ -214,10 +214,10 @@ def test_it_is_known_to_have_ended_when_a_sign_of_it_follows_ours(
     channel = started(command)
     timers.fire()
     if how == "status":
-        command.exit_status(143)
+        command.on_exit_status(143)
         channel.end(SshConnectionLost("lost"))
     elif how == "signal":
-        command.exit_signal("TERM", False, "")
+        command.on_exit_signal("TERM", False, "")
         channel.end(SshConnectionLost("lost"))
     else:
         channel.end()
@@ -279,7 +279,7 @@ def test_the_answer_to_our_own_close_proves_nothing(timers: Timers) -> None:
         command = make(timeout=5)
         channel = started(command)
         if late:
-            channel.abandon = lambda: None  # type: ignore[method-assign]
+            channel.close_when_open = lambda: None  # type: ignore[method-assign]
         for _ in range(3):
             timers.fire()
         if late:
@@ -294,8 +294,8 @@ def test_cancelled_under_way_it_is_ended_and_cancel_is_true_once(timers: Timers)
     assert command.future.cancel() is False
     assert channel.signals == ["TERM"]
     assert not command.future.cancelled()
-    command.data(b"so far")
-    command.exit_signal("TERM", False, "")
+    command.on_data(b"so far")
+    command.on_exit_signal("TERM", False, "")
     channel.end()
     assert command.future.cancelled() and command.future.done()
     assert isinstance(error(command), concurrent.futures.CancelledError)
@@ -393,7 +393,7 @@ def test_timers_that_it_did_not_know_when_it_ended_are_cancelled(timers: Timers)
 
     def end_at_once(name: str) -> None:
         channel.signals.append(name)
-        command.exit_signal(name, False, "")
+        command.on_exit_signal(name, False, "")
         channel.end()
 
     channel.send_signal = end_at_once  # type: ignore[method-assign]
@@ -454,13 +454,13 @@ def test_what_is_no_utf8_is_shown_as_escapes_and_kept_as_it_came() -> None:
     command = make()
     channel = started(command)
     for piece in (b"\xc3", b"\xa4\xff", "日".encode()[:2], "日".encode()[2:], b"\0\r\n"):
-        command.data(piece)
+        command.on_data(piece)
     channel.end()
     assert result(command).stdout == "ä\\xff日\0\r\n"
     assert result(command).stdout_bytes == b"\xc3\xa4\xff\xe6\x97\xa5\0\r\n"
 
 
-@pytest.mark.parametrize("stream", ["data", "stderr"])
+@pytest.mark.parametrize("stream", ["on_data", "on_stderr"])
 def test_more_output_than_it_may_have_ends_it_and_what_fits_is_kept(
     stream: str, timers: Timers
 ) -> None:
@@ -484,12 +484,12 @@ def test_more_output_than_it_may_have_ends_it_and_what_fits_is_kept(
 def test_what_comes_after_its_outcome_is_not_kept(timers: Timers) -> None:
     command = make(timeout=5)
     channel = started(command)
-    command.data(b"so far")
-    channel.abandon = lambda: None  # type: ignore[method-assign]
+    command.on_data(b"so far")
+    channel.close_when_open = lambda: None  # type: ignore[method-assign]
     for _ in range(3):
         timers.fire()
-    command.data(b"x" * 1000)
-    command.stderr(b"x" * 1000)
+    command.on_data(b"x" * 1000)
+    command.on_stderr(b"x" * 1000)
     assert command.outputs[0].joined() == b"so far"
     assert command.outputs[1].joined() == b""
 
@@ -499,7 +499,7 @@ def test_output_is_held_once_when_it_is_over() -> None:
     command = make()
     channel = started(command)
     for _ in range(64):
-        command.data(b"x" * 4096)
+        command.on_data(b"x" * 4096)
     channel.end()
     process = result(command)
     assert len(process.stdout_bytes) == 64 * 4096
@@ -540,13 +540,13 @@ def test_input_is_sent_as_the_window_admits_and_then_its_end() -> None:
     assert command.start(channel)
     assert (channel.sent, channel.eof_sent) == (b"0123", 0)
     channel.window = 4
-    command.writable()
+    command.on_writable()
     assert (channel.sent, channel.eof_sent) == (b"01234567", 0)
-    command.writable()
+    command.on_writable()
     assert channel.sent == b"01234567"
     channel.window = 4
-    command.writable()
-    command.writable()
+    command.on_writable()
+    command.on_writable()
     assert (channel.sent, channel.eof_sent) == (b"0123456789", 1)
 
 
@@ -559,7 +559,7 @@ def test_a_window_that_opens_while_it_is_found_closed_is_not_overlooked() -> Non
     def open_window() -> None:
         channel.on_send = lambda: None
         channel.window = 100
-        command.writable()  # as the reader thread does, at the worst moment
+        command.on_writable()  # as the reader thread does, at the worst moment
 
     channel.on_send = open_window
     assert command.start(channel)
@@ -584,11 +584,11 @@ def test_two_threads_that_pump_send_each_byte_once_and_in_order() -> None:
         def pump() -> None:
             for _ in range(400):
                 channel.window = 13
-                command.writable()
+                command.on_writable()
 
         in_threads(pump, pump)
         channel.window = len(data)
-        command.writable()
+        command.on_writable()
         assert channel.sent == data
         assert channel.eof_sent == 1
 
@@ -609,7 +609,7 @@ def test_input_that_nobody_will_read_is_dropped() -> None:
     assert command.start(channel)
     channel.complete()
     assert len(command.stdin._data) == 0
-    command.writable()
+    command.on_writable()
     assert len(channel.sent) == 10
 
 

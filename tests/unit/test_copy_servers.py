@@ -114,7 +114,7 @@ def transport_to(server: Erlang, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(
         running, "start_command", lambda transport, command, process: process.ended(None)
     )
-    return SimpleNamespace(beside={}, connection_id="me@erlang:22")
+    return SimpleNamespace(extras={}, connection_id="me@erlang:22")
 
 
 @pytest.fixture(name="source")
@@ -143,7 +143,7 @@ def test_files_arrive_where_handles_are_given_twice(
 
     copy(0)
     assert len(server.servers) == 2
-    assert transport.beside["sftp"].alone is not None
+    assert transport.extras["sftp"].alone is not None
     server.most_open = 0
     threads = [threading.Thread(target=copy, args=(1,))]
     for thread in threads:

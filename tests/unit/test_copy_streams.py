@@ -301,7 +301,7 @@ class MadeUpShell(CommandStream):
             self.process.feed(archive[at : at + 1000])
         self.process.ended(0)
 
-    def give_back(self, size: int) -> None:
+    def adjust_window(self, size: int) -> None:
         pass
 
     def close(self) -> None:

@@ -103,7 +103,7 @@ def test_where_one_is_kept_in_reserve_it_is_given_that() -> None:
         had, transport.others = bool(transport.others), 0
         return had
 
-    transport.in_reserve["spare"] = give_up
+    transport.reclaimers["spare"] = give_up
     command = begun(transport)
     eventually(lambda: transport.channels)
     assert transport.refusals == 1

@@ -423,7 +423,7 @@ def test_a_handshake_ends_at_once_though_it_is_hung_up_as_it_begins() -> None:
         transport = SshTransport(ours, connection_id="u@h:1")
 
         def start() -> None:
-            transport.hang_up()
+            transport.close_nowait()
             SshTransport.start(transport)
 
         transport.start = start

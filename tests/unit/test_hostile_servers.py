@@ -388,7 +388,7 @@ def test_a_rekey_that_is_never_answered_is_silence() -> None:
 def test_a_rekey_that_is_never_answered_by_a_server_that_goes_on_talking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sending, "REKEY_LIMIT", 0.5)
+    monkeypatch.setattr(sending, "REKEY_TIMEOUT", 0.5)
 
     def talk(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         for _ in range(1000):
@@ -437,7 +437,7 @@ def test_each_who_is_refused_gets_an_error_of_its_own() -> None:
         assert {getattr(error, "code") for error in errors} == {4}
         assert "too many\\x1b" in str(errors[0])
         assert transport.is_active()
-        assert not transport._held and not transport.open_channels
+        assert not transport._held and not transport.open_channel_count
 
 
 def test_channel_timeout_limits_opening_and_requests() -> None:
@@ -596,7 +596,7 @@ def test_closing_a_channel_does_not_wait_for_a_write_that_stalls() -> None:
         began = time.monotonic()
         for channel in channels:
             channel.close()
-        transport.hang_up()
+        transport.close_nowait()
         within(0.0, began)
         assert isinstance(sending.wait().error, OSError)
 
@@ -649,8 +649,8 @@ def test_a_reader_that_was_held_up_does_not_take_its_own_absence_for_silence() -
         with connected(server.port, keepalive_interval=0.2, keepalive_count_max=2) as transport:
 
             class Slow(Collector):
-                def data(self, chunk: bytes) -> None:
-                    super().data(chunk)
+                def on_data(self, chunk: bytes) -> None:
+                    super().on_data(chunk)
                     time.sleep(1.5)  # the reader thread, and with it all that could notice
 
             sink = Slow(b"hello")
@@ -860,7 +860,7 @@ def test_a_session_in_reserve_is_given_up_for_who_is_refused_one() -> None:
 
         with pytest.raises(SshSessionRefused):
             transport.open_session()
-        transport.in_reserve["test"] = give_up
+        transport.reclaimers["test"] = give_up
         assert execute(transport, "hello") == (0, b"hello")
 
 
@@ -1039,7 +1039,7 @@ def test_what_broke_in_the_middle_of_a_write_over_a_jump_host_may_have_been_sent
             assert sink.is_open.wait(PATIENCE) and sink.channel is not None
             assert not sink.channel.has_sent
             sock.left = 200
-            with transport.together():
+            with transport.batch():
                 sink.channel.request_exec(b"touch it")
                 sink.channel.send_some(b"x" * 1000, wait=False)
             assert sink.ended.wait(PATIENCE)
@@ -1076,7 +1076,7 @@ def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_eve
 
     with EvilSsh() as server, connected(server.port) as transport:
         assert execute(transport, "hello") == (0, b"hello")
-        eventually(lambda: not transport.open_channels, "nobody sends")
+        eventually(lambda: not transport.open_channel_count, "nobody sends")
         sending = transport.clear_to_send_lock = Torn()
         sending.armed = threading.current_thread()
         began = time.monotonic()
@@ -1102,7 +1102,7 @@ def test_a_cause_that_paramiko_cannot_format_is_told(error: Exception) -> None:
     """Paramiko formats what ends its reader before it keeps it."""
 
     class Failing(Collector):
-        def data(self, chunk: bytes) -> None:
+        def on_data(self, chunk: bytes) -> None:
             raise error
 
     with EvilSsh() as server, connected(server.port) as transport:

@@ -29,7 +29,7 @@ Ends = Tuple[SshPacketizer, socket.socket]
 @pytest.fixture
 def ends() -> Iterator[Ends]:
     ours, theirs = socket.socketpair()
-    wire = Wire(ours, stall_limit=5)
+    wire = Wire(ours, stall_timeout=5)
     with theirs:
         yield SshPacketizer(wire), theirs
     wire.close()

@@ -386,7 +386,7 @@ class Site:
         """Start what makes the list; each takes a number as well."""
         (helper,) = self.transport.channels
         helper.start_number = max(self.transport.started, default=0) + 1
-        helper.sink.replied(True)
+        helper.sink.on_reply(True)
         return cast(FakeChannel, helper)
 
     def answer(self, *pids: int, own: int = 0) -> None:
@@ -394,8 +394,8 @@ class Site:
 
     def end_list(self, helper: FakeChannel, *pids: int, own: int = 0) -> None:
         children = [*pids, own] if own else pids
-        helper.sink.data(listing(*((pid, pid) for pid in children), own=own))
-        helper.sink.exit_status(0)
+        helper.sink.on_data(listing(*((pid, pid) for pid in children), own=own))
+        helper.sink.on_exit_status(0)
         helper.end()
 
 
@@ -529,7 +529,7 @@ def test_census_makes_room_or_waits_where_nothing_else_helps(spare: bool, timers
         return True
 
     if spare:
-        site.transport.in_reserve["spare"] = free
+        site.transport.reclaimers["spare"] = free
     site.find(0)
     if not spare:
         eventually(lambda: timers.live, "it waits")
@@ -563,9 +563,9 @@ class Run:
         self.beside: List[Tuple[str, Callable[[Optional[bytes]], None]]] = []
         self.command.run_beside = lambda text, reply: self.beside.append((text, reply))
         assert self.command.start(self.channel)  # type: ignore[arg-type]
-        self.command.replied(True)
+        self.command.on_reply(True)
         if known:
-            self.command.stderr(mark_of(self.command._group) + b"err")
+            self.command.on_stderr(mark_of(self.command._group) + b"err")
 
     def error(self) -> SshCommandTimeout:
         error = self.future.exception(0)
@@ -601,7 +601,7 @@ def test_time_out_signals_by_a_script_where_the_server_does_not(
 def test_time_out_on_openssh_is_known_by_the_channels_end(timers: Timers) -> None:
     run = Run("SSH-2.0-OpenSSH_9.2")
     timers.fire()
-    run.command.exit_signal("TERM", False, "")
+    run.command.on_exit_signal("TERM", False, "")
     run.channel.end()
     assert run.error().ended is True and run.error().process.stderr == "err"
     assert timers.live == []
@@ -611,7 +611,7 @@ def test_time_out_on_dropbear_waits_for_what_the_script_says(timers: Timers) -> 
     """The shell has ended, and its children may run on."""
     run = Run("SSH-2.0-dropbear_2025.88")
     timers.fire()
-    run.command.exit_signal("TERM", False, "")
+    run.command.on_exit_signal("TERM", False, "")
     run.channel.end()
     assert not run.future.done()
     run.beside[0][1](b"ended\n")
@@ -657,7 +657,7 @@ def test_signal_before_the_process_is_known_is_sent_when_it_is() -> None:
     run = Run("SSH-2.0-OpenSSH_9.2", known=False)
     run.command.signal("USR1")
     assert run.beside == []
-    run.command.stderr(mark_of(run.command._group))
+    run.command.on_stderr(mark_of(run.command._group))
     assert [text for text, _ in run.beside] == [end_script(FOUND, ["USR1"])]
     run.channel.complete()
 
@@ -670,5 +670,5 @@ def test_exec_request_has_nothing_of_ours(timers: Timers) -> None:
         channel.transport.channels.append(channel)
         assert command.start(channel)  # type: ignore[arg-type]
         assert (channel.command, channel.sent) == (b"show version", b"")
-        command.replied(False)
+        command.on_reply(False)
         assert isinstance(command.future.exception(0), SshSessionRefused)

@@ -116,7 +116,7 @@ def test_a_transport_over_a_lookalike_runs_commands(kind: str) -> None:
 def test_a_transport_over_a_lookalike_sees_the_end(kind: str) -> None:
     with over(kind) as (server, _, transport):
         blocked = Outcome(lambda: transport.open_session().recv(10))
-        eventually(lambda: transport.open_channels)
+        eventually(lambda: transport.open_channel_count)
         server.transports[0].close()
         assert isinstance(blocked.wait().error, SshConnectionLost)
         assert transport.loss is not None and transport.loss.reason in ("eof", "reset")

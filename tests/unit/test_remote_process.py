@@ -72,7 +72,7 @@ def channels(dialer: GatedDialer) -> List[FakeChannel]:
 def test_lines_of_a_lost_connection_raise_at_their_end(stream: str) -> None:
     """What came is given, and what is missing is told."""
     process, channel = begun()
-    (channel.sink.data if stream == "lines" else channel.sink.stderr)(b"one\ntwo")
+    (channel.sink.on_data if stream == "lines" else channel.sink.on_stderr)(b"one\ntwo")
     channel.end(SshConnectionLost("lost", reason="eof"))
     seen: List[str] = []
     with pytest.raises(SshConnectionLost):
@@ -83,11 +83,11 @@ def test_lines_of_a_lost_connection_raise_at_their_end(stream: str) -> None:
 
 def test_lines_of_a_command_out_of_time_raise_at_their_end() -> None:
     process, channel = begun(timeout=0.01)
-    channel.sink.data(b"one\n")
+    channel.sink.on_data(b"one\n")
     lines = process.lines()
     assert next(lines) == "one\n"
     eventually(lambda: channel.signals == ["TERM"])
-    channel.sink.exit_signal("TERM", False, "")
+    channel.sink.on_exit_signal("TERM", False, "")
     channel.end()
     with pytest.raises(SshCommandTimeout, match="the remote process was ended"):
         next(lines)

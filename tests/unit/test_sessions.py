@@ -485,7 +485,7 @@ def test_what_was_sent_is_never_sent_again(site: Site) -> None:
     site.warm()
     commands = site.submit(10)
     for channel in site.running():
-        channel.sink.data(b"so far")
+        channel.sink.on_data(b"so far")
     site.transports[0].lose("reset")
     for command in commands:
         assert isinstance(error(command), SshConnectionLost)
@@ -511,7 +511,7 @@ def test_what_was_written_to_no_network_is_sent_over_the_next_connection(
     assert not command.future.done()
     channel = site.channel_of(command)
     channel.window = 1000
-    channel.sink.writable()
+    channel.sink.on_writable()
     assert (channel.sent, channel.eof_sent) == (stdin, 1)
     channel.complete()
     assert command.future.result(0).exit_status == 0
@@ -663,7 +663,7 @@ def test_a_connection_that_expired_is_replaced_without_a_word(site: Site) -> Non
     """Its channels are told "closed", as by `cleanup`; what waits must not be doomed by it."""
     site.warm(max_sessions=1)
     commands = site.submit(3)
-    site.transports[0].hang_up()  # by expiry, or by the user: the cache itself is not closed
+    site.transports[0].close_nowait()  # by expiry, or by the user: the cache itself is not closed
     assert isinstance(error(commands[0]), SshConnectionLost)  # that was sent
     site.connected()
     for command in commands[1:]:
@@ -681,7 +681,7 @@ def test_one_that_expires_just_when_it_is_wanted_is_replaced(
     site.cache._slots.drop(slot)  # as expiry does, before it hangs up
     (command,) = site.submit()
     site.connected()
-    transport.hang_up()
+    transport.close_nowait()
     site.channel_of(command).complete()
     assert command.future.result(0).exit_status == 0
 
@@ -727,7 +727,7 @@ def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
     with monkeypatch.context() as patch:
         patch.setattr(site.cache.lender, "close", lambda: None)  # no connection is told yet
         site.cache._slots.retire_all()
-    channel.answer() if refused else site.transports[0].hang_up()
+    channel.answer() if refused else site.transports[0].close_nowait()
     assert isinstance(error(site.commands[0]), SshCacheClosed)
     site.cache.lender.close()
 
@@ -749,7 +749,7 @@ def test_cleanup_while_others_hold_all_sessions_ends_what_waits_and_dials_nothin
     site: Site,
 ) -> None:
     transport = site.warm(max_sessions=2)
-    transport.make_room()
+    transport.reclaim_idle_sessions()
     transport.others = 2  # a copy's, say
     commands = site.submit(3)
     site.cache.cleanup()
@@ -825,7 +825,7 @@ def test_where_others_hold_all_sessions_it_is_tried_again_with_one_timer(
     site: Site, timers: Timers
 ) -> None:
     transport = site.warm(max_sessions=2)
-    transport.make_room()
+    transport.reclaim_idle_sessions()
     transport.others = 2
     commands = site.submit(50)  # each of them could set a timer of its own
     retries = [timer for timer in timers.live if "_retry" in repr(timer[1].function)]
@@ -856,7 +856,7 @@ def test_a_refusing_connection_is_asked_again_while_others_work(
     site.connected()
     further = site.transports[1]
     site.channel_of(short).complete()
-    further.make_room()
+    further.reclaim_idle_sessions()
     further.others = 1  # the server has not freed the session of the command that has ended
     (last,) = site.submit()
     monkeypatch.setattr(scheduler, "_REFUSAL_PATIENCE", 0.0)
@@ -873,7 +873,7 @@ def test_a_server_that_goes_on_to_refuse_is_given_up_though_it_admitted_some_bef
     site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = site.warm(max_sessions=2)
-    transport.make_room()
+    transport.reclaim_idle_sessions()
     transport.max_sessions = 0
     commands = site.submit(3)
     for _ in range(3):  # it may just not have freed those that have ended
@@ -891,7 +891,7 @@ def test_a_limit_that_was_learnt_beside_others_does_not_stay_for_ever(
     site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = site.warm(max_sessions=10)
-    transport.make_room()
+    transport.reclaim_idle_sessions()
     transport.others = 8  # a copy's, say
     site.submit(9)
     assert len(site.running()) == 2 == transport.session_limit
@@ -926,9 +926,9 @@ def test_a_warm_command_needs_no_session_to_be_opened_first(site: Site) -> None:
 def test_a_reserve_is_not_in_use_as_far_as_expiry_is_concerned(site: Site) -> None:
     transport = site.warm()
     assert len(transport.channels) == 1
-    assert transport.open_channels == 0
+    assert transport.open_channel_count == 0
     (command,) = site.submit()
-    assert transport.open_channels == 1
+    assert transport.open_channel_count == 1
     site.channel_of(command).complete()
 
 
@@ -945,9 +945,9 @@ def test_one_session_is_enough(site: Site) -> None:
 
 def test_the_reserve_is_given_up_for_others_and_replaced_by_the_next_command(site: Site) -> None:
     transport = site.warm()
-    assert transport.make_room() is True
+    assert transport.reclaim_idle_sessions() is True
     assert transport.channels == []
-    assert transport.make_room() is False
+    assert transport.reclaim_idle_sessions() is False
     (command,) = site.submit()
     assert len(transport.channels) == 2
     site.channel_of(command).complete()
@@ -960,7 +960,7 @@ def test_a_reserve_that_is_given_up_while_it_is_opened_is_closed_when_it_is_open
     transport.answers = False
     (command,) = site.submit()
     spare = [c for c in transport.channels if not c.is_open][0]
-    assert transport.make_room() is True
+    assert transport.reclaim_idle_sessions() is True
     spare.answer()
     assert spare.closed
     site.channel_of(command).complete()

@@ -21,7 +21,7 @@ class Window:
     def __init__(self) -> None:
         self.given_back: List[int] = []
 
-    def give_back(self, size: int) -> None:
+    def adjust_window(self, size: int) -> None:
         self.given_back.append(size)
 
 

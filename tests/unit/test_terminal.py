@@ -39,15 +39,15 @@ def marks_of(command: Command) -> List[bytes]:
 def test_command_is_sent_only_once_there_is_a_terminal() -> None:
     command, channel = begun()
     assert (channel.terminals, channel.command) == (1, None)
-    command.replied(True)
+    command.on_reply(True)
     assert channel.command == b"cat"
-    command.replied(True)
+    command.on_reply(True)
     channel.end()
 
 
 def test_command_without_its_terminal_fails_and_is_not_run() -> None:
     command, channel = begun()
-    command.replied(False)
+    command.on_reply(False)
     error = command.future.exception(0)
     assert isinstance(error, SshSessionRefused) and error.phase == "pty"
     assert "refused to give a terminal" in str(error)
@@ -57,7 +57,7 @@ def test_command_without_its_terminal_fails_and_is_not_run() -> None:
 def test_command_cancelled_before_its_terminal_came_is_not_run() -> None:
     command, channel = begun()
     command.cancel()
-    command.replied(True)
+    command.on_reply(True)
     assert channel.command is None
     error = command.future.exception(0)
     assert isinstance(error, SshCommandCancelled) and error.ended is True
@@ -70,10 +70,10 @@ def test_command_whose_session_ended_before_the_terminal_came_is_unsent(lost: bo
     assert command.take_back(channel, lost)  # type: ignore[arg-type]
     second = FakeChannel(channel.transport, command)
     assert command.start(second)  # type: ignore[arg-type]
-    command.replied(True)
+    command.on_reply(True)
     assert second.command == b"cat" and channel.command is None
     assert not command.take_back(second)  # type: ignore[arg-type]
-    command.closed(SshConnectionLost("lost"))
+    command.on_close(SshConnectionLost("lost"))
     assert isinstance(command.future.exception(0), SshConnectionLost)
 
 
@@ -85,17 +85,17 @@ def test_command_whose_session_ended_before_the_terminal_came_is_unsent(lost: bo
 )
 def test_script_is_sent_only_once_the_echo_is_off(more: Any) -> None:
     command, channel = begun(stdin=b"input\n", **more)
-    command.replied(True)
+    command.on_reply(True)
     assert b"secret" not in (channel.command or b"")
-    command.data(b"noise of the profile\r\n")
+    command.on_data(b"noise of the profile\r\n")
     assert channel.sent == b""
     ready, restored = marks_of(command)
-    command.data(ready[:9])
+    command.on_data(ready[:9])
     assert channel.sent == b""
-    command.data(ready[9:])
+    command.on_data(ready[9:])
     assert channel.sent.startswith(b'eval "') and channel.sent.endswith(b'"\n')
     script, channel.sent = channel.sent, b""
-    command.data(restored + b"input\r\n")
+    command.on_data(restored + b"input\r\n")
     assert channel.sent == b"input\n\x04" and b"input" not in script
     assert channel.eof_sent == 0
     channel.complete()
@@ -104,9 +104,9 @@ def test_script_is_sent_only_once_the_echo_is_off(more: Any) -> None:
 
 def test_marks_are_nobody_elses() -> None:
     command, channel = begun(env={"A": "b"})
-    command.replied(True)
+    command.on_reply(True)
     other = Marks().text("ready").encode()
-    command.data(other)
+    command.on_data(other)
     assert channel.sent == b""
     channel.complete()
     assert command.future.result(0).stdout_bytes == other
@@ -177,7 +177,7 @@ def test_stdin_of_a_terminal_ends_when_it_is_closed() -> None:
 def test_request_hides_its_marks_from_other_shells() -> None:
     """It passes through csh and fish in single quotes."""
     command, channel = begun(shell="/bin/sh")
-    command.replied(True)
+    command.on_reply(True)
     text = os.fsdecode(channel.command or b"")
     assert text.startswith("exec /bin/sh -c '") and text.endswith("'")
     assert not set(text[len("exec /bin/sh -c '") : -1]) & set("'\\!\n")

@@ -81,8 +81,8 @@ class Server:
 
     def _signalled(self, channel: FakeChannel, name: str) -> None:
         if not channel.closed:
-            channel.sink.exit_signal(name, False, "")
-            channel.sink.eof()
+            channel.sink.on_exit_signal(name, False, "")
+            channel.sink.on_eof()
             channel.end()
 
     def _serve(self) -> None:

@@ -79,7 +79,7 @@ def swallow(transport: EvilTransport, channel: paramiko.Channel, command: bytes)
 
 
 def group(transport: SshTransport, channel: SshChannel) -> None:
-    with transport.together():
+    with transport.batch():
         channel.send_signal("TERM")
         channel.send_signal("KILL")
 

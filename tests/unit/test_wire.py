@@ -21,7 +21,7 @@ Ends = Tuple[Wire, socket.socket]
 @pytest.fixture
 def ends() -> Iterator[Ends]:
     ours, theirs = socket.socketpair()
-    wire = Wire(ours, stall_limit=0.3)
+    wire = Wire(ours, stall_timeout=0.3)
     with theirs:
         yield wire, theirs
     wire.close()
@@ -64,7 +64,7 @@ def test_close_wakes_a_thread_that_waits_for_bytes(ends: Ends) -> None:
 
 def test_close_wakes_a_thread_that_waits_to_write() -> None:
     ours, theirs = socket.socketpair()
-    wire = Wire(ours, stall_limit=60)
+    wire = Wire(ours, stall_timeout=60)
     with theirs:
         waiting = Outcome(lambda: wire.sendall(b"x" * 64 * 1024 * 1024))
         theirs.recv(1)
@@ -119,11 +119,11 @@ def test_what_there_is_no_room_for_does_not_wait_and_goes_before_what_is_next(en
     pieces = [bytes([number]) * 100_000 for number in range(100)]
     for piece in pieces:
         wire.send_now(piece)  # far more than there is room for
-    assert wire.backlog and wire.is_choked()
+    assert wire.backlog and wire.would_block()
     peer.settimeout(10)
     reading = Outcome(lambda: receive(peer, 100 * 100_000 + 3))
     wire.sendall(b"end")
-    assert not wire.backlog and not wire.is_choked()
+    assert not wire.backlog and not wire.would_block()
     assert reading.wait().value == b"".join(pieces) + b"end"
 
 
@@ -192,7 +192,7 @@ def test_descriptors_above_1023_work(ends: Ends) -> None:
     ours, peer = socket.socketpair()
     with ours, peer:
         number = fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD, 1100)
-        wire = Wire(socket.socket(fileno=number), stall_limit=1)
+        wire = Wire(socket.socket(fileno=number), stall_timeout=1)
         assert wire.fileno() > 1023
         assert wire.writable()
         wire.sendall(b"there")
@@ -236,7 +236,7 @@ class FakeChannel:
 def test_over_a_jump_host_the_readers_time_out_does_not_cut_a_write_short() -> None:
     """A channel has one time-out, and two threads that would set it."""
     channel = FakeChannel()
-    wire = Wire(channel, stall_limit=20)
+    wire = Wire(channel, stall_timeout=20)
     writing = Outcome(lambda: wire.sendall(b"x" * 100000))
     for _ in range(10):
         assert wire.recv(None, until_writable=True) is None  # waits 0.05 s at most
@@ -248,16 +248,16 @@ def test_over_a_jump_host_the_readers_time_out_does_not_cut_a_write_short() -> N
 
 def test_over_a_jump_host_a_write_stalls_and_ends_like_any_other() -> None:
     channel = FakeChannel()
-    wire = Wire(channel, stall_limit=0.2)
+    wire = Wire(channel, stall_timeout=0.2)
     with pytest.raises(WriteStalled):
         wire.sendall(b"x")
     wire.close()
     with pytest.raises(OSError):
-        Wire(channel, stall_limit=0.2).sendall(b"x")
+        Wire(channel, stall_timeout=0.2).sendall(b"x")
 
 
 def test_over_a_jump_host_the_readers_wait_is_no_longer_than_asked() -> None:
     channel = FakeChannel()
-    wire = Wire(channel, stall_limit=1)
+    wire = Wire(channel, stall_timeout=1)
     wire.recv(0.01, until_writable=True)
     assert channel.timeout == 0.01

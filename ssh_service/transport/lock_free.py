@@ -28,7 +28,7 @@ def _acquire(waiter: threading.Lock, deadline: Optional[float]) -> bool:
             return False
 
 
-class Latch:
+class LockFreeEvent:
     """
     What `threading.Event` does, without a lock of its own.
 
@@ -94,9 +94,9 @@ class Latch:
                 pass  # `set` took it
 
 
-class Bell:
+class LockFreeCondition:
     """
-    What `threading.Condition` does for who waits, without a lock of its own; see `Latch`.
+    What `threading.Condition` does for who waits, without a lock of its own; see `LockFreeEvent`.
 
     Notes
     -----
@@ -106,7 +106,7 @@ class Bell:
     def __init__(self) -> None:
         self._waiters: Deque[threading.Lock] = collections.deque()
 
-    def ring(self) -> None:
+    def notify_all(self) -> None:
         """Have all who wait look again; never waits itself."""
         while True:
             try:
@@ -144,5 +144,5 @@ class Bell:
                 try:
                     self._waiters.remove(waiter)
                 except ValueError:
-                    pass  # `ring` took it
+                    pass  # `notify_all` took it
         return True

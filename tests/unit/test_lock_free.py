@@ -10,46 +10,46 @@ from typing import Any, Callable
 
 import pytest
 
-from ssh_service.transport import latch as latch_module
-from ssh_service.transport.latch import Bell, Latch
+from ssh_service.transport import lock_free
+from ssh_service.transport.lock_free import LockFreeCondition, LockFreeEvent
 from tests.common import Outcome, eventually, in_threads
 
 
 def test_it_releases_all_who_wait() -> None:
-    latch = Latch()
-    waiting = [Outcome(lambda: latch.wait(20)) for _ in range(10)]
-    eventually(lambda: len(latch._waiters) == 10, "all wait")
-    latch.set()
+    event = LockFreeEvent()
+    waiting = [Outcome(lambda: event.wait(20)) for _ in range(10)]
+    eventually(lambda: len(event._waiters) == 10, "all wait")
+    event.set()
     assert all(one.wait().value is True for one in waiting)
-    assert latch.is_set() and latch.wait() and not latch._waiters
+    assert event.is_set() and event.wait() and not event._waiters
 
 
 def test_it_gives_up_when_its_time_is_over() -> None:
-    latch = Latch()
-    assert latch.wait(0.0) is False
-    assert latch.wait(0.01) is False
-    assert latch.wait(-1) is False
-    assert not latch._waiters  # nothing is left of those who gave up
+    event = LockFreeEvent()
+    assert event.wait(0.0) is False
+    assert event.wait(0.01) is False
+    assert event.wait(-1) is False
+    assert not event._waiters  # nothing is left of those who gave up
 
 
 def test_it_can_be_set_again_and_again() -> None:
-    latch = Latch()
+    event = LockFreeEvent()
     for _ in range(100):
-        waiting = Outcome(lambda: latch.wait(20))
-        latch.set()
+        waiting = Outcome(lambda: event.wait(20))
+        event.set()
         assert waiting.wait().value is True
-        latch.clear()
-        assert not latch.is_set() and not latch.wait(0.0)
+        event.clear()
+        assert not event.is_set() and not event.wait(0.0)
 
 
 def test_nobody_is_overlooked_who_comes_as_it_is_set() -> None:
     for _ in range(200):
-        latch = Latch()
-        in_threads(4, lambda n, latch=latch: latch.set() if n == 2 else check(latch))
+        event = LockFreeEvent()
+        in_threads(4, lambda n, event=event: event.set() if n == 2 else check(event))
 
 
-def check(latch: Latch) -> None:
-    assert latch.wait(20)
+def check(event: LockFreeEvent) -> None:
+    assert event.wait(20)
 
 
 @pytest.mark.parametrize("where", ["acquire", "wait"])
@@ -57,7 +57,7 @@ def test_whoever_is_torn_from_it_leaves_nothing_closed(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `threading.Event`, the next `set` waits for ever."""
-    latch = Latch()
+    event = LockFreeEvent()
 
     class Torn:
         def __init__(self) -> None:
@@ -80,15 +80,17 @@ def test_whoever_is_torn_from_it_leaves_nothing_closed(
         main_thread = staticmethod(threading.main_thread)
 
     with monkeypatch.context() as patched:
-        patched.setattr(latch_module, "threading", Module)
+        patched.setattr(lock_free, "threading", Module)
         with pytest.raises(KeyboardInterrupt):
-            latch.wait(20)
-    waiting = Outcome(lambda: latch.wait(20))
-    latch.set()
+            event.wait(20)
+    waiting = Outcome(lambda: event.wait(20))
+    event.set()
     assert waiting.wait().value is True
 
 
-@pytest.mark.parametrize("wait", [lambda: Latch().wait(20), lambda: Bell().wait_for(bool, 20)])
+@pytest.mark.parametrize(
+    "wait", [lambda: LockFreeEvent().wait(20), lambda: LockFreeCondition().wait_for(bool, 20)]
+)
 def test_wait_of_main_thread_runs_handlers_of_signals(wait: Callable[[], bool]) -> None:
     """A handler runs though its signal did not interrupt the wait: another thread received it."""
 
