@@ -37,14 +37,15 @@ public_modules = (
     "ssh_service",
     "ssh_service.copying",
     "ssh_service.events",
-    "ssh_service.testing.fault_proxy",
     "ssh_service.fleet",
-    "ssh_service.testing.local_server",
-    "ssh_service.testing.local_sshd",
     "ssh_service.mlos_bench",
-    "ssh_service.testing.mock_sshd",
     "ssh_service.otel",
     "ssh_service.params",
+    "ssh_service.testing",
+    "ssh_service.testing.fault_proxy",
+    "ssh_service.testing.local_server",
+    "ssh_service.testing.local_sshd",
+    "ssh_service.testing.mock_sshd",
 )
 # autoapi reads the code without running it, and so cannot follow what is loaded when it is needed.
 suppress_warnings = ["autoapi.python_import_resolution"]
