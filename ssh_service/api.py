@@ -1,12 +1,12 @@
 """
-The verbs for programs: run, start, upload, download.
+The functions for programs: run, start, upload, download.
 
-They take a destination and need no cache: one of their own, shared by the whole process, keeps
-the connections.
+They take a destination and need no cache: one for the whole process keeps the connections.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Mapping, Optional, Tuple, Union
 
 from ssh_service import copying, operations, params
@@ -31,35 +31,36 @@ from ssh_service.transport import SshTransport
 
 Destination = Union[Mapping[str, Any], SshTransport]
 
-# Seconds after which the process's own cache closes a connection that nobody uses.
+# Seconds after which the process's own cache closes an unused connection.
 _IDLE_TIMEOUT = 600.0
-
-# How to copy over a connection in hand.
-_OVER = {"upload": copying.upload, "download": copying.download}
 
 _cache = SshClientCache()
 
 
 def default_cache() -> SshClientCache:
     """
-    Return the cache these functions use where none is given.
+    Return the cache that `run`, `start`, `upload` and `download` use if none is given.
 
     Returns
     -------
     SshClientCache
-        One for the whole process, which is there as long as the process; it closes what was not
+        The same object for the whole life of the process.  It closes connections that were not
         used for ten minutes.  ``str(default_cache())`` lists its open connections.
+
+    Examples
+    --------
+    >>> ssh_service.default_cache().subscribe(print)  # every connection, command and copy
     """
     return _cache
 
 
 def close_all() -> None:
     """
-    Close the connections of `run`, `start`, `upload` and `download`.
+    Close all connections of `default_cache`, those of `run`, `start`, `upload` and `download`.
 
-    These are all the connections of `default_cache`; commands and copies under way on them end
-    with an error at once, and the next call connects anew.  The connections of other caches are
-    left alone: those of services, of `fleet`, and of calls that were given a ``cache``.
+    Commands and copies that use them fail at once; later calls connect again.  Other caches keep
+    their connections: those of services, of `fleet`, and of calls with a ``cache``.  This may be
+    called from any thread.
     """
     _cache.cleanup()
 
@@ -80,71 +81,85 @@ def start(
     cache: Optional[SshClientCache] = None,
 ) -> RemoteProcess:
     """
-    Start a script, and go on with it while it runs.
+    Start a script on a server, and return while it runs.
 
     Parameters
     ----------
     destination : Union[Mapping[str, Any], SshTransport]
-        Connect parameters, see `SshClientCache.get_client_connection`; or a connection.
+        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
+        only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
     script : Union[str, Iterable[str]]
-        The script, or its lines.
+        The script, or its lines, for the shell on the server.
     env : Optional[Mapping[str, Any]]
-        Environment variables; values go through `str`.  None and bytes are refused.
+        Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
-        The shell to run it in, a path on the server; None takes the login shell.
+        Path of the shell on the server that runs the script; None: the user's login shell.
     stdin : Union[str, bytes]
-        What it can read at first; `RemoteProcess.write` may follow, until `close_stdin`.
+        What the script reads first from its standard input.  `RemoteProcess.write` adds to it
+        until `RemoteProcess.close_stdin` ends it.
     timeout : Optional[float]
-        Seconds from now for everything: connecting, waiting for a session, running.
+        Seconds from the call for everything: connecting, waiting for a session, and the script.
+        None: no limit, except that of connecting.
     on_stdout, on_stderr : Optional[Callable[[Union[str, bytes]], None]]
-        Called with each piece of output as it comes, on a callback thread; the server sends no
-        more than the connection's window ahead of it.  What it raises is logged.
+        Called with each piece of output as it arrives, on a callback thread.  A slow function
+        slows the command down, as the server may only send one window ahead.  An exception that
+        it raises is logged.
     encoding : Optional[str]
-        The encoding of the output: of the lines, of the pieces and of the outcome's ``stdout`` and
-        ``stderr``.  Bytes that it cannot decode become backslash escapes.  None gives lines and
-        pieces as bytes; the outcome's text is then UTF-8.  UTF-16 and UTF-32 are refused, as their
-        lines cannot be separated.
+        The encoding of the output: of `RemoteProcess.lines`, of what `on_stdout` and `on_stderr`
+        get, and of the outcome's ``stdout`` and ``stderr``.  Bytes that it cannot decode become
+        backslash escapes.  None: lines and pieces are bytes, and the outcome's text is UTF-8.
+        UTF-16 and UTF-32 are refused, as bytes cannot be split into lines in them.
     pty : bool
-        Whether it gets a terminal, as with ``ssh -tt``: stderr comes with stdout, what it reads is
-        echoed, and the end of `stdin` is the terminal's Ctrl-D.  With `env`, `shell` or a script
+        Whether to allocate a terminal, as ``ssh -tt`` does.  Then stderr arrives within stdout,
+        input is echoed, and the end of `stdin` is sent as Ctrl-D.  With `env`, `shell` or a script
         of many kilobytes the server needs ``stty``.
     max_connections : int
-        How many connections there may be, where the server limits sessions.
+        The most connections to this destination.  More than one is opened only when the server's
+        limit on sessions per connection is reached.
     cache : Optional[SshClientCache]
-        Where the connection comes from; None takes the process's own, `default_cache`.
+        The cache to take the connection from; None: `default_cache`.
 
     Returns
     -------
     RemoteProcess
-        The command, at once; it may still have to wait for its connection.
+        The command, at once; it may still be waiting for its connection.  Errors of connecting
+        and running are raised by its methods.
 
     Raises
     ------
     SshConfigError
-        A parameter, the script or a variable's name is wrong (a `ValueError`).
+        A parameter, the script or the name of a variable is invalid (a `ValueError`).
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread; all calls share one connection for each
+    destination.
+
+    Examples
+    --------
+    >>> process = ssh_service.start({"host": "web01"}, "tail -f /var/log/syslog")
+    >>> for line in process.lines():
+    ...     print(line)
     """
     destination = params.conceal(destination)
     stdout, stderr = (
         QueueOutput(encoding) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
     )
-    command, future = _begin(
+    command, future = _submit(
         destination,
         cache,
         max_connections,
-        lambda connection_id: Command(
-            script,
-            env,
-            shell,
-            connection_id,
-            timeout=timeout,
-            stdin=as_input(stdin),
-            more_stdin=True,
-            stdout=stdout,
-            stderr=stderr,
-            pty=pty,
-            encoding=encoding,
-        ),
+        script,
+        env,
+        shell,
+        timeout=timeout,
+        stdin=stdin,
+        more_stdin=True,
+        stdout=stdout,
+        stderr=stderr,
+        pty=pty,
+        encoding=encoding,
     )
     return RemoteProcess(command, future)
 
@@ -166,43 +181,76 @@ def run(
     cache: Optional[SshClientCache] = None,
 ) -> CompletedProcess:
     """
-    Run a script and wait for its outcome.
+    Run a script on a server, and wait for its outcome.
 
     Parameters
     ----------
-    destination, script, env, shell, timeout, pty, max_connections, cache
-        As for `start`.
+    destination : Union[Mapping[str, Any], SshTransport]
+        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
+        only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
+    script : Union[str, Iterable[str]]
+        The script, or its lines, for the shell on the server.
+    env : Optional[Mapping[str, Any]]
+        Environment variables; values are converted by `str`.  None and bytes are refused.
+    shell : Optional[str]
+        Path of the shell on the server that runs the script; None: the user's login shell.
     stdin : Union[str, bytes]
-        What the script can read; it finds the end of the file after it.
-    on_stdout, on_stderr
-        As for `start`; the outcome does not contain what a function was given.
+        What the script reads from its standard input, followed by the end of the file.
+    timeout : Optional[float]
+        Seconds from the call for everything: connecting, waiting for a session, and the script.
+        None: no limit, except that of connecting.
+    on_stdout, on_stderr : Optional[Callable[[Union[str, bytes]], None]]
+        Called with each piece of output as it arrives, on a callback thread.  A slow function
+        slows the command down, as the server may only send one window ahead.  An exception that
+        it raises is logged.  The outcome does not contain this output.
     encoding : Optional[str]
         The encoding of the outcome's ``stdout`` and ``stderr``, which are always text, and of what
-        `on_stdout` and `on_stderr` are given; bytes that it cannot decode become backslash
-        escapes.  None gives these functions bytes, and needs one of them: the outcome has its
-        bytes as ``stdout_bytes`` and ``stderr_bytes``, whatever the encoding.
+        `on_stdout` and `on_stderr` get.  Bytes that it cannot decode become backslash escapes.
+        None passes bytes to these functions, and needs one of them.  The outcome's
+        ``stdout_bytes`` and ``stderr_bytes`` have the bytes with any encoding.
+    pty : bool
+        Whether to allocate a terminal, as ``ssh -tt`` does.  Then stderr arrives within stdout,
+        input is echoed, and the end of `stdin` is sent as Ctrl-D.  With `env`, `shell` or a script
+        of many kilobytes the server needs ``stty``.
     max_output : Optional[int]
-        Bytes that stdout and stderr may each have; a command that writes more is ended.
+        The most bytes that stdout and stderr may each have; a command that writes more is ended
+        with `SshOutputLimitError`.  None: no limit.
+    max_connections : int
+        The most connections to this destination.  More than one is opened only when the server's
+        limit on sessions per connection is reached.
+    cache : Optional[SshClientCache]
+        The cache to take the connection from; None: `default_cache`.
 
     Returns
     -------
     CompletedProcess
-        The outcome, whatever the exit status.
+        The outcome.  A non-zero exit status is an outcome, not an error.
 
     Raises
     ------
     SshConfigError
-        A parameter, the script, a variable's name or a key file is wrong (a `ValueError`).
+        A parameter, the script, the name of a variable or a key file is invalid (a `ValueError`).
     SshConnectError
-        No authenticated connection could be had; nothing was sent.
+        No authenticated connection could be made; nothing was sent.
     SshCommandTimeout
-        It did not end in time; `process` has the output so far.
+        The script did not end within `timeout`; `process` has the output so far.
     SshConnectionLost
-        The connection ended under it; `process` has the output so far.
+        The connection was lost; `process` has the output so far, and `sent` says whether the
+        script may have run.
     SshOutputLimitError
-        It wrote more than `max_output`; `process` has the output up to there.
+        The script wrote more than `max_output`; `process` has the output up to the limit.
     SshSessionRefused
-        The server admits no session, or runs no commands.
+        The server refuses to open a session, or to run commands.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread; all calls share one connection for each
+    destination.
+
+    Examples
+    --------
+    >>> process = ssh_service.run({"host": "web01"}, "df -P /", timeout=30)
+    >>> process.exit_status, process.stdout
     """
     destination = params.conceal(destination)
     check_encoding(encoding)
@@ -215,54 +263,56 @@ def run(
         Output(max_output) if function is None else CallbackOutput(function, encoding)
         for function in (on_stdout, on_stderr)
     )
-    command, future = _begin(
+    command, future = _submit(
         destination,
         cache,
         max_connections,
-        lambda connection_id: Command(
-            script,
-            env,
-            shell,
-            connection_id,
-            timeout=timeout,
-            stdin=as_input(stdin),
-            stdout=stdout,
-            stderr=stderr,
-            pty=pty,
-            encoding=encoding,
-        ),
+        script,
+        env,
+        shell,
+        timeout=timeout,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pty=pty,
+        encoding=encoding,
     )
     try:
         process: CompletedProcess = future.result()
     except BaseException:
-        if not future.done():  # the caller was torn from here: it is not to go on over there
+        if not future.done():  # interrupted, by Ctrl-C for example: the command must not run on
             command.abandon()
         raise
     return process
 
 
-def _begin(
+def _submit(
     destination: Destination,
     cache: Optional[SshClientCache],
     max_connections: int,
-    make: Callable[[str], Command],
+    script: Script,
+    env: Optional[Mapping[str, Any]],
+    shell: Optional[str],
+    *,
+    stdin: Union[str, bytes],
+    **options: Any,
 ) -> Tuple[Command, CommandFuture]:
-    """
-    Make a command for a destination, given its connection id, and have it run there.
-
-    Where the caller is torn from here, the future goes, and with it the command.
-    """
+    """Submit a command; if an exception interrupts this, dropping the future cancels it."""
     if isinstance(destination, SshTransport):
-        command = make(destination.connection_id)
-        future = command.take_future()
-        unpooled.begin(destination, command)
-        return command, future
-    check_cache(cache)
-    target = params.resolve_concealed(destination)
-    command = make(target.connection_id)
+        connection_id = destination.connection_id
+    else:
+        check_cache(cache)
+        target = params.resolve_concealed(destination)
+        connection_id = target.connection_id
+    command = Command(script, env, shell, connection_id, stdin=as_input(stdin), **options)
     future = command.take_future()
-    cache = default_cache() if cache is None else cache
-    operations.begin(cache, target, command, max_connections, idle_timeout=_IDLE_TIMEOUT)
+    if isinstance(destination, SshTransport):
+        unpooled.begin(destination, command)
+    else:
+        cache = default_cache() if cache is None else cache
+        operations.submit_command(
+            cache, target, command, max_connections, idle_timeout=_IDLE_TIMEOUT
+        )
     return command, future
 
 
@@ -286,77 +336,85 @@ def upload(
     cache: Optional[SshClientCache] = None,
 ) -> None:
     """
-    Copy a local file or tree to a destination.
+    Copy a local file or tree to a server.
 
-    A file goes to `remote_path`, or into it if that is a folder.  A folder becomes `remote_path`,
-    or goes into it if that exists: so the same call a second time makes a folder in the folder,
-    unless `contents` is given.
+    A file is copied to `remote_path`, or into it if that is a folder.  A folder is copied to
+    `remote_path`, or into it if that exists: a second copy creates a folder inside the first,
+    unless `contents` is set.
 
     Parameters
     ----------
     destination : Union[Mapping[str, Any], SshTransport]
-        Connect parameters, see `SshClientCache.get_client_connection`; or a connection.
+        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
+        only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
     local_path : Union[str, os.PathLike]
-        The file or folder, taken literally.
+        The local file or folder, taken literally: no pattern, no ``~``.
     remote_path : Union[str, os.PathLike]
-        Where it goes, taken literally, but for ``~`` or ``~user`` at its start; relative to the
-        home directory.
+        The target.  Relative to the home directory; ``~`` or ``~user`` at the start is expanded,
+        the rest is taken literally.
     recursive : bool
-        Whether a folder may be copied.
+        Whether a folder may be copied; False makes a folder an error.
     timeout : Optional[float]
-        Seconds from the call for the whole copy, connecting included; None: no limit.
+        Seconds from the call for the whole copy, including connecting; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which to give up; None: no limit.
+        Seconds without any progress after which the copy fails; None: no limit.
     verify : bool
-        Whether to compare what arrived with what was sent.
+        Whether to compare checksums of each file after it was copied.
     resume : bool
-        Whether to go on where an earlier, interrupted copy of a file stopped.
+        Whether to continue an earlier, interrupted copy of a file where it stopped.
     fsync : bool
-        Whether to have each file written to the server's disk before it gets its name.  An error
-        where the server cannot.
+        Whether to flush each file to the server's disk before it gets its final name.  An error
+        if the server cannot do that.
     preserve : Optional[bool]
-        Modes and times.  None keeps them as far as the server allows, and logs once that
-        it does not; True makes its refusal an error; False keeps neither, so that a new file has
-        the mode that new files have there.
+        Whether to keep modes and times.  None: as far as the server allows, with one warning in
+        the log if it does not.  True: its refusal is an error.  False: neither, so that a new
+        file has the server's default mode.
     links : str
-        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
-        ``keep``: links inside a tree are copied as links, dangling ones too.
+        ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
+        ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
-        the rest is copied, and one `SshTreeError` lists what was not.
+        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
+        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
     update : bool
-        Whether to pass over files that are there with the same size and time, as rsync does.
+        Whether to skip files that the target has with the same size and time, as rsync does.
     contents : bool
-        Whether to copy what is in a folder into the target, whether or not that exists, instead
-        of making a folder of the same name in a target that exists.  So a second copy brings the
-        target up to date.
+        Whether to copy the contents of a folder into the target, whether or not that exists.
+        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
+        a second copy updates the first.
     progress : Optional[Callable[[Progress], None]]
-        Told, on this thread and a few times a second, how far it is.  What it raises ends the
-        copy.
+        Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
+        If it raises, the copy is aborted and the exception is raised here.
     cache : Optional[SshClientCache]
-        Where the connection comes from; None takes the process's own, `default_cache`.
+        The cache to take the connection from; None: `default_cache`.
 
     Raises
     ------
     SshConfigError
-        A parameter or an option is wrong (a `ValueError`).
+        A parameter or an option is invalid (a `ValueError`).
     SshConnectError
-        No authenticated connection could be had; nothing was sent.
+        No authenticated connection could be made; nothing was sent.
     SshTransferError
-        Something cannot be copied: an `OSError` with `errno` and `filename`, which is also the
-        leaf that matches the errno; of a tree, what came before stays.
+        Something cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
+        that errno, such as `SshFileNotFoundError`.  The entries of a tree before it were copied.
     SshTreeError
-        With ``on_error="continue"``: `failures` lists all that could not be copied.
+        With ``on_error="continue"``: `failures` lists everything that could not be copied.
     SshTransferTimeout
-        One of the two time limits was reached.
+        `timeout` or `stall_timeout` was reached.
     SshConnectionLost
-        The connection ended; each file is the old or the new one.
+        The connection was lost; each file in the target is either the old or the new one.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread; all calls share one connection for each
+    destination.
+
+    Examples
+    --------
+    >>> ssh_service.upload({"host": "web01"}, "site", "/srv/www/site", contents=True, update=True)
     """
     destination = params.conceal(destination)
-    _copy(
-        "upload",
-        destination,
-        cache,
+    copy = _bind(destination, cache, copying.upload, operations.upload)
+    copy(
         local_path,
         remote_path,
         recursive=recursive,
@@ -394,74 +452,87 @@ def download(
     cache: Optional[SshClientCache] = None,
 ) -> None:
     """
-    Copy a file or tree from a destination; the rules are those of `upload`.
+    Copy a file or tree from a server.
+
+    A file is copied to `local_path`, or into it if that is a folder.  A folder is copied to
+    `local_path`, or into it if that exists: a second copy creates a folder inside the first,
+    unless `contents` is set.
 
     Parameters
     ----------
     destination : Union[Mapping[str, Any], SshTransport]
-        Connect parameters, see `SshClientCache.get_client_connection`; or a connection.
+        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
+        only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
     remote_path : Union[str, os.PathLike]
-        The file or folder, taken literally, but for ``~`` or ``~user`` at its start; relative to
-        the home directory.
+        The file or folder on the server.  Relative to the home directory; ``~`` or ``~user`` at
+        the start is expanded, the rest is taken literally: no pattern.
     local_path : Union[str, os.PathLike]
-        Where it goes, taken literally; nothing that the server says can make this write outside.
+        The local target, taken literally.  No answer of the server can make this function write
+        outside it.
     recursive : bool
-        Whether a folder may be copied.
+        Whether a folder may be copied; False makes a folder an error.
     timeout : Optional[float]
-        Seconds from the call for the whole copy, connecting included; None: no limit.
+        Seconds from the call for the whole copy, including connecting; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which to give up; None: no limit.
+        Seconds without any progress after which the copy fails; None: no limit.
     verify : bool
-        Whether to compare what arrived with what was sent.
+        Whether to compare checksums of each file after it was copied.
     resume : bool
-        Whether to go on where an earlier, interrupted copy of a file stopped.  The beginning is
-        only kept where the server has a shell with ``sha256sum``, which proves it right; else
+        Whether to continue an earlier, interrupted copy of a file where it stopped.  That needs a
+        server with a shell and ``sha256sum``, to prove that the first part is right; otherwise
         the file is copied anew.
     fsync : bool
-        Whether to have each file written to the local disk before it gets its name.
+        Whether to flush each file to the local disk before it gets its final name.
     preserve : Optional[bool]
-        Modes and times.  None keeps them as far as the local system allows, but never
-        lets group or others write where the umask does not; True keeps those bits, too, and makes
-        a refusal an error; False keeps neither.  setuid, setgid and sticky never come down.
+        Whether to keep modes and times.  None: as far as the local system allows, but group and
+        others get write permission only if the umask allows it.  True: those bits, too, and a
+        refusal is an error.  False: neither.  setuid, setgid and sticky bits are never copied.
     links : str
-        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
-        ``keep``: links inside a tree are copied as links, dangling ones too.
+        ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
+        ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
-        the rest is copied, and one `SshTreeError` lists what was not.
+        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
+        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
     update : bool
-        Whether to pass over files that are there with the same size and time, as rsync does.
+        Whether to skip files that the target has with the same size and time, as rsync does.
     contents : bool
-        Whether to copy what is in a folder into the target, whether or not that exists, instead
-        of making a folder of the same name in a target that exists.  So a second copy brings the
-        target up to date.
+        Whether to copy the contents of a folder into the target, whether or not that exists.
+        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
+        a second copy updates the first.
     progress : Optional[Callable[[Progress], None]]
-        Told, on this thread and a few times a second, how far it is.  What it raises ends the
-        copy.
+        Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
+        If it raises, the copy is aborted and the exception is raised here.
     cache : Optional[SshClientCache]
-        Where the connection comes from; None takes the process's own, `default_cache`.
+        The cache to take the connection from; None: `default_cache`.
 
     Raises
     ------
     SshConfigError
-        A parameter or an option is wrong (a `ValueError`).
+        A parameter or an option is invalid (a `ValueError`).
     SshConnectError
-        No authenticated connection could be had; nothing was sent.
+        No authenticated connection could be made; nothing was sent.
     SshTransferError
-        Something cannot be copied: an `OSError` with `errno` and `filename`, which is also the
-        leaf that matches the errno; of a tree, what came before stays.
+        Something cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
+        that errno, such as `SshFileNotFoundError`.  The entries of a tree before it were copied.
     SshTreeError
-        With ``on_error="continue"``: `failures` lists all that could not be copied.
+        With ``on_error="continue"``: `failures` lists everything that could not be copied.
     SshTransferTimeout
-        One of the two time limits was reached.
+        `timeout` or `stall_timeout` was reached.
     SshConnectionLost
-        The connection ended; each file is the old or the new one.
+        The connection was lost; each file in the target is either the old or the new one.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread; all calls share one connection for each
+    destination.
+
+    Examples
+    --------
+    >>> ssh_service.download({"host": "web01"}, "/var/log/nginx", "logs", on_error="continue")
     """
     destination = params.conceal(destination)
-    _copy(
-        "download",
-        destination,
-        cache,
+    copy = _bind(destination, cache, copying.download, operations.download)
+    copy(
         remote_path,
         local_path,
         recursive=recursive,
@@ -479,18 +550,15 @@ def download(
     )
 
 
-def _copy(
-    way: str,
+def _bind(
     destination: Destination,
     cache: Optional[SshClientCache],
-    source: Path,
-    goal: Path,
-    **options: Any,
-) -> None:
+    copy_over_connection: Callable[..., None],
+    copy_over_cache: Callable[..., None],
+) -> Callable[..., None]:
+    """Return the copy function that fits the destination, with the destination filled in."""
     if isinstance(destination, SshTransport):
-        _OVER[way](destination, source, goal, **options)
-    else:
-        target = params.resolve(destination)
-        check_cache(cache)
-        cache = default_cache() if cache is None else cache
-        operations.copy(way, cache, target, source, goal, idle_timeout=_IDLE_TIMEOUT, **options)
+        return functools.partial(copy_over_connection, destination)
+    check_cache(cache)
+    cache = default_cache() if cache is None else cache
+    return functools.partial(copy_over_cache, cache, destination, idle_timeout=_IDLE_TIMEOUT)

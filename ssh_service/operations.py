@@ -1,4 +1,4 @@
-"""Run a script at a destination, or copy to and from it: over the cached connection."""
+"""Run a script at a destination, or copy to and from it, over a cache's connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ssh_service.sessions import SessionPool
 
 _log = logging.getLogger(__name__)
 
-# How many connections to one destination there may be where nothing else was asked for.
+# The default of `max_connections`.
 MAX_CONNECTIONS = 4
 
 Path = Union[str, "os.PathLike[str]"]
@@ -43,12 +43,19 @@ def submit(
     end_left_running: bool = False,
 ) -> "Future[CompletedProcess]":
     """
-    Run a script, without waiting for anything.
+    Submit a script, and return its future at once.
+
+    The future's outcome is a `CompletedProcess`, with any exit status, or one of these errors:
+    `SshConnectError` (nothing was sent), `SshCommandTimeout`, `SshCommandCancelled`,
+    `SshOutputLimitError`, `SshConnectionLost` (these have the output so far), `SshSessionRefused`,
+    `SshCacheClosed`, or `SshConfigError` for key files.  ``cancel()`` also ends a command that is
+    running.  `timeout` counts from this call.  `end_left_running` first ends what earlier scripts
+    with this option left running when their connection was lost, if their processes are known.
 
     Raises
     ------
     SshConfigError
-        A parameter, the script or a variable's name is wrong (a `ValueError`).
+        A parameter, the script or the name of a variable is invalid (a `ValueError`).
     """
     connect_params = params.conceal(connect_params)
     target = params.resolve_concealed(connect_params)
@@ -62,12 +69,12 @@ def submit(
         stderr=Output(max_output),
         left_running=left_running.at(target.connection_id) if end_left_running else None,
     )
-    future = command.take_future()  # first: where the caller is torn from here, it goes
-    begin(cache, target, command, max_connections, idle_timeout, max_lifetime)
+    future = command.take_future()  # first: if an exception interrupts this, dropping it cancels
+    submit_command(cache, target, command, max_connections, idle_timeout, max_lifetime)
     return future
 
 
-def begin(
+def submit_command(
     cache: SshClientCache,
     target: ConnectParams,
     command: Command,
@@ -76,20 +83,20 @@ def begin(
     max_lifetime: Optional[float] = None,
 ) -> None:
     """
-    Have a command run at a destination as soon as can be; its future tells of its fate.
+    Queue a command for a session on the target's connections; its future gets the outcome.
 
     Raises
     ------
     SshConfigError
-        `max_connections` is no number of connections, or a limit no number of seconds.
+        `max_connections` or a time limit is invalid.
     """
     if not isinstance(max_connections, int) or max_connections < 1:
-        raise SshConfigError(f"max_connections: expected 1 or more, got {max_connections!r}")
+        raise SshConfigError(f"max_connections must be an integer >= 1, got {max_connections!r}")
     check_limits(idle_timeout, max_lifetime)
     if cache.subscribers:
         command.watch(cache.subscribers)
     if command.is_empty():
-        command.succeed()  # a shell has nothing to do for it
+        command.succeed()  # there is nothing to send
         return
     try:
         key = target.key
@@ -129,11 +136,11 @@ def download(
 
 
 def copy(
-    way: str,
+    direction: str,
     cache: SshClientCache,
     target: ConnectParams,
-    source: Path,
-    goal: Path,
+    source_path: Path,
+    target_path: Path,
     *,
     timeout: Optional[float] = None,
     stall_timeout: Optional[float] = None,
@@ -144,32 +151,37 @@ def copy(
     **options: Any,
 ) -> None:
     """
-    Copy over the cached connection; once more if that was lost before anything was sent.
+    Copy over a cached connection; try once more if it was lost before anything was sent.
+
+    `before` is called on each attempt, when there is a connection and nothing has been sent; if it
+    raises, the copy is aborted.  `timeout` counts from this call and includes connecting.
 
     Raises
     ------
     SshConfigError
-        An option is wrong; or see `SshClientCache.acquire`.
+        An option is invalid; or see `SshClientCache.acquire`.
     TypeError
         There is no such option.
     """
     check_limits(idle_timeout, max_lifetime)
-    how = copying.Options(**options).check()
+    copy_options = copying.Options(**options).check()
     limits = copying.limits_from_now(timeout, stall_timeout)
     meter = copying.Meter(progress)
     name, subscribers = target.connection_id, cache.subscribers
-    with CopyWatch(name, way, subscribers, lambda: meter.reading) as watch:
+    with CopyWatch(name, direction, subscribers, lambda: meter.reading) as watch:
         for last_try in (False, True):
             lease = cache.acquire(target, limits.deadline, 0, idle_timeout, max_lifetime)
             try:
                 before()
                 watch.started()
                 transport = lease.pair.result()[0]
-                copying.copy(way, transport, source, goal, how, limits, meter)
+                copying.copy(
+                    direction, transport, source_path, target_path, copy_options, limits, meter
+                )
                 return
             except SshConnectionLost as lost:
                 if lost.sent or last_try:
                     raise
-                _log.debug("%s; trying once more, as nothing was sent", lost)
+                _log.debug("%s; trying once more, because nothing was sent", lost)
             finally:
                 lease.release(idle_timeout, max_lifetime)

@@ -145,7 +145,7 @@ def start(
     )
     command.permit = permit
     future = command.take_future()  # first: if an exception interrupts this, dropping it cancels
-    operations.begin(cache, target, command, idle_timeout=idle_timeout)
+    operations.submit_command(cache, target, command, idle_timeout=idle_timeout)
     return future
 
 
