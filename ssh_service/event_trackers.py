@@ -1,4 +1,4 @@
-"""What happens to one command or one copy, noted where it happens and told where that may wait."""
+"""Event adapters: record what happens to a command or copy, and publish it as events."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from ssh_service.events import (
     CopyStarted,
     Event,
     Subscriber,
-    tell,
+    publish,
 )
 
-# The first that fits.
+# The first class that matches determines the outcome.
 _OUTCOMES: Tuple[Tuple[Type[BaseException], str], ...] = (
     (TimeoutError, "timed out"),
     (SshCommandCancelled, "cancelled"),
@@ -42,69 +42,69 @@ _OUTCOMES: Tuple[Tuple[Type[BaseException], str], ...] = (
 _numbers = itertools.count(1)
 
 
-class _Watch:
+class _Tracker:
     def __init__(self, connection_id: str, subscribers: Sequence[Subscriber]) -> None:
         self._connection_id = connection_id
         self._subscribers = subscribers
-        # The caller's context variables hold where all of it belongs: a span, a request's id.
+        # The caller's context variables hold what the events belong to: a span, a request id.
         self._context = contextvars.copy_context()
         self._number = next(_numbers)
         self._began = time.monotonic()
 
 
-class CommandWatch(_Watch):
+class CommandTracker(_Tracker):
     """
-    Tells subscribers of one command.
+    Publishes the events of one command.
 
     Notes
     -----
-    Thread safety.  `note_sent` and `note_over` only note an instant, once each, wherever they are
-    called; all else is for the callback thread, which needs no lock.
+    Thread safety.  `record_sent` and `record_done` only store a time, once each, on any thread.
+    The other methods run on the callback thread alone, so they need no lock.
     """
 
     def __init__(
         self,
         connection_id: str,
         subscribers: Sequence[Subscriber],
-        sizes: Callable[[], Tuple[int, int]],
+        get_sizes: Callable[[], Tuple[int, int]],
     ) -> None:
         super().__init__(connection_id, subscribers)
-        self._sizes = sizes
+        self._get_sizes = get_sizes
         self._sent_at: Optional[float] = None
-        self._over_at: Optional[float] = None
-        self._told = False
+        self._done_at: Optional[float] = None
+        self._sent_published = False
 
-    def note_sent(self) -> None:
-        """Note that it is being sent; `tell_sent` is to follow on the callback thread."""
+    def record_sent(self) -> None:
+        """Record the send; then call `publish_sent` on the callback thread."""
         self._sent_at = time.monotonic()
 
-    def note_over(self) -> None:
-        """Note that it has its outcome."""
-        self._over_at = time.monotonic()
+    def record_done(self) -> None:
+        """Record that the command has its outcome."""
+        self._done_at = time.monotonic()
 
-    def tell_sent(self) -> None:
-        """Tell that it was sent, unless that was told."""
-        if self._told or self._sent_at is None:
+    def publish_sent(self) -> None:
+        """Publish `CommandSent`, unless it was published or the command was not sent."""
+        if self._sent_published or self._sent_at is None:
             return
-        self._told = True
+        self._sent_published = True
         queued = self._sent_at - self._began
-        self._tell(CommandSent(self._connection_id, self._sent_at, self._number, queued))
+        self._publish(CommandSent(self._connection_id, self._sent_at, self._number, queued))
 
-    def tell_ended(self, process: Any, error: Optional[BaseException]) -> None:
-        """Tell the outcome, after `tell_sent`."""
-        self.tell_sent()  # another thread may not have come to it yet
-        over_at = self._over_at or time.monotonic()
-        sent_at = over_at if self._sent_at is None else self._sent_at
+    def publish_ended(self, process: Any, error: Optional[BaseException]) -> None:
+        """Publish the outcome; `CommandSent` always comes first."""
+        self.publish_sent()  # the call that another thread submitted may come later
+        done_at = self._done_at or time.monotonic()
+        sent_at = done_at if self._sent_at is None else self._sent_at
         process = getattr(error, "process", None) if error is not None else process
-        stdout, stderr = self._sizes()
-        self._tell(
+        stdout, stderr = self._get_sizes()
+        self._publish(
             CommandEnded(
                 self._connection_id,
-                over_at,
+                done_at,
                 self._number,
                 self._sent_at is not None,
-                _outcome(error, process),
-                over_at - self._began,
+                _outcome_of_command(error, process),
+                done_at - self._began,
                 sent_at - self._began,
                 None if process is None else process.exit_status,
                 stdout,
@@ -114,76 +114,80 @@ class CommandWatch(_Watch):
             )
         )
 
-    def _tell(self, event: Event) -> None:
-        self._context.run(tell, self._subscribers, event)
+    def _publish(self, event: Event) -> None:
+        self._context.run(publish, self._subscribers, event)
 
 
-class CopyWatch(_Watch):
+class CopyTracker(_Tracker):
     """
-    Tells subscribers of one copy, which begins with it and is over at the end of its `with` block.
+    Publishes the events of one copy, which lasts until the end of the `with` block.
 
     Notes
     -----
-    Thread safety.  For the thread that copies alone; subscribers are called on the callback
+    Thread safety.  Use it on the thread that copies only; subscribers are called on the callback
     thread.
     """
 
     def __init__(
         self,
         connection_id: str,
-        way: str,
+        direction: str,
         subscribers: Sequence[Subscriber],
-        done: Callable[[], Tuple[int, int]],
+        get_progress: Callable[[], Tuple[int, int]],
     ) -> None:
         super().__init__(connection_id, subscribers)
-        self._way = way
-        self._done = done
+        self._direction = direction
+        self._get_progress = get_progress
         self._started_at: Optional[float] = None
 
-    def started(self) -> None:
-        """Tell that there is a connection; it may be the second, where the first was lost."""
+    def publish_started(self) -> None:
+        """Publish `CopyStarted`, once; a retry on a second connection does not count."""
         if self._started_at is None:
             at = self._started_at = time.monotonic()
             queued = at - self._began
-            self._tell(CopyStarted(self._connection_id, at, self._number, self._way, queued))
+            self._publish(
+                CopyStarted(self._connection_id, at, self._number, self._direction, queued)
+            )
 
-    def __enter__(self) -> "CopyWatch":
+    def __enter__(self) -> "CopyTracker":
         return self
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
+        error_class: Optional[Type[BaseException]],
         error: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        over_at = time.monotonic()
-        started_at = over_at if self._started_at is None else self._started_at
-        self._tell(
+        done_at = time.monotonic()
+        started_at = done_at if self._started_at is None else self._started_at
+        self._publish(
             CopyEnded(
                 self._connection_id,
-                over_at,
+                done_at,
                 self._number,
-                self._way,
+                self._direction,
                 self._started_at is not None,
-                "completed" if error is None else _word(error),
-                over_at - self._began,
+                "completed" if error is None else _outcome_of_error(error),
+                done_at - self._began,
                 started_at - self._began,
-                *self._done(),
+                *self._get_progress(),
                 None if error is None else type(error).__name__,
                 str(error) if isinstance(error, SshServiceError) else None,
             )
         )
 
-    def _tell(self, event: Event) -> None:
+    def _publish(self, event: Event) -> None:
         if self._subscribers:
-            background.run_callback(self._context.run, tell, self._subscribers, event)
+            background.run_callback(self._context.run, publish, self._subscribers, event)
 
 
-def _outcome(error: Optional[BaseException], process: Any) -> str:
+def _outcome_of_command(error: Optional[BaseException], process: Any) -> str:
     if error is None:
         return "completed" if process.exit_signal is None else "signalled"
-    return _word(error)
+    return _outcome_of_error(error)
 
 
-def _word(error: BaseException) -> str:
-    return next((word for kind, word in _OUTCOMES if isinstance(error, kind)), "failed")
+def _outcome_of_error(error: BaseException) -> str:
+    return next(
+        (outcome for error_class, outcome in _OUTCOMES if isinstance(error, error_class)), "failed"
+    )

@@ -1,9 +1,12 @@
 """
-What happened, for whoever watches: connections made and ended, commands and copies begun and done.
+Events about connections, commands and copies.
 
-``SshClientCache.subscribe`` has a function called with each of these.  They are small, hold no
-secret, no script, no output and no file's name (but in the message of an error about that file),
-and can be pickled.
+Subscribe a hook to them with ``SshClientCache.subscribe``, which calls it with each event:
+
+    ssh_service.default_cache().subscribe(print)
+
+Events are small and can be pickled.  They contain no secret, script or output, and no file names,
+except in the message of an error about a file.
 """
 
 from __future__ import annotations
@@ -30,14 +33,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Event:
     """
-    Something that happened.
+    The base class of all events.
 
     Attributes
     ----------
     connection_id : str
         ``user@host:port``.
     at : float
-        When, by `time.monotonic`.
+        When it happened, by `time.monotonic` (seconds).
     """
 
     connection_id: str
@@ -55,7 +58,8 @@ class ConnectionMade(Event):
     Attributes
     ----------
     seconds : float
-        What it took, from the name to authenticated, and waiting for its turn.
+        How long the dial took, from resolving the name to authentication, including any wait for
+        other dials.
     """
 
     seconds: float
@@ -64,16 +68,16 @@ class ConnectionMade(Event):
 @dataclass(frozen=True)
 class DialFailed(Event):
     """
-    A dial did not succeed.
+    A dial failed.
 
     Attributes
     ----------
     seconds : float
-        What it took.
+        How long the dial took.
     error : str
-        The error's class, such as ``SshAuthError``.
+        The name of the error's class, such as ``SshAuthError``.
     reason : str
-        Its message.
+        The error's message.
     phase : Optional[str]
         Where it failed: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``, ``auth``, ...
     """
@@ -92,12 +96,12 @@ class ConnectionEnded(Event):
     Attributes
     ----------
     seconds : float
-        How long it was there.
+        How long the connection lasted.
     error : Optional[str]
-        The error's class, where it was lost; None where it was closed: by us, or by the server
-        with a goodbye.
+        The name of the error's class if the connection was lost; None if it was closed, by this
+        side or by the server with a disconnect message.
     reason : Optional[str]
-        The error's message.
+        The error's message; None if there is no error.
     """
 
     seconds: float
@@ -113,9 +117,9 @@ class CommandSent(Event):
     Attributes
     ----------
     command : int
-        Its number in this process, the same in its `CommandEnded`.
+        The command's number in this process, the same as in its `CommandEnded`.
     queued : float
-        Seconds from the call: for connecting, and for a session.
+        Seconds from the call until it was sent: for connecting, and for a session.
     """
 
     command: int
@@ -125,29 +129,29 @@ class CommandSent(Event):
 @dataclass(frozen=True)
 class CommandEnded(Event):
     """
-    A command has its outcome; exactly one of these comes for each command.
+    A command has its outcome; each command has exactly one of these events.
 
     Attributes
     ----------
     command : int
-        Its number in this process.
+        The command's number in this process.
     sent : bool
-        Whether it may have reached the server; if so, its `CommandSent` came before.
+        Whether it may have reached the server; if so, a `CommandSent` came before.
     outcome : str
         ``completed``, ``signalled``, ``timed out``, ``cancelled``, ``output limit``, ``lost``,
         ``not connected``, ``refused``, ``closed`` or ``failed``.
     seconds : float
         From the call to the outcome.
     queued : float
-        Those of them until it was sent; all of them where it was not.
+        The part of `seconds` before it was sent; all of it if it was not sent.
     exit_status : Optional[int]
-        As the server sent it, -1 for a signal; None where nothing was told.
+        As the server sent it, -1 for a signal; None if the server sent none.
     stdout_bytes, stderr_bytes : int
-        How much it wrote.
+        How many bytes it wrote.
     error : Optional[str]
-        The error's class, where the outcome is one.
+        The name of the error's class; None if there is no error.
     reason : Optional[str]
-        The error's message.
+        The error's message; None if there is no error.
     """
 
     command: int
@@ -170,11 +174,11 @@ class CopyStarted(Event):
     Attributes
     ----------
     copy : int
-        Its number in this process, the same in its `CopyEnded`.
+        The copy's number in this process, the same as in its `CopyEnded`.
     way : str
         ``upload`` or ``download``.
     queued : float
-        Seconds from the call, for connecting.
+        Seconds from the call until it had its connection.
     """
 
     copy: int
@@ -185,30 +189,30 @@ class CopyStarted(Event):
 @dataclass(frozen=True)
 class CopyEnded(Event):
     """
-    A copy is over; exactly one of these comes for each copy.
+    A copy is over; each copy has exactly one of these events.
 
     Attributes
     ----------
     copy : int
-        Its number in this process.
+        The copy's number in this process.
     way : str
         ``upload`` or ``download``.
     started : bool
-        Whether it had a connection; if so, its `CopyStarted` came before.
+        Whether it had a connection; if so, a `CopyStarted` came before.
     outcome : str
         ``completed``, ``timed out``, ``cancelled``, ``lost``, ``not connected``, ``refused``,
         ``closed`` or ``failed``.
     seconds : float
         From the call to the outcome.
     queued : float
-        Those of them until there was a connection; all of them where there was none.
+        The part of `seconds` before it had a connection; all of it if it had none.
     bytes_done, files_done : int
-        How many bytes had arrived, and how many files were in their place.
+        How many bytes were copied, and how many files are complete.
     error : Optional[str]
-        The error's class, where the outcome is one.
+        The name of the error's class; None if there is no error.
     reason : Optional[str]
-        The error's message, where it is one of this package's; a message of others, such as a
-        ``progress`` function that raised, may hold anything.
+        The error's message if it is an error of this package; None for other errors, such as one
+        that a ``progress`` function raised, because their messages may contain anything.
     """
 
     copy: int
@@ -223,19 +227,10 @@ class CopyEnded(Event):
     reason: Optional[str]
 
 
-def tell(subscribers: Sequence[Subscriber], event: Event) -> None:
-    """
-    Call subscribers; on the callback thread.
-
-    Parameters
-    ----------
-    subscribers : Sequence[Callable[[Event], Any]]
-        What one of them raises is logged, and is no harm to the others.
-    event : Event
-        What happened.
-    """
+def publish(subscribers: Sequence[Subscriber], event: Event) -> None:
+    """Call all subscribers, on the callback thread; an exception that one raises is logged."""
     for subscriber in subscribers:
         try:
             subscriber(event)
         except Exception:
-            _log.exception("a subscriber to events raised")
+            _log.exception("an event subscriber raised an exception")

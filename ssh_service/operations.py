@@ -16,7 +16,7 @@ from ssh_service.commands.script import Script
 from ssh_service.connections.cache import SshClientCache, check_limits
 from ssh_service.copying import ProgressCallback
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectionLost
-from ssh_service.event_trackers import CopyWatch
+from ssh_service.event_trackers import CopyTracker
 from ssh_service.params import ConnectParams
 from ssh_service.sessions import SessionPool
 
@@ -168,12 +168,12 @@ def copy(
     limits = copying.limits_from_now(timeout, stall_timeout)
     meter = copying.Meter(progress)
     name, subscribers = target.connection_id, cache.subscribers
-    with CopyWatch(name, direction, subscribers, lambda: meter.reading) as watch:
+    with CopyTracker(name, direction, subscribers, lambda: meter.reading) as tracker:
         for last_try in (False, True):
             lease = cache.acquire(target, limits.deadline, 0, idle_timeout, max_lifetime)
             try:
                 before()
-                watch.started()
+                tracker.publish_started()
                 transport = lease.pair.result()[0]
                 copying.copy(
                     direction, transport, source_path, target_path, copy_options, limits, meter

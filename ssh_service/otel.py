@@ -1,17 +1,17 @@
 """
 OpenTelemetry spans and metrics of a cache's connections, commands and copies.
 
-It needs the extra ``otel`` (the API alone; the SDK and its exporters are the program's), and is
-loaded by nobody but who asks for it::
+It needs the extra ``otel``, which installs only the API: the program chooses the SDK and its
+exporters.  Nothing else in this package imports it::
 
     from ssh_service import otel
 
     otel.instrument()
 
-There is no convention for SSH yet: attributes have the conventions' common names
-(``server.address``, ``error.type``, ``process.exit.code``), and metrics are named as those of
-database clients are.  No script, no variable, no output and no secret is in any of it, and no
-file's name but in the description of an error about that file.
+OpenTelemetry has no semantic conventions for SSH yet.  So attributes have the general names
+(``server.address``, ``error.type``, ``process.exit.code``), and metrics are named like those of
+database clients.  Spans and metrics contain no script, variable, output or secret, and no file
+names, except in the description of an error about a file.
 """
 
 from __future__ import annotations
@@ -51,33 +51,40 @@ def instrument(
     meter_provider: Optional[metrics.MeterProvider] = None,
 ) -> Callable[[], None]:
     """
-    Make spans and metrics of what happens to a cache's connections, commands and copies.
+    Record spans and metrics of a cache's connections, commands and copies.
 
     Parameters
     ----------
     cache : Optional[SshClientCache]
-        Whose; None takes that of `run`, `start`, `upload` and `download`.  The services' is
-        `SshService.client_cache`.
+        The cache to observe; None: the one that `run`, `start`, `upload` and `download` share.
+        `SshService.client_cache` returns that of the services.
     tracer_provider : Optional[opentelemetry.trace.TracerProvider]
-        None takes the process's own.
+        None: the global one.
     meter_provider : Optional[opentelemetry.metrics.MeterProvider]
-        None takes the process's own.
+        None: the global one.
 
     Returns
     -------
     Callable[[], None]
-        Ends it.
+        A function that stops the recording.
 
     Notes
     -----
-    Spans, when each is over: ``ssh connect``; ``ssh command``, ``ssh upload`` and ``ssh download``
-    as children of the span in which the command was submitted, or the copy asked for.
+    Spans, recorded when they end: ``ssh connect``; ``ssh command``, ``ssh upload`` and
+    ``ssh download`` are children of the span that was current when the command or copy was called.
 
     Metrics: ``ssh.client.connection.count``, ``ssh.client.connection.create_time``,
     ``ssh.client.connection.wait_time`` (until a command was sent, or a copy had its connection),
     ``ssh.client.operation.duration`` (from the call to the outcome), ``ssh.client.copy.io``
-    (bytes) and ``ssh.client.copy.files``.  The attribute ``ssh.operation.name`` tells commands,
-    uploads and downloads apart.
+    (bytes) and ``ssh.client.copy.files``.  The attribute ``ssh.operation.name`` is ``command``,
+    ``upload`` or ``download``.
+
+    Thread safety.  This may be called from any thread.
+
+    Examples
+    --------
+    >>> stop = otel.instrument()
+    >>> stop = otel.instrument(SshService.client_cache())
     """
     exporter = _Exporter(
         trace.get_tracer(_SCOPE, tracer_provider=tracer_provider),
@@ -87,48 +94,46 @@ def instrument(
 
 
 class _Exporter:
-    """A subscriber that makes spans and metrics; on the callback thread alone."""
+    """An adapter: a subscriber that turns events into spans and metrics."""
 
     def __init__(self, tracer: trace.Tracer, meter: metrics.Meter) -> None:
         self._tracer = tracer
         self._connections = meter.create_up_down_counter(
-            "ssh.client.connection.count", "{connection}", "Connections there are."
+            "ssh.client.connection.count", "{connection}", "Open connections."
         )
         self._create_time = meter.create_histogram(
-            "ssh.client.connection.create_time", "s", "From the name to authenticated."
+            "ssh.client.connection.create_time", "s", "Time to connect and authenticate."
         )
         self._wait_time = meter.create_histogram(
-            "ssh.client.connection.wait_time", "s", "Until an operation had its connection."
+            "ssh.client.connection.wait_time", "s", "Time until an operation had its connection."
         )
         self._duration = meter.create_histogram(
-            "ssh.client.operation.duration", "s", "From the call to an operation's outcome."
+            "ssh.client.operation.duration", "s", "Time from the call to an operation's outcome."
         )
-        self._io = meter.create_counter("ssh.client.copy.io", "By", "Bytes that were copied.")
-        self._files = meter.create_counter(
-            "ssh.client.copy.files", "{file}", "Files that were copied."
-        )
+        self._io = meter.create_counter("ssh.client.copy.io", "By", "Bytes copied.")
+        self._files = meter.create_counter("ssh.client.copy.files", "{file}", "Files copied.")
 
     def __call__(self, event: Event) -> None:
-        where = _server(event.connection_id)
+        server = _server_attributes(event.connection_id)
         if isinstance(event, ConnectionMade):
-            self._connections.add(1, where)
-            self._create_time.record(event.seconds, where)
+            self._connections.add(1, server)
+            self._create_time.record(event.seconds, server)
             self._span("ssh connect", event, event.seconds, {})
         elif isinstance(event, DialFailed):
-            self._create_time.record(event.seconds, {**where, "error.type": event.error})
+            self._create_time.record(event.seconds, {**server, "error.type": event.error})
             self._span("ssh connect", event, event.seconds, {}, event.error, event.reason)
         elif isinstance(event, ConnectionEnded):
-            self._connections.add(-1, where)
+            self._connections.add(-1, server)
         elif isinstance(event, CommandSent):
-            self._wait_time.record(event.queued, _named("command", where))
+            self._wait_time.record(event.queued, _operation_attributes("command", server))
         elif isinstance(event, CopyStarted):
-            self._wait_time.record(event.queued, _named(event.way, where))
+            self._wait_time.record(event.queued, _operation_attributes(event.way, server))
         elif isinstance(event, CommandEnded):
-            self._command(event, where)
+            self._command(event, server)
         elif isinstance(event, CopyEnded):
-            self._copy(event, where)
+            self._copy(event, server)
 
-    def _command(self, event: CommandEnded, where: Dict[str, Any]) -> None:
+    def _command(self, event: CommandEnded, server: Dict[str, Any]) -> None:
         error = event.error or (str(event.exit_status) if event.exit_status else None)
         attributes: Dict[str, Any] = {
             "ssh.command.outcome": event.outcome,
@@ -138,31 +143,31 @@ class _Exporter:
         }
         if event.exit_status is not None:
             attributes["process.exit.code"] = event.exit_status
-        self._operation("command", event, where, attributes, error)
+        self._operation("command", event, server, attributes, error)
 
-    def _copy(self, event: CopyEnded, where: Dict[str, Any]) -> None:
+    def _copy(self, event: CopyEnded, server: Dict[str, Any]) -> None:
         attributes: Dict[str, Any] = {
             "ssh.copy.outcome": event.outcome,
             "ssh.copy.queued": event.queued,
             "ssh.copy.size": event.bytes_done,
             "ssh.copy.files": event.files_done,
         }
-        self._io.add(event.bytes_done, _named(event.way, where))
-        self._files.add(event.files_done, _named(event.way, where))
-        self._operation(event.way, event, where, attributes, event.error)
+        self._io.add(event.bytes_done, _operation_attributes(event.way, server))
+        self._files.add(event.files_done, _operation_attributes(event.way, server))
+        self._operation(event.way, event, server, attributes, event.error)
 
     def _operation(
         self,
         name: str,
         event: Union[CommandEnded, CopyEnded],
-        where: Dict[str, Any],
+        server: Dict[str, Any],
         attributes: Dict[str, Any],
         error: Optional[str],
     ) -> None:
-        measured = _named(name, where)
+        metric_attributes = _operation_attributes(name, server)
         if error is not None:
-            measured["error.type"] = error
-        self._duration.record(event.seconds, measured)
+            metric_attributes["error.type"] = error
+        self._duration.record(event.seconds, metric_attributes)
         self._span(f"ssh {name}", event, event.seconds, attributes, error, event.reason)
 
     def _span(
@@ -174,10 +179,10 @@ class _Exporter:
         error: Optional[str] = None,
         reason: Optional[str] = None,
     ) -> None:
-        # Events have the monotonic clock's time, and are told of a little later.
+        # Events carry monotonic times, and arrive a little later: convert to wall-clock time.
         end = time.time_ns() - int((time.monotonic() - event.at) * 1e9)
         user = event.connection_id.rpartition("@")[0]
-        attributes = {**_server(event.connection_id), "user.name": user, **attributes}
+        attributes = {**_server_attributes(event.connection_id), "user.name": user, **attributes}
         if error is not None:
             attributes["error.type"] = error
         span = self._tracer.start_span(
@@ -191,11 +196,11 @@ class _Exporter:
         span.end(end)
 
 
-def _named(operation: str, where: Dict[str, Any]) -> Dict[str, Any]:
-    return {**where, "ssh.operation.name": operation}
+def _operation_attributes(operation: str, server: Dict[str, Any]) -> Dict[str, Any]:
+    return {**server, "ssh.operation.name": operation}
 
 
-def _server(connection_id: str) -> Dict[str, Any]:
+def _server_attributes(connection_id: str) -> Dict[str, Any]:
     host, _, port = connection_id.rpartition("@")[2].rpartition(":")
     return {
         "server.address": host.strip("[]"),

@@ -29,7 +29,7 @@ from ssh_service.errors import (
     SshSessionRefused,
     copy_for_raise,
 )
-from ssh_service.event_trackers import CommandWatch
+from ssh_service.event_trackers import CommandTracker
 from ssh_service.events import Subscriber
 from ssh_service.transport import ChannelSink, SshChannel
 from ssh_service.transport.lock_free import LockFreeEvent
@@ -140,7 +140,7 @@ class Command(ChannelSink):
         self.waits_for: Callable[[], str] = lambda: "queue"
         # How to run a command of our own beside it; set by who submits it.
         self.run_beside: Helper = _nowhere
-        self._watch: Optional[CommandWatch] = None  # set once, before it is submitted
+        self._watch: Optional[CommandTracker] = None  # set once, before it is submitted
         # Guarded by _lock: what came of it, once that is told.
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
         self._text, self._env = script.join(text), script.check_environment(env)
@@ -202,11 +202,13 @@ class Command(ChannelSink):
             Called on the callback thread.
         """
         out, err = self.outputs
-        watch = CommandWatch(self.connection_id, subscribers, lambda: (out.received, err.received))
+        watch = CommandTracker(
+            self.connection_id, subscribers, lambda: (out.received, err.received)
+        )
         with self._lock:
             self._watch, outcome = watch, self._outcome
         if outcome is not None:  # its time was up before it began
-            background.run_callback(watch.tell_ended, *outcome)
+            background.run_callback(watch.publish_ended, *outcome)
 
     # Its future.
 
@@ -286,9 +288,9 @@ class Command(ChannelSink):
                 return False
             self._channel = channel  # from here on it counts as sent
             if self._watch is not None:
-                self._watch.note_sent()
+                self._watch.record_sent()
         if self._watch is not None:
-            background.run_callback(self._watch.tell_sent)
+            background.run_callback(self._watch.publish_sent)
         if self._terminal is None:
             self._send(channel)
         else:  # nothing is to run without it, so the script follows the server's answer
@@ -642,7 +644,7 @@ class Command(ChannelSink):
                 return False
             self._over = True  # from here on `start` sends nothing
             if self._watch is not None:
-                self._watch.note_over()
+                self._watch.record_done()
             timers, self._timers = self._timers, []
             self._ended_channels = []
         background.allow_exit(self)
@@ -707,7 +709,7 @@ class Command(ChannelSink):
         else:
             future.set_result(process)
         if watch is not None:
-            background.run_callback(watch.tell_ended, process, error)
+            background.run_callback(watch.publish_ended, process, error)
 
 
 class HelperCommand(Command):

@@ -262,7 +262,7 @@ class Lender:
             What happened.
         """
         if self.subscribers:
-            background.run_callback(events.tell, self.subscribers, event)
+            background.run_callback(events.publish, self.subscribers, event)
 
     def look_at(self, slot: Slot, instant: float) -> None:
         """

@@ -1,4 +1,4 @@
-"""What subscribers are told of one command or copy, without a server."""
+"""The events of one command or copy, without a server."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import pytest
 from ssh_service import background, errors, events
 from ssh_service.commands.command import Command
 from ssh_service.commands.result import CompletedProcess
-from ssh_service.event_trackers import CommandWatch, CopyWatch
+from ssh_service.event_trackers import CommandTracker, CopyTracker
 from tests.unit.engine_fakes import PATIENCE, FakeChannel, FakeTransport, callbacks_done
 
 
-def watch(seen: List[Any]) -> CommandWatch:
-    return CommandWatch("me@alpha:22", (seen.append,), lambda: (0, 0))
+def tracker(seen: List[Any]) -> CommandTracker:
+    return CommandTracker("me@alpha:22", (seen.append,), lambda: (0, 0))
 
 
-def test_sent_is_told_before_ended_whichever_thread_is_first() -> None:
+def test_command_sent_is_published_before_ended() -> None:
     seen: List[Any] = []
-    watched = watch(seen)
-    watched.note_sent()
-    watched.note_over()
-    watched.tell_ended(CompletedProcess(None, None, b"", b"", 0), None)
-    watched.tell_sent()
+    command_tracker = tracker(seen)
+    command_tracker.record_sent()
+    command_tracker.record_done()
+    command_tracker.publish_ended(CompletedProcess(None, None, b"", b"", 0), None)
+    command_tracker.publish_sent()
     assert [type(event) for event in seen] == [events.CommandSent, events.CommandEnded]
 
 
 @pytest.mark.parametrize(
-    "error, word",
+    "error, outcome",
     [
         (errors.SshCommandTimeout(), "timed out"),
         (errors.SshConnectTimeout(), "timed out"),
@@ -43,19 +43,19 @@ def test_sent_is_told_before_ended_whichever_thread_is_first() -> None:
         (errors.SshConfigError(), "failed"),
     ],
 )
-def test_each_error_has_its_word(error: Exception, word: str) -> None:
+def test_each_error_has_its_outcome(error: Exception, outcome: str) -> None:
     seen: List[Any] = []
-    watch(seen).tell_ended(None, error)
+    tracker(seen).publish_ended(None, error)
     assert [(event.outcome, event.error, event.sent) for event in seen] == [
-        (word, type(error).__name__, False)
+        (outcome, type(error).__name__, False)
     ]
 
 
-def test_a_copy_that_was_interrupted_was_cancelled() -> None:
+def test_interrupted_copy_has_outcome_cancelled() -> None:
     seen: List[Any] = []
     with pytest.raises(KeyboardInterrupt):
-        with CopyWatch("me@alpha:22", "upload", (seen.append,), lambda: (3, 2)) as copy:
-            copy.started()
+        with CopyTracker("me@alpha:22", "upload", (seen.append,), lambda: (3, 2)) as copy:
+            copy.publish_started()
             raise KeyboardInterrupt
     callbacks_done()
     assert [type(event) for event in seen] == [events.CopyStarted, events.CopyEnded]
@@ -63,8 +63,8 @@ def test_a_copy_that_was_interrupted_was_cancelled() -> None:
     assert (seen[1].bytes_done, seen[1].files_done) == (3, 2)
 
 
-def test_of_a_command_begun_in_a_callback_subscribers_are_told_in_order_too() -> None:
-    """Its own callbacks come on a thread beside the callback thread, which may be busy."""
+def test_events_of_command_from_a_callback_keep_their_order() -> None:
+    """Its callbacks run on a thread of their own, while the callback thread may be busy."""
     seen: List[Any] = []
     sent, goes_on, done = threading.Event(), threading.Event(), threading.Event()
 
@@ -91,7 +91,7 @@ def test_of_a_command_begun_in_a_callback_subscribers_are_told_in_order_too() ->
     assert len({thread for _, thread in seen}) == 1
 
 
-def test_of_a_command_that_is_over_before_it_is_watched_subscribers_are_told_as_ever() -> None:
+def test_events_of_finished_command_come_on_the_callback_thread() -> None:
     seen: List[bool] = []
     command = Command("echo", {}, None, "me@alpha:22")
     assert command.cancel()
@@ -100,8 +100,8 @@ def test_of_a_command_that_is_over_before_it_is_watched_subscribers_are_told_as_
     assert seen == [True]
 
 
-def test_a_signal_is_told_from_an_exit_status() -> None:
+def test_signal_differs_from_an_exit_status() -> None:
     seen: List[Any] = []
     killed = CompletedProcess(None, None, b"", b"", -1, ("KILL", False, "", ""))
-    watch(seen).tell_ended(killed, None)
+    tracker(seen).publish_ended(killed, None)
     assert (seen[0].outcome, seen[0].exit_status) == ("signalled", -1)
