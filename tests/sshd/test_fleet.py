@@ -76,11 +76,11 @@ def test_many_hosts_can_be_asked_in_a_callback(
 
 
 def test_one_hosts_failure_is_never_anothers(connect: Dict[str, Any], tmp_path: Path) -> None:
-    hosts = [*HOSTS[:3], "127.0.0.77", "nobody@127.0.0.4", "no such host", "host.invalid"]
+    hosts = [*HOSTS[:3], "127.0.0.77", "no_such_user@127.0.0.4", "no such host", "host.invalid"]
     results = {r.host: r for r in fleet.run(hosts, "true", connect=connect, timeout=20)}
     assert [results[host].status for host in HOSTS[:3]] == ["SUCCEEDED"] * 3
     assert isinstance(results["127.0.0.77"].error, SshConnectError)
-    assert isinstance(results["nobody@127.0.0.4"].error, SshAuthError)
+    assert isinstance(results["no_such_user@127.0.0.4"].error, SshAuthError)
     for host in hosts[3:]:
         text = results[host].as_dict()["error"]
         assert results[host].sent is False and "\n" not in text and len(text) < 300
