@@ -107,7 +107,7 @@ def submit_command(
         text = f"{target.connection_id}: the system gives no more threads"
         command.fail(SshConnectError(text, connection_id=target.connection_id, phase="connect"))
         return
-    pool = cache.beside(key, lambda: SessionPool(cache, target))
+    pool = cache.session_pool(key, lambda: SessionPool(cache, target))
     pool.submit(command, max_connections, idle_timeout, max_lifetime, target)
 
 
@@ -174,7 +174,7 @@ def copy(
             try:
                 before()
                 tracker.publish_started()
-                transport = lease.pair.result()[0]
+                transport = lease.connection.result()[0]
                 copying.copy(
                     direction, transport, source_path, target_path, copy_options, limits, meter
                 )

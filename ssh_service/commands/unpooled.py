@@ -18,10 +18,10 @@ from ssh_service.errors import (
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 # Seconds until the server is asked again while others hold all of its sessions; doubled each time.
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
+_MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL = 0.002, 0.1
 # Seconds for which a server is asked again that admitted sessions before, and now admits none
 # though none is open; OpenSSH frees one a moment after its end.
-_REFUSAL_PATIENCE = 10.0
+_REFUSAL_TIMEOUT = 10.0
 
 
 def begin(transport: SshTransport, command: Command) -> None:
@@ -73,7 +73,7 @@ class _Attempts:
         )
         self._transport = transport
         self._command = command
-        self._pause = _SHORTEST_PAUSE
+        self._pause = _MIN_RETRY_INTERVAL
         self._refused_since: Optional[float] = None  # with no session open
 
     def ask(self) -> None:
@@ -97,12 +97,12 @@ class _Attempts:
         held = bool(transport.open_channel_count)
         since = now if self._refused_since is None else self._refused_since
         self._refused_since = None if held else since
-        patient = bool(transport.session_peak) and now - since < _REFUSAL_PATIENCE
+        patient = bool(transport.session_peak) and now - since < _REFUSAL_TIMEOUT
         if not (held or patient):
             self._command.fail(refusal)
             return
         background.call_at(now + self._pause, lambda: background.submit(self.strand, self.ask))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, _MAX_RETRY_INTERVAL)
 
 
 class _Session(ChannelSink):

@@ -12,7 +12,7 @@ from ssh_service import events, params
 from ssh_service.connect import dial
 from ssh_service.connections.client import SshClient
 from ssh_service.connections.dials import Dialer
-from ssh_service.connections.entries import Lease, Pair, Slot
+from ssh_service.connections.entries import Connection, Lease, Slot
 from ssh_service.connections.lender import Lender
 from ssh_service.errors import SshConfigError
 from ssh_service.params import ConnectKey, ConnectParams
@@ -89,7 +89,7 @@ class SshClientCache:
             )
         # What uses connections for longer than a call keeps this, and not the cache.
         self.lender = Lender(client_factory, max_destinations, dialer)
-        self.lender.keep(self)
+        self.lender.bind_cache(self)
         self._slots = self.lender.slots
         self._lock = threading.Lock()  # for those who change the subscribers
         _caches.add(self)
@@ -110,14 +110,14 @@ class SshClientCache:
     # What it holds.
 
     def __len__(self) -> int:
-        return len(self._live())
+        return len(self._live_slots())
 
     def __str__(self) -> str:
-        names = ", ".join(sorted(slot.target.connection_id for slot in self._live()))
+        names = ", ".join(sorted(slot.target.connection_id for slot in self._live_slots()))
         return f"{type(self).__name__}({names})"
 
-    def _live(self) -> List[Slot]:
-        return [slot for slot in self._slots.all() if slot.is_live()]
+    def _live_slots(self) -> List[Slot]:
+        return [slot for slot in self._slots.all_slots() if slot.is_live()]
 
     def stats(self) -> Dict[str, int]:
         """
@@ -190,7 +190,7 @@ class SshClientCache:
         """Close all connections; what is in flight ends with an error at once."""
         self.lender.close_and_wait(self._slots.retire_all())
 
-    def beside(self, key: ConnectKey, make: Callable[[], T]) -> T:
+    def session_pool(self, key: ConnectKey, make: Callable[[], T]) -> T:
         """
         Keep something for a destination, until it is forgotten or all connections are closed.
 
@@ -207,14 +207,14 @@ class SshClientCache:
             The same for all callers.
         """
         now = time.monotonic()
-        found = self._slots.beside(key, now)
+        found = self._slots.session_pool(key, now)
         if found is None:
-            found = self._slots.keep_beside(key, make(), now)
+            found = self._slots.set_session_pool(key, make(), now)
         return found  # type: ignore[no-any-return]
 
     # Connections.
 
-    def get_client_connection(self, connect_params: Mapping[str, Any]) -> Pair:
+    def get_client_connection(self, connect_params: Mapping[str, Any]) -> Connection:
         """
         Get the live connection to a destination, dialling where there is none.
 
@@ -239,7 +239,7 @@ class SshClientCache:
         connect_params = params.conceal(connect_params)
         lease = self.acquire(params.resolve(connect_params))
         lease.release()
-        return lease.pair.result()
+        return lease.connection.result()
 
     def lease(
         self,
@@ -247,7 +247,7 @@ class SshClientCache:
         *,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
-    ) -> "_Lending":
+    ) -> "_LeaseContext":
         """
         Use the connection to a destination; it is not closed by expiry meanwhile.
 
@@ -270,13 +270,13 @@ class SshClientCache:
         """
         connect_params = params.conceal(connect_params)
         check_limits(idle_timeout, max_lifetime)
-        return _Lending(self, connect_params, (idle_timeout, max_lifetime))
+        return _LeaseContext(self, connect_params, (idle_timeout, max_lifetime))
 
     def acquire(
         self,
         target: ConnectParams,
         deadline: Optional[float] = None,
-        lane: int = 0,
+        connection_no: int = 0,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> Lease:
@@ -295,14 +295,14 @@ class SshClientCache:
         Returns
         -------
         Lease
-            With its `pair` there.
+            With its `connection` there.
 
         Raises
         ------
         SshConnectError
             No authenticated connection could be had; a fresh error for each caller.
         """
-        lease = self.request(target, lane, idle_timeout, max_lifetime)
+        lease = self.request(target, connection_no, idle_timeout, max_lifetime)
         try:
             self.lender.wait(lease, target, deadline)
         except BaseException:
@@ -313,7 +313,7 @@ class SshClientCache:
     def request(
         self,
         target: ConnectParams,
-        lane: int = 0,
+        connection_no: int = 0,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> Lease:
@@ -324,7 +324,7 @@ class SshClientCache:
         ----------
         target : ConnectParams
             Where to.
-        lane : int
+        connection_no : int
             0 for the destination's connection, 1, 2, ... for further ones beside it.
         idle_timeout, max_lifetime : Optional[float]
             As for `release`; they hold if the lease is lost, too.
@@ -332,9 +332,9 @@ class SshClientCache:
         Returns
         -------
         Lease
-            Its `pair` will be there.  Release it, whatever becomes of it.
+            Its `connection` will be there.  Release it, whatever becomes of it.
         """
-        return self.lender.request(target, lane, idle_timeout, max_lifetime)
+        return self.lender.request(target, connection_no, idle_timeout, max_lifetime)
 
     def renew(self, lease: Union[Lease, Slot]) -> Optional[Lease]:
         """
@@ -375,10 +375,10 @@ class SshClientCache:
 
     def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
-        self.lender.disown()
+        self.lender.reset_after_fork()
 
 
-class _Lending:
+class _LeaseContext:
     """What `SshClientCache.lease` returns: a connection for as long as a ``with`` lasts."""
 
     def __init__(
@@ -392,14 +392,14 @@ class _Lending:
         self._limits = limits
         self._lease: Optional[Lease] = None
 
-    def __enter__(self) -> Pair:
+    def __enter__(self) -> Connection:
         if self._lease is not None:
             raise RuntimeError("what `lease` returns is for one `with`")
         target = params.resolve(self._connect_params)
         self._lease = self._cache.acquire(target, None, 0, *self._limits)
         # From here on, whoever loses it has forgotten it, or was torn away.
-        self._lease.is_told = True
-        return self._lease.pair.result()
+        self._lease.warn_if_lost = True
+        return self._lease.connection.result()
 
     def __exit__(self, *exc_info: object) -> None:
         if self._lease is not None:

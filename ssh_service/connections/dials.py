@@ -31,10 +31,10 @@ from ssh_service.transport import SshTransport
 _log = logging.getLogger(__name__)
 
 # Seconds of waiting for its turn that are worth a word when a dial's time was up.
-_WORTH_A_WORD = 0.1
+_REPORT_WAIT_ABOVE = 0.1
 
 # What an exception of these says about a dialler or a client is true of the next attempt, too.
-_MISTAKES = (
+_PROGRAMMING_ERRORS = (
     TypeError, AttributeError, NameError, AssertionError, ImportError, LookupError,
     NotImplementedError,
 )  # fmt: skip
@@ -63,7 +63,7 @@ class Dial:
 
     Notes
     -----
-    Thread safety.  `begin` is called once; all else happens on the dial's own thread and, when the
+    Thread safety.  `start` is called once; all else happens on the dial's own thread and, when the
     connection has ended, on its reader thread.
 
     Guarantees.  The slot's future is always settled, whatever a dialler or a client raises.
@@ -89,13 +89,13 @@ class Dial:
         self._client: Optional[SshClient] = None
         self._began = self._made_at = time.monotonic()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Dial, on a thread of its own."""
         name = f"ssh-service-dial-{self._slot.target.connection_id}"
         try:
             threading.Thread(target=self._run, name=name, daemon=True).start()
         except BaseException as exc:  # the system gives no more threads, or no memory
-            self._failed(exc)
+            self._on_failed(exc)
 
     def _run(self) -> None:
         try:
@@ -107,14 +107,14 @@ class Dial:
                 transport.close()
                 raise
         except BaseException as exc:  # whatever it is, somebody waits for it
-            self._failed(exc)
+            self._on_failed(exc)
         else:
-            self._made(client, transport)
+            self._on_made(client, transport)
 
     def _connect(self) -> SshTransport:
         target = self._slot.target
         deadline = self._began + target.connect_timeout
-        return pacing.paced(
+        return pacing.paced_dial(
             (target.hostname, target.port, target.key.route),
             deadline,
             lambda: self._attempt(deadline),
@@ -129,50 +129,50 @@ class Dial:
                 self._slot.target,
                 deadline,
                 open_tunnel=self._open_tunnel,
-                started=self._has_started,
+                started=self._on_stream_open,
                 wanted=self._is_wanted,
             )
         except SshConnectError as exc:
             if exc.throttled:
                 self._slots.count("drops")
-            if isinstance(exc, SshConnectTimeout) and waited >= _WORTH_A_WORD:
+            if isinstance(exc, SshConnectTimeout) and waited >= _REPORT_WAIT_ABOVE:
                 limit = self._slot.target.connect_timeout
                 exc.args = (f"{exc}; {waited:.1f} s of its {limit:g} s had gone before its turn",)
             raise
 
     def _is_wanted(self) -> bool:
-        return not self._slot.closed
+        return not self._slot.is_retired
 
-    def _has_started(self, transport: SshTransport) -> None:
-        if not self._slots.started(self._slot, transport):
+    def _on_stream_open(self, transport: SshTransport) -> None:
+        if not self._slots.note_dialling(self._slot, transport):
             transport.close_nowait()
 
-    def _made(self, client: SshClient, transport: SshTransport) -> None:
+    def _on_made(self, client: SshClient, transport: SshTransport) -> None:
         slot, now = self._slot, time.monotonic()
         self._made_at = now
-        kept = self._slots.publish(slot, transport, now)
-        background.run_callback(self._announce, client, transport)
+        kept = self._slots.store_connection(slot, transport, now)
+        background.run_callback(self._call_connection_made, client, transport)
         name = slot.target.connection_id
         self._publish(events.ConnectionMade(name, now, now - self._began))
-        transport.add_done_callback(lambda _, loss: self._ended(client, loss))
+        transport.add_done_callback(lambda _, loss: self._on_ended(client, loss))
         if kept:
             _log.debug("%s: connected", name)
-            slot.pair.settle((transport, client))
+            slot.connection.settle((transport, client))
         else:
             transport.close()
 
-    def _announce(self, client: SshClient, transport: SshTransport) -> None:
+    def _call_connection_made(self, client: SshClient, transport: SshTransport) -> None:
         try:
             client.connection_made(transport)
         finally:
-            self._slot.announced.set()
+            self._slot.hook_done.set()
 
-    def _failed(self, cause: BaseException) -> None:
+    def _on_failed(self, cause: BaseException) -> None:
         slot, client, name = self._slot, self._client, self._slot.target.connection_id
         # What ended a dial that `close` hung up on is no news.
-        error = _closed() if slot.closed else _as_ours(cause, name)
+        error = _cache_closed_error() if slot.is_retired else _to_ssh_error(cause, name)
         _log.info("%s", error)
-        self._slots.drop(slot)  # first, so that who is told of the failure can dial again
+        self._slots.remove(slot)  # first, so that who is told of the failure can dial again
         if isinstance(client, SshClient):
             with contextlib.suppress(Exception):  # a subclass that forgot to call our __init__
                 client.lost()
@@ -180,10 +180,10 @@ class Dial:
         now, kind = time.monotonic(), type(error).__name__
         seconds = now - self._began
         self._publish(events.DialFailed(name, now, seconds, kind, str(error), error.phase))
-        slot.pair.settle(error=error)
+        slot.connection.settle(error=error)
 
-    def _ended(self, client: SshClient, loss: Optional[Exception]) -> None:
-        self._slots.drop(self._slot, losses=int(loss is not None))
+    def _on_ended(self, client: SshClient, loss: Optional[Exception]) -> None:
+        self._slots.remove(self._slot, losses=int(loss is not None))
         client.lost()
         background.run_callback(client.connection_lost, loss)
         now, name = time.monotonic(), self._slot.target.connection_id
@@ -193,7 +193,7 @@ class Dial:
             _log.info("%s", loss)
 
 
-def close(slots: List[Slot]) -> None:
+def close_slots(slots: List[Slot]) -> None:
     """
     End what was taken out of a cache, dials and connections: those who wait are told at once.
 
@@ -203,11 +203,11 @@ def close(slots: List[Slot]) -> None:
         From `Slots.retire`.
     """
     for slot in slots:
-        slot.pair.settle(error=_closed())
+        slot.connection.settle(error=_cache_closed_error())
     for slot in slots:
         if slot.transport is None and slot.dialling is not None:
             slot.dialling.close_nowait()
-    pacing.look_again()  # dials that wait for their turn are not wanted any more
+    pacing.wake_waiters()  # dials that wait for their turn are not wanted any more
     for transport in transports_of(slots):
         transport.close_nowait()
 
@@ -231,11 +231,11 @@ def transports_of(slots: List[Slot]) -> List[SshTransport]:
     return [slot.transport for slot in youngest if slot.transport is not None]
 
 
-def _closed() -> SshCacheClosed:
+def _cache_closed_error() -> SshCacheClosed:
     return SshCacheClosed("the connection cache was closed")
 
 
-def _as_ours(error: BaseException, connection_id: str) -> SshServiceError:
+def _to_ssh_error(error: BaseException, connection_id: str) -> SshServiceError:
     """Turn what a dialler or a client raised into what each waiter can be given a copy of."""
     if isinstance(error, SshServiceError):
         return error
@@ -246,6 +246,6 @@ def _as_ours(error: BaseException, connection_id: str) -> SshServiceError:
         phase="connect",
     )
     if isinstance(ours, SshConnectError):
-        ours.permanent = isinstance(error, _MISTAKES)
+        ours.permanent = isinstance(error, _PROGRAMMING_ERRORS)
     ours.__cause__ = error
     return ours

@@ -14,7 +14,7 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 NEVER = float("inf")
 
-Pair = Tuple[SshTransport, SshClient]
+Connection = Tuple[SshTransport, SshClient]
 
 _tokens = itertools.count(1)  # `next` is atomic
 
@@ -22,11 +22,11 @@ _tokens = itertools.count(1)  # `next` is atomic
 class Generation:
     """All entries of a cache up to a `cleanup`; then another takes its place."""
 
-    __slots__ = ("entries", "is_over")
+    __slots__ = ("entries", "is_retired")
 
     def __init__(self) -> None:
         self.entries: Dict[ConnectKey, CacheEntry] = {}
-        self.is_over = False  # set once: all of them are being closed, or were
+        self.is_retired = False  # set once: all of them are being closed, or were
 
 
 class CacheEntry:
@@ -43,9 +43,9 @@ class CacheEntry:
         "lock",
         "slots",
         "connected",
-        "beside",
+        "session_pool",
         "used_at",
-        "is_forgotten",
+        "was_evicted",
     )
 
     def __init__(
@@ -61,26 +61,26 @@ class CacheEntry:
         # The lock guards all of these; some are looked at without it.
         self.slots: Dict[int, Slot] = {}  # by lane
         self.connected: Set[int] = connected or set()  # lanes that have had a connection
-        self.beside: Any = None  # what others keep for this key
+        self.session_pool: Any = None  # what others keep for this key
         self.used_at = now
-        self.is_forgotten = False  # set once, when there was no room for it
+        self.was_evicted = False  # set once, when there was no room for it
 
-    def is_evicted(self) -> bool:
+    def is_removed(self) -> bool:
         """Tell whether it is being taken out of the cache, or was: the key has to look again."""
-        return self.is_forgotten or self.generation.is_over
+        return self.was_evicted or self.generation.is_retired
 
-    def all(self) -> List[Slot]:
+    def all_slots(self) -> List[Slot]:
         """List the slots, by a look."""
         return list(self.slots.values())
 
     @property
     def refcount(self) -> int:
         """How many leases there are of its connections, by a look."""
-        return sum(len(slot.leases) for slot in self.all())
+        return sum(len(slot.leases) for slot in self.all_slots())
 
-    def is_used(self) -> bool:
+    def is_in_use(self) -> bool:
         """Tell whether a slot of it is."""
-        return any(slot.is_used() for slot in self.all())
+        return any(slot.is_in_use() for slot in self.all_slots())
 
 
 class Slot:
@@ -93,12 +93,12 @@ class Slot:
         Settled when the dial has ended.
     """
 
-    def __init__(self, target: ConnectParams, lane: int, entry: CacheEntry) -> None:
+    def __init__(self, target: ConnectParams, connection_no: int, entry: CacheEntry) -> None:
         self.target = target
-        self.lane = lane
+        self.connection_no = connection_no
         self.entry = entry
-        self.pair: Promise[Pair] = Promise()
-        self.announced = LockFreeEvent()  # connection_made has returned
+        self.connection: Promise[Connection] = Promise()
+        self.hook_done = LockFreeEvent()  # connection_made has returned
         # The lock of the entry guards all of these.
         self.transport: Optional[SshTransport] = None  # set once, when the dial has succeeded
         self.dialling: Optional[SshTransport] = None  # set once, when the dial has a stream
@@ -111,16 +111,16 @@ class Slot:
         self.idle_since = 0.0
         self.idle_timeout: Optional[float] = None
         self.max_lifetime: Optional[float] = None
-        self.looked_at = NEVER  # when a timer will look whether it is to be closed
+        self.next_expiry_check = NEVER  # when a timer will look whether it is to be closed
 
     @property
-    def closed(self) -> bool:
+    def is_retired(self) -> bool:
         """Whether `cleanup` closes it, with all there was."""
-        return self.entry.generation.is_over
+        return self.entry.generation.is_retired
 
-    def is_kept(self) -> bool:
+    def is_in_cache(self) -> bool:
         """Tell whether it has not been taken out of the cache."""
-        return not self.entry.is_evicted() and self.entry.slots.get(self.lane) is self
+        return not self.entry.is_removed() and self.entry.slots.get(self.connection_no) is self
 
     def is_live(self) -> bool:
         """Tell whether it holds a connection that can be used."""
@@ -130,7 +130,7 @@ class Slot:
         """Tell whether its dial failed or its connection has ended."""
         return self.failed or (self.transport is not None and not self.transport.is_active())
 
-    def is_used(self) -> bool:
+    def is_in_use(self) -> bool:
         """Tell whether somebody leases it, or its dial is under way."""
         return bool(self.leases) or (self.transport is None and not self.failed)
 
@@ -148,16 +148,16 @@ class Slot:
         return instant
 
 
-class _Nowhere:
+class _NoSlot:
     """Stands for the slot of a lease that has none yet."""
 
     leases: FrozenSet[int] = frozenset()
 
 
-class Owner(Protocol):
+class LeaseOwner(Protocol):
     """Takes leases back."""
 
-    def give_back(
+    def release(
         self,
         lease: Lease,
         idle_timeout: Optional[float] = None,
@@ -165,7 +165,7 @@ class Owner(Protocol):
     ) -> None:
         """Take back a lease; nothing happens where that was done before."""
 
-    def give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
+    def release_lost(self, slot: Slot, token: int, warn_if_lost: bool) -> None:
         """Take back a lease whose object has gone; called by a destructor."""
 
 
@@ -184,20 +184,20 @@ class Lease:
     cache.
     """
 
-    __slots__ = ("slot", "token", "is_told", "_owner", "_cache")
+    __slots__ = ("slot", "token", "warn_if_lost", "_owner", "_cache")
 
-    def __init__(self, owner: Owner, cache: Any = None) -> None:
+    def __init__(self, owner: LeaseOwner, cache: Any = None) -> None:
         self.token = next(_tokens)
-        self.is_told = False  # whether it is worth a warning if it is lost
+        self.warn_if_lost = False  # whether it is worth a warning if it is lost
         self._owner = owner
         self._cache = cache  # kept alive, nothing else
         # Last; set once more, before the token is among its leases.
-        self.slot: Slot = _Nowhere  # type: ignore[assignment]
+        self.slot: Slot = _NoSlot  # type: ignore[assignment]
 
     @property
-    def pair(self) -> Promise[Pair]:
+    def connection(self) -> Promise[Connection]:
         """The connection and its client, when the dial has ended."""
-        return self.slot.pair
+        return self.slot.connection
 
     @property
     def target(self) -> ConnectParams:
@@ -219,9 +219,9 @@ class Lease:
         idle_timeout, max_lifetime : Optional[float]
             As for `SshClientCache.release`.
         """
-        self._owner.give_back(self, idle_timeout, max_lifetime)
+        self._owner.release(self, idle_timeout, max_lifetime)
 
     def __del__(self) -> None:
         # No lock is taken here: the collector may run with any lock held.
         if hasattr(self, "slot") and self.token in self.slot.leases:
-            self._owner.give_back_lost(self.slot, self.token, self.is_told)
+            self._owner.release_lost(self.slot, self.token, self.warn_if_lost)

@@ -31,11 +31,11 @@ from ssh_service.transport.lock_free import LockFreeEvent
 _log = logging.getLogger(__name__)
 
 # Seconds for which a hook of the user's may hold up the handing out of its connection.
-_HOOK_PATIENCE = 1.0
+_HOOK_TIMEOUT = 1.0
 # Seconds that closing all connections may take on a thread of ours, until the caller does it.
-_CLOSE_PATIENCE = 5.0
+_CLOSE_TIMEOUT = 5.0
 # Seconds until what could not be closed is tried again.
-_CLOSE_PAUSE = 1.0
+_CLOSE_RETRY_INTERVAL = 1.0
 
 
 class Lender:
@@ -72,7 +72,7 @@ class Lender:
 
     # Leases.
 
-    def keep(self, cache: Any) -> None:
+    def bind_cache(self, cache: Any) -> None:
         """
         Have leases keep the cache.
 
@@ -86,7 +86,7 @@ class Lender:
     def request(
         self,
         target: ConnectParams,
-        lane: int = 0,
+        connection_no: int = 0,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
         *,
@@ -105,15 +105,15 @@ class Lender:
         Returns
         -------
         Lease
-            Its `pair` will be there.
+            Its `connection` will be there.
         """
         background.require_threads()
         lease, now = Lease(self, self.cache() if keeps_cache else None), time.monotonic()
         self._has_threads = self._has_threads or background.ensure_threads()  # they stay
         if self._has_threads:
-            self.slots.lease(lease, target, lane, now, idle_timeout, max_lifetime)
+            self.slots.lease(lease, target, connection_no, now, idle_timeout, max_lifetime)
         else:  # so that nobody would dial
-            lease.slot = _without_threads(target, lane)
+            lease.slot = _without_threads(target, connection_no)
         return lease
 
     def wait(self, lease: Lease, target: ConnectParams, deadline: Optional[float]) -> None:
@@ -135,15 +135,17 @@ class Lender:
             No authenticated connection could be had; a fresh error for each caller.
         """
         slot = lease.slot
-        if not slot.pair.done():
+        if not slot.connection.done():
             self._wait_for_dial(lease, target, deadline)
-        error = slot.pair.exception()
+        error = slot.connection.exception()
         if error is not None:
             raise copy_for_raise(error) from error
-        if not slot.announced.is_set() and not background.is_callback_thread():
+        if not slot.hook_done.is_set() and not background.is_callback_thread():
             # From when it was made: a hook that waits for ever holds up the first second alone.
-            patience = slot.made_at + _HOOK_PATIENCE
-            slot.announced.wait(_left(patience if deadline is None else min(patience, deadline)))
+            patience = slot.made_at + _HOOK_TIMEOUT
+            slot.hook_done.wait(
+                _seconds_left(patience if deadline is None else min(patience, deadline))
+            )
 
     @staticmethod
     def _wait_for_dial(lease: Lease, target: ConnectParams, deadline: Optional[float]) -> None:
@@ -153,7 +155,7 @@ class Lender:
             deadline = own if deadline is None else min(deadline, own)
         try:
             slot.waiters.add(lease.token)  # where it is not discarded, that goes with the lease
-            if not slot.pair.wait(None if deadline is None else max(0.0, deadline - began)):
+            if not slot.connection.wait(None if deadline is None else max(0.0, deadline - began)):
                 name = slot.target.connection_id
                 raise SshConnectTimeout(
                     f"{name}: still connecting when the time was up,"
@@ -181,7 +183,7 @@ class Lender:
         lease = Lease(self, self.cache())
         return lease if self.slots.renew(lease, slot) else None
 
-    def give_back(
+    def release(
         self,
         lease: Lease,
         idle_timeout: Optional[float] = None,
@@ -199,7 +201,7 @@ class Lender:
         """
         self.slots.release(lease.slot, lease.token, time.monotonic(), idle_timeout, max_lifetime)
 
-    def give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
+    def release_lost(self, slot: Slot, token: int, warn_if_lost: bool) -> None:
         """
         Take back a lease whose object has gone; called by its destructor.
 
@@ -207,19 +209,21 @@ class Lender:
         ----------
         slot, token : Slot, int
             What it held.
-        is_told : bool
+        warn_if_lost : bool
             Whether that is worth a warning.
         """
-        background.submit_from_destructor(self._strand, self._give_back_lost, slot, token, is_told)
+        background.submit_from_destructor(
+            self._strand, self._release_lost, slot, token, warn_if_lost
+        )
 
-    def _give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
+    def _release_lost(self, slot: Slot, token: int, warn_if_lost: bool) -> None:
         self.slots.release(slot, token, time.monotonic())
-        if is_told:
-            _warn(f"a lease of {slot.target.connection_id} was not released")
+        if warn_if_lost:
+            _warn_leaked(f"a lease of {slot.target.connection_id} was not released")
 
     # What is left to a thread of ours; `Slots` asks for it under a lock.
 
-    def begin(self, slot: Slot) -> None:
+    def start_dial(self, slot: Slot) -> None:
         """
         Have a slot dialled.
 
@@ -228,10 +232,10 @@ class Lender:
         slot : Slot
             New.
         """
-        background.submit(self._strand, self._begin, slot)
+        background.submit(self._strand, self._start_dial, slot)
 
-    def _begin(self, slot: Slot) -> None:
-        if self.slots.is_kept(slot):
+    def _start_dial(self, slot: Slot) -> None:
+        if self.slots.is_in_cache(slot):
             Dial(
                 slot,
                 self.slots,
@@ -239,7 +243,7 @@ class Lender:
                 dialer=self._dialer,
                 open_tunnel=self._open_tunnel,
                 publish=self.publish,
-            ).begin()
+            ).start()
 
     def _open_tunnel(
         self, hop: ConnectParams, deadline: float
@@ -250,7 +254,7 @@ class Lender:
         except BaseException:
             lease.release()
             raise
-        return lease.pair.result()[0], lease.release
+        return lease.connection.result()[0], lease.release
 
     def publish(self, event: events.Event) -> None:
         """
@@ -264,7 +268,7 @@ class Lender:
         if self.subscribers:
             background.run_callback(events.publish, self.subscribers, event)
 
-    def look_at(self, slot: Slot, instant: float) -> None:
+    def schedule_expiry(self, slot: Slot, instant: float) -> None:
         """
         Have a slot closed at some instant, if nobody uses it then.
 
@@ -294,33 +298,33 @@ class Lender:
             Its slot.
         """
         if self.slots.expire(slot, time.monotonic(), slot.is_busy()):
-            _hang_up(slot, "nobody needs it")
+            _close_slot(slot, "nobody needs it")
 
-    def make_room(self) -> None:
+    def evict_idle(self) -> None:
         """Have entries forgotten that nobody uses, as many as it takes."""
-        background.submit(self._strand, self._make_room)
+        background.submit(self._strand, self._evict_idle)
 
-    def _make_room(self) -> None:
-        for unused in self.slots.unused():
-            if not self.slots.is_crowded():
+    def _evict_idle(self) -> None:
+        for unused in self.slots.evictable():
+            if not self.slots.is_over_limit():
                 return
-            if not any(slot.is_busy() for slot in unused.slots) and self.slots.forget(unused):
+            if not any(slot.is_busy() for slot in unused.slots) and self.slots.evict(unused):
                 for slot in unused.slots:
-                    _hang_up(slot, "there are others to make room for")
+                    _close_slot(slot, "there are others to make room for")
 
-    def close(self) -> None:
+    def close_retired(self) -> None:
         """Have all closed that was retired."""
-        background.submit(self._strand, self._close)
+        background.submit(self._strand, self._close_retired)
 
-    def _close(self) -> None:
+    def _close_retired(self) -> None:
         for generation in self.slots.retired():
             entries = list(generation.entries.values())
             found = [self.slots.retire(entry) for entry in entries]
-            dials.close([slot for slots in found if slots is not None for slot in slots])
+            dials.close_slots([slot for slots in found if slots is not None for slot in slots])
             if None in found:  # the lock of one was not had
-                background.call_at(time.monotonic() + _CLOSE_PAUSE, self.close)
+                background.call_at(time.monotonic() + _CLOSE_RETRY_INTERVAL, self.close_retired)
             else:
-                self.slots.has_closed(generation)
+                self.slots.discard_retired(generation)
 
     def close_and_wait(self, retired: Optional[Generation]) -> None:
         """
@@ -336,10 +340,10 @@ class Lender:
         closed = LockFreeEvent()
         if background.ensure_threads() and not background.is_worker_thread():
             background.submit(self._strand, closed.set)  # after the closing
-            closed.wait(_CLOSE_PATIENCE)
+            closed.wait(_CLOSE_TIMEOUT)
         if not closed.is_set():
-            self._close()
-        slots = [slot for entry in list(retired.entries.values()) for slot in entry.all()]
+            self._close_retired()
+        slots = [slot for entry in list(retired.entries.values()) for slot in entry.all_slots()]
         for transport in dials.transports_of(slots):
             transport.close()  # waits for its thread
 
@@ -348,42 +352,44 @@ class Lender:
         background.submit_from_destructor(self._strand, self._close_dropped)
 
     def _close_dropped(self) -> None:
-        used = [slot for slot in self.slots.all() if slot.is_live() or slot.is_used()]
+        used = [slot for slot in self.slots.all_slots() if slot.is_live() or slot.is_in_use()]
         names = sorted({slot.target.connection_id for slot in used})
         self.slots.retire_all()
         if names:
-            _warn(f"an SshClientCache was not closed; it was connected to {', '.join(names)}")
+            _warn_leaked(
+                f"an SshClientCache was not closed; it was connected to {', '.join(names)}"
+            )
 
-    def disown(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget all, in a forked child."""
         self._strand, self._has_threads = background.Strand(), False
-        for slot in self.slots.disown():
+        for slot in self.slots.reset_after_fork():
             if slot.transport is not None:
                 slot.transport.close()  # this process's copy of the descriptor, nothing more
 
 
-def _without_threads(target: ConnectParams, lane: int) -> Slot:
-    slot = Slot(target, lane, CacheEntry(target.key, Generation(), 0.0))
+def _without_threads(target: ConnectParams, connection_no: int) -> Slot:
+    slot = Slot(target, connection_no, CacheEntry(target.key, Generation(), 0.0))
     name = target.connection_id
     text = f"{name}: cannot connect: the system gives no more threads"
-    slot.failed = slot.pair.settle(
+    slot.failed = slot.connection.settle(
         error=SshConnectError(text, connection_id=name, phase="connect")
     )
     return slot
 
 
-def _hang_up(slot: Slot, why: str) -> None:
+def _close_slot(slot: Slot, why: str) -> None:
     if slot.transport is not None:
         _log.debug("%s: closed, as %s", slot.target.connection_id, why)
         slot.transport.close_nowait()
 
 
-def _warn(text: str) -> None:
+def _warn_leaked(text: str) -> None:
     try:
         warnings.warn(text, ResourceWarning, stacklevel=2)
     except ResourceWarning as warning:  # it is an error where the user wants it so
         _log.error("%s", warning)
 
 
-def _left(deadline: Optional[float]) -> Optional[float]:
+def _seconds_left(deadline: Optional[float]) -> Optional[float]:
     return None if deadline is None else max(0.0, deadline - time.monotonic())

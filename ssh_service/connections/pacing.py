@@ -20,14 +20,14 @@ from ssh_service.transport import SshTransport
 _log = logging.getLogger(__name__)
 
 # Dials to one server that may be under way at once.
-_AT_ONCE = 5
+_MAX_CONCURRENT_DIALS = 5
 # Seconds to the next attempt after the server dropped one, doubled each time; with jitter, so that
 # those who were dropped together do not come back together.
-_FIRST_PAUSE = 0.25
-_LONGEST_PAUSE = 4.0
+_MIN_PAUSE = 0.25
+_MAX_PAUSE = 4.0
 
 
-class _Door:
+class _ServerState:
     """What is known of one server; the pacer's lock guards all fields."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Pacer:
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
         self._changed = threading.Condition(threading.Lock())
-        self._doors: Dict[Hashable, _Door] = {}  # guarded by _changed
+        self._servers: Dict[Hashable, _ServerState] = {}  # guarded by _changed
 
     def dial(
         self,
@@ -96,8 +96,8 @@ class Pacer:
         """
         began = time.monotonic()
         while True:
-            door = self._enter(server, deadline, wanted)
-            if door is None:
+            state = self._wait_for_turn(server, deadline, wanted)
+            if state is None:
                 raise SshConnectTimeout(
                     f"{connection_id}: could not begin to connect within"
                     f" {time.monotonic() - began:.1f} s, as others were connecting to this server,"
@@ -109,63 +109,63 @@ class Pacer:
                 transport = dial()
             except BaseException as error:
                 dropped = isinstance(error, SshConnectError) and error.throttled
-                pause = self._leave(server, door, dropped)
+                pause = self._end_turn(server, state, dropped)
                 if not dropped or not wanted() or time.monotonic() + pause >= deadline:
                     raise
                 _log.debug("%s; trying again in %.2f s", error, pause)
                 continue
-            self._leave(server, door, dropped=False)
+            self._end_turn(server, state, dropped=False)
             return transport
 
-    def look_again(self) -> None:
+    def wake_waiters(self) -> None:
         """Let those who wait for their turn ask whether they are still wanted."""
         with self._changed:
             self._changed.notify_all()
 
-    def _enter(
+    def _wait_for_turn(
         self, server: Hashable, deadline: float, wanted: Callable[[], bool]
-    ) -> Optional[_Door]:
+    ) -> Optional[_ServerState]:
         """Wait for a turn; None: it did not come in time, or nobody wants it any more."""
         with self._changed:
-            door = self._doors.setdefault(server, _Door())
-            door.waiting += 1
+            state = self._servers.setdefault(server, _ServerState())
+            state.waiting += 1
             try:
                 while True:
                     now = time.monotonic()
-                    pause = door.not_before - now
-                    if pause <= 0 and door.under_way < _AT_ONCE:
-                        door.under_way += 1
-                        return door
+                    pause = state.not_before - now
+                    if pause <= 0 and state.under_way < _MAX_CONCURRENT_DIALS:
+                        state.under_way += 1
+                        return state
                     if now >= deadline or not wanted():
                         return None
-                    until = deadline if pause <= 0 else min(deadline, door.not_before)
+                    until = deadline if pause <= 0 else min(deadline, state.not_before)
                     self._changed.wait(until - now)
             finally:
-                door.waiting -= 1
-                self._forget_locked(server, door)
+                state.waiting -= 1
+                self._discard_unused_locked(server, state)
 
-    def _leave(self, server: Hashable, door: _Door, dropped: bool) -> float:
+    def _end_turn(self, server: Hashable, state: _ServerState, dropped: bool) -> float:
         with self._changed:
-            door.under_way -= 1
-            door.drops = door.drops + 1 if dropped else 0
+            state.under_way -= 1
+            state.drops = state.drops + 1 if dropped else 0
             pause = 0.0
             if dropped:
-                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (door.drops - 1))
+                pause = min(_MAX_PAUSE, _MIN_PAUSE * 2 ** (state.drops - 1))
                 pause *= 0.5 + self._jitter() / 2
-                door.not_before = max(door.not_before, time.monotonic() + pause)
-            self._forget_locked(server, door)
+                state.not_before = max(state.not_before, time.monotonic() + pause)
+            self._discard_unused_locked(server, state)
             self._changed.notify_all()
             return pause
 
-    def _forget_locked(self, server: Hashable, door: _Door) -> None:
-        if not (door.under_way or door.waiting or door.drops):
-            self._doors.pop(server, None)
+    def _discard_unused_locked(self, server: Hashable, state: _ServerState) -> None:
+        if not (state.under_way or state.waiting or state.drops):
+            self._servers.pop(server, None)
 
 
 _pacer = Pacer()
 
 
-def paced(
+def paced_dial(
     server: Hashable,
     deadline: float,
     dial: Callable[[], SshTransport],
@@ -189,9 +189,9 @@ def paced(
     return _pacer.dial(server, deadline, dial, wanted, connection_id=connection_id)
 
 
-def look_again() -> None:
+def wake_waiters() -> None:
     """Let those who wait for their turn ask whether they are still wanted."""
-    _pacer.look_again()
+    _pacer.wake_waiters()
 
 
 def _after_fork_in_child() -> None:

@@ -2,7 +2,7 @@
 What the cache holds, and the steps that change it: an entry for each key, with its per-key lock.
 
 Each method is one short step under one lock: an entry's, or the map's, never both.  It decides;
-what is to be done about it, a dial or a close, is left to the `Chores` of a thread of ours.  They
+what is to be done about it, a dial or a close, is left to the `Actions` of a thread of ours.  They
 are asked for under the lock and *before* the change: a chore takes the lock itself, so that it
 looks when the step is over, and does what was decided.  An exception of a signal's handler
 (Ctrl-C) that strikes anywhere in a step has either changed nothing, or what it changed is seen to.
@@ -19,29 +19,29 @@ from ssh_service.params import ConnectKey, ConnectParams
 from ssh_service.transport import SshTransport
 
 # Seconds until a slot is looked at again that nobody leases, but that is dialled or has a channel.
-_BUSY_PAUSE = 1.0
+_BUSY_CHECK_INTERVAL = 1.0
 # Seconds that a thread of ours, which others need too, waits for an entry's lock.
-_LOCK_PATIENCE = 0.2
+_LOCK_TIMEOUT = 0.2
 _COUNTED = ("dials", "reconnects", "losses", "refusals", "drops")
 
 
-class Chores(Protocol):
+class Actions(Protocol):
     """What is left to a thread of ours; to ask for one takes no lock."""
 
-    def begin(self, slot: Slot) -> None:
+    def start_dial(self, slot: Slot) -> None:
         """Dial, if the slot is kept."""
 
-    def look_at(self, slot: Slot, instant: float) -> None:
+    def schedule_expiry(self, slot: Slot, instant: float) -> None:
         """Call `Slots.expire` at some instant."""
 
-    def make_room(self) -> None:
-        """Forget what is `unused`."""
+    def evict_idle(self) -> None:
+        """Forget what is `Slots.evictable`."""
 
-    def close(self) -> None:
+    def close_retired(self) -> None:
         """Close what is `retired`."""
 
 
-class Unused(NamedTuple):
+class IdleEntry(NamedTuple):
     """An entry that nobody uses, and the slots it had when that was so."""
 
     entry: CacheEntry
@@ -56,7 +56,7 @@ class Slots:
     ----------
     max_destinations : Optional[int]
         How many entries to keep; None: any number.
-    chores : Chores
+    actions : Actions
         What is left to a thread of ours.
 
     Notes
@@ -70,12 +70,12 @@ class Slots:
     from another.
     """
 
-    def __init__(self, max_destinations: Optional[int], chores: Chores) -> None:
+    def __init__(self, max_destinations: Optional[int], actions: Actions) -> None:
         self.max_destinations = max_destinations
-        self._chores = chores
-        self._hold_nothing()
+        self._actions = actions
+        self._reset()
 
-    def _hold_nothing(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()  # of the map
         self._generation = Generation()  # guarded by _lock, but for a look
         self._entered = 0  # guarded by _lock
@@ -83,18 +83,18 @@ class Slots:
         self._counting = threading.Lock()
         self._counts = dict.fromkeys(_COUNTED, 0)  # guarded by _counting
 
-    def disown(self) -> List[Slot]:
+    def reset_after_fork(self) -> List[Slot]:
         """Start anew, in a forked child; return what belongs to the parent."""
         # Without the locks: there is no other thread, but one of the parent's may have held them.
         inherited: List[Slot] = []
         for generation in {self._generation, *self._retired}:
-            generation.is_over = True
+            generation.is_retired = True
             for entry in generation.entries.values():
-                entry.lock, entry.beside = threading.Lock(), None
-                inherited += entry.all()
+                entry.lock, entry.session_pool = threading.Lock(), None
+                inherited += entry.all_slots()
         for slot in inherited:
             slot.leases.clear()
-        self._hold_nothing()
+        self._reset()
         return inherited
 
     # What there is.
@@ -108,13 +108,13 @@ class Slots:
         with self._lock:
             return list(self._generation.entries.values())
 
-    def all(self) -> List[Slot]:
+    def all_slots(self) -> List[Slot]:
         """List the slots, by a look at one entry after the other."""
-        return [slot for e in self._all_entries() if not e.is_evicted() for slot in e.all()]
+        return [slot for e in self._all_entries() if not e.is_removed() for slot in e.all_slots()]
 
     def stats(self) -> Dict[str, int]:
         """Count leases, threads that wait, and what happened; see `SshClientCache.stats`."""
-        slots = self.all()
+        slots = self.all_slots()
         with self._counting:
             counts = dict(self._counts)
         return {
@@ -128,37 +128,37 @@ class Slots:
         with self._counting:
             self._counts[what] += number
 
-    def _entry(self, key: ConnectKey, now: float) -> CacheEntry:
+    def _find_or_add_entry(self, key: ConnectKey, now: float) -> CacheEntry:
         """Find the entry of a key, or make one; it may be evicted as soon as it was found."""
         entry = self._generation.entries.get(key)  # a look
-        if entry is None or entry.is_forgotten or entry.generation.is_over:
+        if entry is None or entry.was_evicted or entry.generation.is_retired:
             with self._lock:
-                if self._generation.is_over:
+                if self._generation.is_retired:
                     self._generation = Generation()
                 entries = self._generation.entries
                 entry = entries.get(key)
-                if entry is None or entry.is_forgotten:
+                if entry is None or entry.was_evicted:
                     entry = entries[key] = CacheEntry(key, self._generation, now)
         return entry
 
-    def beside(self, key: ConnectKey, now: float) -> Any:
+    def session_pool(self, key: ConnectKey, now: float) -> Any:
         """Return what is kept for a key, which counts as a use of it; None: nothing."""
         found = self._generation.entries.get(key)  # a look
-        if found is None or found.is_evicted():
+        if found is None or found.is_removed():
             return None
         found.used_at = now
-        return found.beside
+        return found.session_pool
 
-    def keep_beside(self, key: ConnectKey, made: Any, now: float) -> Any:
+    def set_session_pool(self, key: ConnectKey, made: Any, now: float) -> Any:
         """Keep something for a key; return it, or what somebody else was first with."""
         while True:
-            entry = self._entry(key, now)
+            entry = self._find_or_add_entry(key, now)
             with entry.lock:
-                if not entry.is_evicted():
+                if not entry.is_removed():
                     entry.used_at = now
-                    if entry.beside is None:
-                        entry.beside = made
-                    return entry.beside
+                    if entry.session_pool is None:
+                        entry.session_pool = made
+                    return entry.session_pool
 
     # Leases.
 
@@ -166,7 +166,7 @@ class Slots:
         self,
         lease: Lease,
         target: ConnectParams,
-        lane: int,
+        connection_no: int,
         now: float,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
@@ -174,17 +174,17 @@ class Slots:
         """Let a lease have a slot; the dial of a new one, which is left to the chores, begins."""
         key = target.key  # which may read files
         while True:  # each time, somebody else has evicted what was found
-            entry = self._entry(key, now)
+            entry = self._find_or_add_entry(key, now)
             with entry.lock:
-                if entry.is_forgotten or entry.generation.is_over:
+                if entry.was_evicted or entry.generation.is_retired:
                     continue
                 entry.used_at = now
-                slot = entry.slots.get(lane)
+                slot = entry.slots.get(connection_no)
                 is_new = slot is None or slot.is_stale()
                 if slot is None or is_new:
-                    slot = Slot(target, lane, entry)
-                    self._chores.begin(slot)
-                    entry.slots[lane] = slot
+                    slot = Slot(target, connection_no, entry)
+                    self._actions.start_dial(slot)
+                    entry.slots[connection_no] = slot
                 if idle_timeout is not None:
                     slot.idle_timeout = idle_timeout
                 if max_lifetime is not None:
@@ -194,13 +194,13 @@ class Slots:
             break
         if is_new:
             self.count("dials")
-            if self.is_crowded():
-                self._chores.make_room()
+            if self.is_over_limit():
+                self._actions.evict_idle()
 
     def renew(self, lease: Lease, slot: Slot) -> bool:
         """Let one more lease have a slot; return False if that was taken out."""
         with slot.entry.lock:
-            kept = slot.is_kept()
+            kept = slot.is_in_cache()
             if kept:
                 lease.slot = slot
                 slot.leases.add(lease.token)
@@ -226,54 +226,54 @@ class Slots:
             if max_lifetime is not None:
                 slot.max_lifetime = max_lifetime
             if len(slot.leases) == 1:
-                self._watch_locked(slot)
-                if self.is_crowded():
-                    self._chores.make_room()
+                self._schedule_expiry_locked(slot)
+                if self.is_over_limit():
+                    self._actions.evict_idle()
             slot.waiters.discard(token)
             slot.leases.discard(token)  # last: until here it can be done once more
 
-    def _watch_locked(self, slot: Slot, earliest: float = 0.0) -> None:
+    def _schedule_expiry_locked(self, slot: Slot, earliest: float = 0.0) -> None:
         """Have a slot looked at when its time is up, where no timer will do so by then."""
         due = max(slot.expires_at(), earliest)
-        if due < slot.looked_at and slot.is_kept():
-            self._chores.look_at(slot, due)
-            slot.looked_at = due
+        if due < slot.next_expiry_check and slot.is_in_cache():
+            self._actions.schedule_expiry(slot, due)
+            slot.next_expiry_check = due
 
     # Dials.
 
-    def is_kept(self, slot: Slot) -> bool:
+    def is_in_cache(self, slot: Slot) -> bool:
         """Tell whether a slot is in the cache, once the step that put it there is over."""
         with slot.entry.lock:
-            return slot.is_kept()
+            return slot.is_in_cache()
 
-    def started(self, slot: Slot, transport: SshTransport) -> bool:
+    def note_dialling(self, slot: Slot, transport: SshTransport) -> bool:
         """Note that a dial has a stream; return False if nobody wants it any more."""
         with slot.entry.lock:
             slot.dialling = transport
-            return not slot.closed
+            return not slot.is_retired
 
-    def publish(self, slot: Slot, transport: SshTransport, now: float) -> bool:
+    def store_connection(self, slot: Slot, transport: SshTransport, now: float) -> bool:
         """Note that a dial has succeeded; return False if its slot was taken out meanwhile."""
         entry = slot.entry
         with entry.lock:
-            if not slot.is_kept():
+            if not slot.is_in_cache():
                 return False
             # Where it is checked, so that whoever takes all out cannot miss it.
             slot.transport = transport
             slot.made_at = slot.idle_since = now
-            again = slot.lane in entry.connected
-            entry.connected.add(slot.lane)
+            again = slot.connection_no in entry.connected
+            entry.connected.add(slot.connection_no)
             if not slot.leases:  # all who waited have gone
-                self._watch_locked(slot)
+                self._schedule_expiry_locked(slot)
         if again:
             self.count("reconnects")
         return True
 
-    def drop(self, slot: Slot, losses: int = 0) -> None:
+    def remove(self, slot: Slot, losses: int = 0) -> None:
         """Take a slot out whose dial has failed, or whose connection has ended."""
         with slot.entry.lock:
             slot.failed = slot.transport is None
-            _take_out_locked(slot)
+            _remove_locked(slot)
         if losses:
             self.count("losses", losses)
 
@@ -308,9 +308,9 @@ class Slots:
 
     def _retire_all_locked(self) -> Generation:
         gone = self._generation
-        self._chores.close()
+        self._actions.close_retired()
         self._retired.add(gone)
-        gone.is_over = True  # of all slots at once
+        gone.is_retired = True  # of all slots at once
         self._generation = Generation()
         return gone
 
@@ -318,66 +318,66 @@ class Slots:
         """List what is to be closed."""
         with self._lock:  # once the step that retired it is over, or was torn
             for generation in self._retired:
-                generation.is_over = True
+                generation.is_retired = True
             return list(self._retired)
 
     def retire(self, entry: CacheEntry) -> Optional[List[Slot]]:
         """Take an entry's slots out, to be closed; return None where its lock was not had."""
         # From here on each slot either has its connection (the caller closes it) or not (its
         # dialler finds it gone, and closes what it brings).
-        if not entry.lock.acquire(timeout=_LOCK_PATIENCE):
+        if not entry.lock.acquire(timeout=_LOCK_TIMEOUT):
             return None
         try:
-            entry.beside = None
-            slots = entry.all()
+            entry.session_pool = None
+            slots = entry.all_slots()
         finally:
             entry.lock.release()
         with self._lock:
-            if not self._generation.is_over and entry.connected:
+            if not self._generation.is_retired and entry.connected:
                 # The next connection is a reconnect.
                 heir = CacheEntry(entry.key, self._generation, entry.used_at, entry.connected)
                 self._generation.entries.setdefault(entry.key, heir)
         return slots
 
-    def has_closed(self, generation: Generation) -> None:
+    def discard_retired(self, generation: Generation) -> None:
         """Note that all of it is closed."""
         self._retired.discard(generation)
 
     def expire(self, slot: Slot, now: float, busy: bool) -> bool:
         """Take a slot out if its time is up; return whether it was."""
-        if not slot.entry.lock.acquire(timeout=_LOCK_PATIENCE):
-            self._chores.look_at(slot, now + _BUSY_PAUSE)
+        if not slot.entry.lock.acquire(timeout=_LOCK_TIMEOUT):
+            self._actions.schedule_expiry(slot, now + _BUSY_CHECK_INTERVAL)
             return False
         try:
-            slot.looked_at = NEVER
+            slot.next_expiry_check = NEVER
             if slot.leases:
                 return False  # whoever holds it has it looked at when done
             due = slot.expires_at()
             busy = busy or slot.transport is None  # still dialled
-            if due > now or busy or not slot.is_kept():
-                self._watch_locked(slot, now + _BUSY_PAUSE if busy else now)
+            if due > now or busy or not slot.is_in_cache():
+                self._schedule_expiry_locked(slot, now + _BUSY_CHECK_INTERVAL if busy else now)
                 return False
-            _take_out_locked(slot)
+            _remove_locked(slot)
             return True
         finally:
             slot.entry.lock.release()
 
-    def unused(self) -> List[Unused]:
+    def evictable(self) -> List[IdleEntry]:
         """List what may be forgotten, if anything is to be: the longest unused first."""
-        if not self.is_crowded():
+        if not self.is_over_limit():
             return []
-        idle = [Unused(e, e.all()) for e in self._all_entries() if not e.is_used()]
+        idle = [IdleEntry(e, e.all_slots()) for e in self._all_entries() if not e.is_in_use()]
         return sorted(idle, key=lambda item: item.entry.used_at)
 
-    def forget(self, unused: Unused) -> bool:
+    def evict(self, idle: IdleEntry) -> bool:
         """Forget an entry; return False if it was used since, or that is no longer needed."""
-        entry, slots = unused
-        if not self.is_crowded() or not entry.lock.acquire(timeout=_LOCK_PATIENCE):
+        entry, slots = idle
+        if not self.is_over_limit() or not entry.lock.acquire(timeout=_LOCK_TIMEOUT):
             return False
         try:
-            if entry.is_evicted() or entry.is_used() or entry.all() != slots:
+            if entry.is_removed() or entry.is_in_use() or entry.all_slots() != slots:
                 return False
-            entry.is_forgotten = True
+            entry.was_evicted = True
         finally:
             entry.lock.release()
         with self._lock:
@@ -385,12 +385,12 @@ class Slots:
                 del entry.generation.entries[entry.key]
         return True
 
-    def is_crowded(self) -> bool:
+    def is_over_limit(self) -> bool:
         """Tell whether there are more entries than there are to be."""
         most = self.max_destinations
         return most is not None and len(self._generation.entries) > most
 
 
-def _take_out_locked(slot: Slot) -> None:
-    if slot.is_kept():
-        del slot.entry.slots[slot.lane]
+def _remove_locked(slot: Slot) -> None:
+    if slot.is_in_cache():
+        del slot.entry.slots[slot.connection_no]

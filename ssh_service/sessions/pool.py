@@ -1,4 +1,4 @@
-"""What is done about the sessions of one destination; what is to be done, `Lanes` decides."""
+"""Carries out what `SessionScheduler` decides about the sessions of one destination."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ssh_service.errors import (
     SshSessionRefused,
 )
 from ssh_service.params import ConnectParams
-from ssh_service.sessions.scheduler import LIMIT_KEPT, Failed, Lanes
-from ssh_service.sessions.session import Lane, Session
+from ssh_service.sessions.scheduler import LIMIT_TTL, Failed, SessionScheduler
+from ssh_service.sessions.session import PooledConnection, Session
 from ssh_service.transport import SshChannel, SshTransport
 from ssh_service.transport.lock_free import LockFreeEvent
 
@@ -32,12 +32,12 @@ _log = logging.getLogger(__name__)
 # Under which name a connection knows of its spare session.
 _SPARE = "spare"
 # Seconds for which a spare session is kept when no command needs it.
-_SPARE_IDLE = 60.0
+_SPARE_IDLE_TIMEOUT = 60.0
 # Seconds for which a command waits for the end of others, before an idle SFTP session is closed
 # for it: where commands end all the time, it is better kept for the next copy.
-_FULL_PATIENCE = 0.5
+_RECLAIM_DELAY = 0.5
 # Seconds that giving it up may take.
-_ROOM_PATIENCE = 1.0
+_RECLAIM_TIMEOUT = 1.0
 
 
 class SessionPool:
@@ -71,10 +71,12 @@ class SessionPool:
         self._tickets = itertools.count()
         self._lock = threading.Lock()
         self._target = target  # guarded by _lock: the last caller's, whose time-outs may differ
-        self._lanes = Lanes(target.connection_id)  # guarded by _lock
+        self._scheduler = SessionScheduler(target.connection_id)  # guarded by _lock
         self._limits: Tuple[Optional[float], ...] = (None, None)  # guarded by _lock: as submitted
         self._generation = self._lender.slots.generation  # guarded by _lock: as submitted
-        self._watching = False  # guarded by _lock: a timer looks whether what waits still does
+        self._reclaim_scheduled = (
+            False  # guarded by _lock: a timer looks whether what waits still does
+        )
 
     def submit(
         self,
@@ -122,19 +124,19 @@ class SessionPool:
         with self._lock:
             self._generation = generation
             self._target = target or self._target
-            self._lanes.max_connections = max_connections
+            self._scheduler.max_connections = max_connections
             self._limits = limits
-            connecting = self._lanes.are_connecting()
+            connecting = self._scheduler.are_connecting()
         if target is not None and connecting:
-            self._limit_waiting(command, target.connect_timeout)
+            self._limit_connect_wait(command, target.connect_timeout)
         self._enqueue(command, next(self._tickets))
 
-    def _limit_waiting(self, command: Command, limit: float) -> None:
+    def _limit_connect_wait(self, command: Command, limit: float) -> None:
         """Have a command wait for a dial of others no longer than its own might take."""
 
         def look() -> None:
             with self._lock:
-                late = self._lanes.are_connecting_longer(limit)
+                late = self._scheduler.are_connecting_longer(limit)
             if late:
                 where = command.connection_id
                 text = f"{where}: still connecting when the time was up, after {limit:g} s"
@@ -154,32 +156,34 @@ class SessionPool:
 
     def _enqueue(self, command: Command, ticket: int) -> None:
         command.ticket = ticket
-        command.waits_for = self._what_is_waited_for
+        command.waits_for = self._wait_phase
         with self._lock:
-            self._lanes.queue(command)
+            self._scheduler.enqueue(command)
         self._dispatch()
 
-    def _what_is_waited_for(self) -> str:
-        return "connect" if self._lanes.are_connecting() else "queue"
+    def _wait_phase(self) -> str:
+        return "connect" if self._scheduler.are_connecting() else "queue"
 
     def _dispatch(self) -> None:
         """Start what can be started, dial where that helps, and fail what never can run."""
         while True:
             with self._lock:
-                step = self._lanes.next_step(time.monotonic())
-            _fail(step.failed)
-            if step.lane is None:
+                step = self._scheduler.next_step(time.monotonic())
+            _settle_failed(step.failed)
+            if step.connection is None:
                 break
             if step.command is None:
-                self._connect(step.lane)
+                self._connect(step.connection)
             else:
-                self._start(step.spare or Session(self, step.lane), step.command)
-            if not self._lanes.has_waiting():  # a look: whoever lets another one wait comes here
+                self._start(step.spare or Session(self, step.connection), step.command)
+            if (
+                not self._scheduler.has_waiting()
+            ):  # a look: whoever lets another one wait comes here
                 return
-        if step.stuck is not None:
-            self._retry_or_give_up(step.stuck)
-        elif step.full is not None:
-            self._watch(step.full)
+        if step.starved is not None:
+            self._retry_or_give_up(step.starved)
+        elif step.starts is not None:
+            self._schedule_reclaim(step.starts)
 
     # Where none is admitted.
 
@@ -187,88 +191,96 @@ class SessionPool:
         """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
         freed = [transport.reclaim_idle_sessions(except_of=_SPARE) for transport in transports]
         with self._lock:
-            lanes = list(self._lanes.all)
-        freed += [self._drop_spare(lane) for lane in lanes]
+            connections = list(self._scheduler.connections)
+        freed += [self._drop_spare(connection) for connection in connections]
         held = any(freed) or any(transport.open_channel_count for transport in transports)
         admitted = any(transport.session_peak for transport in transports)
         now = time.monotonic()
         with self._lock:
-            pause, failed = self._lanes.retry_or_give_up(held, admitted, now)
+            pause, failed = self._scheduler.retry_or_give_up(held, admitted, now)
         if pause is not None:
             background.call_at(now + pause, self._retry)
-        _fail(failed)
+        _settle_failed(failed)
 
     def _retry(self) -> None:
         with self._lock:
-            self._lanes.retry(time.monotonic())
+            self._scheduler.retry(time.monotonic())
         self._dispatch()
 
     # Where all that are admitted are taken.
 
-    def _watch(self, starts: int) -> None:
+    def _schedule_reclaim(self, starts: int) -> None:
         """Look later whether what waits still does."""
         with self._lock:
-            transports = self._lanes.transports()
-            if self._watching or not any(_others_reserve(each) for each in transports):
+            transports = self._scheduler.transports()
+            if self._reclaim_scheduled or not any(
+                _has_other_reclaimers(each) for each in transports
+            ):
                 return
-            self._watching = True
+            self._reclaim_scheduled = True
         pool = weakref.ref(self)
 
         def look() -> None:
             its_pool = pool()
             if its_pool is not None:
-                its_pool._make_room(starts)
+                its_pool._reclaim_idle_sessions(starts)
 
-        background.call_at(time.monotonic() + _FULL_PATIENCE, look)
+        background.call_at(time.monotonic() + _RECLAIM_DELAY, look)
 
-    def _make_room(self, starts: int) -> None:
+    def _reclaim_idle_sessions(self, starts: int) -> None:
         """Have idle SFTP sessions closed if nothing has started since."""
         with self._lock:
-            self._watching = False
-            transports = self._lanes.waiting_since(starts)
+            self._reclaim_scheduled = False
+            transports = self._scheduler.waiting_since(starts)
         freed = [each for each in transports or () if each.reclaim_idle_sessions(except_of=_SPARE)]
         with self._lock:
-            self._lanes.made_room(freed, time.monotonic())
+            self._scheduler.on_sessions_reclaimed(freed, time.monotonic())
         self._dispatch()
 
     # Connections.
 
-    def _connect(self, lane: Lane) -> None:
+    def _connect(self, connection: PooledConnection) -> None:
         with self._lock:
             limits = self._limits
             generation = self._generation
-        lease = self._lender.request(self._target, lane.number, *limits)
-        if generation.is_over:  # the cache was closed, and knew of no connection of ours
+        lease = self._lender.request(self._target, connection.number, *limits)
+        if generation.is_retired:  # the cache was closed, and knew of no connection of ours
             with self._lock:
-                failed = self._lanes.closed(lane)
-            _fail(failed)
+                failed = self._scheduler.on_cache_closed(connection)
+            _settle_failed(failed)
             lease.release()
             return
-        lane.slot = lease.slot
+        connection.slot = lease.slot
         strand, connected = self._strand, self._connected
-        lease.pair.add_done_callback(lambda _: background.submit(strand, connected, lane, lease))
+        lease.connection.add_done_callback(
+            lambda _: background.submit(strand, connected, connection, lease)
+        )
 
-    def _connected(self, lane: Lane, lease: Lease) -> None:
-        error = lease.pair.exception()
+    def _connected(self, connection: PooledConnection, lease: Lease) -> None:
+        error = lease.connection.exception()
         if error is None:
-            transport = lease.pair.result()[0]
-            self._keep_weakly(transport, lane)
+            transport = lease.connection.result()[0]
+            self._register_callbacks(transport, connection)
             with self._lock:
-                lane.transport = transport
+                connection.transport = transport
         else:
             with self._lock:
-                failed = self._lanes.not_dialled(lane, error, time.monotonic())
-            _fail(failed)
+                failed = self._scheduler.on_dial_failed(connection, error, time.monotonic())
+            _settle_failed(failed)
         self._dispatch()
         self._release(lease)  # each session that has begun holds a lease of its own
 
-    def _keep_weakly(self, transport: SshTransport, lane: Lane) -> None:
+    def _register_callbacks(self, transport: SshTransport, connection: PooledConnection) -> None:
         """Have the pool told by a connection, which does not keep it."""
-        pool, its_lane = weakref.ref(self), weakref.ref(lane)
+        pool, its_connection = weakref.ref(self), weakref.ref(connection)
 
         def drop_spare() -> bool:
-            its_pool, lane = pool(), its_lane()
-            return its_pool is not None and lane is not None and its_pool._give_up_spare(lane)
+            its_pool, connection = pool(), its_connection()
+            return (
+                its_pool is not None
+                and connection is not None
+                and its_pool._yield_spare(connection)
+            )
 
         def helpers() -> Optional[Helper]:
             its_pool = pool()
@@ -287,26 +299,26 @@ class SessionPool:
 
     def _start(self, session: Session, command: Command) -> None:
         """Send a command over a session, or have the session opened for it first."""
-        lane = session.lane
-        lease = None if lane.slot is None else self._lender.renew(lane.slot)
+        connection = session.connection
+        lease = None if connection.slot is None else self._lender.renew(connection.slot)
         # A command that is sent into an end that has come already could not be sent once more.
-        fit = lane.transport is not None and lane.transport.probe()
+        is_alive = connection.transport is not None and connection.transport.probe()
         with self._lock:
-            usable = self._lanes.begin(session, command, lease is not None, fit)
+            usable = self._scheduler.assign(session, command, lease is not None, is_alive)
             session.lease = lease
-            failed = self._lanes.doomed(lane)
-            channel, asked = session.channel, session.asked
-            session.asked = True
-        _fail(failed)
+            failed = self._scheduler.fail_all_if_closed(connection)
+            channel, requested = session.channel, session.requested
+            session.requested = True
+        _settle_failed(failed)
         if not usable:
             self._release(lease)
         elif channel is not None:
             self._run(session, command, channel)
-        elif not asked:
-            self._ask(session)
+        elif not requested:
+            self._request_session(session)
 
-    def _ask(self, session: Session) -> None:
-        transport = session.lane.transport
+    def _request_session(self, session: Session) -> None:
+        transport = session.connection.transport
         if transport is None:
             raise RuntimeError("a session was asked for on a connection that is still dialled")
         try:
@@ -319,19 +331,19 @@ class SessionPool:
 
     def _run(self, session: Session, command: Command, channel: SshChannel) -> None:
         channel.is_idle_spare = False
-        lane = session.lane
+        connection = session.connection
         # In one piece with the request for a spare session: each piece wakes the server, and its
         # answer the reader.
         with channel.get_transport().batch():
             if not command.start(channel):
                 channel.close()
-            spare = Session(self, lane)
+            spare = Session(self, connection)
             with self._lock:
-                wanted = self._lanes.wants_spare(lane)
+                wanted = self._scheduler.wants_spare(connection)
                 if wanted:
-                    lane.spare, spare.asked = spare, True
+                    connection.spare, spare.requested = spare, True
             if wanted:
-                self._ask(spare)
+                self._request_session(spare)
 
     def session_opened(self, session: Session, channel: SshChannel) -> None:
         """
@@ -345,7 +357,7 @@ class SessionPool:
             Its channel.
         """
         with self._lock:
-            self._lanes.opened(session, channel)
+            self._scheduler.on_opened(session, channel)
             command, unwanted = session.command, session.ended
         if unwanted:
             channel.close()
@@ -363,83 +375,88 @@ class SessionPool:
         error : Optional[SshServiceError]
             As for `ChannelSink.on_close`.
         """
-        lane, now = session.lane, time.monotonic()
+        connection, now = session.connection, time.monotonic()
         with self._lock:
             session.ended = True  # nobody gives it a command from here on
             command = session.command
         lost = isinstance(error, SshConnectionLost)
         unsent = command is not None and command.take_back(session.channel, lost)
         with self._lock:
-            end = self._lanes.ended(session, error, unsent, now)
+            end = self._scheduler.on_ended(session, error, unsent, now)
         if isinstance(error, SshSessionRefused):
             self._lender.slots.count("refusals")
             _log.debug("%s: the server refused a further session", self._target.connection_id)
         if command is not None and not unsent:
             command.on_close(error)
-        _fail(end.failed)
+        _settle_failed(end.failed)
         self._dispatch()
         if command is not None:
             self._release(session.lease)
-        if end.watch:
-            self._later(SessionPool._look_at, lane, now + _SPARE_IDLE)
-        if end.forget:
-            self._later(SessionPool._forget_limit, lane, now + LIMIT_KEPT)
+        if end.start_spare_timer:
+            self._call_later(SessionPool._check_spare, connection, now + _SPARE_IDLE_TIMEOUT)
+        if end.start_limit_timer:
+            self._call_later(SessionPool._reset_limit, connection, now + LIMIT_TTL)
 
     # What is looked at later.
 
-    def _later(
-        self, function: Callable[["SessionPool", Lane], None], lane: Lane, instant: float
+    def _call_later(
+        self,
+        function: Callable[["SessionPool", PooledConnection], None],
+        connection: PooledConnection,
+        instant: float,
     ) -> None:
         # The timer keeps neither alive: a connection that has ended would stay for a minute.
-        pool, watched = weakref.ref(self), weakref.ref(lane)
+        pool, watched = weakref.ref(self), weakref.ref(connection)
 
         def look() -> None:
-            its_pool, its_lane = pool(), watched()
-            if its_pool is not None and its_lane is not None:
-                function(its_pool, its_lane)
+            its_pool, its_connection = pool(), watched()
+            if its_pool is not None and its_connection is not None:
+                function(its_pool, its_connection)
 
         background.call_at(instant, look)
 
-    def _forget_limit(self, lane: Lane) -> None:
+    def _reset_limit(self, connection: PooledConnection) -> None:
         """Let the server be asked for more than it last admitted."""
         with self._lock:
-            until = lane.limited_until
+            until = connection.limited_until
             due = until <= time.monotonic()
             if due:
-                lane.forget_limit()
+                connection.reset_limit()
         if due:
             self._dispatch()
         else:  # it was learnt once more meanwhile
-            self._later(SessionPool._forget_limit, lane, until)
+            self._call_later(SessionPool._reset_limit, connection, until)
 
-    def _look_at(self, lane: Lane) -> None:
+    def _check_spare(self, connection: PooledConnection) -> None:
         """Give the spare session up when nothing was run for a while."""
         with self._lock:
-            due = lane.used_at + _SPARE_IDLE
-            unused = not lane.sessions and due <= time.monotonic()
-            lane.watched = lane.spare is not None and not unused
+            due = connection.used_at + _SPARE_IDLE_TIMEOUT
+            unused = not connection.sessions and due <= time.monotonic()
+            connection.has_spare_timer = connection.spare is not None and not unused
         if unused:
-            self._drop_spare(lane)
-        elif lane.watched:
-            self._later(SessionPool._look_at, lane, max(due, time.monotonic() + 1.0))
+            self._drop_spare(connection)
+        elif connection.has_spare_timer:
+            self._call_later(
+                SessionPool._check_spare, connection, max(due, time.monotonic() + 1.0)
+            )
 
-    def _give_up_spare(self, lane: Lane) -> bool:
+    def _yield_spare(self, connection: PooledConnection) -> bool:
         """Drop the spare session for a user's thread that needs one."""
-        if lane.spare is None:  # a look
+        if connection.spare is None:  # a look
             return False
         dropped: List[bool] = []
         done = LockFreeEvent()
 
         def drop() -> None:
-            dropped.append(self._drop_spare(lane))
+            dropped.append(self._drop_spare(connection))
             done.set()
 
         background.submit(self._strand, drop)
-        return done.wait(_ROOM_PATIENCE) and dropped[0]
+        return done.wait(_RECLAIM_TIMEOUT) and dropped[0]
 
-    def _drop_spare(self, lane: Lane) -> bool:
+    def _drop_spare(self, connection: PooledConnection) -> bool:
         with self._lock:
-            spare = lane.take_spare()
+            spare = connection.take_spare()
             if spare is None:
                 return False
             spare.ended = True  # if it is still being opened, `session_opened` closes it
@@ -452,13 +469,13 @@ class SessionPool:
         with self._lock:
             limits = self._limits
         if lease is not None:
-            self._lender.give_back(lease, *limits)
+            self._lender.release(lease, *limits)
 
 
-def _others_reserve(transport: SshTransport) -> bool:
+def _has_other_reclaimers(transport: SshTransport) -> bool:
     return any(name != _SPARE for name in transport.reclaimers)
 
 
-def _fail(failed: Failed) -> None:
+def _settle_failed(failed: Failed) -> None:
     for command, error in failed:
         command.fail(error)

@@ -134,7 +134,7 @@ def test_a_loss_before_the_server_accepted_the_command_is_no_reboot(
         _, info = host.remote_exec("true", call, {})
         assert results(host, info)[0] == Status.SUCCEEDED
         # The next command goes over the session that is opened in advance.
-        (slot,) = SshService._CLIENT_CACHE._slots.all()
+        (slot,) = SshService._CLIENT_CACHE._slots.all_slots()
         channels = slot.transport._channels
         eventually(lambda: any(chan.is_idle_spare and chan.active for chan in channels.values()))
         (channel,) = channels.values()

@@ -289,7 +289,7 @@ def test_a_client_that_is_broken_is_an_error_for_its_callers_and_not_an_endless_
     connections = SshClientCache(factory, dialer=dialer)
     slot = connections.request(target())
     with pytest.raises(SshConnectError, match="LookupError|AttributeError"):
-        slot.pair.result(PATIENCE)
+        slot.connection.result(PATIENCE)
     connections.release(slot)
     assert all(not transport.is_active() for transport in dialer.transports)
     assert len(connections) == 0
@@ -342,7 +342,7 @@ def test_a_caller_waits_no_longer_than_its_deadline_and_disturbs_nobody(
     assert connections.stats()["leases"] == connections.stats()["waiting"] == 0
     slot = connections.request(target())
     dialer.release("alpha")
-    transport, _ = slot.pair.result(PATIENCE)
+    transport, _ = slot.connection.result(PATIENCE)
     connections.release(slot)
     assert transport.is_active()
     assert dialer.dials == ["alpha"]
@@ -356,7 +356,7 @@ def test_a_caller_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
     with pytest.raises(SshConnectTimeout, match="still connecting"):
         connections.get_client_connection(connect_params(connect_timeout=0.01))
     dialer.release("alpha")
-    patient.pair.result(PATIENCE)
+    patient.connection.result(PATIENCE)
     connections.release(patient)
     connections.get_client_connection(connect_params(connect_timeout=0.01))
     assert dialer.dials == ["alpha"]
@@ -368,11 +368,11 @@ def test_a_dial_whose_turn_came_late_says_what_its_time_went_by_with(
     """Not "within 0.1 s" alone, when the caller gave it half a minute."""
     busy = [29.9, 0.0]
 
-    def paced(server: Any, deadline: float, dial: Any, *_: Any, **more: Any) -> Any:
+    def paced_dial(server: Any, deadline: float, dial: Any, *_: Any, **more: Any) -> Any:
         now.now += busy.pop(0)
         return dial()
 
-    monkeypatch.setattr(pacing, "paced", paced)
+    monkeypatch.setattr(pacing, "paced_dial", paced_dial)
     text = "somebody@alpha:22: no TCP connection within 0.1 s"
     dialer.errors["alpha"] = [SshConnectTimeout(text), SshConnectTimeout(text)]
     with pytest.raises(SshConnectTimeout) as caught:
@@ -471,13 +471,13 @@ def test_a_hook_that_waits_for_ever_holds_up_the_first_callers_alone_and_not_for
         def connection_made(self, conn: Any) -> None:
             gate.wait(PATIENCE)
 
-    monkeypatch.setattr(lender, "_HOOK_PATIENCE", 0.05)
+    monkeypatch.setattr(lender, "_HOOK_TIMEOUT", 0.05)
     connections = SshClientCache(Blocking, dialer=dialer)
     try:
         connections.get_client_connection(connect_params())
         waits: List[Optional[float]] = []
         slot = connections.request(target())
-        monkeypatch.setattr(slot.slot.announced, "wait", lambda timeout: waits.append(timeout))
+        monkeypatch.setattr(slot.slot.hook_done, "wait", lambda timeout: waits.append(timeout))
         for _ in range(5):
             connections.get_client_connection(connect_params())
         connections.release(slot)
@@ -657,7 +657,7 @@ def test_a_new_destination_is_made_room_for_when_it_is_dialled_not_when_it_is_le
     callbacks_done()
     assert not dialer.transports[0].is_active()
     dialer.release("beta")
-    slot.pair.result(PATIENCE)
+    slot.connection.result(PATIENCE)
     connections.release(slot)
     connections.cleanup()
 
@@ -670,12 +670,12 @@ def test_hundreds_of_destinations_leave_no_more_than_the_bound_behind(
     for number in range(500):
         dialer.errors["alpha"] = [ConnectionRefusedError()] if number % 2 else []
         to = dataclasses.replace(template, port=1 + number)
-        connections.beside(to.key, object)
+        connections.session_pool(to.key, object)
         with contextlib.suppress(SshConnectError):
             connections.release(connections.acquire(to))
     callbacks_done()
     assert len(connections._slots._generation.entries) <= 5
-    assert len(connections._slots.all()) <= 5
+    assert len(connections._slots.all_slots()) <= 5
     connections.cleanup()
 
 
@@ -684,7 +684,7 @@ def test_further_connections_of_a_destination_count_as_one_and_go_together(
 ) -> None:
     connections = SshClientCache(max_destinations=1, dialer=dialer)
     for lane in (0, 1):
-        connections.release(connections.acquire(target("alpha"), lane=lane))
+        connections.release(connections.acquire(target("alpha"), connection_no=lane))
     assert len(connections) == 2
     now.now += 1.0
     connections.get_client_connection(connect_params("beta"))
@@ -763,11 +763,11 @@ def test_cleanup_closes_leased_connections_too_and_all_before_one_is_waited_for(
 
 def test_what_lies_beside_the_connections_goes_with_them(connections: SshClientCache) -> None:
     made = [object(), object()]
-    assert connections.beside("key", lambda: made[0]) is made[0]
-    assert connections.beside("key", lambda: made[1]) is made[0]
-    assert connections.beside("other", lambda: made[1]) is made[1]
+    assert connections.session_pool("key", lambda: made[0]) is made[0]
+    assert connections.session_pool("key", lambda: made[1]) is made[0]
+    assert connections.session_pool("other", lambda: made[1]) is made[1]
     connections.cleanup()
-    assert connections.beside("key", lambda: made[1]) is made[1]
+    assert connections.session_pool("key", lambda: made[1]) is made[1]
 
 
 def test_stats_count_what_there_is_and_what_happened(

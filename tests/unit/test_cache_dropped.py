@@ -105,7 +105,7 @@ def test_connection_that_has_ended_is_collected_though_a_timer_is_set(
     how: str, connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     lease = connections.acquire(target())
-    slot, gone = lease.slot, weakref.ref(lease.pair.result()[0])
+    slot, gone = lease.slot, weakref.ref(lease.connection.result()[0])
     lease.release(3600.0, 7200.0)
     transport = dialer.transports.pop()
     if how == "lost":

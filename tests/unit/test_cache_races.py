@@ -148,13 +148,13 @@ def test_whoever_is_told_of_a_failure_can_dial_again_at_once(
         again.append(connections.request(target()))
         told.set()
 
-    slot.pair.add_done_callback(dial_again)
+    slot.connection.add_done_callback(dial_again)
     dialer.release()
-    assert isinstance(slot.pair.exception(PATIENCE), SshConnectError)
+    assert isinstance(slot.connection.exception(PATIENCE), SshConnectError)
     dialer.wait_dialling(2)
     assert told.wait(PATIENCE)
     assert again[0] is not slot
-    assert again[0].pair.result(PATIENCE)[0] is dialer.transports[0]
+    assert again[0].connection.result(PATIENCE)[0] is dialer.transports[0]
     connections.release(slot)
     connections.release(again[0])
 
@@ -211,8 +211,8 @@ def test_a_call_after_cleanup_dials_anew_while_the_old_dial_is_in_progress(
     new = connections.request(target())
     dialer.wait_dialling(2)
     dialer.release()
-    transport, client = new.pair.result(PATIENCE)
-    assert isinstance(old.pair.exception(PATIENCE), SshCacheClosed)
+    transport, client = new.connection.result(PATIENCE)
+    assert isinstance(old.connection.exception(PATIENCE), SshCacheClosed)
     assert transport.is_active() and client.connection() is transport
     connections.release(old)
     connections.release(new)
@@ -226,7 +226,7 @@ def test_cleanup_between_the_end_of_the_dial_and_its_publication_closes_the_newc
 ) -> None:
     dialer.prepare = lambda transport: connections.cleanup()
     slot = connections.request(target())
-    assert isinstance(slot.pair.exception(PATIENCE), SshCacheClosed)
+    assert isinstance(slot.connection.exception(PATIENCE), SshCacheClosed)
     connections.release(slot)
     dialer.prepare = lambda transport: None
     connections.get_client_connection(connect_params())
@@ -240,7 +240,7 @@ def test_cleanup_right_after_the_publication_closes_the_newcomer(
     destination, slots = target(), connections._slots
     for count in range(1, 9):
         before = len(dialer.transports)
-        connections.beside(destination.key, object)  # makes the entry
+        connections.session_pool(destination.key, object)  # makes the entry
         entry = slots._generation.entries[destination.key]
         lock = entry.lock
         entry.lock = After(lock, count, connections.cleanup)  # type: ignore[assignment]
@@ -287,10 +287,10 @@ def test_cleanup_hangs_up_on_a_dial_and_is_itself_the_reason_that_everyone_is_to
     failed = threading.Event()
     connections = SshClientCache(Telling, dialer=dial)
     slot = connections.request(target())
-    slot.pair.add_done_callback(lambda _: failed.set())
+    slot.connection.add_done_callback(lambda _: failed.set())
     assert begun.wait(PATIENCE)
     connections.cleanup()
-    assert isinstance(slot.pair.exception(PATIENCE), SshCacheClosed)
+    assert isinstance(slot.connection.exception(PATIENCE), SshCacheClosed)
     connections.release(slot)
     eventually(lambda: told, "the client is told")
     assert [type(exc) for exc in told] == [SshCacheClosed]
@@ -304,7 +304,7 @@ def test_the_last_exit_with_a_dial_in_flight_ends_it(
     slot = connections.request(target())
     dialer.wait_dialling(1)
     connections.exit()
-    assert isinstance(slot.pair.exception(timeout=0), SshCacheClosed)
+    assert isinstance(slot.connection.exception(timeout=0), SshCacheClosed)
     connections.release(slot)
     dialer.release()
     eventually(lambda: dialer.transports, "the dial goes on")
@@ -455,7 +455,7 @@ def test_thousands_of_cleanups_while_dialling_leave_nothing_open(fine_grained: N
             assert begun.acquire(timeout=PATIENCE)
         connections.cleanup()
         connections.release(lease)
-        lease.pair.exception(PATIENCE)
+        lease.connection.exception(PATIENCE)
     connections.cleanup()
     callbacks_done()
     assert 3500 <= len(made) <= 4000  # some were over before they began

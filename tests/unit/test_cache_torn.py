@@ -54,8 +54,8 @@ class Site:
             gc.collect()  # what holds them is part of a cycle
         eventually(lambda: self.cache.stats()["leases"] == 0, "all leases are given back")
         assert self.cache.stats()["waiting"] == 0
-        for slot in self.cache._slots.all():
-            slot.pair.exception(PATIENCE)
+        for slot in self.cache._slots.all_slots():
+            slot.connection.exception(PATIENCE)
             assert not slot.entry.lock.locked()
         assert not self.cache._slots._lock.locked()
         other = Outcome(self._use).wait()
@@ -96,7 +96,7 @@ CALLS: Dict[str, Callable[[SshClientCache], None]] = {
     "acquire": acquire,
     "request": request,
     "connect": lambda cache: cache.get_client_connection(connect_params()) and None,
-    "beside": lambda cache: cache.beside(TARGET.key, object) and None,
+    "session_pool": lambda cache: cache.session_pool(TARGET.key, object) and None,
     "look": lambda cache: (len(cache), str(cache), cache.stats()) and None,
 }
 
@@ -172,7 +172,7 @@ def test_waiter_torn_anywhere_keeps_no_other_from_the_connection(how: str) -> No
         gate.clear()
         others = [Outcome(lambda: lease(site.cache)) for _ in range(2)]  # noqa: B023
         eventually(lambda: site.cache.stats()["waiting"] == 2, "they wait")  # noqa: B023
-        slot = site.cache._slots.all()[0]
+        slot = site.cache._slots.all_slots()[0]
 
         def open_gate() -> None:
             eventually(lambda: len(slot.waiters) > 2 or gate.is_set())  # noqa: B023

@@ -154,9 +154,9 @@ def test_a_turn_that_does_not_come_again_is_told_with_all_the_time_that_went_by(
         for _ in range(2):  # before it is tried again, and while it waits for that
             assert asked.acquire(timeout=PATIENCE)
         with pacer._changed:
-            pacer._doors["a"].not_before = 2000.0
+            pacer._servers["a"].not_before = 2000.0
         clock.now = 1030.1
-        pacer.look_again()
+        pacer.wake_waiters()
 
     error, _ = in_threads(
         lambda: outcome(lambda: pacer.dial("a", 1030.0, dial, is_wanted)), drop_another
@@ -180,22 +180,22 @@ def test_who_waits_for_room_and_who_comes_later_are_counted_together() -> None:
 
     def wait_for_room() -> None:
         assert gate.begun.acquire(timeout=PATIENCE)
-        pacer._doors["a"].not_before = soon()
+        pacer._servers["a"].not_before = soon()
         pacer.dial("a", soon(), FakeTransport, is_wanted)
 
     def look() -> None:
         assert waits.acquire(timeout=PATIENCE)
-        door = pacer._doors["a"]
+        door = pacer._servers["a"]
         gate.go.set()
         assert over.wait(PATIENCE)
         try:
-            assert pacer._doors.get("a") is door
+            assert pacer._servers.get("a") is door
         finally:
             door.not_before = 0.0
-            pacer.look_again()
+            pacer.wake_waiters()
 
     in_threads(succeed, wait_for_room, look)
-    assert not pacer._doors
+    assert not pacer._servers
 
 
 def test_a_turn_that_never_comes_ends_at_the_deadline() -> None:
@@ -229,7 +229,7 @@ def test_a_dial_that_nobody_wants_any_more_gives_its_turn_up() -> None:
     def give_up() -> None:
         assert asked.acquire(timeout=PATIENCE)  # it has found no room, and waits
         wanted.clear()
-        pacer.look_again()
+        pacer.wake_waiters()
 
     def wait_in_vain() -> None:
         for _ in range(5):
@@ -245,4 +245,4 @@ def test_nothing_is_kept_of_a_server_that_was_dialled() -> None:
     pacer = Pacer()
     for number in range(100):
         pacer.dial(number, soon(), FakeTransport)
-    assert not pacer._doors
+    assert not pacer._servers

@@ -77,8 +77,8 @@ class Site:
     def connected(self) -> None:
         """Wait until the dials under way have ended and the pool knows."""
         work_done()
-        for slot in self.cache._slots.all():
-            slot.pair.exception(PATIENCE)
+        for slot in self.cache._slots.all_slots():
+            slot.connection.exception(PATIENCE)
         self._settled()
         work_done()
 
@@ -89,7 +89,9 @@ class Site:
         for _ in range(2000):
             names = [thread.name for thread in threading.enumerate()]
             dialling = any(name.startswith("ssh-service-dial-") for name in names)
-            if not dialling and all(lane.transport for lane in self.pool._lanes.all):
+            if not dialling and all(
+                connection.transport for connection in self.pool._scheduler.connections
+            ):
                 return
             pause.wait(0.005)
         raise AssertionError("a dial does not end")
@@ -239,7 +241,7 @@ def test_a_further_connection_that_cannot_be_had_does_no_harm(
         site.running()[0].complete()
     assert all(command.future.result(0).exit_status == 0 for command in commands)
     assert site.dialer.dials == ["alpha"] * 2  # it is not tried again for a while
-    now = time.monotonic() + scheduler._FURTHER_PAUSE
+    now = time.monotonic() + scheduler._CONNECTION_RETRY_INTERVAL
     monkeypatch.setattr(time, "monotonic", lambda: now)
     site.submit(2)
     monkeypatch.undo()
@@ -361,8 +363,8 @@ def test_a_command_whose_patience_ends_as_it_is_connected_is_either_sent_or_told
         for _ in range(round_number % 40 * 100):
             pass
         timers.fire()  # that of the hasty one
-        (slot,) = cache._slots.all()
-        slot.pair.result(PATIENCE)
+        (slot,) = cache._slots.all_slots()
+        slot.connection.result(PATIENCE)
         transport = dialer.transports[0]
         deadline = time.monotonic() + PATIENCE
         while not (patient.done() and hasty.done()):
@@ -676,9 +678,9 @@ def test_one_that_expires_just_when_it_is_wanted_is_replaced(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = site.warm()
-    slot = site.pool._lanes.all[0].slot
+    slot = site.pool._scheduler.connections[0].slot
     assert slot is not None
-    site.cache._slots.drop(slot)  # as expiry does, before it hangs up
+    site.cache._slots.remove(slot)  # as expiry does, before it hangs up
     (command,) = site.submit()
     site.connected()
     transport.close_nowait()
@@ -688,10 +690,10 @@ def test_one_that_expires_just_when_it_is_wanted_is_replaced(
 
 def test_an_ended_connection_is_let_go(site: Site) -> None:
     site.warm()
-    assert site.pool._lanes.all
+    assert site.pool._scheduler.connections
     site.transports[0].channels[0].close()  # the spare one, long unused
     site.transports[0].lose("eof")
-    assert site.pool._lanes.all == []
+    assert site.pool._scheduler.connections == []
     gone = weakref.ref(site.transports.pop())
     site.commands.clear()
     callbacks_done()
@@ -725,11 +727,13 @@ def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
     site.warm(max_sessions=0, answers=False)
     (channel,) = site.transports[0].channels
     with monkeypatch.context() as patch:
-        patch.setattr(site.cache.lender, "close", lambda: None)  # no connection is told yet
+        patch.setattr(
+            site.cache.lender, "close_retired", lambda: None
+        )  # no connection is told yet
         site.cache._slots.retire_all()
     channel.answer() if refused else site.transports[0].close_nowait()
     assert isinstance(error(site.commands[0]), SshCacheClosed)
-    site.cache.lender.close()
+    site.cache.lender.close_retired()
 
 
 def test_cleanup_before_the_pool_has_taken_a_command_ends_it(site: Site) -> None:
@@ -742,7 +746,7 @@ def test_cleanup_before_the_pool_has_taken_a_command_ends_it(site: Site) -> None
     gate.set()
     assert isinstance(command.future.exception(PATIENCE), SshCacheClosed)
     work_done()
-    assert not site.pool._lanes.all and not site.pool._lanes._queue
+    assert not site.pool._scheduler.connections and not site.pool._scheduler._queue
 
 
 def test_cleanup_while_others_hold_all_sessions_ends_what_waits_and_dials_nothing(
@@ -780,7 +784,7 @@ def test_cleanup_at_the_worst_moment_leaves_nothing_open(
     def retire() -> None:
         """Take all slots, without a word to any connection yet."""
         with monkeypatch.context() as patch:
-            patch.setattr(site.cache.lender, "close", lambda: None)
+            patch.setattr(site.cache.lender, "close_retired", lambda: None)
             site.cache._slots.retire_all()
 
     def gate(*args: Any, **more: Any) -> Any:
@@ -796,11 +800,11 @@ def test_cleanup_at_the_worst_moment_leaves_nothing_open(
         site.connected()
         retire()
         site.pool._dispatch()
-    site.cache.lender.close()
+    site.cache.lender.close_retired()
     for command in commands:
         command.future.exception(PATIENCE)
     site.connected()
-    for slot in site.cache._slots.all():
+    for slot in site.cache._slots.all_slots():
         assert not slot.is_live(), "a connection was opened after the cleanup"
 
 
@@ -859,7 +863,7 @@ def test_a_refusing_connection_is_asked_again_while_others_work(
     further.reclaim_idle_sessions()
     further.others = 1  # the server has not freed the session of the command that has ended
     (last,) = site.submit()
-    monkeypatch.setattr(scheduler, "_REFUSAL_PATIENCE", 0.0)
+    monkeypatch.setattr(scheduler, "_REFUSAL_TIMEOUT", 0.0)
     timers.fire()
     assert not last.future.done()  # nor is it given up
     further.others = 0
@@ -879,7 +883,7 @@ def test_a_server_that_goes_on_to_refuse_is_given_up_though_it_admitted_some_bef
     for _ in range(3):  # it may just not have freed those that have ended
         timers.fire()
         assert not any(command.future.done() for command in commands)
-    monkeypatch.setattr(scheduler, "_REFUSAL_PATIENCE", 0.0)
+    monkeypatch.setattr(scheduler, "_REFUSAL_TIMEOUT", 0.0)
     timers.fire()
     assert {type(error(command)) for command in commands} == {SshSessionRefused}
     transport.max_sessions = 1
@@ -975,7 +979,7 @@ def test_the_reserve_is_given_up_when_nothing_was_run_for_a_while(
     assert len(looks) == 1
     timers.fire()  # too early
     assert len(transport.channels) == 1
-    now = time.monotonic() + pool._SPARE_IDLE + 1
+    now = time.monotonic() + pool._SPARE_IDLE_TIMEOUT + 1
     monkeypatch.setattr(time, "monotonic", lambda: now)
     timers.fire()
     assert transport.channels == []
@@ -1068,13 +1072,13 @@ def test_the_limits_of_the_caller_reach_the_cache(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: List[Any] = []
-    release = site.cache.lender.give_back
+    release = site.cache.lender.release
 
     def noted(slot: Any, *limits: Any) -> None:
         given.append(limits)
         release(slot, *limits)
 
-    monkeypatch.setattr(site.cache.lender, "give_back", noted)
+    monkeypatch.setattr(site.cache.lender, "release", noted)
     command = Command("c", {}, None, "somebody@alpha:22")
     site.pool.submit(command, 1, 60.0, 3600.0)
     site.connected()

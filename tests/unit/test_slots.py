@@ -34,24 +34,24 @@ class Asked:
         self.closes = 0
         self.lost: List[int] = []  # tokens
 
-    def begin(self, slot: Slot) -> None:
-        assert slot.entry.lock.locked() and not slot.is_kept()
+    def start_dial(self, slot: Slot) -> None:
+        assert slot.entry.lock.locked() and not slot.is_in_cache()
         self.dials.append(slot)
 
-    def look_at(self, slot: Slot, instant: float) -> None:
+    def schedule_expiry(self, slot: Slot, instant: float) -> None:
         assert slot.entry.lock.locked()
         self.looks.append(instant)
 
-    def make_room(self) -> None:
+    def evict_idle(self) -> None:
         self.rooms += 1
 
-    def close(self) -> None:
+    def close_retired(self) -> None:
         self.closes += 1
 
-    def give_back(self, lease: Lease, *limits: Optional[float]) -> None:
+    def release(self, lease: Lease, *limits: Optional[float]) -> None:
         raise AssertionError("not by these steps")
 
-    def give_back_lost(self, slot: Slot, token: int, is_told: bool) -> None:
+    def release_lost(self, slot: Slot, token: int, warn_if_lost: bool) -> None:
         self.lost.append(token)
 
 
@@ -66,12 +66,12 @@ def slots(asked: Asked) -> Slots:
 
 
 def request(
-    slots: Slots, host: str = "alpha", lane: int = 0, now: float = 0.0
+    slots: Slots, host: str = "alpha", connection_no: int = 0, now: float = 0.0
 ) -> Tuple[Lease, bool]:
     """Lease a slot; return the lease, and whether the slot is new."""
     before = slots.stats()["dials"]
-    lease = Lease(slots._chores)  # type: ignore[arg-type]
-    slots.lease(lease, target(host), lane, now)
+    lease = Lease(slots._actions)  # type: ignore[arg-type]
+    slots.lease(lease, target(host), connection_no, now)
     return lease, slots.stats()["dials"] > before
 
 
@@ -79,9 +79,9 @@ def release(slots: Slots, lease: Lease, now: float, *limits: Optional[float]) ->
     slots.release(lease.slot, lease.token, now, *limits)
 
 
-def fill(slots: Slots, host: str = "alpha", lane: int = 0, now: float = 0.0) -> Slot:
+def fill(slots: Slots, host: str = "alpha", connection_no: int = 0, now: float = 0.0) -> Slot:
     """Have a slot with a connection that nobody leases."""
-    lease, is_new = request(slots, host, lane, now)
+    lease, is_new = request(slots, host, connection_no, now)
     assert is_new and publish(slots, lease.slot, now)
     release(slots, lease, now)
     return lease.slot
@@ -89,11 +89,11 @@ def fill(slots: Slots, host: str = "alpha", lane: int = 0, now: float = 0.0) -> 
 
 def publish(slots: Slots, slot: Slot, now: float = 0.0) -> bool:
     transport: Any = Looked()
-    return slots.publish(slot, transport, now)
+    return slots.store_connection(slot, transport, now)
 
 
 def renew(slots: Slots, slot: Slot) -> Optional[Lease]:
-    lease = Lease(slots._chores)  # type: ignore[arg-type]
+    lease = Lease(slots._actions)  # type: ignore[arg-type]
     return lease if slots.renew(lease, slot) else None
 
 
@@ -114,7 +114,7 @@ def retired(slots: Slots) -> List[Slot]:
     for generation in slots.retired():
         for entry in generation.entries.values():
             found += slots.retire(entry) or []
-        slots.has_closed(generation)
+        slots.discard_retired(generation)
     return found
 
 
@@ -140,9 +140,11 @@ def test_whoever_comes_while_a_slot_is_dialled_or_live_shares_it(
 
 
 def test_other_lanes_and_other_destinations_have_slots_of_their_own(slots: Slots) -> None:
-    found = [request(slots, host, lane) for host in ("a", "b") for lane in (0, 1)]
+    found = [
+        request(slots, host, connection_no) for host in ("a", "b") for connection_no in (0, 1)
+    ]
     assert all(is_new for _, is_new in found)
-    assert slots.all() == [lease.slot for lease, _ in found]
+    assert slots.all_slots() == [lease.slot for lease, _ in found]
 
 
 def test_a_slot_whose_connection_has_ended_is_replaced_before_it_is_dropped(slots: Slots) -> None:
@@ -150,15 +152,15 @@ def test_a_slot_whose_connection_has_ended_is_replaced_before_it_is_dropped(slot
     old.transport.active = False  # type: ignore[union-attr]
     new, is_new = request(slots)
     assert is_new and new.slot is not old
-    slots.drop(old, losses=1)
-    assert slots.all() == [new.slot]
+    slots.remove(old, losses=1)
+    assert slots.all_slots() == [new.slot]
     assert slots.stats()["losses"] == 1
 
 
 def test_whoever_comes_after_a_failed_dial_dials_again(slots: Slots) -> None:
     lease, _ = request(slots)
-    slots.drop(lease.slot)
-    assert slots.all() == [] and lease.slot.failed
+    slots.remove(lease.slot)
+    assert slots.all_slots() == [] and lease.slot.failed
     assert request(slots)[1]
     assert slots.stats()["losses"] == 0
 
@@ -167,7 +169,7 @@ def test_a_reconnect_is_a_connection_of_a_lane_that_had_one_even_before_a_cleanu
     slots: Slots,
 ) -> None:
     fill(slots)
-    fill(slots, lane=1)
+    fill(slots, connection_no=1)
     assert slots.stats()["reconnects"] == 0
     take_all(slots)
     fill(slots)
@@ -221,16 +223,16 @@ def test_what_was_taken_out_is_not_leased_again(how: str, slots: Slots, asked: A
         assert slots.leave() is slot.entry.generation
         assert retired(slots) == [slot] and asked.closes == 1
     elif how == "dropped":
-        slots.drop(slot)
+        slots.remove(slot)
     elif how == "expired":
         release(slots, hold(slots, slot), 0.0, 1.0)
         assert slots.expire(slot, 1.0, busy=False)
     else:
         slots.max_destinations = 0
-        assert [slots.forget(unused) for unused in slots.unused()] == [True]
+        assert [slots.evict(unused) for unused in slots.evictable()] == [True]
     assert renew(slots, slot) is None
-    assert slots.all() == [] and not slot.leases
-    assert slot.closed == (how in ("all", "last exit"))  # in use or not
+    assert slots.all_slots() == [] and not slot.leases
+    assert slot.is_retired == (how in ("all", "last exit"))  # in use or not
     assert slots.retired() == []
     assert request(slots)[1]
 
@@ -241,11 +243,11 @@ def test_a_dial_whose_slot_was_taken_out_is_told_so_at_each_step(how: str, slots
     transport: Any = Looked()
     lease, _ = request(slots)
     slot = lease.slot
-    assert slots.is_kept(slot) and slots.started(slot, transport)
+    assert slots.is_in_cache(slot) and slots.note_dialling(slot, transport)
     slots.retire_all() if how == "all" else slots.leave()
     assert retired(slots) == [slot]
-    assert not slots.is_kept(slot)
-    assert not slots.started(slot, transport)
+    assert not slots.is_in_cache(slot)
+    assert not slots.note_dialling(slot, transport)
     assert not publish(slots, slot)
     assert slot.transport is None and slot.dialling is transport
     assert slots.stats()["reconnects"] == 0
@@ -270,23 +272,23 @@ def test_exit_that_is_still_closing_leaves_what_the_next_enter_brings(slots: Slo
     old = fill(slots)
     slots.leave()
     slots.enter()
-    assert slots.beside(old.entry.key, 0.0) is None
+    assert slots.session_pool(old.entry.key, 0.0) is None
     lease, is_new = request(slots)
     assert is_new and lease.slot is not old
     assert retired(slots) == [old]
-    assert publish(slots, lease.slot) and not lease.slot.closed
-    assert slots.all() == [lease.slot]
+    assert publish(slots, lease.slot) and not lease.slot.is_retired
+    assert slots.all_slots() == [lease.slot]
 
 
 def test_what_lies_beside_is_the_first_ones_until_all_is_taken_out(slots: Slots) -> None:
     key = target().key
-    assert slots.beside(key, 0.0) is None
-    assert slots.keep_beside(key, "first", 0.0) == "first"
-    assert slots.keep_beside(key, "second", 0.0) == "first"
-    assert slots.beside(key, 0.0) == "first"
+    assert slots.session_pool(key, 0.0) is None
+    assert slots.set_session_pool(key, "first", 0.0) == "first"
+    assert slots.set_session_pool(key, "second", 0.0) == "first"
+    assert slots.session_pool(key, 0.0) == "first"
     slots.retire_all()
-    assert slots.beside(key, 0.0) is None
-    assert slots.keep_beside(key, "third", 0.0) == "third"
+    assert slots.session_pool(key, 0.0) is None
+    assert slots.set_session_pool(key, "third", 0.0) == "third"
 
 
 def test_a_forked_child_holds_nothing_even_if_the_parent_held_the_locks(slots: Slots) -> None:
@@ -295,8 +297,8 @@ def test_a_forked_child_holds_nothing_even_if_the_parent_held_the_locks(slots: S
     lease = hold(slots, slot)
     slots._lock.acquire()
     slot.entry.lock.acquire()
-    assert slots.disown() == [slot]
-    assert slots.all() == [] and renew(slots, slot) is None
+    assert slots.reset_after_fork() == [slot]
+    assert slots.all_slots() == [] and renew(slots, slot) is None
     release(slots, lease, 0.0)
     assert slots.stats()["dials"] == slots.stats()["leases"] == 0
     with pytest.raises(SshCacheClosed):
@@ -319,9 +321,9 @@ def test_per_key_lock_held_for_ever_blocks_nobody_else(slots: Slots, asked: Aske
         new, is_new = request(slots, "new", now=3.0)
         assert is_new and publish(slots, new.slot)
         assert slots.stats()["leases"] == 1
-        assert set(slots.all()) == {stuck, other, new.slot}
-        assert [slots.forget(unused) for unused in slots.unused()] == [False, True]
-        assert set(slots.all()) == {stuck, new.slot}
+        assert set(slots.all_slots()) == {stuck, other, new.slot}
+        assert [slots.evict(unused) for unused in slots.evictable()] == [False, True]
+        assert set(slots.all_slots()) == {stuck, new.slot}
         assert not slots.expire(stuck, 100.0, busy=False)  # later
         slots.retire_all()
         assert retired(slots) == [new.slot]
@@ -333,19 +335,19 @@ def test_per_key_lock_held_for_ever_blocks_nobody_else(slots: Slots, asked: Aske
 def test_key_found_evicted_is_looked_up_again(slots: Slots) -> None:
     """Whoever found an entry just before it was evicted gets the one that took its place."""
     old = fill(slots)
-    found = slots._entry
+    found = slots._find_or_add_entry
 
     def evicted_meanwhile(key: Any, now: float) -> Any:
         entry = found(key, now)
-        slots._entry = found  # type: ignore[method-assign]
+        slots._find_or_add_entry = found  # type: ignore[method-assign]
         slots.max_destinations = 0
-        assert [slots.forget(unused) for unused in slots.unused()] == [True]
+        assert [slots.evict(unused) for unused in slots.evictable()] == [True]
         return entry
 
-    slots._entry = evicted_meanwhile  # type: ignore[method-assign]
+    slots._find_or_add_entry = evicted_meanwhile  # type: ignore[method-assign]
     lease, is_new = request(slots)
-    assert is_new and lease.slot is not old and lease.slot.is_kept()
-    assert slots.all() == [lease.slot]
+    assert is_new and lease.slot is not old and lease.slot.is_in_cache()
+    assert slots.all_slots() == [lease.slot]
 
 
 # When to look.
@@ -383,7 +385,7 @@ def test_what_was_used_since_is_looked_at_again_when_it_would_end(
     lease = hold(slots, slot)
     assert not slots.expire(slot, 71.0, busy=False)  # its release will say when
     release(slots, lease, 80.0)
-    slots.drop(slot)
+    slots.remove(slot)
     assert not slots.expire(slot, 140.0, busy=False)
     assert asked.looks == [60.0, 70.0, 71.0, 140.0]
 
@@ -424,14 +426,16 @@ def test_what_may_be_forgotten_is_listed_only_beyond_the_bound_the_longest_unuse
 ) -> None:
     for now, host in enumerate(("a", "b", "c", "a")):
         lease, _ = request(slots, host, now=float(now))
-        slots.drop(lease.slot)
+        slots.remove(lease.slot)
         release(slots, lease, float(now))
-    assert slots.unused() == []
+    assert slots.evictable() == []
     slots.max_destinations = 2
-    assert slots.is_crowded()
-    assert [unused.entry.key for unused in slots.unused()] == [target(host).key for host in "bca"]
-    assert slots.forget(slots.unused()[0])
-    assert not slots.is_crowded() and slots.unused() == []
+    assert slots.is_over_limit()
+    assert [unused.entry.key for unused in slots.evictable()] == [
+        target(host).key for host in "bca"
+    ]
+    assert slots.evict(slots.evictable()[0])
+    assert not slots.is_over_limit() and slots.evictable() == []
 
 
 def test_what_is_leased_or_dialled_is_not_listed_and_a_last_release_asks_for_room(
@@ -441,41 +445,41 @@ def test_what_is_leased_or_dialled_is_not_listed_and_a_last_release_asks_for_roo
     leased = fill(slots, "a")
     leases = [hold(slots, leased), hold(slots, leased)]
     dialled, _ = request(slots, "b")
-    assert slots.unused() == []
+    assert slots.evictable() == []
     asked.rooms = 0
     release(slots, dialled, 0.0)
     assert asked.rooms == 1
-    assert slots.unused() == []  # the dial goes on
+    assert slots.evictable() == []  # the dial goes on
     release(slots, leases[0], 0.0)
     assert asked.rooms == 1
     release(slots, leases[1], 0.0)
     assert asked.rooms == 2
-    assert [unused.slots for unused in slots.unused()] == [[leased]]
+    assert [unused.slots for unused in slots.evictable()] == [[leased]]
 
 
 @pytest.mark.parametrize("what", ["leased", "lost", "redialled", "another lane", "room", "gone"])
 def test_what_changed_since_it_was_listed_is_not_forgotten(what: str, slots: Slots) -> None:
     slots.max_destinations = 0
     slot = fill(slots)
-    (unused,) = slots.unused()
+    (unused,) = slots.evictable()
     lease: Optional[Lease] = None
     if what == "leased":
         lease = hold(slots, slot)
     elif what == "lost":
-        slots.drop(slot)
+        slots.remove(slot)
     elif what == "redialled":
-        slots.drop(slot)
+        slots.remove(slot)
         lease, _ = request(slots)
     elif what == "another lane":
-        fill(slots, lane=1)
+        fill(slots, connection_no=1)
     elif what == "room":
         slots.max_destinations = 1
     else:
-        assert slots.forget(unused)
+        assert slots.evict(unused)
         fill(slots)
-    before = slots.all()
-    assert not slots.forget(unused)
-    assert slots.all() == before
+    before = slots.all_slots()
+    assert not slots.evict(unused)
+    assert slots.all_slots() == before
     assert lease is None or lease.is_held()
 
 
@@ -483,8 +487,8 @@ def test_the_use_of_what_lies_beside_puts_off_that_it_is_forgotten(slots: Slots)
     slots.max_destinations = 1
     for now, host in enumerate("ab"):
         fill(slots, host, now=float(now))
-    slots.beside(target("a").key, 2.0)
-    assert slots.unused()[0].entry.key == target("b").key
+    slots.session_pool(target("a").key, 2.0)
+    assert slots.evictable()[0].entry.key == target("b").key
 
 
 # All of it in any order.
@@ -516,13 +520,13 @@ def test_each_connection_is_returned_to_be_closed_exactly_once(seed: int, slots:
         elif step in ("publish", "fail") and dialled:
             slot = dialled.pop(chance.randrange(len(dialled)))
             if step == "fail":
-                slots.drop(slot)
+                slots.remove(slot)
             elif publish(slots, slot, now):
                 published.append(slot)
         elif step == "lose" and live:
             slot = chance.choice(live)
             slot.transport.active = False  # type: ignore[union-attr]
-            slots.drop(slot, losses=1)
+            slots.remove(slot, losses=1)
             closed.append(slot)
         elif step == "release" and leased:
             release(slots, leased.pop(chance.randrange(len(leased))), now, 3.0)
@@ -532,8 +536,8 @@ def test_each_connection_is_returned_to_be_closed_exactly_once(seed: int, slots:
                 assert slot not in [lease.slot for lease in leased] + dialled
                 closed.append(slot)
         elif step == "forget":
-            for unused in slots.unused():
-                if slots.forget(unused):
+            for unused in slots.evictable():
+                if slots.evict(unused):
                     used = {*[lease.slot for lease in leased], *dialled}
                     assert not set(unused.slots) & used
                     end(unused.slots)

@@ -115,9 +115,10 @@ class Place:
         """Tell whether nothing runs, waits, or is counted that is not there."""
         if self.running() or self.cache.stats()["leases"]:
             return False
-        pool: Any = self.cache._slots.beside(params.resolve(connect_params()).key, 0.0)
+        pool: Any = self.cache._slots.session_pool(params.resolve(connect_params()).key, 0.0)
         return pool is None or not (
-            pool._lanes._queue or any(lane.sessions for lane in pool._lanes.all)
+            pool._scheduler._queue
+            or any(connection.sessions for connection in pool._scheduler.connections)
         )
 
     def check(self) -> None:
