@@ -9,12 +9,12 @@ import paramiko
 from ssh_service.algorithms import CERTIFICATE, rsa_bits
 from ssh_service.params import ConnectParams
 
-__all__ = ["refusal", "restrict"]
+__all__ = ["rejection_reason", "restrict_rsa_algorithms"]
 
 _RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa")
 
 
-def refusal(params: ConnectParams, key: paramiko.PKey) -> Optional[str]:
+def rejection_reason(target: ConnectParams, key: paramiko.PKey) -> Optional[str]:
     """
     Say why a key must not be shown.
 
@@ -30,12 +30,12 @@ def refusal(params: ConnectParams, key: paramiko.PKey) -> Optional[str]:
     Optional[str]
         The reason; None for none.
     """
-    accepted = params.pubkey_algs
+    accepted = target.pubkey_algs
     if accepted is not None and _signatures(key).isdisjoint(accepted):
         return "its type is not among PubkeyAcceptedAlgorithms"
     bits = rsa_bits(key.asbytes())
-    if bits is not None and bits < params.required_rsa_size:
-        return f"it has {bits} bits, fewer than the {params.required_rsa_size} required"
+    if bits is not None and bits < target.required_rsa_size:
+        return f"it has {bits} bits, fewer than the {target.required_rsa_size} required"
     return None
 
 
@@ -52,9 +52,11 @@ def _name(key: paramiko.PKey) -> str:
     return str(certificate.key_type if certificate else key.get_name())
 
 
-def restrict(transport: paramiko.Transport, params: ConnectParams, key: paramiko.PKey) -> None:
+def restrict_rsa_algorithms(
+    transport: paramiko.Transport, target: ConnectParams, key: paramiko.PKey
+) -> None:
     """
-    Have an RSA key sign by accepted algorithms only; for the others, `refusal` suffices.
+    Have an RSA key sign by accepted algorithms only; for the others, `rejection_reason` suffices.
 
     Parameters
     ----------
@@ -65,8 +67,8 @@ def restrict(transport: paramiko.Transport, params: ConnectParams, key: paramiko
     key : paramiko.PKey
         The key.
     """
-    if params.pubkey_algs is None:
+    if target.pubkey_algs is None:
         return
     end = CERTIFICATE if _name(key).endswith(CERTIFICATE) else ""
-    refused = [name for name in _RSA_SIGNATURES if name + end not in params.pubkey_algs]
+    refused = [name for name in _RSA_SIGNATURES if name + end not in target.pubkey_algs]
     transport.disabled_algorithms = {"pubkeys": refused}

@@ -109,7 +109,7 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
             flags = _RSA_SHA2_512
         request = _string(self.blob) + _string(data) + struct.pack(">I", flags)
         try:
-            kind, answer = _ask(self.path, _SIGN_REQUEST, request, self.deadline)
+            kind, answer = _request(self.path, _SIGN_REQUEST, request, self.deadline)
             if kind != _SIGN_RESPONSE:
                 raise AgentError("the agent refused to sign")
             return _first_string(answer)
@@ -141,7 +141,7 @@ def list_keys(path: str, deadline: float) -> List[AgentKey]:
     AgentError
         It is not there, is silent or answers nonsense.
     """
-    kind, answer = _ask(path, _REQUEST_IDENTITIES, b"", deadline)
+    kind, answer = _request(path, _REQUEST_IDENTITIES, b"", deadline)
     if kind != _IDENTITIES_ANSWER:
         raise AgentError("the agent did not list its keys")
     try:
@@ -159,7 +159,7 @@ def list_keys(path: str, deadline: float) -> List[AgentKey]:
     return keys
 
 
-def _ask(path: str, kind: int, body: bytes, deadline: float) -> Tuple[int, bytes]:
+def _request(path: str, kind: int, body: bytes, deadline: float) -> Tuple[int, bytes]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(max(0.001, deadline - time.monotonic()))

@@ -15,9 +15,9 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import paramiko
 from paramiko.ssh_exception import PartialAuthentication
 
-from ssh_service.connect.accepted_keys import restrict
+from ssh_service.connect.accepted_keys import restrict_rsa_algorithms
 from ssh_service.connect.credentials import Credentials, Identity
-from ssh_service.connect.keyboard_interactive import Declined, Interview
+from ssh_service.connect.keyboard_interactive import ChallengeDeclined, KeyboardInteractive
 from ssh_service.connect.side_calls import run_in_thread, wait_until
 from ssh_service.errors import (
     SshAuthError,
@@ -36,7 +36,7 @@ __all__ = ["authenticate"]
 # A bound on the whole conversation, for a server that answers "partial success" for ever.
 _MAX_ATTEMPTS = 64
 # Seconds for which the reader thread of a connection that has ended may take to end itself.
-_END_LIMIT = 2.0
+_READER_EXIT_TIMEOUT = 2.0
 
 
 class _Attempt(NamedTuple):
@@ -47,7 +47,7 @@ class _Attempt(NamedTuple):
 
 def authenticate(
     transport: paramiko.Transport,
-    params: ConnectParams,
+    target: ConnectParams,
     credentials: Credentials,
     deadline: float,
 ) -> None:
@@ -76,19 +76,19 @@ def authenticate(
     SshConfigError
         A credential could not be read.
     """
-    _Conversation(transport, params, credentials, deadline).run()
+    _Authenticator(transport, target, credentials, deadline).run()
 
 
-class _Conversation:
+class _Authenticator:
     def __init__(
         self,
         transport: paramiko.Transport,
-        params: ConnectParams,
+        target: ConnectParams,
         credentials: Credentials,
         deadline: float,
     ) -> None:
         self._transport = transport
-        self._params = params
+        self._target = target
         self._credentials = credentials
         self._deadline = deadline
         self._started = time.monotonic()
@@ -105,8 +105,8 @@ class _Conversation:
             "keyboard-interactive": self._interactive(),
         }
         while True:
-            went_on = False
-            for method in self._params.preferred_auth:
+            progressed = False
+            for method in self._target.preferred_auth:
                 if self._allowed is not None and method not in self._allowed:
                     continue
                 outcome = self._run_method(attempts[method])
@@ -114,13 +114,13 @@ class _Conversation:
                     return
                 if outcome == "partial":
                     attempts["keyboard-interactive"] = self._interactive()
-                    went_on = True
+                    progressed = True
                     break
-            if not went_on:
+            if not progressed:
                 break
-        if self._count == 0 and self._ask_none():
+        if self._count == 0 and self._try_none():
             return
-        raise self._refused()
+        raise self._auth_error()
 
     def _run_method(self, attempts: Iterator[_Attempt]) -> str:
         for attempt in attempts:
@@ -148,7 +148,7 @@ class _Conversation:
                 raise  # ours, such as a callable's failure, not the network's
             if is_lost or not isinstance(error, paramiko.SSHException):
                 self._tried.append(f"{label}: connection lost")
-                raise self._lost(error) from error
+                raise self._connection_lost_error(error) from error
             self._tried.append(f"{label}: {_reason(attempt, error)}")
             self._check_alive(error)
             return "refused"
@@ -167,9 +167,9 @@ class _Conversation:
     def _public_key(self, identity: Identity) -> _Attempt:
         def run() -> Optional[Sequence[str]]:
             event = threading.Event()
-            restrict(self._transport, self._params, identity.key)
-            self._transport.auth_publickey(self._params.username, identity.key, event)
-            return self._await(event)
+            restrict_rsa_algorithms(self._transport, self._target, identity.key)
+            self._transport.auth_publickey(self._target.username, identity.key, event)
+            return self._wait_for_answer(event)
 
         return _Attempt(f"publickey {identity.label}", run, identity.key)
 
@@ -180,17 +180,17 @@ class _Conversation:
 
         def run() -> Optional[Sequence[str]]:
             self._password_shown = True
-            event, user = threading.Event(), self._params.username
+            event, user = threading.Event(), self._target.username
             try:
                 self._transport.auth_password(user, password.reveal_bytes(), event)
             except Exception as error:  # paramiko's frames hold the password
                 raise error.with_traceback(None) from None
-            return self._await(event)
+            return self._wait_for_answer(event)
 
         yield _Attempt("password", run)
 
     def _interactive(self) -> Iterator[_Attempt]:
-        handler = self._params.kbdint_handler
+        handler = self._target.kbdint_handler
         if handler is None:
             # A password that was refused is not shown again by another name: it may be counted.
             password = None if self._password_shown else self._credentials.password()
@@ -200,15 +200,15 @@ class _Conversation:
         chosen = handler
 
         def run() -> Optional[Sequence[str]]:
-            return Interview(self._transport, self._params, chosen, self._deadline).run()
+            return KeyboardInteractive(self._transport, self._target, chosen, self._deadline).run()
 
         yield _Attempt("keyboard-interactive", run)
 
-    def _ask_none(self) -> bool:
+    def _try_none(self) -> bool:
         """Ask to be let in with nothing: some servers do, all others say what they want."""
         answer = run_in_thread(
-            lambda: self._transport.auth_none(self._params.username),
-            f"auth-{self._params.connection_id}",
+            lambda: self._transport.auth_none(self._target.username),
+            f"auth-{self._target.connection_id}",
         )
 
         def run() -> Optional[Sequence[str]]:
@@ -218,7 +218,7 @@ class _Conversation:
 
         return self._try(_Attempt("none", run)) == "done"
 
-    def _await(self, event: threading.Event) -> Optional[Sequence[str]]:
+    def _wait_for_answer(self, event: threading.Event) -> Optional[Sequence[str]]:
         """Wait for the server's answer; not by docs/paramiko_repairs.md#wall-clock."""
         answered = event.wait(max(0.0, self._deadline - time.monotonic()))
         if answered and self._transport.is_authenticated():
@@ -236,30 +236,30 @@ class _Conversation:
         if time.monotonic() >= self._deadline:
             waited = time.monotonic() - self._started
             raise SshConnectTimeout(
-                f"{self._params.connection_id}: not authenticated within {waited:.1f} s",
-                connection_id=self._params.connection_id,
+                f"{self._target.connection_id}: not authenticated within {waited:.1f} s",
+                connection_id=self._target.connection_id,
                 phase="auth",
             ) from error
         if not self._transport.is_active():
-            raise self._lost(error) from error
+            raise self._connection_lost_error(error) from error
 
-    def _lost(self, error: BaseException) -> SshConnectError:
+    def _connection_lost_error(self, error: BaseException) -> SshConnectError:
         # Why it ended is known once the reader thread has ended, which it is about to do.
-        self._transport.join(_END_LIMIT)
+        self._transport.join(_READER_EXIT_TIMEOUT)
         loss = getattr(self._transport, "loss", None)
         if getattr(loss, "reason", None) == "disconnect":
             # The server said goodbye in so many words, as sshd does past MaxAuthTries.
-            return self._refused(f"; the server ended the connection: {loss}")
+            return self._auth_error(f"; the server ended the connection: {loss}")
         return SshConnectError(
-            f"{self._params.connection_id}: connection lost during authentication: "
+            f"{self._target.connection_id}: connection lost during authentication: "
             f"{loss or printable(reason_of(error))}",
-            connection_id=self._params.connection_id,
+            connection_id=self._target.connection_id,
             phase="auth",
         )
 
-    def _refused(self, more: str = "") -> SshAuthError:
+    def _auth_error(self, more: str = "") -> SshAuthError:
         tried = "; ".join(self._tried) if self._count else "nothing"
-        for note in (", ".join(self._lacking()), *self._params.auth_notes):
+        for note in (", ".join(self._missing_credentials()), *self._target.auth_notes):
             if note:
                 tried += f"; {note}"
         skipped = self._credentials.skipped
@@ -268,16 +268,16 @@ class _Conversation:
         if self._allowed is not None:
             more = f"; the server takes {printable(', '.join(self._allowed))}{more}"
         return SshAuthError(
-            f"{self._params.connection_id}: authentication refused; tried {tried}{more}",
+            f"{self._target.connection_id}: authentication refused; tried {tried}{more}",
             tried=tuple(self._tried),
-            connection_id=self._params.connection_id,
+            connection_id=self._target.connection_id,
         )
 
-    def _lacking(self) -> Iterator[str]:
+    def _missing_credentials(self) -> Iterator[str]:
         """Name what might have helped and was not there."""
-        untried = set(self._params.preferred_auth) - self._methods
+        untried = set(self._target.preferred_auth) - self._methods
         if "publickey" in untried and (self._allowed is None or "publickey" in self._allowed):
-            yield f"no private key found ({self._credentials.searched()})"
+            yield f"no private key found ({self._credentials.searched_places()})"
         if "password" in untried and self._allowed is not None and "password" in self._allowed:
             yield "no password given"
 
@@ -286,7 +286,9 @@ def _reason(attempt: _Attempt, error: BaseException) -> str:
     failure = getattr(attempt.key, "failure", None)
     if failure is not None:
         return str(failure)
-    if isinstance(error, paramiko.AuthenticationException) and not isinstance(error, Declined):
+    if isinstance(error, paramiko.AuthenticationException) and not isinstance(
+        error, ChallengeDeclined
+    ):
         return "refused"
     return printable(reason_of(error))
 
@@ -297,7 +299,7 @@ def _password_answers(password: Secret) -> Callable[..., List[str]]:
         if not prompts:
             return []
         if len(prompts) > 1 or prompts[0][1]:
-            raise Declined("asks for more than a password")
+            raise ChallengeDeclined("asks for more than a password")
         return [password.reveal()]
 
     return answer

@@ -11,16 +11,16 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 import paramiko
 from paramiko.pkey import PublicBlob
 
-from ssh_service.connect.accepted_keys import refusal
+from ssh_service.connect.accepted_keys import rejection_reason
 from ssh_service.connect.agent import AgentError, AgentKey, list_keys
 from ssh_service.connect.key_files import (
     certifies,
     check_mode,
     inspect_key,
     load_key,
-    needs_token,
     read_certificate,
     read_file,
+    token_required_error,
 )
 from ssh_service.connect.side_calls import run_in_thread, wait_until
 from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout, SshServiceError
@@ -73,19 +73,19 @@ class Credentials:
     *Thread safety*: belongs to one dial.
     """
 
-    def __init__(self, params: ConnectParams, deadline: float) -> None:
+    def __init__(self, target: ConnectParams, deadline: float) -> None:
         self.skipped: List[str] = []
-        self._params = params
+        self._target = target
         self._deadline = deadline
         self._agent_keys: Optional[List[AgentKey]] = None
         self._passphrase: Optional[Secret] = None
         self._passphrase_asked = False
         self._explicit: Optional[List[Identity]] = None
-        if params.client_keys is not None and "publickey" in params.preferred_auth:
-            given: Any = params.client_keys
+        if target.client_keys is not None and "publickey" in target.preferred_auth:
+            given: Any = target.client_keys
             if callable(given):
                 supplier = given
-                given = self._ask("client_keys", lambda: conceal_keys(supplier()))
+                given = self._call_supplier("client_keys", lambda: conceal_keys(supplier()))
                 given = key_sources("client_keys", given)
             self._explicit = [one for source in given for one in self._from_source(source)]
 
@@ -98,7 +98,7 @@ class Credentials:
         Optional[Secret]
             None where there is none.
         """
-        return self._secret("password", self._params.password)
+        return self._resolve_secret("password", self._target.password)
 
     def identities(self) -> Iterator[Identity]:
         """
@@ -118,7 +118,7 @@ class Credentials:
                 seen.add(blob)
                 yield identity
 
-    def searched(self) -> str:
+    def searched_places(self) -> str:
         """
         Say where `identities` looks for keys.
 
@@ -127,27 +127,29 @@ class Credentials:
         str
             For people.
         """
-        params = self._params
-        places = [] if self._explicit is not None else [_short(p) for p in params.identity_files]
-        if params.agent_path is not None and not params.identities_only:
-            places.append(f"the agent at {params.agent_path}")
+        target = self._target
+        places = (
+            [] if self._explicit is not None else [_tilde_path(p) for p in target.identity_files]
+        )
+        if target.agent_path is not None and not target.identities_only:
+            places.append(f"the agent at {target.agent_path}")
         return f"looked in {', '.join(places)}" if places else "none was given"
 
     def _accepted(self) -> Iterator[Identity]:
         for identity in self._ordered():
-            reason = refusal(self._params, identity.key)
+            reason = rejection_reason(self._target, identity.key)
             if reason is None:
                 yield identity
             else:
                 self._skip(SshConfigError(f"{identity.label}: {reason}"))
 
     def _ordered(self) -> Iterator[Identity]:
-        only_named = self._params.identities_only
+        only_named = self._target.identities_only
         if self._explicit is not None:
             yield from self._explicit
             if not only_named:
                 yield from self._from_agent()
-        elif self._params.identities_configured:
+        elif self._target.identities_configured:
             yield from self._from_identity_files()
             if not only_named:
                 yield from self._from_agent()
@@ -158,11 +160,11 @@ class Credentials:
 
     # --- callables
 
-    def _ask(self, name: str, supplier: Callable[[], Any]) -> Any:
+    def _call_supplier(self, name: str, supplier: Callable[[], Any]) -> Any:
         """Ask a callable of the caller's."""
         began = time.monotonic()
         answer = run_in_thread(supplier, name)
-        connection_id = self._params.connection_id
+        connection_id = self._target.connection_id
         if not wait_until(answer, self._deadline):
             raise SshConnectTimeout(
                 f"{connection_id}: the callable given as {name} returned nothing within "
@@ -182,10 +184,10 @@ class Credentials:
             phase="auth",
         )
 
-    def _secret(self, name: str, value: Any) -> Optional[Secret]:
+    def _resolve_secret(self, name: str, value: Any) -> Optional[Secret]:
         if value is None or isinstance(value, Secret):
             return value
-        delivered = self._ask(name, lambda: _wrapped(value()))
+        delivered = self._call_supplier(name, lambda: _as_secret(value()))
         if delivered is None:
             return None
         if isinstance(delivered, Secret):
@@ -194,11 +196,11 @@ class Credentials:
             f"{name}: the callable returned an object of {type(delivered).__name__}, not a text"
         )
 
-    def _unlock(self) -> Optional[Secret]:
+    def _get_passphrase(self) -> Optional[Secret]:
         """Ask for the passphrase once per dial, and only if a key needs it."""
         if not self._passphrase_asked:
             self._passphrase_asked = True
-            self._passphrase = self._secret("passphrase", self._params.passphrase)
+            self._passphrase = self._resolve_secret("passphrase", self._target.passphrase)
         return self._passphrase
 
     # --- the agent
@@ -206,9 +208,9 @@ class Credentials:
     def _agent(self) -> List[AgentKey]:
         if self._agent_keys is None:
             self._agent_keys = []
-            if self._params.agent_path is not None:
+            if self._target.agent_path is not None:
                 try:
-                    self._agent_keys = list_keys(self._params.agent_path, self._deadline)
+                    self._agent_keys = list_keys(self._target.agent_path, self._deadline)
                 except AgentError as error:
                     self._skip(error)
         return self._agent_keys
@@ -216,31 +218,31 @@ class Credentials:
     def _from_agent(self) -> Iterator[Identity]:
         # As ssh: certificates before plain keys.  But keys of tokens last: ssh asks the server
         # before it has one touched; paramiko shows every key with its signature.
-        for key in sorted(self._agent(), key=_turn):
+        for key in sorted(self._agent(), key=_offer_order):
             label = f"agent key {fingerprint(key.asbytes())} ({key.comment})"
             yield from self._certified(Identity(label, key), None)
 
-    def _held(
+    def _from_agent_by_public_key(
         self, public_blob: Optional[bytes], path: str, certificate: Optional[str]
     ) -> List[Identity]:
         """Find a key in the agent whose private half cannot be had otherwise."""
-        beside = (path[: -len(".pub")] if path.endswith(".pub") else path) + "-cert.pub"
+        cert_path = (path[: -len(".pub")] if path.endswith(".pub") else path) + "-cert.pub"
         for key in self._agent():
             if key.asbytes() == public_blob:
                 found = Identity(f"{path} (in the agent)", key)
-                return list(self._certified(found, certificate, beside))
+                return list(self._certified(found, certificate, cert_path))
         return []
 
     # --- files
 
     def _from_identity_files(self) -> Iterator[Identity]:
         """Files nobody named in code: what is missing or locked is passed over, as in ssh."""
-        for path in self._params.identity_files:
+        for path in self._target.identity_files:
             try:
                 if os.path.exists(path):
                     yield from self._from_file(path, None)
                 elif os.path.exists(path + ".pub"):
-                    yield from self._held(_public_half(path), path, None)
+                    yield from self._from_agent_by_public_key(_read_public_half(path), path, None)
             except SshConfigError as error:
                 self._skip(error)
 
@@ -252,7 +254,7 @@ class Credentials:
             yield from self._from_file(source, certificate)
             return
         if isinstance(source, Secret):
-            source = load_key(source, "(given in memory)", self._unlock)
+            source = load_key(source, "(given in memory)", self._get_passphrase)
         label = f"key {fingerprint(source.asbytes())}"
         yield from self._certified(Identity(label, source), certificate)
 
@@ -260,8 +262,10 @@ class Credentials:
         content, mode = read_file(path)
         facts = inspect_key(content, path)
         elsewhere = facts.is_public or facts.token_type is not None
-        if elsewhere or (facts.is_encrypted and not self._unlock()):
-            held = self._held(facts.public_blob or _public_half(path), path, certificate)
+        if elsewhere or (facts.is_encrypted and not self._get_passphrase()):
+            held = self._from_agent_by_public_key(
+                facts.public_blob or _read_public_half(path), path, certificate
+            )
             if held:
                 yield from held
                 return
@@ -270,15 +274,15 @@ class Credentials:
                     f"key file {path!r} is a public key, and no agent holds its private half"
                 )
             if facts.token_type:
-                raise needs_token(path, facts.token_type)
+                raise token_required_error(path, facts.token_type)
         check_mode(path, mode)
-        key = load_key(content, path, self._unlock)
+        key = load_key(content, path, self._get_passphrase)
         yield from self._certified(Identity(path, key), certificate, path + "-cert.pub")
 
     # --- certificates
 
     def _certified(
-        self, plain: Identity, named: Optional[str], beside: Optional[str] = None
+        self, plain: Identity, named: Optional[str], cert_path: Optional[str] = None
     ) -> Iterator[Identity]:
         """Yield the key with each of its certificates, then alone."""
         if not getattr(plain.key, "public_blob", None):
@@ -287,9 +291,9 @@ class Credentials:
                 if certified is None:
                     raise SshConfigError(f"certificate {named!r} is not of the key {plain.label}")
                 yield certified
-            others = list(self._params.certificate_files)
-            if beside is not None and os.path.exists(beside):
-                others.insert(0, beside)
+            others = list(self._target.certificate_files)
+            if cert_path is not None and os.path.exists(cert_path):
+                others.insert(0, cert_path)
             for path in others:
                 try:
                     found = _with_certificate(plain, path)
@@ -301,30 +305,30 @@ class Credentials:
         yield plain
 
     def _skip(self, error: Exception) -> None:
-        _log.debug("%s: %s", self._params.connection_id, error)
+        _log.debug("%s: %s", self._target.connection_id, error)
         if str(error) not in self.skipped:
             self.skipped.append(str(error))
 
 
-def _turn(key: AgentKey) -> Tuple[bool, bool]:
+def _offer_order(key: AgentKey) -> Tuple[bool, bool]:
     name = key.get_name()
     return name.startswith("sk-"), "-cert-" not in name
 
 
-def _public_half(path: str) -> Optional[bytes]:
-    """Read what stands beside a private key that cannot be read, or is not there."""
+def _read_public_half(path: str) -> Optional[bytes]:
+    """Read what stands next to a private key that cannot be read, or is not there."""
     public = path + ".pub"
     if not os.path.exists(public):
         return None
     return inspect_key(read_file(public).content, public).public_blob
 
 
-def _short(path: str) -> str:
+def _tilde_path(path: str) -> str:
     folder = home() + os.sep
     return "~/" + path[len(folder) :] if path.startswith(folder) else path
 
 
-def _wrapped(value: Any) -> Any:
+def _as_secret(value: Any) -> Any:
     return Secret(value) if isinstance(value, (str, bytes)) else value
 
 

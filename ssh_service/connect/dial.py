@@ -34,7 +34,7 @@ __all__ = ["dial"]
 _log = logging.getLogger(__name__)
 
 # What paramiko calls that of which the server has none of ours.
-_CALLED = {
+_PARAMIKO_TERMS = {
     "encryption_algs": "ciphers",
     "kex_algs": "kex algorithm",
     "mac_algs": "macs",
@@ -44,16 +44,16 @@ _CALLED = {
 
 # Hosts whose unchecked keys have been warned of.  A set's `add` and `in` are atomic, and the worst
 # a race can do is to warn twice.
-_unchecked: Set[Tuple[str, ...]] = set()
+_warned_unchecked: Set[Tuple[str, ...]] = set()
 
 
 def dial(
-    params: ConnectParams,
+    target: ConnectParams,
     deadline: float,
     *,
     open_tunnel: Optional[OpenTunnel] = None,
-    started: Optional[Callable[[SshTransport], None]] = None,
-    wanted: Callable[[], bool] = lambda: True,
+    on_started: Optional[Callable[[SshTransport], None]] = None,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> SshTransport:
     """
     Make an authenticated connection.
@@ -65,12 +65,12 @@ def dial(
     deadline : float
         Monotonic instant until which everything must be done, jump hosts included.
     open_tunnel : Optional[OpenTunnel]
-        ``open_tunnel(hop_params, deadline) -> (transport, release)`` delivers the connection to
+        ``open_tunnel(hop, deadline) -> (transport, release)`` delivers the connection to
         a jump host; `release` is called when this connection has ended.  By default each hop is
         dialled for this connection alone.
-    started : Optional[Callable[[SshTransport], None]]
+    on_started : Optional[Callable[[SshTransport], None]]
         Given the transport as soon as there is a stream.  To hang it up ends the attempt at once.
-    wanted : Callable[[], bool]
+    is_wanted : Callable[[], bool]
         Says whether anyone still waits for it; asked a few times a second until there is a stream.
 
     Returns
@@ -95,77 +95,77 @@ def dial(
     -----
     *Guarantees*: on any failure the socket is closed and the threads of the attempt end.
     """
-    credentials = Credentials(params, deadline)
-    stream = open_stream(params, deadline, open_tunnel or _dial_hop, wanted)
+    credentials = Credentials(target, deadline)
+    stream = open_stream(target, deadline, open_tunnel or _dial_hop, is_wanted)
     transport: Optional[SshTransport] = None
     try:
-        transport = _start(params, stream)
-        if started is not None:
-            started(transport)
-        if params.login_timeout is not None:
-            deadline = min(deadline, time.monotonic() + params.login_timeout)
-        _shake_hands(transport, params, deadline)
-        authenticate(transport, params, credentials, deadline)
+        transport = _start(target, stream)
+        if on_started is not None:
+            on_started(transport)
+        if target.login_timeout is not None:
+            deadline = min(deadline, time.monotonic() + target.login_timeout)
+        _verify_host_key(transport, target, deadline)
+        authenticate(transport, target, credentials, deadline)
     except BaseException as error:
         _discard(transport, stream)
         if isinstance(error, SshConnectError):
-            error.args = (f"{error}{_more_about(error, params, stream)}",)
+            error.args = (f"{error}{_error_detail(error, target, stream)}",)
         is_ours = isinstance(error, SshServiceError) and not isinstance(error, SshConnectionLost)
         if is_ours or not isinstance(error, Exception):
             raise
-        raise _translate(error, params, deadline) from error
+        raise _translate(error, target, deadline) from error
     transport.add_done_callback(lambda *_: stream.release())
     return transport
 
 
-def _start(params: ConnectParams, stream: Stream) -> SshTransport:
-    trust = params.known_hosts
-    wanted = trust.algorithms(params.server_host_key_algs, params.host_key_names)
+def _start(target: ConnectParams, stream: Stream) -> SshTransport:
+    trust = target.known_hosts
+    wanted = trust.algorithms(target.server_host_key_algs, target.host_key_names)
     available = algorithms.supported("server_host_key_algs")
     return SshTransport(
         stream.sock,
-        connection_id=params.connection_id,
-        keepalive_interval=params.keepalive_interval,
-        keepalive_count_max=params.keepalive_count_max,
-        ciphers=params.encryption_algs,
-        kex=params.kex_algs,
-        macs=params.mac_algs,
+        connection_id=target.connection_id,
+        keepalive_interval=target.keepalive_interval,
+        keepalive_count_max=target.keepalive_count_max,
+        ciphers=target.encryption_algs,
+        kex=target.kex_algs,
+        macs=target.mac_algs,
         key_types=[name for name in wanted if name in available],
-        compression=params.compression_algs,
+        compression=target.compression_algs,
     )
 
 
-def _shake_hands(transport: SshTransport, params: ConnectParams, deadline: float) -> None:
+def _verify_host_key(transport: SshTransport, target: ConnectParams, deadline: float) -> None:
     key = transport.handshake(deadline)
-    trust = params.known_hosts
+    trust = target.known_hosts
     if trust.policy == "off" and not trust.pins and not trust.is_deliberate:
-        _warn_unchecked(params)
+        _warn_unchecked(target)
     certificate = getattr(key, "public_blob", None)
     trust.verify(
         key.get_name(),
         key.asbytes(),
-        params.host_key_names,
+        target.host_key_names,
         certificate=certificate.key_blob if certificate else None,
-        principal=params.host_key_alias or params.hostname,
-        connection_id=params.connection_id,
+        principal=target.host_key_alias or target.hostname,
+        connection_id=target.connection_id,
         deadline=deadline,
     )
 
 
-def _warn_unchecked(params: ConnectParams) -> None:
-    if params.host_key_names not in _unchecked:
-        _unchecked.add(params.host_key_names)
+def _warn_unchecked(target: ConnectParams) -> None:
+    if target.host_key_names not in _warned_unchecked:
+        _warned_unchecked.add(target.host_key_names)
         _log.warning(
             "%s: the host key is not checked: set known_hosts (a service: ssh_known_hosts_path)"
             " to a known_hosts file, or the host key policy to 'off' if that is meant",
-            params.connection_id,
+            target.connection_id,
         )
 
 
 def _dial_hop(
-    params: ConnectParams, deadline: float
+    target: ConnectParams, deadline: float
 ) -> Tuple[paramiko.Transport, Callable[[], None]]:
-    transport = dial(params, deadline)
+    transport = dial(target, deadline)
     return transport, transport.close_nowait  # called on a reader thread, which must not wait
 
 
@@ -181,21 +181,21 @@ def _discard(transport: Optional[SshTransport], stream: Stream) -> None:
             stream.release()
 
 
-def _more_about(error: SshConnectError, params: ConnectParams, stream: Stream) -> str:
+def _error_detail(error: SshConnectError, target: ConnectParams, stream: Stream) -> str:
     """Add to an error what helps to mend it, and is not known where it arose."""
     if isinstance(error.__cause__, paramiko.ssh_exception.IncompatiblePeer):
-        for kind, words in _CALLED.items():
+        for kind, words in _PARAMIKO_TERMS.items():
             if f"no acceptable {words}" in str(error):
-                return f"; {kind} was {', '.join(getattr(params, kind))}"
+                return f"; {kind} was {', '.join(getattr(target, kind))}"
     if isinstance(stream.sock, ProxySocket) and error.phase in ("banner", "kex"):
-        said = stream.sock.last_words()
+        said = stream.sock.last_stderr_line()
         return f"; the proxy command said: {said}" if said else ""
     return ""
 
 
-def _translate(error: BaseException, params: ConnectParams, deadline: float) -> SshConnectError:
+def _translate(error: BaseException, target: ConnectParams, deadline: float) -> SshConnectError:
     """Turn what paramiko or the system raised into one of our errors."""
-    where = params.connection_id
+    where = target.connection_id
     timed_out = isinstance(error, socket.timeout) or time.monotonic() >= deadline
     cls: Any = SshConnectTimeout if timed_out else SshConnectError
     reason = printable(reason_of(error))

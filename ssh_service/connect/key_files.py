@@ -33,7 +33,7 @@ __all__ = [
     "check_mode",
     "inspect_key",
     "load_key",
-    "needs_token",
+    "token_required_error",
     "read_certificate",
     "read_file",
 ]
@@ -83,7 +83,7 @@ def read_file(path: str) -> KeyFile:
         This process has no descriptor left to read it with.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=_open_nonblocking) as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise OSError(errno.EINVAL, "it is not a regular file")
@@ -95,7 +95,7 @@ def read_file(path: str) -> KeyFile:
         raise SshConfigError(text) from error
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     """Open a file; without `O_NONBLOCK`, a fifo would wait for a writer, beyond any time limit."""
     return os.open(path, flags | os.O_NONBLOCK)
 
@@ -199,7 +199,7 @@ def _inspect_openssh(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]
     return KeyFacts(cipher != b"none", False, blob, token_type)
 
 
-def needs_token(label: str, token_type: Optional[str]) -> SshConfigError:
+def token_required_error(label: str, token_type: Optional[str]) -> SshConfigError:
     """
     Say that a key is of no use without its token.
 
@@ -256,7 +256,7 @@ def load_key(
     if facts.is_public:
         raise SshConfigError(f"key file {label!r} is a public key; give the private one")
     if facts.token_type:
-        raise needs_token(label, facts.token_type)
+        raise token_required_error(label, facts.token_type)
     secret = passphrase() if facts.is_encrypted else None
     if facts.is_encrypted and not secret:
         raise SshConfigError(f"key file {label!r} is encrypted and no passphrase was given")

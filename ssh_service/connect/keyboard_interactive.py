@@ -13,18 +13,18 @@ from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
 from ssh_service.params import ConnectParams
 from ssh_service.secret import Secret
 
-__all__ = ["Declined", "Interview"]
+__all__ = ["ChallengeDeclined", "KeyboardInteractive"]
 
 # How often a server may ask in one authentication.  OpenSSH's client has no bound, but a person
 # who answers; here a stored password would be sent thousands of times a second.
 _MAX_ROUNDS = 64
 
 
-class Declined(paramiko.AuthenticationException):  # type: ignore[misc]
+class ChallengeDeclined(paramiko.AuthenticationException):  # type: ignore[misc]
     """We would not answer what the server asked."""
 
 
-class Interview:
+class KeyboardInteractive:
     """
     Keyboard-interactive: the server's questions, answered on the dialling thread.
 
@@ -45,18 +45,18 @@ class Interview:
     def __init__(
         self,
         transport: paramiko.Transport,
-        params: ConnectParams,
+        target: ConnectParams,
         handler: Callable[..., Any],
         deadline: float,
     ) -> None:
         self._transport = transport
-        self._params = params
+        self._target = target
         self._handler = handler
         self._deadline = deadline
         # ("asked", questions) or ("done", the outcome)
         self._events: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._declined: Optional[Declined] = None
+        self._declined: Optional[ChallengeDeclined] = None
         self._rounds = 0
 
     def run(self) -> Optional[Sequence[str]]:
@@ -78,7 +78,7 @@ class Interview:
             The handler's answers do not fit the questions.
         """
         self._transport.auth_timeout = None  # a user may take until the deadline
-        run_in_thread(self._converse, f"auth-{self._params.connection_id}").add_done_callback(
+        run_in_thread(self._authenticate, f"auth-{self._target.connection_id}").add_done_callback(
             lambda outcome: self._events.put(("done", outcome))
         )
         while True:
@@ -98,14 +98,16 @@ class Interview:
     def _answer(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> None:
         answers: Any = None
         try:
-            answers = self._ask(name, instructions, prompts)
-        except Declined as error:  # refused like this, other methods can still be tried
+            answers = self._call_handler(name, instructions, prompts)
+        except ChallengeDeclined as error:  # refused like this, other methods can still be tried
             self._declined, answers = error, [""] * len(prompts)
         finally:  # the reader thread waits for it, whatever happens
             self._answers.put(answers)
 
-    def _ask(self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> Any:
-        where = self._params.connection_id
+    def _call_handler(
+        self, name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]
+    ) -> Any:
+        where = self._target.connection_id
         self._rounds += 1
         if self._rounds > _MAX_ROUNDS:
             endless = SshConnectError(
@@ -120,7 +122,7 @@ class Interview:
         answers: Any = None
         try:
             answers = self._handler(name, instructions, prompts)
-        except (Declined, SshServiceError):
+        except (ChallengeDeclined, SshServiceError):
             raise
         except Exception as error:  # of the user's code
             problem = type(error).__name__
@@ -144,8 +146,8 @@ class Interview:
             )
         return [Secret(answer).reveal_bytes() for answer in answers]
 
-    def _converse(self) -> Any:
-        return self._transport.auth_interactive(self._params.username, self._on_questions)
+    def _authenticate(self) -> Any:
+        return self._transport.auth_interactive(self._target.username, self._on_questions)
 
     def _on_questions(self, name: str, instructions: str, prompts: Any) -> Any:
         self._events.put(("asked", (name, instructions, [tuple(one) for one in prompts])))

@@ -18,10 +18,10 @@ from ssh_service.connect.side_calls import wait_until
 from ssh_service.errors import SshConnectError, SshConnectTimeout
 from ssh_service.params import ConnectParams
 
-__all__ = ["LOOK_AGAIN", "resolve_name", "unwanted"]
+__all__ = ["POLL_INTERVAL", "resolve_name", "unwanted_error"]
 
 # Seconds between two questions whether a connection is still wanted.
-LOOK_AGAIN = 0.25
+POLL_INTERVAL = 0.25
 
 _Key = Tuple[str, int, int]
 
@@ -29,7 +29,7 @@ _lock = threading.Lock()
 _lookups: Dict[_Key, Future[List[Any]]] = {}  # guarded by _lock: those under way
 
 
-def _forget_parent() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child: the threads that would answer are the parent's."""
     global _lock
     _lock = threading.Lock()
@@ -37,11 +37,11 @@ def _forget_parent() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def resolve_name(
-    params: ConnectParams, deadline: float, wanted: Callable[[], bool] = lambda: True
+    target: ConnectParams, deadline: float, is_wanted: Callable[[], bool] = lambda: True
 ) -> List[Any]:
     """
     Find the addresses of a host.
@@ -52,7 +52,7 @@ def resolve_name(
         The destination; where its host is an address, no thread is needed.
     deadline : float
         Monotonic instant until which it must be done.
-    wanted : Callable[[], bool]
+    is_wanted : Callable[[], bool]
         Says whether anyone still waits for it.
 
     Returns
@@ -67,21 +67,21 @@ def resolve_name(
     SshConnectTimeout
         The resolver did not answer in time.
     """
-    key = (params.hostname, params.port, params.family)
+    key = (target.hostname, target.port, target.family)
     try:
         return socket.getaddrinfo(*key, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         pass  # a name, then
-    lookup = _lookup(key)
+    lookup = _join_lookup(key)
     began = time.monotonic()
-    while not wait_until(lookup, min(deadline, time.monotonic() + LOOK_AGAIN)):
-        if not wanted():
-            raise unwanted(params, "resolve")
+    while not wait_until(lookup, min(deadline, time.monotonic() + POLL_INTERVAL)):
+        if not is_wanted():
+            raise unwanted_error(target, "resolve")
         waited = time.monotonic() - began
         if began + waited >= deadline:
             raise SshConnectTimeout(
-                f"{params.connection_id}: no answer from the name service within {waited:.1f} s",
-                connection_id=params.connection_id,
+                f"{target.connection_id}: no answer from the name service within {waited:.1f} s",
+                connection_id=target.connection_id,
                 phase="resolve",
             )
     error = lookup.exception()
@@ -89,9 +89,9 @@ def resolve_name(
         return lookup.result()
     reason = getattr(error, "strerror", None) or error or "no address"
     raise SshConnectError(
-        f"{params.connection_id}: the name {params.hostname!r} cannot be resolved: {reason}"
-        f"{_hint(params.hostname)}",
-        connection_id=params.connection_id,
+        f"{target.connection_id}: the name {target.hostname!r} cannot be resolved: {reason}"
+        f"{_hint(target.hostname)}",
+        connection_id=target.connection_id,
         phase="resolve",
     ) from error
 
@@ -107,7 +107,7 @@ def _hint(name: str) -> str:
     return ""
 
 
-def _lookup(key: _Key) -> Future[List[Any]]:
+def _join_lookup(key: _Key) -> Future[List[Any]]:
     """Join a lookup that is under way, or begin one."""
     with _lock:
         lookup = _lookups.get(key)
@@ -116,12 +116,12 @@ def _lookup(key: _Key) -> Future[List[Any]]:
             lookup = _lookups[key] = Future()
     if is_first:
         threading.Thread(
-            target=_look_up, args=(key, lookup), name=f"ssh-service-resolve-{key[0]}", daemon=True
+            target=_resolve, args=(key, lookup), name=f"ssh-service-resolve-{key[0]}", daemon=True
         ).start()
     return lookup
 
 
-def _look_up(key: _Key, lookup: Future[List[Any]]) -> None:
+def _resolve(key: _Key, lookup: Future[List[Any]]) -> None:
     found: List[Any] = []
     problem: Optional[Exception] = None
     try:
@@ -138,7 +138,7 @@ def _look_up(key: _Key, lookup: Future[List[Any]]) -> None:
         lookup.set_result(list(dict.fromkeys(found)))
 
 
-def unwanted(params: ConnectParams, phase: str) -> SshConnectError:
+def unwanted_error(target: ConnectParams, phase: str) -> SshConnectError:
     """
     Make the error of an attempt that nobody waits for.
 
@@ -155,7 +155,7 @@ def unwanted(params: ConnectParams, phase: str) -> SshConnectError:
         Not raised yet.
     """
     return SshConnectError(
-        f"{params.connection_id}: nobody waits for the connection any more",
-        connection_id=params.connection_id,
+        f"{target.connection_id}: nobody waits for the connection any more",
+        connection_id=target.connection_id,
         phase=phase,
     )

@@ -17,10 +17,10 @@ __all__ = ["ProxySocket"]
 
 _log = logging.getLogger(__name__)
 
-_LONGEST = 200  # characters that are shown
-_LONGEST_LINE = 4096  # bytes after which a line is broken, as the command may never end it
+_MAX_SHOWN_CHARS = 200  # characters that are shown
+_MAX_LINE_BYTES = 4096  # bytes after which a line is broken, as the command may never end it
 # Seconds for which a command that was ended may take to say its last.
-_PATIENCE = 0.5
+_STDERR_TIMEOUT = 0.5
 
 
 class ProxySocket(socket.socket):
@@ -31,7 +31,7 @@ class ProxySocket(socket.socket):
     """
 
     _process: Optional[subprocess.Popen[bytes]] = None
-    _watcher: Optional[_Watcher] = None
+    _watcher: Optional[_StderrLogger] = None
 
     @classmethod
     def start(cls, command: str, connection_id: str) -> ProxySocket:
@@ -76,23 +76,23 @@ class ProxySocket(socket.socket):
                 ) from error
         sock = cls(fileno=ours.detach())
         sock._process = process
-        sock._watcher = _Watcher(process, connection_id)
+        sock._watcher = _StderrLogger(process, connection_id)
         sock._watcher.start()
         return sock
 
-    def last_words(self) -> str:
+    def last_stderr_line(self) -> str:
         """
-        Tell what the command said last on its stderr, once it has ended.
+        Tell what the command wrote last on its stderr, once it has ended.
 
         Returns
         -------
         str
-            A line, cut and with its control characters escaped; empty where it said nothing.
+            A line, cut and with its control characters escaped; empty where it wrote nothing.
         """
         if self._watcher is None:
             return ""
-        self._watcher.join(_PATIENCE)
-        return self._watcher.said
+        self._watcher.join(_STDERR_TIMEOUT)
+        return self._watcher.last_line
 
     def close(self) -> None:
         """Close the stream and end the command."""
@@ -105,21 +105,21 @@ class ProxySocket(socket.socket):
                 pass  # it ended just now
 
 
-class _Watcher(threading.Thread):
+class _StderrLogger(threading.Thread):
     """Logs what the command says, and leaves no zombie."""
 
     def __init__(self, process: subprocess.Popen[bytes], connection_id: str) -> None:
         super().__init__(name=f"ssh-service-proxy-{connection_id}", daemon=True)
-        self.said = ""
+        self.last_line = ""
         self._process = process
         self._connection_id = connection_id
 
     def run(self) -> None:
         assert self._process.stderr is not None
         with self._process.stderr as stderr:
-            for line in iter(lambda: stderr.readline(_LONGEST_LINE), b""):
-                text = printable(line.decode("utf-8", "backslashreplace"), _LONGEST)
+            for line in iter(lambda: stderr.readline(_MAX_LINE_BYTES), b""):
+                text = printable(line.decode("utf-8", "backslashreplace"), _MAX_SHOWN_CHARS)
                 if text:
-                    self.said = text
+                    self.last_line = text
                     _log.debug("%s: proxy command: %s", self._connection_id, text)
         self._process.wait()

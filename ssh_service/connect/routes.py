@@ -15,7 +15,7 @@ from ssh_service.transport import printable
 
 __all__ = ["OpenTunnel", "Stream", "open_stream"]
 
-# open_tunnel(hop_params, deadline) -> (authenticated transport, release)
+# open_tunnel(hop, deadline) -> (authenticated transport, release)
 OpenTunnel = Callable[[ConnectParams, float], Tuple[paramiko.Transport, Callable[[], None]]]
 
 
@@ -26,15 +26,15 @@ class Stream(NamedTuple):
     release: Callable[[], None]
 
 
-def _nothing() -> None:
+def _no_release() -> None:
     """Release what needs no release."""
 
 
 def open_stream(
-    params: ConnectParams,
+    target: ConnectParams,
     deadline: float,
     open_tunnel: OpenTunnel,
-    wanted: Callable[[], bool] = lambda: True,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> Stream:
     """
     Connect to the SSH port of a destination, by the route its parameters name.
@@ -47,7 +47,7 @@ def open_stream(
         Monotonic instant until which it must be done.
     open_tunnel : OpenTunnel
         Delivers an authenticated connection to a jump host.
-    wanted : Callable[[], bool]
+    is_wanted : Callable[[], bool]
         Says whether anyone still waits for it.
 
     Returns
@@ -62,24 +62,24 @@ def open_stream(
     SshConnectTimeout
         The time ran out, in phase ``resolve`` or ``tcp``.
     """
-    if isinstance(params.tunnel, paramiko.Transport):
-        return _through(params.tunnel, _nothing, params, deadline)
-    if params.tunnel is not None:
-        transport, release = open_tunnel(params.tunnel, deadline)
+    if isinstance(target.tunnel, paramiko.Transport):
+        return _open_tunnel_stream(target.tunnel, _no_release, target, deadline)
+    if target.tunnel is not None:
+        transport, release = open_tunnel(target.tunnel, deadline)
         try:
-            return _through(transport, release, params, deadline)
+            return _open_tunnel_stream(transport, release, target, deadline)
         except BaseException:
             release()
             raise
-    if params.proxy_command is not None:
-        return Stream(ProxySocket.start(params.proxy_command, params.connection_id), _nothing)
-    return Stream(connect_tcp(params, deadline, wanted), _nothing)
+    if target.proxy_command is not None:
+        return Stream(ProxySocket.start(target.proxy_command, target.connection_id), _no_release)
+    return Stream(connect_tcp(target, deadline, is_wanted), _no_release)
 
 
-def _through(
+def _open_tunnel_stream(
     transport: paramiko.Transport,
     release: Callable[[], None],
-    params: ConnectParams,
+    target: ConnectParams,
     deadline: float,
 ) -> Stream:
     left = deadline - time.monotonic()
@@ -88,20 +88,20 @@ def _through(
         if left <= 0:
             raise TimeoutError
         channel = transport.open_channel(
-            "direct-tcpip", (params.hostname, params.port), ("127.0.0.1", 0), timeout=left
+            "direct-tcpip", (target.hostname, target.port), ("127.0.0.1", 0), timeout=left
         )
     except Exception as error:  # ours, paramiko's, or of a transport that somebody else made
         if time.monotonic() >= deadline:
             raise SshConnectTimeout(
-                f"{params.connection_id}: no answer through {jump} in time",
-                connection_id=params.connection_id,
+                f"{target.connection_id}: no answer through {jump} in time",
+                connection_id=target.connection_id,
                 phase="tcp",
             ) from error
         reason = printable(reason_of(error))
         raise SshConnectError(
-            f"{params.connection_id}: {jump} cannot connect to "
-            f"{params.hostname}:{params.port}: {reason}",
-            connection_id=params.connection_id,
+            f"{target.connection_id}: {jump} cannot connect to "
+            f"{target.hostname}:{target.port}: {reason}",
+            connection_id=target.connection_id,
             phase="tcp",
         ) from error
     return Stream(TunnelSocket(channel), release)

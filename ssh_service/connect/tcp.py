@@ -10,20 +10,20 @@ import time
 from collections import deque
 from typing import Any, Callable, List, Optional, Tuple
 
-from ssh_service.connect.names import LOOK_AGAIN, resolve_name, unwanted
+from ssh_service.connect.names import POLL_INTERVAL, resolve_name, unwanted_error
 from ssh_service.errors import SshConnectError, SshConnectTimeout
 from ssh_service.params import ConnectParams
 
 __all__ = ["connect_tcp"]
 
 # Seconds for which one address is waited for before the next is tried beside it.
-_STAGGER = 2.0
+_ATTEMPT_DELAY = 2.0
 
 Address = Tuple[Any, ...]
 
 
 def connect_tcp(
-    params: ConnectParams, deadline: float, wanted: Callable[[], bool] = lambda: True
+    target: ConnectParams, deadline: float, is_wanted: Callable[[], bool] = lambda: True
 ) -> socket.socket:
     """
     Connect to the first address of a host that answers.
@@ -34,7 +34,7 @@ def connect_tcp(
         The destination.
     deadline : float
         Monotonic instant until which it must be done.
-    wanted : Callable[[], bool]
+    is_wanted : Callable[[], bool]
         Says whether anyone still waits for it.
 
     Returns
@@ -50,11 +50,11 @@ def connect_tcp(
     SshConnectTimeout
         The time ran out, in phase ``resolve`` or ``tcp``.
     """
-    return _race(resolve_name(params, deadline, wanted), params, deadline, wanted)
+    return _race(resolve_name(target, deadline, is_wanted), target, deadline, is_wanted)
 
 
 def _race(
-    addresses: List[Any], params: ConnectParams, deadline: float, wanted: Callable[[], bool]
+    addresses: List[Any], target: ConnectParams, deadline: float, is_wanted: Callable[[], bool]
 ) -> socket.socket:
     """Try the addresses in turn; one that is silent does not hold up the next for long."""
     waiting = deque(addresses)
@@ -65,15 +65,15 @@ def _race(
             while waiting or selector.get_map():
                 now = time.monotonic()
                 if now >= deadline:
-                    raise _tcp_timeout(params, now - started, failures)
-                if not wanted():
-                    raise unwanted(params, "tcp")
+                    raise _tcp_timeout(target, now - started, failures)
+                if not is_wanted():
+                    raise unwanted_error(target, "tcp")
                 known = len(failures)
                 if waiting and now >= next_at:
-                    _begin(selector, waiting.popleft(), params, failures)
-                    next_at = now + _STAGGER
-                until = min(deadline, next_at if waiting else deadline, now + LOOK_AGAIN)
-                winner = _await_one(selector, until, failures)
+                    _start_connect(selector, waiting.popleft(), target, failures)
+                    next_at = now + _ATTEMPT_DELAY
+                until = min(deadline, next_at if waiting else deadline, now + POLL_INTERVAL)
+                winner = _wait_for_one(selector, until, failures)
                 if len(failures) > known:
                     next_at = now  # where one has failed, the next is tried at once
                 if winner is not None:
@@ -83,13 +83,13 @@ def _race(
             for entry in list(selector.get_map().values()):
                 selector.unregister(entry.fileobj)
                 entry.fileobj.close()  # type: ignore[union-attr]
-    raise _unreachable(params, failures)
+    raise _unreachable(target, failures)
 
 
-def _begin(
+def _start_connect(
     selector: selectors.BaseSelector,
     address: Any,
-    params: ConnectParams,
+    target: ConnectParams,
     failures: List[Tuple[str, OSError]],
 ) -> None:
     family, kind, protocol, _, where = address
@@ -97,8 +97,8 @@ def _begin(
     try:
         sock = socket.socket(family, kind, protocol)
         sock.setblocking(False)
-        if params.local_addr is not None:
-            sock.bind(params.local_addr)
+        if target.local_addr is not None:
+            sock.bind(target.local_addr)
         code = sock.connect_ex(where)
         if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
             raise OSError(code, os.strerror(code))
@@ -108,10 +108,10 @@ def _begin(
             sock.close()
         if not isinstance(error, OSError):
             raise
-        failures.append((_spell(where), error))
+        failures.append((_format_address(where), error))
 
 
-def _await_one(
+def _wait_for_one(
     selector: selectors.BaseSelector, until: float, failures: List[Tuple[str, OSError]]
 ) -> Optional[socket.socket]:
     """Wait until one is connected (returned), or one failed, or `until` has come."""
@@ -124,7 +124,7 @@ def _await_one(
         if code:
             selector.unregister(sock)
             sock.close()
-            failures.append((_spell(entry.data), OSError(code, os.strerror(code))))
+            failures.append((_format_address(entry.data), OSError(code, os.strerror(code))))
             continue
         sock.setblocking(True)
         # paramiko does not set it: see docs/paramiko_repairs.md#nagles-delay
@@ -134,34 +134,34 @@ def _await_one(
     return None
 
 
-def _spell(where: Address) -> str:
+def _format_address(where: Address) -> str:
     host, port = where[0], where[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _list(failures: List[Tuple[str, OSError]]) -> str:
+def _format_failures(failures: List[Tuple[str, OSError]]) -> str:
     return "; ".join(f"{where}: {error.strerror or error}" for where, error in failures)
 
 
 def _tcp_timeout(
-    params: ConnectParams, waited: float, failures: List[Tuple[str, OSError]]
+    target: ConnectParams, waited: float, failures: List[Tuple[str, OSError]]
 ) -> SshConnectTimeout:
-    besides = f" ({_list(failures)})" if failures else ""
+    besides = f" ({_format_failures(failures)})" if failures else ""
     error = SshConnectTimeout(
-        f"{params.connection_id}: no TCP connection within {waited:.1f} s{besides}",
-        connection_id=params.connection_id,
+        f"{target.connection_id}: no TCP connection within {waited:.1f} s{besides}",
+        connection_id=target.connection_id,
         phase="tcp",
     )
     error.errno = errno.ETIMEDOUT
     return error
 
 
-def _unreachable(params: ConnectParams, failures: List[Tuple[str, OSError]]) -> SshConnectError:
+def _unreachable(target: ConnectParams, failures: List[Tuple[str, OSError]]) -> SshConnectError:
     last = failures[-1][1] if failures else OSError(errno.EADDRNOTAVAIL, "no address")
     cls = SshConnectTimeout if last.errno == errno.ETIMEDOUT else SshConnectError
     error = cls(
-        f"{params.connection_id}: cannot connect: {_list(failures) or last.strerror}",
-        connection_id=params.connection_id,
+        f"{target.connection_id}: cannot connect: {_format_failures(failures) or last.strerror}",
+        connection_id=target.connection_id,
         phase="tcp",
     )
     error.errno = last.errno

@@ -129,8 +129,8 @@ class Dial:
                 self._slot.target,
                 deadline,
                 open_tunnel=self._open_tunnel,
-                started=self._on_stream_open,
-                wanted=self._is_wanted,
+                on_started=self._on_stream_open,
+                is_wanted=self._is_wanted,
             )
         except SshConnectError as exc:
             if exc.throttled:

@@ -189,7 +189,7 @@ class SessionPool:
 
     def _retry_or_give_up(self, transports: List[SshTransport]) -> None:
         """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
-        freed = [transport.reclaim_idle_sessions(except_of=_SPARE) for transport in transports]
+        freed = [transport.reclaim_idle_sessions(keep=_SPARE) for transport in transports]
         with self._lock:
             connections = list(self._scheduler.connections)
         freed += [self._drop_spare(connection) for connection in connections]
@@ -232,7 +232,7 @@ class SessionPool:
         with self._lock:
             self._reclaim_scheduled = False
             transports = self._scheduler.waiting_since(starts)
-        freed = [each for each in transports or () if each.reclaim_idle_sessions(except_of=_SPARE)]
+        freed = [each for each in transports or () if each.reclaim_idle_sessions(keep=_SPARE)]
         with self._lock:
             self._scheduler.on_sessions_reclaimed(freed, time.monotonic())
         self._dispatch()

@@ -18,12 +18,12 @@ from paramiko.message import Message
 
 from ssh_service.errors import SshConnectionLost, SshSessionRefused
 from ssh_service.transport.channel import SshChannel
-from ssh_service.transport.channel_opening import Opening
+from ssh_service.transport.channel_opening import ChannelOpeningTransport
 from ssh_service.transport.packets import message
 from ssh_service.transport.wire import Wire
 
 # Channels that may wait for `accept`, and handlers that may run at once, on one connection.
-_MAX_WAITING = 1024
+_MAX_ACCEPT_QUEUE = 1024
 _MAX_HANDLERS = 1024
 # Addresses that mean every address of the server (RFC 4254 section 7.1).
 _ANY_ADDRESS = ("", "*", "0.0.0.0", "::")
@@ -31,7 +31,7 @@ _ANY_ADDRESS = ("", "*", "0.0.0.0", "::")
 Handler = Callable[..., None]
 
 
-class Forward:
+class PortForward:
     """
     A port that the server listens on for one user of the connection.
 
@@ -47,10 +47,10 @@ class Forward:
         self.address = address
         self.port = port
         self.handler = handler
-        self.is_wanted = True  # guarded by the lock of `Forwards`
+        self.is_wanted = True  # guarded by the lock of `PortForwards`
 
 
-class Forwards:
+class PortForwards:
     """
     The ports that a server listens on for the users of one connection.
 
@@ -63,16 +63,16 @@ class Forwards:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._all: List[Forward] = []  # guarded by _lock
+        self._all: List[PortForward] = []  # guarded by _lock
 
-    def add(self, forward: Forward) -> bool:
+    def add(self, forward: PortForward) -> bool:
         """Add one that the server granted; return False if its user has given up waiting."""
         with self._lock:
             if forward.is_wanted:
                 self._all.append(forward)
             return forward.is_wanted
 
-    def give_up(self, forward: Forward) -> bool:
+    def withdraw(self, forward: PortForward) -> bool:
         """Note that its user has given up waiting; return whether it had been granted."""
         with self._lock:
             forward.is_wanted = False
@@ -86,7 +86,7 @@ class Forwards:
         with self._lock:
             self._all = [one for one in self._all if (one.address, one.port) != (address, port)]
 
-    def find(self, address: str, port: int) -> Optional[Forward]:
+    def find(self, address: str, port: int) -> Optional[PortForward]:
         """
         Find whose a connection is.
 
@@ -98,7 +98,7 @@ class Forwards:
 
         Returns
         -------
-        Optional[Forward]
+        Optional[PortForward]
             None where it is nobody's, or cannot be known.
         """
         with self._lock:
@@ -111,9 +111,9 @@ class Forwards:
         return None
 
 
-class Accepting(Opening):
+class ChannelAcceptingTransport(ChannelOpeningTransport):
     """
-    What takes the channels that a server opens, for `SshTransport`; made as `Ending` is.
+    What takes the channels that a server opens, for `SshTransport`; made as `LifecycleTransport` is.
 
     Notes
     -----
@@ -124,20 +124,20 @@ class Accepting(Opening):
     """
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
-        self._forwards = Forwards()
+        self._forwards = PortForwards()
         self._handlers = threading.BoundedSemaphore(_MAX_HANDLERS)
         # What waits for `accept`; None at the end, which whoever takes it puts back.
         self._accepted: "queue.SimpleQueue[Optional[SshChannel]]" = queue.SimpleQueue()
         super().__init__(wire, connection_id)
 
-    def _disown(self) -> None:
-        super()._disown()
-        self._forwards, self._accepted = Forwards(), queue.SimpleQueue()
+    def _after_fork_in_child(self) -> None:
+        super()._after_fork_in_child()
+        self._forwards, self._accepted = PortForwards(), queue.SimpleQueue()
         self._handlers = threading.BoundedSemaphore(_MAX_HANDLERS)
         self._accepted.put(None)
 
-    def _release_all(self, reason: SshConnectionLost) -> None:
-        super()._release_all(reason)
+    def _release_waiters(self, reason: SshConnectionLost) -> None:
+        super()._release_waiters(reason)
         self._accepted.put(None)
 
     # Our side.
@@ -194,13 +194,15 @@ class Accepting(Opening):
         SshConnectionLost
             The connection has ended.
         """
-        forward = Forward(address, int(port), handler)
+        forward = PortForward(address, int(port), handler)
         try:
-            answer = self._ask(
-                "tcpip-forward", (address, forward.port), functools.partial(self._granted, forward)
+            answer = self._request(
+                "tcpip-forward",
+                (address, forward.port),
+                functools.partial(self._on_granted, forward),
             )
         except BaseException:
-            if self._forwards.give_up(forward) and self.is_active():
+            if self._forwards.withdraw(forward) and self.is_active():
                 self._stop_listening(forward)
             raise
         if answer is None or not forward.port:
@@ -210,7 +212,7 @@ class Accepting(Opening):
             )
         return forward.port
 
-    def _granted(self, forward: Forward, answer: Optional[Message]) -> None:
+    def _on_granted(self, forward: PortForward, answer: Optional[Message]) -> None:
         # On the reader thread, as the first connection may come right behind the answer.
         if answer is None:
             return
@@ -218,11 +220,11 @@ class Accepting(Opening):
         if not self._forwards.add(forward):
             self._stop_listening(forward)
 
-    def _stop_listening(self, forward: Forward) -> None:
+    def _stop_listening(self, forward: PortForward) -> None:
         m = message(cMSG_GLOBAL_REQUEST, "cancel-tcpip-forward", True)
         m.add(forward.address, forward.port)
-        m.on_sent = lambda: self._questions.ask(None)
-        self.post(m)
+        m.on_sent = lambda: self._pending_replies.ask(None)
+        self.send_nowait(m)
 
     def cancel_port_forward(self, address: str, port: int) -> None:
         """
@@ -254,20 +256,20 @@ class Accepting(Opening):
 
     def _parse_channel_open(self, m: Message) -> None:
         kind, number, window, packet = m.get_text(), m.get_int(), m.get_int(), m.get_int()
-        handler, arguments, origin = self._who_takes(kind, m)
+        handler, arguments, origin = self._find_handler(kind, m)
         if handler is None:
             self._refuse(number, OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
         elif handler == self._queue:
-            if self._accepted.qsize() >= _MAX_WAITING:
+            if self._accepted.qsize() >= _MAX_ACCEPT_QUEUE:
                 self._refuse(number, OPEN_FAILED_RESOURCE_SHORTAGE)
                 return
             self._queue(self._confirm(number, window, packet, origin))
         elif not self._handlers.acquire(blocking=False):
             self._refuse(number, OPEN_FAILED_RESOURCE_SHORTAGE)
         else:
-            self._hand_over(self._confirm(number, window, packet, origin), handler, arguments)
+            self._start_handler(self._confirm(number, window, packet, origin), handler, arguments)
 
-    def _who_takes(
+    def _find_handler(
         self, kind: str, m: Message
     ) -> Tuple[Optional[Handler], Tuple[Any, ...], Optional[Tuple[str, int]]]:
         """Return who takes a channel, what it is called with, and where the channel comes from."""
@@ -285,7 +287,7 @@ class Accepting(Opening):
         return None, (), None
 
     def _refuse(self, number: int, code: int) -> None:
-        self._answer(message(cMSG_CHANNEL_OPEN_FAILURE, number, code, "", ""))
+        self._reply(message(cMSG_CHANNEL_OPEN_FAILURE, number, code, "", ""))
 
     def _confirm(
         self, number: int, window: int, packet: int, origin: Optional[Tuple[str, int]]
@@ -299,7 +301,7 @@ class Accepting(Opening):
             chan.origin_addr = origin
             self._channels.put(own, chan)
             self.channels_seen[own] = True
-        self._answer(
+        self._reply(
             message(
                 cMSG_CHANNEL_OPEN_SUCCESS,
                 number,
@@ -310,7 +312,9 @@ class Accepting(Opening):
         )
         return chan
 
-    def _hand_over(self, chan: SshChannel, handler: Handler, arguments: Tuple[Any, ...]) -> None:
+    def _start_handler(
+        self, chan: SshChannel, handler: Handler, arguments: Tuple[Any, ...]
+    ) -> None:
         def run() -> None:
             try:
                 handler(chan, *arguments)

@@ -21,7 +21,7 @@ _CERTIFICATE = "-cert-v01@openssh.com"
 _RSA = ("rsa-sha2-256", "rsa-sha2-512")
 
 
-def servers_offer(problem: str, kex_init: Mapping[str, Sequence[str]]) -> str:
+def server_offer(problem: str, kex_init: Mapping[str, Sequence[str]]) -> str:
     """
     Return what the server offers of what both sides have not in common, as ssh shows it.
 

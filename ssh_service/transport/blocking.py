@@ -15,14 +15,14 @@ from ssh_service.errors import (
     SshServiceError,
     copy_for_raise,
 )
-from ssh_service.transport.nonblocking import PostingChannel
+from ssh_service.transport.nonblocking import NonblockingChannel
 from ssh_service.transport.wire import Buffer
 
 # One piece of a blocking sendall; more does not fit a packet of OpenSSH's servers.
-_PIECE = 32 * 1024
+_MAX_SEND_BYTES = 32 * 1024
 
 
-class BlockingChannel(PostingChannel):
+class BlockingChannel(NonblockingChannel):
     """
     The half of `SshChannel` that waits, for code that expects a `paramiko.Channel`.
 
@@ -60,17 +60,17 @@ class BlockingChannel(PostingChannel):
 
     def exec_command(self, command: Union[str, bytes]) -> None:
         """Do as `paramiko.Channel.exec_command`."""
-        self._starts = True
+        self._process_requested = True
         super().exec_command(command)
 
     def invoke_shell(self) -> None:
         """Do as `paramiko.Channel.invoke_shell`."""
-        self._starts = True
+        self._process_requested = True
         super().invoke_shell()
 
     def invoke_subsystem(self, subsystem: str) -> None:
         """Do as `paramiko.Channel.invoke_subsystem`."""
-        self._starts = True
+        self._process_requested = True
         super().invoke_subsystem(subsystem)
 
     def _closed_error(self) -> OSError:
@@ -133,7 +133,7 @@ class BlockingChannel(PostingChannel):
         # Slices of a view copy nothing: see docs/paramiko_repairs.md#quadratic-copies
         view = memoryview(s.encode("utf-8") if isinstance(s, str) else s).cast("B")
         while view:
-            sent = send(bytes(view[:_PIECE]))
+            sent = send(bytes(view[:_MAX_SEND_BYTES]))
             if not sent:  # where our EOF has been sent, paramiko tries for ever
                 raise self._closed_error()
             view = view[sent:]

@@ -22,7 +22,7 @@ from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRef
 from ssh_service.transport.blocking import BlockingChannel
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import message
-from ssh_service.transport.pipe import NOTHING, ChunkPipe
+from ssh_service.transport.pipe import CLOSED_PIPE, ChunkPipe
 from ssh_service.transport.sink import ChannelSink, OpenWaiter
 from ssh_service.transport.text import printable
 
@@ -31,7 +31,7 @@ _WINDOW_SLACK = 64 * 1024
 # Names of signals (RFC 4254 section 6.10), with what private ones may hold.
 _SIGNAL_NAME = re.compile(rb"[A-Za-z0-9@._-]{1,64}")
 # What stands for a name that is none: it would reach terminals and logs.
-_NO_SIGNAL_NAME = "INVALID"
+_INVALID_SIGNAL_NAME = "INVALID"
 
 
 class SshChannel(BlockingChannel):
@@ -58,19 +58,19 @@ class SshChannel(BlockingChannel):
         if sink is None or isinstance(sink, OpenWaiter):
             self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
         else:
-            self.in_buffer = self.in_stderr_buffer = NOTHING
+            self.in_buffer = self.in_stderr_buffer = CLOSED_PIPE
         self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
         self.exit_signal: Optional[Tuple[str, bool, str]] = None
         self.error = None
         self.is_idle_spare = False  # nobody uses it yet: it may be closed with its connection
         self._sink = sink
-        self._abandoned = False  # guarded by lock: nobody waits for the open any more
+        self._close_on_open = False  # guarded by lock: nobody waits for the open any more
         self.in_window_sofar = 0  # paramiko's, guarded by lock: bytes to be given back
-        self._in_left = 0  # guarded by lock: bytes the peer may still send
-        self._finished = False  # reader thread only: `closed` was told
+        self._receive_window = 0  # guarded by lock: bytes the peer may still send
+        self._has_ended = False  # reader thread only: `closed` was told
         # Reader thread only: the peer's EOF.  `eof_received` is also set by `shutdown`, after
         # which paramiko still delivers what comes.
-        self._eof_came = False
+        self._peer_sent_eof = False
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open" if self.active else "opening"
@@ -83,10 +83,10 @@ class SshChannel(BlockingChannel):
 
     # Its beginning and its end.
 
-    def _confirmed(self, remote_id: int, window_size: int, max_packet_size: int) -> None:
+    def _on_open_confirmed(self, remote_id: int, window_size: int, max_packet_size: int) -> None:
         with self.lock:
             self._set_remote_channel(remote_id, window_size, max_packet_size)
-            abandoned = self._abandoned
+            abandoned = self._close_on_open
         if abandoned:  # see docs/paramiko_repairs.md#late-channel
             self.close()
         elif self._sink is not None:
@@ -95,14 +95,14 @@ class SshChannel(BlockingChannel):
     def close_when_open(self) -> None:
         """Close the channel, or see to it that it is closed as soon as the server confirms it."""
         with self.lock:
-            self._abandoned = True
+            self._close_on_open = True
         self.close()  # does nothing while it is not open
 
     def _end(self, error: Optional[SshServiceError]) -> None:
         """Tell everyone that the channel ended; on the reader thread."""
-        if self._finished:
+        if self._has_ended:
             return
-        self._finished = True
+        self._has_ended = True
         self.error = self.error or error
         with self.lock:
             self._set_closed()
@@ -118,7 +118,7 @@ class SshChannel(BlockingChannel):
         # SshTransport tells all channels itself: see docs/paramiko_repairs.md#lost-connection
         pass
 
-    def _disown(self, error: SshConnectionLost) -> None:
+    def _after_fork_in_child(self, error: SshConnectionLost) -> None:
         """Become useless, in a forked child: threads that it has not may hold all of these."""
         self.lock = threading.Lock()
         self.out_buffer_cv = threading.Condition(self.lock)
@@ -131,17 +131,17 @@ class SshChannel(BlockingChannel):
 
     def _set_window(self, window_size: int, max_packet_size: int) -> None:
         super()._set_window(window_size, max_packet_size)
-        self._in_left = window_size
+        self._receive_window = window_size
 
-    def _is_late(self, size: int) -> bool:
+    def _consume_window(self, size: int) -> bool:
         """Count bytes that came; tell whether to drop them, as the server had said EOF before."""
         # paramiko never checks the window (RFC 4254 5.2): see docs/paramiko_repairs.md#window
         with self.lock:
-            self._in_left -= size
-            exceeded = self._in_left < -_WINDOW_SLACK
+            self._receive_window -= size
+            exceeded = self._receive_window < -_WINDOW_SLACK
         if exceeded:
             raise SSHException("the server sent more than the channel's window allows")
-        return self._eof_came
+        return self._peer_sent_eof
 
     def adjust_window(self, size: int) -> None:
         """
@@ -165,13 +165,13 @@ class SshChannel(BlockingChannel):
             if self.in_window_sofar <= self.in_window_threshold:
                 return 0
             credit, self.in_window_sofar = int(self.in_window_sofar), 0
-            self._in_left += credit
+            self._receive_window += credit
             return credit
 
     # What the reader thread calls.  (It finds these functions in `_channel_handler_table`.)
 
     def _request_success(self, m: Message) -> None:
-        if self._starts and self.start_number is None:
+        if self._process_requested and self.start_number is None:
             self.start_number = self.get_transport().next_start_number()
         super()._request_success(m)
         if self._sink is not None:
@@ -191,7 +191,7 @@ class SshChannel(BlockingChannel):
             self.in_buffer.feed(m)
             return
         data = m.get_binary()
-        if self._is_late(len(data)):
+        if self._consume_window(len(data)):
             return
         if self._sink is None:
             self.in_buffer.feed(data)
@@ -202,7 +202,7 @@ class SshChannel(BlockingChannel):
 
     def _feed_extended(self, m: Message) -> None:
         kind, data = m.get_int(), m.get_binary()
-        if self._is_late(len(data)):
+        if self._consume_window(len(data)):
             return
         if kind == 1 and self._sink is None:
             (self.in_buffer if self.combine_stderr else self.in_stderr_buffer).feed(data)
@@ -229,7 +229,7 @@ class SshChannel(BlockingChannel):
             self._handle_exit(-1, (name, core_dumped, text))
         elif want_reply:
             m = message(cMSG_CHANNEL_FAILURE, self.remote_chanid)
-            self.get_transport()._answer(m, self._outbound)
+            self.get_transport()._reply(m, self._send_state)
 
     def _handle_exit(self, status: int, signal: Optional[Tuple[str, bool, str]]) -> None:
         if self.status_event.is_set():
@@ -244,7 +244,7 @@ class SshChannel(BlockingChannel):
             self._sink.on_exit_signal(*signal)
 
     def _handle_eof(self, m: Message) -> None:
-        before, self._eof_came = self._eof_came, True
+        before, self._peer_sent_eof = self._peer_sent_eof, True
         super()._handle_eof(m)
         if self._sink is not None and not before:
             self._sink.on_eof()
@@ -261,4 +261,4 @@ class SshChannel(BlockingChannel):
 
 
 def _signal_name(sent: bytes) -> str:
-    return sent.decode("ascii") if _SIGNAL_NAME.fullmatch(sent) else _NO_SIGNAL_NAME
+    return sent.decode("ascii") if _SIGNAL_NAME.fullmatch(sent) else _INVALID_SIGNAL_NAME

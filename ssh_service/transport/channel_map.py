@@ -15,7 +15,7 @@ class ChannelMap:
     What paramiko's `ChannelMap` does, so that forgotten channels are let go.
 
     paramiko's reader is given a reference that keeps no channel alive (see
-    docs/paramiko_repairs.md#reader-keeps-a-channel); `told` makes the handlers that take it.
+    docs/paramiko_repairs.md#reader-keeps-a-channel); `resolve_weakref` makes the handlers that take it.
 
     Notes
     -----
@@ -60,7 +60,7 @@ class ChannelMap:
         return len(self.values())
 
 
-def told(handler: Handler) -> "Callable[[weakref.ref[Any], Message], None]":
+def resolve_weakref(handler: Handler) -> "Callable[[weakref.ref[Any], Message], None]":
     """
     Make a handler of a channel's messages take what `ChannelMap.get` returns.
 
@@ -83,7 +83,7 @@ def told(handler: Handler) -> "Callable[[weakref.ref[Any], Message], None]":
     return tell
 
 
-class HandedOut(Dict[int, bool]):
+class SeenChannels(Dict[int, bool]):
     """paramiko's `channels_seen`, bounded: see docs/paramiko_repairs.md#channels-seen."""
 
     _end = 0  # numbers are handed out in order, and from 0 again after 16 million

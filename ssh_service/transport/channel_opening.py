@@ -32,8 +32,8 @@ from ssh_service.errors import (
     copy_for_raise,
 )
 from ssh_service.transport.channel import SshChannel
-from ssh_service.transport.channel_map import ChannelMap, HandedOut, told
-from ssh_service.transport.global_requests import Asking
+from ssh_service.transport.channel_map import ChannelMap, SeenChannels, resolve_weakref
+from ssh_service.transport.global_requests import GlobalRequestTransport
 from ssh_service.transport.packets import message
 from ssh_service.transport.sink import ChannelSink, OpenWaiter
 from ssh_service.transport.text import printable
@@ -49,9 +49,9 @@ _CONFIRMATION = struct.Struct(">IIII")
 Address = Union[Tuple[str, int], str, bytes, "os.PathLike[str]"]
 
 
-class Opening(Asking):
+class ChannelOpeningTransport(GlobalRequestTransport):
     """
-    What opens channels for `SshTransport`, and knows them; made as `Ending` is.
+    What opens channels for `SshTransport`, and knows them; made as `LifecycleTransport` is.
 
     Attributes
     ----------
@@ -72,14 +72,14 @@ class Opening(Asking):
 
     _channels: ChannelMap
     _channel_handler_table = {
-        MSG_CHANNEL_SUCCESS: told(SshChannel._request_success),
-        MSG_CHANNEL_FAILURE: told(SshChannel._request_failed),
-        MSG_CHANNEL_DATA: told(SshChannel._feed),
-        MSG_CHANNEL_EXTENDED_DATA: told(SshChannel._feed_extended),
-        MSG_CHANNEL_WINDOW_ADJUST: told(SshChannel._window_adjust),
-        MSG_CHANNEL_REQUEST: told(SshChannel._handle_request),
-        MSG_CHANNEL_EOF: told(SshChannel._handle_eof),
-        MSG_CHANNEL_CLOSE: told(SshChannel._handle_close),
+        MSG_CHANNEL_SUCCESS: resolve_weakref(SshChannel._request_success),
+        MSG_CHANNEL_FAILURE: resolve_weakref(SshChannel._request_failed),
+        MSG_CHANNEL_DATA: resolve_weakref(SshChannel._feed),
+        MSG_CHANNEL_EXTENDED_DATA: resolve_weakref(SshChannel._feed_extended),
+        MSG_CHANNEL_WINDOW_ADJUST: resolve_weakref(SshChannel._window_adjust),
+        MSG_CHANNEL_REQUEST: resolve_weakref(SshChannel._handle_request),
+        MSG_CHANNEL_EOF: resolve_weakref(SshChannel._handle_eof),
+        MSG_CHANNEL_CLOSE: resolve_weakref(SshChannel._handle_close),
     }
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
@@ -87,32 +87,34 @@ class Opening(Asking):
         self.session_peak = 0
         self.reclaimers: Dict[str, Callable[[], bool]] = {}
         # The map of channels is weak: what is not yet confirmed, or works for a sink, lives here.
-        self._held: Set[SshChannel] = set()  # guarded by lock (paramiko's, for its channels)
+        self._strong_references: Set[SshChannel] = (
+            set()
+        )  # guarded by lock (paramiko's, for its channels)
         super().__init__(wire, connection_id)
         self.channel_timeout = _CHANNEL_TIMEOUT
-        self._channels, self.channels_seen = ChannelMap(), HandedOut()
-        self._starts = itertools.count()
-        # What the server started, and whose end it has not told: it may still run.
+        self._channels, self.channels_seen = ChannelMap(), SeenChannels()
+        self._start_numbers = itertools.count()
+        # What the server started, and whose end it has not reported: it may still run.
         self.unconfirmed_ends: List[int] = []  # `append` is atomic; a destructor uses it
 
-    def _disown(self) -> None:
-        super()._disown()
-        self.lock, self._held = threading.Lock(), set()
+    def _after_fork_in_child(self) -> None:
+        super()._after_fork_in_child()
+        self.lock, self._strong_references = threading.Lock(), set()
         known, self._channels = self._channels.values(), ChannelMap()
         for chan in known:
-            chan._disown(self._loss)
+            chan._after_fork_in_child(self._loss)
 
-    def _release_all(self, reason: SshConnectionLost) -> None:
-        super()._release_all(reason)
+    def _release_waiters(self, reason: SshConnectionLost) -> None:
+        super()._release_waiters(reason)
         with self.lock:
-            known = self._held.union(self._channels.values())
-            self._held.clear()
+            known = self._strong_references.union(self._channels.values())
+            self._strong_references.clear()
         for chan in known:
             chan._end(copy_for_raise(reason))
 
     def next_start_number(self) -> int:
         """Return the place of a process among those that the server has started, in order."""
-        return next(self._starts)  # on the reader thread: in the order of the replies
+        return next(self._start_numbers)  # on the reader thread: in the order of the replies
 
     def started_sessions(self) -> Dict[Union[SshChannel, int], Optional[int]]:
         """
@@ -149,7 +151,7 @@ class Opening(Asking):
         """How many channels are open or being opened, those in reserve left out."""
         return sum(not chan.is_idle_spare for chan in self._channels.values())
 
-    def reclaim_idle_sessions(self, except_of: Optional[str] = None) -> bool:
+    def reclaim_idle_sessions(self, keep: Optional[str] = None) -> bool:
         """
         Have the sessions closed that nobody uses, for someone who was refused one.
 
@@ -163,8 +165,7 @@ class Opening(Asking):
         bool
             Whether there was any.
         """
-        kept = list(self.reclaimers.items())
-        return any([give_up() for name, give_up in kept if name != except_of])
+        return any([reclaim() for name, reclaim in list(self.reclaimers.items()) if name != keep])
 
     def start_session(
         self,
@@ -211,17 +212,17 @@ class Opening(Asking):
                 self._sanitize_window_size(window_size),
                 self._sanitize_packet_size(max_packet_size),
             )
-            # Checked where it is published: `_finish` takes the same lock to tell all channels.
+            # Checked where it is published: `_on_ended` takes the same lock to tell all channels.
             alive = self.is_active()
             if alive:
                 self._channels.put(number, chan)
                 self.channels_seen[number] = True
-                self._held.add(chan)
+                self._strong_references.add(chan)
         if not alive:
-            error = self._no_connection()
+            error = self._ended_error()
             error.sent = False
             raise error
-        self.post(
+        self.send_nowait(
             message(
                 cMSG_CHANNEL_OPEN,
                 kind,
@@ -255,7 +256,7 @@ class Opening(Asking):
             a UNIX domain socket, for ``direct-streamlocal@openssh.com``.
         src_addr : Optional[Tuple[str, int]]
             Host and port from where the connection comes, for ``direct-tcpip``,
-            ``forwarded-tcpip`` and ``x11``; None is told to the server as an unknown one.
+            ``forwarded-tcpip`` and ``x11``; None sends an unknown one.
         window_size, max_packet_size : Optional[int]
             Bytes; None takes the transport's defaults.
         timeout : Optional[float]
@@ -293,11 +294,11 @@ class Opening(Asking):
         if kind in ("session", "auth-agent@openssh.com"):
             return ()
         if kind == "x11":
-            return _host_and_port("src_addr", src_addr or ("", 0))
+            return _parse_address("src_addr", src_addr or ("", 0))
         if kind in ("direct-tcpip", "forwarded-tcpip"):
             return (
-                *_host_and_port("dest_addr", dest_addr),
-                *_host_and_port("src_addr", src_addr or ("", 0)),
+                *_parse_address("dest_addr", dest_addr),
+                *_parse_address("src_addr", src_addr or ("", 0)),
             )
         if kind == "direct-streamlocal@openssh.com":
             path = dest_addr[0] if isinstance(dest_addr, (tuple, list)) else dest_addr
@@ -338,7 +339,9 @@ class Opening(Asking):
         if chan.error is not None:
             raise copy_for_raise(chan.error)
         with self.lock:
-            self._held.discard(chan)  # from now on it lives as long as the caller wants it
+            self._strong_references.discard(
+                chan
+            )  # from now on it lives as long as the caller wants it
         return chan
 
     # What the server says, on the reader thread.
@@ -348,7 +351,7 @@ class Opening(Asking):
         chan = self._channels.find(number)
         if chan is None or chan.active:
             raise SSHException("the server confirmed a channel nobody asked for")
-        chan._confirmed(remote, window, packet)
+        chan._on_open_confirmed(remote, window, packet)
 
     def _parse_channel_open_failure(self, m: Message) -> None:
         number, code, text = m.get_int(), m.get_int(), m.get_string()
@@ -369,10 +372,10 @@ class Opening(Asking):
 
     def _forget_channel(self, chan: SshChannel) -> None:
         with self.lock:
-            self._held.discard(chan)
+            self._strong_references.discard(chan)
 
 
-def _host_and_port(name: str, address: Any) -> Tuple[str, int]:
+def _parse_address(name: str, address: Any) -> Tuple[str, int]:
     try:
         host, port = address
     except (TypeError, ValueError):

@@ -16,18 +16,18 @@ from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import SshConnectionLost
 from ssh_service.transport.lock_free import LockFreeEvent
-from ssh_service.transport.outbound import Outbound
+from ssh_service.transport.outbound import SendState
 from ssh_service.transport.packets import message
-from ssh_service.transport.sending import Gate
+from ssh_service.transport.sending import SendingTransport
 from ssh_service.transport.wire import Wire
 
 # Answers to the server that may wait for it to take them.
-_MOST_ANSWERS = 4096
+_MAX_PENDING_REPLIES = 4096
 # Seconds to wait for the server's answer.
-_ANSWER_LIMIT = 30.0
+_REPLY_TIMEOUT = 30.0
 
 
-class Question:
+class PendingReply:
     """
     A global request that somebody waits for.
 
@@ -50,7 +50,7 @@ class Question:
         self.on_answer = on_answer
 
 
-class Questions:
+class PendingReplies:
     """
     The global requests that are not answered yet, in order.
 
@@ -62,23 +62,23 @@ class Questions:
     """
 
     def __init__(self) -> None:
-        self._open: Deque[Optional[Question]] = collections.deque()
+        self._open: Deque[Optional[PendingReply]] = collections.deque()
 
-    def ask(self, question: Optional[Question]) -> None:
+    def ask(self, pending: Optional[PendingReply]) -> None:
         """Take note that a request is being sent; None where nobody waits for the answer."""
-        self._open.append(question)
+        self._open.append(pending)
 
     def answered(self, answer: Optional[Message]) -> None:
         """Give an answer to whoever waits for it."""
         try:
-            question = self._open.popleft()
+            pending = self._open.popleft()
         except IndexError:
             return  # nobody asked
-        if question is not None:
-            question.answer = answer
-            if question.on_answer is not None:
-                question.on_answer(answer)
-            question.done.set()
+        if pending is not None:
+            pending.answer = answer
+            if pending.on_answer is not None:
+                pending.on_answer(answer)
+            pending.done.set()
 
     def end(self) -> None:
         """Release all who wait: no answer will come."""
@@ -86,9 +86,9 @@ class Questions:
             self.answered(None)
 
 
-class Asking(Gate):
+class GlobalRequestTransport(SendingTransport):
     """
-    What asks and answers for `SshTransport`; made as `Ending` is.
+    What asks and answers for `SshTransport`; made as `LifecycleTransport` is.
 
     Notes
     -----
@@ -96,15 +96,15 @@ class Asking(Gate):
     """
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
-        self._questions = Questions()
-        self._answers_due = 0  # reader thread only
-        self._answers_sent = 0  # guarded by the gate
+        self._pending_replies = PendingReplies()
+        self._replies_due = 0  # reader thread only
+        self._replies_sent = 0  # guarded by the gate
         super().__init__(wire, connection_id)
-        self.packetizer.unknown_message = self._answer_unimplemented
+        self.packetizer.on_unknown_message = self._reply_unimplemented
 
-    def _release_all(self, reason: SshConnectionLost) -> None:
-        super()._release_all(reason)
-        self._questions.end()
+    def _release_waiters(self, reason: SshConnectionLost) -> None:
+        super()._release_waiters(reason)
+        self._pending_replies.end()
 
     # We ask.
 
@@ -137,13 +137,13 @@ class Asking(Gate):
             The connection has ended.
         """
         if wait:
-            return self._ask(kind, data or ())
+            return self._request(kind, data or ())
         m = message(cMSG_GLOBAL_REQUEST, kind, False)
         m.add(*(data or ()))
         self._send_user_message(m)
         return None
 
-    def _ask(
+    def _request(
         self,
         kind: str,
         data: Sequence[Any],
@@ -151,26 +151,26 @@ class Asking(Gate):
     ) -> Optional[Message]:
         m = message(cMSG_GLOBAL_REQUEST, kind, True)
         m.add(*data)
-        question = Question(on_answer)
-        m.on_sent = lambda: self._questions.ask(question)
+        pending = PendingReply(on_answer)
+        m.on_sent = lambda: self._pending_replies.ask(pending)
         self._send_user_message(m)
-        answered = question.done.wait(_ANSWER_LIMIT)
+        answered = pending.done.wait(_REPLY_TIMEOUT)
         if not self.is_active():
-            raise self._no_connection()
+            raise self._ended_error()
         if not answered:
-            raise socket.timeout(f"no answer to a global request within {_ANSWER_LIMIT:g} s")
-        return question.answer
+            raise socket.timeout(f"no answer to a global request within {_REPLY_TIMEOUT:g} s")
+        return pending.answer
 
-    def _ask_for_a_sign_of_life(self) -> None:
+    def _send_keepalive(self) -> None:
         m = message(cMSG_GLOBAL_REQUEST, "keepalive@openssh.com", True)
-        m.on_sent = lambda: self._questions.ask(None)
-        self.post(m)
+        m.on_sent = lambda: self._pending_replies.ask(None)
+        self.send_nowait(m)
 
     def _parse_request_success(self, m: Message) -> None:
-        self._questions.answered(m)
+        self._pending_replies.answered(m)
 
     def _parse_request_failure(self, m: Message) -> None:
-        self._questions.answered(None)
+        self._pending_replies.answered(None)
 
     # The server asks.  paramiko answers inside a key exchange: see
     # docs/paramiko_repairs.md#reply-during-a-rekey
@@ -178,18 +178,18 @@ class Asking(Gate):
     def _parse_global_request(self, m: Message) -> None:
         m.get_text()
         if m.get_boolean():
-            self._answer(message(cMSG_REQUEST_FAILURE))
+            self._reply(message(cMSG_REQUEST_FAILURE))
 
-    def _answer_unimplemented(self, seqno: int) -> None:
-        self._answer(message(cMSG_UNIMPLEMENTED, seqno))
+    def _reply_unimplemented(self, seqno: int) -> None:
+        self._reply(message(cMSG_UNIMPLEMENTED, seqno))
 
-    def _answer(self, m: Message, outbound: Optional[Outbound] = None) -> None:
+    def _reply(self, m: Message, send_state: Optional[SendState] = None) -> None:
         """Answer a message of the server's, whose answers must not pile up for ever."""
-        self._answers_due += 1
-        if self._answers_due - self._answers_sent > _MOST_ANSWERS:
+        self._replies_due += 1
+        if self._replies_due - self._replies_sent > _MAX_PENDING_REPLIES:
             raise SSHException("the server asks, but takes no answers")
-        m.on_sent = self._answer_leaves
-        self.post(m, outbound)
+        m.on_sent = self._on_reply_sent
+        self.send_nowait(m, send_state)
 
-    def _answer_leaves(self) -> None:
-        self._answers_sent += 1
+    def _on_reply_sent(self) -> None:
+        self._replies_sent += 1

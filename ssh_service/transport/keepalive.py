@@ -7,11 +7,11 @@ from typing import Tuple
 from paramiko.ssh_exception import SSHException
 
 
-class PeerSilent(SSHException):  # type: ignore[misc]
+class KeepaliveTimeout(SSHException):  # type: ignore[misc]
     """Nothing was heard from the peer for as long as its keepalives allow."""
 
 
-class Silence:
+class KeepaliveMonitor:
     """
     The accounts of a connection's keepalives.
 
@@ -39,11 +39,11 @@ class Silence:
         self._count = count
         # How often a silent server is asked; a single count asks half-way, so that there is time
         # to answer.
-        self._times = max(1, count - 1)
-        self._heard = 0.0  # the last byte we know of
-        self._asked = 0  # questions since
-        self._due = 0.0  # when the next one is due, or the last answer
-        self._looked = False  # at the socket, after the last answer was due
+        self._max_probes = max(1, count - 1)
+        self._last_received = 0.0  # the last byte we know of
+        self._probes_sent = 0  # questions since
+        self._probe_due = 0.0  # when the next one is due, or the last answer
+        self._checked_after_deadline = False  # at the socket, after the last answer was due
         self.set_interval(interval)
 
     def set_interval(self, interval: float) -> None:
@@ -74,20 +74,24 @@ class Silence:
 
         Raises
         ------
-        PeerSilent
+        KeepaliveTimeout
             The last answer did not come in time.
         """
-        patience = self.limit / (self._times + 1)
-        if self._heard != last_received:
-            self._heard = last_received
-            self._asked, self._looked = 0, False
-            self._due = last_received + patience
-        ask = now >= self._due and self._asked < self._times
+        patience = self.limit / (self._max_probes + 1)
+        if self._last_received != last_received:
+            self._last_received = last_received
+            self._probes_sent, self._checked_after_deadline = 0, False
+            self._probe_due = last_received + patience
+        ask = now >= self._probe_due and self._probes_sent < self._max_probes
         if ask:
-            self._asked += 1
-            self._due = now + patience
-        elif now >= self._due:
-            if self._looked:
-                raise PeerSilent(f"nothing heard from the server for {now - self._heard:.1f} s")
-            self._looked = True  # the answer may have come while we were not running
-        return ask, self._due - now
+            self._probes_sent += 1
+            self._probe_due = now + patience
+        elif now >= self._probe_due:
+            if self._checked_after_deadline:
+                raise KeepaliveTimeout(
+                    f"nothing heard from the server for {now - self._last_received:.1f} s"
+                )
+            self._checked_after_deadline = (
+                True  # the answer may have come while we were not running
+            )
+        return ask, self._probe_due - now

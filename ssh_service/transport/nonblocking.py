@@ -10,7 +10,7 @@ from paramiko.common import MSG_CHANNEL_DATA, cMSG_CHANNEL_CLOSE, cMSG_CHANNEL_R
 from paramiko.message import Message
 
 from ssh_service.transport import reaper
-from ssh_service.transport.outbound import Outbound, Tagged
+from ssh_service.transport.outbound import SendState, TaggedTransport
 from ssh_service.transport.packets import message
 from ssh_service.transport.wire import Buffer
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ssh_service.transport.transport import SshTransport
 
 # Packets that `send_some` writes at once, where it may wait: system calls and wake-ups saved.
-_AT_ONCE = 4
+_MAX_PACKETS_PER_WRITE = 4
 _DATA_HEAD = struct.Struct(">BII")
 
 
-class PostingChannel(Channel):  # type: ignore[misc]
+class NonblockingChannel(Channel):  # type: ignore[misc]
     """
     The half of `SshChannel` that sends without waiting; `send_some` alone may be let wait.
 
@@ -33,9 +33,9 @@ class PostingChannel(Channel):  # type: ignore[misc]
     Guarantees.  Nothing follows CLOSE.
     """
 
-    _outbound: Outbound
+    _send_state: SendState
     _pipe: Any
-    _starts = False  # whether the server was asked to start a process
+    _process_requested = False  # whether the server was asked to start a process
     # Its place among those that the server has started for this connection; None: not yet.
     start_number: Optional[int] = None
     # That process itself, where it is known; kept by who finds it out.
@@ -44,8 +44,8 @@ class PostingChannel(Channel):  # type: ignore[misc]
     def _set_transport(self, transport: "SshTransport") -> None:
         # Ours, as paramiko's asks `logging` for its logger, by a lock of the whole process.
         self.logger = transport.logger
-        self._outbound = Outbound()
-        self.transport = Tagged(transport, self._outbound)
+        self._send_state = SendState()
+        self.transport = TaggedTransport(transport, self._send_state)
 
     def get_transport(self) -> "SshTransport":
         """Return the connection this channel belongs to."""
@@ -54,7 +54,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
     @property
     def may_be_running(self) -> bool:
         """Whether the server was asked to start a process, and has not told its end."""
-        return self._starts and not self.status_event.is_set()
+        return self._process_requested and not self.status_event.is_set()
 
     @property
     def has_sent(self) -> bool:
@@ -63,11 +63,11 @@ class PostingChannel(Channel):  # type: ignore[misc]
 
         What is False when the connection has ended, stays so.
         """
-        return self._outbound.begun
+        return self._send_state.may_have_sent
 
     def _transmit(self, m: Message, wait: bool) -> None:
         transport = self.get_transport()
-        (transport._send_user_message if wait else transport.post)(m, self._outbound)
+        (transport._send_user_message if wait else transport.send_nowait)(m, self._send_state)
 
     def request_exec(self, command: bytes) -> None:
         """
@@ -78,7 +78,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
         command : bytes
             The command line, for the user's login shell.
         """
-        self._starts = True
+        self._process_requested = True
         self._request("exec", True, command)
 
     def request_pty(self, term: str = "xterm", width: int = 80, height: int = 24) -> None:
@@ -103,7 +103,7 @@ class PostingChannel(Channel):  # type: ignore[misc]
         name : str
             Such as ``sftp``.
         """
-        self._starts = True
+        self._process_requested = True
         self._request("subsystem", True, name)
 
     def send_signal(self, name: str) -> None:
@@ -144,7 +144,11 @@ class PostingChannel(Channel):  # type: ignore[misc]
             if self.closed or self.eof_sent or not self.active:
                 return 0
             most = int(self.out_max_packet_size - 64)
-            size = int(min(len(data), self.out_window_size, most * (_AT_ONCE if wait else 1)))
+            size = int(
+                min(
+                    len(data), self.out_window_size, most * (_MAX_PACKETS_PER_WRITE if wait else 1)
+                )
+            )
             if size <= 0:
                 return 0
             self.out_window_size -= size
@@ -152,9 +156,9 @@ class PostingChannel(Channel):  # type: ignore[misc]
         messages = [self._data_message(view[at : at + most]) for at in range(0, size, most)]
         transport = self.get_transport()
         if wait:
-            transport._send_user_messages(messages, self._outbound)
+            transport._send_user_messages(messages, self._send_state)
         else:
-            transport.post(messages[0], self._outbound)
+            transport.send_nowait(messages[0], self._send_state)
         return size
 
     def _data_message(self, piece: memoryview) -> Message:
@@ -182,9 +186,14 @@ class PostingChannel(Channel):  # type: ignore[misc]
     def __del__(self) -> None:
         # May run under any lock, so it takes none: see docs/paramiko_repairs.md#finalizer-deadlock
         # SimpleQueue.put is documented as safe in a destructor.
-        outbound = getattr(self, "_outbound", None)
-        if outbound is not None and self.active and not self.closed and not outbound.close_sent:
+        send_state = getattr(self, "_send_state", None)
+        if (
+            send_state is not None
+            and self.active
+            and not self.closed
+            and not send_state.close_sent
+        ):
             if self.start_number is not None and not self.status_event.is_set():
                 self.get_transport().unconfirmed_ends.append(self.start_number)
             m = message(cMSG_CHANNEL_CLOSE, self.remote_chanid)
-            reaper.leave(self.get_transport(), m, outbound)
+            reaper.submit(self.get_transport(), m, send_state)

@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from ssh_service.transport.transport import SshTransport
 
 
-class Outbound:
+class SendState:
     """What orders the messages of one channel: the object, never its number, which is re-used."""
 
-    __slots__ = ("begun", "close_sent")
+    __slots__ = ("may_have_sent", "close_sent")
 
     def __init__(self) -> None:
         self.close_sent = False  # guarded by the transport's gate
         # Guarded by the gate, except for a look when the connection has ended: whether a message
         # may have left.  Set before one is written, taken back where that failed altogether.
-        self.begun = False
+        self.may_have_sent = False
 
 
-class Tagged:
+class TaggedTransport:
     """
     What a channel sees as its transport: tags each message with the channel it belongs to.
 
@@ -30,16 +30,16 @@ class Tagged:
     docs/paramiko_repairs.md#reused-channel-number.
     """
 
-    __slots__ = ("_outbound", "transport")
+    __slots__ = ("_send_state", "transport")
 
     transport: "SshTransport"
 
-    def __init__(self, transport: "SshTransport", outbound: Outbound) -> None:
+    def __init__(self, transport: "SshTransport", send_state: SendState) -> None:
         object.__setattr__(self, "transport", transport)
-        object.__setattr__(self, "_outbound", outbound)
+        object.__setattr__(self, "_send_state", send_state)
 
     def _send_user_message(self, m: Message) -> None:
-        self.transport._send_user_message(m, self._outbound)
+        self.transport._send_user_message(m, self._send_state)
 
     # In everything else it is the transport itself, also for `isinstance`, ``==`` and assignment.
 
@@ -54,7 +54,7 @@ class Tagged:
         return type(self.transport)
 
     def __eq__(self, other: object) -> bool:
-        return self.transport is (other.transport if type(other) is Tagged else other)
+        return self.transport is (other.transport if type(other) is TaggedTransport else other)
 
     def __hash__(self) -> int:
         return hash(self.transport)

@@ -22,14 +22,14 @@ from ssh_service.transport.wire import Buffer, Wire
 # OpenSSH's PACKET_MAX_SIZE; paramiko has no limit: see docs/paramiko_repairs.md#packet-size
 PACKET_MAX_SIZE = 256 * 1024
 # Messages with a count of items in front: see docs/paramiko_repairs.md#announced-counts
-_COUNTED = (MSG_EXT_INFO, MSG_USERAUTH_INFO_REQUEST)
+_COUNTED_MESSAGES = (MSG_EXT_INFO, MSG_USERAUTH_INFO_REQUEST)
 # Bytes a server may send before its identification line (RFC 4253 section 4.2); paramiko has no
 # limit: see docs/paramiko_repairs.md#identification-lines
 BANNER_MAX_SIZE = 8 * 1024
 _UINT32 = struct.Struct(">I")
 
 
-class _Whole(Message):  # type: ignore[misc]
+class _StrictMessage(Message):  # type: ignore[misc]
     """A message that can be read to its end, not beyond it."""
 
     def get_bytes(self, n: int) -> bytes:
@@ -74,7 +74,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
     may_begin_rekey : Callable[[], bool]
         Says whether the reader may be torn from its wait when new keys are due: not while they are
         being exchanged, as then it is the peer's turn.
-    unknown_message : Optional[Callable[[int], None]]
+    on_unknown_message : Optional[Callable[[int], None]]
         Called with the sequence number of a message of a type nobody knows.
     corked : int
         How many bytes are kept since `cork`.
@@ -90,10 +90,10 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         self._corked: Optional[List[bytes]] = None  # guarded by the transport's gate
         self.corked = 0  # guarded by it, too
         self.deadline: Optional[float] = None
-        self.before_wait: Callable[[], Optional[float]] = _wait_for_ever
+        self.before_wait: Callable[[], Optional[float]] = _no_limit
         self.wants_to_write: Callable[[], bool] = bool
         self.may_begin_rekey: Callable[[], bool] = bool
-        self.unknown_message: Optional[Callable[[int], None]] = None
+        self.on_unknown_message: Optional[Callable[[int], None]] = None
         self.banner: List[str] = []
 
     # paramiko's timer thread outlives a failed connect; `SshTransport.handshake` has a deadline
@@ -201,7 +201,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         """
         corked, self._corked = self._corked or [], None
         data = corked[0] if len(corked) == 1 else b"".join(corked)
-        (self._wire.sendall if wait else self._wire.send_now)(data)
+        (self._wire.sendall if wait else self._wire.send_nowait)(data)
 
     def readline(self, timeout: float) -> str:
         """
@@ -250,16 +250,16 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         """
         while True:
             kind, message = super().read_message()
-            if kind in _COUNTED:
-                message.__class__ = _Whole
+            if kind in _COUNTED_MESSAGES:
+                message.__class__ = _StrictMessage
             # paramiko raises KeyError: see docs/paramiko_repairs.md#unknown-message
             # In the first key exchange it must see every packet, so that strict-kex can refuse it.
-            if kind in MSG_NAMES or not self._initial_kex_done or self.unknown_message is None:
+            if kind in MSG_NAMES or not self._initial_kex_done or self.on_unknown_message is None:
                 return kind, message
-            self.unknown_message(message.seqno)
+            self.on_unknown_message(message.seqno)
 
 
-def _wait_for_ever() -> Optional[float]:
+def _no_limit() -> Optional[float]:
     return None
 
 

@@ -122,7 +122,7 @@ _HANDLERS = {
 }
 
 
-class _Loop(Packetizer):  # type: ignore[misc]
+class _LoopbackPacketizer(Packetizer):  # type: ignore[misc]
     """A packetizer whose bytes go nowhere but back to itself."""
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class _Loop(Packetizer):  # type: ignore[misc]
         return out
 
 
-class _Nowhere:
+class _NullSocket:
     """What a transport takes for its socket."""
 
     def settimeout(self, timeout: Optional[float]) -> None:
@@ -174,41 +174,41 @@ def check_paramiko() -> None:
         The installed paramiko differs; the message says where.
     """
     if not hasattr(paramiko.transport, "_active_threads"):
-        raise _moved("transport._active_threads is gone")
+        raise _changed_error("transport._active_threads is gone")
     for owner, names in _NEEDED.items():
         for name in names:
             if not hasattr(owner, name):
-                raise _moved(f"{owner.__name__}.{name} is gone")
+                raise _changed_error(f"{owner.__name__}.{name} is gone")
     _check_packetizer()
     _check_handlers()
     _check_channel()
 
 
 def _check_packetizer() -> None:
-    loop = _Loop()
+    loop = _LoopbackPacketizer()
     ping = Message()
     ping.add_byte(b"\x02")
     ping.add_string(b"ssh_service")
     loop.send_message(ping)
     if not loop.stream:
-        raise _moved("Packetizer.send_message no longer calls write_all")
+        raise _changed_error("Packetizer.send_message no longer calls write_all")
     kind, pong = loop.read_message()
     if kind != 2 or pong.get_string() != b"ssh_service" or loop.stream:
-        raise _moved("Packetizer.read_message no longer calls read_all")
+        raise _changed_error("Packetizer.read_message no longer calls read_all")
 
 
 def _check_attributes(made: Any, owner: Any) -> None:
     for name in _REPLACED[owner]:
         if name not in vars(made):
-            raise _moved(f"{owner.__name__}.{name} is gone")
+            raise _changed_error(f"{owner.__name__}.{name} is gone")
 
 
 def _check_handlers() -> None:
-    transport = paramiko.Transport(_Nowhere())
+    transport = paramiko.Transport(_NullSocket())
     _check_attributes(transport, paramiko.Transport)
     for kind, name in _HANDLERS.items():
         if getattr(transport._handler_table.get(kind), "__name__", "") != name:
-            raise _moved(f"Transport._handler_table no longer calls {name}")
+            raise _changed_error(f"Transport._handler_table no longer calls {name}")
 
 
 def _check_channel() -> None:
@@ -221,10 +221,10 @@ def _check_channel() -> None:
     channel.send(b"x")
     channel.close()
     if [message[0] for message in recorder.sent] != [94, 96, 97]:
-        raise _moved("Channel no longer sends through _send_user_message")
+        raise _changed_error("Channel no longer sends through _send_user_message")
 
 
-def _moved(what: str) -> ImportError:
+def _changed_error(what: str) -> ImportError:
     return ImportError(
         f"ssh_service does not fit the installed paramiko {getattr(paramiko, '__version__', '?')}:"
         f" {what}.  Please report this, and install an older paramiko meanwhile."

@@ -35,9 +35,9 @@ class ChunkPipe:
         """Keep `event` set while there is something to read, or nothing more will come."""
         with self._lock:
             self._event = event
-            self._tell_locked()
+            self._update_event_locked()
 
-    def _tell_locked(self) -> None:
+    def _update_event_locked(self) -> None:
         if self._event is not None:
             (self._event.set if self._size or self._closed else self._event.clear)()
 
@@ -47,7 +47,7 @@ class ChunkPipe:
             if data:
                 self._chunks.append(data)
                 self._size += len(data)
-            self._tell_locked()
+            self._update_event_locked()
             self._changed.notify_all()
 
     def read_ready(self) -> bool:
@@ -91,7 +91,7 @@ class ChunkPipe:
             out.append(chunk)
             nbytes -= len(chunk)
             self._size -= len(chunk)
-        self._tell_locked()
+        self._update_event_locked()
         if len(out) == 1 and isinstance(out[0], bytes):
             return out[0]
         return b"".join(out)
@@ -105,11 +105,11 @@ class ChunkPipe:
         """Let `read` return b"" once all is taken."""
         with self._lock:
             self._closed = True
-            self._tell_locked()
+            self._update_event_locked()
             self._changed.notify_all()
 
 
-class _Nothing(ChunkPipe):
+class _ClosedPipe(ChunkPipe):
     """What all channels that work for a sink have for their buffers: at its end from the start."""
 
     def __init__(self) -> None:
@@ -120,4 +120,4 @@ class _Nothing(ChunkPipe):
         """Do nothing, so that readers of many connections need not wait for each other."""
 
 
-NOTHING = _Nothing()
+CLOSED_PIPE = _ClosedPipe()

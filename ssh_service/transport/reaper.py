@@ -15,80 +15,82 @@ from typing import TYPE_CHECKING, Optional, Set, Tuple
 
 from paramiko.message import Message
 
-from ssh_service.transport.outbound import Outbound
+from ssh_service.transport.outbound import SendState
 
 if TYPE_CHECKING:
-    from ssh_service.transport.sending import Gate
+    from ssh_service.transport.sending import SendingTransport
 
 # Seconds between two looks at whether a transport with deferred messages can write again.
-_LOOK_AGAIN = 0.05
+_RETRY_INTERVAL = 0.05
 
 # A message to send, or None where a transport only has to be asked to send what it deferred.
-Chore = Tuple["Gate", Optional[Message], Optional[Outbound]]
+PendingSend = Tuple["SendingTransport", Optional[Message], Optional[SendState]]
 
-_chores: "queue.SimpleQueue[Chore]" = queue.SimpleQueue()
+_queue: "queue.SimpleQueue[PendingSend]" = queue.SimpleQueue()
 _lock = threading.Lock()
 _thread: Optional[threading.Thread] = None  # guarded by _lock
-_served: "weakref.WeakSet[Gate]" = weakref.WeakSet()
+_transports: "weakref.WeakSet[SendingTransport]" = weakref.WeakSet()
 
 
-def serve(transport: Gate) -> None:
+def register(transport: SendingTransport) -> None:
     """
     See to it that chores of `transport` are done, and that a forked child lets go of it.
 
     Parameters
     ----------
-    transport : Gate
+    transport : SendingTransport
         Ready to be used.
     """
     global _thread
     with _lock:
         if _thread is None or not _thread.is_alive():
-            _thread = threading.Thread(target=_do_chores, name="ssh-service-reaper", daemon=True)
+            _thread = threading.Thread(target=_run, name="ssh-service-reaper", daemon=True)
             _thread.start()
-    _served.add(transport)
+    _transports.add(transport)
 
 
-def leave(
-    transport: Gate, m: Optional[Message] = None, outbound: Optional[Outbound] = None
+def submit(
+    transport: SendingTransport,
+    m: Optional[Message] = None,
+    send_state: Optional[SendState] = None,
 ) -> None:
     """
     Leave a chore to the reaper, without taking a lock: destructors may do so, under any lock.
 
     Parameters
     ----------
-    transport : Gate
+    transport : SendingTransport
         The connection.
     m : Optional[Message]
         What to send; None where only what was deferred has to be sent.
-    outbound : Optional[Outbound]
+    send_state : Optional[SendState]
         The channel that the message belongs to.
     """
-    _chores.put((transport, m, outbound))  # which is documented as safe in a destructor
+    _queue.put((transport, m, send_state))  # which is documented as safe in a destructor
 
 
-def _do_chores() -> None:
-    full: Set["Gate"] = set()
+def _run() -> None:
+    blocked: Set[SendingTransport] = set()
     while True:
         try:
-            transport, m, outbound = _chores.get(timeout=_LOOK_AGAIN if full else None)
+            transport, m, send_state = _queue.get(timeout=_RETRY_INTERVAL if blocked else None)
         except queue.Empty:
-            full = {transport for transport in full if not transport._flush()}
+            blocked = {transport for transport in blocked if not transport._flush()}
             continue
         if m is None:
-            full.add(transport)
+            blocked.add(transport)
         else:
-            transport.post(m, outbound)
-        del transport, m, outbound
+            transport.send_nowait(m, send_state)
+        del transport, m, send_state
 
 
-def _forget_parent() -> None:
+def _after_fork_in_child() -> None:
     # A child has neither the parent's threads nor their locks: docs/paramiko_repairs.md#fork
-    global _chores, _lock, _thread
-    _chores, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
-    for transport in list(_served):
-        transport._disown()
+    global _queue, _lock, _thread
+    _queue, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
+    for transport in list(_transports):
+        transport._after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -19,11 +19,11 @@ from paramiko.ssh_exception import ProxyCommandFailure
 _READ_SIZE = 64 * 1024
 # Seconds after which a wait for the socket-like object is begun anew, to see whether it is over;
 # paramiko's own interval.
-_POLL = 0.1
+_POLL_INTERVAL = 0.1
 # Seconds that a proxy command has to end, after its output has ended or it was terminated.
-_LAST_MOMENTS = 0.5
+_EXIT_TIMEOUT = 0.5
 # Bytes of a proxy command's stderr that are kept for the error message.
-_KEPT_STDERR = 1024
+_MAX_STDERR_BYTES = 1024
 
 
 class Relay:
@@ -57,12 +57,12 @@ class Relay:
         self._lock = threading.Lock()
         self._started = False  # guarded by _lock
         self._stopped = False  # guarded by _lock; set once, so it may be read without
-        self.socket, self._far = socket.socketpair()
+        self.socket, self._relay_end = socket.socketpair()
         self._inbound = threading.Thread(
-            target=self._move_in, name="ssh-service-relay-in", daemon=True
+            target=self._copy_in, name="ssh-service-relay-in", daemon=True
         )
         self._outbound = threading.Thread(
-            target=self._move_out, name="ssh-service-relay-out", daemon=True
+            target=self._copy_out, name="ssh-service-relay-out", daemon=True
         )
 
     def start(self) -> None:
@@ -81,19 +81,19 @@ class Relay:
         self._sock.interrupt()
         if never_used:  # otherwise the thread that sends closes them, as the last to use them
             self._sock.close()
-            self._far.close()
+            self._relay_end.close()
 
     def discard(self) -> None:
         """Leave the socket-like object to its owner; only before `start`."""
         self.socket.close()
-        self._far.close()
+        self._relay_end.close()
 
     def release(self) -> None:
         """Give up the descriptors in a forked child, where the threads do not exist."""
         if self._pid != os.getpid():
-            self._far.close()
+            self._relay_end.close()
 
-    def _move_in(self) -> None:
+    def _copy_in(self) -> None:
         try:
             while not self._stopped:
                 data = self._sock.receive()
@@ -101,28 +101,28 @@ class Relay:
                     continue
                 if not data:
                     break
-                self._far.sendall(data)
+                self._relay_end.sendall(data)
         except Exception as error:
             self._failed(error)
         finally:
-            _shut_down(self._far, socket.SHUT_WR)
+            _shut_down(self._relay_end, socket.SHUT_WR)
 
-    def _move_out(self) -> None:
+    def _copy_out(self) -> None:
         try:
             while True:
-                view = memoryview(self._far.recv(_READ_SIZE))
+                view = memoryview(self._relay_end.recv(_READ_SIZE))
                 if not view:
                     break
                 while view and not self._stopped:
                     view = view[self._sock.send(view) :]
         except Exception as error:
             self._failed(error)
-            _shut_down(self._far, socket.SHUT_RDWR)
+            _shut_down(self._relay_end, socket.SHUT_RDWR)
         finally:
             self.stop()
             self._inbound.join()
             self._sock.close()
-            self._far.close()
+            self._relay_end.close()
 
     def _failed(self, error: Exception) -> None:
         if not self._stopped and self.error is None:
@@ -139,13 +139,13 @@ def _shut_down(sock: socket.socket, how: int) -> None:
 def _adapter(sock: Any) -> Any:
     ssl = sys.modules.get("ssl")  # imported where there is a TLS socket
     if isinstance(sock, ProxyCommand):
-        return _Proxy(sock)
+        return _ProxyProcess(sock)
     if ssl is not None and isinstance(sock, ssl.SSLSocket):
-        return _Tls(sock, ssl)
-    return _Lookalike(sock)
+        return _TlsSocket(sock, ssl)
+    return _SocketLike(sock)
 
 
-class _Lookalike:
+class _SocketLike:
     """An object with the methods that paramiko asks of a socket."""
 
     def __init__(self, sock: Any) -> None:
@@ -154,7 +154,7 @@ class _Lookalike:
     def receive(self) -> Optional[bytes]:
         """Return bytes, b"" at the end, or None if nothing came for a moment."""
         try:
-            self._sock.settimeout(_POLL)
+            self._sock.settimeout(_POLL_INTERVAL)
             return bytes(self._sock.recv(_READ_SIZE))
         except socket.timeout:
             return None
@@ -174,7 +174,7 @@ class _Lookalike:
         self._sock.close()
 
 
-class _Tls:
+class _TlsSocket:
     """
     A TLS socket that one thread reads while another writes.
 
@@ -197,7 +197,7 @@ class _Tls:
             event = self._wants[type(error)]
         poll = select.poll()
         poll.register(self._sock, event)
-        poll.poll(_POLL * 1000)
+        poll.poll(_POLL_INTERVAL * 1000)
         return None
 
     def receive(self) -> Optional[bytes]:
@@ -217,7 +217,7 @@ class _Tls:
         self._sock.close()
 
 
-class _Proxy:
+class _ProxyProcess:
     """
     A `paramiko.ProxyCommand`, by the pipes of its process.
 
@@ -227,7 +227,7 @@ class _Proxy:
     def __init__(self, proxy: ProxyCommand) -> None:
         self._command = " ".join(proxy.cmd)
         self._process = proxy.process
-        self._said = b""
+        self._stderr_tail = b""
         self._selector = selectors.DefaultSelector()
         for stream in (self._process.stdout, self._process.stderr):
             self._selector.register(stream, selectors.EVENT_READ)
@@ -240,18 +240,18 @@ class _Proxy:
                 if not data:
                     self._check_status()
                 return data
-            self._said = (self._said + data)[-_KEPT_STDERR:]
+            self._stderr_tail = (self._stderr_tail + data)[-_MAX_STDERR_BYTES:]
             if not data:
                 self._selector.unregister(key.fileobj)
         return None
 
     def _check_status(self) -> None:
         try:
-            status = self._process.wait(_LAST_MOMENTS)
+            status = self._process.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             return  # it has only closed its stdout
         if status:
-            said = self._said.decode("utf-8", "backslashreplace").strip()
+            said = self._stderr_tail.decode("utf-8", "backslashreplace").strip()
             raise ProxyCommandFailure(self._command, said or f"exit status {status}")
 
     def send(self, data: memoryview) -> int:
@@ -268,7 +268,7 @@ class _Proxy:
     def close(self) -> None:
         """Leave neither a zombie nor a descriptor."""
         try:
-            self._process.wait(_LAST_MOMENTS)
+            self._process.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -5,8 +5,8 @@ Each override names the section of docs/paramiko_repairs.md that explains it.
 `ssh_service.transport.paramiko_check` verifies at first use that the installed paramiko still
 calls what is overridden here.
 
-The class is made of layers, each of which knows those below it: `Ending` (how it ends), `Gate`
-(what is sent when), `Asking` (global requests), `Opening` (channels), `Accepting` (channels that
+The class is made of layers, each of which knows those below it: `LifecycleTransport` (how it ends), `SendingTransport`
+(what is sent when), `GlobalRequestTransport` (global requests), `ChannelOpeningTransport` (channels), `ChannelAcceptingTransport` (channels that
 the server opens), and here the reader thread, which identifies both sides, exchanges keys and
 listens.
 """
@@ -24,9 +24,9 @@ from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshConnectTimeout, reason_of
 from ssh_service.transport import reaper, sending
-from ssh_service.transport.accepting import Accepting
-from ssh_service.transport.agreement import check_host_key, servers_offer
-from ssh_service.transport.keepalive import Silence
+from ssh_service.transport.accepting import ChannelAcceptingTransport
+from ssh_service.transport.agreement import check_host_key, server_offer
+from ssh_service.transport.keepalive import KeepaliveMonitor
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import Inflater
 from ssh_service.transport.paramiko_check import check_paramiko
@@ -34,9 +34,9 @@ from ssh_service.transport.text import printable
 from ssh_service.transport.wire import Wire
 
 # Seconds a write may stall where no keepalive says how long the peer may be silent.
-_STALL_LIMIT = 120.0
+_STALL_TIMEOUT = 120.0
 # Seconds after which the reader looks whether it was given a keepalive meanwhile.
-_LOOK_AGAIN = 60.0
+_IDLE_CHECK_INTERVAL = 60.0
 # Characters of a failed handshake's reason that are shown: a server's offer may be long.
 _MAX_OFFER = 2000
 # Seconds paramiko's own logins wait for the server.
@@ -46,7 +46,7 @@ _AUTH_TIMEOUT = 30.0
 _THROTTLED = ("Exceeded MaxStartups", "Not allowed at this time")
 
 
-class SshTransport(Accepting):
+class SshTransport(ChannelAcceptingTransport):
     """
     One SSH connection, safe to share between threads.
 
@@ -99,13 +99,15 @@ class SshTransport(Accepting):
         compression: Optional[Sequence[str]] = None,
     ) -> None:
         check_paramiko()
-        self._silence = Silence(keepalive_interval or 0.0, keepalive_count_max)
-        self._rekey_began: Optional[float] = None  # reader thread only
+        self._keepalive_monitor = KeepaliveMonitor(keepalive_interval or 0.0, keepalive_count_max)
+        self._rekey_started_at: Optional[float] = None  # reader thread only
         # Of those who wait for an exchange of keys that has not begun, and for the present one.
-        self._rekey_wanted: Deque[LockFreeEvent] = collections.deque()
-        self._rekeying: List[LockFreeEvent] = []  # reader thread only
+        self._rekey_waiters: Deque[LockFreeEvent] = collections.deque()
+        self._current_rekey_waiters: List[LockFreeEvent] = []  # reader thread only
         self.extras: Dict[str, Any] = {}  # what others keep for as long as the connection lives
-        super().__init__(Wire(sock, self._silence.limit or _STALL_LIMIT), connection_id)
+        super().__init__(
+            Wire(sock, self._keepalive_monitor.limit or _STALL_TIMEOUT), connection_id
+        )
         self.name = f"ssh-service-reader-{connection_id}"
         self.set_log_channel("ssh_service.transport")
         self.packetizer.before_wait = self._before_wait
@@ -126,7 +128,7 @@ class SshTransport(Accepting):
         except ValueError:
             self._wire.detach()
             raise
-        reaper.serve(self)
+        reaper.register(self)
 
     # Names for people.
 
@@ -177,7 +179,7 @@ class SshTransport(Accepting):
         if not finished or time.monotonic() >= deadline:
             raise SshConnectTimeout(
                 f"{self.connection_id}: no SSH session within {deadline - began:.1f} s"
-                f" (phase: {phase}){self._server_said()}",
+                f" (phase: {phase}){self._server_text()}",
                 connection_id=self.connection_id,
                 phase=phase,
             ) from cause
@@ -185,7 +187,7 @@ class SshTransport(Accepting):
             reason_of(cause) if cause else "the server closed the connection", _MAX_OFFER
         )
         error = SshConnectError(
-            f"{self.connection_id}: {text} (phase: {phase}){self._server_said()}",
+            f"{self.connection_id}: {text} (phase: {phase}){self._server_text()}",
             connection_id=self.connection_id,
             phase=phase,
         )
@@ -193,12 +195,12 @@ class SshTransport(Accepting):
         error.throttled = any(line.startswith(_THROTTLED) for line in self.packetizer.banner)
         raise error from cause
 
-    def _server_said(self) -> str:
+    def _server_text(self) -> str:
         # "Exceeded MaxStartups" comes in place of the identification: see
         # docs/paramiko_repairs.md#refusal-in-words
         said = " ".join(line for line in self.packetizer.banner if not line.startswith("SSH-"))
-        if self._goodbye:
-            said = self._goodbye
+        if self._disconnect_text:
+            said = self._disconnect_text
         return f"; the server said: {printable(said)}" if said else ""
 
     def _check_banner(self) -> None:
@@ -215,7 +217,7 @@ class SshTransport(Accepting):
             super()._parse_kex_init(m)
         except IncompatiblePeer as error:
             m.rewind()
-            offer = servers_offer(str(error), self._really_parse_kex_init(m))
+            offer = server_offer(str(error), self._really_parse_kex_init(m))
             raise IncompatiblePeer(f"{error}; their offer: {offer}") from None
 
     def _auth_trigger(self) -> None:
@@ -242,7 +244,9 @@ class SshTransport(Accepting):
         )  # paramiko forgets it: docs/paramiko_repairs.md#host-key-at-a-rekey
         super()._verify_key(host_key, sig)
         if trusted is not None and trusted.asbytes() != self.host_key.asbytes():
-            self.abort(self._lost("host key", "the server showed another host key at a re-key"))
+            self.abort(
+                self._loss_error("host key", "the server showed another host key at a re-key")
+            )
             raise SSHException("the server showed another host key")
 
     def renegotiate_keys(self) -> None:
@@ -255,35 +259,35 @@ class SshTransport(Accepting):
             The connection has ended, or the server did not take part.
         """
         done = LockFreeEvent()
-        self._rekey_wanted.append(done)
+        self._rekey_waiters.append(done)
         if self.is_active():  # otherwise, nobody is there to set it
-            self._ask_for_a_sign_of_life()  # wakes the reader, which begins
+            self._send_keepalive()  # wakes the reader, which begins
             limit = 2 * sending.REKEY_TIMEOUT  # another exchange may be under way
             if not done.wait(limit):
-                self.abort(self._lost("protocol", f"no new keys in {limit:g} s"))
+                self.abort(self._loss_error("protocol", f"no new keys in {limit:g} s"))
         if not self.is_active():
-            raise self._no_connection()
+            raise self._ended_error()
 
     def _send_kex_init(self) -> None:
         if self.initial_kex_done:
-            self._rekey_began = time.monotonic()
-        while self._rekey_wanted:
-            self._rekeying.append(self._rekey_wanted.popleft())
+            self._rekey_started_at = time.monotonic()
+        while self._rekey_waiters:
+            self._current_rekey_waiters.append(self._rekey_waiters.popleft())
         super()._send_kex_init()
 
     def _parse_newkeys(self, m: Message) -> None:
         super()._parse_newkeys(m)
-        self._rekey_began = None
-        waiting, self._rekeying = self._rekeying, []
+        self._rekey_started_at = None
+        waiting, self._current_rekey_waiters = self._current_rekey_waiters, []
         for latch in waiting:
             latch.set()
 
-    def _release_all(self, reason: SshConnectionLost) -> None:
-        while self._rekey_wanted:
-            self._rekeying.append(self._rekey_wanted.popleft())
-        for latch in self._rekeying:
+    def _release_waiters(self, reason: SshConnectionLost) -> None:
+        while self._rekey_waiters:
+            self._current_rekey_waiters.append(self._rekey_waiters.popleft())
+        for latch in self._current_rekey_waiters:
             latch.set()
-        super()._release_all(reason)
+        super()._release_waiters(reason)
 
     # How long the reader waits for bytes.
 
@@ -291,7 +295,7 @@ class SshTransport(Accepting):
         """Do what is due before the reader waits for bytes; say for how long it may."""
         now = time.monotonic()
         waits = []
-        if self._rekey_wanted and not self.in_kex:
+        if self._rekey_waiters and not self.in_kex:
             # Only on this thread: see docs/paramiko_repairs.md#concurrent-rekeys
             self.packetizer._trigger_rekey()
         soon = self._time_to_flush(now) if self._flush_at else 0.0
@@ -299,16 +303,16 @@ class SshTransport(Accepting):
             waits.append(soon)
         else:
             self._flush()
-        if self._rekey_began is not None:
-            waits.append(self._rekey_began + sending.REKEY_TIMEOUT - now)
+        if self._rekey_started_at is not None:
+            waits.append(self._rekey_started_at + sending.REKEY_TIMEOUT - now)
             if waits[-1] <= 0:
                 raise SSHException(f"no end of a key exchange in {sending.REKEY_TIMEOUT:g} s")
-        if self._silence.limit and self.authenticated:
-            ask, patience = self._silence.check(now, self._wire.last_received)
+        if self._keepalive_monitor.limit and self.authenticated:
+            ask, patience = self._keepalive_monitor.check(now, self._wire.last_received)
             if ask:
-                self._ask_for_a_sign_of_life()
+                self._send_keepalive()
             waits.append(patience)
-        return max(0.0, min(waits)) if waits else _LOOK_AGAIN
+        return max(0.0, min(waits)) if waits else _IDLE_CHECK_INTERVAL
 
     def set_keepalive(self, interval: float) -> None:
         """
@@ -326,6 +330,6 @@ class SshTransport(Accepting):
         It holds from the server's next message on, which is asked for at once.  Where that does
         not come, and there was no keepalive before, it holds within a minute.
         """
-        self._silence.set_interval(float(interval))
-        self._wire.stall_timeout = self._silence.limit or _STALL_LIMIT
-        self._ask_for_a_sign_of_life()
+        self._keepalive_monitor.set_interval(float(interval))
+        self._wire.stall_timeout = self._keepalive_monitor.limit or _STALL_TIMEOUT
+        self._send_keepalive()

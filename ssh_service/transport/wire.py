@@ -23,10 +23,10 @@ Buffer = Union[bytes, bytearray, memoryview]
 # One read takes what the kernel has, so that a burst of small packets costs one system call.
 _READ_SIZE = 256 * 1024
 # Seconds between two looks at whether a channel that stands in for a socket takes data again.
-_POLL_CHANNEL = 0.05
-_POLL_WINDOW = 0.005
+_CHANNEL_POLL_INTERVAL = 0.05
+_WINDOW_POLL_INTERVAL = 0.005
 # Seconds after which a wait is begun anew: poll() counts milliseconds in a C int.
-_LONGEST_WAIT = 3600.0
+_MAX_WAIT = 3600.0
 
 
 class WriteStalled(OSError):
@@ -50,11 +50,11 @@ class Wire:
     stall_timeout : float
         As given; may be changed.
     backlog : bytes
-        What `send_now` could not write.
+        What `send_nowait` could not write.
 
     Notes
     -----
-    Thread safety.  `recv` is for the reader thread alone; `sendall` and `send_now` for one thread
+    Thread safety.  `recv` is for the reader thread alone; `sendall` and `send_nowait` for one thread
     at a time (the transport's gate sees to that); everything else is for any thread.
 
     Guarantees.  `close` wakes a thread that waits in `recv` or `sendall`, and never gives the
@@ -63,7 +63,7 @@ class Wire:
     """
 
     def __init__(self, sock: Any, stall_timeout: float) -> None:
-        self._given = sock
+        self._original = sock
         self._relay: Optional[Relay] = None
         # TLS over a socket holds back bytes that `poll` cannot see.
         is_socket = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)
@@ -71,23 +71,23 @@ class Wire:
             self._relay = Relay(sock)
             sock = self._relay.socket
         self._sock = sock
-        self._real = isinstance(sock, socket.socket)
+        self.is_socket = isinstance(sock, socket.socket)
         self.stall_timeout = stall_timeout
         self._closed = False  # by the name that paramiko asks for
         self._drained = False  # reader thread only: the last read took all there was
         self.backlog = b""  # guarded by the gate
         self.last_received = time.monotonic()
-        if self._real:
+        if self.is_socket:
             sock.setblocking(False)
 
     # What paramiko, or its users, ask of a socket.
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_given":  # not made yet, or being copied
+        if name.startswith("__") or name == "_original":  # not made yet, or being copied
             raise AttributeError(name)
-        return getattr(self._given, name)  # `getsockname`, `setsockopt`, `gettimeout`, ...
+        return getattr(self._original, name)  # `getsockname`, `setsockopt`, `gettimeout`, ...
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Prepare for the first byte; on the reader thread."""
         if self._relay is not None:
             self._relay.start()
@@ -110,7 +110,7 @@ class Wire:
     def close(self) -> None:
         """End both directions, waking whoever waits; the descriptor stays until `release`."""
         self._closed = True
-        if not self._real:
+        if not self.is_socket:
             self._sock.close()
             return
         try:
@@ -123,7 +123,7 @@ class Wire:
     def release(self) -> None:
         """Give the descriptor back, without a word to the peer (a forked child may call this)."""
         self._closed = True
-        if self._real:
+        if self.is_socket:
             self._sock.close()
         if self._relay is not None:
             self._relay.release()
@@ -149,10 +149,10 @@ class Wire:
         OSError
             The connection was reset, or failed otherwise.
         """
-        if self._real:
+        if self.is_socket:
             data = self._recv_real(timeout, until_writable)
         else:
-            longest = _POLL_CHANNEL if until_writable else _LONGEST_WAIT
+            longest = _CHANNEL_POLL_INTERVAL if until_writable else _MAX_WAIT
             data = self._recv_channel(longest if timeout is None else min(timeout, longest))
         if data:
             self.last_received = time.monotonic()
@@ -183,30 +183,25 @@ class Wire:
         except socket.timeout:
             return None
         except OSError as exc:
-            raise _below(exc) from exc
+            raise _jump_host_error(exc) from exc
 
     def would_block(self) -> bool:
-        """Tell whether `send_now` would write nothing: there was no room for what came before."""
-        return not (self._real and not self.backlog) and not self.writable()
-
-    @property
-    def is_socket(self) -> bool:
-        """Whether `send_now` raises only where nothing of what it was given has left."""
-        return self._real
+        """Tell whether `send_nowait` would write nothing: there was no room for what came before."""
+        return not (self.is_socket and not self.backlog) and not self.writable()
 
     def writable(self) -> bool:
         """Tell whether a small message could be written now without waiting; no if closed."""
-        if not self._real:
+        if not self.is_socket:
             return bool(self._sock.send_ready())
         try:
             return not self._closed and _wait(self._sock, False, True, 0.0)
         except OSError:
             return False  # given back just now
 
-    def has_hung_up(self) -> bool:
+    def has_peer_closed(self) -> bool:
         """Tell whether the peer has ended the stream, though not all of it may have been read."""
         try:
-            return self._closed or (self._real and _has_ended(self._sock))
+            return self._closed or (self.is_socket and _has_ended(self._sock))
         except OSError:
             return True  # given back just now
 
@@ -234,7 +229,7 @@ class Wire:
             view = view[sent:]
         self.backlog = b""
 
-    def send_now(self, data: bytes) -> None:
+    def send_nowait(self, data: bytes) -> None:
         """
         Write what there is room for, without waiting; the rest goes before whatever is next.
 
@@ -248,7 +243,7 @@ class Wire:
         OSError
             The connection was closed or reset.
         """
-        if not self._real:  # the caller asked whether there is room
+        if not self.is_socket:  # the caller asked whether there is room
             self.sendall(data)
             return
         if self._closed:
@@ -260,17 +255,17 @@ class Wire:
             self.backlog = data
 
     def _send(self, view: memoryview) -> int:
-        if not self._real:
+        if not self.is_socket:
             # Its one time-out is the reader's, so the wait for its window has to be done here.
             deadline = time.monotonic() + self.stall_timeout
             while not self._sock.send_ready():
                 if time.monotonic() >= deadline:
                     raise self._stalled()
-                time.sleep(_POLL_WINDOW)
+                time.sleep(_WINDOW_POLL_INTERVAL)
             try:
                 sent = int(self._sock.send(bytes(view[:32768])))
             except OSError as exc:
-                raise _below(exc) from exc
+                raise _jump_host_error(exc) from exc
             if not sent:
                 raise OSError(errno.EPIPE, "the connection to the jump host is closed")
             return sent
@@ -285,7 +280,7 @@ class Wire:
         return WriteStalled(errno.ETIMEDOUT, f"the peer took no byte for {self.stall_timeout:g} s")
 
 
-def _below(error: OSError) -> OSError:
+def _jump_host_error(error: OSError) -> OSError:
     """Give an error of the jump host's connection an errno: paramiko's reader expects one."""
     text = f"the connection to the jump host failed: {reason_of(error)}"
     return OSError(error.errno or errno.ECONNRESET, text)
@@ -309,7 +304,7 @@ else:
         poll = select.poll()  # select.select() cannot watch a descriptor above 1023
         poll.register(number, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
         if timeout is not None:
-            timeout = min(timeout, _LONGEST_WAIT)
+            timeout = min(timeout, _MAX_WAIT)
         # Round up: a wait that ends early would make the caller ask again for the last fraction.
         return bool(poll.poll(None if timeout is None else int(timeout * 1000) + 1))
 

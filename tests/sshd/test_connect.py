@@ -153,7 +153,7 @@ def blackhole() -> Iterator[Tuple[str, int]]:
 def test_a_dead_address_holds_up_the_next_one_only_shortly(
     sshd: Sshd, blackhole: Tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tcp, "_STAGGER", 0.1)
+    monkeypatch.setattr(tcp, "_ATTEMPT_DELAY", 0.1)
     with FaultProxy("127.0.0.1", sshd.port) as proxy:
         found = [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", where)
@@ -335,14 +335,14 @@ def test_refused_keys_are_named_and_nothing_is_tried_again(sshd: Sshd) -> None:
 def test_a_server_that_has_enough_of_wrong_keys_is_an_authentication_error(
     sshd_factory: SshdFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = SshTransport._finish
+    finish = SshTransport._on_ended
 
     def finish_late(transport: SshTransport) -> None:
         threading.Event().wait(0.1)
         finish(transport)
 
     # Why a connection ended is known a moment after it is known to have ended.
-    monkeypatch.setattr(SshTransport, "_finish", finish_late)
+    monkeypatch.setattr(SshTransport, "_on_ended", finish_late)
     server = sshd_factory({"MaxAuthTries": 3})
     keys = [generated(f"stranger-{number}") for number in range(6)]
     with pytest.raises(SshAuthError, match="Too many authentication failures") as caught:

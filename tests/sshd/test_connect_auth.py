@@ -230,7 +230,7 @@ def test_no_frame_shows_a_password_shown_to_a_server_that_leaves() -> None:
     with AuthServer(password="secret") as server:
         found = params.resolve({**server.connect_params, "password": ask})
         with pytest.raises(SshConnectError) as caught:
-            dial(found, time.monotonic() + 20, started=transports.append)
+            dial(found, time.monotonic() + 20, on_started=transports.append)
     assert_no_frame_knows(caught.value, MARKER)
 
 

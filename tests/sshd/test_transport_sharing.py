@@ -336,7 +336,7 @@ def test_a_session_that_was_opened_too_late_is_given_back(sshd_factory: Factory)
                 with pytest.raises(SshConnectTimeout):
                     transport.open_session(timeout=0.05)
             sshd.thaw()
-            eventually(lambda: not transport._held, "late sessions are closed")
+            eventually(lambda: not transport._strong_references, "late sessions are closed")
         channels = [transport.open_session(timeout=10) for _ in range(3)]
         for channel in channels:
             channel.close()

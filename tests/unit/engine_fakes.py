@@ -112,8 +112,8 @@ class FakeTransport:
         for number in starts:
             self.started.pop(number, None)
 
-    def reclaim_idle_sessions(self, except_of: Optional[str] = None) -> bool:
-        return any([give_up() for name, give_up in self.reclaimers.items() if name != except_of])
+    def reclaim_idle_sessions(self, keep: Optional[str] = None) -> bool:
+        return any([give_up() for name, give_up in self.reclaimers.items() if name != keep])
 
     @property
     def open_channel_count(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from ssh_service.errors import SshSessionRefused
 from ssh_service.transport import SshTransport, accepting, global_requests
-from ssh_service.transport.accepting import Forward, Forwards
+from ssh_service.transport.accepting import PortForward, PortForwards
 from tests.common import PATIENCE, Outcome, eventually
 from tests.faults.clients import connected, execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
@@ -40,17 +40,17 @@ def test_forwards_are_found_by_address_and_port(
     asked: List[Address], connected_to: Address, found: Optional[int]
 ) -> None:
     """RFC 4254 section 7.2: the request to open names what was connected to."""
-    forwards = Forwards()
-    entries = [Forward(*address, handle) for address in asked]
+    forwards = PortForwards()
+    entries = [PortForward(*address, handle) for address in asked]
     assert all(forwards.add(entry) for entry in entries)
     got = forwards.find(*connected_to)
     assert got is (None if found is None else entries[found])
 
 
 def test_forwards_remove_one_only() -> None:
-    forwards = Forwards()
+    forwards = PortForwards()
     for address in (("a", 80), ("a", 81), ("b", 80)):
-        forwards.add(Forward(*address, handle))
+        forwards.add(PortForward(*address, handle))
     forwards.remove("a", 80)
     assert forwards.find("a", 81) and forwards.find("b", 80)
     assert forwards.find("b", 81) and not forwards.find("a", 82)
@@ -173,7 +173,7 @@ def test_a_handler_that_raises_ends_its_connection_only(caplog: pytest.LogCaptur
 def test_forwarded_connections_beyond_the_bounds_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(accepting, "_MAX_WAITING", 2)
+    monkeypatch.setattr(accepting, "_MAX_ACCEPT_QUEUE", 2)
     monkeypatch.setattr(accepting, "_MAX_HANDLERS", 1)
     may_end = threading.Event()
     server, false = forwarding()
@@ -191,7 +191,7 @@ def test_forwarded_connections_beyond_the_bounds_are_refused(
 
 
 def test_a_forward_that_is_granted_too_late_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(global_requests, "_ANSWER_LIMIT", 0.1)
+    monkeypatch.setattr(global_requests, "_REPLY_TIMEOUT", 0.1)
     server, false = forwarding()
     with server, connected(server.port) as transport:
         false().answers = False

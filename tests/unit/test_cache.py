@@ -391,7 +391,7 @@ def test_the_dialler_is_given_the_destinations_own_connect_timeout(
 
     def dial(to: Any, deadline: float, **more: Any) -> Any:
         deadlines.append(deadline - time.monotonic())
-        assert set(more) == {"open_tunnel", "started", "wanted"}
+        assert set(more) == {"open_tunnel", "on_started", "is_wanted"}
         return dialer(to, deadline)
 
     connections = SshClientCache(dialer=dial)

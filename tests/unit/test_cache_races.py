@@ -269,7 +269,7 @@ def test_cleanup_hangs_up_on_a_dial_and_is_itself_the_reason_that_everyone_is_to
 
     begun = threading.Event()
 
-    def dial(to: Any, deadline: float, *, started: Any, **_: Any) -> Any:
+    def dial(to: Any, deadline: float, *, on_started: Any, **_: Any) -> Any:
         transport, ended = FakeTransport(), threading.Event()
         transport.add_done_callback(lambda *_: ended.set())
         close_nowait = transport.close_nowait
@@ -279,7 +279,7 @@ def test_cleanup_hangs_up_on_a_dial_and_is_itself_the_reason_that_everyone_is_to
             failed.wait(0.5)  # long enough for the dial to fail before anything else happens
 
         transport.close_nowait = hang_up_slowly  # type: ignore[method-assign]
-        started(transport)
+        on_started(transport)
         begun.set()
         assert ended.wait(PATIENCE)
         raise SshConnectError("the server closed the connection")

@@ -157,7 +157,7 @@ def test_questions_whose_answers_are_never_taken_end_the_connection(
     flood: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answers would pile up for ever."""
-    monkeypatch.setattr(global_requests, "_MOST_ANSWERS", 200)
+    monkeypatch.setattr(global_requests, "_MAX_PENDING_REPLIES", 200)
 
     def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         transport.stop_reading()
@@ -415,9 +415,9 @@ def test_a_channel_open_that_is_never_answered_times_out_and_is_closed_once_it_i
         with pytest.raises(SshConnectTimeout):
             transport.open_session(timeout=0.2)
         within(0.2, began)
-        assert len(transport._held) == 1
+        assert len(transport._strong_references) == 1
         server.transports[0].go_on_reading()
-        eventually(lambda: not transport._held, "the late channel is closed")
+        eventually(lambda: not transport._strong_references, "the late channel is closed")
         eventually(lambda: len(server.transports[0]._channels) == 0, "on both sides")
         assert execute(transport, "hello") == (0, b"hello")
 
@@ -437,7 +437,7 @@ def test_each_who_is_refused_gets_an_error_of_its_own() -> None:
         assert {getattr(error, "code") for error in errors} == {4}
         assert "too many\\x1b" in str(errors[0])
         assert transport.is_active()
-        assert not transport._held and not transport.open_channel_count
+        assert not transport._strong_references and not transport.open_channel_count
 
 
 def test_channel_timeout_limits_opening_and_requests() -> None:
@@ -606,17 +606,17 @@ def test_what_passes_by_the_gate_keeps_its_place_among_what_is_written_in_one_pi
 ) -> None:
     """Paramiko sends some messages (a login's, a key exchange's) on its own."""
     with EvilSsh() as server, connected(server.port) as transport:
-        write = transport._wire.send_now
+        write = transport._wire.send_nowait
         besides = []
 
-        def send_now(data: Any) -> None:
+        def send_nowait(data: Any) -> None:
             if not besides:  # a packet that is numbered after these must not leave before them
                 ignore = message(b"\x02", b"by the gate")
                 besides.append(Outcome(lambda: transport._send_message(ignore)))
                 time.sleep(0.2)
             write(data)
 
-        monkeypatch.setattr(transport._wire, "send_now", send_now)
+        monkeypatch.setattr(transport._wire, "send_nowait", send_nowait)
         sink = Collector(b"hello")
         transport.start_session(sink)
         assert sink.ended.wait(PATIENCE)
@@ -734,7 +734,7 @@ def test_a_global_request_ends_with_its_connection() -> None:
 
     with EvilSsh(transport_class=Silent) as server, connected(server.port) as transport:
         calls = [Outcome(lambda: transport.global_request("anything")) for _ in range(5)]
-        eventually(lambda: len(transport._questions._open) == 5, "all wait")
+        eventually(lambda: len(transport._pending_replies._open) == 5, "all wait")
         began = time.monotonic()
         transport.close()
         for call in calls:
@@ -770,7 +770,7 @@ def test_a_keepalive_that_is_given_to_a_silent_server_is_noticed_before_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The reader waits for bytes, and none come to wake it."""
-    monkeypatch.setattr(transport_module, "_LOOK_AGAIN", 0.2)
+    monkeypatch.setattr(transport_module, "_IDLE_CHECK_INTERVAL", 0.2)
     with EvilSsh() as server, connected(server.port) as transport:
         server.transports[0].stop_reading()
         transport.set_keepalive(0.1)
@@ -820,7 +820,7 @@ def test_renegotiate_keys_during_an_exchange_begins_another() -> None:
         first = Outcome(transport.renegotiate_keys)
         eventually(lambda: slow.exchanges == 1, "the first exchange begins")
         second = Outcome(transport.renegotiate_keys)
-        eventually(lambda: len(transport._rekey_wanted) == 1, "the second caller waits")
+        eventually(lambda: len(transport._rekey_waiters) == 1, "the second caller waits")
         slow.may_rekey.set()
         assert first.wait().error is None and second.wait().error is None
         assert slow.exchanges == 2
@@ -831,7 +831,7 @@ def test_who_waits_for_new_keys_is_told_when_the_connection_ends() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         server.transports[0].answers_rekeys = False
         call = Outcome(transport.renegotiate_keys)
-        eventually(lambda: bool(transport._rekeying), "it waits")
+        eventually(lambda: bool(transport._current_rekey_waiters), "it waits")
         began = time.monotonic()
         server.transports[0].close()
         assert isinstance(call.wait().error, SshConnectionLost)
@@ -853,14 +853,14 @@ def test_a_session_in_reserve_is_given_up_for_who_is_refused_one() -> None:
 
     with EvilSsh(transport_class=Full) as server, connected(server.port) as transport:
 
-        def give_up() -> bool:
+        def withdraw() -> bool:
             had_one = server.transports[0].is_full
             server.transports[0].is_full = False
             return had_one
 
         with pytest.raises(SshSessionRefused):
             transport.open_session()
-        transport.reclaimers["test"] = give_up
+        transport.reclaimers["test"] = withdraw
         assert execute(transport, "hello") == (0, b"hello")
 
 
@@ -942,7 +942,7 @@ def test_our_close_leaves_a_moment_later_though_nothing_follows_it(
         channel.close()
         assert sink.ended.wait(PATIENCE)
         eventually(lambda: not transport._deferred, "it has left")
-        assert sink.channel._outbound.close_sent
+        assert sink.channel._send_state.close_sent
         assert 1 <= len(waits) < 50 and not any(waits)
 
 
@@ -960,7 +960,7 @@ def test_a_request_that_no_network_took_is_known_not_to_have_been_sent(
             def broken(data: Any) -> None:
                 raise BrokenPipeError(errno.EPIPE, "gone")
 
-            monkeypatch.setattr(transport._wire, "send_now", broken)
+            monkeypatch.setattr(transport._wire, "send_nowait", broken)
             waiting.request_exec(b"does not")
         else:  # a key exchange was under way
             transport.clear_to_send.clear()
@@ -980,7 +980,7 @@ def test_half_a_packet_is_the_end_of_the_connection(
         channel = transport.open_session()
         channel.exec_command("hello")
         write = transport._wire.sendall
-        name = "send_now" if posted else "sendall"
+        name = "send_nowait" if posted else "sendall"
 
         def torn(data: Any) -> None:
             write(bytes(data)[: len(data) // 2])
@@ -1148,7 +1148,7 @@ def test_a_refused_slot_and_a_closed_one_leave_nothing_behind() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         for _ in range(50):
             assert execute(transport, "hello") == (0, b"hello")
-        assert not transport._held and not transport.channels_seen
+        assert not transport._strong_references and not transport.channels_seen
         eventually(lambda: not transport._deferred, "all that was to be sent is sent")
         gc.collect()
         eventually(lambda: len(transport._channels) == 0, "no channel is left")

@@ -11,7 +11,7 @@ from typing import Iterator, List, Tuple
 import pytest
 from paramiko.ssh_exception import SSHException
 
-from ssh_service.transport.keepalive import PeerSilent
+from ssh_service.transport.keepalive import KeepaliveTimeout
 from ssh_service.transport.packets import (
     BANNER_MAX_SIZE,
     PACKET_MAX_SIZE,
@@ -120,10 +120,10 @@ def test_the_reader_can_be_told_to_give_up_before_it_waits(ends: Ends) -> None:
     def before_wait() -> float:
         for wait in waits:
             return wait
-        raise PeerSilent("nothing heard")
+        raise KeepaliveTimeout("nothing heard")
 
     packetizer.before_wait = before_wait
-    with pytest.raises(PeerSilent):
+    with pytest.raises(KeepaliveTimeout):
         packetizer.read_all(1)
 
 
@@ -132,7 +132,7 @@ def test_a_message_of_a_type_nobody_knows_is_answered_and_passed_over(ends: Ends
     packetizer, peer = ends
     packetizer._initial_kex_done = True
     unknown: List[int] = []
-    packetizer.unknown_message = unknown.append
+    packetizer.on_unknown_message = unknown.append
     peer.sendall(packet(b"\xc0what") + packet(b"\xc1is it") + packet(b"\x02\x07"))
     kind, known = packetizer.read_message()
     assert (kind, known.asbytes()) == (2, b"\x07")
@@ -142,7 +142,7 @@ def test_a_message_of_a_type_nobody_knows_is_answered_and_passed_over(ends: Ends
 def test_during_the_first_key_exchange_every_packet_is_shown_to_paramiko(ends: Ends) -> None:
     """Strict-kex has to refuse it."""
     packetizer, peer = ends
-    packetizer.unknown_message = lambda seqno: None
+    packetizer.on_unknown_message = lambda seqno: None
     peer.sendall(packet(b"\xc0what"))
     assert packetizer.read_message()[0] == 0xC0
 

@@ -118,7 +118,7 @@ def test_what_there_is_no_room_for_does_not_wait_and_goes_before_what_is_next(en
     wire, peer = ends
     pieces = [bytes([number]) * 100_000 for number in range(100)]
     for piece in pieces:
-        wire.send_now(piece)  # far more than there is room for
+        wire.send_nowait(piece)  # far more than there is room for
     assert wire.backlog and wire.would_block()
     peer.settimeout(10)
     reading = Outcome(lambda: receive(peer, 100 * 100_000 + 3))
@@ -130,12 +130,12 @@ def test_what_there_is_no_room_for_does_not_wait_and_goes_before_what_is_next(en
 def test_what_is_left_leaves_with_the_next_look(ends: Ends) -> None:
     wire, peer = ends
     while not wire.backlog:
-        wire.send_now(b"x" * 100_000)
+        wire.send_nowait(b"x" * 100_000)
     peer.setblocking(False)
     began = time.monotonic()
     while wire.backlog and time.monotonic() < began + 10:
         receive(peer, 1 << 30)
-        wire.send_now(b"")
+        wire.send_nowait(b"")
     assert not wire.backlog
 
 
@@ -153,7 +153,7 @@ def receive(peer: socket.socket, size: int) -> bytes:
 def test_nothing_is_sent_after_close(ends: Ends) -> None:
     ends[0].close()
     with pytest.raises(OSError):
-        ends[0].send_now(b"x")
+        ends[0].send_nowait(b"x")
 
 
 def test_writable_tells_the_truth_and_never_raises(ends: Ends) -> None:
@@ -163,18 +163,18 @@ def test_writable_tells_the_truth_and_never_raises(ends: Ends) -> None:
     assert not wire.writable()
     wire._sock.close()  # as the reader may, between two steps of this thread
     assert not wire.writable()
-    assert wire.has_hung_up()
+    assert wire.has_peer_closed()
     wire.close()
     assert not wire.writable()
 
 
 def test_an_end_is_seen_though_not_all_before_it_was_read(ends: Ends) -> None:
     wire, peer = ends
-    assert not wire.has_hung_up()
+    assert not wire.has_peer_closed()
     peer.sendall(b"last words")
-    assert not wire.has_hung_up()
+    assert not wire.has_peer_closed()
     peer.close()
-    assert wire.has_hung_up()
+    assert wire.has_peer_closed()
     assert wire.recv(5) == b"last words"
 
 

@@ -6,18 +6,18 @@ from typing import List, Tuple
 
 import pytest
 
-from ssh_service.transport.keepalive import PeerSilent, Silence
+from ssh_service.transport.keepalive import KeepaliveMonitor, KeepaliveTimeout
 
 HEARD = 1000.0
 
 
-def until_lost(silence: Silence, now: float = HEARD) -> Tuple[List[float], float]:
+def until_lost(monitor: KeepaliveMonitor, now: float = HEARD) -> Tuple[List[float], float]:
     """Hear nothing from `HEARD` on; return when the server was asked, and when it was given up."""
     asked = []
     for _ in range(100):
         try:
-            ask, wait = silence.check(now, HEARD)
-        except PeerSilent:
+            ask, wait = monitor.check(now, HEARD)
+        except KeepaliveTimeout:
             return asked, now - HEARD
         if ask:
             asked.append(now - HEARD)
@@ -33,59 +33,59 @@ def test_a_silent_server_is_asked_and_then_given_up_after_interval_times_count(
     count: int, asked: List[float]
 ) -> None:
     """A single count leaves time for an answer, too."""
-    assert until_lost(Silence(10, count)) == (asked, 10.0 * count)
+    assert until_lost(KeepaliveMonitor(10, count)) == (asked, 10.0 * count)
 
 
 def test_a_server_that_says_anything_is_not_asked() -> None:
-    silence = Silence(10, 3)
+    monitor = KeepaliveMonitor(10, 3)
     for heard in range(1000, 1100, 9):
-        assert silence.check(heard, heard) == (False, 10)
+        assert monitor.check(heard, heard) == (False, 10)
 
 
 def test_an_answer_begins_the_count_anew() -> None:
-    silence = Silence(10, 3)
-    assert silence.check(HEARD, HEARD) == (False, 10)
-    assert silence.check(HEARD + 10, HEARD) == (True, 10)
-    assert silence.check(HEARD + 20, HEARD) == (True, 10)
-    assert silence.check(HEARD + 29, HEARD + 29) == (False, 10)
-    assert silence.check(HEARD + 39, HEARD + 29) == (True, 10)
+    monitor = KeepaliveMonitor(10, 3)
+    assert monitor.check(HEARD, HEARD) == (False, 10)
+    assert monitor.check(HEARD + 10, HEARD) == (True, 10)
+    assert monitor.check(HEARD + 20, HEARD) == (True, 10)
+    assert monitor.check(HEARD + 29, HEARD + 29) == (False, 10)
+    assert monitor.check(HEARD + 39, HEARD + 29) == (True, 10)
 
 
 def test_a_reader_that_was_held_up_asks_before_it_gives_up() -> None:
     """What counts is questions that were not answered, not time in which we did not run."""
-    silence = Silence(10, 3)
-    assert silence.check(HEARD, HEARD) == (False, 10)
-    assert until_lost(silence, HEARD + 500) == ([500, 510], 520)
+    monitor = KeepaliveMonitor(10, 3)
+    assert monitor.check(HEARD, HEARD) == (False, 10)
+    assert until_lost(monitor, HEARD + 500) == ([500, 510], 520)
 
 
 def test_the_socket_is_looked_at_once_more_before_a_connection_is_given_up() -> None:
     """The answer may have come in the moment before."""
-    silence = Silence(10, 2)
-    assert silence.check(HEARD + 10, HEARD) == (True, 10)
-    ask, wait = silence.check(HEARD + 25, HEARD)
+    monitor = KeepaliveMonitor(10, 2)
+    assert monitor.check(HEARD + 10, HEARD) == (True, 10)
+    ask, wait = monitor.check(HEARD + 25, HEARD)
     assert not ask and wait <= 0  # does not wait, but reads
-    assert silence.check(HEARD + 25, HEARD + 24) == (False, 9)
-    silence.check(HEARD + 34, HEARD + 24)
-    silence.check(HEARD + 60, HEARD + 24)
-    with pytest.raises(PeerSilent, match="36.0 s"):
-        silence.check(HEARD + 60, HEARD + 24)
+    assert monitor.check(HEARD + 25, HEARD + 24) == (False, 9)
+    monitor.check(HEARD + 34, HEARD + 24)
+    monitor.check(HEARD + 60, HEARD + 24)
+    with pytest.raises(KeepaliveTimeout, match="36.0 s"):
+        monitor.check(HEARD + 60, HEARD + 24)
 
 
 def test_another_interval_holds_from_what_is_heard_next() -> None:
-    silence = Silence(10, 3)
-    assert silence.check(HEARD, HEARD) == (False, 10)
-    silence.set_interval(1)
-    assert silence.limit == 3
-    assert silence.check(HEARD + 5, HEARD) == (False, 5)
-    assert silence.check(HEARD + 5, HEARD + 5) == (False, 1)
-    assert silence.check(HEARD + 6, HEARD + 5) == (True, 1)
+    monitor = KeepaliveMonitor(10, 3)
+    assert monitor.check(HEARD, HEARD) == (False, 10)
+    monitor.set_interval(1)
+    assert monitor.limit == 3
+    assert monitor.check(HEARD + 5, HEARD) == (False, 5)
+    assert monitor.check(HEARD + 5, HEARD + 5) == (False, 1)
+    assert monitor.check(HEARD + 6, HEARD + 5) == (True, 1)
 
 
 def test_no_interval_means_no_limit() -> None:
-    silence = Silence(0, 3)
-    assert silence.limit == 0
-    silence.set_interval(5)
-    assert silence.limit == 15 and until_lost(silence) == ([5, 10], 15)
+    monitor = KeepaliveMonitor(0, 3)
+    assert monitor.limit == 0
+    monitor.set_interval(5)
+    assert monitor.limit == 15 and until_lost(monitor) == ([5, 10], 15)
 
 
 @pytest.mark.parametrize("before, after", [(10, 0), (0, 10)])
@@ -94,7 +94,7 @@ def test_a_reader_that_looks_while_the_interval_changes_gives_nobody_up(
 ) -> None:
     """Whatever is set first, the reader may look a few times before the next is set."""
 
-    class LookedAt(Silence):
+    class LookedAt(KeepaliveMonitor):
         looking = True
 
         def __setattr__(self, name: str, value: object) -> None:
@@ -105,7 +105,7 @@ def test_a_reader_that_looks_while_the_interval_changes_gives_nobody_up(
                     self.check(HEARD + 1, HEARD)
                 vars(self).update(looking=False)
 
-    silence = LookedAt(before, 3)
-    vars(silence).update(looking=False)
-    silence.set_interval(after)
-    assert silence.limit == after * 3
+    monitor = LookedAt(before, 3)
+    vars(monitor).update(looking=False)
+    monitor.set_interval(after)
+    assert monitor.limit == after * 3
