@@ -113,7 +113,7 @@ class PortForwards:
 
 class ChannelAcceptingTransport(ChannelOpeningTransport):
     """
-    What takes the channels that a server opens, for `SshTransport`; made as `LifecycleTransport` is.
+    What takes the channels that a server opens, for `SshTransport`.
 
     Notes
     -----

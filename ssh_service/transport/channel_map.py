@@ -15,7 +15,8 @@ class ChannelMap:
     What paramiko's `ChannelMap` does, so that forgotten channels are let go.
 
     paramiko's reader is given a reference that keeps no channel alive (see
-    docs/paramiko_repairs.md#reader-keeps-a-channel); `resolve_weakref` makes the handlers that take it.
+    docs/paramiko_repairs.md#reader-keeps-a-channel); `resolve_weakref` adapts the
+    handlers.
 
     Notes
     -----

@@ -88,7 +88,7 @@ class PendingReplies:
 
 class GlobalRequestTransport(SendingTransport):
     """
-    What asks and answers for `SshTransport`; made as `LifecycleTransport` is.
+    What asks and answers for `SshTransport`.
 
     Notes
     -----

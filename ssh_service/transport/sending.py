@@ -36,7 +36,7 @@ _MAX_BATCH_BYTES = 2048
 
 class SendingTransport(LifecycleTransport):
     """
-    What sends for `SshTransport`; made as `LifecycleTransport` is.
+    What sends for `SshTransport`.
 
     Notes
     -----

@@ -5,10 +5,10 @@ Each override names the section of docs/paramiko_repairs.md that explains it.
 `ssh_service.transport.paramiko_check` verifies at first use that the installed paramiko still
 calls what is overridden here.
 
-The class is made of layers, each of which knows those below it: `LifecycleTransport` (how it ends), `SendingTransport`
-(what is sent when), `GlobalRequestTransport` (global requests), `ChannelOpeningTransport` (channels), `ChannelAcceptingTransport` (channels that
-the server opens), and here the reader thread, which identifies both sides, exchanges keys and
-listens.
+The class is the top of a ladder, one layer a module: `LifecycleTransport` (how it ends),
+`SendingTransport`, `GlobalRequestTransport`, `ChannelOpeningTransport`,
+`ChannelAcceptingTransport`, and here the reader thread, which identifies both sides, exchanges
+keys and listens.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ class Wire:
 
     Notes
     -----
-    Thread safety.  `recv` is for the reader thread alone; `sendall` and `send_nowait` for one thread
-    at a time (the transport's gate sees to that); everything else is for any thread.
+    Thread safety.  `recv` is for the reader thread only; `sendall` and `send_nowait` for one thread at
+    a time, which the transport's send lock ensures; everything else is for any thread.
 
     Guarantees.  `close` wakes a thread that waits in `recv` or `sendall`, and never gives the
     descriptor back: another thread may be about to use its number.  `release` does that, once the
@@ -186,7 +186,7 @@ class Wire:
             raise _jump_host_error(exc) from exc
 
     def would_block(self) -> bool:
-        """Tell whether `send_nowait` would write nothing: there was no room for what came before."""
+        """Return whether `send_nowait` would write nothing, as earlier data is still waiting."""
         return not (self.is_socket and not self.backlog) and not self.writable()
 
     def writable(self) -> bool:
