@@ -54,8 +54,8 @@ class Wire:
 
     Notes
     -----
-    Thread safety.  `recv` is for the reader thread only; `sendall` and `send_nowait` for one thread at
-    a time, which the transport's send lock ensures; everything else is for any thread.
+    Thread safety.  `recv` is for the reader thread only; `sendall` and `send_nowait` for one
+    thread at a time, which the transport's send lock ensures; everything else for any thread.
 
     Guarantees.  `close` wakes a thread that waits in `recv` or `sendall`, and never gives the
     descriptor back: another thread may be about to use its number.  `release` does that, once the
