@@ -21,15 +21,15 @@ remote_owner                  who we are on a server, and what there is ours
 progress, context             what all parts of one copy share
 parts, checksums              many parts of a large file at once; whether two files are the same
 removal                       a tree on the server that no copy will finish, removed
-stale_files, begun_tree       what dead copies left on the server: removed, or gone on with
-own_target                    whether a tree is copied into itself
+stale_files, resume_marker    what dead copies left on the server: removed, or gone on with
+self_copy_guard               whether a tree is copied into itself
 upload_file, download_file    one file, by SFTP
 upload_link                   a symbolic link, as such
 tar                           a format for many small files
 upload_stream, upload_merge   many small files in one stream, up; into a folder that is there
 download_stream               and down
 uploading, downloading        what goes where, of a file or a tree; a server's tree is walked
-exclusive                     what one thread does at a time
+recoverable_lock              what one thread does at a time
 channels                      where copies meet SSH: the channels they open, and keep
 running                       one copy from its call to its end
 ============================= ==================================================================

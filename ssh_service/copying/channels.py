@@ -10,47 +10,47 @@ import time
 from typing import Optional
 
 from ssh_service import background
-from ssh_service.copying.exclusive import Exclusive, Turn
-from ssh_service.copying.sftp.client import greet
-from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
+from ssh_service.copying.recoverable_lock import LockOwner, RecoverableLock
+from ssh_service.copying.sftp.client import negotiate
+from ssh_service.copying.sftp.session import SessionEnded, SftpChannel, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
-from ssh_service.copying.shell_command import CommandStream, RemoteProcess
+from ssh_service.copying.shell_command import ProcessChannel, ShellProcess
 from ssh_service.errors import SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport, printable
 
-__all__ = ["session_on", "start_command", "use_one_file_at_a_time"]
+__all__ = ["get_session", "start_command", "use_one_file_at_a_time"]
 
 # Bytes the server may send before it must wait for us; what is asked for at once is bounded
 # elsewhere, so this only must not be less.
 _WINDOW = 16 * 1024 * 1024
 # The fewer packets a download takes, the less there is to do for each.  OpenSSH's own limit,
 # 256 KiB, counts what is around the data, too.
-_LARGEST_PACKET = 128 * 1024
+_MAX_PACKET = 128 * 1024
 # The same for a command: what it may write before the copy has taken it.
 _COMMAND_WINDOW = 2 * 1024 * 1024
 # Seconds in which a script must say that it runs; a login shell may hang, or wait for a terminal.
-_SHELL_PATIENCE = 5.0
+_SHELL_START_TIMEOUT = 5.0
 # Seconds to wait for a session where the server admits no more, and between two attempts.
-_PATIENCE, _PAUSE = 30.0, 0.05
+_ADMISSION_TIMEOUT, _ADMISSION_RETRY_INTERVAL = 30.0, 0.05
 # Bytes of what the server says before its hello that are kept for an error message.
-_KEPT_WORDS = 1024
+_MAX_KEPT_OUTPUT = 1024
 
 
-class _Slot:
+class _SessionSlot:
     """Where the session of one connection is kept; whoever opens one holds the lock meanwhile."""
 
     def __init__(self) -> None:
-        self.opening = Exclusive()
+        self.opening = RecoverableLock()
         self.session: Optional[SftpSession] = None  # guarded by opening
         # Where the server mixes up files that are open at the same time.
-        self.alone: Optional[Exclusive] = None  # guarded by opening
+        self.copy_lock: Optional[RecoverableLock] = None  # guarded by opening
 
 
 class _Ended(Exception):
     """The server's program has ended."""
 
 
-class _SftpStream(ChannelSink, Stream):
+class _SftpSink(ChannelSink, SftpChannel):
     """The channel, as the session sees it; and the session, as the channel sees it."""
 
     def __init__(self, connection_id: str) -> None:
@@ -58,9 +58,9 @@ class _SftpStream(ChannelSink, Stream):
         self._connection_id = connection_id
         self._channel: Optional[SshChannel] = None
         # Reader thread only: what tells why there is no session.
-        self._is_greeted = False
+        self._is_negotiated = False
         self._stdout = self._stderr = b""
-        self._fate = ""
+        self._exit = ""
 
     # For the session.
 
@@ -75,7 +75,7 @@ class _SftpStream(ChannelSink, Stream):
         if channel is not None:
             channel.close_when_open()
 
-    def in_use(self, used: bool) -> None:
+    def set_in_use(self, used: bool) -> None:
         """Note whether a copy works on it; if none does, it may go with its connection."""
         channel = self._channel
         if channel is not None:
@@ -87,12 +87,12 @@ class _SftpStream(ChannelSink, Stream):
         """Ask for the subsystem."""
         self._channel = channel
         channel.request_subsystem("sftp")
-        self.session.made_room()
+        self.session.on_writable()
 
     def on_reply(self, ok: bool) -> None:
         """Note whether there is such a subsystem."""
         if not ok:
-            self.session.ended(
+            self.session.mark_ended(
                 SshSessionRefused(
                     f"{self._connection_id}: the server offers no SFTP",
                     connection_id=self._connection_id,
@@ -102,55 +102,55 @@ class _SftpStream(ChannelSink, Stream):
 
     def on_data(self, chunk: bytes) -> None:
         """Pass on what came."""
-        if not self._is_greeted:
-            self._stdout = (self._stdout + chunk)[:_KEPT_WORDS]
+        if not self._is_negotiated:
+            self._stdout = (self._stdout + chunk)[:_MAX_KEPT_OUTPUT]
         self.session.feed(chunk)
-        self._is_greeted = self._is_greeted or self.session.is_greeted
+        self._is_negotiated = self._is_negotiated or self.session.is_negotiated
 
     def on_stderr(self, chunk: bytes) -> None:
         """Keep the server's first words: they may say why there is no session."""
-        self._stderr = (self._stderr + chunk)[:_KEPT_WORDS]
+        self._stderr = (self._stderr + chunk)[:_MAX_KEPT_OUTPUT]
 
     def on_exit_status(self, status: int) -> None:
         """Note how the server's program ended."""
-        self._fate = f"exit status {status}"
+        self._exit = f"exit status {status}"
 
     def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
         """Note how the server's program ended."""
-        self._fate = f"signal {name}"
+        self._exit = f"signal {name}"
 
     def on_writable(self) -> None:
         """Pass on that there is room."""
-        self.session.made_room()
+        self.session.on_writable()
 
     def on_eof(self) -> None:
         """Note that no more replies will come."""
-        if self._is_greeted:
-            self.session.ended(self._reason())
+        if self._is_negotiated:
+            self.session.mark_ended(self._reason())
             self.close()
         elif self._channel is not None:  # it is about to say why: see `greet`
             self._channel.send_eof()
-            self.session.ends_soon()
+            self.session.on_eof()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
         """Note the end."""
-        self.session.ended(error or self._reason())
+        self.session.mark_ended(error or self._reason())
         self._channel = None  # else a connection would be kept by what is kept for it
 
     def _reason(self) -> Exception:
         # A shell without the program says so on stderr; nologin and forced commands on stdout.
-        words = (self._stderr or (b"" if self._is_greeted else self._stdout)).strip()
+        words = (self._stderr or (b"" if self._is_negotiated else self._stdout)).strip()
         line = printable(words.decode("utf-8", "backslashreplace").partition("\n")[0])
-        told = ", ".join(filter(None, (self._fate, line and f"the server said: {line}")))
+        told = ", ".join(filter(None, (self._exit, line and f"the server said: {line}")))
         return _Ended("the server ended the SFTP session" + (f" ({told})" if told else ""))
 
 
-class _CommandStream(ChannelSink, CommandStream):
+class _ProcessSink(ChannelSink, ProcessChannel):
     """One command in the server's shell: the channel, as its process sees it."""
 
     auto_window = False
 
-    def __init__(self, command: bytes, process: RemoteProcess) -> None:
+    def __init__(self, command: bytes, process: ShellProcess) -> None:
         self._command = command
         self._process = process
         self._channel: Optional[SshChannel] = None
@@ -160,7 +160,7 @@ class _CommandStream(ChannelSink, CommandStream):
     def start_on(self, transport: SshTransport) -> None:
         """Ask for a session."""
         self._channel = transport.start_session(
-            self, window_size=_COMMAND_WINDOW, max_packet_size=_LARGEST_PACKET
+            self, window_size=_COMMAND_WINDOW, max_packet_size=_MAX_PACKET
         )
 
     # For the process.
@@ -199,7 +199,7 @@ class _CommandStream(ChannelSink, CommandStream):
             return
         # Not before: proftpd ends the connection over data for a command that it will not run.
         self._open = True
-        self._process.made_room()
+        self._process.on_writable()
 
     def on_data(self, chunk: bytes) -> None:
         """Pass on what came."""
@@ -215,15 +215,15 @@ class _CommandStream(ChannelSink, CommandStream):
 
     def on_writable(self) -> None:
         """Pass on that there is room."""
-        self._process.made_room()
+        self._process.on_writable()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
         """Pass on the end."""
         self._process.refused = isinstance(error, SshSessionRefused) and error.code != 0
-        self._process.ended(None if error else self._status)
+        self._process.on_exit(None if error else self._status)
 
 
-def start_command(transport: SshTransport, command: bytes, process: RemoteProcess) -> None:
+def start_command(transport: SshTransport, command: bytes, process: ShellProcess) -> None:
     """
     Start a command in the server's shell.
 
@@ -233,17 +233,17 @@ def start_command(transport: SshTransport, command: bytes, process: RemoteProces
         The connection.
     command : bytes
         The command line.
-    process : RemoteProcess
+    process : ShellProcess
         Told of all that comes of it, and of the end, however it ended.
     """
-    stream = _CommandStream(command, process)
-    process.stream = stream
+    stream = _ProcessSink(command, process)
+    process.channel = stream
     stream.start_on(transport)
     # On the clock's thread, which it does not hold up.
-    background.call_at(time.monotonic() + _SHELL_PATIENCE, process.give_up_unless_greeted)
+    background.call_at(time.monotonic() + _SHELL_START_TIMEOUT, process.fail_unless_ready)
 
 
-def session_on(transport: SshTransport, limits: TimeLimits) -> SftpSession:
+def get_session(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     """
     Give the SFTP session of a connection; open it the first time, or if it has ended.
 
@@ -259,36 +259,36 @@ def session_on(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     SftpSession
         Shared with all other copies on this connection.
     """
-    slot: _Slot = transport.extras.setdefault("sftp", _Slot())
-    turn = Turn()
+    slot: _SessionSlot = transport.beside.setdefault("sftp", _SessionSlot())
+    owner = LockOwner()
     try:
-        if not slot.opening.take(turn, limits.next_wait()):
-            limits.check()
+        if not slot.opening.acquire(owner, limits.next_wait()):
+            limits.raise_if_expired()
             raise Stalled()
         if slot.session is None or not slot.session.is_usable:
             slot.session = _open(transport, limits)
-            slot.session.alone = slot.alone
+            slot.session.copy_lock = slot.copy_lock
         return slot.session
     finally:
-        slot.opening.give(turn)
+        slot.opening.release(owner)
 
 
 def use_one_file_at_a_time(transport: SshTransport) -> None:
     """Open sessions from now on that hold one file open at a time, of one copy."""
-    slot: _Slot = transport.extras["sftp"]
-    turn = Turn()
+    slot: _SessionSlot = transport.beside["sftp"]
+    owner = LockOwner()
     try:
-        slot.opening.take(turn, None)
-        if slot.alone is None:
-            slot.alone = Exclusive()
+        slot.opening.acquire(owner, None)
+        if slot.copy_lock is None:
+            slot.copy_lock = RecoverableLock()
     finally:
-        slot.opening.give(turn)
+        slot.opening.release(owner)
 
 
 def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     """Open a session; where the server admits no more, wait until those in use are fewer."""
     wait = limits.next_wait()
-    deadline = time.monotonic() + (_PATIENCE if wait is None else wait)
+    deadline = time.monotonic() + (_ADMISSION_TIMEOUT if wait is None else wait)
     while True:
         try:
             return _open_once(transport, limits)
@@ -303,15 +303,15 @@ def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
                 or transport.session_peak
             ):
                 raise  # it admits none: nobody has, or had, one that could be given back
-        time.sleep(_PAUSE)
+        time.sleep(_ADMISSION_RETRY_INTERVAL)
 
 
 def _open_once(transport: SshTransport, limits: TimeLimits) -> SftpSession:
-    stream = _SftpStream(transport.connection_id)
+    stream = _SftpSink(transport.connection_id)
     stream.session.facts["connection"] = transport.connection_id
-    channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_LARGEST_PACKET)
+    channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_MAX_PACKET)
     try:
-        greet(stream.session, limits.stall_timeout, limits.deadline)
+        negotiate(stream.session, limits.stall_timeout, limits.deadline)
     except BaseException:
         channel.close_when_open()
         raise

@@ -8,7 +8,7 @@ import functools
 import logging
 from typing import Callable, List, Optional, Set
 
-from ssh_service.copying.failures import shown
+from ssh_service.copying.failures import display_path
 from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.new_trees import NewTrees
@@ -17,36 +17,36 @@ from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.remote_owner import RemoteOwner
-from ssh_service.copying.sftp.client import Lane
+from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.protocol import Attributes
-from ssh_service.copying.shell_command import RemoteProcess
+from ssh_service.copying.shell_command import ShellProcess
 from ssh_service.copying.waiting import Budget, HandleBudget
 from ssh_service.errors import SshTransferError, transfer_error, tree_error
 
-__all__ = ["MANY_FILES", "CommandStarter", "Job"]
+__all__ = ["MANY_FILES", "CommandStarter", "CopyContext"]
 
 _log = logging.getLogger("ssh_service.copying")
 
 # Entries of one tree that may fail where the copy goes on: their errors are kept.
-MOST_FAILURES = 10_000
+MAX_FAILURES = 10_000
 
 # Small files, from how many on a stream over the server's shell is worth starting it.
 MANY_FILES = 64
 
 # Files of one copy on their way at once.  Each needs about three round trips, so a hundred keep
 # a line of 60 ms busy with 500 files a second.
-_FILES_AT_ONCE = 100
+_MAX_OPEN_FILES = 100
 # Folders that are being made or listed at once.
-_FOLDERS_AT_ONCE = 32
+_MAX_OPEN_FOLDERS = 32
 # Bytes on their way, not yet confirmed: what a line of 1 Gbit/s and 60 ms holds.
 _BYTES_AT_ONCE = 8 * 1024 * 1024
 
 
 # Starts a command in the server's shell, and sees to it that the process is told of the end.
-CommandStarter = Callable[[bytes, RemoteProcess], None]
+CommandStarter = Callable[[bytes, ShellProcess], None]
 
 
-class Job:
+class CopyContext:
     """
     One copy: what its parts share.
 
@@ -80,37 +80,37 @@ class Job:
 
     def __init__(
         self,
-        lane: Lane,
+        client: SftpClient,
         options: Options,
         stall_timeout: Optional[float] = None,
         progress: Optional[ProgressTo] = None,
         start_command: Optional[CommandStarter] = None,
         new_trees: Optional[NewTrees] = None,
     ) -> None:
-        self._lane = lane
+        self._client = client
         self._start_command = start_command
         self.options = options
         self.new_trees = NewTrees() if new_trees is None else new_trees
         self.progress = progress if isinstance(progress, Meter) else Meter(progress)
-        report = self.progress.report if self.progress.is_read else None
-        self.pipeline = Pipeline(lane, stall_timeout, report)
-        self.remote = RemoteFiles(lane, self.pipeline)
+        report = self.progress.report if self.progress.is_observed else None
+        self.pipeline = Pipeline(client, stall_timeout, report)
+        self.remote = RemoteFiles(client, self.pipeline)
         self.owner = RemoteOwner(self.remote, self.pipeline)
         self.has_resumed = self.resumes_tree = False
         self.source_tree: Optional[SourceTree] = None
         self._warned: Set[str] = set()
-        alone = lane.session.alone is not None
-        files, folders = (1, 1) if alone else (_FILES_AT_ONCE, _FOLDERS_AT_ONCE)
-        self.files = HandleBudget(self.pipeline, lane.session, files)
-        self.folders = HandleBudget(self.pipeline, lane.session, folders)
+        alone = client.session.copy_lock is not None
+        files, folders = (1, 1) if alone else (_MAX_OPEN_FILES, _MAX_OPEN_FOLDERS)
+        self.files = HandleBudget(self.pipeline, client.session, files)
+        self.folders = HandleBudget(self.pipeline, client.session, folders)
         self.flow = Budget(self.pipeline, _BYTES_AT_ONCE)
         self._modes_refused = False
         self.failures: List[SshTransferError] = []
         self.closing = contextlib.ExitStack()
         if new_trees is None:
             self.closing.callback(self.new_trees.release)
-        self.closing.callback(self.files.give_all)
-        self.closing.callback(self.folders.give_all)
+        self.closing.callback(self.files.release_all)
+        self.closing.callback(self.folders.release_all)
 
     @functools.cached_property
     def _umask(self) -> int:
@@ -145,8 +145,8 @@ class Job:
         """
         if not self.options.goes_on:
             raise error
-        if len(self.failures) >= MOST_FAILURES:
-            text = f"and {MOST_FAILURES} other entries: {error.strerror}"
+        if len(self.failures) >= MAX_FAILURES:
+            text = f"and {MAX_FAILURES} other entries: {error.strerror}"
             raise transfer_error(error.errno or errno.EIO, error.filename, text, side=error.side)
         self.failures.append(error)
 
@@ -162,7 +162,7 @@ class Job:
             ``local`` or ``remote``: where that is.
         """
         if self.failures:
-            raise tree_error(self.failures, shown(path), side)
+            raise tree_error(self.failures, display_path(path), side)
 
     def modes_refused(self, path: bytes, error: Exception) -> None:
         """
@@ -181,7 +181,7 @@ class Job:
             self._modes_refused = True
             _log.warning(
                 "modes and times could not be set, as for %r, and are left as they are: %s",
-                shown(path),
+                display_path(path),
                 error,
             )
 
@@ -193,7 +193,7 @@ class Job:
     def log_resumed(self, path: bytes) -> None:
         """Say so if there was nothing to resume, though that was wanted."""
         if self.options.resume and not self.has_resumed:
-            _log.info("%r: nothing to resume, all of it is copied", shown(path))
+            _log.info("%r: nothing to resume, all of it is copied", display_path(path))
 
     def warn_once(self, kind: str, text: str, *args: object) -> None:
         """
@@ -217,7 +217,7 @@ class Job:
         """Whether there may be a shell beside SFTP."""
         return self._start_command is not None
 
-    def start_command(self, command: bytes) -> RemoteProcess:
+    def start_command(self, command: bytes) -> ShellProcess:
         """
         Run a command in the server's shell.
 
@@ -228,10 +228,10 @@ class Job:
 
         Returns
         -------
-        RemoteProcess
+        ShellProcess
             Its input, output and end.
         """
         assert self._start_command is not None
-        process = RemoteProcess(self._lane)
+        process = ShellProcess(self._client)
         self._start_command(command, process)
         return process

@@ -4,45 +4,50 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ssh_service.copying.checksums import digest_by_shell, is_same, verify
-from ssh_service.copying.context import Job
-from ssh_service.copying.failures import Refused, changed_meanwhile, shown, was_rewritten
+from ssh_service.copying.checksums import digest_by_shell, matches_digest, verify
+from ssh_service.copying.context import CopyContext
+from ssh_service.copying.failures import (
+    Refused,
+    changed_during_copy_error,
+    display_path,
+    was_rewritten,
+)
 from ssh_service.copying.local.target_file import (
     TargetFile,
     digest_at,
-    drop_left,
     find_file,
+    remove_stale_parts,
 )
-from ssh_service.copying.local.target_folder import Names, TargetFolder
+from ssh_service.copying.local.target_folder import PathParts, TargetFolder
 from ssh_service.copying.parts import move_parts
-from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_files import attributes_in, data_in
+from ssh_service.copying.pipeline import ABORTS
+from ssh_service.copying.remote_files import parse_attributes, parse_data
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.errors import SshTransferError
 
-__all__ = ["FileDownload", "Wanted", "finish", "seems_there"]
+__all__ = ["FileDownload", "FileToCopy", "finish", "is_up_to_date"]
 
 # Bytes accepted of a file that claims to be empty and is not, such as those in /proc.
-_MOST_UNANNOUNCED = 16 * 1024 * 1024
+_MAX_UNANNOUNCED = 16 * 1024 * 1024
 
 
-class Wanted(NamedTuple):
+class FileToCopy(NamedTuple):
     """A file that is to be copied."""
 
     path: bytes  # on the server
     attributes: Attributes  # as they were listed
     folder: TargetFolder  # where it goes; held open for it
-    names: Names  # from the local root; the last is its own in that folder
+    names: PathParts  # from the local root; the last is its own in that folder
 
 
-def seems_there(wanted: Wanted) -> bool:
+def is_up_to_date(file: FileToCopy) -> bool:
     """Return whether a local file of the same size and time stands in the place of a copy."""
-    existing = find_file(wanted.folder, wanted.names[-1])
+    existing = find_file(file.folder, file.names[-1])
     return existing is not None and (existing.st_size, int(existing.st_mtime)) == (
-        wanted.attributes.size or 0,
-        wanted.attributes.mtime,
+        file.attributes.size or 0,
+        file.attributes.mtime,
     )
 
 
@@ -52,84 +57,84 @@ class FileDownload:
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
-    wanted : Wanted
+    file : FileToCopy
         The file.
     """
 
-    def __init__(self, job: Job, wanted: Wanted) -> None:
-        self._job = job
-        self._remote = job.remote
-        self._source = wanted.path
-        self._size = wanted.attributes.size or 0
-        self._wanted = wanted
-        self._folder = wanted.folder
-        self._name = wanted.names[-1]
+    def __init__(self, context: CopyContext, file: FileToCopy) -> None:
+        self._context = context
+        self._remote = context.remote
+        self._source = file.path
+        self._size = file.attributes.size or 0
+        self._file = file
+        self._folder = file.folder
+        self._name = file.names[-1]
 
     async def run(self) -> None:
         """Copy it."""
-        if self._job.passes_over and await self._is_there():
-            self._job.progress.advance(self._size)
-            if self._job.options.resume:
-                drop_left(self._folder, self._name)
+        if self._context.passes_over and await self._is_there():
+            self._context.progress.advance(self._size)
+            if self._context.options.resume:
+                remove_stale_parts(self._folder, self._name)
             return
         if self._size >= self._remote.read_size or not await self._copy_small():
             await self._copy_large()
 
     async def _is_there(self) -> bool:
         """Return whether a file of the same size and time is there, verified if wanted."""
-        if not seems_there(self._wanted):
+        if not is_up_to_date(self._file):
             return False
-        if not self._job.options.verify:
+        if not self._context.options.verify:
             return True
         digest = digest_at(self._folder, self._name, self._size)
-        return await is_same(self._job, self._source, self._size, digest)
+        return await matches_digest(self._context, self._source, self._size, digest)
 
     async def _copy_small(self) -> bool:
         """Copy a file in one piece; False if it is not what was announced."""
-        remote, flow = self._remote, self._job.flow
+        remote, flow = self._remote, self._context.flow
         handle = await remote.open(self._source, protocol.FOR_READING)
         room = self._size + 1  # one byte more than announced tells whether it has grown
         try:
-            await flow.take(room)
-        except STOPPED:
+            await flow.acquire(room)
+        except ABORTS:
             remote.ask_close(handle)
             raise
         try:
             describing = remote.ask_stat_open(handle)  # first, for reading changes the atime
             reading = remote.ask_read(handle, 0, room)
             remote.ask_close(handle)
-            attributes = attributes_in(await describing, self._source)
-            data = data_in(await reading, self._source, room)
+            attributes = parse_attributes(await describing, self._source)
+            data = parse_data(await reading, self._source, room)
             if attributes.size != sum(map(len, data)):
                 return False
             target = TargetFile(self._folder, self._name, size=self._size)
             try:
                 target.write(0, data)
                 await self._verify(attributes.size, target)
-                finish(self._job, target, attributes)
+                finish(self._context, target, attributes)
             finally:
                 target.discard()
-            self._job.progress.advance(attributes.size)
+            self._context.progress.advance(attributes.size)
             return True
         finally:
-            flow.give(room)
+            flow.release(room)
 
     async def _copy_large(self) -> None:
         remote, source = self._remote, self._source
         handle = await remote.open(source, protocol.FOR_READING)
         try:
-            before = attributes_in(await remote.ask_stat_open(handle), source)
+            before = parse_attributes(await remote.ask_stat_open(handle), source)
             size = before.size or 0
-            resume = self._job.options.resume and bool(size)
+            resume = self._context.options.resume and bool(size)
             target = TargetFile(self._folder, self._name, resume, size)
             try:
-                if target.left_to_strangers:
-                    self._job.warn_once(
+                if target.has_foreign_parts:
+                    self._context.warn_once(
                         "not resumed",
                         "an unfinished copy of %r is not continued: it is not certainly ours",
-                        shown(target.path),
+                        display_path(target.path),
                     )
                 if target.present:
                     await self._check_present(size, target)
@@ -137,12 +142,12 @@ class FileDownload:
                     await self._read_parts(handle, size, target)
                 else:
                     size = await self._read_unannounced(handle, target)
-                after = attributes_in(await remote.ask_stat_open(handle), source)
+                after = parse_attributes(await remote.ask_stat_open(handle), source)
                 times = (before.mtime or 0, after.mtime or 0)
                 if was_rewritten(before.size or 0, times[0], after.size or 0, times[1]):
-                    raise changed_meanwhile(source, "remote")
+                    raise changed_during_copy_error(source, "remote")
                 await self._verify(size, target)
-                finish(self._job, target, before)
+                finish(self._context, target, before)
             except (SshTransferError, Refused):
                 target.discard()  # of no use later
                 raise
@@ -155,60 +160,64 @@ class FileDownload:
         """Drop what an earlier copy left unless it is proven to be the beginning of the source."""
         if target.present <= size:
             # Only a shell can tell: reading it over the line is what would be saved.
-            there = await digest_by_shell(self._job, self._source, target.present)
+            there = await digest_by_shell(self._context, self._source, target.present)
             if there == target.digest(target.present):
-                self._job.has_resumed = True
+                self._context.has_resumed = True
                 return
         target.restart(0)
 
     async def _verify(self, size: int, target: TargetFile) -> None:
         if not target.is_device:
-            await verify(self._job, self._source, size, target)
+            await verify(self._context, self._source, size, target)
 
     async def _read_parts(self, handle: bytes, size: int, target: TargetFile) -> None:
-        source, progress, ask_read = self._source, self._job.progress, self._remote.ask_read
+        source, progress, ask_read = self._source, self._context.progress, self._remote.ask_read
 
         def ask(offset: int, count: int) -> Reply:
             return ask_read(handle, offset, count)
 
         def take(reply: Reply, offset: int, count: int) -> int:
-            data = data_in(reply, source, count)
+            data = parse_data(reply, source, count)
             received = sum(map(len, data))  # some servers give less than asked for, at any place
             if not received:
-                raise changed_meanwhile(source, "remote")
+                raise changed_during_copy_error(source, "remote")
             target.write(offset, data)
             progress.advance(received)
             return received
 
         progress.advance(target.present)
-        await move_parts(self._job.flow, self._remote.parts(target.present, size), ask, take)
+        await move_parts(self._context.flow, self._remote.parts(target.present, size), ask, take)
 
     async def _read_unannounced(self, handle: bytes, target: TargetFile) -> int:
         """Read a file that claims to be empty to its end; tell its size."""
         offset, count = 0, protocol.SAFE_DATA_SIZE
         while True:
-            data = data_in(await self._remote.ask_read(handle, offset, count), self._source, count)
+            data = parse_data(
+                await self._remote.ask_read(handle, offset, count), self._source, count
+            )
             received = sum(map(len, data))
             if not received:  # some servers say so, others send data of no length
                 return offset
-            if offset > _MOST_UNANNOUNCED:
-                raise changed_meanwhile(self._source, "remote")
+            if offset > _MAX_UNANNOUNCED:
+                raise changed_during_copy_error(self._source, "remote")
             target.write(offset, data)
             offset += received
-            self._job.progress.advance(received)
+            self._context.progress.advance(received)
 
 
-def finish(job: Job, target: TargetFile, attributes: Attributes) -> None:
+def finish(context: CopyContext, target: TargetFile, attributes: Attributes) -> None:
     """
     Give a local file its attributes, as far as they are wanted and can be set, and its name.
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     target : TargetFile
         The file, complete.
     attributes : Attributes
         Those of the source.
     """
-    target.finish(job.attributes_here(attributes), job.options.fsync, job.modes_refused)
+    target.finish(
+        context.attributes_here(attributes), context.options.fsync, context.modes_refused
+    )

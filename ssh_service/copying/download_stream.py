@@ -13,25 +13,25 @@ from collections import deque
 from typing import Awaitable, Callable, Deque, List, NamedTuple, Optional
 
 from ssh_service.copying import tar
-from ssh_service.copying.context import Job
-from ssh_service.copying.download_file import Wanted, finish
-from ssh_service.copying.failures import shown
+from ssh_service.copying.context import CopyContext
+from ssh_service.copying.download_file import FileToCopy, finish
+from ssh_service.copying.failures import display_path
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.local.target_folder import TargetFolder
-from ssh_service.copying.pipeline import STOPPED
+from ssh_service.copying.pipeline import ABORTS
 from ssh_service.copying.sftp.protocol import ProtocolError
-from ssh_service.copying.shell_command import SAY_GREETING, RemoteProcess, quoted
+from ssh_service.copying.shell_command import PRINT_READY_LINE, ShellProcess, quoted
 from ssh_service.copying.waiting import Budget
 from ssh_service.errors import SshTransferError
 
-__all__ = ["FileStream"]
+__all__ = ["DownloadStream"]
 
 _log = logging.getLogger("ssh_service.copying")
 
 # POSIX's format tells the time of the last access; no other tar than GNU's takes the options.
 _SCRIPT = (
     b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; "
-    + SAY_GREETING
+    + PRINT_READY_LINE
     + b' cd "$(printf "%s")" || exit 1;'
     b" exec tar -cb 64 --format=posix --pax-option=delete=ctime,delete=mtime"
     b" --hard-dereference --no-recursion --null -T - -f -'"
@@ -41,9 +41,9 @@ _OVERHEAD = 1024
 # How many folders with files asked for are held open.  Their files, one in each at least, are more
 # than the bytes (64 blocks) that tar keeps to itself until it has more: so it never comes to a
 # stand while we wait for a folder to be done.
-_FOLDERS = 64
+_MAX_HELD_FOLDERS = 64
 # What is told of an entry beside its header is a time, and a path at most.
-_MOST_MORE = 8 * 1024
+_MAX_RECORDS = 8 * 1024
 # Names are sent in pieces of this size, or when nothing more is known of.
 _PIECE = 8 * 1024
 
@@ -51,7 +51,7 @@ _PIECE = 8 * 1024
 class _Asked(NamedTuple):
     """A file that tar was asked for."""
 
-    wanted: Wanted
+    file: FileToCopy
     name: bytes  # as tar is asked for it: from the root of the tree
     begins: bool  # whether it is the first of a row that lies in one folder
 
@@ -63,27 +63,30 @@ class _Member(NamedTuple):
     data: bytes  # up to the end of a block; none where there was more than expected
 
 
-class FileStream:
+class DownloadStream:
     """
     Reads files of one tree.
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     root : bytes
         The folder on the server that the tree is.
-    otherwise : Callable[[Wanted], Awaitable[None]]
+    copy_by_sftp : Callable[[FileToCopy], Awaitable[None]]
         Copies a file by SFTP.
     """
 
     def __init__(
-        self, job: Job, root: bytes, otherwise: Callable[[Wanted], Awaitable[None]]
+        self,
+        context: CopyContext,
+        root: bytes,
+        copy_by_sftp: Callable[[FileToCopy], Awaitable[None]],
     ) -> None:
-        self._job = job
-        self._otherwise = otherwise
-        self._flow = Budget(job.pipeline, 8 * 1024 * 1024)
-        self._folders = Budget(job.pipeline, _FOLDERS)
+        self._context = context
+        self._copy_by_sftp = copy_by_sftp
+        self._flow = Budget(context.pipeline, 8 * 1024 * 1024)
+        self._folders = Budget(context.pipeline, _MAX_HELD_FOLDERS)
         self._queue: Deque[_Asked] = deque()
         self._names: List[bytes] = []
         self._names_size = 0
@@ -92,21 +95,21 @@ class FileStream:
         self._position = 0
         self._useful = False
         self._root = root
-        self._process: RemoteProcess = job.start_command(_SCRIPT % quoted(root + b"/."))
+        self._process: ShellProcess = context.start_command(_SCRIPT % quoted(root + b"/."))
         self.is_over = False  # nothing comes any more: all else is for SFTP
 
     # The tasks that list.
 
-    async def ask(self, wanted: Wanted) -> None:
+    async def ask(self, file: FileToCopy) -> None:
         """Have a file copied, sooner or later; its folder is held here."""
-        await self._take(self._flow, _cost(wanted))
-        begins = wanted.folder is not self._last_folder
+        await self._take(self._flow, _cost(file))
+        begins = file.folder is not self._last_folder
         if begins:
             await self._take(self._folders, 1)
-        self._last_folder = wanted.folder
-        wanted.folder.hold()
-        name = b"/".join((b".", *wanted.names))
-        self._queue.append(_Asked(wanted, name, begins))
+        self._last_folder = file.folder
+        file.folder.hold()
+        name = b"/".join((b".", *file.names))
+        self._queue.append(_Asked(file, name, begins))
         if self.is_over:  # meanwhile
             await self._leave()
             return
@@ -116,9 +119,9 @@ class FileStream:
             await self.flush()
 
     async def _take(self, budget: Budget, amount: int) -> None:
-        if not budget.try_take(amount):
+        if not budget.try_acquire(amount):
             await self.flush()  # else we might wait for what nobody has been asked for
-            await budget.take(amount)
+            await budget.acquire(amount)
 
     async def flush(self) -> None:
         """Send the names that were not sent yet."""
@@ -141,20 +144,20 @@ class FileStream:
                     await self._use(member)
                     member = await self._next_member()
             except ProtocolError as error:
-                _log.debug("%r not in one stream: %s", shown(self._root), error)
+                _log.debug("%r not in one stream: %s", display_path(self._root), error)
                 self._process.abandon()
             self.is_over = True
             if not self._useful and not self._process.refused:
-                self._job.remote.note_lack("tar")
+                self._context.remote.note_lack("tar")
             while self._queue:
                 await self._leave()
-        except STOPPED:
+        except ABORTS:
             self._process.abandon()
             raise
         finally:
             self.is_over = True
             while self._queue:
-                self._next_wanted().folder.release()
+                self._next_file().folder.release()
 
     async def _use(self, member: _Member) -> None:
         header, data = member
@@ -169,51 +172,51 @@ class FileStream:
         if header.kind != tar.FILE or no_time or not data or not data[size - 1]:
             await self._leave()
             return
-        wanted = self._next_wanted()
+        file = self._next_file()
         try:
-            self._write(wanted, header, memoryview(data)[:size])
+            self._write(file, header, memoryview(data)[:size])
         except SshTransferError as error:
-            self._job.entry_failed(error)
+            self._context.entry_failed(error)
         finally:
-            wanted.folder.release()
+            file.folder.release()
         self._useful = True
 
-    def _write(self, wanted: Wanted, header: tar.Header, data: memoryview) -> None:
-        target = TargetFile(wanted.folder, wanted.names[-1])
+    def _write(self, file: FileToCopy, header: tar.Header, data: memoryview) -> None:
+        target = TargetFile(file.folder, file.names[-1])
         try:
             target.write(0, [data])
-            finish(self._job, target, header.attributes)
+            finish(self._context, target, header.attributes)
         finally:
             target.discard()
-        self._job.progress.advance(len(data))
-        self._job.progress.file_done()
+        self._context.progress.advance(len(data))
+        self._context.progress.file_done()
 
     async def _leave(self) -> None:
         """Have the next one copied by SFTP."""
-        wanted = self._next_wanted()
+        file = self._next_file()
         try:
-            await self._otherwise(wanted)
+            await self._copy_by_sftp(file)
         finally:
-            wanted.folder.release()
+            file.folder.release()
 
-    def _next_wanted(self) -> Wanted:
-        wanted, _, begins = self._queue.popleft()
-        self._flow.give(_cost(wanted))
+    def _next_file(self) -> FileToCopy:
+        file, _, begins = self._queue.popleft()
+        self._flow.release(_cost(file))
         if begins:
-            self._folders.give()
-        return wanted
+            self._folders.release()
+        return file
 
     # The archive.
 
     async def _first_member(self) -> Optional[_Member]:
-        return await self._next_member() if await self._process.is_greeted() else None
+        return await self._next_member() if await self._process.wait_until_ready() else None
 
     async def _next_member(self) -> Optional[_Member]:
         """Read the next entry; None at the end of the archive, or of the stream."""
         block, more = await self._read(tar.BLOCK), b""
         if block[156:157] == tar.MORE:
             size = tar.read_size(block)
-            if size > _MOST_MORE:
+            if size > _MAX_RECORDS:
                 raise ProtocolError(f"{size} bytes about one entry of an archive")
             blocks = await self._read(size + -size % tar.BLOCK + tar.BLOCK)
             more, block = blocks[:size], blocks[-tar.BLOCK :]
@@ -221,7 +224,7 @@ class FileStream:
         if header is None:
             return None
         size = header.size + -header.size % tar.BLOCK
-        if header.size < self._job.remote.read_size:
+        if header.size < self._context.remote.read_size:
             return _Member(header, await self._read(size))
         while size:  # it has grown
             if not await self._read(tar.BLOCK):
@@ -244,5 +247,5 @@ class FileStream:
         return self._buffer[start:end]
 
 
-def _cost(wanted: Wanted) -> int:
-    return _OVERHEAD + (wanted.attributes.size or 0)
+def _cost(file: FileToCopy) -> int:
+    return _OVERHEAD + (file.attributes.size or 0)

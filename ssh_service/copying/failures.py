@@ -24,15 +24,15 @@ from ssh_service.transport import printable
 
 __all__ = [
     "Refused",
-    "changed_meanwhile",
+    "changed_during_copy_error",
     "copy_error",
-    "exchanged",
-    "into_itself",
-    "leads_back",
+    "exchanged_error",
+    "copy_into_itself_error",
+    "symlink_loop_error",
     "local_error",
-    "not_a_file",
-    "not_the_same",
-    "shown",
+    "not_a_file_error",
+    "checksum_mismatch_error",
+    "display_path",
     "was_rewritten",
 ]
 
@@ -93,10 +93,10 @@ class Refused(Exception):
         if detail is None and code == errno.EIO:
             words = f": {printable(self.text)}" if self.text else ""
             detail = f"the server failed (status {self.code}{words})"
-        return transfer_error(code, shown(self.path), detail, side="remote")
+        return transfer_error(code, display_path(self.path), detail, side="remote")
 
 
-def shown(path: Union[str, bytes]) -> str:
+def display_path(path: Union[str, bytes]) -> str:
     """Give a path as text, with bytes that are none kept as surrogates."""
     return os.fsdecode(path)
 
@@ -117,13 +117,15 @@ def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:
     SshTransferError
         Not raised yet.
     """
-    return transfer_error(error.errno or errno.EIO, shown(path), error.strerror, side="local")
+    return transfer_error(
+        error.errno or errno.EIO, display_path(path), error.strerror, side="local"
+    )
 
 
-def not_a_file(path: bytes, mode: int, side: str) -> SshTransferError:
+def not_a_file_error(path: bytes, mode: int, side: str) -> SshTransferError:
     """Build the error for what is no regular file, though one is needed."""
     if stat.S_ISDIR(mode):
-        return transfer_error(errno.EISDIR, shown(path), side=side)
+        return transfer_error(errno.EISDIR, display_path(path), side=side)
     kinds = (
         (stat.S_ISFIFO, "a fifo"),
         (stat.S_ISSOCK, "a socket"),
@@ -132,27 +134,31 @@ def not_a_file(path: bytes, mode: int, side: str) -> SshTransferError:
         (stat.S_ISLNK, "a symbolic link"),
     )
     kind = next((text for test, text in kinds if test(mode)), "of an unknown kind")
-    return transfer_error(errno.EINVAL, shown(path), f"not a regular file but {kind}", side=side)
+    return transfer_error(
+        errno.EINVAL, display_path(path), f"not a regular file but {kind}", side=side
+    )
 
 
-def changed_meanwhile(path: bytes, side: str) -> SshTransferError:
+def changed_during_copy_error(path: bytes, side: str) -> SshTransferError:
     """Build the error for a file that did not stand still."""
-    return transfer_error(errno.EIO, shown(path), "changed while it was being copied", side=side)
+    return transfer_error(
+        errno.EIO, display_path(path), "changed while it was being copied", side=side
+    )
 
 
-def into_itself(path: bytes, side: str) -> SshTransferError:
+def copy_into_itself_error(path: bytes, side: str) -> SshTransferError:
     """Build the error for a folder in the source that turns out to be the target."""
     text = "a folder cannot be copied into itself: this is where the copy goes"
-    return transfer_error(errno.EINVAL, shown(path), text, side=side)
+    return transfer_error(errno.EINVAL, display_path(path), text, side=side)
 
 
-def exchanged(path: bytes) -> SshTransferError:
+def exchanged_error(path: bytes) -> SshTransferError:
     """Build the error for what another user may have put in the place of what was looked at."""
     text = (
         "Permission denied: exchanged while it was being opened, in a folder that other users may"
         " write to"
     )
-    return transfer_error(errno.EACCES, shown(path), text, side="remote")
+    return transfer_error(errno.EACCES, display_path(path), text, side="remote")
 
 
 def was_rewritten(size: int, time: int, size_now: int, time_now: int) -> bool:
@@ -164,16 +170,16 @@ def was_rewritten(size: int, time: int, size_now: int, time_now: int) -> bool:
     return size_now < size or (size_now == size and time_now != time)
 
 
-def leads_back(path: bytes, side: str) -> SshTransferError:
+def symlink_loop_error(path: bytes, side: str) -> SshTransferError:
     """Build the error for a link that would make a tree endless."""
     text = "a symbolic link to a folder it lies in"
-    return transfer_error(errno.ELOOP, shown(path), text, side=side)
+    return transfer_error(errno.ELOOP, display_path(path), text, side=side)
 
 
-def not_the_same(path: bytes) -> SshTransferError:
+def checksum_mismatch_error(path: bytes) -> SshTransferError:
     """Build the error for a copy that was compared, and differs."""
     return transfer_error(
-        errno.EIO, shown(path), "what arrived is not what was sent", side="remote"
+        errno.EIO, display_path(path), "what arrived is not what was sent", side="remote"
     )
 
 

@@ -9,14 +9,14 @@ try:
 except ImportError:  # a system without such limits
     resource = None  # type: ignore[assignment]
 
-from ssh_service.copying.sftp.holders import Holders
+from ssh_service.copying.sftp.usage import UsageTotal
 
 __all__ = ["OpenFiles", "open_files"]
 
 # Of the descriptors that the process may have, copies take one in so many: a file that comes down
 # takes its folder's, too, and the rest of the program needs its own.
-_SHARE = 3
-_AT_LEAST = 8
+_DESCRIPTOR_SHARE = 3
+_MIN_OPEN_FILES = 8
 
 
 class OpenFiles:
@@ -25,12 +25,12 @@ class OpenFiles:
 
     Attributes
     ----------
-    holders : Holders
+    usage : UsageTotal
         Who holds them.
     """
 
     def __init__(self) -> None:
-        self.holders = Holders()
+        self.usage = UsageTotal()
 
     @property
     def limit(self) -> float:
@@ -38,15 +38,19 @@ class OpenFiles:
         if resource is None:
             return float("inf")
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return float("inf") if soft == resource.RLIM_INFINITY else max(_AT_LEAST, soft // _SHARE)
+        return (
+            float("inf")
+            if soft == resource.RLIM_INFINITY
+            else max(_MIN_OPEN_FILES, soft // _DESCRIPTOR_SHARE)
+        )
 
     def has_room(self) -> bool:
         """Return whether there may be one more."""
-        return self.holders.used < self.limit
+        return self.usage.used < self.limit
 
     def reset_after_fork(self) -> None:
         """Begin anew: the copies that hold any are the parent's."""
-        self.holders = Holders()
+        self.usage = UsageTotal()
 
 
 open_files = OpenFiles()

@@ -17,17 +17,17 @@ from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = [
-    "described",
+    "owner_and_mode",
     "is_guarded",
     "is_our_file",
-    "is_our_litter",
+    "is_our_stale_file",
     "is_shared",
     "may_use",
-    "not_ours",
+    "not_ours_error",
 ]
 
 
-def described(status: os.stat_result) -> Attributes:
+def owner_and_mode(status: os.stat_result) -> Attributes:
     """Return a local file's owner and mode as the attributes that a server would report."""
     return Attributes(status.st_size, status.st_uid, status.st_gid, status.st_mode)
 
@@ -65,7 +65,7 @@ def is_our_file(file: Attributes, uid: int, links: Optional[int] = None) -> bool
     return file.uid == uid and stat.S_ISREG(file.mode or 0) and links in (None, 1)
 
 
-def is_our_litter(file: Attributes, uid: int, links: Optional[int] = None) -> bool:
+def is_our_stale_file(file: Attributes, uid: int, links: Optional[int] = None) -> bool:
     """Return whether a file is ours as in `is_our_file`, or a symbolic link of ours."""
     is_our_link = file.uid == uid and stat.S_ISLNK(file.mode or 0)
     return is_our_link or is_our_file(file, uid, links)
@@ -89,7 +89,7 @@ def may_use(file: Attributes, folder: Attributes, uid: Optional[int]) -> bool:
     return file.uid is not None and file.uid in (uid, folder.uid)
 
 
-def not_ours(path: str, file: Attributes, side: str) -> SshTransferError:
+def not_ours_error(path: str, file: Attributes, side: str) -> SshTransferError:
     """Return the error for what a stranger made in a folder that strangers may write to."""
     mode, kind, hint = file.mode or 0, "a file", ""
     if stat.S_ISLNK(mode):

@@ -42,25 +42,25 @@ async def move_parts(
         reply, offset, size = on_way[0]
         await reply
         on_way.popleft()
-        flow.give(size)
+        flow.release(size)
         moved = take(reply, offset, size)
         if moved < size:
             offset, size = offset + moved, size - moved
-            flow.take_anyway(size)
+            flow.acquire_over_limit(size)
             add((ask(offset, size), offset, size))
 
     try:
         for offset, size in parts:
-            while not flow.try_take(size):
+            while not flow.try_acquire(size):
                 if on_way:
                     await take_first()
                 else:
-                    await flow.take(size)
+                    await flow.acquire(size)
                     break
             try:
                 reply = ask(offset, size)
             except BaseException:
-                flow.give(size)
+                flow.release(size)
                 raise
             on_way.append((reply, offset, size))
             while on_way and on_way[0][0].kind:
@@ -68,4 +68,4 @@ async def move_parts(
         while on_way:
             await take_first()
     finally:
-        flow.give(sum(size for _, _, size in on_way))
+        flow.release(sum(size for _, _, size in on_way))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["LONGEST_NAME", "beside", "folder_of", "is_within", "join", "last_name"]
+__all__ = ["MAX_NAME_LENGTH", "sibling", "folder_of", "is_within", "join", "basename"]
 
 # What every file system we know allows.
-LONGEST_NAME = 255
+MAX_NAME_LENGTH = 255
 
 
 def join(folder: bytes, name: bytes) -> bytes:
@@ -13,18 +13,18 @@ def join(folder: bytes, name: bytes) -> bytes:
     return folder + name if folder.endswith(b"/") else folder + b"/" + name
 
 
-def beside(path: bytes, name: bytes) -> bytes:
+def sibling(path: bytes, name: bytes) -> bytes:
     """Give the path of another entry of the folder that a path lies in."""
     return path[: path.rfind(b"/") + 1] + name
 
 
 def folder_of(path: bytes) -> bytes:
     """Give the folder that a path lies in; ``.`` where the path does not name it."""
-    around = beside(path, b"")
+    around = sibling(path, b"")
     return around.rstrip(b"/") or (b"/" if around else b".")
 
 
-def last_name(path: bytes) -> bytes:
+def basename(path: bytes) -> bytes:
     """Give the last name of a path, whether or not slashes follow it."""
     return path.rstrip(b"/").rpartition(b"/")[2]
 

@@ -23,17 +23,17 @@ from typing import (
     TypeVar,
 )
 
-from ssh_service.copying.sftp.client import Lane
+from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.reply import Reply
 
-__all__ = ["STOPPED", "Cancelled", "Pipeline", "Task", "Turn"]
+__all__ = ["ABORTS", "Cancelled", "Pipeline", "PipelineTask", "Waiter"]
 
 _T = TypeVar("_T")
 
 # Seconds the tidying up after a failure, an interrupt or a time-out may take.
-_TIDY_LIMIT = 2.0
+_CLEANUP_TIMEOUT = 2.0
 # Exceptions looked at, each raised while the one before it was being handled.
-_LONGEST_CHAIN = 20
+_MAX_CHAIN = 20
 
 
 class Cancelled(BaseException):
@@ -41,10 +41,10 @@ class Cancelled(BaseException):
 
 
 # After these a task may tidy up, and wait for it.
-STOPPED = (Cancelled, KeyboardInterrupt, Exception)
+ABORTS = (Cancelled, KeyboardInterrupt, Exception)
 
 
-class Task:
+class PipelineTask:
     """
     One coroutine on its way.
 
@@ -69,15 +69,15 @@ class Task:
         self.waits_for: Any = None
 
 
-class Turn:
-    """What a task waits for that is no reply: its turn, given by `Pipeline.wake`."""
+class Waiter:
+    """What a task waits for that is no reply: its waiter, given by `Pipeline.wake`."""
 
-    __slots__ = ("waiter",)
+    __slots__ = ("waiting_task",)
 
     def __init__(self) -> None:
-        self.waiter: Optional[Task] = None
+        self.waiting_task: Optional[PipelineTask] = None
 
-    def __await__(self) -> Generator[Turn, None, None]:
+    def __await__(self) -> Generator[Waiter, None, None]:
         yield self
 
 
@@ -87,7 +87,7 @@ class Pipeline:
 
     Parameters
     ----------
-    lane : Lane
+    client : SftpClient
         Where the requests go and the replies come from.
     timeout : Optional[float]
         Seconds in which something must move; None: no limit.
@@ -104,22 +104,22 @@ class Pipeline:
 
     def __init__(
         self,
-        lane: Lane,
+        client: SftpClient,
         timeout: Optional[float] = None,
         on_step: Optional[Callable[[], None]] = None,
     ) -> None:
-        self._lane = lane
+        self._client = client
         self._timeout = timeout
         self._on_step = on_step
-        self._ready: Deque[Task] = deque()
-        self._tasks: Set[Task] = set()
-        self._background: Set[Task] = set()  # of those: what nobody waits for
+        self._ready: Deque[PipelineTask] = deque()
+        self._tasks: Set[PipelineTask] = set()
+        self._background: Set[PipelineTask] = set()  # of those: what nobody waits for
         self._started = 0
-        self._failed: Optional[Task] = None
+        self._failed: Optional[PipelineTask] = None
         self._stopping = False
-        self._is_stuck = False
+        self._broke_deadlock = False
         self._interrupt: Optional[BaseException] = None
-        self._last_one: Optional[Turn] = None
+        self._join_waiter: Optional[Waiter] = None
 
     def run(self, main: Coroutine[Any, Any, _T]) -> _T:
         """
@@ -138,10 +138,10 @@ class Pipeline:
         task = self.start(main)
         try:
             self._run_all(self._timeout)
-            while self._lane.outstanding:  # what nobody waits for: files being closed
+            while self._client.outstanding:  # what nobody waits for: files being closed
                 self._take_replies(self._timeout)
         except BaseException as error:
-            self._tidy_up()
+            self._clean_up()
             if self._interrupt is not None and isinstance(error, Exception):
                 raise self._interrupt from error  # which was the consequence
             raise
@@ -149,7 +149,7 @@ class Pipeline:
             raise self._failed.failure
         return task.result  # type: ignore[no-any-return]
 
-    def start(self, coroutine: Coroutine[Any, Any, Any], background: bool = False) -> Task:
+    def start(self, coroutine: Coroutine[Any, Any, Any], background: bool = False) -> PipelineTask:
         """
         Start a task; it takes its first steps at once, as far as it can without waiting.
 
@@ -158,11 +158,11 @@ class Pipeline:
         coroutine : Coroutine
             What to run.
         background : bool
-            Whether `others_done` does not wait for it; `cancel` it before the first task ends.
+            Whether `join_others` does not wait for it; `cancel` it before the first task ends.
 
         Returns
         -------
-        Task
+        PipelineTask
             The task.
 
         Raises
@@ -174,22 +174,22 @@ class Pipeline:
             coroutine.close()
             raise Cancelled()  # into whoever wanted to go on after a failure
         self._started += 1
-        task = Task(coroutine, self._started)
+        task = PipelineTask(coroutine, self._started)
         self._tasks.add(task)
         if background:
             self._background.add(task)
         self._ready.append(task)
         return task
 
-    def cancel(self, tasks: Collection[Task]) -> None:
+    def cancel(self, tasks: Collection[PipelineTask]) -> None:
         """Cancel tasks, those of them that still run; they tidy up before the run ends."""
         self._cancel(lambda task: task in tasks)
 
-    def wake(self, turn: Turn) -> None:
-        """Let the task that waits for `turn` go on."""
-        if turn.waiter is not None:
-            self._ready.append(turn.waiter)
-            turn.waiter = None
+    def wake(self, waiter: Waiter) -> None:
+        """Let the task that waits for `waiter` go on."""
+        if waiter.waiting_task is not None:
+            self._ready.append(waiter.waiting_task)
+            waiter.waiting_task = None
 
     def fail(self, error: Exception) -> NoReturn:
         """
@@ -203,29 +203,29 @@ class Pipeline:
             What `run` raises, unless a task that was started before fails as well.
         """
         self._started += 1
-        task = Task(_nothing(), self._started)
+        task = PipelineTask(_nothing(), self._started)
         task.coroutine.close()
         task.failure = error
         self._end(task)
         raise Cancelled()
 
-    def note(self, stopped: BaseException) -> None:
+    def record_interrupt(self, abort: BaseException) -> None:
         """
         Take note of what stopped a task, before that waits for what it has to undo.
 
         Parameters
         ----------
-        stopped : BaseException
-            One of `STOPPED`.  An interrupt is told in the end even if the task is stopped once
+        abort : BaseException
+            One of `ABORTS`.  An interrupt is told in the end even if the task is stopped once
             more meanwhile; from Python 3.9 on, that could be seen afterwards as well.
         """
-        self._interrupt = self._interrupt or _interrupt_behind(stopped)
+        self._interrupt = self._interrupt or _find_interrupt(abort)
 
-    async def others_done(self) -> None:
+    async def join_others(self) -> None:
         """Wait, in the first task, until all others have ended."""
         while len(self._tasks) - len(self._background) > 1:
-            self._last_one = Turn()
-            await self._last_one
+            self._join_waiter = Waiter()
+            await self._join_waiter
 
     def _run_all(self, timeout: Optional[float]) -> None:
         while self._tasks:
@@ -233,27 +233,27 @@ class Pipeline:
                 self._step(self._ready.popleft(), None)
             if not self._tasks:
                 break
-            if not self._lane.outstanding:
-                self._end_what_waits_for_nothing()
+            if not self._client.outstanding:
+                self._break_deadlock()
                 continue
             self._take_replies(timeout)
             if self._on_step is not None and not self._stopping:
                 self._on_step()
 
-    def _end_what_waits_for_nothing(self) -> None:
-        if self._failed is None or self._is_stuck:
+    def _break_deadlock(self) -> None:
+        if self._failed is None or self._broke_deadlock:
             raise RuntimeError("tasks that wait, and no reply to come")
         # They wait for one that the failure has stopped, which is what the caller must learn.
-        self._is_stuck = True
+        self._broke_deadlock = True
         self._cancel(lambda task: True)
 
     def _take_replies(self, timeout: Optional[float]) -> None:
-        for reply in self._lane.collect(timeout):
-            task, reply.waiter = reply.waiter, None
+        for reply in self._client.collect(timeout):
+            task, reply.waiting_task = reply.waiting_task, None
             if task is not None:
                 self._step(task, None)
 
-    def _step(self, task: Task, error: Optional[BaseException]) -> None:
+    def _step(self, task: PipelineTask, error: Optional[BaseException]) -> None:
         """Run a task to its next wait; `error` is thrown into it."""
         try:
             while True:
@@ -263,15 +263,15 @@ class Pipeline:
                     wait, error = task.coroutine.throw(error), None
                 if isinstance(wait, Reply) and wait.kind:
                     continue  # it came meanwhile
-                wait.waiter, task.waits_for = task, wait
+                wait.waiting_task, task.waits_for = task, wait
                 return
         except StopIteration as stop:
             task.result = stop.value
         except Cancelled as cancelled:
-            self._interrupt = self._interrupt or _interrupt_behind(cancelled)
+            self._interrupt = self._interrupt or _find_interrupt(cancelled)
         except Exception as failure:
             task.failure = failure
-            self._interrupt = self._interrupt or _interrupt_behind(failure)
+            self._interrupt = self._interrupt or _find_interrupt(failure)
             if self._interrupt is not None and not self._stopping:
                 self._tasks.discard(task)
                 raise self._interrupt from failure
@@ -282,42 +282,42 @@ class Pipeline:
             raise
         self._end(task)
 
-    def _end(self, task: Task) -> None:
+    def _end(self, task: PipelineTask) -> None:
         task.done = True
         self._tasks.discard(task)
         self._background.discard(task)
-        if self._last_one is not None and len(self._tasks) - len(self._background) == 1:
-            self.wake(self._last_one)
+        if self._join_waiter is not None and len(self._tasks) - len(self._background) == 1:
+            self.wake(self._join_waiter)
         if task.failure is not None:
             if self._failed is None or task.order < self._failed.order:
                 self._failed = task
             self._cancel(lambda other: other.order > task.order or other.order == 1)
 
-    def _cancel(self, which: Callable[[Task], bool]) -> None:
+    def _cancel(self, which: Callable[[PipelineTask], bool]) -> None:
         # Latest first: what depends on others ends before them.
         for task in sorted(filter(which, self._tasks), key=lambda task: -task.order):
             if not task.done and not task.coroutine.cr_running:  # type: ignore[attr-defined]
-                self._forget(task)
+                self._unschedule(task)
                 self._step(task, Cancelled())
 
-    def _forget(self, task: Task) -> None:
+    def _unschedule(self, task: PipelineTask) -> None:
         """See to it that nothing the task waits for, or has just got, lets it go on."""
         if task in self._ready:
             self._ready.remove(task)
         if task.waits_for is not None:
-            task.waits_for.waiter = None
+            task.waits_for.waiting_task = None
 
-    def _tidy_up(self) -> None:
+    def _clean_up(self) -> None:
         """Cancel all that still runs, and wait a little for what it has to undo."""
         self._stopping = True
-        self._lane.deadline = None  # it may be what ended the copy
-        deadline = time.monotonic() + _TIDY_LIMIT
+        self._client.deadline = None  # it may be what ended the copy
+        deadline = time.monotonic() + _CLEANUP_TIMEOUT
         try:
             self._cancel(lambda task: True)
-            while (self._tasks or self._lane.outstanding) and time.monotonic() < deadline:
+            while (self._tasks or self._client.outstanding) and time.monotonic() < deadline:
                 while self._ready:
                     self._step(self._ready.popleft(), None)
-                if self._lane.outstanding:
+                if self._client.outstanding:
                     self._take_replies(max(0.01, deadline - time.monotonic()))
         except Exception:  # the session is gone, or stands still: nothing more can be done there
             pass
@@ -327,14 +327,14 @@ class Pipeline:
             self._tasks.clear()
 
 
-def _interrupt_behind(error: BaseException) -> Optional[BaseException]:
+def _find_interrupt(error: BaseException) -> Optional[BaseException]:
     """
     Find the interrupt that made a task fail in another way: while it was tidying up, say.
 
     It must reach the caller, who would otherwise be told of a broken pipe for a Ctrl-C.
     """
     seen: Optional[BaseException] = error
-    for _ in range(_LONGEST_CHAIN):
+    for _ in range(_MAX_CHAIN):
         if seen is None:
             break
         if not isinstance(seen, (Exception, Cancelled, GeneratorExit)):

@@ -10,7 +10,7 @@ from ssh_service.errors import SshConfigError
 __all__ = ["Meter", "Progress", "ProgressCallback", "ProgressTo"]
 
 # Seconds between two reports.
-_REPORT_EVERY = 0.1
+_REPORT_INTERVAL = 0.1
 
 
 class Progress(NamedTuple):
@@ -45,7 +45,7 @@ class Meter:
 
     Attributes
     ----------
-    is_read : bool
+    is_observed : bool
         Whether anyone is told.
     """
 
@@ -53,7 +53,7 @@ class Meter:
         if tell is not None and not callable(tell):
             raise SshConfigError(f"progress: expected a function, got {tell!r}")
         self._tell = tell
-        self.is_read = tell is not None
+        self.is_observed = tell is not None
         self._told = time.monotonic()
         self._bytes_done = self._bytes_total = self._files_done = self._files_total = 0
         self._total_is_known = False
@@ -92,7 +92,7 @@ class Meter:
     def report(self) -> None:
         """Tell how far it is, unless that was told a moment ago."""
         now = time.monotonic()
-        if now - self._told >= _REPORT_EVERY:
+        if now - self._told >= _REPORT_INTERVAL:
             self._told = now
             self.finish()
 

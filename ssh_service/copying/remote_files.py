@@ -8,18 +8,18 @@ import time
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from ssh_service.copying.failures import Refused
-from ssh_service.copying.paths import LONGEST_NAME, beside, folder_of, last_name
+from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, folder_of, sibling
 from ssh_service.copying.pipeline import Cancelled, Pipeline
 from ssh_service.copying.sftp import decode, encode, protocol
-from ssh_service.copying.sftp.client import Lane
+from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.protocol import (
     Attributes,
     Buffer,
-    Limits,
-    Name,
+    FolderEntry,
+    FreeSpace,
     Pieces,
     ProtocolError,
-    Space,
+    ServerLimits,
 )
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.waiting import Budget
@@ -30,21 +30,21 @@ __all__ = ["RemoteFiles"]
 _LACKS_KEPT = 600.0
 # Seconds for which to wait until one of the open files is closed, where there may be room for few,
 # and how often to try again once there was one less.
-_ROOM_PATIENCE, _ROOM_TRIES = 30.0, 10
+_HANDLE_WAIT_TIMEOUT, _MAX_OPEN_RETRIES = 30.0, 10
 
 
 class RemoteFiles:
     """
-    A server's files, over one lane, for the tasks of one pipeline.
+    A server's files, over one client, for the tasks of one pipeline.
 
-    Every method is a coroutine for the lane's pipeline and raises `Refused` when the server would
-    not.  Paths are bytes, taken literally.
+    Every method is a coroutine for the client's pipeline and raises `Refused` when the server
+    would not.  Paths are bytes, taken literally.
     """
 
-    def __init__(self, lane: Lane, pipeline: Pipeline) -> None:
-        self._lane = lane
+    def __init__(self, client: SftpClient, pipeline: Pipeline) -> None:
+        self._client = client
         self._waiting_to_open = Budget(pipeline, 1)
-        session = lane.session
+        session = client.session
         self._extensions = session.extensions
         self.facts = session.facts
         self.can_replace = protocol.POSIX_RENAME in session.extensions
@@ -70,66 +70,66 @@ class RemoteFiles:
 
     def ask_close(self, handle: bytes) -> Reply:
         """Begin to close a file or folder."""
-        reply = self._lane.ask(encode.close, handle)
-        self._lane.session.handle_closing(handle, reply)
+        reply = self._client.ask(encode.close, handle)
+        self._client.session.handle_closing(handle, reply)
         return reply
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> Reply:
         """Begin to read."""
-        return self._lane.ask(encode.read, handle, offset, size)
+        return self._client.ask(encode.read, handle, offset, size)
 
     def ask_write(self, handle: bytes, offset: int, data: bytes) -> Reply:
         """Begin to write."""
-        return self._lane.ask(encode.write, handle, offset, data)
+        return self._client.ask(encode.write, handle, offset, data)
 
     def ask_write_in(self, handle: bytes, offset: int, size: int, buffer: bytearray) -> Reply:
         """Begin to write what lies in `buffer`, see `encode.write_in`."""
-        return self._lane.ask(encode.write_in, handle, offset, size, buffer)
+        return self._client.ask(encode.write_in, handle, offset, size, buffer)
 
     def ask_stat_open(self, handle: bytes) -> Reply:
         """Begin to ask for the attributes of an open file."""
-        return self._lane.ask(encode.fstat, handle)
+        return self._client.ask(encode.fstat, handle)
 
     def ask_set_open(self, handle: bytes, attributes: Attributes) -> Reply:
         """Begin to set attributes of an open file."""
-        return self._lane.ask(encode.fsetstat, handle, attributes)
+        return self._client.ask(encode.fsetstat, handle, attributes)
 
     def ask_stat(self, path: bytes) -> Reply:
         """Begin to ask what a path leads to."""
-        return self._lane.ask(encode.stat, path)
+        return self._client.ask(encode.stat, path)
 
     def ask_lstat(self, path: bytes) -> Reply:
         """Begin to ask what a path itself is."""
-        return self._lane.ask(encode.lstat, path)
+        return self._client.ask(encode.lstat, path)
 
     def ask_set(self, path: bytes, attributes: Attributes) -> Reply:
         """Begin to set attributes by path."""
-        return self._lane.ask(encode.setstat, path, attributes)
+        return self._client.ask(encode.setstat, path, attributes)
 
     def ask_sync(self, handle: bytes) -> Reply:
         """Begin to have an open file written to the disk."""
-        return self._lane.ask(encode.fsync, handle)
+        return self._client.ask(encode.fsync, handle)
 
     def ask_remove(self, path: bytes) -> Reply:
         """Begin to remove a file."""
-        return self._lane.ask(encode.remove, path)
+        return self._client.ask(encode.remove, path)
 
     def ask_rename(self, old: bytes, new: bytes) -> Reply:
         """Begin to rename; see `rename`."""
         request = encode.posix_rename if self.can_replace else encode.rename
-        return self._lane.ask(request, old, new)
+        return self._client.ask(request, old, new)
 
     def ask_remove_folder(self, path: bytes) -> Reply:
         """Begin to remove an empty folder."""
-        return self._lane.ask(encode.remove_folder, path)
+        return self._client.ask(encode.remove_folder, path)
 
     def ask_read_link(self, path: bytes) -> Reply:
         """Begin to ask what a symbolic link says."""
-        return self._lane.ask(encode.read_link, path)
+        return self._client.ask(encode.read_link, path)
 
     def ask_read_folder(self, handle: bytes) -> Reply:
         """Begin to list some more."""
-        return self._lane.ask(encode.read_folder, handle)
+        return self._client.ask(encode.read_folder, handle)
 
     # Files and folders.
 
@@ -143,9 +143,9 @@ class RemoteFiles:
 
     async def _open(self, path: bytes, request: Callable[..., Buffer], *args: Any) -> bytes:
         if self._waiting_to_open.used:  # they come first
-            await self._waiting_to_open.take()
-            self._waiting_to_open.give()
-        session, reply = self._lane.session, self._lane.ask(request, *args)
+            await self._waiting_to_open.acquire()
+            self._waiting_to_open.release()
+        session, reply = self._client.session, self._client.ask(request, *args)
         try:
             return await self._handle(reply, path)
         except Refused as refused:
@@ -154,11 +154,11 @@ class RemoteFiles:
             if refused.code != protocol.FAILURE or session.limits.handles or not were_open:
                 raise
             # It may have room for so many open files, and not say so.
-            await self._waiting_to_open.take()
+            await self._waiting_to_open.acquire()
             try:
                 handle = await self._open_later(most, reply, refused, request, args)
             finally:
-                self._waiting_to_open.give()
+                self._waiting_to_open.release()
             session.note_handle_limit(max(most, session.count_open()))
             return handle
 
@@ -171,13 +171,13 @@ class RemoteFiles:
         args: Tuple[Any, ...],
     ) -> bytes:
         """Open what was refused, perhaps for want of room, when something else was closed."""
-        session, until, tries = self._lane.session, time.monotonic() + _ROOM_PATIENCE, 0
+        session, until, tries = self._client.session, time.monotonic() + _HANDLE_WAIT_TIMEOUT, 0
         while True:
             while session.count_open() and not session.has_closed_since(reply):
                 if time.monotonic() > until:
                     raise refused
-                await self._lane.ask(encode.lstat, b".")  # nothing but a moment
-            reply = self._lane.ask(request, *args)
+                await self._client.ask(encode.lstat, b".")  # nothing but a moment
+            reply = self._client.ask(request, *args)
             try:
                 return await self._handle(reply, refused.path)
             except Refused as again:
@@ -188,7 +188,7 @@ class RemoteFiles:
                 # With room, it was something else; unless another copy was faster.
                 if count < most:
                     most, tries = count, tries + 1
-                if tries >= _ROOM_TRIES or not count:
+                if tries >= _MAX_OPEN_RETRIES or not count:
                     raise
 
     async def _handle(self, reply: Reply, path: bytes) -> bytes:
@@ -202,16 +202,16 @@ class RemoteFiles:
         if reply.kind != protocol.HANDLE:
             raise _refusal(reply, path)
         handle = decode.handle(reply.body)
-        self._lane.session.handle_opened(handle, path, reply)
+        self._client.session.handle_opened(handle, path, reply)
         return handle
 
     async def stat(self, path: bytes) -> Attributes:
         """Tell what a path leads to."""
-        return attributes_in(await self._lane.ask(encode.stat, path), path)
+        return parse_attributes(await self._client.ask(encode.stat, path), path)
 
     async def lstat(self, path: bytes) -> Attributes:
         """Tell what a path itself is."""
-        return attributes_in(await self._lane.ask(encode.lstat, path), path)
+        return parse_attributes(await self._client.ask(encode.lstat, path), path)
 
     async def find(self, path: bytes, follow: bool = True) -> Optional[Attributes]:
         """Tell what a path leads to (or, not following, is), None if there is nothing."""
@@ -224,42 +224,42 @@ class RemoteFiles:
 
     async def set(self, path: bytes, attributes: Attributes) -> None:
         """Set attributes."""
-        succeed(await self._lane.ask(encode.setstat, path, attributes), path)
+        check_status(await self._client.ask(encode.setstat, path, attributes), path)
 
     async def remove(self, path: bytes) -> None:
         """Remove a file."""
-        succeed(await self._lane.ask(encode.remove, path), path)
+        check_status(await self._client.ask(encode.remove, path), path)
 
     async def remove_folder(self, path: bytes) -> None:
         """Remove an empty folder."""
-        succeed(await self.ask_remove_folder(path), path)
+        check_status(await self.ask_remove_folder(path), path)
 
     async def make_link(self, text: bytes, path: bytes) -> None:
         """Make a symbolic link that says `text`."""
         paths = (path, text) if self.facts.get("link order") else (text, path)
-        succeed(await self._lane.ask(encode.make_link, *paths), path)
+        check_status(await self._client.ask(encode.make_link, *paths), path)
 
     async def text_of_link(self, path: bytes) -> bytes:
         """Tell what a symbolic link says, to the letter."""
-        return link_in(await self.ask_read_link(path), path)
+        return parse_link(await self.ask_read_link(path), path)
 
     async def make_folder(self, path: bytes, mode: int) -> None:
         """Create a folder."""
-        succeed(await self._lane.ask(encode.make_folder, path, mode), path)
+        check_status(await self._client.ask(encode.make_folder, path, mode), path)
 
     async def rename(self, old: bytes, new: bytes) -> None:
         """Rename; replaces `new` in one step where the server can (see `can_replace`)."""
-        succeed(await self.ask_rename(old, new), new)
+        check_status(await self.ask_rename(old, new), new)
 
     async def sync(self, handle: bytes, path: bytes) -> None:
         """Have an open file written to the disk."""
-        succeed(await self._lane.ask(encode.fsync, handle), path)
+        check_status(await self._client.ask(encode.fsync, handle), path)
 
     # Paths.
 
     async def real_path(self, path: bytes) -> bytes:
         """Give the absolute path, without symbolic links."""
-        return _one_name(await self._lane.ask(encode.real_path, path), path)
+        return _parse_one_name(await self._client.ask(encode.real_path, path), path)
 
     async def expand_home(self, path: bytes) -> bytes:
         """
@@ -272,7 +272,7 @@ class RemoteFiles:
             return path
         if protocol.EXPAND_PATH in self._extensions:
             head, slash, rest = path.partition(b"/")
-            home = _one_name(await self._lane.ask(encode.expand_path, head), path)
+            home = _parse_one_name(await self._client.ask(encode.expand_path, head), path)
             return home + slash + rest
         if path == b"~" or path.startswith(b"~/"):
             return path[2:].lstrip(b"/") or b"."
@@ -281,21 +281,21 @@ class RemoteFiles:
     async def read_link(self, path: bytes) -> Optional[bytes]:
         """Return the path that a symbolic link names; None where the server cannot tell."""
         try:
-            target = _one_name(await self._lane.ask(encode.read_link, path), path)
+            target = _parse_one_name(await self._client.ask(encode.read_link, path), path)
         except Refused:
             return None
-        return target if target[:1] == b"/" else beside(path, target)
+        return target if target[:1] == b"/" else sibling(path, target)
 
-    async def space(self, path: bytes) -> Optional[Space]:
+    async def space(self, path: bytes) -> Optional[FreeSpace]:
         """Tell about the file system that holds `path`; None where the server cannot."""
         if protocol.STATVFS not in self._extensions:
             return None
-        reply = await self._lane.ask(encode.space, path)
+        reply = await self._client.ask(encode.space, path)
         return decode.space(reply.body) if reply.kind == protocol.EXTENDED_REPLY else None
 
     # What a refusal meant.
 
-    async def explain(self, refused: Refused) -> OSError:
+    async def to_os_error(self, refused: Refused) -> OSError:
         """
         Find out what the server's "failure" was, which one status code stands for.
 
@@ -309,7 +309,7 @@ class RemoteFiles:
         OSError
             The error for the caller of the copy, not raised yet.
         """
-        if refused.code == protocol.BAD_MESSAGE and len(last_name(refused.path)) > LONGEST_NAME:
+        if refused.code == protocol.BAD_MESSAGE and len(basename(refused.path)) > MAX_NAME_LENGTH:
             return refused.as_error(errno.ENAMETOOLONG)
         if refused.code != protocol.FAILURE:
             return refused.as_error()
@@ -329,13 +329,13 @@ class RemoteFiles:
         return refused.as_error()
 
 
-def _data_size(limits: Limits, size: int) -> int:
+def _data_size(limits: ServerLimits, size: int) -> int:
     """Give how much one request may carry: what the server says, within reason."""
     if not size:
         return protocol.SAFE_DATA_SIZE
     if limits.packet:
         size = min(size, limits.packet - 1024)
-    return max(1024, min(size, protocol.LARGEST_DATA_SIZE))
+    return max(1024, min(size, protocol.MAX_DATA_SIZE))
 
 
 def is_folder(attributes: Attributes) -> bool:
@@ -366,21 +366,21 @@ def _refusal(reply: Reply, path: bytes) -> Exception:
     return Refused(code, text, path)
 
 
-def succeed(reply: Reply, path: bytes) -> None:
+def check_status(reply: Reply, path: bytes) -> None:
     """Check that the server did what was asked; raise `Refused` if not."""
     # Most replies are of this kind, so no more is looked at than tells success.
     if reply.kind != protocol.STATUS or bytes(reply.pieces[0][:4]) != b"\0\0\0\0":
         raise _refusal(reply, path)
 
 
-def attributes_in(reply: Reply, path: bytes) -> Attributes:
+def parse_attributes(reply: Reply, path: bytes) -> Attributes:
     """Take attributes out of a reply."""
     if reply.kind != protocol.ATTRS:
         raise _refusal(reply, path)
     return decode.attributes(reply.body)
 
 
-def data_in(reply: Reply, path: bytes, most: int) -> Pieces:
+def parse_data(reply: Reply, path: bytes, most: int) -> Pieces:
     """Take data out of a reply, in pieces: at most what was asked for; none at the file's end."""
     if reply.kind == protocol.DATA:
         pieces = decode.data(reply.pieces)
@@ -388,31 +388,31 @@ def data_in(reply: Reply, path: bytes, most: int) -> Pieces:
         if size > most:
             raise ProtocolError(f"{size} bytes of data where {most} were asked for")
         return pieces
-    if _is_end(reply):
+    if _is_eof(reply):
         return []
     raise _refusal(reply, path)
 
 
-def names_in(reply: Reply, path: bytes) -> List[Name]:
+def parse_names(reply: Reply, path: bytes) -> List[FolderEntry]:
     """Take a part of a folder out of a reply; empty at its end."""
     if reply.kind == protocol.NAME:
         return decode.names(reply.body)
-    if _is_end(reply):
+    if _is_eof(reply):
         return []
     raise _refusal(reply, path)
 
 
-def link_in(reply: Reply, path: bytes) -> bytes:
+def parse_link(reply: Reply, path: bytes) -> bytes:
     """Take what a symbolic link says out of a reply."""
-    return _one_name(reply, path)
+    return _parse_one_name(reply, path)
 
 
-def _is_end(reply: Reply) -> bool:
+def _is_eof(reply: Reply) -> bool:
     return reply.kind == protocol.STATUS and decode.status(reply.body)[0] == protocol.EOF
 
 
-def _one_name(reply: Reply, path: bytes) -> bytes:
-    names = names_in(reply, path)
+def _parse_one_name(reply: Reply, path: bytes) -> bytes:
+    names = parse_names(reply, path)
     if len(names) != 1:
         raise ProtocolError(f"{len(names)} names for one path")
     return names[0].filename

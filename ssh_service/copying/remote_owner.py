@@ -12,31 +12,38 @@ import time
 from typing import Dict, List, NamedTuple, Optional, Set
 
 from ssh_service.copying import temporary
-from ssh_service.copying.failures import Refused, shown
+from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.ownership import (
     is_guarded,
     is_our_file,
-    is_our_litter,
+    is_our_stale_file,
     is_shared,
     may_use,
-    not_ours,
+    not_ours_error,
 )
-from ssh_service.copying.paths import folder_of, join, last_name
+from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import Pipeline
-from ssh_service.copying.remote_files import RemoteFiles, attributes_in, is_link, succeed
+from ssh_service.copying.remote_files import RemoteFiles, check_status, is_link, parse_attributes
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.waiting import Budget, Signal
+from ssh_service.copying.waiting import Budget, TaskEvent
 
-__all__ = ["MOST_LINKS", "NEW_FILE", "PRIVATE", "Identity", "RemoteOwner", "Way"]
+__all__ = [
+    "MAX_SYMLINKS",
+    "NEW_FILE_FLAGS",
+    "PRIVATE_MODE",
+    "Identity",
+    "RemoteOwner",
+    "ResolvedFolder",
+]
 
 # What Linux allows for links in a row, in the resolution of one path.
-MOST_LINKS = 40
+MAX_SYMLINKS = 40
 
 # The mode of an unfinished file: nobody else may read it; its own mode is set at the end.
-PRIVATE = 0o600
-NEW_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
+PRIVATE_MODE = 0o600
+NEW_FILE_FLAGS = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
 
 
 class Identity(NamedTuple):
@@ -69,13 +76,13 @@ class Identity(NamedTuple):
         return self.time + time.monotonic() - self.at
 
 
-class Way:
+class ResolvedFolder:
     """
     How a folder is reached.
 
     Attributes
     ----------
-    complete : Signal
+    complete : TaskEvent
         Set once the rest is known.
     path : Optional[bytes]
         Its real path; None if it cannot be told.
@@ -83,7 +90,7 @@ class Way:
         The folders on that path, from the root to itself.
     """
 
-    def __init__(self, complete: Signal) -> None:
+    def __init__(self, complete: TaskEvent) -> None:
         self.complete = complete
         self.path: Optional[bytes] = None
         self.folders: List[Attributes] = []
@@ -92,7 +99,7 @@ class Way:
 class _Asked:
     """The replies to come that make an identity."""
 
-    def __init__(self, file: Reply, setting: Reply, root: Reply, done: Signal) -> None:
+    def __init__(self, file: Reply, setting: Reply, root: Reply, done: TaskEvent) -> None:
         self._file = file
         self._setting = setting
         self._root = root
@@ -103,7 +110,7 @@ class _Asked:
         file = await _described(self._file)
         sets_modes = True
         try:
-            succeed(await self._setting, b"")
+            check_status(await self._setting, b"")
         except Refused as refused:
             sets_modes = refused.code == protocol.OP_UNSUPPORTED  # by path, perhaps
         root = await _described(self._root)
@@ -130,7 +137,7 @@ class RemoteOwner:
 
     Attributes
     ----------
-    learnt : Signal
+    identified : TaskEvent
         Set once the identity is known.
     """
 
@@ -140,11 +147,11 @@ class RemoteOwner:
         self._asked: Optional[_Asked] = None
         self._probing = Budget(pipeline, 1)
         self._no_probe: Set[bytes] = set()  # folders that take no files of ours
-        self.learnt = Signal(pipeline)
+        self.identified = TaskEvent(pipeline)
         if self.identity is not None:
-            self.learnt.set()
+            self.identified.set()
         self._folders: Dict[bytes, Attributes] = {}
-        self._ways: Dict[bytes, Way] = {}
+        self._resolved: Dict[bytes, ResolvedFolder] = {}
 
     @property
     def identity(self) -> Optional[Identity]:
@@ -152,7 +159,7 @@ class RemoteOwner:
         identity: Optional[Identity] = self._remote.facts.get("identity")
         return identity
 
-    def learn(self, handle: bytes, mode: Optional[int] = None) -> None:
+    def start_identifying(self, handle: bytes, mode: Optional[int] = None) -> None:
         """
         Begin to learn the identity from an open file, unless it is known; see `known`.
 
@@ -168,10 +175,10 @@ class RemoteOwner:
                 self._remote.ask_stat_open(handle),
                 self._remote.ask_set_open(handle, Attributes(mode=mode)),
                 self._remote.ask_lstat(b"/"),
-                Signal(self._pipeline),
+                TaskEvent(self._pipeline),
             )
 
-    async def known(self) -> Optional[Identity]:
+    async def wait_for_identity(self) -> Optional[Identity]:
         """Return the identity, and wait for it where it is being learnt."""
         asked = self._asked
         if asked is not None and asked.is_taken:
@@ -180,7 +187,7 @@ class RemoteOwner:
             asked.is_taken = True
             try:
                 self._remote.facts["identity"] = await asked.identity()
-                self.learnt.set()
+                self.identified.set()
             finally:
                 self._asked = None
                 asked.done.set()
@@ -188,27 +195,27 @@ class RemoteOwner:
 
     async def identify(self, folder: bytes) -> Identity:
         """Return the identity; learn it from a file made for that, if necessary."""
-        await self._probing.take()
+        await self._probing.acquire()
         try:
             for where in (folder, b"."):  # there, or in the home
-                identity = await self.known()
+                identity = await self.wait_for_identity()
                 if identity is not None:
                     return identity
                 if where not in self._no_probe:
                     await self._probe(where)
             return self.identity or Identity()
         finally:
-            self._probing.give()
+            self._probing.release()
 
     async def _probe(self, folder: bytes) -> None:
         remote, name = self._remote, temporary.names.new(b"")
         path = join(folder, name)
         try:
-            handle = await remote.open(path, NEW_FILE, PRIVATE)
-            self.learn(handle, PRIVATE)
+            handle = await remote.open(path, NEW_FILE_FLAGS, PRIVATE_MODE)
+            self.start_identifying(handle, PRIVATE_MODE)
             remote.ask_close(handle)
             remote.ask_remove(path)
-            await self.known()
+            await self.wait_for_identity()
         except Refused:
             self._no_probe.add(folder)
         finally:
@@ -246,7 +253,7 @@ class RemoteOwner:
             return
         identity = await self.identify(folder_of(path))
         if not may_use(found, folder, identity.uid if identity.is_proven else None):
-            raise not_ours(shown(path), found, "remote")
+            raise not_ours_error(display_path(path), found, "remote")
 
     async def is_in_shared_folder(self, path: bytes) -> bool:
         """Return whether strangers may write to the folder in which something lies."""
@@ -257,10 +264,10 @@ class RemoteOwner:
         folder = self._folders.get(where)
         if folder is None:
             asked = asked or self._remote.ask_stat(where)
-            folder = self._folders[where] = attributes_in(await asked, where)
+            folder = self._folders[where] = parse_attributes(await asked, where)
         return folder
 
-    async def check_folder(self, path: bytes, is_named: bool = False) -> None:
+    async def check_folder(self, path: bytes, is_explicit: bool = False) -> None:
         """
         As `check_target`, for a folder, or for a link that leads to one.
 
@@ -268,19 +275,19 @@ class RemoteOwner:
         ----------
         path : bytes
             Its path; may be nothing.
-        is_named : bool
+        is_explicit : bool
             Whether the caller has named it as a folder, whoever made it: then only links count.
         """
         path = path.rstrip(b"/") or b"/"
-        for _ in range(MOST_LINKS):
+        for _ in range(MAX_SYMLINKS):
             around = self.ask_folder(path)
             try:
                 found = await self._remote.find(path, follow=False)
             except Refused:
                 return  # told by whatever needs it
-            if found is None or (is_named and not is_link(found)):
+            if found is None or (is_explicit and not is_link(found)):
                 return
-            if last_name(path) not in (b".", b".."):
+            if basename(path) not in (b".", b".."):
                 await self.check_target(path, found, around)
             leads_to = await self._remote.read_link(path) if is_link(found) else None
             if leads_to is None:
@@ -301,18 +308,18 @@ class RemoteOwner:
         Optional[bytes]
             None also where the server does not say enough about owners.
         """
-        identity, way = self.identity, await self.look_at(folder)
+        identity, way = self.identity, await self.resolve(folder)
         if identity is None or identity.uid is None or way.path is None:
             return None
         return way.path if all(self._is_guarded(f, identity) for f in way.folders) else None
 
-    async def look_at(self, folder: bytes) -> Way:
+    async def resolve(self, folder: bytes) -> ResolvedFolder:
         """Find out the real path of a folder, and who owns the folders on it; once for a copy."""
-        way = self._ways.get(folder)
+        way = self._resolved.get(folder)
         if way is None:
-            way = self._ways[folder] = Way(Signal(self._pipeline))
+            way = self._resolved[folder] = ResolvedFolder(TaskEvent(self._pipeline))
             try:
-                await self._find_way(folder, way)
+                await self._resolve(folder, way)
             except Refused:
                 way.path = None
             finally:
@@ -320,19 +327,19 @@ class RemoteOwner:
         await way.complete.wait()
         return way
 
-    async def _find_way(self, folder: bytes, way: Way) -> None:
-        around = self._ways.get(folder_of(folder))
+    async def _resolve(self, folder: bytes, way: ResolvedFolder) -> None:
+        around = self._resolved.get(folder_of(folder))
         if around is not None and around.path is not None and folder.strip(b"/"):
-            path = join(around.path, last_name(folder))
+            path = join(around.path, basename(folder))
             found = await self._remote.lstat(path)
-            if not is_link(found) and last_name(folder) not in (b".", b".."):
+            if not is_link(found) and basename(folder) not in (b".", b".."):
                 way.path, way.folders = path, [*around.folders, found]
                 return
         real = await self._remote.real_path(folder)
         names = [name for name in real.split(b"/") if name]
         paths = [b"/" + b"/".join(names[:count]) for count in range(len(names) + 1)]
         replies = [(self._remote.ask_lstat(path), path) for path in paths]
-        way.folders = [attributes_in(await reply, path) for reply, path in replies]
+        way.folders = [parse_attributes(await reply, path) for reply, path in replies]
         way.path = real
 
     @staticmethod
@@ -350,13 +357,13 @@ class RemoteOwner:
             and is_our_file(file, identity.uid, links)
         )
 
-    def is_our_litter(self, file: Attributes, links: Optional[int] = None) -> bool:
+    def is_our_stale_file(self, file: Attributes, links: Optional[int] = None) -> bool:
         """Return whether a file in a guarded folder is ours to remove."""
         identity = self.identity
         return (
             identity is not None
             and identity.uid is not None
-            and is_our_litter(file, identity.uid, links)
+            and is_our_stale_file(file, identity.uid, links)
         )
 
     def is_our_private_folder(self, folder: Attributes) -> bool:
@@ -369,6 +376,6 @@ class RemoteOwner:
 
 async def _described(reply: Reply) -> Attributes:
     try:
-        return attributes_in(await reply, b"")
+        return parse_attributes(await reply, b"")
     except Refused:
         return Attributes()

@@ -6,25 +6,25 @@ import time
 from collections import deque
 from typing import Deque, List
 
-from ssh_service.copying.context import Job
+from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.paths import join
-from ssh_service.copying.remote_files import is_folder, names_in
-from ssh_service.copying.sftp.protocol import Name
+from ssh_service.copying.remote_files import is_folder, parse_names
+from ssh_service.copying.sftp.protocol import FolderEntry
 from ssh_service.copying.sftp.reply import Reply
 
 __all__ = ["remove_tree"]
 
 # What one removal may take: seconds, and bytes of paths in all, about 300,000 entries.
-_SECONDS = 60.0
-_BYTES = 32 * 1024 * 1024
+_TIMEOUT = 60.0
+_MAX_PATH_BYTES = 32 * 1024 * 1024
 # Longer paths than any system takes: what lies there was made up.
-_LONGEST_PATH = 8 * 1024
+_MAX_PATH_LENGTH = 8 * 1024
 # Removals on their way at once.
-_AT_ONCE = 1000
+_MAX_IN_FLIGHT = 1000
 
 
-async def remove_tree(job: Job, folder: bytes) -> None:
+async def remove_tree(context: CopyContext, folder: bytes) -> None:
     """
     Remove a folder of ours that an upload has not finished, and all in it.
 
@@ -33,23 +33,23 @@ async def remove_tree(job: Job, folder: bytes) -> None:
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     folder : bytes
         Its real path, in a folder that no stranger can change.
     """
     try:
-        if job.owner.is_our_private_folder(await job.remote.lstat(folder)):
-            await _Removal(job).run(folder)
+        if context.owner.is_our_private_folder(await context.remote.lstat(folder)):
+            await _Removal(context).run(folder)
     except Refused:
         pass  # it is not there, or not ours to remove
 
 
 class _Removal:
-    def __init__(self, job: Job) -> None:
-        self._remote = job.remote
-        self._until = time.monotonic() + _SECONDS
-        self._left = _BYTES
+    def __init__(self, context: CopyContext) -> None:
+        self._remote = context.remote
+        self._until = time.monotonic() + _TIMEOUT
+        self._left = _MAX_PATH_BYTES
         self._on_way: Deque[Reply] = deque()
 
     async def run(self, root: bytes) -> None:
@@ -83,17 +83,17 @@ class _Removal:
                     await self._ask(self._remote.ask_remove(path))
         return folders
 
-    async def _list(self, folder: bytes) -> List[Name]:
+    async def _list(self, folder: bytes) -> List[FolderEntry]:
         handle = await self._remote.open_folder(folder)
-        found: List[Name] = []
+        found: List[FolderEntry] = []
         try:
             while not self._is_too_much():
-                entries = names_in(await self._remote.ask_read_folder(handle), folder)
+                entries = parse_names(await self._remote.ask_read_folder(handle), folder)
                 if not entries:
                     break
                 for entry in entries:
                     self._left -= len(folder) + len(entry.filename)
-                    if _is_inside(entry) and len(folder) < _LONGEST_PATH:
+                    if _is_inside(entry) and len(folder) < _MAX_PATH_LENGTH:
                         found.append(entry)
         finally:
             self._remote.ask_close(handle)
@@ -101,9 +101,9 @@ class _Removal:
 
     async def _ask(self, reply: Reply) -> None:
         self._on_way.append(reply)
-        if len(self._on_way) > _AT_ONCE:
+        if len(self._on_way) > _MAX_IN_FLIGHT:
             await self._on_way.popleft()  # what is not removed was not there, or stays
 
 
-def _is_inside(entry: Name) -> bool:
+def _is_inside(entry: FolderEntry) -> bool:
     return entry.filename not in (b"", b".", b"..") and b"/" not in entry.filename

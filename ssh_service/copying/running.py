@@ -9,15 +9,15 @@ import logging
 import os
 from typing import Any, Callable, Coroutine, Iterator, Optional, Union
 
-from ssh_service.copying.channels import session_on, start_command, use_one_file_at_a_time
-from ssh_service.copying.context import CommandStarter, Job
+from ssh_service.copying.channels import get_session, start_command, use_one_file_at_a_time
+from ssh_service.copying.context import CommandStarter, CopyContext
 from ssh_service.copying.downloading import Download
-from ssh_service.copying.exclusive import Turn
-from ssh_service.copying.failures import copy_error, shown
+from ssh_service.copying.failures import copy_error, display_path
 from ssh_service.copying.new_trees import NewTrees
 from ssh_service.copying.options import Options
 from ssh_service.copying.progress import Meter, ProgressTo
-from ssh_service.copying.sftp.client import Lane
+from ssh_service.copying.recoverable_lock import LockOwner
+from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.session import HandleGivenTwice, SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.copying.uploading import Upload
@@ -72,34 +72,34 @@ def copy(
     commands = functools.partial(start_command, transport)
     new_trees = NewTrees(f"{way} {transport.connection_id}")
 
-    def begin(job: Job) -> Coroutine[Any, Any, None]:
-        tasks: Coroutine[Any, Any, None] = _WAYS[way](job).run(source, target)
+    def begin(context: CopyContext) -> Coroutine[Any, Any, None]:
+        tasks: Coroutine[Any, Any, None] = _WAYS[way](context).run(source, target)
         return tasks
 
     def attempt(session: SftpSession) -> None:
-        with _alone(session, limits):
+        with _hold_copy_lock(session, limits):
             run_copy(session, begin, options, limits, progress, commands, new_trees)
 
     try:
-        known = session_on(transport, limits)
+        known = get_session(transport, limits)
         try:
             attempt(known)
         except SessionEnded as ended:
-            if isinstance(ended.reason, HandleGivenTwice) and known.alone is None:
+            if isinstance(ended.reason, HandleGivenTwice) and known.copy_lock is None:
                 _log.info("%s: %s; one at a time", transport.connection_id, ended.reason)
                 use_one_file_at_a_time(transport)
                 if isinstance(progress, Meter):
                     progress.restart()
-                attempt(session_on(transport, limits))
+                attempt(get_session(transport, limits))
                 return
             # One kept from an earlier copy may have died since, which may show only now.  What
             # was never answered has changed nothing: a copy begins by asking.
-            fresh = None if ended.answered else session_on(transport, limits)
+            fresh = None if ended.answered else get_session(transport, limits)
             if fresh is None or fresh is known:
                 raise
             attempt(fresh)
     except Exception as error:
-        remote_path = shown(target if way == "upload" else source)
+        remote_path = display_path(target if way == "upload" else source)
         told = copy_error(error, remote_path, transport.connection_id, limits)
         if told is error:
             raise
@@ -109,19 +109,19 @@ def copy(
 
 
 @contextlib.contextmanager
-def _alone(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
-    """Wait for one's turn, where a session takes one copy at a time."""
-    if session.alone is None:
+def _hold_copy_lock(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
+    """Wait for one's owner, where a session takes one copy at a time."""
+    if session.copy_lock is None:
         yield
         return
-    turn = Turn()
+    owner = LockOwner()
     try:
-        if not session.alone.take(turn, limits.next_wait()):
-            limits.check()
+        if not session.copy_lock.acquire(owner, limits.next_wait()):
+            limits.raise_if_expired()
             raise Stalled()
         yield
     finally:
-        session.alone.give(turn)
+        session.copy_lock.release(owner)
 
 
 def _bytes(path: Path, side: str) -> bytes:
@@ -131,13 +131,13 @@ def _bytes(path: Path, side: str) -> bytes:
         raise transfer_error(errno.ENOENT, "", why, side=side)
     if b"\0" in plain:  # no system knows such a name, and OpenSSH ends the session over it
         text = "a path cannot hold a NUL character"
-        raise transfer_error(errno.EINVAL, shown(plain), text, side=side)
+        raise transfer_error(errno.EINVAL, display_path(plain), text, side=side)
     return plain
 
 
 def run_copy(
     session: SftpSession,
-    begin: Callable[[Job], Coroutine[Any, Any, None]],
+    begin: Callable[[CopyContext], Coroutine[Any, Any, None]],
     options: Options,
     limits: TimeLimits = TimeLimits(),
     progress: Optional[ProgressTo] = None,
@@ -151,7 +151,7 @@ def run_copy(
     ----------
     session : SftpSession
         The session.
-    begin : Callable[[Job], Coroutine]
+    begin : Callable[[CopyContext], Coroutine]
         Gives the first task.
     options : Options
         How to copy.
@@ -159,13 +159,13 @@ def run_copy(
         How long it may take.
     progress : Union[None, Callable[[Progress], None], Meter]
         Told how far it is, or counting it.
-    commands : Optional[Callable[[bytes, RemoteProcess], None]]
+    commands : Optional[Callable[[bytes, ShellProcess], None]]
         Starts a command in the server's shell; None where there is only SFTP.
     new_trees : Optional[NewTrees]
         The trees that the call makes, in an earlier attempt as well.
     """
-    with Lane(session, limits.deadline) as lane:
-        job = Job(lane, options, limits.stall_timeout, progress, commands, new_trees)
-        with job.closing:
-            job.pipeline.run(begin(job))
-        job.progress.finish()
+    with SftpClient(session, limits.deadline) as client:
+        context = CopyContext(client, options, limits.stall_timeout, progress, commands, new_trees)
+        with context.closing:
+            context.pipeline.run(begin(context))
+        context.progress.finish()

@@ -6,21 +6,21 @@ import threading
 from collections import deque
 from typing import Deque, List, Optional
 
-from ssh_service.copying.sftp.client import Lane
+from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.protocol import Buffer
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.sftp.session import Stream
+from ssh_service.copying.sftp.session import SftpChannel
 
-__all__ = ["GREETING", "SAY_GREETING", "CommandStream", "RemoteProcess", "quoted"]
+__all__ = ["READY_LINE", "PRINT_READY_LINE", "ProcessChannel", "ShellProcess", "quoted"]
 
 # What every script says first, so that a login shell that hangs, or is none, is noticed.
-GREETING = b"ssh_service is ready\n"
-SAY_GREETING = b"echo ssh_service is ready;"
+READY_LINE = b"ssh_service is ready\n"
+PRINT_READY_LINE = b"echo ssh_service is ready;"
 # Bytes that a profile may print before it.
-_MOST_NOISE = 64 * 1024
+_MAX_NOISE = 64 * 1024
 
 
-class CommandStream(Stream):
+class ProcessChannel(SftpChannel):
     """What a process needs of the channel under it."""
 
     def send_eof(self) -> None:
@@ -32,39 +32,39 @@ class CommandStream(Stream):
         raise NotImplementedError
 
 
-class RemoteProcess:
+class ShellProcess:
     """
     A command on the server, for one copy.
 
     Parameters
     ----------
-    lane : Lane
+    client : SftpClient
         The copy's: what comes wakes it as its replies do.
 
     Attributes
     ----------
-    stream : Optional[CommandStream]
+    channel : Optional[ProcessChannel]
         The channel; set by who starts the command.
     refused : bool
         Whether it never began as the server admits no more sessions at the moment.
 
     Notes
     -----
-    Thread safety.  `feed`, `made_room` and `ended` are for the connection's reader thread; all
+    Thread safety.  `feed`, `on_writable` and `ended` are for the connection's reader thread; all
     else belongs to the copy's own thread.
     """
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
-        self.stream: Optional[CommandStream] = None
+    def __init__(self, client: SftpClient) -> None:
+        self._client = client
+        self.channel: Optional[ProcessChannel] = None
         self.refused = False
         self._lock = threading.Lock()
         self._chunks: Deque[bytes] = deque()  # guarded by _lock
         self._waiting: List[Reply] = []  # guarded by _lock
         self._taken_before = 0  # guarded by _lock: of the chunks, bytes given back already
-        self._news = 0  # guarded by _lock
+        self._changes = 0  # guarded by _lock
         self._over = False  # guarded by _lock
-        self._is_greeted = False  # guarded by _lock
+        self._is_ready = False  # guarded by _lock
         self._status: Optional[int] = None  # guarded by _lock
 
     # The reader thread's side. ------------------------------------------------------------------
@@ -76,51 +76,51 @@ class RemoteProcess:
             woken = self._wake_locked()
         self._tell(woken)
 
-    def made_room(self) -> None:
+    def on_writable(self) -> None:
         """Note that more can be written."""
         with self._lock:
             woken = self._wake_locked()
         self._tell(woken)
 
-    def ended(self, status: Optional[int]) -> None:
+    def on_exit(self, status: Optional[int]) -> None:
         """Note the end; None: it never began, or nobody knows how it ended."""
         with self._lock:
             self._over, self._status = True, status
             woken = self._wake_locked()
         self._tell(woken)
 
-    def give_up_unless_greeted(self) -> None:
+    def fail_unless_ready(self) -> None:
         """Note the end, and close the channel, if the script has not said yet that it runs."""
         with self._lock:
-            if self._is_greeted or self._over:
+            if self._is_ready or self._over:
                 return
-        self.ended(None)
+        self.on_exit(None)
         self.abandon()
 
     def _wake_locked(self) -> List[Reply]:
-        self._news += 1
+        self._changes += 1
         woken, self._waiting = self._waiting, []
         return woken
 
     def _tell(self, woken: List[Reply]) -> None:
-        self._lane.moved += 1
+        self._client.activity += 1
         if woken:
-            self._lane.deliver(woken)
+            self._client.deliver(woken)
 
     # The copy's side. ---------------------------------------------------------------------------
 
-    async def _news_since(self, seen: int) -> None:
+    async def _wait_for_change(self, seen: int) -> None:
         """Wait until something has happened since, and give all other tasks a turn."""
-        reply = self._lane.expect()
+        reply = self._client.expect_external()
         with self._lock:
-            happened = self._news != seen
+            happened = self._changes != seen
             if not happened:
                 self._waiting.append(reply)
         if happened:
-            self._lane.deliver([reply])
+            self._client.deliver([reply])
         await reply
 
-    async def is_greeted(self) -> bool:
+    async def wait_until_ready(self) -> bool:
         """
         Wait until the script says that it runs; what comes before is its profile's.
 
@@ -130,13 +130,13 @@ class RemoteProcess:
             False where it does not: there is no shell, or it hangs, or is none that we know.
         """
         noise = b""
-        while len(noise) <= _MOST_NOISE:
+        while len(noise) <= _MAX_NOISE:
             chunk = await self.read()
             noise += chunk
-            _, greeting, rest = noise.partition(GREETING)
+            _, greeting, rest = noise.partition(READY_LINE)
             if greeting:
                 with self._lock:
-                    self._is_greeted = True
+                    self._is_ready = True
                     if rest:
                         self._chunks.appendleft(rest)
                         self._taken_before = len(rest)
@@ -150,33 +150,33 @@ class RemoteProcess:
         left = memoryview(data)
         while left:
             with self._lock:
-                seen, over = self._news, self._over
+                seen, over = self._changes, self._over
             if over:
                 return False
-            count = self.stream.send_some(left) if self.stream is not None else 0
+            count = self.channel.send_some(left) if self.channel is not None else 0
             left = left[count:]
             if not count:
-                await self._news_since(seen)
+                await self._wait_for_change(seen)
         return True
 
     def end_input(self) -> None:
         """Let the command find the end of its input."""
-        if self.stream is not None:
-            self.stream.send_eof()
+        if self.channel is not None:
+            self.channel.send_eof()
 
     async def read(self) -> bytes:
         """Read what the command wrote since; b"" at the end of its output."""
         while True:
             with self._lock:
-                seen, over = self._news, self._over
+                seen, over = self._changes, self._over
                 chunk = b"".join(self._chunks)
                 self._chunks.clear()
                 taken_before, self._taken_before = self._taken_before, 0
-            if len(chunk) > taken_before and self.stream is not None:
-                self.stream.adjust_window(len(chunk) - taken_before)
+            if len(chunk) > taken_before and self.channel is not None:
+                self.channel.adjust_window(len(chunk) - taken_before)
             if chunk or over:
                 return chunk
-            await self._news_since(seen)
+            await self._wait_for_change(seen)
 
     async def end(self) -> Optional[int]:
         """Wait for its end; give its exit status, None if it has none."""
@@ -187,8 +187,8 @@ class RemoteProcess:
 
     def abandon(self) -> None:
         """End it; the reader thread tells of the end."""
-        if self.stream is not None:
-            self.stream.close()
+        if self.channel is not None:
+            self.channel.close()
 
 
 def quoted(path: bytes) -> bytes:

@@ -7,37 +7,37 @@ from collections import deque
 from typing import Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from ssh_service.copying import temporary
-from ssh_service.copying.context import Job
-from ssh_service.copying.failures import Refused, shown
+from ssh_service.copying.context import CopyContext
+from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.paths import join
-from ssh_service.copying.pipeline import Task
-from ssh_service.copying.remote_files import attributes_in, is_folder, names_in
+from ssh_service.copying.pipeline import PipelineTask
+from ssh_service.copying.remote_files import is_folder, parse_attributes, parse_names
 from ssh_service.copying.remote_owner import Identity
 from ssh_service.copying.removal import remove_tree
 from ssh_service.copying.sftp import protocol
-from ssh_service.copying.sftp.protocol import Name
+from ssh_service.copying.sftp.protocol import FolderEntry
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.waiting import Budget, Signal
+from ssh_service.copying.waiting import Budget, TaskEvent
 
-__all__ = ["Claimed", "Leftovers"]
+__all__ = ["ClaimedFile", "StaleFiles"]
 
 # Entries of one folder that are looked at: a folder may be huge, and this must cost little.
-_MOST_ENTRIES = 50_000
-_MOST_FOLDERS = 10_000
+_MAX_ENTRIES = 50_000
+_MAX_FOLDERS = 10_000
 # Folders that are swept at once, and parts of each that are asked for at once.
-_SWEEPS_AT_ONCE = 4
+_MAX_REMOVALS = 4
 _READ_AHEAD = 8
 
 
 class _Listing:
     """The unfinished files in one folder, listed once for a copy."""
 
-    def __init__(self, complete: Signal) -> None:
+    def __init__(self, complete: TaskEvent) -> None:
         self.complete = complete
-        self.found: List[Name] = []
+        self.found: List[FolderEntry] = []
 
 
-class Claimed(NamedTuple):
+class ClaimedFile(NamedTuple):
     """An unfinished file that is continued."""
 
     path: bytes
@@ -45,69 +45,71 @@ class Claimed(NamedTuple):
     size: int
 
 
-class Leftovers:
+class StaleFiles:
     """
     What dead copies left on the server, as one copy looks after it.
 
     Only files of ours in folders that no stranger can change are removed or continued: SFTP
-    works by path, so anything else could be exchanged for a link at the wrong moment.
+    works by path, so anything else could be exchanged_error for a link at the wrong moment.
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._owner = job.owner
+    def __init__(self, context: CopyContext) -> None:
+        self._context = context
+        self._owner = context.owner
         self._listings: Dict[bytes, _Listing] = {}
-        self._sweeps: List[Task] = []
-        self._room = Budget(job.pipeline, _SWEEPS_AT_ONCE)
+        self._removals: List[PipelineTask] = []
+        self._room = Budget(context.pipeline, _MAX_REMOVALS)
 
     # Removing.
 
-    def sweep(self, folder: bytes) -> None:
+    def start_removing(self, folder: bytes) -> None:
         """
         Begin to remove what dead copies left in a folder, once per session and folder.
 
         The copy does not wait for it: what is not done by `stop` is left to the next copy.
         """
-        swept = self._job.remote.facts.setdefault("swept folders", set())
-        if folder in swept or len(swept) >= _MOST_FOLDERS:
+        swept = self._context.remote.facts.setdefault("swept folders", set())
+        if folder in swept or len(swept) >= _MAX_FOLDERS:
             return
-        self._sweeps.append(self._job.pipeline.start(self._sweep(folder), background=True))
+        self._removals.append(
+            self._context.pipeline.start(self._remove_stale(folder), background=True)
+        )
         swept.add(folder)
 
     def stop(self) -> None:
         """Stop removing: the copy has ended."""
-        self._job.pipeline.cancel(self._sweeps)
+        self._context.pipeline.cancel(self._removals)
 
-    async def _sweep(self, folder: bytes) -> None:
+    async def _remove_stale(self, folder: bytes) -> None:
         done = False
         try:
-            await self._room.take()
+            await self._room.acquire()
             try:
                 # At the same time, as it will be needed soon where there is anything.
-                self._sweeps.append(
-                    self._job.pipeline.start(self._owner.look_at(folder), background=True)
+                self._removals.append(
+                    self._context.pipeline.start(self._owner.resolve(folder), background=True)
                 )
                 listing = await self._list(folder)
                 if listing.found:
-                    await self._owner.look_at(folder)
-                    await self._owner.learnt.wait()
+                    await self._owner.resolve(folder)
+                    await self._owner.identified.wait()
                     await self._remove_all(folder, listing)
                 done = True
             finally:
-                self._room.give()
+                self._room.release()
         except Refused:
             done = True  # nothing the copy depends on: if it does, it finds out itself
         finally:
             if not done:
-                self._job.remote.facts["swept folders"].discard(folder)
+                self._context.remote.facts["swept folders"].discard(folder)
 
     async def _remove_all(self, folder: bytes, listing: _Listing) -> None:
-        job, owner = self._job, self._owner
+        context, owner = self._context, self._owner
         identity, real = owner.identity, await owner.guarded_path(folder)
         if identity is None or real is None:
             return
@@ -117,11 +119,11 @@ class Leftovers:
             age = _age(entry, identity)
             path = join(real, name)
             if is_folder(attributes):  # never continued
-                if temporary.names.is_litter(name, age):
+                if temporary.names.is_stale(name, age):
                     await self._remove_folder(real, path)
-            elif temporary.names.is_litter(name, age, job.options.resume):
-                if owner.is_our_litter(attributes, entry.links):
-                    removing.append(job.remote.ask_remove(path))
+            elif temporary.names.is_stale(name, age, context.options.resume):
+                if owner.is_our_stale_file(attributes, entry.links):
+                    removing.append(context.remote.ask_remove(path))
         for reply in removing:
             await reply  # one that is not removed is not there, or has got its name since
 
@@ -131,9 +133,9 @@ class Leftovers:
         name = temporary.names.new(b"")
         renamed = join(around, name)
         try:
-            if self._owner.is_our_private_folder(await self._job.remote.lstat(path)):
-                await self._job.remote.rename(path, renamed)
-                await remove_tree(self._job, renamed)
+            if self._owner.is_our_private_folder(await self._context.remote.lstat(path)):
+                await self._context.remote.rename(path, renamed)
+                await remove_tree(self._context, renamed)
         except Refused:
             pass  # somebody else was faster
         finally:
@@ -141,7 +143,9 @@ class Leftovers:
 
     # Continuing.
 
-    async def claim(self, folder: bytes, last: bytes, name: bytes, most: int) -> Optional[Claimed]:
+    async def claim(
+        self, folder: bytes, last: bytes, name: bytes, most: int
+    ) -> Optional[ClaimedFile]:
         """
         Take over what an earlier, interrupted copy to the same target left, by renaming it.
 
@@ -158,16 +162,16 @@ class Leftovers:
 
         Returns
         -------
-        Optional[Claimed]
+        Optional[ClaimedFile]
             The file, open; None if there is none that is certainly ours.
         """
         try:
-            left = await self._left_of(folder, last)
+            left = await self._stale_parts(folder, last)
             return await self._claim(folder, last, name, left, most) if left else None
         except Refused:
             return None  # somebody else was faster
 
-    async def drop(self, folder: bytes, last: bytes) -> None:
+    async def remove_parts_of(self, folder: bytes, last: bytes) -> None:
         """
         Remove what earlier copies left of a file that is there as a whole.
 
@@ -179,24 +183,26 @@ class Leftovers:
             The name of the file.
         """
         try:
-            left = await self._left_of(folder, last)
+            left = await self._stale_parts(folder, last)
             real, ours = await self._ours(folder, last, left) if left else (None, [])
             if real is not None:
-                for reply in [self._job.remote.ask_remove(join(real, e.filename)) for e in ours]:
+                for reply in [
+                    self._context.remote.ask_remove(join(real, e.filename)) for e in ours
+                ]:
                     await reply
         except Refused:
             pass  # the next copy looks again
 
-    async def _left_of(self, folder: bytes, last: bytes) -> List[Name]:
+    async def _stale_parts(self, folder: bytes, last: bytes) -> List[FolderEntry]:
         return [
             entry
             for entry in (await self._list(folder)).found
-            if temporary.names.is_left_of(entry.filename, last, math.inf)
+            if temporary.names.is_resumable_for(entry.filename, last, math.inf)
         ]
 
     async def _ours(
-        self, folder: bytes, last: bytes, left: List[Name]
-    ) -> Tuple[Optional[bytes], List[Name]]:
+        self, folder: bytes, last: bytes, left: List[FolderEntry]
+    ) -> Tuple[Optional[bytes], List[FolderEntry]]:
         """Return the real path of a folder that no stranger can change, and what is ours there."""
         owner = self._owner
         identity = await owner.identify(folder)
@@ -206,19 +212,19 @@ class Leftovers:
             for entry in left
             if real is not None
             and owner.is_ours(entry.attributes, entry.links)
-            and temporary.names.is_left_of(entry.filename, last, _age(entry, identity))
+            and temporary.names.is_resumable_for(entry.filename, last, _age(entry, identity))
         ]
 
     async def _claim(
-        self, folder: bytes, last: bytes, name: bytes, left: List[Name], most: int
-    ) -> Optional[Claimed]:
-        remote, owner = self._job.remote, self._owner
+        self, folder: bytes, last: bytes, name: bytes, left: List[FolderEntry], most: int
+    ) -> Optional[ClaimedFile]:
+        remote, owner = self._context.remote, self._owner
         real, ours = await self._ours(folder, last, left)
         if real is None or not ours:
-            self._job.warn_once(
+            self._context.warn_once(
                 "not resumed",
                 "an unfinished copy in %r is not continued: it is not certain that it is ours",
-                shown(folder),
+                display_path(folder),
             )
             return None
         usable = [entry for entry in ours if (entry.attributes.size or 0) <= most]
@@ -228,11 +234,11 @@ class Leftovers:
         path = join(real, name)
         await remote.rename(join(real, best.filename), path)
         handle = await remote.open(path, protocol.FOR_READING | protocol.FOR_WRITING)
-        found = attributes_in(await remote.ask_stat_open(handle), path)
+        found = parse_attributes(await remote.ask_stat_open(handle), path)
         if not owner.is_ours(found) or (found.size or 0) > most:
             remote.ask_close(handle)
             return None
-        return Claimed(path, handle, found.size or 0)
+        return ClaimedFile(path, handle, found.size or 0)
 
     # Listing.
 
@@ -240,7 +246,7 @@ class Leftovers:
         """List the unfinished files in a folder; once for all of the copy."""
         listing = self._listings.get(folder)
         if listing is None:
-            listing = self._listings[folder] = _Listing(Signal(self._job.pipeline))
+            listing = self._listings[folder] = _Listing(TaskEvent(self._context.pipeline))
             try:
                 await self._read_folder(folder, listing)
             finally:
@@ -249,17 +255,17 @@ class Leftovers:
         return listing
 
     async def _read_folder(self, folder: bytes, listing: _Listing) -> None:
-        remote, folders = self._job.remote, self._job.folders
-        await folders.take()
+        remote, folders = self._context.remote, self._context.folders
+        await folders.acquire()
         try:
             handle = await remote.open_folder(folder)
             try:
                 parts: Deque[Reply] = deque()
                 seen = 0
-                while seen < _MOST_ENTRIES:
+                while seen < _MAX_ENTRIES:
                     while len(parts) < _READ_AHEAD:
                         parts.append(remote.ask_read_folder(handle))
-                    entries = names_in(await parts.popleft(), folder)
+                    entries = parse_names(await parts.popleft(), folder)
                     if not entries:
                         break
                     seen += len(entries)
@@ -267,9 +273,9 @@ class Leftovers:
             finally:
                 remote.ask_close(handle)
         finally:
-            folders.give()
+            folders.release()
 
 
-def _age(entry: Name, identity: Identity) -> float:
+def _age(entry: FolderEntry, identity: Identity) -> float:
     mtime = entry.attributes.mtime
     return 0 if mtime is None else identity.now - mtime

@@ -34,7 +34,7 @@ FILE, LINK, FOLDER, MORE = b"0", b"2", b"5", b"x"
 _NAME_SIZE = 100
 _LATEST = 0xFFFFFFFF
 # Of a number that a record tells: more, and the system takes it for no time.
-_MOST_DIGITS = 12
+_MAX_DIGITS = 12
 # What an entry of kind `MORE` most often is.
 _ONLY_ATIME = re.compile(rb"[0-9]+ atime=([0-9]{1,12})(?:\.[0-9]+)?\n")
 _NOBODY = b"0000000\0" * 2  # uid and gid: whoever unpacks it owns the files
@@ -163,6 +163,6 @@ def _seconds(value: Optional[bytes]) -> Optional[int]:
     if value is None:
         return None
     whole = value.partition(b".")[0]
-    if not whole.isdigit() or len(whole) > _MOST_DIGITS:
+    if not whole.isdigit() or len(whole) > _MAX_DIGITS:
         raise ProtocolError(f"{value!r} where an archive should have a number")
     return int(whole)

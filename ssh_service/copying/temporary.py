@@ -21,10 +21,10 @@ __all__ = ["TemporaryName", "TemporaryNames", "names"]
 
 # Seconds for which an unfinished file of another machine, or of another boot of this one, is kept:
 # whether its writer is alive cannot be seen from here.
-OTHERS_KEPT = 24 * 3600
+FOREIGN_TTL = 24 * 3600
 # An unfinished file that was written to within these seconds is kept even if its writer seems
 # dead, unless it is this process itself: cloned machines may agree in all that a name says.
-LATELY = 15 * 60
+MIN_IDLE = 15 * 60
 
 _PREFIX = b".ssh_service-"
 _PATTERN = re.compile(
@@ -88,7 +88,7 @@ class TemporaryNames:
         with self._lock:
             self._in_use.discard(name)
 
-    def is_litter(self, name: bytes, age: float, may_resume: bool = False) -> bool:
+    def is_stale(self, name: bytes, age: float, may_resume: bool = False) -> bool:
         """
         Return whether a file is an unfinished one that nobody will finish.
 
@@ -107,15 +107,15 @@ class TemporaryNames:
             False for every name that is not one of ours.
         """
         parsed = parse(name)
-        if parsed is None or (may_resume and age < OTHERS_KEPT):
+        if parsed is None or (may_resume and age < FOREIGN_TTL):
             return False
         if not self._is_of_this_boot(parsed):
-            return age > OTHERS_KEPT
+            return age > FOREIGN_TTL
         if parsed.pid == os.getpid():
             return self._is_released(name)
-        return age > LATELY and not is_running(parsed.pid, parsed.start)
+        return age > MIN_IDLE and not is_running(parsed.pid, parsed.start)
 
-    def is_left_of(self, name: bytes, target: bytes, age: float) -> bool:
+    def is_resumable_for(self, name: bytes, target: bytes, age: float) -> bool:
         """
         Return whether a file is what a dead copy left of a target, and may be continued.
 
@@ -126,7 +126,7 @@ class TemporaryNames:
         target : bytes
             The target's name, without its folder.
         age : float
-            As for `is_litter`.
+            As for `is_stale`.
         """
         parsed = parse(name)
         if parsed is None or parsed.target != target_digest(target).decode():
@@ -134,7 +134,7 @@ class TemporaryNames:
         if parsed.machine != self._machine:
             return False  # whether it is still being written cannot be known
         if parsed.boot != self._boot:  # before a restart; or a clone's
-            return age > LATELY
+            return age > MIN_IDLE
         if parsed.pid == os.getpid():
             return self._is_released(name)
         return not is_running(parsed.pid, parsed.start)

@@ -8,19 +8,25 @@ from collections import deque
 from typing import Deque, List, NamedTuple, Optional, Tuple
 
 from ssh_service.copying import temporary
-from ssh_service.copying.checksums import is_same, verify
-from ssh_service.copying.context import Job
-from ssh_service.copying.failures import Refused, exchanged, not_a_file, shown
+from ssh_service.copying.checksums import matches_digest, verify
+from ssh_service.copying.context import CopyContext
+from ssh_service.copying.failures import Refused, display_path, exchanged_error, not_a_file_error
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.parts import move_parts
-from ssh_service.copying.paths import beside, folder_of, last_name
-from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_files import attributes_in, is_file, is_folder, is_link, succeed
-from ssh_service.copying.remote_owner import MOST_LINKS, NEW_FILE, PRIVATE
+from ssh_service.copying.paths import basename, folder_of, sibling
+from ssh_service.copying.pipeline import ABORTS
+from ssh_service.copying.remote_files import (
+    check_status,
+    is_file,
+    is_folder,
+    is_link,
+    parse_attributes,
+)
+from ssh_service.copying.remote_owner import MAX_SYMLINKS, NEW_FILE_FLAGS, PRIVATE_MODE
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.stale_files import Claimed, Leftovers
+from ssh_service.copying.stale_files import ClaimedFile, StaleFiles
 from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["FileUpload"]
@@ -39,7 +45,7 @@ class _Place(NamedTuple):
     is_in_new_folder: bool = False  # so nothing unfinished is in there
 
 
-class _ModesRefused(Exception):
+class _ModesNotSettable(Exception):
     """The server turns out to set no modes: the file has to be created with its own."""
 
 
@@ -49,19 +55,19 @@ class FileUpload:
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     source : SourceFile
         The local file, open.
-    leftovers : Leftovers
+    stale_files : StaleFiles
         What earlier copies left.
     """
 
-    def __init__(self, job: Job, source: SourceFile, leftovers: Leftovers) -> None:
-        self._job = job
-        self._remote = job.remote
+    def __init__(self, context: CopyContext, source: SourceFile, stale_files: StaleFiles) -> None:
+        self._context = context
+        self._remote = context.remote
         self._source = source
-        self._leftovers = leftovers
+        self._stale_files = stale_files
         self._is_private = False  # the file was created with another mode than it shall have
 
     async def run(self, target: bytes, is_new: bool) -> None:
@@ -76,30 +82,32 @@ class FileUpload:
             Whether it lies in a folder that this copy made, so that nothing is there.
         """
         place = _Place(target, None, False, True) if is_new else await self._find_place(target)
-        if self._job.passes_over and await self._is_there(place):
-            self._job.progress.advance(self._source.size)
+        if self._context.passes_over and await self._is_there(place):
+            self._context.progress.advance(self._source.size)
             if self._may_resume:
-                await self._leftovers.drop(folder_of(place.path), last_name(place.path))
+                await self._stale_files.remove_parts_of(
+                    folder_of(place.path), basename(place.path)
+                )
             return
         if place.in_place:
             await self._write_into(place)
             return
         try:
             is_done = await self._replace(place)
-        except _ModesRefused:  # known from now on, for all files
+        except _ModesNotSettable:  # known from now on, for all files
             is_done = await self._replace(place)
         if not is_done:
             await self._write_into(place)
 
     async def _find_place(self, target: bytes) -> _Place:
-        remote, owner = self._remote, self._job.owner
+        remote, owner = self._remote, self._context.owner
         folder = owner.ask_folder(target)  # at the same time: it is needed if there is something
         found = await remote.find(target, follow=False)
         links = 0
         while found is not None and is_link(found):
             await owner.check_target(target, found, folder)
             folder = None
-            real = await remote.read_link(target) if links < MOST_LINKS else None
+            real = await remote.read_link(target) if links < MAX_SYMLINKS else None
             if real is None:  # all we can do is write through it
                 return _Place(target, await remote.find(target), in_place=True)
             target, links = real, links + 1
@@ -107,10 +115,10 @@ class FileUpload:
         if found is None:
             return _Place(target)
         if is_folder(found):
-            raise transfer_error(errno.EISDIR, shown(target), side="remote")
+            raise transfer_error(errno.EISDIR, display_path(target), side="remote")
         if not is_file(found) and not stat.S_ISCHR(found.mode or 0):
             # Opening a fifo would block the server.
-            raise not_a_file(target, found.mode or 0, "remote")
+            raise not_a_file_error(target, found.mode or 0, "remote")
         await owner.check_target(target, found, folder)
         replaces = remote.can_replace or remote.facts.get("rename replaces", True)
         return _Place(target, found, in_place=not (replaces and is_file(found)))
@@ -122,21 +130,23 @@ class FileUpload:
             return False
         if (existing.size, existing.mtime) != (source.size, source.attributes.mtime):
             return False
-        if not self._job.options.verify:
+        if not self._context.options.verify:
             return True
-        return await is_same(self._job, place.path, source.size, source.digest(source.size))
+        return await matches_digest(
+            self._context, place.path, source.size, source.digest(source.size)
+        )
 
     def _attributes_for(self, place: _Place) -> Attributes:
         """Return what the file shall have; what is None is left alone."""
         if place.existing is not None and not is_file(place.existing):
             return Attributes()  # a device
-        if self._job.options.preserve is not False:
+        if self._context.options.preserve is not False:
             return self._source.attributes
         return Attributes() if place.existing is None else Attributes(mode=_mode(place.existing))
 
     def _mode_for_new(self, place: _Place) -> Optional[int]:
         """Return the mode to create the file with; None: private, and another is set later."""
-        identity = self._job.owner.identity
+        identity = self._context.owner.identity
         mode = self._attributes_for(place).mode
         if mode is None:
             return 0o666
@@ -146,16 +156,16 @@ class FileUpload:
 
     async def _replace(self, place: _Place) -> bool:
         """Write beside the target and rename over it; False if it can only be written into."""
-        name = temporary.names.new(last_name(place.path))
+        name = temporary.names.new(basename(place.path))
         try:
-            opened = await self._open_beside(place, name)
+            opened = await self._open_temporary(place, name)
             return opened is not None and await self._complete(place, opened)
         finally:
             temporary.names.release(name)
 
-    async def _open_beside(self, place: _Place, name: bytes) -> Optional[Claimed]:
+    async def _open_temporary(self, place: _Place, name: bytes) -> Optional[ClaimedFile]:
         """Open the unfinished file; None if it cannot be."""
-        path = beside(place.path, name)
+        path = sibling(place.path, name)
         try:
             if self._may_resume and not place.is_in_new_folder:
                 claimed = await self._continue(place, name)
@@ -163,30 +173,32 @@ class FileUpload:
                     return claimed
             mode = self._mode_for_new(place)
             self._is_private = mode is None
-            handle = await self._remote.open(path, NEW_FILE, PRIVATE if mode is None else mode)
-            self._job.owner.learn(handle, PRIVATE if mode is None else None)
-            return Claimed(path, handle, 0)
+            handle = await self._remote.open(
+                path, NEW_FILE_FLAGS, PRIVATE_MODE if mode is None else mode
+            )
+            self._context.owner.start_identifying(handle, PRIVATE_MODE if mode is None else None)
+            return ClaimedFile(path, handle, 0)
         except Refused as refused:
             if place.existing is not None and refused.code in _NO_NEW_FILES:
                 return None  # but the old one may be writable
             refused.path = place.path
             raise
-        except STOPPED as stopped:
-            self._job.pipeline.note(stopped)
+        except ABORTS as abort:
+            self._context.pipeline.record_interrupt(abort)
             await self._discard(path)  # the server may have made it all the same
             raise
 
-    async def _continue(self, place: _Place, name: bytes) -> Optional[Claimed]:
+    async def _continue(self, place: _Place, name: bytes) -> Optional[ClaimedFile]:
         """Open what an earlier copy left; None unless it is the beginning of the source."""
         source = self._source
-        folder, last = folder_of(place.path), last_name(place.path)
-        claimed = await self._leftovers.claim(folder, last, name, source.size)
+        folder, last = folder_of(place.path), basename(place.path)
+        claimed = await self._stale_files.claim(folder, last, name, source.size)
         if claimed is None:
             return None
         path, handle, size = claimed
         try:
-            if size and await is_same(self._job, path, size, source.digest(size)):
-                self._job.has_resumed = True
+            if size and await matches_digest(self._context, path, size, source.digest(size)):
+                self._context.has_resumed = True
                 return claimed
         except BaseException:
             self._remote.ask_close(handle)
@@ -197,14 +209,14 @@ class FileUpload:
 
     @property
     def _may_resume(self) -> bool:
-        return self._job.options.resume and not self._is_small
+        return self._context.options.resume and not self._is_small
 
     @property
     def _is_small(self) -> bool:
         """Whether all of it goes in one piece."""
         return self._source.size <= self._remote.write_size
 
-    async def _complete(self, place: _Place, unfinished: Claimed) -> bool:
+    async def _complete(self, place: _Place, unfinished: ClaimedFile) -> bool:
         """Fill the unfinished file and give it its name; False if it cannot have that."""
         source, path = self._source, unfinished.path
         try:
@@ -213,17 +225,17 @@ class FileUpload:
                 await self._discard(path)
                 return False
             await self._fill(unfinished, self._attributes_for(place))
-            await verify(self._job, path, source.size, source)
-            await self._job.owner.known()  # for the sweep; asked for long since
+            await verify(self._context, path, source.size, source)
+            await self._context.owner.wait_for_identity()  # for the sweep; asked for long since
             await self._remote.rename(path, place.path)
         except Refused as refused:
             await self._give_up(place, path, refused)
             return False
-        except (SshTransferError, _ModesRefused):
+        except (SshTransferError, _ModesNotSettable):
             await self._discard(path)  # what the source is to blame for is of no use later
             raise
-        except STOPPED as stopped:
-            self._job.pipeline.note(stopped)
+        except ABORTS as abort:
+            self._context.pipeline.record_interrupt(abort)
             if not self._may_resume:
                 await self._discard(path)
             raise
@@ -234,9 +246,9 @@ class FileUpload:
         only_the_rename = refused.path == place.path
         refused.path = place.path
         try:
-            error = await self._remote.explain(refused)  # first: a full disk is, with it, full
-        except STOPPED as stopped:
-            self._job.pipeline.note(stopped)
+            error = await self._remote.to_os_error(refused)  # first: a full disk is, with it, full
+        except ABORTS as abort:
+            self._context.pipeline.record_interrupt(abort)
             await self._discard(path)
             raise
         await self._discard(path)
@@ -258,11 +270,11 @@ class FileUpload:
             return True
         reply = await self._remote.ask_set_open(handle, Attributes(uid=old.uid, gid=old.gid))
         try:
-            succeed(reply, place.path)
+            check_status(reply, place.path)
         except Refused as refused:
             if refused.code == protocol.OP_UNSUPPORTED:
                 return True
-            identity = await self._job.owner.known()
+            identity = await self._context.owner.wait_for_identity()
             return identity is not None and identity.uid == old.uid  # all but the group
         return True
 
@@ -273,27 +285,27 @@ class FileUpload:
         is_device = place.existing is not None and not is_file(place.existing)
         if not is_device:
             await self._check_room(place)
-        unfinished = Claimed(place.path, await self._open_existing(place), 0)
-        keeps_its_mode = self._job.options.preserve is False
+        unfinished = ClaimedFile(place.path, await self._open_existing(place), 0)
+        keeps_its_mode = self._context.options.preserve is False
         attributes = Attributes() if keeps_its_mode else self._attributes_for(place)
         await self._fill(unfinished, attributes, is_device, is_ours=False)
         if not is_device:
-            await verify(self._job, place.path, self._source.size, self._source)
+            await verify(self._context, place.path, self._source.size, self._source)
 
     async def _open_existing(self, place: _Place) -> bytes:
         """Open what stands there, and empty it."""
         remote, path, existing = self._remote, place.path, place.existing
-        if not await self._job.owner.is_in_shared_folder(path):
-            return await remote.open(path, _OLD_FILE, PRIVATE)
+        if not await self._context.owner.is_in_shared_folder(path):
+            return await remote.open(path, _OLD_FILE, PRIVATE_MODE)
         # A stranger may have put a link in its place meanwhile, which SFTP follows: so nothing is
         # made, or lost, before it is seen what was opened.
         handle = await remote.open(path, protocol.FOR_WRITING)
         try:
-            found = attributes_in(await remote.ask_stat_open(handle), path)
+            found = parse_attributes(await remote.ask_stat_open(handle), path)
             if existing is None or _traits(found) != _traits(existing):
-                raise exchanged(path)
+                raise exchanged_error(path)
             if is_file(found):
-                succeed(await remote.ask_set_open(handle, Attributes(size=0)), path)
+                check_status(await remote.ask_set_open(handle, Attributes(size=0)), path)
         except BaseException:
             remote.ask_close(handle)
             raise
@@ -306,13 +318,13 @@ class FileUpload:
         if space is None or self._source.is_sparse:
             return
         if self._source.size - old_size > space.free_blocks * space.block_size:
-            raise transfer_error(errno.ENOSPC, shown(place.path), side="remote")
+            raise transfer_error(errno.ENOSPC, display_path(place.path), side="remote")
 
     # Content and attributes.
 
     async def _fill(
         self,
-        unfinished: Claimed,
+        unfinished: ClaimedFile,
         attributes: Attributes,
         is_device: bool = False,
         is_ours: bool = True,
@@ -323,7 +335,7 @@ class FileUpload:
         room = source.size if self._is_small else 0
         closing = None
         try:
-            await self._job.flow.take(room)
+            await self._context.flow.acquire(room)
             try:
                 replies = []
                 if not self._is_small:
@@ -337,33 +349,33 @@ class FileUpload:
                 setting = None
                 if attributes != Attributes():
                     setting = remote.ask_set_open(handle, attributes)
-                if self._job.options.fsync:
+                if self._context.options.fsync:
                     replies.append(remote.ask_sync(handle))
                 closing = remote.ask_close(handle)
                 for reply in (*replies, closing):
-                    _succeed_in_writing(await reply, path, room)
+                    _check_write(await reply, path, room)
             finally:
-                self._job.flow.give(room)
+                self._context.flow.release(room)
         finally:
             if closing is None:
                 remote.ask_close(handle)
         if setting is not None:
             await self._check_attributes(await setting, path, attributes, is_ours)
-        self._job.progress.advance(room)
+        self._context.progress.advance(room)
 
     async def _check_modes(self, attributes: Attributes) -> None:
         """Begin again if the file was created private, and turns out to have to stay so."""
         if self._is_private and attributes.mode is not None:
-            identity = await self._job.owner.known()
+            identity = await self._context.owner.wait_for_identity()
             if identity is not None and not identity.sets_modes:
-                raise _ModesRefused()
+                raise _ModesNotSettable()
 
     async def _check_attributes(
         self, reply: Reply, path: bytes, attributes: Attributes, is_ours: bool
     ) -> None:
         try:
             try:
-                succeed(reply, path)
+                check_status(reply, path)
             except Refused as refused:
                 if refused.code != protocol.OP_UNSUPPORTED:
                     raise
@@ -371,12 +383,14 @@ class FileUpload:
         except Refused as refused:
             if is_ours:
                 await self._check_modes(attributes)
-                self._job.modes_refused(path, refused)
+                self._context.modes_refused(path, refused)
             else:
-                self._job.warn_once("attributes", "mode and times of %r: %s", shown(path), refused)
+                self._context.warn_once(
+                    "attributes", "mode and times of %r: %s", display_path(path), refused
+                )
 
     async def _write_parts(self, handle: bytes, path: bytes, start: int, holes: bool) -> None:
-        source, remote, progress = self._source, self._remote, self._job.progress
+        source, remote, progress = self._source, self._remote, self._context.progress
         room, most = encode.write_room(handle), remote.write_size
         # A part is written from a buffer, which is used again once the reply has come.
         in_use: Deque[bytearray] = deque()
@@ -395,11 +409,11 @@ class FileUpload:
 
         def take(reply: Reply, offset: int, size: int) -> int:
             spare.append(in_use.popleft())
-            _succeed_in_writing(reply, path, size)
+            _check_write(reply, path, size)
             progress.advance(size)
             return size
 
-        await move_parts(self._job.flow, source.parts(start, most, holes), ask, take)
+        await move_parts(self._context.flow, source.parts(start, most, holes), ask, take)
 
 
 def _traits(file: Attributes) -> Tuple[Optional[int], ...]:
@@ -412,9 +426,9 @@ def _mode(existing: Attributes) -> Optional[int]:
     return None if existing.mode is None else existing.mode & 0o777
 
 
-def _succeed_in_writing(reply: Reply, path: bytes, size: int) -> None:
+def _check_write(reply: Reply, path: bytes, size: int) -> None:
     try:
-        succeed(reply, path)
+        check_status(reply, path)
     except Refused as refused:
         refused.size = size
         raise

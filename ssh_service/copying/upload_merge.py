@@ -15,19 +15,19 @@ from collections import deque
 from typing import Deque, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
-from ssh_service.copying.context import MANY_FILES, Job
-from ssh_service.copying.failures import Refused, shown
+from ssh_service.copying.context import MANY_FILES, CopyContext
+from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.ownership import is_shared
-from ssh_service.copying.paths import folder_of, join, last_name
-from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_files import attributes_in, is_folder, succeed
+from ssh_service.copying.paths import basename, folder_of, join
+from ssh_service.copying.pipeline import ABORTS
+from ssh_service.copying.remote_files import check_status, is_folder, parse_attributes
 from ssh_service.copying.removal import remove_tree
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.upload_stream import TREE, StreamedTree, TreeStream
+from ssh_service.copying.upload_stream import TREE, StreamResult, UploadStream
 from ssh_service.errors import SshTransferError
 
 __all__ = ["merge_tree"]
@@ -35,12 +35,12 @@ __all__ = ["merge_tree"]
 _log = logging.getLogger("ssh_service.copying")
 
 # Requests on their way at once: more than any line has room for.
-_ASKED_AT_ONCE = 1000
+_MAX_IN_FLIGHT = 1000
 # Entries of a tree that is looked at as a whole before it is copied: they are kept in memory.
-_MOST_ENTRIES = 200_000
+_MAX_ENTRIES = 200_000
 
 
-class _Unfit(Exception):
+class _NotMergeable(Exception):
     """The tree, or what is there, is better copied entry by entry."""
 
 
@@ -65,7 +65,7 @@ class _Plan:
         The outermost folders that are not there yet, by their paths in the tree.
     files : Set[bytes]
         Files of the stream that go into folders that are there.
-    rest : StreamedTree
+    rest : StreamResult
         What does not go into the stream.
     """
 
@@ -74,18 +74,18 @@ class _Plan:
         self.count = 0
         self.new_folders: List[bytes] = []
         self.files: Set[bytes] = set()
-        self.rest = StreamedTree()
+        self.rest = StreamResult()
 
 
 async def merge_tree(
-    job: Job, source: bytes, status: os.stat_result, target: bytes, there: Attributes
-) -> Optional[StreamedTree]:
+    context: CopyContext, source: bytes, status: os.stat_result, target: bytes, there: Attributes
+) -> Optional[StreamResult]:
     """
     Copy the small files of a tree into a folder that is there.
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     source : bytes
         The local folder.
@@ -98,35 +98,35 @@ async def merge_tree(
 
     Returns
     -------
-    Optional[StreamedTree]
+    Optional[StreamResult]
         What is still to be done; None if all is.
     """
-    if not job.remote.can_replace:
+    if not context.remote.can_replace:
         return None
-    owner = job.owner
+    owner = context.owner
     identity = await owner.identify(target)
     if identity.uid is None or await owner.guarded_path(target) is None:
         return None
-    name, reading = temporary.names.new(last_name(target)), job.progress.reading
+    name, reading = temporary.names.new(basename(target)), context.progress.reading
     folder = join(target, name)
     try:
-        await job.remote.make_folder(folder, 0o700)
-        own = await job.remote.lstat(folder)
-        return await _Merge(job, source, target, folder, own, there).run(status)
-    except (Refused, _Unfit) as reason:
-        _log.debug("%r not in one stream: %s", shown(target), reason)
-    except STOPPED as stopped:
-        job.pipeline.note(stopped)
-        await remove_tree(job, folder)
+        await context.remote.make_folder(folder, 0o700)
+        own = await context.remote.lstat(folder)
+        return await _Merge(context, source, target, folder, own, there).run(status)
+    except (Refused, _NotMergeable) as reason:
+        _log.debug("%r not in one stream: %s", display_path(target), reason)
+    except ABORTS as abort:
+        context.pipeline.record_interrupt(abort)
+        await remove_tree(context, folder)
         raise
     finally:
         temporary.names.release(name)
-    job.progress.go_back(reading)
-    await remove_tree(job, folder)
+    context.progress.go_back(reading)
+    await remove_tree(context, folder)
     return None
 
 
-class _PlannedStream(TreeStream):
+class _PlannedUpload(UploadStream):
     """Sends what a plan says."""
 
     steps: List[Entry]
@@ -138,15 +138,15 @@ class _PlannedStream(TreeStream):
 class _Merge:
     def __init__(
         self,
-        job: Job,
+        context: CopyContext,
         source: bytes,
         target: bytes,
         folder: bytes,
         own: Attributes,
         there: Attributes,
     ) -> None:
-        self._job = job
-        self._remote = job.remote
+        self._context = context
+        self._remote = context.remote
         self._source = source
         self._target = target
         self._folder = folder
@@ -156,13 +156,13 @@ class _Merge:
         # Those of them that strangers may write to; what strangers made there is left to others.
         self._shared: Set[bytes] = {b""} if is_shared(there) else set()
 
-    async def run(self, status: os.stat_result) -> StreamedTree:
-        await self._look_at_all(status)
+    async def run(self, status: os.stat_result) -> StreamResult:
+        await self._examine_all(status)
         plan = self._plan
         rest = plan.rest
         if plan.count < MANY_FILES:
             if plan.new_folders:
-                raise _Unfit(f"{plan.count} small files only")
+                raise _NotMergeable(f"{plan.count} small files only")
             rest.left += [
                 (step.path, self._target + self._below(step))
                 for step in plan.steps
@@ -171,11 +171,11 @@ class _Merge:
             await self._remote.remove_folder(self._folder)
             rest.folders.append((self._target, attributes_of(status)))
             return rest
-        stream = _PlannedStream(self._job, self._source, self._target, self._folder)
+        stream = _PlannedUpload(self._context, self._source, self._target, self._folder)
         stream.steps = plan.steps
         done = await stream.run(status)
         if done is None:
-            raise _Unfit("its stream failed")
+            raise _NotMergeable("its stream failed")
         await self._move(set(done.sent))
         await self._remove_folders()
         rest.left += done.left
@@ -185,27 +185,27 @@ class _Merge:
 
     # What is there.
 
-    async def _look_at_all(self, status: os.stat_result) -> None:
+    async def _examine_all(self, status: os.stat_result) -> None:
         on_way: Deque[_Found] = deque()
         count = 0
-        for entry in walk(self._source, status, self._job.source_tree, self._note_failure):
+        for entry in walk(self._source, status, self._context.source_tree, self._note_failure):
             below = self._below(entry)
             if entry.leaves and entry.status is not None:
                 self._plan.rest.folders.append((self._target + below, attributes_of(entry.status)))
                 continue
             count += 1
-            if count > _MOST_ENTRIES:
-                raise _Unfit("too many entries")
+            if count > _MAX_ENTRIES:
+                raise _NotMergeable("too many entries")
             if entry.link is not None:
                 self._plan.rest.links.append((entry.link, self._target + below))
                 continue
             try:
                 own = entry.status or os.stat(entry.path)
             except OSError as error:
-                raise _Unfit(str(error)) from error
+                raise _NotMergeable(str(error)) from error
             reply = self._remote.ask_lstat(self._target + below)
             on_way.append(_Found(entry, below, own, reply))
-            if len(on_way) >= _ASKED_AT_ONCE:
+            if len(on_way) >= _MAX_IN_FLIGHT:
                 await self._decide(on_way.popleft())
         while on_way:
             await self._decide(on_way.popleft())
@@ -214,8 +214,8 @@ class _Merge:
         return entry.path[len(self._source.rstrip(b"/")) :]
 
     def _note_failure(self, failure: SshTransferError) -> None:
-        if not self._job.options.goes_on:
-            raise _Unfit(str(failure))
+        if not self._context.options.goes_on:
+            raise _NotMergeable(str(failure))
         self._plan.rest.failures.append(failure)
 
     async def _decide(self, found: _Found) -> None:
@@ -229,25 +229,29 @@ class _Merge:
         if found.entry.status is not None:
             if there is None:
                 if fit is False:
-                    raise _Unfit(f"{shown(below)!r} would get another group")
+                    raise _NotMergeable(f"{display_path(below)!r} would get another group")
                 if fit:
                     plan.new_folders.append(below)
             elif is_a_strangers:
-                raise _Unfit(f"{shown(below)!r} is a stranger's")
+                raise _NotMergeable(f"{display_path(below)!r} is a stranger's")
             elif is_folder(there) and (there.mode or 0) & stat.S_IRWXU == stat.S_IRWXU:
                 self._fit[below] = self._is_fit(there)
                 if is_shared(there):
                     self._shared.add(below)
             else:
-                raise _Unfit(f"{shown(below)!r} is no folder there, or takes no files")
+                raise _NotMergeable(
+                    f"{display_path(below)!r} is no folder there, or takes no files"
+                )
             plan.steps.append(found.entry)
             return
         size = found.status.st_size
         if is_a_strangers:
             plan.rest.left.append((found.entry.path, self._target + below))
-        elif there is not None and self._job.passes_over and _is_same(there, found.status):
-            self._job.progress.advance(size)
-            self._job.progress.file_done()
+        elif (
+            there is not None and self._context.passes_over and _is_unchanged(there, found.status)
+        ):
+            self._context.progress.advance(size)
+            self._context.progress.file_done()
         elif size > self._remote.write_size or not self._may_replace(there, fit):
             plan.rest.left.append((found.entry.path, self._target + below))
         else:
@@ -258,7 +262,7 @@ class _Merge:
 
     async def _attributes(self, found: _Found) -> Optional[Attributes]:
         try:
-            return attributes_in(await found.reply, self._target + found.below)
+            return parse_attributes(await found.reply, self._target + found.below)
         except Refused as refused:
             if refused.code == protocol.NO_SUCH_FILE:
                 return None
@@ -277,7 +281,7 @@ class _Merge:
             return False
         if there is None:
             return True
-        if self._job.options.preserve is False:
+        if self._context.options.preserve is False:
             return False  # it keeps the mode of what it replaces
         owner = (self._own.uid, self._own.gid)
         return stat.S_ISREG(there.mode or 0) and (there.uid, there.gid) == owner
@@ -288,7 +292,7 @@ class _Merge:
         on_way: Deque[Tuple[bytes, Reply]] = deque()
         for below in (*self._plan.new_folders, *self._plan.files & sent):
             on_way.append((below, self._ask_rename(below)))
-            if len(on_way) >= _ASKED_AT_ONCE:
+            if len(on_way) >= _MAX_IN_FLIGHT:
                 await self._check_move(*on_way.popleft())
         while on_way:
             await self._check_move(*on_way.popleft())
@@ -299,11 +303,11 @@ class _Merge:
     async def _check_move(self, below: bytes, reply: Reply) -> None:
         path = self._target + below
         try:
-            succeed(await reply, path)
+            check_status(await reply, path)
         except Refused as refused:
             if below not in self._plan.files:
                 raise  # something has appeared where nothing was
-            _log.debug("%r not moved, but copied: %s", shown(path), refused)
+            _log.debug("%r not moved, but copied: %s", display_path(path), refused)
             self._plan.rest.left.append((self._source.rstrip(b"/") + below, path))
 
     async def _remove_folders(self) -> None:
@@ -314,12 +318,12 @@ class _Merge:
         for reply in replies:
             await reply
         try:
-            succeed(replies[-1], self._folder)
+            check_status(replies[-1], self._folder)
         except Refused:
-            await remove_tree(self._job, self._folder)
+            await remove_tree(self._context, self._folder)
 
 
-def _is_same(there: Attributes, status: os.stat_result) -> bool:
+def _is_unchanged(there: Attributes, status: os.stat_result) -> bool:
     return (there.size, there.mtime) == (status.st_size, int(status.st_mtime)) and stat.S_ISREG(
         there.mode or 0
     )

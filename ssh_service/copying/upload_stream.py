@@ -16,25 +16,25 @@ import stat
 from typing import Iterable, List, Optional, Tuple
 
 from ssh_service.copying import tar, temporary
-from ssh_service.copying.begun_tree import BegunTree
-from ssh_service.copying.context import MANY_FILES, MOST_FAILURES, Job
-from ssh_service.copying.failures import Refused, shown
+from ssh_service.copying.context import MANY_FILES, MAX_FAILURES, CopyContext
+from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.walk import Entry, walk
-from ssh_service.copying.paths import beside, join, last_name
-from ssh_service.copying.pipeline import STOPPED
+from ssh_service.copying.paths import basename, join, sibling
+from ssh_service.copying.pipeline import ABORTS
 from ssh_service.copying.removal import remove_tree
+from ssh_service.copying.resume_marker import ResumeMarker
 from ssh_service.copying.sftp.protocol import Attributes
-from ssh_service.copying.shell_command import SAY_GREETING, RemoteProcess, quoted
+from ssh_service.copying.shell_command import PRINT_READY_LINE, ShellProcess, quoted
 from ssh_service.errors import SshTransferError
 
-__all__ = ["TREE", "StreamedTree", "TreeStream", "is_worth_a_stream", "stream_tree"]
+__all__ = ["TREE", "StreamResult", "UploadStream", "should_stream", "stream_tree"]
 
 _log = logging.getLogger("ssh_service.copying")
 
 # Entries that are looked at to find out what kind of tree it is.
-_LOOKED_AT = 4 * MANY_FILES
+_MAX_EXAMINED = 4 * MANY_FILES
 # Bytes that are sent at once.
 _PIECE = 128 * 1024
 # In the stream and under the unfinished folder's name: the tree, and what tells that all of it
@@ -43,7 +43,7 @@ TREE, _END = b"tree", b"end"
 # With -G, GNU's tar sets the time of the last access, and no other tar takes the options.
 _SCRIPT = (
     b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; "
-    + SAY_GREETING
+    + PRINT_READY_LINE
     + b' d="$(printf "%s")";'
     b' case "$d" in *.ssh_service-????????-*) ;; *) exit 1;; esac;'  # as it may be removed
     b' (cd "$d" || exit;'
@@ -55,7 +55,7 @@ _SCRIPT = (
 _KEEPING, _NOT_KEEPING = b"-p", b"-m --no-same-permissions"
 
 
-class StreamedTree:
+class StreamResult:
     """
     What of a tree is on the server now.
 
@@ -81,19 +81,19 @@ class StreamedTree:
         self.failures: List[SshTransferError] = []
 
 
-def is_worth_a_stream(job: Job, source: bytes, status: os.stat_result) -> bool:
+def should_stream(context: CopyContext, source: bytes, status: os.stat_result) -> bool:
     """Tell whether a tree has many small files, and the server may have a shell."""
-    options = job.options
-    if not job.has_shell or options.verify or options.fsync or job.remote.lacks("tar"):
+    options = context.options
+    if not context.has_shell or options.verify or options.fsync or context.remote.lacks("tar"):
         return False
     small = 0
     try:
-        entries = walk(source, status, job.source_tree, on_failure=lambda failure: None)
-        for entry in itertools.islice(entries, _LOOKED_AT):
+        entries = walk(source, status, context.source_tree, on_failure=lambda failure: None)
+        for entry in itertools.islice(entries, _MAX_EXAMINED):
             if (
                 entry.status is None
                 and entry.link is None
-                and os.stat(entry.path).st_size <= job.remote.write_size
+                and os.stat(entry.path).st_size <= context.remote.write_size
             ):
                 small += 1
                 if small >= MANY_FILES:
@@ -104,18 +104,18 @@ def is_worth_a_stream(job: Job, source: bytes, status: os.stat_result) -> bool:
 
 
 async def stream_tree(
-    job: Job,
+    context: CopyContext,
     source: bytes,
     status: os.stat_result,
     target: bytes,
-    mark: Optional[BegunTree] = None,
-) -> Optional[StreamedTree]:
+    mark: Optional[ResumeMarker] = None,
+) -> Optional[StreamResult]:
     """
     Copy a tree, but for its large files, to where nothing is.
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     source : bytes
         The local folder.
@@ -123,45 +123,45 @@ async def stream_tree(
         Its status.
     target : bytes
         The remote path.
-    mark : Optional[BegunTree]
+    mark : Optional[ResumeMarker]
         Marks the tree as begun; None if it is not going to be resumed.
 
     Returns
     -------
-    Optional[StreamedTree]
+    Optional[StreamResult]
         None if it could not be: nothing is at `target` then.
     """
-    temporary_name = temporary.names.new(last_name(target))
-    folder, reading = beside(target, temporary_name), job.progress.reading
+    temporary_name = temporary.names.new(basename(target))
+    folder, reading = sibling(target, temporary_name), context.progress.reading
     try:
-        await job.remote.make_folder(folder, 0o700)
-        done = await TreeStream(job, source, target, folder).run(status)
+        await context.remote.make_folder(folder, 0o700)
+        done = await UploadStream(context, source, target, folder).run(status)
         if done is not None:
             if mark is not None:
                 await mark.begin(target, join(folder, TREE))
-            await job.remote.rename(join(folder, TREE), target)
-            await job.remote.remove_folder(folder)
+            await context.remote.rename(join(folder, TREE), target)
+            await context.remote.remove_folder(folder)
             return done
     except Refused as refused:
-        _log.debug("%r not in one stream: %s", shown(target), refused)
-    except STOPPED as stopped:
-        job.pipeline.note(stopped)
-        await remove_tree(job, folder)
+        _log.debug("%r not in one stream: %s", display_path(target), refused)
+    except ABORTS as abort:
+        context.pipeline.record_interrupt(abort)
+        await remove_tree(context, folder)
         raise
     finally:
         temporary.names.release(temporary_name)
-    job.progress.go_back(reading)
-    await remove_tree(job, folder)
+    context.progress.go_back(reading)
+    await remove_tree(context, folder)
     return None
 
 
-class TreeStream:
+class UploadStream:
     """
     Sends a tree, but for its large files, to the server's tar.
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     source : bytes
         The local folder.
@@ -171,18 +171,18 @@ class TreeStream:
         Where it is unpacked: an unfinished folder of this copy's, on the server.
     """
 
-    def __init__(self, job: Job, source: bytes, target: bytes, folder: bytes) -> None:
-        self._job = job
+    def __init__(self, context: CopyContext, source: bytes, target: bytes, folder: bytes) -> None:
+        self._context = context
         self._source = source
         self._target = target
-        self._done = StreamedTree()
-        self._keeps = job.options.preserve is not False
+        self._done = StreamResult()
+        self._keeps = context.options.preserve is not False
         script = _SCRIPT % (quoted(folder), _KEEPING if self._keeps else _NOT_KEEPING)
-        self._process: RemoteProcess = job.start_command(script)
+        self._process: ShellProcess = context.start_command(script)
         self._pieces: List[bytes] = []
         self._size = 0
 
-    async def run(self, status: os.stat_result) -> Optional[StreamedTree]:
+    async def run(self, status: os.stat_result) -> Optional[StreamResult]:
         """
         Send it.
 
@@ -193,24 +193,26 @@ class TreeStream:
 
         Returns
         -------
-        Optional[StreamedTree]
+        Optional[StreamResult]
             None if the server could not unpack it, or something here is not as it should be.
         """
         process = self._process
         try:
-            bad = await self._send_all(status) if await process.is_greeted() else None
+            bad = await self._send_all(status) if await process.wait_until_ready() else None
             process.end_input()  # without its end, the script removes it
             if await process.end() == 0:
                 return self._done
-        except STOPPED as stopped:
-            self._job.pipeline.note(stopped)
+        except ABORTS as abort:
+            self._context.pipeline.record_interrupt(abort)
             process.abandon()
             await process.end()
             raise
         if bad is None and not process.refused:
-            self._job.remote.note_lack("tar")
+            self._context.remote.note_lack("tar")
         _log.debug(
-            "%r not in one stream: %s", shown(self._target), bad or "the server's tar failed"
+            "%r not in one stream: %s",
+            display_path(self._target),
+            bad or "the server's tar failed",
         )
         return None
 
@@ -231,11 +233,11 @@ class TreeStream:
         return None
 
     def _entries(self, status: os.stat_result) -> Iterable[Entry]:
-        return walk(self._source, status, self._job.source_tree, self._note_failure)
+        return walk(self._source, status, self._context.source_tree, self._note_failure)
 
     def _note_failure(self, failure: SshTransferError) -> None:
         # Where it ends the copy, that is done by SFTP, which first copies what comes before.
-        if not self._job.options.goes_on or len(self._done.failures) >= MOST_FAILURES:
+        if not self._context.options.goes_on or len(self._done.failures) >= MAX_FAILURES:
             raise failure
         self._done.failures.append(failure)
 
@@ -258,9 +260,9 @@ class TreeStream:
         await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
 
     async def _send_file(self, path: bytes, below: bytes) -> None:
-        with SourceFile(path, self._job.source_tree) as source:
+        with SourceFile(path, self._context.source_tree) as source:
             size = source.size
-            if size > self._job.remote.write_size:
+            if size > self._context.remote.write_size:
                 self._done.left.append((path, self._target + below))
                 return
             content = source.read_whole()
@@ -270,8 +272,8 @@ class TreeStream:
         header = tar.header(TREE + below, tar.FILE, attributes)
         await self._send(header, content, tar.padding(size))
         self._done.sent.append(below)
-        self._job.progress.advance(size)
-        self._job.progress.file_done()
+        self._context.progress.advance(size)
+        self._context.progress.file_done()
 
     async def _send(self, *pieces: bytes) -> None:
         self._pieces += pieces

@@ -9,31 +9,31 @@ import stat
 from collections import deque
 from typing import Any, Coroutine, Deque, Dict, List, Optional, Set, Tuple
 
-from ssh_service.copying.begun_tree import BegunTree
-from ssh_service.copying.context import Job
-from ssh_service.copying.failures import Refused, local_error, not_a_file, shown
+from ssh_service.copying.context import CopyContext
+from ssh_service.copying.failures import Refused, display_path, local_error, not_a_file_error
 from ssh_service.copying.local.descriptors import attributes_of
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.local.walk import walk
-from ssh_service.copying.own_target import OwnTarget
-from ssh_service.copying.paths import folder_of, join, last_name
-from ssh_service.copying.pipeline import STOPPED
-from ssh_service.copying.remote_files import is_folder, succeed
+from ssh_service.copying.paths import basename, folder_of, join
+from ssh_service.copying.pipeline import ABORTS
+from ssh_service.copying.remote_files import check_status, is_folder
+from ssh_service.copying.resume_marker import ResumeMarker
+from ssh_service.copying.self_copy_guard import SelfCopyGuard
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.stale_files import Leftovers
+from ssh_service.copying.stale_files import StaleFiles
 from ssh_service.copying.upload_file import FileUpload
 from ssh_service.copying.upload_link import upload_link
 from ssh_service.copying.upload_merge import merge_tree
-from ssh_service.copying.upload_stream import StreamedTree, is_worth_a_stream, stream_tree
-from ssh_service.copying.waiting import Signal
+from ssh_service.copying.upload_stream import StreamResult, should_stream, stream_tree
+from ssh_service.copying.waiting import TaskEvent
 from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Upload"]
 
 # Folders whose attributes are being set at once.
-_SET_AT_ONCE = 500
+_MAX_IN_FLIGHT = 500
 
 
 class _Folder:
@@ -48,11 +48,11 @@ class _Folder:
         Whether this copy made it, so that nothing can stand in the way in there.
     failed : bool
         Whether it could not be made, which was noted, and nothing in it can be copied.
-    made : Signal
+    made : TaskEvent
         Set once it exists, or has failed.
     """
 
-    def __init__(self, path: bytes, made: Signal) -> None:
+    def __init__(self, path: bytes, made: TaskEvent) -> None:
         self.path = path
         self.is_new = False
         self.failed = False
@@ -65,17 +65,17 @@ class Upload:
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         What they share.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._remote = job.remote
-        self._pipeline = job.pipeline
-        self._leftovers = Leftovers(job)
-        self._mark: Optional[BegunTree] = None  # with resume
-        self._own: Optional[OwnTarget] = None
+    def __init__(self, context: CopyContext) -> None:
+        self._context = context
+        self._remote = context.remote
+        self._pipeline = context.pipeline
+        self._stale_files = StaleFiles(context)
+        self._marker: Optional[ResumeMarker] = None  # with resume
+        self._self_copy_guard: Optional[SelfCopyGuard] = None
         # Folders' own attributes, innermost first: set last, as each new entry changes the times
         # of its folder, and a folder's mode may forbid us to write into it.
         self._made_writable: Dict[bytes, int] = {}  # to the mode it had
@@ -99,107 +99,109 @@ class Upload:
         except OSError as error:
             raise local_error(error, source) from error
         is_tree = stat.S_ISDIR(status.st_mode)
-        if self._job.options.fsync and not self._remote.can_sync:
+        if self._context.options.fsync and not self._remote.can_sync:
             text = "fsync is not possible: the server cannot write files to its disk on demand"
-            raise transfer_error(errno.EOPNOTSUPP, shown(target), text, side="remote")
-        if is_tree and not self._job.options.recursive:
+            raise transfer_error(errno.EOPNOTSUPP, display_path(target), text, side="remote")
+        if is_tree and not self._context.options.recursive:
             raise transfer_error(
-                errno.EISDIR, shown(source), "is a folder (recursive=False)", side="local"
+                errno.EISDIR, display_path(source), "is a folder (recursive=False)", side="local"
             )
         if not is_tree and not stat.S_ISREG(status.st_mode):
-            raise not_a_file(source, status.st_mode, "local")
+            raise not_a_file_error(source, status.st_mode, "local")
         try:
             await self._run(source, status, target)
-        except STOPPED as stopped:
-            self._pipeline.note(stopped)
-            if self._own is not None:
-                await self._own.end()
-            if isinstance(stopped, Refused):
-                raise await self._remote.explain(stopped) from stopped
+        except ABORTS as abort:
+            self._pipeline.record_interrupt(abort)
+            if self._self_copy_guard is not None:
+                await self._self_copy_guard.end()
+            if isinstance(abort, Refused):
+                raise await self._remote.to_os_error(abort) from abort
             raise
         finally:
-            self._leftovers.stop()
+            self._stale_files.stop()
 
     async def _run(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         is_tree = stat.S_ISDIR(status.st_mode)
-        if is_tree and self._job.options.resume:
-            self._mark = BegunTree(self._job, self._leftovers, os.path.realpath(source))
-            self._job.closing.callback(self._mark.release)
-        if is_tree and self._job.options.keeps_links:
-            self._job.source_tree = SourceTree(source)
-            self._job.closing.callback(self._job.source_tree.close)
+        if is_tree and self._context.options.resume:
+            self._marker = ResumeMarker(self._context, self._stale_files, os.path.realpath(source))
+            self._context.closing.callback(self._marker.release)
+        if is_tree and self._context.options.keeps_links:
+            self._context.source_tree = SourceTree(source)
+            self._context.closing.callback(self._context.source_tree.close)
         target = await self._remote.expand_home(target or b".")
         found = await self._remote.find(target)
         if found is not None and is_folder(found):
             self._checked = target.rstrip(b"/") or b"/"
-            await self._job.owner.check_folder(target, is_named=target.endswith(b"/"))
-        if self._job.options.contents:
+            await self._context.owner.check_folder(target, is_explicit=target.endswith(b"/"))
+        if self._context.options.contents:
             if not is_tree:
                 text = "not a folder, so it has no contents to copy"
-                raise transfer_error(errno.ENOTDIR, shown(source), text, side="local")
+                raise transfer_error(errno.ENOTDIR, display_path(source), text, side="local")
             if found is not None and not is_folder(found):
-                raise transfer_error(errno.ENOTDIR, shown(target), side="remote")
+                raise transfer_error(errno.ENOTDIR, display_path(target), side="remote")
         elif found is not None and is_folder(found):
             if not is_tree or not await self._makes(source, target):
-                target = join(target.rstrip(b"/") or b"/", own_name(source))
+                target = join(target.rstrip(b"/") or b"/", local_basename(source))
                 found = None  # not looked at yet
                 self._checked = b""
         elif found is None and is_tree:
-            self._job.new_trees.add(os.path.realpath(source), target)
+            self._context.new_trees.add(os.path.realpath(source), target)
         elif found is not None and is_tree:
-            raise transfer_error(errno.ENOTDIR, shown(target), side="remote")
+            raise transfer_error(errno.ENOTDIR, display_path(target), side="remote")
         elif target.endswith(b"/") and not is_tree:
             code = errno.ENOENT if found is None else errno.ENOTDIR
-            raise transfer_error(code, shown(target), side="remote")
+            raise transfer_error(code, display_path(target), side="remote")
         if not is_tree:
-            self._job.progress.expect(status.st_size)
-            self._job.progress.expect_no_more()
-            await self._job.files.start(self._copy_file(source, target, None))
-            self._leftovers.sweep(folder_of(target))
+            self._context.progress.expect(status.st_size)
+            self._context.progress.expect_no_more()
+            await self._context.files.start(self._copy_file(source, target, None))
+            self._stale_files.start_removing(folder_of(target))
         else:
             await self._copy_tree(source, status, target.rstrip(b"/") or b"/")
-        await self._pipeline.others_done()
-        self._job.log_resumed(target)
-        if self._mark is not None:
-            await self._mark.end()
-        if self._own is not None:
-            await self._own.end()
+        await self._pipeline.join_others()
+        self._context.log_resumed(target)
+        if self._marker is not None:
+            await self._marker.end()
+        if self._self_copy_guard is not None:
+            await self._self_copy_guard.end()
         await self._finish_folders()
-        self._job.check_complete(source, "local")
+        self._context.check_complete(source, "local")
 
     async def _makes(self, source: bytes, target: bytes) -> bool:
         """Return whether the folder at `target` is this very tree, begun by this call's like."""
-        if self._job.new_trees.join(os.path.realpath(source), target):
+        if self._context.new_trees.join(os.path.realpath(source), target):
             return True
-        return self._mark is not None and await self._mark.find(target)
+        return self._marker is not None and await self._marker.find(target)
 
     def _count(self, source: bytes, status: os.stat_result) -> None:
         """Tell the meter what there is; what is wrong with an entry is found out in its turn."""
-        tree = self._job.source_tree
+        tree = self._context.source_tree
         for entry in walk(source, status, tree, on_failure=lambda failure: None):
             if entry.status is None and entry.link is None:
                 with contextlib.suppress(OSError):
-                    self._job.progress.expect(os.stat(entry.path).st_size)
-        self._job.progress.expect_no_more()
+                    self._context.progress.expect(os.stat(entry.path).st_size)
+        self._context.progress.expect_no_more()
 
     async def _copy_tree(self, source: bytes, status: os.stat_result, target: bytes) -> None:
-        if self._job.progress.is_read:
+        if self._context.progress.is_observed:
             self._count(source, status)
-        self._leftovers.sweep(folder_of(target))
+        self._stale_files.start_removing(folder_of(target))
         there: Optional[Attributes] = None
-        streamed: Optional[StreamedTree] = None
-        if is_worth_a_stream(self._job, source, status):
+        streamed: Optional[StreamResult] = None
+        if should_stream(self._context, source, status):
             # At the same time: whether it may be unpacked there.
-            self._pipeline.start(self._job.owner.look_at(folder_of(target)))
+            self._pipeline.start(self._context.owner.resolve(folder_of(target)))
             there = await self._remote.find(target, follow=False)
             if there is None:
                 if await self._may_unpack(target):
-                    streamed = await stream_tree(self._job, source, status, target, self._mark)
-            elif is_folder(there) and not self._job.options.resume:
+                    streamed = await stream_tree(
+                        self._context, source, status, target, self._marker
+                    )
+            elif is_folder(there) and not self._context.options.resume:
                 if target != self._checked:
-                    await self._job.owner.check_folder(target)
-                self._leftovers.sweep(target)
-                streamed = await merge_tree(self._job, source, status, target, there)
+                    await self._context.owner.check_folder(target)
+                self._stale_files.start_removing(target)
+                streamed = await merge_tree(self._context, source, status, target, there)
         if streamed is None:
             await self._copy_entries(source, status, target)
         else:
@@ -209,62 +211,62 @@ class Upload:
         """Return whether a tree may be unpacked beside where it goes."""
         # Else somebody could exchange what is unpacked, and what is removed if that fails.
         folder = folder_of(target)
-        await self._job.owner.identify(folder)
-        return await self._job.owner.guarded_path(folder) is not None
+        await self._context.owner.identify(folder)
+        return await self._context.owner.guarded_path(folder) is not None
 
     async def _copy_entries(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         folder = await self._start_folder(target, status, None)
         # Before the first entry is read: what cannot be begun must not be half done.
         await folder.made.wait()
-        if self._mark is not None and not self._job.resumes_tree:
-            await (self._mark.begin(target) if folder.is_new else self._mark.find(target))
+        if self._marker is not None and not self._context.resumes_tree:
+            await (self._marker.begin(target) if folder.is_new else self._marker.find(target))
         folders = [folder]
-        job = self._job
-        own = self._own = OwnTarget(job, source, target)
-        job.closing.callback(own.release)
+        context = self._context
+        guard = self._self_copy_guard = SelfCopyGuard(context, source, target)
+        context.closing.callback(guard.release)
         try:
-            for entry in walk(source, status, job.source_tree, job.entry_failed):
+            for entry in walk(source, status, context.source_tree, context.entry_failed):
                 path = join(folders[-1].path, entry.name)
                 if entry.link is not None:
-                    await job.files.start(self._copy_link(entry.link, path, folders[-1]))
+                    await context.files.start(self._copy_link(entry.link, path, folders[-1]))
                 elif entry.status is None:
-                    await self._job.files.start(self._copy_file(entry.path, path, folders[-1]))
+                    await self._context.files.start(self._copy_file(entry.path, path, folders[-1]))
                 elif entry.leaves:
                     path = folders.pop().path
                     self._finished_folders.append((path, attributes_of(entry.status)))
                 else:
-                    await own.check(entry.path, entry.status)
+                    await guard.check(entry.path, entry.status)
                     folders.append(await self._start_folder(path, entry.status, folders[-1]))
         except OSError as error:
             self._pipeline.fail(error)
         # A folder that was there is the user's, whatever is copied into it.
-        if folder.is_new or not self._job.options.contents:
+        if folder.is_new or not self._context.options.contents:
             self._finished_folders.append((target, attributes_of(status)))
 
-    async def _copy_rest(self, streamed: StreamedTree, target: bytes, is_new: bool) -> None:
-        folder = _Folder(target, Signal(self._pipeline))
+    async def _copy_rest(self, streamed: StreamResult, target: bytes, is_new: bool) -> None:
+        folder = _Folder(target, TaskEvent(self._pipeline))
         folder.is_new = is_new
         folder.made.set()
-        if not is_new and self._job.options.contents:
+        if not is_new and self._context.options.contents:
             streamed.folders.pop()  # the target's own: it is the user's
         self._finished_folders += streamed.folders
         for text, there in streamed.links:
-            await self._job.files.start(self._copy_link(text, there, folder))
+            await self._context.files.start(self._copy_link(text, there, folder))
         for failure in streamed.failures:
-            self._job.entry_failed(failure)
+            self._context.entry_failed(failure)
         for path, there in streamed.left:
-            await self._job.files.start(self._copy_file(path, there, folder))
+            await self._context.files.start(self._copy_file(path, there, folder))
 
     # Folders.
 
     async def _start_folder(
         self, path: bytes, status: os.stat_result, inside: Optional[_Folder]
     ) -> _Folder:
-        folder = _Folder(path, Signal(self._pipeline))
+        folder = _Folder(path, TaskEvent(self._pipeline))
         mode = stat.S_IMODE(status.st_mode)
-        if self._job.options.preserve is False:
+        if self._context.options.preserve is False:
             mode = 0o777  # less what the server's umask takes away
-        await self._job.folders.start(self._make_folder(folder, mode, inside))
+        await self._context.folders.start(self._make_folder(folder, mode, inside))
         return folder
 
     async def _make_folder(self, folder: _Folder, mode: int, inside: Optional[_Folder]) -> None:
@@ -282,30 +284,32 @@ class Upload:
         except SshTransferError as error:
             if inside is None:
                 raise  # nothing can be copied
-            self._job.entry_failed(error)
+            self._context.entry_failed(error)
             folder.failed = True
         finally:
-            self._job.folders.give()
+            self._context.folders.release()
         if folder.failed:
             self._failed_folders.add(folder.path)
         folder.made.set()  # before anything else is begun, which a failure elsewhere forbids
         if not folder.is_new and not folder.failed:
-            self._leftovers.sweep(folder.path)
+            self._stale_files.start_removing(folder.path)
 
     async def _accept_folder(self, folder: _Folder, refused: Refused) -> None:
         """Take a folder that exists already, else tell why there cannot be one."""
         found = await self._remote.find(folder.path)
         if found is None:
-            raise await self._remote.explain(refused) from refused
+            raise await self._remote.to_os_error(refused) from refused
         if not is_folder(found):
-            raise transfer_error(errno.ENOTDIR, shown(folder.path), side="remote") from refused
+            raise transfer_error(
+                errno.ENOTDIR, display_path(folder.path), side="remote"
+            ) from refused
         if folder.path != self._checked:
-            await self._job.owner.check_folder(folder.path)
+            await self._context.owner.check_folder(folder.path)
         await self._make_writable(folder.path, found.mode)
 
     async def _make_writable(self, path: bytes, mode: Optional[int]) -> None:
         """Let files be created in a folder of ours that was there, until all is in it."""
-        identity = self._job.owner.identity
+        identity = self._context.owner.identity
         is_root = identity is not None and identity.uid == 0
         if mode is None or mode & stat.S_IRWXU == stat.S_IRWXU or is_root:
             return
@@ -316,7 +320,7 @@ class Upload:
         self._made_writable[path] = stat.S_IMODE(mode)
 
     async def _finish_folders(self) -> None:
-        folders = [] if self._job.options.preserve is False else self._finished_folders
+        folders = [] if self._context.options.preserve is False else self._finished_folders
         for path, _ in folders:
             self._made_writable.pop(path, None)
         restored = [(path, Attributes(mode=mode)) for path, mode in self._made_writable.items()]
@@ -325,56 +329,56 @@ class Upload:
             if path in self._failed_folders:
                 continue
             on_way.append((path, self._remote.ask_set(path, attributes)))
-            if len(on_way) > _SET_AT_ONCE:
+            if len(on_way) > _MAX_IN_FLIGHT:
                 await self._check_set(*on_way.popleft())
         while on_way:
             await self._check_set(*on_way.popleft())
 
     async def _check_set(self, path: bytes, reply: Reply) -> None:
         try:
-            succeed(await reply, path)
+            check_status(await reply, path)
         except Refused as refused:
-            self._job.modes_refused(path, refused)
+            self._context.modes_refused(path, refused)
 
     # Files.
 
     async def _copy_file(self, path: bytes, target: bytes, folder: Optional[_Folder]) -> None:
         try:
-            with SourceFile(path, self._job.source_tree) as source:
+            with SourceFile(path, self._context.source_tree) as source:
                 if folder is not None:
                     await folder.made.wait()
                     if folder.failed:
                         return
                 is_new = folder is not None and folder.is_new
-                copying = FileUpload(self._job, source, self._leftovers)
-                await self._explained(copying.run(target, is_new))
-            self._job.progress.file_done()
+                copying = FileUpload(self._context, source, self._stale_files)
+                await self._with_os_errors(copying.run(target, is_new))
+            self._context.progress.file_done()
         except SshTransferError as error:
             if folder is None:
                 raise
-            self._job.entry_failed(error)
+            self._context.entry_failed(error)
         finally:
-            self._job.files.give()
+            self._context.files.release()
 
     async def _copy_link(self, text: bytes, target: bytes, folder: _Folder) -> None:
         try:
             await folder.made.wait()
             if not folder.failed:
-                await self._explained(upload_link(self._job, text, target, folder.is_new))
+                await self._with_os_errors(upload_link(self._context, text, target, folder.is_new))
         except SshTransferError as error:
-            self._job.entry_failed(error)
+            self._context.entry_failed(error)
         finally:
-            self._job.files.give()
+            self._context.files.release()
 
-    async def _explained(self, copying: Coroutine[Any, Any, None]) -> None:
+    async def _with_os_errors(self, copying: Coroutine[Any, Any, None]) -> None:
         """Do something, and tell what the server refused as the error it is."""
         try:
             await copying
         except Refused as refused:
-            raise await self._remote.explain(refused) from refused
+            raise await self._remote.to_os_error(refused) from refused
 
 
-def own_name(path: bytes) -> bytes:
+def local_basename(path: bytes) -> bytes:
     """Give the name of a local file or folder; ``.`` is a folder's own."""
-    name = last_name(path)
-    return last_name(os.path.realpath(path)) if name in (b"", b".", b"..") else name
+    name = basename(path)
+    return basename(os.path.realpath(path)) if name in (b"", b".", b"..") else name

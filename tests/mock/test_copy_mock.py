@@ -15,7 +15,7 @@ from ssh_service.copying import download, upload
 from ssh_service.params import resolve
 from ssh_service.testing.mock_sshd import MockSshd
 from ssh_service.transport import SshTransport
-from tests.unit.trees import litter
+from tests.unit.trees import unfinished_files
 
 
 @pytest.fixture(name="transport")
@@ -63,7 +63,7 @@ def test_a_tree_goes_up_and_comes_back(
     assert stat.S_IMODE((tmp_path / "up" / "script").stat().st_mode) == 0o750
     download(transport, tmp_path / "up", tmp_path / "down", timeout=20)
     assert contents(tmp_path / "down") == contents(source)
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def test_an_existing_file_is_replaced_and_a_link_written_through(

@@ -17,7 +17,7 @@ import pytest
 
 from ssh_service.connect import dial
 from ssh_service.copying import download, progress, upload
-from ssh_service.copying.channels import session_on
+from ssh_service.copying.channels import get_session
 from ssh_service.copying.sftp.time_limits import TimeLimits
 from ssh_service.errors import (
     SshConfigError,
@@ -32,7 +32,7 @@ from ssh_service.testing.local_sshd import Sshd
 from ssh_service.testing.pytest_plugin import FaultProxy
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, eventually
-from tests.unit.trees import describe, litter, make_tree, many_files
+from tests.unit.trees import describe, make_tree, many_files, unfinished_files
 
 BOTH = pytest.mark.parametrize("copy", [upload, download])
 Copy = Callable[..., None]
@@ -84,7 +84,7 @@ def test_a_tree_arrives_equal(copy: Copy, transport: SshTransport, tmp_path: Pat
     source = make_tree(tmp_path / "source")
     copy(transport, source, tmp_path / "target", timeout=PATIENCE)
     assert describe(tmp_path / "target") == describe(source)
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def test_all_copies_of_a_connection_share_one_session(
@@ -185,7 +185,7 @@ def test_a_session_that_dies_under_a_copy_is_an_error_and_the_connection_lives(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(progress, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress, "_REPORT_INTERVAL", 0.0)
     server = sshd_factory({"Subsystem": f"sftp {sftp_server}"})
     transport = connect(server)
     (tmp_path / "source").write_bytes(os.urandom(50_000_000))
@@ -202,7 +202,7 @@ def test_a_session_that_dies_under_a_copy_is_an_error_and_the_connection_lives(
     assert (tmp_path / "target").read_bytes() == b"old"
     copy(transport, tmp_path / "source", tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def test_a_server_without_sftp_says_so(
@@ -276,7 +276,7 @@ def test_a_tree_cut_anywhere_has_whole_files_only(
                     assert (Path(folder) / name).read_bytes() == whole
     copy(connect(sshd), source, tmp_path / "target")
     assert describe(tmp_path / "target" / "source") == describe(source)
-    assert not litter(tmp_path / "target")
+    assert not unfinished_files(tmp_path / "target")
 
 
 def test_of_a_tree_cut_on_its_way_the_server_itself_leaves_nothing(
@@ -329,7 +329,7 @@ def test_where_no_session_is_left_many_small_files_arrive_all_the_same(
     source = many_files(tmp_path / "source", 200)
     copy(transport, source, tmp_path / "target", timeout=PATIENCE)
     assert describe(tmp_path / "target") == describe(source)
-    known = session_on(transport, TimeLimits.from_now(PATIENCE))
+    known = get_session(transport, TimeLimits.from_now(PATIENCE))
     assert not known.facts.get("no tar")  # there may be one the next time
 
 
@@ -394,7 +394,7 @@ def test_timeout_ends_a_slow_copy_that_moves(
 def test_closing_the_connection_ends_the_copy(
     copy: Copy, transport: SshTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress, "_REPORT_INTERVAL", 0.0)
     (tmp_path / "source").write_bytes(os.urandom(60_000_000))
     (tmp_path / "target").write_bytes(b"old")
     with pytest.raises(SshConnectionLost):
@@ -471,7 +471,7 @@ def test_a_copy_goes_on_where_the_connection_was_lost(
     copy(transport, tmp_path / "source", tmp_path / "target", resume=True)
     assert traffic(transport) - before < size * 3 // 4
     assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def memory(peak: bool) -> int:

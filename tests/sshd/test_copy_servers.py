@@ -169,7 +169,7 @@ def test_a_login_shell_that_hangs_leaves_sftp(
     )
     script.chmod(0o755)
     server = sshd_factory({"ForceCommand": str(script), "Subsystem": f"sftp {sftp_server}"})
-    monkeypatch.setattr(channels, "_SHELL_PATIENCE", 0.5)
+    monkeypatch.setattr(channels, "_SHELL_START_TIMEOUT", 0.5)
     source = many_files(tmp_path / "source", 100, size=200)
     (source / "large").write_bytes(os.urandom(2_000_000))
     copy = upload if way == "up" else download

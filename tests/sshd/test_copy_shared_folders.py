@@ -19,7 +19,7 @@ from ssh_service.testing.local_sshd import Sshd
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE
 from tests.unit.test_copy_ownership import STRANGER, Attack, planted
-from tests.unit.trees import litter, many_files
+from tests.unit.trees import many_files, unfinished_files
 
 
 @pytest.fixture(name="connect")
@@ -89,4 +89,4 @@ def test_a_server_that_sets_no_modes_or_times_is_copied_to(
         assert stat.S_IMODE(path.stat().st_mode) == 0o644 & ~current_umask()
     download(transport, shared / "tree", tmp_path / "back")
     assert sorted(os.listdir(tmp_path / "back")) == sorted(os.listdir(source))
-    assert not litter(shared)
+    assert not unfinished_files(shared)

@@ -16,7 +16,7 @@ from ssh_service.copying.open_files import open_files
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, descriptors, eventually
 from tests.injection import HOWS, torn_at
-from tests.unit.trees import litter
+from tests.unit.trees import unfinished_files
 
 # Seconds for the moments of one copy; they are torn at in strides, so that there are late ones.
 LIMIT = 6.0
@@ -63,7 +63,7 @@ class Place:
         return (
             not stats["leases"]
             and not stats["waiting"]
-            and not open_files.holders.used
+            and not open_files.usage.used
             and descriptors() <= self._descriptors
             and threading.active_count() <= self._threads
         )
@@ -106,7 +106,7 @@ def test_a_copy_torn_anywhere_leaves_a_destination_that_can_be_used(
     """C1: what comes next is served, and no lease, session, descriptor or thread is lost."""
     tear(place, getattr(place, way), how, LIMIT)
     place.check()
-    assert not litter(place.folder)
+    assert not unfinished_files(place.folder)
 
 
 @pytest.mark.long

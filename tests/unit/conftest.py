@@ -13,7 +13,7 @@ import pytest
 
 from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import real_session
-from tests.unit.trees import litter
+from tests.unit.trees import unfinished_files
 
 
 @pytest.fixture(name="home")
@@ -30,7 +30,7 @@ def session_of_a_real_server(
     """Give a session; nothing unfinished may be left when it ends."""
     with real_session(sftp_server, home) as session:
         yield session
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 @pytest.fixture(name="file")
@@ -50,7 +50,7 @@ def target_in_a_folder_that_must_stay_as_it_is(tmp_path: Path) -> Iterator[Path]
     yield outside / "target"
     assert sorted(set(os.listdir(outside)) - {"target"}) == ["precious"]
     assert (outside / "precious").read_bytes() == b"precious"
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 @pytest.fixture(name="mount")

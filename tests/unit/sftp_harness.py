@@ -14,16 +14,16 @@ from ssh_service.copying import run_copy
 from ssh_service.copying.downloading import Download
 from ssh_service.copying.options import Options
 from ssh_service.copying.sftp import protocol
-from ssh_service.copying.sftp.client import greet
-from ssh_service.copying.sftp.session import SftpSession, Stream
+from ssh_service.copying.sftp.client import negotiate
+from ssh_service.copying.sftp.session import SftpChannel, SftpSession
 from ssh_service.copying.sftp.time_limits import TimeLimits
-from ssh_service.copying.shell_command import CommandStream, RemoteProcess
+from ssh_service.copying.shell_command import ProcessChannel, ShellProcess
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import SshTransferError
 from tests.common import PATIENCE
 
 
-class PipeStream(Stream):
+class PipeStream(SftpChannel):
     """The pipes of a server that runs as a subprocess."""
 
     def __init__(self, program: str, cwd: Path) -> None:
@@ -46,7 +46,7 @@ class PipeStream(Stream):
             if not chunk:
                 break
             self.session.feed(chunk)
-        self.session.ended(None)
+        self.session.mark_ended(None)
 
     def send_some(self, data: memoryview) -> int:
         assert self.process.stdin is not None
@@ -70,19 +70,25 @@ def real_session(program: str, cwd: Path) -> Iterator[SftpSession]:
     """Give a session of an sftp-server that begins in a folder."""
     stream = PipeStream(program, cwd)
     try:
-        greet(stream.session, PATIENCE)
+        negotiate(stream.session, PATIENCE)
         yield stream.session
     finally:
         stream.end()
 
 
 def upload(session: SftpSession, source: Any, target: Any, **options: Any) -> None:
-    _copy(session, lambda job: Upload(job).run(os.fsencode(source), os.fsencode(target)), options)
+    _copy(
+        session,
+        lambda context: Upload(context).run(os.fsencode(source), os.fsencode(target)),
+        options,
+    )
 
 
 def download(session: SftpSession, source: Any, target: Any, **options: Any) -> None:
     _copy(
-        session, lambda job: Download(job).run(os.fsencode(source), os.fsencode(target)), options
+        session,
+        lambda context: Download(context).run(os.fsencode(source), os.fsencode(target)),
+        options,
     )
 
 
@@ -110,13 +116,13 @@ class Shell:
         for reader in self.readers:
             reader.join(PATIENCE)
 
-    def __call__(self, command: bytes, process: RemoteProcess) -> None:
+    def __call__(self, command: bytes, process: ShellProcess) -> None:
         self.commands.append(command)
-        process.stream = _LocalCommand(self, self.prologue + command, process)
+        process.channel = _LocalCommand(self, self.prologue + command, process)
 
 
-class _LocalCommand(CommandStream):
-    def __init__(self, shell: Shell, command: bytes, process: RemoteProcess) -> None:
+class _LocalCommand(ProcessChannel):
+    def __init__(self, shell: Shell, command: bytes, process: ShellProcess) -> None:
         self._process = process
         self._running = subprocess.Popen(
             ["/bin/sh", "-c", command],
@@ -135,7 +141,7 @@ class _LocalCommand(CommandStream):
             assert running.stdout is not None
             for chunk in iter(lambda: os.read(running.stdout.fileno(), 32768), b""):
                 self._process.feed(chunk)
-        self._process.ended(running.returncode)
+        self._process.on_exit(running.returncode)
 
     def send_some(self, data: memoryview) -> int:
         assert self._running.stdin is not None
@@ -166,7 +172,7 @@ def check(error: BaseException, code: int, path: Any) -> None:
 Request = Tuple[int, int, bytes]
 
 
-class MadeUpServer(Stream):
+class MadeUpServer(SftpChannel):
     """
     A server whose every answer the test makes up.
 
@@ -212,7 +218,7 @@ class MadeUpServer(Stream):
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[SftpSession]:
-        greet(self.session, PATIENCE)
+        negotiate(self.session, PATIENCE)
         yield self.session
 
 

@@ -19,7 +19,7 @@ from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import require_part
 from tests.unit.sftp_harness import Shell, check, download, real_session, upload
-from tests.unit.trees import litter, many_files
+from tests.unit.trees import many_files, unfinished_files
 
 USER = 65534
 Copy = Callable[..., None]
@@ -79,7 +79,7 @@ def test_upload_of_a_file_where_nothing_can_be_set(
         assert stat.S_IMODE(target.stat().st_mode) == 0o644 & ~descriptors.current_umask()
         assert not existing or (tmp_path / "old").read_bytes() == b"old"  # not in place
         assert len(warnings_in(caplog)) == 1
-        assert not litter(tmp_path)
+        assert not unfinished_files(tmp_path)
 
 
 def test_upload_of_a_tree_where_nothing_can_be_set(
@@ -96,7 +96,7 @@ def test_upload_of_a_tree_where_nothing_can_be_set(
         assert modes == {0o644 & ~descriptors.current_umask()}
         assert len(list((tmp_path / "target").iterdir())) == 150
         assert len(warnings_in(caplog)) == 1
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def test_download_where_nothing_can_be_set(
@@ -120,7 +120,7 @@ def test_download_where_nothing_can_be_set(
     with pytest.raises(PermissionError):
         download(session, source / "large", tmp_path / "strict", preserve=True)
     assert not (tmp_path / "strict").exists()
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def test_download_of_times_before_1970_keeps_them(session: SftpSession, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.errors import SshTransferError
 from tests.unit.sftp_harness import check, download, real_session, upload
-from tests.unit.trees import come_down, describe, litter, make_tree
+from tests.unit.trees import come_down, describe, make_tree, unfinished_files
 
 Copy = Callable[..., None]
 BOTH = pytest.mark.parametrize("copy", [upload, download])
@@ -398,7 +398,7 @@ class TestAsSomebodyElse:
         upload(session, file, target)
         assert target.read_bytes() == b"content"
         assert (target.stat().st_uid, target.stat().st_ino) == (0, inode)
-        assert not litter(theirs)
+        assert not unfinished_files(theirs)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give files away")
@@ -528,7 +528,7 @@ def test_a_remote_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays
                 file.write(change)
                 file.truncate()
 
-    monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress_module, "_REPORT_INTERVAL", 0.0)
     with pytest.raises(OSError, match="changed") as caught:
         download(session, source, target, progress=meddle)
     check(caught.value, errno.EIO, source)
@@ -618,7 +618,7 @@ def test_what_a_progress_callback_raises_leaves_the_old_file_and_a_session_that_
     monkeypatch: pytest.MonkeyPatch,
     error: Type[BaseException],
 ) -> None:
-    monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress_module, "_REPORT_INTERVAL", 0.0)
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(bytes(20_000_000))
     target.write_bytes(b"old")
@@ -631,7 +631,7 @@ def test_what_a_progress_callback_raises_leaves_the_old_file_and_a_session_that_
         copy(session, source, target, progress=fail)
     assert session.is_usable
     assert target.read_bytes() == b"old"
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
     copy(session, source, target)
     assert same(source, target)
 
@@ -650,7 +650,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(
             copy(session, source, disk / "target")
         check(caught.value, errno.ENOSPC, disk / "target")
         assert (disk / "target").read_bytes() == b"old"
-        assert not litter(disk)
+        assert not unfinished_files(disk)
 
 
 def test_a_read_only_file_system_is_told(
@@ -669,13 +669,13 @@ def test_a_read_only_file_system_is_told(
 def test_nobody_else_can_read_what_is_on_its_way(
     copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress_module, "_REPORT_INTERVAL", 0.0)
     (tmp_path / "source").write_bytes(os.urandom(10_000_000))
     (tmp_path / "source").chmod(0o644)
     modes: List[int] = []
 
     def look(progress: Progress) -> None:
-        modes.extend(os.stat(path).st_mode & 0o777 for path in litter(tmp_path))
+        modes.extend(os.stat(path).st_mode & 0o777 for path in unfinished_files(tmp_path))
 
     copy(session, tmp_path / "source", tmp_path / "target", progress=look)
     assert 0o600 in modes

@@ -127,7 +127,7 @@ def test_a_bad_name_for_the_whole_is_refused_too(target: Path) -> None:
 
 
 def test_folders_without_end_end(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "MOST_LEVELS", 20)
+    monkeypatch.setattr(downloading, "MAX_LEVELS", 20)
     endless = ((b"d", FOLDER, 0, b"") for _ in itertools.count())
 
     def list_one(request_id: int, rest: bytes) -> bytes:
@@ -142,7 +142,7 @@ def test_folders_without_end_end(target: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_entries_without_end_end(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "MOST_ENTRIES", 1000)
+    monkeypatch.setattr(downloading, "MAX_ENTRIES", 1000)
     endless = ((b"%d" % number, FILE, 0, b"") for number in itertools.count())
     with pytest.raises(OSError, match="more than 1000 entries") as caught:
         Liar(endless).download(target)
@@ -161,7 +161,7 @@ def test_an_absurd_size_costs_no_memory(target: Path) -> None:
 def test_requests_on_their_way_are_bounded_whatever_size_is_announced(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_TIDY_LIMIT", 0.05)
+    monkeypatch.setattr(pipeline, "_CLEANUP_TIMEOUT", 0.05)
     waiting: List[bytes] = []
 
     def hold_back(request_id: int, rest: bytes) -> bytes:
@@ -295,7 +295,7 @@ def test_folders_that_are_made_up_are_bounded(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folders wait in memory, so there may be fewer of them than files."""
-    monkeypatch.setattr(downloading, "MOST_FOLDERS", 500)
+    monkeypatch.setattr(downloading, "MAX_FOLDERS", 500)
     entries = ((b"%d" % number, FOLDER, 0, b"") for number in range(1000))
     with pytest.raises(OSError, match="more than 500 folders"):
         Liar(entries).download(target)

@@ -13,10 +13,10 @@ import pytest
 from ssh_service.copying import temporary
 from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import download, real_session
-from tests.unit.trees import litter
+from tests.unit.trees import unfinished_files
 
 # Where local files are opened, written, renamed and closed.
-_MODULES = ("target_file.py", "target_folder.py", "descriptors.py", "begun_tree.py")
+_MODULES = ("target_file.py", "target_folder.py", "descriptors.py", "resume_marker.py")
 
 
 class Interrupter:
@@ -100,7 +100,7 @@ def test_an_interrupt_at_any_line_leaves_nothing(
             if open_files() - before:
                 gc.collect()  # what only a cycle of the traceback's still holds
             after = open_files() - before
-        left = {os.path.basename(path) for path in litter(tmp_path)}
+        left = {os.path.basename(path) for path in unfinished_files(tmp_path)}
         if after or left & temporary.names._in_use or (left and not resume):
             leaks.append((at, interrupter.where, after, left))
             break
@@ -113,7 +113,7 @@ def test_the_same_process_removes_what_an_interrupt_left(
 ) -> None:
     """What is kept to be resumed goes with the next copy that does not resume."""
     at = 0
-    while not litter(tmp_path):
+    while not unfinished_files(tmp_path):
         at += 20
         try:
             with Interrupter(at):
@@ -123,4 +123,4 @@ def test_the_same_process_removes_what_an_interrupt_left(
             continue
         pytest.fail("nothing was ever left")
     download(session, source / "a", tmp_path / "other")
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)

@@ -13,7 +13,7 @@ from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import Shell, upload
-from tests.unit.trees import describe, litter
+from tests.unit.trees import describe, unfinished_files
 
 
 @pytest.fixture(name="shell")
@@ -80,7 +80,7 @@ def test_small_files_go_in_a_stream_into_a_folder_that_has_them(
     os.utime(target / "a", (1, (source / "a").stat().st_mtime))
     assert content(target) == content(source)
     assert len(opened) <= 3  # the large one, and what tells who we are
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def test_what_is_special_there_is_copied_file_by_file(
@@ -149,7 +149,7 @@ def test_a_merge_that_is_interrupted_leaves_each_file_old_or_new(
     for path, old in before.items():
         new = (source / path.relative_to(target)).read_bytes()
         assert path.read_bytes() in (old, new)
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 @pytest.mark.parametrize("streams", [False, True])

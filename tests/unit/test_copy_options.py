@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict
 import pytest
 
 from ssh_service import api, copying, fleet
-from ssh_service.copying import context as job_module
+from ssh_service.copying import context as context_module
 from ssh_service.copying import downloading, upload_stream
 from ssh_service.copying.failures import copy_error
 from ssh_service.copying.local.descriptors import current_umask
@@ -42,7 +42,7 @@ from tests.unit.sftp_harness import (
     upload,
 )
 from tests.unit.test_copy_hostile import FOLDER, LINK, Liar, name_entry
-from tests.unit.trees import describe, litter, make_tree
+from tests.unit.trees import describe, make_tree, unfinished_files
 
 WAYS = ["up by sftp", "up in a stream", "down by sftp", "down in a stream"]
 Copy = functools.partial
@@ -134,26 +134,26 @@ def test_timeout_names_stall_timeout_and_how_long_it_was() -> None:
 def test_stall_timeout_is_not_fed_by_other_copies(tmp_path: Path) -> None:
     """What other copies send over the same session is no progress of this one."""
     with MadeUpServer(lambda *_: b"").ready() as session:
-        other = copying.running.Lane(session)
+        other = copying.running.SftpClient(session)
 
         def meanwhile(*_: Any) -> None:
-            session.put(b"", [])
+            session.send(b"", [])
             session.sent += 1  # another copy's byte has left
 
         with other, pytest.raises(Stalled):
             timer = [0]
 
-            class Moving(copying.running.Lane):
-                def wait_for_news(self, timeout: Any) -> Any:
+            class Moving(copying.running.SftpClient):
+                def wait_for_change(self, timeout: Any) -> Any:
                     meanwhile()
                     timer[0] += 1
                     assert timer[0] < 10, "kept alive by another copy"
-                    return super().wait_for_news(timeout)
+                    return super().wait_for_change(timeout)
 
-            with Moving(session) as lane:
-                lane.ask(lambda number: frame(protocol.STAT, number, b""))
-                lane.flush()
-                lane.collect(0.05)
+            with Moving(session) as client:
+                client.ask(lambda number: frame(protocol.STAT, number, b""))
+                client.flush()
+                client.collect(0.05)
 
 
 # Modes and times.
@@ -339,7 +339,7 @@ def test_on_error_continue_stops_at_ten_thousand(
     session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list of failures is bounded: a server may make up any number."""
-    monkeypatch.setattr(job_module, "MOST_FAILURES", 5)
+    monkeypatch.setattr(context_module, "MAX_FAILURES", 5)
     source = tmp_path / "source"
     source.mkdir()
     for number in range(20):
@@ -418,7 +418,7 @@ def test_links_keep_copies_links_as_links(copy: Copy, tmp_path: Path) -> None:
         copy(source, target, links="keep", contents=True)
         assert {name: os.readlink(target / name) for name in LINKS} == LINKS
         assert (target / "file").read_bytes() == b"x"
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def test_links_keep_replaces_what_is_no_folder(copy: Copy, tmp_path: Path) -> None:

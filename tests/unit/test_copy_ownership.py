@@ -23,7 +23,7 @@ from ssh_service.copying.sftp.protocol import POSIX_RENAME, Attributes
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import require_part
 from tests.unit.sftp_harness import Shell, check, download, real_session, upload
-from tests.unit.trees import litter
+from tests.unit.trees import unfinished_files
 
 STRANGER, OTHER = 65534, 1  # nobody; daemon, as sftp-server wants users that have a name
 LARGE = 1_000_000
@@ -290,7 +290,7 @@ def test_a_tree_is_not_unpacked_where_strangers_rename_entries(
 
     def refuse(command: bytes, process: Any) -> None:
         commands.append(command)
-        process.ended(1)
+        process.on_exit(1)
 
     upload(session, source, shared / "tree", shell=refuse)
     assert len(os.listdir(shared / "tree")) == 100
@@ -346,7 +346,7 @@ def test_resume_continues_our_own_file_in_a_sticky_folder(
     upload(session, source, sticky / "target", resume=True)
     assert session.sent - before < LARGE // 2
     assert (sticky / "target").read_bytes() == source.read_bytes()
-    assert not litter(sticky)
+    assert not unfinished_files(sticky)
 
 
 @pytest.mark.parametrize("reported", [None, 1000], ids=["none", "the same"])
@@ -391,7 +391,7 @@ def test_a_strangers_file_in_a_shared_folder_is_refused(
     check(caught.value, errno.EACCES, target)
     assert target.read_bytes() == b"old"
     assert target.stat().st_uid == STRANGER
-    assert not litter(shared)
+    assert not unfinished_files(shared)
 
 
 @BOTH
@@ -777,7 +777,7 @@ def test_sweep_removes_our_unfinished_links(
         os.utime(link, (0, 0), follow_symlinks=False)
     (tmp_path / "file").write_bytes(b"x")
     copy(session, tmp_path / "file", sticky / "file")
-    assert [os.lstat(path).st_uid for path in litter(sticky)] == [STRANGER]
+    assert [os.lstat(path).st_uid for path in unfinished_files(sticky)] == [STRANGER]
     assert (tmp_path / "file").read_bytes() == b"x"
 
 

@@ -17,14 +17,14 @@ from ssh_service.copying import paths
     ],
 )
 def test_a_path_is_a_folder_and_a_name(path: bytes, folder: bytes, name: bytes) -> None:
-    assert (paths.folder_of(path), paths.last_name(path)) == (folder, name)
+    assert (paths.folder_of(path), paths.basename(path)) == (folder, name)
     assert paths.join(folder, name) in (path, b"./" + path)
-    assert paths.beside(path, b"x") == path[: -len(name)] + b"x"
+    assert paths.sibling(path, b"x") == path[: -len(name)] + b"x"
 
 
 @pytest.mark.parametrize("path, name", [(b"a//", b"a"), (b"/", b""), (b"", b""), (b"a/..", b"..")])
 def test_slashes_behind_a_name_are_none_of_it(path: bytes, name: bytes) -> None:
-    assert paths.last_name(path) == name
+    assert paths.basename(path) == name
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import pytest
 
 from ssh_service.copying import pipeline as pipeline_module
 from ssh_service.copying.parts import move_parts
-from ssh_service.copying.pipeline import STOPPED, Pipeline
+from ssh_service.copying.pipeline import ABORTS, Pipeline
 from ssh_service.copying.sftp import encode, protocol
-from ssh_service.copying.sftp.client import Lane, greet
+from ssh_service.copying.sftp.client import SftpClient, negotiate
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled
-from ssh_service.copying.waiting import Budget, HandleBudget, Signal
+from ssh_service.copying.waiting import Budget, HandleBudget, TaskEvent
 from tests.unit.sftp_harness import MadeUpServer, status
 
 
@@ -30,7 +30,7 @@ def silent(kind: int, request_id: int, rest: bytes) -> bytes:
 @pytest.fixture(name="server")
 def server_that_answers() -> MadeUpServer:
     server = MadeUpServer(answering)
-    greet(server.session, 1)
+    negotiate(server.session, 1)
     return server
 
 
@@ -38,8 +38,8 @@ def test_the_first_task_gives_the_result(server: MadeUpServer) -> None:
     async def main() -> str:
         return "result"
 
-    with Lane(server.session) as lane:
-        assert Pipeline(lane).run(main()) == "result"
+    with SftpClient(server.session) as client:
+        assert Pipeline(client).run(main()) == "result"
 
 
 def test_requests_of_many_tasks_leave_as_one_piece(server: MadeUpServer) -> None:
@@ -52,11 +52,11 @@ def test_requests_of_many_tasks_leave_as_one_piece(server: MadeUpServer) -> None
 
     server.send_some = counted  # type: ignore[method-assign]
 
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
 
         async def one(number: int) -> None:
-            await lane.ask(encode.stat, b"%d" % number)
+            await client.ask(encode.stat, b"%d" % number)
 
         async def main() -> None:
             for number in range(100):
@@ -69,18 +69,18 @@ def test_requests_of_many_tasks_leave_as_one_piece(server: MadeUpServer) -> None
 
 def test_when_one_fails_earlier_ones_finish_and_later_ones_stop(server: MadeUpServer) -> None:
     ends: List[Any] = []
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
 
         async def one(number: int) -> None:
             try:
                 for _ in range(1 + (number == 2)):
-                    await lane.ask(encode.stat, b"x")
+                    await client.ask(encode.stat, b"x")
                 if number == 2:
                     raise OSError("two")
                 for _ in range(5):
-                    await lane.ask(encode.stat, b"x")
-            except STOPPED:
+                    await client.ask(encode.stat, b"x")
+            except ABORTS:
                 ends.append(("stopped", number))
                 raise
             ends.append(("finished", number))
@@ -101,12 +101,12 @@ def test_when_one_fails_earlier_ones_finish_and_later_ones_stop(server: MadeUpSe
 
 
 def test_of_two_failures_the_earlier_ones_is_raised(server: MadeUpServer) -> None:
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
 
         async def one(number: int, steps: int) -> None:
             for _ in range(steps):
-                await lane.ask(encode.stat, b"x")
+                await client.ask(encode.stat, b"x")
             raise OSError(f"task {number}")
 
         async def main() -> None:
@@ -119,8 +119,8 @@ def test_of_two_failures_the_earlier_ones_is_raised(server: MadeUpServer) -> Non
 
 def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
     started: List[int] = []
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
 
         async def bad() -> None:
             started.append(0)
@@ -132,7 +132,7 @@ def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
         async def main() -> None:
             pipeline.start(bad())
             for _ in range(3):
-                await lane.ask(encode.stat, b"x")
+                await client.ask(encode.stat, b"x")
             pipeline.start(late())
 
         with pytest.raises(OSError, match="bad"):
@@ -142,12 +142,12 @@ def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
 
 def test_who_fails_at_a_place_lets_all_before_it_finish(server: MadeUpServer) -> None:
     finished: List[int] = []
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
 
         async def one() -> None:
             for _ in range(3):
-                await lane.ask(encode.stat, b"x")
+                await client.ask(encode.stat, b"x")
             finished.append(1)
 
         async def main() -> None:
@@ -160,19 +160,19 @@ def test_who_fails_at_a_place_lets_all_before_it_finish(server: MadeUpServer) ->
 
 
 def test_a_task_that_was_stopped_may_tidy_up_and_wait_for_it(server: MadeUpServer) -> None:
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
 
         async def careful() -> None:
             try:
                 while True:
-                    await lane.ask(encode.stat, b"x")
-            except STOPPED:
-                await lane.ask(encode.remove, b"litter")
+                    await client.ask(encode.stat, b"x")
+            except ABORTS:
+                await client.ask(encode.remove, b"litter")
                 raise
 
         async def bad() -> None:
-            await lane.ask(encode.stat, b"x")
+            await client.ask(encode.stat, b"x")
             raise OSError("bad")
 
         async def main() -> None:
@@ -185,19 +185,19 @@ def test_a_task_that_was_stopped_may_tidy_up_and_wait_for_it(server: MadeUpServe
 
 
 def test_an_interrupt_stops_all_and_lets_them_tidy_up(server: MadeUpServer) -> None:
-    with Lane(server.session) as lane:
+    with SftpClient(server.session) as client:
 
         def interrupt() -> None:
             raise KeyboardInterrupt
 
-        pipeline = Pipeline(lane, on_step=interrupt)
+        pipeline = Pipeline(client, on_step=interrupt)
 
         async def main() -> None:
             try:
                 while True:
-                    await lane.ask(encode.stat, b"x")
-            except STOPPED:
-                await lane.ask(encode.remove, b"litter")
+                    await client.ask(encode.stat, b"x")
+            except ABORTS:
+                await client.ask(encode.remove, b"litter")
                 raise
 
         with pytest.raises(KeyboardInterrupt):
@@ -210,40 +210,40 @@ def test_an_interrupt_stops_all_and_lets_them_tidy_up(server: MadeUpServer) -> N
 def test_an_interrupt_is_told_whatever_comes_of_it(waits: bool) -> None:
     def answer(kind: int, request_id: int, rest: bytes) -> bytes:
         if kind == protocol.REMOVE:  # the end comes while the task tidies up
-            server.session.ended(OSError("broken pipe"))
+            server.session.mark_ended(OSError("broken pipe"))
             return b""
         return status(request_id, protocol.OK)
 
     server = MadeUpServer(answer)
-    greet(server.session, 1)
+    negotiate(server.session, 1)
 
     async def main() -> None:
-        await lane.ask(encode.stat, b"x")
+        await client.ask(encode.stat, b"x")
         try:
             raise KeyboardInterrupt  # as in the middle of a write, which breaks the stream off
-        except STOPPED as stopped:
-            pipeline.note(stopped)
+        except ABORTS as abort:
+            pipeline.record_interrupt(abort)
             if not waits:
-                server.session.ended(OSError("broken pipe"))
-                lane.session.check()
-            await lane.ask(encode.remove, b"litter")
+                server.session.mark_ended(OSError("broken pipe"))
+                client.session.raise_if_ended()
+            await client.ask(encode.remove, b"litter")
             raise
 
-    with pytest.raises(KeyboardInterrupt), Lane(server.session) as lane:
-        pipeline = Pipeline(lane, timeout=1)
+    with pytest.raises(KeyboardInterrupt), SftpClient(server.session) as client:
+        pipeline = Pipeline(client, timeout=1)
         pipeline.run(main())
 
 
 def test_silence_ends_the_run_and_retires_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_module, "_TIDY_LIMIT", 0.05)
+    monkeypatch.setattr(pipeline_module, "_CLEANUP_TIMEOUT", 0.05)
     server = MadeUpServer(silent)
-    greet(server.session, 1)
+    negotiate(server.session, 1)
 
     async def main(session: SftpSession) -> None:
-        await lane.ask(encode.stat, b"x")
+        await client.ask(encode.stat, b"x")
 
-    with pytest.raises(Stalled), Lane(server.session) as lane:
-        Pipeline(lane, timeout=0.05).run(main(server.session))
+    with pytest.raises(Stalled), SftpClient(server.session) as client:
+        Pipeline(client, timeout=0.05).run(main(server.session))
     assert not server.session.is_usable
     assert server.closed
 
@@ -252,48 +252,48 @@ def test_the_end_of_the_session_ends_the_run() -> None:
     reason = ConnectionError("gone")
 
     def ending(kind: int, request_id: int, rest: bytes) -> bytes:
-        server.session.ended(reason)
+        server.session.mark_ended(reason)
         return b""
 
     server = MadeUpServer(ending)
-    greet(server.session, 1)
+    negotiate(server.session, 1)
 
     async def main() -> None:
-        await lane.ask(encode.stat, b"x")
+        await client.ask(encode.stat, b"x")
 
-    with Lane(server.session) as lane, pytest.raises(SessionEnded) as caught:
-        Pipeline(lane).run(main())
+    with SftpClient(server.session) as client, pytest.raises(SessionEnded) as caught:
+        Pipeline(client).run(main())
     assert caught.value.reason is reason
 
 
 def test_at_the_end_of_the_session_nobody_waits_to_tidy_up() -> None:
     server = MadeUpServer(silent)
-    greet(server.session, 1)
+    negotiate(server.session, 1)
 
     async def main() -> None:
         for _ in range(3):
-            lane.ask(encode.stat, b"x")
-        server.session.ended(None)
-        await lane.ask(encode.stat, b"x")
+            client.ask(encode.stat, b"x")
+        server.session.mark_ended(None)
+        await client.ask(encode.stat, b"x")
 
     began = time.monotonic()
-    with pytest.raises(SessionEnded), Lane(server.session) as lane:
-        Pipeline(lane).run(main())
+    with pytest.raises(SessionEnded), SftpClient(server.session) as client:
+        Pipeline(client).run(main())
     assert time.monotonic() - began < 1.0
 
 
 def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) -> None:
     served: List[int] = []
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
         budget = Budget(pipeline, 10)
 
         async def one(number: int, amount: int) -> None:
-            await budget.take(amount)
+            await budget.acquire(amount)
             served.append(number)
             assert budget.used <= 10
-            await lane.ask(encode.stat, b"x")
-            budget.give(amount)
+            await client.ask(encode.stat, b"x")
+            budget.release(amount)
 
         async def main() -> None:
             for number, amount in enumerate((4, 4, 4, 1, 9, 1)):
@@ -306,13 +306,13 @@ def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) ->
 
 def test_parts_that_come_in_crumbs_stay_within_the_budget(server: MadeUpServer) -> None:
     taken: List[Any] = []
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
         flow = Budget(pipeline, 20)
 
         def ask(offset: int, size: int) -> Reply:
             assert 0 < flow.used <= 20
-            return lane.ask(encode.read, b"h", offset, size)
+            return client.ask(encode.read, b"h", offset, size)
 
         def take(reply: Reply, offset: int, size: int) -> int:
             taken.append((offset, min(size, 4)))
@@ -328,15 +328,15 @@ def test_parts_that_come_in_crumbs_stay_within_the_budget(server: MadeUpServer) 
 
 
 def test_what_exceeds_a_budget_gets_it_alone(server: MadeUpServer) -> None:
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
         budget = Budget(pipeline, 10)
 
         async def one(amount: int) -> None:
-            await budget.take(amount)
+            await budget.acquire(amount)
             assert budget.used in (5, 100)
-            await lane.ask(encode.stat, b"x")
-            budget.give(amount)
+            await client.ask(encode.stat, b"x")
+            budget.release(amount)
 
         async def main() -> None:
             for amount in (5, 100, 5):
@@ -348,23 +348,23 @@ def test_what_exceeds_a_budget_gets_it_alone(server: MadeUpServer) -> None:
 def test_lanes_share_the_handles_of_their_session_and_none_gets_nothing(
     server: MadeUpServer,
 ) -> None:
-    server.session.limits = protocol.Limits(handles=8)  # of which copies take half
-    with Lane(server.session) as one, Lane(server.session) as other:
+    server.session.limits = protocol.ServerLimits(handles=8)  # of which copies take half
+    with SftpClient(server.session) as one, SftpClient(server.session) as other:
         first = HandleBudget(Pipeline(one), server.session, 100)
         second = HandleBudget(Pipeline(other), server.session, 100)
-        assert [first.try_take() for _ in range(6)] == [True] * 4 + [False] * 2
-        assert [second.try_take() for _ in range(2)] == [True, False]
-        first.give(2)
-        assert second.try_take()
-        first.give_all()
-        second.give_all()
+        assert [first.try_acquire() for _ in range(6)] == [True] * 4 + [False] * 2
+        assert [second.try_acquire() for _ in range(2)] == [True, False]
+        first.release(2)
+        assert second.try_acquire()
+        first.release_all()
+        second.release_all()
 
 
 def test_a_signal_wakes_all_who_wait_for_it(server: MadeUpServer) -> None:
     woken: List[int] = []
-    with Lane(server.session) as lane:
-        pipeline = Pipeline(lane)
-        signal = Signal(pipeline)
+    with SftpClient(server.session) as client:
+        pipeline = Pipeline(client)
+        signal = TaskEvent(pipeline)
 
         async def one(number: int) -> None:
             await signal.wait()
@@ -373,9 +373,9 @@ def test_a_signal_wakes_all_who_wait_for_it(server: MadeUpServer) -> None:
         async def main() -> None:
             for number in range(3):
                 pipeline.start(one(number))
-            await lane.ask(encode.stat, b"x")
+            await client.ask(encode.stat, b"x")
             signal.set()
-            await pipeline.others_done()
+            await pipeline.join_others()
             assert woken == [0, 1, 2]
             await signal.wait()
 

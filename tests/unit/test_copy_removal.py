@@ -34,7 +34,7 @@ def all_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remove(session: SftpSession, path: Any) -> None:
-    run_copy(session, lambda job: removal.remove_tree(job, os.fsencode(path)), Options())
+    run_copy(session, lambda context: removal.remove_tree(context, os.fsencode(path)), Options())
 
 
 class Endless:
@@ -66,18 +66,18 @@ class Endless:
 
 @pytest.mark.parametrize("lists_on", [True, False], ids=["wide", "deep"])
 @pytest.mark.parametrize("mode", [FOLDER, FILE], ids=["folders", "files"])
-@pytest.mark.parametrize("limit", ["_BYTES", "_SECONDS"])
+@pytest.mark.parametrize("limit", ["_MAX_PATH_BYTES", "_TIMEOUT"])
 def test_removal_of_a_tree_without_end_ends(
     monkeypatch: pytest.MonkeyPatch, mode: int, lists_on: bool, limit: str
 ) -> None:
     """N5: a hostile server lists what it likes, and the copy waits for it."""
-    monkeypatch.setattr(removal, limit, 100_000 if limit == "_BYTES" else 0.2)
+    monkeypatch.setattr(removal, limit, 100_000 if limit == "_MAX_PATH_BYTES" else 0.2)
     endless = Endless(mode, lists_on)
     with endless.server.ready() as session:
         began = time.monotonic()
         remove(session, "/unfinished")
         assert time.monotonic() - began < 20
-    if limit == "_BYTES":
+    if limit == "_MAX_PATH_BYTES":
         assert len(endless.server.requests) < 30_000
 
 

@@ -14,7 +14,7 @@ from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_file
 from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import download, real_session, upload
-from tests.unit.trees import describe, litter, make_tree
+from tests.unit.trees import describe, make_tree, unfinished_files
 
 SIZE = 20_000_000
 BOTH = pytest.mark.parametrize("copy", [upload, download])
@@ -53,10 +53,10 @@ def what_stops_a_copy_half_way(
             raise KeyboardInterrupt
 
     def interrupt(copy: Copy) -> bytes:
-        monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+        monkeypatch.setattr(progress_module, "_REPORT_INTERVAL", 0.0)
         with pytest.raises(KeyboardInterrupt):
             copy(session, source, target, progress=stop, resume=True)
-        (left,) = litter(target.parent)
+        (left,) = unfinished_files(target.parent)
         assert os.path.getsize(left) > SIZE // 2
         return bytes(left)
 
@@ -71,7 +71,7 @@ def test_an_upload_goes_on_where_it_was_interrupted(
     upload(session, source, target, resume=True)
     assert session.sent - before < SIZE // 2
     assert target.read_bytes() == source.read_bytes()
-    assert not litter(target.parent)
+    assert not unfinished_files(target.parent)
 
 
 @BOTH
@@ -84,7 +84,7 @@ def test_what_was_left_of_a_file_that_is_passed_over_is_removed(
     inode = target.stat().st_ino
     copy(session, source, target, resume=True, update=True)
     assert target.stat().st_ino == inode
-    assert not litter(target.parent)
+    assert not unfinished_files(target.parent)
 
 
 @BOTH
@@ -105,7 +105,7 @@ def test_what_is_not_the_same_is_not_gone_on_with(
         file.write(bytes([byte[0] ^ 1]))
     copy(session, source, target, resume=True)
     assert target.read_bytes() == source.read_bytes()
-    assert not litter(target.parent)
+    assert not unfinished_files(target.parent)
 
 
 @BOTH
@@ -146,7 +146,7 @@ def test_another_targets_leftover_is_left_alone(
 ) -> None:
     left = interrupt(copy)
     copy(session, source, target.with_name("other"), resume=True)
-    assert litter(target.parent) == [left]
+    assert unfinished_files(target.parent) == [left]
 
 
 @BOTH
@@ -173,7 +173,7 @@ def test_what_arrived_differently_is_told_and_the_old_file_stays(
     spoiled: List[bytes] = []
 
     async def spoil_and_verify(*args: Any) -> None:
-        for path in litter(target.parent):
+        for path in unfinished_files(target.parent):
             with open(path, "r+b") as file:
                 file.seek(size - 1)
                 file.write(b"\1")
@@ -185,4 +185,4 @@ def test_what_arrived_differently_is_told_and_the_old_file_stays(
         copy(session, tmp_path / "source", target, verify=True)
     assert len(spoiled) == 1
     assert target.read_bytes() == b"old"
-    assert not litter(target.parent)
+    assert not unfinished_files(target.parent)

@@ -112,7 +112,7 @@ def transport_to(server: Erlang, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(channels, "_open_once", open_once)
     monkeypatch.setattr(
-        running, "start_command", lambda transport, command, process: process.ended(None)
+        running, "start_command", lambda transport, command, process: process.on_exit(None)
     )
     return SimpleNamespace(extras={}, connection_id="me@erlang:22")
 

@@ -10,8 +10,8 @@ from typing import List
 import pytest
 
 from ssh_service.copying.sftp import decode, encode, protocol
-from ssh_service.copying.sftp.client import Lane, greet
-from ssh_service.copying.sftp.session import SessionEnded, SftpSession, Stream
+from ssh_service.copying.sftp.client import SftpClient, negotiate
+from ssh_service.copying.sftp.session import SessionEnded, SftpChannel, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled
 from tests.unit.sftp_harness import (
     PATIENCE,
@@ -24,7 +24,7 @@ from tests.unit.sftp_harness import (
 )
 
 
-class NoRoom(Stream):
+class NoRoom(SftpChannel):
     """A peer that takes so many bytes, and no more until it is given room."""
 
     def __init__(self, room: int) -> None:
@@ -50,7 +50,7 @@ def test_a_server_that_greets_with_something_else_is_none() -> None:
     stream = NoRoom(1000)
     with pytest.raises(SessionEnded, match="no SFTP server"):
         stream.session.feed(status(1, protocol.OK))
-        greet(stream.session, PATIENCE)
+        negotiate(stream.session, PATIENCE)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -59,7 +59,7 @@ def test_what_a_profile_prints_first_is_passed_over(size: int) -> None:
     said = b"Welcome!\r\n\x1b[1mToday: \xff\n" + frame(protocol.VERSION_REPLY, 3, b"")
     for at in range(0, len(said), size):
         stream.session.feed(said[at : at + size])
-    greet(stream.session, PATIENCE)
+    negotiate(stream.session, PATIENCE)
 
 
 def test_a_server_that_talks_without_end_is_none() -> None:
@@ -67,19 +67,19 @@ def test_a_server_that_talks_without_end_is_none() -> None:
     with pytest.raises(SessionEnded, match="no SFTP server"):
         for _ in range(100):
             stream.session.feed(b"blah " * 200)
-        greet(stream.session, PATIENCE)
+        negotiate(stream.session, PATIENCE)
 
 
 def test_a_server_of_an_older_version_is_refused() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 2, b""))
     with pytest.raises(SessionEnded, match="version 2"):
-        greet(stream.session, PATIENCE)
+        negotiate(stream.session, PATIENCE)
 
 
 def test_a_server_that_does_not_greet_is_not_waited_for_longer_than_allowed() -> None:
     with pytest.raises(Stalled):
-        greet(NoRoom(1000).session, 0.05)
+        negotiate(NoRoom(1000).session, 0.05)
 
 
 def test_the_hello_waits_for_room() -> None:
@@ -87,13 +87,13 @@ def test_the_hello_waits_for_room() -> None:
 
     def open_up() -> None:
         stream.room = 1000
-        stream.session.made_room()
+        stream.session.on_writable()
         stream.session.feed(frame(protocol.VERSION_REPLY, 3, string(b"name") + string(b"1")))
 
     thread = threading.Timer(0.05, open_up)
     thread.start()
     try:
-        greet(stream.session, PATIENCE)
+        negotiate(stream.session, PATIENCE)
     finally:
         thread.join(PATIENCE)
     assert stream.taken == encode.init()
@@ -105,71 +105,71 @@ def test_the_limits_are_asked_for_where_the_server_announces_them() -> None:
         return frame(protocol.EXTENDED_REPLY, request_id, struct.pack(">QQQQ", 1, 2, 3, 4))
 
     server = MadeUpServer(answer, {protocol.LIMITS: b"1"})
-    greet(server.session, PATIENCE)
+    negotiate(server.session, PATIENCE)
     assert server.session.limits == (1, 2, 3, 4)
 
 
 def test_a_reply_to_nobody_ends_the_session() -> None:
     server = MadeUpServer(answering)
-    greet(server.session, PATIENCE)
+    negotiate(server.session, PATIENCE)
     server.session.feed(status(99, protocol.OK))
     with pytest.raises(SessionEnded, match="99"):
-        server.session.check()
+        server.session.raise_if_ended()
     assert server.closed
 
 
 def test_what_does_not_fit_the_window_leaves_when_there_is_room() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
-    greet(stream.session, PATIENCE)
+    negotiate(stream.session, PATIENCE)
     stream.room, stream.taken = 10, b""
-    with Lane(stream.session) as lane:
-        reply = lane.ask(encode.stat, b"x" * 100)
-        lane.flush()
+    with SftpClient(stream.session) as client:
+        reply = client.ask(encode.stat, b"x" * 100)
+        client.flush()
         assert len(stream.taken) == 10
         stream.room = 1000
-        stream.session.made_room()
+        stream.session.on_writable()
         stream.session.feed(status(reply.request_id, protocol.OK))
-        assert lane.collect(PATIENCE) == [reply]
+        assert client.collect(PATIENCE) == [reply]
         assert stream.taken == encode.stat(reply.request_id, b"x" * 100)
 
 
 def test_a_part_of_a_reply_is_a_sign_of_life() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
-    greet(stream.session, PATIENCE)
-    with Lane(stream.session) as lane:
-        reply = lane.ask(encode.read, b"h", 0, 1000)
-        lane.flush()
+    negotiate(stream.session, PATIENCE)
+    with SftpClient(stream.session) as client:
+        reply = client.ask(encode.read, b"h", 0, 1000)
+        client.flush()
         packet = frame(protocol.DATA, reply.request_id, string(bytes(1000)))
-        before = lane.moved
+        before = client.activity
         stream.session.feed(packet[:500])
-        assert lane.moved != before
+        assert client.activity != before
         stream.session.feed(packet[500:])
-        assert lane.collect(PATIENCE) == [reply]
+        assert client.collect(PATIENCE) == [reply]
 
 
 def test_every_lane_learns_the_end_after_its_replies() -> None:
     server = MadeUpServer(lambda kind, request_id, rest: b"")
-    greet(server.session, PATIENCE)
-    with Lane(server.session) as one, Lane(server.session) as other:
-        replies = [lane.ask(encode.stat, b"x") for lane in (one, other)]
+    negotiate(server.session, PATIENCE)
+    with SftpClient(server.session) as one, SftpClient(server.session) as other:
+        replies = [client.ask(encode.stat, b"x") for client in (one, other)]
         one.flush()
         other.flush()
         server.session.feed(status(replies[0].request_id, protocol.OK))
-        server.session.ended(None)
+        server.session.mark_ended(None)
         assert one.collect(PATIENCE) == [replies[0]]
-        for lane in (one, other):
+        for client in (one, other):
             with pytest.raises(SessionEnded):
-                lane.collect(PATIENCE)
+                client.collect(PATIENCE)
     assert not server.session.is_usable
 
 
 def test_a_lane_left_with_requests_open_ends_the_session_with_its_last_lane() -> None:
     server = MadeUpServer(lambda kind, request_id, rest: b"")
-    greet(server.session, PATIENCE)
-    with Lane(server.session):
-        with Lane(server.session) as untidy:
+    negotiate(server.session, PATIENCE)
+    with SftpClient(server.session):
+        with SftpClient(server.session) as untidy:
             untidy.ask(encode.stat, b"x")
             untidy.flush()
         assert not server.session.is_usable
@@ -180,33 +180,33 @@ def test_a_lane_left_with_requests_open_ends_the_session_with_its_last_lane() ->
 def test_an_error_while_sending_ends_the_session() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
-    greet(stream.session, PATIENCE)
+    negotiate(stream.session, PATIENCE)
 
     def fail(data: memoryview) -> int:
         raise OSError("no route")
 
     stream.send_some = fail  # type: ignore[method-assign]
-    with Lane(stream.session) as lane:
-        lane.ask(encode.stat, b"x")
+    with SftpClient(stream.session) as client:
+        client.ask(encode.stat, b"x")
         with pytest.raises(SessionEnded, match="no route"):
-            lane.collect(PATIENCE)
+            client.collect(PATIENCE)
 
 
 def test_an_interrupt_while_sending_leaves_nobody_waiting_for_room() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
-    greet(stream.session, PATIENCE)
+    negotiate(stream.session, PATIENCE)
 
     def interrupt(data: memoryview) -> int:
         raise KeyboardInterrupt
 
     stream.send_some = interrupt  # type: ignore[method-assign]
-    with Lane(stream.session) as other:
+    with SftpClient(stream.session) as other:
         other.ask(encode.stat, b"x")
-        with Lane(stream.session) as lane:
-            lane.ask(encode.stat, b"x")
+        with SftpClient(stream.session) as client:
+            client.ask(encode.stat, b"x")
             with pytest.raises(KeyboardInterrupt):
-                lane.collect(PATIENCE)
+                client.collect(PATIENCE)
         with pytest.raises(SessionEnded):
             other.collect(PATIENCE)
 
@@ -219,11 +219,11 @@ def test_replies_reach_the_lane_that_asked_whatever_others_do(
     wrong: List[object] = []
 
     def ask(session: SftpSession, number: int) -> None:
-        with Lane(session) as lane:
+        with SftpClient(session) as client:
             for _ in range(50):
-                replies = [lane.ask(encode.stat, b"%d" % number) for _ in range(20)]
+                replies = [client.ask(encode.stat, b"%d" % number) for _ in range(20)]
                 while not all(reply.kind for reply in replies):
-                    lane.collect(PATIENCE)
+                    client.collect(PATIENCE)
                 sizes = {decode.attributes(reply.body).size for reply in replies}
                 if sizes != {number}:
                     wrong.append((number, sizes))

@@ -19,14 +19,14 @@ from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.sftp import encode
-from ssh_service.copying.sftp.client import Lane
+from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
 from ssh_service.copying.sftp.session import SftpSession
-from ssh_service.copying.shell_command import GREETING, CommandStream, RemoteProcess
+from ssh_service.copying.shell_command import READY_LINE, ProcessChannel, ShellProcess
 from tests.common import PATIENCE, require_part
 from tests.unit.sftp_harness import Shell, download, upload
 from tests.unit.test_copy_hostile import FILE, Liar
-from tests.unit.trees import describe, litter, make_tree, many_files, received
+from tests.unit.trees import describe, make_tree, many_files, received, unfinished_files
 
 Copy = Callable[..., None]
 BOTH = pytest.mark.parametrize("copy", [upload, download])
@@ -144,12 +144,12 @@ def test_where_there_is_no_such_tar_sftp_does_it(
     assert session.facts["no tar"]  # and it is not asked for again
 
 
-def elsewhere(shell: Shell, command: bytes, process: RemoteProcess) -> None:
+def elsewhere(shell: Shell, command: bytes, process: ShellProcess) -> None:
     shell(command.replace(b'"$(printf "', b'"/nowhere$(printf "'), process)
 
 
-def refused(command: bytes, process: RemoteProcess) -> None:
-    process.ended(None)
+def refused(command: bytes, process: ShellProcess) -> None:
+    process.on_exit(None)
 
 
 @pytest.mark.parametrize("status", [0, 1])
@@ -239,7 +239,7 @@ def test_nobody_else_can_read_what_is_on_its_way(
     original = tar.header
 
     def watched(name: bytes, *rest: Any) -> bytes:
-        modes.extend(os.stat(path).st_mode & 0o777 for path in litter(tmp_path)[:1])
+        modes.extend(os.stat(path).st_mode & 0o777 for path in unfinished_files(tmp_path)[:1])
         return original(name, *rest)
 
     monkeypatch.setattr(tar, "header", watched)
@@ -257,9 +257,9 @@ def test_an_unfinished_tree_of_the_dead_is_removed(
     for number in range(20):  # what is not done by the end of a copy is left to the next one
         upload(session, source, tmp_path / f"target{number}", shell=shell)
         assert describe(tmp_path / f"target{number}") == describe(source)
-        if not litter(tmp_path):
+        if not unfinished_files(tmp_path):
             break
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 def name_of_the_dead() -> bytes:
@@ -278,18 +278,18 @@ def name_of_the_dead() -> bytes:
 # What a server sends may be anything.
 
 
-class MadeUpShell(CommandStream):
+class MadeUpShell(ProcessChannel):
     """A server's tar whose every archive a test makes up, from the names it was asked for."""
 
     def __init__(self, answer: Callable[[List[bytes]], bytes]) -> None:
         self.answer = answer
         self.names = b""
 
-    def __call__(self, command: bytes, process: RemoteProcess) -> None:
+    def __call__(self, command: bytes, process: ShellProcess) -> None:
         self.process = process
-        process.stream = self
-        process.made_room()
-        process.feed(b"what a profile prints\n" + GREETING)
+        process.channel = self
+        process.on_writable()
+        process.feed(b"what a profile prints\n" + READY_LINE)
 
     def send_some(self, data: memoryview) -> int:
         self.names += bytes(data)
@@ -299,13 +299,13 @@ class MadeUpShell(CommandStream):
         archive = self.answer(self.names.split(b"\0")[:-1])
         for at in range(0, len(archive), 1000):
             self.process.feed(archive[at : at + 1000])
-        self.process.ended(0)
+        self.process.on_exit(0)
 
     def adjust_window(self, size: int) -> None:
         pass
 
     def close(self) -> None:
-        self.process.ended(None)
+        self.process.on_exit(None)
 
 
 def entry(
@@ -444,12 +444,12 @@ def test_names_in_a_session_of_another_charset_stay_as_they_are(
 class HungShell(MadeUpShell):
     """A login shell that takes the command, prints something, and never runs it."""
 
-    def __call__(self, command: bytes, process: RemoteProcess) -> None:
+    def __call__(self, command: bytes, process: ShellProcess) -> None:
         self.process = process
-        process.stream = self
-        process.made_room()
+        process.channel = self
+        process.on_writable()
         process.feed(b"Welcome!\n")
-        threading.Timer(0.05, process.give_up_unless_greeted).start()
+        threading.Timer(0.05, process.fail_unless_ready).start()
 
     def send_some(self, data: memoryview) -> int:
         return 0
@@ -467,8 +467,8 @@ def test_a_shell_that_hangs_is_given_up(
     copy(session, source, tmp_path / "target", shell=HungShell(archive))
     assert describe(tmp_path / "target") == describe(source)
     assert "no tar" in session.facts
-    lane = Lane(session)
-    remote = RemoteFiles(lane, Pipeline(lane))
+    client = SftpClient(session)
+    remote = RemoteFiles(client, Pipeline(client))
     assert remote.lacks("tar")
     monkeypatch.setattr(remote_files, "_LACKS_KEPT", 0.0)
     assert not remote.lacks("tar")

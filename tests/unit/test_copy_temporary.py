@@ -1,4 +1,4 @@
-"""Names of unfinished files: whose they are, and when they are litter."""
+"""PathParts of unfinished files: whose they are, and when they are unfinished_files."""
 
 from __future__ import annotations
 
@@ -72,24 +72,24 @@ def test_a_name_says_who_writes_what() -> None:
 )
 def test_other_names_are_never_litter(name: bytes) -> None:
     assert temporary.parse(name) is None
-    assert not temporary.names.is_litter(name, 1000 * DAY)
+    assert not temporary.names.is_stale(name, 1000 * DAY)
 
 
 def test_our_own_is_litter_once_it_is_released() -> None:
     name = temporary.names.new(b"x")
-    assert not temporary.names.is_litter(name, 1000 * DAY)
+    assert not temporary.names.is_stale(name, 1000 * DAY)
     temporary.names.release(name)
-    assert temporary.names.is_litter(name, 0)
+    assert temporary.names.is_stale(name, 0)
 
 
 def test_a_living_processs_is_never_litter(living: bytes) -> None:
-    assert not temporary.names.is_litter(living, 1000 * DAY)
+    assert not temporary.names.is_stale(living, 1000 * DAY)
 
 
 def test_a_dead_processs_is_litter_unless_written_to_lately(dead: bytes) -> None:
     """A cloned machine, which nothing in the name distinguishes, may be writing it."""
-    assert not temporary.names.is_litter(dead, temporary.LATELY - 1)
-    assert temporary.names.is_litter(dead, temporary.LATELY + 1)
+    assert not temporary.names.is_stale(dead, temporary.MIN_IDLE - 1)
+    assert temporary.names.is_stale(dead, temporary.MIN_IDLE + 1)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
@@ -97,32 +97,32 @@ def test_a_process_that_has_the_pid_of_a_dead_one_is_told_from_it(living: bytes)
     parts = living.split(b"-")
     start = int(parts[3], 16)
     earlier = b"-".join([*parts[:3], b"%x" % (start - 1), *parts[4:]])
-    assert temporary.names.is_litter(earlier, DAY)
+    assert temporary.names.is_stale(earlier, DAY)
 
 
 def test_what_the_dead_left_of_a_target_is_gone_on_with_and_nothing_else(
     living: bytes, dead: bytes
 ) -> None:
-    assert temporary.names.is_left_of(dead, b"x", 0)
-    assert not temporary.names.is_left_of(dead, b"another target", DAY)
-    assert not temporary.names.is_left_of(living, b"x", DAY)
-    assert not temporary.names.is_left_of(of_another_host(dead), b"x", DAY)
-    assert not temporary.names.is_left_of(b"x", b"x", DAY)
+    assert temporary.names.is_resumable_for(dead, b"x", 0)
+    assert not temporary.names.is_resumable_for(dead, b"another target", DAY)
+    assert not temporary.names.is_resumable_for(living, b"x", DAY)
+    assert not temporary.names.is_resumable_for(of_another_host(dead), b"x", DAY)
+    assert not temporary.names.is_resumable_for(b"x", b"x", DAY)
 
 
 def test_a_file_of_another_boot_may_be_a_living_clones(dead: bytes) -> None:
     """Clones share host name and machine id: only its age says that nobody is writing it."""
     name = of_another_boot(dead)
-    assert not temporary.names.is_litter(name, DAY - 60)
-    assert temporary.names.is_litter(name, DAY + 60)
-    assert not temporary.names.is_left_of(name, b"x", temporary.LATELY - 1)
-    assert temporary.names.is_left_of(name, b"x", temporary.LATELY + 1)
+    assert not temporary.names.is_stale(name, DAY - 60)
+    assert temporary.names.is_stale(name, DAY + 60)
+    assert not temporary.names.is_resumable_for(name, b"x", temporary.MIN_IDLE - 1)
+    assert temporary.names.is_resumable_for(name, b"x", temporary.MIN_IDLE + 1)
 
 
 def test_another_hosts_is_litter_after_a_day(dead: bytes) -> None:
     name = of_another_host(dead)
-    assert not temporary.names.is_litter(name, DAY - 60)
-    assert temporary.names.is_litter(name, DAY + 60)
+    assert not temporary.names.is_stale(name, DAY - 60)
+    assert temporary.names.is_stale(name, DAY + 60)
 
 
 def test_a_forked_childs_names_are_its_own() -> None:

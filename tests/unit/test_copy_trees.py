@@ -24,7 +24,7 @@ from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.errors import SshTransferError
 from tests.common import PATIENCE
 from tests.unit.sftp_harness import Shell, check, download, upload
-from tests.unit.trees import describe, litter, make_tree, many_files
+from tests.unit.trees import describe, make_tree, many_files, unfinished_files
 
 Copy = functools.partial
 
@@ -176,7 +176,7 @@ def test_a_tree_stops_at_the_first_bad_entry_and_keeps_what_came_before(
 def test_progress_tells_bytes_and_files_and_in_the_end_all_of_them(
     copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(progress_module, "_REPORT_INTERVAL", 0.0)
     source = make_tree(tmp_path / "source")
     told: List[Progress] = []
     copy(source, tmp_path / "target", progress=told.append)
@@ -194,7 +194,7 @@ def test_no_file_stays_open_whatever_happens(copy: Copy, tmp_path: Path) -> None
     (source / "names" / "bad").symlink_to("nowhere")
     before = sorted(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
-        copy(source, tmp_path / "stopped")
+        copy(source, tmp_path / "abort")
     (source / "names" / "bad").unlink()
     copy(source, tmp_path / "whole")
     if copy.keywords["shell"] is not None:
@@ -245,14 +245,14 @@ def test_a_full_disk_is_told_and_what_came_before_is_whole(
     assert caught.value.errno == errno.ENOSPC
     for name in os.listdir(disk / "target"):
         assert (disk / "target" / name).read_bytes() == (source / name).read_bytes()
-    assert not litter(disk)
+    assert not unfinished_files(disk)
     copy.args[0].facts.pop("no tar", None)  # which failed, up, as it should
 
 
 def test_more_folders_than_are_finished_at_once_get_their_times(
     copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploading, "_SET_AT_ONCE", 5)
+    monkeypatch.setattr(uploading, "_MAX_IN_FLIGHT", 5)
     source = tmp_path / "source"
     for number in range(20):
         (source / f"{number}").mkdir(parents=True)
@@ -429,7 +429,7 @@ def test_a_folder_copied_into_itself_is_an_error(
         one(session, source, source / place, contents=contents, on_error=on_error)
     assert caught.value.errno == errno.EINVAL
     assert max(len(path.parts) for path in tmp_path.rglob("*")) < len(tmp_path.parts) + 12
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["x", "x/", ".", "./", "source/x"])
@@ -451,7 +451,7 @@ def test_a_tree_that_has_just_changed_is_copied_and_leaves_no_mark(
     source = make_tree(tmp_path / "source")
     before = (tmp_path / "source").stat().st_mtime_ns
     one(session, source, tmp_path / "target")
-    assert not litter(tmp_path)
+    assert not unfinished_files(tmp_path)
     assert (tmp_path / "source").stat().st_mtime_ns == before
     assert int((tmp_path / "target").stat().st_mtime) == before // 10**9
 

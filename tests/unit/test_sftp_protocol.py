@@ -113,7 +113,7 @@ def test_the_reader_tells_which_reply_has_come_in_part() -> None:
     assert reader.unfinished == 77
 
 
-@pytest.mark.parametrize("size", [0, 4, protocol.LARGEST_PACKET + 1, 0xFFFFFFFF])
+@pytest.mark.parametrize("size", [0, 4, protocol.MAX_PACKET + 1, 0xFFFFFFFF])
 def test_a_packet_of_an_absurd_size_is_refused_before_it_comes(size: int) -> None:
     with pytest.raises(ProtocolError):
         PacketReader().feed(struct.pack(">I", size) + bytes(5))

@@ -44,7 +44,7 @@ def received(description: Description) -> Description:
     }
 
 
-def litter(path: Union[str, Path]) -> list:
+def unfinished_files(path: Union[str, Path]) -> list:
     """Give the unfinished files and folders that lie anywhere in a tree."""
     return [
         os.path.join(folder, name)

@@ -9,9 +9,9 @@ import stat
 from typing import Iterator, Optional, Tuple
 
 from ssh_service.copying.failures import (
-    changed_meanwhile,
+    changed_during_copy_error,
     local_error,
-    not_a_file,
+    not_a_file_error,
     was_rewritten,
 )
 from ssh_service.copying.local.descriptors import Descriptor, attributes_of, digest_of
@@ -22,7 +22,7 @@ __all__ = ["SourceFile"]
 
 _PIECE = 256 * 1024
 # Pieces taken of a file that claims to be empty and is not: it may never end.
-_MOST_UNSIZED = 64
+_MAX_UNSIZED_CHUNKS = 64
 # Without it, opening a fifo that took a file's place would wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
@@ -64,7 +64,7 @@ class SourceFile:
         self._status = os.fstat(self._file.fd)
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
-            raise not_a_file(path, self._status.st_mode, "local")
+            raise not_a_file_error(path, self._status.st_mode, "local")
         self.size = self._status.st_size
         self.attributes = attributes_of(self._status)
         if not self.size:
@@ -89,8 +89,8 @@ class SourceFile:
                 if not piece:
                     break
                 pieces.append(piece)
-                if len(pieces) > _MOST_UNSIZED:
-                    raise changed_meanwhile(self.path, "local")
+                if len(pieces) > _MAX_UNSIZED_CHUNKS:
+                    raise changed_during_copy_error(self.path, "local")
         except SshTransferError:
             self.close()
             raise
@@ -116,7 +116,7 @@ class SourceFile:
             while buffer:
                 count = os.preadv(self._file.fd, [buffer], offset)
                 if not count:
-                    raise changed_meanwhile(self.path, "local")
+                    raise changed_during_copy_error(self.path, "local")
                 buffer, offset = buffer[count:], offset + count
         except SshTransferError:
             raise
@@ -185,4 +185,4 @@ class SourceFile:
             return
         now, then = os.fstat(self._file.fd), self._status
         if was_rewritten(then.st_size, then.st_mtime_ns, now.st_size, now.st_mtime_ns):
-            raise changed_meanwhile(self.path, "local")
+            raise changed_during_copy_error(self.path, "local")

@@ -10,7 +10,7 @@ import time
 from typing import Callable, Iterator, Optional, Tuple
 
 from ssh_service.copying import temporary
-from ssh_service.copying.failures import local_error, not_a_file
+from ssh_service.copying.failures import local_error, not_a_file_error
 from ssh_service.copying.local.descriptors import (
     Descriptor,
     current_umask,
@@ -20,36 +20,36 @@ from ssh_service.copying.local.descriptors import (
 from ssh_service.copying.local.target_folder import (
     TargetFolder,
     Unfinished,
-    check_use,
+    check_target,
     follow_links,
-    is_replaced,
     open_real,
+    replaces_link,
 )
-from ssh_service.copying.ownership import described, is_our_file, may_use
+from ssh_service.copying.ownership import is_our_file, may_use, owner_and_mode
 from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes, Pieces
 
-__all__ = ["TargetFile", "digest_at", "drop_left", "find_file"]
+__all__ = ["TargetFile", "digest_at", "remove_stale_parts", "find_file"]
 
 _NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _LEFT_FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-_PRIVATE = 0o600
+_PRIVATE_MODE = 0o600
 # What says that a file cannot be replaced, though it may be written into: a mount point, say.
-_NOT_REPLACED = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
+_NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
 # What a file is copied by when it cannot be renamed.
 _PIECE = 1024 * 1024
 # Zeros, from how many on there is no use in writing them where nothing was before.
-_LEAST_HOLE = 64 * 1024
-_ZEROS = bytes(_LEAST_HOLE)
+_MIN_HOLE = 64 * 1024
+_ZEROS = bytes(_MIN_HOLE)
 
 
 def _is_zero(pieces: Pieces) -> bool:
     for piece in pieces:
-        for at in range(0, len(piece), _LEAST_HOLE):
+        for at in range(0, len(piece), _MIN_HOLE):
             if piece[at]:  # what most other data is told by
                 return False
-            part = bytes(piece[at : at + _LEAST_HOLE])  # compares at once, which a view does not
+            part = bytes(piece[at : at + _MIN_HOLE])  # compares at once, which a view does not
             if part != _ZEROS[: len(part)]:
                 return False
     return True
@@ -77,7 +77,7 @@ class TargetFile(Unfinished):
         Its path, for errors.
     present : int
         How many bytes an earlier copy left; nobody knows yet whether they are right.
-    left_to_strangers : bool
+    has_foreign_parts : bool
         Whether an earlier copy seems to have left something that is not certainly ours.
     """
 
@@ -87,7 +87,7 @@ class TargetFile(Unfinished):
         self._resume = resume
         self._size = size
         self.present = 0
-        self.left_to_strangers = False
+        self.has_foreign_parts = False
         self._holder = self._folder = folder
         self._own_folder: Optional[TargetFolder] = None  # where a link led to
         self._name = name
@@ -109,8 +109,8 @@ class TargetFile(Unfinished):
         """Find what stands in its place, and follow a link of the user's."""
         try:
             found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
-            if stat.S_ISLNK(found.st_mode) and is_replaced(self.path, self._folder):
-                check_use(self.path, described(found), self._folder.attributes)
+            if stat.S_ISLNK(found.st_mode) and replaces_link(self.path, self._folder):
+                check_target(self.path, owner_and_mode(found), self._folder.attributes)
                 return  # the rename replaces it
             if stat.S_ISLNK(found.st_mode):
                 self._follow_link()
@@ -119,8 +119,8 @@ class TargetFile(Unfinished):
             return
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        self._existing = described(found)
-        check_use(self.path, self._existing, self._folder.attributes)
+        self._existing = owner_and_mode(found)
+        check_target(self.path, self._existing, self._folder.attributes)
 
     def _follow_link(self) -> None:
         # What was checked is used: a link that a stranger makes there meanwhile is not followed.
@@ -140,7 +140,7 @@ class TargetFile(Unfinished):
         self._temporary = temporary.names.new(self._name)
         try:
             if not (self._resume and self._claim_leftover(self._temporary)):
-                self._file.open(self._temporary, _NEW_FILE_FLAGS, _PRIVATE, self._folder.fd)
+                self._file.open(self._temporary, _NEW_FILE_FLAGS, _PRIVATE_MODE, self._folder.fd)
         except OSError as error:
             self._release_name()
             if existing is None or error.errno not in (errno.EACCES, errno.EPERM):
@@ -155,17 +155,17 @@ class TargetFile(Unfinished):
         """Take over what an earlier copy to the same target left, by renaming it."""
         fd, uid = self._folder.fd, os.geteuid()
         found = []
-        for other, status in _left_of(self._folder, self._name):
-            if is_our_file(described(status), uid, status.st_nlink):
+        for other, status in _stale_parts(self._folder, self._name):
+            if is_our_file(owner_and_mode(status), uid, status.st_nlink):
                 found.append((status.st_size, other))
             else:
-                self.left_to_strangers = True
+                self.has_foreign_parts = True
         for _, other in sorted(found, reverse=True):
             left = Descriptor()
             try:
                 left.open(other, _LEFT_FILE_FLAGS, dir_fd=fd)
                 status = os.fstat(left.fd)  # of the file that will be written to, whatever it is
-                if not is_our_file(described(status), uid, status.st_nlink):
+                if not is_our_file(owner_and_mode(status), uid, status.st_nlink):
                     continue
                 os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
             except OSError:
@@ -214,12 +214,12 @@ class TargetFile(Unfinished):
         self._file.open(self._name, _OLD_FILE_FLAGS, dir_fd=self._folder.fd)
         os.set_blocking(self._file.fd, True)
         found = os.fstat(self._file.fd)
-        check_use(self.path, described(found), self._folder.attributes)
+        check_target(self.path, owner_and_mode(found), self._folder.attributes)
         if stat.S_ISREG(found.st_mode):
             self._check_room(found.st_size)
             os.ftruncate(self._file.fd, 0)
         elif not stat.S_ISCHR(found.st_mode):
-            raise not_a_file(self.path, found.st_mode, "local")
+            raise not_a_file_error(self.path, found.st_mode, "local")
 
     def _check_room(self, old_size: int) -> None:
         """Refuse to begin where the disk is too small: the old content would be lost for that."""
@@ -231,7 +231,7 @@ class TargetFile(Unfinished):
         """Write `pieces`, one after the other, from `offset` on; a hole for nothing but zeros."""
         end = offset + sum(map(len, pieces))
         try:
-            if end - offset >= _LEAST_HOLE and not self.is_device and _is_zero(pieces):
+            if end - offset >= _MIN_HOLE and not self.is_device and _is_zero(pieces):
                 if end > self._end:
                     os.ftruncate(self._file.fd, end)
                 pieces = []
@@ -290,7 +290,7 @@ class TargetFile(Unfinished):
         try:
             os.rename(self._temporary, self._name, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError as error:
-            if self._existing is None or error.errno not in _NOT_REPLACED:
+            if self._existing is None or error.errno not in _NOT_REPLACEABLE:
                 raise
             self._copy_over()
             return
@@ -344,24 +344,24 @@ class TargetFile(Unfinished):
         self._release_name()
 
 
-def _left_of(folder: TargetFolder, name: bytes) -> Iterator[Tuple[bytes, os.stat_result]]:
+def _stale_parts(folder: TargetFolder, name: bytes) -> Iterator[Tuple[bytes, os.stat_result]]:
     """Give what dead copies to a file seem to have left in its folder, whoever owns it."""
-    for other in folder.names_left():
-        if not temporary.names.is_left_of(other, name, math.inf):
+    for other in folder.unfinished_names():
+        if not temporary.names.is_resumable_for(other, name, math.inf):
             continue
         try:
             status = os.stat(other, dir_fd=folder.fd, follow_symlinks=False)
         except FileNotFoundError:
             continue  # somebody else was faster
-        if temporary.names.is_left_of(other, name, time.time() - status.st_mtime):
+        if temporary.names.is_resumable_for(other, name, time.time() - status.st_mtime):
             yield other, status
 
 
-def drop_left(folder: TargetFolder, name: bytes) -> None:
+def remove_stale_parts(folder: TargetFolder, name: bytes) -> None:
     """Remove what earlier copies left of a file that is there as a whole."""
-    for other, status in _left_of(folder, name):
+    for other, status in _stale_parts(folder, name):
         try:
-            if is_our_file(described(status), os.geteuid(), status.st_nlink):
+            if is_our_file(owner_and_mode(status), os.geteuid(), status.st_nlink):
                 os.unlink(other, dir_fd=folder.fd)
         except OSError:
             pass  # somebody else was faster, or may and we may not
@@ -376,7 +376,7 @@ def find_file(folder: TargetFolder, name: bytes) -> Optional[os.stat_result]:
     if not stat.S_ISREG(found.st_mode):
         return None
     # A stranger's may look like the source, and its content is the stranger's.
-    return found if may_use(described(found), folder.attributes, os.geteuid()) else None
+    return found if may_use(owner_and_mode(found), folder.attributes, os.geteuid()) else None
 
 
 def digest_at(folder: TargetFolder, name: bytes, size: int) -> bytes:

@@ -16,20 +16,25 @@ import time
 from typing import Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
-from ssh_service.copying.failures import local_error, shown
+from ssh_service.copying.failures import display_path, local_error
 from ssh_service.copying.local.descriptors import Descriptor, set_attributes
-from ssh_service.copying.ownership import described, is_our_litter, may_use, not_ours
+from ssh_service.copying.ownership import (
+    is_our_stale_file,
+    may_use,
+    not_ours_error,
+    owner_and_mode,
+)
 from ssh_service.copying.paths import is_within
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.errors import transfer_error
 
 __all__ = [
-    "Names",
+    "PathParts",
     "TargetFolder",
     "TargetTree",
     "Unfinished",
     "check_folder",
-    "check_use",
+    "check_target",
     "follow_links",
     "open_folder",
     "open_parent",
@@ -39,11 +44,11 @@ __all__ = [
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
 # For a folder that may be written to, but not be listed.
 _PATH_FLAG = getattr(os, "O_PATH", 0)
-_MOST_LINKS = 40
-_MARK_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_MAX_SYMLINKS = 40
+_MARKER_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 # The names that lead from a tree's root to one of its folders.
-Names = Tuple[bytes, ...]
+PathParts = Tuple[bytes, ...]
 
 
 class TargetFolder:
@@ -78,7 +83,7 @@ class TargetFolder:
         self.is_new = is_new
         self.root = root
         self.unfinished: Set[Unfinished] = set()
-        self._users = 1
+        self._refcount = 1
         self._left: Optional[List[bytes]] = None
         self._among = set() if among is None else among  # all that are open
         self._among.add(self)
@@ -91,16 +96,16 @@ class TargetFolder:
     @property
     def attributes(self) -> Attributes:
         """Its owner and mode, now."""
-        return described(os.fstat(self.fd))
+        return owner_and_mode(os.fstat(self.fd))
 
     def hold(self) -> None:
         """Keep it open for one more user."""
-        self._users += 1
+        self._refcount += 1
 
     def release(self) -> None:
         """Let it be closed, once for each user."""
-        self._users -= 1
-        if not self._users:
+        self._refcount -= 1
+        if not self._refcount:
             self.close()
 
     def close(self) -> None:
@@ -118,7 +123,7 @@ class TargetFolder:
             if error.errno != errno.EBADF:
                 raise
 
-    def names_left(self) -> List[bytes]:
+    def unfinished_names(self) -> List[bytes]:
         """List the unfinished files in it; once, for all that ask."""
         if self._left is None:
             try:
@@ -128,15 +133,15 @@ class TargetFolder:
                 self._left = []  # nothing the copy depends on
         return self._left
 
-    def sweep(self, may_resume: bool) -> None:
+    def remove_stale_files(self, may_resume: bool) -> None:
         """Remove what dead copies left in it; but what a copy may resume, only after a day."""
         now, uid = time.time(), os.geteuid()
-        for name in self.names_left():
+        for name in self.unfinished_names():
             try:
                 status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-                if not is_our_litter(described(status), uid, status.st_nlink):
+                if not is_our_stale_file(owner_and_mode(status), uid, status.st_nlink):
                     continue
-                if temporary.names.is_litter(name, now - status.st_mtime, may_resume):
+                if temporary.names.is_stale(name, now - status.st_mtime, may_resume):
                     os.unlink(name, dir_fd=self.fd)
             except OSError:
                 pass  # somebody else was faster, or may and we may not
@@ -201,7 +206,7 @@ def follow_links(path: bytes) -> bytes:
     bytes
         The path of what it leads to, which need not exist.
     """
-    for _ in range(_MOST_LINKS):
+    for _ in range(_MAX_SYMLINKS):
         try:
             found = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -209,23 +214,23 @@ def follow_links(path: bytes) -> bytes:
         if not stat.S_ISLNK(found.st_mode):
             return path
         folder = os.path.dirname(path)
-        check_use(path, described(found), described(os.stat(folder or b".")))
+        check_target(path, owner_and_mode(found), owner_and_mode(os.stat(folder or b".")))
         path = os.path.join(folder, os.readlink(path))
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def check_folder(path: bytes) -> None:
-    """As `check_use`, for a folder by its path; links are followed if they may be."""
+    """As `check_target`, for a folder by its path; links are followed if they may be."""
     path = follow_links(path.rstrip(b"/") or b"/")
     if os.path.basename(path) not in (b"", b".", b".."):
         around = os.stat(os.path.dirname(path) or b".")
-        check_use(path, described(os.lstat(path)), described(around))
+        check_target(path, owner_and_mode(os.lstat(path)), owner_and_mode(around))
 
 
-def check_use(path: bytes, found: Attributes, folder: Attributes) -> None:
+def check_target(path: bytes, found: Attributes, folder: Attributes) -> None:
     """Refuse a target that a stranger made in a folder which strangers may write to."""
     if not may_use(found, folder, os.geteuid()):
-        raise not_ours(shown(path), found, "local")
+        raise not_ours_error(display_path(path), found, "local")
 
 
 class TargetTree:
@@ -241,55 +246,55 @@ class TargetTree:
     keeps_links : bool
         Whether links are copied as links, so that one of the local user's gives way to what the
         server has; else one that stays inside the tree is followed, and only others give way.
-    is_named : bool
+    is_explicit : bool
         Whether the local user has named it as a folder, whoever made it.
 
     Attributes
     ----------
-    mark : bytes
+    marker : bytes
         The name of a file that is in its root as long as new folders are made in the tree.
     """
 
     def __init__(
-        self, path: bytes, mode: int, keeps_links: bool = False, is_named: bool = False
+        self, path: bytes, mode: int, keeps_links: bool = False, is_explicit: bool = False
     ) -> None:
         self._keeps_links = keeps_links
         self._open: Set[TargetFolder] = set()
-        self.mark = temporary.names.new(b"")
-        self._mark = Descriptor()
-        self._made_writable: Dict[Names, int] = {}  # to the mode it had
+        self.marker = temporary.names.new(b"")
+        self._marker = Descriptor()
+        self._made_writable: Dict[PathParts, int] = {}  # to the mode it had
         try:
             real = follow_links(path)
             is_new = _make(real, mode, None)
-            if not is_new and not is_named:
+            if not is_new and not is_explicit:
                 check_folder(real)
             # A link that a stranger has made there meanwhile is not followed.
             descriptor = open_folder(real, flags=os.O_NOFOLLOW)
             real = os.path.realpath(real)
             self._root = TargetFolder(descriptor, path, is_new, real, self._open, keeps_links)
             if is_new:
-                self._set_mark()
+                self._set_marker()
             else:
                 self._make_writable((), self._root)
         except OSError as error:
             self.close()
             raise local_error(error, path) from error
 
-    def _set_mark(self) -> None:
+    def _set_marker(self) -> None:
         """Mark the root, before any folder is made in it: whoever lists that one has come back."""
-        if self._mark.fd < 0:
+        if self._marker.fd < 0:
             with contextlib.suppress(OSError):  # no files, so no folders either
-                self._mark.open(self.mark, _MARK_FLAGS, dir_fd=self._root.fd)
+                self._marker.open(self.marker, _MARKER_FLAGS, dir_fd=self._root.fd)
 
-    def remove_mark(self) -> None:
+    def remove_marker(self) -> None:
         """Remove the mark; may be called more than once."""
-        if self._mark.fd >= 0:
+        if self._marker.fd >= 0:
             with contextlib.suppress(OSError):  # somebody else has removed it
-                os.unlink(self.mark, dir_fd=self._root.fd)
-            self._mark.close()
-        temporary.names.release(self.mark)
+                os.unlink(self.marker, dir_fd=self._root.fd)
+            self._marker.close()
+        temporary.names.release(self.marker)
 
-    def _make_writable(self, names: Names, folder: TargetFolder) -> None:
+    def _make_writable(self, names: PathParts, folder: TargetFolder) -> None:
         """Let files be created in a folder of ours that was there, until all is in it."""
         found = folder.attributes
         mode = found.mode or 0
@@ -297,13 +302,13 @@ class TargetTree:
             self._made_writable[names] = mode
             set_attributes(folder.fd, Attributes(mode=mode | stat.S_IRWXU))
 
-    def finish_folder(self, names: Names, attributes: Attributes) -> Optional[OSError]:
+    def finish_folder(self, names: PathParts, attributes: Attributes) -> Optional[OSError]:
         """
         Give a folder its mode and times, once all is in it.
 
         Parameters
         ----------
-        names : Names
+        names : PathParts
             Where, from the root.
         attributes : Attributes
             Mode and times; what is None is left as it was.
@@ -336,17 +341,17 @@ class TargetTree:
 
     def close(self) -> None:
         """Close all of its folders: a task that never took a step has released none."""
-        self.remove_mark()
+        self.remove_marker()
         for folder in list(self._open):
             folder.close()
 
-    def make_folder(self, names: Names, mode: int) -> TargetFolder:
+    def make_folder(self, names: PathParts, mode: int) -> TargetFolder:
         """
         Make a folder, or take the one that is there, and open it.
 
         Parameters
         ----------
-        names : Names
+        names : PathParts
             Where, from the root; all but the last exist.
         mode : int
             The mode to make it with.
@@ -363,7 +368,7 @@ class TargetTree:
         try:
             self._remove_link(names, parent)
             if not _is_there(names[-1], parent.fd):
-                self._set_mark()
+                self._set_marker()
             is_new, around = _make(names[-1], mode, parent.fd), parent.attributes
         except OSError as error:
             raise local_error(error, self._path(names)) from error
@@ -373,28 +378,28 @@ class TargetTree:
         folder.is_new = is_new
         if not is_new:
             try:
-                check_use(folder.path, folder.attributes, around)
+                check_target(folder.path, folder.attributes, around)
             except BaseException:
                 folder.release()
                 raise
             self._make_writable(names, folder)
         return folder
 
-    def _remove_link(self, names: Names, parent: TargetFolder) -> None:
+    def _remove_link(self, names: PathParts, parent: TargetFolder) -> None:
         """Remove a link that stands in a folder's place, as rsync does, unless it is followed."""
         name, path = names[-1], self._path(names)
-        if _is_link(name, parent.fd) and is_replaced(path, parent):
+        if _is_link(name, parent.fd) and replaces_link(path, parent):
             found = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
-            check_use(path, described(found), parent.attributes)
+            check_target(path, owner_and_mode(found), parent.attributes)
             os.unlink(name, dir_fd=parent.fd)
 
-    def open_folder(self, names: Names, links: int = 0) -> TargetFolder:
+    def open_folder(self, names: PathParts, links: int = 0) -> TargetFolder:
         """
         Open a folder of the tree, step by step, so that none of the steps leads outside.
 
         Parameters
         ----------
-        names : Names
+        names : PathParts
             The way from the root.
         links : int
             How many symbolic links were followed so far.
@@ -412,7 +417,7 @@ class TargetTree:
             except OSError as error:
                 if not _is_link(name, descriptor.fd):
                     raise local_error(error, self._path(names[:count])) from error
-                way = self._way_inside(names[:count], links)
+                way = self._parts_inside(names[:count], links)
                 return self.open_folder(way + names[count:], links + 1)
             descriptor = inner  # the one before is closed with it
         root, path = self._root.root, self._path(names)
@@ -420,27 +425,27 @@ class TargetTree:
             descriptor, path, root=root, among=self._open, keeps_links=self._keeps_links
         )
 
-    def _way_inside(self, names: Names, links: int) -> Names:
+    def _parts_inside(self, names: PathParts, links: int) -> PathParts:
         path = self._path(names)
         try:
             follow_links(path)
         except OSError as error:
             raise local_error(error, path) from error
-        way = way_inside(self._root.root or b"/", path)
+        way = parts_below(self._root.root or b"/", path)
         if way is None or links > 40:
             raise transfer_error(
                 errno.ELOOP,
-                shown(path),
+                display_path(path),
                 "a symbolic link that leads out of the target",
                 side="local",
             )
         return way
 
-    def _path(self, names: Names) -> bytes:
+    def _path(self, names: PathParts) -> bytes:
         return os.path.join(self._root.path, *names)
 
 
-def is_replaced(link: bytes, folder: TargetFolder) -> bool:
+def replaces_link(link: bytes, folder: TargetFolder) -> bool:
     """
     Return whether a link of the local user's gives way to what the server has.
 
@@ -453,10 +458,10 @@ def is_replaced(link: bytes, folder: TargetFolder) -> bool:
     """
     if folder.root is None:
         return False  # it is the target itself, which the user named
-    return folder.keeps_links or way_inside(folder.root, link) is None
+    return folder.keeps_links or parts_below(folder.root, link) is None
 
 
-def way_inside(root: bytes, path: bytes) -> Optional[Names]:
+def parts_below(root: bytes, path: bytes) -> Optional[PathParts]:
     """Give the way from a real root to what a path leads to; None if that lies outside."""
     real = os.path.realpath(path)
     if not is_within(real, root):

@@ -7,9 +7,9 @@ import os
 import stat
 
 from ssh_service.copying import temporary
-from ssh_service.copying.failures import local_error, shown
-from ssh_service.copying.local.target_folder import TargetFolder, check_use
-from ssh_service.copying.ownership import described
+from ssh_service.copying.failures import display_path, local_error
+from ssh_service.copying.local.target_folder import TargetFolder, check_target
+from ssh_service.copying.ownership import owner_and_mode
 from ssh_service.errors import transfer_error
 
 __all__ = ["make_link"]
@@ -37,7 +37,9 @@ def make_link(folder: TargetFolder, name: bytes, text: bytes) -> None:
     """
     path = os.path.join(folder.path, name)
     if not text or b"\0" in text:
-        raise transfer_error(errno.EPROTO, shown(path), "a link that says nothing", side="local")
+        raise transfer_error(
+            errno.EPROTO, display_path(path), "a link that says nothing", side="local"
+        )
     unfinished = temporary.names.new(name)
     try:
         try:
@@ -48,7 +50,7 @@ def make_link(folder: TargetFolder, name: bytes, text: bytes) -> None:
         found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        check_use(path, described(found), folder.attributes)
+        check_target(path, owner_and_mode(found), folder.attributes)
         if stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=folder.fd) == text:
             return
         os.symlink(text, unfinished, dir_fd=folder.fd)

@@ -17,7 +17,7 @@ from typing import (
 )
 
 from ssh_service.copying import temporary
-from ssh_service.copying.failures import leads_back, local_error, not_a_file
+from ssh_service.copying.failures import local_error, not_a_file_error, symlink_loop_error
 from ssh_service.copying.local.descriptors import Descriptor
 from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.paths import is_within
@@ -131,7 +131,7 @@ def _list(
                 if temporary.parse(name) is not None:
                     continue  # another copy's, unfinished
                 try:
-                    yield _look_at(entry, prefix + name, name, inside, descriptor)
+                    yield _make_entry(entry, prefix + name, name, inside, descriptor)
                 except SshTransferError as failure:
                     yield failure
                 except OSError as error:
@@ -146,7 +146,7 @@ def _scan(folder: Any) -> ContextManager[Iterator["os.DirEntry[Any]"]]:
     return os.scandir(folder)
 
 
-def _look_at(
+def _make_entry(
     entry: "os.DirEntry[Any]",
     path: bytes,
     name: bytes,
@@ -159,11 +159,11 @@ def _look_at(
     if not entry.is_dir(follow_symlinks=is_link):
         # Told here, in order; and nothing but a file is ever opened.
         if not entry.is_file(follow_symlinks=is_link):
-            raise not_a_file(path, entry.stat(follow_symlinks=is_link).st_mode, "local")
+            raise not_a_file_error(path, entry.stat(follow_symlinks=is_link).st_mode, "local")
         return Entry(path, name, None)
     status = entry.stat(follow_symlinks=is_link)
     if is_link and ((status.st_dev, status.st_ino) in inside or _leads_out(path)):
-        raise leads_back(path, "local")
+        raise symlink_loop_error(path, "local")
     return Entry(path, name, status)
 
 

@@ -9,7 +9,7 @@ encode, decode  requests to packets; replies to values
 packets         the stream from the server, cut into packets
 reply           the reply to one request, and the inbox of the copy that asked
 time_limits     how long a copy may take, and stand still
-holders         what copies hold of something that there is little of
+usage           what copies hold of something that there is little of
 session         one session: whose reply is whose, what is sent when, how it ends
 client          one copy's use of it: batches of requests, replies as they come
 ==============  ====================================================================

@@ -18,16 +18,16 @@ from ssh_service.copying.sftp.reply import Inbox, Reply
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeUp
 
-__all__ = ["Lane", "greet"]
+__all__ = ["SftpClient", "negotiate"]
 
 # What fits one packet of a channel of OpenSSH's: a batch is written before it exceeds this, or
 # when its lane has nothing better to do.
-_BATCH = 32 * 1024 - 64
+_BATCH_SIZE = 32 * 1024 - 64
 # Seconds for which a server whose program has ended may take to say how.
-_LAST_WORDS = 1.0
+_EXIT_TIMEOUT = 1.0
 
 
-class Lane(Inbox):
+class SftpClient(Inbox):
     """
     One copy's use of a session: its requests, its replies; a context manager.
 
@@ -64,8 +64,8 @@ class Lane(Inbox):
         self._expected = 0  # of those: what is no request
         self._answered = False
 
-    def __enter__(self) -> Lane:
-        self.session.join(self)
+    def __enter__(self) -> SftpClient:
+        self.session.attach(self)
         return self
 
     def __exit__(
@@ -76,7 +76,7 @@ class Lane(Inbox):
     ) -> None:
         if isinstance(exc, SessionEnded):
             exc.answered = self._answered
-        self.session.leave(self, clean=not self.outstanding)
+        self.session.detach(self, clean=not self.outstanding)
 
     def ask(self, request: Callable[..., Buffer], *args: Any) -> Reply:
         """
@@ -96,17 +96,17 @@ class Lane(Inbox):
         """
         reply = Reply(self, next(self._ids) & 0xFFFFFFFF)
         packet = request(reply.request_id, *args)
-        if self._batch_size + len(packet) > _BATCH:
+        if self._batch_size + len(packet) > _BATCH_SIZE:
             self.flush()
         self._batch.append(packet)
         self._batch_size += len(packet)
         self._asked.append(reply)
         self.outstanding += 1
-        if self._batch_size >= _BATCH:
+        if self._batch_size >= _BATCH_SIZE:
             self.flush()
         return reply
 
-    def expect(self) -> Reply:
+    def expect_external(self) -> Reply:
         """Give a reply that somebody else will deliver: the way for what is no SFTP request."""
         self.outstanding += 1
         self._expected += 1
@@ -118,7 +118,7 @@ class Lane(Inbox):
             batch = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
             asked = self._asked
             self._batch, self._batch_size, self._asked = [], 0, []
-            self._last_byte = self.session.put(batch, asked)
+            self._last_byte = self.session.send(batch, asked)
 
     def _flush_if_due(self) -> None:
         # While the server has more to do than waits here, its replies are on their way and bring
@@ -151,7 +151,7 @@ class Lane(Inbox):
         """
         self._flush_if_due()
         while True:
-            replies = self.wait_for_news(timeout)
+            replies = self.wait_for_change(timeout)
             if replies is not None:
                 self.outstanding -= len(replies)
                 if self._expected:
@@ -159,7 +159,7 @@ class Lane(Inbox):
                 self._answered = True
                 return replies
 
-    def wait_for_news(self, timeout: Optional[float]) -> Optional[List[Reply]]:
+    def wait_for_change(self, timeout: Optional[float]) -> Optional[List[Reply]]:
         """
         Wait until something comes in: replies, or None for a change of the session's state.
 
@@ -174,24 +174,24 @@ class Lane(Inbox):
             See above; whatever could be sent since has been.
         """
         while True:
-            before = self._signs_of_life()
+            before = self._progress_marks()
             if self._inbox.empty():
-                self.session.check()  # the end is delivered once, and asked about more often
+                self.session.raise_if_ended()  # the inbox learns of the end only once
             wait = self._next_wait(timeout)
             try:
                 replies = self._inbox.get(timeout=wait)
             except Empty:
-                if wait == timeout and before == self._signs_of_life():
+                if wait == timeout and before == self._progress_marks():
                     raise Stalled() from None
                 continue
             if replies is None:
-                self.session.check()
+                self.session.raise_if_ended()
                 self.session.pump()
             return replies
 
-    def _signs_of_life(self) -> Tuple[int, int]:
+    def _progress_marks(self) -> Tuple[int, int]:
         # What other copies send on the same session is no sign of this one's life.
-        return self.moved, min(self.session.sent, self._last_byte)
+        return self.activity, min(self.session.sent, self._last_byte)
 
     def _next_wait(self, timeout: Optional[float]) -> Optional[float]:
         if self.deadline is None:
@@ -202,7 +202,7 @@ class Lane(Inbox):
         return left if timeout is None else min(left, timeout)
 
 
-def greet(
+def negotiate(
     session: SftpSession, timeout: Optional[float], deadline: Optional[float] = None
 ) -> None:
     """
@@ -226,19 +226,19 @@ def greet(
     SessionEnded
         There is no SFTP session to be had.
     """
-    with Lane(session, deadline) as lane:
-        session.put(encode.init(), [])
-        while not session.is_greeted:
+    with SftpClient(session, deadline) as client:
+        session.send(encode.init(), [])
+        while not session.is_negotiated:
             ending = session.is_ending
             try:
-                lane.wait_for_news(_LAST_WORDS if ending else timeout)
+                client.wait_for_change(_EXIT_TIMEOUT if ending else timeout)
             except Stalled:
                 if not ending:
                     raise
                 session.close()  # it does not say why it ended
         if protocol.LIMITS in session.extensions:
-            reply = lane.ask(encode.limits)
+            reply = client.ask(encode.limits)
             while not reply.kind:
-                lane.collect(timeout)
+                client.collect(timeout)
             if reply.kind == protocol.EXTENDED_REPLY:
                 session.limits = decode.limits(reply.body)

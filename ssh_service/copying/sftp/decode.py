@@ -13,11 +13,11 @@ from typing import Dict, List, Tuple
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import (
     Attributes,
-    Limits,
-    Name,
+    FolderEntry,
+    FreeSpace,
     Pieces,
     ProtocolError,
-    Space,
+    ServerLimits,
 )
 
 _INT = struct.Struct(">I")
@@ -94,15 +94,15 @@ def attributes(body: bytes) -> Attributes:
     return _take_attributes(body, 0)[0]
 
 
-def names(body: bytes) -> List[Name]:
+def names(body: bytes) -> List[FolderEntry]:
     """Decode a part of a folder, or a resolved path."""
     count, at = _take_int(body, 0)
-    names: List[Name] = []
+    names: List[FolderEntry] = []
     for _ in range(count):  # ends with the packet at the latest: each entry takes 12 bytes
         filename, at = _take_string(body, at)
         longname, at = _take_string(body, at)
         attributes, at = _take_attributes(body, at)
-        names.append(Name(filename, attributes, longname))
+        names.append(FolderEntry(filename, attributes, longname))
     return names
 
 
@@ -116,21 +116,21 @@ def extensions(body: bytes) -> Dict[bytes, bytes]:
     return extensions
 
 
-def limits(body: bytes) -> Limits:
+def limits(body: bytes) -> ServerLimits:
     """Decode the reply to `limits`."""
     try:
-        return Limits(*_LIMITS.unpack_from(body))
+        return ServerLimits(*_LIMITS.unpack_from(body))
     except struct.error:
         raise ProtocolError("a reply about limits that is too short") from None
 
 
-def space(body: bytes) -> Space:
+def space(body: bytes) -> FreeSpace:
     """Decode the reply to `space`."""
     try:
         fields = _SPACE.unpack_from(body)
     except struct.error:
         raise ProtocolError("a reply about free space that is too short") from None
-    return Space(
+    return FreeSpace(
         free_blocks=fields[4],
         free_files=fields[7],
         read_only=bool(fields[9] & 1),

@@ -6,7 +6,7 @@ import re
 import struct
 from typing import List, NamedTuple, Optional
 
-from ssh_service.copying.sftp.protocol import LARGEST_PACKET, Pieces, ProtocolError
+from ssh_service.copying.sftp.protocol import MAX_PACKET, Pieces, ProtocolError
 
 __all__ = ["Packet", "PacketReader"]
 
@@ -14,11 +14,11 @@ _HEAD = struct.Struct(">IBI")
 # The first piece of a packet has at least its head and the number after that, if there is one.
 _BEGINNING = 13
 # Far below what one call of the system takes (IOV_MAX).
-_MOST_PIECES = 256
+_MAX_PIECES = 256
 # The server's hello: its size, its kind, a version.
 _HELLO = re.compile(rb"\0[\0-\x04]..\x02\0\0\0[\0-\x0f]", re.DOTALL)
 # Bytes that a profile may print before it.
-_MOST_NOISE = 64 * 1024
+_MAX_NOISE = 64 * 1024
 
 
 class Packet(NamedTuple):
@@ -76,8 +76,8 @@ class PacketReader:
         end = len(chunk)
         while end - at >= 9:
             size, kind, request_id = _HEAD.unpack_from(chunk, at)
-            if not 5 <= size <= LARGEST_PACKET:
-                raise ProtocolError(f"a packet of {size} bytes, 5 to {LARGEST_PACKET} are allowed")
+            if not 5 <= size <= MAX_PACKET:
+                raise ProtocolError(f"a packet of {size} bytes, 5 to {MAX_PACKET} are allowed")
             stop = at + 4 + size
             if stop > end and end - at < _BEGINNING:
                 break
@@ -95,7 +95,7 @@ class PacketReader:
         size = min(self._missing, len(chunk))
         pieces = packet.pieces
         pieces.append(memoryview(chunk)[:size])
-        if len(pieces) > _MOST_PIECES:  # from a server that sends crumbs
+        if len(pieces) > _MAX_PIECES:  # from a server that sends crumbs
             pieces[:] = [memoryview(b"".join(pieces))]
         self._missing -= size
         return size
@@ -108,7 +108,7 @@ class PacketReader:
         match = _HELLO.search(data)
         if match is not None:
             return data[match.start() :]
-        if len(data) > _MOST_NOISE:
+        if len(data) > _MAX_NOISE:
             raise ProtocolError("the server says a lot, but no version: no SFTP server?")
         self._noise = data
         return b""

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import List, NamedTuple, Optional, Union
 
-__all__ = ["Attributes", "Buffer", "Limits", "Name", "Pieces", "ProtocolError", "Space"]
+__all__ = [
+    "Attributes",
+    "Buffer",
+    "ServerLimits",
+    "FolderEntry",
+    "Pieces",
+    "ProtocolError",
+    "FreeSpace",
+]
 
 VERSION = 3
 
@@ -37,8 +45,8 @@ EXPAND_PATH = b"expand-path@openssh.com"
 
 # Every server takes 32 KiB at a time; none that we know takes a packet over 256 KiB.
 SAFE_DATA_SIZE = 32 * 1024
-LARGEST_DATA_SIZE = 255 * 1024
-LARGEST_PACKET = 256 * 1024 + 1024
+MAX_DATA_SIZE = 255 * 1024
+MAX_PACKET = 256 * 1024 + 1024
 
 # What a packet of attributes says of itself: which of them follow.
 HAS_SIZE, HAS_OWNER, HAS_MODE, HAS_TIMES, HAS_EXTENDED = 1, 2, 4, 8, 0x80000000
@@ -62,7 +70,7 @@ class Attributes(NamedTuple):
     mtime: Optional[int] = None
 
 
-class Name(NamedTuple):
+class FolderEntry(NamedTuple):
     """One entry of a folder, or one resolved path."""
 
     filename: bytes
@@ -77,7 +85,7 @@ class Name(NamedTuple):
         return int(words[1]) if is_count else None
 
 
-class Limits(NamedTuple):
+class ServerLimits(NamedTuple):
     """What ``limits@openssh.com`` tells; 0 where the server has no limit or does not say."""
 
     packet: int = 0
@@ -86,7 +94,7 @@ class Limits(NamedTuple):
     handles: int = 0
 
 
-class Space(NamedTuple):
+class FreeSpace(NamedTuple):
     """The part of ``statvfs@openssh.com`` that says why a write failed."""
 
     free_blocks: int

@@ -16,7 +16,7 @@ class Inbox:
 
     Attributes
     ----------
-    moved : int
+    activity : int
         Changes whenever a part of a reply comes in: the sign of life between two replies.
 
     Notes
@@ -26,7 +26,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._inbox: SimpleQueue[Optional[List[Reply]]] = SimpleQueue()
-        self.moved = 0
+        self.activity = 0
 
     def deliver(self, replies: Optional[List[Reply]]) -> None:
         """Put replies in; None: look at the session, something changed there."""
@@ -47,11 +47,11 @@ class Reply:
         What it holds, to be decoded, in the pieces in which it came.
     arrival : int
         Its place among all replies of the session, counted as they came; 0 while there is none.
-    waiter : Any
+    waiting_task : Any
         Whoever waits for it; set and used by the pipeline alone.
     """
 
-    __slots__ = ("inbox", "request_id", "kind", "pieces", "waiter", "arrival")
+    __slots__ = ("inbox", "request_id", "kind", "pieces", "waiting_task", "arrival")
 
     def __init__(self, inbox: Inbox, request_id: int) -> None:
         self.inbox = inbox
@@ -59,7 +59,7 @@ class Reply:
         self.kind = 0
         self.arrival = 0
         self.pieces: Pieces = []
-        self.waiter: Any = None
+        self.waiting_task: Any = None
 
     @property
     def body(self) -> bytes:

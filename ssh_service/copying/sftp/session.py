@@ -13,17 +13,17 @@ from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying.sftp import decode, protocol
-from ssh_service.copying.sftp.holders import Holders
 from ssh_service.copying.sftp.packets import Packet, PacketReader
-from ssh_service.copying.sftp.protocol import Buffer, Limits, ProtocolError
+from ssh_service.copying.sftp.protocol import Buffer, ProtocolError, ServerLimits
 from ssh_service.copying.sftp.reply import Inbox, Reply
+from ssh_service.copying.sftp.usage import UsageTotal
 
-__all__ = ["HandleGivenTwice", "SessionEnded", "SftpSession", "Stream"]
+__all__ = ["HandleGivenTwice", "SessionEnded", "SftpSession", "SftpChannel"]
 
 # Handles that one session may hold where the server does not say how many it allows.
-_HANDLES = 100
+_DEFAULT_HANDLE_LIMIT = 100
 # Handles that are noted before those that were closed are forgotten.
-_HANDLES_NOTED = 4096
+_MAX_KNOWN_HANDLES = 4096
 
 
 class HandleGivenTwice(ProtocolError):
@@ -68,7 +68,7 @@ class _Open:
         return reply is not None and self.closing.arrival > reply.arrival
 
 
-class Stream:
+class SftpChannel:
     """What a session needs of the channel under it."""
 
     def send_some(self, data: memoryview) -> int:
@@ -79,7 +79,7 @@ class Stream:
         """Close it; may be called more than once."""
         raise NotImplementedError
 
-    def in_use(self, used: bool) -> None:
+    def set_in_use(self, used: bool) -> None:
         """Take note whether any copy works on it."""
 
 
@@ -91,14 +91,14 @@ class SftpSession:
     ----------
     extensions : Dict[bytes, bytes]
         What the server announced.
-    limits : Limits
+    limits : ServerLimits
         What it told of its limits; zeros until it has.
     facts : Dict[str, Any]
         What copies found out about this server and want to know next time.
-    alone : Optional[Exclusive]
+    copy_lock : Optional[RecoverableLock]
         Had by the one copy that may use it, where a server mixes up files that are open at the
         same time; None: any number may.
-    handle_holders : Holders
+    handle_usage : UsageTotal
         The budgets of all copies on it, for files that are open.
     ids : Iterator[int]
         Gives each request its number.
@@ -107,7 +107,7 @@ class SftpSession:
 
     Notes
     -----
-    Thread safety.  `feed`, `made_room` and `ended` are for the connection's reader thread; all
+    Thread safety.  `feed`, `on_writable` and `ended` are for the connection's reader thread; all
     else may be called from any thread.  Each copy has an inbox of its own.
 
     Guarantees.  A reply reaches the copy that asked, whatever other copies do.  When the session
@@ -115,8 +115,8 @@ class SftpSession:
     decodes no file, waits for nothing, and sends nothing.
     """
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, channel: SftpChannel) -> None:
+        self._channel = channel
         self._packets = PacketReader(after_noise=True)  # the reader thread's own
         self._lock = threading.Lock()
         self._pending: Dict[int, Reply] = {}  # guarded by _lock
@@ -126,7 +126,7 @@ class SftpSession:
         self._room_made = 0  # guarded by _lock: how often the peer said it has room
         self._arrived = 0  # the reader thread's own
         self._open: Dict[bytes, _Open] = {}  # guarded by _lock: by their handles
-        self._greeted = False  # guarded by _lock: the server's hello has come
+        self._is_negotiated = False  # guarded by _lock: the server's hello has come
         self._ending = False  # guarded by _lock: no more replies will come
         self._over = False  # guarded by _lock
         self._reason: Optional[BaseException] = None  # guarded by _lock
@@ -134,15 +134,17 @@ class SftpSession:
         self._handles_open = 0  # guarded by _lock: at least, as some may be closed already
         self._closing: Deque[Reply] = deque()  # guarded by _lock
         self._last_closed = 0  # guarded by _lock: the arrival that told of the last one
-        self._handle_limit = _HANDLES  # guarded by _lock: where the server does not say it
+        self._handle_limit = (
+            _DEFAULT_HANDLE_LIMIT  # guarded by _lock: where the server does not say it
+        )
         self.ids = itertools.count(1)
         self.sent = 0  # written by whichever thread sends
         self._queued = 0  # guarded by _lock: bytes that were given to be sent, ever
         self.extensions: Dict[bytes, bytes] = {}
-        self.limits = Limits()
+        self.limits = ServerLimits()
         self.facts: Dict[str, Any] = {}
-        self.alone: Any = None  # an `Exclusive`; copies' own matter
-        self.handle_holders = Holders()
+        self.copy_lock: Any = None  # an `RecoverableLock`; copies' own matter
+        self.handle_usage = UsageTotal()
 
     # The reader thread's side. ------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class SftpSession:
             batches: Dict[Inbox, List[Reply]] = {}
             with self._lock:
                 for packet in packets:
-                    if not self._greeted:
+                    if not self._is_negotiated:
                         self._take_hello_locked(packet)
                         continue
                     reply = self._pending.pop(packet.request_id, None)
@@ -166,13 +168,13 @@ class SftpSession:
                 unfinished = self._packets.unfinished
                 started = None if unfinished is None else self._pending.get(unfinished)
         except ProtocolError as error:
-            self.ended(error)
-            self._stream.close()
+            self.mark_ended(error)
+            self._channel.close()
             return
         for inbox, batch in batches.items():
             inbox.deliver(batch)
         if started is not None:
-            started.inbox.moved += 1
+            started.inbox.activity += 1
 
     def _take_hello_locked(self, packet: Packet) -> None:
         version = packet.request_id
@@ -181,11 +183,11 @@ class SftpSession:
         if version < protocol.VERSION:
             raise ProtocolError(f"SFTP version {version}, at least {protocol.VERSION} is needed")
         self.extensions = decode.extensions(packet.body)
-        self._greeted = True
+        self._is_negotiated = True
         for inbox in self._inboxes:
             inbox.deliver(None)
 
-    def made_room(self) -> None:
+    def on_writable(self) -> None:
         """Note that the peer has room again: whoever copies may send on."""
         with self._lock:
             self._room_made += 1
@@ -193,7 +195,7 @@ class SftpSession:
         for inbox in woken:
             inbox.deliver(None)
 
-    def ends_soon(self) -> None:
+    def on_eof(self) -> None:
         """Note that nothing more will come but the reason of the end."""
         with self._lock:
             self._ending = True
@@ -201,7 +203,7 @@ class SftpSession:
         for inbox in inboxes:
             inbox.deliver(None)
 
-    def ended(self, reason: Optional[BaseException]) -> None:
+    def mark_ended(self, reason: Optional[BaseException]) -> None:
         """Note that the session is over; the first reason counts."""
         with self._lock:
             if self._over:
@@ -216,10 +218,10 @@ class SftpSession:
     # The copies' side. --------------------------------------------------------------------------
 
     @property
-    def is_greeted(self) -> bool:
+    def is_negotiated(self) -> bool:
         """Whether the server's hello has come."""
         with self._lock:
-            return self._greeted
+            return self._is_negotiated
 
     @property
     def is_ending(self) -> bool:
@@ -227,7 +229,7 @@ class SftpSession:
         with self._lock:
             return self._ending
 
-    def check(self) -> None:
+    def raise_if_ended(self) -> None:
         """Raise `SessionEnded` if the session is over."""
         with self._lock:
             over, reason = self._over, self._reason
@@ -240,13 +242,13 @@ class SftpSession:
         with self._lock:
             return not self._over and not self._retired
 
-    def join(self, inbox: Inbox) -> None:
+    def attach(self, inbox: Inbox) -> None:
         """Note that a copy works on this session from now on."""
         with self._lock:
             self._inboxes.add(inbox)
-        self._stream.in_use(True)
+        self._channel.set_in_use(True)
 
-    def leave(self, inbox: Inbox, clean: bool) -> None:
+    def detach(self, inbox: Inbox, clean: bool) -> None:
         """
         Note that a copy works on this session no more.
 
@@ -265,7 +267,7 @@ class SftpSession:
             idle = not self._inboxes
             over = self._retired and idle
         if idle:
-            self._stream.in_use(False)
+            self._channel.set_in_use(False)
         if over:
             self.close()
 
@@ -280,14 +282,14 @@ class SftpSession:
 
     def close(self) -> None:
         """End the session."""
-        self.ended(None)
-        self._stream.close()
+        self.mark_ended(None)
+        self._channel.close()
 
-    def has_room_for_handles(self) -> bool:
+    def has_free_handle(self) -> bool:
         """Return whether copies may hold one more file open."""
         with self._lock:
             allowed = self.limits.handles // 2 or self._handle_limit
-        return self.handle_holders.used < allowed
+        return self.handle_usage.used < allowed
 
     def handle_opened(self, handle: bytes, path: bytes, reply: Reply) -> None:
         """
@@ -313,14 +315,14 @@ class SftpSession:
             given_twice = other is not None and other.path != path and other.was_open_at(reply)
             self._open[handle] = _Open(path)
             self._handles_open += 1
-            if len(self._open) > _HANDLES_NOTED:
+            if len(self._open) > _MAX_KNOWN_HANDLES:
                 self._open = {
                     handle: file for handle, file in self._open.items() if file.was_open_at(None)
                 }
         if given_twice:
             error = HandleGivenTwice("the server gave the handle of one open file to another")
-            self.ended(error)
-            self._stream.close()
+            self.mark_ended(error)
+            self._channel.close()
             raise SessionEnded(error)
 
     def handle_closing(self, handle: bytes, reply: Reply) -> None:
@@ -350,7 +352,7 @@ class SftpSession:
         with self._lock:
             self._handle_limit = min(self._handle_limit, max(1, count))
 
-    def put(self, batch: Buffer, replies: List[Reply]) -> int:
+    def send(self, batch: Buffer, replies: List[Reply]) -> int:
         """
         Send a batch of requests as soon as there is room, and expect these replies.
 
@@ -384,7 +386,7 @@ class SftpSession:
         except BaseException as error:
             # Part of a piece may be out, so the stream is of no use to anyone any more; and who
             # was interrupted may have left word that it is still sending.
-            self.ended(error)
+            self.mark_ended(error)
             if not isinstance(error, Exception):
                 raise
 
@@ -396,7 +398,7 @@ class SftpSession:
             head: Optional[memoryview] = self._outbox[0]
             room_made = self._room_made
         while head is not None:
-            count = self._stream.send_some(head)
+            count = self._channel.send_some(head)
             head, room_made = self._advance(head, count, room_made)
 
     def _advance(
@@ -410,8 +412,8 @@ class SftpSession:
                     self._outbox[0] = head[count:]
                 else:
                     self._outbox.popleft()
-            # No room and none made since: `made_room` will wake the copies.  It is told under this
-            # same lock that nobody is sending, so that neither of the two relies on the other.
+            # No room and none made since: `on_writable` will wake the copies.  `_sending` is
+            # reset under the same lock, so that neither of the two relies on the other.
             if not self._outbox or (not count and room_made == self._room_made):
                 self._sending = False
                 return None, 0

@@ -71,7 +71,7 @@ class TimeLimits(NamedTuple):
             raise TimeUp()
         return left if self.stall_timeout is None else min(left, self.stall_timeout)
 
-    def check(self) -> None:
+    def raise_if_expired(self) -> None:
         """Raise `TimeUp` if the whole time is over."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise TimeUp()

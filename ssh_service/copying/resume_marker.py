@@ -10,44 +10,44 @@ from __future__ import annotations
 from typing import Optional
 
 from ssh_service.copying import temporary
-from ssh_service.copying.context import Job
+from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.paths import join
-from ssh_service.copying.remote_owner import NEW_FILE, PRIVATE
-from ssh_service.copying.stale_files import Leftovers
+from ssh_service.copying.remote_owner import NEW_FILE_FLAGS, PRIVATE_MODE
+from ssh_service.copying.stale_files import StaleFiles
 
-__all__ = ["BegunTree"]
+__all__ = ["ResumeMarker"]
 
 
-class BegunTree:
+class ResumeMarker:
     """
     The mark of one upload, in the root of the tree on the server.
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
-    leftovers : Leftovers
+    stale_files : StaleFiles
         What earlier copies left.
     source : bytes
         The real path of the local folder.
     """
 
-    def __init__(self, job: Job, leftovers: Leftovers, source: bytes) -> None:
-        self._job = job
-        self._leftovers = leftovers
+    def __init__(self, context: CopyContext, stale_files: StaleFiles, source: bytes) -> None:
+        self._context = context
+        self._stale_files = stale_files
         self._source = temporary.tree(source)
         self._name = temporary.names.new(self._source)
         self._path: Optional[bytes] = None
 
     async def find(self, folder: bytes) -> bool:
         """Return whether an interrupted copy of the same source has begun the tree `folder`."""
-        claimed = await self._leftovers.claim(folder, self._source, self._name, most=0)
+        claimed = await self._stale_files.claim(folder, self._source, self._name, most=0)
         if claimed is None:
             return False
-        self._job.remote.ask_close(claimed.handle)
+        self._context.remote.ask_close(claimed.handle)
         self._path = claimed.path
-        self._job.has_resumed = self._job.resumes_tree = True
+        self._context.has_resumed = self._context.resumes_tree = True
         return True
 
     async def begin(self, folder: bytes, root: Optional[bytes] = None) -> None:
@@ -63,18 +63,18 @@ class BegunTree:
         """
         path = join(root or folder, self._name)
         try:
-            handle = await self._job.remote.open(path, NEW_FILE, PRIVATE)
+            handle = await self._context.remote.open(path, NEW_FILE_FLAGS, PRIVATE_MODE)
         except Refused:
             return  # then it is not resumed; whatever is wrong, the copy finds out
-        self._job.owner.learn(handle, PRIVATE)
-        self._job.remote.ask_close(handle)
+        self._context.owner.start_identifying(handle, PRIVATE_MODE)
+        self._context.remote.ask_close(handle)
         self._path = join(folder, self._name)
 
     async def end(self) -> None:
         """Remove the mark: all is there."""
         if self._path is not None:
             try:
-                await self._job.remote.remove(self._path)
+                await self._context.remote.remove(self._path)
             except Refused:
                 pass  # litter now
 

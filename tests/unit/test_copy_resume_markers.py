@@ -13,7 +13,7 @@ from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_stream
 from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import Shell, download, real_session, upload
-from tests.unit.trees import litter
+from tests.unit.trees import unfinished_files
 
 SIZE = 3_000_000
 Copy = Callable[..., None]
@@ -45,7 +45,7 @@ def what_stops_a_copy_half_way(
             raise KeyboardInterrupt
 
     def interrupt(copy: Copy, target: Path, **options: Any) -> None:
-        monkeypatch.setattr(progress_module, "_REPORT_EVERY", 0.0)
+        monkeypatch.setattr(progress_module, "_REPORT_INTERVAL", 0.0)
         with pytest.raises(KeyboardInterrupt):
             copy(session, source, target, progress=stop, resume=True, **options)
 
@@ -73,7 +73,7 @@ def test_resume_of_a_new_tree_goes_into_the_same_folder(
     interrupt(copy, tmp_path / "target", **options)
     copy(session, source, tmp_path / "target", resume=True, **options)
     assert contents(tmp_path / "target") == contents(source)
-    assert not litter(tmp_path / "target")
+    assert not unfinished_files(tmp_path / "target")
 
 
 def test_resume_of_a_tree_sends_only_what_is_missing(
@@ -118,7 +118,7 @@ def test_resume_of_a_tree_inside_a_folder_continues_it_there(
     copy(session, source, tmp_path / "target", resume=True)
     assert os.listdir(tmp_path / "target") == ["source"]
     assert contents(tmp_path / "target" / "source") == contents(source)
-    assert not litter(tmp_path / "target")
+    assert not unfinished_files(tmp_path / "target")
 
 
 @BOTH
@@ -135,7 +135,7 @@ def test_a_complete_tree_is_not_taken_for_a_begun_one(
         copy(session, source, tmp_path / "target", resume=True)
     assert contents(tmp_path / "target" / "source") == contents(source)
     assert len([r for r in caplog.records if "nothing to resume" in r.getMessage()]) == 1
-    assert not litter(tmp_path / "target")
+    assert not unfinished_files(tmp_path / "target")
 
 
 @BOTH
@@ -174,4 +174,4 @@ def test_a_tree_unpacked_from_a_stream_is_continued(
     upload(session, source, tmp_path / "target", resume=True, shell=shell)
     shell.wait()
     assert contents(tmp_path / "target") == contents(source)
-    assert not litter(tmp_path / "target")
+    assert not unfinished_files(tmp_path / "target")

@@ -9,26 +9,26 @@ from typing import Callable, Optional
 
 from ssh_service.transport.lock_free import LockFreeEvent
 
-__all__ = ["Exclusive", "Turn"]
+__all__ = ["RecoverableLock", "LockOwner"]
 
 # Seconds after which it is looked at whether the holder is still there.
-_LOOK_EVERY = 0.1
+_LIVENESS_INTERVAL = 0.1
 
 
-class Turn:
+class LockOwner:
     """The right to be the one; it belongs to the thread that made it."""
 
     def __init__(self) -> None:
         self.thread = threading.current_thread()
 
 
-class Exclusive:
+class RecoverableLock:
     """
     A lock for waits with a limit; a thread that was torn out of its turn locks out nobody.
 
     An exception of a signal's handler may strike between the end of ``Lock.acquire`` and the
-    ``try`` that follows.  Here `take` is called inside of it, and `give` does nothing if the turn
-    was not had; one that was lost even so ends with its thread's frame, or its next turn.
+    ``try`` that follows.  Here `take` is called inside of it, and `give` does nothing if the owner
+    was not had; one that was lost even so ends with its thread's frame, or its next owner.
 
     Notes
     -----
@@ -37,16 +37,16 @@ class Exclusive:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._holder: Callable[[], Optional[Turn]] = lambda: None  # guarded by _lock
-        self._over = LockFreeEvent()  # guarded by _lock: of the holder's turn
+        self._holder: Callable[[], Optional[LockOwner]] = lambda: None  # guarded by _lock
+        self._over = Latch()  # guarded by _lock: of the holder's owner
 
-    def take(self, turn: Turn, timeout: Optional[float]) -> bool:
+    def acquire(self, owner: LockOwner, timeout: Optional[float]) -> bool:
         """
-        Wait for one's turn.
+        Wait for one's owner.
 
         Parameters
         ----------
-        turn : Turn
+        owner : LockOwner
             A new one of this thread's.
         timeout : Optional[float]
             Seconds; None: no limit.
@@ -59,23 +59,23 @@ class Exclusive:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
-                if self._is_free_locked(turn):
-                    self._holder, self._over = weakref.ref(turn), LockFreeEvent()
+                if self._is_free_locked(owner):
+                    self._holder, self._over = weakref.ref(owner), Latch()
                     return True
                 over = self._over
-            left = _LOOK_EVERY if deadline is None else deadline - time.monotonic()
+            left = _LIVENESS_INTERVAL if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
-            over.wait(min(left, _LOOK_EVERY))
+            over.wait(min(left, _LIVENESS_INTERVAL))
 
-    def _is_free_locked(self, turn: Turn) -> bool:
+    def _is_free_locked(self, owner: LockOwner) -> bool:
         holder = self._holder()
-        return holder is None or holder.thread is turn.thread or not holder.thread.is_alive()
+        return holder is None or holder.thread is owner.thread or not holder.thread.is_alive()
 
-    def give(self, turn: Turn) -> None:
-        """End one's turn, if it was had."""
+    def release(self, owner: LockOwner) -> None:
+        """End one's owner, if it was had."""
         with self._lock:
-            if self._holder() is not turn:
+            if self._holder() is not owner:
                 return
             self._holder, over = (lambda: None), self._over
         over.set()

@@ -7,18 +7,18 @@ import time
 from typing import Optional
 
 from ssh_service.copying import temporary
-from ssh_service.copying.context import Job
-from ssh_service.copying.failures import Refused, into_itself
+from ssh_service.copying.context import CopyContext
+from ssh_service.copying.failures import Refused, copy_into_itself_error
 from ssh_service.copying.paths import folder_of, is_within, join
-from ssh_service.copying.remote_owner import NEW_FILE, PRIVATE
+from ssh_service.copying.remote_owner import NEW_FILE_FLAGS, PRIVATE_MODE
 
-__all__ = ["OwnTarget"]
+__all__ = ["SelfCopyGuard"]
 
 # Seconds by which the clocks of files may be behind.
-_INACCURACY = 2.0
+_CLOCK_TOLERANCE = 2.0
 
 
-class OwnTarget:
+class SelfCopyGuard:
     """
     Recognises the target of an upload in its source.
 
@@ -27,7 +27,7 @@ class OwnTarget:
 
     Parameters
     ----------
-    job : Job
+    context : CopyContext
         The copy.
     source : bytes
         The local folder.
@@ -35,11 +35,11 @@ class OwnTarget:
         The remote folder.
     """
 
-    def __init__(self, job: Job, source: bytes, target: bytes) -> None:
-        self._job = job
+    def __init__(self, context: CopyContext, source: bytes, target: bytes) -> None:
+        self._context = context
         self._source = source.rstrip(b"/") or b"/"
         self._target = target
-        self._since = time.time() - _INACCURACY
+        self._since = time.time() - _CLOCK_TOLERANCE
         self._name: Optional[bytes] = None
         self._is_made = False
         self._clear = b""  # a folder that is not in the target, nor is any around it
@@ -64,7 +64,7 @@ class OwnTarget:
         around = path
         while not is_within(self._clear, around):
             if os.path.lexists(join(around, self._name)):
-                raise into_itself(around, "local")
+                raise copy_into_itself_error(around, "local")
             if len(around) <= len(self._source):
                 break
             around = folder_of(around)
@@ -74,10 +74,10 @@ class OwnTarget:
         self._name = temporary.names.new(b"")
         try:
             path = join(self._target, self._name)
-            handle = await self._job.remote.open(path, NEW_FILE, PRIVATE)
+            handle = await self._context.remote.open(path, NEW_FILE_FLAGS, PRIVATE_MODE)
             self._is_made = True
-            self._job.owner.learn(handle, PRIVATE)
-            self._job.remote.ask_close(handle)
+            self._context.owner.start_identifying(handle, PRIVATE_MODE)
+            self._context.remote.ask_close(handle)
         except Refused:
             pass  # nothing is made in there, or what is wrong is found out soon
 
@@ -86,7 +86,7 @@ class OwnTarget:
         if self._name is not None and self._is_made:
             self._is_made = False
             try:
-                await self._job.remote.remove(join(self._target, self._name))
+                await self._context.remote.remove(join(self._target, self._name))
             except Refused:
                 pass  # litter now
 

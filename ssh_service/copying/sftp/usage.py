@@ -6,10 +6,10 @@ import threading
 import weakref
 from typing import List
 
-__all__ = ["Holder", "Holders"]
+__all__ = ["Usage", "UsageTotal"]
 
 
-class Holder:
+class Usage:
     """
     One that holds some.
 
@@ -22,7 +22,7 @@ class Holder:
     used = 0
 
 
-class Holders:
+class UsageTotal:
     """
     All that hold some, as long as they live.
 
@@ -36,17 +36,17 @@ class Holders:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._all: List["weakref.ref[Holder]"] = []  # guarded by _lock; replaced as a whole
+        self._all: List["weakref.ref[Usage]"] = []  # guarded by _lock; replaced as a whole
 
-    def join(self, holder: Holder) -> None:
+    def add(self, usage: Usage) -> None:
         """Count one more."""
         with self._lock:
             self._all = [known for known in self._all if known() is not None]
-            self._all.append(weakref.ref(holder))
+            self._all.append(weakref.ref(usage))
 
     @property
     def used(self) -> int:
         """How many all of them hold."""
         with self._lock:
-            holders = [known() for known in self._all]
-        return sum(max(0, holder.used) for holder in holders if holder is not None)
+            usage = [known() for known in self._all]
+        return sum(max(0, holder.used) for holder in usage if holder is not None)

@@ -1,4 +1,4 @@
-"""The mark of a tree that a download has begun: see `ssh_service.copying.begun_tree`."""
+"""The mark of a tree that a download has begun: see `ssh_service.copying.resume_marker`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 from ssh_service.copying import temporary
 from ssh_service.copying.local.descriptors import Descriptor
 from ssh_service.copying.local.target_folder import TargetFolder, open_folder
-from ssh_service.copying.ownership import described, is_our_file
+from ssh_service.copying.ownership import is_our_file, owner_and_mode
 
-__all__ = ["LocalBegunTree"]
+__all__ = ["LocalResumeMarker"]
 
 _NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
-class LocalBegunTree:
+class LocalResumeMarker:
     """
     The mark of one download, in the root of the local tree.
 
@@ -42,8 +42,8 @@ class LocalBegunTree:
         except OSError:
             return False
         try:
-            for other in folder.names_left():
-                if self._is_mark(folder, other):
+            for other in folder.unfinished_names():
+                if self._is_marker(folder, other):
                     self._is_set = True
                     os.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
                     return True
@@ -53,11 +53,13 @@ class LocalBegunTree:
             folder.close()
         return False
 
-    def _is_mark(self, folder: TargetFolder, name: bytes) -> bool:
+    def _is_marker(self, folder: TargetFolder, name: bytes) -> bool:
         status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-        if status.st_size or not is_our_file(described(status), os.geteuid(), status.st_nlink):
+        if status.st_size or not is_our_file(
+            owner_and_mode(status), os.geteuid(), status.st_nlink
+        ):
             return False
-        return temporary.names.is_left_of(name, self._source, time.time() - status.st_mtime)
+        return temporary.names.is_resumable_for(name, self._source, time.time() - status.st_mtime)
 
     def begin(self, folder: TargetFolder) -> None:
         """Mark a tree that this copy has made."""
