@@ -308,7 +308,7 @@ def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
 
 def _open_once(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     stream = _SftpSink(transport.connection_id)
-    stream.session.facts["connection"] = transport.connection_id
+    stream.session.facts.connection_id = transport.connection_id
     channel = transport.start_session(stream, window_size=_WINDOW, max_packet_size=_MAX_PACKET)
     try:
         negotiate(stream.session, limits.stall_timeout, limits.deadline)

@@ -99,7 +99,7 @@ async def digest_by_shell(context: CopyContext, path: bytes, size: int) -> Optio
     """
     if not context.has_shell or not _PLAIN_PATH.fullmatch(path):
         return None
-    if context.remote.lacks("shell"):
+    if context.remote.facts.shell.is_missing:
         return None
     process = context.start_command(_COMMAND % (size, path))
     output = b""
@@ -112,7 +112,7 @@ async def digest_by_shell(context: CopyContext, path: bytes, size: int) -> Optio
     found = _DIGEST.search(output) if await process.end() == 0 else None
     if found is None:
         if not process.refused:
-            context.remote.note_lack("shell")
+            context.remote.facts.shell.mark_missing()
         return None
     return bytes.fromhex(found.group().decode())
 

@@ -148,7 +148,7 @@ class DownloadStream:
                 self._process.abandon()
             self.is_over = True
             if not self._useful and not self._process.refused:
-                self._context.remote.note_lack("tar")
+                self._context.remote.facts.tar.mark_missing()
             while self._queue:
                 await self._leave()
         except ABORTS:

@@ -182,7 +182,7 @@ class Download:
     async def _run_tree(self, source: bytes, found: Attributes, target: bytes) -> None:
         real = await self._remote.real_path(source)
         if self._context.options.resume:
-            server = str(self._remote.facts.get("connection", "")).encode()
+            server = self._remote.facts.connection_id.encode()
             self._marker = LocalResumeMarker(server + b" " + real)
             self._context.closing.callback(temporary.names.release, self._marker.name)
         place = await self._place_of_tree(source, target)
@@ -410,7 +410,11 @@ class Download:
     @property
     def _may_stream(self) -> bool:
         context = self._context
-        return context.has_shell and not context.options.verify and not context.remote.lacks("tar")
+        return (
+            context.has_shell
+            and not context.options.verify
+            and not context.remote.facts.tar.is_missing
+        )
 
     def _check_entry(self, name: bytes, path: bytes, seen: Set[int]) -> None:
         self._entries += 1

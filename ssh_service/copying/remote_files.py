@@ -12,6 +12,7 @@ from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, folder_of, sibl
 from ssh_service.copying.pipeline import Cancelled, Pipeline
 from ssh_service.copying.sftp import decode, encode, protocol
 from ssh_service.copying.sftp.client import SftpClient
+from ssh_service.copying.sftp.handles import HandleGivenTwice
 from ssh_service.copying.sftp.protocol import (
     Attributes,
     Buffer,
@@ -22,12 +23,11 @@ from ssh_service.copying.sftp.protocol import (
     ServerLimits,
 )
 from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.sftp.session import SessionEnded
 from ssh_service.copying.waiting import Budget
 
 __all__ = ["RemoteFiles"]
 
-# Seconds after which something that a server lacks is asked for again: it may be there by then.
-_LACKS_KEPT = 600.0
 # Seconds for which to wait until one of the open files is closed, where there may be room for few,
 # and how often to try again once there was one less.
 _HANDLE_WAIT_TIMEOUT, _MAX_OPEN_RETRIES = 30.0, 10
@@ -52,15 +52,6 @@ class RemoteFiles:
         self.read_size = _data_size(session.limits, session.limits.read)
         self.write_size = _data_size(session.limits, session.limits.write)
 
-    def lacks(self, what: str) -> bool:
-        """Tell whether the server was seen to lack something, in the last minutes."""
-        seen = self.facts.get(f"no {what}")
-        return seen is not None and time.monotonic() - seen < _LACKS_KEPT
-
-    def note_lack(self, what: str) -> None:
-        """Note that the server seems to lack something: ``tar``, or a ``shell``."""
-        self.facts[f"no {what}"] = time.monotonic()
-
     def parts(self, start: int, end: int) -> Iterator[Tuple[int, int]]:
         """Give offset and size of the parts in which a file is read."""
         for offset in range(start, end, self.read_size):
@@ -71,7 +62,7 @@ class RemoteFiles:
     def ask_close(self, handle: bytes) -> Reply:
         """Begin to close a file or folder."""
         reply = self._client.ask(encode.close, handle)
-        self._client.session.handle_closing(handle, reply)
+        self._client.session.handles.on_closing(handle, reply)
         return reply
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> Reply:
@@ -149,8 +140,8 @@ class RemoteFiles:
         try:
             return await self._handle(reply, path)
         except Refused as refused:
-            most = session.count_open()
-            were_open = most or session.has_closed_since(reply)
+            most = session.handles.count()
+            were_open = most or session.handles.has_closed_since(reply)
             if refused.code != protocol.FAILURE or session.limits.handles or not were_open:
                 raise
             # It may have room for so many open files, and not say so.
@@ -159,7 +150,7 @@ class RemoteFiles:
                 handle = await self._open_later(most, reply, refused, request, args)
             finally:
                 self._waiting_to_open.release()
-            session.note_handle_limit(max(most, session.count_open()))
+            session.handles.limit_to(max(most, session.handles.count()))
             return handle
 
     async def _open_later(
@@ -173,7 +164,7 @@ class RemoteFiles:
         """Open what was refused, perhaps for want of room, when something else was closed."""
         session, until, tries = self._client.session, time.monotonic() + _HANDLE_WAIT_TIMEOUT, 0
         while True:
-            while session.count_open() and not session.has_closed_since(reply):
+            while session.handles.count() and not session.handles.has_closed_since(reply):
                 if time.monotonic() > until:
                     raise refused
                 await self._client.ask(encode.lstat, b".")  # nothing but a moment
@@ -182,9 +173,9 @@ class RemoteFiles:
                 return await self._handle(reply, refused.path)
             except Refused as again:
                 refused = again
-                if session.has_closed_since(reply) and time.monotonic() < until:
+                if session.handles.has_closed_since(reply) and time.monotonic() < until:
                     continue  # it was full, and is no more
-                count = session.count_open()
+                count = session.handles.count()
                 # With room, it was something else; unless another copy was faster.
                 if count < most:
                     most, tries = count, tries + 1
@@ -202,7 +193,13 @@ class RemoteFiles:
         if reply.kind != protocol.HANDLE:
             raise _refusal(reply, path)
         handle = decode.handle(reply.body)
-        self._client.session.handle_opened(handle, path, reply)
+        session = self._client.session
+        try:
+            session.handles.on_opened(handle, path, reply)
+        except HandleGivenTwice as error:
+            # A write may reach either of the two files: end the session for all copies.
+            session.close(error)
+            raise SessionEnded(error) from error
         return handle
 
     async def stat(self, path: bytes) -> Attributes:
@@ -236,7 +233,7 @@ class RemoteFiles:
 
     async def make_link(self, text: bytes, path: bytes) -> None:
         """Make a symbolic link that says `text`."""
-        paths = (path, text) if self.facts.get("link order") else (text, path)
+        paths = (path, text) if self.facts.symlink_path_first else (text, path)
         check_status(await self._client.ask(encode.make_link, *paths), path)
 
     async def text_of_link(self, path: bytes) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 import time
-from typing import Dict, List, NamedTuple, Optional, Set
+from typing import Dict, List, Optional, Set
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, display_path
@@ -27,13 +27,13 @@ from ssh_service.copying.remote_files import RemoteFiles, check_status, is_link,
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.sftp.server_facts import Identity
 from ssh_service.copying.waiting import Budget, TaskEvent
 
 __all__ = [
     "MAX_SYMLINKS",
     "NEW_FILE_FLAGS",
     "PRIVATE_MODE",
-    "Identity",
     "RemoteOwner",
     "ResolvedFolder",
 ]
@@ -44,36 +44,6 @@ MAX_SYMLINKS = 40
 # The mode of an unfinished file: nobody else may read it; its own mode is set at the end.
 PRIVATE_MODE = 0o600
 NEW_FILE_FLAGS = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
-
-
-class Identity(NamedTuple):
-    """
-    What a server reports about a file that we have just created.
-
-    Attributes
-    ----------
-    uid : Optional[int]
-        Its owner, which is us; None if the server reports none.
-    is_proven : bool
-        Whether the server is seen to report different owners for different users' files.
-    sets_modes : bool
-        Whether it lets us set the mode of a file.
-    time : int
-        The server's clock.
-    at : float
-        Our monotonic clock at that time.
-    """
-
-    uid: Optional[int] = None
-    is_proven: bool = False
-    sets_modes: bool = True
-    time: int = 0
-    at: float = 0.0
-
-    @property
-    def now(self) -> float:
-        """The server's clock, now."""
-        return self.time + time.monotonic() - self.at
 
 
 class ResolvedFolder:
@@ -156,8 +126,7 @@ class RemoteOwner:
     @property
     def identity(self) -> Optional[Identity]:
         """What is known so far; kept for all copies on the session."""
-        identity: Optional[Identity] = self._remote.facts.get("identity")
-        return identity
+        return self._remote.facts.identity
 
     def start_identifying(self, handle: bytes, mode: Optional[int] = None) -> None:
         """
@@ -186,7 +155,7 @@ class RemoteOwner:
         elif asked is not None:
             asked.is_taken = True
             try:
-                self._remote.facts["identity"] = await asked.identity()
+                self._remote.facts.identity = await asked.identity()
                 self.identified.set()
             finally:
                 self._asked = None

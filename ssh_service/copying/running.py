@@ -18,7 +18,8 @@ from ssh_service.copying.options import Options
 from ssh_service.copying.progress import Meter, ProgressTo
 from ssh_service.copying.recoverable_lock import LockOwner
 from ssh_service.copying.sftp.client import SftpClient
-from ssh_service.copying.sftp.session import HandleGivenTwice, SessionEnded, SftpSession
+from ssh_service.copying.sftp.handles import HandleGivenTwice
+from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import transfer_error

@@ -12,11 +12,11 @@ from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.paths import join
 from ssh_service.copying.pipeline import PipelineTask
 from ssh_service.copying.remote_files import is_folder, parse_attributes, parse_names
-from ssh_service.copying.remote_owner import Identity
 from ssh_service.copying.removal import remove_tree
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import FolderEntry
 from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.sftp.server_facts import Identity
 from ssh_service.copying.waiting import Budget, TaskEvent
 
 __all__ = ["ClaimedFile", "StaleFiles"]
@@ -73,7 +73,7 @@ class StaleFiles:
 
         The copy does not wait for it: what is not done by `stop` is left to the next copy.
         """
-        swept = self._context.remote.facts.setdefault("swept folders", set())
+        swept = self._context.remote.facts.cleaned_folders
         if folder in swept or len(swept) >= _MAX_FOLDERS:
             return
         self._removals.append(
@@ -106,7 +106,7 @@ class StaleFiles:
             done = True  # nothing the copy depends on: if it does, it finds out itself
         finally:
             if not done:
-                self._context.remote.facts["swept folders"].discard(folder)
+                self._context.remote.facts.cleaned_folders.discard(folder)
 
     async def _remove_all(self, folder: bytes, listing: _Listing) -> None:
         context, owner = self._context, self._owner

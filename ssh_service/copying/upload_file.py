@@ -120,7 +120,7 @@ class FileUpload:
             # Opening a fifo would block the server.
             raise not_a_file_error(target, found.mode or 0, "remote")
         await owner.check_target(target, found, folder)
-        replaces = remote.can_replace or remote.facts.get("rename replaces", True)
+        replaces = remote.can_replace or remote.facts.rename_replaces
         return _Place(target, found, in_place=not (replaces and is_file(found)))
 
     async def _is_there(self, place: _Place) -> bool:
@@ -256,7 +256,7 @@ class FileUpload:
             raise error from refused
         # A mount point, a sticky folder, or version 3's rule.
         if not self._remote.can_replace:
-            self._remote.facts["rename replaces"] = False
+            self._remote.facts.rename_replaces = False
 
     async def _discard(self, path: bytes) -> None:
         try:

@@ -76,22 +76,22 @@ async def _learn_order(context: CopyContext, target: bytes) -> None:
     ask who their client is.  Two names of unfinished files tell: whichever becomes a link.
     """
     facts = context.remote.facts
-    if "link order" in facts:
+    if facts.symlink_path_first is not None:
         return
-    identified = facts.get("link order being identified")
-    if isinstance(identified, TaskEvent) and identified.belongs_to(context.pipeline):
-        await identified.wait()
-        if "link order" in facts:
+    probe = facts.symlink_probe
+    if isinstance(probe, TaskEvent) and probe.belongs_to(context.pipeline):
+        await probe.wait()
+        if facts.symlink_path_first is not None:
             return
-    signal = facts["link order being identified"] = TaskEvent(context.pipeline)
+    probe = facts.symlink_probe = TaskEvent(context.pipeline)
     names = [temporary.names.new(basename(target)) for _ in range(2)]
     one, other = (sibling(target, name) for name in names)
     try:
         await context.remote.make_link(one, other)
-        for path, reverses in ((other, False), (one, True)):
+        for path, path_first in ((other, False), (one, True)):
             found = await context.remote.find(path, follow=False)
             if found is not None and is_link(found):
-                facts["link order"] = reverses
+                facts.symlink_path_first = path_first
                 await _remove(context, path)
                 return
         raise Refused(0, "the server makes no symbolic links", target)
@@ -99,6 +99,6 @@ async def _learn_order(context: CopyContext, target: bytes) -> None:
         refused.path = target
         raise
     finally:
-        signal.set()
+        probe.set()
         for name in names:
             temporary.names.release(name)

@@ -84,7 +84,12 @@ class StreamResult:
 def should_stream(context: CopyContext, source: bytes, status: os.stat_result) -> bool:
     """Tell whether a tree has many small files, and the server may have a shell."""
     options = context.options
-    if not context.has_shell or options.verify or options.fsync or context.remote.lacks("tar"):
+    if (
+        not context.has_shell
+        or options.verify
+        or options.fsync
+        or context.remote.facts.tar.is_missing
+    ):
         return False
     small = 0
     try:
@@ -208,7 +213,7 @@ class UploadStream:
             await process.end()
             raise
         if bad is None and not process.refused:
-            self._context.remote.note_lack("tar")
+            self._context.remote.facts.tar.mark_missing()
         _log.debug(
             "%r not in one stream: %s",
             display_path(self._target),

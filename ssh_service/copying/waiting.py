@@ -116,7 +116,7 @@ class HandleBudget(Budget):
     def __init__(self, pipeline: Pipeline, session: SftpSession, limit: int) -> None:
         super().__init__(pipeline, limit)
         self._session = session
-        session.handle_usage.add(self)
+        session.handles.usage.add(self)
         open_files.usage.add(self)
 
     def _has_room(self, amount: int) -> bool:
@@ -125,7 +125,9 @@ class HandleBudget(Budget):
         if not self.used:
             return True
         return (
-            super()._has_room(amount) and self._session.has_free_handle() and open_files.has_room()
+            super()._has_room(amount)
+            and self._session.has_room_for_handle()
+            and open_files.has_room()
         )
 
     def release_all(self) -> None:

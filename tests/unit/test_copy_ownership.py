@@ -220,7 +220,7 @@ def test_sweep_spares_what_a_planted_link_leads_to(
     monkeypatch.setattr(encode, "remove", swap_and_remove)
     for number in range(3):
         upload(session, chain, shared / f"tree{number}")
-        session.facts.pop("swept folders")
+        session.facts.cleaned_folders.clear()
     assert len(os.listdir(victim)) == 40
     assert len(os.listdir(attack.inner)) == 40
 
@@ -242,7 +242,7 @@ def test_sweep_spares_a_victim_while_a_stranger_swaps(
     try:
         for number in range(6):
             upload(session, chain, shared / f"tree{number}")
-            session.facts.pop("swept folders")
+            session.facts.cleaned_folders.clear()
     finally:
         over.set()
         attacker.join()
@@ -602,7 +602,7 @@ def test_update_does_not_take_a_strangers_file_for_ours(
 def write_in_place(session: SftpSession) -> None:
     """Have files that are there written into, as on servers that cannot rename over them."""
     del session.extensions[POSIX_RENAME]
-    session.facts["rename replaces"] = False
+    session.facts.rename_replaces = False
 
 
 def test_a_link_in_place_of_a_file_that_is_written_into_is_not_followed(

@@ -12,6 +12,7 @@ import pytest
 from ssh_service.copying import download_file
 from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_file
+from ssh_service.copying.sftp.server_facts import ServerFacts
 from ssh_service.copying.sftp.session import SftpSession
 from tests.unit.sftp_harness import download, real_session, upload
 from tests.unit.trees import describe, make_tree, unfinished_files
@@ -131,7 +132,7 @@ def test_what_was_left_to_resume_is_litter_for_a_copy_that_does_not(
     interrupt: Interrupt,
 ) -> None:
     interrupt(copy)
-    session.facts.clear()  # as for another connection
+    session.facts = ServerFacts()  # as for another connection
     copy(session, source, target)
     assert os.listdir(target.parent) == ["target"]
 

@@ -180,7 +180,7 @@ def test_a_server_with_room_for_few_open_files_gets_all(
         many_files(tmp_path / "source" / str(number), 120 // folders, 300)
     copy(small, tmp_path / "source", tmp_path / "target", stall_timeout=20)
     assert describe(tmp_path / "target") == describe(tmp_path / "source")
-    assert small.count_open() == 0
+    assert small.handles.count() == 0
     assert small._handle_limit < 20
 
 

@@ -14,12 +14,9 @@ from typing import Any, Callable, List, Optional
 
 import pytest
 
-from ssh_service.copying import downloading, remote_files, tar, temporary, upload_stream
+from ssh_service.copying import downloading, tar, temporary, upload_stream
 from ssh_service.copying.local.source_file import SourceFile
-from ssh_service.copying.pipeline import Pipeline
-from ssh_service.copying.remote_files import RemoteFiles
-from ssh_service.copying.sftp import encode
-from ssh_service.copying.sftp.client import SftpClient
+from ssh_service.copying.sftp import encode, server_facts
 from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.copying.shell_command import READY_LINE, ProcessChannel, ShellProcess
@@ -100,7 +97,7 @@ def test_a_tree_arrives_as_by_sftp(
     expected = describe(source) if copy is upload else received(describe(source))
     assert targets[0] == targets[1] == expected
     assert bool(shell.commands) != (existing and copy is upload)
-    assert not session.facts.get("no tar")
+    assert not session.facts.tar.is_missing
 
 
 @BOTH
@@ -141,7 +138,7 @@ def test_where_there_is_no_such_tar_sftp_does_it(
         shell = refused
     copy(session, source, tmp_path / "target", shell=shell)
     assert describe(tmp_path / "target") == describe(source)
-    assert session.facts["no tar"]  # and it is not asked for again
+    assert session.facts.tar.is_missing  # and it is not asked for again
 
 
 def elsewhere(shell: Shell, command: bytes, process: ShellProcess) -> None:
@@ -228,7 +225,7 @@ def test_a_file_that_changes_under_an_upload_is_consistent_or_told(
     monkeypatch.setattr(SourceFile, "read_into", read)
     upload(session, source, tmp_path / "target", shell=shell)
     assert describe(tmp_path / "target") == describe(source)
-    assert not session.facts.get("no tar")
+    assert not session.facts.tar.is_missing
 
 
 def test_nobody_else_can_read_what_is_on_its_way(
@@ -466,12 +463,9 @@ def test_a_shell_that_hangs_is_given_up(
     source = many_files(tmp_path / "source", 5, size=10)
     copy(session, source, tmp_path / "target", shell=HungShell(archive))
     assert describe(tmp_path / "target") == describe(source)
-    assert "no tar" in session.facts
-    client = SftpClient(session)
-    remote = RemoteFiles(client, Pipeline(client))
-    assert remote.lacks("tar")
-    monkeypatch.setattr(remote_files, "_LACKS_KEPT", 0.0)
-    assert not remote.lacks("tar")
+    assert session.facts.tar.is_missing
+    monkeypatch.setattr(server_facts, "MISSING_TTL", 0.0)
+    assert not session.facts.tar.is_missing
 
 
 def test_a_profile_that_prints_something_disturbs_no_stream(
@@ -483,4 +477,4 @@ def test_a_profile_that_prints_something_disturbs_no_stream(
     for copy in (upload, download):
         copy(session, source, tmp_path / copy.__name__, shell=shell)
         assert describe(tmp_path / copy.__name__) == describe(source)
-    assert "no tar" not in session.facts and len(shell.commands) == 2
+    assert not session.facts.tar.is_missing and len(shell.commands) == 2

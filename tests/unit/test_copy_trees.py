@@ -20,6 +20,7 @@ from ssh_service.copying import downloading
 from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_stream, uploading
 from ssh_service.copying.progress import Progress
+from ssh_service.copying.sftp.server_facts import Feature
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.errors import SshTransferError
 from tests.common import PATIENCE
@@ -44,7 +45,7 @@ def copies_of_a_tree(
     one = upload if request.param.startswith("up") else download
     shell = Shell(home) if request.param.endswith("stream") else None
     yield functools.partial(one, session, shell=shell)
-    assert not session.facts.get("no tar"), "what was to go in a stream did not"
+    assert not session.facts.tar.is_missing, "what was to go in a stream did not"
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -246,7 +247,7 @@ def test_a_full_disk_is_told_and_what_came_before_is_whole(
     for name in os.listdir(disk / "target"):
         assert (disk / "target" / name).read_bytes() == (source / name).read_bytes()
     assert not unfinished_files(disk)
-    copy.args[0].facts.pop("no tar", None)  # which failed, up, as it should
+    copy.args[0].facts.tar = Feature()  # which failed, up, as it should
 
 
 def test_more_folders_than_are_finished_at_once_get_their_times(

@@ -13,25 +13,13 @@ from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying.sftp import decode, protocol
+from ssh_service.copying.sftp.handles import OpenHandles
 from ssh_service.copying.sftp.packets import Packet, PacketReader
 from ssh_service.copying.sftp.protocol import Buffer, ProtocolError, ServerLimits
 from ssh_service.copying.sftp.reply import Inbox, Reply
-from ssh_service.copying.sftp.usage import UsageTotal
+from ssh_service.copying.sftp.server_facts import ServerFacts
 
-__all__ = ["HandleGivenTwice", "SessionEnded", "SftpSession", "SftpChannel"]
-
-# Handles that one session may hold where the server does not say how many it allows.
-_DEFAULT_HANDLE_LIMIT = 100
-# Handles that are noted before those that were closed are forgotten.
-_MAX_KNOWN_HANDLES = 4096
-
-
-class HandleGivenTwice(ProtocolError):
-    """
-    A server gave two open files the same handle.
-
-    Erlang/OTP 25 does so where more than two are open at once.
-    """
+__all__ = ["SessionEnded", "SftpChannel", "SftpSession"]
 
 
 class SessionEnded(Exception):
@@ -50,22 +38,6 @@ class SessionEnded(Exception):
         super().__init__(str(reason) if reason else "the server ended the SFTP session")
         self.reason = reason
         self.answered = True
-
-
-class _Open:
-    """A file or folder that is open, as far as is known."""
-
-    __slots__ = ("path", "closing")
-
-    def __init__(self, path: bytes) -> None:
-        self.path = path
-        self.closing: Optional[Reply] = None  # what says that it is closed
-
-    def was_open_at(self, reply: Optional[Reply]) -> bool:
-        """Tell whether it was not closed yet when a reply came; None: whether it is not now."""
-        if self.closing is None or not self.closing.arrival:
-            return True
-        return reply is not None and self.closing.arrival > reply.arrival
 
 
 class SftpChannel:
@@ -125,26 +97,19 @@ class SftpSession:
         self._sending = False  # guarded by _lock: a thread is at it, others leave it to that one
         self._room_made = 0  # guarded by _lock: how often the peer said it has room
         self._arrived = 0  # the reader thread's own
-        self._open: Dict[bytes, _Open] = {}  # guarded by _lock: by their handles
         self._is_negotiated = False  # guarded by _lock: the server's hello has come
         self._ending = False  # guarded by _lock: no more replies will come
         self._over = False  # guarded by _lock
         self._reason: Optional[BaseException] = None  # guarded by _lock
         self._retired = False  # guarded by _lock
-        self._handles_open = 0  # guarded by _lock: at least, as some may be closed already
-        self._closing: Deque[Reply] = deque()  # guarded by _lock
-        self._last_closed = 0  # guarded by _lock: the arrival that told of the last one
-        self._handle_limit = (
-            _DEFAULT_HANDLE_LIMIT  # guarded by _lock: where the server does not say it
-        )
         self.ids = itertools.count(1)
         self.sent = 0  # written by whichever thread sends
         self._queued = 0  # guarded by _lock: bytes that were given to be sent, ever
         self.extensions: Dict[bytes, bytes] = {}
         self.limits = ServerLimits()
-        self.facts: Dict[str, Any] = {}
+        self.facts = ServerFacts()
         self.copy_lock: Any = None  # an `RecoverableLock`; copies' own matter
-        self.handle_usage = UsageTotal()
+        self.handles = OpenHandles()
 
     # The reader thread's side. ------------------------------------------------------------------
 
@@ -280,77 +245,14 @@ class SftpSession:
             self.close()
         return idle
 
-    def close(self) -> None:
+    def close(self, reason: Optional[BaseException] = None) -> None:
         """End the session."""
-        self.mark_ended(None)
+        self.mark_ended(reason)
         self._channel.close()
 
-    def has_free_handle(self) -> bool:
+    def has_room_for_handle(self) -> bool:
         """Return whether copies may hold one more file open."""
-        with self._lock:
-            allowed = self.limits.handles // 2 or self._handle_limit
-        return self.handle_usage.used < allowed
-
-    def handle_opened(self, handle: bytes, path: bytes, reply: Reply) -> None:
-        """
-        Take note of a handle that the server gave.
-
-        Parameters
-        ----------
-        handle : bytes
-            The handle.
-        path : bytes
-            Of what.
-        reply : Reply
-            What it came in.
-
-        Raises
-        ------
-        SessionEnded
-            It is that of another file, which is still open: `HandleGivenTwice`.  Nobody knows
-            which of the two is written to then, so the session ends for all copies.
-        """
-        with self._lock:
-            other = self._open.get(handle)
-            given_twice = other is not None and other.path != path and other.was_open_at(reply)
-            self._open[handle] = _Open(path)
-            self._handles_open += 1
-            if len(self._open) > _MAX_KNOWN_HANDLES:
-                self._open = {
-                    handle: file for handle, file in self._open.items() if file.was_open_at(None)
-                }
-        if given_twice:
-            error = HandleGivenTwice("the server gave the handle of one open file to another")
-            self.mark_ended(error)
-            self._channel.close()
-            raise SessionEnded(error)
-
-    def handle_closing(self, handle: bytes, reply: Reply) -> None:
-        """Take note that a handle is being closed; it may be given again after `reply`."""
-        with self._lock:
-            file = self._open.get(handle)
-            if file is not None and file.closing is None:
-                file.closing = reply
-                self._closing.append(reply)
-
-    def count_open(self) -> int:
-        """Tell how many files and folders are open now, of all copies."""
-        with self._lock:
-            while self._closing and self._closing[0].arrival:
-                self._last_closed = max(self._last_closed, self._closing.popleft().arrival)
-                self._handles_open -= 1
-            return self._handles_open
-
-    def has_closed_since(self, reply: Reply) -> bool:
-        """Tell whether any file or folder was closed after a reply."""
-        self.count_open()
-        with self._lock:
-            return self._last_closed > reply.arrival
-
-    def note_handle_limit(self, count: int) -> None:
-        """Note that the server had no room for more than so many open files."""
-        with self._lock:
-            self._handle_limit = min(self._handle_limit, max(1, count))
+        return self.handles.has_room(self.limits.handles)
 
     def send(self, batch: Buffer, replies: List[Reply]) -> int:
         """

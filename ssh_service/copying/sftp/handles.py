@@ -1,0 +1,116 @@
+"""The files and folders that one session has open on the server, by their handles."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Deque, Dict, Optional
+
+from ssh_service.copying.sftp.protocol import ProtocolError
+from ssh_service.copying.sftp.reply import Reply
+from ssh_service.copying.sftp.usage import UsageTotal
+
+__all__ = ["HandleGivenTwice", "OpenHandles"]
+
+# Handles that one session may hold where the server does not report a limit.
+_DEFAULT_LIMIT = 100
+# Handles to remember before those that were closed are forgotten.
+_MAX_KNOWN = 4096
+
+
+class HandleGivenTwice(ProtocolError):
+    """
+    A server gave two open files the same handle.
+
+    Erlang/OTP 25 does so where more than two are open at once.
+    """
+
+
+class _OpenFile:
+    """A file or folder that is open, as far as is known."""
+
+    __slots__ = ("path", "closing")
+
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+        self.closing: Optional[Reply] = None  # the reply that will confirm the close
+
+    def was_open_at(self, reply: Optional[Reply]) -> bool:
+        """Return whether it was still open when `reply` arrived; None: whether it is open now."""
+        if self.closing is None or not self.closing.arrival:
+            return True
+        return reply is not None and self.closing.arrival > reply.arrival
+
+
+class OpenHandles:
+    """
+    Which handles are open, and how many more may be.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: Dict[bytes, _OpenFile] = {}  # guarded by _lock: by their handles
+        # guarded by _lock: an upper bound, as the reply to some closes may have arrived already
+        self._count = 0
+        self._closing: Deque[Reply] = deque()  # guarded by _lock
+        self._last_closed = 0  # guarded by _lock: the arrival of the latest confirmed close
+        self._limit = _DEFAULT_LIMIT  # guarded by _lock
+        self.usage = UsageTotal()  # the budgets of all copies on the session
+
+    def has_room(self, announced: int) -> bool:
+        """Return whether copies may open one more; `announced` is the server's limit, or 0."""
+        with self._lock:
+            allowed = announced // 2 or self._limit
+        return self.usage.used < allowed
+
+    def on_opened(self, handle: bytes, path: bytes, reply: Reply) -> None:
+        """
+        Note that `reply` brought the handle of `path`.
+
+        Raises
+        ------
+        HandleGivenTwice
+            Another file with this handle is still open.
+        """
+        with self._lock:
+            other = self._files.get(handle)
+            given_twice = other is not None and other.path != path and other.was_open_at(reply)
+            self._files[handle] = _OpenFile(path)
+            self._count += 1
+            if len(self._files) > _MAX_KNOWN:
+                self._files = {
+                    handle: file for handle, file in self._files.items() if file.was_open_at(None)
+                }
+        if given_twice:
+            raise HandleGivenTwice("the server gave the handle of one open file to another")
+
+    def on_closing(self, handle: bytes, reply: Reply) -> None:
+        """Note that a handle is being closed; the server may reuse it after `reply`."""
+        with self._lock:
+            file = self._files.get(handle)
+            if file is not None and file.closing is None:
+                file.closing = reply
+                self._closing.append(reply)
+
+    def count(self) -> int:
+        """Return how many files and folders are open now."""
+        with self._lock:
+            while self._closing and self._closing[0].arrival:
+                self._last_closed = max(self._last_closed, self._closing.popleft().arrival)
+                self._count -= 1
+            return self._count
+
+    def has_closed_since(self, reply: Reply) -> bool:
+        """Return whether any of them was closed after `reply`."""
+        self.count()
+        with self._lock:
+            return self._last_closed > reply.arrival
+
+    def limit_to(self, count: int) -> None:
+        """Note that the server refused to have more than `count` open."""
+        with self._lock:
+            self._limit = min(self._limit, max(1, count))

@@ -1,0 +1,57 @@
+"""What copies learn about a server; kept with its SFTP session for the next copy."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any, NamedTuple, Optional, Set
+
+__all__ = ["Feature", "Identity", "ServerFacts"]
+
+# Seconds after which a missing feature is tried again: it may have been installed since.
+MISSING_TTL = 600.0
+
+
+class Identity(NamedTuple):
+    """The user that we are on a server, and its clock, as seen on a file that we just created."""
+
+    uid: Optional[int] = None  # None: the server reports no owners
+    is_proven: bool = False  # the server was seen to report different owners for different files
+    sets_modes: bool = True  # it lets us change the mode of a file
+    time: int = 0  # the server's clock ...
+    at: float = 0.0  # ... at this time of our monotonic clock
+
+    @property
+    def now(self) -> float:
+        """The server's clock, now."""
+        return self.time + time.monotonic() - self.at
+
+
+class Feature:
+    """Something that a server may lack; it counts as missing for some minutes after a failure."""
+
+    def __init__(self) -> None:
+        self._failed_at: Optional[float] = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the server was seen to lack it in the last minutes."""
+        return self._failed_at is not None and time.monotonic() - self._failed_at < MISSING_TTL
+
+    def mark_missing(self) -> None:
+        """Do without it for some minutes."""
+        self._failed_at = time.monotonic()
+
+
+@dataclasses.dataclass
+class ServerFacts:
+    """What copies on one session have learned about the server."""
+
+    connection_id: str = ""
+    identity: Optional[Identity] = None  # None: not known yet
+    rename_replaces: bool = True  # a plain SSH_FXP_RENAME replaces an existing file
+    symlink_path_first: Optional[bool] = None  # the order in SSH_FXP_SYMLINK; None: not known yet
+    symlink_probe: Any = None  # the `TaskEvent` of the copy that is finding out that order
+    cleaned_folders: Set[bytes] = dataclasses.field(default_factory=set)  # of stale files
+    shell: Feature = dataclasses.field(default_factory=Feature)
+    tar: Feature = dataclasses.field(default_factory=Feature)
