@@ -16,6 +16,7 @@ local                         where local files are read and written, and local 
 new_trees                     which trees copies under way are making
 open_files                    how many local files all copies of the process may hold open
 pipeline, waiting             many tasks on one thread; what they wait for
+replies                       what a server replies
 remote_files, shell_command   what a server is asked: about its files; to run in its shell
 remote_owner                  who we are on a server, and what there is ours
 progress, context             what all parts of one copy share
@@ -28,7 +29,8 @@ upload_link                   a symbolic link, as such
 tar                           a format for many small files
 upload_stream, upload_merge   many small files in one stream, up; into a folder that is there
 download_stream               and down
-uploading, downloading        what goes where, of a file or a tree; a server's tree is walked
+listing                       what a download accepts in a server's folders
+uploading, downloading        what goes where, of a file or a tree
 recoverable_lock              what one thread does at a time
 channels                      where copies meet SSH: the channels they open, and keep
 running                       one copy from its call to its end

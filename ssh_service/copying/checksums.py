@@ -16,7 +16,7 @@ from ssh_service.copying.failures import checksum_mismatch_error
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.target_file import TargetFile
 from ssh_service.copying.parts import move_parts
-from ssh_service.copying.remote_files import parse_data
+from ssh_service.copying.replies import parse_data
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.shell_command import PRINT_READY_LINE
@@ -42,7 +42,7 @@ _COMMAND = (
 
 
 async def verify(
-    context: CopyContext, path: bytes, size: int, here: Union[SourceFile, TargetFile]
+    context: CopyContext, path: bytes, size: int, local_file: Union[SourceFile, TargetFile]
 ) -> None:
     """
     Compare a copy with its source, if that is wanted.
@@ -63,8 +63,10 @@ async def verify(
     SshTransferError
         They are not the same.
     """
-    if context.options.verify and not await matches_digest(context, path, size, here.digest(size)):
-        raise checksum_mismatch_error(here.path)
+    if context.options.verify and not await matches_digest(
+        context, path, size, local_file.digest(size)
+    ):
+        raise checksum_mismatch_error(local_file.path)
 
 
 async def matches_digest(context: CopyContext, path: bytes, size: int, expected: bytes) -> bool:

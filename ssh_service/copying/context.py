@@ -72,7 +72,7 @@ class CopyContext:
         The local tree that goes up, where symbolic links are kept.
     failures : List[SshTransferError]
         What of a tree could not be copied, where the rest of it is all the same.
-    files, folders, flow : Budget
+    file_budget, folder_budget, byte_budget : Budget
         Bounds: on files open, on folders being made or listed, on bytes on their way.
     closing : contextlib.ExitStack
         What is to be closed once all tasks have ended, those that go on after a failure too.
@@ -101,22 +101,22 @@ class CopyContext:
         self._warned: Set[str] = set()
         alone = client.session.copy_lock is not None
         files, folders = (1, 1) if alone else (_MAX_OPEN_FILES, _MAX_OPEN_FOLDERS)
-        self.files = HandleBudget(self.pipeline, client.session, files)
-        self.folders = HandleBudget(self.pipeline, client.session, folders)
-        self.flow = Budget(self.pipeline, _BYTES_AT_ONCE)
+        self.file_budget = HandleBudget(self.pipeline, client.session, files)
+        self.folder_budget = HandleBudget(self.pipeline, client.session, folders)
+        self.byte_budget = Budget(self.pipeline, _BYTES_AT_ONCE)
         self._modes_refused = False
         self.failures: List[SshTransferError] = []
         self.closing = contextlib.ExitStack()
         if new_trees is None:
             self.closing.callback(self.new_trees.release)
-        self.closing.callback(self.files.release_all)
-        self.closing.callback(self.folders.release_all)
+        self.closing.callback(self.file_budget.release_all)
+        self.closing.callback(self.folder_budget.release_all)
 
     @functools.cached_property
     def _umask(self) -> int:
         return current_umask()
 
-    def attributes_here(self, attributes: Attributes) -> Attributes:
+    def local_attributes(self, attributes: Attributes) -> Attributes:
         """
         Give what a local copy gets of the modes and times that a server tells.
 
@@ -134,7 +134,7 @@ class CopyContext:
                 mode &= ~(self._umask & 0o022)
         return attributes._replace(mode=mode)
 
-    def entry_failed(self, error: SshTransferError) -> None:
+    def on_entry_failed(self, error: SshTransferError) -> None:
         """
         Note that an entry of a tree could not be copied.
 
@@ -150,7 +150,7 @@ class CopyContext:
             raise transfer_error(error.errno or errno.EIO, error.filename, text, side=error.side)
         self.failures.append(error)
 
-    def check_complete(self, path: bytes, side: str) -> None:
+    def raise_if_incomplete(self, path: bytes, side: str) -> None:
         """
         Raise what could not be copied, all of it, at the end of a copy.
 
@@ -164,7 +164,7 @@ class CopyContext:
         if self.failures:
             raise tree_error(self.failures, display_path(path), side)
 
-    def modes_refused(self, path: bytes, error: Exception) -> None:
+    def on_modes_refused(self, path: bytes, error: Exception) -> None:
         """
         Note that modes or times could not be set: an error if they must be, else logged once.
 
@@ -186,11 +186,11 @@ class CopyContext:
             )
 
     @property
-    def passes_over(self) -> bool:
+    def skips_unchanged(self) -> bool:
         """Whether files that are there, with the same size and time, are not copied again."""
         return self.options.update or self.resumes_tree
 
-    def log_resumed(self, path: bytes) -> None:
+    def log_if_not_resumed(self, path: bytes) -> None:
         """Say so if there was nothing to resume, though that was wanted."""
         if self.options.resume and not self.has_resumed:
             _log.info("%r: nothing to resume, all of it is copied", display_path(path))

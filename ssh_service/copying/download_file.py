@@ -21,7 +21,7 @@ from ssh_service.copying.local.target_file import (
 from ssh_service.copying.local.target_folder import PathParts, TargetFolder
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.pipeline import ABORTS
-from ssh_service.copying.remote_files import parse_attributes, parse_data
+from ssh_service.copying.replies import parse_attributes, parse_data
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
@@ -74,7 +74,7 @@ class FileDownload:
 
     async def run(self) -> None:
         """Copy it."""
-        if self._context.passes_over and await self._is_there():
+        if self._context.skips_unchanged and await self._is_there():
             self._context.progress.advance(self._size)
             if self._context.options.resume:
                 remove_stale_parts(self._folder, self._name)
@@ -93,7 +93,7 @@ class FileDownload:
 
     async def _copy_small(self) -> bool:
         """Copy a file in one piece; False if it is not what was announced."""
-        remote, flow = self._remote, self._context.flow
+        remote, flow = self._remote, self._context.byte_budget
         handle = await remote.open(self._source, protocol.FOR_READING)
         room = self._size + 1  # one byte more than announced tells whether it has grown
         try:
@@ -136,7 +136,7 @@ class FileDownload:
                         "an unfinished copy of %r is not continued: it is not certainly ours",
                         display_path(target.path),
                     )
-                if target.present:
+                if target.resumed_size:
                     await self._check_present(size, target)
                 if size:
                     await self._read_parts(handle, size, target)
@@ -158,10 +158,10 @@ class FileDownload:
 
     async def _check_present(self, size: int, target: TargetFile) -> None:
         """Drop what an earlier copy left unless it is proven to be the beginning of the source."""
-        if target.present <= size:
+        if target.resumed_size <= size:
             # Only a shell can tell: reading it over the line is what would be saved.
-            there = await digest_by_shell(self._context, self._source, target.present)
-            if there == target.digest(target.present):
+            there = await digest_by_shell(self._context, self._source, target.resumed_size)
+            if there == target.digest(target.resumed_size):
                 self._context.has_resumed = True
                 return
         target.restart(0)
@@ -185,8 +185,10 @@ class FileDownload:
             progress.advance(received)
             return received
 
-        progress.advance(target.present)
-        await move_parts(self._context.flow, self._remote.parts(target.present, size), ask, take)
+        progress.advance(target.resumed_size)
+        await move_parts(
+            self._context.byte_budget, self._remote.parts(target.resumed_size, size), ask, take
+        )
 
     async def _read_unannounced(self, handle: bytes, target: TargetFile) -> int:
         """Read a file that claims to be empty to its end; tell its size."""
@@ -219,5 +221,5 @@ def finish(context: CopyContext, target: TargetFile, attributes: Attributes) -> 
         Those of the source.
     """
     target.finish(
-        context.attributes_here(attributes), context.options.fsync, context.modes_refused
+        context.local_attributes(attributes), context.options.fsync, context.on_modes_refused
     )

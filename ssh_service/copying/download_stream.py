@@ -48,12 +48,12 @@ _MAX_RECORDS = 8 * 1024
 _PIECE = 8 * 1024
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     """A file that tar was asked for."""
 
     file: FileToCopy
     name: bytes  # as tar is asked for it: from the root of the tree
-    begins: bool  # whether it is the first of a row that lies in one folder
+    starts_folder: bool  # whether it is the first of a row that lies in one folder
 
 
 class _Member(NamedTuple):
@@ -87,7 +87,7 @@ class DownloadStream:
         self._copy_by_sftp = copy_by_sftp
         self._flow = Budget(context.pipeline, 8 * 1024 * 1024)
         self._folders = Budget(context.pipeline, _MAX_HELD_FOLDERS)
-        self._queue: Deque[_Asked] = deque()
+        self._queue: Deque[_Request] = deque()
         self._names: List[bytes] = []
         self._names_size = 0
         self._last_folder: Optional[TargetFolder] = None
@@ -96,22 +96,22 @@ class DownloadStream:
         self._useful = False
         self._root = root
         self._process: ShellProcess = context.start_command(_SCRIPT % quoted(root + b"/."))
-        self.is_over = False  # nothing comes any more: all else is for SFTP
+        self.has_ended = False  # nothing comes any more: all else is for SFTP
 
     # The tasks that list.
 
-    async def ask(self, file: FileToCopy) -> None:
+    async def request(self, file: FileToCopy) -> None:
         """Have a file copied, sooner or later; its folder is held here."""
         await self._take(self._flow, _cost(file))
-        begins = file.folder is not self._last_folder
-        if begins:
+        starts_folder = file.folder is not self._last_folder
+        if starts_folder:
             await self._take(self._folders, 1)
         self._last_folder = file.folder
         file.folder.hold()
         name = b"/".join((b".", *file.names))
-        self._queue.append(_Asked(file, name, begins))
-        if self.is_over:  # meanwhile
-            await self._leave()
+        self._queue.append(_Request(file, name, starts_folder))
+        if self.has_ended:  # meanwhile
+            await self._copy_next_by_sftp()
             return
         self._names.append(name)
         self._names_size += len(name)
@@ -141,28 +141,28 @@ class DownloadStream:
             try:
                 member = await self._first_member()
                 while member is not None:
-                    await self._use(member)
+                    await self._accept(member)
                     member = await self._next_member()
             except ProtocolError as error:
                 _log.debug("%r not in one stream: %s", display_path(self._root), error)
                 self._process.abandon()
-            self.is_over = True
+            self.has_ended = True
             if not self._useful and not self._process.refused:
                 self._context.remote.facts.tar.mark_missing()
             while self._queue:
-                await self._leave()
+                await self._copy_next_by_sftp()
         except ABORTS:
             self._process.abandon()
             raise
         finally:
-            self.is_over = True
+            self.has_ended = True
             while self._queue:
                 self._next_file().folder.release()
 
-    async def _use(self, member: _Member) -> None:
+    async def _accept(self, member: _Member) -> None:
         header, data = member
         while self._queue and self._queue[0].name != header.name:
-            await self._leave()  # tar passed it over
+            await self._copy_next_by_sftp()  # tar passed it over
         if not self._queue:
             raise ProtocolError("an archive with more than was asked for")
         # Where a file became shorter while tar read it, tar fills it up with zeros: so what ends
@@ -170,13 +170,13 @@ class DownloadStream:
         size = header.size
         no_time = header.attributes.atime is None
         if header.kind != tar.FILE or no_time or not data or not data[size - 1]:
-            await self._leave()
+            await self._copy_next_by_sftp()
             return
         file = self._next_file()
         try:
             self._write(file, header, memoryview(data)[:size])
         except SshTransferError as error:
-            self._context.entry_failed(error)
+            self._context.on_entry_failed(error)
         finally:
             file.folder.release()
         self._useful = True
@@ -191,7 +191,7 @@ class DownloadStream:
         self._context.progress.advance(len(data))
         self._context.progress.file_done()
 
-    async def _leave(self) -> None:
+    async def _copy_next_by_sftp(self) -> None:
         """Have the next one copied by SFTP."""
         file = self._next_file()
         try:
@@ -200,9 +200,9 @@ class DownloadStream:
             file.folder.release()
 
     def _next_file(self) -> FileToCopy:
-        file, _, begins = self._queue.popleft()
+        file, _, starts_folder = self._queue.popleft()
         self._flow.release(_cost(file))
-        if begins:
+        if starts_folder:
             self._folders.release()
         return file
 

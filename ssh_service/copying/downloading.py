@@ -7,7 +7,7 @@ import functools
 import os
 import stat
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Optional, Set, Tuple
+from typing import Deque, List, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.context import MANY_FILES, CopyContext
@@ -21,24 +21,24 @@ from ssh_service.copying.failures import (
     not_a_file_error,
     symlink_loop_error,
 )
+from ssh_service.copying.listing import ListingBounds, SourceFolder, check_name
 from ssh_service.copying.local.resume_marker import LocalResumeMarker
 from ssh_service.copying.local.target_folder import (
-    PathParts,
     TargetFolder,
-    TargetTree,
     check_folder,
     follow_links,
     open_parent,
 )
 from ssh_service.copying.local.target_link import make_link
-from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, is_within, join
-from ssh_service.copying.remote_files import (
+from ssh_service.copying.local.target_tree import TargetTree
+from ssh_service.copying.paths import basename, is_within, join
+from ssh_service.copying.replies import (
     is_file,
     is_folder,
     is_link,
     parse_attributes,
-    parse_link,
     parse_names,
+    parse_path,
 )
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.copying.sftp.reply import Reply
@@ -47,41 +47,10 @@ from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Download"]
 
-# What one copy accepts from a server, which may be hostile: entries in all, folders among them
-# (which are remembered until the end), and levels.
-MAX_ENTRIES = 1_000_000
-MAX_FOLDERS = 250_000
-MAX_LEVELS = 1000
 # Parts of a folder asked for at once.
 _READ_AHEAD = 3
 # Entries of a folder that are listed before any is copied, so that most are closed by then.
 _LIST_AHEAD = 1000
-
-
-class _Folder(NamedTuple):
-    """A folder to be copied; there may be many, so none has a path of its own in memory."""
-
-    parent: Optional[Any]  # the _Folder it lies in
-    name: bytes
-    level: int
-    attributes: Attributes
-    real_paths: Tuple[bytes, ...]  # where the links on the way to it were, and where they led
-    since: int  # how many of its names come before the end of the last of them
-
-    @property
-    def names(self) -> PathParts:
-        """The names that lead to it from the root."""
-        names: List[bytes] = []
-        folder = self
-        while folder.parent is not None:
-            names.append(folder.name)
-            folder = folder.parent
-        return tuple(reversed(names))
-
-    @property
-    def real_path(self) -> bytes:
-        """Its own path on the server, without links."""
-        return functools.reduce(join, self.names[self.since :], self.real_paths[-1])
 
 
 class Download:
@@ -99,15 +68,14 @@ class Download:
         self._remote = context.remote
         self._pipeline = context.pipeline
         self._tree: Optional[TargetTree] = None
-        self._to_do: List[_Folder] = []  # the last one first, so that few are waiting
-        self._listing = 0
-        self._change = TaskEvent(self._pipeline)
-        self._entries = 0
-        self._folders = 0
-        self._finished_folders: List[_Folder] = []
+        self._pending: List[SourceFolder] = []  # the last one first, so that few are waiting
+        self._active_listings = 0
+        self._changed = TaskEvent(self._pipeline)
+        self._bounds = ListingBounds()
+        self._finished_folders: List[SourceFolder] = []
         self._source = b""  # the root of the tree on the server
         self._small_files = 0
-        self._small: Optional[DownloadStream] = None
+        self._stream: Optional[DownloadStream] = None
         self._marker: Optional[LocalResumeMarker] = None  # with resume
 
     async def run(self, source: bytes, target: bytes) -> None:
@@ -151,9 +119,9 @@ class Download:
                 raise transfer_error(errno.ENOTDIR, display_path(source), side="remote")
             await self._run_file(source, found, target)
         await self._pipeline.join_others()
-        self._context.log_resumed(source)
+        self._context.log_if_not_resumed(source)
         self._finish_folders()
-        self._context.check_complete(source, "remote")
+        self._context.raise_if_incomplete(source, "remote")
 
     async def _run_file(self, source: bytes, found: Attributes, target: bytes) -> None:
         if os.path.isdir(target):
@@ -185,8 +153,8 @@ class Download:
             server = self._remote.facts.connection_id.encode()
             self._marker = LocalResumeMarker(server + b" " + real)
             self._context.closing.callback(temporary.names.release, self._marker.name)
-        place = await self._place_of_tree(source, target)
-        is_explicit, target = place == target and target.endswith(b"/"), place
+        resolved = await self._resolve_target(source, target)
+        is_explicit, target = resolved == target and target.endswith(b"/"), resolved
         source = source.rstrip(b"/") or b"/"
         self._source = source
         self._tree = TargetTree(
@@ -202,18 +170,18 @@ class Download:
             else:
                 self._find_marker(self._tree.root.path)
         try:
-            self._to_do.append(_Folder(None, b"", 0, found, (real,), 0))
-            while self._to_do or self._listing:
-                if self._to_do:
-                    self._listing += 1
-                    await self._context.folders.start(self._copy_folder(self._to_do.pop()))
+            self._pending.append(SourceFolder(None, b"", 0, found, (real,), 0))
+            while self._pending or self._active_listings:
+                if self._pending:
+                    self._active_listings += 1
+                    await self._context.folder_budget.start(self._copy_folder(self._pending.pop()))
                 else:
-                    self._change = TaskEvent(self._pipeline)
-                    await self._change.wait()
+                    self._changed = TaskEvent(self._pipeline)
+                    await self._changed.wait()
             self._context.progress.expect_no_more()
         finally:
-            if self._small is not None:
-                self._small.end()  # what was asked for before comes, also after a failure
+            if self._stream is not None:
+                self._stream.end()  # what was asked for before comes, also after a failure
 
     def _find_marker(self, path: bytes) -> bool:
         """Return whether a folder is the tree that an interrupted call like this one began."""
@@ -222,7 +190,7 @@ class Download:
         self._context.has_resumed = self._context.resumes_tree = True
         return True
 
-    async def _place_of_tree(self, source: bytes, target: bytes) -> bytes:
+    async def _resolve_target(self, source: bytes, target: bytes) -> bytes:
         """Give the path of the folder that the tree becomes."""
         try:
             status = os.stat(target)
@@ -248,19 +216,19 @@ class Download:
         for done in reversed(self._finished_folders):
             names = done.names
             refused = self._tree.finish_folder(
-                names, self._context.attributes_here(done.attributes)
+                names, self._context.local_attributes(done.attributes)
             )
             if refused is not None:
-                self._context.modes_refused(b"/".join(names) or b".", refused)
+                self._context.on_modes_refused(b"/".join(names) or b".", refused)
         self._tree.restore()
 
     def _mode_of(self, attributes: Attributes) -> int:
         """Give the mode to make a folder with; its own is set when all is in it."""
         if self._context.options.preserve is False:
             return 0o777  # less what the umask takes away
-        return self._context.attributes_here(attributes).mode or 0o700
+        return self._context.local_attributes(attributes).mode or 0o700
 
-    async def _copy_folder(self, folder: _Folder) -> None:
+    async def _copy_folder(self, folder: SourceFolder) -> None:
         assert self._tree is not None
         names = folder.names
         path = functools.reduce(join, names, self._source)
@@ -279,17 +247,17 @@ class Download:
         except (Refused, SshTransferError) as error:
             await self._folder_failed(folder, error)
         finally:
-            self._context.folders.release()
-            self._listing -= 1
-            self._change.set()
+            self._context.folder_budget.release()
+            self._active_listings -= 1
+            self._changed.set()
 
-    async def _folder_failed(self, folder: _Folder, error: Exception) -> None:
+    async def _folder_failed(self, folder: SourceFolder, error: Exception) -> None:
         failure = await self._remote.to_os_error(error) if isinstance(error, Refused) else error
         if folder.parent is None or not isinstance(failure, SshTransferError):
             raise failure from error  # nothing can be copied
-        self._context.entry_failed(failure)
+        self._context.on_entry_failed(failure)
 
-    async def _list_folder(self, folder: _Folder, path: bytes, target: TargetFolder) -> None:
+    async def _list_folder(self, folder: SourceFolder, path: bytes, target: TargetFolder) -> None:
         remote = self._remote
         handle = await remote.open_folder(path)
         entries: List[FolderEntry] = []
@@ -313,7 +281,7 @@ class Download:
 
     async def _take_entries(
         self,
-        folder: _Folder,
+        folder: SourceFolder,
         folder_path: bytes,
         target: TargetFolder,
         entries: List[FolderEntry],
@@ -327,20 +295,20 @@ class Download:
             ask(join(folder_path, name)) if is_link(attributes) else None
             for name, attributes, _ in entries
         ]
-        for entry, leads_to in zip(entries, asked):
+        for entry, link_reply in zip(entries, asked):
             path = join(folder_path, entry.filename)
             try:
-                self._check_entry(entry.filename, path, seen)
+                self._bounds.check_entry(entry.filename, path, seen)
                 if entry.filename in (b".", b".."):
                     continue
                 if temporary.parse(entry.filename) is not None:
                     if self._tree is not None and entry.filename == self._tree.marker:
-                        await self._end(copy_into_itself_error(folder_path, "remote"))
+                        await self._fail(copy_into_itself_error(folder_path, "remote"))
                     continue  # another copy is writing it, or has left it
-                if leads_to is not None and keeps_links:
-                    make_link(target, entry.filename, parse_link(await leads_to, path))
+                if link_reply is not None and keeps_links:
+                    make_link(target, entry.filename, parse_path(await link_reply, path))
                     continue
-                attributes = await self._classify(folder, entry, path, leads_to)
+                attributes = await self._classify(folder, entry, path, link_reply)
             except Refused as refused:
                 await self._entry_failed(await self._remote.to_os_error(refused))
                 continue
@@ -351,47 +319,42 @@ class Download:
                 self._context.progress.expect(attributes.size or 0)
                 file = FileToCopy(path, attributes, target, (*names, entry.filename))
                 stream = None
-                if leads_to is None and not (self._context.passes_over and is_up_to_date(file)):
+                if link_reply is None and not (
+                    self._context.skips_unchanged and is_up_to_date(file)
+                ):
                     stream = self._stream_for(attributes)
-                await (self._start_file(file) if stream is None else stream.ask(file))
-        if self._small is not None:
-            await self._small.flush()
+                await (self._start_file(file) if stream is None else stream.request(file))
+        if self._stream is not None:
+            await self._stream.flush()
 
     async def _entry_failed(self, error: Exception) -> None:
         """Note an entry that cannot be copied; if that ends the copy, what came before it is."""
         try:
             if not isinstance(error, SshTransferError) or error.errno == errno.E2BIG:
                 raise error
-            self._context.entry_failed(error)
+            self._context.on_entry_failed(error)
         except OSError as final:
-            await self._end(final)
+            await self._fail(final)
 
-    async def _end(self, error: Exception) -> None:
-        if self._small is not None:
-            await self._small.flush()
+    async def _fail(self, error: Exception) -> None:
+        if self._stream is not None:
+            await self._stream.flush()
         self._pipeline.fail(error)
 
     async def _classify(
-        self, folder: _Folder, entry: FolderEntry, path: bytes, leads_to: Optional[Reply]
+        self, folder: SourceFolder, entry: FolderEntry, path: bytes, link_reply: Optional[Reply]
     ) -> Optional[Attributes]:
         """Give the attributes of an entry that is a file; None for a folder, noted for later."""
         name, attributes, _ = entry
         real_paths, since, level = folder.real_paths, folder.since, folder.level + 1
-        if leads_to is not None:
-            attributes = parse_attributes(await leads_to, path)
+        if link_reply is not None:
+            attributes = parse_attributes(await link_reply, path)
             if is_folder(attributes):
                 real_paths, since = await self._follow_folder(path, folder), level
         if is_folder(attributes):
-            self._folders += 1
-            if self._folders > MAX_FOLDERS:
-                text = f"more than {MAX_FOLDERS} folders"
-                raise transfer_error(errno.E2BIG, display_path(path), text, side="remote")
-            if level > MAX_LEVELS:
-                raise transfer_error(
-                    errno.ELOOP, display_path(path), "too many levels", side="remote"
-                )
-            self._to_do.append(_Folder(folder, name, level, attributes, real_paths, since))
-            self._change.set()
+            self._bounds.check_folder(path, level)
+            self._pending.append(SourceFolder(folder, name, level, attributes, real_paths, since))
+            self._changed.set()
             return None
         if not is_file(attributes):
             raise not_a_file_error(path, attributes.mode or 0, "remote")
@@ -402,10 +365,10 @@ class Download:
         if not 0 < (attributes.size or 0) < self._remote.read_size or not self._may_stream:
             return None
         self._small_files += 1
-        if self._small is None and self._small_files > MANY_FILES:
-            self._small = DownloadStream(self._context, self._source, self._start_file)
-            self._pipeline.start(self._small.receive())
-        return None if self._small is None or self._small.is_over else self._small
+        if self._stream is None and self._small_files > MANY_FILES:
+            self._stream = DownloadStream(self._context, self._source, self._start_file)
+            self._pipeline.start(self._stream.receive())
+        return None if self._stream is None or self._stream.has_ended else self._stream
 
     @property
     def _may_stream(self) -> bool:
@@ -416,22 +379,7 @@ class Download:
             and not context.remote.facts.tar.is_missing
         )
 
-    def _check_entry(self, name: bytes, path: bytes, seen: Set[int]) -> None:
-        self._entries += 1
-        if self._entries > MAX_ENTRIES:
-            raise transfer_error(
-                errno.E2BIG, display_path(path), f"more than {MAX_ENTRIES} entries", side="remote"
-            )
-        if name not in (b".", b".."):
-            check_name(name, path)
-        digest = hash(name)  # keyed, and 64 bits: small, and no server can make two collide
-        if digest in seen:
-            raise transfer_error(
-                errno.EPROTO, display_path(path), "the server lists this name twice", side="remote"
-            )
-        seen.add(digest)
-
-    async def _follow_folder(self, path: bytes, folder: _Folder) -> Tuple[bytes, ...]:
+    async def _follow_folder(self, path: bytes, folder: SourceFolder) -> Tuple[bytes, ...]:
         real = await self._remote.real_path(path)
         if any(is_within(other, real) for other in (*folder.real_paths[:-1], folder.real_path)):
             raise symlink_loop_error(path, "remote")
@@ -442,7 +390,7 @@ class Download:
     async def _start_file(self, file: FileToCopy) -> None:
         file.folder.hold()
         try:
-            await self._context.files.start(self._copy_file(file))
+            await self._context.file_budget.start(self._copy_file(file))
         except BaseException:
             file.folder.release()
             raise
@@ -457,17 +405,7 @@ class Download:
         except SshTransferError as error:
             if self._tree is None:
                 raise
-            self._context.entry_failed(error)
+            self._context.on_entry_failed(error)
         finally:
-            self._context.files.release()
+            self._context.file_budget.release()
             file.folder.release()
-
-
-def check_name(name: bytes, path: bytes) -> None:
-    """Refuse what is no name: a server may be hostile."""
-    if len(name) > MAX_NAME_LENGTH:
-        raise transfer_error(errno.ENAMETOOLONG, display_path(path), side="remote")
-    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-        raise transfer_error(
-            errno.EPROTO, display_path(path), "the server sent an invalid file name", side="remote"
-        )

@@ -12,10 +12,10 @@ __all__ = ["move_parts"]
 
 
 async def move_parts(
-    flow: Budget,
+    budget: Budget,
     parts: Iterable[Tuple[int, int]],
-    ask: Callable[[int, int], Reply],
-    take: Callable[[Reply, int, int], int],
+    send: Callable[[int, int], Reply],
+    on_reply: Callable[[Reply, int, int], int],
     in_order: bool = False,
 ) -> None:
     """
@@ -23,49 +23,49 @@ async def move_parts(
 
     Parameters
     ----------
-    flow : Budget
+    budget : Budget
         The bound on bytes that are on their way.
     parts : Iterable[Tuple[int, int]]
         Offset and size of each.
-    ask : Callable[[int, int], Reply]
+    send : Callable[[int, int], Reply]
         Begins to move a part.
-    take : Callable[[Reply, int, int], int]
+    on_reply : Callable[[Reply, int, int], int]
         Takes what came of a part, and tells how many bytes were moved; called in the order in
         which parts were asked for.  What is missing is asked for as a part of its own.
     in_order : bool
         Whether what is missing is needed before all that comes after it.
     """
-    on_way: Deque[Tuple[Reply, int, int]] = deque()
-    add = on_way.appendleft if in_order else on_way.append
+    in_flight: Deque[Tuple[Reply, int, int]] = deque()
+    requeue = in_flight.appendleft if in_order else in_flight.append
 
-    async def take_first() -> None:
-        reply, offset, size = on_way[0]
+    async def receive_first() -> None:
+        reply, offset, size = in_flight[0]
         await reply
-        on_way.popleft()
-        flow.release(size)
-        moved = take(reply, offset, size)
+        in_flight.popleft()
+        budget.release(size)
+        moved = on_reply(reply, offset, size)
         if moved < size:
             offset, size = offset + moved, size - moved
-            flow.acquire_over_limit(size)
-            add((ask(offset, size), offset, size))
+            budget.acquire_over_limit(size)
+            requeue((send(offset, size), offset, size))
 
     try:
         for offset, size in parts:
-            while not flow.try_acquire(size):
-                if on_way:
-                    await take_first()
+            while not budget.try_acquire(size):
+                if in_flight:
+                    await receive_first()
                 else:
-                    await flow.acquire(size)
+                    await budget.acquire(size)
                     break
             try:
-                reply = ask(offset, size)
+                reply = send(offset, size)
             except BaseException:
-                flow.release(size)
+                budget.release(size)
                 raise
-            on_way.append((reply, offset, size))
-            while on_way and on_way[0][0].kind:
-                await take_first()
-        while on_way:
-            await take_first()
+            in_flight.append((reply, offset, size))
+            while in_flight and in_flight[0][0].kind:
+                await receive_first()
+        while in_flight:
+            await receive_first()
     finally:
-        flow.release(sum(size for _, _, size in on_way))
+        budget.release(sum(size for _, _, size in in_flight))

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import errno
-import stat
 import time
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Tuple
 
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, folder_of, sibling
 from ssh_service.copying.pipeline import Cancelled, Pipeline
+from ssh_service.copying.replies import (
+    check_status,
+    is_folder,
+    parse_attributes,
+    parse_path,
+    refusal,
+)
 from ssh_service.copying.sftp import decode, encode, protocol
 from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.handles import HandleGivenTwice
 from ssh_service.copying.sftp.protocol import (
     Attributes,
     Buffer,
-    FolderEntry,
     FreeSpace,
-    Pieces,
-    ProtocolError,
     ServerLimits,
 )
 from ssh_service.copying.sftp.reply import Reply
@@ -191,7 +194,7 @@ class RemoteFiles:
                 await self.ask_close(decode.handle(reply.body))
             raise
         if reply.kind != protocol.HANDLE:
-            raise _refusal(reply, path)
+            raise refusal(reply, path)
         handle = decode.handle(reply.body)
         session = self._client.session
         try:
@@ -238,7 +241,7 @@ class RemoteFiles:
 
     async def text_of_link(self, path: bytes) -> bytes:
         """Tell what a symbolic link says, to the letter."""
-        return parse_link(await self.ask_read_link(path), path)
+        return parse_path(await self.ask_read_link(path), path)
 
     async def make_folder(self, path: bytes, mode: int) -> None:
         """Create a folder."""
@@ -256,7 +259,7 @@ class RemoteFiles:
 
     async def real_path(self, path: bytes) -> bytes:
         """Give the absolute path, without symbolic links."""
-        return _parse_one_name(await self._client.ask(encode.real_path, path), path)
+        return parse_path(await self._client.ask(encode.real_path, path), path)
 
     async def expand_home(self, path: bytes) -> bytes:
         """
@@ -269,7 +272,7 @@ class RemoteFiles:
             return path
         if protocol.EXPAND_PATH in self._extensions:
             head, slash, rest = path.partition(b"/")
-            home = _parse_one_name(await self._client.ask(encode.expand_path, head), path)
+            home = parse_path(await self._client.ask(encode.expand_path, head), path)
             return home + slash + rest
         if path == b"~" or path.startswith(b"~/"):
             return path[2:].lstrip(b"/") or b"."
@@ -278,7 +281,7 @@ class RemoteFiles:
     async def read_link(self, path: bytes) -> Optional[bytes]:
         """Return the path that a symbolic link names; None where the server cannot tell."""
         try:
-            target = _parse_one_name(await self._client.ask(encode.read_link, path), path)
+            target = parse_path(await self._client.ask(encode.read_link, path), path)
         except Refused:
             return None
         return target if target[:1] == b"/" else sibling(path, target)
@@ -333,83 +336,3 @@ def _data_size(limits: ServerLimits, size: int) -> int:
     if limits.packet:
         size = min(size, limits.packet - 1024)
     return max(1024, min(size, protocol.MAX_DATA_SIZE))
-
-
-def is_folder(attributes: Attributes) -> bool:
-    """Tell whether it is a folder."""
-    return attributes.mode is not None and stat.S_ISDIR(attributes.mode)
-
-
-def is_link(attributes: Attributes) -> bool:
-    """Tell whether it is a symbolic link."""
-    return attributes.mode is not None and stat.S_ISLNK(attributes.mode)
-
-
-def is_file(attributes: Attributes) -> bool:
-    """Tell whether it is a regular file; so it is taken for where the server does not say."""
-    return (
-        attributes.mode is None
-        or not stat.S_IFMT(attributes.mode)
-        or stat.S_ISREG(attributes.mode)
-    )
-
-
-def _refusal(reply: Reply, path: bytes) -> Exception:
-    if reply.kind != protocol.STATUS:
-        return ProtocolError(f"a reply of kind {reply.kind}, out of place")
-    code, text = decode.status(reply.body)
-    if code == protocol.OK:
-        return ProtocolError("success without the result")
-    return Refused(code, text, path)
-
-
-def check_status(reply: Reply, path: bytes) -> None:
-    """Check that the server did what was asked; raise `Refused` if not."""
-    # Most replies are of this kind, so no more is looked at than tells success.
-    if reply.kind != protocol.STATUS or bytes(reply.pieces[0][:4]) != b"\0\0\0\0":
-        raise _refusal(reply, path)
-
-
-def parse_attributes(reply: Reply, path: bytes) -> Attributes:
-    """Take attributes out of a reply."""
-    if reply.kind != protocol.ATTRS:
-        raise _refusal(reply, path)
-    return decode.attributes(reply.body)
-
-
-def parse_data(reply: Reply, path: bytes, most: int) -> Pieces:
-    """Take data out of a reply, in pieces: at most what was asked for; none at the file's end."""
-    if reply.kind == protocol.DATA:
-        pieces = decode.data(reply.pieces)
-        size = sum(map(len, pieces))
-        if size > most:
-            raise ProtocolError(f"{size} bytes of data where {most} were asked for")
-        return pieces
-    if _is_eof(reply):
-        return []
-    raise _refusal(reply, path)
-
-
-def parse_names(reply: Reply, path: bytes) -> List[FolderEntry]:
-    """Take a part of a folder out of a reply; empty at its end."""
-    if reply.kind == protocol.NAME:
-        return decode.names(reply.body)
-    if _is_eof(reply):
-        return []
-    raise _refusal(reply, path)
-
-
-def parse_link(reply: Reply, path: bytes) -> bytes:
-    """Take what a symbolic link says out of a reply."""
-    return _parse_one_name(reply, path)
-
-
-def _is_eof(reply: Reply) -> bool:
-    return reply.kind == protocol.STATUS and decode.status(reply.body)[0] == protocol.EOF
-
-
-def _parse_one_name(reply: Reply, path: bytes) -> bytes:
-    names = parse_names(reply, path)
-    if len(names) != 1:
-        raise ProtocolError(f"{len(names)} names for one path")
-    return names[0].filename

@@ -23,7 +23,8 @@ from ssh_service.copying.ownership import (
 )
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import Pipeline
-from ssh_service.copying.remote_files import RemoteFiles, check_status, is_link, parse_attributes
+from ssh_service.copying.remote_files import RemoteFiles
+from ssh_service.copying.replies import check_status, is_link, parse_attributes
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply

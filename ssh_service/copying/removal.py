@@ -9,7 +9,7 @@ from typing import Deque, List
 from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused
 from ssh_service.copying.paths import join
-from ssh_service.copying.remote_files import is_folder, parse_names
+from ssh_service.copying.replies import is_folder, parse_names
 from ssh_service.copying.sftp.protocol import FolderEntry
 from ssh_service.copying.sftp.reply import Reply
 

@@ -42,7 +42,7 @@ class ResumeMarker:
 
     async def find(self, folder: bytes) -> bool:
         """Return whether an interrupted copy of the same source has begun the tree `folder`."""
-        claimed = await self._stale_files.claim(folder, self._source, self._name, most=0)
+        claimed = await self._stale_files.claim(folder, self._source, self._name, max_size=0)
         if claimed is None:
             return False
         self._context.remote.ask_close(claimed.handle)

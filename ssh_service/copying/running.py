@@ -31,8 +31,6 @@ Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 _log = logging.getLogger("ssh_service.copying")
 
-_WAYS: Any = {"upload": Upload, "download": Download}
-
 
 def copy(
     way: str,
@@ -66,27 +64,26 @@ def copy(
     SshServiceError
         As `ssh_service.copying.upload` says.
     """
-    here, there = "local", "remote"
-    if way == "download":
-        here, there = there, here
-    source, target = _bytes(source, here), _bytes(target, there)
+    is_upload = way == "upload"
+    source = _path_bytes(source, "local" if is_upload else "remote")
+    target = _path_bytes(target, "remote" if is_upload else "local")
     commands = functools.partial(start_command, transport)
     new_trees = NewTrees(f"{way} {transport.connection_id}")
 
-    def begin(context: CopyContext) -> Coroutine[Any, Any, None]:
-        tasks: Coroutine[Any, Any, None] = _WAYS[way](context).run(source, target)
-        return tasks
+    def start_tasks(context: CopyContext) -> Coroutine[Any, Any, None]:
+        copying = Upload(context) if is_upload else Download(context)
+        return copying.run(source, target)
 
     def attempt(session: SftpSession) -> None:
         with _hold_copy_lock(session, limits):
-            run_copy(session, begin, options, limits, progress, commands, new_trees)
+            run_copy(session, start_tasks, options, limits, progress, commands, new_trees)
 
     try:
-        known = get_session(transport, limits)
+        kept = get_session(transport, limits)
         try:
-            attempt(known)
+            attempt(kept)
         except SessionEnded as ended:
-            if isinstance(ended.reason, HandleGivenTwice) and known.copy_lock is None:
+            if isinstance(ended.reason, HandleGivenTwice) and kept.copy_lock is None:
                 _log.info("%s: %s; one at a time", transport.connection_id, ended.reason)
                 use_one_file_at_a_time(transport)
                 if isinstance(progress, Meter):
@@ -96,15 +93,15 @@ def copy(
             # One kept from an earlier copy may have died since, which may show only now.  What
             # was never answered has changed nothing: a copy begins by asking.
             fresh = None if ended.answered else get_session(transport, limits)
-            if fresh is None or fresh is known:
+            if fresh is None or fresh is kept:
                 raise
             attempt(fresh)
     except Exception as error:
-        remote_path = display_path(target if way == "upload" else source)
-        told = copy_error(error, remote_path, transport.connection_id, limits)
-        if told is error:
+        remote_path = display_path(target if is_upload else source)
+        translated = copy_error(error, remote_path, transport.connection_id, limits)
+        if translated is error:
             raise
-        raise told from error
+        raise translated from error
     finally:
         new_trees.release()
 
@@ -125,7 +122,7 @@ def _hold_copy_lock(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
         session.copy_lock.release(owner)
 
 
-def _bytes(path: Path, side: str) -> bytes:
+def _path_bytes(path: Path, side: str) -> bytes:
     plain = os.fsencode(path)
     if not plain:  # to a server it means the home directory, all of it
         why = "a path cannot be empty; '.' is the home directory there, the working directory here"
@@ -138,7 +135,7 @@ def _bytes(path: Path, side: str) -> bytes:
 
 def run_copy(
     session: SftpSession,
-    begin: Callable[[CopyContext], Coroutine[Any, Any, None]],
+    start_tasks: Callable[[CopyContext], Coroutine[Any, Any, None]],
     options: Options,
     limits: TimeLimits = TimeLimits(),
     progress: Optional[ProgressTo] = None,
@@ -152,7 +149,7 @@ def run_copy(
     ----------
     session : SftpSession
         The session.
-    begin : Callable[[CopyContext], Coroutine]
+    start_tasks : Callable[[CopyContext], Coroutine]
         Gives the first task.
     options : Options
         How to copy.
@@ -168,5 +165,5 @@ def run_copy(
     with SftpClient(session, limits.deadline) as client:
         context = CopyContext(client, options, limits.stall_timeout, progress, commands, new_trees)
         with context.closing:
-            context.pipeline.run(begin(context))
+            context.pipeline.run(start_tasks(context))
         context.progress.finish()

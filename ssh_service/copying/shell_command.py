@@ -63,7 +63,7 @@ class ShellProcess:
         self._waiting: List[Reply] = []  # guarded by _lock
         self._taken_before = 0  # guarded by _lock: of the chunks, bytes given back already
         self._changes = 0  # guarded by _lock
-        self._over = False  # guarded by _lock
+        self._has_ended = False  # guarded by _lock
         self._is_ready = False  # guarded by _lock
         self._status: Optional[int] = None  # guarded by _lock
 
@@ -85,14 +85,14 @@ class ShellProcess:
     def on_exit(self, status: Optional[int]) -> None:
         """Note the end; None: it never began, or nobody knows how it ended."""
         with self._lock:
-            self._over, self._status = True, status
+            self._has_ended, self._status = True, status
             woken = self._wake_locked()
         self._tell(woken)
 
     def fail_unless_ready(self) -> None:
         """Note the end, and close the channel, if the script has not said yet that it runs."""
         with self._lock:
-            if self._is_ready or self._over:
+            if self._is_ready or self._has_ended:
                 return
         self.on_exit(None)
         self.abandon()
@@ -150,8 +150,8 @@ class ShellProcess:
         left = memoryview(data)
         while left:
             with self._lock:
-                seen, over = self._changes, self._over
-            if over:
+                seen, has_ended = self._changes, self._has_ended
+            if has_ended:
                 return False
             count = self.channel.send_some(left) if self.channel is not None else 0
             left = left[count:]
@@ -168,13 +168,13 @@ class ShellProcess:
         """Read what the command wrote since; b"" at the end of its output."""
         while True:
             with self._lock:
-                seen, over = self._changes, self._over
+                seen, has_ended = self._changes, self._has_ended
                 chunk = b"".join(self._chunks)
                 self._chunks.clear()
                 taken_before, self._taken_before = self._taken_before, 0
             if len(chunk) > taken_before and self.channel is not None:
                 self.channel.adjust_window(len(chunk) - taken_before)
-            if chunk or over:
+            if chunk or has_ended:
                 return chunk
             await self._wait_for_change(seen)
 

@@ -11,8 +11,8 @@ from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.paths import join
 from ssh_service.copying.pipeline import PipelineTask
-from ssh_service.copying.remote_files import is_folder, parse_attributes, parse_names
 from ssh_service.copying.removal import remove_tree
+from ssh_service.copying.replies import is_folder, parse_attributes, parse_names
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import FolderEntry
 from ssh_service.copying.sftp.reply import Reply
@@ -144,7 +144,7 @@ class StaleFiles:
     # Continuing.
 
     async def claim(
-        self, folder: bytes, last: bytes, name: bytes, most: int
+        self, folder: bytes, target_name: bytes, new_name: bytes, max_size: int
     ) -> Optional[ClaimedFile]:
         """
         Take over what an earlier, interrupted copy to the same target left, by renaming it.
@@ -153,11 +153,11 @@ class StaleFiles:
         ----------
         folder : bytes
             Where to look.
-        last : bytes
+        target_name : bytes
             The name of what the unfinished file was to become.
-        name : bytes
+        new_name : bytes
             Its name from now on.
-        most : int
+        max_size : int
             The size of the source: what is larger is not a part of it.
 
         Returns
@@ -166,12 +166,14 @@ class StaleFiles:
             The file, open; None if there is none that is certainly ours.
         """
         try:
-            left = await self._stale_parts(folder, last)
-            return await self._claim(folder, last, name, left, most) if left else None
+            left = await self._stale_parts(folder, target_name)
+            return (
+                await self._claim(folder, target_name, new_name, left, max_size) if left else None
+            )
         except Refused:
             return None  # somebody else was faster
 
-    async def remove_parts_of(self, folder: bytes, last: bytes) -> None:
+    async def remove_parts_of(self, folder: bytes, target_name: bytes) -> None:
         """
         Remove what earlier copies left of a file that is there as a whole.
 
@@ -179,12 +181,12 @@ class StaleFiles:
         ----------
         folder : bytes
             Where to look.
-        last : bytes
+        target_name : bytes
             The name of the file.
         """
         try:
-            left = await self._stale_parts(folder, last)
-            real, ours = await self._ours(folder, last, left) if left else (None, [])
+            left = await self._stale_parts(folder, target_name)
+            real, ours = await self._ours(folder, target_name, left) if left else (None, [])
             if real is not None:
                 for reply in [
                     self._context.remote.ask_remove(join(real, e.filename)) for e in ours
@@ -193,15 +195,15 @@ class StaleFiles:
         except Refused:
             pass  # the next copy looks again
 
-    async def _stale_parts(self, folder: bytes, last: bytes) -> List[FolderEntry]:
+    async def _stale_parts(self, folder: bytes, target_name: bytes) -> List[FolderEntry]:
         return [
             entry
             for entry in (await self._list(folder)).found
-            if temporary.names.is_resumable_for(entry.filename, last, math.inf)
+            if temporary.names.is_resumable_for(entry.filename, target_name, math.inf)
         ]
 
     async def _ours(
-        self, folder: bytes, last: bytes, left: List[FolderEntry]
+        self, folder: bytes, target_name: bytes, left: List[FolderEntry]
     ) -> Tuple[Optional[bytes], List[FolderEntry]]:
         """Return the real path of a folder that no stranger can change, and what is ours there."""
         owner = self._owner
@@ -212,14 +214,21 @@ class StaleFiles:
             for entry in left
             if real is not None
             and owner.is_ours(entry.attributes, entry.links)
-            and temporary.names.is_resumable_for(entry.filename, last, _age(entry, identity))
+            and temporary.names.is_resumable_for(
+                entry.filename, target_name, _age(entry, identity)
+            )
         ]
 
     async def _claim(
-        self, folder: bytes, last: bytes, name: bytes, left: List[FolderEntry], most: int
+        self,
+        folder: bytes,
+        target_name: bytes,
+        new_name: bytes,
+        left: List[FolderEntry],
+        max_size: int,
     ) -> Optional[ClaimedFile]:
         remote, owner = self._context.remote, self._owner
-        real, ours = await self._ours(folder, last, left)
+        real, ours = await self._ours(folder, target_name, left)
         if real is None or not ours:
             self._context.warn_once(
                 "not resumed",
@@ -227,15 +236,15 @@ class StaleFiles:
                 display_path(folder),
             )
             return None
-        usable = [entry for entry in ours if (entry.attributes.size or 0) <= most]
+        usable = [entry for entry in ours if (entry.attributes.size or 0) <= max_size]
         if not usable:
             return None
         best = max(usable, key=lambda entry: entry.attributes.size or 0)
-        path = join(real, name)
+        path = join(real, new_name)
         await remote.rename(join(real, best.filename), path)
         handle = await remote.open(path, protocol.FOR_READING | protocol.FOR_WRITING)
         found = parse_attributes(await remote.ask_stat_open(handle), path)
-        if not owner.is_ours(found) or (found.size or 0) > most:
+        if not owner.is_ours(found) or (found.size or 0) > max_size:
             remote.ask_close(handle)
             return None
         return ClaimedFile(path, handle, found.size or 0)
@@ -255,7 +264,7 @@ class StaleFiles:
         return listing
 
     async def _read_folder(self, folder: bytes, listing: _Listing) -> None:
-        remote, folders = self._context.remote, self._context.folders
+        remote, folders = self._context.remote, self._context.folder_budget
         await folders.acquire()
         try:
             handle = await remote.open_folder(folder)

@@ -1,4 +1,4 @@
-"""One file from here to the server: written beside its place and renamed, where that can be."""
+"""One file from here to the server: written beside its target and renamed, where that can be."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.paths import basename, folder_of, sibling
 from ssh_service.copying.pipeline import ABORTS
-from ssh_service.copying.remote_files import (
-    check_status,
-    is_file,
-    is_folder,
-    is_link,
-    parse_attributes,
-)
 from ssh_service.copying.remote_owner import MAX_SYMLINKS, NEW_FILE_FLAGS, PRIVATE_MODE
+from ssh_service.copying.replies import check_status, is_file, is_folder, is_link, parse_attributes
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
@@ -36,7 +30,7 @@ _OLD_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.TRUNCATE
 _NO_NEW_FILES = (protocol.PERMISSION_DENIED, protocol.BAD_MESSAGE, protocol.OP_UNSUPPORTED)
 
 
-class _Place(NamedTuple):
+class _Target(NamedTuple):
     """Where a file goes: symbolic links followed, and what stands there now."""
 
     path: bytes
@@ -70,62 +64,62 @@ class FileUpload:
         self._stale_files = stale_files
         self._is_private = False  # the file was created with another mode than it shall have
 
-    async def run(self, target: bytes, is_new: bool) -> None:
+    async def run(self, path: bytes, is_new: bool) -> None:
         """
         Copy it.
 
         Parameters
         ----------
-        target : bytes
+        path : bytes
             The remote path.
         is_new : bool
             Whether it lies in a folder that this copy made, so that nothing is there.
         """
-        place = _Place(target, None, False, True) if is_new else await self._find_place(target)
-        if self._context.passes_over and await self._is_there(place):
+        target = _Target(path, None, False, True) if is_new else await self._resolve(path)
+        if self._context.skips_unchanged and await self._is_up_to_date(target):
             self._context.progress.advance(self._source.size)
             if self._may_resume:
                 await self._stale_files.remove_parts_of(
-                    folder_of(place.path), basename(place.path)
+                    folder_of(target.path), basename(target.path)
                 )
             return
-        if place.in_place:
-            await self._write_into(place)
+        if target.in_place:
+            await self._write_in_place(target)
             return
         try:
-            is_done = await self._replace(place)
+            is_done = await self._replace(target)
         except _ModesNotSettable:  # known from now on, for all files
-            is_done = await self._replace(place)
+            is_done = await self._replace(target)
         if not is_done:
-            await self._write_into(place)
+            await self._write_in_place(target)
 
-    async def _find_place(self, target: bytes) -> _Place:
+    async def _resolve(self, path: bytes) -> _Target:
         remote, owner = self._remote, self._context.owner
-        folder = owner.ask_folder(target)  # at the same time: it is needed if there is something
-        found = await remote.find(target, follow=False)
+        folder = owner.ask_folder(path)  # at the same time: it is needed if there is something
+        found = await remote.find(path, follow=False)
         links = 0
         while found is not None and is_link(found):
-            await owner.check_target(target, found, folder)
+            await owner.check_target(path, found, folder)
             folder = None
-            real = await remote.read_link(target) if links < MAX_SYMLINKS else None
+            real = await remote.read_link(path) if links < MAX_SYMLINKS else None
             if real is None:  # all we can do is write through it
-                return _Place(target, await remote.find(target), in_place=True)
-            target, links = real, links + 1
-            found = await remote.find(target, follow=False)
+                return _Target(path, await remote.find(path), in_place=True)
+            path, links = real, links + 1
+            found = await remote.find(path, follow=False)
         if found is None:
-            return _Place(target)
+            return _Target(path)
         if is_folder(found):
-            raise transfer_error(errno.EISDIR, display_path(target), side="remote")
+            raise transfer_error(errno.EISDIR, display_path(path), side="remote")
         if not is_file(found) and not stat.S_ISCHR(found.mode or 0):
             # Opening a fifo would block the server.
-            raise not_a_file_error(target, found.mode or 0, "remote")
-        await owner.check_target(target, found, folder)
+            raise not_a_file_error(path, found.mode or 0, "remote")
+        await owner.check_target(path, found, folder)
         replaces = remote.can_replace or remote.facts.rename_replaces
-        return _Place(target, found, in_place=not (replaces and is_file(found)))
+        return _Target(path, found, in_place=not (replaces and is_file(found)))
 
-    async def _is_there(self, place: _Place) -> bool:
+    async def _is_up_to_date(self, target: _Target) -> bool:
         """Return whether a file of the same size and time is there, verified if wanted."""
-        source, existing = self._source, place.existing
+        source, existing = self._source, target.existing
         if existing is None or not is_file(existing):
             return False
         if (existing.size, existing.mtime) != (source.size, source.attributes.mtime):
@@ -133,45 +127,45 @@ class FileUpload:
         if not self._context.options.verify:
             return True
         return await matches_digest(
-            self._context, place.path, source.size, source.digest(source.size)
+            self._context, target.path, source.size, source.digest(source.size)
         )
 
-    def _attributes_for(self, place: _Place) -> Attributes:
+    def _attributes_for(self, target: _Target) -> Attributes:
         """Return what the file shall have; what is None is left alone."""
-        if place.existing is not None and not is_file(place.existing):
+        if target.existing is not None and not is_file(target.existing):
             return Attributes()  # a device
         if self._context.options.preserve is not False:
             return self._source.attributes
-        return Attributes() if place.existing is None else Attributes(mode=_mode(place.existing))
+        return Attributes() if target.existing is None else Attributes(mode=_mode(target.existing))
 
-    def _mode_for_new(self, place: _Place) -> Optional[int]:
+    def _mode_for_new(self, target: _Target) -> Optional[int]:
         """Return the mode to create the file with; None: private, and another is set later."""
         identity = self._context.owner.identity
-        mode = self._attributes_for(place).mode
+        mode = self._attributes_for(target).mode
         if mode is None:
             return 0o666
         return None if identity is None or identity.sets_modes else mode & 0o777
 
-    # Beside its place.
+    # Beside its target.
 
-    async def _replace(self, place: _Place) -> bool:
+    async def _replace(self, target: _Target) -> bool:
         """Write beside the target and rename over it; False if it can only be written into."""
-        name = temporary.names.new(basename(place.path))
+        name = temporary.names.new(basename(target.path))
         try:
-            opened = await self._open_temporary(place, name)
-            return opened is not None and await self._complete(place, opened)
+            opened = await self._open_temporary(target, name)
+            return opened is not None and await self._complete(target, opened)
         finally:
             temporary.names.release(name)
 
-    async def _open_temporary(self, place: _Place, name: bytes) -> Optional[ClaimedFile]:
+    async def _open_temporary(self, target: _Target, name: bytes) -> Optional[ClaimedFile]:
         """Open the unfinished file; None if it cannot be."""
-        path = sibling(place.path, name)
+        path = sibling(target.path, name)
         try:
-            if self._may_resume and not place.is_in_new_folder:
-                claimed = await self._continue(place, name)
+            if self._may_resume and not target.is_in_new_folder:
+                claimed = await self._resume(target, name)
                 if claimed is not None:
                     return claimed
-            mode = self._mode_for_new(place)
+            mode = self._mode_for_new(target)
             self._is_private = mode is None
             handle = await self._remote.open(
                 path, NEW_FILE_FLAGS, PRIVATE_MODE if mode is None else mode
@@ -179,19 +173,19 @@ class FileUpload:
             self._context.owner.start_identifying(handle, PRIVATE_MODE if mode is None else None)
             return ClaimedFile(path, handle, 0)
         except Refused as refused:
-            if place.existing is not None and refused.code in _NO_NEW_FILES:
+            if target.existing is not None and refused.code in _NO_NEW_FILES:
                 return None  # but the old one may be writable
-            refused.path = place.path
+            refused.path = target.path
             raise
         except ABORTS as abort:
             self._context.pipeline.record_interrupt(abort)
             await self._discard(path)  # the server may have made it all the same
             raise
 
-    async def _continue(self, place: _Place, name: bytes) -> Optional[ClaimedFile]:
+    async def _resume(self, target: _Target, name: bytes) -> Optional[ClaimedFile]:
         """Open what an earlier copy left; None unless it is the beginning of the source."""
         source = self._source
-        folder, last = folder_of(place.path), basename(place.path)
+        folder, last = folder_of(target.path), basename(target.path)
         claimed = await self._stale_files.claim(folder, last, name, source.size)
         if claimed is None:
             return None
@@ -216,20 +210,20 @@ class FileUpload:
         """Whether all of it goes in one piece."""
         return self._source.size <= self._remote.write_size
 
-    async def _complete(self, place: _Place, unfinished: ClaimedFile) -> bool:
+    async def _complete(self, target: _Target, unfinished: ClaimedFile) -> bool:
         """Fill the unfinished file and give it its name; False if it cannot have that."""
         source, path = self._source, unfinished.path
         try:
-            if not await self._keep_owner(unfinished.handle, place):
+            if not await self._keep_owner(unfinished.handle, target):
                 await self._remote.ask_close(unfinished.handle)
                 await self._discard(path)
                 return False
-            await self._fill(unfinished, self._attributes_for(place))
+            await self._fill(unfinished, self._attributes_for(target))
             await verify(self._context, path, source.size, source)
             await self._context.owner.wait_for_identity()  # for the sweep; asked for long since
-            await self._remote.rename(path, place.path)
+            await self._remote.rename(path, target.path)
         except Refused as refused:
-            await self._give_up(place, path, refused)
+            await self._discard_after(target, path, refused)
             return False
         except (SshTransferError, _ModesNotSettable):
             await self._discard(path)  # what the source is to blame for is of no use later
@@ -241,10 +235,10 @@ class FileUpload:
             raise
         return True
 
-    async def _give_up(self, place: _Place, path: bytes, refused: Refused) -> None:
+    async def _discard_after(self, target: _Target, path: bytes, refused: Refused) -> None:
         """Discard the unfinished file; raise what was wrong, unless it was the rename alone."""
-        only_the_rename = refused.path == place.path
-        refused.path = place.path
+        only_the_rename = refused.path == target.path
+        refused.path = target.path
         try:
             error = await self._remote.to_os_error(refused)  # first: a full disk is, with it, full
         except ABORTS as abort:
@@ -252,7 +246,7 @@ class FileUpload:
             await self._discard(path)
             raise
         await self._discard(path)
-        if not only_the_rename or place.existing is None:
+        if not only_the_rename or target.existing is None:
             raise error from refused
         # A mount point, a sticky folder, or version 3's rule.
         if not self._remote.can_replace:
@@ -264,13 +258,13 @@ class FileUpload:
         except Refused:
             pass  # it is litter now: the next run removes it
 
-    async def _keep_owner(self, handle: bytes, place: _Place) -> bool:
-        old = place.existing
+    async def _keep_owner(self, handle: bytes, target: _Target) -> bool:
+        old = target.existing
         if old is None or old.uid is None:
             return True
         reply = await self._remote.ask_set_open(handle, Attributes(uid=old.uid, gid=old.gid))
         try:
-            check_status(reply, place.path)
+            check_status(reply, target.path)
         except Refused as refused:
             if refused.code == protocol.OP_UNSUPPORTED:
                 return True
@@ -278,31 +272,31 @@ class FileUpload:
             return identity is not None and identity.uid == old.uid  # all but the group
         return True
 
-    # In its place.
+    # In its target.
 
-    async def _write_into(self, place: _Place) -> None:
+    async def _write_in_place(self, target: _Target) -> None:
         """Write into what stands there: not safe against a cut, but the only way."""
-        is_device = place.existing is not None and not is_file(place.existing)
+        is_device = target.existing is not None and not is_file(target.existing)
         if not is_device:
-            await self._check_room(place)
-        unfinished = ClaimedFile(place.path, await self._open_existing(place), 0)
+            await self._check_room(target)
+        unfinished = ClaimedFile(target.path, await self._open_existing(target), 0)
         keeps_its_mode = self._context.options.preserve is False
-        attributes = Attributes() if keeps_its_mode else self._attributes_for(place)
+        attributes = Attributes() if keeps_its_mode else self._attributes_for(target)
         await self._fill(unfinished, attributes, is_device, is_ours=False)
         if not is_device:
-            await verify(self._context, place.path, self._source.size, self._source)
+            await verify(self._context, target.path, self._source.size, self._source)
 
-    async def _open_existing(self, place: _Place) -> bytes:
+    async def _open_existing(self, target: _Target) -> bytes:
         """Open what stands there, and empty it."""
-        remote, path, existing = self._remote, place.path, place.existing
+        remote, path, existing = self._remote, target.path, target.existing
         if not await self._context.owner.is_in_shared_folder(path):
             return await remote.open(path, _OLD_FILE, PRIVATE_MODE)
-        # A stranger may have put a link in its place meanwhile, which SFTP follows: so nothing is
+        # A stranger may have put a link in its target meanwhile, which SFTP follows: so nothing is
         # made, or lost, before it is seen what was opened.
         handle = await remote.open(path, protocol.FOR_WRITING)
         try:
             found = parse_attributes(await remote.ask_stat_open(handle), path)
-            if existing is None or _traits(found) != _traits(existing):
+            if existing is None or _unchanging_part(found) != _unchanging_part(existing):
                 raise exchanged_error(path)
             if is_file(found):
                 check_status(await remote.ask_set_open(handle, Attributes(size=0)), path)
@@ -311,14 +305,14 @@ class FileUpload:
             raise
         return handle
 
-    async def _check_room(self, place: _Place) -> None:
+    async def _check_room(self, target: _Target) -> None:
         """Refuse to begin where the disk is too small: the old content would be lost for that."""
-        space = await self._remote.space(folder_of(place.path))
-        old_size = 0 if place.existing is None else place.existing.size or 0
+        space = await self._remote.space(folder_of(target.path))
+        old_size = 0 if target.existing is None else target.existing.size or 0
         if space is None or self._source.is_sparse:
             return
         if self._source.size - old_size > space.free_blocks * space.block_size:
-            raise transfer_error(errno.ENOSPC, display_path(place.path), side="remote")
+            raise transfer_error(errno.ENOSPC, display_path(target.path), side="remote")
 
     # Content and attributes.
 
@@ -335,7 +329,7 @@ class FileUpload:
         room = source.size if self._is_small else 0
         closing = None
         try:
-            await self._context.flow.acquire(room)
+            await self._context.byte_budget.acquire(room)
             try:
                 replies = []
                 if not self._is_small:
@@ -355,7 +349,7 @@ class FileUpload:
                 for reply in (*replies, closing):
                     _check_write(await reply, path, room)
             finally:
-                self._context.flow.release(room)
+                self._context.byte_budget.release(room)
         finally:
             if closing is None:
                 remote.ask_close(handle)
@@ -383,7 +377,7 @@ class FileUpload:
         except Refused as refused:
             if is_ours:
                 await self._check_modes(attributes)
-                self._context.modes_refused(path, refused)
+                self._context.on_modes_refused(path, refused)
             else:
                 self._context.warn_once(
                     "attributes", "mode and times of %r: %s", display_path(path), refused
@@ -413,10 +407,10 @@ class FileUpload:
             progress.advance(size)
             return size
 
-        await move_parts(self._context.flow, source.parts(start, most, holes), ask, take)
+        await move_parts(self._context.byte_budget, source.parts(start, most, holes), ask, take)
 
 
-def _traits(file: Attributes) -> Tuple[Optional[int], ...]:
+def _unchanging_part(file: Attributes) -> Tuple[Optional[int], ...]:
     """Give what does not change while a file is only looked at."""
     written = (file.size, file.mtime) if is_file(file) else ()
     return (file.uid, file.gid, file.mode, *written)

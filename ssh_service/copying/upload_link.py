@@ -9,7 +9,7 @@ from ssh_service.copying.context import CopyContext
 from ssh_service.copying.failures import Refused, display_path
 from ssh_service.copying.paths import basename, sibling
 from ssh_service.copying.pipeline import ABORTS
-from ssh_service.copying.remote_files import is_folder, is_link
+from ssh_service.copying.replies import is_folder, is_link
 from ssh_service.copying.waiting import TaskEvent
 from ssh_service.errors import transfer_error
 

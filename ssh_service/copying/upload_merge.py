@@ -1,7 +1,7 @@
 """
-Many small files into a folder that is there, in one stream: unpacked inside it, and then moved.
+Many small files into a folder that is existing, in one stream: unpacked inside it, and then moved.
 
-What is there is asked about for all files at once, and each file is moved over the old one by a
+What is existing is asked about for all files at once, and each file is moved over the old one by a
 rename, so it is the old or the new one at any time.  Only what is ours and nothing special is
 replaced so; all else is left to be copied file by file.
 """
@@ -22,8 +22,8 @@ from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.ownership import is_shared
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import ABORTS
-from ssh_service.copying.remote_files import check_status, is_folder, parse_attributes
 from ssh_service.copying.removal import remove_tree
+from ssh_service.copying.replies import check_status, is_folder, parse_attributes
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
@@ -41,14 +41,14 @@ _MAX_ENTRIES = 200_000
 
 
 class _NotMergeable(Exception):
-    """The tree, or what is there, is better copied entry by entry."""
+    """The tree, or what is existing, is better copied entry by entry."""
 
 
 class _Found(NamedTuple):
     """An entry of the tree, and what is in its place."""
 
     entry: Entry
-    below: bytes  # its path in the tree, with a slash in front
+    relative: bytes  # its path in the tree, with a slash in front
     status: os.stat_result  # of a file, too
     reply: Reply
 
@@ -62,9 +62,9 @@ class _Plan:
     steps : List[Entry]
         What goes into the stream, in order.
     new_folders : List[bytes]
-        The outermost folders that are not there yet, by their paths in the tree.
+        The outermost folders that are not existing yet, by their paths in the tree.
     files : Set[bytes]
-        Files of the stream that go into folders that are there.
+        Files of the stream that go into folders that are existing.
     rest : StreamResult
         What does not go into the stream.
     """
@@ -78,10 +78,14 @@ class _Plan:
 
 
 async def merge_tree(
-    context: CopyContext, source: bytes, status: os.stat_result, target: bytes, there: Attributes
+    context: CopyContext,
+    source: bytes,
+    status: os.stat_result,
+    target: bytes,
+    existing: Attributes,
 ) -> Optional[StreamResult]:
     """
-    Copy the small files of a tree into a folder that is there.
+    Copy the small files of a tree into a folder that is existing.
 
     Parameters
     ----------
@@ -93,7 +97,7 @@ async def merge_tree(
         Its status.
     target : bytes
         The remote folder.
-    there : Attributes
+    existing : Attributes
         Its attributes.
 
     Returns
@@ -112,7 +116,7 @@ async def merge_tree(
     try:
         await context.remote.make_folder(folder, 0o700)
         own = await context.remote.lstat(folder)
-        return await _Merge(context, source, target, folder, own, there).run(status)
+        return await _Merge(context, source, target, folder, own, existing).run(status)
     except (Refused, _NotMergeable) as reason:
         _log.debug("%r not in one stream: %s", display_path(target), reason)
     except ABORTS as abort:
@@ -143,18 +147,19 @@ class _Merge:
         target: bytes,
         folder: bytes,
         own: Attributes,
-        there: Attributes,
+        existing: Attributes,
     ) -> None:
         self._context = context
         self._remote = context.remote
         self._source = source
         self._target = target
         self._folder = folder
-        self._own = own  # attributes of the unfinished folder: what is unpacked has its owner
+        self._staging = own  # attributes of the unfinished folder: what is unpacked has its owner
         self._plan = _Plan()
-        self._fit: Dict[bytes, bool] = {b"": self._is_fit(there)}  # of the folders that are there
-        # Those of them that strangers may write to; what strangers made there is left to others.
-        self._shared: Set[bytes] = {b""} if is_shared(there) else set()
+        # By folder of the target: whether a file moved there keeps the group it would have had.
+        self._group_fits: Dict[bytes, bool] = {b"": self._keeps_group(existing)}
+        # Those of them that other users may write to: what others made there is copied by SFTP.
+        self._shared: Set[bytes] = {b""} if is_shared(existing) else set()
 
     async def run(self, status: os.stat_result) -> StreamResult:
         await self._examine_all(status)
@@ -163,8 +168,8 @@ class _Merge:
         if plan.count < MANY_FILES:
             if plan.new_folders:
                 raise _NotMergeable(f"{plan.count} small files only")
-            rest.left += [
-                (step.path, self._target + self._below(step))
+            rest.remaining += [
+                (step.path, self._target + self._relative(step))
                 for step in plan.steps
                 if step.status is None
             ]
@@ -178,39 +183,41 @@ class _Merge:
             raise _NotMergeable("its stream failed")
         await self._move(set(done.sent))
         await self._remove_folders()
-        rest.left += done.left
+        rest.remaining += done.remaining
         rest.failures += done.failures
         rest.folders.append((self._target, attributes_of(status)))
         return rest
 
-    # What is there.
+    # What is existing.
 
     async def _examine_all(self, status: os.stat_result) -> None:
-        on_way: Deque[_Found] = deque()
+        in_flight: Deque[_Found] = deque()
         count = 0
         for entry in walk(self._source, status, self._context.source_tree, self._note_failure):
-            below = self._below(entry)
-            if entry.leaves and entry.status is not None:
-                self._plan.rest.folders.append((self._target + below, attributes_of(entry.status)))
+            relative = self._relative(entry)
+            if entry.is_folder_end and entry.status is not None:
+                self._plan.rest.folders.append(
+                    (self._target + relative, attributes_of(entry.status))
+                )
                 continue
             count += 1
             if count > _MAX_ENTRIES:
                 raise _NotMergeable("too many entries")
             if entry.link is not None:
-                self._plan.rest.links.append((entry.link, self._target + below))
+                self._plan.rest.links.append((entry.link, self._target + relative))
                 continue
             try:
                 own = entry.status or os.stat(entry.path)
             except OSError as error:
                 raise _NotMergeable(str(error)) from error
-            reply = self._remote.ask_lstat(self._target + below)
-            on_way.append(_Found(entry, below, own, reply))
-            if len(on_way) >= _MAX_IN_FLIGHT:
-                await self._decide(on_way.popleft())
-        while on_way:
-            await self._decide(on_way.popleft())
+            reply = self._remote.ask_lstat(self._target + relative)
+            in_flight.append(_Found(entry, relative, own, reply))
+            if len(in_flight) >= _MAX_IN_FLIGHT:
+                await self._decide(in_flight.popleft())
+        while in_flight:
+            await self._decide(in_flight.popleft())
 
-    def _below(self, entry: Entry) -> bytes:
+    def _relative(self, entry: Entry) -> bytes:
         return entry.path[len(self._source.rstrip(b"/")) :]
 
     def _note_failure(self, failure: SshTransferError) -> None:
@@ -219,100 +226,104 @@ class _Merge:
         self._plan.rest.failures.append(failure)
 
     async def _decide(self, found: _Found) -> None:
-        plan, below = self._plan, found.below
-        there = await self._attributes(found)
-        around = folder_of(below).rstrip(b"/")
-        fit = self._fit.get(around)  # None: that is a new folder
-        is_a_strangers = (
-            there is not None and there.uid != self._own.uid and around in self._shared
+        plan, relative = self._plan, found.relative
+        existing = await self._attributes(found)
+        around = folder_of(relative).rstrip(b"/")
+        group_fits = self._group_fits.get(around)  # None: that is a new folder
+        is_foreign = (
+            existing is not None and existing.uid != self._staging.uid and around in self._shared
         )
         if found.entry.status is not None:
-            if there is None:
-                if fit is False:
-                    raise _NotMergeable(f"{display_path(below)!r} would get another group")
-                if fit:
-                    plan.new_folders.append(below)
-            elif is_a_strangers:
-                raise _NotMergeable(f"{display_path(below)!r} is a stranger's")
-            elif is_folder(there) and (there.mode or 0) & stat.S_IRWXU == stat.S_IRWXU:
-                self._fit[below] = self._is_fit(there)
-                if is_shared(there):
-                    self._shared.add(below)
+            if existing is None:
+                if group_fits is False:
+                    raise _NotMergeable(f"{display_path(relative)!r} would get another group")
+                if group_fits:
+                    plan.new_folders.append(relative)
+            elif is_foreign:
+                raise _NotMergeable(f"{display_path(relative)!r} is a stranger's")
+            elif is_folder(existing) and (existing.mode or 0) & stat.S_IRWXU == stat.S_IRWXU:
+                self._group_fits[relative] = self._keeps_group(existing)
+                if is_shared(existing):
+                    self._shared.add(relative)
             else:
                 raise _NotMergeable(
-                    f"{display_path(below)!r} is no folder there, or takes no files"
+                    f"{display_path(relative)!r} is not a folder on the server, or takes no files"
                 )
             plan.steps.append(found.entry)
             return
         size = found.status.st_size
-        if is_a_strangers:
-            plan.rest.left.append((found.entry.path, self._target + below))
+        if is_foreign:
+            plan.rest.remaining.append((found.entry.path, self._target + relative))
         elif (
-            there is not None and self._context.passes_over and _is_unchanged(there, found.status)
+            existing is not None
+            and self._context.skips_unchanged
+            and _is_unchanged(existing, found.status)
         ):
             self._context.progress.advance(size)
             self._context.progress.file_done()
-        elif size > self._remote.write_size or not self._may_replace(there, fit):
-            plan.rest.left.append((found.entry.path, self._target + below))
+        elif size > self._remote.write_size or not self._may_replace(existing, group_fits):
+            plan.rest.remaining.append((found.entry.path, self._target + relative))
         else:
             plan.steps.append(found.entry)
             plan.count += 1
-            if fit:
-                plan.files.add(below)
+            if group_fits:
+                plan.files.add(relative)
 
     async def _attributes(self, found: _Found) -> Optional[Attributes]:
         try:
-            return parse_attributes(await found.reply, self._target + found.below)
+            return parse_attributes(await found.reply, self._target + found.relative)
         except Refused as refused:
             if refused.code == protocol.NO_SUCH_FILE:
                 return None
             raise
 
-    def _is_fit(self, folder: Attributes) -> bool:
+    def _keeps_group(self, folder: Attributes) -> bool:
         """Tell whether new files in a folder have the same group as in the unfinished one."""
         mode = folder.mode or 0
-        own_is_group_folder = bool((self._own.mode or 0) & stat.S_ISGID)
+        own_is_group_folder = bool((self._staging.mode or 0) & stat.S_ISGID)
         if bool(mode & stat.S_ISGID) != own_is_group_folder:
             return False
-        return not mode & stat.S_ISGID or folder.gid == self._own.gid
+        return not mode & stat.S_ISGID or folder.gid == self._staging.gid
 
-    def _may_replace(self, there: Optional[Attributes], fit: Optional[bool]) -> bool:
-        if fit is False:
+    def _may_replace(self, existing: Optional[Attributes], group_fits: Optional[bool]) -> bool:
+        if group_fits is False:
             return False
-        if there is None:
+        if existing is None:
             return True
         if self._context.options.preserve is False:
             return False  # it keeps the mode of what it replaces
-        owner = (self._own.uid, self._own.gid)
-        return stat.S_ISREG(there.mode or 0) and (there.uid, there.gid) == owner
+        owner = (self._staging.uid, self._staging.gid)
+        return stat.S_ISREG(existing.mode or 0) and (existing.uid, existing.gid) == owner
 
     # What was unpacked.
 
     async def _move(self, sent: Set[bytes]) -> None:
-        on_way: Deque[Tuple[bytes, Reply]] = deque()
-        for below in (*self._plan.new_folders, *self._plan.files & sent):
-            on_way.append((below, self._ask_rename(below)))
-            if len(on_way) >= _MAX_IN_FLIGHT:
-                await self._check_move(*on_way.popleft())
-        while on_way:
-            await self._check_move(*on_way.popleft())
+        in_flight: Deque[Tuple[bytes, Reply]] = deque()
+        for relative in (*self._plan.new_folders, *self._plan.files & sent):
+            in_flight.append((relative, self._ask_rename(relative)))
+            if len(in_flight) >= _MAX_IN_FLIGHT:
+                await self._check_move(*in_flight.popleft())
+        while in_flight:
+            await self._check_move(*in_flight.popleft())
 
-    def _ask_rename(self, below: bytes) -> Reply:
-        return self._remote.ask_rename(join(self._folder, TREE) + below, self._target + below)
+    def _ask_rename(self, relative: bytes) -> Reply:
+        return self._remote.ask_rename(
+            join(self._folder, TREE) + relative, self._target + relative
+        )
 
-    async def _check_move(self, below: bytes, reply: Reply) -> None:
-        path = self._target + below
+    async def _check_move(self, relative: bytes, reply: Reply) -> None:
+        path = self._target + relative
         try:
             check_status(await reply, path)
         except Refused as refused:
-            if below not in self._plan.files:
+            if relative not in self._plan.files:
                 raise  # something has appeared where nothing was
             _log.debug("%r not moved, but copied: %s", display_path(path), refused)
-            self._plan.rest.left.append((self._source.rstrip(b"/") + below, path))
+            self._plan.rest.remaining.append((self._source.rstrip(b"/") + relative, path))
 
     async def _remove_folders(self) -> None:
-        """Remove what is left of the unfinished folder: folders that were there already."""
-        paths = [join(self._folder, TREE) + below for below in self._fit]
+        """Remove what is left of the unfinished folder: folders that were existing already."""
+        paths = [join(self._folder, TREE) + relative for relative in self._group_fits]
         replies = [self._remote.ask_remove_folder(path) for path in reversed(paths)]
         replies.append(self._remote.ask_remove_folder(self._folder))
         for reply in replies:
@@ -323,7 +334,8 @@ class _Merge:
             await remove_tree(self._context, self._folder)
 
 
-def _is_unchanged(there: Attributes, status: os.stat_result) -> bool:
-    return (there.size, there.mtime) == (status.st_size, int(status.st_mtime)) and stat.S_ISREG(
-        there.mode or 0
-    )
+def _is_unchanged(existing: Attributes, status: os.stat_result) -> bool:
+    return (existing.size, existing.mtime) == (
+        status.st_size,
+        int(status.st_mtime),
+    ) and stat.S_ISREG(existing.mode or 0)

@@ -65,7 +65,7 @@ class StreamResult:
         All of its folders by their remote paths, innermost first.
     sent : List[bytes]
         The files that were sent, by their paths in the tree.
-    left : List[Tuple[bytes, bytes]]
+    remaining : List[Tuple[bytes, bytes]]
         Local and remote paths of the files that are too large for the stream.
     links : List[Tuple[bytes, bytes]]
         Texts and remote paths of symbolic links that are still to be made.
@@ -76,7 +76,7 @@ class StreamResult:
     def __init__(self) -> None:
         self.folders: List[Tuple[bytes, Attributes]] = []
         self.sent: List[bytes] = []
-        self.left: List[Tuple[bytes, bytes]] = []
+        self.remaining: List[Tuple[bytes, bytes]] = []
         self.links: List[Tuple[bytes, bytes]] = []
         self.failures: List[SshTransferError] = []
 
@@ -247,36 +247,36 @@ class UploadStream:
         self._done.failures.append(failure)
 
     async def _send_entry(self, entry: Entry) -> None:
-        below = entry.path[len(self._source.rstrip(b"/")) :]
+        relative = entry.path[len(self._source.rstrip(b"/")) :]
         if entry.link is not None:
             # Its mode is what every link has, and nobody asks for its time.
-            name = TREE + below
+            name = TREE + relative
             await self._send(tar.header(name, tar.LINK, Attributes(mode=0o777), entry.link))
         elif entry.status is None:
-            await self._send_file(entry.path, below)
-        elif entry.leaves:
-            self._done.folders.append((self._target + below, attributes_of(entry.status)))
+            await self._send_file(entry.path, relative)
+        elif entry.is_folder_end:
+            self._done.folders.append((self._target + relative, attributes_of(entry.status)))
         else:
-            await self._send_folder(TREE + below, entry.status)
+            await self._send_folder(TREE + relative, entry.status)
 
     async def _send_folder(self, name: bytes, status: os.stat_result) -> None:
         # Ours to write into; its own attributes are set last, as with SFTP.
         mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU if self._keeps else 0o777
         await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
 
-    async def _send_file(self, path: bytes, below: bytes) -> None:
+    async def _send_file(self, path: bytes, relative: bytes) -> None:
         with SourceFile(path, self._context.source_tree) as source:
             size = source.size
             if size > self._context.remote.write_size:
-                self._done.left.append((path, self._target + below))
+                self._done.remaining.append((path, self._target + relative))
                 return
             content = source.read_whole()
         attributes = source.attributes._replace(size=size)
         if not self._keeps:
             attributes = attributes._replace(mode=0o666)
-        header = tar.header(TREE + below, tar.FILE, attributes)
+        header = tar.header(TREE + relative, tar.FILE, attributes)
         await self._send(header, content, tar.padding(size))
-        self._done.sent.append(below)
+        self._done.sent.append(relative)
         self._context.progress.advance(size)
         self._context.progress.file_done()
 

@@ -17,7 +17,7 @@ from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.local.walk import walk
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import ABORTS
-from ssh_service.copying.remote_files import check_status, is_folder
+from ssh_service.copying.replies import check_status, is_folder
 from ssh_service.copying.resume_marker import ResumeMarker
 from ssh_service.copying.self_copy_guard import SelfCopyGuard
 from ssh_service.copying.sftp.protocol import Attributes
@@ -81,7 +81,7 @@ class Upload:
         self._made_writable: Dict[bytes, int] = {}  # to the mode it had
         self._finished_folders: List[Tuple[bytes, Attributes]] = []
         self._failed_folders: Set[bytes] = set()
-        self._checked = b""  # a folder that the caller named, and that may be used
+        self._accepted_folder = b""  # a folder that the caller named, and that may be used
 
     async def run(self, source: bytes, target: bytes) -> None:
         """
@@ -131,7 +131,7 @@ class Upload:
         target = await self._remote.expand_home(target or b".")
         found = await self._remote.find(target)
         if found is not None and is_folder(found):
-            self._checked = target.rstrip(b"/") or b"/"
+            self._accepted_folder = target.rstrip(b"/") or b"/"
             await self._context.owner.check_folder(target, is_explicit=target.endswith(b"/"))
         if self._context.options.contents:
             if not is_tree:
@@ -140,10 +140,10 @@ class Upload:
             if found is not None and not is_folder(found):
                 raise transfer_error(errno.ENOTDIR, display_path(target), side="remote")
         elif found is not None and is_folder(found):
-            if not is_tree or not await self._makes(source, target):
+            if not is_tree or not await self._is_this_tree(source, target):
                 target = join(target.rstrip(b"/") or b"/", local_basename(source))
                 found = None  # not looked at yet
-                self._checked = b""
+                self._accepted_folder = b""
         elif found is None and is_tree:
             self._context.new_trees.add(os.path.realpath(source), target)
         elif found is not None and is_tree:
@@ -154,26 +154,26 @@ class Upload:
         if not is_tree:
             self._context.progress.expect(status.st_size)
             self._context.progress.expect_no_more()
-            await self._context.files.start(self._copy_file(source, target, None))
+            await self._context.file_budget.start(self._copy_file(source, target, None))
             self._stale_files.start_removing(folder_of(target))
         else:
             await self._copy_tree(source, status, target.rstrip(b"/") or b"/")
         await self._pipeline.join_others()
-        self._context.log_resumed(target)
+        self._context.log_if_not_resumed(target)
         if self._marker is not None:
             await self._marker.end()
         if self._self_copy_guard is not None:
             await self._self_copy_guard.end()
         await self._finish_folders()
-        self._context.check_complete(source, "local")
+        self._context.raise_if_incomplete(source, "local")
 
-    async def _makes(self, source: bytes, target: bytes) -> bool:
+    async def _is_this_tree(self, source: bytes, target: bytes) -> bool:
         """Return whether the folder at `target` is this very tree, begun by this call's like."""
         if self._context.new_trees.join(os.path.realpath(source), target):
             return True
         return self._marker is not None and await self._marker.find(target)
 
-    def _count(self, source: bytes, status: os.stat_result) -> None:
+    def _count_source(self, source: bytes, status: os.stat_result) -> None:
         """Tell the meter what there is; what is wrong with an entry is found out in its turn."""
         tree = self._context.source_tree
         for entry in walk(source, status, tree, on_failure=lambda failure: None):
@@ -184,28 +184,28 @@ class Upload:
 
     async def _copy_tree(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         if self._context.progress.is_observed:
-            self._count(source, status)
+            self._count_source(source, status)
         self._stale_files.start_removing(folder_of(target))
-        there: Optional[Attributes] = None
+        existing: Optional[Attributes] = None
         streamed: Optional[StreamResult] = None
         if should_stream(self._context, source, status):
             # At the same time: whether it may be unpacked there.
             self._pipeline.start(self._context.owner.resolve(folder_of(target)))
-            there = await self._remote.find(target, follow=False)
-            if there is None:
+            existing = await self._remote.find(target, follow=False)
+            if existing is None:
                 if await self._may_unpack(target):
                     streamed = await stream_tree(
                         self._context, source, status, target, self._marker
                     )
-            elif is_folder(there) and not self._context.options.resume:
-                if target != self._checked:
+            elif is_folder(existing) and not self._context.options.resume:
+                if target != self._accepted_folder:
                     await self._context.owner.check_folder(target)
                 self._stale_files.start_removing(target)
-                streamed = await merge_tree(self._context, source, status, target, there)
+                streamed = await merge_tree(self._context, source, status, target, existing)
         if streamed is None:
             await self._copy_entries(source, status, target)
         else:
-            await self._copy_rest(streamed, target, is_new=there is None)
+            await self._copy_rest(streamed, target, is_new=existing is None)
 
     async def _may_unpack(self, target: bytes) -> bool:
         """Return whether a tree may be unpacked beside where it goes."""
@@ -225,13 +225,15 @@ class Upload:
         guard = self._self_copy_guard = SelfCopyGuard(context, source, target)
         context.closing.callback(guard.release)
         try:
-            for entry in walk(source, status, context.source_tree, context.entry_failed):
+            for entry in walk(source, status, context.source_tree, context.on_entry_failed):
                 path = join(folders[-1].path, entry.name)
                 if entry.link is not None:
-                    await context.files.start(self._copy_link(entry.link, path, folders[-1]))
+                    await context.file_budget.start(self._copy_link(entry.link, path, folders[-1]))
                 elif entry.status is None:
-                    await self._context.files.start(self._copy_file(entry.path, path, folders[-1]))
-                elif entry.leaves:
+                    await self._context.file_budget.start(
+                        self._copy_file(entry.path, path, folders[-1])
+                    )
+                elif entry.is_folder_end:
                     path = folders.pop().path
                     self._finished_folders.append((path, attributes_of(entry.status)))
                 else:
@@ -239,7 +241,7 @@ class Upload:
                     folders.append(await self._start_folder(path, entry.status, folders[-1]))
         except OSError as error:
             self._pipeline.fail(error)
-        # A folder that was there is the user's, whatever is copied into it.
+        # A folder that was existing is the user's, whatever is copied into it.
         if folder.is_new or not self._context.options.contents:
             self._finished_folders.append((target, attributes_of(status)))
 
@@ -250,12 +252,12 @@ class Upload:
         if not is_new and self._context.options.contents:
             streamed.folders.pop()  # the target's own: it is the user's
         self._finished_folders += streamed.folders
-        for text, there in streamed.links:
-            await self._context.files.start(self._copy_link(text, there, folder))
+        for text, existing in streamed.links:
+            await self._context.file_budget.start(self._copy_link(text, existing, folder))
         for failure in streamed.failures:
-            self._context.entry_failed(failure)
-        for path, there in streamed.left:
-            await self._context.files.start(self._copy_file(path, there, folder))
+            self._context.on_entry_failed(failure)
+        for path, existing in streamed.remaining:
+            await self._context.file_budget.start(self._copy_file(path, existing, folder))
 
     # Folders.
 
@@ -266,7 +268,7 @@ class Upload:
         mode = stat.S_IMODE(status.st_mode)
         if self._context.options.preserve is False:
             mode = 0o777  # less what the server's umask takes away
-        await self._context.folders.start(self._make_folder(folder, mode, inside))
+        await self._context.folder_budget.start(self._make_folder(folder, mode, inside))
         return folder
 
     async def _make_folder(self, folder: _Folder, mode: int, inside: Optional[_Folder]) -> None:
@@ -284,10 +286,10 @@ class Upload:
         except SshTransferError as error:
             if inside is None:
                 raise  # nothing can be copied
-            self._context.entry_failed(error)
+            self._context.on_entry_failed(error)
             folder.failed = True
         finally:
-            self._context.folders.release()
+            self._context.folder_budget.release()
         if folder.failed:
             self._failed_folders.add(folder.path)
         folder.made.set()  # before anything else is begun, which a failure elsewhere forbids
@@ -303,12 +305,12 @@ class Upload:
             raise transfer_error(
                 errno.ENOTDIR, display_path(folder.path), side="remote"
             ) from refused
-        if folder.path != self._checked:
+        if folder.path != self._accepted_folder:
             await self._context.owner.check_folder(folder.path)
         await self._make_writable(folder.path, found.mode)
 
     async def _make_writable(self, path: bytes, mode: Optional[int]) -> None:
-        """Let files be created in a folder of ours that was there, until all is in it."""
+        """Let files be created in a folder of ours that was existing, until all is in it."""
         identity = self._context.owner.identity
         is_root = identity is not None and identity.uid == 0
         if mode is None or mode & stat.S_IRWXU == stat.S_IRWXU or is_root:
@@ -316,7 +318,7 @@ class Upload:
         try:
             await self._remote.set(path, Attributes(mode=stat.S_IMODE(mode) | stat.S_IRWXU))
         except Refused:
-            return  # what cannot be created in there, tells so
+            return  # what cannot be created in existing, tells so
         self._made_writable[path] = stat.S_IMODE(mode)
 
     async def _finish_folders(self) -> None:
@@ -324,21 +326,21 @@ class Upload:
         for path, _ in folders:
             self._made_writable.pop(path, None)
         restored = [(path, Attributes(mode=mode)) for path, mode in self._made_writable.items()]
-        on_way: Deque[Tuple[bytes, Reply]] = deque()
+        in_flight: Deque[Tuple[bytes, Reply]] = deque()
         for path, attributes in (*folders, *restored):
             if path in self._failed_folders:
                 continue
-            on_way.append((path, self._remote.ask_set(path, attributes)))
-            if len(on_way) > _MAX_IN_FLIGHT:
-                await self._check_set(*on_way.popleft())
-        while on_way:
-            await self._check_set(*on_way.popleft())
+            in_flight.append((path, self._remote.ask_set(path, attributes)))
+            if len(in_flight) > _MAX_IN_FLIGHT:
+                await self._check_set(*in_flight.popleft())
+        while in_flight:
+            await self._check_set(*in_flight.popleft())
 
     async def _check_set(self, path: bytes, reply: Reply) -> None:
         try:
             check_status(await reply, path)
         except Refused as refused:
-            self._context.modes_refused(path, refused)
+            self._context.on_modes_refused(path, refused)
 
     # Files.
 
@@ -356,9 +358,9 @@ class Upload:
         except SshTransferError as error:
             if folder is None:
                 raise
-            self._context.entry_failed(error)
+            self._context.on_entry_failed(error)
         finally:
-            self._context.files.release()
+            self._context.file_budget.release()
 
     async def _copy_link(self, text: bytes, target: bytes, folder: _Folder) -> None:
         try:
@@ -366,9 +368,9 @@ class Upload:
             if not folder.failed:
                 await self._with_os_errors(upload_link(self._context, text, target, folder.is_new))
         except SshTransferError as error:
-            self._context.entry_failed(error)
+            self._context.on_entry_failed(error)
         finally:
-            self._context.files.release()
+            self._context.file_budget.release()
 
     async def _with_os_errors(self, copying: Coroutine[Any, Any, None]) -> None:
         """Do something, and tell what the server refused as the error it is."""

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from ssh_service.copying import downloading, pipeline
+from ssh_service.copying import listing, pipeline
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import ProtocolError
 from ssh_service.copying.sftp.session import SessionEnded
@@ -127,7 +127,7 @@ def test_a_bad_name_for_the_whole_is_refused_too(target: Path) -> None:
 
 
 def test_folders_without_end_end(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "MAX_LEVELS", 20)
+    monkeypatch.setattr(listing, "MAX_LEVELS", 20)
     endless = ((b"d", FOLDER, 0, b"") for _ in itertools.count())
 
     def list_one(request_id: int, rest: bytes) -> bytes:
@@ -142,7 +142,7 @@ def test_folders_without_end_end(target: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_entries_without_end_end(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "MAX_ENTRIES", 1000)
+    monkeypatch.setattr(listing, "MAX_ENTRIES", 1000)
     endless = ((b"%d" % number, FILE, 0, b"") for number in itertools.count())
     with pytest.raises(OSError, match="more than 1000 entries") as caught:
         Liar(endless).download(target)
@@ -295,7 +295,7 @@ def test_folders_that_are_made_up_are_bounded(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folders wait in memory, so there may be fewer of them than files."""
-    monkeypatch.setattr(downloading, "MAX_FOLDERS", 500)
+    monkeypatch.setattr(listing, "MAX_FOLDERS", 500)
     entries = ((b"%d" % number, FOLDER, 0, b"") for number in range(1000))
     with pytest.raises(OSError, match="more than 500 folders"):
         Liar(entries).download(target)

@@ -17,7 +17,13 @@ from tests.unit.sftp_harness import download, real_session
 from tests.unit.trees import unfinished_files
 
 # Where local files are opened, written, renamed and closed.
-_MODULES = ("target_file.py", "target_folder.py", "descriptors.py", "resume_marker.py")
+_MODULES = (
+    "target_file.py",
+    "target_folder.py",
+    "target_tree.py",
+    "descriptors.py",
+    "resume_marker.py",
+)
 
 
 class Interrupter:

@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from ssh_service.copying import temporary
-from ssh_service.copying.local import target_file, target_folder
+from ssh_service.copying.local import target_file, target_folder, target_tree
 from ssh_service.copying.ownership import is_guarded, is_our_file, is_shared, may_use
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.sftp import decode, encode
@@ -724,7 +724,7 @@ def test_a_link_made_after_the_look_at_a_tree_is_not_followed(
     """A stranger may exchange the folder that was looked at, before it is opened."""
     (tmp_path / "victim").mkdir()
     source = tree_of(tmp_path / "source", b"x")
-    original = target_folder._make
+    original = target_tree._make
 
     def make(path: bytes, mode: int, fd: Any) -> bool:
         is_new = original(path, mode, fd)
@@ -733,7 +733,7 @@ def test_a_link_made_after_the_look_at_a_tree_is_not_followed(
             os.symlink(tmp_path / "victim", path)
         return is_new
 
-    monkeypatch.setattr(target_folder, "_make", make)
+    monkeypatch.setattr(target_tree, "_make", make)
     with pytest.raises(OSError, match="Not a directory|Too many levels"):
         download(session, source, shared / "tree")
     assert not os.listdir(tmp_path / "victim")

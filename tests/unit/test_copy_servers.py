@@ -143,7 +143,7 @@ def test_files_arrive_where_handles_are_given_twice(
 
     copy(0)
     assert len(server.servers) == 2
-    assert transport.extras["sftp"].alone is not None
+    assert transport.beside["sftp"].copy_lock is not None
     server.most_open = 0
     threads = [threading.Thread(target=copy, args=(1,))]
     for thread in threads:
@@ -181,7 +181,7 @@ def test_a_server_with_room_for_few_open_files_gets_all(
     copy(small, tmp_path / "source", tmp_path / "target", stall_timeout=20)
     assert describe(tmp_path / "target") == describe(tmp_path / "source")
     assert small.handles.count() == 0
-    assert small._handle_limit < 20
+    assert small.handles._limit < 20
 
 
 @pytest.mark.parametrize("copy", [upload, download])
@@ -210,4 +210,4 @@ def test_a_failure_to_open_that_is_no_want_of_room_is_told(
         patch.setattr(encode, "open_file", refuse)
         with pytest.raises(OSError, match="source/5"):
             download(small, tmp_path / "source", tmp_path / "target")
-    assert small._handle_limit == 100
+    assert small.handles._limit == 100

@@ -75,7 +75,7 @@ class TargetFile(Unfinished):
     ----------
     path : bytes
         Its path, for errors.
-    present : int
+    resumed_size : int
         How many bytes an earlier copy left; nobody knows yet whether they are right.
     has_foreign_parts : bool
         Whether an earlier copy seems to have left something that is not certainly ours.
@@ -86,10 +86,10 @@ class TargetFile(Unfinished):
     ) -> None:
         self._resume = resume
         self._size = size
-        self.present = 0
+        self.resumed_size = 0
         self.has_foreign_parts = False
-        self._holder = self._folder = folder
-        self._own_folder: Optional[TargetFolder] = None  # where a link led to
+        self._registered_in = self._folder = folder
+        self._linked_folder: Optional[TargetFolder] = None  # where a link led to
         self._name = name
         self.path = os.path.join(folder.path, name)
         self._temporary: Optional[bytes] = None
@@ -99,13 +99,13 @@ class TargetFile(Unfinished):
         folder.unfinished.add(self)  # before there is anything: so that nothing is forgotten
         try:
             if not folder.is_new:
-                self._look()
+                self._examine_existing()
             self._open()
         except OSError as error:
             self.discard()
             raise local_error(error, self.path) from error
 
-    def _look(self) -> None:
+    def _examine_existing(self) -> None:
         """Find what stands in its place, and follow a link of the user's."""
         try:
             found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
@@ -130,7 +130,7 @@ class TargetFile(Unfinished):
         root = self._folder.root
         if root is not None and not is_within(os.path.join(folder, self._name), root):
             raise OSError(errno.ELOOP, "a local symbolic link that leads out of the target")
-        self._own_folder = self._folder = open_real(folder, root)
+        self._linked_folder = self._folder = open_real(folder, root)
 
     def _open(self) -> None:
         existing = self._existing
@@ -171,7 +171,7 @@ class TargetFile(Unfinished):
             except OSError:
                 continue  # somebody else was faster
             self._file, self._end = left, status.st_size
-            self.present = self._end
+            self.resumed_size = self._end
             return True
         return False
 
@@ -186,7 +186,7 @@ class TargetFile(Unfinished):
 
     def restart(self, size: int) -> None:
         """Drop all after the first `size` bytes."""
-        self.present = self._end = size
+        self.resumed_size = self._end = size
         os.ftruncate(self._file.fd, size)
 
     def keep(self) -> None:
@@ -327,10 +327,10 @@ class TargetFile(Unfinished):
         """Close it, and remove what is unfinished; may be called more than once."""
         self.discard_temporary()
         self._file.close()
-        if self._own_folder is not None:
-            self._own_folder.release()
-            self._own_folder = None
-        self._holder.unfinished.discard(self)
+        if self._linked_folder is not None:
+            self._linked_folder.release()
+            self._linked_folder = None
+        self._registered_in.unfinished.discard(self)
 
     def discard_temporary(self) -> None:
         """Remove what is unfinished."""

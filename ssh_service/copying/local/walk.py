@@ -26,7 +26,7 @@ from ssh_service.errors import SshTransferError
 __all__ = ["Entry", "walk"]
 
 # Folders in one another that are listed as the walk goes on, each of which holds descriptors.
-# Those further inside are listed as a whole when they are entered.
+# Those further ancestors are listed as a whole when they are entered.
 _OPEN_LEVELS = 16
 
 
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     path: bytes
     name: bytes
     status: Optional[os.stat_result]  # of a folder, as it is entered; None for all else
-    leaves: bool = False  # whether this is the end of a folder
+    is_folder_end: bool = False  # whether this is the end of a folder
     link: Optional[bytes] = None  # what a symbolic link says, where those are kept
 
 
@@ -86,38 +86,38 @@ def walk(
     Entry
         A file; a link, if they are kept; a folder, as it is entered; a folder, as it is left.
     """
-    inside: List[_Folder] = []
+    ancestors: List[_Folder] = []
     try:
-        _enter(Entry(root, b"", status), status, inside, tree)
-        while inside:
-            folder = inside[-1]
+        _enter(Entry(root, b"", status), status, ancestors, tree)
+        while ancestors:
+            folder = ancestors[-1]
             step = next(folder.found, None)
             if isinstance(step, Entry):
                 yield step
                 if step.status is not None:
-                    _enter(step, step.status, inside, tree)
+                    _enter(step, step.status, ancestors, tree)
             elif step is not None:
                 on_failure(step)
             else:
-                inside.pop()
-                if inside:
-                    yield folder.entry._replace(leaves=True)
+                ancestors.pop()
+                if ancestors:
+                    yield folder.entry._replace(is_folder_end=True)
     finally:
-        for folder in inside:
+        for folder in ancestors:
             folder.listing.close()
 
 
 def _enter(
-    entry: Entry, status: os.stat_result, inside: List[_Folder], tree: Optional[SourceTree]
+    entry: Entry, status: os.stat_result, ancestors: List[_Folder], tree: Optional[SourceTree]
 ) -> None:
     identity = (status.st_dev, status.st_ino)
-    listing = _list(entry.path, [*(folder.identity for folder in inside), identity], tree)
-    found = iter(list(listing)) if len(inside) >= _OPEN_LEVELS else listing
-    inside.append(_Folder(entry, identity, listing, found))
+    listing = _list(entry.path, [*(folder.identity for folder in ancestors), identity], tree)
+    found = iter(list(listing)) if len(ancestors) >= _OPEN_LEVELS else listing
+    ancestors.append(_Folder(entry, identity, listing, found))
 
 
 def _list(
-    path: bytes, inside: List[_Identity], tree: Optional[SourceTree]
+    path: bytes, ancestors: List[_Identity], tree: Optional[SourceTree]
 ) -> Generator[_Found, None, None]:
     """List a folder: its entries, and what is wrong with them."""
     prefix = path if path.endswith(b"/") else path + b"/"
@@ -131,7 +131,7 @@ def _list(
                 if temporary.parse(name) is not None:
                     continue  # another copy's, unfinished
                 try:
-                    yield _make_entry(entry, prefix + name, name, inside, descriptor)
+                    yield _make_entry(entry, prefix + name, name, ancestors, descriptor)
                 except SshTransferError as failure:
                     yield failure
                 except OSError as error:
@@ -150,7 +150,7 @@ def _make_entry(
     entry: "os.DirEntry[Any]",
     path: bytes,
     name: bytes,
-    inside: List[_Identity],
+    ancestors: List[_Identity],
     folder: Descriptor,
 ) -> Entry:
     is_link = entry.is_symlink()
@@ -162,7 +162,7 @@ def _make_entry(
             raise not_a_file_error(path, entry.stat(follow_symlinks=is_link).st_mode, "local")
         return Entry(path, name, None)
     status = entry.stat(follow_symlinks=is_link)
-    if is_link and ((status.st_dev, status.st_ino) in inside or _leads_out(path)):
+    if is_link and ((status.st_dev, status.st_ino) in ancestors or _leads_out(path)):
         raise symlink_loop_error(path, "local")
     return Entry(path, name, status)
 

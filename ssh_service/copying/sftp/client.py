@@ -59,9 +59,9 @@ class SftpClient(Inbox):
         self._ids = session.ids
         self._batch: List[Buffer] = []
         self._batch_size = 0
-        self._asked: List[Reply] = []
+        self._batch_replies: List[Reply] = []
         self.outstanding = 0
-        self._expected = 0  # of those: what is no request
+        self._external = 0  # of those: what is no request
         self._answered = False
 
     def __enter__(self) -> SftpClient:
@@ -100,7 +100,7 @@ class SftpClient(Inbox):
             self.flush()
         self._batch.append(packet)
         self._batch_size += len(packet)
-        self._asked.append(reply)
+        self._batch_replies.append(reply)
         self.outstanding += 1
         if self._batch_size >= _BATCH_SIZE:
             self.flush()
@@ -109,21 +109,23 @@ class SftpClient(Inbox):
     def expect_external(self) -> Reply:
         """Give a reply that somebody else will deliver: the way for what is no SFTP request."""
         self.outstanding += 1
-        self._expected += 1
+        self._external += 1
         return Reply(self, 0)
 
     def flush(self) -> None:
         """Write what was asked for so far."""
         if self._batch:
             batch = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
-            asked = self._asked
-            self._batch, self._batch_size, self._asked = [], 0, []
+            asked = self._batch_replies
+            self._batch, self._batch_size, self._batch_replies = [], 0, []
             self._last_byte = self.session.send(batch, asked)
 
     def _flush_if_due(self) -> None:
         # While the server has more to do than waits here, its replies are on their way and bring
         # more to send: larger batches are less work for both sides, and cost no time.
-        if len(self._asked) >= self.outstanding - self._expected - len(self._asked):
+        if len(self._batch_replies) >= self.outstanding - self._external - len(
+            self._batch_replies
+        ):
             self.flush()
 
     def collect(self, timeout: Optional[float]) -> List[Reply]:
@@ -154,8 +156,8 @@ class SftpClient(Inbox):
             replies = self.wait_for_change(timeout)
             if replies is not None:
                 self.outstanding -= len(replies)
-                if self._expected:
-                    self._expected -= sum(not reply.request_id for reply in replies)
+                if self._external:
+                    self._external -= sum(not reply.request_id for reply in replies)
                 self._answered = True
                 return replies
 

@@ -99,7 +99,7 @@ class SftpSession:
         self._arrived = 0  # the reader thread's own
         self._is_negotiated = False  # guarded by _lock: the server's hello has come
         self._ending = False  # guarded by _lock: no more replies will come
-        self._over = False  # guarded by _lock
+        self._has_ended = False  # guarded by _lock
         self._reason: Optional[BaseException] = None  # guarded by _lock
         self._retired = False  # guarded by _lock
         self.ids = itertools.count(1)
@@ -171,9 +171,9 @@ class SftpSession:
     def mark_ended(self, reason: Optional[BaseException]) -> None:
         """Note that the session is over; the first reason counts."""
         with self._lock:
-            if self._over:
+            if self._has_ended:
                 return
-            self._over, self._reason = True, reason
+            self._has_ended, self._reason = True, reason
             self._pending.clear()
             self._outbox.clear()
             inboxes = list(self._inboxes)
@@ -197,7 +197,7 @@ class SftpSession:
     def raise_if_ended(self) -> None:
         """Raise `SessionEnded` if the session is over."""
         with self._lock:
-            over, reason = self._over, self._reason
+            over, reason = self._has_ended, self._reason
         if over:
             raise SessionEnded(reason)
 
@@ -205,7 +205,7 @@ class SftpSession:
     def is_usable(self) -> bool:
         """Whether a new copy may use it."""
         with self._lock:
-            return not self._over and not self._retired
+            return not self._has_ended and not self._retired
 
     def attach(self, inbox: Inbox) -> None:
         """Note that a copy works on this session from now on."""
@@ -239,7 +239,7 @@ class SftpSession:
     def close_if_idle(self) -> bool:
         """End the session unless a copy works on it; return whether it was ended."""
         with self._lock:
-            idle = not self._inboxes and not self._over
+            idle = not self._inboxes and not self._has_ended
             self._retired = self._retired or idle
         if idle:
             self.close()
@@ -271,7 +271,7 @@ class SftpSession:
             What `sent` has to reach before all of the batch has left.
         """
         with self._lock:
-            if self._over:
+            if self._has_ended:
                 raise SessionEnded(self._reason)
             for reply in replies:
                 self._pending[reply.request_id] = reply

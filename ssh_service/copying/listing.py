@@ -1,0 +1,91 @@
+"""
+The folders of a server's tree that a download lists, and what it accepts there.
+
+The server may be hostile: it may list invalid names, one name twice, or entries without end.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+from typing import Any, List, NamedTuple, Optional, Set, Tuple
+
+from ssh_service.copying.failures import display_path
+from ssh_service.copying.paths import MAX_NAME_LENGTH, join
+from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.errors import transfer_error
+
+__all__ = ["ListingBounds", "SourceFolder", "check_name"]
+
+# Bounds of one download: entries in all, folders among them (which are kept in memory until the
+# end), and levels.
+MAX_ENTRIES = 1_000_000
+MAX_FOLDERS = 250_000
+MAX_LEVELS = 1000
+
+
+class SourceFolder(NamedTuple):
+    """A folder to copy.  There may be many, so none keeps a path of its own in memory."""
+
+    parent: Optional[Any]  # the SourceFolder that contains it
+    name: bytes
+    level: int
+    attributes: Attributes
+    real_paths: Tuple[bytes, ...]  # where the links on the way to it were, and where they led
+    since: int  # how many of its names come before the end of the last of those links
+
+    @property
+    def names(self) -> Tuple[bytes, ...]:
+        """The names that lead to it from the root of the tree."""
+        names: List[bytes] = []
+        folder = self
+        while folder.parent is not None:
+            names.append(folder.name)
+            folder = folder.parent
+        return tuple(reversed(names))
+
+    @property
+    def real_path(self) -> bytes:
+        """Its own path on the server, without links."""
+        return functools.reduce(join, self.names[self.since :], self.real_paths[-1])
+
+
+class ListingBounds:
+    """Checks what a server lists, and counts it, for one download."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+        self._folders = 0
+
+    def check_entry(self, name: bytes, path: bytes, seen: Set[int]) -> None:
+        """Refuse an invalid name, one that is in `seen` already, or one entry too many."""
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            text = f"more than {MAX_ENTRIES} entries"
+            raise transfer_error(errno.E2BIG, display_path(path), text, side="remote")
+        if name not in (b".", b".."):
+            check_name(name, path)
+        digest = hash(name)  # keyed, and 64 bits: small, and no server can make two collide
+        if digest in seen:
+            text = "the server lists this name twice"
+            raise transfer_error(errno.EPROTO, display_path(path), text, side="remote")
+        seen.add(digest)
+
+    def check_folder(self, path: bytes, level: int) -> None:
+        """Refuse one folder too many, or one that lies too deep."""
+        self._folders += 1
+        if self._folders > MAX_FOLDERS:
+            text = f"more than {MAX_FOLDERS} folders"
+            raise transfer_error(errno.E2BIG, display_path(path), text, side="remote")
+        if level > MAX_LEVELS:
+            text = "too many levels"
+            raise transfer_error(errno.ELOOP, display_path(path), text, side="remote")
+
+
+def check_name(name: bytes, path: bytes) -> None:
+    """Refuse a name that a server must not send."""
+    if len(name) > MAX_NAME_LENGTH:
+        raise transfer_error(errno.ENAMETOOLONG, display_path(path), side="remote")
+    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        text = "the server sent an invalid file name"
+        raise transfer_error(errno.EPROTO, display_path(path), text, side="remote")

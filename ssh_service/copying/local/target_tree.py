@@ -1,0 +1,273 @@
+"""
+The local tree that a download writes into, so that no server can reach outside.
+
+Every folder is reached from the root step by step, through descriptors.  Symbolic links that the
+local user made inside the tree are followed where they stay inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import Dict, Optional, Set
+
+from ssh_service.copying import temporary
+from ssh_service.copying.failures import display_path, local_error
+from ssh_service.copying.local.descriptors import Descriptor, set_attributes
+from ssh_service.copying.local.target_folder import (
+    PathParts,
+    TargetFolder,
+    check_folder,
+    check_target,
+    follow_links,
+    open_folder,
+    parts_below,
+    replaces_link,
+)
+from ssh_service.copying.ownership import owner_and_mode
+from ssh_service.copying.sftp.protocol import Attributes
+from ssh_service.errors import transfer_error
+
+__all__ = ["TargetTree"]
+
+_MARKER_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
+
+class TargetTree:
+    """
+    A local tree that a download writes into.
+
+    Parameters
+    ----------
+    path : bytes
+        The path of its root; made if it does not exist, but not its parents.
+    mode : int
+        The mode to make it with.
+    keeps_links : bool
+        Whether links are copied as links, so that one of the local user's gives way to what the
+        server has; else one that stays inside the tree is followed, and only others give way.
+    is_explicit : bool
+        Whether the local user has named it as a folder, whoever made it.
+
+    Attributes
+    ----------
+    marker : bytes
+        The name of a file that is in its root as long as new folders are made in the tree.
+    """
+
+    def __init__(
+        self, path: bytes, mode: int, keeps_links: bool = False, is_explicit: bool = False
+    ) -> None:
+        self._keeps_links = keeps_links
+        self._open: Set[TargetFolder] = set()
+        self.marker = temporary.names.new(b"")
+        self._marker = Descriptor()
+        self._made_writable: Dict[PathParts, int] = {}  # to the mode it had
+        try:
+            real = follow_links(path)
+            is_new = _make(real, mode, None)
+            if not is_new and not is_explicit:
+                check_folder(real)
+            # A link that a stranger has made there meanwhile is not followed.
+            descriptor = open_folder(real, flags=os.O_NOFOLLOW)
+            real = os.path.realpath(real)
+            self._root = TargetFolder(descriptor, path, is_new, real, self._open, keeps_links)
+            if is_new:
+                self._set_marker()
+            else:
+                self._make_writable((), self._root)
+        except OSError as error:
+            self.close()
+            raise local_error(error, path) from error
+
+    def _set_marker(self) -> None:
+        """Mark the root, before any folder is made in it: whoever lists that one has come back."""
+        if self._marker.fd < 0:
+            with contextlib.suppress(OSError):  # no files, so no folders either
+                self._marker.open(self.marker, _MARKER_FLAGS, dir_fd=self._root.fd)
+
+    def remove_marker(self) -> None:
+        """Remove the mark; may be called more than once."""
+        if self._marker.fd >= 0:
+            with contextlib.suppress(OSError):  # somebody else has removed it
+                os.unlink(self.marker, dir_fd=self._root.fd)
+            self._marker.close()
+        temporary.names.release(self.marker)
+
+    def _make_writable(self, names: PathParts, folder: TargetFolder) -> None:
+        """Let files be created in a folder of ours that was there, until all is in it."""
+        found = folder.attributes
+        mode = found.mode or 0
+        if found.uid == os.geteuid() != 0 and mode & stat.S_IRWXU != stat.S_IRWXU:
+            self._made_writable[names] = mode
+            set_attributes(folder.fd, Attributes(mode=mode | stat.S_IRWXU))
+
+    def finish_folder(self, names: PathParts, attributes: Attributes) -> Optional[OSError]:
+        """
+        Give a folder its mode and times, once all is in it.
+
+        Parameters
+        ----------
+        names : PathParts
+            Where, from the root.
+        attributes : Attributes
+            Mode and times; what is None is left as it was.
+
+        Returns
+        -------
+        Optional[OSError]
+            What was refused.
+        """
+        old_mode = self._made_writable.pop(names, None)
+        if attributes.mode is None and old_mode is not None:
+            attributes = attributes._replace(mode=old_mode)
+        if attributes == Attributes():
+            return None
+        folder = self.open_folder(names)
+        try:
+            return set_attributes(folder.fd, attributes)
+        finally:
+            folder.release()
+
+    def restore(self) -> None:
+        """Give the folders that were there their modes back, unless they got others."""
+        for names in list(self._made_writable):
+            self.finish_folder(names, Attributes())
+
+    @property
+    def root(self) -> TargetFolder:
+        """Its root, open."""
+        return self._root
+
+    def close(self) -> None:
+        """Close all of its folders: a task that never took a step has released none."""
+        self.remove_marker()
+        for folder in list(self._open):
+            folder.close()
+
+    def make_folder(self, names: PathParts, mode: int) -> TargetFolder:
+        """
+        Make a folder, or take the one that is there, and open it.
+
+        Parameters
+        ----------
+        names : PathParts
+            Where, from the root; all but the last exist.
+        mode : int
+            The mode to make it with.
+
+        Returns
+        -------
+        TargetFolder
+            To be released.
+        """
+        if not names:
+            self._root.hold()
+            return self._root
+        parent = self.open_folder(names[:-1])
+        try:
+            self._remove_link(names, parent)
+            if not _is_there(names[-1], parent.fd):
+                self._set_marker()
+            is_new, around = _make(names[-1], mode, parent.fd), parent.attributes
+        except OSError as error:
+            raise local_error(error, self._path(names)) from error
+        finally:
+            parent.release()
+        folder = self.open_folder(names)
+        folder.is_new = is_new
+        if not is_new:
+            try:
+                check_target(folder.path, folder.attributes, around)
+            except BaseException:
+                folder.release()
+                raise
+            self._make_writable(names, folder)
+        return folder
+
+    def _remove_link(self, names: PathParts, parent: TargetFolder) -> None:
+        """Remove a link that stands in a folder's place, as rsync does, unless it is followed."""
+        name, path = names[-1], self._path(names)
+        if _is_link(name, parent.fd) and replaces_link(path, parent):
+            found = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
+            check_target(path, owner_and_mode(found), parent.attributes)
+            os.unlink(name, dir_fd=parent.fd)
+
+    def open_folder(self, names: PathParts, links: int = 0) -> TargetFolder:
+        """
+        Open a folder of the tree, step by step, so that none of the steps leads outside.
+
+        Parameters
+        ----------
+        names : PathParts
+            The way from the root.
+        links : int
+            How many symbolic links were followed so far.
+
+        Returns
+        -------
+        TargetFolder
+            To be released.
+        """
+        descriptor = Descriptor()
+        descriptor.duplicate(self._root.fd)
+        for count, name in enumerate(names, 1):
+            try:
+                inner = open_folder(name, descriptor.fd, os.O_NOFOLLOW)
+            except OSError as error:
+                if not _is_link(name, descriptor.fd):
+                    raise local_error(error, self._path(names[:count])) from error
+                way = self._parts_inside(names[:count], links)
+                return self.open_folder(way + names[count:], links + 1)
+            descriptor = inner  # the one before is closed with it
+        root, path = self._root.root, self._path(names)
+        return TargetFolder(
+            descriptor, path, root=root, among=self._open, keeps_links=self._keeps_links
+        )
+
+    def _parts_inside(self, names: PathParts, links: int) -> PathParts:
+        path = self._path(names)
+        try:
+            follow_links(path)
+        except OSError as error:
+            raise local_error(error, path) from error
+        way = parts_below(self._root.root or b"/", path)
+        if way is None or links > 40:
+            raise transfer_error(
+                errno.ELOOP,
+                display_path(path),
+                "a symbolic link that leads out of the target",
+                side="local",
+            )
+        return way
+
+    def _path(self, names: PathParts) -> bytes:
+        return os.path.join(self._root.path, *names)
+
+
+def _make(path: bytes, mode: int, fd: Optional[int]) -> bool:
+    """Make a folder; False if there is one."""
+    try:
+        os.mkdir(path, mode | stat.S_IRWXU, dir_fd=fd)
+        return True
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(path, dir_fd=fd).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        return False
+
+
+def _is_there(name: bytes, fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _is_link(name: bytes, fd: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
