@@ -259,7 +259,7 @@ def get_session(transport: SshTransport, limits: TimeLimits) -> SftpSession:
     SftpSession
         Shared with all other copies on this connection.
     """
-    slot: _SessionSlot = transport.beside.setdefault("sftp", _SessionSlot())
+    slot: _SessionSlot = transport.extras.setdefault("sftp", _SessionSlot())
     owner = LockOwner()
     try:
         if not slot.opening.acquire(owner, limits.next_wait()):
@@ -275,7 +275,7 @@ def get_session(transport: SshTransport, limits: TimeLimits) -> SftpSession:
 
 def use_one_file_at_a_time(transport: SshTransport) -> None:
     """Open sessions from now on that hold one file open at a time, of one copy."""
-    slot: _SessionSlot = transport.beside["sftp"]
+    slot: _SessionSlot = transport.extras["sftp"]
     owner = LockOwner()
     try:
         slot.opening.acquire(owner, None)

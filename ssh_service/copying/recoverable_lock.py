@@ -38,7 +38,7 @@ class RecoverableLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder: Callable[[], Optional[LockOwner]] = lambda: None  # guarded by _lock
-        self._over = Latch()  # guarded by _lock: of the holder's owner
+        self._over = LockFreeEvent()  # guarded by _lock: of the holder's owner
 
     def acquire(self, owner: LockOwner, timeout: Optional[float]) -> bool:
         """
@@ -60,7 +60,7 @@ class RecoverableLock:
         while True:
             with self._lock:
                 if self._is_free_locked(owner):
-                    self._holder, self._over = weakref.ref(owner), Latch()
+                    self._holder, self._over = weakref.ref(owner), LockFreeEvent()
                     return True
                 over = self._over
             left = _LIVENESS_INTERVAL if deadline is None else deadline - time.monotonic()

@@ -143,7 +143,7 @@ def test_files_arrive_where_handles_are_given_twice(
 
     copy(0)
     assert len(server.servers) == 2
-    assert transport.beside["sftp"].copy_lock is not None
+    assert transport.extras["sftp"].copy_lock is not None
     server.most_open = 0
     threads = [threading.Thread(target=copy, args=(1,))]
     for thread in threads:
