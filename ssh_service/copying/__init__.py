@@ -1,43 +1,44 @@
 """
-Files and trees over a connection, by SFTP: no shell, no scp, no clean profile needed.
+Copies of files and trees over a connection, by SFTP: no shell, scp or clean profile is needed.
 
-Where there is a shell with GNU tar, many small files go in one stream, which is several times as
-quick; what comes of it is the same.
+Where the server has a shell with GNU tar, many small files are copied in one tar stream, which is
+several times faster; the result is the same.
 
 From the bottom up; a module imports from those above it here, never from those below:
 
 ============================= ==================================================================
-sftp                          where SFTP is spoken: packets, a session, each copy's client of it
-options                       how a copy is to be done
-paths, temporary              names: of all files; of unfinished ones, which tell whose they are
-failures                      what goes wrong, as errors that name the path and have an errno
-ownership                     which files are ours, and which folders only we can change: rules
-local                         where local files are read and written, and local trees are walked
-new_trees                     which trees copies under way are making
-open_files                    how many local files all copies of the process may hold open
-pipeline, waiting             many tasks on one thread; what they wait for
-replies                       what a server replies
-remote_files, shell_command   what a server is asked: about its files; to run in its shell
-remote_owner                  who we are on a server, and what there is ours
-progress, context             what all parts of one copy share
-parts, checksums              many parts of a large file at once; whether two files are the same
-removal                       a tree on the server that no copy will finish, removed
-stale_files, resume_marker    what dead copies left on the server: removed, or gone on with
-self_copy_guard               whether a tree is copied into itself
+sftp                          the SFTP protocol: packets, a session, the client of one copy
+options                       the options of a copy
+paths, temporary              names of files; temporary names, which identify their writer
+failures                      errors with the path and the errno
+ownership                     which files are ours, and which folders only we can change
+local                         local files and trees, read and written
+new_trees                     the trees that copies in progress create
+open_files                    how many local files the copies of the process may hold open
+pipeline, waiting             many tasks on one thread, and the objects they wait for
+replies                       what the replies of a server hold
+remote_files, shell_command   requests for files; commands in the server's shell
+remote_owner                  our user on a server, and which of its files are ours
+progress, context             the state that all parts of one copy share
+parts, checksums              many parts of a large file at once; comparison of two files
+removal                       the removal of an unfinished tree on the server
+stale_files, resume_marker    what dead copies left on the server: removed, or resumed
+self_copy_guard               detects a tree that is copied into itself
 upload_file, download_file    one file, by SFTP
-upload_link                   a symbolic link, as such
-tar                           a format for many small files
-upload_stream, upload_merge   many small files in one stream, up; into a folder that is there
-download_stream               and down
-listing                       what a download accepts in a server's folders
-uploading, downloading        what goes where, of a file or a tree
-recoverable_lock              what one thread does at a time
-channels                      where copies meet SSH: the channels they open, and keep
-running                       one copy from its call to its end
+upload_link                   a symbolic link, copied as a link
+tar                           the archive format for many small files
+upload_stream, upload_merge   many small files up in one stream; into an existing folder
+download_stream               many small files down in one stream
+listing                       what a download accepts in the folders of a server
+uploading, downloading        a file or a tree: what is copied where, and how
+recoverable_lock              a lock that survives the death of its holder
+channels                      the channels that copies open, and keep
+running                       one copy from call to return
 ============================= ==================================================================
 
-What is tried again: opening a session where the server admits no more (`channels`), a copy that
-finds a kept session dead before it got any answer (`running`), by SFTP what no stream brought.
+Retries: `channels` retries to open a session where the server admits no more; `running` restarts
+a copy whose reused session turns out to be dead before the first reply; files that a tar stream
+did not deliver are copied by SFTP.
 """
 
 from __future__ import annotations
@@ -84,74 +85,76 @@ def upload(
     progress: Optional[ProgressTo] = None,
 ) -> None:
     """
-    Copy a local file or folder to the server.
+    Copy a local file or tree to a server, over one connection.
 
-    A file goes to `remote_path`, or into it if that is a folder.  A folder becomes `remote_path`,
-    or goes into it if that exists: so the same call a second time makes a folder in the folder,
-    unless `contents` is given.  Folders around it are not made.  Each file is complete or not
-    there: it is written beside its place and renamed, wherever that is possible.
+    A file is copied to `remote_path`, or into it if that is a folder.  A folder is copied to
+    `remote_path`, or into it if that exists: a second copy creates a folder inside the first,
+    unless `contents` is set.  Parent folders are not created.  A file is written under a temporary
+    name and renamed, wherever the server allows that, so it is never seen half written.
 
-    In a folder such as ``/tmp``, nothing that other users made is used as a target; but for a
-    folder of theirs, if `remote_path` ends with a slash.
+    In a folder that other users may write to, such as ``/tmp``, a target that another user created
+    is refused; a folder of theirs is accepted if `remote_path` ends with a slash.
 
-    A file that grows meanwhile is copied as long as it was when it was opened, and one that is
-    replaced as it was before.  One that is written into, or gets shorter, is an error, as far as
-    its size and time show it.
+    A file that grows during the copy is copied up to the size it had when it was opened; a file
+    that is replaced is copied as it was.  A file that is overwritten or truncated is an error, as
+    far as its size and time show it.
 
     Parameters
     ----------
     transport : SshTransport
         The connection.
     local_path : Path
-        Taken literally.
+        The local file or folder, taken literally: no pattern, no ``~``.
     remote_path : Path
-        Taken literally, but for ``~`` or ``~user`` at its start; relative to the home directory.
+        The target.  Relative to the home directory; ``~`` or ``~user`` at the start is expanded,
+        the rest is taken literally.
     recursive : bool
-        Whether a folder may be copied.
+        Whether a folder may be copied; False makes a folder an error.
     timeout : Optional[float]
         Seconds from the call for the whole copy; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which to give up; None: no limit.
+        Seconds without any progress after which the copy fails; None: no limit.
     verify : bool
-        Whether to compare what arrived with what was sent.
+        Whether to compare checksums of each file after it was copied.
     resume : bool
-        Whether to go on where an earlier, interrupted copy of a file stopped.
+        Whether to continue an earlier, interrupted copy of a file where it stopped.
     fsync : bool
-        Whether to have each file written to the server's disk before it gets its name.  An error
-        where the server cannot.
+        Whether to flush each file to the server's disk before it gets its final name.  An error
+        if the server cannot do that.
     preserve : Optional[bool]
-        Modes and times.  None keeps them as far as the server allows, and logs once that
-        it does not; True makes its refusal an error; False keeps neither, so that a new file has
-        the mode that new files have there.
+        Whether to keep modes and times.  None: as far as the server allows, with one warning in
+        the log if it does not.  True: its refusal is an error.  False: neither, so that a new
+        file has the server's default mode.
     links : str
-        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
-        ``keep``: links inside a tree are copied as links, dangling ones too.
+        ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
+        ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
-        the rest is copied, and one `SshTreeError` lists what was not.
+        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
+        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
     update : bool
-        Whether to pass over files that are there with the same size and time, as rsync does.
+        Whether to skip files that the target has with the same size and time, as rsync does.
     contents : bool
-        Whether to copy what is in a folder into the target, whether or not that exists, instead
-        of making a folder of the same name in a target that exists.  So a second copy brings the
-        target up to date.
+        Whether to copy the contents of a folder into the target, whether or not that exists.
+        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
+        a second copy updates the first.
     progress : Union[None, Callable[[Progress], None], Meter]
-        Told, on this thread and a few times a second, how far it is.  What it raises ends the
-        copy.  Or what is to count, to be looked at when the copy is over, or has failed.
+        Called with a `Progress` a few times a second, on the calling thread.
+        If it raises, the copy is aborted and the exception is raised here.
+        Or a `Meter`, which counts and can be read after the copy.
 
     Raises
     ------
-    SshTransferError
-        An `OSError` with `errno` and `filename`; also a `FileNotFoundError`, `PermissionError`...
-        as befits the errno.  Of a tree, what came before stays.
-    SshTreeError
-        With ``on_error="continue"``: `failures` lists all that could not be copied.
-    SshTransferTimeout
-        One of the two time limits was reached.
-    SshConnectionLost
-        The connection ended; each file is the old or the new one.
     SshConfigError
-        An option is not what it may be, or contradicts another.
+        An option is invalid, or contradicts another (a `ValueError`).
+    SshTransferError
+        Something cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
+        that errno.  The entries of a tree before it were copied.
+    SshTreeError
+        With ``on_error="continue"``: `failures` lists everything that could not be copied.
+    SshTransferTimeout
+        `timeout` or `stall_timeout` was reached.
+    SshConnectionLost
+        The connection was lost; each file in the target is either the old or the new one.
     """
     options = Options(
         recursive=recursive,
@@ -187,67 +190,69 @@ def download(
     progress: Optional[ProgressTo] = None,
 ) -> None:
     """
-    Copy a file or folder from the server.
+    Copy a file or tree from a server, over one connection; targets are chosen as in `upload`.
 
-    The rules are those of `upload`.  Times on servers count in whole seconds, so that a file that
-    is written into without changing its size may be copied as a mixture, and not be noticed; with
-    `verify` it is.  Nothing that the server says can make this write outside `local_path`.
+    Servers report times in whole seconds.  A file that is overwritten during the copy without a
+    change of its size may therefore arrive as a mixture; `verify` detects that.  The server
+    cannot make this write outside `local_path`.
 
     Parameters
     ----------
     transport : SshTransport
         The connection.
     remote_path : Path
-        Taken literally, but for ``~`` or ``~user`` at its start; relative to the home directory.
+        The file or folder on the server.  Relative to the home directory; ``~`` or ``~user`` at
+        the start is expanded, the rest is taken literally.
     local_path : Path
-        Taken literally.
+        The local target, taken literally.
     recursive : bool
-        Whether a folder may be copied.
+        Whether a folder may be copied; False makes a folder an error.
     timeout : Optional[float]
         Seconds from the call for the whole copy; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which to give up; None: no limit.
+        Seconds without any progress after which the copy fails; None: no limit.
     verify : bool
-        Whether to compare what arrived with what was sent.
+        Whether to compare checksums of each file after it was copied.
     resume : bool
-        Whether to go on where an earlier, interrupted copy of a file stopped.  The beginning is
-        only kept where the server has a shell with ``sha256sum``, which proves it right; else
+        Whether to continue an earlier, interrupted copy of a file where it stopped.  That needs a
+        server with a shell and ``sha256sum``, to prove that the first part is right; otherwise
         the file is copied anew.
     fsync : bool
-        Whether to have each file written to the local disk before it gets its name.
+        Whether to flush each file to the local disk before it gets its final name.
     preserve : Optional[bool]
-        Modes and times.  None keeps them as far as the local system allows, but never
-        lets group or others write where the umask does not; True keeps those bits, too, and makes
-        a refusal an error; False keeps neither.  setuid, setgid and sticky never come down.
+        Whether to keep modes and times.  None: as far as the local system allows, but group and
+        others get write permission only if the umask allows it.  True: those bits, too, and a
+        refusal is an error.  False: neither.  setuid, setgid and sticky bits are never copied.
     links : str
-        ``follow``: what a symbolic link leads to is copied, and a dangling link is an error.
-        ``keep``: links inside a tree are copied as links, dangling ones too.
+        ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
+        ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``stop``: the first entry of a tree that cannot be copied ends the copy.  ``continue``:
-        the rest is copied, and one `SshTreeError` lists what was not.
+        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
+        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
     update : bool
-        Whether to pass over files that are there with the same size and time, as rsync does.
+        Whether to skip files that the target has with the same size and time, as rsync does.
     contents : bool
-        Whether to copy what is in a folder into the target, whether or not that exists, instead
-        of making a folder of the same name in a target that exists.  So a second copy brings the
-        target up to date.
+        Whether to copy the contents of a folder into the target, whether or not that exists.
+        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
+        a second copy updates the first.
     progress : Union[None, Callable[[Progress], None], Meter]
-        Told, on this thread and a few times a second, how far it is.  What it raises ends the
-        copy.  Or what is to count, to be looked at when the copy is over, or has failed.
+        Called with a `Progress` a few times a second, on the calling thread.
+        If it raises, the copy is aborted and the exception is raised here.
+        Or a `Meter`, which counts and can be read after the copy.
 
     Raises
     ------
-    SshTransferError
-        An `OSError` with `errno` and `filename`; also a `FileNotFoundError`, `PermissionError`...
-        as befits the errno.  Of a tree, what came before stays.
-    SshTreeError
-        With ``on_error="continue"``: `failures` lists all that could not be copied.
-    SshTransferTimeout
-        One of the two time limits was reached.
-    SshConnectionLost
-        The connection ended; each file is the old or the new one.
     SshConfigError
-        An option is not what it may be, or contradicts another.
+        An option is invalid, or contradicts another (a `ValueError`).
+    SshTransferError
+        Something cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
+        that errno.  The entries of a tree before it were copied.
+    SshTreeError
+        With ``on_error="continue"``: `failures` lists everything that could not be copied.
+    SshTransferTimeout
+        `timeout` or `stall_timeout` was reached.
+    SshConnectionLost
+        The connection was lost; each file in the target is either the old or the new one.
     """
     options = Options(
         recursive=recursive,
@@ -266,17 +271,19 @@ def download(
 
 def limits_from_now(timeout: Optional[float], stall_timeout: Optional[float]) -> TimeLimits:
     """
-    Let the time of a copy begin.
+    Return the limits of a copy that starts now.
 
     Parameters
     ----------
-    timeout, stall_timeout : Optional[float]
-        As for `upload`.
+    timeout : Optional[float]
+        Seconds for the whole copy; None: no limit.
+    stall_timeout : Optional[float]
+        Seconds without any progress; None: no limit.
 
     Raises
     ------
     SshConfigError
-        One is no number of seconds.
+        One of them is not a number of seconds.
     """
     return TimeLimits.from_now(
         seconds("timeout", timeout), seconds("stall_timeout", stall_timeout)

@@ -1,7 +1,7 @@
 """
-Where copies meet SSH: the channels they open on a connection.
+The channels that copies open on a connection.
 
-One for SFTP, which all copies share and which is kept for the next; one for each command.
+All copies share one channel for SFTP, which is kept for the next copy; each command has its own.
 """
 
 from __future__ import annotations
@@ -20,30 +20,28 @@ from ssh_service.transport import ChannelSink, SshChannel, SshTransport, printab
 
 __all__ = ["get_session", "start_command", "use_one_file_at_a_time"]
 
-# Bytes the server may send before it must wait for us; what is asked for at once is bounded
-# elsewhere, so this only must not be less.
+# The receive window.  Requests in flight have bounds of their own; this must not be below them.
 _WINDOW = 16 * 1024 * 1024
-# The fewer packets a download takes, the less there is to do for each.  OpenSSH's own limit,
-# 256 KiB, counts what is around the data, too.
+# Large packets save work.  OpenSSH's own limit, 256 KiB, includes the headers.
 _MAX_PACKET = 128 * 1024
-# The same for a command: what it may write before the copy has taken it.
+# The receive window of a command: what it may write before the copy has read it.
 _COMMAND_WINDOW = 2 * 1024 * 1024
-# Seconds in which a script must say that it runs; a login shell may hang, or wait for a terminal.
+# Seconds in which a script must print its first line; a login shell may hang, or want a terminal.
 _SHELL_START_TIMEOUT = 5.0
-# Seconds to wait for a session where the server admits no more, and between two attempts.
+# Seconds to wait for a session while the server's session limit is reached, and between attempts.
 _ADMISSION_TIMEOUT, _ADMISSION_RETRY_INTERVAL = 30.0, 0.05
-# Bytes of what the server says before its hello that are kept for an error message.
+# Bytes of output before the version packet to keep for an error message.
 _MAX_KEPT_OUTPUT = 1024
 
 
 class _SessionSlot:
-    """Where the session of one connection is kept; whoever opens one holds the lock meanwhile."""
+    """The place of the SFTP session of one connection."""
 
     def __init__(self) -> None:
         self.opening = RecoverableLock()
         self.session: Optional[SftpSession] = None  # guarded by opening
-        # Where the server mixes up files that are open at the same time.
-        self.copy_lock: Optional[RecoverableLock] = None  # guarded by opening
+        # guarded by opening: set where the server confuses files that are open at the same time
+        self.copy_lock: Optional[RecoverableLock] = None
 
 
 class _Ended(Exception):
@@ -51,18 +49,18 @@ class _Ended(Exception):
 
 
 class _SftpSink(ChannelSink, SftpChannel):
-    """The channel, as the session sees it; and the session, as the channel sees it."""
+    """Connects an SFTP session with its channel, in both directions."""
 
     def __init__(self, connection_id: str) -> None:
         self.session = SftpSession(self)
         self._connection_id = connection_id
         self._channel: Optional[SshChannel] = None
-        # Reader thread only: what tells why there is no session.
+        # Used by the reader thread only: the parts of an explanation why there is no session.
         self._is_negotiated = False
         self._stdout = self._stderr = b""
         self._exit = ""
 
-    # For the session.
+    # Called by the session.
 
     def send_some(self, data: memoryview) -> int:
         """Send what the window admits."""
@@ -76,21 +74,21 @@ class _SftpSink(ChannelSink, SftpChannel):
             channel.close_when_open()
 
     def set_in_use(self, used: bool) -> None:
-        """Note whether a copy works on it; if none does, it may go with its connection."""
+        """Let an unused session be closed when the server's session limit is reached."""
         channel = self._channel
         if channel is not None:
             channel.is_idle_spare = not used
 
-    # For the channel, on the reader thread.
+    # Called by the channel, on the reader thread.
 
     def on_open(self, channel: SshChannel) -> None:
-        """Ask for the subsystem."""
+        """Request the subsystem."""
         self._channel = channel
         channel.request_subsystem("sftp")
         self.session.on_writable()
 
     def on_reply(self, ok: bool) -> None:
-        """Note whether there is such a subsystem."""
+        """End the session if the server has no such subsystem."""
         if not ok:
             self.session.mark_ended(
                 SshSessionRefused(
@@ -101,30 +99,30 @@ class _SftpSink(ChannelSink, SftpChannel):
             self.close()
 
     def on_data(self, chunk: bytes) -> None:
-        """Pass on what came."""
+        """Pass data to the session."""
         if not self._is_negotiated:
             self._stdout = (self._stdout + chunk)[:_MAX_KEPT_OUTPUT]
         self.session.feed(chunk)
         self._is_negotiated = self._is_negotiated or self.session.is_negotiated
 
     def on_stderr(self, chunk: bytes) -> None:
-        """Keep the server's first words: they may say why there is no session."""
+        """Keep the first output: it may explain why there is no session."""
         self._stderr = (self._stderr + chunk)[:_MAX_KEPT_OUTPUT]
 
     def on_exit_status(self, status: int) -> None:
-        """Note how the server's program ended."""
+        """Record how the server's program ended."""
         self._exit = f"exit status {status}"
 
     def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
-        """Note how the server's program ended."""
+        """Record how the server's program ended."""
         self._exit = f"signal {name}"
 
     def on_writable(self) -> None:
-        """Pass on that there is room."""
+        """Let the session send more."""
         self.session.on_writable()
 
     def on_eof(self) -> None:
-        """Note that no more replies will come."""
+        """End the session: no more replies will arrive."""
         if self._is_negotiated:
             self.session.mark_ended(self._reason())
             self.close()
@@ -133,20 +131,20 @@ class _SftpSink(ChannelSink, SftpChannel):
             self.session.on_eof()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Note the end."""
+        """End the session."""
         self.session.mark_ended(error or self._reason())
-        self._channel = None  # else a connection would be kept by what is kept for it
+        self._channel = None  # a session that is kept must not keep its connection alive
 
     def _reason(self) -> Exception:
-        # A shell without the program says so on stderr; nologin and forced commands on stdout.
+        # A shell without the program complains on stderr; nologin and forced commands on stdout.
         words = (self._stderr or (b"" if self._is_negotiated else self._stdout)).strip()
         line = printable(words.decode("utf-8", "backslashreplace").partition("\n")[0])
-        told = ", ".join(filter(None, (self._exit, line and f"the server said: {line}")))
-        return _Ended("the server ended the SFTP session" + (f" ({told})" if told else ""))
+        details = ", ".join(filter(None, (self._exit, line and f"the server said: {line}")))
+        return _Ended("the server ended the SFTP session" + (f" ({details})" if details else ""))
 
 
 class _ProcessSink(ChannelSink, ProcessChannel):
-    """One command in the server's shell: the channel, as its process sees it."""
+    """Connects a process in the server's shell with its channel."""
 
     auto_window = False
 
@@ -158,12 +156,12 @@ class _ProcessSink(ChannelSink, ProcessChannel):
         self._status: Optional[int] = None
 
     def start_on(self, transport: SshTransport) -> None:
-        """Ask for a session."""
+        """Open the channel."""
         self._channel = transport.start_session(
             self, window_size=_COMMAND_WINDOW, max_packet_size=_MAX_PACKET
         )
 
-    # For the process.
+    # Called by the process.
 
     def send_some(self, data: memoryview) -> int:
         """Send what the window admits."""
@@ -171,94 +169,69 @@ class _ProcessSink(ChannelSink, ProcessChannel):
         return channel.send_some(data) if channel is not None and self._open else 0
 
     def send_eof(self) -> None:
-        """Let the command find the end of its input."""
+        """Close the command's stdin."""
         if self._channel is not None:
             self._channel.send_eof()
 
     def adjust_window(self, size: int) -> None:
-        """Let the command write as much again."""
+        """Let the command write `size` more bytes."""
         if self._channel is not None:
             self._channel.adjust_window(size)
 
     def close(self) -> None:
-        """Close the channel; the server lets the command find the end of its input."""
+        """Close the channel, and with it the command's stdin."""
         if self._channel is not None:
             self._channel.close_when_open()
 
-    # For the channel, on the reader thread.
+    # Called by the channel, on the reader thread.
 
     def on_open(self, channel: SshChannel) -> None:
-        """Ask for the command."""
+        """Request the command."""
         self._channel = channel
         channel.request_exec(self._command)
 
     def on_reply(self, ok: bool) -> None:
-        """Give up what the server will not run, else let the input follow."""
+        """Let the input follow, or close the channel if the server refuses the command."""
         if not ok:
             self.close()
             return
-        # Not before: proftpd ends the connection over data for a command that it will not run.
+        # Not earlier: proftpd closes the connection on data for a command that it refuses.
         self._open = True
         self._process.on_writable()
 
     def on_data(self, chunk: bytes) -> None:
-        """Pass on what came."""
+        """Pass output to the process."""
         self._process.feed(chunk)
 
     def on_stderr(self, chunk: bytes) -> None:
-        """Throw it away."""
+        """Discard it."""
         self.adjust_window(len(chunk))
 
     def on_exit_status(self, status: int) -> None:
-        """Note how it ended."""
+        """Record the exit status."""
         self._status = status
 
     def on_writable(self) -> None:
-        """Pass on that there is room."""
+        """Let the process send more."""
         self._process.on_writable()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Pass on the end."""
+        """Report the end to the process."""
         self._process.refused = isinstance(error, SshSessionRefused) and error.code != 0
         self._process.on_exit(None if error else self._status)
 
 
 def start_command(transport: SshTransport, command: bytes, process: ShellProcess) -> None:
-    """
-    Start a command in the server's shell.
-
-    Parameters
-    ----------
-    transport : SshTransport
-        The connection.
-    command : bytes
-        The command line.
-    process : ShellProcess
-        Told of all that comes of it, and of the end, however it ended.
-    """
+    """Start a command in the server's shell; `process` receives its output and its end."""
     stream = _ProcessSink(command, process)
     process.channel = stream
     stream.start_on(transport)
-    # On the clock's thread, which it does not hold up.
+    # Called on the clock thread; it does not block.
     background.call_at(time.monotonic() + _SHELL_START_TIMEOUT, process.fail_unless_ready)
 
 
 def get_session(transport: SshTransport, limits: TimeLimits) -> SftpSession:
-    """
-    Give the SFTP session of a connection; open it the first time, or if it has ended.
-
-    Parameters
-    ----------
-    transport : SshTransport
-        The connection.
-    limits : TimeLimits
-        How long it may take; without limits, as long as the connection lives.
-
-    Returns
-    -------
-    SftpSession
-        Shared with all other copies on this connection.
-    """
+    """Return the SFTP session of a connection; open one if there is none, or if it has ended."""
     slot: _SessionSlot = transport.extras.setdefault("sftp", _SessionSlot())
     owner = LockOwner()
     try:
@@ -274,7 +247,7 @@ def get_session(transport: SshTransport, limits: TimeLimits) -> SftpSession:
 
 
 def use_one_file_at_a_time(transport: SshTransport) -> None:
-    """Open sessions from now on that hold one file open at a time, of one copy."""
+    """Let new sessions run one copy at a time, with one file open."""
     slot: _SessionSlot = transport.extras["sftp"]
     owner = LockOwner()
     try:
@@ -286,7 +259,7 @@ def use_one_file_at_a_time(transport: SshTransport) -> None:
 
 
 def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
-    """Open a session; where the server admits no more, wait until those in use are fewer."""
+    """Open a session; wait for admission where the server's session limit is reached."""
     wait = limits.next_wait()
     deadline = time.monotonic() + (_ADMISSION_TIMEOUT if wait is None else wait)
     while True:
@@ -302,7 +275,7 @@ def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
                 or transport.open_channel_count
                 or transport.session_peak
             ):
-                raise  # it admits none: nobody has, or had, one that could be given back
+                raise  # it admits no session at all: none was ever open that could be released
         time.sleep(_ADMISSION_RETRY_INTERVAL)
 
 
@@ -316,6 +289,6 @@ def _open_once(transport: SshTransport, limits: TimeLimits) -> SftpSession:
         channel.close_when_open()
         raise
     transport.session_peak = max(1, transport.session_peak)
-    # Where the server admits few sessions, whoever needs one is given that of an idle SFTP.
+    # Where the server admits few sessions, an idle SFTP session gives way to one that is needed.
     transport.reclaimers["sftp"] = stream.session.close_if_idle
     return stream.session

@@ -33,7 +33,7 @@ _DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
 _MAX_OUTPUT = 4096
 # Bytes of one file that are read back at once.  Its own, as whoever asks may hold some of the
 # copy's: if all of them waited for more, none would ever get it.
-_BYTES_AT_ONCE = 4 * 1024 * 1024
+_MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
 # The line each second is the sign of life that a long silence would lack.
 _COMMAND = (
     b"exec sh -c '" + PRINT_READY_LINE + b" head -c %d <%s | sha256sum & p=$!;"
@@ -135,7 +135,7 @@ async def digest_by_reading(context: CopyContext, path: bytes, size: int) -> byt
         return sum(map(len, pieces)) or count
 
     try:
-        flow = Budget(context.pipeline, _BYTES_AT_ONCE)
+        flow = Budget(context.pipeline, _MAX_BYTES_IN_FLIGHT)
         await move_parts(flow, remote.parts(0, size), ask, take, in_order=True)
     finally:
         remote.ask_close(handle)

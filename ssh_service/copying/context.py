@@ -1,4 +1,4 @@
-"""What all parts of one copy share: its options, its bounds, its progress."""
+"""The state that all parts of one copy share: its options, budgets and progress."""
 
 from __future__ import annotations
 
@@ -27,55 +27,41 @@ __all__ = ["MANY_FILES", "CommandStarter", "CopyContext"]
 
 _log = logging.getLogger("ssh_service.copying")
 
-# Entries of one tree that may fail where the copy goes on: their errors are kept.
+# Errors to keep for one tree with on_error="continue".
 MAX_FAILURES = 10_000
 
-# Small files, from how many on a stream over the server's shell is worth starting it.
+# The number of small files from which on a tar stream pays for starting a shell.
 MANY_FILES = 64
 
-# Files of one copy on their way at once.  Each needs about three round trips, so a hundred keep
-# a line of 60 ms busy with 500 files a second.
+# Open files of one copy.  Each file needs about three round trips, so that a hundred at once
+# copy 500 files a second over a line of 60 ms.
 _MAX_OPEN_FILES = 100
-# Folders that are being made or listed at once.
+# Folders that are created or listed at once.
 _MAX_OPEN_FOLDERS = 32
-# Bytes on their way, not yet confirmed: what a line of 1 Gbit/s and 60 ms holds.
-_BYTES_AT_ONCE = 8 * 1024 * 1024
+# Bytes in flight, not yet confirmed: the capacity of a line of 1 Gbit/s and 60 ms.
+_MAX_BYTES_IN_FLIGHT = 8 * 1024 * 1024
 
 
-# Starts a command in the server's shell, and sees to it that the process is told of the end.
+# Starts a command in the server's shell, and reports its end to the process.
 CommandStarter = Callable[[bytes, ShellProcess], None]
 
 
 class CopyContext:
     """
-    One copy: what its parts share.
+    The state of one copy.
 
     Attributes
     ----------
-    options : Options
-        How to copy.
-    new_trees : NewTrees
-        The trees that the call makes.
-    progress : Meter
-        How far it is.
-    pipeline : Pipeline
-        Runs its tasks.
-    remote : RemoteFiles
-        The server's files.
-    owner : RemoteOwner
-        Which of them are ours.
     has_resumed : bool
-        Whether anything was found that an earlier copy had begun.
+        Whether anything was resumed that an earlier copy had begun.
     resumes_tree : bool
-        Whether the whole tree was begun by an earlier copy.
+        Whether an earlier copy began the whole tree.
     source_tree : Optional[SourceTree]
-        The local tree that goes up, where symbolic links are kept.
+        The local tree of an upload that keeps symbolic links.
     failures : List[SshTransferError]
-        What of a tree could not be copied, where the rest of it is all the same.
-    file_budget, folder_budget, byte_budget : Budget
-        Bounds: on files open, on folders being made or listed, on bytes on their way.
+        The entries that could not be copied, with ``on_error="continue"``.
     closing : contextlib.ExitStack
-        What is to be closed once all tasks have ended, those that go on after a failure too.
+        What to close once all tasks have ended, including those that go on after a failure.
     """
 
     def __init__(
@@ -103,7 +89,7 @@ class CopyContext:
         files, folders = (1, 1) if alone else (_MAX_OPEN_FILES, _MAX_OPEN_FOLDERS)
         self.file_budget = HandleBudget(self.pipeline, client.session, files)
         self.folder_budget = HandleBudget(self.pipeline, client.session, folders)
-        self.byte_budget = Budget(self.pipeline, _BYTES_AT_ONCE)
+        self.byte_budget = Budget(self.pipeline, _MAX_BYTES_IN_FLIGHT)
         self._modes_refused = False
         self.failures: List[SshTransferError] = []
         self.closing = contextlib.ExitStack()
@@ -117,31 +103,24 @@ class CopyContext:
         return current_umask()
 
     def local_attributes(self, attributes: Attributes) -> Attributes:
-        """
-        Give what a local copy gets of the modes and times that a server tells.
-
-        Parameters
-        ----------
-        attributes : Attributes
-            As the server tells them.
-        """
+        """Return the mode and times for a local copy of a file with these attributes."""
         if self.options.preserve is False:
             return Attributes()
         mode = attributes.mode
         if mode is not None:
-            mode &= 0o777  # nothing that a server says makes a program run as somebody else
+            mode &= 0o777  # not setuid: a server must not make programs run as other users
             if self.options.preserve is None:
                 mode &= ~(self._umask & 0o022)
         return attributes._replace(mode=mode)
 
     def on_entry_failed(self, error: SshTransferError) -> None:
         """
-        Note that an entry of a tree could not be copied.
+        Record that an entry of a tree could not be copied.
 
-        Parameters
-        ----------
-        error : SshTransferError
-            Why; raised unless the rest of the tree is to be copied, or too much could not be.
+        Raises
+        ------
+        SshTransferError
+            The same error, unless the rest is to be copied; or one for too many failures.
         """
         if not self.options.goes_on:
             raise error
@@ -151,86 +130,45 @@ class CopyContext:
         self.failures.append(error)
 
     def raise_if_incomplete(self, path: bytes, side: str) -> None:
-        """
-        Raise what could not be copied, all of it, at the end of a copy.
-
-        Parameters
-        ----------
-        path : bytes
-            The source.
-        side : str
-            ``local`` or ``remote``: where that is.
-        """
+        """Raise one error for all entries that failed, at the end of a copy."""
         if self.failures:
             raise tree_error(self.failures, display_path(path), side)
 
     def on_modes_refused(self, path: bytes, error: Exception) -> None:
-        """
-        Note that modes or times could not be set: an error if they must be, else logged once.
-
-        Parameters
-        ----------
-        path : bytes
-            Of the first file or folder concerned.
-        error : Exception
-            What was said; raised with ``preserve=True``.
-        """
+        """Raise `error` with ``preserve=True``; otherwise log it, once for each copy."""
         if self.options.preserve:
             raise error
         if not self._modes_refused:
             self._modes_refused = True
             _log.warning(
-                "modes and times could not be set, as for %r, and are left as they are: %s",
+                "modes and times cannot be set, first for %r, and are left unchanged: %s",
                 display_path(path),
                 error,
             )
 
     @property
     def skips_unchanged(self) -> bool:
-        """Whether files that are there, with the same size and time, are not copied again."""
+        """Whether files that exist with the same size and time are skipped."""
         return self.options.update or self.resumes_tree
 
     def log_if_not_resumed(self, path: bytes) -> None:
-        """Say so if there was nothing to resume, though that was wanted."""
+        """Log it if a copy with ``resume=True`` found nothing to resume."""
         if self.options.resume and not self.has_resumed:
-            _log.info("%r: nothing to resume, all of it is copied", display_path(path))
+            _log.info("%r: nothing to resume; copying everything", display_path(path))
 
     def warn_once(self, kind: str, text: str, *args: object) -> None:
-        """
-        Log a warning, the first time in this copy that there is one of this kind.
-
-        Parameters
-        ----------
-        kind : str
-            Distinguishes it from other warnings.
-        text : str
-            The message, as for a logger.
-        args : object
-            Its arguments.
-        """
+        """Log a warning, once for each copy and `kind`."""
         if kind not in self._warned:
             self._warned.add(kind)
             _log.warning(text, *args)
 
     @property
     def has_shell(self) -> bool:
-        """Whether there may be a shell beside SFTP."""
+        """Whether commands can be run in the server's shell."""
         return self._start_command is not None
 
     def start_command(self, command: bytes) -> ShellProcess:
-        """
-        Run a command in the server's shell.
-
-        Parameters
-        ----------
-        command : bytes
-            The command line.
-
-        Returns
-        -------
-        ShellProcess
-            Its input, output and end.
-        """
+        """Run a command in the server's shell."""
         assert self._start_command is not None
         process = ShellProcess(self._client)
         self._start_command(command, process)

@@ -1,4 +1,4 @@
-"""What goes wrong in a copy, as errors that name the path and have the right errno."""
+"""The errors of copies, with the path and the errno."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ _ERRNOS = {
 
 class Refused(Exception):
     """
-    The server would not do what a request asked for.
+    The server refused a request: an SFTP status other than OK.
 
     Attributes
     ----------
     code : int
         The SFTP status code.
     text : str
-        The server's words.
+        The server's message.
     path : bytes
-        The path concerned.
+        The path of the request.
     size : int
-        The bytes that were to be written; 0 if it was another request.
+        The number of bytes to write; 0 for other requests.
     """
 
     size = 0
@@ -70,25 +70,11 @@ class Refused(Exception):
 
     @property
     def errno(self) -> int:
-        """The errno that the status code stands for; EIO where it says nothing."""
+        """The errno for the status code; EIO where it is not specific."""
         return _ERRNOS.get(self.code, errno.EIO)
 
     def as_error(self, code: Optional[int] = None, detail: Optional[str] = None) -> OSError:
-        """
-        Build the error for the caller of the copy.
-
-        Parameters
-        ----------
-        code : Optional[int]
-            The errno, where more is known than the status says.
-        detail : Optional[str]
-            What happened, where the errno alone does not say it.
-
-        Returns
-        -------
-        OSError
-            Not raised yet.
-        """
+        """Return the error for the caller; `code` and `detail` replace what the status says."""
         code = code or self.errno
         if detail is None and code == errno.EIO:
             words = f": {printable(self.text)}" if self.text else ""
@@ -97,33 +83,19 @@ class Refused(Exception):
 
 
 def display_path(path: Union[str, bytes]) -> str:
-    """Give a path as text, with bytes that are none kept as surrogates."""
+    """Return a path as text, with undecodable bytes as surrogates."""
     return os.fsdecode(path)
 
 
 def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:
-    """
-    Turn what the local system said into a transfer error.
-
-    Parameters
-    ----------
-    error : OSError
-        Raise the result ``from`` it.
-    path : Union[str, bytes]
-        The local path concerned.
-
-    Returns
-    -------
-    SshTransferError
-        Not raised yet.
-    """
+    """Return the transfer error for an error of the local system."""
     return transfer_error(
         error.errno or errno.EIO, display_path(path), error.strerror, side="local"
     )
 
 
 def not_a_file_error(path: bytes, mode: int, side: str) -> SshTransferError:
-    """Build the error for what is no regular file, though one is needed."""
+    """Return the error for something that is not a regular file."""
     if stat.S_ISDIR(mode):
         return transfer_error(errno.EISDIR, display_path(path), side=side)
     kinds = (
@@ -140,20 +112,20 @@ def not_a_file_error(path: bytes, mode: int, side: str) -> SshTransferError:
 
 
 def changed_during_copy_error(path: bytes, side: str) -> SshTransferError:
-    """Build the error for a file that did not stand still."""
+    """Return the error for a file that changed during the copy."""
     return transfer_error(
         errno.EIO, display_path(path), "changed while it was being copied", side=side
     )
 
 
 def copy_into_itself_error(path: bytes, side: str) -> SshTransferError:
-    """Build the error for a folder in the source that turns out to be the target."""
+    """Return the error for a folder in the source that turns out to be the target."""
     text = "a folder cannot be copied into itself: this is where the copy goes"
     return transfer_error(errno.EINVAL, display_path(path), text, side=side)
 
 
 def exchanged_error(path: bytes) -> SshTransferError:
-    """Build the error for what another user may have put in the place of what was looked at."""
+    """Return the error for a file that another user may have replaced after it was checked."""
     text = (
         "Permission denied: exchanged while it was being opened, in a folder that other users may"
         " write to"
@@ -163,45 +135,34 @@ def exchanged_error(path: bytes) -> SshTransferError:
 
 def was_rewritten(size: int, time: int, size_now: int, time_now: int) -> bool:
     """
-    Tell whether a file seems to have been written into, where it had content already.
+    Return whether a file seems to have been overwritten or truncated.
 
-    What is appended to it changes its time as well, so while it grows nothing else can be seen.
+    Appending changes the time as well, so while a file grows nothing else can be detected.
     """
     return size_now < size or (size_now == size and time_now != time)
 
 
 def symlink_loop_error(path: bytes, side: str) -> SshTransferError:
-    """Build the error for a link that would make a tree endless."""
+    """Return the error for a link that would make a tree endless."""
     text = "a symbolic link to a folder it lies in"
     return transfer_error(errno.ELOOP, display_path(path), text, side=side)
 
 
 def checksum_mismatch_error(path: bytes) -> SshTransferError:
-    """Build the error for a copy that was compared, and differs."""
+    """Return the error for a copy that differs from its source."""
     return transfer_error(
-        errno.EIO, display_path(path), "what arrived is not what was sent", side="remote"
+        errno.EIO,
+        display_path(path),
+        "the copy differs from the source (verify=True)",
+        side="remote",
     )
 
 
 def copy_error(error: Exception, path: str, connection_id: str, limits: TimeLimits) -> Exception:
     """
-    Turn what ended a whole copy into the error for its caller.
+    Return the error for the caller of a copy that `error` has ended.
 
-    Parameters
-    ----------
-    error : Exception
-        What the pipeline raised.
-    path : str
-        The remote path of the copy.
-    connection_id : str
-        ``user@host:port``.
-    limits : TimeLimits
-        How long it might take.
-
-    Returns
-    -------
-    Exception
-        An `SshServiceError`; `error` itself where it says all there is to say.
+    It is `error` itself if that needs no translation.
     """
     where = {"connection_id": connection_id, "phase": "copy"}
     if isinstance(error, Refused):
@@ -219,10 +180,10 @@ def copy_error(error: Exception, path: str, connection_id: str, limits: TimeLimi
 
 def _time_limit_reached(error: Exception, limits: TimeLimits) -> str:
     if isinstance(error, Stalled):
-        return f"nothing moved for {limits.stall_timeout or 0:g} s, which is the stall_timeout"
+        return f"no progress for {limits.stall_timeout or 0:g} s (stall_timeout)"
     return (
-        f"not complete within {limits.timeout or 0:g} s, the timeout for the whole copy"
-        " (to limit the time without progress instead, set stall_timeout)"
+        f"not complete within {limits.timeout or 0:g} s, the timeout of the whole copy"
+        " (stall_timeout limits the time without progress instead)"
     )
 
 

@@ -1,4 +1,4 @@
-"""How a copy is to be done: the options of one copy, checked before anything is sent."""
+"""The options of one copy, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHOICES = {"links": ("follow", "keep"), "on_error": ("stop", "continue")}
 
 
 class Options(NamedTuple):
-    """How to copy; `ssh_service.copying.upload` explains each."""
+    """The options of a copy; `ssh_service.copying.upload` explains each."""
 
     recursive: bool = True
     verify: bool = False
@@ -37,12 +37,12 @@ class Options(NamedTuple):
 
     def check(self) -> Options:
         """
-        Give these options, if they are what they may be.
+        Return these options if they are valid.
 
         Raises
         ------
         SshConfigError
-            One is not, or two of them contradict each other.
+            A value is invalid, or two options contradict each other.
         """
         for name in _FLAGS:
             _choose(name, getattr(self, name), (True, False))
@@ -50,10 +50,12 @@ class Options(NamedTuple):
         for name, choices in _CHOICES.items():
             _choose(name, getattr(self, name), choices)
         if self.contents and not self.recursive:
-            raise SshConfigError("contents=True copies what is in a folder: not recursive=False")
+            raise SshConfigError(
+                "contents=True copies the contents of a folder and needs recursive=True"
+            )
         if self.update and self.preserve is False:
             raise SshConfigError(
-                "update=True compares times, and preserve=False keeps none: give one of them"
+                "update=True compares times, which preserve=False does not keep; set only one"
             )
         return self
 
@@ -63,29 +65,22 @@ def _choose(name: str, value: Any, choices: Tuple[Any, ...]) -> None:
         value is choice or (value == choice and isinstance(value, str)) for choice in choices
     ):
         shown = ", ".join(map(repr, choices))
-        raise SshConfigError(f"{name}: expected one of {shown}, got {value!r}")
+        raise SshConfigError(f"{name} must be one of {shown}, got {value!r}")
 
 
 def seconds(name: str, value: Any) -> Optional[float]:
     """
-    Read a number of seconds.
-
-    Parameters
-    ----------
-    name : str
-        The option's name.
-    value : Any
-        What the caller gave; None is no limit.
+    Return a number of seconds as a float; None (no limit) stays None.
 
     Raises
     ------
     SshConfigError
-        It is no number from 0 on.
+        The value is not a number of seconds, 0 or more.
     """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise SshConfigError(f"{name}: expected seconds, got {value!r}")
+        raise SshConfigError(f"{name} must be a number of seconds, 0 or more, got {value!r}")
     try:
         return float(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""The parts of one large file, of which many are on their way at once."""
+"""Reads or writes a large file in parts, of which many are in flight at once."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ async def move_parts(
     in_order: bool = False,
 ) -> None:
     """
-    Read or write a file part by part, as many at once as there is room for.
+    Read or write a file in parts, as many at once as the budget allows.
 
     Parameters
     ----------
     budget : Budget
-        The bound on bytes that are on their way.
+        The bound on bytes in flight.
     parts : Iterable[Tuple[int, int]]
-        Offset and size of each.
+        Offset and size of each part.
     send : Callable[[int, int], Reply]
-        Begins to move a part.
+        Sends the request for a part.
     on_reply : Callable[[Reply, int, int], int]
-        Takes what came of a part, and tells how many bytes were moved; called in the order in
-        which parts were asked for.  What is missing is asked for as a part of its own.
+        Handles the reply to a part and returns how many bytes were moved.  The missing rest is
+        requested as another part.
     in_order : bool
-        Whether what is missing is needed before all that comes after it.
+        Whether the missing rest must be handled before the parts that follow it.
     """
     in_flight: Deque[Tuple[Reply, int, int]] = deque()
     requeue = in_flight.appendleft if in_order else in_flight.append

@@ -1,34 +1,34 @@
-"""Paths as bytes, with slashes, as they are here and on servers: taken apart and put together."""
+"""Paths as bytes with slashes, as on the local system and on servers: split and joined."""
 
 from __future__ import annotations
 
 __all__ = ["MAX_NAME_LENGTH", "sibling", "folder_of", "is_within", "join", "basename"]
 
-# What every file system we know allows.
+# Every file system we know allows this many bytes.
 MAX_NAME_LENGTH = 255
 
 
 def join(folder: bytes, name: bytes) -> bytes:
-    """Give the path of an entry of a folder."""
+    """Return the path of an entry of a folder."""
     return folder + name if folder.endswith(b"/") else folder + b"/" + name
 
 
 def sibling(path: bytes, name: bytes) -> bytes:
-    """Give the path of another entry of the folder that a path lies in."""
+    """Return the path of another entry of the folder that contains `path`."""
     return path[: path.rfind(b"/") + 1] + name
 
 
 def folder_of(path: bytes) -> bytes:
-    """Give the folder that a path lies in; ``.`` where the path does not name it."""
+    """Return the folder that contains `path`; ``.`` if the path does not name it."""
     around = sibling(path, b"")
     return around.rstrip(b"/") or (b"/" if around else b".")
 
 
 def basename(path: bytes) -> bytes:
-    """Give the last name of a path, whether or not slashes follow it."""
+    """Return the last component of a path, with or without trailing slashes."""
     return path.rstrip(b"/").rpartition(b"/")[2]
 
 
 def is_within(path: bytes, folder: bytes) -> bool:
-    """Tell whether a path is a folder's own, or leads into it; of real paths, both."""
+    """Return whether a real path is `folder` itself, or lies in it (also a real path)."""
     return path == folder or path.startswith(folder.rstrip(b"/") + b"/")

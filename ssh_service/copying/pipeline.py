@@ -1,9 +1,9 @@
 """
-Many files at once on one thread: coroutines whose every ``await`` is a reply from the server.
+Many files at once on one thread: coroutines that wait only for replies from the server.
 
-The code that copies a file reads from top to bottom, one step after the other.  The pipeline runs
-many of them side by side on the caller's own thread, each waiting for its reply while the others
-go on, so that neither a round trip nor a batch half empty costs time.  No event loop, no thread.
+The code that copies a file reads from top to bottom.  The pipeline runs many such tasks
+concurrently on the caller's thread; while one waits for its reply, the others continue, so that
+round trips and half-empty batches cost no time.  There is no event loop and no extra thread.
 """
 
 from __future__ import annotations
@@ -30,32 +30,30 @@ __all__ = ["ABORTS", "Cancelled", "Pipeline", "PipelineTask", "Waiter"]
 
 _T = TypeVar("_T")
 
-# Seconds the tidying up after a failure, an interrupt or a time-out may take.
+# Seconds that the cleanup after a failure, an interrupt or a time-out may take.
 _CLEANUP_TIMEOUT = 2.0
-# Exceptions looked at, each raised while the one before it was being handled.
+# Exceptions of a chain (``__context__``) to examine.
 _MAX_CHAIN = 20
 
 
 class Cancelled(BaseException):
-    """Thrown into a coroutine that shall stop: it tidies up and passes this on."""
+    """Thrown into a coroutine to stop it; the coroutine cleans up and lets it pass."""
 
 
-# After these a task may tidy up, and wait for it.
+# The exceptions that end a task and after which it may still await its cleanup.
 ABORTS = (Cancelled, KeyboardInterrupt, Exception)
 
 
 class PipelineTask:
     """
-    One coroutine on its way.
+    One running coroutine.
 
     Attributes
     ----------
     order : int
-        Its place among all that were started.
+        Its position among all tasks, by start.
     failure : Optional[BaseException]
-        What it ended with, if not well.
-    done : bool
-        Whether it has ended.
+        The exception that ended it, if any.
     """
 
     __slots__ = ("coroutine", "order", "failure", "done", "result", "waits_for")
@@ -70,7 +68,7 @@ class PipelineTask:
 
 
 class Waiter:
-    """What a task waits for that is no reply: its waiter, given by `Pipeline.wake`."""
+    """Suspends a task until `Pipeline.wake`."""
 
     __slots__ = ("waiting_task",)
 
@@ -88,18 +86,18 @@ class Pipeline:
     Parameters
     ----------
     client : SftpClient
-        Where the requests go and the replies come from.
+        Sends the requests and receives the replies.
     timeout : Optional[float]
         Seconds in which something must move; None: no limit.
     on_step : Optional[Callable[[], None]]
-        Called now and then, between replies: to report progress.
+        Called regularly between replies, to report progress.
 
     Notes
     -----
-    Guarantees.  When a task fails, those started before it run to their end and those started
-    after it are cancelled; the failure of the earliest is raised.  Whatever ends the run, every
-    task gets the chance to tidy up, for a few seconds at most.  An interrupt (Ctrl-C) is what
-    `run` raises, wherever it struck and whatever came of it.
+    Guarantees.  When a task fails, the tasks started before it run to their end and those started
+    after it are cancelled; `run` raises the failure of the earliest.  However the run ends, every
+    task can clean up, for a few seconds at most.  After an interrupt (Ctrl-C), `run` raises the
+    interrupt, wherever it struck and whatever error followed from it.
     """
 
     def __init__(
@@ -113,7 +111,9 @@ class Pipeline:
         self._on_step = on_step
         self._ready: Deque[PipelineTask] = deque()
         self._tasks: Set[PipelineTask] = set()
-        self._background: Set[PipelineTask] = set()  # of those: what nobody waits for
+        self._background: Set[PipelineTask] = (
+            set()
+        )  # the tasks that `join_others` does not wait for
         self._started = 0
         self._failed: Optional[PipelineTask] = None
         self._stopping = False
@@ -122,28 +122,16 @@ class Pipeline:
         self._join_waiter: Optional[Waiter] = None
 
     def run(self, main: Coroutine[Any, Any, _T]) -> _T:
-        """
-        Run `main`, and all that it starts, to the end.
-
-        Parameters
-        ----------
-        main : Coroutine
-            The first task; it counts as started before all others.
-
-        Returns
-        -------
-        Any
-            What `main` returned.
-        """
+        """Run `main`, the first task, and all that it starts; return the result of `main`."""
         task = self.start(main)
         try:
             self._run_all(self._timeout)
-            while self._client.outstanding:  # what nobody waits for: files being closed
+            while self._client.outstanding:  # replies that no task awaits: files being closed
                 self._take_replies(self._timeout)
         except BaseException as error:
             self._clean_up()
             if self._interrupt is not None and isinstance(error, Exception):
-                raise self._interrupt from error  # which was the consequence
+                raise self._interrupt from error  # `error` is a consequence
             raise
         if self._failed is not None and self._failed.failure is not None:
             raise self._failed.failure
@@ -151,28 +139,23 @@ class Pipeline:
 
     def start(self, coroutine: Coroutine[Any, Any, Any], background: bool = False) -> PipelineTask:
         """
-        Start a task; it takes its first steps at once, as far as it can without waiting.
+        Start a task.
 
         Parameters
         ----------
         coroutine : Coroutine
-            What to run.
+            The task.
         background : bool
             Whether `join_others` does not wait for it; `cancel` it before the first task ends.
-
-        Returns
-        -------
-        PipelineTask
-            The task.
 
         Raises
         ------
         Cancelled
-            Another task failed, so nothing new begins.
+            Another task has failed, so no new one starts.
         """
         if self._failed is not None:
             coroutine.close()
-            raise Cancelled()  # into whoever wanted to go on after a failure
+            raise Cancelled()  # into the caller, which must not go on after a failure
         self._started += 1
         task = PipelineTask(coroutine, self._started)
         self._tasks.add(task)
@@ -182,25 +165,20 @@ class Pipeline:
         return task
 
     def cancel(self, tasks: Collection[PipelineTask]) -> None:
-        """Cancel tasks, those of them that still run; they tidy up before the run ends."""
+        """Cancel those of these tasks that still run; they clean up before the run ends."""
         self._cancel(lambda task: task in tasks)
 
     def wake(self, waiter: Waiter) -> None:
-        """Let the task that waits for `waiter` go on."""
+        """Resume the task that waits for `waiter`."""
         if waiter.waiting_task is not None:
             self._ready.append(waiter.waiting_task)
             waiter.waiting_task = None
 
     def fail(self, error: Exception) -> NoReturn:
         """
-        Fail, as of now: what was started before goes on, the caller and all later tasks stop.
+        Fail now: earlier tasks continue, all later ones and the caller stop; `run` raises `error`.
 
-        For a task that starts others, one after the other, and finds that the next one cannot be.
-
-        Parameters
-        ----------
-        error : Exception
-            What `run` raises, unless a task that was started before fails as well.
+        For a task that starts others one by one and finds that the next one cannot be started.
         """
         self._started += 1
         task = PipelineTask(_nothing(), self._started)
@@ -211,13 +189,10 @@ class Pipeline:
 
     def record_interrupt(self, abort: BaseException) -> None:
         """
-        Take note of what stopped a task, before that waits for what it has to undo.
+        Remember the interrupt that stopped a task, if any, before the task waits for its cleanup.
 
-        Parameters
-        ----------
-        abort : BaseException
-            One of `ABORTS`.  An interrupt is told in the end even if the task is stopped once
-            more meanwhile; from Python 3.9 on, that could be seen afterwards as well.
+        The task may be stopped again meanwhile; `run` raises the interrupt all the same.  (From
+        Python 3.9 on, the interrupt could be found afterwards.)
         """
         self._interrupt = self._interrupt or _find_interrupt(abort)
 
@@ -242,8 +217,8 @@ class Pipeline:
 
     def _break_deadlock(self) -> None:
         if self._failed is None or self._broke_deadlock:
-            raise RuntimeError("tasks that wait, and no reply to come")
-        # They wait for one that the failure has stopped, which is what the caller must learn.
+            raise RuntimeError("deadlock: tasks are waiting, but no reply is outstanding")
+        # They wait for a task that the failure has stopped; the caller must see that failure.
         self._broke_deadlock = True
         self._cancel(lambda task: True)
 
@@ -262,7 +237,7 @@ class Pipeline:
                 else:
                     wait, error = task.coroutine.throw(error), None
                 if isinstance(wait, Reply) and wait.kind:
-                    continue  # it came meanwhile
+                    continue  # it has arrived already
                 wait.waiting_task, task.waits_for = task, wait
                 return
         except StopIteration as stop:
@@ -277,7 +252,9 @@ class Pipeline:
                 raise self._interrupt from failure
         except BaseException as interrupt:  # `run` stops all others
             self._interrupt = self._interrupt or interrupt
-            if getattr(task.coroutine, "cr_frame", None) is None:  # else it had not gone on yet
+            if (
+                getattr(task.coroutine, "cr_frame", None) is None
+            ):  # otherwise the interrupt struck before the task ran
                 self._tasks.discard(task)
             raise
         self._end(task)
@@ -294,23 +271,23 @@ class Pipeline:
             self._cancel(lambda other: other.order > task.order or other.order == 1)
 
     def _cancel(self, which: Callable[[PipelineTask], bool]) -> None:
-        # Latest first: what depends on others ends before them.
+        # Latest first: a task ends before those that it depends on.
         for task in sorted(filter(which, self._tasks), key=lambda task: -task.order):
             if not task.done and not task.coroutine.cr_running:  # type: ignore[attr-defined]
                 self._unschedule(task)
                 self._step(task, Cancelled())
 
     def _unschedule(self, task: PipelineTask) -> None:
-        """See to it that nothing the task waits for, or has just got, lets it go on."""
+        """Make sure that neither a reply nor `wake` resumes the task."""
         if task in self._ready:
             self._ready.remove(task)
         if task.waits_for is not None:
             task.waits_for.waiting_task = None
 
     def _clean_up(self) -> None:
-        """Cancel all that still runs, and wait a little for what it has to undo."""
+        """Cancel all tasks that still run, and wait a little for their cleanup."""
         self._stopping = True
-        self._client.deadline = None  # it may be what ended the copy
+        self._client.deadline = None  # the deadline may be what ended the copy
         deadline = time.monotonic() + _CLEANUP_TIMEOUT
         try:
             self._cancel(lambda task: True)
@@ -319,7 +296,7 @@ class Pipeline:
                     self._step(self._ready.popleft(), None)
                 if self._client.outstanding:
                     self._take_replies(max(0.01, deadline - time.monotonic()))
-        except Exception:  # the session is gone, or stands still: nothing more can be done there
+        except Exception:  # the session has ended or hangs: nothing more can be cleaned up
             pass
         finally:
             for task in self._tasks:
@@ -329,9 +306,9 @@ class Pipeline:
 
 def _find_interrupt(error: BaseException) -> Optional[BaseException]:
     """
-    Find the interrupt that made a task fail in another way: while it was tidying up, say.
+    Return the interrupt that caused `error`, which may have followed from it during cleanup.
 
-    It must reach the caller, who would otherwise be told of a broken pipe for a Ctrl-C.
+    Otherwise the caller would see a broken pipe after a Ctrl-C.
     """
     seen: Optional[BaseException] = error
     for _ in range(_MAX_CHAIN):

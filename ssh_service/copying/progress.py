@@ -1,4 +1,4 @@
-"""How far a copy is: counted by its tasks, told a few times a second."""
+"""The progress of a copy: counted by its tasks, reported a few times a second."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ssh_service.errors import SshConfigError
 
 __all__ = ["Meter", "Progress", "ProgressCallback", "ProgressTo"]
 
-# Seconds between two reports.
+# Seconds.
 _REPORT_INTERVAL = 0.1
 
 
 class Progress(NamedTuple):
     """
-    How far a copy is.
+    The progress of a copy.
 
-    A total is None while it is not known, which is until all folders have been listed.
+    A total is None until it is known, which is when all folders have been listed.
     """
 
     bytes_done: int
@@ -36,72 +36,72 @@ class Meter:
     Parameters
     ----------
     tell : Optional[Callable[[Progress], None]]
-        Told of them, on the copy's own thread; what it raises ends the copy.
+        Called on the copy's own thread; if it raises, the copy is aborted.
 
     Raises
     ------
     SshConfigError
-        `tell` is no function.
+        `tell` is not callable.
 
     Attributes
     ----------
     is_observed : bool
-        Whether anyone is told.
+        Whether there is such a function.
     """
 
     def __init__(self, tell: Optional[ProgressCallback]) -> None:
         if tell is not None and not callable(tell):
-            raise SshConfigError(f"progress: expected a function, got {tell!r}")
-        self._tell = tell
+            raise SshConfigError(f"progress must be a function, got {tell!r}")
+        self._callback = tell
         self.is_observed = tell is not None
-        self._told = time.monotonic()
+        self._reported_at = time.monotonic()
         self._bytes_done = self._bytes_total = self._files_done = self._files_total = 0
         self._total_is_known = False
 
     def expect(self, size: int) -> None:
-        """Note that there is one more file to copy."""
+        """Count one more file to copy, of `size` bytes."""
         self._files_total += 1
         self._bytes_total += size
 
     def expect_no_more(self) -> None:
-        """Note that the totals are known."""
+        """Declare the totals complete."""
         self._total_is_known = True
 
     def advance(self, size: int) -> None:
-        """Note that `size` bytes have arrived."""
+        """Count `size` bytes as copied."""
         self._bytes_done += size
 
     def file_done(self) -> None:
-        """Note that one more file is in its place."""
+        """Count one file as copied."""
         self._files_done += 1
 
     @property
     def reading(self) -> Tuple[int, int]:
-        """How many bytes have arrived, and files are in their place."""
+        """The bytes and the files copied so far."""
         return self._bytes_done, self._files_done
 
     def go_back(self, reading: Tuple[int, int]) -> None:
-        """Note that what came since counts for nothing: it is copied once more."""
+        """Return to an earlier reading: what came since is copied again."""
         self._bytes_done, self._files_done = reading
 
     def restart(self) -> None:
-        """Begin anew: all of the copy is done once more."""
+        """Reset all counts: the whole copy is done again."""
         self._bytes_done = self._bytes_total = self._files_done = self._files_total = 0
         self._total_is_known = False
 
     def report(self) -> None:
-        """Tell how far it is, unless that was told a moment ago."""
+        """Report the progress, unless that was done a moment ago."""
         now = time.monotonic()
-        if now - self._told >= _REPORT_INTERVAL:
-            self._told = now
+        if now - self._reported_at >= _REPORT_INTERVAL:
+            self._reported_at = now
             self.finish()
 
     def finish(self) -> None:
-        """Tell how far it is, now."""
-        if self._tell is None:
+        """Report the progress now."""
+        if self._callback is None:
             return
         known = self._total_is_known
-        self._tell(
+        self._callback(
             Progress(
                 self._bytes_done,
                 self._bytes_total if known else None,
@@ -111,5 +111,5 @@ class Meter:
         )
 
 
-# Whom to tell; or what counts, for a caller who looks at it when the copy is over, or has failed.
+# A function to call; or a meter, for a caller who reads it when the copy has ended or failed.
 ProgressTo = Union[ProgressCallback, Meter]

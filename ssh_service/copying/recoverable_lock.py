@@ -1,4 +1,4 @@
-"""What one thread does at a time, where an exception may strike it at any moment."""
+"""A lock that survives the death of its holder, and an exception at any moment."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 __all__ = ["RecoverableLock", "LockOwner"]
 
-# Seconds after which it is looked at whether the holder is still there.
+# Seconds after which to check that the holder still exists.
 _LIVENESS_INTERVAL = 0.1
 
 
 class LockOwner:
-    """The right to be the one; it belongs to the thread that made it."""
+    """A token for one acquisition; it belongs to the thread that created it."""
 
     def __init__(self) -> None:
         self.thread = threading.current_thread()
@@ -24,11 +24,12 @@ class LockOwner:
 
 class RecoverableLock:
     """
-    A lock for waits with a limit; a thread that was torn out of its turn locks out nobody.
+    A lock that is released when its holder's thread or frame has gone.
 
-    An exception of a signal's handler may strike between the end of ``Lock.acquire`` and the
-    ``try`` that follows.  Here `take` is called inside of it, and `give` does nothing if the owner
-    was not had; one that was lost even so ends with its thread's frame, or its next owner.
+    A signal handler may raise between the return of ``Lock.acquire`` and the ``try`` that follows.
+    Here `acquire` is called inside the ``try``, and `release` does nothing if the lock was not
+    acquired.  A lock that was never released becomes free with the frame that held its owner, or
+    when the same thread acquires it again.
 
     Notes
     -----
@@ -38,44 +39,30 @@ class RecoverableLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder: Callable[[], Optional[LockOwner]] = lambda: None  # guarded by _lock
-        self._over = LockFreeEvent()  # guarded by _lock: of the holder's owner
+        self._released = LockFreeEvent()  # guarded by _lock: of the holder's owner
 
     def acquire(self, owner: LockOwner, timeout: Optional[float]) -> bool:
-        """
-        Wait for one's owner.
-
-        Parameters
-        ----------
-        owner : LockOwner
-            A new one of this thread's.
-        timeout : Optional[float]
-            Seconds; None: no limit.
-
-        Returns
-        -------
-        bool
-            False when the time was up.
-        """
+        """Acquire the lock for `owner`, a new token; return False after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
                 if self._is_free_locked(owner):
-                    self._holder, self._over = weakref.ref(owner), LockFreeEvent()
+                    self._holder, self._released = weakref.ref(owner), LockFreeEvent()
                     return True
-                over = self._over
+                released = self._released
             left = _LIVENESS_INTERVAL if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
-            over.wait(min(left, _LIVENESS_INTERVAL))
+            released.wait(min(left, _LIVENESS_INTERVAL))
 
     def _is_free_locked(self, owner: LockOwner) -> bool:
         holder = self._holder()
         return holder is None or holder.thread is owner.thread or not holder.thread.is_alive()
 
     def release(self, owner: LockOwner) -> None:
-        """End one's owner, if it was had."""
+        """Release the lock, if `owner` holds it."""
         with self._lock:
             if self._holder() is not owner:
                 return
-            self._holder, over = (lambda: None), self._over
-        over.set()
+            self._holder, released = (lambda: None), self._released
+        released.set()

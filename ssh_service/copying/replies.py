@@ -1,4 +1,4 @@
-"""What the replies to a copy's requests hold, or the refusal that they are."""
+"""Parses the replies of a server: what they hold, or why the request was refused."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = [
 
 
 def is_folder(attributes: Attributes) -> bool:
-    """Tell whether it is a folder."""
+    """Return whether it is a folder."""
     return attributes.mode is not None and stat.S_ISDIR(attributes.mode)
 
 
 def is_link(attributes: Attributes) -> bool:
-    """Tell whether it is a symbolic link."""
+    """Return whether it is a symbolic link."""
     return attributes.mode is not None and stat.S_ISLNK(attributes.mode)
 
 
 def is_file(attributes: Attributes) -> bool:
-    """Tell whether it is a regular file; so it is taken for where the server does not say."""
+    """Return whether it is a regular file, or of a type that the server does not report."""
     return (
         attributes.mode is None
         or not stat.S_IFMT(attributes.mode)
@@ -45,34 +45,34 @@ def is_file(attributes: Attributes) -> bool:
 def refusal(reply: Reply, path: bytes) -> Exception:
     """Return the error for a reply that is not of the expected kind."""
     if reply.kind != protocol.STATUS:
-        return ProtocolError(f"a reply of kind {reply.kind}, out of place")
+        return ProtocolError(f"unexpected reply of type {reply.kind}")
     code, text = decode.status(reply.body)
     if code == protocol.OK:
-        return ProtocolError("success without the result")
+        return ProtocolError("expected a result, got status OK")
     return Refused(code, text, path)
 
 
 def check_status(reply: Reply, path: bytes) -> None:
-    """Check that the server did what was asked; raise `Refused` if not."""
-    # Most replies are of this kind, so no more is looked at than tells success.
+    """Raise `Refused` unless the request succeeded."""
+    # Most replies are a status, so no more than the code is decoded.
     if reply.kind != protocol.STATUS or bytes(reply.pieces[0][:4]) != b"\0\0\0\0":
         raise refusal(reply, path)
 
 
 def parse_attributes(reply: Reply, path: bytes) -> Attributes:
-    """Take attributes out of a reply."""
+    """Return the attributes in a reply."""
     if reply.kind != protocol.ATTRS:
         raise refusal(reply, path)
     return decode.attributes(reply.body)
 
 
 def parse_data(reply: Reply, path: bytes, most: int) -> Pieces:
-    """Take data out of a reply, in pieces: at most what was asked for; none at the file's end."""
+    """Return the data in a reply, at most `most` bytes in pieces; none at the end of the file."""
     if reply.kind == protocol.DATA:
         pieces = decode.data(reply.pieces)
         size = sum(map(len, pieces))
         if size > most:
-            raise ProtocolError(f"{size} bytes of data where {most} were asked for")
+            raise ProtocolError(f"expected at most {most} bytes of data, got {size}")
         return pieces
     if _is_eof(reply):
         return []
@@ -80,7 +80,7 @@ def parse_data(reply: Reply, path: bytes, most: int) -> Pieces:
 
 
 def parse_names(reply: Reply, path: bytes) -> List[FolderEntry]:
-    """Take a part of a folder out of a reply; empty at its end."""
+    """Return the folder entries in a reply; none at the end of the folder."""
     if reply.kind == protocol.NAME:
         return decode.names(reply.body)
     if _is_eof(reply):
@@ -96,5 +96,5 @@ def parse_path(reply: Reply, path: bytes) -> bytes:
     """Return the path in a reply: a real path, or the target of a symbolic link."""
     names = parse_names(reply, path)
     if len(names) != 1:
-        raise ProtocolError(f"{len(names)} names for one path")
+        raise ProtocolError(f"expected one path, got {len(names)}")
     return names[0].filename

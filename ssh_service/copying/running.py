@@ -1,4 +1,4 @@
-"""One copy from its call to its end: a session for it, a second try, the error for its caller."""
+"""Runs one copy: finds a session, retries where that is safe, and translates errors."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def copy(
     transport : SshTransport
         The connection.
     source, target : Union[str, bytes, os.PathLike]
-        From where, to where.
+        The path to copy, and where to.
     options : Options
-        How to copy, checked.
+        The options, checked.
     limits : TimeLimits
-        How long it may take; the time has begun.
+        The time limits, running.
     progress : Union[None, Callable[[Progress], None], Meter]
-        Told how far it is, or counting it.
+        A function to call with the progress, or a meter.
 
     Raises
     ------
     SshServiceError
-        As `ssh_service.copying.upload` says.
+        See `ssh_service.copying.upload`.
     """
     is_upload = way == "upload"
     source = _path_bytes(source, "local" if is_upload else "remote")
@@ -70,13 +70,13 @@ def copy(
     commands = functools.partial(start_command, transport)
     new_trees = NewTrees(f"{way} {transport.connection_id}")
 
-    def start_tasks(context: CopyContext) -> Coroutine[Any, Any, None]:
+    def start_task(context: CopyContext) -> Coroutine[Any, Any, None]:
         copying = Upload(context) if is_upload else Download(context)
         return copying.run(source, target)
 
     def attempt(session: SftpSession) -> None:
         with _hold_copy_lock(session, limits):
-            run_copy(session, start_tasks, options, limits, progress, commands, new_trees)
+            run_copy(session, start_task, options, limits, progress, commands, new_trees)
 
     try:
         kept = get_session(transport, limits)
@@ -90,8 +90,8 @@ def copy(
                     progress.restart()
                 attempt(get_session(transport, limits))
                 return
-            # One kept from an earlier copy may have died since, which may show only now.  What
-            # was never answered has changed nothing: a copy begins by asking.
+            # A session from an earlier copy may turn out to be dead only now.  A copy that got no
+            # reply has changed nothing, as it begins with questions; so it can be restarted.
             fresh = None if ended.answered else get_session(transport, limits)
             if fresh is None or fresh is kept:
                 raise
@@ -108,7 +108,7 @@ def copy(
 
 @contextlib.contextmanager
 def _hold_copy_lock(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
-    """Wait for one's owner, where a session takes one copy at a time."""
+    """Hold the session's lock, where it allows one copy at a time."""
     if session.copy_lock is None:
         yield
         return
@@ -124,10 +124,10 @@ def _hold_copy_lock(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
 
 def _path_bytes(path: Path, side: str) -> bytes:
     plain = os.fsencode(path)
-    if not plain:  # to a server it means the home directory, all of it
-        why = "a path cannot be empty; '.' is the home directory there, the working directory here"
+    if not plain:  # to a server it would mean the whole home directory
+        why = "a path cannot be empty; '.' is the remote home, or the local working directory"
         raise transfer_error(errno.ENOENT, "", why, side=side)
-    if b"\0" in plain:  # no system knows such a name, and OpenSSH ends the session over it
+    if b"\0" in plain:  # no system has such names, and OpenSSH ends the session over one
         text = "a path cannot hold a NUL character"
         raise transfer_error(errno.EINVAL, display_path(plain), text, side=side)
     return plain
@@ -135,7 +135,7 @@ def _path_bytes(path: Path, side: str) -> bytes:
 
 def run_copy(
     session: SftpSession,
-    start_tasks: Callable[[CopyContext], Coroutine[Any, Any, None]],
+    start_task: Callable[[CopyContext], Coroutine[Any, Any, None]],
     options: Options,
     limits: TimeLimits = TimeLimits(),
     progress: Optional[ProgressTo] = None,
@@ -143,27 +143,27 @@ def run_copy(
     new_trees: Optional[NewTrees] = None,
 ) -> None:
     """
-    Run one copy on a session that is ready.
+    Run one copy on a session that is negotiated.
 
     Parameters
     ----------
     session : SftpSession
         The session.
-    start_tasks : Callable[[CopyContext], Coroutine]
-        Gives the first task.
+    start_task : Callable[[CopyContext], Coroutine]
+        Returns the first task.
     options : Options
-        How to copy.
+        The options, checked.
     limits : TimeLimits
-        How long it may take.
+        The time limits, running.
     progress : Union[None, Callable[[Progress], None], Meter]
-        Told how far it is, or counting it.
+        A function to call with the progress, or a meter.
     commands : Optional[Callable[[bytes, ShellProcess], None]]
-        Starts a command in the server's shell; None where there is only SFTP.
+        Starts a command in the server's shell; None: there is only SFTP.
     new_trees : Optional[NewTrees]
-        The trees that the call makes, in an earlier attempt as well.
+        The trees that this call creates, including those of an earlier attempt.
     """
     with SftpClient(session, limits.deadline) as client:
         context = CopyContext(client, options, limits.stall_timeout, progress, commands, new_trees)
         with context.closing:
-            context.pipeline.run(start_tasks(context))
+            context.pipeline.run(start_task(context))
         context.progress.finish()

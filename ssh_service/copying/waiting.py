@@ -1,4 +1,4 @@
-"""What tasks wait for beside replies: that something has happened, that there is room."""
+"""The objects that tasks of one pipeline wait for, other than replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Budget", "HandleBudget", "TaskEvent"]
 
 
 class TaskEvent:
-    """Something that happens once, for which any number of tasks of one pipeline may wait."""
+    """A one-time event that tasks of one pipeline can wait for."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -22,18 +22,18 @@ class TaskEvent:
         self.is_set = False
 
     def belongs_to(self, pipeline: Pipeline) -> bool:
-        """Tell whether tasks of this pipeline may wait for it."""
+        """Return whether tasks of this pipeline may wait for it."""
         return self._pipeline is pipeline
 
     def set(self) -> None:
-        """Say that it happened."""
+        """Set it, and wake the tasks that wait."""
         self.is_set = True
         for waiter in self._waiters:
             self._pipeline.wake(waiter)
         self._waiters.clear()
 
     async def wait(self) -> None:
-        """Wait until it has happened."""
+        """Wait until it is set."""
         if not self.is_set:
             waiter = Waiter()
             self._waiters.append(waiter)
@@ -42,10 +42,9 @@ class TaskEvent:
 
 class Budget(Usage):
     """
-    A bound on something that tasks of one pipeline share: bytes on their way, files open.
+    A semaphore for tasks of one pipeline, acquired in any amount: bytes in flight, open files.
 
-    Whoever finds no room waits; first come, first served.  What alone exceeds the whole budget
-    gets it when nobody else holds any.
+    First come, first served.  An amount above the limit is granted while nothing else is acquired.
     """
 
     def __init__(self, pipeline: Pipeline, limit: int) -> None:
@@ -55,18 +54,18 @@ class Budget(Usage):
         self.used = 0
 
     def try_acquire(self, amount: int = 1) -> bool:
-        """Take `amount` if there is room for it and nobody waits; say whether."""
+        """Acquire `amount` and return True, unless that would have to wait."""
         if self._queue or not self._has_room(amount):
             return False
         self.used += amount
         return True
 
     def acquire_over_limit(self, amount: int) -> None:
-        """Take `amount` whether there is room for it or not: it was there a moment ago."""
+        """Acquire `amount` without waiting: it was released a moment ago."""
         self.used += amount
 
     async def acquire(self, amount: int = 1) -> None:
-        """Take `amount`, when there is room for it."""
+        """Acquire `amount`, waiting for it if necessary."""
         if self.try_acquire(amount):
             return
         waiter = Waiter()
@@ -78,10 +77,10 @@ class Budget(Usage):
             self.used += amount
         finally:
             self._queue.remove(waiter)
-            self._wake_next()  # there may be room for it as well
+            self._wake_next()  # there may be enough for it as well
 
     async def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Start a task that holds one of these, and gives it back itself, when there is room."""
+        """Acquire one, then start a task, which releases it."""
         try:
             await self.acquire()
         except BaseException:
@@ -89,7 +88,7 @@ class Budget(Usage):
             raise
         try:
             self._pipeline.start(coroutine)
-        except BaseException:  # something failed meanwhile, so nothing new begins
+        except BaseException:  # another task has failed, so no new one starts
             self.release()
             raise
 
@@ -97,7 +96,7 @@ class Budget(Usage):
         return not self.used or self.used + amount <= self._limit
 
     def release(self, amount: int = 1) -> None:
-        """Give `amount` back."""
+        """Release `amount`."""
         self.used -= amount
         self._wake_next()
 
@@ -108,9 +107,10 @@ class Budget(Usage):
 
 class HandleBudget(Budget):
     """
-    The bound on open files and folders, here and there.
+    The bound on open files and folders, local and remote.
 
-    The copies on one session share what that allows, and all copies what this process may open.
+    The copies on one session share the handles that the server allows, and all copies share the
+    descriptors of the process.
     """
 
     def __init__(self, pipeline: Pipeline, session: SftpSession, limit: int) -> None:
@@ -131,5 +131,5 @@ class HandleBudget(Budget):
         )
 
     def release_all(self) -> None:
-        """Give back whatever is still taken, at the end of a copy that did not end well."""
+        """Release everything, at the end of a copy that failed."""
         self.used = 0
