@@ -65,7 +65,7 @@ def _choose(name: str, value: Any, choices: Tuple[Any, ...]) -> None:
         value is choice or (value == choice and isinstance(value, str)) for choice in choices
     ):
         shown = ", ".join(map(repr, choices))
-        raise SshConfigError(f"{name} must be one of {shown}, got {value!r}")
+        raise SshConfigError(f"{name}: expected one of {shown}, got {value!r}")
 
 
 def seconds(name: str, value: Any) -> Optional[float]:
@@ -80,7 +80,7 @@ def seconds(name: str, value: Any) -> Optional[float]:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise SshConfigError(f"{name} must be a number of seconds, 0 or more, got {value!r}")
+        raise SshConfigError(f"{name}: expected seconds, got {value!r}")
     try:
         return float(value)
     except OverflowError:

@@ -51,7 +51,7 @@ class Meter:
 
     def __init__(self, tell: Optional[ProgressCallback]) -> None:
         if tell is not None and not callable(tell):
-            raise SshConfigError(f"progress must be a function, got {tell!r}")
+            raise SshConfigError(f"progress: expected a function, got {tell!r}")
         self._callback = tell
         self.is_observed = tell is not None
         self._reported_at = time.monotonic()
