@@ -32,7 +32,7 @@ autoapi_options = ["members", "undoc-members", "show-inheritance", "imported-mem
 autoapi_python_class_content = "class"
 numpydoc_show_class_members = False
 
-# What users meet; the rest is for who reads the code, and CONTRIBUTING.md is the way in there.
+# The modules for users; CONTRIBUTING.md is the map of the others.
 public_modules = (
     "ssh_service",
     "ssh_service.copying",
@@ -47,7 +47,7 @@ public_modules = (
     "ssh_service.testing.local_sshd",
     "ssh_service.testing.mock_sshd",
 )
-# autoapi reads the code without running it, and so cannot follow what is loaded when it is needed.
+# autoapi reads the code without running it, so it cannot resolve lazy imports.
 suppress_warnings = ["autoapi.python_import_resolution"]
 
 html_theme = "furo"

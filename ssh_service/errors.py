@@ -1,5 +1,5 @@
 """
-What can go wrong, as one tree.
+The errors of this package, as one tree.
 
 Every error of this package is an `SshServiceError`, and each leaf is also the builtin that code
 without any knowledge of this package would catch (`ConnectionError`, `TimeoutError`,
@@ -62,16 +62,16 @@ class SshServiceError(Exception):
     Parameters
     ----------
     message : str
-        What happened, for people.
+        What happened, in words.
     connection_id, phase : Optional[str]
         See the attributes.
 
     Attributes
     ----------
     connection_id : Optional[str]
-        ``user@host:port`` of the connection concerned, where there is one.
+        ``user@host:port`` of the connection, if there is one.
     phase : Optional[str]
-        What was being done: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``, ``auth``,
+        What was in progress: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``, ``auth``,
         ``queue``, ``open``, ``run``, ``copy``, ...
     """
 
@@ -89,10 +89,10 @@ class SshServiceError(Exception):
     @property
     def retryable(self) -> bool:
         """
-        Whether the same call may be made again, and may then succeed.
+        Whether the call can be repeated, and may then succeed.
 
-        True only where nothing is done twice by it: nothing was sent, or it was a copy, whose
-        repetition does no harm.  False where a person has to repair something first.
+        True only if repeating it does nothing twice: nothing was sent, or it was a copy, which is
+        harmless to repeat.  False if a person has to repair something first.
         """
         return False
 
@@ -129,16 +129,16 @@ class SshConfigError(SshServiceError, ValueError):
 
 class SshConnectError(SshServiceError, ConnectionError, SSHException):  # type: ignore[misc]
     """
-    No authenticated connection could be had; `errno` is set where the system gave one.
+    No authenticated connection could be made; `errno` is set if the system gave one.
 
     Attributes
     ----------
     throttled : bool
-        Whether the server dropped the connection, before anything else, because it has too many;
-        trying again later may help.
+        Whether the server dropped the connection at once because it has too many; trying again
+        later may help.
     permanent : bool
-        Whether trying again cannot help: client and server have no algorithm in common, or code
-        that was given to us has a mistake (a ``TypeError``, an ``AttributeError``, ...).
+        Whether trying again cannot help: client and server have no algorithm in common, or a
+        function that you passed has a mistake (a ``TypeError``, an ``AttributeError``, ...).
     """
 
     throttled = False
@@ -157,9 +157,9 @@ class SshHostKeyError(SshConnectError):
     Attributes
     ----------
     expected : Optional[str]
-        ``SHA256:...`` fingerprint of the key on file, where one is.
+        ``SHA256:...`` fingerprint of the known key, if there is one.
     received : Optional[str]
-        ``SHA256:...`` fingerprint of the key the server showed.
+        ``SHA256:...`` fingerprint of the key that the server sent.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class SshAuthError(
     Attributes
     ----------
     tried : Tuple[str, ...]
-        What was tried, in order, for people; never a secret.
+        The keys and methods that were tried, in order, in words; never a secret.
     """
 
     def __init__(
@@ -211,20 +211,20 @@ class SshAuthError(
 
 
 class SshConnectTimeout(SshConnectError, TimeoutError):
-    """Connecting took longer than it may; `phase` says where the time ran out."""
+    """Connecting took longer than `connect_timeout`."""
 
 
 class SshConnectionLost(SshServiceError, ConnectionError, SSHException):  # type: ignore[misc]
     """
-    The peer, or the network, ended a connection that had been made.
+    An established connection was ended by the peer, the network or this side.
 
     Attributes
     ----------
     process : Optional[Any]
-        The `CompletedProcess` with the output so far, where a command was running.
+        The `CompletedProcess` with the output so far, if a command was running.
     sent : bool
-        Whether what was asked for may have reached the server.  Only what was never sent may
-        safely be tried again.
+        Whether the request may have reached the server.  Only a request that was never sent can
+        safely be repeated.
     reason : str
         ``eof``, ``reset``, ``silence``, ``protocol``, ``disconnect``, ``host key``, ``closed`` or
         ``unknown``.
@@ -253,14 +253,14 @@ class SshConnectionLost(SshServiceError, ConnectionError, SSHException):  # type
 
 class SshSessionRefused(SshServiceError, ConnectionError, ChannelException):  # type: ignore[misc]
     """
-    The server would not open one more channel, or would not start what was asked for.
+    The server refused to open a channel, or refused the request on it.
 
     Attributes
     ----------
     code : int
-        The reason code of RFC 4254 section 5.1; 0 where the server gave none.
+        The reason code of RFC 4254 section 5.1; 0 if the server gave none.
     text : str
-        The server's words, if it gave any; control characters are escaped.
+        The server's explanation, if it gave one; control characters are escaped.
     """
 
     def __init__(
@@ -309,7 +309,7 @@ class SshCommandError(SshServiceError):
 
 
 class SshCommandTimeout(SshCommandError, TimeoutError):
-    """A command did not end in the time it was given; phase ``queue``: it was never sent."""
+    """A command did not end in time; if `phase` is ``queue``, it was never sent."""
 
     @property
     def retryable(self) -> bool:
@@ -322,25 +322,24 @@ class SshCommandCancelled(SshCommandError, CancelledError):
 
 
 class SshOutputLimitError(SshCommandError):
-    """A command wrote more to stdout or to stderr than it may, and was ended."""
+    """A command wrote more to stdout or to stderr than `max_output`, and was ended."""
 
 
 class SshCacheClosed(SshServiceError, RuntimeError):
-    """Something was used outside the context it lives in."""
+    """A service or a cache was used outside its context, or after it was closed."""
 
 
 class SshTransferError(SshServiceError, OSError):
     """
     A copy failed; `errno`, `strerror` and `filename` are those of the file concerned.
 
-    Build it with `transfer_error`, which picks the leaf that matches the errno.
-
     Attributes
     ----------
     side : Optional[str]
-        Where that file is: ``local`` or ``remote``.
+        The side of that file: ``local`` or ``remote``.
     """
 
+    # Build one with `transfer_error`, which picks the leaf that matches the errno.
     side: Optional[str] = None
 
 
@@ -349,7 +348,7 @@ class SshFileNotFoundError(SshTransferError, FileNotFoundError):
 
 
 class SshFileExistsError(SshTransferError, FileExistsError):
-    """Something that may not be replaced stands where the copy should go."""
+    """The target exists and may not be replaced."""
 
 
 class SshTransferPermissionError(SshTransferError, PermissionError):
@@ -357,15 +356,15 @@ class SshTransferPermissionError(SshTransferError, PermissionError):
 
 
 class SshIsADirectoryError(SshTransferError, IsADirectoryError):
-    """A folder stands where a file is needed."""
+    """A path is a folder where a file is needed."""
 
 
 class SshNotADirectoryError(SshTransferError, NotADirectoryError):
-    """A file stands where a folder is needed."""
+    """A path is a file where a folder is needed."""
 
 
 class SshTransferTimeout(SshTransferError, TimeoutError):
-    """A copy took longer than its `timeout`, or stood still for longer than `stall_timeout`."""
+    """A copy took longer than `timeout`, or made no progress for `stall_timeout`."""
 
     @property
     def retryable(self) -> bool:
@@ -375,13 +374,13 @@ class SshTransferTimeout(SshTransferError, TimeoutError):
 
 class SshTreeError(SshTransferError):
     """
-    Of a tree that was copied with ``on_error="continue"``, something could not be copied.
+    Some entries of a tree could not be copied, with ``on_error="continue"``.
 
     Attributes
     ----------
     failures : Tuple[SshTransferError, ...]
-        What, and why: one error for each entry, with its path as `filename`.  What lies in a
-        folder that could not be made, or listed, is not among them.
+        One error for each entry, with its path as `filename`.  The content of a folder that could
+        not be made or listed is not included.
     """
 
     failures: Tuple[SshTransferError, ...] = ()

@@ -1,12 +1,12 @@
 """
-Parts of the pages that are made of the code.
+Parts of the pages that are generated from the code.
 
 ``{from-code} NAME``
     A table: ``connect-parameters``, ``service-settings``, ``host-settings``,
     ``file-share-settings``, ``call-settings``; of the benchmarks, ``benchmark-run`` (what was run)
     and ``benchmark-commands``, ``benchmark-copies``, ``benchmark-costs``.
 ``{error-class} NAME``
-    What an error is, from its docstring.  A page with one of these must have them all.
+    The description of an error, from its docstring.  The build fails if an error has none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FIGURES = Path(__file__).resolve().parents[1] / "benchmarks.json"
 
 OURS = "ssh_service"
 
-# Public names that are mlos_bench's where that is installed, or no objects.
+# Public names that the reference lacks: mlos_bench's if it is installed, or not objects.
 _NOT_OURS = {"FileShareService", "Service", "Status", "__version__"}
 
 _log = logging.getLogger(__name__)
@@ -51,12 +51,12 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]
 
 def _settings(settings: Mapping[str, settings.Setting]) -> Iterator[str]:
     rows = ((f"`{name}`", one.may_be, one.default) for name, one in settings.items())
-    return _table(("name", "what it may be", "without it"), rows)
+    return _table(("name", "value", "default"), rows)
 
 
 def _connect_parameters() -> Iterator[str]:
     return _table(
-        ("name", "what it is"),
+        ("name", "meaning"),
         ((f"`{name}`", meaning) for name, meaning in params.SETTINGS.items()),
     )
 
@@ -119,7 +119,7 @@ _TABLES = {
 
 
 class _Made(SphinxDirective):
-    """A directive whose content is Markdown that we write."""
+    """A directive whose content is generated Markdown."""
 
     required_arguments = 1
 
@@ -179,14 +179,14 @@ def _forget_none(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def _skip_private(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
-    """Leave out of the reference what is not for users."""
+    """Leave modules that are not public out of the reference."""
     if what in ("module", "package"):
         return name not in app.config.public_modules
     return skip
 
 
 def _unfold(module: astroid.nodes.Module) -> None:
-    """Let the reference begin with what the package loads when it is first used, verbs first."""
+    """List the names that the package loads lazily first in the reference, verbs before others."""
     if module.name != OURS:
         return
     for node in module.body:
@@ -196,7 +196,7 @@ def _unfold(module: astroid.nodes.Module) -> None:
 
 
 def setup(app: Sphinx) -> Dict[str, Any]:
-    """Tell Sphinx of all this."""
+    """Register the directives with Sphinx."""
     app.add_config_value("public_modules", (), "env")
     app.add_directive("from-code", FromCode)
     app.add_directive("error-class", ErrorClass)

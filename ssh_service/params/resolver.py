@@ -29,39 +29,39 @@ from ssh_service.user_files import expand_home
 
 __all__ = ["SETTINGS", "resolve", "resolve_concealed"]
 
-# Each with what it means, for the pages of the documentation.
+# The meaning of each; the documentation's tables are made of these.
 SETTINGS = {
     "host": "the name or address to connect to, or an alias of ssh_config; required",
     "port": "TCP port; else ssh_config's, else 22",
     "username": "login name; else ssh_config's, else the current user",
-    "password": "text, or a callable that is asked at each dial",
-    "client_keys": "private keys: files, `PKey` objects or a callable; else as ssh itself; "
-    "None: no login by key, the agent included",
-    "passphrase": "of encrypted key files; as `password`",
-    "identities_only": "True: an agent offers only keys that are named by file too",
+    "password": "a string, or a callable that is called at each dial",
+    "client_keys": "private keys: files, `PKey` objects or a callable; else as with ssh; "
+    "None: no login by key, not even with the agent",
+    "passphrase": "passphrase of encrypted key files; a string or a callable",
+    "identities_only": "True: the agent offers only keys that are also named as files",
     "agent_path": "the agent's socket; else `SSH_AUTH_SOCK`; None: no agent",
     "kbdint_handler": "`handler(name, instructions, [(prompt, echo), ...])` returns the answers; "
-    "a jump host needs one of its own",
+    "a jump host needs its own",
     "preferred_auth": "methods to try, in order: `publickey`, `password`, `keyboard-interactive`",
     "known_hosts": "files; else the user's and the system's; None: host keys are not checked",
     "host_key_policy": "`strict`, `accept-new` or `off`; else ssh_config's, else `strict`",
-    "host_key_alias": "the name the host key is filed under",
-    "host_key_fingerprints": "`SHA256:...`, one or several; given, they alone decide",
+    "host_key_alias": "the name under which the host key is stored",
+    "host_key_fingerprints": "`SHA256:...`, one or several; if given, only these keys are trusted",
     "config": "ssh_config files to read; else the user's and the system's; None: none",
     "config_exec": "True: `Match exec` lines of ssh_config may run their commands",
-    "tunnel": "the jump host: `[user@]host[:port]`, parameters, a connection; None: none",
+    "tunnel": "the jump host: `[user@]host[:port]`, a mapping, or a connection; None: none",
     "proxy_command": "a command whose stdin and stdout are the connection",
     "family": "`any`, `inet` or `inet6`, or a `socket` constant",
     "local_addr": "the address to dial from, or (address, port)",
     "encryption_algs": "ciphers to offer, in order",
     "kex_algs": "key exchanges to offer, in order",
     "mac_algs": "MACs to offer, in order",
-    "server_host_key_algs": "host key algorithms, in order; else what is on file comes first",
+    "server_host_key_algs": "host key algorithms, in order; else those of known keys first",
     "compression_algs": "compressions to offer, in order; else none",
-    "connect_timeout": "seconds from the name to the login, jump hosts included; 30",
-    "login_timeout": "seconds from TCP connected to the login, within `connect_timeout`",
-    "keepalive_interval": "seconds of silence before a sign of life is asked for; 15; None: never",
-    "keepalive_count_max": "unanswered questions after which the connection is lost; 3",
+    "connect_timeout": "seconds from resolving the name to the login, including jump hosts; 30",
+    "login_timeout": "seconds from the TCP connection to the login, within `connect_timeout`",
+    "keepalive_interval": "seconds of silence before a keepalive is sent; 15; None: never",
+    "keepalive_count_max": "unanswered keepalives after which the connection is lost; 3",
 }
 
 _CONNECT_TIMEOUT = 30.0

@@ -59,16 +59,16 @@ def _or_null(reader: Reader) -> Reader:
 
 class Setting(NamedTuple):
     """
-    What a setting may be; the pages of the documentation are made of these.
+    A setting; the documentation's tables are made of these.
 
     Attributes
     ----------
     read : Callable[[str, Any], Any]
-        Called with its name and value; raises SshConfigError where it may not have that.
+        Called with the name and the value; raises SshConfigError if the value is not valid.
     may_be : str
-        What it may be, in words.
+        The valid values, in words.
     default : str
-        What holds without it, in words.
+        The default, in words.
     """
 
     read: Reader
@@ -82,24 +82,24 @@ COMMON: Dict[str, Setting] = {
         _or_null(settings.text), "a name, or null", "ssh_config's, else the current user"
     ),
     "ssh_priv_key_path": Setting(
-        _or_null(_paths), "a private key's file or several, or null", "as ssh itself"
+        _or_null(_paths), "a private key file or several, or null", "as with ssh"
     ),
     "ssh_request_timeout": Setting(
         _or_null(settings.seconds),
-        "of a script, seconds from the call for connecting, waiting and running; of a copy,"
+        "for a script, seconds from the call for connecting, waiting and running; for a copy,"
         " seconds without progress; or null",
-        "no end",
+        "no limit",
     ),
     "ssh_connect_timeout": Setting(
-        settings.seconds, "seconds, from the name to the login, jump hosts included", "30"
+        settings.seconds, "seconds from resolving the name to the login, jump hosts included", "30"
     ),
     "ssh_keepalive_interval": Setting(
         _or_null(_interval),
-        "seconds of silence before the server is asked for a sign of life; null or 0: never",
+        "seconds of silence before a keepalive is sent; null or 0: never",
         "15",
     ),
     "ssh_keepalive_count_max": Setting(
-        settings.positive_int, "how many such questions may stay unanswered", "3"
+        settings.positive_int, "unanswered keepalives after which a connection is lost", "3"
     ),
     "ssh_known_hosts_path": Setting(
         _or_null(_paths),
@@ -107,36 +107,36 @@ COMMON: Dict[str, Setting] = {
         "not checked, with a warning",
     ),
     "ssh_known_hosts_file": Setting(
-        _or_null(_paths), "another name of `ssh_known_hosts_path`", ""
+        _or_null(_paths), "another name for `ssh_known_hosts_path`", ""
     ),
     "ssh_host_key_policy": Setting(
         _policy,
-        "`strict`; `accept-new`: a new host's key is noted, a changed one refused; `off`",
+        "`strict`; `accept-new`: a new host's key is recorded, a changed key refused; `off`",
         "`strict` with a file, else `off`",
     ),
     "ssh_max_connections": Setting(
         settings.positive_int,
-        "how many connections one destination may have, where its sessions do not suffice",
+        "the maximum number of connections to one destination, used when sessions run out",
         "4",
     ),
     "ssh_idle_timeout": Setting(
         _or_null(settings.seconds),
-        "seconds after which a connection that nobody uses is closed, or null",
+        "seconds after which an unused connection is closed, or null",
         "never",
     ),
     "ssh_max_lifetime": Setting(
         _or_null(settings.seconds),
-        "seconds after which a connection is replaced, once nobody uses it, or null",
+        "seconds from connecting, after which a connection is replaced once unused, or null",
         "never",
     ),
     "ssh_max_output": Setting(
         _or_null(settings.positive_int),
-        "bytes that stdout and stderr may each have, or null; a command that writes more is ended",
-        "any number",
+        "the maximum bytes of stdout and of stderr, or null; a command that writes more is ended",
+        "no limit",
     ),
     "ssh_config": Setting(
         _or_null(_paths),
-        "a file or several to read as ssh_config; null: none",
+        "an ssh_config file or several; null: none",
         "the user's and the system's",
     ),
 }
@@ -146,24 +146,26 @@ HOST: Dict[str, Setting] = {
 FILE_SHARE: Dict[str, Setting] = {
     "ssh_copy_timeout": Setting(
         _or_null(settings.seconds),
-        "seconds from the call for a whole copy, connecting included, or null",
-        "no end",
+        "seconds from the call for a whole copy, including connecting, or null",
+        "no limit",
     ),
     "ssh_copy_preserve": Setting(
         _or_null(_flag),
-        "modes and times: null: as far as both sides allow, but what comes down is writable by"
-        " group and others only as the umask says; true: those bits, too, and a refusal is an"
-        " error; false: neither",
+        "modes and times. null: kept as far as both sides allow, except that downloads are"
+        " writable by group and others only as far as the umask allows; true: those bits are kept"
+        " too, and a refusal is an error; false: neither is kept",
         "null",
     ),
     "ssh_copy_verify": Setting(_flag, "true: compare checksums", "false"),
     "ssh_copy_resume": Setting(
-        _flag, "true: go on where an interrupted copy of the file ended", "false"
+        _flag, "true: continue where an interrupted copy of the file stopped", "false"
     ),
-    "ssh_copy_fsync": Setting(_flag, "true: on the disk before it has its name", "false"),
+    "ssh_copy_fsync": Setting(
+        _flag, "true: flush each file to the disk before it gets its final name", "false"
+    ),
 }
 PER_CALL: Dict[str, Setting] = {
-    "ssh_hostname": Setting(settings.text, "the host; goes with each call", "an error"),
+    "ssh_hostname": Setting(settings.text, "the host; a parameter of each call", "an error"),
 }
 
 _KNOWN_HOSTS = ("ssh_known_hosts_path", "ssh_known_hosts_file")
