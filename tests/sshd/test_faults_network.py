@@ -269,7 +269,10 @@ def corrupt(sshd: Sshd, proxies: Proxies, offsets: List[int]) -> None:
             with dialled(sshd, proxy, **keepalive) as transport:
                 sink = Collector(command.encode())
                 proxy.corrupt_at(offset, direction)
-                transport.start_session(sink)
+                try:
+                    transport.start_session(sink)
+                except SshConnectionLost:  # the bit was in what the server says after a login
+                    continue
                 if direction == "to_server":
 
                     def send() -> None:
