@@ -115,7 +115,8 @@ def stop_all(find: Callable[[], Iterable[int]]) -> List[int]:
         seen.update(new)
         stopped += send(new, signal.SIGSTOP)
         if time.monotonic() > deadline:
-            raise RuntimeError(f"processes {running} did not stop within {_PATIENCE:g} s")
+            late = _running(stopped) or stopped
+            raise RuntimeError(f"processes {late} did not stop within {_PATIENCE:g} s")
         if running:
             time.sleep(_POLL)
 

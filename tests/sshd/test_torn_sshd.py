@@ -130,8 +130,10 @@ def test_a_copy_torn_at_random_moments_leaves_the_destination_usable(
 
 
 PROGRAM = """
-import json, sys
+import json, signal, sys
 from ssh_service import run
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
 
 web, script = json.loads(sys.argv[1]), sys.argv[2]
 run(web, script, on_stdout=lambda text: print(text, end="", flush=True))
