@@ -106,7 +106,9 @@ def test_a_copy_torn_anywhere_leaves_a_destination_that_can_be_used(
     """C1: what comes next is served, and no lease, session, descriptor or thread is lost."""
     tear(place, getattr(place, way), how, LIMIT)
     # No copy waits for the removal of what is left: one of the next does it.
-    eventually(lambda: place.check() or not unfinished_files(place.folder), "nothing unfinished is left")
+    eventually(
+        lambda: place.check() or not unfinished_files(place.folder), "nothing unfinished is left"
+    )
 
 
 @pytest.mark.long
