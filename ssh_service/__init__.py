@@ -136,8 +136,22 @@ _MODULES = {
 
 _moved.install()
 
-# Modules that are attributes without being imported, as upstream's are.
-_SUBMODULES = frozenset(["errors", "ssh_fileshare", "ssh_host_service", "ssh_service"])
+# Modules that are attributes without being imported: upstream's, and those that the manual uses.
+_SUBMODULES = frozenset(
+    [
+        "copying",
+        "errors",
+        "events",
+        "fleet",
+        "mlos_bench",
+        "otel",
+        "params",
+        "ssh_fileshare",
+        "ssh_host_service",
+        "ssh_service",
+        "testing",
+    ]
+)
 
 
 def __getattr__(name: str) -> Any:

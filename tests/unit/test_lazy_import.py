@@ -57,6 +57,19 @@ def test_upstreams_modules_are_attributes_without_an_import(name: str) -> None:
     assert f"ssh_service.{name}" in loaded
 
 
+@pytest.mark.parametrize("name", ["copying", "events", "fleet", "mlos_bench", "params", "testing"])
+def test_modules_of_the_manual_are_attributes(name: str) -> None:
+    """The README calls ``ssh_service.mlos_bench.install()`` after ``import ssh_service``."""
+    loaded = modules_after(f"import ssh_service; ssh_service.{name}")
+    assert f"ssh_service.{name}" in loaded
+    assert not roots(loaded) & {"mlos_bench", "mlos_core", "opentelemetry"}
+
+
+def test_otel_is_an_attribute_where_opentelemetry_is() -> None:
+    pytest.importorskip("opentelemetry")
+    assert "ssh_service.otel" in modules_after("import ssh_service; ssh_service.otel")
+
+
 def test_nothing_starts_a_thread_by_being_imported() -> None:
     code = (
         "from ssh_service import *; import threading; "
