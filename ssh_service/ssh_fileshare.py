@@ -19,7 +19,7 @@ _COPY_OPTIONS = {"verify": False, "resume": False, "fsync": False, "preserve": N
 
 
 class CopyMode(Enum):
-    """The direction of a copy; for programs that import upstream's name, nothing here uses it."""
+    """The direction of a copy; only for programs that import mlos_bench's name."""
 
     DOWNLOAD = 1
     UPLOAD = 2
@@ -32,25 +32,32 @@ class SshFileShareService(FileShareService, SshService):
     Parameters
     ----------
     config : Optional[dict]
-        Settings, see `ssh_service.services.settings`.  The dict is copied.
+        Settings such as ``{"ssh_username": "admin", "ssh_request_timeout": 60}``; see the
+        documentation's page of settings.  The dict is copied.
     global_config : Optional[dict]
-        See `Service`.
+        Ignored; mlos_bench passes it.
     parent : Optional[Service]
-        See `Service`.
+        A service whose methods this one exports as well.
     methods : Union[Dict[str, Callable], List[Callable], None]
-        Methods to offer beside this class's own.
+        Methods to export in addition to this class's own.
 
     Raises
     ------
     SshConfigError
-        See `SshService`.
+        If a setting is unknown or has an invalid value; with mlos_bench the error is also a
+        `jsonschema.ValidationError`.
 
     Notes
     -----
-    Thread safety.  In its context, a service's methods may be called from any thread.
+    Thread safety.  While the service is in its context, its methods may be called from any thread.
 
-    Guarantees.  A copy that ends without an error has copied everything; one that does not leaves
-    no half of a file under its name where that can be avoided.
+    Guarantees.  A copy that returns without an error has copied everything.  A copy that fails
+    leaves no incomplete file under its final name, if the server allows that.
+
+    Examples
+    --------
+    >>> with SshFileShareService({"ssh_username": "admin"}) as service:
+    ...     service.upload({"ssh_hostname": "web01"}, "site.conf", "/etc/nginx/conf.d/")
     """
 
     _SETTINGS: ClassVar[Mapping[str, settings.Setting]] = settings.FILE_SHARE
@@ -66,29 +73,31 @@ class SshFileShareService(FileShareService, SshService):
         Parameters
         ----------
         params : dict
-            Which host (``ssh_hostname``), and what else differs from the service's config.
+            The host, as ``ssh_hostname``, and overrides of settings that the service's config has
+            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` always).
         remote_path : str
-            The file or folder to copy; ``~`` at the start is the login user's home.
+            The file or folder to copy; ``~`` at the start is the login user's home directory.
         local_path : str
-            Where it goes: into it, if that is a folder, else under this name.
+            The target: the copy gets this name, or goes into it if it is a folder.
         recursive : bool
-            Whether `remote_path` may be a folder.
+            Whether `remote_path` may be a folder; False makes a folder an error.
 
         Raises
         ------
         SshTransferError
-            If something cannot be copied; an `OSError` (`FileNotFoundError`, ...) with its errno.
+            If something cannot be copied; it is an `OSError` with an errno, of the subclass for
+            it, such as `SshFileNotFoundError`.
         SshTransferTimeout
-            If the whole took longer than ``ssh_copy_timeout``, or nothing moved for
-            ``ssh_request_timeout``.
+            If the copy took longer than ``ssh_copy_timeout``, or made no progress for
+            ``ssh_request_timeout`` (both in seconds).
         SshConnectError
-            If there is no connection to be had.
+            If no authenticated connection could be made.
         SshConnectionLost
-            If the connection was lost on the way.
+            If the connection was lost during the copy.
         SshConfigError
-            If the host is missing, or a setting or key file is not what it may be.
+            If the host is missing, or a setting or key file is invalid.
         SshCacheClosed
-            Outside the service's context.
+            If the service is outside its context.
         """
         self._copy(operations.download, params, remote_path, local_path, recursive)
 
@@ -103,30 +112,32 @@ class SshFileShareService(FileShareService, SshService):
         Parameters
         ----------
         params : dict
-            Which host (``ssh_hostname``), and what else differs from the service's config.
+            The host, as ``ssh_hostname``, and overrides of settings that the service's config has
+            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` always).
         local_path : str
             The file or folder to copy.
         remote_path : str
-            Where it goes: into it, if that is a folder, else under this name; ``~`` at the start
-            is the login user's home.
+            The target: the copy gets this name, or goes into it if it is a folder; ``~`` at the
+            start is the login user's home directory.
         recursive : bool
-            Whether `local_path` may be a folder.
+            Whether `local_path` may be a folder; False makes a folder an error.
 
         Raises
         ------
         SshTransferError
-            If something cannot be copied; an `OSError` (`FileNotFoundError`, ...) with its errno.
+            If something cannot be copied; it is an `OSError` with an errno, of the subclass for
+            it, such as `SshFileNotFoundError`.
         SshTransferTimeout
-            If the whole took longer than ``ssh_copy_timeout``, or nothing moved for
-            ``ssh_request_timeout``.
+            If the copy took longer than ``ssh_copy_timeout``, or made no progress for
+            ``ssh_request_timeout`` (both in seconds).
         SshConnectError
-            If there is no connection to be had.
+            If no authenticated connection could be made.
         SshConnectionLost
-            If the connection was lost on the way.
+            If the connection was lost during the copy.
         SshConfigError
-            If the host is missing, or a setting or key file is not what it may be.
+            If the host is missing, or a setting or key file is invalid.
         SshCacheClosed
-            Outside the service's context.
+            If the service is outside its context.
         """
         self._copy(operations.upload, params, local_path, remote_path, recursive)
 
@@ -135,22 +146,22 @@ class SshFileShareService(FileShareService, SshService):
         copy: Callable[..., None],
         params: Dict[str, Any],
         source: str,
-        goal: str,
+        target: str,
         recursive: bool,
     ) -> None:
         merged = self._merge(params)
         self._require_context()
         settings.require_identity_files(merged)
         connect_params = self._connect_params(merged)
-        _LOG.debug("%s: %s %s to %s", merged["ssh_hostname"], copy.__name__, source, goal)
+        _LOG.debug("%s: %s %s to %s", merged["ssh_hostname"], copy.__name__, source, target)
         copy(
             self._CLIENT_CACHE,
             connect_params,
             source,
-            goal,
+            target,
             recursive=recursive,
             timeout=merged.get("ssh_copy_timeout"),
-            # Unchanged configs of mlos_bench wait for copies without any limit on the whole.
+            # As in mlos_bench, the request timeout does not limit the whole copy.
             stall_timeout=self.config.get("ssh_request_timeout"),
             **{name: merged.get(f"ssh_{name}") for name in ("idle_timeout", "max_lifetime")},
             **{

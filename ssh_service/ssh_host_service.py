@@ -72,25 +72,33 @@ class SshHostService(SshService):
     Parameters
     ----------
     config : Optional[dict]
-        Settings, see `ssh_service.services.settings`.  The dict is copied.
+        Settings such as ``{"ssh_username": "admin", "ssh_request_timeout": 60}``; see the
+        documentation's page of settings.  The dict is copied.
     global_config : Optional[dict]
-        See `Service`.
+        Ignored; mlos_bench passes it.
     parent : Optional[Service]
-        See `Service`.
+        A service whose methods this one exports as well.
     methods : Union[Dict[str, Callable], List[Callable], None]
-        Methods to offer beside this class's own.
+        Methods to export in addition to this class's own.
 
     Raises
     ------
     SshConfigError
-        See `SshService`.
+        If a setting is unknown or has an invalid value; with mlos_bench the error is also a
+        `jsonschema.ValidationError`.
 
     Notes
     -----
-    Thread safety.  In its context, a service's methods may be called from any thread.
+    Thread safety.  While the service is in its context, its methods may be called from any thread.
 
-    Guarantees.  `remote_exec` never waits for a host.  A script is sent at most once.  Every
-    future it hands out resolves, at the latest when the last service leaves its context.
+    Guarantees.  `remote_exec` returns without waiting for the host.  A script is sent at most
+    once.  Every future is resolved at the latest when the last service leaves its context.
+
+    Examples
+    --------
+    >>> with SshHostService({"ssh_username": "admin"}) as service:
+    ...     _, pending = service.remote_exec(["uptime"], {"ssh_hostname": "web01"})
+    ...     status, output = service.get_remote_exec_results(pending)
     """
 
     _SETTINGS: ClassVar[Mapping[str, settings.Setting]] = settings.HOST
@@ -118,32 +126,33 @@ class SshHostService(SshService):
         env_params: Optional[Dict[str, Any]] = None,
     ) -> Tuple[Status, Dict[str, Any]]:
         """
-        Start a script on a host.
+        Start a script on a host, and return at once.
 
         Parameters
         ----------
         script : Union[str, Iterable[str]]
             The script, or its lines.
         config : dict
-            Which host (``ssh_hostname``), and what else differs from the service's config.
+            The host, as ``ssh_hostname``, and overrides of settings that the service's config has
+            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` always).
         env_params : Optional[dict]
-            Environment variables for the script; values go through `str`, None too, which a
-            tunable parameter may be.
+            Environment variables for the script; values are converted by `str`, including None,
+            which a tunable parameter may be.
 
         Returns
         -------
         Tuple[Status, dict]
-            PENDING, at once, and what `get_remote_exec_results` wants: the merged settings and,
-            as ``asyncRemoteExecResultsFuture``, a `concurrent.futures.Future` of the
+            PENDING, and the argument for `get_remote_exec_results`: the merged settings and, as
+            ``asyncRemoteExecResultsFuture``, a `concurrent.futures.Future` of the
             `CompletedProcess`.
 
         Raises
         ------
         SshConfigError
-            If the host is missing, or a setting, a variable's name or the script is not what it
-            may be.  A private key that cannot be used shows in the results instead.
+            If the host is missing, or a setting, the name of a variable or the script is invalid.
+            An unusable private key is reported with the results instead.
         SshCacheClosed
-            Outside the service's context.
+            If the service is outside its context.
         """
         merged = self._merge(config)
         merged[_FUTURE] = self._submit(script, merged, env_params, merged.get("ssh_shell"))
@@ -151,37 +160,38 @@ class SshHostService(SshService):
 
     def get_remote_exec_results(self, config: Dict[str, Any]) -> Tuple[Status, Dict[str, Any]]:
         """
-        Wait for a script's end.
+        Wait for the end of a script, and return its results.
 
-        May be called again, in any thread and after the service's context, with the same result.
+        It may be called repeatedly, from any thread and outside the service's context, and returns
+        the same results each time.  ``ssh_request_timeout`` limits the wait.
 
         Parameters
         ----------
         config : dict
-            What `remote_exec`, `reboot` or `shutdown` returned.
+            The dict that `remote_exec`, `reboot` or `shutdown` returned.
 
         Returns
         -------
         Tuple[Status, dict]
-            SUCCEEDED if the script ended with exit status 0; FAILED if it did not, or if it could
-            not be run; TIMED_OUT if it was still running when ``ssh_request_timeout`` had passed;
-            CANCELED if the future was cancelled.
+            SUCCEEDED if the script ended with exit status 0; FAILED if it ended otherwise or could
+            not be run; TIMED_OUT if it was still running after ``ssh_request_timeout``; CANCELED
+            if the future was cancelled.
 
-            Where the script was started: ``stdout`` and ``stderr``, both text, and
-            ``ssh_completed_process_result``, a `CompletedProcess`; all with the output so far,
-            where it did not end by itself.  Otherwise ``result``, which is None.  Where there was
-            an error, it is there as ``error``.
+            If the script was started, the dict has ``stdout`` and ``stderr`` (text) and
+            ``ssh_completed_process_result`` (a `CompletedProcess`), with the output so far if it
+            did not end by itself.  Otherwise it has ``result``, which is None.  ``error`` is the
+            exception, if there was one.
 
         Raises
         ------
         ValueError
-            If `config` has no future, or a private key could not be used.
+            If `config` has no future, or a private key was unusable.
         """
         future = config.get(_FUTURE)
         if not future:
             raise ValueError(f"Missing '{_FUTURE}'.")
         if not isinstance(future, Future):
-            raise AssertionError(f"'{_FUTURE}' is no Future but a {type(future).__name__}.")
+            raise AssertionError(f"'{_FUTURE}' must be a Future, got a {type(future).__name__}.")
         error: Optional[BaseException]
         try:
             error = future.exception()
@@ -205,75 +215,76 @@ class SshHostService(SshService):
         self, params: Dict[str, Any], force: bool = False
     ) -> Tuple[Status, Dict[str, Any]]:
         """
-        Start to shut a host down.
+        Start to shut down a host, and return at once.
 
         Parameters
         ----------
         params : dict
-            As the `config` of `remote_exec`.
+            The host and overrides, as the `config` of `remote_exec`.
         force : bool
-            Without effect; `reboot` knows it.
+            Ignored; accepted for symmetry with `reboot`.
 
         Returns
         -------
         Tuple[Status, dict]
-            As from `remote_exec`, for `wait_os_operation`.
+            PENDING, and the argument for `wait_os_operation`.
 
         Raises
         ------
         SshConfigError
-            See `remote_exec`.
+            If the host is missing, or a setting is invalid.
         SshCacheClosed
-            See `remote_exec`.
+            If the service is outside its context.
         """
         return self._start_os_operation("shutdown", _SHUTDOWN, params)
 
     def reboot(self, params: Dict[str, Any], force: bool = False) -> Tuple[Status, Dict[str, Any]]:
         """
-        Start to reboot a host.
+        Start to reboot a host, and return at once.
 
         Parameters
         ----------
         params : dict
-            As the `config` of `remote_exec`.
+            The host and overrides, as the `config` of `remote_exec`.
         force : bool
-            Whether the last resort, where no command for the purpose works, is to kill all
-            processes rather than to ask them to end.
+            Whether all processes are killed (SIGKILL) instead of terminated (SIGTERM) if no reboot
+            command works.
 
         Returns
         -------
         Tuple[Status, dict]
-            As from `remote_exec`, for `wait_os_operation`.
+            PENDING, and the argument for `wait_os_operation`.
 
         Raises
         ------
         SshConfigError
-            See `remote_exec`.
+            If the host is missing, or a setting is invalid.
         SshCacheClosed
-            See `remote_exec`.
+            If the service is outside its context.
         """
         last_resort = _REBOOT_LAST_RESORT_FORCED if force else _REBOOT_LAST_RESORT
         return self._start_os_operation("reboot", (*_REBOOT, last_resort), params)
 
     def wait_os_operation(self, params: Dict[str, Any]) -> Tuple[Status, Dict[str, Any]]:
         """
-        Wait until a host has taken a `reboot` or `shutdown`, or refused it.
+        Wait until a host has accepted or refused a `reboot` or `shutdown`.
 
         Parameters
         ----------
         params : dict
-            What `reboot` or `shutdown` returned.
+            The dict that `reboot` or `shutdown` returned.
 
         Returns
         -------
         Tuple[Status, dict]
-            As from `get_remote_exec_results`.  SUCCEEDED, with the loss as ``error``, also if the
-            host ended the connection after it had taken the command.
+            The results, as from `get_remote_exec_results`.  The status is also SUCCEEDED, with the
+            lost connection as ``error``, if the host closed the connection after it accepted the
+            command.
 
         Raises
         ------
         ValueError
-            See `get_remote_exec_results`.
+            If `params` has no future, or a private key was unusable.
         """
         return self.get_remote_exec_results(params)
 
@@ -281,7 +292,7 @@ class SshHostService(SshService):
         self, name: str, commands: Sequence[str], params: Dict[str, Any]
     ) -> Tuple[Status, Dict[str, Any]]:
         merged = self._merge(params)
-        # The script is POSIX sh, whatever the user's login shell speaks.
+        # The script is for a POSIX shell, whichever the login shell is.
         merged[_FUTURE] = self._submit(_os_operation_script(commands), merged, None, "/bin/sh")
         merged[_OS_OPERATION] = name
         return Status.PENDING, merged
@@ -293,30 +304,12 @@ class SshHostService(SshService):
         env: Optional[Mapping[str, Any]],
         shell: Optional[str],
     ) -> Future[Any]:
-        """
-        Hand a script to the engine.
-
-        Parameters
-        ----------
-        script : Union[str, Iterable[str]]
-            The script, or its lines.
-        merged : Mapping[str, Any]
-            What `_merge` returned.
-        env : Optional[Mapping[str, Any]]
-            Environment variables.
-        shell : Optional[str]
-            The shell to run it in; None is the user's login shell.
-
-        Returns
-        -------
-        Future[CompletedProcess]
-            The future of its result.
-        """
+        """Submit a script, and return the future of its `CompletedProcess`."""
         self._require_context()
         connect_params = self._connect_params(merged)
         try:
             settings.require_identity_files(merged)
-        except SshConfigError as exc:  # told with the results, as other unusable keys
+        except SshConfigError as exc:  # reported with the results, like other unusable keys
             failed: Future[Any] = Future()
             failed.set_exception(exc)
             return failed
@@ -336,9 +329,9 @@ class SshHostService(SshService):
 
 
 def _with_none_as_text(env: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Let None through, which tunable parameters may be; the engine refuses it."""
+    """Convert None, which tunable parameters may be, to text; commands refuse it."""
     if not isinstance(env, Mapping):
-        return env  # which the engine refuses
+        return env  # which commands refuse
     return {name: "None" if value is None else value for name, value in env.items()}
 
 
@@ -360,9 +353,9 @@ def _status_of(error: BaseException, os_operation: bool) -> Status:
     if isinstance(error, SshCommandTimeout) and error.process is not None:
         return Status.TIMED_OUT
     if os_operation and isinstance(error, SshConnectionLost) and error.process is not None:
-        # A host that goes down takes its connections with it.  That it was the host: the script's
-        # trace is there, so it had been accepted, and it was the peer that ended the connection.
-        begun = bool(error.process.stderr or error.process.stdout)
-        if begun and error.reason in ("eof", "reset", "disconnect"):
+        # A host that goes down closes its connections.  The script's trace proves that the script
+        # was started, and the reason that the peer closed the connection.
+        started = bool(error.process.stderr or error.process.stdout)
+        if started and error.reason in ("eof", "reset", "disconnect"):
             return Status.SUCCEEDED
     return Status.FAILED

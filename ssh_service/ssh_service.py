@@ -1,8 +1,8 @@
 """
-What the SSH services have in common.
+The base class of the SSH services.
 
-`SshClient` and `SshClientCache` can be imported from here too, as from the module of mlos_bench
-that has this name.
+`SshClient` and `SshClientCache` can be imported from here, too, as from mlos_bench's module of
+this name.
 """
 
 from __future__ import annotations
@@ -37,40 +37,41 @@ __all__ = ["SshClient", "SshClientCache", "SshService"]
 
 _Self = TypeVar("_Self", bound="SshService")
 
-# A call may override these always, and others only where the service's config holds them.
+# A call may override these always, but other settings only if the service's config has them.
 _OVERRIDABLE = ("ssh_port", "ssh_username", "ssh_priv_key_path")
 
-_lock = threading.Lock()  # never held across a call of anything that could wait
+_lock = threading.Lock()  # never held during a call that could block
 
 
 class SshService(Service, metaclass=ABCMeta):
     """
-    The base of the SSH services: settings, and the process's one cache of connections.
+    The base of the SSH services: their settings, and the one cache of connections they share.
 
     Parameters
     ----------
     config : Optional[dict]
-        Settings, see `ssh_service.services.settings`.  The dict is copied.
+        Settings such as ``{"ssh_username": "admin"}``; see the documentation's page of settings.
+        The dict is copied.
     global_config : Optional[dict]
-        See `Service`.
+        Ignored; mlos_bench passes it.
     parent : Optional[Service]
-        See `Service`.
+        A service whose methods this one exports as well.
     methods : Union[Dict[str, Callable], List[Callable], None]
-        See `Service`.
+        The methods that this service exports.
 
     Raises
     ------
     SshConfigError
-        If a setting is unknown or has a value it may not have; under mlos_bench the error is a
-        `jsonschema.ValidationError` as well.
+        If a setting is unknown or has an invalid value; with mlos_bench the error is also a
+        `jsonschema.ValidationError`.
 
     Notes
     -----
-    Thread safety.  In its context, a service's methods may be called from any thread.
+    Thread safety.  While the service is in its context, its methods may be called from any thread.
 
-    Guarantees.  All services share one cache, so one connection to each destination; it lives
-    while any of them is in its context.  Outside its own context a service refuses to work, at
-    once.  A service is pickled as its config, and is in no context afterwards.
+    Guarantees.  All services share one cache, and so one connection to each destination.  The
+    cache stays open while any service is in its context (a refcount).  Outside its context a
+    service raises `SshCacheClosed`.  A service is pickled as its config, without its context.
     """
 
     _CLIENT_CACHE: ClassVar[SshClientCache] = SshClientCache()
@@ -83,9 +84,9 @@ class SshService(Service, metaclass=ABCMeta):
         parent: Optional[Service] = None,
         methods: Optional[Methods] = None,
     ) -> None:
-        # The process for which this service keeps the cache alive.
+        # The id of the process in which this service keeps the cache open.
         self._leased_by: Optional[int] = None  # guarded by _lock
-        super().__init__(settings.plain(config), global_config, parent, methods)
+        super().__init__(settings.jsonable_copy(config), global_config, parent, methods)
         for name in _OVERRIDABLE:
             self.config.setdefault(name, None)
 
@@ -97,9 +98,10 @@ class SshService(Service, metaclass=ABCMeta):
     @classmethod
     def clear_client_cache(cls) -> None:
         """
-        Close all cached connections.
+        Close all connections of the services.
 
-        What is in flight on them ends with an error, at once; what comes next connects anew.
+        Commands and copies that use them fail at once; later calls connect again.  This may be
+        called from any thread.
         """
         cls._CLIENT_CACHE.cleanup()
 
@@ -111,7 +113,7 @@ class SshService(Service, metaclass=ABCMeta):
         Returns
         -------
         SshClientCache
-            To ask it for `SshClientCache.stats`, or to `SshClientCache.subscribe` to events.
+            Use it for `SshClientCache.stats`, or to `SshClientCache.subscribe` to events.
         """
         return cls._CLIENT_CACHE
 
@@ -123,7 +125,7 @@ class SshService(Service, metaclass=ABCMeta):
         return known
 
     def _validate_json_config(self, config: Dict[str, Any]) -> None:
-        # mlos_bench's own check knows its own classes only, by name, and would refuse this one.
+        # mlos_bench's own check knows only its own classes, by name, and would refuse this one.
         found = settings.problems(
             config, self._known_settings(), allow_unknown=not host_api.SCHEMA_IS_CHECKED
         )
@@ -135,8 +137,8 @@ class SshService(Service, metaclass=ABCMeta):
         if found:
             raise host_api.InvalidConfig(f"{type(self).__name__}: {'; '.join(found)}")
 
-    # A service without exported methods is entered by mlos_bench without a call of
-    # _enter_context; so both ways in take the lease, and both ways out give it back.
+    # mlos_bench enters a service without exported methods without calling _enter_context.  So both
+    # ways of entering take the lease, and both ways of leaving return it.
 
     def __enter__(self: _Self) -> _Self:
         super().__enter__()
@@ -185,37 +187,29 @@ class SshService(Service, metaclass=ABCMeta):
     def _require_context(self) -> None:
         if self._leased_by is None:
             raise SshCacheClosed(f"{self!r} is outside its context: use it in `with service:`")
-        self._take_lease()  # does nothing but in a child forked inside the context
+        self._take_lease()  # has an effect only in a child that was forked in the context
 
     def _merge(self, call: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
         """
-        Put a call's parameters over the service's config.
+        Return the service's config, overridden by a call's parameters.
 
-        Parameters
-        ----------
-        call : Optional[Mapping[str, Any]]
-            The call's.  Only ``ssh_hostname`` and what the config holds is taken, but never
-            ``ssh_request_timeout``; the rest may be anything.
-
-        Returns
-        -------
-        Dict[str, Any]
-            A new dict.
+        Of the call, only ``ssh_hostname`` and settings that the config holds are used, but never
+        ``ssh_request_timeout``; others are ignored.
 
         Raises
         ------
         SshConfigError
-            If the host is missing or a value is not what its setting may be.
+            If the host is missing or a value is invalid.
         """
         if call is not None and not isinstance(call, Mapping):
-            raise SshConfigError(f"config: expected a mapping, got {type(call).__name__}")
+            raise SshConfigError(f"config must be a mapping, got {type(call).__name__}")
         given = {
             name: value
             for name, value in (call or {}).items()
             if name in self.config or name == "ssh_hostname"
         }
         given.pop("ssh_request_timeout", None)
-        if given.get("ssh_port", 0) is None:  # stands for the service's
+        if given.get("ssh_port", 0) is None:  # None means the service's port
             del given["ssh_port"]
         if given.get("ssh_hostname") is None:
             raise SshConfigError("Missing required parameter: ssh_hostname")
@@ -226,25 +220,13 @@ class SshService(Service, metaclass=ABCMeta):
         return {**self.config, **given}
 
     def _connect_params(self, merged: Mapping[str, Any]) -> Dict[str, Any]:
-        """
-        Translate merged settings for the engine.
-
-        Parameters
-        ----------
-        merged : Mapping[str, Any]
-            What `_merge` returned.
-
-        Returns
-        -------
-        Dict[str, Any]
-            The engine's connection parameters.
-        """
+        """Translate merged settings to connect parameters."""
         return settings.connect_params(merged)
 
 
 def _renew_lock() -> None:
     global _lock
-    _lock = threading.Lock()  # a thread the child does not have may have held it
+    _lock = threading.Lock()  # a thread that does not exist in the child may have held it
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,1 +1,1 @@
-"""What the three services share: mlos_bench's interface, or our own where it is not installed."""
+"""What the services share: mlos_bench's interface or a standalone one, and the settings."""

@@ -1,8 +1,8 @@
 """
 Service, FileShareService and Status for a process without mlos_bench.
 
-They mirror the members of mlos_bench's classes of the same names that our services, and the
-people who use them, rely on.  `host_api` decides which of the two a process gets.
+They have those members of mlos_bench's classes of the same names that our services and their
+users need.  `host_api` decides which of the two a process uses.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LOG = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="Service")
 
 Methods = Union[Dict[str, Callable[..., Any]], List[Callable[..., Any]]]
-"""What a service offers to others: functions, or a name for each of them."""
+"""The methods that a service exports: a list, or a dict by name."""
 
 
 class Status(enum.Enum):
-    """How an operation stands."""
+    """The status of an operation."""
 
     UNKNOWN = 0
     PENDING = 1
@@ -50,7 +50,7 @@ class Status(enum.Enum):
         Returns
         -------
         Status
-            The status; UNKNOWN, with a warning in the log, if there is no such status.
+            The status; UNKNOWN if the value is not one, with a warning in the log.
         """
         if isinstance(status, Status):
             return status
@@ -63,43 +63,43 @@ class Status(enum.Enum):
 
     @staticmethod
     def completed_statuses() -> FrozenSet[Status]:
-        """Return the statuses of operations that are over, well or not."""
+        """Return the statuses of operations that are over, successful or not."""
         return _COMPLETED
 
     def is_good(self) -> bool:
-        """Tell whether nothing has gone wrong so far."""
+        """Return whether nothing has failed so far."""
         return self in {Status.PENDING, Status.READY, Status.RUNNING, Status.SUCCEEDED}
 
     def is_completed(self) -> bool:
-        """Tell whether the operation is over, well or not."""
+        """Return whether the operation is over, successful or not."""
         return self in _COMPLETED
 
     def is_pending(self) -> bool:
-        """Tell whether this is PENDING."""
+        """Return whether this is PENDING."""
         return self is Status.PENDING
 
     def is_ready(self) -> bool:
-        """Tell whether this is READY."""
+        """Return whether this is READY."""
         return self is Status.READY
 
     def is_running(self) -> bool:
-        """Tell whether this is RUNNING."""
+        """Return whether this is RUNNING."""
         return self is Status.RUNNING
 
     def is_succeeded(self) -> bool:
-        """Tell whether this is SUCCEEDED."""
+        """Return whether this is SUCCEEDED."""
         return self is Status.SUCCEEDED
 
     def is_failed(self) -> bool:
-        """Tell whether this is FAILED."""
+        """Return whether this is FAILED."""
         return self is Status.FAILED
 
     def is_canceled(self) -> bool:
-        """Tell whether this is CANCELED."""
+        """Return whether this is CANCELED."""
         return self is Status.CANCELED
 
     def is_timed_out(self) -> bool:
-        """Tell whether this is TIMED_OUT (mlos_bench 0.6.2 answers for FAILED here)."""
+        """Return whether this is TIMED_OUT (mlos_bench 0.6.2 tests for FAILED here)."""
         return self is Status.TIMED_OUT
 
 
@@ -108,26 +108,26 @@ _COMPLETED = frozenset({Status.SUCCEEDED, Status.CANCELED, Status.FAILED, Status
 
 class Service:
     """
-    Something with methods to lend, and a context in which they work.
+    A provider of methods, which work while it is in its context (a ``with`` block).
 
-    A bare `Service` is a mix-in: register the methods of others with it, and they become its
-    own; enter it, and the services those methods belong to are entered with it.
+    A plain `Service` combines others: `register` their methods, and they become its own.  Entering
+    it enters the services that those methods belong to.
 
     Parameters
     ----------
     config : Optional[dict]
         The service's settings.
     global_config : Optional[dict]
-        Settings of the whole process; kept by no service of this package.
+        Settings of the whole process; ignored by the services of this package.
     parent : Optional[Service]
-        A service whose methods this one offers as well.
+        A service whose methods this one exports as well.
     methods : Union[Dict[str, Callable], List[Callable], None]
-        The methods this service offers.
+        The methods that this service exports.
 
     Notes
     -----
-    Thread safety.  Register first, then enter, from one thread; what the methods themselves
-    allow is theirs to say.
+    Thread safety.  Register methods, then enter and leave the context, all on one thread.  The
+    thread-safety of the methods depends on the service.
     """
 
     @classmethod
@@ -139,18 +139,18 @@ class Service:
         parent: Optional[Service] = None,
     ) -> Service:
         """
-        Make a service from the name of its class.
+        Create a service, given the name of its class.
 
         Parameters
         ----------
         class_name : str
             Module and class, such as ``ssh_service.SshHostService``.
         config : Optional[dict]
-            See the class.
+            The service's settings.
         global_config : Optional[dict]
-            See the class.
+            Settings of the whole process.
         parent : Optional[Service]
-            See the class.
+            A service whose methods the new one exports as well.
 
         Returns
         -------
@@ -160,7 +160,7 @@ class Service:
         Raises
         ------
         TypeError
-            If that class is no subclass of the one this was called on.
+            If the class is not a subclass of the one this was called on.
         """
         module_name, _, name = class_name.rpartition(".")
         service_class = getattr(importlib.import_module(module_name), name)
@@ -192,24 +192,24 @@ class Service:
     @staticmethod
     def merge_methods(ext_methods: Optional[Methods], local_methods: Methods) -> Methods:
         """
-        Join a service's own methods with those its creator gave.
+        Merge a service's own methods with those passed to its constructor.
 
         Parameters
         ----------
         ext_methods : Union[Dict[str, Callable], List[Callable], None]
-            The creator's; they win.
+            Those passed to the constructor; they take precedence.
         local_methods : Union[Dict[str, Callable], List[Callable]]
-            The service's own.
+            The service's own methods.
 
         Returns
         -------
         Dict[str, Callable]
-            A new dict, by name.
+            A new dict of methods by name.
         """
         return {**_by_name(local_methods), **_by_name(ext_methods or {})}
 
     def __enter__(self: _Self) -> _Self:
-        if self._in_context:  # environments share services: entering twice is allowed
+        if self._in_context:  # allowed, because environments share services
             if not self._service_contexts and self._services:
                 raise RuntimeError(f"{self!r} was entered by another service that uses it.")
             return self
@@ -231,14 +231,14 @@ class Service:
         ex_val: Optional[BaseException],
         ex_tb: Optional[TracebackType],
     ) -> Literal[False]:
-        if not self._in_context:  # left already by an inner `with`
+        if not self._in_context:  # an inner `with` has left it already
             return False
         contexts, self._service_contexts = self._service_contexts, []
         failure: Optional[Exception] = None
         for service in reversed(contexts):
             try:
                 service._exit_context(ex_type, ex_val, ex_tb)
-            except Exception as exc:  # the others must be left too
+            except Exception as exc:  # leave the other contexts, too
                 _LOG.error("%r: leaving its context failed: %s", service, exc)
                 failure = exc
         self._in_context = False
@@ -248,14 +248,9 @@ class Service:
 
     def _enter_context(self: _Self) -> _Self:
         """
-        Enter this one service's context.
+        Enter the context of this service only; subclasses extend it.
 
-        Subclasses extend it; `__enter__` calls it for each service whose methods are registered.
-
-        Returns
-        -------
-        Service
-            The service itself.
+        `__enter__` calls it for each service whose methods are registered.
         """
         if self._in_context:
             raise RuntimeError(f"{self!r} is in its context already.")
@@ -269,21 +264,9 @@ class Service:
         ex_tb: Optional[TracebackType],
     ) -> Literal[False]:
         """
-        Leave this one service's context.
+        Leave the context of this service only; subclasses extend it.
 
-        Parameters
-        ----------
-        ex_type : Optional[Type[BaseException]]
-            As `__exit__` gets it.
-        ex_val : Optional[BaseException]
-            As `__exit__` gets it.
-        ex_tb : Optional[TracebackType]
-            As `__exit__` gets it.
-
-        Returns
-        -------
-        bool
-            False: exceptions pass.
+        The arguments and the result are those of `__exit__`.
         """
         if not self._in_context:
             raise RuntimeError(f"{self!r} is not in its context.")
@@ -291,21 +274,14 @@ class Service:
         return False
 
     def _validate_json_config(self, config: Dict[str, Any]) -> None:
-        """
-        Refuse a config that is wrong; subclasses extend it.
-
-        Parameters
-        ----------
-        config : dict
-            What the constructor was given.
-        """
+        """Raise an error if the constructor's config is invalid; subclasses extend it."""
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}@{hex(id(self))}"
 
     def pprint(self) -> str:
         """
-        List the service's methods, for people.
+        Return a readable list of the service's methods.
 
         Returns
         -------
@@ -319,12 +295,12 @@ class Service:
 
     def register(self, services: Methods) -> None:
         """
-        Offer more methods; those registered later win.
+        Export more methods; later ones replace earlier ones of the same name.
 
         Parameters
         ----------
         services : Union[Dict[str, Callable], List[Callable]]
-            The methods, or a name for each of them.
+            The methods; a dict gives each its name.
         """
         if self._in_context:
             raise RuntimeError(f"{self!r} is in its context: register methods before entering.")
@@ -335,7 +311,7 @@ class Service:
 
     def export(self) -> Dict[str, Callable[..., Any]]:
         """
-        Give the methods this service offers.
+        Return the methods that this service exports.
 
         Returns
         -------
@@ -347,18 +323,18 @@ class Service:
 
 class FileShareService(Service, metaclass=ABCMeta):
     """
-    A service that copies files to and from somewhere else.
+    A service that copies files to and from a remote share.
 
     Parameters
     ----------
     config : Optional[dict]
-        See `Service`.
+        The service's settings.
     global_config : Optional[dict]
-        See `Service`.
+        Ignored.
     parent : Optional[Service]
-        See `Service`.
+        A service whose methods this one exports as well.
     methods : Union[Dict[str, Callable], List[Callable], None]
-        Methods to offer beside `upload` and `download`.
+        Methods to export in addition to `upload` and `download`.
     """
 
     def __init__(
@@ -376,16 +352,16 @@ class FileShareService(Service, metaclass=ABCMeta):
         self, params: Dict[str, Any], remote_path: str, local_path: str, recursive: bool = True
     ) -> None:
         """
-        Copy a remote file or folder here.
+        Copy a remote file or folder to this machine.
 
         Parameters
         ----------
         params : dict
-            Where the share is.
+            Parameters of the share.
         remote_path : str
             The file or folder to copy.
         local_path : str
-            Where it goes.
+            The target of the copy.
         recursive : bool
             Whether `remote_path` may be a folder.
         """
@@ -395,16 +371,16 @@ class FileShareService(Service, metaclass=ABCMeta):
         self, params: Dict[str, Any], local_path: str, remote_path: str, recursive: bool = True
     ) -> None:
         """
-        Copy a local file or folder there.
+        Copy a local file or folder to the share.
 
         Parameters
         ----------
         params : dict
-            Where the share is.
+            Parameters of the share.
         local_path : str
             The file or folder to copy.
         remote_path : str
-            Where it goes.
+            The target of the copy.
         recursive : bool
             Whether `local_path` may be a folder.
         """

@@ -1,19 +1,19 @@
 """
-The seam: where `Service`, `FileShareService` and `Status` come from.
+The adapter to mlos_bench: where `Service`, `FileShareService` and `Status` come from.
 
-mlos_bench asserts real subclassing of its services and compares members of its own `Status`, so
-where it is installed our services are built on its classes; elsewhere, or where the environment
-says ``SSH_SERVICE_STANDALONE=1``, on those of `base_service`.  An mlos_bench that is installed but
-broken is an error that says so, never a silent change of base classes.
+mlos_bench requires subclasses of its own services and members of its own `Status`.  So our
+services are built on its classes if it is installed; otherwise, or with the environment variable
+``SSH_SERVICE_STANDALONE=1``, on those of `base_service`.  An mlos_bench that is installed but
+broken is an error, never a silent change of base classes.
 
 Attributes
 ----------
 InvalidConfig : Type[SshConfigError]
-    What a constructor raises for a wrong config; under mlos_bench it is also the
-    `ValidationError` that people there catch.
+    What a constructor raises for an invalid config; with mlos_bench it is also a
+    `jsonschema.ValidationError`, which callers there expect.
 SCHEMA_IS_CHECKED : bool
-    False where mlos_bench's own switch, ``MLOS_BENCH_SKIP_SCHEMA_VALIDATION``, says that configs
-    may hold what nobody knows.
+    False if mlos_bench's own switch, ``MLOS_BENCH_SKIP_SCHEMA_VALIDATION``, allows unknown
+    settings.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").strip().lower() in {"1", "true", "y", "yes", "on"}
 
 
-def _mlos_bench_is_wanted() -> bool:
+def _use_mlos_bench() -> bool:
     if _is_set(STANDALONE_VARIABLE):
         return False
     try:
@@ -62,14 +62,14 @@ if TYPE_CHECKING:  # both worlds are checked against the bundled classes
     SCHEMA_IS_CHECKED: bool
 else:
     try:
-        if _mlos_bench_is_wanted():
+        if _use_mlos_bench():
             from jsonschema.exceptions import ValidationError
             from mlos_bench.environments.status import Status
             from mlos_bench.services.base_fileshare import FileShareService
             from mlos_bench.services.base_service import Service
 
             class InvalidConfig(SshConfigError, ValidationError):
-                """A wrong config, as this package and as mlos_bench call it."""
+                """An invalid config: the error of this package and of mlos_bench in one."""
 
                 def __init__(self, message: str = "") -> None:
                     ValidationError.__init__(self, message)
@@ -88,7 +88,7 @@ else:
         raise ImportError(
             f"mlos_bench is installed but cannot be used ({type(exc).__name__}: {exc}). Repair "
             "it (pip install mlos_bench pytz), or set "
-            f"{STANDALONE_VARIABLE}=1 to do without it."
+            f"{STANDALONE_VARIABLE}=1 to run without it."
         ) from exc
 
     _LOG.debug("Services are built on %s.%s.", Service.__module__, Service.__name__)

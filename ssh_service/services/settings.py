@@ -1,8 +1,8 @@
 """
-The services' settings: which there are, what each may be, and what they mean to the engine.
+The settings of the services: their names, valid values, and the connect parameters they become.
 
-A service's config holds settings by these names; a call names the host, and may override what the
-config holds.
+A service's config holds settings by these names.  Each call names the host, and may override the
+settings that the config holds.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = [
     "Setting",
     "connect_params",
     "known_hosts",
-    "plain",
+    "jsonable_copy",
     "problems",
     "require_identity_files",
     "require_known_hosts",
 ]
 
 Reader = Callable[[str, Any], Any]
-"""Called with a setting's name and value; raises SshConfigError where it may not have that."""
+"""Called with a setting's name and value; raises SshConfigError if the value is invalid."""
 
 
 def _paths(name: str, value: Any) -> Tuple[str, ...]:
@@ -103,7 +103,7 @@ COMMON: Dict[str, Setting] = {
     ),
     "ssh_known_hosts_path": Setting(
         _or_null(_paths),
-        "a known_hosts file or several; null: host keys are not checked",
+        "a known_hosts file or a list of them; null: host keys are not checked",
         "not checked, with a warning",
     ),
     "ssh_known_hosts_file": Setting(
@@ -181,30 +181,30 @@ _CONNECT_PARAMS = {
 }
 
 
-def plain(config: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+def jsonable_copy(config: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
     """
-    Copy some settings, with path objects as the text they stand for.
+    Copy settings, with path objects as str, so that mlos_bench can log them as JSON.
 
     Raises
     ------
     SshConfigError
-        They are no mapping.
+        They are not a mapping.
     """
     if config is not None and not isinstance(config, Mapping):
-        raise SshConfigError(f"config: expected a mapping, got {type(config).__name__}")
-    return {name: _plain(value) for name, value in (config or {}).items()}
+        raise SshConfigError(f"config must be a mapping, got {type(config).__name__}")
+    return {name: _jsonable(value) for name, value in (config or {}).items()}
 
 
-def _plain(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_jsonable(item) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def problems(
     config: Mapping[str, Any], known: Mapping[str, Setting], *, allow_unknown: bool = False
 ) -> List[str]:
-    """Say what is wrong with some settings, each by itself."""
+    """Return a message for each setting that is unknown or has an invalid value."""
     found = []
     for name, value in config.items():
         if name not in known:
@@ -220,16 +220,16 @@ def problems(
 
 def _unknown(name: Any, known: Mapping[str, Setting]) -> str:
     if name in PER_CALL:
-        return f"{name}: goes with each call, not into the service's config"
+        return f"{name}: belongs in each call, not in the service's config"
     close = difflib.get_close_matches(str(name), known, n=1)
     if close:
         return f"{name}: unknown setting, did you mean {close[0]}?"
-    return f"{name}: unknown setting; those known are: {', '.join(sorted(known))}"
+    return f"{name}: unknown setting; the known ones are: {', '.join(sorted(known))}"
 
 
 def known_hosts(config: Mapping[str, Any]) -> Tuple[Optional[Tuple[str, ...]], Optional[str]]:
     """
-    Find out which host keys some settings trust.
+    Return the known_hosts files (None: not set) and the policy (None: not set).
 
     Raises
     ------
@@ -240,13 +240,13 @@ def known_hosts(config: Mapping[str, Any]) -> Tuple[Optional[Tuple[str, ...]], O
     given = [_or_null(_paths)(name, config[name]) for name in names]
     if len(given) == 2 and given[0] != given[1]:
         both = " and ".join(f"{name} ({config[name]!r})" for name in names)
-        raise SshConfigError(f"{both} mean the same but differ: give one of them")
+        raise SshConfigError(f"{both} have the same meaning but different values: set one of them")
     files = given[0] if given else None
     policy = config.get("ssh_host_key_policy")
     if files is None and policy in ("strict", "accept-new"):
         raise SshConfigError(
-            f"ssh_host_key_policy: {policy!r} needs ssh_known_hosts_path,"
-            " a file such as ~/.ssh/known_hosts"
+            f"ssh_host_key_policy {policy!r} needs ssh_known_hosts_path, a file such as"
+            " ~/.ssh/known_hosts"
         )
     if policy is None and names:
         policy = "off" if files is None else "strict"
@@ -255,7 +255,7 @@ def known_hosts(config: Mapping[str, Any]) -> Tuple[Optional[Tuple[str, ...]], O
 
 def require_known_hosts(config: Mapping[str, Any]) -> None:
     """
-    Refuse known hosts files that do not exist where they must.
+    Raise an error if a known_hosts file is missing and the policy is strict.
 
     Raises
     ------
@@ -273,7 +273,7 @@ def require_known_hosts(config: Mapping[str, Any]) -> None:
 
 def require_identity_files(config: Mapping[str, Any]) -> None:
     """
-    Refuse private keys that do not exist, also where a cached connection would not need them.
+    Raise an error if a private key is missing, even if an open connection needs none.
 
     Raises
     ------
@@ -288,10 +288,7 @@ def require_identity_files(config: Mapping[str, Any]) -> None:
 
 def connect_params(config: Mapping[str, Any]) -> Dict[str, Any]:
     """
-    Translate settings into the engine's connection parameters.
-
-    What the settings do not say is left out, for the user's ssh_config and the engine's defaults
-    to fill in.
+    Translate settings to connect parameters; those not set are left to ssh_config and defaults.
 
     Raises
     ------
@@ -299,7 +296,9 @@ def connect_params(config: Mapping[str, Any]) -> Dict[str, Any]:
         See `known_hosts`.
     """
     params = {ours: config[name] for name, ours in _CONNECT_PARAMS.items() if name in config}
-    if params.get("client_keys", ()) is None:  # null in a file is the default, None in code is not
+    if (
+        params.get("client_keys", ()) is None
+    ):  # null in a config means the default, None as a parameter does not
         del params["client_keys"]
     files, policy = known_hosts(config)
     params["known_hosts"] = None if policy == "off" else files

@@ -182,10 +182,10 @@ class TestConstruction:
 
     @pytest.mark.parametrize("config", [5, "ssh_port", [("ssh_port", 22)]])
     def test_what_is_no_mapping_is_no_config(self, config: Any) -> None:
-        with pytest.raises(SshConfigError, match="expected a mapping"):
+        with pytest.raises(SshConfigError, match="config must be a mapping"):
             SshHostService(config)
         with SshHostService() as service:
-            with pytest.raises(SshConfigError, match="expected a mapping"):
+            with pytest.raises(SshConfigError, match="config must be a mapping"):
                 service.remote_exec("echo", config)
 
     def test_a_class_that_is_both_knows_the_settings_of_both(self) -> None:
@@ -574,7 +574,7 @@ class TestResults:
             host.get_remote_exec_results(config)
 
     def test_something_else_in_its_place_is_refused(self, host: SshHostService) -> None:
-        with pytest.raises(AssertionError, match="no Future but a str"):
+        with pytest.raises(AssertionError, match="must be a Future, got a str"):
             host.get_remote_exec_results({FUTURE: "later"})
 
     def test_failures_are_logged_with_what_happened(

@@ -123,7 +123,7 @@ def test_what_resembles_nothing_is_answered_with_all_there_is() -> None:
 
 def test_a_host_goes_with_the_call() -> None:
     (problem,) = settings.problems({"ssh_hostname": "host"}, COMMON)
-    assert problem == "ssh_hostname: goes with each call, not into the service's config"
+    assert problem == "ssh_hostname: belongs in each call, not in the service's config"
 
 
 def test_unknown_settings_can_be_passed_over() -> None:
@@ -132,13 +132,13 @@ def test_unknown_settings_can_be_passed_over() -> None:
 
 def test_paths_become_text_that_json_can_write() -> None:
     given = {"ssh_priv_key_path": [Path("a"), "b"], "ssh_config": Path("c"), "ssh_port": 22}
-    copy = settings.plain(given)
+    copy = settings.jsonable_copy(given)
     assert json.loads(json.dumps(copy)) == {
         "ssh_priv_key_path": ["a", "b"],
         "ssh_config": "c",
         "ssh_port": 22,
     }
-    assert settings.plain(None) == {}
+    assert settings.jsonable_copy(None) == {}
 
 
 class TestKnownHosts:
