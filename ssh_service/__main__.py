@@ -4,45 +4,21 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import List
 
 from ssh_service import cli
 
 
 def main() -> int:
-    """
-    Run the command that was asked for.
-
-    Returns
-    -------
-    int
-        The exit status: 0 success, 1 some failed, 2 usage, 130 interrupted.
-    """
+    """Run the command that was asked for, and return the exit status of `ssh_service.cli.main`."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["demo"]:  # needs neither click nor the rest
-        return demo(arguments[1:])
-    return cli.main(arguments)
-
-
-def demo(arguments: List[str]) -> int:
-    """
-    Run the demonstration.
-
-    Parameters
-    ----------
-    arguments : List[str]
-        Its own.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    if arguments[:1] != ["demo"]:
+        return cli.main(arguments)
+    # The demonstration needs rich but not click.
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of other packages about each other, no user's concern
-    from ssh_service.demo import main as demonstrate
+        warnings.simplefilter("ignore")  # those between other packages do not concern users
+    from ssh_service import demo
 
-    return demonstrate(arguments)
+    return demo.main(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class OwnFiles:
 
     def end_processes(self) -> None:
         """End what logins have left running; they are the ones with this home."""
-        process_tree.send(process_tree.started_with(f"HOME={self.home}"), signal.SIGKILL)
+        process_tree.send_signal(process_tree.started_with(f"HOME={self.home}"), signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """
 The command line, ``ssh-service``; it needs the extra ``cli``.
 
-Nothing of the library itself is loaded before a command needs it, so that help is quick.
+The library itself is imported only when a command needs it, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import List, Optional
 
 __all__ = ["main"]
 
-# Shown where click, which has the whole help, is missing.
+# Shown if click, which generates the full help, is missing.
 _HELP = """\
 Usage: ssh-service COMMAND [ARGS]...
 
@@ -33,7 +33,7 @@ _INSTALL = "pip install 'click>=8.1' 'rich>=13'   (in a checkout: pip install '.
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run a command line."""
+    """Run a command line, and return 0 (success), 1 (failures), 2 (usage) or 130 (interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _replace_closed_streams()
     try:
@@ -51,7 +51,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(f"ssh-service: {error}; install it with: {_INSTALL}", file=sys.stderr)
         return 2
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of other packages about each other, no user's concern
+        warnings.simplefilter("ignore")  # those between other packages do not concern users
     from ssh_service.cli.app import run
 
     return run(arguments)
@@ -59,7 +59,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _replace_closed_streams() -> None:
     """Open ``/dev/null`` where a shell closed a standard stream (``>&-``), as sshd and ssh do."""
-    # A connection would otherwise get the stream's number, and whatever is written there.
+    # Otherwise a connection could get the stream's file descriptor, and what is printed with it.
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)

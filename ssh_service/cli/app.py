@@ -14,26 +14,26 @@ from ssh_service.cli.output import flush_or_drop
 __all__ = ["commands", "run"]
 
 _PROGRAM = "ssh-service"
-# Set by the shell that asks what could come next.
+# The environment variable that a shell sets to ask for completions.
 _COMPLETE = completion.VARIABLE
 _CONTEXT: Dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 99}
-_COMMAND = {**_CONTEXT, "allow_interspersed_args": False}
+_RUN_CONTEXT = {**_CONTEXT, "allow_interspersed_args": False}
 
 
 def run(arguments: List[str]) -> int:
-    """Run a command line."""
+    """Run a command line, and return its exit status."""
     try:
         status = _run(arguments)
     except OSError as error:
         if error.filename is not None:
             raise
-        status = _unwritten(error)
+        status = _report_write_error(error)
     problem = flush_or_drop()
-    return _unwritten(problem) if problem is not None and status == 0 else status
+    return _report_write_error(problem) if problem is not None and status == 0 else status
 
 
-def _unwritten(problem: OSError) -> int:
-    """Tell that standard output cannot be written; of a pipe that nobody reads, nothing."""
+def _report_write_error(problem: OSError) -> int:
+    """Report that standard output cannot be written, unless it is a closed pipe."""
     if not isinstance(problem, BrokenPipeError):
         with contextlib.suppress(OSError):  # standard error may be on the same full disk
             click.echo(f"{_PROGRAM}: cannot write the output: {problem.strerror}", err=True)
@@ -59,11 +59,13 @@ def _run(arguments: List[str]) -> int:
     except click.Abort:
         return 130
     except Exception as error:
-        from ssh_service.errors import SshServiceError  # with paramiko, which help can do without
+        from ssh_service.errors import (  # imports paramiko, which --help does not need
+            SshServiceError,
+        )
 
         if not isinstance(error, SshServiceError):
             raise
-        # Before anything was begun.
+        # Raised before the work started.
         click.echo(f"{_PROGRAM}: {error}", err=True)
         return 2 if isinstance(error, ValueError) else 1
     return status if isinstance(status, int) else 0
@@ -107,7 +109,7 @@ def commands() -> None:
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _with(options: List[_Decorator]) -> _Decorator:
+def _add_options(options: List[_Decorator]) -> _Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             function = option(function)
@@ -116,7 +118,7 @@ def _with(options: List[_Decorator]) -> _Decorator:
     return decorate
 
 
-_CONNECTION: List[_Decorator] = [
+_CONNECTION_OPTIONS: List[_Decorator] = [
     click.option(
         "-l",
         "--user",
@@ -154,7 +156,7 @@ _CONNECTION: List[_Decorator] = [
     ),
 ]
 
-_SHARED: List[_Decorator] = [
+_HOST_OPTIONS: List[_Decorator] = [
     click.option(
         "-H",
         "--host",
@@ -191,7 +193,7 @@ _SHARED: List[_Decorator] = [
         help="The time limit for each host, from connecting to the end.  Without it, only"
         " connecting is limited, to 30 s.",
     ),
-    *_CONNECTION,
+    *_CONNECTION_OPTIONS,
     click.option(
         "--json",
         "as_json",
@@ -214,12 +216,12 @@ _SHARED: List[_Decorator] = [
     ),
 ]
 
-_COPY: List[_Decorator] = [
+_COPY_OPTIONS: List[_Decorator] = [
     click.option(
         "--stall-timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="Give up on a host after this long without any progress.",
+        help="Fail on a host after this long without any progress.",
     ),
     click.option("--verify", is_flag=True, help="Compare checksums after copying."),
     click.option("--resume", is_flag=True, help="Continue an interrupted copy where it stopped."),
@@ -257,8 +259,8 @@ _COPY: List[_Decorator] = [
 ]
 
 
-@commands.command("run", context_settings=_COMMAND)
-@_with(_SHARED)
+@commands.command("run", context_settings=_RUN_CONTEXT)
+@_add_options(_HOST_OPTIONS)
 @click.option(
     "-o",
     "--output-dir",
@@ -286,7 +288,7 @@ def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: 
 
 
 @commands.command("upload", context_settings=_CONTEXT)
-@_with(_SHARED + _COPY)
+@_add_options(_HOST_OPTIONS + _COPY_OPTIONS)
 @click.argument("local", type=click.Path())
 @click.argument("remote")
 def upload_command(**options: Any) -> int:
@@ -310,7 +312,7 @@ def upload_command(**options: Any) -> int:
 
 
 @commands.command("download", context_settings=_CONTEXT)
-@_with(_SHARED + _COPY)
+@_add_options(_HOST_OPTIONS + _COPY_OPTIONS)
 @click.argument("remote")
 @click.argument("local", type=click.Path())
 def download_command(**options: Any) -> int:
@@ -339,9 +341,9 @@ def download_command(**options: Any) -> int:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo_command(arguments: Tuple[str, ...]) -> int:
     """Watch the library work, without a server or on one of yours (needs the extra demo)."""
-    from ssh_service.__main__ import demo
+    from ssh_service import demo
 
-    return demo(list(arguments))
+    return demo.main(list(arguments))
 
 
 @commands.command("bench", context_settings=_CONTEXT, short_help="Measure a host.")
@@ -361,7 +363,7 @@ def demo_command(arguments: Tuple[str, ...]) -> int:
     "-m", "--mebibytes", type=click.IntRange(min=0), default=16, show_default=True,
     help="How much to copy in each direction; 0: nothing.",
 )  # fmt: skip
-@_with(_CONNECTION)
+@_add_options(_CONNECTION_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 def bench_command(**options: Any) -> int:
     """
@@ -374,7 +376,7 @@ def bench_command(**options: Any) -> int:
     from ssh_service.cli import bench
 
     if options["host"] is None:
-        status = bench.neighbours()
+        status = bench.compare_packages()
         if status is None:
             raise click.UsageError(
                 "--host is needed: the comparison with other packages works only in a checkout"

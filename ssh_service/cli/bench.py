@@ -1,4 +1,4 @@
-"""What ``bench`` measures at one host."""
+"""The command ``bench``: measure one host."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
 
-__all__ = ["neighbours", "run"]
+__all__ = ["compare_packages", "run"]
 
-_ONE_BY_ONE = 30
+_LATENCY_SAMPLES = 30
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     port: Optional[int],
     as_json: bool,
 ) -> int:
-    """Measure a host."""
+    """Measure a host, print the figures, and return the exit status."""
     check_parallel(parallel, count, "commands")
     common = connect_parameters(host_key, keys, config, user, port)
     connect = connect_params(host, common)
@@ -54,7 +54,7 @@ def run(
         print(json.dumps({"host": host, **found}))
         return 0
     print(f"connecting        {found['connect_ms']:9.1f} ms")
-    print(f"a command         {found['command_ms']:9.1f} ms   (median of {_ONE_BY_ONE})")
+    print(f"a command         {found['command_ms']:9.1f} ms   (median of {_LATENCY_SAMPLES})")
     print(f"{count} commands, {parallel} at once {found['commands_per_s']:9.1f} a second")
     if mebibytes:
         print(f"upload            {found['upload_mb_s']:9.1f} MB/s")
@@ -62,8 +62,8 @@ def run(
     return 0
 
 
-def neighbours() -> Optional[int]:
-    """Measure this package beside its neighbours, and draw the documentation's figures."""
+def compare_packages() -> Optional[int]:
+    """Compare this package with others, in a checkout; return the exit status, or None."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "benchmarks" / "__main__.py").exists():
         return None
@@ -94,7 +94,7 @@ def _measure(
 
     found = {
         "connect_ms": 1000 * _seconds(cache.get_client_connection, connect),
-        "command_ms": 1000 * statistics.median(_seconds(once) for _ in range(_ONE_BY_ONE)),
+        "command_ms": 1000 * statistics.median(_seconds(once) for _ in range(_LATENCY_SAMPLES)),
         "commands_per_s": count / _seconds(many),
     }
     if mebibytes:
@@ -105,7 +105,7 @@ def _measure(
 def _copies(cache: SshClientCache, connect: Dict[str, Any], mebibytes: int) -> Dict[str, float]:
     folder = operations.submit(cache, connect, "mktemp -d").result().stdout.strip()
     if not folder.startswith("/"):
-        raise SshServiceError("the host gave no temporary folder (mktemp -d)")
+        raise SshServiceError("mktemp -d did not print the path of a folder on the host")
     megabytes = mebibytes * 1.048576
     try:
         with tempfile.TemporaryDirectory() as here:

@@ -1,4 +1,4 @@
-"""Shell completion: the scripts, and the hosts that ssh knows by name."""
+"""Shell completion: the scripts, and the hosts in ``~/.ssh/config``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ VARIABLE = "_SSH_SERVICE_COMPLETE"
 
 
 def script(command: click.Command, shell: str) -> str:
-    """Give what a shell has to read."""
+    """Return the completion script for a shell."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"no completion for {shell}")
-    # `source` of bash asks which bash there is, and refuses old ones on stderr.
+    # For bash, `source` runs bash to find its version, and prints an error if it is too old.
     return kind(command, {}, "ssh-service", VARIABLE).source()
 
 
 def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> List[str]:
-    """Complete a host from ``~/.ssh/config``."""
+    """Complete a host from ``~/.ssh/config``; a ``USER@`` before it is kept."""
     user, at, begin = incomplete.rpartition("@")
-    return [f"{user}{at}{name}" for name in _known() if name.startswith(begin)]
+    return [f"{user}{at}{name}" for name in _configured_hosts() if name.startswith(begin)]
 
 
-def _known() -> List[str]:
+def _configured_hosts() -> List[str]:
     names: List[str] = []
     try:
         with open(expand_home("~/.ssh/config"), encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""The files that take the hosts' output."""
+"""The files of ``--output-dir``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STREAMS = ("stdout", "stderr", "error")
 
 class OutputFiles:
     """
-    A folder with two files for each host, and a third where the host failed.
+    A folder with two files for each host, and a third if the host failed.
 
     Raises
     ------
@@ -56,19 +56,19 @@ class OutputFiles:
 
     def write(self, host: str, stream: str, data: bytes) -> None:
         """
-        Append to a file; it is emptied the first time.
+        Append to a host's file ``stdout``, ``stderr`` or ``error``, created when first used.
 
         Raises
         ------
         SshServiceError
-            It cannot be written.
+            The file cannot be written.
         """
         path = self._path(host, stream)
         try:
             with self._lock:
                 file = self._files.get((host, stream))
                 if file is None:
-                    # Unbuffered: what does not fit is to be known at once, not when closing.
+                    # Unbuffered, so that a full disk is noticed at once, not when closing.
                     file = self._files[host, stream] = open(path, "wb", buffering=0)
             rest = memoryview(data)
             while rest:

@@ -1,4 +1,4 @@
-"""A table that shows, on a terminal, what is under way."""
+"""A table on the terminal that shows the hosts under way."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ssh_service.cli.report import Lines, verdict, visible
+from ssh_service.cli.report import Lines, escape_control_characters, summary_line
 from ssh_service.copying import Progress
 from ssh_service.fleet import HostResult
 
 __all__ = ["LiveTable"]
 
-# Hosts that are shown at once.
-_ROWS = 12
+# The most hosts in the table.
+_MAX_ROWS = 12
 
 
 class LiveTable(Lines):
-    """Lines as they come, and below them the hosts that are under way."""
+    """Writes lines as they arrive, above a table of the hosts that are under way."""
 
     def __init__(self, hosts: List[str], begun: Callable[[], int], verbose: bool = False) -> None:
         super().__init__(verbose)
         self._hosts, self._begun = hosts, begun
         self._began = time.monotonic()
         self._done: Dict[str, bool] = {}
-        self._last: Dict[str, Any] = {}  # the last line, or the progress, of a host
+        self._last: Dict[str, Any] = {}  # a host's last line or progress
         self._since: Dict[str, float] = {}
         self._console = Console(
             stderr=True,
             highlight=False,
             soft_wrap=True,
-            no_color=bool(os.environ.get("NO_COLOR")),  # empty is none, which old Rich denies
+            no_color=bool(
+                os.environ.get("NO_COLOR")
+            ),  # an empty value counts as unset, unlike in old versions of Rich
         )
         self._live = Live(
             console=self._console,
@@ -56,16 +58,16 @@ class LiveTable(Lines):
         self._live.stop()
 
     def abandon(self) -> None:
-        """Show the cursor again, and leave the table on a line of its own."""
+        """Show the cursor again, and end the table's line."""
         os.write(sys.stderr.fileno(), b"\x1b[?25h\r\n")
 
     def progress(self, host: str, progress: Progress) -> None:
-        """Show it in the table."""
+        """Show the progress in the table."""
         self._last[host] = progress
 
     def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
         """Write lines above the table."""
-        texts = [visible(line).decode() for line in lines]
+        texts = [escape_control_characters(line).decode() for line in lines]
         if texts:
             self._last[host] = texts[-1]
         if stream == "stdout" and not sys.stdout.isatty():
@@ -75,18 +77,18 @@ class LiveTable(Lines):
         self._print(*(Text.assemble((f"{host}: ", "cyan"), (text, style)) for text in texts))
 
     def done(self, result: HostResult) -> None:
-        """Take it out of the table."""
+        """Remove the host from the table."""
         super().done(result)
         self._done[result.host] = result.ok
         self._last.pop(result.host, None)
 
-    def tell(self, result: HostResult) -> None:
-        """Write what became of a host, above the table."""
+    def print_result(self, result: HostResult) -> None:
+        """Write the result of a host above the table."""
         style = "green" if result.ok else "bold red"
-        self._print(Text.assemble((f"{result.host}: ", "cyan"), (verdict(result), style)))
+        self._print(Text.assemble((f"{result.host}: ", "cyan"), (summary_line(result), style)))
 
     def note(self, text: str) -> None:
-        """Write it above the table."""
+        """Write the text above the table."""
         self._print(Text(f"ssh-service: {text}", "bold"))
 
     def _print(self, *texts: Text) -> None:
@@ -105,7 +107,7 @@ class LiveTable(Lines):
         )
         head.no_wrap, head.overflow = False, "fold"  # a narrow terminal gets two lines
         table = Table.grid(padding=(0, 2))
-        rows = max(1, min(_ROWS, self._console.height - 4))
+        rows = max(1, min(_MAX_ROWS, self._console.height - 4))
         for host in open_[:rows]:
             seconds = now - self._since.setdefault(host, now)
             table.add_row(Text(host, "cyan"), f"{seconds:.0f} s", self._state(host))

@@ -1,4 +1,4 @@
-"""What becomes of the program's own output when it cannot be written."""
+"""Handle errors of writing the program's own output."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["flush_or_drop"]
 
 def flush_or_drop() -> Optional[OSError]:
     """
-    Write what standard output and error still hold; drop what cannot be written.
+    Flush standard output and error, drop what cannot be written, and return stdout's error.
 
-    Python flushes both once more when it ends, and would say "Exception ignored" and exit with
-    status 120, whatever the status of the program.
+    Python flushes both again when it exits.  An error then would print "Exception ignored" and
+    change the exit status to 120.
     """
     _flush_or_drop(sys.stderr)
     return _flush_or_drop(sys.stdout)
 
 
 def _flush_or_drop(stream: Any) -> Optional[OSError]:
-    if stream is None:  # closed before this process began
+    if stream is None:  # closed before this process started
         return None
     try:
         stream.flush()

@@ -1,4 +1,4 @@
-"""What is told of the hosts: as JSON, or as lines with the host before them."""
+"""Report the hosts' output and results: as JSON, or as lines that start with the host."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ssh_service.copying import Progress
 from ssh_service.fleet import HostResult
 from ssh_service.fleet.result import TIMED_OUT, one_line
 
-__all__ = ["JsonLines", "Lines", "Reporter", "verdict", "visible"]
+__all__ = ["JsonLines", "Lines", "Reporter", "escape_control_characters", "summary_line"]
 
-# Bytes of a line after which it is broken, as a host may never end it.
-_LONGEST_LINE = 64 * 1024
+# A longer line, in bytes, is split: a host may never end it.
+_MAX_LINE = 64 * 1024
 
 
-# What JSON lets stand in strings as it is, and which ends or rewrites a line for who reads it: C1
-# controls, the separators of lines and paragraphs, the marks that change the direction of writing.
-_INVISIBLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Characters that JSON does not escape but that end or rewrite a line on a screen: C1 controls,
+# separators of lines and paragraphs, and marks that change the direction of writing.
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Reporter:
     """
-    Tells of the hosts.
+    Reports the hosts' output, progress and results; the base class reports nothing.
 
     Attributes
     ----------
     problem : Optional[OSError]
-        Why standard output cannot be written any more.
+        Why standard output can no longer be written.
 
     Notes
     -----
@@ -46,23 +46,23 @@ class Reporter:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Take down what was put up."""
+        """Remove what was drawn on the terminal."""
 
     def output(self, host: str, stream: str, piece: bytes) -> None:
-        """Tell what a command wrote."""
+        """Report a piece of a command's stdout or stderr."""
 
     def progress(self, host: str, progress: Progress) -> None:
-        """Tell how far a copy is."""
+        """Report the progress of a copy."""
 
     def done(self, result: HostResult) -> None:
-        """Tell what became of a host."""
+        """Report the result of a host."""
 
     def note(self, text: str) -> None:
-        """Tell people something, on standard error."""
+        """Print a line for people, on standard error."""
         self._write(sys.stderr, f"ssh-service: {text}\n".encode())
 
     def abandon(self) -> None:
-        """Restore the terminal from a signal handler: without locks, waiting for nothing."""
+        """Restore the terminal, in a signal handler: take no lock and do not block."""
 
     def mute(self) -> None:
         """Write nothing from now on."""
@@ -80,11 +80,11 @@ class Reporter:
             if stream is sys.stdout:
                 self.problem = self.problem or error
         except ValueError:
-            pass  # closed already; there is nobody to tell
+            pass  # the stream is closed
 
 
-def verdict(result: HostResult) -> str:
-    """Say what became of a host, in one line."""
+def summary_line(result: HostResult) -> str:
+    """Describe the result of a host in one line, without the host's name."""
     if result.ok:
         return f"succeeded in {result.seconds:.1f} s"
     if result.error is not None:
@@ -98,57 +98,59 @@ def verdict(result: HostResult) -> str:
 
 
 class JsonLines(Reporter):
-    """One JSON object and line for each host, on standard output."""
+    """Writes a JSON object in one line for each host, to standard output."""
 
     def done(self, result: HostResult) -> None:
-        """Write it."""
+        """Write the result."""
         text = json.dumps(result.as_dict(), ensure_ascii=False)
-        text = _INVISIBLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+        text = _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
         self._write(sys.stdout, text.encode("utf-8", "backslashreplace") + b"\n")
 
 
 class Lines(Reporter):
-    """What the hosts write, line by line, with the host before each."""
+    """Writes the hosts' output in lines that start with the host; `verbose` adds successes."""
 
     def __init__(self, verbose: bool = False) -> None:
         super().__init__()
         self._verbose = verbose
-        self._rests: Dict[Tuple[str, str], bytes] = {}  # of one host: one thread at a time
+        self._incomplete_lines: Dict[Tuple[str, str], bytes] = (
+            {}
+        )  # each key is used by one thread at a time
 
     def output(self, host: str, stream: str, piece: bytes) -> None:
-        """Write the lines that are complete."""
-        *lines, rest = (self._rests.pop((host, stream), b"") + piece).split(b"\n")
-        while len(rest) > _LONGEST_LINE:
-            lines.append(rest[:_LONGEST_LINE])
-            rest = rest[_LONGEST_LINE:]
+        """Write the complete lines."""
+        *lines, rest = (self._incomplete_lines.pop((host, stream), b"") + piece).split(b"\n")
+        while len(rest) > _MAX_LINE:
+            lines.append(rest[:_MAX_LINE])
+            rest = rest[_MAX_LINE:]
         if rest:
-            self._rests[host, stream] = rest
+            self._incomplete_lines[host, stream] = rest
         if lines:
             self.lines(host, stream, lines)
 
     def done(self, result: HostResult) -> None:
-        """Write what is left, and what became of it."""
+        """Write the incomplete lines and the result."""
         for stream in ("stdout", "stderr"):
-            rest = self._rests.pop((result.host, stream), b"")
+            rest = self._incomplete_lines.pop((result.host, stream), b"")
             if rest:
                 self.lines(result.host, stream, [rest])
         if self._verbose or not result.ok:
-            self.tell(result)
+            self.print_result(result)
 
     def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
-        """Write lines."""
+        """Write complete lines, without their newlines, to the stream of that name."""
         to = sys.stdout if stream == "stdout" else sys.stderr
-        clean: Callable[[bytes], bytes] = visible if to.isatty() else bytes
+        clean: Callable[[bytes], bytes] = escape_control_characters if to.isatty() else bytes
         prefix = f"{host}: ".encode()
         self._write(to, b"".join(prefix + clean(line) + b"\n" for line in lines))
 
-    def tell(self, result: HostResult) -> None:
-        """Write what became of a host."""
-        self._write(sys.stderr, f"{result.host}: {verdict(result)}\n".encode())
+    def print_result(self, result: HostResult) -> None:
+        """Write the result of a host."""
+        self._write(sys.stderr, f"{result.host}: {summary_line(result)}\n".encode())
 
 
-def visible(line: bytes) -> bytes:
-    """Make a line harmless for a terminal."""
+def escape_control_characters(line: bytes) -> bytes:
+    """Escape the control characters of a line, except tabs, to make it safe for a terminal."""
     text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
     return "".join(
         char if char == "\t" or char.isprintable() else ascii(char)[1:-1] for char in text

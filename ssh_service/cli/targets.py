@@ -1,4 +1,4 @@
-"""The hosts a command line names, and how it says to connect to them."""
+"""The hosts of a command line, and their connect parameters."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ssh_service.user_files import expand_home
 
 __all__ = ["check_parallel", "collect", "connect_parameters"]
 
-# Numbers from here on are rather ports than counts (those below are a server's own, but for 22).
-_LIKE_A_PORT = range(1024, 65536)
+# A count in this range is more likely meant as a port.
+_PORT_NUMBERS = range(1024, 65536)
 
 
 def collect(hosts: Sequence[str], files: Sequence[str], where: str = "") -> List[str]:
     """
-    Write out the hosts of a command line.
+    Return the hosts of a command line, each once; `where` says where the options belong.
 
     Raises
     ------
     click.UsageError
-        There is none, a file cannot be read, or a pattern is wrong.
+        There are no hosts, a file cannot be read, or a pattern is invalid.
     """
     found: List[str] = []
     for pattern in hosts:
@@ -34,9 +34,9 @@ def collect(hosts: Sequence[str], files: Sequence[str], where: str = "") -> List
         except SshConfigError as error:
             raise click.UsageError(str(error)) from error
     for name in files:
-        of_file = _read(name)
+        of_file = _read_hosts(name)
         if not of_file:
-            raise click.UsageError(f"{_shown(name)}: no hosts in it")
+            raise click.UsageError(f"{_file_name(name)}: no hosts in it")
         found += of_file
     if not found:
         raise click.UsageError(f"no hosts: name them with -H HOST or -f FILE{where}")
@@ -47,11 +47,11 @@ def collect(hosts: Sequence[str], files: Sequence[str], where: str = "") -> List
     return once
 
 
-def _shown(name: str) -> str:
+def _file_name(name: str) -> str:
     return "standard input" if name == "-" else name
 
 
-def _read(name: str) -> List[str]:
+def _read_hosts(name: str) -> List[str]:
     try:
         if name == "-":
             lines = sys.stdin.read().splitlines()
@@ -59,7 +59,7 @@ def _read(name: str) -> List[str]:
             with open(name, encoding="utf-8", errors="replace") as file:
                 lines = file.read().splitlines()
     except OSError as error:
-        raise click.UsageError(f"{_shown(name)}: {error.strerror or error}") from error
+        raise click.UsageError(f"{_file_name(name)}: {error.strerror or error}") from error
     found: List[str] = []
     for number, line in enumerate(lines, 1):
         pattern = line.split("#", 1)[0].strip()
@@ -67,20 +67,20 @@ def _read(name: str) -> List[str]:
             try:
                 found += expand(pattern)
             except SshConfigError as error:
-                raise click.UsageError(f"{_shown(name)}:{number}: {error}") from error
+                raise click.UsageError(f"{_file_name(name)}:{number}: {error}") from error
     return found
 
 
 def check_parallel(parallel: int, count: int, what: str) -> None:
     """
-    Refuse a port that was given as ``-p``, which is ssh's letter for it; the work would go to 22.
+    Raise an error if ``-p`` looks like a port, as with ssh; here it means ``--parallel``.
 
     Raises
     ------
     click.UsageError
-        It is more than there are, and looks like a port.
+        It is larger than the count, and looks like a port.
     """
-    if parallel > count and parallel in _LIKE_A_PORT:
+    if parallel > count and parallel in _PORT_NUMBERS:
         raise click.UsageError(
             f"-p {parallel} means {parallel} {what} at once, of {count}; the port is -P {parallel}"
         )
@@ -94,12 +94,12 @@ def connect_parameters(
     port: Optional[int],
 ) -> Dict[str, Any]:
     """
-    Make connect parameters of the options.
+    Return the connect parameters that the options stand for.
 
     Raises
     ------
     click.UsageError
-        There is no such file.
+        A file does not exist.
     """
     found: Dict[str, Any] = {}
     if host_key == "off":

@@ -1,4 +1,4 @@
-"""What ``run``, ``upload`` and ``download`` do once the command line has been read."""
+"""The commands ``run``, ``upload`` and ``download``, after the command line was parsed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import click
 
 from ssh_service import fleet, params
 from ssh_service.cli.files import OutputFiles
-from ssh_service.cli.report import JsonLines, Lines, Reporter, verdict
+from ssh_service.cli.report import JsonLines, Lines, Reporter, summary_line
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
 from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
 from ssh_service.fleet import HostResult, Results
@@ -27,16 +27,16 @@ from ssh_service.fleet.result import failed, one_line
 
 __all__ = ["copy", "run"]
 
-# Seconds between two looks at signals and at whether anyone still reads our output.
-_LOOK_EVERY = 0.1
-# Seconds that hosts get to end what was cancelled.
-_PATIENCE = 6.0
-# Bytes of output that are kept for one host where they cannot be written as they come.
+# Seconds between two checks for signals and for a closed output.
+_POLL_INTERVAL = 0.1
+# Seconds to wait for the hosts after the run was cancelled.
+_CANCEL_TIMEOUT = 6.0
+# The most bytes of output that are kept for one host with --json.
 _MAX_OUTPUT = 64 * 1024 * 1024
-# Failed hosts that the last line names.
+# The most failed hosts that the last line names.
 _MAX_NAMED = 20
-# Stands for each host's folder in what a dry run says.
-_HOST = "\0host\0"
+# Placeholder for each host's folder in the text of a dry run.
+_HOST_PLACEHOLDER = "\0host\0"
 
 
 def run(
@@ -50,18 +50,18 @@ def run(
     timeout: Optional[float],
     **options: Any,
 ) -> int:
-    """Run a command on every host."""
+    """Run a command on every host, and return the exit status."""
     chosen = collect(hosts, files, ", before the command")
     check_parallel(parallel, len(chosen), "hosts")
-    connect = _connect(options)
+    connect = _connect_params(options)
     if options["dry_run"]:
         return _dry_run(chosen, connect, f"run: {command}", as_json)
-    spool = OutputFiles(output_dir, chosen) if output_dir else None
+    output_files = OutputFiles(output_dir, chosen) if output_dir else None
 
-    def begin(reporter: Callable[[], Reporter]) -> Results:
+    def start(reporter: Callable[[], Reporter]) -> Results:
         def output(host: str, stream: str, piece: bytes) -> None:
-            if spool:
-                spool.write(host, stream, piece)
+            if output_files:
+                output_files.write(host, stream, piece)
             else:
                 reporter().output(host, stream, piece)
 
@@ -75,11 +75,11 @@ def run(
             on_output=None if as_json else output,
         )
 
-    return _Drive(chosen, begin, as_json, options, spool).run()
+    return _HostsRun(chosen, start, as_json, options, output_files).run()
 
 
 def copy(
-    kind: str,
+    direction: str,
     *,
     local: str,
     remote: str,
@@ -99,20 +99,20 @@ def copy(
     fsync: bool,
     **options: Any,
 ) -> int:
-    """Copy to or from every host."""
-    if update and preserve is False:  # as the library says, which has no dashes
+    """Copy to or from every host, and return the exit status."""
+    if update and preserve is False:  # the library's own error names keywords, not options
         raise click.UsageError("--update compares times, and --no-preserve keeps none: give one")
     chosen = collect(hosts, files)
     check_parallel(parallel, len(chosen), "hosts")
     several = len(chosen) > 1
-    connect = _connect(options)
+    connect = _connect_params(options)
     if options["dry_run"]:
-        if kind == "upload":
+        if direction == "upload":
             return _dry_run(chosen, connect, f"upload: {local} to {remote}", as_json)
-        to = os.path.join(local, _HOST) if several else local
+        to = os.path.join(local, _HOST_PLACEHOLDER) if several else local
         return _dry_run(chosen, connect, f"download: {remote} to {to}", as_json)
 
-    def begin(reporter: Callable[[], Reporter]) -> Results:
+    def start(reporter: Callable[[], Reporter]) -> Results:
         shared = {
             "connect": connect,
             "parallel": parallel,
@@ -128,16 +128,18 @@ def copy(
             "on_error": "continue" if keep_going else "stop",
             "fsync": fsync,
         }
-        if kind == "upload":
+        if direction == "upload":
             return fleet.upload(chosen, local, remote, **shared)
         return fleet.download(chosen, remote, local, folder_per_host=several, **shared)
 
-    is_new = kind == "download" and (several or local.endswith("/")) and not os.path.isdir(local)
+    is_new = (
+        direction == "download" and (several or local.endswith("/")) and not os.path.isdir(local)
+    )
     if is_new and not several:
         _make_folder(local)
-    status = _Drive(chosen, begin, as_json, options, None).run()
+    status = _HostsRun(chosen, start, as_json, options, None).run()
     if is_new and status:
-        with contextlib.suppress(OSError):  # something did arrive
+        with contextlib.suppress(OSError):  # not empty: something arrived
             os.rmdir(local)
     return status
 
@@ -149,12 +151,12 @@ def _make_folder(path: str) -> None:
         raise click.UsageError(f"{path}: cannot create the folder: {error.strerror}") from error
 
 
-def _connect(options: Any) -> Any:
+def _connect_params(options: Any) -> Any:
     if options["verbose"]:
         level = logging.INFO if options["verbose"] == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
         logging.getLogger("paramiko").setLevel(logging.WARNING)
-        if options["verbose"] == 1:  # the host's own line says why it failed
+        if options["verbose"] == 1:  # the host's own line has the reason
             logging.getLogger("ssh_service.connections.dials").setLevel(logging.WARNING)
     names = ("host_key", "keys", "config", "user", "port")
     return connect_parameters(**{name: options[name] for name in names})
@@ -170,7 +172,7 @@ def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
             status = 1
             continue
         address = params.connection_id(target.username, target.hostname, target.port)
-        here = what.replace(_HOST, folder_name(host))
+        here = what.replace(_HOST_PLACEHOLDER, folder_name(host))
         if as_json:
             print(json.dumps({"host": host, "address": address, "would": here}))
         else:
@@ -179,51 +181,51 @@ def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
     return status
 
 
-class _Drive:
-    """Takes the results, and looks out for what ends the work early."""
+class _HostsRun:
+    """One command on its hosts: reports the results, and ends early when it has to."""
 
     def __init__(
         self,
         hosts: List[str],
-        begin: Callable[[Callable[[], Reporter]], Results],
+        start: Callable[[Callable[[], Reporter]], Results],
         as_json: bool,
         options: Any,
-        spool: Optional[OutputFiles],
+        output_files: Optional[OutputFiles],
     ) -> None:
-        self._hosts, self._begin = hosts, begin
-        self._as_json, self._spool = as_json, spool
+        self._hosts, self._start = hosts, start
+        self._as_json, self._output_files = as_json, output_files
         self._fail_fast, self._verbose = options["fail_fast"], bool(options["verbose"])
         self._results: Optional[Results] = None
         self._signal = 0
         self._failed: List[str] = []  # hosts
-        self._may_hint = options["host_key"] is None
+        self._hint_at_accept_new = options["host_key"] is None
         self._succeeded = 0
-        self._failed_by_itself = False  # some host, before the work was ended early
-        self._strangers = 0  # hosts whose key is not known
-        self._why = ""  # why the work ends early
+        self._failed_by_itself = False  # a host, before the run ended early
+        self._unknown_host_keys = 0  # number of hosts
+        self._stop_reason = ""  # why the run ends early
         self._deadline: Optional[float] = None
 
     def run(self) -> int:
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-        before = {number: signal.signal(number, self._signalled) for number in numbers}
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
-            with self._reporter() as reporter:
-                self._reporter_now = reporter
-                self._results = self._begin(lambda: self._reporter_now)
-                self._take_all(self._results, reporter)
+            with self._make_reporter() as reporter:
+                self._reporter = reporter
+                self._results = self._start(lambda: self._reporter)
+                self._handle_all(self._results, reporter)
                 self._results.close()
-                self._tell_end(reporter)
+                self._print_summary(reporter)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signal:
             return 128 + self._signal
         if isinstance(reporter.problem, BrokenPipeError) and not self._failed_by_itself:
-            # As for a program that SIGPIPE ended: `| head -1` is no failure of a host.
+            # As if SIGPIPE had ended it: with `| head -1`, no host has failed.
             return 128 + signal.SIGPIPE if self._failed else 0
         return 1 if self._failed or reporter.problem else 0
 
-    def _reporter(self) -> Reporter:
+    def _make_reporter(self) -> Reporter:
         if self._as_json:
             return JsonLines()
         if sys.stderr.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
@@ -235,82 +237,86 @@ class _Drive:
     def _count_begun(self) -> int:
         return self._results.begun if self._results else 0
 
-    def _signalled(self, number: int, _: Any) -> None:
-        if self._signal:  # asked twice: at once, whatever goes on over there
-            self._reporter_now.abandon()
-            text = f"ssh-service: interrupted again: {self._summary()}{self._left()}\n"
+    def _on_signal(self, number: int, _: Any) -> None:
+        if self._signal:  # the second signal ends the program at once
+            self._reporter.abandon()
+            text = (
+                f"ssh-service: interrupted again: {self._summary()}{self._describe_remaining()}\n"
+            )
             os.write(2, text.encode())
             os._exit(128 + self._signal)
         self._signal = number
         if self._results is not None:
-            # Not here, where this thread may hold a lock; nor later, where it may be writing to a
-            # pipe that nobody reads.
+            # On another thread: this one may hold a lock now, and may be blocked by a full pipe
+            # for as long as nobody reads it.
             threading.Thread(target=self._results.cancel, daemon=True).start()
 
-    def _take_all(self, results: Results, reporter: Reporter) -> None:
+    def _handle_all(self, results: Results, reporter: Reporter) -> None:
         while self._deadline is None or time.monotonic() < self._deadline:
-            self._look_out(results, reporter)
+            self._check_stop_conditions(results, reporter)
             try:
-                result = results.take(_LOOK_EVERY)
+                result = results.take(_POLL_INTERVAL)
             except TimeoutError:
                 continue
             except StopIteration:
                 break
-            self._look_out(results, reporter)  # so that why it ends is told before what was ended
-            self._take(result, reporter)
+            self._check_stop_conditions(results, reporter)  # so that the reason is printed first
+            self._handle_result(result, reporter)
         for host in self._hosts[results.begun :]:
-            error = SshServiceError(f"{host}: not started: {self._why or 'the run was ended'}")
-            self._take(failed(host, error, 0.0), reporter)
+            error = SshServiceError(
+                f"{host}: not started: {self._stop_reason or 'the run was ended'}"
+            )
+            self._handle_result(failed(host, error, 0.0), reporter)
 
-    def _look_out(self, results: Results, reporter: Reporter) -> None:
-        if self._why:
+    def _check_stop_conditions(self, results: Results, reporter: Reporter) -> None:
+        if self._stop_reason:
             return
         problem = reporter.problem
         if self._signal:
-            self._why = "interrupted"
+            self._stop_reason = "interrupted"
             reporter.note("interrupted: ending the commands or copies under way")
         elif problem is not None or _is_closed(sys.stdout):
-            self._why = "the output was closed"
+            self._stop_reason = "the output was closed"
             reporter.problem = problem or BrokenPipeError(errno.EPIPE, "the output was closed")
             if isinstance(reporter.problem, BrokenPipeError):
-                reporter.mute()  # as other tools are when that happens
+                reporter.mute()  # as other tools do
             else:
-                self._why = f"cannot write the output: {reporter.problem.strerror}"
-                reporter.note(self._why)
+                self._stop_reason = f"cannot write the output: {reporter.problem.strerror}"
+                reporter.note(self._stop_reason)
         elif self._fail_fast and self._failed:
-            self._why = "another host failed"
-        if self._why:
+            self._stop_reason = "another host failed"
+        if self._stop_reason:
             self._failed_by_itself = bool(self._failed)
             results.cancel()
-            self._deadline = time.monotonic() + _PATIENCE
+            self._deadline = time.monotonic() + _CANCEL_TIMEOUT
 
-    def _take(self, result: HostResult, reporter: Reporter) -> None:
-        if self._spool is not None:
-            result = self._spooled(result, self._spool)
+    def _handle_result(self, result: HostResult, reporter: Reporter) -> None:
+        if self._output_files is not None:
+            result = self._write_files(result, self._output_files)
         if not result.ok:
             self._failed.append(result.host)
         self._succeeded += result.ok
         error = result.error
-        self._strangers += isinstance(error, SshHostKeyError) and error.expected is None
+        self._unknown_host_keys += isinstance(error, SshHostKeyError) and error.expected is None
         reporter.done(result)
 
-    def _spooled(self, result: HostResult, spool: OutputFiles) -> HostResult:
+    def _write_files(self, result: HostResult, output_files: OutputFiles) -> HostResult:
         try:
             process = result.process
             for stream in ("stdout", "stderr"):
                 data = getattr(process, f"{stream}_bytes") if process else b""
                 if result.sent:
-                    spool.write(result.host, stream, data)
+                    output_files.write(result.host, stream, data)
             if not result.ok:
-                spool.write(result.host, "error", f"{verdict(result)}\n".encode())
-            spool.close(result.host)
+                output_files.write(result.host, "error", f"{summary_line(result)}\n".encode())
+            output_files.close(result.host)
         except SshServiceError as error:
             if result.ok:
                 return failed(result.host, error, result.seconds)
         return result
 
-    def _tell_end(self, reporter: Reporter) -> None:
-        if self._strangers and self._may_hint:
+    def _print_summary(self, reporter: Reporter) -> None:
+        if self._unknown_host_keys and self._hint_at_accept_new:
             reporter.note("--host-key accept-new trusts and records the keys of new hosts")
         if len(self._hosts) > 1 and (not self._as_json or self._verbose):
             reporter.note(self._summary())
@@ -324,14 +330,14 @@ class _Drive:
             text += f", {len(failed)} failed: {names}"
         return text
 
-    def _left(self) -> str:
-        """Say how many hosts were left as they are; from a signal handler, so without a lock."""
+    def _describe_remaining(self) -> str:
+        """Say how many hosts are still busy; a signal handler calls this, so it takes no lock."""
         left = self._count_begun() - self._succeeded - len(self._failed)
         return f"; commands or copies may still run on {left} of them" if left > 0 else ""
 
 
 def _is_closed(stream: Any) -> bool:
-    """Tell whether nobody can read from our end of a pipe."""
+    """Return whether the reading end of a pipe is closed."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), 0)

@@ -26,7 +26,7 @@ _CHUNK = 64 * 1024
 _BUFFER = 4 * 1024 * 1024
 """Bytes under way in one direction of a connection before the proxy stops reading."""
 
-_DEADLINE = 10.0
+_TIMEOUT = 10.0
 """Seconds after which a proxy that does not answer is an error."""
 
 
@@ -126,7 +126,7 @@ class FaultProxy:
         self._selector = selectors.DefaultSelector()
         self.port = 0
         self._listener: Optional[socket.socket] = None
-        self._admit()
+        self._listen()
         self._thread = threading.Thread(
             target=self._run, name=f"fault-proxy-{self.port}", daemon=True
         )
@@ -210,7 +210,7 @@ class FaultProxy:
 
     def admit(self) -> None:
         """Accept connections again, on the same port."""
-        self._call(self._admit)
+        self._call(self._listen)
 
     def heal(self) -> None:
         """Take back every fault: no delay, nothing frozen, limited or corrupted, none refused."""
@@ -224,7 +224,7 @@ class FaultProxy:
             for link in self._links:
                 for stream in link.streams.values():
                     stream.limit = stream.corrupt = None
-            self._admit()
+            self._listen()
 
         self._call(apply)
 
@@ -233,9 +233,9 @@ class FaultProxy:
         with self._lock:
             self._closing = True
         self._wake()
-        self._thread.join(_DEADLINE)
+        self._thread.join(_TIMEOUT)
         if self._thread.is_alive():
-            raise RuntimeError(f"{self!r} did not end within {_DEADLINE:g} s")
+            raise RuntimeError(f"{self!r} did not end within {_TIMEOUT:g} s")
         self._wake_reader.close()
         self._wake_writer.close()
 
@@ -249,7 +249,7 @@ class FaultProxy:
                 raise RuntimeError(f"{self!r} is closed")
             self._calls.append((function, future))
         self._wake()
-        future.result(_DEADLINE)
+        future.result(_TIMEOUT)
 
     def _wake(self) -> None:
         try:
@@ -261,22 +261,22 @@ class FaultProxy:
         try:
             self._selector.register(self._wake_reader, selectors.EVENT_READ)
             while not self._closing:
-                for key, _ in self._selector.select(self._arm()):
+                for key, _ in self._selector.select(self._update_selector()):
                     if key.fileobj is self._wake_reader:
                         self._wake_reader.recv(4096)
-                self._serve_calls()
+                self._run_calls()
                 self._accept()
                 for link in list(self._links):
-                    self._move(link)
+                    self._transfer(link)
         finally:
             with self._lock:
                 self._closing = True
-            self._serve_calls()
+            self._run_calls()
             self._refuse()
             self._end_all(reset=False)
             self._selector.close()
 
-    def _serve_calls(self) -> None:
+    def _run_calls(self) -> None:
         while True:
             with self._lock:
                 if not self._calls:
@@ -289,7 +289,7 @@ class FaultProxy:
             else:
                 future.set_result(None)
 
-    def _arm(self) -> Optional[float]:
+    def _update_selector(self) -> Optional[float]:
         """Tell the selector what is waited for; return for how long at most."""
         now = time.monotonic()
         timeout: Optional[float] = None
@@ -328,7 +328,7 @@ class FaultProxy:
             client.setblocking(False)
             self.accepted += 1
             try:
-                server = socket.create_connection(self._target, timeout=_DEADLINE)
+                server = socket.create_connection(self._target, timeout=_TIMEOUT)
             except OSError:
                 _close(client, reset=True)
                 continue
@@ -341,7 +341,7 @@ class FaultProxy:
                 stream.corrupt = self._corruptions.get(name)
             self._links.append(link)
 
-    def _move(self, link: _Link) -> None:
+    def _transfer(self, link: _Link) -> None:
         """Read and write what can be now; end the link when its time has come."""
         try:
             for name, stream in link.streams.items():
@@ -417,7 +417,7 @@ class FaultProxy:
             self._listener.close()
             self._listener = None
 
-    def _admit(self) -> None:
+    def _listen(self) -> None:
         if self._listener is not None:
             return
         listener = socket.socket()

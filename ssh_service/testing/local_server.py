@@ -1,4 +1,4 @@
-"""What a test needs to know of a server on loopback to log in there, whichever kind it is."""
+"""The base class of servers on loopback: what a test needs to log in."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class LocalServer:
     Attributes
     ----------
     host, port, username
-        Where to connect, as whom.
+        Where to connect, and as which user.
     client_key, known_hosts
-        Paths of the user's private key and of the file that knows the server's, as str.
+        Paths (str) of the user's private key and of a known_hosts file with the server's key.
     """
 
     host = "127.0.0.1"
@@ -27,7 +27,7 @@ class LocalServer:
 
     @property
     def connect_params(self) -> Dict[str, Any]:
-        """Everything a client needs to connect, under asyncssh's names; a new dict each time."""
+        """Connect parameters for this server; a new dict each time."""
         return {
             "host": self.host,
             "port": self.port,
@@ -39,7 +39,7 @@ class LocalServer:
 
     @property
     def service_config(self) -> Dict[str, Any]:
-        """A service's config for this server, by the names of the settings; a new dict."""
+        """Config of a service for this server; a new dict each time."""
         return {
             "ssh_port": self.port,
             "ssh_username": self.username,
@@ -50,5 +50,5 @@ class LocalServer:
 
     @property
     def target(self) -> Dict[str, Any]:
-        """What a call of such a service is given to come here; a new dict each time."""
+        """Parameters for a call of such a service; a new dict each time."""
         return {"ssh_hostname": self.host}

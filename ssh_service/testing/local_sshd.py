@@ -2,7 +2,7 @@
 A throw-away OpenSSH server on loopback, for tests.
 
 `Sshd` starts the machine's own ``sshd`` as the current user, with keys, configuration and log in
-one folder, and can do to its connections what networks do: cut them, or fall silent.
+one folder.  Like a network, it can cut its connections or fall silent.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from ssh_service.testing.local_server import LocalServer
 
 __all__ = ["Sshd", "find_sshd"]
 
-_POLL = 0.01
-"""Seconds between two looks at something that cannot be waited for."""
+_POLL_INTERVAL = 0.01
+"""Seconds between two checks of a condition that cannot be waited for."""
 
-_DEADLINE = 10.0
-"""Seconds after which a server that neither starts nor stops is an error."""
+_TIMEOUT = 10.0
+"""Seconds after which it is an error that a server has not started or stopped."""
 
-_PROGRAM = "SSH_SERVICE_SSHD"
-"""The variable that names the program, for who has several."""
+_PROGRAM_VARIABLE = "SSH_SERVICE_SSHD"
+"""The environment variable that names the program."""
 
-_TOKEN = "SSH_SERVICE_SSHD_SESSION"
-"""The variable that marks what a server's sessions started, so that `Sshd.stop` finds it."""
+_TOKEN_VARIABLE = "SSH_SERVICE_SSHD_SESSION"
+"""The environment variable that marks a server's sessions, so that `Sshd.stop` finds them."""
 
 
 def find_sshd() -> Optional[str]:
     """
-    Return the path of the machine's ``sshd``; None without it or without ``ssh-keygen``.
+    Return the path of the machine's ``sshd``; None if it or ``ssh-keygen`` is missing.
 
-    ``SSH_SERVICE_SSHD`` in the environment names another one; it has to be an absolute path.
+    The environment variable ``SSH_SERVICE_SSHD`` names another one, by an absolute path.
     """
     if shutil.which("ssh-keygen") is None:
         return None
-    if os.environ.get(_PROGRAM):
-        return os.environ[_PROGRAM]
+    if os.environ.get(_PROGRAM_VARIABLE):
+        return os.environ[_PROGRAM_VARIABLE]
     path = os.environ.get("PATH", os.defpath)
     return shutil.which("sshd", path=os.pathsep.join([path, "/usr/sbin", "/usr/local/sbin"]))
 
@@ -58,36 +58,35 @@ class _PortTaken(RuntimeError):
 
 class Sshd(LocalServer):
     """
-    A real ``sshd`` of your own on 127.0.0.1; a context manager that stops it.
+    A real ``sshd`` on 127.0.0.1; a context manager that stops it.
 
-    It runs in the foreground as the current user, who is also the only one who can log in, by
-    `client_key`.  Nothing outside `directory` is read or written, but for ``/run/sshd``, which
-    sshd wants to exist when it runs as root.  Its listener ends with this process at the latest,
-    even if that is killed.
+    It runs as the current user, who is also the only user who can log in, with `client_key`.
+    Nothing outside `directory` is read or written, except ``/run/sshd``, which sshd needs when it
+    runs as root.  The listener ends at the latest with this process, even if that is killed.
 
     Parameters
     ----------
     directory : Union[str, Path]
-        Where keys, configuration and log go.  Must exist.
+        The folder for keys, configuration and log; it must exist.
     options : Optional[Mapping[str, Any]]
-        Lines for ``sshd_config`` that replace or join the ones here; a list gives several lines of
-        one name, None leaves a line out, booleans are yes and no.
+        Lines for ``sshd_config``, which replace or extend the default ones.  A list gives several
+        lines of one name, None removes a line, and booleans become yes and no.
     sshd : Optional[str]
-        The program; `find_sshd` looks for it when missing.
+        Path of the program; None: what `find_sshd` returns.
 
     Attributes
     ----------
     host, port, username
-        Where to connect, as whom.
+        Where to connect, and as which user.
     client_key, known_hosts, authorized_keys, host_key, config_file, log_file
         Paths, as str.
 
     Raises
     ------
     FileNotFoundError
-        There is no ``sshd`` here.
+        There is no ``sshd`` on this machine.
     RuntimeError
-        It did not start; the message carries its log.
+        The server did not start; the message contains its log.
 
     Examples
     --------
@@ -130,7 +129,7 @@ class Sshd(LocalServer):
                 self._start()
                 break
             except _PortTaken:
-                continue  # somebody was quicker; there are others
+                continue  # another process took the port: try another port
         host_key = " ".join(Path(self.host_key + ".pub").read_text().split()[:2])
         Path(self.known_hosts).write_text(f"[{self.host}]:{self.port} {host_key}\n")
 
@@ -145,47 +144,47 @@ class Sshd(LocalServer):
         return f"<Sshd {self.username}@{self.host}:{self.port} {state}>"
 
     def ssh_command(self, *command: str) -> List[str]:
-        """Return the argument list with which OpenSSH's own client runs `command` here."""
+        """Return the arguments with which OpenSSH's own client runs `command` on this server."""
         options = ("BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={self.known_hosts}")
         argv = ["ssh", "-F", "none", "-i", self.client_key, "-p", str(self.port)]
         for option in options:
             argv += ["-o", option]
         return [*argv, f"{self.username}@{self.host}", *command]
 
-    # -- what it saw ----------------------------------------------------------------------------
+    # -- observing it ---------------------------------------------------------------------------
 
     def mark(self) -> None:
-        """From now on `log` and `logins` tell only what comes after this moment."""
+        """Make `log` and `logins` ignore everything before this moment."""
         self._mark = os.path.getsize(self.log_file)
 
     def log(self) -> str:
-        """Return the server's log since it was made, or since the last `mark`."""
+        """Return the server's log since its creation, or since the last `mark`."""
         with open(self.log_file, "rb") as file:
             file.seek(self._mark)
             return file.read().decode("utf-8", "backslashreplace")
 
     def logins(self) -> int:
-        """Return how many authentications succeeded since it was made, or the last `mark`."""
+        """Return the number of successful logins since its creation, or the last `mark`."""
         return len(re.findall(r"^Accepted \S+ for ", self.log(), re.MULTILINE))
 
     @property
     def running(self) -> bool:
-        """Whether the listener is there (a frozen one is)."""
+        """Whether the listener exists; a frozen one counts."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> Optional[int]:
-        """The listener's process id, or None when stopped."""
+        """The listener's process id; None when stopped."""
         return self._process.pid if self._process is not None and self.running else None
 
     def session_pids(self) -> List[int]:
-        """Return the processes of sshd that serve connections, without the commands they run."""
+        """Return the sshd processes that serve connections, without the commands they run."""
         return [] if self.pid is None else process_tree.descendants(self.pid, name="sshd")
 
-    # -- what happens to it ---------------------------------------------------------------------
+    # -- disturbing it -----------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Kill the processes that serve connections: every client loses its connection at once."""
+        """Kill the processes that serve connections, so that every client loses its connection."""
         with self._listener_stopped():
             victims = process_tree.kill_all(self.session_pids)
             self._frozen.difference_update(victims)
@@ -195,30 +194,31 @@ class Sshd(LocalServer):
 
     def freeze(self, *, listener: bool = False) -> None:
         """
-        Stop the processes that serve connections: their clients hear nothing, not even an end.
+        Stop the processes that serve connections; their clients receive nothing, not even EOF.
 
-        When it returns they have stopped, all of them, however new.
+        When this returns, all of them have stopped, including the newest.
 
         Parameters
         ----------
         listener : bool
-            Stop the listener too: new connections are accepted by the system and stay mute.
+            Whether to stop the listener, too: the kernel accepts new connections, but nothing
+            answers.
         """
         with self._listener_stopped(for_good=listener):
             self._frozen.update(process_tree.stop_all(self.session_pids))
 
     def thaw(self) -> None:
-        """Let what `freeze` stopped go on."""
+        """Continue what `freeze` stopped."""
         if self.pid is not None:
-            # A session that was stopped on its way into a command bears the command's name now.
+            # A session that was stopped in exec() may have the name of its command by now.
             found = process_tree.descendants(self.pid)
             frozen = self._frozen.intersection(found).union(self.session_pids())
             self._frozen.clear()
-            process_tree.send([*frozen, self.pid], signal.SIGCONT)
+            process_tree.send_signal([*frozen, self.pid], signal.SIGCONT)
 
     @contextlib.contextmanager
     def _listener_stopped(self, *, for_good: bool = False) -> Iterator[None]:
-        """Let nobody in meanwhile: a session's process would be older than the look at them."""
+        """Stop the listener meanwhile; it could start a session that the caller would miss."""
         pid = self.pid
         if pid is None:
             yield
@@ -231,33 +231,33 @@ class Sshd(LocalServer):
             if for_good or was_frozen:
                 self._frozen.add(pid)
             else:
-                process_tree.send([pid], signal.SIGCONT)
+                process_tree.send_signal([pid], signal.SIGCONT)
 
     def stop(self) -> None:
-        """End the listener, its connections and what their commands left running."""
+        """Kill the listener, its sessions and everything that their commands left running."""
         process, self._process = self._process, None
         self._frozen.clear()
         if process is None:
             return
-        process_tree.unwatch(self._watch)
+        process_tree.cancel_kill_on_exit(self._watch)
         if process.poll() is None:
             pid = process.pid
             process_tree.kill_all(lambda: [pid, *process_tree.descendants(pid)])
-        process.wait(_DEADLINE)
-        left_running = process_tree.started_with(f"{_TOKEN}={self._token}")
-        process_tree.send(left_running, signal.SIGKILL)
+        process.wait(_TIMEOUT)
+        left_running = process_tree.started_with(f"{_TOKEN_VARIABLE}={self._token}")
+        process_tree.send_signal(left_running, signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop it if it runs, and start it again on the same port with the same keys."""
+        """Stop it if it is running, and start it again with the same port and keys."""
         self.stop()
-        deadline = time.monotonic() + _DEADLINE
+        deadline = time.monotonic() + _TIMEOUT
         while True:
             try:
                 return self._start()
-            except _PortTaken:  # by somebody's outgoing connection: it will pass
+            except _PortTaken:  # by an outgoing connection of another process, which will end
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(_POLL)
+                time.sleep(_POLL_INTERVAL)
 
     def _start(self) -> None:
         if os.geteuid() == 0:
@@ -265,8 +265,8 @@ class Sshd(LocalServer):
         Path(self.config_file).write_text("".join(self._config_lines()))
         if self._pid_file.exists():
             self._pid_file.unlink()
-        begin = os.path.getsize(self.log_file)
-        # -E gives sshd its log; a configuration it cannot read is complained of on stderr.
+        log_start = os.path.getsize(self.log_file)
+        # sshd logs to the file of -E, but reports an invalid configuration on stderr.
         with open(self.log_file, "ab") as log:
             process = subprocess.Popen(
                 [self._program, "-D", "-f", self.config_file, "-E", self.log_file],
@@ -275,7 +275,7 @@ class Sshd(LocalServer):
                 stderr=log,
             )
         try:
-            # sshd writes this file once it listens.
+            # sshd writes this file when it is listening.
             _wait_for(
                 lambda: self._pid_file.exists() or process.poll() is not None,
                 "sshd did not come up",
@@ -284,15 +284,15 @@ class Sshd(LocalServer):
                 raise RuntimeError(f"sshd ended with status {process.returncode}")
         except BaseException as error:
             process.kill()
-            process.wait(_DEADLINE)
+            process.wait(_TIMEOUT)
             with open(self.log_file, "rb") as file:
-                file.seek(begin)
-                said = file.read().decode("utf-8", "backslashreplace").strip()
+                file.seek(log_start)
+                log_text = file.read().decode("utf-8", "backslashreplace").strip()
             if isinstance(error, RuntimeError):
-                kind = _PortTaken if "Address already in use" in said else RuntimeError
-                raise kind(f"{error}; its log:\n{said}") from None
+                kind = _PortTaken if "Address already in use" in log_text else RuntimeError
+                raise kind(f"{error}; its log:\n{log_text}") from None
             raise
-        self._watch = process_tree.die_with_us(process.pid)
+        self._watch = process_tree.kill_on_exit(process.pid)
         self._process = process
 
     def _config_lines(self) -> Iterator[str]:
@@ -315,11 +315,11 @@ class Sshd(LocalServer):
             "MaxSessions": 100,
             "MaxStartups": 200,
             "Subsystem": "sftp internal-sftp",
-            # SHLVL keeps bash from reading the user's ~/.bashrc, which is not the test's concern.
-            "SetEnv": f"{_TOKEN}={self._token} SHLVL=1",
+            # With SHLVL set, bash does not read the user's ~/.bashrc.
+            "SetEnv": f"{_TOKEN_VARIABLE}={self._token} SHLVL=1",
         }
-        # From OpenSSH 9.8 on, some failed logins shut an address out: here that is everybody.
-        if _knows(self._program, "PerSourcePenalties=no", self.host_key):
+        # OpenSSH 9.8 and later blocks an address after failed logins; all clients share one here.
+        if _supports(self._program, "PerSourcePenalties=no", self.host_key):
             lines["PerSourcePenalties"] = False
         spelling = {name.lower(): name for name in lines}
         for name, value in self._options.items():
@@ -339,14 +339,14 @@ def _generate_key(path: str) -> None:
     )
 
 
-def _knows(program: str, option: str, host_key: str) -> bool:
-    """Ask an sshd whether it knows an option; it wants a host key for it."""
+def _supports(program: str, option: str, host_key: str) -> bool:
+    """Return whether an sshd supports an option; it needs a host key to answer."""
     result = subprocess.run(
         [program, "-T", "-f", os.devnull, "-h", host_key, "-o", option],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=_DEADLINE,
+        timeout=_TIMEOUT,
     )
     return result.returncode == 0
 
@@ -357,9 +357,9 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _wait_for(condition: Callable[[], bool], complaint: str) -> None:
-    deadline = time.monotonic() + _DEADLINE
+def _wait_for(condition: Callable[[], bool], message: str) -> None:
+    deadline = time.monotonic() + _TIMEOUT
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{complaint} within {_DEADLINE:g} s")
-        time.sleep(_POLL)
+            raise RuntimeError(f"{message} within {_TIMEOUT:g} s")
+        time.sleep(_POLL_INTERVAL)

@@ -41,13 +41,13 @@ __all__ = ["MockSshd"]
 
 _CHUNK = 32 * 1024
 
-_DEADLINE = 10.0
+_TIMEOUT = 10.0
 """Seconds after which a thread that does not end is an error."""
 
-_REPLY_GRACE = 0.05
+_REPLY_DELAY = 0.05
 """Seconds for the reply to a request to go out, where the client sends nothing that proves it."""
 
-_TICK = 0.1
+_POLL_INTERVAL = 0.1
 """Seconds until the end of a connection is noticed and its commands are killed."""
 
 
@@ -104,7 +104,9 @@ class MockSshd(LocalServer):
         self._lock = threading.Lock()
         self._connections: List[_Connection] = []  # guarded by _lock
         self._stopping = False
-        self._admits = threading.Event()  # not set: what connects is accepted by the system alone
+        self._accepting = (
+            threading.Event()
+        )  # not set: what connects is accepted by the system alone
         self._thread: Optional[threading.Thread] = None
         self.port = 0
         self._start()
@@ -151,7 +153,7 @@ class MockSshd(LocalServer):
             Whether new connections stay mute, too.
         """
         if listener:
-            self._admits.clear()
+            self._accepting.clear()
         with self._lock:
             frozen = list(self._connections)
         for connection in frozen:
@@ -159,7 +161,7 @@ class MockSshd(LocalServer):
 
     def thaw(self) -> None:
         """Let what `freeze` stopped go on."""
-        self._admits.set()
+        self._accepting.set()
         with self._lock:
             thawed = list(self._connections)
         for connection in thawed:
@@ -170,10 +172,10 @@ class MockSshd(LocalServer):
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stopping = True
-            self._admits.set()
+            self._accepting.set()
             with contextlib.suppress(OSError):  # it wakes from its accept(), or has
-                socket.create_connection((self.host, self.port), _DEADLINE).close()
-            thread.join(_DEADLINE)
+                socket.create_connection((self.host, self.port), _TIMEOUT).close()
+            thread.join(_TIMEOUT)
         self.cut()
 
     def restart(self) -> None:
@@ -189,10 +191,10 @@ class MockSshd(LocalServer):
 
     def _start(self) -> None:
         listener = socket.create_server((self.host, self.port), backlog=128)
-        listener.settimeout(_TICK)
+        listener.settimeout(_POLL_INTERVAL)
         self.port = listener.getsockname()[1]
         self._stopping = False
-        self._admits.set()
+        self._accepting.set()
         self._thread = threading.Thread(
             target=self._run, args=(listener,), name=f"mock-sshd-{self.port}", daemon=True
         )
@@ -201,16 +203,16 @@ class MockSshd(LocalServer):
     def _run(self, listener: socket.socket) -> None:
         with listener:
             while not self._stopping:
-                self._admits.wait()
+                self._accepting.wait()
                 try:
                     client = listener.accept()
                 except socket.timeout:
                     pass
                 else:
-                    self._admit(client)
-                self._end_lost()
+                    self._add_connection(client)
+                self._end_inactive()
 
-    def _admit(self, client: Tuple[socket.socket, Any]) -> None:
+    def _add_connection(self, client: Tuple[socket.socket, Any]) -> None:
         if self._stopping:
             client[0].close()
             return
@@ -218,15 +220,15 @@ class MockSshd(LocalServer):
         connection = _Connection(self._mock, client)
         with self._lock:
             self._connections.append(connection)
-            if not self._admits.is_set():  # frozen while it came in
+            if not self._accepting.is_set():  # frozen while it came in
                 connection.thawed.clear()
         connection.start()
 
-    def _end_lost(self) -> None:
+    def _end_inactive(self) -> None:
         with self._lock:
-            lost = [each for each in self._connections if not each.transport.is_active()]
-            self._connections = [each for each in self._connections if each not in lost]
-        for connection in lost:
+            inactive = [each for each in self._connections if not each.transport.is_active()]
+            self._connections = [each for each in self._connections if each not in inactive]
+        for connection in inactive:
             connection.end()
 
 
@@ -279,14 +281,14 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         self.transport.close()
         for process in processes:
             _kill_group(process)
-        deadline = time.monotonic() + _DEADLINE
+        deadline = time.monotonic() + _TIMEOUT
         for thread in [self.transport, *threads]:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                raise RuntimeError(f"{thread.name} did not end within {_DEADLINE:g} s")
+                raise RuntimeError(f"{thread.name} did not end within {_TIMEOUT:g} s")
 
-    def adopt(self, thread: threading.Thread) -> None:
+    def add_thread(self, thread: threading.Thread) -> None:
         """Count a thread among those that end with the connection."""
         with self._lock:
             self._threads = [t for t in self._threads if t.is_alive() or t.ident is None]
@@ -300,7 +302,7 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
     def _spawn(self, target: Callable[..., None], *args: Any) -> threading.Thread:
         name = f"{target.__name__.strip('_')}-{self.transport.name}"
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        self.adopt(thread)
+        self.add_thread(thread)
         thread.start()
         return thread
 
@@ -317,10 +319,10 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
                 _kill_group(process)
             assert process.stdin and process.stdout and process.stderr
             replied = threading.Event()
-            self._spawn(_feed, channel, process.stdin, replied)
-            replied.wait(_REPLY_GRACE)
-            stderr = self._spawn(_forward, process.stderr, channel.sendall_stderr)
-            _forward(process.stdout, channel.sendall)
+            self._spawn(_copy_stdin, channel, process.stdin, replied)
+            replied.wait(_REPLY_DELAY)
+            stderr = self._spawn(_copy_output, process.stderr, channel.sendall_stderr)
+            _copy_output(process.stdout, channel.sendall)
             stderr.join()
             status = process.wait()
             with self._lock:
@@ -348,7 +350,7 @@ class _SftpServer(mockssh.sftp.SFTPServer):  # type: ignore[misc]
         super().__init__(channel, name, server)
         self.name = f"sftp-{server.transport.name}"
         self.daemon = True
-        server.adopt(self)
+        server.add_thread(self)
 
 
 @contextlib.contextmanager
@@ -361,7 +363,7 @@ def _closed_after(channel: paramiko.Channel) -> Iterator[None]:
             channel.close()
 
 
-def _feed(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.Event) -> None:
+def _copy_stdin(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.Event) -> None:
     """Give a command what the client sends, and then the end of it."""
     with contextlib.suppress(OSError, ValueError):  # it ended, and its pipe with it
         with stdin:
@@ -375,7 +377,7 @@ def _feed(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.Event)
                 stdin.flush()
 
 
-def _forward(stream: IO[bytes], send: Callable[[bytes], None]) -> None:
+def _copy_output(stream: IO[bytes], send: Callable[[bytes], None]) -> None:
     """Send what a command writes; when nobody takes it any more, close the pipe."""
     with contextlib.suppress(OSError, EOFError, paramiko.SSHException), stream:
         while True:

@@ -1,4 +1,4 @@
-"""The processes of this machine: who started whom, who is alive, and the end of all of them."""
+"""The processes of this machine: find, stop and kill a process and all its descendants."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Un
 
 __all__ = [
     "descendants",
-    "die_with_us",
+    "kill_on_exit",
     "is_alive",
     "kill_all",
-    "send",
+    "send_signal",
     "started_with",
     "stop_all",
-    "unwatch",
+    "cancel_kill_on_exit",
 ]
 
-_POLL = 0.002
-"""Seconds between two looks at processes that are about to stop."""
+_POLL_INTERVAL = 0.002
+"""Seconds between two checks of processes that are about to stop."""
 
-_PATIENCE = 10.0
-"""Seconds after which a process that does not stop is an error."""
+_STOP_TIMEOUT = 10.0
+"""Seconds after which it is an error that a process has not stopped."""
 
-# Waits for the end of its input, of which we have the only other end.  Meanwhile the process may
-# have ended and its number be another's: it is known by the time at which it started.
-_WATCH = """
+# Waits for the end of its input; this process holds the only writing end.  By then the process may
+# have ended and its pid may belong to another, so the watcher compares the start times.
+_WATCHER_SCRIPT = """
 started() {
     { read -r line <"/proc/$1/stat" && echo "${line##*) }" | cut -d " " -f 20; } 2>/dev/null ||
         LC_ALL=C ps -o lstart= -p "$1"
@@ -46,7 +46,7 @@ class _Process(NamedTuple):
 
 
 def descendants(root: int, name: str = "") -> List[int]:
-    """Return what `root` started, and what that started, as long as the names begin so."""
+    """Return the descendants of `root`, of processes whose names start with `name`."""
     table = _table()
     found: List[int] = []
     parents = {root}
@@ -70,18 +70,18 @@ def started_with(variable: str) -> List[int]:
             if needle in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
         except OSError:
-            pass  # it has ended, or is someone else's
+            pass  # it has ended, or belongs to another user
     return found
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process is there, and is no zombie."""
-    process = _look_up(pid) if os.path.isdir("/proc/self") else _table().get(pid)
+    """Return whether a process exists and is not a zombie."""
+    process = _read_stat(pid) if os.path.isdir("/proc/self") else _table().get(pid)
     return process is not None and process.state != "Z"
 
 
-def send(pids: Iterable[int], number: int) -> List[int]:
-    """Send a signal; return who got it: not who has ended, nor who became another user (sudo)."""
+def send_signal(pids: Iterable[int], number: int) -> List[int]:
+    """Send a signal; return who got it, without those that ended or run as another user."""
     reached = []
     for pid in pids:
         try:
@@ -94,10 +94,11 @@ def send(pids: Iterable[int], number: int) -> List[int]:
 
 def stop_all(find: Callable[[], Iterable[int]]) -> List[int]:
     """
-    Stop processes that may be starting others, and return when nothing of them runs.
+    Stop processes that may be starting others, and return the stopped ones, parents first.
 
-    A signal takes effect after it was sent: a process that was told to stop may still fork.  So
-    `find` is asked again until it finds nobody new although all of those it found have stopped.
+    A process may still fork between being sent SIGSTOP and stopping.  So `find`, which returns
+    parents before their children, is called until all that it found have stopped and it finds no
+    more.
 
     Raises
     ------
@@ -106,49 +107,51 @@ def stop_all(find: Callable[[], Iterable[int]]) -> List[int]:
     """
     stopped: List[int] = []
     seen: Set[int] = set()
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _STOP_TIMEOUT
     while True:
-        running = _running(stopped)  # before `find`: whom it misses, one of these has started
+        running = _running(
+            stopped
+        )  # before `find`: only these can have started one that it misses
         new = [pid for pid in find() if pid not in seen]
         if not new and not running:
             return stopped
         seen.update(new)
-        stopped += send(new, signal.SIGSTOP)
+        stopped += send_signal(new, signal.SIGSTOP)
         if time.monotonic() > deadline:
             late = _running(stopped) or stopped
-            raise RuntimeError(f"processes {late} did not stop within {_PATIENCE:g} s")
+            raise RuntimeError(f"processes {late} did not stop within {_STOP_TIMEOUT:g} s")
         if running:
-            time.sleep(_POLL)
+            time.sleep(_POLL_INTERVAL)
 
 
 def kill_all(find: Callable[[], Iterable[int]]) -> List[int]:
     """Kill processes that may be starting others; `find` is called as by `stop_all`."""
     victims = stop_all(find)
-    send(victims, signal.SIGKILL)
+    send_signal(victims, signal.SIGKILL)
     return victims
 
 
-def die_with_us(pid: int) -> "subprocess.Popen[bytes]":
-    """Have a process killed when this one ends, however it does: by a signal, too."""
+def kill_on_exit(pid: int) -> "subprocess.Popen[bytes]":
+    """Kill a child when this process ends, even by a signal; return the watcher, to keep."""
     return subprocess.Popen(
-        ["/bin/sh", "-c", _WATCH, "watch", str(pid)],
+        ["/bin/sh", "-c", _WATCHER_SCRIPT, "watch", str(pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a terminal's Ctrl-C is not for it
+        start_new_session=True,  # so that a terminal's Ctrl-C does not reach it
     )
 
 
-def unwatch(watch: "subprocess.Popen[bytes]") -> None:
-    """Take back what `die_with_us` did."""
+def cancel_kill_on_exit(watch: "subprocess.Popen[bytes]") -> None:
+    """Undo `kill_on_exit`."""
     with watch:
         watch.kill()
 
 
 def _running(pids: Iterable[int]) -> List[int]:
-    """Return those of these processes that may still do something."""
+    """Return those of these processes that may still run."""
     table = _table()
-    # The parent of a vfork cannot stop before its child has gone on, nor can it do anything else.
+    # The parent of a vfork can neither run nor stop until its child continues.
     held = {process.parent for process in table.values() if process.state in "Tt"}
     return [
         pid
@@ -161,7 +164,7 @@ def _running(pids: Iterable[int]) -> List[int]:
 
 def _table() -> Dict[int, _Process]:
     if os.path.isdir("/proc/self"):
-        found = {int(entry): _look_up(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+        found = {int(entry): _read_stat(entry) for entry in os.listdir("/proc") if entry.isdigit()}
         return {pid: process for pid, process in found.items() if process is not None}
     table = {}
     listing = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state=,comm="])
@@ -171,8 +174,8 @@ def _table() -> Dict[int, _Process]:
     return table
 
 
-def _look_up(pid: Union[int, str]) -> Optional[_Process]:
-    """Read what Linux says of a process; None where it has ended."""
+def _read_stat(pid: Union[int, str]) -> Optional[_Process]:
+    """Read /proc/PID/stat; None if the process has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             head, _, rest = file.read().decode("utf-8", "replace").rpartition(") ")

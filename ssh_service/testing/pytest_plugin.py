@@ -1,23 +1,23 @@
 """
-Fixtures for tests that need an SSH server; pytest finds them where this package is installed.
+Fixtures for tests that need an SSH server; pytest loads them if this package is installed.
 
 ``sshd``
     A real OpenSSH server on loopback, shared by the tests of a session.
 ``sshd_factory``
-    Makes servers of your own, with lines for ``sshd_config``.
+    Starts further servers, with lines for ``sshd_config``.
 ``mock_sshd``
-    A server inside the process; needs mock-ssh-server (the extra ``testing``), and no sshd.
+    A server inside the process; needs mock-ssh-server (the extra ``testing``) but no sshd.
 ``fault_proxy``
-    Makes proxies in front of a server, which cut, freeze, delay or corrupt.
+    Starts proxies in front of a server that cut, freeze, delay or corrupt connections.
 ``ssh_cache``
-    A connection cache of the test's own.
+    A connection cache for one test.
 ``ssh_host_service``, ``ssh_fileshare``
-    Make services that know one of the servers, in their context.
+    Create services for one of the servers, and enter their context.
 
-A test that needs ``sshd`` is skipped where there is none; ``--require-sshd``, or
+A test that needs ``sshd`` is skipped if there is none.  ``--require-sshd``, or
 ``SSH_SERVICE_REQUIRE_SSHD=1`` in the environment, turns that skip into a failure.
 
-Nothing is imported or started before a test asks for it.
+Nothing is imported or started before a test uses it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FaultProxy", "MockSshd", "Sshd", "find_sshd"]
 
-_MISSING = "needs OpenSSH's sshd (Debian: apt install openssh-server)"
+_SSHD_MISSING = "needs OpenSSH's sshd (Debian: apt install openssh-server)"
 
-# Loaded when they are asked for: every run of pytest loads this module, needed or not.
-_HOMES: Dict[str, str] = {
+# Imported on first use, because every run of pytest imports this module.
+_MODULES: Dict[str, str] = {
     "FaultProxy": "fault_proxy",
     "MockSshd": "mock_sshd",
     "Sshd": "local_sshd",
@@ -53,9 +53,9 @@ _HOMES: Dict[str, str] = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__package__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__package__}.{_MODULES[name]}"), name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-sshd",
         action="store_true",
         default=os.environ.get("SSH_SERVICE_REQUIRE_SSHD", "") not in ("", "0"),
-        help="fail, not skip, where a test needs OpenSSH's sshd and there is none"
+        help="fail instead of skipping if a test needs OpenSSH's sshd and there is none"
         " (also: SSH_SERVICE_REQUIRE_SSHD=1)",
     )
 
@@ -73,7 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _session_sshd_factory(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Sshd]]:
-    """Return what makes servers, stopped when the session ends."""
+    """Return a function that starts servers, which are stopped when the session ends."""
     with _sshd_factory(request, tmp_path_factory) as factory:
         yield factory
 
@@ -86,9 +86,9 @@ def _session_sshd(_session_sshd_factory: Callable[..., Sshd]) -> Sshd:
 @pytest.fixture
 def sshd(_session_sshd: Sshd) -> Iterator[Sshd]:
     """
-    Return the session's `Sshd`, up and thawed, its `log` and `logins` beginning with this test.
+    Return the session's `Sshd`, running, with a `log` and `logins` that start with this test.
 
-    Whatever the test does to it is undone: connections that are left are cut afterwards.
+    After the test it is thawed, and remaining connections are cut.
     """
     if not _session_sshd.running:
         _session_sshd.restart()
@@ -102,7 +102,7 @@ def sshd(_session_sshd: Sshd) -> Iterator[Sshd]:
 def sshd_factory(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Sshd]]:
-    """Return a function that makes an `Sshd` of your own; it takes `options` as that does."""
+    """Return a function that starts an `Sshd` for this test; it takes the same `options`."""
     with _sshd_factory(request, tmp_path_factory) as factory:
         yield factory
 
@@ -114,7 +114,7 @@ def _sshd_factory(
     from ssh_service.testing import local_sshd
 
     if local_sshd.find_sshd() is None:
-        (pytest.fail if request.config.getoption("--require-sshd") else pytest.skip)(_MISSING)
+        (pytest.fail if request.config.getoption("--require-sshd") else pytest.skip)(_SSHD_MISSING)
     with contextlib.ExitStack() as stack:
         yield lambda options=None: stack.enter_context(
             local_sshd.Sshd(tmp_path_factory.mktemp("sshd"), options)
@@ -123,7 +123,7 @@ def _sshd_factory(
 
 @pytest.fixture
 def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockSshd]:
-    """Return a `MockSshd` of this test's own."""
+    """Return a `MockSshd` for this test."""
     from ssh_service.testing.mock_sshd import MockSshd
 
     with MockSshd(directory=tmp_path_factory.mktemp("mock_sshd")) as server:
@@ -132,7 +132,7 @@ def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockSshd]:
 
 @pytest.fixture
 def fault_proxy() -> Iterator[Callable[[str, int], FaultProxy]]:
-    """Return a function that puts a `FaultProxy` in front of a host and port."""
+    """Return a function that starts a `FaultProxy` in front of a host and port."""
     from ssh_service.testing.fault_proxy import FaultProxy
 
     with contextlib.ExitStack() as stack:
@@ -141,7 +141,7 @@ def fault_proxy() -> Iterator[Callable[[str, int], FaultProxy]]:
 
 @pytest.fixture
 def ssh_cache() -> Iterator[SshClientCache]:
-    """Return an `SshClientCache` of this test's own; its connections are closed afterwards."""
+    """Return an `SshClientCache` for this test; its connections are closed afterwards."""
     from ssh_service.connections.cache import SshClientCache
 
     cache = SshClientCache()
@@ -152,10 +152,10 @@ def ssh_cache() -> Iterator[SshClientCache]:
 @pytest.fixture
 def ssh_host_service() -> Iterator[Callable[..., SshHostService]]:
     """
-    Return a function that makes an `SshHostService` for `sshd` or `mock_sshd`.
+    Return a function that creates an `SshHostService` for `sshd` or `mock_sshd`.
 
-    It takes the server, and settings by name that join or replace those the server needs.  The
-    service is in its context until the test ends; give each call the server's `target`.
+    Its arguments are the server, and settings that extend or replace those for the server.  The
+    service is in its context until the test ends.  Pass the server's `target` to each call.
     """
     from ssh_service.ssh_host_service import SshHostService
 
@@ -169,7 +169,7 @@ def ssh_host_service() -> Iterator[Callable[..., SshHostService]]:
 
 @pytest.fixture
 def ssh_fileshare() -> Iterator[Callable[..., SshFileShareService]]:
-    """Return a function that makes an `SshFileShareService`, as `ssh_host_service` does."""
+    """Return a function that creates an `SshFileShareService`, like `ssh_host_service`."""
     from ssh_service.ssh_fileshare import SshFileShareService
 
     with contextlib.ExitStack() as stack:

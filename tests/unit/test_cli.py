@@ -18,7 +18,12 @@ pytest.importorskip("rich")
 from ssh_service import CompletedProcess, SshServiceError  # noqa: E402
 from ssh_service.cli import work  # noqa: E402
 from ssh_service.cli.files import OutputFiles  # noqa: E402
-from ssh_service.cli.report import JsonLines, Lines, verdict, visible  # noqa: E402
+from ssh_service.cli.report import (  # noqa: E402
+    JsonLines,
+    Lines,
+    escape_control_characters,
+    summary_line,
+)
 from ssh_service.copying import Options  # noqa: E402
 from ssh_service.fleet.result import completed, failed  # noqa: E402
 from tests.common import PATIENCE, require_part  # noqa: E402
@@ -363,12 +368,15 @@ def test_a_line_that_never_ends_is_broken(capfdbinary: Any) -> None:
 
 
 def test_a_host_cannot_play_with_the_terminal() -> None:
-    assert visible(b"\x1b]0;title\x07\tred \xff\r") == b"\\x1b]0;title\\x07\tred \\xff"
+    assert (
+        escape_control_characters(b"\x1b]0;title\x07\tred \xff\r")
+        == b"\\x1b]0;title\\x07\tred \\xff"
+    )
 
 
 def test_a_signal_is_named_in_the_verdict() -> None:
     killed = CompletedProcess("true", None, b"", b"", -1, ("KILL", False, "", ""))
-    assert verdict(completed("a", killed, 1.0)) == "FAILED: ended by signal KILL"
+    assert summary_line(completed("a", killed, 1.0)) == "FAILED: ended by signal KILL"
 
 
 def test_a_full_disk_is_told_with_host_and_path(tmp_path: Path) -> None:
@@ -450,7 +458,7 @@ def test_bench_without_a_host_says_what_is_missing_elsewhere(
 ) -> None:
     from ssh_service.cli import bench
 
-    monkeypatch.setattr(bench, "neighbours", lambda: None)
+    monkeypatch.setattr(bench, "compare_packages", lambda: None)
     done = in_process("bench")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--host is needed" in done.stderr

@@ -101,7 +101,7 @@ def test_stop_all_sees_children_forked_after_the_signal(monkeypatch: pytest.Monk
     """A process that forks between the signal and its effect has a child that is found."""
     slow = Slow(generations=5)
     monkeypatch.setattr(process_tree, "_table", slow.look)
-    monkeypatch.setattr(process_tree, "send", slow.send)
+    monkeypatch.setattr(process_tree, "send_signal", slow.send)
     stopped = process_tree.stop_all(lambda: [1, *process_tree.descendants(1)])
     assert stopped == [1, 2, 3, 4, 5]
     assert {process.state for process in slow.table.values()} == {"T"}
@@ -121,8 +121,8 @@ def test_stop_all_does_not_wait_for_the_parent_of_a_vfork() -> None:
 
 def test_stop_all_of_one_that_does_not_stop_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is told that all have stopped when one has not."""
-    monkeypatch.setattr(process_tree, "_PATIENCE", 0.05)
-    monkeypatch.setattr(process_tree, "send", lambda pids, number: list(pids))
+    monkeypatch.setattr(process_tree, "_STOP_TIMEOUT", 0.05)
+    monkeypatch.setattr(process_tree, "send_signal", lambda pids, number: list(pids))
     with pytest.raises(RuntimeError, match=rf"\[{os.getpid()}\] did not stop within 0.05 s"):
         process_tree.stop_all(lambda: [os.getpid()])
 
@@ -131,16 +131,16 @@ def test_send_passes_over_who_has_ended() -> None:
     """Only those who got the signal are returned."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait(PATIENCE)
-    assert process_tree.send([process.pid, os.getpid()], 0) == [os.getpid()]
+    assert process_tree.send_signal([process.pid, os.getpid()], 0) == [os.getpid()]
 
 
 @needs_proc
 @pytest.mark.parametrize("same", [True, False])
-def test_die_with_us_kills_only_the_process_it_was_given(same: bool) -> None:
+def test_kill_on_exit_kills_only_its_own_process(same: bool) -> None:
     """A process is known by its start: one that has its number later is spared."""
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
-            script = process_tree._WATCH
+            script = process_tree._WATCHER_SCRIPT
             if not same:  # as if the number had passed to another one while it waited
                 script = script.replace("read -r _\n", "read -r _\nat=12345\n")
             shell = ["/bin/sh", "-c", script, "watch", str(process.pid)]
