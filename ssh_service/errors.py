@@ -211,7 +211,7 @@ class SshAuthError(
 
 
 class SshConnectTimeout(SshConnectError, TimeoutError):
-    """Connecting took longer than `connect_timeout`."""
+    """Connecting took longer than the time limit."""
 
 
 class SshConnectionLost(SshServiceError, ConnectionError, SSHException):  # type: ignore[misc]
