@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import warnings
@@ -244,9 +245,12 @@ class Command(ChannelSink):
             return
         self._fates.append(self._cancelled("its future was dropped, and with it the command"))
         background.submit_from_destructor(self.strand, self._carry_out)
+        if sys.is_finalizing():  # no thread is left to end it
+            message = "the program ended before a command did, which may still run on the host"
+        else:
+            message = "a command was dropped while it was under way, and is ended"
         warnings.warn(
-            f"{self.connection_id}: a command was dropped while it was under way, and is ended;"
-            " keep its future, or cancel it",
+            f"{self.connection_id}: {message}; wait for its result, or cancel it",
             ResourceWarning,
             stacklevel=3,
         )

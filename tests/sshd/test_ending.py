@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -85,3 +87,28 @@ def test_commands_on_a_full_connection_in_hand_are_ended(
             assert isinstance(call.wait().error, SshCommandTimeout)
         eventually(lambda: not sleepers.left(), "they end")
         assert run(transport, "echo next", timeout=PATIENCE).stdout == "next\n"
+
+
+@pytest.mark.parametrize("where", ["function", "module"])
+def test_a_dropped_command_warns_of_what_happens_to_it(
+    sshd: Sshd, sleepers: Sleepers, where: str
+) -> None:
+    """In a function it is ended; a handle that outlives the program leaves it running."""
+    begin = f"h = start({sshd.connect_params!r}, 'echo begun; {sleepers.script(1)}')"
+    take = "next(iter(h.lines()))"
+    code = f"from ssh_service import start\ndef main():\n    {begin}\n    {take}\nmain()\n"
+    if where == "module":
+        code = f"from ssh_service import start\n{begin}\n{take}\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code],
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=PATIENCE,
+    )
+    if where == "module":
+        assert "which may still run on the host" in done.stderr
+        assert "is ended" not in done.stderr
+        assert sleepers.left()
+    else:
+        assert "a command was dropped while it was under way, and is ended" in done.stderr
+        eventually(lambda: not sleepers.left(), "it is ended")
