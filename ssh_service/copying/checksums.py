@@ -1,8 +1,8 @@
 """
-Whether two files are the same: by digests, of here and of there.
+Compares a local and a remote file by their digests.
 
-There, ``sha256sum`` tells where the server has a shell, and costs no line.  Where it has none, or
-anything about it is odd, the file is read back: that always works.
+The remote digest comes from ``sha256sum`` where the server has a shell, which transfers no data.
+Otherwise, or if anything about that is odd, the file is read back, which always works.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ssh_service.copying.waiting import Budget
 
 __all__ = ["digest_by_shell", "digest_by_reading", "matches_digest", "verify"]
 
-# A smaller file is read back sooner than a shell starts.
+# A smaller file is read back faster than a shell starts.
 _MIN_SIZE_FOR_SHELL = 1024 * 1024
-# What every shell takes literally: for all other paths the file is read back.
+# Paths that every shell takes literally; files with other paths are read back.
 _PLAIN_PATH = re.compile(rb"[A-Za-z0-9/._+@%,:=-]+")
 _DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
-# What is kept of a command's output.
+# Bytes of a command's output to keep.
 _MAX_OUTPUT = 4096
-# Bytes of one file that are read back at once.  Its own, as whoever asks may hold some of the
-# copy's: if all of them waited for more, none would ever get it.
+# Bytes of one file to read back at once.  Not from the copy's budget, of which the caller may hold
+# a part: a deadlock if all tasks waited for more.
 _MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
-# The line each second is the sign of life that a long silence would lack.
+# A line each second shows progress, so that a long computation does not count as a stall.
 _COMMAND = (
     b"exec sh -c '" + PRINT_READY_LINE + b" head -c %d <%s | sha256sum & p=$!;"
     b" while kill -0 $p 2>/dev/null; do echo .; sleep 1; done; wait $p'"
@@ -45,23 +45,12 @@ async def verify(
     context: CopyContext, path: bytes, size: int, local_file: Union[SourceFile, TargetFile]
 ) -> None:
     """
-    Compare a copy with its source, if that is wanted.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    path : bytes
-        The file on the server.
-    size : int
-        How many bytes it should have.
-    here : Union[SourceFile, TargetFile]
-        The local file.
+    Compare a copy with its source, with ``verify=True``.
 
     Raises
     ------
     SshTransferError
-        They are not the same.
+        They differ.
     """
     if context.options.verify and not await matches_digest(
         context, path, size, local_file.digest(size)
@@ -70,20 +59,7 @@ async def verify(
 
 
 async def matches_digest(context: CopyContext, path: bytes, size: int, expected: bytes) -> bool:
-    """
-    Tell whether the first `size` bytes of a file on the server have a digest.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    path : bytes
-        The file on the server.
-    size : int
-        How many bytes of it.
-    expected : bytes
-        The digest.
-    """
+    """Return whether the first `size` bytes of a remote file have the digest `expected`."""
     if size >= _MIN_SIZE_FOR_SHELL and await digest_by_shell(context, path, size) == expected:
         return True
     return await digest_by_reading(context, path, size) == expected
@@ -91,13 +67,10 @@ async def matches_digest(context: CopyContext, path: bytes, size: int, expected:
 
 async def digest_by_shell(context: CopyContext, path: bytes, size: int) -> Optional[bytes]:
     """
-    Ask the server's shell for the digest of the first `size` bytes of a file.
+    Return the digest of the first `size` bytes of a remote file, computed by the server's shell.
 
-    Returns
-    -------
-    Optional[bytes]
-        None where it cannot tell.  Another file than SFTP shows may have been looked at, so only
-        a digest that is the one expected proves anything.
+    Returns None if that fails.  The shell may see another file than SFTP does, so only a digest
+    that is the expected one proves anything.
     """
     if not context.has_shell or not _PLAIN_PATH.fullmatch(path):
         return None
@@ -120,7 +93,7 @@ async def digest_by_shell(context: CopyContext, path: bytes, size: int) -> Optio
 
 
 async def digest_by_reading(context: CopyContext, path: bytes, size: int) -> bytes:
-    """Give the digest of the first `size` bytes of a file on the server, by reading it back."""
+    """Return the digest of the first `size` bytes of a remote file, by reading it back."""
     remote, digest = context.remote, hashlib.sha256()
     handle = await remote.open(path, protocol.FOR_READING)
 
@@ -131,7 +104,7 @@ async def digest_by_reading(context: CopyContext, path: bytes, size: int) -> byt
         pieces = parse_data(reply, path, count)
         for piece in pieces:
             digest.update(piece)
-        # At its end nothing comes: it is shorter than it should be, so the digests differ.
+        # No data: the file is shorter than expected, and the digests will differ.
         return sum(map(len, pieces)) or count
 
     try:

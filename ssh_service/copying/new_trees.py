@@ -1,8 +1,8 @@
 """
-The trees that copies under way are making, so that the same copy at the same time makes one tree.
+The trees that copies in progress create, so that concurrent copies of one tree make one tree.
 
-A folder that exists is copied *into*; a folder that another thread's call has only just made for
-the same tree is not meant by that, nor is one that this call made before it began anew.
+A folder that exists is copied *into*.  That does not apply to a folder that another call has just
+created for the same tree, nor to one that this call created before it was restarted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Dict, List, Tuple
 
 __all__ = ["NewTrees"]
 
-# Where, from where, to where.
+# Direction and connection, source, target.
 _Key = Tuple[str, bytes, bytes]
 
 
@@ -23,7 +23,7 @@ class _UnderWay:
         self.counts: Dict[_Key, int] = {}  # guarded by lock
 
     def reset_after_fork(self) -> None:
-        """Begin anew: those copies are the parent's."""
+        """Start anew: the copies belong to the parent."""
         self.lock = threading.Lock()
         self.counts = {}
 
@@ -35,12 +35,7 @@ if hasattr(os, "register_at_fork"):
 
 class NewTrees:
     """
-    The trees that one call is making, among those of all calls.
-
-    Parameters
-    ----------
-    place : str
-        What tells connections apart.
+    The trees that one call creates, among those of all calls; `place` distinguishes connections.
 
     Notes
     -----
@@ -52,14 +47,14 @@ class NewTrees:
         self._mine: List[_Key] = []
 
     def add(self, source: bytes, target: bytes) -> None:
-        """Note that nothing is at `target`, and that this call makes it of `source`."""
+        """Note that `target` does not exist, and that this call creates it from `source`."""
         key = (self._place, source, target)
         self._mine.append(key)
         with _under_way.lock:
             _under_way.counts[key] = _under_way.counts.get(key, 0) + 1
 
     def join(self, source: bytes, target: bytes) -> bool:
-        """Return whether a call that is under way makes `target` of `source`; then join it."""
+        """Return whether a call in progress creates `target` from `source`; then join it."""
         key = (self._place, source, target)
         with _under_way.lock:
             if key not in _under_way.counts:
@@ -69,7 +64,7 @@ class NewTrees:
         return True
 
     def release(self) -> None:
-        """Forget those of this call, which is over."""
+        """Forget the trees of this call, which has ended."""
         with _under_way.lock:
             for key in self._mine:
                 _under_way.counts[key] -= 1

@@ -1,4 +1,4 @@
-"""How many local files all copies of this process may hold open, by what the system allows it."""
+"""How many local files the copies of this process may hold open."""
 
 from __future__ import annotations
 
@@ -13,28 +13,21 @@ from ssh_service.copying.sftp.usage import UsageTotal
 
 __all__ = ["OpenFiles", "open_files"]
 
-# Of the descriptors that the process may have, copies take one in so many: a file that comes down
-# takes its folder's, too, and the rest of the program needs its own.
+# Copies hold at most one file for this many descriptors of the process: a downloaded file needs
+# its folder's descriptor, too, and the rest of the program needs its own.
 _DESCRIPTOR_SHARE = 3
 _MIN_OPEN_FILES = 8
 
 
 class OpenFiles:
-    """
-    The files that copies hold open.
-
-    Attributes
-    ----------
-    usage : UsageTotal
-        Who holds them.
-    """
+    """The files that copies hold open."""
 
     def __init__(self) -> None:
         self.usage = UsageTotal()
 
     @property
     def limit(self) -> float:
-        """How many there may be; read anew each time, as a program may raise its limit."""
+        """How many there may be; computed each time, as a program may raise its limit."""
         if resource is None:
             return float("inf")
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -49,7 +42,7 @@ class OpenFiles:
         return self.usage.used < self.limit
 
     def reset_after_fork(self) -> None:
-        """Begin anew: the copies that hold any are the parent's."""
+        """Start anew: the copies belong to the parent."""
         self.usage = UsageTotal()
 
 

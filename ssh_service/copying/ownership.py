@@ -1,9 +1,9 @@
 """
-Which files are ours, and which folders only we can change: the rules, for both sides of a copy.
+Which files are ours, and which folders only we can change: rules for both sides of a copy.
 
-An unfinished file is removed or continued, a target replaced and a link followed only after one of
-these rules was asked.  They mirror what the kernel does with fs.protected_symlinks and
-fs.protected_regular, whether or not it is set.
+They are checked before an unfinished file is removed or resumed, a target replaced, or a link
+followed.  They mirror what Linux does with fs.protected_symlinks and fs.protected_regular, whether
+or not these are set.
 """
 
 from __future__ import annotations
@@ -28,40 +28,29 @@ __all__ = [
 
 
 def owner_and_mode(status: os.stat_result) -> Attributes:
-    """Return a local file's owner and mode as the attributes that a server would report."""
+    """Return a local file's size, owner and mode, as a server would report them."""
     return Attributes(status.st_size, status.st_uid, status.st_gid, status.st_mode)
 
 
 def is_shared(folder: Attributes) -> bool:
-    """Return whether strangers may create files in a folder: it is sticky, or others may write."""
+    """Return whether other users may create files in a folder: sticky, or writable by all."""
     return bool((folder.mode or 0) & (stat.S_ISVTX | stat.S_IWOTH))
 
 
 def is_guarded(folder: Attributes, uid: int) -> bool:
-    """Return whether only this user (and root) can rename, remove or replace the user's files."""
+    """Return whether only this user (and root) can rename or remove their files in a folder."""
     mode = folder.mode
     if mode is None or not stat.S_ISDIR(mode) or folder.uid not in (0, uid):
         return False
     if mode & stat.S_ISVTX:
         return True
-    # By convention, a group with the number of its user has no other members.
+    # By convention, a group with the same number as the user has no other members.
     private_group = folder.gid == uid
     return not mode & stat.S_IWOTH and (private_group or not mode & stat.S_IWGRP)
 
 
 def is_our_file(file: Attributes, uid: int, links: Optional[int] = None) -> bool:
-    """
-    Return whether a file is a regular one of this user, without other names.
-
-    Parameters
-    ----------
-    file : Attributes
-        The file itself, links not followed.
-    uid : int
-        The user.
-    links : Optional[int]
-        The number of its names; None where it is not known.
-    """
+    """Return whether it is a regular file of this user, with one name if `links` is known."""
     return file.uid == uid and stat.S_ISREG(file.mode or 0) and links in (None, 1)
 
 
@@ -72,25 +61,14 @@ def is_our_stale_file(file: Attributes, uid: int, links: Optional[int] = None) -
 
 
 def may_use(file: Attributes, folder: Attributes, uid: Optional[int]) -> bool:
-    """
-    Return whether a file may be replaced, or a link followed, in the folder where it lies.
-
-    Parameters
-    ----------
-    file : Attributes
-        The file or the link itself.
-    folder : Attributes
-        Its folder.
-    uid : Optional[int]
-        The user; None where it is not known.
-    """
+    """Return whether a file may be replaced, or a link followed; `uid` is None if unknown."""
     if not is_shared(folder):
         return True
     return file.uid is not None and file.uid in (uid, folder.uid)
 
 
 def not_ours_error(path: str, file: Attributes, side: str) -> SshTransferError:
-    """Return the error for what a stranger made in a folder that strangers may write to."""
+    """Return the error for a file of another user in a folder that others may write to."""
     mode, kind, hint = file.mode or 0, "a file", ""
     if stat.S_ISLNK(mode):
         kind = "a symbolic link"

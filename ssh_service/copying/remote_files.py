@@ -1,4 +1,4 @@
-"""The server's files, one request per method: each asks, waits for its reply and checks it."""
+"""The files of a server: one method for each request, which waits for the reply and checks it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from ssh_service.copying.waiting import Budget
 
 __all__ = ["RemoteFiles"]
 
-# Seconds for which to wait until one of the open files is closed, where there may be room for few,
-# and how often to try again once there was one less.
+# Where the server may allow few open files: seconds to wait for a close, and the number of retries
+# with fewer files open.
 _HANDLE_WAIT_TIMEOUT, _MAX_OPEN_RETRIES = 30.0, 10
 
 
 class RemoteFiles:
     """
-    A server's files, over one client, for the tasks of one pipeline.
+    The files of a server, for the tasks of one pipeline.
 
-    Every method is a coroutine for the client's pipeline and raises `Refused` when the server
-    would not.  Paths are bytes, taken literally.
+    Every method that is a coroutine raises `Refused` if the server refuses the request.  The
+    methods ``ask_...`` send a request and return the reply, to be awaited later.  Paths are taken
+    literally.
     """
 
     def __init__(self, client: SftpClient, pipeline: Pipeline) -> None:
@@ -56,87 +57,87 @@ class RemoteFiles:
         self.write_size = _data_size(session.limits, session.limits.write)
 
     def parts(self, start: int, end: int) -> Iterator[Tuple[int, int]]:
-        """Give offset and size of the parts in which a file is read."""
+        """Yield the offset and size of each part in which to read a file."""
         for offset in range(start, end, self.read_size):
             yield offset, min(self.read_size, end - offset)
 
-    # Requests whose replies the caller waits for when it likes.
+    # Requests whose replies the caller awaits later.
 
     def ask_close(self, handle: bytes) -> Reply:
-        """Begin to close a file or folder."""
+        """Close a file or folder."""
         reply = self._client.ask(encode.close, handle)
         self._client.session.handles.on_closing(handle, reply)
         return reply
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> Reply:
-        """Begin to read."""
+        """Read from a file."""
         return self._client.ask(encode.read, handle, offset, size)
 
     def ask_write(self, handle: bytes, offset: int, data: bytes) -> Reply:
-        """Begin to write."""
+        """Write to a file."""
         return self._client.ask(encode.write, handle, offset, data)
 
     def ask_write_in(self, handle: bytes, offset: int, size: int, buffer: bytearray) -> Reply:
-        """Begin to write what lies in `buffer`, see `encode.write_in`."""
+        """Write data that is in `buffer`; see `encode.write_in`."""
         return self._client.ask(encode.write_in, handle, offset, size, buffer)
 
     def ask_stat_open(self, handle: bytes) -> Reply:
-        """Begin to ask for the attributes of an open file."""
+        """Ask for the attributes of an open file."""
         return self._client.ask(encode.fstat, handle)
 
     def ask_set_open(self, handle: bytes, attributes: Attributes) -> Reply:
-        """Begin to set attributes of an open file."""
+        """Set attributes of an open file."""
         return self._client.ask(encode.fsetstat, handle, attributes)
 
     def ask_stat(self, path: bytes) -> Reply:
-        """Begin to ask what a path leads to."""
+        """Ask for attributes, following links."""
         return self._client.ask(encode.stat, path)
 
     def ask_lstat(self, path: bytes) -> Reply:
-        """Begin to ask what a path itself is."""
+        """Ask for attributes, not following links."""
         return self._client.ask(encode.lstat, path)
 
     def ask_set(self, path: bytes, attributes: Attributes) -> Reply:
-        """Begin to set attributes by path."""
+        """Set attributes by path."""
         return self._client.ask(encode.setstat, path, attributes)
 
     def ask_sync(self, handle: bytes) -> Reply:
-        """Begin to have an open file written to the disk."""
+        """Flush an open file to the disk."""
         return self._client.ask(encode.fsync, handle)
 
     def ask_remove(self, path: bytes) -> Reply:
-        """Begin to remove a file."""
+        """Remove a file."""
         return self._client.ask(encode.remove, path)
 
     def ask_rename(self, old: bytes, new: bytes) -> Reply:
-        """Begin to rename; see `rename`."""
+        """Rename; see `rename`."""
         request = encode.posix_rename if self.can_replace else encode.rename
         return self._client.ask(request, old, new)
 
     def ask_remove_folder(self, path: bytes) -> Reply:
-        """Begin to remove an empty folder."""
+        """Remove an empty folder."""
         return self._client.ask(encode.remove_folder, path)
 
     def ask_read_link(self, path: bytes) -> Reply:
-        """Begin to ask what a symbolic link says."""
+        """Ask for the target of a symbolic link."""
         return self._client.ask(encode.read_link, path)
 
     def ask_read_folder(self, handle: bytes) -> Reply:
-        """Begin to list some more."""
+        """Ask for more entries of a folder."""
         return self._client.ask(encode.read_folder, handle)
 
     # Files and folders.
 
     async def open(self, path: bytes, how: int, mode: Optional[int] = None) -> bytes:
-        """Open a file; give its handle."""
+        """Open a file; return its handle."""
         return await self._open(path, encode.open_file, path, how, mode)
 
     async def open_folder(self, path: bytes) -> bytes:
-        """Open a folder; give its handle."""
+        """Open a folder; return its handle."""
         return await self._open(path, encode.open_folder, path)
 
     async def _open(self, path: bytes, request: Callable[..., Buffer], *args: Any) -> bytes:
-        if self._waiting_to_open.used:  # they come first
+        if self._waiting_to_open.used:  # let the tasks that wait go first
             await self._waiting_to_open.acquire()
             self._waiting_to_open.release()
         session, reply = self._client.session, self._client.ask(request, *args)
@@ -147,7 +148,7 @@ class RemoteFiles:
             were_open = most or session.handles.has_closed_since(reply)
             if refused.code != protocol.FAILURE or session.limits.handles or not were_open:
                 raise
-            # It may have room for so many open files, and not say so.
+            # The server may allow only so many open files, without announcing a limit.
             await self._waiting_to_open.acquire()
             try:
                 handle = await self._open_later(most, reply, refused, request, args)
@@ -164,22 +165,24 @@ class RemoteFiles:
         request: Callable[..., Buffer],
         args: Tuple[Any, ...],
     ) -> bytes:
-        """Open what was refused, perhaps for want of room, when something else was closed."""
+        """Retry an open that may have failed because too many files are open, after each close."""
         session, until, tries = self._client.session, time.monotonic() + _HANDLE_WAIT_TIMEOUT, 0
         while True:
             while session.handles.count() and not session.handles.has_closed_since(reply):
                 if time.monotonic() > until:
                     raise refused
-                await self._client.ask(encode.lstat, b".")  # nothing but a moment
+                await self._client.ask(
+                    encode.lstat, b"."
+                )  # a request that only lets some time pass
             reply = self._client.ask(request, *args)
             try:
                 return await self._handle(reply, refused.path)
             except Refused as again:
                 refused = again
                 if session.handles.has_closed_since(reply) and time.monotonic() < until:
-                    continue  # it was full, and is no more
+                    continue  # it was full, and has room now
                 count = session.handles.count()
-                # With room, it was something else; unless another copy was faster.
+                # Refused although there was room: another reason, unless another copy was faster.
                 if count < most:
                     most, tries = count, tries + 1
                 if tries >= _MAX_OPEN_RETRIES or not count:
@@ -189,7 +192,7 @@ class RemoteFiles:
         try:
             await reply
         except Cancelled:
-            await reply  # the server may open it all the same: it must not stay open
+            await reply  # the server may have opened it: it must not stay open
             if reply.kind == protocol.HANDLE:
                 await self.ask_close(decode.handle(reply.body))
             raise
@@ -206,15 +209,15 @@ class RemoteFiles:
         return handle
 
     async def stat(self, path: bytes) -> Attributes:
-        """Tell what a path leads to."""
+        """Return the attributes of a path, following links."""
         return parse_attributes(await self._client.ask(encode.stat, path), path)
 
     async def lstat(self, path: bytes) -> Attributes:
-        """Tell what a path itself is."""
+        """Return the attributes of a path, not following links."""
         return parse_attributes(await self._client.ask(encode.lstat, path), path)
 
     async def find(self, path: bytes, follow: bool = True) -> Optional[Attributes]:
-        """Tell what a path leads to (or, not following, is), None if there is nothing."""
+        """Return the attributes of a path, or None if it does not exist."""
         try:
             return await (self.stat(path) if follow else self.lstat(path))
         except Refused as refused:
@@ -235,12 +238,12 @@ class RemoteFiles:
         check_status(await self.ask_remove_folder(path), path)
 
     async def make_link(self, text: bytes, path: bytes) -> None:
-        """Make a symbolic link that says `text`."""
+        """Create a symbolic link with target `text`."""
         paths = (path, text) if self.facts.symlink_path_first else (text, path)
         check_status(await self._client.ask(encode.make_link, *paths), path)
 
     async def text_of_link(self, path: bytes) -> bytes:
-        """Tell what a symbolic link says, to the letter."""
+        """Return the target of a symbolic link, unchanged."""
         return parse_path(await self.ask_read_link(path), path)
 
     async def make_folder(self, path: bytes, mode: int) -> None:
@@ -248,25 +251,25 @@ class RemoteFiles:
         check_status(await self._client.ask(encode.make_folder, path, mode), path)
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        """Rename; replaces `new` in one step where the server can (see `can_replace`)."""
+        """Rename; replace `new` atomically where the server can (see `can_replace`)."""
         check_status(await self.ask_rename(old, new), new)
 
     async def sync(self, handle: bytes, path: bytes) -> None:
-        """Have an open file written to the disk."""
+        """Flush an open file to the disk."""
         check_status(await self._client.ask(encode.fsync, handle), path)
 
     # Paths.
 
     async def real_path(self, path: bytes) -> bytes:
-        """Give the absolute path, without symbolic links."""
+        """Return the absolute path, without symbolic links."""
         return parse_path(await self._client.ask(encode.real_path, path), path)
 
     async def expand_home(self, path: bytes) -> bytes:
         """
-        Give a literal path for one that may begin with ``~`` or ``~user``.
+        Return a literal path for one that may begin with ``~`` or ``~user``.
 
-        The session begins in the home directory, so ``~/x`` is ``x`` even where the server cannot
-        expand; for somebody else's home it must.
+        The session starts in the home directory, so ``~/x`` is ``x`` even where the server cannot
+        expand paths; for the home of another user it must.
         """
         if not path.startswith(b"~"):
             return path
@@ -279,7 +282,7 @@ class RemoteFiles:
         raise Refused(protocol.NO_SUCH_FILE, "", path)
 
     async def read_link(self, path: bytes) -> Optional[bytes]:
-        """Return the path that a symbolic link names; None where the server cannot tell."""
+        """Return the path that a symbolic link points to; None if the server cannot report it."""
         try:
             target = parse_path(await self._client.ask(encode.read_link, path), path)
         except Refused:
@@ -287,28 +290,16 @@ class RemoteFiles:
         return target if target[:1] == b"/" else sibling(path, target)
 
     async def space(self, path: bytes) -> Optional[FreeSpace]:
-        """Tell about the file system that holds `path`; None where the server cannot."""
+        """Return the free space of the file system of `path`; None if it is not reported."""
         if protocol.STATVFS not in self._extensions:
             return None
         reply = await self._client.ask(encode.space, path)
         return decode.space(reply.body) if reply.kind == protocol.EXTENDED_REPLY else None
 
-    # What a refusal meant.
+    # Errors.
 
     async def to_os_error(self, refused: Refused) -> OSError:
-        """
-        Find out what the server's "failure" was, which one status code stands for.
-
-        Parameters
-        ----------
-        refused : Refused
-            What it said.
-
-        Returns
-        -------
-        OSError
-            The error for the caller of the copy, not raised yet.
-        """
+        """Return the error for the caller; find out what a mere FAILURE status meant."""
         if refused.code == protocol.BAD_MESSAGE and len(basename(refused.path)) > MAX_NAME_LENGTH:
             return refused.as_error(errno.ENAMETOOLONG)
         if refused.code != protocol.FAILURE:
@@ -319,7 +310,7 @@ class RemoteFiles:
         if space is not None and not (space.free_blocks and space.free_files):
             return refused.as_error(errno.ENOSPC)
         if space is not None and space.free_blocks * space.block_size < refused.size:
-            return refused.as_error(errno.ENOSPC)  # some is left, but not enough for that write
+            return refused.as_error(errno.ENOSPC)  # not enough for that write
         try:
             found = await self.find(refused.path)
         except Refused:
@@ -330,7 +321,7 @@ class RemoteFiles:
 
 
 def _data_size(limits: ServerLimits, size: int) -> int:
-    """Give how much one request may carry: what the server says, within reason."""
+    """Return how much data one request may carry: the server's limit, within reason."""
     if not size:
         return protocol.SAFE_DATA_SIZE
     if limits.packet:

@@ -1,8 +1,8 @@
 """
-Who we are on a server, by its own account, and which of its files are therefore ours.
+Our user on a server, as the server reports it, and which of its files are therefore ours.
 
-SFTP has no request for it.  A file that was created exclusively is certainly ours, so the owner
-that the server reports for it is our uid; its time is the server's clock.
+SFTP has no request for the user.  A file that was just created exclusively is certainly ours, so
+the owner that the server reports for it is our uid, and its time is the server's clock.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ __all__ = [
     "ResolvedFolder",
 ]
 
-# What Linux allows for links in a row, in the resolution of one path.
+# The number of symbolic links that Linux follows in one path.
 MAX_SYMLINKS = 40
 
-# The mode of an unfinished file: nobody else may read it; its own mode is set at the end.
+# The mode of an unfinished file; the final mode is set at the end.
 PRIVATE_MODE = 0o600
 NEW_FILE_FLAGS = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
 
 
 class ResolvedFolder:
     """
-    How a folder is reached.
+    The real path of a folder, and the folders on it.
 
     Attributes
     ----------
     complete : TaskEvent
         Set once the rest is known.
     path : Optional[bytes]
-        Its real path; None if it cannot be told.
+        The real path; None if it cannot be found out.
     folders : List[Attributes]
-        The folders on that path, from the root to itself.
+        The folders on that path, from the root to the folder itself.
     """
 
     def __init__(self, complete: TaskEvent) -> None:
@@ -67,15 +67,15 @@ class ResolvedFolder:
         self.folders: List[Attributes] = []
 
 
-class _Asked:
-    """The replies to come that make an identity."""
+class _IdentityReplies:
+    """The outstanding replies that make an identity."""
 
     def __init__(self, file: Reply, setting: Reply, root: Reply, done: TaskEvent) -> None:
         self._file = file
         self._setting = setting
         self._root = root
         self.done = done
-        self.is_taken = False  # a task waits for them
+        self.is_awaited = False
 
     async def identity(self) -> Identity:
         file = await _described(self._file)
@@ -83,11 +83,11 @@ class _Asked:
         try:
             check_status(await self._setting, b"")
         except Refused as refused:
-            sets_modes = refused.code == protocol.OP_UNSUPPORTED  # by path, perhaps
+            sets_modes = refused.code == protocol.OP_UNSUPPORTED  # setting by path may work
         root = await _described(self._root)
         return Identity(
             uid=file.uid,
-            # Some servers report one made-up owner for all files; "/" is root's.
+            # Some servers report the same made-up owner for all files; "/" belongs to root.
             is_proven=file.uid == 0 or root.uid not in (None, file.uid),
             sets_modes=sets_modes,
             time=file.mtime or 0,
@@ -96,28 +96,14 @@ class _Asked:
 
 
 class RemoteOwner:
-    """
-    Decides for one copy which files of the server's are ours.
-
-    Parameters
-    ----------
-    remote : RemoteFiles
-        The server's files.
-    pipeline : Pipeline
-        Runs the tasks that ask.
-
-    Attributes
-    ----------
-    identified : TaskEvent
-        Set once the identity is known.
-    """
+    """Decides which files of the server are ours, for one copy."""
 
     def __init__(self, remote: RemoteFiles, pipeline: Pipeline) -> None:
         self._remote = remote
         self._pipeline = pipeline
-        self._asked: Optional[_Asked] = None
+        self._asked: Optional[_IdentityReplies] = None
         self._probing = Budget(pipeline, 1)
-        self._no_probe: Set[bytes] = set()  # folders that take no files of ours
+        self._no_probe: Set[bytes] = set()  # folders in which we cannot create files
         self.identified = TaskEvent(pipeline)
         if self.identity is not None:
             self.identified.set()
@@ -126,22 +112,18 @@ class RemoteOwner:
 
     @property
     def identity(self) -> Optional[Identity]:
-        """What is known so far; kept for all copies on the session."""
+        """The identity, if it is known; kept for all copies on the session."""
         return self._remote.facts.identity
 
     def start_identifying(self, handle: bytes, mode: Optional[int] = None) -> None:
         """
-        Begin to learn the identity from an open file, unless it is known; see `known`.
+        Start to find out the identity from an open file, unless it is known.
 
-        Parameters
-        ----------
-        handle : bytes
-            Of a file that this copy has just created exclusively, and may close at once.
-        mode : Optional[int]
-            The mode it has, which can be set once more to see whether modes can be set.
+        The copy has just created the file exclusively, with `mode`; it may close it at once.
+        Setting the same mode again shows whether modes can be set.
         """
         if self.identity is None and self._asked is None:
-            self._asked = _Asked(
+            self._asked = _IdentityReplies(
                 self._remote.ask_stat_open(handle),
                 self._remote.ask_set_open(handle, Attributes(mode=mode)),
                 self._remote.ask_lstat(b"/"),
@@ -149,12 +131,12 @@ class RemoteOwner:
             )
 
     async def wait_for_identity(self) -> Optional[Identity]:
-        """Return the identity, and wait for it where it is being learnt."""
+        """Return the identity; wait for it while it is being found out."""
         asked = self._asked
-        if asked is not None and asked.is_taken:
+        if asked is not None and asked.is_awaited:
             await asked.done.wait()
         elif asked is not None:
-            asked.is_taken = True
+            asked.is_awaited = True
             try:
                 self._remote.facts.identity = await asked.identity()
                 self.identified.set()
@@ -164,10 +146,10 @@ class RemoteOwner:
         return self.identity
 
     async def identify(self, folder: bytes) -> Identity:
-        """Return the identity; learn it from a file made for that, if necessary."""
+        """Return the identity; create a file to find it out, if necessary."""
         await self._probing.acquire()
         try:
-            for where in (folder, b"."):  # there, or in the home
+            for where in (folder, b"."):  # in that folder, or in the home directory
                 identity = await self.wait_for_identity()
                 if identity is not None:
                     return identity
@@ -191,10 +173,10 @@ class RemoteOwner:
         finally:
             temporary.names.release(name)
 
-    # Rules.
+    # Checks.
 
     def ask_folder(self, path: bytes) -> Optional[Reply]:
-        """Begin to ask for the folder of a target, unless it is known; for `check_target`."""
+        """Ask for the folder of a target, unless it is known, for `check_target`."""
         where = folder_of(path)
         return None if where in self._folders else self._remote.ask_stat(where)
 
@@ -202,21 +184,12 @@ class RemoteOwner:
         self, path: bytes, found: Attributes, asked: Optional[Reply] = None
     ) -> None:
         """
-        Refuse a target that a stranger made in a folder which strangers may write to.
-
-        Parameters
-        ----------
-        path : bytes
-            The target's path.
-        found : Attributes
-            What stands there, links not followed.
-        asked : Optional[Reply]
-            The reply to `ask_folder`, if that was called.
+        Refuse a target that another user created in a folder that others may write to.
 
         Raises
         ------
         SshTransferError
-            A permission error that names the path and the owner.
+            A permission error with the path and the owner.
         """
         folder = await self._folder_around(path, asked)
         if may_use(found, folder, None):
@@ -226,7 +199,7 @@ class RemoteOwner:
             raise not_ours_error(display_path(path), found, "remote")
 
     async def is_in_shared_folder(self, path: bytes) -> bool:
-        """Return whether strangers may write to the folder in which something lies."""
+        """Return whether other users may write to the folder that contains `path`."""
         return is_shared(await self._folder_around(path))
 
     async def _folder_around(self, path: bytes, asked: Optional[Reply] = None) -> Attributes:
@@ -239,14 +212,10 @@ class RemoteOwner:
 
     async def check_folder(self, path: bytes, is_explicit: bool = False) -> None:
         """
-        As `check_target`, for a folder, or for a link that leads to one.
+        Check a folder, and each link that leads to it, as `check_target` does; it may be missing.
 
-        Parameters
-        ----------
-        path : bytes
-            Its path; may be nothing.
-        is_explicit : bool
-            Whether the caller has named it as a folder, whoever made it: then only links count.
+        With `is_explicit` the caller named it as a folder, whatever its owner: only links are
+        checked.
         """
         path = path.rstrip(b"/") or b"/"
         for _ in range(MAX_SYMLINKS):
@@ -254,7 +223,7 @@ class RemoteOwner:
             try:
                 found = await self._remote.find(path, follow=False)
             except Refused:
-                return  # told by whatever needs it
+                return  # reported by the request that needs it
             if found is None or (is_explicit and not is_link(found)):
                 return
             if basename(path) not in (b".", b".."):
@@ -266,17 +235,9 @@ class RemoteOwner:
 
     async def guarded_path(self, folder: bytes) -> Optional[bytes]:
         """
-        Return the real path of a folder if no stranger can change what that path leads to.
+        Return the real path of a folder if no other user can change what the path leads to.
 
-        Parameters
-        ----------
-        folder : bytes
-            Its path.
-
-        Returns
-        -------
-        Optional[bytes]
-            None also where the server does not say enough about owners.
+        Returns None also if the server does not report enough about owners.
         """
         identity, way = self.identity, await self.resolve(folder)
         if identity is None or identity.uid is None or way.path is None:
@@ -284,7 +245,7 @@ class RemoteOwner:
         return way.path if all(self._is_guarded(f, identity) for f in way.folders) else None
 
     async def resolve(self, folder: bytes) -> ResolvedFolder:
-        """Find out the real path of a folder, and who owns the folders on it; once for a copy."""
+        """Find out the real path of a folder and the folders on it, once for each copy."""
         way = self._resolved.get(folder)
         if way is None:
             way = self._resolved[folder] = ResolvedFolder(TaskEvent(self._pipeline))
@@ -337,7 +298,7 @@ class RemoteOwner:
         )
 
     def is_our_private_folder(self, folder: Attributes) -> bool:
-        """Return whether a folder in a guarded one is ours, and nobody else may enter it."""
+        """Return whether a folder in a guarded one is ours, and closed to others."""
         identity, mode = self.identity, folder.mode or 0
         if identity is None or identity.uid is None or folder.uid != identity.uid:
             return False

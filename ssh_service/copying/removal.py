@@ -1,4 +1,4 @@
-"""An unfinished tree on the server, removed; but not for as long as a hostile server may like."""
+"""Removes an unfinished tree on the server, within bounds: a server may list without end."""
 
 from __future__ import annotations
 
@@ -15,34 +15,28 @@ from ssh_service.copying.sftp.reply import Reply
 
 __all__ = ["remove_tree"]
 
-# What one removal may take: seconds, and bytes of paths in all, about 300,000 entries.
+# Bounds of one removal: seconds, and bytes of all paths (about 300,000 entries).
 _TIMEOUT = 60.0
 _MAX_PATH_BYTES = 32 * 1024 * 1024
-# Longer paths than any system takes: what lies there was made up.
+# Longer than any system allows: such paths are made up.
 _MAX_PATH_LENGTH = 8 * 1024
-# Removals on their way at once.
+# Removals in flight.
 _MAX_IN_FLIGHT = 1000
 
 
 async def remove_tree(context: CopyContext, folder: bytes) -> None:
     """
-    Remove a folder of ours that an upload has not finished, and all in it.
+    Remove an unfinished folder of ours with everything in it.
 
-    It stays if it is not ours, or if others may enter it and could exchange what is in there.
-    What is too much is left: a later copy finds it, and goes on.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    folder : bytes
-        Its real path, in a folder that no stranger can change.
+    It stays if it is not ours, or if others may enter it and could exchange what is in it.  What
+    is beyond the bounds stays as well; a later copy finds it and continues.  `folder` is a real
+    path in a guarded folder.
     """
     try:
         if context.owner.is_our_private_folder(await context.remote.lstat(folder)):
             await _Removal(context).run(folder)
     except Refused:
-        pass  # it is not there, or not ours to remove
+        pass  # it does not exist, or is not ours
 
 
 class _Removal:
@@ -61,7 +55,7 @@ class _Removal:
             try:
                 to_do += await self._empty(folder)
             except Refused:
-                pass  # it is not there any more; or it stays, with those around it
+                pass  # it is gone, or it stays with the folders around it
         for folder in reversed(folders):
             await self._ask(self._remote.ask_remove_folder(folder))
         while self._on_way:
@@ -73,7 +67,7 @@ class _Removal:
     async def _empty(self, folder: bytes) -> List[bytes]:
         """Remove the files in a folder; return the folders in it."""
         folders = []
-        # Never through a link.
+        # Never follow a link.
         if is_folder(await self._remote.lstat(folder)):
             for entry in await self._list(folder):
                 path = join(folder, entry.filename)
@@ -102,7 +96,7 @@ class _Removal:
     async def _ask(self, reply: Reply) -> None:
         self._on_way.append(reply)
         if len(self._on_way) > _MAX_IN_FLIGHT:
-            await self._on_way.popleft()  # what is not removed was not there, or stays
+            await self._on_way.popleft()  # one that cannot be removed is gone, or stays
 
 
 def _is_inside(entry: FolderEntry) -> bool:

@@ -1,8 +1,8 @@
 """
-The mark of a tree that an upload has begun, so that the same call finds it after an interrupt.
+The marker of a tree that an upload has begun, by which the same call finds it after an interrupt.
 
-Without it, a second ``upload(tree, "new", resume=True)`` would find a folder named ``new``, and
-put all of the tree into ``new/tree``.  The mark is an empty file, named as unfinished files are.
+Without it, a second ``upload(tree, "new", resume=True)`` would find the folder ``new`` and copy
+the tree to ``new/tree``.  The marker is an empty file with a temporary name.
 """
 
 from __future__ import annotations
@@ -20,18 +20,7 @@ __all__ = ["ResumeMarker"]
 
 
 class ResumeMarker:
-    """
-    The mark of one upload, in the root of the tree on the server.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    stale_files : StaleFiles
-        What earlier copies left.
-    source : bytes
-        The real path of the local folder.
-    """
+    """The marker of one upload, in the root of the tree on the server; `source` is a real path."""
 
     def __init__(self, context: CopyContext, stale_files: StaleFiles, source: bytes) -> None:
         self._context = context
@@ -51,33 +40,24 @@ class ResumeMarker:
         return True
 
     async def begin(self, folder: bytes, root: Optional[bytes] = None) -> None:
-        """
-        Mark a tree that this copy has made.
-
-        Parameters
-        ----------
-        folder : bytes
-            Where it will be.
-        root : Optional[bytes]
-            Where it is at the moment, if it is going to be renamed.
-        """
+        """Mark the tree `folder`, which this copy has created, for now at `root` if given."""
         path = join(root or folder, self._name)
         try:
             handle = await self._context.remote.open(path, NEW_FILE_FLAGS, PRIVATE_MODE)
         except Refused:
-            return  # then it is not resumed; whatever is wrong, the copy finds out
+            return  # it cannot be resumed then; the copy itself reports any error
         self._context.owner.start_identifying(handle, PRIVATE_MODE)
         self._context.remote.ask_close(handle)
         self._path = join(folder, self._name)
 
     async def end(self) -> None:
-        """Remove the mark: all is there."""
+        """Remove the marker: the tree is complete."""
         if self._path is not None:
             try:
                 await self._context.remote.remove(self._path)
             except Refused:
-                pass  # litter now
+                pass  # stale now
 
     def release(self) -> None:
-        """Leave the mark to the next copy, unless it was removed."""
+        """Leave the marker to the next copy, unless it was removed."""
         temporary.names.release(self._name)

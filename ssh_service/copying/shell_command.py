@@ -1,4 +1,4 @@
-"""A command in the server's shell, as a copy uses one: what it reads, writes and ends with."""
+"""A command in the server's shell, as copies use it: its input, output and exit status."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ssh_service.copying.sftp.session import SftpChannel
 
 __all__ = ["READY_LINE", "PRINT_READY_LINE", "ProcessChannel", "ShellProcess", "quoted"]
 
-# What every script says first, so that a login shell that hangs, or is none, is noticed.
+# The first output of every script: detects a login shell that hangs, or is not a shell.
 READY_LINE = b"ssh_service is ready\n"
 PRINT_READY_LINE = b"echo ssh_service is ready;"
-# Bytes that a profile may print before it.
+# Bytes of output of a profile to skip.
 _MAX_NOISE = 64 * 1024
 
 
 class ProcessChannel(SftpChannel):
-    """What a process needs of the channel under it."""
+    """The channel under a command."""
 
     def send_eof(self) -> None:
-        """Let the command find the end of its input."""
+        """Close the command's stdin."""
         raise NotImplementedError
 
     def adjust_window(self, size: int) -> None:
-        """Let the command write as much again."""
+        """Let the command write `size` more bytes."""
         raise NotImplementedError
 
 
@@ -36,22 +36,15 @@ class ShellProcess:
     """
     A command on the server, for one copy.
 
-    Parameters
-    ----------
-    client : SftpClient
-        The copy's: what comes wakes it as its replies do.
-
     Attributes
     ----------
     channel : Optional[ProcessChannel]
-        The channel; set by who starts the command.
+        The channel; set when the command is started.
     refused : bool
-        Whether it never began as the server admits no more sessions at the moment.
+        Whether it never started because the server admits no more sessions at the moment.
 
-    Notes
-    -----
-    Thread safety.  `feed`, `on_writable` and `ended` are for the connection's reader thread; all
-    else belongs to the copy's own thread.
+    Notes ----- Thread safety.  `feed`, `on_writable` and `on_exit` are called by the connection's
+    reader thread; everything else belongs to the thread of the copy.
     """
 
     def __init__(self, client: SftpClient) -> None:
@@ -61,36 +54,38 @@ class ShellProcess:
         self._lock = threading.Lock()
         self._chunks: Deque[bytes] = deque()  # guarded by _lock
         self._waiting: List[Reply] = []  # guarded by _lock
-        self._taken_before = 0  # guarded by _lock: of the chunks, bytes given back already
+        self._taken_before = (
+            0  # guarded by _lock: bytes of the chunks already returned to the window
+        )
         self._changes = 0  # guarded by _lock
         self._has_ended = False  # guarded by _lock
         self._is_ready = False  # guarded by _lock
         self._status: Optional[int] = None  # guarded by _lock
 
-    # The reader thread's side. ------------------------------------------------------------------
+    # Called by the reader thread.
 
     def feed(self, chunk: bytes) -> None:
-        """Take in what the command wrote."""
+        """Take output of the command."""
         with self._lock:
             self._chunks.append(chunk)
             woken = self._wake_locked()
-        self._tell(woken)
+        self._deliver(woken)
 
     def on_writable(self) -> None:
         """Note that more can be written."""
         with self._lock:
             woken = self._wake_locked()
-        self._tell(woken)
+        self._deliver(woken)
 
     def on_exit(self, status: Optional[int]) -> None:
-        """Note the end; None: it never began, or nobody knows how it ended."""
+        """Note the end; `status` is None if it never started, or the exit status is unknown."""
         with self._lock:
             self._has_ended, self._status = True, status
             woken = self._wake_locked()
-        self._tell(woken)
+        self._deliver(woken)
 
     def fail_unless_ready(self) -> None:
-        """Note the end, and close the channel, if the script has not said yet that it runs."""
+        """End the command if the script has not printed its first line yet."""
         with self._lock:
             if self._is_ready or self._has_ended:
                 return
@@ -102,15 +97,15 @@ class ShellProcess:
         woken, self._waiting = self._waiting, []
         return woken
 
-    def _tell(self, woken: List[Reply]) -> None:
+    def _deliver(self, woken: List[Reply]) -> None:
         self._client.activity += 1
         if woken:
             self._client.deliver(woken)
 
-    # The copy's side. ---------------------------------------------------------------------------
+    # Called by the copy.
 
     async def _wait_for_change(self, seen: int) -> None:
-        """Wait until something has happened since, and give all other tasks a turn."""
+        """Wait until something has changed since `seen`, and let all other tasks run."""
         reply = self._client.expect_external()
         with self._lock:
             happened = self._changes != seen
@@ -122,12 +117,9 @@ class ShellProcess:
 
     async def wait_until_ready(self) -> bool:
         """
-        Wait until the script says that it runs; what comes before is its profile's.
+        Wait for the first line of the script, and skip the output of a profile before it.
 
-        Returns
-        -------
-        bool
-            False where it does not: there is no shell, or it hangs, or is none that we know.
+        Returns False if it does not come: there is no shell, it hangs, or it is an unknown one.
         """
         noise = b""
         while len(noise) <= _MAX_NOISE:
@@ -146,7 +138,7 @@ class ShellProcess:
         return False
 
     async def write(self, data: Buffer) -> bool:
-        """Write all of `data` to the command's input; False: it takes no more."""
+        """Write all of `data` to the command's stdin; return False if the command has ended."""
         left = memoryview(data)
         while left:
             with self._lock:
@@ -160,12 +152,12 @@ class ShellProcess:
         return True
 
     def end_input(self) -> None:
-        """Let the command find the end of its input."""
+        """Close the command's stdin."""
         if self.channel is not None:
             self.channel.send_eof()
 
     async def read(self) -> bytes:
-        """Read what the command wrote since; b"" at the end of its output."""
+        """Return the output that has arrived since the last call; b"" at its end."""
         while True:
             with self._lock:
                 seen, has_ended = self._changes, self._has_ended
@@ -179,25 +171,24 @@ class ShellProcess:
             await self._wait_for_change(seen)
 
     async def end(self) -> Optional[int]:
-        """Wait for its end; give its exit status, None if it has none."""
+        """Wait for the end; return the exit status, or None if it is unknown."""
         while await self.read():
             pass
         with self._lock:
             return self._status
 
     def abandon(self) -> None:
-        """End it; the reader thread tells of the end."""
+        """Close the channel; the reader thread reports the end."""
         if self.channel is not None:
             self.channel.close()
 
 
 def quoted(path: bytes) -> bytes:
     """
-    Give a path, for ``$(printf "...")`` in a script between apostrophes, whatever is in it.
+    Return a path for ``$(printf "...")`` in a script between apostrophes.
 
-    No login shell finds anything in there that it would take for its own: only digits and
-    backslashes.
+    The result has only digits and backslashes, which every login shell takes literally.
     """
     if not path.startswith(b"/"):
-        path = b"./" + path  # neither an option nor looked for elsewhere
+        path = b"./" + path  # not an option, and not searched in CDPATH
     return b"".join(b"\\%03o" % byte for byte in path)

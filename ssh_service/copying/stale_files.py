@@ -1,4 +1,4 @@
-"""The unfinished files of copies that died: found on the server, and removed or continued."""
+"""Unfinished files that dead copies left on the server: removed, or resumed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ssh_service.copying.waiting import Budget, TaskEvent
 
 __all__ = ["ClaimedFile", "StaleFiles"]
 
-# Entries of one folder that are looked at: a folder may be huge, and this must cost little.
+# Entries of one folder to examine: a folder may be huge, and this must cost little.
 _MAX_ENTRIES = 50_000
 _MAX_FOLDERS = 10_000
-# Folders that are swept at once, and parts of each that are asked for at once.
+# Folders that are cleaned at once, and parts of a listing that are requested at once.
 _MAX_REMOVALS = 4
 _READ_AHEAD = 8
 
 
 class _Listing:
-    """The unfinished files in one folder, listed once for a copy."""
+    """The unfinished files in one folder, listed once for each copy."""
 
     def __init__(self, complete: TaskEvent) -> None:
         self.complete = complete
@@ -38,7 +38,7 @@ class _Listing:
 
 
 class ClaimedFile(NamedTuple):
-    """An unfinished file that is continued."""
+    """An unfinished file that is resumed, open."""
 
     path: bytes
     handle: bytes
@@ -47,15 +47,10 @@ class ClaimedFile(NamedTuple):
 
 class StaleFiles:
     """
-    What dead copies left on the server, as one copy looks after it.
+    The unfinished files of dead copies on the server, as one copy handles them.
 
-    Only files of ours in folders that no stranger can change are removed or continued: SFTP
-    works by path, so anything else could be exchanged_error for a link at the wrong moment.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
+    Only files of ours in folders that no other user can change are removed or resumed: SFTP works
+    by path, so anything else could be exchanged for a link at the wrong moment.
     """
 
     def __init__(self, context: CopyContext) -> None:
@@ -69,17 +64,18 @@ class StaleFiles:
 
     def start_removing(self, folder: bytes) -> None:
         """
-        Begin to remove what dead copies left in a folder, once per session and folder.
+        Start to remove the stale files in a folder, once for each session and folder.
 
-        The copy does not wait for it: what is not done by `stop` is left to the next copy.
+        The copy does not wait for it: what is left when `stop` is called remains for the next
+        copy.
         """
-        swept = self._context.remote.facts.cleaned_folders
-        if folder in swept or len(swept) >= _MAX_FOLDERS:
+        cleaned = self._context.remote.facts.cleaned_folders
+        if folder in cleaned or len(cleaned) >= _MAX_FOLDERS:
             return
         self._removals.append(
             self._context.pipeline.start(self._remove_stale(folder), background=True)
         )
-        swept.add(folder)
+        cleaned.add(folder)
 
     def stop(self) -> None:
         """Stop removing: the copy has ended."""
@@ -90,7 +86,7 @@ class StaleFiles:
         try:
             await self._room.acquire()
             try:
-                # At the same time, as it will be needed soon where there is anything.
+                # Concurrently: it is needed soon if there are any.
                 self._removals.append(
                     self._context.pipeline.start(self._owner.resolve(folder), background=True)
                 )
@@ -103,7 +99,7 @@ class StaleFiles:
             finally:
                 self._room.release()
         except Refused:
-            done = True  # nothing the copy depends on: if it does, it finds out itself
+            done = True  # the copy does not depend on it, or reports the error itself
         finally:
             if not done:
                 self._context.remote.facts.cleaned_folders.discard(folder)
@@ -118,18 +114,18 @@ class StaleFiles:
             name, attributes, _ = entry
             age = _age(entry, identity)
             path = join(real, name)
-            if is_folder(attributes):  # never continued
+            if is_folder(attributes):  # folders are never resumed
                 if temporary.names.is_stale(name, age):
                     await self._remove_folder(real, path)
             elif temporary.names.is_stale(name, age, context.options.resume):
                 if owner.is_our_stale_file(attributes, entry.links):
                     removing.append(context.remote.ask_remove(path))
         for reply in removing:
-            await reply  # one that is not removed is not there, or has got its name since
+            await reply  # one that cannot be removed is gone, or was renamed meanwhile
 
     async def _remove_folder(self, around: bytes, path: bytes) -> None:
-        # By a name of this process's: if it cannot be finished, the next copy here goes on with
-        # it, although the folder has changed a moment ago.
+        # Under a name of this process: if the removal is not finished, the next copy of this
+        # process continues it, although the folder has just changed.
         name = temporary.names.new(b"")
         renamed = join(around, name)
         try:
@@ -137,7 +133,7 @@ class StaleFiles:
                 await self._context.remote.rename(path, renamed)
                 await remove_tree(self._context, renamed)
         except Refused:
-            pass  # somebody else was faster
+            pass  # another copy was faster
         finally:
             temporary.names.release(name)
 
@@ -147,23 +143,10 @@ class StaleFiles:
         self, folder: bytes, target_name: bytes, new_name: bytes, max_size: int
     ) -> Optional[ClaimedFile]:
         """
-        Take over what an earlier, interrupted copy to the same target left, by renaming it.
+        Take over an unfinished file of an earlier copy to the same target, by renaming it.
 
-        Parameters
-        ----------
-        folder : bytes
-            Where to look.
-        target_name : bytes
-            The name of what the unfinished file was to become.
-        new_name : bytes
-            Its name from now on.
-        max_size : int
-            The size of the source: what is larger is not a part of it.
-
-        Returns
-        -------
-        Optional[ClaimedFile]
-            The file, open; None if there is none that is certainly ours.
+        Returns the file, open; None if there is none that is certainly ours and not larger than
+        `max_size`, the size of the source.
         """
         try:
             left = await self._stale_parts(folder, target_name)
@@ -171,19 +154,10 @@ class StaleFiles:
                 await self._claim(folder, target_name, new_name, left, max_size) if left else None
             )
         except Refused:
-            return None  # somebody else was faster
+            return None  # another copy was faster
 
     async def remove_parts_of(self, folder: bytes, target_name: bytes) -> None:
-        """
-        Remove what earlier copies left of a file that is there as a whole.
-
-        Parameters
-        ----------
-        folder : bytes
-            Where to look.
-        target_name : bytes
-            The name of the file.
-        """
+        """Remove the unfinished files of a target that is complete."""
         try:
             left = await self._stale_parts(folder, target_name)
             real, ours = await self._ours(folder, target_name, left) if left else (None, [])
@@ -193,7 +167,7 @@ class StaleFiles:
                 ]:
                     await reply
         except Refused:
-            pass  # the next copy looks again
+            pass  # left to the next copy
 
     async def _stale_parts(self, folder: bytes, target_name: bytes) -> List[FolderEntry]:
         return [
@@ -205,7 +179,7 @@ class StaleFiles:
     async def _ours(
         self, folder: bytes, target_name: bytes, left: List[FolderEntry]
     ) -> Tuple[Optional[bytes], List[FolderEntry]]:
-        """Return the real path of a folder that no stranger can change, and what is ours there."""
+        """Return the real path of a guarded folder (or None), and which files in it are ours."""
         owner = self._owner
         identity = await owner.identify(folder)
         real = await owner.guarded_path(folder)
@@ -232,7 +206,7 @@ class StaleFiles:
         if real is None or not ours:
             self._context.warn_once(
                 "not resumed",
-                "an unfinished copy in %r is not continued: it is not certain that it is ours",
+                "an unfinished copy in %r is not resumed: its owner is uncertain",
                 display_path(folder),
             )
             return None
@@ -252,7 +226,7 @@ class StaleFiles:
     # Listing.
 
     async def _list(self, folder: bytes) -> _Listing:
-        """List the unfinished files in a folder; once for all of the copy."""
+        """List the unfinished files in a folder, once for each copy."""
         listing = self._listings.get(folder)
         if listing is None:
             listing = self._listings[folder] = _Listing(TaskEvent(self._context.pipeline))

@@ -1,8 +1,8 @@
 """
-The part of POSIX's tar format that copies use, as pure functions: files and folders, nothing else.
+The part of the POSIX tar format that copies use, as pure functions: files, folders and links.
 
-A header is 512 bytes, data follows in blocks of as many.  What has no room in a header, the time
-of the last access and long names, comes before it, as an entry of its own.
+A header has 512 bytes; data follows in blocks of that size.  Long names and the access time, which
+do not fit into a header, precede it as an entry of their own.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = [
 ]
 
 BLOCK = 512
-# What an archive ends with.
+# The end of an archive.
 END = bytes(2 * BLOCK)
 FILE, LINK, FOLDER, MORE = b"0", b"2", b"5", b"x"
 
 _NAME_SIZE = 100
 _LATEST = 0xFFFFFFFF
-# Of a number that a record tells: more, and the system takes it for no time.
+# Digits of a number in a record: more are not a valid time.
 _MAX_DIGITS = 12
-# What an entry of kind `MORE` most often is.
+# The usual content of an extended header.
 _ONLY_ATIME = re.compile(rb"[0-9]+ atime=([0-9]{1,12})(?:\.[0-9]+)?\n")
-_NOBODY = b"0000000\0" * 2  # uid and gid: whoever unpacks it owns the files
-# From the checksum on: the kind of entry, no link, the format, no owner's name, no device.
+_NOBODY = b"0000000\0" * 2  # uid and gid: tar gives the files to the user that unpacks them
+# From the checksum on: the type, the link, the format, no owner's name, no device.
 _END_OF_HEADER = b" %b%b" + b"ustar\00000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
-# The sum of the bytes that are the same in all headers, the checksum itself taken for blanks.
+# The sum of the bytes that all headers share, with the checksum itself as blanks.
 _FIXED_SUM = sum(_NOBODY) + sum(_END_OF_HEADER % (b"", b"")) - ord(" ") + 8 * ord(" ")
 _NO_LINK = bytes(_NAME_SIZE)
 
@@ -55,7 +55,7 @@ class Header(NamedTuple):
 
 
 def header(name: bytes, kind: bytes, attributes: Attributes, link: bytes = b"") -> bytes:
-    """Give the header of an entry, with what comes before it; a link says `link`."""
+    """Return the header of an entry, or of a link to `link`, and any extended header."""
     more = b""
     if attributes.atime is not None:
         more = _record(b"atime", b"%d" % _time(attributes.atime))
@@ -85,7 +85,7 @@ def _header_of_more(size: int) -> bytes:
 
 def _record(key: bytes, value: bytes) -> bytes:
     rest = b" %b=%b\n" % (key, value)
-    size = len(rest) + 1  # which its own digits are a part of
+    size = len(rest) + 1  # includes its own digits
     while len(rest) + len(b"%d" % size) != size:
         size = len(rest) + len(b"%d" % size)
     return b"%d%b" % (size, rest)
@@ -96,35 +96,21 @@ def _time(seconds: Optional[int]) -> int:
 
 
 def padding(size: int) -> bytes:
-    """Give what fills data of a size up to whole blocks."""
+    """Return the bytes that fill data of this size up to whole blocks."""
     return bytes(-size % BLOCK)
 
 
 def read_header(block: bytes, more: bytes = b"") -> Optional[Header]:
-    """
-    Decode a header.
-
-    Parameters
-    ----------
-    block : bytes
-        The header.
-    more : bytes
-        What the entry before it told, if that was one of kind `MORE`.
-
-    Returns
-    -------
-    Optional[Header]
-        None where the archive ends.
-    """
+    """Decode a header, with the content of the extended header before it; None at the end."""
     if not block[0]:
         if block.count(0) == len(block):
             return None
-        raise ProtocolError("an entry of an archive without a name")
+        raise ProtocolError("tar entry without a name")
     size = read_size(block)
     try:
         mode, mtime = int(block[100:107], 8), int(block[136:147], 8)
     except ValueError:
-        raise ProtocolError("an entry of an archive with numbers that are none") from None
+        raise ProtocolError("malformed number in a tar header") from None
     name = block[:_NAME_SIZE].partition(b"\0")[0]
     if block[345]:
         name = block[345:500].partition(b"\0")[0] + b"/" + name
@@ -140,7 +126,7 @@ def read_header(block: bytes, more: bytes = b"") -> Optional[Header]:
 
 
 def read_size(block: bytes) -> int:
-    """Decode the size of an entry alone."""
+    """Decode only the size of an entry."""
     try:
         return int(block[124:135], 8)
     except ValueError:
@@ -164,5 +150,5 @@ def _seconds(value: Optional[bytes]) -> Optional[int]:
         return None
     whole = value.partition(b".")[0]
     if not whole.isdigit() or len(whole) > _MAX_DIGITS:
-        raise ProtocolError(f"{value!r} where an archive should have a number")
+        raise ProtocolError(f"expected a number in a tar header, got {value!r}")
     return int(whole)

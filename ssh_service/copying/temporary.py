@@ -1,9 +1,9 @@
 """
-The names of unfinished files, which tell whose they are: so nothing is left for ever.
+The names of unfinished files, which identify their writer, so that none is left behind.
 
-A copy is written beside its target, under a name that says which host and process writes it, and
-renamed over the target at the end.  A later run that meets such a file knows whether its writer
-can still be at work.
+A copy writes next to its target, under a name that identifies the host and the process, and
+renames the file at the end.  A later copy that finds such a file can tell from its name whether
+the writer may still be at work.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import List, NamedTuple, Optional, Set
 
 __all__ = ["TemporaryName", "TemporaryNames", "names"]
 
-# Seconds for which an unfinished file of another machine, or of another boot of this one, is kept:
-# whether its writer is alive cannot be seen from here.
+# Seconds to keep an unfinished file of another machine, or of another boot of this one: whether
+# its writer is alive cannot be checked.
 FOREIGN_TTL = 24 * 3600
-# An unfinished file that was written to within these seconds is kept even if its writer seems
-# dead, unless it is this process itself: cloned machines may agree in all that a name says.
+# Seconds since the last write below which a file is kept even if its writer seems dead, unless the
+# writer is this process: cloned machines may agree in everything that a name contains.
 MIN_IDLE = 15 * 60
 
 _PREFIX = b".ssh_service-"
@@ -33,18 +33,18 @@ _PATTERN = re.compile(
 
 
 class TemporaryName(NamedTuple):
-    """What the name of an unfinished file says."""
+    """The parts of the name of an unfinished file."""
 
     machine: str
     boot: str
     pid: int
-    start: int  # of the process, in its system's own unit: distinguishes it from a later one
-    target: str  # a digest of the target's name
+    start: int  # of the process, in clock ticks: distinguishes it from a later one with this pid
+    target: str  # digest of the target's name
 
 
 class TemporaryNames:
     """
-    Gives out names for unfinished files, and judges those it meets.
+    Creates names for unfinished files, and judges those that it finds.
 
     Notes
     -----
@@ -60,19 +60,7 @@ class TemporaryNames:
         self._process = (0, 0)  # pid and start; replaced as a whole
 
     def new(self, target: bytes) -> bytes:
-        """
-        Give a name that is in use from now on.
-
-        Parameters
-        ----------
-        target : bytes
-            The name, without its folder, of the file that is to be.
-
-        Returns
-        -------
-        bytes
-            At most 65 bytes, so it fits wherever any name does.
-        """
+        """Return a new name, in use from now on, for a target's name; at most 65 bytes."""
         pid = os.getpid()
         if self._process[0] != pid:  # the first time, and after a fork
             self._process = (pid, process_start(pid) or 0)
@@ -84,27 +72,22 @@ class TemporaryNames:
         return name
 
     def release(self, name: bytes) -> None:
-        """Note that a name is no longer in use; what bears it is litter."""
+        """Note that a name is no longer in use; a file with this name is stale."""
         with self._lock:
             self._in_use.discard(name)
 
     def is_stale(self, name: bytes, age: float, may_resume: bool = False) -> bool:
         """
-        Return whether a file is an unfinished one that nobody will finish.
+        Return whether a name is that of an unfinished file that no copy will finish.
 
         Parameters
         ----------
         name : bytes
-            Its name, without the folder.
+            The name, without the folder.
         age : float
-            Seconds since it was last written, by the clock of the machine it lies on.
+            Seconds since the last write, by the clock of the machine with the file.
         may_resume : bool
-            Whether this copy, or the next one, may continue it: then it is kept for a day.
-
-        Returns
-        -------
-        bool
-            False for every name that is not one of ours.
+            Whether a copy may resume it: then it is kept for a day.
         """
         parsed = parse(name)
         if parsed is None or (may_resume and age < FOREIGN_TTL):
@@ -116,24 +99,13 @@ class TemporaryNames:
         return age > MIN_IDLE and not is_running(parsed.pid, parsed.start)
 
     def is_resumable_for(self, name: bytes, target: bytes, age: float) -> bool:
-        """
-        Return whether a file is what a dead copy left of a target, and may be continued.
-
-        Parameters
-        ----------
-        name : bytes
-            Its name, without the folder.
-        target : bytes
-            The target's name, without its folder.
-        age : float
-            As for `is_stale`.
-        """
+        """Return whether a dead copy to `target` left a file; `age` as in `is_stale`."""
         parsed = parse(name)
         if parsed is None or parsed.target != target_digest(target).decode():
             return False
         if parsed.machine != self._machine:
-            return False  # whether it is still being written cannot be known
-        if parsed.boot != self._boot:  # before a restart; or a clone's
+            return False  # its writer may be alive
+        if parsed.boot != self._boot:  # of an earlier boot, or of a clone
             return age > MIN_IDLE
         if parsed.pid == os.getpid():
             return self._is_released(name)
@@ -148,7 +120,7 @@ class TemporaryNames:
 
 
 def parse(name: bytes) -> Optional[TemporaryName]:
-    """Read the name of an unfinished file; None for any other name."""
+    """Return the parts of the name of an unfinished file; None for any other name."""
     match = _PATTERN.fullmatch(name) if name.startswith(_PREFIX) else None
     if match is None:
         return None
@@ -157,39 +129,39 @@ def parse(name: bytes) -> Optional[TemporaryName]:
 
 
 def tree(source: bytes) -> bytes:
-    """Return what stands for a tree's source in place of a target's name."""
+    """Return what takes the place of a target's name in the marker of a tree from `source`."""
     return b"tree/" + source
 
 
 def target_digest(target: bytes) -> bytes:
-    """Give what stands for a target's name in the name of its unfinished file."""
+    """Return what stands for a target's name in a temporary name."""
     return b"%08x" % zlib.crc32(target)
 
 
 def process_start(pid: int) -> Optional[int]:
-    """Tell when a process started, in clock ticks since boot; None where the system hides it."""
+    """Return when a process started, in clock ticks since boot; None if that is hidden."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The command's name, in parentheses, may hold anything, so count from its end.
+            # The command's name, in parentheses, may contain anything: count from its end.
             return int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return None
 
 
 def is_running(pid: int, start: int) -> bool:
-    """Tell whether the process that had this pid, and started then, may still run."""
+    """Return whether the process with this pid and start time may still run."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        pass  # it runs, as somebody else
+        pass  # it runs, as another user
     now = process_start(pid)
     return not (now and start) or now == start
 
 
 def _machine() -> List[str]:
-    # Containers may share a machine id, or a host name, but not the numbers of their processes.
+    # Containers may share a machine id or a host name, but not the namespace of their pids.
     parts = [socket.gethostname()]
     try:
         with open("/etc/machine-id", encoding="ascii") as file:
@@ -204,7 +176,7 @@ def _machine() -> List[str]:
 
 
 def _boot() -> List[str]:
-    # Cloned machines share all of the above, but not this.
+    # Cloned machines share all of that, but not the boot id.
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return [file.read().strip()]

@@ -182,7 +182,7 @@ def test_what_arrived_differently_is_told_and_the_old_file_stays(
         await verify(*args)
 
     monkeypatch.setattr(module, "verify", spoil_and_verify)
-    with pytest.raises(OSError, match="not what was sent"):
+    with pytest.raises(OSError, match="differs from the source"):
         copy(session, tmp_path / "source", target, verify=True)
     assert len(spoiled) == 1
     assert target.read_bytes() == b"old"

@@ -1,8 +1,8 @@
 """
 One copy's use of an SFTP session.
 
-Requests leave in batches: what a copy asks for is collected and written as one piece, for a
-channel is a stream and many small requests fit one packet.
+Requests are collected and written in batches: a channel is a stream, and many small requests fit
+into one packet of it.
 """
 
 from __future__ import annotations
@@ -20,48 +20,39 @@ from ssh_service.copying.sftp.time_limits import Stalled, TimeUp
 
 __all__ = ["SftpClient", "negotiate"]
 
-# What fits one packet of a channel of OpenSSH's: a batch is written before it exceeds this, or
-# when its lane has nothing better to do.
+# The size of one packet of a channel, as OpenSSH limits it.  A batch is written before it exceeds
+# this, or when its client has nothing else to do.
 _BATCH_SIZE = 32 * 1024 - 64
-# Seconds for which a server whose program has ended may take to say how.
+# Seconds that a server whose program has ended may take to report its exit status.
 _EXIT_TIMEOUT = 1.0
 
 
 class SftpClient(Inbox):
     """
-    One copy's use of a session: its requests, its replies; a context manager.
-
-    Parameters
-    ----------
-    session : SftpSession
-        The session.
-    deadline : Optional[float]
-        The monotonic instant at which the whole copy must be over.
+    One copy's requests and replies on a session; a context manager.
 
     Attributes
     ----------
     deadline : Optional[float]
-        As given; None once only the tidying up is left.
+        The monotonic time at which the whole copy must be complete; None during the cleanup.
     outstanding : int
         Requests without a reply so far.
 
-    Notes
-    -----
-    Thread safety.  `deliver` may be called from any thread; all else belongs to the copy's own
-    thread.
+    Notes ----- Thread safety.  `deliver` may be called from any thread; everything else belongs to
+    the thread of the copy.
     """
 
     def __init__(self, session: SftpSession, deadline: Optional[float] = None) -> None:
         super().__init__()
         self.session = session
         self.deadline = deadline
-        self._last_byte = 0  # where its own requests end, in all that the session has to send
+        self._last_byte = 0  # position of the end of its own requests in the stream of the session
         self._ids = session.ids
         self._batch: List[Buffer] = []
         self._batch_size = 0
         self._batch_replies: List[Reply] = []
         self.outstanding = 0
-        self._external = 0  # of those: what is no request
+        self._external = 0  # those that are not replies to requests
         self._answered = False
 
     def __enter__(self) -> SftpClient:
@@ -79,21 +70,7 @@ class SftpClient(Inbox):
         self.session.detach(self, clean=not self.outstanding)
 
     def ask(self, request: Callable[..., Buffer], *args: Any) -> Reply:
-        """
-        Make a request; it leaves with the next batch.
-
-        Parameters
-        ----------
-        request : Callable[..., Buffer]
-            One of the functions of `encode`.
-        args : Any
-            What it takes after the request id.
-
-        Returns
-        -------
-        Reply
-            The reply to come.
-        """
+        """Make a request, one of the functions of `encode`; it is sent with the next batch."""
         reply = Reply(self, next(self._ids) & 0xFFFFFFFF)
         packet = request(reply.request_id, *args)
         if self._batch_size + len(packet) > _BATCH_SIZE:
@@ -107,13 +84,13 @@ class SftpClient(Inbox):
         return reply
 
     def expect_external(self) -> Reply:
-        """Give a reply that somebody else will deliver: the way for what is no SFTP request."""
+        """Return a reply for something that is not an SFTP request; another object delivers it."""
         self.outstanding += 1
         self._external += 1
         return Reply(self, 0)
 
     def flush(self) -> None:
-        """Write what was asked for so far."""
+        """Send the requests that were made so far."""
         if self._batch:
             batch = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
             asked = self._batch_replies
@@ -121,8 +98,8 @@ class SftpClient(Inbox):
             self._last_byte = self.session.send(batch, asked)
 
     def _flush_if_due(self) -> None:
-        # While the server has more to do than waits here, its replies are on their way and bring
-        # more to send: larger batches are less work for both sides, and cost no time.
+        # While the server works on more requests than wait here, its replies will bring more to
+        # send: larger batches are less work for both sides, and cost no time.
         if len(self._batch_replies) >= self.outstanding - self._external - len(
             self._batch_replies
         ):
@@ -130,26 +107,16 @@ class SftpClient(Inbox):
 
     def collect(self, timeout: Optional[float]) -> List[Reply]:
         """
-        Wait for replies.
-
-        Parameters
-        ----------
-        timeout : Optional[float]
-            Seconds in which something must move, in either direction; None: no limit.
-
-        Returns
-        -------
-        List[Reply]
-            One or more, in the order in which they came.
+        Wait for one or more replies; return them in the order in which they arrived.
 
         Raises
         ------
         Stalled
-            Nothing moved.
+            Nothing moved, in either direction, for `timeout` seconds.
         TimeUp
             The deadline has passed.
         SessionEnded
-            The session is over, and all replies that came have been read.
+            The session has ended, and all replies that arrived were collected.
         """
         self._flush_if_due()
         while True:
@@ -162,19 +129,7 @@ class SftpClient(Inbox):
                 return replies
 
     def wait_for_change(self, timeout: Optional[float]) -> Optional[List[Reply]]:
-        """
-        Wait until something comes in: replies, or None for a change of the session's state.
-
-        Parameters
-        ----------
-        timeout : Optional[float]
-            As in `collect`, which also says what is raised.
-
-        Returns
-        -------
-        Optional[List[Reply]]
-            See above; whatever could be sent since has been.
-        """
+        """Wait for replies, or a change of the session's state (None); raise like `collect`."""
         while True:
             before = self._progress_marks()
             if self._inbox.empty():
@@ -192,7 +147,7 @@ class SftpClient(Inbox):
             return replies
 
     def _progress_marks(self) -> Tuple[int, int]:
-        # What other copies send on the same session is no sign of this one's life.
+        # Bytes that other copies send on the same session do not count as progress.
         return self.activity, min(self.session.sent, self._last_byte)
 
     def _next_wait(self, timeout: Optional[float]) -> Optional[float]:
@@ -208,25 +163,16 @@ def negotiate(
     session: SftpSession, timeout: Optional[float], deadline: Optional[float] = None
 ) -> None:
     """
-    Exchange hellos with the server, and ask for its limits: once, before anything else.
-
-    Parameters
-    ----------
-    session : SftpSession
-        A new session.
-    timeout : Optional[float]
-        Seconds without any answer after which to give up; None: no limit.
-    deadline : Optional[float]
-        The monotonic instant at which to give up, whatever moves.
+    Exchange protocol versions with the server, and ask for its limits: once, before anything else.
 
     Raises
     ------
     Stalled
-        No answer came in time.
+        No answer arrived for `timeout` seconds.
     TimeUp
         The deadline has passed.
     SessionEnded
-        There is no SFTP session to be had.
+        The server has no SFTP, or has ended the session.
     """
     with SftpClient(session, deadline) as client:
         session.send(encode.init(), [])
@@ -237,7 +183,7 @@ def negotiate(
             except Stalled:
                 if not ending:
                     raise
-                session.close()  # it does not say why it ended
+                session.close()  # the server does not report why it ended
         if protocol.LIMITS in session.extensions:
             reply = client.ask(encode.limits)
             while not reply.kind:

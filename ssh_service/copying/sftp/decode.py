@@ -1,8 +1,8 @@
 """
-SFTP's replies: each function takes what comes after the request id, and gives what it holds.
+Decodes SFTP's replies: each function takes what follows the request id.
 
-Whatever comes from a server is checked, for it may lie: a packet that does not hold what it
-promises is a `ProtocolError`, never an IndexError.
+The server is not trusted: a packet that does not contain what it should is a `ProtocolError`,
+never an IndexError.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def _take_int(body: bytes, at: int) -> Tuple[int, int]:
     try:
         return _INT.unpack_from(body, at)[0], at + 4
     except struct.error:
-        raise ProtocolError("a packet ends inside a number") from None
+        raise ProtocolError("packet ends inside a number") from None
 
 
 def _take_string(body: bytes, at: int) -> Tuple[bytes, int]:
     size, at = _take_int(body, at)
     if size > len(body) - at:
-        raise ProtocolError("a packet ends inside a string")
+        raise ProtocolError("packet ends inside a string")
     return bytes(body[at : at + size]), at + size
 
 
@@ -54,16 +54,16 @@ def _take_attributes(body: bytes, at: int) -> Tuple[Attributes, int]:
         if flags & protocol.HAS_TIMES:
             (atime, mtime), at = _TWO_INTS.unpack_from(body, at), at + 8
     except struct.error:
-        raise ProtocolError("a packet ends inside a file's attributes") from None
+        raise ProtocolError("packet ends inside the attributes of a file") from None
     if flags & protocol.HAS_EXTENDED:
         count, at = _take_int(body, at)
-        for _ in range(2 * count):  # ends with the packet at the latest: each string takes 4 bytes
+        for _ in range(2 * count):  # bounded by the packet: each string takes at least 4 bytes
             _, at = _take_string(body, at)
     return Attributes(size, uid, gid, mode, atime, mtime), at
 
 
 def status(body: bytes) -> Tuple[int, str]:
-    """Decode a status: its code, and the server's words (which some servers leave out)."""
+    """Decode a status: the code, and the server's message, which some servers omit."""
     code, at = _take_int(body, 0)
     if at == len(body):
         return code, ""
@@ -75,17 +75,17 @@ def handle(body: bytes) -> bytes:
     """Decode a handle."""
     handle, _ = _take_string(body, 0)
     if len(handle) > 256:
-        raise ProtocolError(f"a handle of {len(handle)} bytes, 256 are allowed")
+        raise ProtocolError(f"handle must have at most 256 bytes, got {len(handle)}")
     return handle
 
 
 def data(pieces: Pieces) -> Pieces:
     """Decode data, without copying it."""
-    # The number is never cut in two: see `PacketReader`.
+    # `PacketReader` never splits the number.
     size, at = _take_int(bytes(pieces[0][:4]), 0)
     found = [pieces[0][at:], *pieces[1:]]
     if size != sum(map(len, found)):
-        raise ProtocolError("data of another length than announced")
+        raise ProtocolError("length of the data differs from the announced one")
     return found
 
 
@@ -98,7 +98,7 @@ def names(body: bytes) -> List[FolderEntry]:
     """Decode a part of a folder, or a resolved path."""
     count, at = _take_int(body, 0)
     names: List[FolderEntry] = []
-    for _ in range(count):  # ends with the packet at the latest: each entry takes 12 bytes
+    for _ in range(count):  # bounded by the packet: each entry takes at least 12 bytes
         filename, at = _take_string(body, at)
         longname, at = _take_string(body, at)
         attributes, at = _take_attributes(body, at)
@@ -107,7 +107,7 @@ def names(body: bytes) -> List[FolderEntry]:
 
 
 def extensions(body: bytes) -> Dict[bytes, bytes]:
-    """Decode what the server announces in its hello, after the version."""
+    """Decode the extensions that follow the version."""
     extensions: Dict[bytes, bytes] = {}
     at = 0
     while at < len(body):
@@ -117,19 +117,19 @@ def extensions(body: bytes) -> Dict[bytes, bytes]:
 
 
 def limits(body: bytes) -> ServerLimits:
-    """Decode the reply to `limits`."""
+    """Decode the reply to `encode.limits`."""
     try:
         return ServerLimits(*_LIMITS.unpack_from(body))
     except struct.error:
-        raise ProtocolError("a reply about limits that is too short") from None
+        raise ProtocolError("reply to limits@openssh.com is too short") from None
 
 
 def space(body: bytes) -> FreeSpace:
-    """Decode the reply to `space`."""
+    """Decode the reply to `encode.space`."""
     try:
         fields = _SPACE.unpack_from(body)
     except struct.error:
-        raise ProtocolError("a reply about free space that is too short") from None
+        raise ProtocolError("reply to statvfs@openssh.com is too short") from None
     return FreeSpace(
         free_blocks=fields[4],
         free_files=fields[7],

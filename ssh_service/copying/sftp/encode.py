@@ -1,7 +1,7 @@
 """
-SFTP's requests: each function makes one whole packet, its length in front.
+Encodes SFTP's requests: each function returns one whole packet, including its length.
 
-Their first argument is the request id, but for `init`, which has none.
+The first argument is the request id, except for `init`, which has none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LONG = struct.Struct(">Q")
 
 
 def init() -> bytes:
-    """Open the conversation: the version we speak."""
+    """Start the session with the version that we speak."""
     return _INT.pack(5) + bytes((protocol.INIT,)) + _INT.pack(protocol.VERSION)
 
 
@@ -42,7 +42,7 @@ def _attributes(attributes: Attributes) -> bytes:
     if mode is not None:
         flags, fields = flags | protocol.HAS_MODE, fields + _INT.pack(mode)
     if atime is not None and mtime is not None:
-        # Times are unsigned 32-bit seconds here: what lies outside is moved to the nearest end.
+        # SFTP has unsigned 32-bit seconds: clamp to that range.
         low, high = 0, 0xFFFFFFFF
         times = (min(max(atime, low), high), min(max(mtime, low), high))
         flags, fields = flags | protocol.HAS_TIMES, fields + _TWO_INTS.pack(*times)
@@ -50,7 +50,7 @@ def _attributes(attributes: Attributes) -> bytes:
 
 
 def open_file(request_id: int, path: bytes, how: int, mode: Optional[int] = None) -> bytes:
-    """Open a file; `mode` is for one that gets created."""
+    """Open a file; `mode` applies if it is created."""
     attributes = _attributes(Attributes(mode=mode))
     return _frame(request_id, protocol.OPEN, _string(path) + _INT.pack(how) + attributes)
 
@@ -73,7 +73,7 @@ def write(request_id: int, handle: bytes, offset: int, data: bytes) -> bytes:
 
 
 def write_room(handle: bytes) -> int:
-    """Tell how many bytes a write takes before its data."""
+    """Return the size of a write request without its data."""
     return 25 + len(handle)
 
 
@@ -81,9 +81,9 @@ def write_in(
     request_id: int, handle: bytes, offset: int, size: int, buffer: bytearray
 ) -> memoryview:
     """
-    Write `size` bytes that lie in `buffer` already, after `write_room` bytes: large ones uncopied.
+    Write `size` bytes of `buffer`, after the first `write_room` bytes, without copying them.
 
-    The buffer must stay as it is until the reply comes.
+    The buffer must not change until the reply arrives.
     """
     room = write_room(handle)
     _HEAD.pack_into(buffer, 0, room - 4 + size, protocol.WRITE, request_id)
@@ -94,12 +94,12 @@ def write_in(
 
 
 def stat(request_id: int, path: bytes) -> bytes:
-    """Ask for the attributes of what a path leads to."""
+    """Ask for the attributes of a path, following symbolic links."""
     return _frame(request_id, protocol.STAT, _string(path))
 
 
 def lstat(request_id: int, path: bytes) -> bytes:
-    """Ask for the attributes of a path itself, symbolic link or not."""
+    """Ask for the attributes of a path, not following symbolic links."""
     return _frame(request_id, protocol.LSTAT, _string(path))
 
 
@@ -119,12 +119,12 @@ def fsetstat(request_id: int, handle: bytes, attributes: Attributes) -> bytes:
 
 
 def open_folder(request_id: int, path: bytes) -> bytes:
-    """Open a folder, to list it."""
+    """Open a folder to list it."""
     return _frame(request_id, protocol.OPENDIR, _string(path))
 
 
 def read_folder(request_id: int, handle: bytes) -> bytes:
-    """Ask for some more entries of a folder."""
+    """Ask for more entries of a folder."""
     return _frame(request_id, protocol.READDIR, _string(handle))
 
 
@@ -154,34 +154,34 @@ def read_link(request_id: int, path: bytes) -> bytes:
 
 
 def make_link(request_id: int, first: bytes, second: bytes) -> bytes:
-    """Make a symbolic link: where it points, and its path, in the order the server expects."""
+    """Create a symbolic link: target and path, in the order that the server expects."""
     return _frame(request_id, protocol.SYMLINK, _string(first) + _string(second))
 
 
 def rename(request_id: int, old: bytes, new: bytes) -> bytes:
-    """Rename by version 3's rules: most servers refuse if `new` exists."""
+    """Rename; most servers refuse if `new` exists."""
     return _frame(request_id, protocol.RENAME, _string(old) + _string(new))
 
 
 def posix_rename(request_id: int, old: bytes, new: bytes) -> bytes:
-    """Rename by POSIX's rules: `new` is replaced in one step."""
+    """Rename as in POSIX: replace `new` atomically."""
     return _frame(
         request_id, protocol.EXTENDED, _string(protocol.POSIX_RENAME) + _string(old) + _string(new)
     )
 
 
 def fsync(request_id: int, handle: bytes) -> bytes:
-    """Have an open file written to the disk."""
+    """Flush an open file to the disk."""
     return _frame(request_id, protocol.EXTENDED, _string(protocol.FSYNC) + _string(handle))
 
 
 def limits(request_id: int) -> bytes:
-    """Ask for the sizes the server can take."""
+    """Ask for the server's limits on sizes."""
     return _frame(request_id, protocol.EXTENDED, _string(protocol.LIMITS))
 
 
 def space(request_id: int, path: bytes) -> bytes:
-    """Ask about the file system that holds a path."""
+    """Ask for the free space of the file system of a path."""
     return _frame(request_id, protocol.EXTENDED, _string(protocol.STATVFS) + _string(path))
 
 

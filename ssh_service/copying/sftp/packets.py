@@ -1,4 +1,4 @@
-"""The stream from an SFTP server, cut into packets."""
+"""Splits the stream from an SFTP server into packets."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from ssh_service.copying.sftp.protocol import MAX_PACKET, Pieces, ProtocolError
 __all__ = ["Packet", "PacketReader"]
 
 _HEAD = struct.Struct(">IBI")
-# The first piece of a packet has at least its head and the number after that, if there is one.
+# The first piece of a packet contains at least its header and the number that may follow.
 _BEGINNING = 13
-# Far below what one call of the system takes (IOV_MAX).
+# Far below the limit of one system call (IOV_MAX).
 _MAX_PIECES = 256
-# The server's hello: its size, its kind, a version.
+# The version packet: its size, type and version.
 _HELLO = re.compile(rb"\0[\0-\x04]..\x02\0\0\0[\0-\x0f]", re.DOTALL)
-# Bytes that a profile may print before it.
+# Bytes of output of a profile to skip.
 _MAX_NOISE = 64 * 1024
 
 
 class Packet(NamedTuple):
-    """One packet from the server, taken out of the stream."""
+    """One packet from the server."""
 
     kind: int
-    request_id: int  # of a hello, which has none: the version
+    request_id: int  # the version, in a version packet
     pieces: Pieces
 
     @property
     def body(self) -> bytes:
-        """All that comes after the request id, in one piece."""
+        """Everything after the request id, in one piece."""
         return b"".join(self.pieces)
 
 
 class PacketReader:
     """
-    Cuts a stream, which comes in chunks of any size, into packets.
+    Splits a stream, which arrives in chunks of any size, into packets.
 
-    Data that spans chunks is never put together: it is going to be written to a file, and that
-    takes pieces as well.
+    Data that spans chunks is not joined: it will be written to a file, which accepts pieces as
+    well.
 
     Parameters
     ----------
     after_noise : bool
-        Whether something else may come before the first packet, which is the hello then.
+        Whether other output may precede the first packet, which is then the version packet.
     """
 
     def __init__(self, after_noise: bool = False) -> None:
-        self._noise: Optional[bytes] = b"" if after_noise else None  # None once packets come
-        self._head = b""  # the first bytes of a packet, while they are too few to tell its size
-        self._unfinished: Optional[Packet] = None  # of which there are some pieces
-        self._missing = 0  # bytes of that
+        self._noise: Optional[bytes] = b"" if after_noise else None  # None once packets have begun
+        self._head = b""  # the first bytes of a packet, too few to decode its size
+        self._unfinished: Optional[Packet] = None  # some of its pieces have arrived
+        self._missing = 0  # bytes of the unfinished packet
 
     @property
     def unfinished(self) -> Optional[int]:
-        """The request id of the packet of which a part has come, if there is one."""
+        """The request id of the packet that has arrived in part, if any."""
         return None if self._unfinished is None else self._unfinished.request_id
 
     def feed(self, chunk: bytes) -> List[Packet]:
-        """Take a chunk in; give the packets that it completes, in order."""
+        """Take a chunk; return the packets that it completes, in order."""
         if self._noise is not None:
             chunk = self._without_noise(self._noise + chunk)
         packets: List[Packet] = []
@@ -77,7 +77,7 @@ class PacketReader:
         while end - at >= 9:
             size, kind, request_id = _HEAD.unpack_from(chunk, at)
             if not 5 <= size <= MAX_PACKET:
-                raise ProtocolError(f"a packet of {size} bytes, 5 to {MAX_PACKET} are allowed")
+                raise ProtocolError(f"packet size must be 5 to {MAX_PACKET}, got {size}")
             stop = at + 4 + size
             if stop > end and end - at < _BEGINNING:
                 break
@@ -91,24 +91,24 @@ class PacketReader:
         return packets
 
     def _go_on(self, packet: Packet, chunk: bytes) -> int:
-        """Add what belongs to a packet of which some has come; tell how much that is."""
+        """Add to the unfinished packet; return how many bytes belong to it."""
         size = min(self._missing, len(chunk))
         pieces = packet.pieces
         pieces.append(memoryview(chunk)[:size])
-        if len(pieces) > _MAX_PIECES:  # from a server that sends crumbs
+        if len(pieces) > _MAX_PIECES:  # the server sends tiny chunks
             pieces[:] = [memoryview(b"".join(pieces))]
         self._missing -= size
         return size
 
     def _without_noise(self, data: bytes) -> bytes:
-        """Give what comes from the hello on: what a profile prints comes before it."""
+        """Return the data from the version packet on, without a profile's output."""
         self._noise = None
-        if data.startswith(b"\0"):  # the size of a packet; no text begins like that
+        if data.startswith(b"\0"):  # the size of a packet; text does not begin with a zero byte
             return data
         match = _HELLO.search(data)
         if match is not None:
             return data[match.start() :]
         if len(data) > _MAX_NOISE:
-            raise ProtocolError("the server says a lot, but no version: no SFTP server?")
+            raise ProtocolError("expected an SFTP version, got other output: no SFTP server?")
         self._noise = data
         return b""

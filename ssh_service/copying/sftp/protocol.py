@@ -1,8 +1,8 @@
 """
-The SFTP protocol, version 3: its numbers, and the values that travel.
+SFTP version 3 as OpenSSH speaks it: constants, and the values that packets carry.
 
-What OpenSSH speaks (draft-ietf-secsh-filexfer-02 and the ``*@openssh.com`` extensions of its
-PROTOCOL file).  Names and paths are bytes, as on the server's disk.
+See draft-ietf-secsh-filexfer-02, and the ``*@openssh.com`` extensions in OpenSSH's PROTOCOL file.
+Names and paths are bytes, as on the server's disk.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ VERSION_REPLY, STATUS, HANDLE, DATA, NAME, ATTRS, EXTENDED_REPLY = 2, 101, 102, 
 OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE = 0, 1, 2, 3, 4, 5
 OP_UNSUPPORTED = 8
 
-# How to open.
+# Flags of OPEN.
 FOR_READING, FOR_WRITING, CREATE, TRUNCATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x10, 0x20
 
-# Extensions, by the names OpenSSH announces them under.
+# Extensions.
 FSYNC = b"fsync@openssh.com"
 POSIX_RENAME = b"posix-rename@openssh.com"
 LIMITS = b"limits@openssh.com"
 STATVFS = b"statvfs@openssh.com"
 EXPAND_PATH = b"expand-path@openssh.com"
 
-# Every server takes 32 KiB at a time; none that we know takes a packet over 256 KiB.
+# Every server accepts 32 KiB of data; no server that we know accepts packets above 256 KiB.
 SAFE_DATA_SIZE = 32 * 1024
 MAX_DATA_SIZE = 255 * 1024
 MAX_PACKET = 256 * 1024 + 1024
 
-# What a packet of attributes says of itself: which of them follow.
+# Flags of attributes: which of them follow.
 HAS_SIZE, HAS_OWNER, HAS_MODE, HAS_TIMES, HAS_EXTENDED = 1, 2, 4, 8, 0x80000000
 
 Buffer = Union[bytes, memoryview]
@@ -56,11 +56,11 @@ Pieces = List[memoryview]
 
 
 class ProtocolError(Exception):
-    """A peer sent what SFTP does not allow."""
+    """The server violated the protocol."""
 
 
 class Attributes(NamedTuple):
-    """What a server says of a file, or is asked to set; None where it says nothing."""
+    """The attributes of a file, reported or to be set; None: absent."""
 
     size: Optional[int] = None
     uid: Optional[int] = None
@@ -75,18 +75,18 @@ class FolderEntry(NamedTuple):
 
     filename: bytes
     attributes: Attributes
-    longname: bytes = b""  # as ``ls -l`` would show it: for people, but see `links`
+    longname: bytes = b""  # a line of ``ls -l``, meant for people; but see `links`
 
     @property
     def links(self) -> Optional[int]:
-        """How many names the file has, which attributes lack; None where it is not shown."""
+        """The number of hard links, which the attributes lack; None if it is not shown."""
         words = self.longname.split(None, 2)
         is_count = len(words) == 3 and len(words[1]) < 10 and words[1].isdigit()
         return int(words[1]) if is_count else None
 
 
 class ServerLimits(NamedTuple):
-    """What ``limits@openssh.com`` tells; 0 where the server has no limit or does not say."""
+    """The reply to ``limits@openssh.com``; 0: no limit, or not reported."""
 
     packet: int = 0
     read: int = 0
@@ -95,7 +95,7 @@ class ServerLimits(NamedTuple):
 
 
 class FreeSpace(NamedTuple):
-    """The part of ``statvfs@openssh.com`` that says why a write failed."""
+    """The part of ``statvfs@openssh.com`` that explains why a write failed."""
 
     free_blocks: int
     free_files: int

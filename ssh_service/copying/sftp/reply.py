@@ -1,4 +1,4 @@
-"""The reply to one request, and the inbox of the copy that asked."""
+"""The reply to one request, and the inbox that receives it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Inbox", "Reply"]
 
 class Inbox:
     """
-    Where a session puts what comes for one copy.
+    Receives the replies for one copy.
 
     Attributes
     ----------
     activity : int
-        Changes whenever a part of a reply comes in: the sign of life between two replies.
+        Changes whenever a part of a reply arrives, as a sign of progress between two replies.
 
     Notes
     -----
-    Thread safety.  `deliver` may be called from any thread; what is in there is for one.
+    Thread safety.  `deliver` may be called from any thread; one thread reads.
     """
 
     def __init__(self) -> None:
@@ -29,26 +29,26 @@ class Inbox:
         self.activity = 0
 
     def deliver(self, replies: Optional[List[Reply]]) -> None:
-        """Put replies in; None: look at the session, something changed there."""
+        """Add replies; None makes the reader look at the session's state."""
         self._inbox.put(replies)
 
 
 class Reply:
     """
-    The reply to one request, which may still be on its way.
+    The reply to one request, which may still be outstanding.
 
-    A coroutine that the copy's pipeline runs may ``await`` it.
+    A task of the copy's pipeline may ``await`` it.
 
     Attributes
     ----------
     kind : int
-        The kind of packet the server sent; 0 while there is none.
+        The packet type; 0 while the reply is outstanding.
     pieces : Pieces
-        What it holds, to be decoded, in the pieces in which it came.
+        The undecoded content, in the pieces in which it arrived.
     arrival : int
-        Its place among all replies of the session, counted as they came; 0 while there is none.
+        Its position among all replies of the session; 0 while it is outstanding.
     waiting_task : Any
-        Whoever waits for it; set and used by the pipeline alone.
+        The task that awaits it; set and used only by the pipeline.
     """
 
     __slots__ = ("inbox", "request_id", "kind", "pieces", "waiting_task", "arrival")
@@ -63,7 +63,7 @@ class Reply:
 
     @property
     def body(self) -> bytes:
-        """All of it, in one piece."""
+        """The whole content, in one piece."""
         return b"".join(self.pieces)
 
     def __await__(self) -> Generator[Reply, None, Reply]:

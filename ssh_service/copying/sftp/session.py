@@ -1,8 +1,9 @@
 """
-One SFTP session, which copies use at the same time: requests go out, replies come in.
+One SFTP session, which several copies use at the same time.
 
-Replies arrive on the connection's reader thread, which only cuts them out of the stream and puts
-each into the inbox of whoever asked; everything else happens on the threads that copy.
+Replies arrive on the connection's reader thread, which only splits the stream into packets and
+puts each into the inbox of the copy that asked; everything else happens on the threads of the
+copies.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ __all__ = ["SessionEnded", "SftpChannel", "SftpSession"]
 
 class SessionEnded(Exception):
     """
-    The session is gone.
+    The session has ended.
 
     Attributes
     ----------
     reason : Optional[BaseException]
-        Why, where that is known: most often the connection's own error.
+        Why, if known: usually the error of the connection.
     answered : bool
-        Whether the server had answered anything that the copy concerned asked for.
+        Whether the server had answered any request of the copy.
     """
 
     def __init__(self, reason: Optional[BaseException]) -> None:
@@ -41,18 +42,18 @@ class SessionEnded(Exception):
 
 
 class SftpChannel:
-    """What a session needs of the channel under it."""
+    """The channel under a session."""
 
     def send_some(self, data: memoryview) -> int:
-        """Send what there is room for, without waiting for room; tell how many bytes."""
+        """Send as much as fits without waiting; return the number of bytes."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close it; may be called more than once."""
+        """Close the channel; may be called more than once."""
         raise NotImplementedError
 
     def set_in_use(self, used: bool) -> None:
-        """Take note whether any copy works on it."""
+        """Note whether any copy uses the session."""
 
 
 class SftpSession:
@@ -62,59 +63,57 @@ class SftpSession:
     Attributes
     ----------
     extensions : Dict[bytes, bytes]
-        What the server announced.
+        The extensions that the server announced.
     limits : ServerLimits
-        What it told of its limits; zeros until it has.
-    facts : Dict[str, Any]
-        What copies found out about this server and want to know next time.
+        The server's limits; zeros until they are known.
+    facts : ServerFacts
+        What copies have learned about the server.
     copy_lock : Optional[RecoverableLock]
-        Had by the one copy that may use it, where a server mixes up files that are open at the
-        same time; None: any number may.
-    handle_usage : UsageTotal
-        The budgets of all copies on it, for files that are open.
+        Held by the one copy that may use the session, where the server confuses files that are
+        open at the same time; None: any number may.
     ids : Iterator[int]
-        Gives each request its number.
+        The request ids.
     sent : int
-        Bytes that have left, for signs of life.
+        The number of bytes sent, as a sign of progress.
 
     Notes
     -----
-    Thread safety.  `feed`, `on_writable` and `ended` are for the connection's reader thread; all
-    else may be called from any thread.  Each copy has an inbox of its own.
+    Thread safety.  `feed`, `on_writable`, `on_eof` and `mark_ended` are called by the connection's
+    reader thread; everything else may be called from any thread.  Each copy has its own inbox.
 
     Guarantees.  A reply reaches the copy that asked, whatever other copies do.  When the session
-    ends, every copy learns it, once its replies are read.  The reader thread is never held up: it
-    decodes no file, waits for nothing, and sends nothing.
+    ends, every copy learns of it after its replies.  The reader thread never blocks: it decodes no
+    file, waits for nothing and sends nothing.
     """
 
     def __init__(self, channel: SftpChannel) -> None:
         self._channel = channel
-        self._packets = PacketReader(after_noise=True)  # the reader thread's own
+        self._packets = PacketReader(after_noise=True)  # reader thread only
         self._lock = threading.Lock()
         self._pending: Dict[int, Reply] = {}  # guarded by _lock
         self._inboxes: Set[Inbox] = set()  # guarded by _lock
         self._outbox: Deque[memoryview] = deque()  # guarded by _lock
-        self._sending = False  # guarded by _lock: a thread is at it, others leave it to that one
-        self._room_made = 0  # guarded by _lock: how often the peer said it has room
-        self._arrived = 0  # the reader thread's own
-        self._is_negotiated = False  # guarded by _lock: the server's hello has come
-        self._ending = False  # guarded by _lock: no more replies will come
+        self._sending = False  # guarded by _lock: a thread is sending, others leave it to that one
+        self._room_made = 0  # guarded by _lock: counts calls of `on_writable`
+        self._arrived = 0  # reader thread only
+        self._is_negotiated = False  # guarded by _lock: the version has arrived
+        self._ending = False  # guarded by _lock: no more replies will arrive
         self._has_ended = False  # guarded by _lock
         self._reason: Optional[BaseException] = None  # guarded by _lock
         self._retired = False  # guarded by _lock
         self.ids = itertools.count(1)
-        self.sent = 0  # written by whichever thread sends
-        self._queued = 0  # guarded by _lock: bytes that were given to be sent, ever
+        self.sent = 0  # written by the thread that sends
+        self._queued = 0  # guarded by _lock: bytes queued so far, in total
         self.extensions: Dict[bytes, bytes] = {}
         self.limits = ServerLimits()
         self.facts = ServerFacts()
-        self.copy_lock: Any = None  # an `RecoverableLock`; copies' own matter
+        self.copy_lock: Any = None  # a `RecoverableLock`, of a layer above
         self.handles = OpenHandles()
 
-    # The reader thread's side. ------------------------------------------------------------------
+    # Called by the reader thread.
 
     def feed(self, chunk: bytes) -> None:
-        """Take in what the server sent."""
+        """Take data from the server."""
         try:
             packets = self._packets.feed(chunk)
             batches: Dict[Inbox, List[Reply]] = {}
@@ -125,7 +124,7 @@ class SftpSession:
                         continue
                     reply = self._pending.pop(packet.request_id, None)
                     if reply is None:
-                        raise ProtocolError(f"a reply to request {packet.request_id}, never made")
+                        raise ProtocolError(f"reply to unknown request {packet.request_id}")
                     self._arrived += 1
                     reply.arrival = self._arrived
                     reply.kind, reply.pieces = packet.kind, packet.pieces
@@ -144,16 +143,18 @@ class SftpSession:
     def _take_hello_locked(self, packet: Packet) -> None:
         version = packet.request_id
         if packet.kind != protocol.VERSION_REPLY:
-            raise ProtocolError("the server does not begin with its version: no SFTP server?")
+            raise ProtocolError("expected an SFTP version as the first packet: no SFTP server?")
         if version < protocol.VERSION:
-            raise ProtocolError(f"SFTP version {version}, at least {protocol.VERSION} is needed")
+            raise ProtocolError(
+                f"SFTP version must be {protocol.VERSION} or later, got version {version}"
+            )
         self.extensions = decode.extensions(packet.body)
         self._is_negotiated = True
         for inbox in self._inboxes:
             inbox.deliver(None)
 
     def on_writable(self) -> None:
-        """Note that the peer has room again: whoever copies may send on."""
+        """Note that the peer accepts more data: wake the copies to send it."""
         with self._lock:
             self._room_made += 1
             woken = list(self._inboxes) if self._outbox and not self._sending else []
@@ -161,7 +162,7 @@ class SftpSession:
             inbox.deliver(None)
 
     def on_eof(self) -> None:
-        """Note that nothing more will come but the reason of the end."""
+        """Note that nothing but the reason of the end will follow."""
         with self._lock:
             self._ending = True
             inboxes = list(self._inboxes)
@@ -169,7 +170,7 @@ class SftpSession:
             inbox.deliver(None)
 
     def mark_ended(self, reason: Optional[BaseException]) -> None:
-        """Note that the session is over; the first reason counts."""
+        """End the session for all copies; the first reason counts."""
         with self._lock:
             if self._has_ended:
                 return
@@ -180,22 +181,22 @@ class SftpSession:
         for inbox in inboxes:
             inbox.deliver(None)
 
-    # The copies' side. --------------------------------------------------------------------------
+    # Called by copies.
 
     @property
     def is_negotiated(self) -> bool:
-        """Whether the server's hello has come."""
+        """Whether the server's version has arrived."""
         with self._lock:
             return self._is_negotiated
 
     @property
     def is_ending(self) -> bool:
-        """Whether the session is about to end, for a reason that is still to come."""
+        """Whether the session is about to end, and the reason is still to come."""
         with self._lock:
             return self._ending
 
     def raise_if_ended(self) -> None:
-        """Raise `SessionEnded` if the session is over."""
+        """Raise `SessionEnded` if the session has ended."""
         with self._lock:
             over, reason = self._has_ended, self._reason
         if over:
@@ -203,27 +204,22 @@ class SftpSession:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a new copy may use it."""
+        """Whether a new copy may use the session."""
         with self._lock:
             return not self._has_ended and not self._retired
 
     def attach(self, inbox: Inbox) -> None:
-        """Note that a copy works on this session from now on."""
+        """Let a copy use the session."""
         with self._lock:
             self._inboxes.add(inbox)
         self._channel.set_in_use(True)
 
     def detach(self, inbox: Inbox, clean: bool) -> None:
         """
-        Note that a copy works on this session no more.
+        End a copy's use of the session.
 
-        Parameters
-        ----------
-        inbox : Inbox
-            The one it joined with.
-        clean : bool
-            Whether it has no reply outstanding and no file open.  Otherwise no new copy uses this
-            session, and it ends with its last copy: so the server closes what was left open.
+        Unless the copy is `clean` (no reply outstanding, no file open), no new copy uses the
+        session, and it ends with its last copy, so that the server closes what was left open.
         """
         with self._lock:
             self._inboxes.discard(inbox)
@@ -237,7 +233,7 @@ class SftpSession:
             self.close()
 
     def close_if_idle(self) -> bool:
-        """End the session unless a copy works on it; return whether it was ended."""
+        """End the session unless a copy uses it; return whether it was ended."""
         with self._lock:
             idle = not self._inboxes and not self._has_ended
             self._retired = self._retired or idle
@@ -246,7 +242,7 @@ class SftpSession:
         return idle
 
     def close(self, reason: Optional[BaseException] = None) -> None:
-        """End the session."""
+        """End the session, and close the channel."""
         self.mark_ended(reason)
         self._channel.close()
 
@@ -255,21 +251,7 @@ class SftpSession:
         return self.handles.has_room(self.limits.handles)
 
     def send(self, batch: Buffer, replies: List[Reply]) -> int:
-        """
-        Send a batch of requests as soon as there is room, and expect these replies.
-
-        Parameters
-        ----------
-        batch : Union[bytes, memoryview]
-            The requests.
-        replies : List[Reply]
-            What they wait for.
-
-        Returns
-        -------
-        int
-            What `sent` has to reach before all of the batch has left.
-        """
+        """Queue a batch of requests; return the value of `sent` once it has left."""
         with self._lock:
             if self._has_ended:
                 raise SessionEnded(self._reason)
@@ -282,12 +264,12 @@ class SftpSession:
         return last_byte
 
     def pump(self) -> None:
-        """Send what waits to be sent, as far as the peer has room for it."""
+        """Send what is queued, as far as the peer accepts it."""
         try:
             self._pump()
         except BaseException as error:
-            # Part of a piece may be out, so the stream is of no use to anyone any more; and who
-            # was interrupted may have left word that it is still sending.
+            # Part of a batch may have been sent, so the stream is unusable; and `_sending` may
+            # still be set by the interrupted thread.
             self.mark_ended(error)
             if not isinstance(error, Exception):
                 raise
@@ -306,15 +288,15 @@ class SftpSession:
     def _advance(
         self, head: memoryview, count: int, room_made: int
     ) -> Tuple[Optional[memoryview], int]:
-        """Take what was sent out of the outbox; say what to send next, None: nothing for now."""
+        """Remove what was sent from the outbox; return what to send next, or None."""
         with self._lock:
             self.sent += count
-            if self._outbox:  # else the session ended meanwhile
+            if self._outbox:  # empty if the session has ended meanwhile
                 if count < len(head):
                     self._outbox[0] = head[count:]
                 else:
                     self._outbox.popleft()
-            # No room and none made since: `on_writable` will wake the copies.  `_sending` is
+            # The peer accepts no more for now; `on_writable` will wake the copies.  `_sending` is
             # reset under the same lock, so that neither of the two relies on the other.
             if not self._outbox or (not count and room_made == self._room_made):
                 self._sending = False

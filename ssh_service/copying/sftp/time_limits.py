@@ -1,4 +1,4 @@
-"""How long a copy may take, and how long it may stand still."""
+"""The limits on the time that a copy may take."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["Stalled", "TimeLimits", "TimeUp"]
 
 
 class Stalled(Exception):
-    """Nothing moved for as long as the caller allowed."""
+    """Nothing moved for `stall_timeout` seconds."""
 
 
 class TimeUp(Exception):
-    """The whole copy took longer than the caller allowed."""
+    """The whole copy took longer than its timeout."""
 
 
 class TimeLimits(NamedTuple):
     """
-    The two limits of one copy.
+    The two time limits of one copy.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class TimeLimits(NamedTuple):
     stall_timeout : Optional[float]
         Seconds in which something must move; None: no limit.
     deadline : Optional[float]
-        The monotonic instant at which `timeout` is over.
+        The monotonic time at which `timeout` expires.
     """
 
     timeout: Optional[float] = None
@@ -39,16 +39,7 @@ class TimeLimits(NamedTuple):
     def from_now(
         cls, timeout: Optional[float] = None, stall_timeout: Optional[float] = None
     ) -> TimeLimits:
-        """
-        Let the time begin.
-
-        Parameters
-        ----------
-        timeout : Optional[float]
-            Seconds for everything from now on.
-        stall_timeout : Optional[float]
-            Seconds in which something must move.
-        """
+        """Return limits that start now."""
         longest = threading.TIMEOUT_MAX
         if stall_timeout is not None:
             stall_timeout = min(stall_timeout, longest)
@@ -57,12 +48,12 @@ class TimeLimits(NamedTuple):
 
     def next_wait(self) -> Optional[float]:
         """
-        Tell how many seconds the next wait may take; None: no limit.
+        Return the number of seconds that the next wait may take; None: no limit.
 
         Raises
         ------
         TimeUp
-            There are none left.
+            The whole time has expired.
         """
         if self.deadline is None:
             return self.stall_timeout
@@ -72,6 +63,6 @@ class TimeLimits(NamedTuple):
         return left if self.stall_timeout is None else min(left, self.stall_timeout)
 
     def raise_if_expired(self) -> None:
-        """Raise `TimeUp` if the whole time is over."""
+        """Raise `TimeUp` if the whole time has expired."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise TimeUp()

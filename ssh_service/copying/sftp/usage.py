@@ -1,4 +1,4 @@
-"""What copies hold of something that there is little of, each on its own account."""
+"""How much of a scarce resource copies hold, each counted separately."""
 
 from __future__ import annotations
 
@@ -10,28 +10,19 @@ __all__ = ["Usage", "UsageTotal"]
 
 
 class Usage:
-    """
-    One that holds some.
-
-    Attributes
-    ----------
-    used : int
-        How many it holds; changed by itself alone.
-    """
+    """What one holder uses; `used` is changed only by the holder."""
 
     used = 0
 
 
 class UsageTotal:
     """
-    All that hold some, as long as they live.
+    The sum over all holders that are alive.
 
-    There is no count of them all which an exception of a signal's handler could leave wrong.
+    There is no shared counter, which an exception from a signal handler could leave wrong.
 
-    Notes
-    -----
-    Thread safety.  Every method may be called from any thread.  Who asks, and then takes, may take
-    a few too many where others do the same: the limits leave room for that.
+    Notes ----- Thread safety.  Every method may be called from any thread.  Concurrent callers
+    that check and then acquire may exceed a limit slightly; the limits allow for that.
     """
 
     def __init__(self) -> None:
@@ -39,14 +30,14 @@ class UsageTotal:
         self._all: List["weakref.ref[Usage]"] = []  # guarded by _lock; replaced as a whole
 
     def add(self, usage: Usage) -> None:
-        """Count one more."""
+        """Count one more holder."""
         with self._lock:
             self._all = [known for known in self._all if known() is not None]
             self._all.append(weakref.ref(usage))
 
     @property
     def used(self) -> int:
-        """How many all of them hold."""
+        """How much all holders use."""
         with self._lock:
             usage = [known() for known in self._all]
         return sum(max(0, holder.used) for holder in usage if holder is not None)
