@@ -133,7 +133,7 @@ class FileDownload:
                 if target.has_foreign_parts:
                     self._context.warn_once(
                         "not resumed",
-                        "an unfinished copy of %r is not continued: it is not certainly ours",
+                        "an unfinished copy of %r is not resumed: its owner is uncertain",
                         display_path(target.path),
                     )
                 if target.resumed_size:

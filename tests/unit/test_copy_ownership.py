@@ -319,7 +319,7 @@ def test_resume_does_not_take_over_a_strangers_file(
     assert (shared / "target").read_bytes() == source.read_bytes()
     assert (shared / "target").stat().st_uid == 0
     assert theirs.stat().st_size == planted_size
-    assert [r for r in caplog.records if "not continued" in r.getMessage()]
+    assert [r for r in caplog.records if "not resumed" in r.getMessage()]
 
 
 @BOTH
@@ -372,7 +372,7 @@ def test_resume_continues_nothing_where_owners_are_not_reported(
         upload(session, source, sticky / "target", resume=True)
     assert (sticky / "target").read_bytes() == source.read_bytes()
     assert left.exists()
-    assert len([r for r in caplog.records if "not continued" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "not resumed" in r.getMessage()]) == 1
 
 
 # Targets.
