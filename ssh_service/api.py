@@ -307,7 +307,7 @@ def _submit(
     command = Command(script, env, shell, connection_id, stdin=as_input(stdin), **options)
     future = command.take_future()
     if isinstance(destination, SshTransport):
-        unpooled.begin(destination, command)
+        unpooled.start_on_transport(destination, command)
     else:
         cache = default_cache() if cache is None else cache
         operations.submit_command(

@@ -67,7 +67,9 @@ def submit(
         timeout=timeout,
         stdout=Output(max_output),
         stderr=Output(max_output),
-        left_running=left_running.at(target.connection_id) if end_left_running else None,
+        left_running=(
+            left_running.for_destination(target.connection_id) if end_left_running else None
+        ),
     )
     future = command.take_future()  # first: if an exception interrupts this, dropping it cancels
     submit_command(cache, target, command, max_connections, idle_timeout, max_lifetime)
@@ -96,16 +98,18 @@ def submit_command(
     if cache.subscribers:
         command.watch(cache.subscribers)
     if command.is_empty():
-        command.succeed()  # there is nothing to send
+        command.settle_empty()  # there is nothing to send
         return
     try:
         key = target.key
     except SshConfigError as exc:  # a key file: part of the outcome, like a refused key
-        command.fail(exc)
+        command.settle_unsent(exc)
         return
     if not background.ensure_threads():
         text = f"{target.connection_id}: the system gives no more threads"
-        command.fail(SshConnectError(text, connection_id=target.connection_id, phase="connect"))
+        command.settle_unsent(
+            SshConnectError(text, connection_id=target.connection_id, phase="connect")
+        )
         return
     pool = cache.session_pool(key, lambda: SessionPool(cache, target))
     pool.submit(command, max_connections, idle_timeout, max_lifetime, target)

@@ -17,17 +17,17 @@ from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 # Seconds for a script of ours.
 _TIMEOUT = 10.0
 # Until a session is asked for again where others hold them all.
-_PAUSE = 0.05
+_RETRY_INTERVAL = 0.05
 # What it may write.
-_LIMIT = 1 << 20
+_MAX_OUTPUT = 1 << 20
 # Orders the sessions whose start the server has not answered after all others.
 _LAST = 1 << 62
 
 # Seconds to wait before a list that left doubt is followed by the next one: others may have ended
 # by then, or what ended while it was made is known to have ended.  (Elsewhere than on OpenSSH,
 # where nobody is known to run for certain, more would say no more.)
-_PAUSES = (0.0, 0.0, 0.1, 0.2, 0.4, 1.0, 2.0, 4.0)
-_PAUSES_ELSEWHERE = (0.0, 0.1)
+_RETRY_DELAYS = (0.0, 0.0, 0.1, 0.2, 0.4, 1.0, 2.0, 4.0)
+_RETRY_DELAYS_ELSEWHERE = (0.0, 0.1)
 
 # Takes the output of a script of ours; None where that was not run.
 Reply = Callable[[Optional[bytes]], None]
@@ -35,23 +35,23 @@ Reply = Callable[[Optional[bytes]], None]
 Helper = Callable[[str, Reply], None]
 Found = Callable[[Optional[Process]], None]
 # See `SshTransport.started_sessions`.
-Sessions = Dict[Any, Optional[int]]
+StartedSessions = Dict[Any, Optional[int]]
 
 
-class _Wanted(NamedTuple):
+class _Query(NamedTuple):
     """Somebody who wants to know a process."""
 
     number: int  # of the start
-    run_beside: Helper
+    run_helper: Helper
     found: Found
     asked: int = 0  # how often in vain
 
 
-class _Sessions(NamedTuple):
+class _Snapshot(NamedTuple):
     """The sessions that there were when a list was asked for, and when it began to be made."""
 
-    asked: Sessions
-    begun: Sessions
+    asked: StartedSessions
+    started: StartedSessions
     helper: Optional[SshChannel]  # on which it was made, if that is one of them
 
 
@@ -79,7 +79,7 @@ class Census:
         self._transport = transport
         self._lock = threading.Lock()
         self._known: Dict[int, Process] = {}  # guarded by _lock: by the number of the start
-        self._waiting: List[_Wanted] = []  # guarded by _lock: for the list that is being made
+        self._waiting: List[_Query] = []  # guarded by _lock: for the list that is being made
 
     @staticmethod
     def of(transport: SshTransport) -> "Census":
@@ -98,7 +98,7 @@ class Census:
         """
         return cast(Census, transport.extras.setdefault("census", Census(transport)))
 
-    def find(self, channel: SshChannel, run_beside: Helper, found: Found) -> None:
+    def find(self, channel: SshChannel, run_helper: Helper, found: Found) -> None:
         """
         Find the process of a session.
 
@@ -115,31 +115,31 @@ class Census:
         if number is None:
             found(None)
         else:
-            self._want(_Wanted(number, run_beside, found))
+            self._add_query(_Query(number, run_helper, found))
 
-    def _want(self, wanted: _Wanted) -> None:
+    def _add_query(self, query: _Query) -> None:
         with self._lock:
-            known = self._known.get(wanted.number)
+            known = self._known.get(query.number)
             first = not self._waiting
             if known is None:
-                self._waiting.append(wanted)
+                self._waiting.append(query)
         if known is not None:
-            wanted.found(known)
+            query.found(known)
         elif first:
-            self._ask(wanted.run_beside)
+            self._list_processes(query.run_helper)
 
-    def _ask(self, run_beside: Helper) -> None:
+    def _list_processes(self, run_helper: Helper) -> None:
         transport = self._transport
         asked = transport.started_sessions()
         address = _own_address(transport)
-        sessions = _Sessions(asked, asked, None)
+        sessions = _Snapshot(asked, asked, None)
 
-        def begun(channel: SshChannel) -> None:
+        def on_start(channel: SshChannel) -> None:
             nonlocal sessions
-            sessions = _Sessions(asked, transport.started_sessions(), channel)
+            sessions = _Snapshot(asked, transport.started_sessions(), channel)
 
         def answered(output: Optional[bytes]) -> None:
-            self._answer(sessions, output)
+            self._on_list(sessions, output)
 
         def answered_here(output: Optional[bytes]) -> None:
             if output is None:
@@ -149,28 +149,28 @@ class Census:
 
         def elsewhere() -> None:
             nonlocal sessions
-            sessions = _Sessions(asked, asked, None)
+            sessions = _Snapshot(asked, asked, None)
             if address is None:
                 answered(None)
             else:
-                run_beside(processes.children_script(address), answered)
+                run_helper(processes.children_script(address), answered)
 
         if known_servers.runs_one_command(transport.remote_version):
             elsewhere()
         else:
             # Where it could be run over no other connection, it waits for a session.
-            patience = _TIMEOUT if address is None else 0.0
-            run_over(transport, processes.children_script(), answered_here, begun, patience)
+            timeout = _TIMEOUT if address is None else 0.0
+            run_script(transport, processes.children_script(), answered_here, on_start, timeout)
 
-    def _answer(self, sessions: _Sessions, output: Optional[bytes]) -> None:
+    def _on_list(self, sessions: _Snapshot, output: Optional[bytes]) -> None:
         children = processes.parse_children(output or b"")
         listed = bool(children.others or children.own)
         is_openssh = known_servers.is_openssh(self._transport.remote_version)
         after = self._transport.started_sessions()
         entries = _entries(sessions, after, is_openssh)
-        told = _told({**sessions.asked, **after}, children.others)
+        announced = _announced({**sessions.asked, **after}, children.others)
         with self._lock:
-            known = {**self._known, **told}
+            known = {**self._known, **announced}
         gone: Set[int] = set()
         if listed:
             said = processes.assign(children.others, entries, known)
@@ -180,32 +180,34 @@ class Census:
             known[cast(int, sessions.helper.start_number)] = children.own
         left = [number for number, _ in entries if number not in gone]
         with self._lock:
-            self._known = _worth_keeping(known, left)
+            self._known = _useful(known, left)
             waiting, self._waiting = self._waiting, []
         self._transport.mark_ended(gone)
-        pauses = _PAUSES if is_openssh else _PAUSES_ELSEWHERE
+        pauses = _RETRY_DELAYS if is_openssh else _RETRY_DELAYS_ELSEWHERE
         may_be_running = _numbers(after) - gone if listed else set()
-        for wanted in waiting:
-            process = known.get(wanted.number)
-            if process is None and wanted.number in may_be_running and wanted.asked < len(pauses):
-                self._want_again(wanted, pauses[wanted.asked])
+        for query in waiting:
+            process = known.get(query.number)
+            if process is None and query.number in may_be_running and query.asked < len(pauses):
+                self._query_again(query, pauses[query.asked])
             else:
-                wanted.found(process)
+                query.found(process)
 
-    def _want_again(self, wanted: _Wanted, pause: float) -> None:
-        wanted = wanted._replace(asked=wanted.asked + 1)
+    def _query_again(self, query: _Query, pause: float) -> None:
+        query = query._replace(asked=query.asked + 1)
         if pause:
-            background.call_at(time.monotonic() + pause, lambda: self._want(wanted))
+            background.call_at(time.monotonic() + pause, lambda: self._add_query(query))
         else:
-            self._want(wanted)
+            self._add_query(query)
 
 
-def _entries(sessions: _Sessions, after: Sessions, is_openssh: bool) -> List[Tuple[int, bool]]:
+def _entries(
+    sessions: _Snapshot, after: StartedSessions, is_openssh: bool
+) -> List[Tuple[int, bool]]:
     """List the sessions whose processes may have run when the list was made."""
     # OpenSSH does one thing after the other: a process whose end was told before the list was
     # begun was not there any more, and one whose end is not told by now was there when the list
     # was written.
-    before = sessions.begun if is_openssh else sessions.asked
+    before = sessions.started if is_openssh else sessions.asked
     own = None if sessions.helper is None else sessions.helper.start_number
     entries: Dict[int, bool] = {}
     for at, session in enumerate({**before, **after}):
@@ -217,13 +219,13 @@ def _entries(sessions: _Sessions, after: Sessions, is_openssh: bool) -> List[Tup
     return sorted(entries.items())
 
 
-def _numbers(sessions: Sessions) -> Set[int]:
+def _numbers(sessions: StartedSessions) -> Set[int]:
     """Return the numbers of those that had been started by then."""
     found = {key if isinstance(key, int) else number for key, number in sessions.items()}
     return {number for number in found if number is not None}
 
 
-def _told(sessions: Sessions, found: List[Process]) -> Dict[int, Process]:
+def _announced(sessions: StartedSessions, found: List[Process]) -> Dict[int, Process]:
     """Return the processes that their own scripts have told; they may be children of others."""
     return {
         session.start_number: session.process
@@ -234,7 +236,7 @@ def _told(sessions: Sessions, found: List[Process]) -> Dict[int, Process]:
     }
 
 
-def _worth_keeping(known: Dict[int, Process], entries: List[int]) -> Dict[int, Process]:
+def _useful(known: Dict[int, Process], entries: List[int]) -> Dict[int, Process]:
     """Leave out what tells no others apart: keep what runs, the one before each, and the last."""
     numbers = sorted(known)
     kept = {*entries, *numbers[-1:]}
@@ -254,12 +256,12 @@ def _own_address(transport: SshTransport) -> Optional[Tuple[str, int]]:
     return address[0], int(address[1])
 
 
-def run_over(
+def run_script(
     transport: SshTransport,
     text: str,
     reply: Reply,
-    begun: Callable[[SshChannel], None],
-    patience: float,
+    on_start: Callable[[SshChannel], None],
+    timeout: float,
 ) -> None:
     """
     Run a script of ours in a session of its own.
@@ -277,10 +279,10 @@ def run_over(
     patience : float
         Seconds to wait for a session, where even those that nobody uses do not suffice.
     """
-    _Attempts(transport, text, reply, begun, patience).ask()
+    _ScriptRun(transport, text, reply, on_start, timeout).ask()
 
 
-class _Attempts:
+class _ScriptRun:
     """What is done to get a session for a script of ours."""
 
     def __init__(
@@ -288,19 +290,19 @@ class _Attempts:
         transport: SshTransport,
         text: str,
         reply: Reply,
-        begun: Callable[[SshChannel], None],
-        patience: float,
+        on_start: Callable[[SshChannel], None],
+        timeout: float,
     ) -> None:
         self._transport, self._text = transport, text
-        self.reply, self.begun = reply, begun
+        self.reply, self.on_start = reply, on_start
         self._strand = background.Strand()
-        self._deadline = time.monotonic() + patience
+        self._deadline = time.monotonic() + timeout
         self._may_make_room = True
 
     def ask(self) -> None:
         """Ask for a session."""
         try:
-            self._transport.start_session(_Session(self._text, self))
+            self._transport.start_session(_ScriptSession(self._text, self))
         except SshConnectionLost:
             self.reply(None)
 
@@ -315,18 +317,18 @@ class _Attempts:
             self.ask()
         elif now < self._deadline:
             self._may_make_room = True
-            background.call_at(now + _PAUSE, self.ask)
+            background.call_at(now + _RETRY_INTERVAL, self.ask)
         else:
             self.reply(None)
 
 
-class _Session(ChannelSink):
+class _ScriptSession(ChannelSink):
     """A session that runs a script of ours."""
 
-    def __init__(self, text: str, attempts: _Attempts) -> None:
+    def __init__(self, text: str, run: _ScriptRun) -> None:
         self._delivery = script.deliver(text, None, "/bin/sh")
         self._stdin = Stdin(b"", False, "")
-        self._attempts = attempts
+        self._run = run
         self._channel: Optional[SshChannel] = None
         self._output = b""
         self._ran = False
@@ -342,7 +344,7 @@ class _Session(ChannelSink):
     def on_reply(self, ok: bool) -> None:
         """Note when it was begun."""
         if ok and self._channel is not None:
-            self._attempts.begun(self._channel)
+            self._run.on_start(self._channel)
 
     def on_writable(self) -> None:
         """Send more of it."""
@@ -350,7 +352,7 @@ class _Session(ChannelSink):
 
     def on_data(self, chunk: bytes) -> None:
         """Keep what it writes."""
-        self._output += chunk[: _LIMIT - len(self._output)]
+        self._output += chunk[: _MAX_OUTPUT - len(self._output)]
 
     def on_exit_status(self, status: int) -> None:
         """Note that it has run."""
@@ -361,6 +363,6 @@ class _Session(ChannelSink):
         if self._timer is not None:
             self._timer.cancel()
         if isinstance(error, SshSessionRefused):
-            self._attempts.refused()
+            self._run.refused()
         else:
-            self._attempts.reply(self._output if self._ran else None)
+            self._run.reply(self._output if self._ran else None)

@@ -10,12 +10,12 @@ from ssh_service.commands import processes
 from ssh_service.commands.processes import Process
 
 # Seconds that they have to end after TERM, and after KILL.
-_PATIENCE = 2.0
+_END_TIMEOUT = 2.0
 # For one destination; there are never many, as the next script ends them.
-_MOST = 100
+_MAX_PROCESSES = 100
 
 
-class Left(NamedTuple):
+class LeftProcess(NamedTuple):
     """
     A process that may still run.
 
@@ -45,9 +45,9 @@ class LeftRunning:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._left: List[Left] = []  # guarded by _lock
+        self._processes: List[LeftProcess] = []  # guarded by _lock
 
-    def add(self, *left: Left) -> None:
+    def add(self, *left: LeftProcess) -> None:
         """
         Remember processes.
 
@@ -59,10 +59,10 @@ class LeftRunning:
         with self._lock:
             for one in left:
                 if one.process.started is not None and one.process.boot:
-                    self._left.append(one)
-            del self._left[:-_MOST]
+                    self._processes.append(one)
+            del self._processes[:-_MAX_PROCESSES]
 
-    def take(self, needs_posix: bool) -> List[Left]:
+    def take(self, needs_posix: bool) -> List[LeftProcess]:
         """
         Take what the next script is to end.
 
@@ -78,15 +78,15 @@ class LeftRunning:
             To be given back by `add` where that script was not run.
         """
         with self._lock:
-            taken = [one for one in self._left if not needs_posix or one.shell is None]
-            self._left = [one for one in self._left if one not in taken]
+            taken = [one for one in self._processes if not needs_posix or one.shell is None]
+            self._processes = [one for one in self._processes if one not in taken]
         return taken
 
 
 _destinations: Dict[str, LeftRunning] = {}
 
 
-def at(connection_id: str) -> LeftRunning:
+def for_destination(connection_id: str) -> LeftRunning:
     """
     Return what may still run at a destination.
 
@@ -103,7 +103,7 @@ def at(connection_id: str) -> LeftRunning:
     return _destinations.setdefault(connection_id, LeftRunning())
 
 
-def ending(left: List[Left]) -> str:
+def cleanup_script(left: List[LeftProcess]) -> str:
     """
     Write what a POSIX shell runs first, to end what was left running.
 
@@ -117,7 +117,7 @@ def ending(left: List[Left]) -> str:
     str
         Commands; empty where there is nothing to be ended.
     """
-    scripts = [processes.end_script(one.process, ["TERM", "KILL"], _PATIENCE) for one in left]
+    scripts = [processes.end_script(one.process, ["TERM", "KILL"], _END_TIMEOUT) for one in left]
     # (By a shell of its own, as the one that runs this may split no words, such as zsh.)
     return "".join(
         f"/bin/sh -c {shlex.quote(text)} </dev/null >/dev/null 2>&1;" for text in scripts

@@ -8,9 +8,9 @@ from typing import List, Tuple
 
 _TOKEN_SIZE = 8
 # Characters of a word at most; nobody else's output is held back for longer.
-_LONGEST_WORD = 1000
+_MAX_WORD_LENGTH = 1000
 # Of any token: compiling an expression for each would take longer than sending a command.
-_MARK = re.compile(rb"<([0-9a-f]{%d}):([ -;=?-~]{1,%d})>" % (2 * _TOKEN_SIZE, _LONGEST_WORD))
+_MARK = re.compile(rb"<([0-9a-f]{%d}):([ -;=?-~]{1,%d})>" % (2 * _TOKEN_SIZE, _MAX_WORD_LENGTH))
 
 
 class Marks:
@@ -57,7 +57,7 @@ class Marks:
         """
         return f"{self.start}{word}>"
 
-    def take(self, chunk: bytes) -> Tuple[bytes, List[bytes]]:
+    def extract(self, chunk: bytes) -> Tuple[bytes, List[bytes]]:
         """
         Take the marks out of a piece of the output, and hold back what may be the start of one.
 
@@ -92,11 +92,11 @@ class Marks:
         """Return where a mark may begin whose end has not come; the length if nowhere."""
         start = self.start.encode()
         at = text.rfind(b"<")
-        if at < 0 or len(text) - at > len(start) + _LONGEST_WORD:
+        if at < 0 or len(text) - at > len(start) + _MAX_WORD_LENGTH:
             return len(text)
         return at if start.startswith(text[at : at + len(start)]) else len(text)
 
-    def rest(self) -> bytes:
+    def flush(self) -> bytes:
         """
         Return what was held back, at the end of the output.
 

@@ -16,9 +16,9 @@ from ssh_service.transport import SshChannel
 
 _SIGNAL = re.compile(r"(?!SIG)[A-Z][A-Z0-9]{0,15}\Z")
 # Of a process id.
-_MOST_DIGITS = 10
+_MAX_DIGITS = 10
 # Seconds that the processes have to end after TERM, and after KILL.
-_PATIENCE = 0.6
+_END_TIMEOUT = 0.6
 
 Then = Callable[[Optional[Process]], None]
 
@@ -63,12 +63,12 @@ class RemoteGroup:
 
     Notes
     -----
-    Thread safety.  `strip` and `rest` are for the reader thread, all else for any.
+    Thread safety.  `strip` and `flush` are for the reader thread, all else for any.
     """
 
     def __init__(self, root: bool) -> None:
         self._marks = Marks()
-        self.is_reached = False  # by a script of ours; from `begin` on
+        self.needs_script = False  # by a script of ours; from `begin` on
         self.process: Optional[Process] = None
         self._root = root
         self._server = ""
@@ -108,7 +108,7 @@ class RemoteGroup:
             Whether `prologue` is part of it.
         """
         self._channel, self._server = channel, channel.get_transport().remote_version
-        self.is_reached = known_servers.needs_script_to_signal(self._server, self._root)
+        self.needs_script = known_servers.needs_script_to_signal(self._server, self._root)
         with self._lock:
             self._awaits_mark, self._is_running = awaits_mark, False
 
@@ -128,14 +128,14 @@ class RemoteGroup:
         """
         if not self._awaits_mark:
             return chunk
-        shown, words = self._marks.take(chunk)
+        shown, words = self._marks.extract(chunk)
         for word in words:
             process = _read_mark(word.decode("ascii").split())
             if process is not None:
-                self._know(process)
+                self._set_process(process)
         return shown
 
-    def rest(self) -> bytes:
+    def flush(self) -> bytes:
         """
         Return what was held back, at the end of stderr.
 
@@ -144,9 +144,9 @@ class RemoteGroup:
         bytes
             The rest.
         """
-        return self._marks.rest()
+        return self._marks.flush()
 
-    def running(self, channel: SshChannel, run_beside: Helper) -> None:
+    def on_started(self, channel: SshChannel, run_helper: Helper) -> None:
         """
         Take note that the server has started the command.
 
@@ -163,9 +163,9 @@ class RemoteGroup:
                 ([], self._waiting) if self._awaits_mark else (self._waiting, [])
             )
         for then in waiting:
-            self._find(channel, run_beside, then)
+            self._find(channel, run_helper, then)
 
-    def signal(self, channel: SshChannel, name: str, run_beside: Helper) -> None:
+    def signal(self, channel: SshChannel, name: str, run_helper: Helper) -> None:
         """
         Send a signal to all processes of the command.
 
@@ -178,19 +178,19 @@ class RemoteGroup:
         run_beside : Callable[[str, Reply], None]
             Runs a script of ours in another session, on whichever connection.
         """
-        if not self.is_reached:
+        if not self.needs_script:
             channel.send_signal(name)
             return
 
         def send(process: Optional[Process]) -> None:
             if process is not None:
-                run_beside(processes.end_script(process, [name]), _ignore)
+                run_helper(processes.end_script(process, [name]), _ignore)
             elif self._is_shell_signalled():
                 channel.send_signal(name)  # its shell, at least
 
-        self._find(channel, run_beside, send)
+        self._find(channel, run_helper, send)
 
-    def end(self, channel: SshChannel, run_beside: Helper, ended: Callable[[], None]) -> None:
+    def end(self, channel: SshChannel, run_helper: Helper, ended: Callable[[], None]) -> None:
         """
         End all processes of the command, by TERM and then KILL; once more where that failed.
 
@@ -208,7 +208,7 @@ class RemoteGroup:
         if again:
             return
 
-        def told(output: Optional[bytes]) -> None:
+        def on_output(output: Optional[bytes]) -> None:
             if output is not None and processes.ENDED.encode() in output.split():
                 ended()
             elif output is None:  # it was not run
@@ -220,23 +220,25 @@ class RemoteGroup:
 
         def end(process: Optional[Process]) -> None:
             if process is not None:
-                run_beside(processes.end_script(process, ["TERM", "KILL"], _PATIENCE), told)
+                run_helper(
+                    processes.end_script(process, ["TERM", "KILL"], _END_TIMEOUT), on_output
+                )
                 return
             failed()
             if self._is_shell_signalled():
                 channel.send_signal("TERM")
 
-        self._find(channel, run_beside, end)
+        self._find(channel, run_helper, end)
 
     @property
-    def outlives_shell(self) -> bool:
+    def may_outlive_shell(self) -> bool:
         """Whether the end of the command's own process says nothing about its children."""
         return known_servers.is_dropbear(self._server)
 
     def _is_shell_signalled(self) -> bool:
         return known_servers.is_dropbear(self._server)
 
-    def _find(self, channel: SshChannel, run_beside: Helper, then: Then) -> None:
+    def _find(self, channel: SshChannel, run_helper: Helper, then: Then) -> None:
         with self._lock:
             known = self.process
             if known is None and (self._awaits_mark or not self._is_running):
@@ -251,9 +253,9 @@ class RemoteGroup:
         if known is not None:
             then(known)
         else:
-            Census.of(channel.get_transport()).find(channel, run_beside, found)
+            Census.of(channel.get_transport()).find(channel, run_helper, found)
 
-    def _know(self, process: Process) -> None:
+    def _set_process(self, process: Process) -> None:
         if self._channel is not None:
             self._channel.process = process  # it helps to tell others apart, see `Census`
         with self._lock:
@@ -265,7 +267,7 @@ class RemoteGroup:
 
 def _read_mark(fields: List[str]) -> Optional[Process]:
     """Read the process that `RemoteGroup.prologue` tells; a server may write anything there."""
-    if len(fields) < 2 or not (fields[0].isdigit() and len(fields[0]) <= _MOST_DIGITS):
+    if len(fields) < 2 or not (fields[0].isdigit() and len(fields[0]) <= _MAX_DIGITS):
         return None
     pid, boot = int(fields[0]), "" if fields[1] == "-" else fields[1]
     return processes.parse_stat(pid, fields[2:], boot) or Process(pid, leads=True)

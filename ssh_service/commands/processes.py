@@ -9,9 +9,9 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tup
 
 # Two processes that began in the same hundredth of a second are told apart by their numbers, which
 # grow; where they differ by more, the numbers have begun anew in between.
-_MOST_FORKS = 1000
+_MAX_FORKS = 1000
 # Of any number in /proc.
-_MOST_DIGITS = 20
+_MAX_DIGITS = 20
 # What the script below writes when all that it was to end has ended.
 ENDED = "ended"
 
@@ -244,7 +244,7 @@ def parse_children(output: bytes) -> Children:
     found: Dict[int, Process] = {}
     for path, rest in re.findall(r"^/proc/([0-9]{1,20})/stat:(.*)$", text, re.MULTILINE):
         fields = rest.rpartition(") ")[2].split()
-        if len(fields) < 2 or max(map(len, fields)) > _MOST_DIGITS:
+        if len(fields) < 2 or max(map(len, fields)) > _MAX_DIGITS:
             return nothing
         if fields[0] == "Z" or fields[1] != named.get("parent"):
             continue  # it has ended; or its name looks like what was looked for
@@ -269,7 +269,7 @@ def _age(process: Process) -> Tuple[int, int]:
 def _is_certain(order: Sequence[Process]) -> bool:
     """Tell whether processes that are sorted by age began in that order."""
     return not any(
-        one.started == next_one.started and next_one.pid - one.pid > _MOST_FORKS
+        one.started == next_one.started and next_one.pid - one.pid > _MAX_FORKS
         for one, next_one in zip(order, order[1:])
     )
 

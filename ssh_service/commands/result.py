@@ -12,7 +12,7 @@ from typing import Any, Callable, Deque, Dict, Mapping, Optional, Protocol, Tupl
 _log = logging.getLogger(__name__)
 
 # Seconds the outcome waits for a lock of the standard library's, taken by who was torn from it.
-_TORN_LIMIT = 1.0
+_TORN_LOCK_TIMEOUT = 1.0
 
 
 class CompletedProcess:
@@ -92,16 +92,16 @@ class CompletedProcess:
         return self._texts[name]
 
 
-class Fate(Protocol):
+class CommandHandle(Protocol):
     """What a future asks of its command."""
 
     def cancel(self) -> bool:
         """End the command; False if it had its outcome already."""
 
-    def keep(self) -> None:
+    def keep_future(self) -> None:
         """Keep the future until it is done: somebody has a function called then."""
 
-    def drop(self) -> None:
+    def on_future_dropped(self) -> None:
         """End the command, as its future was dropped; a destructor calls this."""
 
     def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
@@ -127,7 +127,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
     exception of a signal handler could leave taken: docs/paramiko_repairs.md#torn-calls.
     """
 
-    def __init__(self, command: Fate) -> None:
+    def __init__(self, command: CommandHandle) -> None:
         # Not at the top: a `CompletedProcess` that was pickled is read without paramiko.
         from ssh_service.transport.lock_free import LockFreeEvent
 
@@ -136,12 +136,12 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         self._process: Optional[CompletedProcess] = None
         self._error: Optional[BaseException] = None
         self._settled = LockFreeEvent()
-        self._functions: "Deque[Callable[[Any], Any]]" = collections.deque()
+        self._callbacks: "Deque[Callable[[Any], Any]]" = collections.deque()
 
     def __del__(self) -> None:
         settled = getattr(self, "_settled", None)  # None: a signal's handler tore `__init__`
         if settled is not None and not settled.is_set():
-            self._command.drop()
+            self._command.on_future_dropped()
 
     def cancel(self) -> bool:
         """
@@ -244,10 +244,10 @@ class CommandFuture(Future):  # type: ignore[type-arg]
             except Exception:  # as the standard library does
                 _log.exception("a callback raised")
             return
-        self._command.keep()
-        self._functions.append(fn)
+        self._command.keep_future()
+        self._callbacks.append(fn)
         if self._settled.is_set():  # just now: whoever settled it may have missed this one
-            self._call_functions()
+            self._call_callbacks()
 
     def set_result(self, result: Any) -> None:
         """Tell the outcome; for the command, once."""
@@ -259,23 +259,23 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         self._error = exception
         self._settle(super().set_exception, exception)
 
-    def _settle(self, tell_waiters: Callable[[Any], None], outcome: Any) -> None:
+    def _settle(self, set_outcome: Callable[[Any], None], outcome: Any) -> None:
         self._settled.set()
-        self._call_functions()
+        self._call_callbacks()
         # For `concurrent.futures.wait` and its like.  A thread that was torn from there by a
         # signal's handler may have left this lock taken.  (A part of the standard library that is
         # private, but has stood since Python 3.2; a test says so.)
         condition = getattr(self, "_condition")
-        if condition.acquire(timeout=_TORN_LIMIT):
+        if condition.acquire(timeout=_TORN_LOCK_TIMEOUT):
             try:
-                tell_waiters(outcome)
+                set_outcome(outcome)
             finally:
                 condition.release()
 
-    def _call_functions(self) -> None:
+    def _call_callbacks(self) -> None:
         while True:
             try:
-                function = self._functions.popleft()
+                function = self._callbacks.popleft()
             except IndexError:
                 return
             self._command.run_callback(function, self)

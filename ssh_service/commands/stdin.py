@@ -81,7 +81,7 @@ class Stdin:
         self._lock = threading.Lock()
         self._changed = LockFreeCondition()
         # Has `pump` called for a user's thread, which is not to write to the connection itself.
-        self.have_pumped: Optional[Callable[[], None]] = None  # None: this thread may
+        self.request_pump: Optional[Callable[[], None]] = None  # None: this thread may
         self._data = memoryview(data)  # guarded by _lock: the preamble, too, once begun
         self._preamble = 0  # guarded by _lock: the length of it
         self._more = more  # guarded by _lock
@@ -109,7 +109,7 @@ class Stdin:
                 self._data = memoryview(preamble + bytes(self._data))
         self.pump()
 
-    def take_back(self) -> bool:
+    def unsend(self) -> bool:
         """
         Begin anew at the next `start`: the channel has ended before it was of any use.
 
@@ -196,18 +196,18 @@ class Stdin:
                     )
                 piece, rest = rest[:_STDIN_BUFFER], rest[_STDIN_BUFFER:]
                 self._data = memoryview(bytes(self._data) + bytes(piece))
-            (self.have_pumped or self.pump)()
+            (self.request_pump or self.pump)()
 
     def close(self) -> None:
         """Let the command find the end of the file after what was written."""
         with self._lock:
             self._more = False
-        (self.have_pumped or self.pump)()
+        (self.request_pump or self.pump)()
 
     def end(self) -> None:
         """Drop what was not sent: nobody will read it."""
         with self._lock:
             self._ended = True
             self._data = memoryview(b"")
-            self.have_pumped = None  # which keeps the command
+            self.request_pump = None  # which keeps the command
         self._changed.notify_all()

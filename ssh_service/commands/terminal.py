@@ -39,7 +39,7 @@ class TerminalInput:
 
     Notes
     -----
-    Thread safety.  `strip` and `rest` are for the reader thread, all else for any.
+    Thread safety.  `strip` and `flush` are for the reader thread, all else for any.
     """
 
     def __init__(self, stdin: Stdin, connection_id: str) -> None:
@@ -84,7 +84,7 @@ class TerminalInput:
         """
         if self._channel is None:
             return chunk
-        shown, words = self._marks.take(chunk)
+        shown, words = self._marks.extract(chunk)
         for word in words:
             if word == b"ready":
                 self._script.start(self._channel, self._text)
@@ -92,7 +92,7 @@ class TerminalInput:
                 self._stdin.start(self._channel)
         return shown
 
-    def rest(self) -> bytes:
+    def flush(self) -> bytes:
         """
         Return what was held back, at the end of the output.
 
@@ -101,7 +101,7 @@ class TerminalInput:
         bytes
             The rest.
         """
-        return self._marks.rest()
+        return self._marks.flush()
 
     def pump(self) -> None:
         """Send what the peer's window takes."""

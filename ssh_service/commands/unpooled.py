@@ -7,7 +7,8 @@ import time
 from typing import Callable, Optional
 
 from ssh_service import background, known_servers
-from ssh_service.commands.command import HEARD, Command, HelperCommand
+from ssh_service.commands.command import Command, HelperCommand
+from ssh_service.commands.forwarding import ForwardingSink
 from ssh_service.commands.process_group import Helper, Reply
 from ssh_service.errors import (
     SshCacheClosed,
@@ -15,7 +16,7 @@ from ssh_service.errors import (
     SshServiceError,
     SshSessionRefused,
 )
-from ssh_service.transport import ChannelSink, SshChannel, SshTransport
+from ssh_service.transport import SshChannel, SshTransport
 
 # Seconds until the server is asked again while others hold all of its sessions; doubled each time.
 _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL = 0.002, 0.1
@@ -24,7 +25,7 @@ _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL = 0.002, 0.1
 _REFUSAL_TIMEOUT = 10.0
 
 
-def begin(transport: SshTransport, command: Command) -> None:
+def start_on_transport(transport: SshTransport, command: Command) -> None:
     """
     Have a command run over a connection, in a session of its own; its future tells of its fate.
 
@@ -40,15 +41,17 @@ def begin(transport: SshTransport, command: Command) -> None:
     """
     if not background.ensure_threads():
         where = transport.connection_id
-        command.fail(SshConnectionLost(f"{where}: the system gives no more threads", sent=False))
+        command.settle_unsent(
+            SshConnectionLost(f"{where}: the system gives no more threads", sent=False)
+        )
         return
-    attempts = _Attempts(transport, command)
-    command.strand = attempts.strand
-    command.run_beside = functools.partial(_run_beside, transport)
-    background.submit(attempts.strand, attempts.ask)
+    request = _SessionRequest(transport, command)
+    command.strand = request.strand
+    command.run_helper = functools.partial(_run_helper, transport)
+    background.submit(request.strand, request.ask)
 
 
-def _run_beside(transport: SshTransport, text: str, reply: Reply) -> None:
+def _run_helper(transport: SshTransport, text: str, reply: Reply) -> None:
     """Run a script of ours in another session, as soon as there is one."""
     find_pool: Callable[[], Optional[Helper]] = transport.extras.get("helpers", _no_pool)
     pool = find_pool()
@@ -57,14 +60,14 @@ def _run_beside(transport: SshTransport, text: str, reply: Reply) -> None:
     elif known_servers.runs_one_command(transport.remote_version):
         reply(None)
     else:
-        begin(transport, HelperCommand(text, transport.connection_id, reply))
+        start_on_transport(transport, HelperCommand(text, transport.connection_id, reply))
 
 
 def _no_pool() -> Optional[Helper]:
     return None
 
 
-class _Attempts:
+class _SessionRequest:
     """What is done to get a session; on threads of ours."""
 
     def __init__(self, transport: SshTransport, command: Command) -> None:
@@ -78,12 +81,12 @@ class _Attempts:
 
     def ask(self) -> None:
         """Ask for a session."""
-        if self._command.over:
+        if self._command.is_done:
             return
         try:
-            self._transport.start_session(_Session(self, self._command))
+            self._transport.start_session(_UnpooledSession(self, self._command))
         except SshConnectionLost as error:
-            self._command.fail(error)
+            self._command.settle_unsent(error)
 
     def refused(self, refusal: SshSessionRefused) -> None:
         """Ask again, or give up; not on the reader thread, which is not to wait for others."""
@@ -99,22 +102,20 @@ class _Attempts:
         self._refused_since = None if held else since
         patient = bool(transport.session_peak) and now - since < _REFUSAL_TIMEOUT
         if not (held or patient):
-            self._command.fail(refusal)
+            self._command.settle_unsent(refusal)
             return
         background.call_at(now + self._pause, lambda: background.submit(self.strand, self.ask))
         self._pause = min(2 * self._pause, _MAX_RETRY_INTERVAL)
 
 
-class _Session(ChannelSink):
+class _UnpooledSession(ForwardingSink):
     """The session; it starts the command as soon as it is open."""
 
-    def __init__(self, attempts: _Attempts, command: Command) -> None:
-        self._attempts = attempts
+    def __init__(self, request: _SessionRequest, command: Command) -> None:
+        self._request = request
         self._command = command
         self._channel: Optional[SshChannel] = None  # reader thread only
-        self.auto_window = command.auto_window
-        for name in HEARD:
-            setattr(self, name, getattr(command, name))
+        self.forward_to(command)
 
     def on_open(self, channel: SshChannel) -> None:
         """Send the script."""
@@ -127,11 +128,11 @@ class _Session(ChannelSink):
     def on_close(self, error: Optional[SshServiceError]) -> None:
         """Settle the command, or have it wait for another session."""
         lost = isinstance(error, SshConnectionLost)
-        if not self._command.take_back(self._channel, lost):
+        if not self._command.unsend(self._channel, lost):
             self._command.on_close(error)
         elif isinstance(error, SshSessionRefused):
-            self._attempts.refused(error)
+            self._request.refused(error)
         else:
             where = self._command.connection_id
             closed = SshCacheClosed(f"{where}: the session was closed at once")
-            self._command.fail(error or closed)
+            self._command.settle_unsent(error or closed)

@@ -92,17 +92,19 @@ class _PermittedCommand(Command):
 
     def start(self, channel: SshChannel) -> bool:
         """Send the script, if the permit is granted."""
-        if self.permit is not None and not self.over:
+        if self.permit is not None and not self.is_done:
             try:
                 allowed = self.permit()
             except SshCommandCancelled as error:
-                self.fail(error)
+                self.settle_unsent(error)
                 return False
             except Exception as error:  # the granter of permits is unreachable
-                self.fail(SshWorkerLost(f"{self.connection_id}: not sent: {error}", sent=False))
+                self.settle_unsent(
+                    SshWorkerLost(f"{self.connection_id}: not sent: {error}", sent=False)
+                )
                 return False
             if not allowed:
-                self.fail(outcome_unknown_error(self.connection_id))
+                self.settle_unsent(outcome_unknown_error(self.connection_id))
                 return False
         return super().start(channel)
 

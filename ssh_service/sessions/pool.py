@@ -101,7 +101,7 @@ class SessionPool:
             The destination as this caller gave it; None: as before.
         """
         command.strand = self._strand
-        command.run_beside = functools.partial(self._run_beside, kept=self._lender.cache())
+        command.run_helper = functools.partial(self._run_helper, kept=self._lender.cache())
         background.submit(
             self._strand,
             self._accept,
@@ -140,18 +140,20 @@ class SessionPool:
             if late:
                 where = command.connection_id
                 text = f"{where}: still connecting when the time was up, after {limit:g} s"
-                command.fail(SshConnectTimeout(text, connection_id=where, phase="connect"))
+                command.settle_unsent(
+                    SshConnectTimeout(text, connection_id=where, phase="connect")
+                )
 
         command.set_timer(limit, look)
 
-    def _run_beside(self, text: str, reply: Reply, kept: Any = None) -> None:
+    def _run_helper(self, text: str, reply: Reply, kept: Any = None) -> None:
         """
         Run a script of our own before all that waits, on whichever connection has room.
 
         A command has this until it is over, and so keeps the pool, and what is `kept`: the cache.
         """
         helper = HelperCommand(text, self._target.connection_id, reply)
-        helper.run_beside = functools.partial(self._run_beside, kept=kept)
+        helper.run_helper = functools.partial(self._run_helper, kept=kept)
         self._enqueue(helper, -1 - next(self._tickets))
 
     def _enqueue(self, command: Command, ticket: int) -> None:
@@ -284,7 +286,7 @@ class SessionPool:
 
         def helpers() -> Optional[Helper]:
             its_pool = pool()
-            return None if its_pool is None else its_pool._run_beside
+            return None if its_pool is None else its_pool._run_helper
 
         def ended(*_: object) -> None:
             its_pool = pool()
@@ -380,7 +382,7 @@ class SessionPool:
             session.ended = True  # nobody gives it a command from here on
             command = session.command
         lost = isinstance(error, SshConnectionLost)
-        unsent = command is not None and command.take_back(session.channel, lost)
+        unsent = command is not None and command.unsend(session.channel, lost)
         with self._lock:
             end = self._scheduler.on_ended(session, error, unsent, now)
         if isinstance(error, SshSessionRefused):
@@ -478,4 +480,4 @@ def _has_other_reclaimers(transport: SshTransport) -> bool:
 
 def _settle_failed(failed: Failed) -> None:
     for command, error in failed:
-        command.fail(error)
+        command.settle_unsent(error)

@@ -108,7 +108,7 @@ class SessionScheduler:
     def next_step(self, now: float) -> Step:
         """Say what can be started, or dialled, or cannot be helped."""
         failed = self._drop_ended()
-        while self._queue and self._queue[0][1].over:  # timed out or cancelled meanwhile
+        while self._queue and self._queue[0][1].is_done:  # timed out or cancelled meanwhile
             heapq.heappop(self._queue)
         if not self._queue:
             self._fruitless_connections = 0
@@ -155,7 +155,7 @@ class SessionScheduler:
         Optional[List[SshTransport]]
             The connections there are; None if nothing waits any more, or something has started.
         """
-        waits = any(not command.over for _, command in self._queue)
+        waits = any(not command.is_done for _, command in self._queue)
         return self.transports() if waits and self._starts == starts else None
 
     def on_sessions_reclaimed(self, transports: List[SshTransport], now: float) -> None:
@@ -370,7 +370,7 @@ class SessionScheduler:
         if connection.is_closed():  # whatever came of its session: a refusal is no news any more
             return [(command, self._closed("the connection cache was closed"))]
         refused = isinstance(error, SshSessionRefused)
-        if command.over or (command.retried and not refused):
+        if command.is_done or (command.retried and not refused):
             return [(command, error or self._closed("the session was closed at once"))]
         command.retried = command.retried or not refused
         self.enqueue(command)

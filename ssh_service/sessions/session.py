@@ -6,10 +6,11 @@ import weakref
 from typing import Optional, Protocol
 
 from ssh_service import known_servers
-from ssh_service.commands.command import HEARD, Command
+from ssh_service.commands.command import Command
+from ssh_service.commands.forwarding import ForwardingSink
 from ssh_service.connections.entries import Lease, Slot
 from ssh_service.errors import SshServiceError
-from ssh_service.transport import ChannelSink, SshChannel, SshTransport
+from ssh_service.transport import SshChannel, SshTransport
 
 
 class PooledConnection:
@@ -73,7 +74,7 @@ class SessionOwner(Protocol):
         """Take back a session, and its command where that was never sent."""
 
 
-class Session(ChannelSink):
+class Session(ForwardingSink):
     """A session channel on a lane, with the command it runs, or none yet."""
 
     def __init__(self, owner: SessionOwner, connection: PooledConnection) -> None:
@@ -91,10 +92,7 @@ class Session(ChannelSink):
     def assign(self, command: Command) -> None:
         """Let a command have it; the pool's lock is held."""
         self.command = command
-        self.auto_window = command.auto_window
-        # The command hears what comes without a detour.
-        for name in HEARD:
-            setattr(self, name, getattr(command, name))
+        self.forward_to(command)
 
     def on_open(self, channel: SshChannel) -> None:
         """Have it used."""

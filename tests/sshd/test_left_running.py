@@ -11,7 +11,7 @@ import pytest
 
 from ssh_service import SshClientCache, SshHostService, Status, operations, run
 from ssh_service.commands import left_running
-from ssh_service.commands.left_running import Left, LeftRunning
+from ssh_service.commands.left_running import LeftProcess, LeftRunning
 from ssh_service.commands.processes import Process
 from ssh_service.errors import SshConnectionLost
 from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
@@ -121,12 +121,14 @@ def test_run_does_not_end_what_another_call_left(
 
 def test_what_is_taken_can_be_given_back_and_numbers_alone_are_not_kept() -> None:
     left = LeftRunning()
-    login = Left(Process(7, True, 1, "boot"), None)
-    other = Left(Process(8, True, 1, "boot"), "/bin/sh")
-    left.add(login, other, Left(Process(9, True), None), Left(Process(9, True, 1), None))
+    login = LeftProcess(Process(7, True, 1, "boot"), None)
+    other = LeftProcess(Process(8, True, 1, "boot"), "/bin/sh")
+    left.add(
+        login, other, LeftProcess(Process(9, True), None), LeftProcess(Process(9, True, 1), None)
+    )
     assert left.take(needs_posix=True) == [login]
     assert left.take(needs_posix=True) == []
     left.add(login)
     assert left.take(needs_posix=False) == [other, login]
-    assert left_running.ending([]) == ""
-    assert left_running.at("a@b:22") is left_running.at("a@b:22")
+    assert left_running.cleanup_script([]) == ""
+    assert left_running.for_destination("a@b:22") is left_running.for_destination("a@b:22")

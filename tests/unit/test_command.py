@@ -128,7 +128,7 @@ def test_a_server_that_runs_no_commands_is_told_so_and_the_session_is_given_back
 def test_an_empty_one_succeeds_without_a_server() -> None:
     command = make(" \n")
     assert command.is_empty()
-    command.succeed()
+    command.settle_empty()
     assert (result(command).exit_status, result(command).stdout) == (0, "")
 
 
@@ -169,8 +169,8 @@ def test_never_sent_it_can_be_failed_with_an_error_that_others_share() -> None:
     shared = SshConnectError("refused")
     commands = [make() for _ in range(3)]
     for command in commands:
-        command.fail(shared)
-        command.fail(SshCacheClosed("too late"))
+        command.settle_unsent(shared)
+        command.settle_unsent(SshCacheClosed("too late"))
         assert isinstance(error(command), SshConnectError)
         assert error(command).__cause__ is shared
     assert len({id(error(command)) for command in commands}) == 3
@@ -178,7 +178,7 @@ def test_never_sent_it_can_be_failed_with_an_error_that_others_share() -> None:
 
 def test_lost_before_it_was_sent_it_says_that_nothing_was() -> None:
     command = make()
-    command.fail(SshConnectionLost("lost", sent=True))
+    command.settle_unsent(SshConnectionLost("lost", sent=True))
     assert error(command).sent is False
     assert error(command).process is None
 
@@ -344,7 +344,7 @@ def test_it_is_either_sent_or_told_as_never_sent_whoever_is_first(end: str) -> N
         for _ in range(1500):
             command = make(timeout=5)
             channel = FakeChannel(FakeTransport(), command)
-            finish: Callable[[], Any] = command.cancel if end == "cancel" else command._expire
+            finish: Callable[[], Any] = command.cancel if end == "cancel" else command._on_timeout
             sent = in_threads(lambda: command.start(channel), finish)[0]
             assert sent == (channel.command is not None)
             assert sent != command.future.done(), "sent, and told as never sent"
@@ -371,7 +371,7 @@ class Gate:
             self._work()
 
 
-@pytest.mark.parametrize("end", ["cancel", "_expire"])
+@pytest.mark.parametrize("end", ["cancel", "_on_timeout"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_start_between_two_steps_of_the_end_is_not_overlooked(end: str, count: int) -> None:
     command = make(timeout=5)
@@ -698,7 +698,7 @@ def test_however_its_end_is_raced_it_has_one_outcome(fine_grained: None, timers:
         channel = started(command)
         in_threads(
             command.cancel,
-            command._expire,
+            command._on_timeout,
             (
                 (lambda: channel.complete())
                 if turn % 2
@@ -706,7 +706,7 @@ def test_however_its_end_is_raced_it_has_one_outcome(fine_grained: None, timers:
             ),
         )
         if not command.future.done():
-            command._give_up()
+            command._stop_waiting()
         assert command.future.done()
         callbacks_done()
         assert told == [command.future]

@@ -20,7 +20,7 @@ from tests.unit.engine_fakes import PATIENCE, FakeTransport, work_done
 
 def begun(transport: FakeTransport, **more: Any) -> Command:
     command = Command("echo", {}, None, transport.connection_id, **more)
-    unpooled.begin(transport, command)  # type: ignore[arg-type]
+    unpooled.start_on_transport(transport, command)  # type: ignore[arg-type]
     work_done()
     return command
 
@@ -57,7 +57,7 @@ def test_what_ends_before_it_is_open_was_not_sent(end: Any, kind: Any) -> None:
     transport.channels[0].end(end)
     error = command.future.exception(PATIENCE)
     assert type(error) is kind
-    assert not command.sent and not getattr(error, "sent", False)
+    assert not command.is_sent and not getattr(error, "sent", False)
 
 
 def test_what_was_written_to_no_network_is_told_as_never_sent() -> None:

@@ -66,7 +66,7 @@ def test_mark_is_taken_out_however_it_is_cut_up() -> None:
         text = before + mark_of(group) + after
         cuts = sorted(rng.choices(range(len(text) + 1), k=rng.randrange(12)))
         pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
-        shown = b"".join(group.strip(piece) for piece in pieces) + group.rest()
+        shown = b"".join(group.strip(piece) for piece in pieces) + group.flush()
         assert (shown, group.process) == (before + after, FOUND)
 
 
@@ -85,7 +85,7 @@ def test_output_is_held_back_no_longer_than_a_mark_may_be() -> None:
     assert group.strip(b"!more") == start[:5] + b"!more"
     assert group.strip(start) == b""
     assert group.strip(b"1" * 1100) == start + b"1" * 1100
-    assert group.process is None and group.rest() == b""
+    assert group.process is None and group.flush() == b""
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_mark_with_whatever_a_server_writes_is_no_violation(
 def test_mark_of_5000_digits_is_output() -> None:
     group = awaiting()
     text = mark_of(group, "1" * 5000 + " -")
-    assert group.strip(text) + group.rest() == text and group.process is None
+    assert group.strip(text) + group.flush() == text and group.process is None
 
 
 # Which process is whose.
@@ -561,7 +561,7 @@ class Run:
         self.channel.transport.channels.append(self.channel)
         self.channel.is_open = True
         self.beside: List[Tuple[str, Callable[[Optional[bytes]], None]]] = []
-        self.command.run_beside = lambda text, reply: self.beside.append((text, reply))
+        self.command.run_helper = lambda text, reply: self.beside.append((text, reply))
         assert self.command.start(self.channel)  # type: ignore[arg-type]
         self.command.on_reply(True)
         if known:

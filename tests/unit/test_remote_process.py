@@ -186,7 +186,7 @@ def test_a_command_that_is_over_does_not_hold_the_pool(
     eventually(lambda: channels(dialer))
     channels(dialer)[0].complete()
     process.result(PATIENCE)
-    pool = weakref.ref(cache.beside(params.resolve(connect_params()).key, lambda: None))
+    pool = weakref.ref(cache.session_pool(params.resolve(connect_params()).key, lambda: None))
     assert pool() is not None
     cache.cleanup()
     work_done()

@@ -381,7 +381,7 @@ def test_the_process_group_is_told_whole_and_nobody_else_sees_it(
         )
     status, stdout, stderr = run(shell, delivery, tmp_path)
     assert status == 3
-    assert group.strip(stderr) + group.rest() == b"err\n"
+    assert group.strip(stderr) + group.flush() == b"err\n"
     found = group.process
     assert found is not None and found.pid == int(stdout)
     assert found.started and len(found.boot) == 36 and not found.leads  # it is in our group

@@ -388,7 +388,7 @@ def test_a_command_that_is_sent_at_the_last_moment_is_not_told_to_be_never_sent(
 ) -> None:
     site.warm()
     (command,) = site.submit()
-    command.fail(SshConnectTimeout("still connecting"))  # decided a moment earlier
+    command.settle_unsent(SshConnectTimeout("still connecting"))  # decided a moment earlier
     assert not command.future.done()
     site.channel_of(command).complete()
     assert command.future.result(0).exit_status == 0
@@ -1025,7 +1025,7 @@ def test_a_command_of_our_own_runs_before_all_that_waits(site: Site) -> None:
     assert site.texts() == ["c1", "c2"]
     transport.answers = False  # so that no further connection is ready
     site.dialer.hold("alpha")
-    site.commands[1].run_beside("kill", lambda output: None)
+    site.commands[1].run_helper("kill", lambda output: None)
     site.running()[0].complete()
     transport.channels[-1].answer()
     assert OURS in site.texts() and "c3" not in site.texts()
@@ -1043,7 +1043,7 @@ def test_a_command_of_our_own_takes_one_connection_more_where_all_are_full(site:
     site.warm(max_sessions=1)
     first, second = site.submit(2)
     replies: List[Any] = []
-    first.run_beside("kill", replies.append)
+    first.run_helper("kill", replies.append)
     site.connected()
     assert site.texts() == ["c1", OURS]
     assert len(site.dialer.dials) == 2

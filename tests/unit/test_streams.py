@@ -196,7 +196,7 @@ def test_stdin_sends_the_preamble_of_each_attempt_first() -> None:
     stdin = Stdin(b"data", True, "user@host:22")
     stdin.start(silent, b"a preamble that is not wanted ")
     stdin.write(b" and more")
-    assert stdin.take_back()
+    assert stdin.unsend()
     stdin.start(wire, b"preamble ")
     stdin.close()
     assert (wire.sent, wire.eofs) == (b"preamble data and more", 1)

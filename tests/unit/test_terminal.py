@@ -67,12 +67,12 @@ def test_command_cancelled_before_its_terminal_came_is_not_run() -> None:
 def test_command_whose_session_ended_before_the_terminal_came_is_unsent(lost: bool) -> None:
     """The server may have read the request for a terminal, but not the script."""
     command, channel = begun()
-    assert command.take_back(channel, lost)  # type: ignore[arg-type]
+    assert command.unsend(channel, lost)  # type: ignore[arg-type]
     second = FakeChannel(channel.transport, command)
     assert command.start(second)  # type: ignore[arg-type]
     command.on_reply(True)
     assert second.command == b"cat" and channel.command is None
-    assert not command.take_back(second)  # type: ignore[arg-type]
+    assert not command.unsend(second)  # type: ignore[arg-type]
     command.on_close(SshConnectionLost("lost"))
     assert isinstance(command.future.exception(0), SshConnectionLost)
 
@@ -121,8 +121,8 @@ def test_marks_are_taken_out_however_they_are_cut_up() -> None:
         pieces += [marks.text("two 2").encode(), rng.choice(noise), marks.text("three").encode()]
         text = b"".join(pieces)
         cuts = sorted(rng.choices(range(len(text) + 1), k=rng.randrange(9)))
-        found = [marks.take(text[i:j]) for i, j in zip([0, *cuts], [*cuts, len(text)])]
-        shown = b"".join(chunk for chunk, _ in found) + marks.rest()
+        found = [marks.extract(text[i:j]) for i, j in zip([0, *cuts], [*cuts, len(text)])]
+        shown = b"".join(chunk for chunk, _ in found) + marks.flush()
         assert shown == pieces[0] + pieces[2] + pieces[4] + pieces[5]
         assert [word for _, words in found for word in words] == [b"one", b"two 2"]
 

@@ -1,0 +1,238 @@
+"""How a command is signalled, and ended from this side: TERM, KILL, then no more waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, List, Optional
+
+from ssh_service import background
+from ssh_service.commands import process_group
+from ssh_service.commands.process_group import Helper, RemoteGroup, Reply
+from ssh_service.commands.result import CompletedProcess
+from ssh_service.errors import (
+    SshCommandCancelled,
+    SshCommandError,
+    SshCommandTimeout,
+    SshConnectTimeout,
+    SshServiceError,
+)
+from ssh_service.transport import ChannelSink, SshChannel
+from ssh_service.transport.lock_free import LockFreeEvent
+
+# Seconds from TERM to KILL, and from KILL until the end is no longer waited for.
+_TERM_TIMEOUT = 1.0
+_KILL_TIMEOUT = 0.5
+# The same where a helper script sends the signals, which takes a session, perhaps a connection.
+_SCRIPT_TIMEOUT = 0.9
+# Signals whose default action ends a process: a command that gets one before it was sent is not
+# sent at all.
+_FATAL_SIGNALS = ("KILL", "TERM", "INT", "HUP", "QUIT", "ABRT")
+
+
+class Terminable(ChannelSink):
+    """
+    A command that can be signalled, cancelled and timed out; `Command` adds all else.
+
+    `cancel`, `abandon` and `signal` are called by users' threads.  They take no lock and send
+    nothing, but hand the work over to a worker: a signal handler could raise in the middle.
+    """
+
+    def __init__(self, connection_id: str, timeout: Optional[float]) -> None:
+        self.connection_id = connection_id
+        # Runs what users' threads hand over; None: the command was not submitted yet.
+        self.strand: Optional[background.Strand] = None
+        # Set by whoever submits it: what it waits for, as the phase of a timeout; and how to run
+        # a helper script in another session.
+        self.waits_for: Callable[[], str] = lambda: "queue"
+        self.run_helper: Helper = no_helper
+        # Why it ends: an error of ours, or None where it ended by itself.  The first one counts;
+        # `append` is atomic.
+        self._end_causes: List[Optional[SshCommandError]] = []
+        self._timeout = timeout
+        self._group = RemoteGroup(connection_id.startswith("root@"))
+        self._group_has_ended = False  # as a helper script reported
+        self._is_closed = False  # reader thread only: the channel, while the group may still run
+        self._lock = threading.Lock()
+        self._channel: Optional[SshChannel] = None  # guarded by _lock
+        self._is_terminating = False  # guarded by _lock
+        self._is_requested = False  # guarded by _lock: the exec request was sent
+        self._early_signals: List[str] = []  # guarded by _lock: those from before that
+        self._is_done = False  # guarded by _lock
+        self._timers: List[background.Timer] = []  # guarded by _lock
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has its outcome, or must not be sent any more."""
+        return self._is_done or bool(self._end_causes)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the script may have reached the server."""
+        return self._channel is not None
+
+    def _cancelled(self, why: str) -> SshCommandCancelled:
+        return SshCommandCancelled(
+            f"{self.connection_id}: {why}", connection_id=self.connection_id
+        )
+
+    def cancel(self) -> bool:
+        """Cancel the command; return False if it is done, or is being ended already."""
+        error = self._cancelled("the command was cancelled")
+        done = LockFreeEvent()
+        self._end_causes.append(error)
+        # Even if it was cancelled before: that call may have been interrupted before this line.
+        self._hand_over(self._start_termination, done)
+        if self._end_causes[0] is not error:
+            return False
+        if not background.is_worker_thread():
+            done.wait(_TERM_TIMEOUT)  # so that what was never sent has its outcome by now
+        return True
+
+    def abandon(self) -> None:
+        """Cancel the command without waiting: an exception interrupted its caller."""
+        self._end_causes.append(self._cancelled("its caller gave up, and with it the command"))
+        self._hand_over(self._start_termination)
+
+    def _on_timeout(self) -> None:
+        limit = f"{self._timeout:g} s"
+        text = f"{self.connection_id}: the command was not sent within {limit}"
+        if self.waits_for() == "queue":
+            text += " (waiting for a session)"
+            error: SshServiceError = SshCommandTimeout(
+                text, connection_id=self.connection_id, phase="queue"
+            )
+        else:
+            text += " (connecting)"
+            error = SshConnectTimeout(text, connection_id=self.connection_id, phase="connect")
+        if self._settle(error=error, unless_sent=True):
+            return
+        text = f"{self.connection_id}: the command did not end within {limit}"
+        self._terminate(SshCommandTimeout(text, connection_id=self.connection_id))
+
+    def _terminate(self, error: SshCommandError) -> None:
+        """End it; called on a worker, the clock or the reader thread."""
+        self._end_causes.append(error)
+        self._start_termination()
+
+    @property
+    def _end_cause(self) -> Optional[SshCommandError]:
+        """The error that ends it; None if it ends by itself, or has not ended."""
+        return self._end_causes[0] if self._end_causes else None
+
+    def _start_termination(self, done: Optional[LockFreeEvent] = None) -> None:
+        """Settle it if it was never sent; otherwise begin with TERM."""
+        try:
+            error = self._end_cause
+            if error is None or self._settle(error=error, unless_sent=True):
+                return
+            with self._lock:
+                if self._is_done or self._is_terminating:
+                    return
+                self._is_terminating = True
+            background.delay_exit(self)
+            # The outcome is left to `on_close`: only a CLOSE that arrives from now on proves that
+            # the process ended because of us.
+            try:
+                self._signal("TERM")
+            finally:  # also if the signal cannot be sent
+                self.set_timer(_TERM_TIMEOUT, self._kill)
+        finally:
+            if done is not None:
+                done.set()
+
+    def _kill(self) -> None:
+        try:
+            self._signal("KILL")
+        finally:
+            timeout = _SCRIPT_TIMEOUT if self._group.needs_script else _KILL_TIMEOUT
+            self.set_timer(timeout, self._stop_waiting)
+
+    def _on_group_ended(self) -> None:
+        """Record that a helper script found no process of the group."""
+        self._group_has_ended = True
+        error = self._end_cause
+        if self._is_closed and error is not None:
+            error.ended = True
+            self._settle(error=error)
+
+    def _stop_waiting(self) -> None:
+        error = self._end_cause
+        if error is not None:
+            error.ended = True if self._group_has_ended else None
+        self._settle(error=error)
+        # Only now: the answer to our CLOSE must not look like the end of the process.
+        self._close_channel()
+
+    def _hand_over(self, function: Callable[..., None], *args: Any) -> None:
+        if self.strand is None:
+            function(*args)
+        else:
+            background.submit(self.strand, function, *args)
+
+    def set_timer(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function, which must not block, after some seconds unless the command is done."""
+        timer = background.call_at(time.monotonic() + seconds, function)
+        with self._lock:
+            # Appended, as the timer may already have fired and set the next one.
+            self._timers.append(timer)
+            is_done = self._is_done
+        if is_done:  # `_settle` has run meanwhile and could not cancel this timer
+            timer.cancel()
+
+    def signal(self, name: str) -> None:
+        """
+        Send a signal to the remote process group, or remember it until there is one.
+
+        A command that gets a fatal signal before it was sent is never sent.
+
+        Raises
+        ------
+        SshConfigError
+            `name` is not the name of a signal, without ``SIG``.
+        """
+        process_group.check_signal(name)
+        self._hand_over(self._signal, name)
+
+    def _signal(self, name: str) -> None:
+        with self._lock:
+            if self._is_done:  # the process id may have been reused
+                return
+            channel = self._channel
+            early = not self._is_requested
+            if early:
+                self._early_signals.append(name)
+        if channel is not None and not early:
+            self._send_signal(channel, name)
+        elif channel is None and name in _FATAL_SIGNALS:
+            self._settle(process=self._killed(name), unless_sent=True)
+
+    def _send_signal(self, channel: SshChannel, name: str) -> None:
+        if self._group.needs_script and self._is_terminating:
+            self._group.end(channel, self.run_helper, self._on_group_ended)
+        else:
+            self._group.signal(channel, name, self.run_helper)
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close_when_open()
+
+    # What `Command` defines.
+
+    def _settle(
+        self,
+        process: Optional[CompletedProcess] = None,
+        error: Optional[BaseException] = None,
+        unless_sent: bool = False,
+    ) -> bool:
+        """Set the outcome; return False if there was one, or the command was sent."""
+        raise NotImplementedError
+
+    def _killed(self, signal: str) -> CompletedProcess:
+        """Return the outcome of a command that a signal ended before it was sent."""
+        raise NotImplementedError
+
+
+def no_helper(text: str, reply: Reply) -> None:
+    """Run nothing: the command is done, or was not submitted."""
+    reply(None)
