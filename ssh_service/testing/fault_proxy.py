@@ -14,7 +14,9 @@ import socket
 import struct
 import threading
 import time
-from typing import Callable, Deque, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple, Union
+
+from ssh_service.testing.local_server import LocalServer
 
 __all__ = ["FaultProxy"]
 
@@ -68,14 +70,14 @@ class _Link:
 
 class FaultProxy:
     """
-    Forward connections from a port of 127.0.0.1 to `host` and `port`; a context manager.
+    Forward connections from a port of 127.0.0.1 to a server; a context manager.
 
     Parameters
     ----------
-    host : str
-        Where connections go.
-    port : int
-        Where connections go.
+    host : Union[str, LocalServer]
+        Where connections go: an `Sshd` or a `MockSshd`, or a host.
+    port : Optional[int]
+        The port of a host; not with a server.
 
     Attributes
     ----------
@@ -99,14 +101,22 @@ class FaultProxy:
 
     Examples
     --------
-    >>> with FaultProxy(server.host, server.port) as proxy:     # doctest: +SKIP
-    ...     connect(port=proxy.port)
+    >>> with FaultProxy(server) as proxy:     # doctest: +SKIP
+    ...     run(proxy.connect_params, "true")
     ...     proxy.freeze()
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: Union[str, LocalServer], port: Optional[int] = None) -> None:
+        self._server: Optional[LocalServer] = None
+        if isinstance(host, LocalServer):
+            if port is not None:
+                raise TypeError(f"port: expected none with a server, got {port!r}")
+            self._server = host
+            host, port = self._server.host, self._server.port
+        elif port is None:
+            raise TypeError("port: expected with a host, got none")
         self.delay = 0.0
         self.slice_size: Optional[int] = None
         self.accepted = 0
@@ -127,6 +137,8 @@ class FaultProxy:
         self.port = 0
         self._listener: Optional[socket.socket] = None
         self._listen()
+        if self._server is not None:
+            self._server.trust_port(self.port)
         self._thread = threading.Thread(
             target=self._run, name=f"fault-proxy-{self.port}", daemon=True
         )
@@ -140,6 +152,26 @@ class FaultProxy:
 
     def __repr__(self) -> str:
         return f"<FaultProxy {self.port} -> {self._target[0]}:{self._target[1]}>"
+
+    @property
+    def connect_params(self) -> Dict[str, Any]:
+        """The server's connect parameters, with the proxy's port; a new dict each time."""
+        return {**self._require_server().connect_params, "port": self.port}
+
+    @property
+    def service_config(self) -> Dict[str, Any]:
+        """The config of a service for the server, with the proxy's port; a new dict each time."""
+        return {**self._require_server().service_config, "ssh_port": self.port}
+
+    @property
+    def target(self) -> Dict[str, Any]:
+        """Parameters for a call of such a service; a new dict each time."""
+        return self._require_server().target
+
+    def _require_server(self) -> LocalServer:
+        if self._server is None:
+            raise RuntimeError(f"{self!r} knows only a host and a port: use FaultProxy(server)")
+        return self._server
 
     @property
     def connections(self) -> int:

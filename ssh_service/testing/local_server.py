@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Dict
 
 __all__ = ["LocalServer"]
@@ -52,3 +53,9 @@ class LocalServer:
     def target(self) -> Dict[str, Any]:
         """Parameters for a call of such a service; a new dict each time."""
         return {"ssh_hostname": self.host}
+
+    def trust_port(self, port: int) -> None:
+        """Add the server's key to `known_hosts` for another port, that of a proxy."""
+        key = Path(self.known_hosts).read_text().split()[1:3]
+        with open(self.known_hosts, "a", encoding="ascii") as file:
+            file.write(f"[{self.host}]:{port} {' '.join(key)}\n")

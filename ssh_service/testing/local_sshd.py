@@ -43,11 +43,21 @@ def find_sshd() -> Optional[str]:
     Return the path of the machine's ``sshd``; None if it or ``ssh-keygen`` is missing.
 
     The environment variable ``SSH_SERVICE_SSHD`` names another one, by an absolute path.
+
+    Raises
+    ------
+    FileNotFoundError
+        The variable does not name a program by an absolute path.
     """
     if shutil.which("ssh-keygen") is None:
         return None
-    if os.environ.get(_PROGRAM_VARIABLE):
-        return os.environ[_PROGRAM_VARIABLE]
+    chosen = os.environ.get(_PROGRAM_VARIABLE)
+    if chosen:
+        if not (os.path.isabs(chosen) and shutil.which(chosen)):
+            raise FileNotFoundError(
+                f"{_PROGRAM_VARIABLE}: expected the absolute path of an sshd, got {chosen!r}"
+            )
+        return chosen
     path = os.environ.get("PATH", os.defpath)
     return shutil.which("sshd", path=os.pathsep.join([path, "/usr/sbin", "/usr/local/sbin"]))
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ssh_service.testing.local_sshd import Sshd, find_sshd
     from ssh_service.testing.mock_sshd import MockSshd
 
-    Server = Union[Sshd, MockSshd]
+    Server = Union[Sshd, MockSshd, FaultProxy]
 
 __all__ = ["FaultProxy", "MockSshd", "Sshd", "find_sshd"]
 
@@ -131,12 +131,12 @@ def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockSshd]:
 
 
 @pytest.fixture
-def fault_proxy() -> Iterator[Callable[[str, int], FaultProxy]]:
-    """Return a function that starts a `FaultProxy` in front of a host and port."""
+def fault_proxy() -> Iterator[Callable[..., FaultProxy]]:
+    """Return a function that puts a `FaultProxy` in front of a server, or of a host and port."""
     from ssh_service.testing.fault_proxy import FaultProxy
 
     with contextlib.ExitStack() as stack:
-        yield lambda host, port: stack.enter_context(FaultProxy(host, port))
+        yield lambda *server: stack.enter_context(FaultProxy(*server))
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def ssh_cache() -> Iterator[SshClientCache]:
 @pytest.fixture
 def ssh_host_service() -> Iterator[Callable[..., SshHostService]]:
     """
-    Return a function that creates an `SshHostService` for `sshd` or `mock_sshd`.
+    Return a function that creates an `SshHostService` for a server, or a proxy before one.
 
     Its arguments are the server, and settings that extend or replace those for the server.  The
     service is in its context until the test ends.  Pass the server's `target` to each call.

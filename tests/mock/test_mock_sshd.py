@@ -8,11 +8,14 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Callable, Iterator, List, Tuple
 
 import paramiko
 import pytest
 
+import ssh_service
+from ssh_service import SshClientCache, SshHostService
+from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.testing.mock_sshd import MockSshd
 from tests.common import eventually, is_running
 
@@ -211,3 +214,32 @@ def test_it_restarts_on_the_same_port_with_the_same_keys(mock_sshd: MockSshd) ->
     mock_sshd.restart()
     with connect(mock_sshd) as client:
         assert run(client, "echo again")[1] == b"again\n"
+
+
+def test_a_proxy_has_what_clients_need(
+    mock_sshd: MockSshd,
+    fault_proxy: Callable[..., FaultProxy],
+    ssh_cache: SshClientCache,
+    ssh_host_service: Callable[..., SshHostService],
+) -> None:
+    """The server's key is known at the proxy's port, to a client and to a service."""
+    proxy = fault_proxy(mock_sshd)
+    proxy.delay = 0.01
+    done = ssh_service.run(proxy.connect_params, "echo hi", cache=ssh_cache)
+    assert done.stdout == "hi\n"
+    service = ssh_host_service(proxy)
+    status, _ = service.get_remote_exec_results(service.remote_exec(["true"], proxy.target, {})[1])
+    assert status.is_succeeded()
+    assert proxy.accepted == mock_sshd.accepted == 2
+
+
+def test_a_proxy_of_a_host_and_port_knows_no_user(
+    mock_sshd: MockSshd, fault_proxy: Callable[..., FaultProxy]
+) -> None:
+    proxy = fault_proxy(mock_sshd.host, mock_sshd.port)
+    with pytest.raises(RuntimeError, match=r"use FaultProxy\(server\)"):
+        proxy.connect_params
+    with pytest.raises(TypeError, match="port: expected with a host"):
+        fault_proxy(mock_sshd.host)
+    with pytest.raises(TypeError, match="port: expected none with a server, got 22"):
+        fault_proxy(mock_sshd, 22)

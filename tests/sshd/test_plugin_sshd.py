@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Callable, Dict, Iterator
@@ -202,8 +203,17 @@ def test_find_sshd_takes_the_one_that_the_environment_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who has several can choose: SSH_SERVICE_SSHD."""
-    monkeypatch.setenv("SSH_SERVICE_SSHD", "/opt/openssh/sbin/sshd")
-    assert find_sshd() == "/opt/openssh/sbin/sshd"
+    monkeypatch.setenv("SSH_SERVICE_SSHD", sys.executable)
+    assert find_sshd() == sys.executable
+
+
+@pytest.mark.parametrize("path", ["/nope/sshd", "sshd", "/"])
+def test_find_sshd_of_a_wrong_path_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("SSH_SERVICE_SSHD", path)
+    with pytest.raises(FileNotFoundError, match=f"SSH_SERVICE_SSHD: .* got '{path}'"):
+        find_sshd()
 
 
 def test_options_replace_and_join_the_lines_of_the_configuration(
@@ -248,15 +258,12 @@ def test_the_listener_ends_with_its_owner_however_that_ends(tmp_path: Path, numb
 
 
 def test_ssh_works_through_a_proxy_and_is_cut_there(
-    sshd: Sshd, fault_proxy: Callable[[str, int], FaultProxy]
+    sshd: Sshd, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
-    proxy = fault_proxy(sshd.host, sshd.port)
-    sshd_port, sshd.port = sshd.port, proxy.port
-    try:
-        argv = sshd.ssh_command("-o", f"HostKeyAlias=[{sshd.host}]:{sshd_port}")
-    finally:
-        sshd.port = sshd_port
-    argv[-3:] = [*argv[-2:], argv[-3], "echo hello; sleep 60"]
+    proxy = fault_proxy(sshd)
+    argv = sshd.ssh_command()
+    argv[argv.index("-p") + 1] = str(proxy.port)
+    argv += ["echo hello; sleep 60"]
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as client:
