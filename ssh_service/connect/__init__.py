@@ -1,8 +1,8 @@
 """
 From connect parameters to an authenticated connection.
 
-`dial` does it all under one deadline; the other modules are its steps: the stream (`routes`), the
-keys (`credentials`, `agent`), and logging in (`authentication`).
+`dial` applies one deadline to all steps; the other modules are these steps: the stream
+(`routes`), the keys (`credentials`, `agent`) and logging in (`authentication`).
 """
 
 from ssh_service.connect.dial import dial

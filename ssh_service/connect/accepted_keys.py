@@ -1,4 +1,4 @@
-"""Which of the user's keys ssh_config lets us show, and by which algorithms they may sign."""
+"""Which keys ssh_config allows us to offer, and which signature algorithms they may use."""
 
 from __future__ import annotations
 
@@ -15,21 +15,7 @@ _RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa")
 
 
 def rejection_reason(target: ConnectParams, key: paramiko.PKey) -> Optional[str]:
-    """
-    Say why a key must not be shown.
-
-    Parameters
-    ----------
-    params : ConnectParams
-        The destination.
-    key : paramiko.PKey
-        The key, perhaps with a certificate on top.
-
-    Returns
-    -------
-    Optional[str]
-        The reason; None for none.
-    """
+    """Return why a key must not be offered, or None if it may."""
     accepted = target.pubkey_algs
     if accepted is not None and _signatures(key).isdisjoint(accepted):
         return "its type is not among PubkeyAcceptedAlgorithms"
@@ -40,7 +26,7 @@ def rejection_reason(target: ConnectParams, key: paramiko.PKey) -> Optional[str]
 
 
 def _signatures(key: paramiko.PKey) -> Set[str]:
-    """Return the names of the algorithms by which a key can sign."""
+    """Return the names of the signature algorithms of a key."""
     name = _name(key)
     if name.startswith("ssh-rsa"):
         return {name.replace("ssh-rsa", signature) for signature in _RSA_SIGNATURES}
@@ -55,18 +41,7 @@ def _name(key: paramiko.PKey) -> str:
 def restrict_rsa_algorithms(
     transport: paramiko.Transport, target: ConnectParams, key: paramiko.PKey
 ) -> None:
-    """
-    Have an RSA key sign by accepted algorithms only; for the others, `rejection_reason` suffices.
-
-    Parameters
-    ----------
-    transport : paramiko.Transport
-        Which is about to show the key.
-    params : ConnectParams
-        The destination.
-    key : paramiko.PKey
-        The key.
-    """
+    """Let an RSA key sign only with accepted algorithms; `rejection_reason` covers other keys."""
     if target.pubkey_algs is None:
         return
     end = CERTIFICATE if _name(key).endswith(CERTIFICATE) else ""

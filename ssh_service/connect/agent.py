@@ -31,12 +31,12 @@ _MAX_ANSWER = 256 * 1024
 
 
 class AgentError(Exception):
-    """The agent is not there, or does not do what it was asked; never leaves this package."""
+    """The agent cannot be reached or failed a request; never raised outside this package."""
 
 
 class AgentKey(paramiko.PKey):  # type: ignore[misc]
     """
-    A key that an agent holds; every signature is asked of the agent.
+    A key held by an agent, which makes every signature.
 
     Parameters
     ----------
@@ -45,19 +45,17 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
     blob : bytes
         The public key or certificate in wire format.
     comment : str
-        What the agent calls it.
+        The agent's comment on the key.
     deadline : float
-        Monotonic instant until which the agent may take its time (a user may be asked to touch
-        a token).
+        Monotonic instant by which the agent must answer; a user may have to touch a token.
 
     Notes
     -----
-    *Thread safety*: each signature uses a connection of its own.
+    Thread safety.  Each signature uses its own connection.
     """
 
     def __init__(self, path: str, blob: bytes, comment: str, deadline: float) -> None:
-        # A certificate from a file, if one is put on top; a certificate the agent holds itself is
-        # the blob.
+        # A certificate from a file; a certificate that the agent holds itself is the blob.
         self.public_blob: Optional[PublicBlob] = None
         self.path = path
         self.blob = blob
@@ -75,7 +73,7 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
         return self.name
 
     def can_sign(self) -> bool:
-        """Tell that the private half is within reach."""
+        """Return True: the agent has the private half."""
         return True
 
     @property
@@ -84,23 +82,11 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
 
     def sign_ssh_data(self, data: bytes, algorithm: Optional[str] = None) -> Any:
         """
-        Have the agent sign.
+        Have the agent sign `data`; `algorithm` matters only for RSA.
 
-        Runs on the connection's reader thread, where an exception would end the connection and
-        with it the chances of every other key.  So a refusal is noted in `failure`, and what is
-        returned is a signature the server will not accept.
-
-        Parameters
-        ----------
-        data : bytes
-            What to sign.
-        algorithm : Optional[str]
-            The signature algorithm; matters to RSA only.
-
-        Returns
-        -------
-        Any
-            The signature in wire format.
+        This runs on the connection's reader thread, where an exception would end the connection
+        before other keys are tried.  A refusal is therefore kept in `failure`, and the returned
+        signature is one that the server rejects.
         """
         flags = 0
         if algorithm is not None and algorithm.startswith("rsa-sha2-256"):
@@ -122,28 +108,16 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
 
 def list_keys(path: str, deadline: float) -> List[AgentKey]:
     """
-    Ask an agent for its keys.
-
-    Parameters
-    ----------
-    path : str
-        The agent's socket.
-    deadline : float
-        Monotonic instant until which it may answer.
-
-    Returns
-    -------
-    List[AgentKey]
-        In the agent's order.
+    Return an agent's keys, in its order.
 
     Raises
     ------
     AgentError
-        It is not there, is silent or answers nonsense.
+        It cannot be reached, does not answer in time, or its answer is malformed.
     """
     kind, answer = _request(path, _REQUEST_IDENTITIES, b"", deadline)
     if kind != _IDENTITIES_ANSWER:
-        raise AgentError("the agent did not list its keys")
+        raise AgentError("the agent refused to list its keys")
     try:
         (count,) = struct.unpack(">I", answer[:4])
         rest = answer[4:]
@@ -155,7 +129,7 @@ def list_keys(path: str, deadline: float) -> List[AgentKey]:
             rest = rest[4 + len(comment) :]
             keys.append(AgentKey(path, blob, comment.decode("utf-8", "replace"), deadline))
     except struct.error:
-        raise AgentError("the agent's answer is damaged") from None
+        raise AgentError("the agent's answer is malformed") from None
     return keys
 
 
@@ -184,7 +158,7 @@ def _receive(sock: socket.socket, size: int, deadline: float) -> bytes:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
         chunk = sock.recv(size - len(data))
         if not chunk:
-            raise AgentError("the agent hung up")
+            raise AgentError("the agent closed the connection")
         data += chunk
     return data
 

@@ -1,8 +1,8 @@
 """
-Showing credentials to a server whose host key has been verified.
+Authentication to a server whose host key has been verified.
 
 Keys first, then the password, then keyboard-interactive; each method may be one step of several
-(``AuthenticationMethods publickey,password``).  A connection that breaks on the way is a network
+(``AuthenticationMethods publickey,password``).  A connection that breaks meanwhile is a network
 error, never "bad credentials".
 """
 
@@ -33,9 +33,9 @@ from ssh_service.transport import printable
 
 __all__ = ["authenticate"]
 
-# A bound on the whole conversation, for a server that answers "partial success" for ever.
+# A bound on all attempts, for a server that answers every one with "partial success".
 _MAX_ATTEMPTS = 64
-# Seconds for which the reader thread of a connection that has ended may take to end itself.
+# Seconds to wait for the reader thread of a connection that has ended.
 _READER_EXIT_TIMEOUT = 2.0
 
 
@@ -52,23 +52,12 @@ def authenticate(
     deadline: float,
 ) -> None:
     """
-    Log in.
-
-    Parameters
-    ----------
-    transport : paramiko.Transport
-        After its key exchange; the host key has been verified.
-    params : ConnectParams
-        The destination.
-    credentials : Credentials
-        What may be shown.
-    deadline : float
-        Monotonic instant until which it must be done.
+    Log in with `credentials`, after the key exchange.
 
     Raises
     ------
     SshAuthError
-        Everything was refused; the message and `tried` list what was shown.
+        The server refused every credential; the message and `tried` list them.
     SshConnectTimeout
         The server did not answer in time.
     SshConnectError
@@ -145,7 +134,7 @@ class _Authenticator:
         except (EOFError, OSError, paramiko.SSHException) as error:
             is_lost = isinstance(error, SshConnectionLost)
             if isinstance(error, SshServiceError) and not is_lost:
-                raise  # ours, such as a callable's failure, not the network's
+                raise  # such as the failure of a user's callable, not of the network
             if is_lost or not isinstance(error, paramiko.SSHException):
                 self._tried.append(f"{label}: connection lost")
                 raise self._connection_lost_error(error) from error
@@ -192,7 +181,7 @@ class _Authenticator:
     def _interactive(self) -> Iterator[_Attempt]:
         handler = self._target.kbdint_handler
         if handler is None:
-            # A password that was refused is not shown again by another name: it may be counted.
+            # A refused password is not sent again by this method: servers count failures.
             password = None if self._password_shown else self._credentials.password()
             if password is None:
                 return
@@ -205,7 +194,7 @@ class _Authenticator:
         yield _Attempt("keyboard-interactive", run)
 
     def _try_none(self) -> bool:
-        """Ask to be let in with nothing: some servers do, all others say what they want."""
+        """Try the method "none": some servers accept it, others list the methods they accept."""
         answer = run_in_thread(
             lambda: self._transport.auth_none(self._target.username),
             f"auth-{self._target.connection_id}",
@@ -219,7 +208,7 @@ class _Authenticator:
         return self._try(_Attempt("none", run)) == "done"
 
     def _wait_for_answer(self, event: threading.Event) -> Optional[Sequence[str]]:
-        """Wait for the server's answer; not by docs/paramiko_repairs.md#wall-clock."""
+        """Wait for the server's answer; see docs/paramiko_repairs.md#wall-clock."""
         answered = event.wait(max(0.0, self._deadline - time.monotonic()))
         if answered and self._transport.is_authenticated():
             return None
@@ -244,11 +233,11 @@ class _Authenticator:
             raise self._connection_lost_error(error) from error
 
     def _connection_lost_error(self, error: BaseException) -> SshConnectError:
-        # Why it ended is known once the reader thread has ended, which it is about to do.
+        # The reason is known once the reader thread has ended, which it is about to do.
         self._transport.join(_READER_EXIT_TIMEOUT)
         loss = getattr(self._transport, "loss", None)
         if getattr(loss, "reason", None) == "disconnect":
-            # The server said goodbye in so many words, as sshd does past MaxAuthTries.
+            # The server sent DISCONNECT, as sshd does after MaxAuthTries.
             return self._auth_error(f"; the server ended the connection: {loss}")
         return SshConnectError(
             f"{self._target.connection_id}: connection lost during authentication: "
@@ -274,12 +263,12 @@ class _Authenticator:
         )
 
     def _missing_credentials(self) -> Iterator[str]:
-        """Name what might have helped and was not there."""
+        """Yield the credentials that might have helped but were not available."""
         untried = set(self._target.preferred_auth) - self._methods
         if "publickey" in untried and (self._allowed is None or "publickey" in self._allowed):
             yield f"no private key found ({self._credentials.searched_places()})"
         if "password" in untried and self._allowed is not None and "password" in self._allowed:
-            yield "no password given"
+            yield "no password was given"
 
 
 def _reason(attempt: _Attempt, error: BaseException) -> str:
@@ -295,11 +284,11 @@ def _reason(attempt: _Attempt, error: BaseException) -> str:
 
 def _password_answers(password: Secret) -> Callable[..., List[str]]:
     def answer(name: str, instructions: str, prompts: Sequence[Tuple[str, bool]]) -> List[str]:
-        """Answer one hidden question; more than that is not a password prompt."""
+        """Answer a single hidden prompt; anything else is not a password prompt."""
         if not prompts:
             return []
         if len(prompts) > 1 or prompts[0][1]:
-            raise ChallengeDeclined("asks for more than a password")
+            raise ChallengeDeclined("the server asks for more than a password")
         return [password.reveal()]
 
     return answer

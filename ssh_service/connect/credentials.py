@@ -1,4 +1,4 @@
-"""What one dial may show to a server, and in which order."""
+"""The credentials that one dial may offer, and their order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Identity(NamedTuple):
-    """A key to show, and its name for people."""
+    """A key to offer, and its label for messages."""
 
     label: str
     key: paramiko.PKey
@@ -46,31 +46,31 @@ class Credentials:
     """
     The keys, passphrase and password of one dial.
 
-    Explicit keys are loaded by the constructor, before anything is connected: a wrong file costs
-    the server nothing.  Default identity files are read only when it comes to them.
+    The constructor loads explicit keys before anything is connected, so that a wrong file costs
+    the server nothing.  Default identity files are read only when they are tried.
 
     Parameters
     ----------
-    params : ConnectParams
-        The destination.
+    target : ConnectParams
+        The resolved destination.
     deadline : float
-        Monotonic instant until which an agent or a callable may take its time.
+        Monotonic instant by which an agent or a callable must answer.
 
     Attributes
     ----------
     skipped : List[str]
-        What was passed over and why, for the error if nothing else helps.
+        Keys that were skipped, each with the reason, for the error message.
 
     Raises
     ------
     SshConfigError
-        A key the caller named cannot be used.
+        A key that the caller named cannot be used.
     SshConnectError
-        A callable that should deliver a credential raised, or took too long.
+        A callable that supplies a credential raised, or took too long.
 
     Notes
     -----
-    *Thread safety*: belongs to one dial.
+    Thread safety.  Belongs to one dial.
     """
 
     def __init__(self, target: ConnectParams, deadline: float) -> None:
@@ -90,25 +90,15 @@ class Credentials:
             self._explicit = [one for source in given for one in self._from_source(source)]
 
     def password(self) -> Optional[Secret]:
-        """
-        Return the password, asked of the callable where it is one.
-
-        Returns
-        -------
-        Optional[Secret]
-            None where there is none.
-        """
+        """Return the password, calling the user's callable if it is one; None if there is none."""
         return self._resolve_secret("password", self._target.password)
 
     def identities(self) -> Iterator[Identity]:
         """
-        Yield the keys to show, best first, none twice.
+        Yield the keys to offer, best first, without duplicates.
 
-        Yields
-        ------
-        Identity
-            Explicit keys or ssh_config's, then the agent's; where nobody named any, the agent's,
-            then those in the default files.
+        Explicit or configured keys come first, then the agent's; without either, the agent's
+        come before those in the default files.
         """
         seen = set()
         for identity in self._accepted():
@@ -119,14 +109,7 @@ class Credentials:
                 yield identity
 
     def searched_places(self) -> str:
-        """
-        Say where `identities` looks for keys.
-
-        Returns
-        -------
-        str
-            For people.
-        """
+        """Return where `identities` looks for keys, for messages."""
         target = self._target
         places = (
             [] if self._explicit is not None else [_tilde_path(p) for p in target.identity_files]
@@ -161,7 +144,7 @@ class Credentials:
     # --- callables
 
     def _call_supplier(self, name: str, supplier: Callable[[], Any]) -> Any:
-        """Ask a callable of the caller's."""
+        """Call a user's callable on a thread, until the deadline."""
         began = time.monotonic()
         answer = run_in_thread(supplier, name)
         connection_id = self._target.connection_id
@@ -175,7 +158,7 @@ class Credentials:
         error = answer.exception()
         if error is None or isinstance(error, SshServiceError):
             return answer.result()
-        # Its text may hold a secret, and so may its frames: its class alone is told.
+        # Its text and its frames may hold a secret: only its class is reported.
         problem = type(error).__name__
         del error
         raise SshConnectError(
@@ -193,11 +176,12 @@ class Credentials:
         if isinstance(delivered, Secret):
             return sendable(name, delivered)
         raise SshConfigError(
-            f"{name}: the callable returned an object of {type(delivered).__name__}, not a text"
+            f"{name}: the callable must return str, bytes or None,"
+            f" got {type(delivered).__name__}"
         )
 
     def _get_passphrase(self) -> Optional[Secret]:
-        """Ask for the passphrase once per dial, and only if a key needs it."""
+        """Return the passphrase, asked for once per dial and only if a key needs it."""
         if not self._passphrase_asked:
             self._passphrase_asked = True
             self._passphrase = self._resolve_secret("passphrase", self._target.passphrase)
@@ -216,8 +200,8 @@ class Credentials:
         return self._agent_keys
 
     def _from_agent(self) -> Iterator[Identity]:
-        # As ssh: certificates before plain keys.  But keys of tokens last: ssh asks the server
-        # before it has one touched; paramiko shows every key with its signature.
+        # As in ssh, certificates come before plain keys.  Keys on tokens come last: ssh asks the
+        # server before it asks for a touch, but paramiko signs with every key it offers.
         for key in sorted(self._agent(), key=_offer_order):
             label = f"agent key {fingerprint(key.asbytes())} ({key.comment})"
             yield from self._certified(Identity(label, key), None)
@@ -225,7 +209,7 @@ class Credentials:
     def _from_agent_by_public_key(
         self, public_blob: Optional[bytes], path: str, certificate: Optional[str]
     ) -> List[Identity]:
-        """Find a key in the agent whose private half cannot be had otherwise."""
+        """Return a key held by the agent whose private half is not readable from a file."""
         cert_path = (path[: -len(".pub")] if path.endswith(".pub") else path) + "-cert.pub"
         for key in self._agent():
             if key.asbytes() == public_blob:
@@ -236,7 +220,7 @@ class Credentials:
     # --- files
 
     def _from_identity_files(self) -> Iterator[Identity]:
-        """Files nobody named in code: what is missing or locked is passed over, as in ssh."""
+        """Yield keys of ssh_config or the defaults; like ssh, skip missing and locked ones."""
         for path in self._target.identity_files:
             try:
                 if os.path.exists(path):
@@ -284,12 +268,14 @@ class Credentials:
     def _certified(
         self, plain: Identity, named: Optional[str], cert_path: Optional[str] = None
     ) -> Iterator[Identity]:
-        """Yield the key with each of its certificates, then alone."""
+        """Yield the key with each of its certificates, then without one."""
         if not getattr(plain.key, "public_blob", None):
             if named is not None:
                 certified = _with_certificate(plain, named)
                 if certified is None:
-                    raise SshConfigError(f"certificate {named!r} is not of the key {plain.label}")
+                    raise SshConfigError(
+                        f"certificate {named!r} does not belong to the key {plain.label}"
+                    )
                 yield certified
             others = list(self._target.certificate_files)
             if cert_path is not None and os.path.exists(cert_path):
@@ -316,7 +302,7 @@ def _offer_order(key: AgentKey) -> Tuple[bool, bool]:
 
 
 def _read_public_half(path: str) -> Optional[bytes]:
-    """Read what stands next to a private key that cannot be read, or is not there."""
+    """Return the public key from ``<path>.pub``, for a private key that is not readable."""
     public = path + ".pub"
     if not os.path.exists(public):
         return None

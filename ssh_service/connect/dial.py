@@ -1,8 +1,8 @@
 """
 From connect parameters to an authenticated connection: `dial`.
 
-Everything is done under one deadline, in this order: keys are loaded, a stream is opened, the
-key exchange runs, the host key is judged, and only then is a credential shown.
+One deadline covers all steps, in this order: load the keys, open a stream, exchange keys, verify
+the host key, and only then offer credentials.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["dial"]
 
 _log = logging.getLogger(__name__)
 
-# What paramiko calls that of which the server has none of ours.
+# paramiko's words for the kinds of algorithms, in its error about no common one.
 _PARAMIKO_TERMS = {
     "encryption_algs": "ciphers",
     "kex_algs": "kex algorithm",
@@ -42,8 +42,8 @@ _PARAMIKO_TERMS = {
     "compression_algs": "compression",
 }
 
-# Hosts whose unchecked keys have been warned of.  A set's `add` and `in` are atomic, and the worst
-# a race can do is to warn twice.
+# Hosts for which the warning about unchecked keys was logged.  A set's `add` and `in` are atomic;
+# at worst, a race logs it twice.
 _warned_unchecked: Set[Tuple[str, ...]] = set()
 
 
@@ -61,17 +61,17 @@ def dial(
     Parameters
     ----------
     params : ConnectParams
-        The destination, from `params.resolve`.
+        The resolved destination, from `params.resolve`.
     deadline : float
-        Monotonic instant until which everything must be done, jump hosts included.
+        Monotonic instant by which everything must be done, jump hosts included.
     open_tunnel : Optional[OpenTunnel]
         ``open_tunnel(hop, deadline) -> (transport, release)`` delivers the connection to
         a jump host; `release` is called when this connection has ended.  By default each hop is
         dialled for this connection alone.
     on_started : Optional[Callable[[SshTransport], None]]
-        Given the transport as soon as there is a stream.  To hang it up ends the attempt at once.
+        Called with the transport once there is a stream; closing it ends the attempt at once.
     is_wanted : Callable[[], bool]
-        Says whether anyone still waits for it; asked a few times a second until there is a stream.
+        Returns whether anyone still waits; called a few times a second until there is a stream.
 
     Returns
     -------
@@ -87,13 +87,13 @@ def dial(
     SshAuthError
         The server refused every credential.
     SshConnectTimeout
-        The time ran out; `phase` is ``resolve``, ``tcp``, ``banner``, ``kex`` or ``auth``.
+        The deadline passed; `phase` is ``resolve``, ``tcp``, ``banner``, ``kex`` or ``auth``.
     SshConnectError
         Anything else that prevented the connection.
 
     Notes
     -----
-    *Guarantees*: on any failure the socket is closed and the threads of the attempt end.
+    Guarantees.  On any failure the socket is closed and the threads of the attempt end.
     """
     credentials = Credentials(target, deadline)
     stream = open_stream(target, deadline, open_tunnel or _dial_hop, is_wanted)
@@ -170,7 +170,7 @@ def _dial_hop(
 
 
 def _discard(transport: Optional[SshTransport], stream: Stream) -> None:
-    """Leave nothing behind, whatever state the attempt is in."""
+    """Close and release everything, whatever the state of the attempt."""
     try:
         if transport is not None:
             transport.close()
@@ -182,19 +182,19 @@ def _discard(transport: Optional[SshTransport], stream: Stream) -> None:
 
 
 def _error_detail(error: SshConnectError, target: ConnectParams, stream: Stream) -> str:
-    """Add to an error what helps to mend it, and is not known where it arose."""
+    """Return details that were not known where the error was raised."""
     if isinstance(error.__cause__, paramiko.ssh_exception.IncompatiblePeer):
         for kind, words in _PARAMIKO_TERMS.items():
             if f"no acceptable {words}" in str(error):
                 return f"; {kind} was {', '.join(getattr(target, kind))}"
     if isinstance(stream.sock, ProxySocket) and error.phase in ("banner", "kex"):
         said = stream.sock.last_stderr_line()
-        return f"; the proxy command said: {said}" if said else ""
+        return f"; the proxy command wrote: {said}" if said else ""
     return ""
 
 
 def _translate(error: BaseException, target: ConnectParams, deadline: float) -> SshConnectError:
-    """Turn what paramiko or the system raised into one of our errors."""
+    """Return one of our errors for an exception of paramiko or the system."""
     where = target.connection_id
     timed_out = isinstance(error, socket.timeout) or time.monotonic() >= deadline
     cls: Any = SshConnectTimeout if timed_out else SshConnectError

@@ -1,8 +1,8 @@
 """
 Private keys, public keys and certificates in files.
 
-Whatever is wrong with one is a single error that names the file and the reason, the same on every
-paramiko: see docs/paramiko_repairs.md#key-file-errors.
+Every problem is one error that names the file and the reason, the same with every paramiko: see
+docs/paramiko_repairs.md#key-file-errors.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _PUBLIC = ("ssh-", "ecdsa-", "sk-")
 
 
 class KeyFile(NamedTuple):
-    """A file as it was read."""
+    """The content and mode of a key file."""
 
-    content: Secret  # a public key's and a certificate's too: what it is shows later
+    content: Secret  # also of public keys and certificates: the kind is known only later
     mode: int
 
 
 class KeyFacts(NamedTuple):
-    """What a key file tells without its passphrase."""
+    """What is known of a key file without its passphrase."""
 
     is_encrypted: bool
     is_public: bool
@@ -63,24 +63,14 @@ class KeyFacts(NamedTuple):
 
 def read_file(path: str) -> KeyFile:
     """
-    Read a key file.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-
-    Returns
-    -------
-    KeyFile
-        Its content, up to 1 MiB.
+    Read a key file, up to 1 MiB.
 
     Raises
     ------
     SshConfigError
         It is missing or cannot be read.
     SshConnectError
-        This process has no descriptor left to read it with.
+        This process has no file descriptor left.
     """
     try:
         with open(path, "rb", opener=_open_nonblocking) as file:
@@ -90,13 +80,13 @@ def read_file(path: str) -> KeyFile:
             return KeyFile(Secret(file.read(_MAX_SIZE)), mode)
     except OSError as error:
         text = f"key file {path!r} cannot be read: {error.strerror or error}"
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # it will pass
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # temporary
             raise SshConnectError(text, phase="auth") from error
         raise SshConfigError(text) from error
 
 
 def _open_nonblocking(path: str, flags: int) -> int:
-    """Open a file; without `O_NONBLOCK`, a fifo would wait for a writer, beyond any time limit."""
+    """Open a file; without `O_NONBLOCK`, a FIFO would block until there is a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -104,17 +94,10 @@ def check_mode(path: str, mode: int) -> None:
     """
     Refuse a private key that others may write; warn where they may read it.
 
-    Parameters
-    ----------
-    path : str
-        The file.
-    mode : int
-        Its mode.
-
     Raises
     ------
     SshConfigError
-        Others than its owner could have put another key in its place.
+        Users other than its owner could have replaced the key.
     """
     if os.name != "posix":
         return
@@ -130,28 +113,16 @@ def check_mode(path: str, mode: int) -> None:
 
 def inspect_key(content: Secret, label: str) -> KeyFacts:
     """
-    Tell what a key file holds.
-
-    Parameters
-    ----------
-    content : Secret
-        Its content.
-    label : str
-        Its name, for the error.
-
-    Returns
-    -------
-    KeyFacts
-        What can be seen without a passphrase.
+    Return what a key file holds.
 
     Raises
     ------
     SshConfigError
-        It is no key, or of a kind that cannot be used.
+        It is not a key, or of a kind that cannot be used.
     """
     found = _inspect(content.reveal_bytes(), label)
     if isinstance(found, SshConfigError):
-        raise found  # here, not below: the frames down there hold the key's text
+        raise found  # not in `_inspect`, whose frame holds the key's text
     return found
 
 
@@ -200,29 +171,15 @@ def _inspect_openssh(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]
 
 
 def token_required_error(label: str, token_type: Optional[str]) -> SshConfigError:
-    """
-    Say that a key is of no use without its token.
-
-    Parameters
-    ----------
-    label : str
-        The key file's name.
-    token_type : Optional[str]
-        The key's type.
-
-    Returns
-    -------
-    SshConfigError
-        To be raised.
-    """
+    """Return the error for a key that needs its hardware token."""
     return SshConfigError(
-        f"key file {label!r} is of a type that needs its token ({token_type}): add it to an agent"
+        f"key file {label!r} has the type {token_type}, which needs its token: add it to an agent"
     )
 
 
 def _unsupported(label: str, what: str) -> SshConfigError:
     return SshConfigError(
-        f"key file {label!r} is of an unsupported type: {what}; RSA, ECDSA and Ed25519 are known"
+        f"key file {label!r} has an unsupported type: expected RSA, ECDSA or Ed25519, got {what}"
     )
 
 
@@ -230,31 +187,19 @@ def load_key(
     content: Secret, label: str, passphrase: Callable[[], Optional[Secret]]
 ) -> paramiko.PKey:
     """
-    Load a private key: OpenSSH's format, PEM or PKCS #8.
+    Load an RSA, ECDSA or Ed25519 private key in OpenSSH's format, PEM or PKCS #8.
 
-    Parameters
-    ----------
-    content : Secret
-        The file's content.
-    label : str
-        The file's name, for the error.
-    passphrase : Callable[[], Optional[Secret]]
-        Asked only if the key is encrypted.
-
-    Returns
-    -------
-    paramiko.PKey
-        An RSA, ECDSA or Ed25519 key.
+    `passphrase` is called only if the key is encrypted.
 
     Raises
     ------
     SshConfigError
-        It is encrypted and there is no passphrase or the wrong one, is of an unsupported type,
-        or is no private key; the message says which.
+        The passphrase is missing or wrong, the type is unsupported, or it is not a private key;
+        the message says which.
     """
     facts = inspect_key(content, label)
     if facts.is_public:
-        raise SshConfigError(f"key file {label!r} is a public key; give the private one")
+        raise SshConfigError(f"key file {label!r} is a public key, expected a private key")
     if facts.token_type:
         raise token_required_error(label, facts.token_type)
     secret = passphrase() if facts.is_encrypted else None
@@ -263,9 +208,9 @@ def load_key(
     loaded = _decode(content.reveal_bytes(), secret)
     if isinstance(loaded, paramiko.PKey):
         return loaded
-    # Raised here, not below: the frames down there know the passphrase.
+    # Not raised in `_decode`, whose frame holds the passphrase.
     if loaded is UnsupportedAlgorithm:
-        raise _unsupported(label, "not one of ours")
+        raise _unsupported(label, "another type")
     if facts.is_encrypted:
         raise SshConfigError(
             f"key file {label!r} cannot be decrypted: wrong passphrase, or it is damaged"
@@ -274,7 +219,7 @@ def load_key(
 
 
 def _decode(data: bytes, secret: Optional[Secret]) -> Union[paramiko.PKey, type]:
-    """Return the key, or the type of the error in its place."""
+    """Return the key, or the type of the error."""
     read: Callable[..., Any] = serialization.load_pem_private_key
     if b"-----BEGIN OPENSSH PRIVATE KEY" in data:
         read = serialization.load_ssh_private_key
@@ -289,7 +234,7 @@ def _decode(data: bytes, secret: Optional[Secret]) -> Union[paramiko.PKey, type]
             serialization.PrivateFormat.OpenSSH,
             serialization.NoEncryption(),
         )
-        # The one format in which every paramiko reads these two.
+        # The only format in which every paramiko reads these two.
         file = io.StringIO(plain.decode("ascii"))
         if isinstance(loaded, ed25519.Ed25519PrivateKey):
             return paramiko.Ed25519Key.from_private_key(file)
@@ -300,22 +245,12 @@ def _decode(data: bytes, secret: Optional[Secret]) -> Union[paramiko.PKey, type]
 
 def read_certificate(path: str) -> Tuple[str, bytes]:
     """
-    Read a certificate.
-
-    Parameters
-    ----------
-    path : str
-        A ``-cert.pub`` file.
-
-    Returns
-    -------
-    Tuple[str, bytes]
-        Its type, and itself in wire format.
+    Return the type of a certificate, and the certificate in wire format.
 
     Raises
     ------
     SshConfigError
-        It cannot be read, or is none.
+        It cannot be read, or is not a certificate.
     """
     words = read_file(path).content.reveal_bytes().split(None, 2)
     try:
@@ -330,23 +265,9 @@ def read_certificate(path: str) -> Tuple[str, bytes]:
 
 
 def certifies(certificate: bytes, public_blob: bytes) -> bool:
-    """
-    Tell whether a certificate is of a key.
-
-    Parameters
-    ----------
-    certificate : bytes
-        In wire format: type, nonce, the fields of the key, and more.
-    public_blob : bytes
-        The plain public key in wire format: type, the fields of the key.
-
-    Returns
-    -------
-    bool
-        Whether it holds that key.
-    """
+    """Return whether a certificate contains a public key; both in wire format."""
     message, key = paramiko.Message(certificate), paramiko.Message(public_blob)
-    # Of a token's key the certificate's type has the vendor's suffix once, at its end.
+    # For a key on a token, the certificate's type has the vendor's suffix only at its end.
     same_type = message.get_text() == key.get_text().replace("@openssh.com", "") + CERTIFICATE
     message.get_string()  # the nonce
     return same_type and bool(message.get_remainder().startswith(key.get_remainder()))

@@ -1,4 +1,4 @@
-"""Keyboard-interactive authentication: who answers, and on which thread."""
+"""Keyboard-interactive authentication (RFC 4256)."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ssh_service.secret import Secret
 
 __all__ = ["ChallengeDeclined", "KeyboardInteractive"]
 
-# How often a server may ask in one authentication.  OpenSSH's client has no bound, but a person
-# who answers; here a stored password would be sent thousands of times a second.
+# Requests a server may make in one authentication.  OpenSSH's client has no limit, but a person
+# answers there; here a stored password would be sent thousands of times a second.
 _MAX_ROUNDS = 64
 
 
 class ChallengeDeclined(paramiko.AuthenticationException):  # type: ignore[misc]
-    """We would not answer what the server asked."""
+    """The handler did not want to answer the server's request."""
 
 
 class KeyboardInteractive:
     """
-    Keyboard-interactive: the server's questions, answered on the dialling thread.
+    Keyboard-interactive authentication, whose handler runs on the dialling thread.
 
-    Why not by paramiko: see docs/paramiko_repairs.md#keyboard-interactive-handlers.
+    Why not paramiko's: see docs/paramiko_repairs.md#keyboard-interactive-handlers.
 
     Parameters
     ----------
     transport : paramiko.Transport
         After its key exchange.
-    params : ConnectParams
-        The destination.
+    target : ConnectParams
+        The resolved destination.
     handler : Callable[..., Any]
         ``handler(name, instructions, [(prompt, echo), ...]) -> [answer, ...]``.
     deadline : float
-        Monotonic instant until which it must be done.
+        Monotonic instant by which it must be done.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class KeyboardInteractive:
         self._target = target
         self._handler = handler
         self._deadline = deadline
-        # ("asked", questions) or ("done", the outcome)
+        # ("asked", the request) or ("done", the result as a Future)
         self._events: queue.SimpleQueue[Tuple[str, Any]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._declined: Optional[ChallengeDeclined] = None
@@ -61,21 +61,16 @@ class KeyboardInteractive:
 
     def run(self) -> Optional[Sequence[str]]:
         """
-        Answer until the server has heard enough.
-
-        Returns
-        -------
-        Optional[Sequence[str]]
-            The methods of a further step, where one is required.
+        Answer until the server is satisfied; return the methods of a further step, if any.
 
         Raises
         ------
         paramiko.SSHException
-            It was refused, declined, not answered in time, or the connection broke.
+            Refused, declined, not answered in time, or the connection broke.
         SshConnectError
-            The handler raised, or the server asks without end.
+            The handler raised, or the server made too many requests.
         SshConfigError
-            The handler's answers do not fit the questions.
+            The handler's answers do not match the prompts.
         """
         self._transport.auth_timeout = None  # a user may take until the deadline
         run_in_thread(self._authenticate, f"auth-{self._target.connection_id}").add_done_callback(
@@ -99,9 +94,9 @@ class KeyboardInteractive:
         answers: Any = None
         try:
             answers = self._call_handler(name, instructions, prompts)
-        except ChallengeDeclined as error:  # refused like this, other methods can still be tried
+        except ChallengeDeclined as error:  # empty answers: other methods can still be tried
             self._declined, answers = error, [""] * len(prompts)
-        finally:  # the reader thread waits for it, whatever happens
+        finally:  # the reader thread waits for it in any case
             self._answers.put(answers)
 
     def _call_handler(
@@ -127,7 +122,7 @@ class KeyboardInteractive:
         except Exception as error:  # of the user's code
             problem = type(error).__name__
         if problem is not None:
-            # Its text may hold a secret, and so may its frames: its class alone is told.
+            # Its text and its frames may hold a secret: only its class is reported.
             raise SshConnectError(
                 f"{where}: the callable given as kbdint_handler raised {problem}",
                 connection_id=where,
@@ -139,8 +134,7 @@ class KeyboardInteractive:
         if not good or len(answers) != len(prompts):
             answers = None  # a traceback with locals is not to show them
             raise SshConfigError(
-                f"kbdint_handler: needs to return a list of {len(prompts)} texts, one for each "
-                f"question",
+                f"kbdint_handler must return {len(prompts)} strings, one for each prompt",
                 connection_id=where,
                 phase="auth",
             )

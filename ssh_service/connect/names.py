@@ -1,8 +1,8 @@
 """
-From a name to its addresses, within a deadline.
+Name resolution with a deadline.
 
-The system's resolver can neither be bounded nor interrupted, so it runs on a thread; while it
-hangs, whoever asks for the same name waits for the same thread.
+The system's resolver has no timeout and cannot be interrupted, so it runs on a thread.  While it
+hangs, further callers with the same name wait for the same thread.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ssh_service.params import ConnectParams
 
 __all__ = ["POLL_INTERVAL", "resolve_name", "unwanted_error"]
 
-# Seconds between two questions whether a connection is still wanted.
+# Seconds between two checks whether the connection is still wanted.
 POLL_INTERVAL = 0.25
 
 _Key = Tuple[str, int, int]
 
 _lock = threading.Lock()
-_lookups: Dict[_Key, Future[List[Any]]] = {}  # guarded by _lock: those under way
+_lookups: Dict[_Key, Future[List[Any]]] = {}  # guarded by _lock: pending lookups
 
 
 def _after_fork_in_child() -> None:
-    """In a forked child: the threads that would answer are the parent's."""
+    """Forget the pending lookups: the threads that run them are the parent's."""
     global _lock
     _lock = threading.Lock()
     _lookups.clear()
@@ -44,26 +44,12 @@ def resolve_name(
     target: ConnectParams, deadline: float, is_wanted: Callable[[], bool] = lambda: True
 ) -> List[Any]:
     """
-    Find the addresses of a host.
-
-    Parameters
-    ----------
-    params : ConnectParams
-        The destination; where its host is an address, no thread is needed.
-    deadline : float
-        Monotonic instant until which it must be done.
-    is_wanted : Callable[[], bool]
-        Says whether anyone still waits for it.
-
-    Returns
-    -------
-    List[Any]
-        As `socket.getaddrinfo` returns, in its order, none twice.
+    Return the addresses of a host, as `socket.getaddrinfo` does, without duplicates.
 
     Raises
     ------
     SshConnectError
-        There is no such name, or nobody waits for it any more.
+        The name cannot be resolved, or the connection is no longer wanted.
     SshConnectTimeout
         The resolver did not answer in time.
     """
@@ -71,7 +57,7 @@ def resolve_name(
     try:
         return socket.getaddrinfo(*key, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
-        pass  # a name, then
+        pass  # a name
     lookup = _join_lookup(key)
     began = time.monotonic()
     while not wait_until(lookup, min(deadline, time.monotonic() + POLL_INTERVAL)):
@@ -97,18 +83,18 @@ def resolve_name(
 
 
 def _hint(name: str) -> str:
-    """Say what was meant by a name that has more than a host in it, as on a command line."""
+    """Return a hint for a name that holds more than a host, as on a command line."""
     if "@" in name:
-        return " (the user is a parameter by itself, username)"
+        return " (set the user by the parameter username)"
     if name.count(":") == 1:  # more are an IPv6 address
-        return " (the port is a parameter by itself, port)"
+        return " (set the port by the parameter port)"
     if "[" in name:
-        return " (ssh_service.fleet.expand writes ranges out)"
+        return " (ssh_service.fleet.expand expands ranges)"
     return ""
 
 
 def _join_lookup(key: _Key) -> Future[List[Any]]:
-    """Join a lookup that is under way, or begin one."""
+    """Return the pending lookup of a name, or start one."""
     with _lock:
         lookup = _lookups.get(key)
         is_first = lookup is None
@@ -128,7 +114,7 @@ def _resolve(key: _Key, lookup: Future[List[Any]]) -> None:
         found = socket.getaddrinfo(*key, socket.SOCK_STREAM)
     except UnicodeError as error:  # a label of the name is empty or too long
         problem = socket.gaierror(socket.EAI_NONAME, str(error))
-    except Exception as error:  # whatever it is, somebody waits for it
+    except Exception as error:  # of any kind, since callers wait for the result
         problem = error
     with _lock:
         _lookups.pop(key, None)
@@ -139,21 +125,7 @@ def _resolve(key: _Key, lookup: Future[List[Any]]) -> None:
 
 
 def unwanted_error(target: ConnectParams, phase: str) -> SshConnectError:
-    """
-    Make the error of an attempt that nobody waits for.
-
-    Parameters
-    ----------
-    params : ConnectParams
-        The destination.
-    phase : str
-        How far it is.
-
-    Returns
-    -------
-    SshConnectError
-        Not raised yet.
-    """
+    """Return the error of a dial that nobody waits for any more."""
     return SshConnectError(
         f"{target.connection_id}: nobody waits for the connection any more",
         connection_id=target.connection_id,

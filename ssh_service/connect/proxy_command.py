@@ -1,4 +1,4 @@
-"""A command whose stdin and stdout are the connection."""
+"""ProxyCommand: a command whose stdin and stdout are the connection."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["ProxySocket"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_SHOWN_CHARS = 200  # characters that are shown
-_MAX_LINE_BYTES = 4096  # bytes after which a line is broken, as the command may never end it
-# Seconds for which a command that was ended may take to say its last.
+_MAX_SHOWN_CHARS = 200  # of a line, in logs and errors
+_MAX_LINE_BYTES = 4096  # a longer line is split: the command may never end it
+# Seconds to wait for the stderr of a command that was ended.
 _STDERR_TIMEOUT = 0.5
 
 
@@ -27,7 +27,7 @@ class ProxySocket(socket.socket):
     """
     A socket whose other end is the stdin and stdout of a command.
 
-    A true socket, so that the transport can treat it as any other.  Closing it ends the command.
+    It is a real socket, which the transport treats as any other.  Closing it ends the command.
     """
 
     _process: Optional[subprocess.Popen[bytes]] = None
@@ -36,19 +36,7 @@ class ProxySocket(socket.socket):
     @classmethod
     def start(cls, command: str, connection_id: str) -> ProxySocket:
         """
-        Run a proxy command.
-
-        Parameters
-        ----------
-        command : str
-            For the shell, tokens expanded.
-        connection_id : str
-            For logs and errors.
-
-        Returns
-        -------
-        ProxySocket
-            Connected to the command.
+        Run a proxy command, whose tokens are expanded.
 
         Raises
         ------
@@ -63,7 +51,7 @@ class ProxySocket(socket.socket):
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=subprocess.PIPE,
-                    start_new_session=True,  # Ctrl-C here is not meant for it
+                    start_new_session=True,  # Ctrl-C must not reach it
                 )
             except BaseException as error:
                 ours.close()
@@ -81,14 +69,7 @@ class ProxySocket(socket.socket):
         return sock
 
     def last_stderr_line(self) -> str:
-        """
-        Tell what the command wrote last on its stderr, once it has ended.
-
-        Returns
-        -------
-        str
-            A line, cut and with its control characters escaped; empty where it wrote nothing.
-        """
+        """Return the last line of the ended command's stderr, cut and escaped; "" if none."""
         if self._watcher is None:
             return ""
         self._watcher.join(_STDERR_TIMEOUT)
@@ -106,7 +87,7 @@ class ProxySocket(socket.socket):
 
 
 class _StderrLogger(threading.Thread):
-    """Logs what the command says, and leaves no zombie."""
+    """Logs the command's stderr, then reaps the process."""
 
     def __init__(self, process: subprocess.Popen[bytes], connection_id: str) -> None:
         super().__init__(name=f"ssh-service-proxy-{connection_id}", daemon=True)

@@ -1,4 +1,4 @@
-"""Which way a connection goes: straight, through a jump host, or through a command."""
+"""How the stream is opened: directly, through a jump host, or by a proxy command."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OpenTunnel = Callable[[ConnectParams, float], Tuple[paramiko.Transport, Callable
 
 
 class Stream(NamedTuple):
-    """A connected stream, and what is to be called once it is no longer needed."""
+    """A connected stream, and the function to call once it is no longer needed."""
 
     sock: Any
     release: Callable[[], None]
 
 
 def _no_release() -> None:
-    """Release what needs no release."""
+    """Do nothing: this stream needs no release."""
 
 
 def open_stream(
@@ -37,30 +37,14 @@ def open_stream(
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> Stream:
     """
-    Connect to the SSH port of a destination, by the route its parameters name.
-
-    Parameters
-    ----------
-    params : ConnectParams
-        The destination.
-    deadline : float
-        Monotonic instant until which it must be done.
-    open_tunnel : OpenTunnel
-        Delivers an authenticated connection to a jump host.
-    is_wanted : Callable[[], bool]
-        Says whether anyone still waits for it.
-
-    Returns
-    -------
-    Stream
-        Where the SSH protocol can begin.
+    Connect to the SSH port of a target, by the route in its parameters.
 
     Raises
     ------
     SshConnectError
-        It cannot be reached; `errno` is the system's, where it gave one.
+        It cannot be reached; `errno` is the system's, if it gave one.
     SshConnectTimeout
-        The time ran out, in phase ``resolve`` or ``tcp``.
+        The deadline passed, in phase ``resolve`` or ``tcp``.
     """
     if isinstance(target.tunnel, paramiko.Transport):
         return _open_tunnel_stream(target.tunnel, _no_release, target, deadline)
@@ -90,7 +74,7 @@ def _open_tunnel_stream(
         channel = transport.open_channel(
             "direct-tcpip", (target.hostname, target.port), ("127.0.0.1", 0), timeout=left
         )
-    except Exception as error:  # ours, paramiko's, or of a transport that somebody else made
+    except Exception as error:  # ours, paramiko's, or of a transport that the user supplied
         if time.monotonic() >= deadline:
             raise SshConnectTimeout(
                 f"{target.connection_id}: no answer through {jump} in time",
@@ -114,14 +98,14 @@ class TunnelSocket:
     Parameters
     ----------
     channel : paramiko.Channel
-        Open, of the kind ``direct-tcpip``.
+        Open, of type ``direct-tcpip``.
     """
 
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
 
     def close(self) -> None:
-        """Close the channel, in whatever state the connection below it is."""
+        """Close the channel, whatever the state of the connection below it."""
         try:
             self._channel.close()
         except (EOFError, OSError, paramiko.SSHException):

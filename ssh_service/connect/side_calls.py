@@ -1,4 +1,4 @@
-"""Calls that may take for ever, each on a thread of its own: a dial waits until its deadline."""
+"""Calls that may never return, each on its own thread: a dial waits until its deadline."""
 
 from __future__ import annotations
 
@@ -12,26 +12,16 @@ __all__ = ["run_in_thread", "wait_until"]
 
 def run_in_thread(function: Callable[[], Any], name: str) -> Future[Any]:
     """
-    Call a function on a thread that holds up nobody, not even the end of the process.
+    Call a function on a daemon thread, named after `name`; return a Future of its result.
 
-    Parameters
-    ----------
-    function : Callable[[], Any]
-        Code of a user, or a call of paramiko's whose own time-out goes by the wall clock.
-    name : str
-        What the call is for; the thread is named after it.
-
-    Returns
-    -------
-    Future[Any]
-        Its outcome.
+    For users' callables, and for paramiko's calls whose own timeouts use the wall clock.
     """
     outcome: Future[Any] = Future()
 
     def run() -> None:
         try:
             outcome.set_result(function())
-        except BaseException as error:  # SystemExit too: somebody waits for it
+        except BaseException as error:  # also SystemExit, since a caller waits for the result
             outcome.set_exception(error)
 
     threading.Thread(target=run, name=f"ssh-service-{name}", daemon=True).start()
@@ -39,20 +29,6 @@ def run_in_thread(function: Callable[[], Any], name: str) -> Future[Any]:
 
 
 def wait_until(outcome: Future[Any], deadline: float) -> bool:
-    """
-    Wait for the outcome of a call.
-
-    Parameters
-    ----------
-    outcome : Future[Any]
-        From `run_in_thread`.
-    deadline : float
-        Monotonic instant until which to wait.
-
-    Returns
-    -------
-    bool
-        Whether it is there.
-    """
+    """Wait for a call until a monotonic instant; return whether it is done."""
     wait([outcome], max(0.0, deadline - time.monotonic()))
     return outcome.done()

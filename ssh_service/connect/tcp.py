@@ -1,4 +1,4 @@
-"""To a connected socket: the addresses of a host, tried beside each other."""
+"""TCP connections: the addresses of a host are tried with overlap, in the manner of RFC 8305."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssh_service.params import ConnectParams
 
 __all__ = ["connect_tcp"]
 
-# Seconds for which one address is waited for before the next is tried beside it.
+# Seconds to wait for one address before the next is tried, too.
 _ATTEMPT_DELAY = 2.0
 
 Address = Tuple[Any, ...]
@@ -26,29 +26,15 @@ def connect_tcp(
     target: ConnectParams, deadline: float, is_wanted: Callable[[], bool] = lambda: True
 ) -> socket.socket:
     """
-    Connect to the first address of a host that answers.
-
-    Parameters
-    ----------
-    params : ConnectParams
-        The destination.
-    deadline : float
-        Monotonic instant until which it must be done.
-    is_wanted : Callable[[], bool]
-        Says whether anyone still waits for it.
-
-    Returns
-    -------
-    socket.socket
-        Connected, in blocking mode.
+    Return a blocking socket, connected to the first address of a host that answers.
 
     Raises
     ------
     SshConnectError
-        No address can be reached; `errno` is that of the last one tried.  Or nobody waits for it
-        any more.
+        No address can be reached (`errno` is that of the last one tried), or the connection is no
+        longer wanted.
     SshConnectTimeout
-        The time ran out, in phase ``resolve`` or ``tcp``.
+        The deadline passed, in phase ``resolve`` or ``tcp``.
     """
     return _race(resolve_name(target, deadline, is_wanted), target, deadline, is_wanted)
 
@@ -56,7 +42,7 @@ def connect_tcp(
 def _race(
     addresses: List[Any], target: ConnectParams, deadline: float, is_wanted: Callable[[], bool]
 ) -> socket.socket:
-    """Try the addresses in turn; one that is silent does not hold up the next for long."""
+    """Try the addresses in turn; one that does not answer delays the next only briefly."""
     waiting = deque(addresses)
     failures: List[Tuple[str, OSError]] = []
     started = next_at = time.monotonic()
@@ -75,7 +61,7 @@ def _race(
                 until = min(deadline, next_at if waiting else deadline, now + POLL_INTERVAL)
                 winner = _wait_for_one(selector, until, failures)
                 if len(failures) > known:
-                    next_at = now  # where one has failed, the next is tried at once
+                    next_at = now  # after a failure, try the next one at once
                 if winner is not None:
                     selector.unregister(winner)
                     return winner
@@ -114,7 +100,7 @@ def _start_connect(
 def _wait_for_one(
     selector: selectors.BaseSelector, until: float, failures: List[Tuple[str, OSError]]
 ) -> Optional[socket.socket]:
-    """Wait until one is connected (returned), or one failed, or `until` has come."""
+    """Wait until one is connected (it is returned), one failed, or `until` has passed."""
     if not selector.get_map():
         return None
     for entry, _ in selector.select(max(0.0, until - time.monotonic())):

@@ -1,8 +1,7 @@
 """
 paramiko, repaired: a connection and its channels that threads can share.
 
-This package is the one place where paramiko's private parts are touched; docs/paramiko_repairs.md
-says why.
+Only this package touches paramiko's private parts; docs/paramiko_repairs.md explains why.
 """
 
 from ssh_service.transport.channel import SshChannel

@@ -1,4 +1,4 @@
-"""The channels that a server opens: forwarded connections, X11, agents; and who takes them."""
+"""Channels that the server opens (forwarded connections, X11, agents), and their handlers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ssh_service.transport.channel_opening import ChannelOpeningTransport
 from ssh_service.transport.packets import message
 from ssh_service.transport.wire import Wire
 
-# Channels that may wait for `accept`, and handlers that may run at once, on one connection.
+# Channels that may wait for `accept`, and handlers that may run at once, for each connection.
 _MAX_ACCEPT_QUEUE = 1024
 _MAX_HANDLERS = 1024
-# Addresses that mean every address of the server (RFC 4254 section 7.1).
+# Names for all addresses of the server (RFC 4254 section 7.1).
 _ANY_ADDRESS = ("", "*", "0.0.0.0", "::")
 
 Handler = Callable[..., None]
@@ -33,14 +33,14 @@ Handler = Callable[..., None]
 
 class PortForward:
     """
-    A port that the server listens on for one user of the connection.
+    A port on which the server listens for one user of the connection.
 
     Attributes
     ----------
     address, port : str, int
-        As they were asked for; the port as the server chose it, where it was 0.
+        As requested; if the port was 0, the one that the server chose.
     handler : Optional[Handler]
-        Called with each connection; None: it waits for `accept`.
+        Called with each forwarded connection; None queues them for `accept`.
     """
 
     def __init__(self, address: str, port: int, handler: Optional[Handler]) -> None:
@@ -52,9 +52,9 @@ class PortForward:
 
 class PortForwards:
     """
-    The ports that a server listens on for the users of one connection.
+    The ports on which a server listens for the users of one connection.
 
-    paramiko keeps one handler for all: see docs/paramiko_repairs.md#forward-handlers.
+    paramiko keeps one handler for all of them: see docs/paramiko_repairs.md#forward-handlers.
 
     Notes
     -----
@@ -66,14 +66,14 @@ class PortForwards:
         self._all: List[PortForward] = []  # guarded by _lock
 
     def add(self, forward: PortForward) -> bool:
-        """Add one that the server granted; return False if its user has given up waiting."""
+        """Add a forward that the server granted; return False if it was withdrawn meanwhile."""
         with self._lock:
             if forward.is_wanted:
                 self._all.append(forward)
             return forward.is_wanted
 
     def withdraw(self, forward: PortForward) -> bool:
-        """Note that its user has given up waiting; return whether it had been granted."""
+        """Withdraw a forward whose user has given up; return whether it had been granted."""
         with self._lock:
             forward.is_wanted = False
             granted = forward in self._all
@@ -82,24 +82,16 @@ class PortForwards:
             return granted
 
     def remove(self, address: str, port: int) -> None:
-        """Remove the one with exactly this address and port, if there is one."""
+        """Remove the forward with exactly this address and port, if there is one."""
         with self._lock:
             self._all = [one for one in self._all if (one.address, one.port) != (address, port)]
 
     def find(self, address: str, port: int) -> Optional[PortForward]:
         """
-        Find whose a connection is.
+        Return the forward of a connection to `address` and `port`; None if unknown or ambiguous.
 
-        Parameters
-        ----------
-        address, port : str, int
-            Which were connected to (RFC 4254 section 7.2).  OpenSSH gives the address as it was
-            asked for; other servers the one that a name or a wildcard stands for.
-
-        Returns
-        -------
-        Optional[PortForward]
-            None where it is nobody's, or cannot be known.
+        OpenSSH sends the address as it was requested; other servers send the address for which a
+        name or a wildcard stands (RFC 4254 section 7.2).
         """
         with self._lock:
             same_port = [one for one in self._all if one.port == port]
@@ -113,20 +105,20 @@ class PortForwards:
 
 class ChannelAcceptingTransport(ChannelOpeningTransport):
     """
-    What takes the channels that a server opens, for `SshTransport`.
+    The layer of `SshTransport` that accepts channels from the server.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  A forwarded connection reaches whoever asked for its address and port.  Handlers
-    run on threads of their own: one that waits holds up nobody else.
+    Guarantees.  A forwarded connection reaches the user who requested its address and port.  Each
+    handler runs on its own thread and may block.
     """
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
         self._forwards = PortForwards()
         self._handlers = threading.BoundedSemaphore(_MAX_HANDLERS)
-        # What waits for `accept`; None at the end, which whoever takes it puts back.
+        # Channels for `accept`; None marks the end, and every reader puts it back.
         self._accepted: "queue.SimpleQueue[Optional[SshChannel]]" = queue.SimpleQueue()
         super().__init__(wire, connection_id)
 
@@ -144,7 +136,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
 
     def accept(self, timeout: Optional[float] = None) -> Optional[SshChannel]:
         """
-        Wait for a channel that the server opens and no handler takes.
+        Wait for a channel that the server opens and for which there is no handler.
 
         Parameters
         ----------
@@ -154,7 +146,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         Returns
         -------
         Optional[SshChannel]
-            None when the time was up, or the connection has ended.
+            None after the timeout, or if the connection has ended.
         """
         try:
             channel = self._accepted.get(timeout=timeout)
@@ -168,17 +160,17 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         self, address: str, port: int, handler: Optional[Handler] = None
     ) -> int:
         """
-        Have the server listen on a port, and pass on the connections to it.
+        Ask the server to listen on a port and to forward connections.
 
         Parameters
         ----------
         address : str
-            Where the server listens; ``""`` is everywhere.
+            Address on which the server listens; ``""`` for all.
         port : int
-            The port; 0 lets the server choose.
+            Port on which the server listens; 0 lets the server choose.
         handler : Optional[Handler]
             ``handler(channel, (origin_address, origin_port), (address, port))`` is called with
-            each connection, on a thread of its own.  With None it waits for `accept`.
+            each connection, on its own thread.  With None, connections wait for `accept`.
 
         Returns
         -------
@@ -213,7 +205,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         return forward.port
 
     def _on_granted(self, forward: PortForward, answer: Optional[Message]) -> None:
-        # On the reader thread, as the first connection may come right behind the answer.
+        # On the reader thread: the first connection may follow the reply immediately.
         if answer is None:
             return
         forward.port = forward.port or answer.get_int()
@@ -228,7 +220,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
 
     def cancel_port_forward(self, address: str, port: int) -> None:
         """
-        Have the server listen no more; forwards of other addresses and ports stay.
+        Ask the server to stop listening; other forwards stay.
 
         Parameters
         ----------
@@ -251,8 +243,8 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
     def _queue(self, channel: SshChannel, *origin: Any) -> None:
         self._accepted.put(channel)
 
-    # The server's side, on the reader thread, where paramiko calls the handlers, too; it answers
-    # inside a key exchange: see docs/paramiko_repairs.md#reply-during-a-rekey
+    # The server's side, on the reader thread.  paramiko also calls the handlers there, and replies
+    # during a key exchange: see docs/paramiko_repairs.md#reply-during-a-rekey
 
     def _parse_channel_open(self, m: Message) -> None:
         kind, number, window, packet = m.get_text(), m.get_int(), m.get_int(), m.get_int()
@@ -272,7 +264,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
     def _find_handler(
         self, kind: str, m: Message
     ) -> Tuple[Optional[Handler], Tuple[Any, ...], Optional[Tuple[str, int]]]:
-        """Return who takes a channel, what it is called with, and where the channel comes from."""
+        """Return the handler of a channel, its arguments, and the origin of the channel."""
         if kind == "forwarded-tcpip":
             here = m.get_text(), m.get_int()
             origin = m.get_text(), m.get_int()
@@ -318,8 +310,8 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         def run() -> None:
             try:
                 handler(chan, *arguments)
-            except Exception:  # of the user's code: its connection ends, nothing else
-                self.logger.exception("%s: a handler of forwarded connections", self.connection_id)
+            except Exception:  # of the user's code: close only its channel
+                self.logger.exception("%s: a channel handler failed", self.connection_id)
                 chan.close()
             finally:
                 self._handlers.release()
@@ -327,7 +319,9 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         name = f"ssh-service-forward-{self.connection_id}"
         try:
             threading.Thread(target=run, name=name, daemon=True).start()
-        except RuntimeError as error:  # no thread can be had
+        except RuntimeError as error:  # no thread can be started
             self._handlers.release()
-            self.logger.error("%s: a forwarded connection: %s", self.connection_id, error)
+            self.logger.error(
+                "%s: cannot start a thread for a channel handler: %s", self.connection_id, error
+            )
             chan.close()

@@ -1,4 +1,4 @@
-"""What the sides of a key exchange agree on: whether the host key fits it, or why they do not."""
+"""Checks of algorithm negotiation: the host key's type, and the server's offer for errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from paramiko.ssh_exception import SSHException
 
 from ssh_service.transport.text import printable
 
-# Which of the lists in a server's KEXINIT belong to what paramiko says is not acceptable.
+# The lists in a server's KEXINIT, by paramiko's name for them in "no acceptable ...".
 _OFFERS = {
     "kex algorithm": ("kex_algo_list",),
     "host key": ("server_key_algo_list",),
@@ -22,21 +22,7 @@ _RSA = ("rsa-sha2-256", "rsa-sha2-512")
 
 
 def server_offer(problem: str, kex_init: Mapping[str, Sequence[str]]) -> str:
-    """
-    Return what the server offers of what both sides have not in common, as ssh shows it.
-
-    Parameters
-    ----------
-    problem : str
-        The text of paramiko's `IncompatiblePeer`.
-    kex_init : Mapping[str, Sequence[str]]
-        The server's KEXINIT, as `paramiko.Transport` parses it.
-
-    Returns
-    -------
-    str
-        Names, separated by commas; ``none`` if there are none.
-    """
+    """Return the server's list for the algorithms that `problem`, paramiko's error, names."""
     for words, lists in _OFFERS.items():
         if f"no acceptable {words}" in problem:
             names = dict.fromkeys(name for each in lists for name in kex_init[each] if name)
@@ -46,30 +32,23 @@ def server_offer(problem: str, kex_init: Mapping[str, Sequence[str]]) -> str:
 
 def check_host_key(agreed: str, host_key: bytes, signature: bytes) -> None:
     """
-    Check that a host key and its signature are of the kind that was agreed on.
+    Check that a host key and its signature have the negotiated algorithm.
 
     paramiko accepts others: see docs/paramiko_repairs.md#host-key-signature.
-
-    Parameters
-    ----------
-    agreed : str
-        The host key algorithm that was agreed on.
-    host_key, signature : bytes
-        As the server sent them.
 
     Raises
     ------
     SSHException
-        They are of another kind.
+        They have another algorithm.
     """
     plain = agreed[: -len(_CERTIFICATE)] if agreed.endswith(_CERTIFICATE) else agreed
-    # An RSA key signs by several algorithms; every other key by the one of its own name.
+    # An RSA key has several signature algorithms; every other key type has one, of its own name.
     key_type = agreed.replace(plain, "ssh-rsa") if plain in _RSA else agreed
     shown_type, shown_algorithm = Message(host_key).get_string(), Message(signature).get_string()
     if shown_type != key_type.encode() or shown_algorithm != plain.encode():
         raise SSHException(
-            f"the server showed a {_text(shown_type)} key and a {_text(shown_algorithm)} "
-            f"signature, where {agreed} was agreed on"
+            f"expected a host key and signature of {agreed}, got a {_text(shown_type)} key and a"
+            f" {_text(shown_algorithm)} signature"
         )
 
 

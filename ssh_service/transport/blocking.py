@@ -1,4 +1,4 @@
-"""paramiko's calls on a channel that wait, with an end to each wait."""
+"""paramiko's blocking calls on a channel, each with a timeout."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ssh_service.errors import (
 from ssh_service.transport.nonblocking import NonblockingChannel
 from ssh_service.transport.wire import Buffer
 
-# One piece of a blocking sendall; more does not fit a packet of OpenSSH's servers.
+# Bytes of one send in `sendall`; more does not fit into a packet of OpenSSH's servers.
 _MAX_SEND_BYTES = 32 * 1024
 
 
 class BlockingChannel(NonblockingChannel):
     """
-    The half of `SshChannel` that waits, for code that expects a `paramiko.Channel`.
+    The blocking half of `SshChannel`, for code that expects a `paramiko.Channel`.
 
     Notes
     -----
@@ -34,13 +34,13 @@ class BlockingChannel(NonblockingChannel):
     output; a connection that was lost raises `SshConnectionLost`.
     """
 
-    error: Optional[SshServiceError]  # why it ended, if not in good order
+    error: Optional[SshServiceError]  # why it ended; None after a normal end
 
     # paramiko takes the lock before its `try`; `with` has no such gap: see
     # docs/paramiko_repairs.md#torn-calls
 
     def _send(self, s: Union[str, Buffer], m: Message) -> int:
-        # Text is counted in characters, as by paramiko, but the window in bytes: see
+        # As in paramiko, text counts in characters, but the window counts in bytes: see
         # docs/paramiko_repairs.md#text-and-the-window
         data = _encoded(s)
         with self.lock:
@@ -79,14 +79,7 @@ class BlockingChannel(NonblockingChannel):
         return OSError(errno.EPIPE, "the channel is closed")
 
     def shutdown(self, how: int) -> None:
-        """
-        End one direction or both, as `paramiko.Channel.shutdown`.
-
-        Parameters
-        ----------
-        how : int
-            0: read no more; 1: write no more; 2: both.
-        """
+        """Shut down reading (0), writing (1) or both (2), as `paramiko.Channel.shutdown`."""
         if how in (0, 2):
             self.eof_received = True
         if how in (1, 2):
@@ -100,7 +93,7 @@ class BlockingChannel(NonblockingChannel):
         if not self.out_buffer_cv.wait_for(
             lambda: self.closed or self.eof_sent or self.out_window_size >= least, self.timeout
         ):
-            raise socket.timeout("the peer's window stayed closed")
+            raise socket.timeout("timed out waiting for the peer's window")
         if self.closed or self.eof_sent:
             return 0
         size = int(min(size, self.out_window_size, self.out_max_packet_size - 64))
@@ -109,24 +102,19 @@ class BlockingChannel(NonblockingChannel):
 
     def sendall(self, s: Union[str, Buffer]) -> None:
         """
-        Send all of `s`, waiting for the peer's window.
-
-        Parameters
-        ----------
-        s : bytes or str
-            What to send; text is sent as UTF-8.
+        Send all of `s` (text as UTF-8), waiting for the peer's window.
 
         Raises
         ------
         socket.timeout
-            The peer took nothing for the channel's time-out.
+            The peer accepted nothing for the channel's timeout.
         OSError
             The channel was closed; `SshConnectionLost` if the connection was.
         """
         self._send_all(s, self.send)
 
     def sendall_stderr(self, s: Union[str, Buffer]) -> None:
-        """Do as `sendall`, as extended data of the kind stderr; for servers."""
+        """Send like `sendall`, but as extended data of type stderr; for servers."""
         self._send_all(s, self.send_stderr)
 
     def _send_all(self, s: Union[str, Buffer], send: Callable[[bytes], int]) -> None:
@@ -134,7 +122,7 @@ class BlockingChannel(NonblockingChannel):
         view = memoryview(s.encode("utf-8") if isinstance(s, str) else s).cast("B")
         while view:
             sent = send(bytes(view[:_MAX_SEND_BYTES]))
-            if not sent:  # where our EOF has been sent, paramiko tries for ever
+            if not sent:  # after our EOF, paramiko tries without end
                 raise self._closed_error()
             view = view[sent:]
 
@@ -144,11 +132,11 @@ class BlockingChannel(NonblockingChannel):
             self.event.set()
 
     def _wait_for_event(self) -> None:
-        # Not the channel's time-out, which is for its data: it may be 0.
+        # Not the channel's timeout, which is for data and may be 0.
         transport = self.get_transport()
         timeout = transport.channel_timeout
         if not self.event.wait(timeout):
-            self.close()  # a late reply would be taken for that to another request
+            self.close()  # a late reply would be attributed to another request
             raise SshConnectTimeout(
                 f"{transport.connection_id}: no reply to a channel request within {timeout:g} s",
                 connection_id=transport.connection_id,
@@ -182,17 +170,18 @@ class BlockingChannel(NonblockingChannel):
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds; None waits until the channel ends.
+            Seconds to wait; None waits until the channel ends.
 
         Returns
         -------
         int
-            The status; -1 if a signal ended the process (see `exit_signal`) or none was sent.
+            The status; -1 if a signal ended the process (see `exit_signal`) or the server sent
+            none.
 
         Raises
         ------
         socket.timeout
-            The time was up.
+            The timeout passed.
         SshConnectionLost
             The connection ended before a status came.
         """
@@ -210,7 +199,7 @@ def _encoded(data: Union[str, Buffer]) -> bytes:
 
 
 def _whole_characters(data: bytes, size: int) -> int:
-    """Return how many of the first `size` bytes of UTF-8 text end with a whole character."""
+    """Return the largest count up to `size` that does not split a UTF-8 character."""
     while 0 < size < len(data) and data[size] & 0xC0 == 0x80:
         size -= 1
     return size

@@ -1,10 +1,10 @@
 """
-A channel of a shared connection: paramiko's, with its races and its endless waits repaired.
+A channel of a shared connection: paramiko's, without its races and endless waits.
 
-It works in two ways.  The plain one is paramiko's: blocking calls, for code that expects a
-`paramiko.Channel` (`ssh_service.transport.blocking`).  The other one needs no thread: a
-`ChannelSink` is told by the connection's reader thread what came, and what is sent never waits
-(`ssh_service.transport.nonblocking`).  Here is what the reader thread does with both.
+A channel has two interfaces.  The blocking one is paramiko's, for code that expects a
+`paramiko.Channel` (`ssh_service.transport.blocking`).  The other one needs no thread: the
+connection's reader thread calls a `ChannelSink`, and sending never blocks
+(`ssh_service.transport.nonblocking`).  This module has the reader thread's side of both.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ssh_service.transport.pipe import CLOSED_PIPE, ChunkPipe
 from ssh_service.transport.sink import ChannelSink, OpenWaiter
 from ssh_service.transport.text import printable
 
-# How far a server may overrun the window before we call it a fault; OpenSSH never does.
+# Bytes by which a server may exceed the window before it is an error; OpenSSH never does.
 _WINDOW_SLACK = 64 * 1024
-# Names of signals (RFC 4254 section 6.10), with what private ones may hold.
+# Signal names (RFC 4254 section 6.10), including private ones such as SIG@example.org.
 _SIGNAL_NAME = re.compile(rb"[A-Za-z0-9@._-]{1,64}")
-# What stands for a name that is none: it would reach terminals and logs.
+# Replaces a malformed name, which would reach terminals and logs.
 _INVALID_SIGNAL_NAME = "INVALID"
 
 
@@ -41,9 +41,9 @@ class SshChannel(BlockingChannel):
     Parameters
     ----------
     chanid : int
-        Its number on this side.
+        The channel number on this side.
     sink : Optional[ChannelSink]
-        Told what comes; None for the blocking form.
+        Handles what arrives; None for the blocking interface.
 
     Notes
     -----
@@ -62,14 +62,14 @@ class SshChannel(BlockingChannel):
         self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
         self.exit_signal: Optional[Tuple[str, bool, str]] = None
         self.error = None
-        self.is_idle_spare = False  # nobody uses it yet: it may be closed with its connection
+        self.is_idle_spare = False  # unused: does not keep its connection open
         self._sink = sink
-        self._close_on_open = False  # guarded by lock: nobody waits for the open any more
-        self.in_window_sofar = 0  # paramiko's, guarded by lock: bytes to be given back
+        self._close_on_open = False  # guarded by lock
+        self.in_window_sofar = 0  # paramiko's, guarded by lock: bytes not yet granted again
         self._receive_window = 0  # guarded by lock: bytes the peer may still send
-        self._has_ended = False  # reader thread only: `closed` was told
-        # Reader thread only: the peer's EOF.  `eof_received` is also set by `shutdown`, after
-        # which paramiko still delivers what comes.
+        self._has_ended = False  # reader thread only
+        # Reader thread only.  `eof_received` is also set by `shutdown`, after which paramiko still
+        # delivers data.
         self._peer_sent_eof = False
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class SshChannel(BlockingChannel):
         if self.logger.isEnabledFor(logging.DEBUG):
             self.transport._log(level, msg, *args)
 
-    # Its beginning and its end.
+    # Open and close.
 
     def _on_open_confirmed(self, remote_id: int, window_size: int, max_packet_size: int) -> None:
         with self.lock:
@@ -93,13 +93,13 @@ class SshChannel(BlockingChannel):
             self._sink.on_open(self)
 
     def close_when_open(self) -> None:
-        """Close the channel, or see to it that it is closed as soon as the server confirms it."""
+        """Close the channel now, or as soon as the server confirms it."""
         with self.lock:
             self._close_on_open = True
         self.close()  # does nothing while it is not open
 
     def _end(self, error: Optional[SshServiceError]) -> None:
-        """Tell everyone that the channel ended; on the reader thread."""
+        """Mark the channel as ended and notify its users; on the reader thread."""
         if self._has_ended:
             return
         self._has_ended = True
@@ -108,50 +108,47 @@ class SshChannel(BlockingChannel):
             self._set_closed()
         if self.start_number is not None and not self.status_event.is_set():
             self.get_transport().unconfirmed_ends.append(self.start_number)
-        # A sink has its channel, too: in a ring, both would be left to the garbage collector.
+        # A sink refers to its channel: the cycle would leave both to the garbage collector.
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.on_close(self.error)
 
     def _unlink(self) -> None:
         # paramiko's run() calls this for every channel before the reason of the loss is known;
-        # SshTransport tells all channels itself: see docs/paramiko_repairs.md#lost-connection
+        # SshTransport notifies the channels itself: see docs/paramiko_repairs.md#lost-connection
         pass
 
+    def detach_sink(self) -> None:
+        """Continue with the blocking interface; called by the sink, on the reader thread."""
+        self._sink = None
+
     def _after_fork_in_child(self, error: SshConnectionLost) -> None:
-        """Become useless, in a forked child: threads that it has not may hold all of these."""
+        """Invalidate in a forked child: threads that no longer exist may hold its locks."""
         self.lock = threading.Lock()
         self.out_buffer_cv = threading.Condition(self.lock)
         self.event, self.status_event = LockFreeEvent(), LockFreeEvent()
         self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
-        self._sink = None  # what it works for is the parent's too
+        self._sink = None  # it belongs to the parent
         self._end(error)
 
-    # What it may still receive.
+    # The receive window.
 
     def _set_window(self, window_size: int, max_packet_size: int) -> None:
         super()._set_window(window_size, max_packet_size)
         self._receive_window = window_size
 
     def _consume_window(self, size: int) -> bool:
-        """Count bytes that came; tell whether to drop them, as the server had said EOF before."""
+        """Count received bytes; return whether to drop them, as they came after EOF."""
         # paramiko never checks the window (RFC 4254 5.2): see docs/paramiko_repairs.md#window
         with self.lock:
             self._receive_window -= size
             exceeded = self._receive_window < -_WINDOW_SLACK
         if exceeded:
-            raise SSHException("the server sent more than the channel's window allows")
+            raise SSHException("the server exceeded the channel's window")
         return self._peer_sent_eof
 
     def adjust_window(self, size: int) -> None:
-        """
-        Let the peer send as much again, without waiting.
-
-        Parameters
-        ----------
-        size : int
-            Bytes that are done with.
-        """
+        """Grant the peer `size` bytes of window (WINDOW_ADJUST), without blocking."""
         credit = self._check_add_window(size)
         if credit:
             m = message(cMSG_CHANNEL_WINDOW_ADJUST, self.remote_chanid, credit)
@@ -168,7 +165,7 @@ class SshChannel(BlockingChannel):
             self._receive_window += credit
             return credit
 
-    # What the reader thread calls.  (It finds these functions in `_channel_handler_table`.)
+    # Called by the reader thread, by way of `_channel_handler_table`.
 
     def _request_success(self, m: Message) -> None:
         if self._process_requested and self.start_number is None:
@@ -187,7 +184,7 @@ class SshChannel(BlockingChannel):
         super()._request_failed(m)
 
     def _feed(self, m: Union[Message, bytes]) -> None:
-        if isinstance(m, bytes):  # what `set_combine_stderr` merges, and was counted before
+        if isinstance(m, bytes):  # from `set_combine_stderr`, counted before
             self.in_buffer.feed(m)
             return
         data = m.get_binary()
@@ -211,7 +208,7 @@ class SshChannel(BlockingChannel):
             self._sink.on_stderr(data)
             if not self._sink.auto_window:
                 return
-        self.adjust_window(len(data))  # data of a kind nobody knows took window all the same
+        self.adjust_window(len(data))  # data of an unknown type also used window
 
     def _window_adjust(self, m: Message) -> None:
         super()._window_adjust(m)
@@ -251,9 +248,9 @@ class SshChannel(BlockingChannel):
 
     def _handle_close(self, m: Message) -> None:
         transport = self.get_transport()
-        # Our own CLOSE is in no hurry: it leaves before what comes of the end (the server frees
-        # the session only then), or before the next command.  To write it at once would keep
-        # whoever waits for the end from the interpreter, and then from the gate.
+        # Our CLOSE may wait: it leaves before the messages that the end causes, or with the next
+        # command (the server frees the session only then).  Writing it at once would keep the
+        # waiting thread from the interpreter, and then from the send lock.
         with transport.batch(defer=True):
             super()._handle_close(m)
             transport._forget_channel(self)

@@ -1,4 +1,4 @@
-"""Which channels a connection has: paramiko's records of them, repaired."""
+"""The channels of a connection: paramiko's maps of them, repaired."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ Handler = Callable[[Any, Message], None]
 
 class ChannelMap:
     """
-    What paramiko's `ChannelMap` does, so that forgotten channels are let go.
+    paramiko's `ChannelMap` with weak references, so that unused channels can be collected.
 
-    paramiko's reader is given a reference that keeps no channel alive (see
+    paramiko's reader gets a weak reference (see
     docs/paramiko_repairs.md#reader-keeps-a-channel); `resolve_weakref` adapts the
     handlers.
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread.  There is no lock, as each is a
-    single operation on a dict: a signal handler could leave it taken, and a destructor could need
-    it while its thread holds it (docs/paramiko_repairs.md#torn-calls and #finalizer-deadlock).
+    Thread safety.  Every method may be called from any thread.  Each is a single operation on a
+    dict and takes no lock: a signal handler could leave a lock taken, and a destructor could need
+    it while its own thread holds it (docs/paramiko_repairs.md#torn-calls and #finalizer-deadlock).
     """
 
     def __init__(self) -> None:
         self._references: Dict[int, "weakref.ref[Any]"] = {}
 
     def put(self, number: int, channel: Any) -> None:
-        """Remember a channel for as long as somebody else does."""
+        """Add a channel, until it is collected or deleted."""
         references = self._references
 
         def forget(reference: "weakref.ref[Any]") -> None:
@@ -39,17 +39,17 @@ class ChannelMap:
         references[number] = weakref.ref(channel, forget)
 
     def get(self, number: int) -> "Optional[weakref.ref[Any]]":
-        """Find a channel, for paramiko's reader."""
+        """Return a weak reference to a channel, for paramiko's reader."""
         reference = self._references.get(number)
         return None if reference is None or reference() is None else reference
 
     def find(self, number: int) -> Any:
-        """Find a channel; None where there is none."""
+        """Return a channel, or None."""
         reference = self._references.get(number)
         return None if reference is None else reference()
 
     def delete(self, number: int) -> None:
-        """Forget a channel."""
+        """Remove a channel."""
         self._references.pop(number, None)
 
     def values(self) -> List[Any]:
@@ -62,19 +62,7 @@ class ChannelMap:
 
 
 def resolve_weakref(handler: Handler) -> "Callable[[weakref.ref[Any], Message], None]":
-    """
-    Make a handler of a channel's messages take what `ChannelMap.get` returns.
-
-    Parameters
-    ----------
-    handler : Callable[[paramiko.Channel, Message], None]
-        Takes the channel.
-
-    Returns
-    -------
-    Callable[[weakref.ref[paramiko.Channel], Message], None]
-        For `paramiko.Transport._channel_handler_table`.
-    """
+    """Return a message handler that takes a weak reference instead of a channel."""
 
     def tell(reference: "weakref.ref[Any]", m: Message) -> None:
         channel = reference()
@@ -87,7 +75,7 @@ def resolve_weakref(handler: Handler) -> "Callable[[weakref.ref[Any], Message], 
 class SeenChannels(Dict[int, bool]):
     """paramiko's `channels_seen`, bounded: see docs/paramiko_repairs.md#channels-seen."""
 
-    _end = 0  # numbers are handed out in order, and from 0 again after 16 million
+    _end = 0  # numbers are used in order, and from 0 again after 16 million
 
     def __contains__(self, number: object) -> bool:
         return isinstance(number, int) and number < self._end

@@ -1,4 +1,4 @@
-"""Which channels a connection has: how they are opened, refused, found and forgotten."""
+"""Opening channels, and the set of channels of a connection."""
 
 from __future__ import annotations
 
@@ -51,19 +51,20 @@ Address = Union[Tuple[str, int], str, bytes, "os.PathLike[str]"]
 
 class ChannelOpeningTransport(GlobalRequestTransport):
     """
-    What opens channels for `SshTransport`, and knows them; made as `LifecycleTransport` is.
+    The layer of `SshTransport` that opens channels and keeps track of them.
 
     Attributes
     ----------
     session_limit : Optional[int]
-        How many sessions the server admits; None: it never refused one.  Kept by who opens them.
+        How many sessions the server allows, or None if it has never refused one.  Maintained by
+        the session pool.
     session_peak : int
-        How many sessions were open at once.  Kept by who opens them.
+        The most sessions that were open at once.  Maintained by the session pool.
     reclaimers : Dict[str, Callable[[], bool]]
-        Who keeps a session in reserve, and how to ask for it to be given up.
+        By owner, a function that closes its idle session and returns whether there was one.
     channel_timeout : float
-        Seconds to wait for a channel where the caller does not say, and for the server's reply to
-        a blocking request on a channel.
+        Seconds to wait for a channel by default, and for the server's reply to a blocking request
+        on a channel.
 
     Notes
     -----
@@ -86,7 +87,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         self.session_limit: Optional[int] = None
         self.session_peak = 0
         self.reclaimers: Dict[str, Callable[[], bool]] = {}
-        # The map of channels is weak: what is not yet confirmed, or works for a sink, lives here.
+        # The map of channels is weak.  This set keeps unconfirmed channels and those with a sink.
         self._strong_references: Set[SshChannel] = (
             set()
         )  # guarded by lock (paramiko's, for its channels)
@@ -94,7 +95,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         self.channel_timeout = _CHANNEL_TIMEOUT
         self._channels, self.channels_seen = ChannelMap(), SeenChannels()
         self._start_numbers = itertools.count()
-        # What the server started, and whose end it has not reported: it may still run.
+        # Start numbers of processes whose end was not reported: they may still run.
         self.unconfirmed_ends: List[int] = []  # `append` is atomic; a destructor uses it
 
     def _after_fork_in_child(self) -> None:
@@ -113,18 +114,15 @@ class ChannelOpeningTransport(GlobalRequestTransport):
             chan._end(copy_for_raise(reason))
 
     def next_start_number(self) -> int:
-        """Return the place of a process among those that the server has started, in order."""
+        """Return the number of a process, in the order in which the server starts them."""
         return next(self._start_numbers)  # on the reader thread: in the order of the replies
 
     def started_sessions(self) -> Dict[Union[SshChannel, int], Optional[int]]:
         """
-        List the sessions whose processes may be running on the server.
+        Return the sessions whose processes may be running on the server.
 
-        Returns
-        -------
-        Dict[Union[SshChannel, int], Optional[int]]
-            By channel, its `SshChannel.start_number` where the process was started for certain;
-            by that number for those whose channel is no more, without a value.
+        The keys are channels, each with its start number if the process was certainly started, and
+        start numbers, without a value, of processes whose channel is gone.
         """
         sessions: Dict[Union[SshChannel, int], Optional[int]]
         sessions = dict.fromkeys(list(self.unconfirmed_ends), None)
@@ -134,31 +132,24 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         return sessions
 
     def mark_ended(self, starts: Iterable[int]) -> None:
-        """
-        Take note that processes have ended of which the server will not tell it.
-
-        Parameters
-        ----------
-        starts : Iterable[int]
-            Their `SshChannel.start_number`.
-        """
+        """Forget processes (by start number) that have ended without a report from the server."""
         for number in starts:
-            with contextlib.suppress(ValueError):  # its channel is there, or it was noted before
+            with contextlib.suppress(ValueError):  # its channel still exists, or it was removed
                 self.unconfirmed_ends.remove(number)
 
     @property
     def open_channel_count(self) -> int:
-        """How many channels are open or being opened, those in reserve left out."""
+        """How many channels are open or being opened, without idle spares."""
         return sum(not chan.is_idle_spare for chan in self._channels.values())
 
     def reclaim_idle_sessions(self, keep: Optional[str] = None) -> bool:
         """
-        Have the sessions closed that nobody uses, for someone who was refused one.
+        Close idle sessions, after the server refused one.
 
         Parameters
         ----------
-        beside : Optional[str]
-            Whose sessions are left alone: those of `reclaimers` under that name.
+        keep : Optional[str]
+            The owner in `reclaimers` whose session is kept.
 
         Returns
         -------
@@ -175,12 +166,12 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         max_packet_size: Optional[int] = None,
     ) -> SshChannel:
         """
-        Ask for a session channel, without waiting.
+        Request a session channel, without blocking.
 
         Parameters
         ----------
         sink : ChannelSink
-            Told what becomes of it, first `ChannelSink.on_open` or `ChannelSink.on_close`.
+            Notified of the result: first `ChannelSink.on_open` or `ChannelSink.on_close`.
         window_size, max_packet_size : Optional[int]
             Bytes; None takes the transport's defaults.
 
@@ -212,7 +203,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
                 self._sanitize_window_size(window_size),
                 self._sanitize_packet_size(max_packet_size),
             )
-            # Checked where it is published: `_on_ended` takes the same lock to tell all channels.
+            # Checked under the lock that `_on_ended` takes to end all channels.
             alive = self.is_active()
             if alive:
                 self._channels.put(number, chan)
@@ -255,8 +246,8 @@ class ChannelOpeningTransport(GlobalRequestTransport):
             Host and port, for ``direct-tcpip`` and ``forwarded-tcpip``; the path on the server of
             a UNIX domain socket, for ``direct-streamlocal@openssh.com``.
         src_addr : Optional[Tuple[str, int]]
-            Host and port from where the connection comes, for ``direct-tcpip``,
-            ``forwarded-tcpip`` and ``x11``; None sends an unknown one.
+            Host and port of the connection's origin, for ``direct-tcpip``,
+            ``forwarded-tcpip`` and ``x11``; None if unknown.
         window_size, max_packet_size : Optional[int]
             Bytes; None takes the transport's defaults.
         timeout : Optional[float]
@@ -270,12 +261,12 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         Raises
         ------
         SshSessionRefused
-            The server refused it, or the kind is unknown here: a request without the fields that
-            belong to its kind would make the server end the connection, for all who use it.
+            The server refused it, or the kind is unknown to this library: a request without the
+            fields of its kind would make the server end the connection for all users.
         TypeError, ValueError
-            `dest_addr` is missing, or is not an address.
+            `dest_addr` is missing or not an address.
         SshConnectTimeout
-            No answer in time; the server's slot is given back when its answer comes.
+            No reply in time; a channel that the server opens later is closed at once.
         SshConnectionLost
             The connection ended.
         """
@@ -290,7 +281,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         return self._open(kind, address, window_size, max_packet_size, deadline, timeout)
 
     def _fields(self, kind: str, dest_addr: Any, src_addr: Any) -> Tuple[Any, ...]:
-        """Return what belongs to a kind of channel (RFC 4254, and OpenSSH's PROTOCOL 2.4)."""
+        """Return the fields of a channel type (RFC 4254, and OpenSSH's PROTOCOL 2.4)."""
         if kind in ("session", "auth-agent@openssh.com"):
             return ()
         if kind == "x11":
@@ -303,11 +294,10 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         if kind == "direct-streamlocal@openssh.com":
             path = dest_addr[0] if isinstance(dest_addr, (tuple, list)) else dest_addr
             if path is None:
-                raise TypeError("dest_addr: expected the path of a socket, got None")
+                raise TypeError("dest_addr must be the path of a socket, got None")
             return (os.fsencode(path), "", 0)
         raise SshSessionRefused(
-            f"{self.connection_id}: a channel of the kind {kind!r} cannot be opened: "
-            "its fields are unknown here",
+            f"{self.connection_id}: cannot open a channel of the unknown type {kind!r}",
             code=OPEN_UNKNOWN_CHANNEL_TYPE,
             text="unknown channel type",
             connection_id=self.connection_id,
@@ -339,25 +329,23 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         if chan.error is not None:
             raise copy_for_raise(chan.error)
         with self.lock:
-            self._strong_references.discard(
-                chan
-            )  # from now on it lives as long as the caller wants it
+            self._strong_references.discard(chan)  # now only the caller keeps it
         return chan
 
-    # What the server says, on the reader thread.
+    # The server's replies, on the reader thread.
 
     def _parse_channel_open_success(self, m: Message) -> None:
         number, remote, window, packet = _CONFIRMATION.unpack(m.get_bytes(_CONFIRMATION.size))
         chan = self._channels.find(number)
         if chan is None or chan.active:
-            raise SSHException("the server confirmed a channel nobody asked for")
+            raise SSHException("the server confirmed a channel that was not requested")
         chan._on_open_confirmed(remote, window, packet)
 
     def _parse_channel_open_failure(self, m: Message) -> None:
         number, code, text = m.get_int(), m.get_int(), m.get_string()
         chan = self._channels.find(number)
         if chan is None or chan.active:
-            raise SSHException("the server refused a channel nobody asked for")
+            raise SSHException("the server refused a channel that was not requested")
         self._channels.delete(number)
         self._forget_channel(chan)
         said = printable(text.decode("utf-8", "backslashreplace"))
@@ -379,8 +367,8 @@ def _parse_address(name: str, address: Any) -> Tuple[str, int]:
     try:
         host, port = address
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a host and a port, got {address!r}") from None
+        raise TypeError(f"{name} must be a host and a port, got {address!r}") from None
     number = int(port)
     if not isinstance(host, (str, bytes)) or not 0 <= number < 2**32:
-        raise ValueError(f"{name}: expected a host and a port, got {address!r}")
+        raise ValueError(f"{name} must be a host and a port, got {address!r}")
     return host, number  # type: ignore[return-value]  # the wire takes bytes as well

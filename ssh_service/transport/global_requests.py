@@ -1,7 +1,7 @@
 """
-Global requests and their answers, which carry no number: they are told apart by their order.
+Global requests of both sides, and their replies (RFC 4254 section 4).
 
-Both sides may ask.  What the server asks is answered, as long as it takes the answers.
+Replies carry no number: they belong to the requests in the order of sending.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from ssh_service.transport.packets import message
 from ssh_service.transport.sending import SendingTransport
 from ssh_service.transport.wire import Wire
 
-# Answers to the server that may wait for it to take them.
+# Replies to the server that may be waiting to be sent.
 _MAX_PENDING_REPLIES = 4096
-# Seconds to wait for the server's answer.
+# Seconds to wait for the server's reply.
 _REPLY_TIMEOUT = 30.0
 
 
 class PendingReply:
     """
-    A global request that somebody waits for.
+    The reply to one global request, for a waiting thread.
 
     Parameters
     ----------
     on_answer : Optional[Callable[[Optional[Message]], None]]
-        Called on the reader thread with the answer, before whatever the server sends next.
+        Called on the reader thread with the reply, before the server's next message.
 
     Attributes
     ----------
     answer : Optional[Message]
-        What the server says; None where it refuses, or the connection has ended.
+        The reply; None if the server refused or the connection ended.
     done : LockFreeEvent
-        Set when there is an answer, or none will come.
+        Set with the reply, or once none will come.
     """
 
     def __init__(self, on_answer: Optional[Callable[[Optional[Message]], None]] = None) -> None:
@@ -52,7 +52,7 @@ class PendingReply:
 
 class PendingReplies:
     """
-    The global requests that are not answered yet, in order.
+    The expected replies to global requests, in order.
 
     paramiko mixes up the replies: see docs/paramiko_repairs.md#global-request-replies.
 
@@ -65,15 +65,15 @@ class PendingReplies:
         self._open: Deque[Optional[PendingReply]] = collections.deque()
 
     def ask(self, pending: Optional[PendingReply]) -> None:
-        """Take note that a request is being sent; None where nobody waits for the answer."""
+        """Record that a request is being sent; None if its reply is to be ignored."""
         self._open.append(pending)
 
     def answered(self, answer: Optional[Message]) -> None:
-        """Give an answer to whoever waits for it."""
+        """Assign a reply to the oldest request."""
         try:
             pending = self._open.popleft()
         except IndexError:
-            return  # nobody asked
+            return  # there was no request
         if pending is not None:
             pending.answer = answer
             if pending.on_answer is not None:
@@ -81,7 +81,7 @@ class PendingReplies:
             pending.done.set()
 
     def end(self) -> None:
-        """Release all who wait: no answer will come."""
+        """Release all waiting threads: no reply will come."""
         while self._open:
             self.answered(None)
 
@@ -106,7 +106,7 @@ class GlobalRequestTransport(SendingTransport):
         super()._release_waiters(reason)
         self._pending_replies.end()
 
-    # We ask.
+    # Our requests.
 
     def global_request(
         self, kind: str, data: Optional[Sequence[Any]] = None, wait: bool = True
@@ -119,20 +119,19 @@ class GlobalRequestTransport(SendingTransport):
         kind : str
             Its name.
         data : Optional[Sequence[Any]]
-            What belongs to it.
+            Its fields.
         wait : bool
-            Whether to wait for the answer.
+            Whether to wait for the reply.
 
         Returns
         -------
         Optional[Message]
-            The answer, whichever thread asks what else; None where the server refused, or `wait`
-            is False.
+            The reply to this very request; None if the server refused, or `wait` is False.
 
         Raises
         ------
         socket.timeout
-            The server is alive and did not answer.
+            The server did not reply, although it is alive.
         SshConnectionLost
             The connection has ended.
         """
@@ -158,7 +157,7 @@ class GlobalRequestTransport(SendingTransport):
         if not self.is_active():
             raise self._ended_error()
         if not answered:
-            raise socket.timeout(f"no answer to a global request within {_REPLY_TIMEOUT:g} s")
+            raise socket.timeout(f"no reply to a global request within {_REPLY_TIMEOUT:g} s")
         return pending.answer
 
     def _send_keepalive(self) -> None:
@@ -172,7 +171,7 @@ class GlobalRequestTransport(SendingTransport):
     def _parse_request_failure(self, m: Message) -> None:
         self._pending_replies.answered(None)
 
-    # The server asks.  paramiko answers inside a key exchange: see
+    # The server's requests.  paramiko replies during a key exchange: see
     # docs/paramiko_repairs.md#reply-during-a-rekey
 
     def _parse_global_request(self, m: Message) -> None:
@@ -184,10 +183,12 @@ class GlobalRequestTransport(SendingTransport):
         self._reply(message(cMSG_UNIMPLEMENTED, seqno))
 
     def _reply(self, m: Message, send_state: Optional[SendState] = None) -> None:
-        """Answer a message of the server's, whose answers must not pile up for ever."""
+        """Reply to the server, with a limit on unsent replies."""
         self._replies_due += 1
         if self._replies_due - self._replies_sent > _MAX_PENDING_REPLIES:
-            raise SSHException("the server asks, but takes no answers")
+            raise SSHException(
+                f"the server reads no replies: more than {_MAX_PENDING_REPLIES} are waiting"
+            )
         m.on_sent = self._on_reply_sent
         self.send_nowait(m, send_state)
 

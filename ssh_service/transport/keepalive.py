@@ -1,4 +1,4 @@
-"""How long a server may be silent: when it is asked for a sign of life, and when given up."""
+"""Keepalives: when to probe a silent server, and when to give the connection up."""
 
 from __future__ import annotations
 
@@ -8,74 +8,57 @@ from paramiko.ssh_exception import SSHException
 
 
 class KeepaliveTimeout(SSHException):  # type: ignore[misc]
-    """Nothing was heard from the peer for as long as its keepalives allow."""
+    """The server answered none of the keepalives."""
 
 
 class KeepaliveMonitor:
     """
-    The accounts of a connection's keepalives.
+    Decides when a connection's keepalives are due.
 
-    See docs/paramiko_repairs.md#silent-peer.  What counts is unanswered questions, not time
-    alone: this process may have been stopped.
+    See docs/paramiko_repairs.md#silent-peer.  Unanswered probes count, not only time: this process
+    may have been stopped.
 
     Parameters
     ----------
     interval : float
-        Seconds of silence after which the server is asked for a sign of life; 0: never.
+        Seconds of silence after which a keepalive is sent; 0 for never.
     count : int
         After ``interval * count`` seconds without any byte the connection is lost.
 
     Attributes
     ----------
     limit : float
-        Seconds after which the connection is lost; 0: never, and `check` is not to be called.
+        Seconds of silence after which the connection is lost; 0 for never, and then `check` must
+        not be called.
 
     Notes
     -----
-    Thread safety.  `check` is for the reader thread alone, `set_interval` for any thread.
+    Thread safety.  `check` is for the reader thread only, `set_interval` for any thread.
     """
 
     def __init__(self, interval: float, count: int) -> None:
         self._count = count
-        # How often a silent server is asked; a single count asks half-way, so that there is time
-        # to answer.
+        # Probes before giving up; with a count of 1 there is one half-way, to leave time for a
+        # reply.
         self._max_probes = max(1, count - 1)
-        self._last_received = 0.0  # the last byte we know of
-        self._probes_sent = 0  # questions since
-        self._probe_due = 0.0  # when the next one is due, or the last answer
-        self._checked_after_deadline = False  # at the socket, after the last answer was due
+        self._last_received = 0.0  # when the last known byte came
+        self._probes_sent = 0  # since then
+        self._probe_due = 0.0  # when to send the next, or to give up after the last
+        self._checked_after_deadline = False  # read the socket once more
         self.set_interval(interval)
 
     def set_interval(self, interval: float) -> None:
-        """
-        Change the interval, from what is heard next on; how often is asked stays the same.
-
-        Parameters
-        ----------
-        interval : float
-            Seconds; 0: never.
-        """
-        self.limit = interval * self._count  # all in one, as the reader may look at any moment
+        """Change the interval (seconds; 0 for never); the number of probes stays the same."""
+        self.limit = interval * self._count  # one assignment: the reader may check at any moment
 
     def check(self, now: float, last_received: float) -> Tuple[bool, float]:
         """
-        Say what the silence so far calls for.
-
-        Parameters
-        ----------
-        now, last_received : float
-            Monotonic instants; `last_received` that of the last byte.
-
-        Returns
-        -------
-        Tuple[bool, float]
-            Whether to ask the server now, and for how many seconds the reader may wait for bytes
-            until the next check; not at all where that is not above 0.
+        Return whether to send a keepalive, and the seconds until the next check (0 or less: now).
 
         Raises
         ------
         KeepaliveTimeout
-            The last answer did not come in time.
+            The last probe was not answered in time.
         """
         patience = self.limit / (self._max_probes + 1)
         if self._last_received != last_received:
@@ -92,6 +75,6 @@ class KeepaliveMonitor:
                     f"nothing heard from the server for {now - self._last_received:.1f} s"
                 )
             self._checked_after_deadline = (
-                True  # the answer may have come while we were not running
+                True  # the reply may have come while this process was stopped
             )
         return ask, self._probe_due - now

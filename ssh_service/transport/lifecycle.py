@@ -66,15 +66,7 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
     # Whether, and why.
 
     def is_active(self) -> bool:
-        """
-        Tell whether the connection can be used, by this process.
-
-        Returns
-        -------
-        bool
-            False once it has ended, is being closed, or belongs to the parent of this process, and
-            when the interpreter, as it ends, has ended the thread that reads from it.
-        """
+        """Tell whether the connection can be used, by this process."""
         return (
             bool(self.active)
             and self._close_reason is None
@@ -89,11 +81,6 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
 
         An end that has come, but that the reader thread has not seen yet, makes the connection
         inactive; what came before it is still read.
-
-        Returns
-        -------
-        bool
-            As `is_active`.
         """
         if self._wire.has_peer_closed():
             self._peer_closed = True
@@ -159,14 +146,7 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         )
 
     def abort(self, error: SshConnectionLost) -> None:
-        """
-        Drop the connection for a reason.
-
-        Parameters
-        ----------
-        error : SshConnectionLost
-            What everyone who uses the connection is told.
-        """
+        """Drop the connection for a reason."""
         self._end(error, polite=False)
 
     def _end(self, error: SshConnectionLost, polite: bool) -> None:

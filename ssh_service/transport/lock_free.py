@@ -1,4 +1,4 @@
-"""Events that a reader thread can tell, whatever became of those who waited for them."""
+"""An event and a condition whose notifying side never blocks, even if a waiter was interrupted."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import threading
 import time
 from typing import Any, Callable, Deque, Optional
 
-# Seconds of a wait of the main thread's after which the interpreter looks for signals once more.
-# CPython ends a wait for a lock where a signal interrupts it; one that comes a moment before, as
-# the thread hands the interpreter over to another, or that another thread receives, does not.
+# Seconds after which the main thread interrupts its wait, so that signal handlers can run.
+# CPython ends a wait for a lock when a signal interrupts it, but not when the signal came a moment
+# before the wait or was delivered to another thread.
 _SIGNAL_INTERVAL = 1.0
 
 
 def _acquire(waiter: threading.Lock, deadline: Optional[float]) -> bool:
-    """Wait for a lock, and let handlers of signals run meanwhile."""
+    """Wait for a lock, and let signal handlers run meanwhile."""
     if threading.current_thread() is not threading.main_thread():
         left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
         return waiter.acquire(True, min(left, threading.TIMEOUT_MAX))
@@ -30,11 +30,11 @@ def _acquire(waiter: threading.Lock, deadline: Optional[float]) -> bool:
 
 class LockFreeEvent:
     """
-    What `threading.Event` does, without a lock of its own.
+    A `threading.Event` without a lock of its own, whose `set` never blocks.
 
-    An exception of a signal's handler (Ctrl-C) can tear a thread out of ``Event.wait`` with the
-    event's lock taken; ``Event.set`` then waits for ever, and with it the reader thread and all
-    whom it serves: see docs/paramiko_repairs.md#torn-calls.  `set` never waits here.
+    An exception of a signal handler (Ctrl-C) can leave ``Event.wait`` with the event's lock taken.
+    ``Event.set`` then blocks without end, and with it the reader thread and all its users: see
+    docs/paramiko_repairs.md#torn-calls.
 
     Notes
     -----
@@ -43,15 +43,15 @@ class LockFreeEvent:
 
     def __init__(self) -> None:
         self._is_set = False
-        # Each who waits does so for a lock of its own; a deque's operations are atomic.
+        # Each waiting thread has its own lock; a deque's operations are atomic.
         self._waiters: Deque[threading.Lock] = collections.deque()
 
     def is_set(self) -> bool:
-        """Tell whether it is set."""
+        """Return whether the event is set."""
         return self._is_set
 
     def set(self) -> None:
-        """Set it, and release all who wait."""
+        """Set the event and release all waiting threads."""
         self._is_set = True
         while True:
             try:
@@ -60,30 +60,18 @@ class LockFreeEvent:
                 return
 
     def clear(self) -> None:
-        """Let those who wait from now on wait for the next `set`."""
+        """Reset the event: later waits last until the next `set`."""
         self._is_set = False
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """
-        Wait until it is set.
-
-        Parameters
-        ----------
-        timeout : Optional[float]
-            Seconds; None waits for ever.
-
-        Returns
-        -------
-        bool
-            False when the time was up.
-        """
+        """Wait until the event is set; return False after `timeout` seconds (None: no limit)."""
         if self._is_set:
             return True
         waiter = threading.Lock()
         waiter.acquire()
         self._waiters.append(waiter)
         try:
-            if self._is_set:  # just before we were in the queue
+            if self._is_set:  # before this thread was in the queue
                 return True
             deadline = None if timeout is None else time.monotonic() + timeout
             return _acquire(waiter, deadline) or self._is_set
@@ -96,7 +84,7 @@ class LockFreeEvent:
 
 class LockFreeCondition:
     """
-    What `threading.Condition` does for who waits, without a lock of its own; see `LockFreeEvent`.
+    A `threading.Condition` without a lock; `notify_all` never blocks (see `LockFreeEvent`).
 
     Notes
     -----
@@ -107,39 +95,25 @@ class LockFreeCondition:
         self._waiters: Deque[threading.Lock] = collections.deque()
 
     def notify_all(self) -> None:
-        """Have all who wait look again; never waits itself."""
+        """Let all waiting threads check their predicates again."""
         while True:
             try:
                 self._waiters.popleft().release()
             except IndexError:
                 return
 
-    def wait_for(self, look: Callable[[], Any], timeout: Optional[float] = None) -> bool:
-        """
-        Wait until something is true.
-
-        Parameters
-        ----------
-        look : Callable[[], Any]
-            Whether it is; asked now, and whenever the bell rings.
-        timeout : Optional[float]
-            Seconds; None waits for ever.
-
-        Returns
-        -------
-        bool
-            False when the time was up.
-        """
+    def wait_for(self, predicate: Callable[[], Any], timeout: Optional[float] = None) -> bool:
+        """Wait until `predicate()` is true; return False after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not look():
+        while not predicate():
             waiter = threading.Lock()
             waiter.acquire()
             self._waiters.append(waiter)
             try:
-                if look():  # it came true just before we were in the queue
+                if predicate():  # it became true before this thread was in the queue
                     return True
                 if not _acquire(waiter, deadline):
-                    return bool(look())
+                    return bool(predicate())
             finally:
                 try:
                     self._waiters.remove(waiter)

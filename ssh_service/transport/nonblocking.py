@@ -1,4 +1,4 @@
-"""What a channel sends without having to wait, and how that finds its way to the gate."""
+"""The non-blocking calls of a channel."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ssh_service.transport.wire import Buffer
 if TYPE_CHECKING:
     from ssh_service.transport.transport import SshTransport
 
-# Packets that `send_some` writes at once, where it may wait: system calls and wake-ups saved.
+# Packets that `send_some` writes together if it may wait, to save system calls and wake-ups.
 _MAX_PACKETS_PER_WRITE = 4
 _DATA_HEAD = struct.Struct(">BII")
 
 
 class NonblockingChannel(Channel):  # type: ignore[misc]
     """
-    The half of `SshChannel` that sends without waiting; `send_some` alone may be let wait.
+    The half of `SshChannel` that sends without blocking; only `send_some` may be asked to wait.
 
     Notes
     -----
@@ -35,14 +35,14 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
 
     _send_state: SendState
     _pipe: Any
-    _process_requested = False  # whether the server was asked to start a process
-    # Its place among those that the server has started for this connection; None: not yet.
+    _process_requested = False  # exec, shell or a subsystem
+    # The number of its process, in the order in which the server started them; None: not yet.
     start_number: Optional[int] = None
-    # That process itself, where it is known; kept by who finds it out.
+    # The process itself, once `commands.census` has found it.
     process: Any = None
 
     def _set_transport(self, transport: "SshTransport") -> None:
-        # Ours, as paramiko's asks `logging` for its logger, by a lock of the whole process.
+        # Not paramiko's, which asks `logging` for its logger under a lock of the whole process.
         self.logger = transport.logger
         self._send_state = SendState()
         self.transport = TaggedTransport(transport, self._send_state)
@@ -53,15 +53,15 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
 
     @property
     def may_be_running(self) -> bool:
-        """Whether the server was asked to start a process, and has not told its end."""
+        """Whether a process was requested whose end was not reported."""
         return self._process_requested and not self.status_event.is_set()
 
     @property
     def has_sent(self) -> bool:
         """
-        Whether a message of its own (not the one that asked for it) may have reached the peer.
+        Whether a message on this channel (other than the open) may have reached the peer.
 
-        What is False when the connection has ended, stays so.
+        Once the connection has ended, False is final.
         """
         return self._send_state.may_have_sent
 
@@ -70,39 +70,16 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         (transport._send_user_message if wait else transport.send_nowait)(m, self._send_state)
 
     def request_exec(self, command: bytes) -> None:
-        """
-        Ask the server to run `command` (RFC 4254 section 6.5); `ChannelSink.on_reply` follows.
-
-        Parameters
-        ----------
-        command : bytes
-            The command line, for the user's login shell.
-        """
+        """Request `command` (RFC 4254 section 6.5); the sink's `on_reply` follows."""
         self._process_requested = True
         self._request("exec", True, command)
 
     def request_pty(self, term: str = "xterm", width: int = 80, height: int = 24) -> None:
-        """
-        Ask for a terminal (RFC 4254 section 6.2); `ChannelSink.on_reply` follows.
-
-        Parameters
-        ----------
-        term : str
-            Its type.
-        width, height : int
-            Characters.
-        """
+        """Request a terminal (RFC 4254 section 6.2); the sink's `on_reply` follows."""
         self._request("pty-req", True, term, width, height, 0, 0, b"\0")
 
     def request_subsystem(self, name: str) -> None:
-        """
-        Ask the server to start a subsystem; `ChannelSink.on_reply` follows.
-
-        Parameters
-        ----------
-        name : str
-            Such as ``sftp``.
-        """
+        """Request a subsystem, such as ``sftp``; the sink's `on_reply` follows."""
         self._process_requested = True
         self._request("subsystem", True, name)
 
@@ -110,12 +87,8 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         """
         Send a signal to the remote process group (RFC 4254 section 6.9).
 
-        OpenSSH does so since 7.9, but not for root's logins and not for forced commands.
-
-        Parameters
-        ----------
-        name : str
-            Without ``SIG``: ``TERM``, ``KILL``, ``INT``, ...
+        `name` is without ``SIG``.  OpenSSH 7.9 and later support it, but not for root's logins and
+        not for forced commands.
         """
         self._request("signal", False, name)
 
@@ -125,20 +98,20 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
 
     def send_some(self, data: Buffer, *, wait: bool = True) -> int:
         """
-        Send as much of `data` as the peer's window and packet size admit now.
+        Send as much of `data` as the peer's window and packet size allow now.
 
         Parameters
         ----------
         data : bytes
             What to send.
         wait : bool
-            Whether the call may wait until other threads have written theirs and the network has
-            room; the reader thread never does.
+            Whether the call may wait for other writers and for the network; the reader thread
+            never does.
 
         Returns
         -------
         int
-            How many bytes were taken; 0 means: wait for `ChannelSink.on_writable`, or for the end.
+            The number of bytes sent; after 0, wait for `ChannelSink.on_writable` or `on_close`.
         """
         with self.lock:
             if self.closed or self.eof_sent or not self.active:
@@ -163,17 +136,17 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
 
     def _data_message(self, piece: memoryview) -> Message:
         head = _DATA_HEAD.pack(MSG_CHANNEL_DATA, self.remote_chanid, len(piece))
-        return Message(b"".join((head, piece)))  # which holds the bytes as they are
+        return Message(b"".join((head, piece)))  # without another copy
 
     def send_eof(self) -> None:
-        """Tell the peer that no more data will come, without waiting."""
+        """Send EOF, without blocking."""
         with self.lock:
             m = None if self.closed or not self.active else self._send_eof()
         if m is not None:
             self._transmit(m, wait=False)
 
     def close(self) -> None:
-        """Close the channel, without waiting; not an error where its connection is no more."""
+        """Close the channel, without blocking; not an error if the connection has ended."""
         with self.lock:
             if self._pipe is not None:  # as paramiko does it
                 self._pipe.close()

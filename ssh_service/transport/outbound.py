@@ -1,4 +1,4 @@
-"""What the messages of one channel have in common, so that they leave in order."""
+"""The order of the messages of one channel."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class SendState:
-    """What orders the messages of one channel: the object, never its number, which is re-used."""
+    """What one channel has sent; identifies the channel, as numbers are reused."""
 
     __slots__ = ("may_have_sent", "close_sent")
 
     def __init__(self) -> None:
-        self.close_sent = False  # guarded by the transport's gate
-        # Guarded by the gate, except for a look when the connection has ended: whether a message
-        # may have left.  Set before one is written, taken back where that failed altogether.
+        self.close_sent = False  # guarded by the transport's send lock
+        # Guarded by the send lock; may be read once the connection has ended.  Set before a
+        # message is written, cleared if nothing of it was written.
         self.may_have_sent = False
 
 
 class TaggedTransport:
     """
-    What a channel sees as its transport: tags each message with the channel it belongs to.
+    The transport as a channel sees it: adds the channel's `SendState` to each message.
 
     See docs/paramiko_repairs.md#message-after-close and
     docs/paramiko_repairs.md#reused-channel-number.
@@ -41,7 +41,7 @@ class TaggedTransport:
     def _send_user_message(self, m: Message) -> None:
         self.transport._send_user_message(m, self._send_state)
 
-    # In everything else it is the transport itself, also for `isinstance`, ``==`` and assignment.
+    # Everything else is the transport's, including `isinstance`, ``==`` and assignment.
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transport, name)

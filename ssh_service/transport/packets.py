@@ -1,8 +1,8 @@
 """
-Packets in and out: paramiko's cipher work over our own wire, with bounds on what a peer may say.
+paramiko's `Packetizer` on a `Wire`, with limits on what a peer may send.
 
-Only the input and output of paramiko's `Packetizer` are replaced here; everything that encrypts,
-authenticates and counts stays paramiko's.
+Only input and output are replaced; encryption, authentication and sequence numbers stay
+paramiko's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ssh_service.transport.wire import Buffer, Wire
 
 # OpenSSH's PACKET_MAX_SIZE; paramiko has no limit: see docs/paramiko_repairs.md#packet-size
 PACKET_MAX_SIZE = 256 * 1024
-# Messages with a count of items in front: see docs/paramiko_repairs.md#announced-counts
+# Messages that begin with a count of items: see docs/paramiko_repairs.md#announced-counts
 _COUNTED_MESSAGES = (MSG_EXT_INFO, MSG_USERAUTH_INFO_REQUEST)
 # Bytes a server may send before its identification line (RFC 4253 section 4.2); paramiko has no
 # limit: see docs/paramiko_repairs.md#identification-lines
@@ -30,13 +30,13 @@ _UINT32 = struct.Struct(">I")
 
 
 class _StrictMessage(Message):  # type: ignore[misc]
-    """A message that can be read to its end, not beyond it."""
+    """A message whose fields must not extend beyond its end."""
 
     def get_bytes(self, n: int) -> bytes:
-        """Return the next bytes; fewer than `n` are an error."""
+        """Return the next `n` bytes; raise if there are fewer."""
         data = bytes(self.packet.read(n))
         if len(data) < n:
-            raise SSHException("a message announces more than it holds")
+            raise SSHException(f"truncated message: expected {n} more bytes, got {len(data)}")
         return data
 
 
@@ -50,7 +50,7 @@ class Inflater:
         """Inflate a packet."""
         out = self._z.decompress(data, PACKET_MAX_SIZE)
         if self._z.unconsumed_tail:
-            raise SSHException("a packet is too large once decompressed")
+            raise SSHException(f"a packet decompresses to more than {PACKET_MAX_SIZE} bytes")
         return out
 
 
@@ -61,23 +61,23 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
     Parameters
     ----------
     wire : Wire
-        Where the bytes come from and go to.
+        The bytes in and out.
 
     Attributes
     ----------
     deadline : Optional[float]
-        The monotonic instant by which the identification line must have come.
+        Monotonic instant by which the identification line must arrive.
     before_wait : Callable[[], Optional[float]]
-        Called by the reader before it waits; says for how many seconds it may, or raises.
+        Called by the reader before it waits; returns for how many seconds it may, or raises.
     wants_to_write : Callable[[], bool]
-        Says whether the reader should wake as soon as something could be written.
+        Returns whether the reader should wake when the wire becomes writable.
     may_begin_rekey : Callable[[], bool]
-        Says whether the reader may be torn from its wait when new keys are due: not while they are
-        being exchanged, as then it is the peer's turn.
+        Returns whether the reader may stop waiting when new keys are due: not during a key
+        exchange, where the peer has to act.
     on_unknown_message : Optional[Callable[[int], None]]
-        Called with the sequence number of a message of a type nobody knows.
+        Called with the sequence number of a message of unknown type.
     corked : int
-        How many bytes are kept since `cork`.
+        Bytes buffered since `cork`.
     banner : List[str]
         The lines the server sent before its identification.
     """
@@ -85,9 +85,9 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire)
         self._wire = wire
-        self._chunk = b""  # received but not yet asked for, from _position on
+        self._chunk = b""  # received, not yet read from _position on
         self._position = 0
-        self._corked: Optional[List[bytes]] = None  # guarded by the transport's gate
+        self._corked: Optional[List[bytes]] = None  # guarded by the transport's send lock
         self.corked = 0  # guarded by it, too
         self.deadline: Optional[float] = None
         self.before_wait: Callable[[], Optional[float]] = _no_limit
@@ -103,7 +103,7 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         """Start no timer; see above."""
 
     def handshake_timed_out(self) -> bool:
-        """Say no; see above."""
+        """Return False; see above."""
         return False
 
     def complete_handshake(self) -> None:
@@ -113,27 +113,19 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         """
         Read exactly `n` bytes.
 
-        Parameters
-        ----------
-        n : int
-            How many bytes.
-        check_rekey : bool
-            Whether the wait may be given up because new keys are due.
-
-        Returns
-        -------
-        bytes
-            The bytes.
+        With `check_rekey`, the wait is interrupted if new keys are due.
 
         Raises
         ------
         EOFError
             The stream ended.
         SSHException
-            More was asked for than a packet may hold, or the peer fell silent.
+            `n` exceeds the packet limit, or the keepalives were not answered.
         """
         if not 0 <= n <= PACKET_MAX_SIZE:
-            raise SSHException(f"the server announced a packet of {n} bytes")
+            raise SSHException(
+                f"the server announced a packet of {n} bytes (limit: {PACKET_MAX_SIZE})"
+            )
         end = self._position + n
         if end <= len(self._chunk):  # the common case: no system call, no join
             out = self._chunk[self._position : end]
@@ -162,19 +154,14 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
 
     def write_all(self, out: Buffer) -> None:
         """
-        Write a packet.
-
-        Parameters
-        ----------
-        out : bytes
-            The packet, encrypted.
+        Write an encrypted packet.
 
         Raises
         ------
         OSError
-            The connection is closed, or the peer takes nothing any more.
+            The connection is closed, or the peer does not accept data.
         """
-        # paramiko's retries without end: see docs/paramiko_repairs.md#stalled-write
+        # paramiko retries without end: see docs/paramiko_repairs.md#stalled-write
         if self._corked is None:
             self._wire.sendall(out)
         else:
@@ -182,17 +169,14 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
             self.corked += len(out)
 
     def cork(self) -> None:
-        """Keep what is written from now on, for `uncork`; the transport's gate is held."""
+        """Buffer writes until `uncork`; the transport's send lock is held."""
         self._corked, self.corked = [], 0
 
     def uncork(self, wait: bool = True) -> None:
         """
-        Write what was kept, at once: each write costs a system call here and a wake-up there.
+        Write the buffer in one piece: each write costs a system call here and a wake-up there.
 
-        Parameters
-        ----------
-        wait : bool
-            Whether the call may wait until the network has room for all of it.
+        With `wait`, block until all of it is written.
 
         Raises
         ------
@@ -205,28 +189,22 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
 
     def readline(self, timeout: float) -> str:
         """
-        Read a line of what comes before the first packet.
+        Read a line before the first packet.
 
-        Parameters
-        ----------
-        timeout : float
-            Ignored, as it begins anew with each byte; `deadline` holds.
-
-        Returns
-        -------
-        str
-            The line, without its end.
+        `timeout` restarts with each byte and is ignored; `deadline` holds.
 
         Raises
         ------
         SSHException
-            The time is up, or the server talks too much.
+            The deadline passed, or the server sent too much before its identification.
         EOFError
             The stream ended.
         """
         while b"\n" not in self._chunk:
             if sum(map(len, self.banner)) + len(self._chunk) > BANNER_MAX_SIZE:
-                raise SSHException("the server talks, but not SSH")
+                raise SSHException(
+                    f"no SSH identification in the first {BANNER_MAX_SIZE} bytes of the server"
+                )
             wait = None if self.deadline is None else self.deadline - time.monotonic()
             data = self._wire.recv(wait) if wait is None or wait > 0 else None
             if data is None:
@@ -240,20 +218,13 @@ class SshPacketizer(Packetizer):  # type: ignore[misc]
         return text
 
     def read_message(self) -> Tuple[int, Message]:
-        """
-        Read the next packet.
-
-        Returns
-        -------
-        Tuple[int, Message]
-            The message's type, and the message.
-        """
+        """Read the next packet; return the message's type and the message."""
         while True:
             kind, message = super().read_message()
             if kind in _COUNTED_MESSAGES:
                 message.__class__ = _StrictMessage
             # paramiko raises KeyError: see docs/paramiko_repairs.md#unknown-message
-            # In the first key exchange it must see every packet, so that strict-kex can refuse it.
+            # In the first key exchange paramiko must see every packet, for strict kex.
             if kind in MSG_NAMES or not self._initial_kex_done or self.on_unknown_message is None:
                 return kind, message
             self.on_unknown_message(message.seqno)
@@ -264,21 +235,7 @@ def _no_limit() -> Optional[float]:
 
 
 def message(kind: bytes, *fields: Any) -> Message:
-    """
-    Build a message.
-
-    Parameters
-    ----------
-    kind : bytes
-        The message type, one byte.
-    *fields : Any
-        bool, int (uint32), str and bytes, each added in its wire form (RFC 4251 section 5).
-
-    Returns
-    -------
-    Message
-        Ready to be sent.
-    """
+    """Build a message; the fields are bool, int (uint32), str and bytes (RFC 4251 section 5)."""
     parts = [kind]
     for field in fields:
         if isinstance(field, bool):

@@ -1,4 +1,4 @@
-"""A check, at first use, that the installed paramiko still works the way our repairs rely on."""
+"""A check at first use that the installed paramiko works as our repairs expect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from paramiko.common import (
 from paramiko.message import Message
 from paramiko.packet import Packetizer
 
-# What is overridden or called, and would be silently without effect if it were renamed.
+# Names that we override or call; if one were renamed, an override would silently have no effect.
 _NEEDED = {
     paramiko.Transport: (
         "_auth_trigger",
@@ -84,7 +84,7 @@ _NEEDED = {
     ),
 }
 
-# The same of what each object has: what is put in its place would lie beside what is used.
+# The same for attributes of instances that we replace.
 _REPLACED = {
     paramiko.Transport: (
         "_channels",
@@ -109,7 +109,7 @@ _REPLACED = {
     ),
 }
 
-# By which message what is overridden is called.
+# The message types that call our overrides.
 _HANDLERS = {
     MSG_EXT_INFO: "_parse_ext_info",
     MSG_NEWKEYS: "_parse_newkeys",
@@ -123,7 +123,7 @@ _HANDLERS = {
 
 
 class _LoopbackPacketizer(Packetizer):  # type: ignore[misc]
-    """A packetizer whose bytes go nowhere but back to itself."""
+    """A packetizer that reads what it wrote."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -138,14 +138,14 @@ class _LoopbackPacketizer(Packetizer):  # type: ignore[misc]
 
 
 class _NullSocket:
-    """What a transport takes for its socket."""
+    """Stands in for a transport's socket."""
 
     def settimeout(self, timeout: Optional[float]) -> None:
         pass
 
 
 class _Recorder:
-    """What a channel takes for its transport; keeps the messages."""
+    """Stands in for a channel's transport; keeps the messages."""
 
     def __init__(self) -> None:
         self.sent: List[bytes] = []
@@ -166,7 +166,7 @@ class _Recorder:
 @functools.lru_cache(maxsize=None)
 def check_paramiko() -> None:
     """
-    Prove that the parts of paramiko we override are there and are still called.
+    Check that the parts of paramiko that we override exist and are called.
 
     Raises
     ------
@@ -226,6 +226,6 @@ def _check_channel() -> None:
 
 def _changed_error(what: str) -> ImportError:
     return ImportError(
-        f"ssh_service does not fit the installed paramiko {getattr(paramiko, '__version__', '?')}:"
-        f" {what}.  Please report this, and install an older paramiko meanwhile."
+        f"ssh_service does not support paramiko {getattr(paramiko, '__version__', '?')}:"
+        f" {what}.  Please report this; until it is fixed, install an older paramiko."
     )

@@ -1,4 +1,4 @@
-"""A channel's receive buffer: a deque of chunks that never moves what it does not hand out."""
+"""A channel's receive buffer: a deque of chunks, which are not copied until they are read."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ChunkPipe:
     """
 
     def __init__(self) -> None:
-        # Taken itself, not by its condition, whose `with` is Python code that an exception of a
-        # signal handler can interrupt: see docs/paramiko_repairs.md#torn-calls
+        # Taken directly, not through the condition, whose `with` is Python code that an exception
+        # of a signal handler can interrupt: see docs/paramiko_repairs.md#torn-calls
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._chunks: Deque[Union[bytes, memoryview]] = collections.deque()  # guarded by _lock
@@ -32,7 +32,7 @@ class ChunkPipe:
         return self._size
 
     def set_event(self, event: Any) -> None:
-        """Keep `event` set while there is something to read, or nothing more will come."""
+        """Keep `event` set while there is data, or after the end."""
         with self._lock:
             self._event = event
             self._update_event_locked()
@@ -51,24 +51,12 @@ class ChunkPipe:
             self._changed.notify_all()
 
     def read_ready(self) -> bool:
-        """Tell whether `read` would return bytes at once."""
+        """Return whether `read` would return bytes without waiting."""
         return self._size > 0
 
     def read(self, nbytes: int, timeout: Optional[float] = None) -> bytes:
         """
         Take up to `nbytes` bytes, waiting until there is one.
-
-        Parameters
-        ----------
-        nbytes : int
-            The most to take.
-        timeout : Optional[float]
-            Seconds to wait for the first byte; None waits for ever.
-
-        Returns
-        -------
-        bytes
-            b"" when nothing more will come.
 
         Raises
         ------
@@ -97,12 +85,12 @@ class ChunkPipe:
         return b"".join(out)
 
     def empty(self) -> bytes:
-        """Take all there is, without waiting."""
+        """Return all buffered bytes, without waiting."""
         with self._lock:
             return self._take_locked(self._size)
 
     def close(self) -> None:
-        """Let `read` return b"" once all is taken."""
+        """Let `read` return b"" once the buffer is empty."""
         with self._lock:
             self._closed = True
             self._update_event_locked()
@@ -110,14 +98,14 @@ class ChunkPipe:
 
 
 class _ClosedPipe(ChunkPipe):
-    """What all channels that work for a sink have for their buffers: at its end from the start."""
+    """The buffer of every channel that has a sink: closed and empty."""
 
     def __init__(self) -> None:
         super().__init__()
         super().close()
 
     def close(self) -> None:
-        """Do nothing, so that readers of many connections need not wait for each other."""
+        """Do nothing: reader threads must not contend for the lock of this shared object."""
 
 
 CLOSED_PIPE = _ClosedPipe()

@@ -1,8 +1,8 @@
 """
-The reaper: one thread of the process, for what no other thread of a connection will do.
+The reaper: one thread of the process for sends that no other thread of a connection will make.
 
-It closes channels that were forgotten, and sends what was deferred while the network had no room.
-A forked child has neither it nor any reader thread, so here is what becomes of a fork, too.
+It closes channels that were garbage collected, and sends messages that were deferred while the
+network was full.  It also handles forks: a child has neither this thread nor any reader thread.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ssh_service.transport.outbound import SendState
 if TYPE_CHECKING:
     from ssh_service.transport.sending import SendingTransport
 
-# Seconds between two looks at whether a transport with deferred messages can write again.
+# Seconds between attempts to send the deferred messages of a transport.
 _RETRY_INTERVAL = 0.05
 
-# A message to send, or None where a transport only has to be asked to send what it deferred.
+# A message to send, or None to send the transport's deferred messages.
 PendingSend = Tuple["SendingTransport", Optional[Message], Optional[SendState]]
 
 _queue: "queue.SimpleQueue[PendingSend]" = queue.SimpleQueue()
@@ -33,14 +33,7 @@ _transports: "weakref.WeakSet[SendingTransport]" = weakref.WeakSet()
 
 
 def register(transport: SendingTransport) -> None:
-    """
-    See to it that chores of `transport` are done, and that a forked child lets go of it.
-
-    Parameters
-    ----------
-    transport : SendingTransport
-        Ready to be used.
-    """
+    """Serve a transport: its submitted sends, and its invalidation in a forked child."""
     global _thread
     with _lock:
         if _thread is None or not _thread.is_alive():
@@ -54,18 +47,7 @@ def submit(
     m: Optional[Message] = None,
     send_state: Optional[SendState] = None,
 ) -> None:
-    """
-    Leave a chore to the reaper, without taking a lock: destructors may do so, under any lock.
-
-    Parameters
-    ----------
-    transport : SendingTransport
-        The connection.
-    m : Optional[Message]
-        What to send; None where only what was deferred has to be sent.
-    send_state : Optional[SendState]
-        The channel that the message belongs to.
-    """
+    """Hand a send to the reaper; takes no lock, so destructors may call it under any lock."""
     _queue.put((transport, m, send_state))  # which is documented as safe in a destructor
 
 
@@ -85,7 +67,7 @@ def _run() -> None:
 
 
 def _after_fork_in_child() -> None:
-    # A child has neither the parent's threads nor their locks: docs/paramiko_repairs.md#fork
+    # A child does not have the threads that may hold these locks: docs/paramiko_repairs.md#fork
     global _queue, _lock, _thread
     _queue, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
     for transport in list(_transports):

@@ -1,4 +1,4 @@
-"""A real socket in front of what only looks like one, such as a `paramiko.ProxyCommand`."""
+"""A real socket in front of a socket-like object, such as a `paramiko.ProxyCommand`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from typing import Any, Optional
 from paramiko.proxy import ProxyCommand
 from paramiko.ssh_exception import ProxyCommandFailure
 
-# Bytes that are moved at once.
+# Bytes of one read.
 _READ_SIZE = 64 * 1024
-# Seconds after which a wait for the socket-like object is begun anew, to see whether it is over;
-# paramiko's own interval.
+# Seconds between checks whether the relay has been stopped; the same as paramiko's interval.
 _POLL_INTERVAL = 0.1
 # Seconds that a proxy command has to end, after its output has ended or it was terminated.
 _EXIT_TIMEOUT = 0.5
@@ -28,26 +27,26 @@ _MAX_STDERR_BYTES = 1024
 
 class Relay:
     """
-    Two threads that move bytes between a real socket and a socket-like object.
+    Two threads that copy bytes between a real socket and a socket-like object.
 
-    The transport waits for its socket by `poll`, and never in the middle of a write.  What has
-    only `send`, `recv`, `settimeout` and `close` allows neither, so it gets threads of its own.
+    The transport waits for its socket with `poll`, and never in the middle of a write.  An object
+    with only `send`, `recv`, `settimeout` and `close` supports neither, so it gets two threads.
 
     Parameters
     ----------
     sock : Any
-        Connected.  It is closed when the relay ends.
+        The connected socket-like object, closed when the relay ends.
 
     Attributes
     ----------
     socket : socket.socket
-        The end for the transport.
+        The transport's end.
     error : Optional[BaseException]
         Why the socket-like object failed, if it did.
 
     Notes
     -----
-    Thread safety.  `stop` may be called from any thread, any number of times.
+    Thread safety.  `stop` may be called from any thread, more than once.
     """
 
     def __init__(self, sock: Any) -> None:
@@ -66,7 +65,7 @@ class Relay:
         )
 
     def start(self) -> None:
-        """Begin to move bytes, unless it was stopped already."""
+        """Start the threads, unless `stop` was called before."""
         with self._lock:
             self._started = not self._stopped
             if self._started:
@@ -74,22 +73,22 @@ class Relay:
                 self._outbound.start()
 
     def stop(self) -> None:
-        """End both threads; the transport's end has been shut down, or soon will be."""
+        """End both threads; the caller shuts down the transport's end."""
         with self._lock:
             never_used = not self._started and not self._stopped
             self._stopped = True
         self._sock.interrupt()
-        if never_used:  # otherwise the thread that sends closes them, as the last to use them
+        if never_used:  # otherwise the sending thread closes them
             self._sock.close()
             self._relay_end.close()
 
     def discard(self) -> None:
-        """Leave the socket-like object to its owner; only before `start`."""
+        """Return the socket-like object to its owner; only before `start`."""
         self.socket.close()
         self._relay_end.close()
 
     def release(self) -> None:
-        """Give up the descriptors in a forked child, where the threads do not exist."""
+        """Close the descriptors in a forked child, which does not have the threads."""
         if self._pid != os.getpid():
             self._relay_end.close()
 
@@ -146,7 +145,7 @@ def _adapter(sock: Any) -> Any:
 
 
 class _SocketLike:
-    """An object with the methods that paramiko asks of a socket."""
+    """An object with the socket methods that paramiko uses."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
@@ -179,7 +178,7 @@ class _TlsSocket:
     A TLS socket that one thread reads while another writes.
 
     OpenSSL allows only one call at a time on a connection, and most releases of Python do not
-    serialize them: two at once garble what is sent.
+    serialize them: concurrent calls corrupt the stream.
     """
 
     def __init__(self, sock: Any, ssl: Any) -> None:
@@ -189,7 +188,7 @@ class _TlsSocket:
         self._wants = {ssl.SSLWantReadError: select.POLLIN, ssl.SSLWantWriteError: select.POLLOUT}
 
     def _call(self, method: Any, argument: Any) -> Any:
-        """Return what a method returned, or None, after a moment, if it would have blocked."""
+        """Return the result of a method; wait briefly and return None if it would block."""
         try:
             with self._lock:
                 return method(argument)
@@ -219,7 +218,7 @@ class _TlsSocket:
 
 class _ProxyProcess:
     """
-    A `paramiko.ProxyCommand`, by the pipes of its process.
+    A `paramiko.ProxyCommand`, through the pipes of its process.
 
     Its own `recv` never notices the end: see docs/paramiko_repairs.md#proxy-commands.
     """
@@ -259,14 +258,14 @@ class _ProxyProcess:
         return os.write(self._process.stdin.fileno(), data)
 
     def interrupt(self) -> None:
-        """End the process, and with it every wait for it."""
+        """Terminate the process, which ends every wait for it."""
         if self._process.poll() is None:
             # (Before Python 3.10 it is an error that another thread reaped it just now.)
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
 
     def close(self) -> None:
-        """Leave neither a zombie nor a descriptor."""
+        """Reap the process and close its pipes."""
         try:
             self._process.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:

@@ -68,35 +68,13 @@ class SendingTransport(LifecycleTransport):
         self._can_send = self.clear_to_send.is_set  # False while keys are being exchanged
 
     def send_nowait(self, m: Message, send_state: Optional[SendState] = None) -> None:
-        """
-        Send a small message without ever waiting: for another thread, a key exchange or the peer.
-
-        Parameters
-        ----------
-        m : Message
-            What to send.
-        send_state : Optional[SendState]
-            The channel it belongs to, if any.
-        """
+        """Send a small message without blocking, even in a key exchange or with a full network."""
         self._deferred.append((m, send_state))
         if not self._batches.__dict__.get("groups"):
             self._flush_or_submit()
 
     def batch(self, defer: bool = False) -> ContextManager[None]:
-        """
-        Send what this thread posts meanwhile in one piece, at the end.
-
-        Parameters
-        ----------
-        defer : bool
-            Whether the first message may wait a moment for others, where none follows it; for the
-            reader thread.
-
-        Returns
-        -------
-        ContextManager[None]
-            For ``with``.
-        """
+        """Send what this thread posts meanwhile in one piece, at the end."""
         return _Batch(self, defer)
 
     def _flush_later(self) -> None:
@@ -118,14 +96,7 @@ class SendingTransport(LifecycleTransport):
             reaper.submit(self)
 
     def _flush(self) -> bool:
-        """
-        Send what is deferred, unless the gate is taken: whoever holds it does so at the end.
-
-        Returns
-        -------
-        bool
-            False where the network has no room for what is left.
-        """
+        """Send what is deferred, unless the gate is taken: whoever holds it does so at the end."""
         try:
             while self._has_unsent() and self._can_send() and self._is_usable():
                 if self._wire.would_block():

@@ -1,4 +1,4 @@
-"""Who is told what comes over a channel, by the connection's reader thread."""
+"""Handlers of a channel's messages, called by the connection's reader thread."""
 
 from __future__ import annotations
 
@@ -14,67 +14,59 @@ if TYPE_CHECKING:
 
 class ChannelSink:
     """
-    Who is told what comes over a channel.
+    Handles the messages of one channel.
 
     Notes
     -----
-    Every method is called on the connection's reader thread, in the order in which the messages
-    came.  It must return at once: no waiting, no file access, none of the user's code.
+    Every method is called on the connection's reader thread, in the order of the messages.  It
+    must not block: no waiting, no file access, no user's code.
 
     Attributes
     ----------
     auto_window : bool
-        Whether the window that a chunk took is given back as soon as `data` or `stderr` returns.
+        Whether the window that a chunk took is adjusted as soon as `data` or `stderr` returns.
         Otherwise the sink calls `SshChannel.adjust_window` when it is done with the chunk.
     """
 
     auto_window = True
 
     def on_open(self, channel: "SshChannel") -> None:
-        """Take note that the server confirmed the channel."""
+        """Handle the server's confirmation of the channel."""
 
     def on_reply(self, ok: bool) -> None:
-        """Take the server's answer to a request, such as `request_exec`; they come in order."""
+        """Handle the reply to a request, such as `request_exec`; replies come in order."""
 
     def on_data(self, chunk: bytes) -> None:
-        """Take bytes of stdout."""
+        """Handle bytes of stdout."""
 
     def on_stderr(self, chunk: bytes) -> None:
-        """Take bytes of stderr."""
+        """Handle bytes of stderr."""
 
     def on_eof(self) -> None:
-        """Take note that no more bytes will come."""
+        """Handle the peer's EOF: no more data will come."""
 
     def on_exit_status(self, status: int) -> None:
-        """Take the exit status of the remote process."""
+        """Handle the exit status of the remote process."""
 
     def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
-        """Take the signal that ended the remote process, such as ``TERM``."""
+        """Handle the signal that ended the remote process, such as ``TERM``."""
 
     def on_writable(self) -> None:
-        """Take note that the peer widened its window."""
+        """Handle a WINDOW_ADJUST: more can be sent."""
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """
-        Take note of the end; called exactly once, and last.
-
-        Parameters
-        ----------
-        error : Optional[SshServiceError]
-            None when the peer closed the channel (whoever began); `SshSessionRefused` when it was
-            never opened; `SshConnectionLost` when the connection ended first.
-        """
+        """Handle the end of the channel; called exactly once, as the last method."""
 
 
 class OpenWaiter(ChannelSink):
-    """Waits for a channel to be opened, for the blocking form."""
+    """Waits for a channel to be opened, for the blocking interface."""
 
     def __init__(self) -> None:
         self._done = LockFreeEvent()
 
     def on_open(self, channel: "SshChannel") -> None:
         """Release the waiting thread."""
-        channel._sink = None  # before the first request, so before anything else can come
+        channel.detach_sink()  # before the first request, so before any other message
         self._done.set()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
@@ -82,17 +74,5 @@ class OpenWaiter(ChannelSink):
         self._done.set()
 
     def wait(self, deadline: float) -> bool:
-        """
-        Wait until the channel is open or refused.
-
-        Parameters
-        ----------
-        deadline : float
-            A monotonic instant.
-
-        Returns
-        -------
-        bool
-            False when the time was up.
-        """
+        """Wait until the channel is open or refused."""
         return self._done.wait(max(0.0, deadline - time.monotonic()))

@@ -1,9 +1,9 @@
 """
-A connection that threads can share: `paramiko.Transport` with its faults repaired from outside.
+A connection that threads can share: `paramiko.Transport`, repaired by overrides.
 
 Each override names the section of docs/paramiko_repairs.md that explains it.
 `ssh_service.transport.paramiko_check` verifies at first use that the installed paramiko still
-calls what is overridden here.
+calls the overridden methods.
 
 The class is the top of a ladder, one layer a module: `LifecycleTransport` (how it ends),
 `SendingTransport`, `GlobalRequestTransport`, `ChannelOpeningTransport`,
@@ -33,16 +33,16 @@ from ssh_service.transport.paramiko_check import check_paramiko
 from ssh_service.transport.text import printable
 from ssh_service.transport.wire import Wire
 
-# Seconds a write may stall where no keepalive says how long the peer may be silent.
+# Seconds a write may stall if there is no keepalive.
 _STALL_TIMEOUT = 120.0
-# Seconds after which the reader looks whether it was given a keepalive meanwhile.
+# Seconds between checks whether a keepalive was set meanwhile.
 _IDLE_CHECK_INTERVAL = 60.0
-# Characters of a failed handshake's reason that are shown: a server's offer may be long.
+# Characters of a failed handshake's reason that are shown.
 _MAX_OFFER = 2000
-# Seconds paramiko's own logins wait for the server.
+# Seconds for which paramiko's own login methods wait for the server.
 _AUTH_TIMEOUT = 30.0
-# What OpenSSH says in place of its identification to those it drops: for MaxStartups, and for
-# PerSourcePenalties and PerSourceMaxStartups (sshd.c).
+# OpenSSH sends these instead of its identification, for MaxStartups, and for PerSourcePenalties
+# and PerSourceMaxStartups (sshd.c).
 _THROTTLED = ("Exceeded MaxStartups", "Not allowed at this time")
 
 
@@ -53,33 +53,33 @@ class SshTransport(ChannelAcceptingTransport):
     Parameters
     ----------
     sock : socket.socket, paramiko.Channel, paramiko.ProxyCommand or the like
-        Connected to the server; it belongs to the transport from now on.  An object of another
-        type needs the methods `send`, `recv`, `settimeout` and `close`.
+        Connected to the server; owned by the transport from now on.  An object of another type
+        needs the methods `send`, `recv`, `settimeout` and `close`.
     connection_id : str
-        ``user@host:port``, for people.
+        ``user@host:port``, for messages.
     keepalive_interval : Optional[float]
-        Seconds of silence after which the server is asked for a sign of life; None or 0: never.
+        Seconds of silence after which a keepalive is sent; None or 0 for never.
     keepalive_count_max : int
-        After ``interval * count`` seconds without any byte the connection is lost.
+        The connection is lost after ``interval * count`` seconds without any byte.
     ciphers, kex, macs, key_types, compression : Optional[Sequence[str]]
-        Algorithms to offer, best first; None keeps paramiko's.
+        Algorithms to offer, best first; None for paramiko's defaults.
 
     Raises
     ------
     ValueError
-        An algorithm's name is unknown to the installed paramiko.
+        The installed paramiko does not know an algorithm.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread, `handshake` once.
 
     Guarantees.  Messages of one channel leave in order, nothing after its CLOSE.  The reader
-    thread never waits for another thread, so a re-key under load ends.  A peer that falls silent
-    is noticed in every state, and its loss is told at once to every channel and to the done
-    callbacks.  After a fork the child can neither use nor harm the parent's connection.
+    thread never waits for another thread, so a re-key under load completes.  A silent peer is
+    noticed in every state; every channel and the done callbacks are notified at once.  After a
+    fork, the child can neither use nor harm the parent's connection.
     """
 
-    # paramiko inflates a packet to whatever size it may have.
+    # paramiko decompresses a packet without a limit.
     _compression_info = {
         name: (deflater, deflater and Inflater)
         for name, (deflater, _) in paramiko.Transport._compression_info.items()
@@ -101,10 +101,10 @@ class SshTransport(ChannelAcceptingTransport):
         check_paramiko()
         self._keepalive_monitor = KeepaliveMonitor(keepalive_interval or 0.0, keepalive_count_max)
         self._rekey_started_at: Optional[float] = None  # reader thread only
-        # Of those who wait for an exchange of keys that has not begun, and for the present one.
+        # Events of threads that wait for the next key exchange, and for the current one.
         self._rekey_waiters: Deque[LockFreeEvent] = collections.deque()
         self._current_rekey_waiters: List[LockFreeEvent] = []  # reader thread only
-        self.extras: Dict[str, Any] = {}  # what others keep for as long as the connection lives
+        self.extras: Dict[str, Any] = {}  # objects of other packages that live as long as this
         super().__init__(
             Wire(sock, self._keepalive_monitor.limit or _STALL_TIMEOUT), connection_id
         )
@@ -130,7 +130,7 @@ class SshTransport(ChannelAcceptingTransport):
             raise
         reaper.register(self)
 
-    # Names for people.
+    # Representation and logging.
 
     def __repr__(self) -> str:
         state = "active" if self.is_active() else "ended"
@@ -143,29 +143,22 @@ class SshTransport(ChannelAcceptingTransport):
             for line in msg if isinstance(msg, list) else [msg % args if args else msg]:
                 self.logger.debug("%s: %s", self.connection_id, printable(str(line)))
 
-    # Who is there, and who we are.
+    # Handshake and authentication.
 
     def handshake(self, deadline: float) -> paramiko.PKey:
         """
-        Start the reader thread, identify both sides and exchange keys.
+        Start the reader thread, exchange identifications and keys; return the host key.
 
-        Parameters
-        ----------
-        deadline : float
-            A monotonic instant; paramiko's own time-outs do not hold: see
-            docs/paramiko_repairs.md#handshake-timeout.
-
-        Returns
-        -------
-        paramiko.PKey
-            The server's host key, proven to be the server's but not yet trusted.
+        The key is proven to be the server's, but not yet verified against known hosts.  `deadline`
+        is a monotonic instant; paramiko's own timeouts do not hold: see
+        docs/paramiko_repairs.md#handshake-timeout.
 
         Raises
         ------
         SshConnectTimeout
             The deadline passed; `phase` is ``banner`` or ``kex``.
         SshConnectError
-            The server is none, speaks another version, or has no algorithm in common.
+            The peer is not an SSH 2 server, or there is no common algorithm.
         """
         self.packetizer.deadline = deadline
         done = LockFreeEvent()
@@ -196,7 +189,7 @@ class SshTransport(ChannelAcceptingTransport):
         raise error from cause
 
     def _server_text(self) -> str:
-        # "Exceeded MaxStartups" comes in place of the identification: see
+        # "Exceeded MaxStartups" comes instead of the identification: see
         # docs/paramiko_repairs.md#refusal-in-words
         said = " ".join(line for line in self.packetizer.banner if not line.startswith("SSH-"))
         if self._disconnect_text:
@@ -207,7 +200,7 @@ class SshTransport(ChannelAcceptingTransport):
         try:
             super()._check_banner()
         except SSHException as error:
-            cause = error.__context__  # whose text paramiko glues to its own words
+            cause = error.__context__  # paramiko appends its text to its own message
             if cause is None or isinstance(error, IncompatiblePeer):
                 raise
             raise SSHException(f"no SSH identification: {reason_of(cause)}") from cause
@@ -228,14 +221,14 @@ class SshTransport(ChannelAcceptingTransport):
 
     def _parse_ext_info(self, m: Message) -> None:
         super()._parse_ext_info(m)
-        # Let a server that takes no RSA signature refuse such a key itself: see
+        # Let a server that accepts no RSA signature refuse an RSA key itself: see
         # docs/paramiko_repairs.md#rsa-refused
         listed = self.server_extensions.get("server-sig-algs", b"")
         ours = [name for name in self.preferred_pubkeys if "rsa" in name]
         if listed and ours and set(ours).isdisjoint(listed.decode("latin-1").split(",")):
             self.server_extensions["server-sig-algs"] = listed + b"," + ours[0].encode()
 
-    # Keys, and new ones.
+    # Host key and re-keying.
 
     def _verify_key(self, host_key: bytes, sig: bytes) -> None:
         check_host_key(self.host_key_type, host_key, sig)
@@ -251,18 +244,18 @@ class SshTransport(ChannelAcceptingTransport):
 
     def renegotiate_keys(self) -> None:
         """
-        Exchange keys anew, and wait until that is done: in an exchange that begins after the call.
+        Exchange keys again, and wait for an exchange that began after the call.
 
         Raises
         ------
         SshConnectionLost
-            The connection has ended, or the server did not take part.
+            The connection has ended, or the server did not complete the exchange.
         """
         done = LockFreeEvent()
         self._rekey_waiters.append(done)
-        if self.is_active():  # otherwise, nobody is there to set it
+        if self.is_active():  # otherwise there is no reader thread to set it
             self._send_keepalive()  # wakes the reader, which begins
-            limit = 2 * sending.REKEY_TIMEOUT  # another exchange may be under way
+            limit = 2 * sending.REKEY_TIMEOUT  # another exchange may be in progress
             if not done.wait(limit):
                 self.abort(self._loss_error("protocol", f"no new keys in {limit:g} s"))
         if not self.is_active():
@@ -289,10 +282,10 @@ class SshTransport(ChannelAcceptingTransport):
             latch.set()
         super()._release_waiters(reason)
 
-    # How long the reader waits for bytes.
+    # The reader's waits.
 
     def _before_wait(self) -> Optional[float]:
-        """Do what is due before the reader waits for bytes; say for how long it may."""
+        """Do what is due before the reader waits; return for how many seconds it may wait."""
         now = time.monotonic()
         waits = []
         if self._rekey_waiters and not self.in_kex:
@@ -316,19 +309,17 @@ class SshTransport(ChannelAcceptingTransport):
 
     def set_keepalive(self, interval: float) -> None:
         """
-        Change how long the server may be silent before it is asked for a sign of life.
-
-        How often it is asked stays the same, so it is lost after ``interval * count`` seconds.
+        Change the keepalive interval; the count stays the same.
 
         Parameters
         ----------
         interval : float
-            Seconds; 0: never.
+            Seconds of silence after which a keepalive is sent; 0 for never.
 
         Notes
         -----
-        It holds from the server's next message on, which is asked for at once.  Where that does
-        not come, and there was no keepalive before, it holds within a minute.
+        The interval applies from the server's next message, which is requested at once.  If there
+        was no keepalive before and no message comes, it applies within a minute.
         """
         self._keepalive_monitor.set_interval(float(interval))
         self._wire.stall_timeout = self._keepalive_monitor.limit or _STALL_TIMEOUT

@@ -1,8 +1,7 @@
 """
 The bytes below the protocol: one socket, read by one thread, written by many in turn.
 
-Every wait lasts exactly as long as nothing has to be done, so an idle connection costs nothing:
-see docs/paramiko_repairs.md#idle-polling.
+No wait polls, so an idle connection uses no CPU: see docs/paramiko_repairs.md#idle-polling.
 """
 
 from __future__ import annotations
@@ -20,46 +19,46 @@ from ssh_service.transport.relay import Relay
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-# One read takes what the kernel has, so that a burst of small packets costs one system call.
+# One read takes all that the kernel has: a burst of small packets costs one system call.
 _READ_SIZE = 256 * 1024
-# Seconds between two looks at whether a channel that stands in for a socket takes data again.
+# Seconds between checks of a channel used as a socket: for its window while reading, writing.
 _CHANNEL_POLL_INTERVAL = 0.05
 _WINDOW_POLL_INTERVAL = 0.005
-# Seconds after which a wait is begun anew: poll() counts milliseconds in a C int.
+# Seconds of one wait at most: poll() counts milliseconds in a C int.
 _MAX_WAIT = 3600.0
 
 
 class WriteStalled(OSError):
-    """The peer has taken no byte for longer than it may."""
+    """The peer accepted no byte for the stall timeout."""
 
 
 class Wire:
     """
-    A connected socket, or what stands in for one, as the transport uses it.
+    A connected socket or socket-like object, as the transport uses it.
 
     Parameters
     ----------
     sock : socket.socket, paramiko.Channel, paramiko.ProxyCommand or the like
-        Connected.  It belongs to the wire from now on.  Whatever is neither a plain socket nor a
-        channel needs only `send`, `recv`, `settimeout` and `close`, and is given a `Relay`.
+        Connected, and owned by the wire from now on.  An object that is neither a plain socket nor
+        a channel needs only `send`, `recv`, `settimeout` and `close`, and gets a `Relay`.
     stall_timeout : float
-        Seconds for which the peer may accept no byte before a write fails.
+        Seconds without progress after which a write fails.
 
     Attributes
     ----------
     stall_timeout : float
-        As given; may be changed.
+        May be changed.
     backlog : bytes
-        What `send_nowait` could not write.
+        Data that `send_nowait` could not write yet.
 
     Notes
     -----
     Thread safety.  `recv` is for the reader thread only; `sendall` and `send_nowait` for one
     thread at a time, which the transport's send lock ensures; everything else for any thread.
 
-    Guarantees.  `close` wakes a thread that waits in `recv` or `sendall`, and never gives the
-    descriptor back: another thread may be about to use its number.  `release` does that, once the
-    reader knows that nobody is in here any more.
+    Guarantees.  `close` wakes a thread that waits in `recv` or `sendall`, but does not close the
+    descriptor, whose number another thread may be about to use.  `release` closes it, once no
+    thread uses the wire.
     """
 
     def __init__(self, sock: Any, stall_timeout: float) -> None:
@@ -73,14 +72,14 @@ class Wire:
         self._sock = sock
         self.is_socket = isinstance(sock, socket.socket)
         self.stall_timeout = stall_timeout
-        self._closed = False  # by the name that paramiko asks for
-        self._drained = False  # reader thread only: the last read took all there was
-        self.backlog = b""  # guarded by the gate
+        self._closed = False  # the name that paramiko uses
+        self._drained = False  # reader thread only: the last read took all data
+        self.backlog = b""  # guarded by the send lock
         self.last_received = time.monotonic()
         if self.is_socket:
             sock.setblocking(False)
 
-    # What paramiko, or its users, ask of a socket.
+    # The socket methods that paramiko and its users call.
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_original":  # not made yet, or being copied
@@ -93,22 +92,22 @@ class Wire:
             self._relay.start()
 
     def detach(self) -> None:
-        """Leave the socket to the caller, as the transport could not be made."""
+        """Return the socket to the caller: creating the transport failed."""
         if self._relay is not None:
             self._relay.discard()
 
     def settimeout(self, timeout: Optional[float]) -> None:
-        """Ignore the time-out paramiko sets: every wait of the wire is given its own."""
+        """Ignore paramiko's timeout: every wait of the wire has its own."""
 
     def setblocking(self, blocking: bool) -> None:
         """Ignore it, as `settimeout` does."""
 
     def fileno(self) -> int:
-        """Return the descriptor, or -1 once it was given back."""
+        """Return the descriptor, or -1 once it is closed."""
         return int(self._sock.fileno())
 
     def close(self) -> None:
-        """End both directions, waking whoever waits; the descriptor stays until `release`."""
+        """Shut down both directions and wake waiting threads; the descriptor stays open."""
         self._closed = True
         if not self.is_socket:
             self._sock.close()
@@ -116,12 +115,12 @@ class Wire:
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # the peer was faster, or the descriptor is given back already
+            pass  # the peer was first, or the descriptor is closed
         if self._relay is not None:
             self._relay.stop()
 
     def release(self) -> None:
-        """Give the descriptor back, without a word to the peer (a forked child may call this)."""
+        """Close the descriptor without a message to the peer; a forked child may call this."""
         self._closed = True
         if self.is_socket:
             self._sock.close()
@@ -130,19 +129,9 @@ class Wire:
 
     def recv(self, timeout: Optional[float], until_writable: bool = False) -> Optional[bytes]:
         """
-        Wait for bytes.
+        Wait for bytes; return b"" at the end of the stream, None after `timeout` (None: no limit).
 
-        Parameters
-        ----------
-        timeout : Optional[float]
-            Seconds to wait at most; None waits for ever.
-        until_writable : bool
-            Whether to come back as soon as something could be written.
-
-        Returns
-        -------
-        Optional[bytes]
-            What came, b"" at the end of the stream, or None when the time was up.
+        With `until_writable`, return early when the socket becomes writable.
 
         Raises
         ------
@@ -164,7 +153,7 @@ class Wire:
 
     def _recv_real(self, timeout: Optional[float], until_writable: bool) -> Optional[bytes]:
         for _ in range(2):
-            # What was read to its end has to be waited for: a system call less for most packets.
+            # After a read that took all data, wait first: this saves a system call per packet.
             if self._drained and not _wait(self._sock, True, until_writable, timeout):
                 break
             try:
@@ -190,34 +179,29 @@ class Wire:
         return not (self.is_socket and not self.backlog) and not self.writable()
 
     def writable(self) -> bool:
-        """Tell whether a small message could be written now without waiting; no if closed."""
+        """Return whether a small message could be written without waiting; False if closed."""
         if not self.is_socket:
             return bool(self._sock.send_ready())
         try:
             return not self._closed and _wait(self._sock, False, True, 0.0)
         except OSError:
-            return False  # given back just now
+            return False  # closed just now
 
     def has_peer_closed(self) -> bool:
-        """Tell whether the peer has ended the stream, though not all of it may have been read."""
+        """Return whether the peer has closed the stream, even if data is left to read."""
         try:
             return self._closed or (self.is_socket and _has_ended(self._sock))
         except OSError:
-            return True  # given back just now
+            return True  # closed just now
 
     def sendall(self, data: Buffer) -> None:
         """
-        Write all of `data`, waiting for the peer as long as it takes some of it now and then.
-
-        Parameters
-        ----------
-        data : bytes
-            What to write.
+        Write all of `data`, waiting as long as the peer makes progress.
 
         Raises
         ------
         WriteStalled
-            The peer took nothing for `stall_timeout` seconds.
+            The peer accepted nothing for `stall_timeout` seconds.
         OSError
             The connection was closed or reset.
         """
@@ -231,12 +215,7 @@ class Wire:
 
     def send_nowait(self, data: bytes) -> None:
         """
-        Write what there is room for, without waiting; the rest goes before whatever is next.
-
-        Parameters
-        ----------
-        data : bytes
-            What to write; b"" to see to what is left.
+        Write without blocking; the rest is kept in `backlog` and goes first next time.
 
         Raises
         ------
@@ -256,7 +235,7 @@ class Wire:
 
     def _send(self, view: memoryview) -> int:
         if not self.is_socket:
-            # Its one time-out is the reader's, so the wait for its window has to be done here.
+            # The channel's only timeout is the reader's, so its window is polled here.
             deadline = time.monotonic() + self.stall_timeout
             while not self._sock.send_ready():
                 if time.monotonic() >= deadline:
@@ -277,11 +256,13 @@ class Wire:
             return 0
 
     def _stalled(self) -> WriteStalled:
-        return WriteStalled(errno.ETIMEDOUT, f"the peer took no byte for {self.stall_timeout:g} s")
+        return WriteStalled(
+            errno.ETIMEDOUT, f"the peer accepted no data for {self.stall_timeout:g} s"
+        )
 
 
 def _jump_host_error(error: OSError) -> OSError:
-    """Give an error of the jump host's connection an errno: paramiko's reader expects one."""
+    """Return a jump host's error with an errno, which paramiko's reader expects."""
     text = f"the connection to the jump host failed: {reason_of(error)}"
     return OSError(error.errno or errno.ECONNRESET, text)
 
@@ -305,13 +286,13 @@ else:
         poll.register(number, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
         if timeout is not None:
             timeout = min(timeout, _MAX_WAIT)
-        # Round up: a wait that ends early would make the caller ask again for the last fraction.
+        # Round up: a wait that ends early would make the caller wait again for a fraction.
         return bool(poll.poll(None if timeout is None else int(timeout * 1000) + 1))
 
     def _has_ended(sock: socket.socket) -> bool:
         number = sock.fileno()
         if number < 0:
-            return True  # given back just now
+            return True  # closed just now
         poll = select.poll()
         poll.register(number, getattr(select, "POLLRDHUP", 0))
-        return bool(poll.poll(0))  # errors and hang-ups are always told
+        return bool(poll.poll(0))  # errors and hang-ups are always reported

@@ -124,8 +124,8 @@ def test_run_text_option_of_subprocess_is_named_in_the_error() -> None:
 @pytest.mark.parametrize(
     "host, hint",
     [
-        ("root@nowhere.invalid", "the user is a parameter by itself, username"),
-        ("nowhere.invalid:22", "the port is a parameter by itself, port"),
+        ("root@nowhere.invalid", "set the user by the parameter username"),
+        ("nowhere.invalid:22", "set the port by the parameter port"),
         ("nowhere[1-2].invalid", "fleet.expand"),
     ],
 )

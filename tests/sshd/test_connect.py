@@ -544,7 +544,7 @@ def test_what_a_proxy_command_complains_of_is_told(sshd: Sshd, tmp_path: Path) -
     script.write_text("echo first >&2\nprintf 'no way \\033[31mtoday\\n' >&2\nexit 1\n")
     with pytest.raises(SshConnectError) as caught:
         connect(sshd, proxy_command=f"sh {script}")
-    assert str(caught.value).endswith("; the proxy command said: no way \\x1b[31mtoday")
+    assert str(caught.value).endswith("; the proxy command wrote: no way \\x1b[31mtoday")
 
 
 def test_a_proxy_command_that_never_ends_its_line_is_told_by_what_it_said_last(
@@ -554,7 +554,7 @@ def test_a_proxy_command_that_never_ends_its_line_is_told_by_what_it_said_last(
     script.write_text("printf '%081920d' 0 >&2; printf 'no way' >&2; exit 1\n")
     with pytest.raises(SshConnectError) as caught:
         connect(sshd, proxy_command=f"sh {script}")
-    assert str(caught.value).endswith("; the proxy command said: no way")
+    assert str(caught.value).endswith("; the proxy command wrote: no way")
 
 
 def test_a_mute_proxy_command_ends_at_the_deadline(sshd: Sshd) -> None:

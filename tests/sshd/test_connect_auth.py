@@ -119,7 +119,7 @@ def test_without_any_key_the_error_says_where_one_was_looked_for(
         with pytest.raises(SshAuthError, match=rf"tried password: refused; {looked}\)$"):
             connect(server, client_keys=(), password="wrong")
         with pytest.raises(
-            SshAuthError, match="no password given; no key was shown, as client_keys="
+            SshAuthError, match="no password was given; no key was shown, as client_keys="
         ):
             connect(server)
 
@@ -178,7 +178,7 @@ def test_a_password_answers_nothing_else(questions: Any) -> None:
 @pytest.mark.parametrize("answers", [None, "ab", ["one"], [1, 2]], ids=str)
 def test_answers_that_do_not_fit_the_questions_are_an_error(answers: Any) -> None:
     with AuthServer(("keyboard-interactive",), questions=TOKEN) as server:
-        with pytest.raises(SshConfigError, match="a list of 2 texts"):
+        with pytest.raises(SshConfigError, match="must return 2 strings"):
             connect(server, kbdint_handler=lambda *_: answers)
 
 
@@ -197,7 +197,7 @@ def test_a_callable_that_raises_ends_the_attempt_without_its_text() -> None:
 @pytest.mark.parametrize("answers", [[MARKER], [MARKER, MARKER, 3], MARKER])
 def test_no_frame_shows_answers_that_do_not_fit(answers: Any) -> None:
     with AuthServer(("keyboard-interactive",), questions=TOKEN) as server:
-        with pytest.raises(SshConfigError, match="a list of 2 texts") as caught:
+        with pytest.raises(SshConfigError, match="must return 2 strings") as caught:
             connect(server, kbdint_handler=lambda *_: answers)
     assert_no_frame_knows(caught.value, MARKER)
 
@@ -205,7 +205,7 @@ def test_no_frame_shows_answers_that_do_not_fit(answers: Any) -> None:
 def test_no_error_shows_answers_that_cannot_be_encoded() -> None:
     """The codec's own error would hold them."""
     with AuthServer(("keyboard-interactive",), questions=TOKEN, answers=["a", "b"]) as server:
-        with pytest.raises(SshConfigError, match="list of 2 texts") as caught:
+        with pytest.raises(SshConfigError, match="must return 2 strings") as caught:
             connect(server, kbdint_handler=lambda *_: ["a", MARKER + "\ud800"])
     assert_no_frame_knows(caught.value, MARKER)
     assert MARKER not in repr(caught.value.__context__)

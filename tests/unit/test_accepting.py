@@ -195,7 +195,7 @@ def test_a_forward_that_is_granted_too_late_is_cancelled(monkeypatch: pytest.Mon
     server, false = forwarding()
     with server, connected(server.port) as transport:
         false().answers = False
-        with pytest.raises(OSError, match="no answer"):
+        with pytest.raises(OSError, match="no reply"):
             transport.request_port_forward("127.0.0.1", 9000, handle)
         false().grant()
         eventually(lambda: len(false().asked) == 2)

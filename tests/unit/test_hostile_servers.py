@@ -170,7 +170,7 @@ def test_questions_whose_answers_are_never_taken_end_the_connection(
         memory = resident()
         transport.start_session(Collector(b"now"))
         loss = lost(transport)
-        assert loss.reason == "protocol" and "takes no answers" in str(loss)
+        assert loss.reason == "protocol" and "reads no replies" in str(loss)
         assert resident() - memory < 16 * 1024 * 1024
 
 

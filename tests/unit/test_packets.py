@@ -91,7 +91,7 @@ def test_an_identification_is_read_with_the_lines_before_it(ends: Ends) -> None:
 def test_a_line_that_does_not_end_is_cut_off(ends: Ends) -> None:
     packetizer, peer = ends
     peer.sendall(b"x" * (BANNER_MAX_SIZE + 1))
-    with pytest.raises(SSHException, match="talks, but not SSH"):
+    with pytest.raises(SSHException, match="no SSH identification in the first 8192 bytes"):
         packetizer.readline(0)
 
 
@@ -155,7 +155,7 @@ def test_a_count_beyond_what_the_message_holds_is_refused(ends: Ends, kind: byte
     counted = packetizer.read_message()[1]
     assert counted.get_int() == 2**32 - 1
     assert (counted.get_text(), counted.get_text()) == ("a", "b")
-    with pytest.raises(SSHException, match="more than it holds"):
+    with pytest.raises(SSHException, match="truncated message: expected 4 more bytes, got 0"):
         counted.get_text()
 
 
@@ -174,7 +174,7 @@ def test_what_was_compressed_may_not_be_larger_than_a_packet() -> None:
     assert inflate(engine.compress(small) + engine.flush(zlib.Z_SYNC_FLUSH)) == small
     packed = engine.compress(bomb) + engine.flush(zlib.Z_SYNC_FLUSH)
     assert len(packed) < PACKET_MAX_SIZE
-    with pytest.raises(SSHException, match="too large"):
+    with pytest.raises(SSHException, match="decompresses to more than 262144 bytes"):
         inflate(packed)
 
 
