@@ -106,19 +106,7 @@ KINDS = tuple(_OPTIONS)
 
 @functools.lru_cache(maxsize=None)
 def supported(kind: str) -> Tuple[str, ...]:
-    """
-    List the algorithms of a kind that the installed paramiko has.
-
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`.
-
-    Returns
-    -------
-    Tuple[str, ...]
-        Their names, the strong ones first.
-    """
+    """List the algorithms of a kind that the installed paramiko has."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         options = paramiko.Transport(ours).get_security_options()
@@ -134,19 +122,7 @@ def supported(kind: str) -> Tuple[str, ...]:
 
 @functools.lru_cache(maxsize=None)
 def default(kind: str) -> Tuple[str, ...]:
-    """
-    List the algorithms offered where nobody asked for others.
-
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`.
-
-    Returns
-    -------
-    Tuple[str, ...]
-        Their names, in order of preference.
-    """
+    """List the algorithms offered where nobody asked for others."""
     return tuple(name for name in _STRONG[kind] if name in supported(kind))
 
 
@@ -159,26 +135,11 @@ def choose(
     """
     Turn what a caller or a file asks for into a list of algorithms.
 
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`, named in the error.
-    wanted : Union[str, Iterable[str]]
-        Names, or text in ssh's form: commas between names, and at the start ``+`` (add to the
-        default), ``-`` (remove from it, wildcards allowed) or ``^`` (put first).
-    origin : Optional[str]
-        ``file:line`` of a ssh_config file.  There, names paramiko does not have are passed over
-        as long as one is left, because the same file serves ssh too.
-
-    Returns
-    -------
-    Tuple[str, ...]
-        Names the installed paramiko has, in order of preference, never empty.
-
     Raises
     ------
     SshConfigError
         A name that does not exist here, or nothing left; the message lists what there is.
+
     """
     prefix = ""
     if isinstance(wanted, str):
@@ -225,23 +186,7 @@ def _checked(
 
 
 def select(wanted: str, usual: Sequence[str], known: Sequence[str]) -> Tuple[str, ...]:
-    """
-    Read a list of patterns as ssh_config writes it.
-
-    Parameters
-    ----------
-    wanted : str
-        Patterns with commas between them, and at the start perhaps ``+``, ``-`` or ``^``.
-    usual : Sequence[str]
-        The names that hold without it.
-    known : Sequence[str]
-        The names that there are.
-
-    Returns
-    -------
-    Tuple[str, ...]
-        Names, in order, none twice; perhaps none.
-    """
+    """Read a list of patterns as ssh_config writes it."""
     prefix = wanted[:1] if wanted[:1] in ("+", "-", "^") else ""
     patterns = [word.strip() for word in wanted[len(prefix) :].split(",")]
     named = [name for pattern in patterns for name in known if is_match(name, pattern)]
@@ -257,36 +202,12 @@ def select(wanted: str, usual: Sequence[str], known: Sequence[str]) -> Tuple[str
 
 
 def select_signatures(wanted: str) -> Tuple[str, ...]:
-    """
-    Read ssh_config's ``PubkeyAcceptedAlgorithms``.
-
-    Parameters
-    ----------
-    wanted : str
-        Its value.
-
-    Returns
-    -------
-    Tuple[str, ...]
-        The signature algorithms that may be used to log in by a key.
-    """
+    """Read ssh_config's ``PubkeyAcceptedAlgorithms``."""
     return select(wanted, _SIGNATURES, _SIGNATURES + _OLD_SIGNATURES)
 
 
 def rsa_bits(blob: bytes) -> Optional[int]:
-    """
-    Measure an RSA key.
-
-    Parameters
-    ----------
-    blob : bytes
-        A public key or certificate in wire format.
-
-    Returns
-    -------
-    Optional[int]
-        The bits of its modulus; None for a key of another kind.
-    """
+    """Measure an RSA key."""
     message = paramiko.Message(blob)
     name = message.get_text()
     if name not in ("ssh-rsa", "ssh-rsa" + CERTIFICATE):

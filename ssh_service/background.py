@@ -60,6 +60,7 @@ class Timer:
     Notes
     -----
     Thread safety.  `cancel` may be called from any thread, any number of times.
+
     """
 
     __slots__ = ("function",)
@@ -152,60 +153,23 @@ class _Clock:
 
 
 def call_at(instant: float, function: Callable[[], None]) -> Timer:
-    """
-    Call a function of ours when its time has come.
-
-    Parameters
-    ----------
-    instant : float
-        When, by `time.monotonic`.
-    function : Callable[[], None]
-        Must not wait: all of the process's timed calls share one thread.
-
-    Returns
-    -------
-    Timer
-        To cancel it.
-    """
+    """Call a function of ours when its time has come."""
     return _clock.call_at(instant, function)
 
 
 def run_callback(function: Callable[..., Any], *args: Any) -> None:
-    """
-    Run a user's code on a callback thread: later, in the order of these calls, whatever it does.
-
-    Parameters
-    ----------
-    function : Callable[..., Any]
-        May wait, raise (it is logged) and call this package again.
-    *args : Any
-        Its arguments.
-    """
+    """Run a user's function on the callback thread, in the order of these calls."""
     _submit_to(_callbacks, _in_order, function, *args)
 
 
 def callback_runner() -> Callable[..., None]:
-    """
-    Make what runs a user's code in an order of its own.
-
-    Returns
-    -------
-    Callable[..., None]
-        As `run_callback`, whose calls do not wait for these, nor these for them.
-    """
+    """Make what runs a user's code in an order of its own."""
     strand = Strand()
     return lambda function, *args: _submit_to(_callbacks, strand, function, *args)
 
 
 def is_callback_thread() -> bool:
-    """
-    Tell whether this is a thread that runs users' code.
-
-    Returns
-    -------
-    bool
-        True where the caller must not wait for what `run_callback` was given.
-    """
+    """Tell whether this is a thread that runs users' code."""
     return strands.current_executor() is _callbacks
 
 
@@ -215,40 +179,17 @@ def submit(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
 
     No exception of a signal's handler, which may reach the caller's thread anywhere, can keep it
     from being made to its end, or leave a lock taken.
-
-    Parameters
-    ----------
-    strand : Strand
-        The calls after which it is made.
-    function : Callable[..., Any]
-        Must not wait for the network.
-    *args : Any
-        Its arguments.
     """
     _submit_to(_workers, strand, function, *args)
 
 
 def submit_from_destructor(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
-    """
-    Have a call of ours made, where a destructor wants it: no thread is started, no lock taken.
-
-    Parameters
-    ----------
-    strand, function, *args
-        As for `submit`.
-    """
+    """Do as `submit` from a destructor: start no thread and take no lock."""
     _workers.enqueue(strand, function, *args)
 
 
 def is_worker_thread() -> bool:
-    """
-    Tell whether this thread makes calls that `submit` was given.
-
-    Returns
-    -------
-    bool
-        True where the caller must not wait for another of them.
-    """
+    """Tell whether this thread makes calls that `submit` was given."""
     return strands.current_executor() is _workers
 
 
@@ -256,15 +197,7 @@ def drain(timeout: float) -> bool:
     """
     Wait until all has been done that was handed to `submit`, `run_callback` and its like.
 
-    Parameters
-    ----------
-    timeout : float
-        Seconds.
-
-    Returns
-    -------
-    bool
-        False when the time was up.
+    Return False when the time was up.
     """
     deadline = time.monotonic() + timeout
     return _workers.drain(timeout) and _callbacks.drain(max(0.0, deadline - time.monotonic()))
@@ -278,20 +211,14 @@ def require_threads() -> None:
     ------
     SshServiceError
         It has: this is a finalizer (``__del__``) of what was left when the program was over.
+
     """
     if sys.is_finalizing():
         raise SshServiceError("the interpreter is shutting down: nothing can be begun any more")
 
 
 def ensure_threads() -> bool:
-    """
-    Tell whether there are the threads that `submit` and `call_at` need, and start them.
-
-    Returns
-    -------
-    bool
-        False where the system gives none.
-    """
+    """Tell whether there are the threads that `submit` and `call_at` need, and start them."""
     return _clock.ensure_thread() and _workers.ensure_thread()
 
 
@@ -315,26 +242,12 @@ _delaying_exit: Set[object] = set()  # each change is one step of the interprete
 
 
 def delay_exit(what: object) -> None:
-    """
-    Have the interpreter's end wait, for some seconds at most, until `allow_exit` is called.
-
-    Parameters
-    ----------
-    what : object
-        What is being ended on a host, such as a command.
-    """
+    """Have the interpreter's end wait, for some seconds at most, until `allow_exit` is called."""
     _delaying_exit.add(what)
 
 
 def allow_exit(what: object) -> None:
-    """
-    Take back what `delay_exit` was told; nothing happens where it was told nothing.
-
-    Parameters
-    ----------
-    what : object
-        The same.
-    """
+    """Take back what `delay_exit` was told; nothing happens where it was told nothing."""
     _delaying_exit.discard(what)
 
 

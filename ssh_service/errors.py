@@ -409,27 +409,7 @@ def transfer_error(
     side: Optional[str] = None,
     connection_id: Optional[str] = None,
 ) -> SshTransferError:
-    """
-    Build the transfer error that matches an errno.
-
-    Parameters
-    ----------
-    code : int
-        An `errno` value.
-    path : Any
-        The path concerned, shown in the message and kept as `filename`.
-    detail : Optional[str]
-        What happened, in place of the system's text for `code`.
-    side : Optional[str]
-        ``local`` or ``remote``: where the path is.
-    connection_id : Optional[str]
-        ``user@host:port``.
-
-    Returns
-    -------
-    SshTransferError
-        The leaf for `code` (`SshFileNotFoundError` for ENOENT, ...), not raised yet.
-    """
+    """Build the transfer error that matches an errno."""
     cls = _TRANSFER_LEAVES.get(code, SshTransferError)
     error = describe_transfer(cls, code, path, detail or os.strerror(code), side)
     return name_connection(error, connection_id)
@@ -438,21 +418,7 @@ def transfer_error(
 def describe_transfer(
     cls: Type[_T], code: int, path: Any, text: str, side: Optional[str] = None
 ) -> _T:
-    """
-    Build a transfer error of a class of its own.
-
-    Parameters
-    ----------
-    cls : Type[SshTransferError]
-        The class.
-    code, path, text, side
-        As for `transfer_error`, where `text` is the `detail`.
-
-    Returns
-    -------
-    SshTransferError
-        Not raised yet.
-    """
+    """Build a transfer error of a class of its own."""
     where = f"{path!r}" if side is None else f"{side} {path!r}"
     error = cls(f"{where}: {text}", phase="copy")
     error.errno, error.strerror, error.filename, error.side = code, text, path, side
@@ -460,21 +426,7 @@ def describe_transfer(
 
 
 def name_connection(error: _T, connection_id: Optional[str]) -> _T:
-    """
-    Say of a transfer error which connection it concerns, unless it says so already.
-
-    Parameters
-    ----------
-    error : SshTransferError
-        It is changed.
-    connection_id : Optional[str]
-        ``user@host:port``; None changes nothing.
-
-    Returns
-    -------
-    SshTransferError
-        The same.
-    """
+    """Say of a transfer error which connection it concerns, unless it says so already."""
     if connection_id is not None and error.connection_id is None:
         error.connection_id = connection_id
         error.args = (f"{connection_id}: {error.args[0]}",)
@@ -484,23 +436,7 @@ def name_connection(error: _T, connection_id: Optional[str]) -> _T:
 
 
 def tree_error(failures: Sequence[SshTransferError], path: Any, side: str) -> SshTreeError:
-    """
-    Build the error for a tree of which something could not be copied.
-
-    Parameters
-    ----------
-    failures : Sequence[SshTransferError]
-        One or more.
-    path : Any
-        The tree's own, where it was copied from.
-    side : str
-        ``local`` or ``remote``.
-
-    Returns
-    -------
-    SshTreeError
-        Not raised yet.
-    """
+    """Build the error for a tree of which something could not be copied."""
     count = len(failures)
     shown = "; ".join(str(failure) for failure in failures[:_SHOWN_FAILURES])
     rest = f"; and {count - _SHOWN_FAILURES} more" if count > _SHOWN_FAILURES else ""
@@ -511,19 +447,7 @@ def tree_error(failures: Sequence[SshTransferError], path: Any, side: str) -> Ss
 
 
 def reason_of(error: BaseException) -> str:
-    """
-    Return the text of an error; the name of its class if it has none.
-
-    Parameters
-    ----------
-    error : BaseException
-        Any exception, also one whose ``__str__`` raises: that must not hide what happened.
-
-    Returns
-    -------
-    str
-        Never empty.
-    """
+    """Return the text of an error; the name of its class if it has none."""
     try:
         return str(error) or type(error).__name__
     except Exception as failure:
@@ -535,15 +459,5 @@ def copy_for_raise(error: _E) -> _E:
     Copy an error, so that one of many waiters can raise its own.
 
     One shared exception object would grow its traceback with every thread that raises it.
-
-    Parameters
-    ----------
-    error : BaseException
-        The error all waiters share.  Raise the result ``from`` it.
-
-    Returns
-    -------
-    BaseException
-        A fresh error of the same class, text and attributes.
     """
     return _rebuild(type(error), error.args, _state(error))

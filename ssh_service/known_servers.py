@@ -17,36 +17,12 @@ OPENSSH_EXEC_LIMIT = 64 * 1024
 
 
 def exec_limit(version: str) -> int:
-    """
-    Return how many bytes an exec request may have.
-
-    Parameters
-    ----------
-    version : str
-        The server's identification string.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
+    """Return how many bytes an exec request may have."""
     return EXEC_LIMIT if _openssh(version) is None else OPENSSH_EXEC_LIMIT
 
 
 def is_dropbear(version: str) -> bool:
-    """
-    Return whether a server is dropbear.
-
-    Parameters
-    ----------
-    version : str
-        The server's identification string.
-
-    Returns
-    -------
-    bool
-        True for every version of it.
-    """
+    """Return whether a server is dropbear."""
     return _dropbear(version) is not None
 
 
@@ -57,16 +33,6 @@ def runs_one_command(version: str) -> bool:
     dropbear before 2024.86 closes every session whose command has not started when the command of
     another session ends, and ends the whole connection when that command then arrives (a failed
     assertion; measured on 2022.83).
-
-    Parameters
-    ----------
-    version : str
-        The server's identification string.
-
-    Returns
-    -------
-    bool
-        True for these versions, and for a dropbear that does not tell its version.
     """
     found = _dropbear(version)
     return found is not None and found < (2024, 86)
@@ -79,56 +45,18 @@ def signals_group(version: str, root: bool) -> bool:
     OpenSSH knows the request since 7.9 (session.c, `session_signal_req`), and up to 9.7 refuses it
     where the user's process is not separated from the monitor, as for root.  dropbear signals the
     shell alone.  What other servers do is not known.
-
-    Parameters
-    ----------
-    version : str
-        The server's identification string.
-    root : bool
-        Whether the user is root.
-
-    Returns
-    -------
-    bool
-        True where it is certain.
     """
     found = _openssh(version)
     return found is not None and found >= ((9, 8) if root else (7, 9))
 
 
 def is_openssh(version: str) -> bool:
-    """
-    Return whether a server is OpenSSH.
-
-    Parameters
-    ----------
-    version : str
-        The server's identification string.
-
-    Returns
-    -------
-    bool
-        True for every version of it that says which one it is.
-    """
+    """Return whether a server is OpenSSH."""
     return _openssh(version) is not None
 
 
 def needs_script_to_signal(version: str, root: bool) -> bool:
-    """
-    Return whether a command's processes are to be signalled by a script of ours.
-
-    Parameters
-    ----------
-    version : str
-        The server's identification string.
-    root : bool
-        Whether the user is root.
-
-    Returns
-    -------
-    bool
-        False where the server does it, and where nothing is known but that others' servers do.
-    """
+    """Return whether a command's processes are to be signalled by a script of ours."""
     known = is_openssh(version) or is_dropbear(version)
     return (known or root) and not signals_group(version, root)
 

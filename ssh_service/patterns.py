@@ -13,18 +13,6 @@ def is_match(text: str, pattern: str) -> bool:
 
     Unlike `fnmatch`, brackets are plain characters (``[host]:port``) and the time is bounded by
     the product of the lengths, whatever the pattern.
-
-    Parameters
-    ----------
-    text : str
-        A host or user name.
-    pattern : str
-        ``*`` stands for any run of characters, ``?`` for one.
-
-    Returns
-    -------
-    bool
-        Whether it matches; upper and lower case differ.
     """
     if "*" not in pattern and "?" not in pattern:
         return text == pattern
@@ -47,21 +35,7 @@ def is_match(text: str, pattern: str) -> bool:
 
 
 def is_match_list(text: str, patterns: Iterable[str]) -> bool:
-    """
-    Tell whether a list of patterns covers the text.
-
-    Parameters
-    ----------
-    text : str
-        A host or user name.
-    patterns : Iterable[str]
-        Patterns; one that begins with ``!`` and matches forbids the whole list.
-
-    Returns
-    -------
-    bool
-        Whether one pattern matches and no negated one does.
-    """
+    """Tell whether a list of patterns covers the text."""
     found = False
     for pattern in patterns:
         if pattern.startswith("!"):

@@ -22,19 +22,7 @@ _HALF_PAIR = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def keyed_digest(data: bytes) -> str:
-    """
-    Digest data so that equality can be told and nothing else.
-
-    Parameters
-    ----------
-    data : bytes
-        What must not be seen.
-
-    Returns
-    -------
-    str
-        HMAC-SHA256 under a random key of this process, in hex.
-    """
+    """Digest data so that equality can be told and nothing else."""
     return hmac.new(_PROCESS_KEY, data, hashlib.sha256).hexdigest()
 
 
@@ -42,14 +30,10 @@ class Secret:
     """
     A secret string; its repr is ``***`` and it refuses to be pickled.
 
-    Parameters
-    ----------
-    value : Union[str, bytes]
-        The secret; bytes are kept as they are.
-
     Notes
     -----
     *Thread safety*: immutable.
+
     """
 
     __slots__ = ("__value",)
@@ -71,14 +55,7 @@ class Secret:
         return self.__value
 
     def reveal_bytes(self) -> bytes:
-        """
-        Return the secret itself, as bytes.
-
-        Returns
-        -------
-        bytes
-            The secret, in UTF-8 where it was given as text.
-        """
+        """Return the secret itself, as bytes."""
         if isinstance(self.__value, bytes):
             return self.__value
         return self.__value.encode("utf-8", "surrogateescape")

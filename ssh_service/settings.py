@@ -33,23 +33,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def invalid_setting(name: str, value: Any, right: str) -> SshConfigError:
-    """
-    Build the error of a setting that cannot be used.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name, or ``file:line`` and the keyword.
-    value : Any
-        What was given; cut where it is long.
-    right : str
-        What would be right.
-
-    Returns
-    -------
-    SshConfigError
-        Not raised yet.
-    """
+    """Build the error of a setting that cannot be used."""
     shown = repr(value)
     if len(shown) > 80:
         shown = shown[:77] + "..."
@@ -57,47 +41,12 @@ def invalid_setting(name: str, value: Any, right: str) -> SshConfigError:
 
 
 def invalid_type(name: str, value: Any, right: str) -> SshConfigError:
-    """
-    Build the error of a setting that may hold a secret: it shows the type alone.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        What was given.
-    right : str
-        What would be right.
-
-    Returns
-    -------
-    SshConfigError
-        Not raised yet.
-    """
+    """Build the error of a setting that may hold a secret: it shows the type alone."""
     return SshConfigError(f"{name}: expected {right}, got {type(value).__name__}")
 
 
 def text(name: str, value: Any) -> str:
-    """
-    Read a name: text on one line, not empty.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        What was given.
-
-    Returns
-    -------
-    str
-        The same text.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
+    """Read a name: text on one line, not empty."""
     # Not only C0: C1 and bidirectional characters rewrite the line they are shown in, too.
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise invalid_setting(name, value, "a non-empty text without control characters")
@@ -105,52 +54,14 @@ def text(name: str, value: Any) -> str:
 
 
 def command(name: str, value: Any) -> str:
-    """
-    Read a command for the shell.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        What was given.
-
-    Returns
-    -------
-    str
-        The same text.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else, or empty.
-    """
+    """Read a command for the shell."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise invalid_setting(name, value, "a command, not empty")
     return value
 
 
 def port(name: str, value: Any) -> int:
-    """
-    Read a TCP port.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        A number or digits.
-
-    Returns
-    -------
-    int
-        1 to 65535.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
+    """Read a TCP port."""
     right = "a port number, 1 to 65535"
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         number = int(value)
@@ -164,54 +75,14 @@ def port(name: str, value: Any) -> int:
 
 
 def positive_int(name: str, value: Any) -> int:
-    """
-    Read a count.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        A whole number.
-
-    Returns
-    -------
-    int
-        1 or more.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
+    """Read a count."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise invalid_setting(name, value, "a whole number, 1 or more")
     return int(value)
 
 
 def seconds(name: str, value: Any, *, zero_is_off: bool = False) -> Optional[float]:
-    """
-    Read a duration.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        Seconds.
-    zero_is_off : bool
-        Whether 0 may be given and means None.
-
-    Returns
-    -------
-    Optional[float]
-        Seconds, more than 0; None for off.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
+    """Read a duration."""
     right = "seconds, a number above 0" + (" (0 or None: off)" if zero_is_off else "")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise invalid_setting(name, value, right)
@@ -227,26 +98,7 @@ def seconds(name: str, value: Any, *, zero_is_off: bool = False) -> Optional[flo
 
 
 def time_span(name: str, value: str) -> float:
-    """
-    Read a duration as ssh_config writes it.
-
-    Parameters
-    ----------
-    name : str
-        ``file:line`` and the keyword.
-    value : str
-        Such as ``90``, ``90s`` or ``1h30m``.
-
-    Returns
-    -------
-    float
-        Seconds.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
+    """Read a duration as ssh_config writes it."""
     parts = _TIME.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
         raise invalid_setting(name, value, "a time such as 90 or 1m30s")
@@ -254,26 +106,7 @@ def time_span(name: str, value: str) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """
-    Read a switch.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        A bool, or ssh_config's yes and no.
-
-    Returns
-    -------
-    bool
-        The switch.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
+    """Read a switch."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in ("yes", "true", "no", "false"):
@@ -282,54 +115,14 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, choices: Tuple[str, ...]) -> str:
-    """
-    Read one of a few words.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        What was given.
-    choices : Tuple[str, ...]
-        The words there are.
-
-    Returns
-    -------
-    str
-        One of them.
-
-    Raises
-    ------
-    SshConfigError
-        It is none of them.
-    """
+    """Read one of a few words."""
     if not isinstance(value, str) or value not in choices:
         raise invalid_setting(name, value, "one of " + ", ".join(choices))
     return value
 
 
 def path(name: str, value: Any) -> str:
-    """
-    Read a path; ``~`` at its start is the home directory.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        Text or a path object.
-
-    Returns
-    -------
-    str
-        The absolute path.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else, or empty.
-    """
+    """Read a path; ``~`` at its start is the home directory."""
     if not isinstance(value, (str, os.PathLike)):
         raise invalid_setting(name, value, "a path")
     path_text = os.fspath(value)
@@ -339,52 +132,14 @@ def path(name: str, value: Any) -> str:
 
 
 def paths(name: str, value: Any) -> Tuple[str, ...]:
-    """
-    Read a path or a list of them.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        Text, a path object, or a list or tuple of those.
-
-    Returns
-    -------
-    Tuple[str, ...]
-        Absolute paths.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
+    """Read a path or a list of them."""
     if isinstance(value, (list, tuple)):
         return tuple(path(name, one) for one in value)
     return (path(name, value),)
 
 
 def secret_value(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
-    """
-    Read a secret; it never shows in the error.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Any
-        Text, bytes, a `Secret`, or a callable that delivers one of those at each dial.
-
-    Returns
-    -------
-    Union[None, Secret, Callable[[], Any]]
-        Wrapped.
-
-    Raises
-    ------
-    SshConfigError
-        It is something else.
-    """
+    """Read a secret; it never shows in the error."""
     if isinstance(value, (str, bytes)):
         value = Secret(value)
     if isinstance(value, Secret):
@@ -397,26 +152,7 @@ def secret_value(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]
 
 
 def sendable(name: str, value: Secret) -> Secret:
-    """
-    Check that a secret can be encoded.
-
-    Parameters
-    ----------
-    name : str
-        The setting's name.
-    value : Secret
-        The secret.
-
-    Returns
-    -------
-    Secret
-        The same.
-
-    Raises
-    ------
-    SshConfigError
-        It holds half a surrogate pair.
-    """
+    """Check that a secret can be encoded."""
     if not value.can_be_sent:
         raise SshConfigError(f"{name}: half a surrogate pair cannot be sent")
     return value

@@ -34,6 +34,7 @@ class Strand:
     Notes
     -----
     Thread safety.  For `StrandExecutor` alone.
+
     """
 
     __slots__ = ("calls", "_turn")
@@ -67,19 +68,13 @@ class StrandExecutor:
     There is one thread as a rule.  Where a strand has waited for some milliseconds, as all threads
     are busy or wait themselves, there will be one more; it ends when it was idle for a while.
 
-    Parameters
-    ----------
-    name : str
-        Of its threads.
-    call_at : Callable[[float, Callable[[], None]], Any]
-        Makes a call at a monotonic instant.
-
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
     Guarantees.  Calls of one strand are made in order, one at a time.  None waits for a call of
     another strand for longer than some milliseconds, up to `_MAX_THREADS` calls that wait at once.
+
     """
 
     def __init__(self, name: str, call_at: Callable[[float, Callable[[], None]], Any]) -> None:
@@ -102,19 +97,11 @@ class StrandExecutor:
         """
         Have a call made.
 
-        Parameters
-        ----------
-        strand : Strand
-            The calls after which it is made.
-        function : Callable[..., Any]
-            What it raises is logged.
-        *args : Any
-            Its arguments.
-
         Raises
         ------
         RuntimeError
             There is no thread, and the system gives none; a later call may have more luck.
+
         """
         self.enqueue(strand, function, *args)
         if not self._threads:
@@ -126,11 +113,6 @@ class StrandExecutor:
         Have a call made, where a destructor wants it: nothing is started, and no lock taken.
 
         Whoever is torn from here has handed over nothing, or what is done with the next call.
-
-        Parameters
-        ----------
-        strand, function, *args
-            As for `submit`.
         """
         strand.calls.append((function, args))
         self._strands.append(strand)
@@ -146,19 +128,7 @@ class StrandExecutor:
         return True
 
     def drain(self, timeout: float) -> bool:
-        """
-        Wait until all that was handed over has been done.
-
-        Parameters
-        ----------
-        timeout : float
-            Seconds.
-
-        Returns
-        -------
-        bool
-            False when the time was up.
-        """
+        """Wait until all that was handed over has been done; return False when the time was up."""
         deadline = time.monotonic() + timeout
         self._wakeups.put(None)  # whoever handed something over may have been torn from doing so
         while self._threads and not self._is_drained():
@@ -248,12 +218,5 @@ _here = threading.local()  # crew: whose thread this is
 
 
 def current_executor() -> Optional[StrandExecutor]:
-    """
-    Return the crew whose thread this is.
-
-    Returns
-    -------
-    Optional[Crew]
-        None on any other thread.
-    """
+    """Return the crew whose thread this is."""
     return getattr(_here, "executor", None)

@@ -9,14 +9,7 @@ __all__ = ["expand_home", "file_version", "home"]
 
 
 def home() -> str:
-    """
-    Return the home directory of the user this process runs as.
-
-    Returns
-    -------
-    str
-        ``HOME``; where that is unset or empty, the one in the system's database, as in ssh.
-    """
+    """Return the home directory of the user this process runs as."""
     given = os.environ.get("HOME")
     if os.name != "posix":
         return os.path.expanduser("~")
@@ -31,39 +24,14 @@ def home() -> str:
 
 
 def expand_home(path: str) -> str:
-    """
-    Replace ``~`` and ``~user`` at the start of a path.
-
-    Parameters
-    ----------
-    path : str
-        A path on this machine.
-
-    Returns
-    -------
-    str
-        Unlike `os.path.expanduser`, never a path below ``/`` because ``HOME`` is empty.
-    """
+    """Replace ``~`` and ``~user`` at the start of a path."""
     if path == "~" or path.startswith("~/"):
         return home().rstrip("/") + path[1:] or "/"
     return os.path.expanduser(path)
 
 
 def file_version(facts: os.stat_result) -> Tuple[int, ...]:
-    """
-    Return what changes whenever a file is replaced or written to.
-
-    Parameters
-    ----------
-    facts : os.stat_result
-        Of the file.
-
-    Returns
-    -------
-    Tuple[int, ...]
-        For the key of a cache.  The time of the last change (ctime) is in it as no program can
-        set that back, unlike the time of the last modification.
-    """
+    """Return what changes whenever a file is replaced or written to."""
     return (
         facts.st_dev,
         facts.st_ino,

@@ -65,14 +65,10 @@ class Census:
     narrows down whose the others are, and what was not certain is asked again a little later, as
     long as that may help.
 
-    Parameters
-    ----------
-    transport : SshTransport
-        The connection.
-
     Notes
     -----
     Thread safety.  Every method may be called from any thread; none waits.
+
     """
 
     def __init__(self, transport: SshTransport) -> None:
@@ -83,34 +79,11 @@ class Census:
 
     @staticmethod
     def of(transport: SshTransport) -> "Census":
-        """
-        Return the census of a connection.
-
-        Parameters
-        ----------
-        transport : SshTransport
-            The connection.
-
-        Returns
-        -------
-        Census
-            Always the same one.
-        """
+        """Return the census of a connection."""
         return cast(Census, transport.extras.setdefault("census", Census(transport)))
 
     def find(self, channel: SshChannel, run_helper: Helper, found: Found) -> None:
-        """
-        Find the process of a session.
-
-        Parameters
-        ----------
-        channel : SshChannel
-            The session; the server has started its command.
-        run_beside : Callable[[str, Reply], None]
-            Runs a script of ours on whichever connection has room.
-        found : Callable[[Optional[Process]], None]
-            Gets it; None where it is not certain.
-        """
+        """Find the process of a session."""
         number = channel.start_number
         if number is None:
             found(None)
@@ -263,22 +236,7 @@ def run_script(
     on_start: Callable[[SshChannel], None],
     timeout: float,
 ) -> None:
-    """
-    Run a script of ours in a session of its own.
-
-    Parameters
-    ----------
-    transport : SshTransport
-        The connection.
-    text : str
-        For a POSIX shell.
-    reply : Callable[[Optional[bytes]], None]
-        Gets its output; None where it was not run.
-    begun : Callable[[SshChannel], None]
-        Called when the server has started it.
-    patience : float
-        Seconds to wait for a session, where even those that nobody uses do not suffice.
-    """
+    """Run a script of ours in a session of its own."""
     _ScriptRun(transport, text, reply, on_start, timeout).ask()
 
 

@@ -154,14 +154,7 @@ class Command(Terminable):
         return own + cleanup_script(self._left_to_end)
 
     def watch(self, subscribers: Sequence[Subscriber]) -> None:
-        """
-        Have subscribers told of it; before it is submitted.
-
-        Parameters
-        ----------
-        subscribers : Sequence[Callable[[Event], Any]]
-            Called on the callback thread.
-        """
+        """Have subscribers told of it; before it is submitted."""
         out, err = self.outputs
         tracker = CommandTracker(
             self.connection_id, subscribers, lambda: (out.received, err.received)
@@ -182,14 +175,7 @@ class Command(Terminable):
         return future
 
     def take_future(self) -> CommandFuture:
-        """
-        Give its future away: where that is dropped before it is done, the command is ended.
-
-        Returns
-        -------
-        CommandFuture
-            Its outcome.
-        """
+        """Give its future away: where that is dropped before it is done, the command is ended."""
         future, self._kept_future, self._future_taken = self.future, None, True
         return future
 
@@ -216,16 +202,7 @@ class Command(Terminable):
         )
 
     def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
-        """
-        Run a user's code: in order for this command, beside that of all others.
-
-        Parameters
-        ----------
-        function : Callable[..., Any]
-            What it raises is logged.
-        *args : Any
-            Its arguments.
-        """
+        """Run a user's code: in order for this command, beside that of all others."""
         if self._run_callback is None:
             with self._lock:
                 self._run_callback = self._run_callback or background.callback_runner()
@@ -237,15 +214,7 @@ class Command(Terminable):
         """
         Send the script over an open channel.
 
-        Parameters
-        ----------
-        channel : SshChannel
-            A session channel with this command as its sink.
-
-        Returns
-        -------
-        bool
-            False if the command had its outcome already, or was taken back: nothing was sent.
+        Return False if the command had its outcome already, or was taken back: nothing was sent.
         """
         with self._lock:
             if self._is_done or self._end_causes or channel in self._ended_channels:
@@ -277,17 +246,7 @@ class Command(Terminable):
         """
         See to it that the script is not sent over a channel that has ended, if it was not yet.
 
-        Parameters
-        ----------
-        channel : Optional[SshChannel]
-            The channel; None where it was never open.
-        lost : bool
-            Whether it ended with its connection, so that what has not left never will.
-
-        Returns
-        -------
-        bool
-            False if the script may have been sent.
+        Return False if the script may have been sent.
         """
         with self._lock:
             started = self._channel is not None
@@ -303,14 +262,7 @@ class Command(Terminable):
         return True
 
     def settle_unsent(self, error: BaseException) -> None:
-        """
-        Settle a command that was never sent; one that was is left alone.
-
-        Parameters
-        ----------
-        error : BaseException
-            Why; it may be shared with other commands.
-        """
+        """Settle a command that was never sent; one that was is left alone."""
         own = copy_for_raise(error)
         own.__cause__ = error
         self._settle(error=own, unless_sent=True)
@@ -504,18 +456,7 @@ class Command(Terminable):
 
 
 class HelperCommand(Command):
-    """
-    A script of ours that is run beside a command.
-
-    Parameters
-    ----------
-    text : str
-        For a POSIX shell.
-    connection_id : str
-        ``user@host:port``.
-    reply : Callable[[Optional[bytes]], None]
-        Gets its stdout; None where it was not run to its end.
-    """
+    """A script of ours that is run beside a command."""
 
     def __init__(self, text: str, connection_id: str, reply: Reply) -> None:
         super().__init__(text, None, "/bin/sh", connection_id, timeout=_HELPER_TIMEOUT)
@@ -540,17 +481,11 @@ def check_seconds(name: str, seconds: Optional[float]) -> None:
     """
     Refuse what is no number of seconds.
 
-    Parameters
-    ----------
-    name : str
-        Of the parameter.
-    seconds : Optional[float]
-        None: no limit.
-
     Raises
     ------
     SshConfigError
         It is negative, NaN, no number at all, or larger than a float can be.
+
     """
     if seconds is None:
         return

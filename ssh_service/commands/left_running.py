@@ -25,6 +25,7 @@ class LeftProcess(NamedTuple):
         The process.
     shell : Optional[str]
         The shell that runs it; None is the user's login shell, which is a POSIX shell then.
+
     """
 
     process: Process
@@ -41,6 +42,7 @@ class LeftRunning:
 
     Guarantees.  A process is ended only if it is the one that was begun: its number, the moment of
     its beginning and the boot of the host are compared.
+
     """
 
     def __init__(self) -> None:
@@ -48,14 +50,7 @@ class LeftRunning:
         self._processes: List[LeftProcess] = []  # guarded by _lock
 
     def add(self, *left: LeftProcess) -> None:
-        """
-        Remember processes.
-
-        Parameters
-        ----------
-        *left : Left
-            Those without a known beginning are not ended, as their numbers may be others' by then.
-        """
+        """Remember processes."""
         with self._lock:
             for one in left:
                 if one.process.started is not None and one.process.boot:
@@ -63,20 +58,7 @@ class LeftRunning:
             del self._processes[:-_MAX_PROCESSES]
 
     def take(self, needs_posix: bool) -> List[LeftProcess]:
-        """
-        Take what the next script is to end.
-
-        Parameters
-        ----------
-        needs_posix : bool
-            Whether that script is run by a shell which is not known to be a POSIX shell but by
-            processes of the same shell.
-
-        Returns
-        -------
-        List[Left]
-            To be given back by `add` where that script was not run.
-        """
+        """Take what the next script is to end."""
         with self._lock:
             taken = [one for one in self._processes if not needs_posix or one.shell is None]
             self._processes = [one for one in self._processes if one not in taken]
@@ -87,36 +69,12 @@ _destinations: Dict[str, LeftRunning] = {}
 
 
 def for_destination(connection_id: str) -> LeftRunning:
-    """
-    Return what may still run at a destination.
-
-    Parameters
-    ----------
-    connection_id : str
-        ``user@host:port``.
-
-    Returns
-    -------
-    LeftRunning
-        Always the same one.
-    """
+    """Return what may still run at a destination."""
     return _destinations.setdefault(connection_id, LeftRunning())
 
 
 def cleanup_script(left: List[LeftProcess]) -> str:
-    """
-    Write what a POSIX shell runs first, to end what was left running.
-
-    Parameters
-    ----------
-    left : List[Left]
-        From `LeftRunning.take`.
-
-    Returns
-    -------
-    str
-        Commands; empty where there is nothing to be ended.
-    """
+    """Write what a POSIX shell runs first, to end what was left running."""
     scripts = [processes.end_script(one.process, ["TERM", "KILL"], _END_TIMEOUT) for one in left]
     # (By a shell of its own, as the one that runs this may split no words, such as zsh.)
     return "".join(

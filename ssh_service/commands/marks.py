@@ -19,14 +19,10 @@ class Marks:
 
     A mark looks like ``<token:word>``.  The token is random, so that nobody else writes one.
 
-    Parameters
-    ----------
-    count : int
-        How many marks will come; what looks like one after them is somebody else's.
-
     Notes
     -----
     Thread safety.  None of its own: one thread at a time, such as a connection's reader.
+
     """
 
     def __init__(self, count: int = 1) -> None:
@@ -42,35 +38,11 @@ class Marks:
         return f"<{self._token.decode()}:"
 
     def text(self, word: str) -> str:
-        """
-        Return a mark, as the script is to write it.
-
-        Parameters
-        ----------
-        word : str
-            Printable ASCII but for angle brackets.
-
-        Returns
-        -------
-        str
-            The mark.
-        """
+        """Return a mark, as the script is to write it."""
         return f"{self.start}{word}>"
 
     def extract(self, chunk: bytes) -> Tuple[bytes, List[bytes]]:
-        """
-        Take the marks out of a piece of the output, and hold back what may be the start of one.
-
-        Parameters
-        ----------
-        chunk : bytes
-            What came.
-
-        Returns
-        -------
-        Tuple[bytes, List[bytes]]
-            The output without them, and their words.
-        """
+        """Split a chunk into output and the words of marks; hold back the start of a mark."""
         if not self._left:
             return chunk, []
         text, self._held = self._held + chunk, b""
@@ -97,13 +69,6 @@ class Marks:
         return at if start.startswith(text[at : at + len(start)]) else len(text)
 
     def flush(self) -> bytes:
-        """
-        Return what was held back, at the end of the output.
-
-        Returns
-        -------
-        bytes
-            The rest, which is no mark.
-        """
+        """Return what was held back, at the end of the output."""
         rest, self._held, self._left = self._held, b"", 0
         return rest

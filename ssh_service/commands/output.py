@@ -20,11 +20,6 @@ class Output:
     """
     What becomes of a stream that a command writes; this one keeps it.
 
-    Parameters
-    ----------
-    limit : Optional[int]
-        Bytes to keep at most; None: all.
-
     Attributes
     ----------
     auto_window : bool
@@ -36,6 +31,7 @@ class Output:
     ------
     SshConfigError
         `limit` is no number of bytes.
+
     """
 
     auto_window = True
@@ -53,17 +49,7 @@ class Output:
         """
         Take a chunk; on the reader thread.
 
-        Parameters
-        ----------
-        chunk : bytes
-            What came.
-        channel : Optional[SshChannel]
-            Whom to give the window back once the chunk is done with.
-
-        Returns
-        -------
-        bool
-            False when the limit is exceeded; what fits is kept.
+        Return False when the limit is exceeded; what fits is kept.
         """
         room = len(chunk) if self.limit is None else self.limit - self.received
         self.received += self._kept.write(chunk if len(chunk) <= room else chunk[: max(0, room)])
@@ -81,13 +67,6 @@ class CallbackOutput(Output):
     """
     Hands a stream to a function of the user's, on a callback thread.
 
-    Parameters
-    ----------
-    function : Callable[[Union[str, bytes]], None]
-        Called with each chunk.
-    encoding : Optional[str]
-        The text's encoding, undecodable bytes become backslash escapes; None hands out bytes.
-
     Attributes
     ----------
     run_callback : Callable[..., None]
@@ -97,6 +76,7 @@ class CallbackOutput(Output):
     ------
     SshConfigError
         `function` is none, or `encoding` is unknown.
+
     """
 
     auto_window = False
@@ -133,15 +113,11 @@ class QueueOutput(Output):
     """
     Keeps a stream until a thread takes it, line by line.
 
-    Parameters
-    ----------
-    encoding : Optional[str]
-        As for `CallbackOutput`; a newline must be the one byte that it is in ASCII.
-
     Raises
     ------
     SshConfigError
         It is not, as in UTF-16; or there is no such encoding.
+
     """
 
     auto_window = False
@@ -204,14 +180,7 @@ class QueueOutput(Output):
         self._changed.notify_all()
 
     def lines(self) -> Iterator[Union[str, bytes]]:
-        """
-        Take the stream line by line, as the lines come.
-
-        Yields
-        ------
-        Union[str, bytes]
-            A line with its newline; the last one may have none.
-        """
+        """Take the stream line by line, as the lines come."""
         final = False
         while not final:
             line, final = self._next_line()
@@ -249,15 +218,11 @@ def check_encoding(encoding: Optional[str]) -> None:
     """
     Refuse an encoding that text cannot have.
 
-    Parameters
-    ----------
-    encoding : Optional[str]
-        Its name; None for bytes.
-
     Raises
     ------
     SshConfigError
         Python does not know it.
+
     """
     if encoding not in (None, "utf-8"):  # the one that nearly all calls have needs no look
         _decoder(encoding)

@@ -27,15 +27,11 @@ def check_signal(name: str) -> None:
     """
     Refuse what is no signal's name.
 
-    Parameters
-    ----------
-    name : str
-        Without ``SIG``.
-
     Raises
     ------
     SshConfigError
         It is none.
+
     """
     if not isinstance(name, str) or not _SIGNAL.match(name):
         raise SshConfigError(f"signal: expected a name such as TERM, got {name!r:.40}")
@@ -51,11 +47,6 @@ class RemoteGroup:
     (`prologue`), in a form that nobody else writes; it is taken out again before anyone sees it.
     Of others, whose login shell may be no POSIX shell, it is found out when it is needed.
 
-    Parameters
-    ----------
-    root : bool
-        Whether the user is root.
-
     Attributes
     ----------
     process : Optional[Process]
@@ -64,6 +55,7 @@ class RemoteGroup:
     Notes
     -----
     Thread safety.  `strip` and `flush` are for the reader thread, all else for any.
+
     """
 
     def __init__(self, root: bool) -> None:
@@ -80,14 +72,7 @@ class RemoteGroup:
         self._is_being_ended = False  # guarded by _lock
 
     def prologue(self) -> str:
-        """
-        Write what a script that goes over stdin does first.
-
-        Returns
-        -------
-        str
-            Commands for a POSIX shell.
-        """
+        """Write what a script that goes over stdin does first."""
         # By builtins alone, and quoted, as the caller's environment may hold an IFS with digits.
         return (
             "{ IFS= read -r _ssh_s </proc/$$/stat;"
@@ -97,35 +82,14 @@ class RemoteGroup:
         )
 
     def begin(self, channel: SshChannel, awaits_mark: bool) -> None:
-        """
-        Take note that the command is being sent.
-
-        Parameters
-        ----------
-        channel : SshChannel
-            Its channel.
-        awaits_mark : bool
-            Whether `prologue` is part of it.
-        """
+        """Take note that the command is being sent."""
         self._channel, self._server = channel, channel.get_transport().remote_version
         self.needs_script = known_servers.needs_script_to_signal(self._server, self._root)
         with self._lock:
             self._awaits_mark, self._is_running = awaits_mark, False
 
     def strip(self, chunk: bytes) -> bytes:
-        """
-        Take the mark out of a piece of stderr, and what may be its beginning for now.
-
-        Parameters
-        ----------
-        chunk : bytes
-            What came.
-
-        Returns
-        -------
-        bytes
-            What the caller may see of it.
-        """
+        """Take the mark out of a piece of stderr, and what may be its beginning for now."""
         if not self._awaits_mark:
             return chunk
         shown, words = self._marks.extract(chunk)
@@ -136,27 +100,11 @@ class RemoteGroup:
         return shown
 
     def flush(self) -> bytes:
-        """
-        Return what was held back, at the end of stderr.
-
-        Returns
-        -------
-        bytes
-            The rest.
-        """
+        """Return what was held back, at the end of stderr."""
         return self._marks.flush()
 
     def on_started(self, channel: SshChannel, run_helper: Helper) -> None:
-        """
-        Take note that the server has started the command.
-
-        Parameters
-        ----------
-        channel : SshChannel
-            Its channel.
-        run_beside : Callable
-            See `signal`.
-        """
+        """Take note that the server has started the command."""
         with self._lock:
             self._is_running = True
             waiting, self._waiting = (
@@ -166,18 +114,7 @@ class RemoteGroup:
             self._find(channel, run_helper, then)
 
     def signal(self, channel: SshChannel, name: str, run_helper: Helper) -> None:
-        """
-        Send a signal to all processes of the command.
-
-        Parameters
-        ----------
-        channel : SshChannel
-            Its channel.
-        name : str
-            The signal, without ``SIG``.
-        run_beside : Callable[[str, Reply], None]
-            Runs a script of ours in another session, on whichever connection.
-        """
+        """Send a signal to all processes of the command."""
         if not self.needs_script:
             channel.send_signal(name)
             return
@@ -191,18 +128,7 @@ class RemoteGroup:
         self._find(channel, run_helper, send)
 
     def end(self, channel: SshChannel, run_helper: Helper, ended: Callable[[], None]) -> None:
-        """
-        End all processes of the command, by TERM and then KILL; once more where that failed.
-
-        Parameters
-        ----------
-        channel : SshChannel
-            Its channel.
-        run_beside : Callable[[str, Reply], None]
-            See `signal`.
-        ended : Callable[[], None]
-            Called when all are known to have ended.
-        """
+        """End all processes of the command, by TERM and then KILL; once more where that failed."""
         with self._lock:
             again, self._is_being_ended = self._is_being_ended, True
         if again:

@@ -118,6 +118,7 @@ class Process(NamedTuple):
         When it began, in clock ticks since the system did; None where there is no ``/proc``.
     boot : str
         The system's boot id; empty where there is none.
+
     """
 
     pid: int
@@ -130,19 +131,7 @@ def parse_stat(pid: int, fields: Sequence[str], boot: str = "") -> Optional[Proc
     """
     Read what ``/proc/PID/stat`` has after the process's name.
 
-    Parameters
-    ----------
-    pid : int
-        The process.
-    fields : Sequence[str]
-        Its state, its parent, its group, and so on.
-    boot : str
-        The system's boot id.
-
-    Returns
-    -------
-    Optional[Process]
-        None where they are not what they should be.
+    Return None where they are not what they should be.
     """
     try:
         return Process(pid, int(fields[2]) == pid, int(fields[19]), boot)
@@ -151,23 +140,7 @@ def parse_stat(pid: int, fields: Sequence[str], boot: str = "") -> Optional[Proc
 
 
 def end_script(process: Process, signals: Sequence[str], wait: float = 0.0) -> str:
-    """
-    Write the script that ends a process and its children.
-
-    Parameters
-    ----------
-    process : Process
-        It must have been seen; a process that has its number by now is left alone.
-    signals : Sequence[str]
-        What to send, one after the other.
-    wait : float
-        Seconds to wait after each of them; then the script writes `ENDED` if all have ended.
-
-    Returns
-    -------
-    str
-        For a POSIX shell.
-    """
+    """Write the script that ends a process and its children."""
     names = " ".join(map(shlex.quote, signals))
     if process.started is None:  # a system without /proc, whose commands have groups
         kills = [f"kill -s {name} -- -{process.pid}" for name in names.split()]
@@ -185,19 +158,7 @@ def end_script(process: Process, signals: Sequence[str], wait: float = 0.0) -> s
 
 
 def children_script(connection: Optional[Tuple[str, int]] = None) -> str:
-    """
-    Write the script that lists what the server runs for a connection.
-
-    Parameters
-    ----------
-    connection : Optional[Tuple[str, int]]
-        Our address and port of the connection that is meant; None: the one it is run over.
-
-    Returns
-    -------
-    str
-        For a POSIX shell.
-    """
+    """Write the script that lists what the server runs for a connection."""
     find = "p=$PPID\n"
     if connection is not None:
         host, port = connection
@@ -216,6 +177,7 @@ class Children(NamedTuple):
         order is not certain.
     own : Optional[Process]
         The script itself, where it was run over the same connection.
+
     """
 
     others: List[Process]
@@ -223,19 +185,7 @@ class Children(NamedTuple):
 
 
 def parse_children(output: bytes) -> Children:
-    """
-    Read what the script of `children_script` wrote.
-
-    Parameters
-    ----------
-    output : bytes
-        Its stdout.
-
-    Returns
-    -------
-    Children
-        Nothing where it was cut off, or is no such output.
-    """
+    """Read what the script of `children_script` wrote."""
     nothing = Children([], None)
     text = output.decode("ascii", "replace")
     named = dict(line.partition(" ")[::2] for line in text.splitlines()[-3:])
@@ -284,6 +234,7 @@ class Assignment(NamedTuple):
         The processes that are certain, by the number of the session.
     gone : Set[int]
         The sessions whose processes were not there any more.
+
     """
 
     picked: Dict[int, Process]
@@ -293,24 +244,7 @@ class Assignment(NamedTuple):
 def assign(
     found: Sequence[Process], entries: Sequence[Tuple[int, bool]], known: Mapping[int, Process]
 ) -> Assignment:
-    """
-    Tell which process belongs to which session.
-
-    Parameters
-    ----------
-    found : Sequence[Process]
-        From `parse_children`.
-    entries : Sequence[Tuple[int, bool]]
-        As for `pick`.
-    known : Mapping[int, Process]
-        Those of which it is known already, by the number of the session.  They also tell all that
-        began before them from all that began after them, though they may have ended.
-
-    Returns
-    -------
-    Assignment
-        What is certain.
-    """
+    """Tell which process belongs to which session."""
     numbers = sorted(known)
     marks = [_age(known[number]) for number in numbers]
     every = sorted({*found, *known.values()}, key=_age)
@@ -336,20 +270,7 @@ def pick(
     """
     Tell which process belongs to which session, where only one answer is possible.
 
-    Parameters
-    ----------
-    found : Sequence[Process]
-        All that ran, in the order in which they were begun.
-    entries : Sequence[Tuple[int, bool]]
-        The sessions whose processes may have run then, by the order in which they were begun, and
-        whether they did for certain.
-    wanted : int
-        The session.
-
-    Returns
-    -------
-    Optional[Process]
-        None where another one could be meant.
+    Return None where another one could be meant.
     """
     entries = sorted(entries)
     if len(found) == len(entries):

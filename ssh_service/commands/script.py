@@ -38,6 +38,7 @@ class Delivery(NamedTuple):
     direct : Optional[bytes]
         The exec request for a server that takes as many bytes, which then needs no preamble; None
         where there is no other.
+
     """
 
     command: bytes
@@ -45,19 +46,7 @@ class Delivery(NamedTuple):
     direct: Optional[bytes] = None
 
     def for_server(self, version: str) -> "Delivery":
-        """
-        Choose the form that a server takes.
-
-        Parameters
-        ----------
-        version : str
-            Its identification string (RFC 4253 section 4.2).
-
-        Returns
-        -------
-        Delivery
-            The exec request and the preamble for it.
-        """
+        """Choose the form that a server takes."""
         direct = self.direct
         if direct is not None and len(direct) <= known_servers.exec_limit(version):
             return Delivery(direct, b"")
@@ -68,21 +57,11 @@ def join(script: Script) -> str:
     """
     Make one text of a script.
 
-    Parameters
-    ----------
-    script : Union[str, Iterable[str]]
-        A text, or its lines.  An item may hold several lines, which end in LF or CR LF;
-        its last line may have an end or not, as in a list from `readlines`.
-
-    Returns
-    -------
-    str
-        The lines with LF between them.
-
     Raises
     ------
     SshConfigError
         It is of another type, too long, or holds a NUL character.
+
     """
     if isinstance(script, (bytes, bytearray)):  # whose items would be numbers
         raise _wrong_type(script)
@@ -113,19 +92,7 @@ def _lines(item: str) -> List[str]:
 
 
 def is_empty(text: str) -> bool:
-    """
-    Tell whether a script has nothing to run.
-
-    Parameters
-    ----------
-    text : str
-        From `join`.
-
-    Returns
-    -------
-    bool
-        True for white space alone.
-    """
+    """Tell whether a script has nothing to run."""
     return not text.strip(" \t\n")
 
 
@@ -139,21 +106,11 @@ def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
     """
     Check environment variables.
 
-    Parameters
-    ----------
-    env : Optional[Mapping[str, Any]]
-        Names and values; a value goes through `str`, but None and bytes are refused, as their
-        `str` is nobody's intention.
-
-    Returns
-    -------
-    Mapping[str, str]
-        The same, as text.
-
     Raises
     ------
     SshConfigError
         A name is not a shell variable's, or a value cannot be sent.  The value is not shown.
+
     """
     if env is not None and not isinstance(env, Mapping):
         raise SshConfigError(f"env: expected a mapping, got {type(env).__name__}")
@@ -193,31 +150,11 @@ def deliver(
     """
     Say what to send so that the server runs a script.
 
-    Parameters
-    ----------
-    script : str
-        From `join`.
-    env : Optional[Mapping[str, str]]
-        From `check_environment`.  It is in no process list on the server.
-    shell : Optional[str]
-        Path of the shell to run it; None takes the user's login shell.
-    prologue : Callable[[], str]
-        Makes commands of our own to be run first.  Asked only where the script goes over stdin,
-        which takes a POSIX shell in any case; an exec request has to suit every login shell.
-    before : str
-        Commands of our own to be run before the script is read over stdin.
-    always_stdin : bool
-        Whether the script goes over stdin however short it is, as `prologue` has to be run.
-
-    Returns
-    -------
-    Delivery
-        The exec request and what goes over stdin before its end.
-
     Raises
     ------
     SshConfigError
         `shell` is no path.
+
     """
     # (A server ends the whole connection over an exec request with a NUL character.)
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):

@@ -22,20 +22,11 @@ def as_input(data: Union[str, bytes]) -> bytes:
     """
     Give what a command is to read as bytes.
 
-    Parameters
-    ----------
-    data : Union[str, bytes]
-        Text becomes UTF-8.
-
-    Returns
-    -------
-    bytes
-        A copy, where `data` could be changed.
-
     Raises
     ------
     SshConfigError
         It is of another type.
+
     """
     if not isinstance(data, (str, bytes, bytearray, memoryview)):
         raise SshConfigError(f"stdin: expected a text or bytes, got {type(data).__name__}")
@@ -53,21 +44,10 @@ class Stdin:
     """
     What a command reads.
 
-    Parameters
-    ----------
-    data : bytes
-        What is there from the start.
-    more : bool
-        Whether `write` may follow; otherwise the end of the file comes after `data`.
-    connection_id : str
-        The command's, for errors.
-    terminal : bool
-        Whether a terminal reads it: the end of the file is a character then.  A channel's EOF
-        means nothing to OpenSSH's terminals, and makes dropbear hang them up.
-
     Notes
     -----
     Thread safety.  Every method may be called from any thread; only `write` waits.
+
     """
 
     def __init__(
@@ -93,16 +73,7 @@ class Stdin:
         self._channel: Optional[SshChannel] = None  # guarded by _lock
 
     def start(self, channel: SshChannel, preamble: bytes = b"") -> None:
-        """
-        Begin to send.
-
-        Parameters
-        ----------
-        channel : SshChannel
-            Where to; open.
-        preamble : bytes
-            Bytes of our own that are sent before all others.
-        """
+        """Begin to send."""
         with self._lock:
             self._channel, self._preamble = channel, len(preamble)
             if preamble:
@@ -113,10 +84,7 @@ class Stdin:
         """
         Begin anew at the next `start`: the channel has ended before it was of any use.
 
-        Returns
-        -------
-        bool
-            False if some of it was taken, and would be missing.
+        Return False if some of it was taken, and would be missing.
         """
         with self._lock:
             if self._touched or self._pumping:
@@ -165,19 +133,13 @@ class Stdin:
         """
         Append bytes, waiting while too many are on their way.
 
-        Parameters
-        ----------
-        data : bytes
-            What the command is to read.
-        timeout : Optional[float]
-            Seconds to wait at most; None waits until the command ends.
-
         Raises
         ------
         BrokenPipeError
             Its end was sent, or the command has ended.
         TimeoutError
             The time was up; part of `data` may have been taken.
+
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         rest = memoryview(data).cast("B")

@@ -22,13 +22,6 @@ class TerminalInput:
     restore the terminal, and only then is the caller's input sent.  Both moments are told by marks
     in the output.  The server needs a POSIX shell and ``stty`` for it.
 
-    Parameters
-    ----------
-    stdin : Stdin
-        What the caller lets the command read.
-    connection_id : str
-        The command's, for errors.
-
     Attributes
     ----------
     before : str
@@ -40,6 +33,7 @@ class TerminalInput:
     Notes
     -----
     Thread safety.  `strip` and `flush` are for the reader thread, all else for any.
+
     """
 
     def __init__(self, stdin: Stdin, connection_id: str) -> None:
@@ -53,35 +47,14 @@ class TerminalInput:
         self._text = b""
 
     def start(self, channel: SshChannel, preamble: bytes) -> None:
-        """
-        Begin to send, as soon as the terminal is ready.
-
-        Parameters
-        ----------
-        channel : SshChannel
-            Where to; its exec request was sent.
-        preamble : bytes
-            The script, where it is not in that.
-        """
+        """Begin to send, as soon as the terminal is ready."""
         if not preamble:
             self._stdin.start(channel)
             return
         self._channel, self._text = channel, preamble
 
     def strip(self, chunk: bytes) -> bytes:
-        """
-        Take out what the script's beginning writes for us, and act on it.
-
-        Parameters
-        ----------
-        chunk : bytes
-            A piece of the terminal's output.
-
-        Returns
-        -------
-        bytes
-            What the caller may see of it.
-        """
+        """Take out what the script's beginning writes for us, and act on it."""
         if self._channel is None:
             return chunk
         shown, words = self._marks.extract(chunk)
@@ -93,14 +66,7 @@ class TerminalInput:
         return shown
 
     def flush(self) -> bytes:
-        """
-        Return what was held back, at the end of the output.
-
-        Returns
-        -------
-        bytes
-            The rest.
-        """
+        """Return what was held back, at the end of the output."""
         return self._marks.flush()
 
     def pump(self) -> None:

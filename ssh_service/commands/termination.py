@@ -190,6 +190,7 @@ class Terminable(ChannelSink):
         ------
         SshConfigError
             `name` is not the name of a signal, without ``SIG``.
+
         """
         process_group.check_signal(name)
         self._hand_over(self._signal, name)

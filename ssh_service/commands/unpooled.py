@@ -31,13 +31,6 @@ def start_on_transport(transport: SshTransport, command: Command) -> None:
 
     Where the server admits no more sessions it waits, as long as its time-out allows, until others
     (a pool, a copy, code of the user's) hold fewer.
-
-    Parameters
-    ----------
-    transport : SshTransport
-        The connection.
-    command : Command
-        Not begun yet.
     """
     if not background.ensure_threads():
         where = transport.connection_id

@@ -410,15 +410,11 @@ def check_cache(cache: Optional[SshClientCache]) -> None:
     """
     Refuse what is no cache.
 
-    Parameters
-    ----------
-    cache : Optional[SshClientCache]
-        A caller's; None stands for another one.
-
     Raises
     ------
     SshConfigError
         It is something else.
+
     """
     if cache is not None and not isinstance(cache, SshClientCache):
         raise SshConfigError(f"cache: expected an SshClientCache, got a {type(cache).__name__}")
@@ -428,15 +424,11 @@ def check_limits(*limits: Optional[float]) -> None:
     """
     Refuse what is no limit, before a connection is leased that could then not be released.
 
-    Parameters
-    ----------
-    *limits : Optional[float]
-        An ``idle_timeout`` or ``max_lifetime``, see `SshClientCache.release`.
-
     Raises
     ------
     SshConfigError
         One is no number of seconds.
+
     """
     for limit in limits:
         if limit is not None and not (isinstance(limit, (int, float)) and limit >= 0):

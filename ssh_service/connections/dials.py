@@ -46,21 +46,6 @@ class Dial:
     """
     Fills one slot.
 
-    Parameters
-    ----------
-    slot : Slot
-        New, and in the cache.
-    slots : Slots
-        Where it is kept.
-    client_factory : Callable[[], SshClient]
-        Makes the connection's client.
-    dialer : Callable
-        As `ssh_service.connect.dial`.
-    open_tunnel : Callable
-        Delivers the connection to a jump host.
-    publish : Callable[[Event], None]
-        Has those told who watch events.
-
     Notes
     -----
     Thread safety.  `start` is called once; all else happens on the dial's own thread and, when the
@@ -68,6 +53,7 @@ class Dial:
 
     Guarantees.  The slot's future is always settled, whatever a dialler or a client raises.
     Nothing stays open whose slot was taken out of the cache meanwhile.
+
     """
 
     def __init__(
@@ -194,14 +180,7 @@ class Dial:
 
 
 def close_slots(slots: List[Slot]) -> None:
-    """
-    End what was taken out of a cache, dials and connections: those who wait are told at once.
-
-    Parameters
-    ----------
-    slots : List[Slot]
-        From `Slots.retire`.
-    """
+    """End the dials and connections of retired slots; those who wait get the error at once."""
     for slot in slots:
         slot.connection.settle(error=_cache_closed_error())
     for slot in slots:
@@ -213,20 +192,7 @@ def close_slots(slots: List[Slot]) -> None:
 
 
 def transports_of(slots: List[Slot]) -> List[SshTransport]:
-    """
-    List the connections of slots, in the order in which they can be closed.
-
-    Parameters
-    ----------
-    slots : List[Slot]
-        The slots.
-
-    Returns
-    -------
-    List[SshTransport]
-        The newest first: what goes through a jump host is younger than the way there, and would
-        take our closing that for a loss.
-    """
+    """List the connections of slots, in the order in which they can be closed."""
     youngest = sorted(slots, key=lambda slot: slot.made_at, reverse=True)
     return [slot.transport for slot in youngest if slot.transport is not None]
 

@@ -91,6 +91,7 @@ class Slot:
     ----------
     pair : Promise[Tuple[SshTransport, SshClient]]
         Settled when the dial has ended.
+
     """
 
     def __init__(self, target: ConnectParams, connection_no: int, entry: CacheEntry) -> None:
@@ -182,6 +183,7 @@ class Lease:
     Guarantees.  It is given back once, however often `release` is called; one that is forgotten,
     or lost to an exception, is given back when it is collected.  As long as it is there, so is its
     cache.
+
     """
 
     __slots__ = ("slot", "token", "warn_if_lost", "_owner", "_cache")
@@ -211,14 +213,7 @@ class Lease:
     def release(
         self, idle_timeout: Optional[float] = None, max_lifetime: Optional[float] = None
     ) -> None:
-        """
-        Give it back, where that was not done before.
-
-        Parameters
-        ----------
-        idle_timeout, max_lifetime : Optional[float]
-            As for `SshClientCache.release`.
-        """
+        """Give it back, where that was not done before."""
         self._owner.release(self, idle_timeout, max_lifetime)
 
     def __del__(self) -> None:

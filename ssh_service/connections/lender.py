@@ -42,18 +42,10 @@ class Lender:
     """
     Lends the connections of one cache.
 
-    Parameters
-    ----------
-    client_factory : Callable[[], SshClient]
-        Makes the client of each new connection.
-    max_destinations : Optional[int]
-        How many entries to keep.
-    dialer : Callable
-        Makes a connection.
-
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
+
     """
 
     def __init__(
@@ -73,14 +65,7 @@ class Lender:
     # Leases.
 
     def bind_cache(self, cache: Any) -> None:
-        """
-        Have leases keep the cache.
-
-        Parameters
-        ----------
-        cache : SshClientCache
-            The cache; this does not keep it.
-        """
+        """Have leases keep the cache."""
         self.cache = weakref.ref(cache)
 
     def request(
@@ -92,21 +77,7 @@ class Lender:
         *,
         keeps_cache: bool = True,
     ) -> Lease:
-        """
-        Lease a connection that may still have to be made, without waiting.
-
-        Parameters
-        ----------
-        target, lane, idle_timeout, max_lifetime
-            As for `SshClientCache.request`.
-        keeps_cache : bool
-            Whether the lease keeps the cache.
-
-        Returns
-        -------
-        Lease
-            Its `connection` will be there.
-        """
+        """Lease a connection that may still have to be made, without waiting."""
         background.require_threads()
         lease, now = Lease(self, self.cache() if keeps_cache else None), time.monotonic()
         self._has_threads = self._has_threads or background.ensure_threads()  # they stay
@@ -120,19 +91,11 @@ class Lender:
         """
         Wait for the connection of a lease.
 
-        Parameters
-        ----------
-        lease : Lease
-            From `request`.
-        target : ConnectParams
-            The destination as this caller gave it: the dial may be another's, who is more patient.
-        deadline : Optional[float]
-            Monotonic instant until which to wait.
-
         Raises
         ------
         SshConnectError
             No authenticated connection could be had; a fresh error for each caller.
+
         """
         slot = lease.slot
         if not slot.connection.done():
@@ -167,19 +130,7 @@ class Lender:
             slot.waiters.discard(lease.token)
 
     def renew(self, slot: Slot) -> Optional[Lease]:
-        """
-        Lease the connection of a slot once more.
-
-        Parameters
-        ----------
-        slot : Slot
-            The slot.
-
-        Returns
-        -------
-        Optional[Lease]
-            None if the slot has left the cache.
-        """
+        """Lease the connection of a slot once more; return None if the slot has left the cache."""
         lease = Lease(self, self.cache())
         return lease if self.slots.renew(lease, slot) else None
 
@@ -189,29 +140,11 @@ class Lender:
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
-        """
-        Take back a lease, where that was not done before.
-
-        Parameters
-        ----------
-        lease : Lease
-            The lease.
-        idle_timeout, max_lifetime : Optional[float]
-            As for `SshClientCache.release`.
-        """
+        """Take back a lease, where that was not done before."""
         self.slots.release(lease.slot, lease.token, time.monotonic(), idle_timeout, max_lifetime)
 
     def release_lost(self, slot: Slot, token: int, warn_if_lost: bool) -> None:
-        """
-        Take back a lease whose object has gone; called by its destructor.
-
-        Parameters
-        ----------
-        slot, token : Slot, int
-            What it held.
-        warn_if_lost : bool
-            Whether that is worth a warning.
-        """
+        """Take back a lease whose object has gone; called by its destructor."""
         background.submit_from_destructor(
             self._strand, self._release_lost, slot, token, warn_if_lost
         )
@@ -224,14 +157,7 @@ class Lender:
     # What is left to a thread of ours; `Slots` asks for it under a lock.
 
     def start_dial(self, slot: Slot) -> None:
-        """
-        Have a slot dialled.
-
-        Parameters
-        ----------
-        slot : Slot
-            New.
-        """
+        """Have a slot dialled."""
         background.submit(self._strand, self._start_dial, slot)
 
     def _start_dial(self, slot: Slot) -> None:
@@ -257,28 +183,12 @@ class Lender:
         return lease.connection.result()[0], lease.release
 
     def publish(self, event: events.Event) -> None:
-        """
-        Have those told who watch events.
-
-        Parameters
-        ----------
-        event : Event
-            What happened.
-        """
+        """Have those told who watch events."""
         if self.subscribers:
             background.run_callback(events.publish, self.subscribers, event)
 
     def schedule_expiry(self, slot: Slot, instant: float) -> None:
-        """
-        Have a slot closed at some instant, if nobody uses it then.
-
-        Parameters
-        ----------
-        slot : Slot
-            The slot; the timer does not keep it, nor the lender.
-        instant : float
-            Monotonic.
-        """
+        """Have a slot closed at some instant, if nobody uses it then."""
         lender, watched = weakref.ref(self), weakref.ref(slot)
 
         def look() -> None:
@@ -289,14 +199,7 @@ class Lender:
         background.call_at(instant, look)
 
     def expire(self, slot: Slot) -> None:
-        """
-        Close a connection whose time is up, unless somebody uses it.
-
-        Parameters
-        ----------
-        slot : Slot
-            Its slot.
-        """
+        """Close a connection whose time is up, unless somebody uses it."""
         if self.slots.expire(slot, time.monotonic(), slot.is_busy()):
             _close_slot(slot, "nobody needs it")
 
@@ -327,14 +230,7 @@ class Lender:
                 self.slots.discard_retired(generation)
 
     def close_and_wait(self, retired: Optional[Generation]) -> None:
-        """
-        Wait until all is closed that was retired.
-
-        Parameters
-        ----------
-        retired : Optional[Generation]
-            From `Slots.retire_all` or `Slots.leave`, which have it closed.
-        """
+        """Wait until all is closed that was retired."""
         if retired is None:
             return
         closed = LockFreeEvent()

@@ -41,17 +41,13 @@ class Pacer:
     """
     Spaces the dials to each server.
 
-    Parameters
-    ----------
-    jitter : Callable[[], float]
-        A number from 0 to 1; for tests.
-
     Notes
     -----
     Thread safety.  `dial` may be called from any thread.
 
     Guarantees.  One server's dials never hold up another's.  Only a dial that the server dropped
     before its identification, saying so, is repeated; a refused credential never is.
+
     """
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
@@ -71,28 +67,11 @@ class Pacer:
         """
         Dial when it is this call's turn; again after a pause, where the server has no room yet.
 
-        Parameters
-        ----------
-        server : Hashable
-            Which server: address and route.
-        deadline : float
-            Monotonic instant until which to try.
-        dial : Callable[[], SshTransport]
-            Makes one attempt.
-        wanted : Callable[[], bool]
-            Says whether anyone still waits for it.
-        connection_id : Optional[str]
-            For the error.
-
-        Returns
-        -------
-        SshTransport
-            The connection.
-
         Raises
         ------
         SshConnectError
             What the last attempt raised; `SshConnectTimeout` where it was never this call's turn.
+
         """
         began = time.monotonic()
         while True:
@@ -173,19 +152,7 @@ def paced_dial(
     *,
     connection_id: Optional[str] = None,
 ) -> SshTransport:
-    """
-    Dial by the pacer of this process; see `Pacer.dial`.
-
-    Parameters
-    ----------
-    server, deadline, dial, wanted, connection_id
-        As for `Pacer.dial`, which also says what is returned and raised.
-
-    Returns
-    -------
-    SshTransport
-        The connection.
-    """
+    """Dial by the pacer of this process; see `Pacer.dial`."""
     return _pacer.dial(server, deadline, dial, wanted, connection_id=connection_id)
 
 

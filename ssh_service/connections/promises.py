@@ -28,6 +28,7 @@ class Promise(Generic[T]):
     Thread safety.  Every method may be called from any thread.
 
     Guarantees.  It is settled once.  `settle` never waits.
+
     """
 
     def __init__(self) -> None:
@@ -40,17 +41,7 @@ class Promise(Generic[T]):
         """
         Set the result, or the error, unless that was done before.
 
-        Parameters
-        ----------
-        result : Optional[T]
-            The result.
-        error : Optional[BaseException]
-            The error; None where there is a result.
-
-        Returns
-        -------
-        bool
-            Whether this call was the first.
+        Return whether this call was the first.
         """
         outcome = (result, error)
         first = self._outcome.setdefault("is", outcome) is outcome
@@ -70,15 +61,7 @@ class Promise(Generic[T]):
             _log.exception("a callback of a connection that was waited for failed")
 
     def add_done_callback(self, callback: Callable[[Promise[T]], Any]) -> None:
-        """
-        Call a function once, when this is settled.
-
-        Parameters
-        ----------
-        callback : Callable[[Promise], Any]
-            Called with this object, by the thread that settles it; at once, by this thread, if it
-            is settled already.
-        """
+        """Call a function once, when this is settled."""
         self._callbacks.append(callback)
         if self.done():
             try:
@@ -92,34 +75,12 @@ class Promise(Generic[T]):
         return self._settled.is_set()
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """
-        Wait until it is settled.
-
-        Parameters
-        ----------
-        timeout : Optional[float]
-            Seconds; None waits for ever.
-
-        Returns
-        -------
-        bool
-            False when the time was up.
-        """
+        """Wait until it is settled; return False when the time was up."""
         return self._settled.wait(timeout)
 
     def result(self, timeout: Optional[float] = None) -> T:
         """
         Wait for the result.
-
-        Parameters
-        ----------
-        timeout : Optional[float]
-            Seconds; None waits for ever.
-
-        Returns
-        -------
-        T
-            The result.
 
         Raises
         ------
@@ -127,6 +88,7 @@ class Promise(Generic[T]):
             It was not settled in that time.
         BaseException
             The error it was settled with.
+
         """
         error = self.exception(timeout)
         if error is not None:
@@ -137,20 +99,11 @@ class Promise(Generic[T]):
         """
         Wait for the outcome.
 
-        Parameters
-        ----------
-        timeout : Optional[float]
-            Seconds; None waits for ever.
-
-        Returns
-        -------
-        Optional[BaseException]
-            The error; None where there is a result.
-
         Raises
         ------
         TimeoutError
             It was not settled in that time.
+
         """
         if not self.wait(timeout):
             raise TimeoutError(f"not settled within {timeout:g} s")

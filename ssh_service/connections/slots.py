@@ -52,13 +52,6 @@ class Slots:
     """
     All entries of one cache, and their slots.
 
-    Parameters
-    ----------
-    max_destinations : Optional[int]
-        How many entries to keep; None: any number.
-    actions : Actions
-        What is left to a thread of ours.
-
     Notes
     -----
     Thread safety.  Every method may be called from any thread.  `forget`, `expire` and `retire`
@@ -68,6 +61,7 @@ class Slots:
     dialled, is taken out by `retire_all` and `leave` alone.  What was taken out is never handed
     out again, and what is dialled for it is not published.  The lock of one entry keeps nobody
     from another.
+
     """
 
     def __init__(self, max_destinations: Optional[int], actions: Actions) -> None:
@@ -292,6 +286,7 @@ class Slots:
         ------
         SshCacheClosed
             It was called once too often.
+
         """
         with self._lock:
             if self._entered == 0:

@@ -46,20 +46,11 @@ class HostCertificate(NamedTuple):
         """
         Read a certificate.
 
-        Parameters
-        ----------
-        blob : bytes
-            In wire format.
-
-        Returns
-        -------
-        HostCertificate
-            Not verified.
-
         Raises
         ------
         ValueError
             It is none.
+
         """
         reader = _Reader(blob)
         key_type = reader.text()
@@ -106,20 +97,6 @@ class HostCertificate(NamedTuple):
         Say why the certificate does not speak for a host.
 
         Whether its authority is trusted is not asked here.
-
-        Parameters
-        ----------
-        host : str
-            The name asked for, without a port, in lower case.
-        now : Optional[float]
-            Seconds since 1970; by default the system's clock.
-        signatures : Sequence[str]
-            The algorithms by which the authority may have signed.
-
-        Returns
-        -------
-        Optional[str]
-            What is wrong; None if nothing is.
         """
         now = time.time() if now is None else now
         if self.kind != _HOST:

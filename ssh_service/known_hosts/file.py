@@ -29,57 +29,19 @@ _BLANKS = re.compile(r"[ \t\r]+")
 
 
 def fingerprint(blob: bytes) -> str:
-    """
-    Show a public key as ssh does.
-
-    Parameters
-    ----------
-    blob : bytes
-        The public key in SSH wire format.
-
-    Returns
-    -------
-    str
-        ``SHA256:`` and 43 characters of base64.
-    """
+    """Show a public key as ssh does."""
     digest = hashlib.sha256(blob).digest()
     return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
 
 
 def host_name(host: str, port: int) -> str:
-    """
-    Write an address as it stands in a known_hosts file.
-
-    Parameters
-    ----------
-    host : str
-        A name or an address.
-    port : int
-        The TCP port.
-
-    Returns
-    -------
-    str
-        ``host``, or ``[host]:port`` where the port is not 22; in lower case.
-    """
+    """Write an address as it stands in a known_hosts file."""
     host = host.lower()
     return host if port == 22 else f"[{host}]:{port}"
 
 
 def hashed_name(name: str) -> str:
-    """
-    Hide a name as ssh's ``HashKnownHosts`` does.
-
-    Parameters
-    ----------
-    name : str
-        As `host_name` writes it.
-
-    Returns
-    -------
-    str
-        ``|1|salt|digest``, each time with another salt.
-    """
+    """Hide a name as ssh's ``HashKnownHosts`` does."""
     salt = os.urandom(hashlib.sha1().digest_size)
     parts = (salt, _digest(salt, name))
     return "|1|" + "|".join(base64.b64encode(part).decode("ascii") for part in parts)
@@ -105,19 +67,7 @@ class KnownKey(NamedTuple):
         return f"{self.file}:{self.line}"
 
     def is_for(self, name: str) -> bool:
-        """
-        Tell whether the line speaks of a host.
-
-        Parameters
-        ----------
-        name : str
-            As `host_name` writes it.
-
-        Returns
-        -------
-        bool
-            Whether the name is hashed here, or matched by the line's patterns.
-        """
+        """Tell whether the line speaks of a host."""
         if self.hosts.startswith("|1|"):
             return _is_hashed(name, self.hosts)
         return is_match_list(name, self.hosts.lower().split(","))
@@ -136,14 +86,10 @@ class KnownHosts:
     """
     The keys on file, of one file or several.
 
-    Parameters
-    ----------
-    keys : Iterable[KnownKey]
-        In the order of the files.
-
     Notes
     -----
     *Thread safety*: immutable.
+
     """
 
     def __init__(self, keys: Iterable[KnownKey] = ()) -> None:
@@ -156,20 +102,11 @@ class KnownHosts:
 
         A line that cannot be used is a warning with file and line, and is passed over.
 
-        Parameters
-        ----------
-        files : Sequence[str]
-            Paths; a file that does not exist holds no keys.
-
-        Returns
-        -------
-        KnownHosts
-            The keys of all files.
-
         Raises
         ------
         SshConfigError
             A file exists and cannot be read.
+
         """
         keys: List[KnownKey] = []
         for path in files:
@@ -187,19 +124,7 @@ class KnownHosts:
         return len(self._keys)
 
     def lookup(self, names: Iterable[str]) -> List[KnownKey]:
-        """
-        Find the lines that speak of a host.
-
-        Parameters
-        ----------
-        names : Iterable[str]
-            The names the host goes by, as `host_name` writes them.
-
-        Returns
-        -------
-        List[KnownKey]
-            Matching lines of every marker, in order.
-        """
+        """Find the lines that speak of a host."""
         wanted = tuple(names)
         return [key for key in self._keys if any(key.is_for(name) for name in wanted)]
 

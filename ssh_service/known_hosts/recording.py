@@ -38,31 +38,11 @@ def record(
     The file is locked meanwhile, and the line is written in one piece at its end: owner, mode,
     links and all other lines stay as they are.
 
-    Parameters
-    ----------
-    path : str
-        The file; it is made (mode 0600), and its folder too (0700), where they do not exist.
-    name : str
-        The host, as a known_hosts file has it, perhaps hashed.
-    key_type : str
-        Such as ``ssh-ed25519``.
-    blob : bytes
-        The public key in wire format.
-    still_new : Callable[[], bool]
-        Asked under the lock; False: there is nothing left to write.  May raise.
-    deadline : Optional[float]
-        Monotonic instant until which the connection must be made; the lock is waited for during
-        half of what is left, and 10 s at most.
-
-    Returns
-    -------
-    Optional[str]
-        Why the line was not written, although it is new; None where it stands there.
-
     Raises
     ------
     SshConfigError
         The file cannot be written.
+
     """
     if _is_special(path):
         return "it is not a regular file"

@@ -19,21 +19,12 @@ def load_revoked(path: str) -> FrozenSet[bytes]:
     """
     Read a list of revoked keys; again only if it has changed.
 
-    Parameters
-    ----------
-    path : str
-        The file: one public key per line.
-
-    Returns
-    -------
-    FrozenSet[bytes]
-        The keys in wire format.
-
     Raises
     ------
     SshConfigError
         It cannot be read or understood, so that no host key can be judged: as in ssh, none is
         believed then.  A key revocation list (KRL) is not supported.
+
     """
     try:
         return _parse(path, file_version(os.stat(path)))

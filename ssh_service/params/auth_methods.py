@@ -38,6 +38,7 @@ class AuthMethods(NamedTuple):
         Methods to try, in order.
     notes : Tuple[str, ...]
         Why others are not tried, for the error if these are refused.
+
     """
 
     methods: Tuple[str, ...]
@@ -48,21 +49,11 @@ def auth_methods(sources: Sources) -> AuthMethods:
     """
     Say by which methods to log in.
 
-    Parameters
-    ----------
-    sources : Sources
-        The settings.
-
-    Returns
-    -------
-    AuthMethods
-        The caller's ``preferred_auth``; else ssh_config's ``PreferredAuthentications`` or all,
-        without those that ssh_config switches off.
-
     Raises
     ------
     SshConfigError
         One of them is something else.
+
     """
     methods = _preferred(sources)
     notes = []
@@ -116,20 +107,11 @@ def kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:
     """
     Return who answers the questions of keyboard-interactive.
 
-    Parameters
-    ----------
-    sources : Sources
-        The settings.
-
-    Returns
-    -------
-    Optional[Callable[..., Any]]
-        The caller's.
-
     Raises
     ------
     SshConfigError
         It is something else.
+
     """
     given = sources.get("kbdint_handler")
     if given is not None and not callable(given):
@@ -141,15 +123,7 @@ def pubkey_algs(sources: Sources) -> Optional[Tuple[str, ...]]:
     """
     Say which signature algorithms may be used to log in by a key.
 
-    Parameters
-    ----------
-    sources : Sources
-        The settings.
-
-    Returns
-    -------
-    Optional[Tuple[str, ...]]
-        None: all that the key and the server have in common.
+    Return None: all that the key and the server have in common.
     """
     for keyword in sources.config.keywords():
         if keyword in ("pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes"):  # the old name
@@ -161,20 +135,11 @@ def required_rsa_size(sources: Sources) -> int:
     """
     Say how many bits RSA keys must have, the server's and ours.
 
-    Parameters
-    ----------
-    sources : Sources
-        The settings.
-
-    Returns
-    -------
-    int
-        Not less than ssh's own minimum.
-
     Raises
     ------
     SshConfigError
         It is something else.
+
     """
     value = sources.config.get("requiredrsasize")
     if value is None:

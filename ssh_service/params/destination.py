@@ -32,21 +32,11 @@ def destination(sources: Sources) -> Tuple[str, int, str]:
     """
     Say where to connect to, and as whom; read ssh_config for it.
 
-    Parameters
-    ----------
-    sources : Sources
-        The caller's settings; `config` and `tokens` are filled.
-
-    Returns
-    -------
-    Tuple[str, int, str]
-        The host as the caller typed it, the port and the user.  The name to dial is the token
-        ``%h``.
-
     Raises
     ------
     SshConfigError
         One of them is wrong, or a ssh_config file cannot be used.
+
     """
     host = _host(sources.get("host"))
     given_port = sources.get("port")
@@ -143,20 +133,11 @@ def family(sources: Sources) -> int:
     """
     Say which kind of addresses may be used.
 
-    Parameters
-    ----------
-    sources : Sources
-        The settings.
-
-    Returns
-    -------
-    int
-        A `socket` address family; 0 for any.
-
     Raises
     ------
     SshConfigError
         It is something else.
+
     """
     given = sources.get("family")
     if given is None:
@@ -174,20 +155,11 @@ def local_addr(sources: Sources) -> Optional[Tuple[str, int]]:
     """
     Say which address to dial from.
 
-    Parameters
-    ----------
-    sources : Sources
-        The settings.
-
-    Returns
-    -------
-    Optional[Tuple[str, int]]
-        Port 0 stands for any; None: the system chooses both.
-
     Raises
     ------
     SshConfigError
         It is something else.
+
     """
     given = sources.get("local_addr")
     if given is None or given == ():

@@ -38,19 +38,7 @@ class _Same:
 
 
 def object_identity(thing: Any) -> Any:
-    """
-    Stand for an object, such as a callable that delivers a credential.
-
-    Parameters
-    ----------
-    thing : Any
-        The object.
-
-    Returns
-    -------
-    Any
-        Hashable: the object itself where it can be.
-    """
+    """Stand for an object, such as a callable that delivers a credential."""
     try:
         hash(thing)
     except TypeError:
@@ -59,19 +47,7 @@ def object_identity(thing: Any) -> Any:
 
 
 def hidden_identity(value: Any) -> Any:
-    """
-    Stand for a secret.
-
-    Parameters
-    ----------
-    value : Any
-        None, a `Secret`, or a callable that delivers one.
-
-    Returns
-    -------
-    Any
-        Hashable; a keyed digest in place of the secret.
-    """
+    """Stand for a secret."""
     return value.digest if isinstance(value, Secret) else object_identity(value)
 
 
@@ -79,21 +55,7 @@ def client_keys_identity(
     client_keys: Union[None, Tuple[KeySource, ...], Callable[[], Any]],
     identity_files: Tuple[str, ...],
 ) -> Any:
-    """
-    Stand for the keys of a connection.
-
-    Parameters
-    ----------
-    client_keys : Union[None, Tuple[KeySource, ...], Callable[[], Any]]
-        The caller's.
-    identity_files : Tuple[str, ...]
-        What is used where the caller gave none.
-
-    Returns
-    -------
-    Any
-        Hashable; another key in the same file makes it another.
-    """
+    """Stand for the keys of a connection."""
     if client_keys is None:
         return tuple(_source_identity(path) for path in identity_files)
     if callable(client_keys):

@@ -69,20 +69,7 @@ def _concealed_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
 
 
 def is_software_key(key: paramiko.PKey) -> bool:
-    """
-    Tell whether a key object holds its private half itself, if it has one.
-
-    Parameters
-    ----------
-    key : paramiko.PKey
-        The key.
-
-    Returns
-    -------
-    bool
-        True for paramiko's own classes; False for keys of agents, and for subclasses, which may
-        sign by any means.
-    """
+    """Tell whether a key object holds its private half itself, if it has one."""
     return type(key) in _SOFTWARE_KEYS
 
 

@@ -42,15 +42,11 @@ def check_refused(config: HostConfig) -> None:
     """
     Do as ``RefuseConnection`` says.
 
-    Parameters
-    ----------
-    config : HostConfig
-        What ssh_config says about a host.
-
     Raises
     ------
     SshConfigError
         It says that the host must not be connected to, and why.
+
     """
     value = config.get("refuseconnection")
     if value is not None:
@@ -58,14 +54,7 @@ def check_refused(config: HostConfig) -> None:
 
 
 def tell_unused(config: HostConfig) -> None:
-    """
-    Log which keywords have no effect: a warning, once a process, for those about security.
-
-    Parameters
-    ----------
-    config : HostConfig
-        What ssh_config says about a host.
-    """
+    """Log which keywords have no effect: a warning, once a process, for those about security."""
     for keyword in config.keywords():
         if keyword in _READ:
             continue

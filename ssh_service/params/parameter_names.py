@@ -80,17 +80,11 @@ def check_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """
     Refuse names that are not connect parameters.
 
-    Parameters
-    ----------
-    given : Mapping[str, Any]
-        The caller's settings.
-    known : Mapping[str, Any]
-        By the names there are.
-
     Raises
     ------
     SshConfigError
         A name is unknown; the message says what may be meant.
+
     """
     unknown = [name for name in given if name not in known and name not in _WITHOUT_EFFECT]
     if unknown:

@@ -40,26 +40,11 @@ def route(
     """
     Say which way a destination is reached.
 
-    Parameters
-    ----------
-    sources : Sources
-        The settings.
-    here : Hop
-        Host name, port and user of the destination.
-    hops : Tuple[Hop, ...]
-        The destinations whose way leads through this one.
-    resolve : Resolve
-        Resolves the settings of a jump host.
-
-    Returns
-    -------
-    Tuple[Tunnel, Optional[str]]
-        The jump host and the proxy command; at most one of them.
-
     Raises
     ------
     SshConfigError
         Both are given, one is malformed, or jump hosts lead in a circle.
+
     """
     tunnel, command = sources.get("tunnel", MISSING), sources.get("proxy_command")
     if isinstance(tunnel, (list, tuple)) and not tunnel:  # asyncssh's "not given"

@@ -17,49 +17,18 @@ _HIDDEN = ("password", "passphrase")
 
 
 def first(value: Value) -> str:
-    """
-    Return the argument of a keyword that takes one.
-
-    Parameters
-    ----------
-    value : Value
-        From ssh_config.
-
-    Returns
-    -------
-    str
-        As written.
-    """
+    """Return the argument of a keyword that takes one."""
     return value.arguments[0]
 
 
 def named(value: Value, keyword: str) -> str:
-    """
-    Name a value of ssh_config in an error.
-
-    Parameters
-    ----------
-    value : Value
-        From ssh_config.
-    keyword : str
-        As ssh_config(5) spells it.
-
-    Returns
-    -------
-    str
-        ``file:line: keyword``.
-    """
+    """Name a value of ssh_config in an error."""
     return f"{value.origin}: {keyword}"
 
 
 class Sources:
     """
     The caller's settings and, once `config` is set, those of ssh_config.
-
-    Parameters
-    ----------
-    given : Mapping[str, Any]
-        The caller's, after `conceal`.
 
     Attributes
     ----------
@@ -69,6 +38,7 @@ class Sources:
         What ssh_config says.
     tokens : Dict[str, str]
         What ``%h`` and the like mean for this destination.
+
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
@@ -84,43 +54,20 @@ class Sources:
         return name in self._given
 
     def hidden(self, name: str) -> Any:
-        """
-        Return a secret of the caller's.
-
-        Parameters
-        ----------
-        name : str
-            ``password`` or ``passphrase``.
-
-        Returns
-        -------
-        Any
-            None, a `Secret` or a callable.
-        """
+        """Return a secret of the caller's."""
         value = self._given.get(name)
         assert value is None or isinstance(value, Secret) or callable(value)
         return value
 
     def text(self, name: str, keyword: str) -> Optional[str]:
         """
-        Read a text.
-
-        Parameters
-        ----------
-        name : str
-            The setting's name.
-        keyword : str
-            Its keyword in ssh_config.
-
-        Returns
-        -------
-        Optional[str]
-            None where nobody says anything.
+        Read a text; return None where nobody says anything.
 
         Raises
         ------
         SshConfigError
             It is something else.
+
         """
         given = self.get(name)
         if given is not None:
@@ -132,22 +79,11 @@ class Sources:
         """
         Read a switch that is off unless somebody sets it.
 
-        Parameters
-        ----------
-        name : str
-            The setting's name.
-        keyword : str
-            Its keyword in ssh_config.
-
-        Returns
-        -------
-        bool
-            The switch.
-
         Raises
         ------
         SshConfigError
             It is something else.
+
         """
         given = self.get(name)
         if given is not None:
@@ -159,22 +95,13 @@ class Sources:
         """
         Read a duration.
 
-        Parameters
-        ----------
-        name : str
-            The setting's name.
-        keyword : Optional[str]
-            Its keyword in ssh_config, if there is one.
-
-        Returns
-        -------
-        Optional[float]
-            None where nobody says anything, or ssh_config says 0 or none.
+        Return None where nobody says anything, or ssh_config says 0 or none.
 
         Raises
         ------
         SshConfigError
             It is something else.
+
         """
         given = self.get(name)
         if given is not None:
@@ -188,22 +115,11 @@ class Sources:
         """
         Replace the tokens in a value of ssh_config.
 
-        Parameters
-        ----------
-        value : Value
-            Where the text stands.
-        text : str
-            The text.
-
-        Returns
-        -------
-        str
-            The text meant.
-
         Raises
         ------
         SshConfigError
             A token is unknown.
+
         """
         return ssh_config.expand_tokens(text, self.tokens, value.origin)
 
@@ -211,20 +127,11 @@ class Sources:
         """
         Read the paths of a keyword, every time it stands there if it collects.
 
-        Parameters
-        ----------
-        keyword : str
-            In lower case.
-
-        Returns
-        -------
-        Tuple[str, ...]
-            Absolute, none twice, without ``none``.
-
         Raises
         ------
         SshConfigError
             A token or an environment variable is unknown.
+
         """
         found = []
         for value in self.config.all(keyword):

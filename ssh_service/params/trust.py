@@ -32,20 +32,11 @@ def host_key_trust(sources: Sources) -> HostKeyTrust:
     """
     Say how the host key of a destination is to be judged.
 
-    Parameters
-    ----------
-    sources : Sources
-        The settings.
-
-    Returns
-    -------
-    HostKeyTrust
-        The policy and its files.
-
     Raises
     ------
     SshConfigError
         A setting is wrong, two contradict each other, or a file must exist and does not.
+
     """
     trust = _policy_and_files(sources)
     # Whatever the caller says of host keys, what the user's ssh_config takes away stays away.

@@ -44,13 +44,6 @@ class SessionPool:
     """
     The sessions of one destination.
 
-    Parameters
-    ----------
-    cache : SshClientCache
-        Where the connections live.
-    target : ConnectParams
-        The destination.
-
     Notes
     -----
     Thread safety.  Every method may be called from any thread; none waits for the network.  What
@@ -63,6 +56,7 @@ class SessionPool:
 
     A connection in use keeps one session open in advance, so that a command costs one round trip;
     it is given up where sessions are scarce, and when nothing was run for a while.
+
     """
 
     def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
@@ -86,20 +80,7 @@ class SessionPool:
         max_lifetime: Optional[float] = None,
         target: Optional[ConnectParams] = None,
     ) -> None:
-        """
-        Run a command as soon as a session is free.
-
-        Parameters
-        ----------
-        command : Command
-            To be run; its future tells of its fate.
-        max_connections : int
-            How many connections to the destination there may be.
-        idle_timeout, max_lifetime : Optional[float]
-            Seconds, see `SshClientCache.release`.
-        target : Optional[ConnectParams]
-            The destination as this caller gave it; None: as before.
-        """
+        """Run a command as soon as a session is free."""
         command.strand = self._strand
         command.run_helper = functools.partial(self._run_helper, kept=self._lender.cache())
         background.submit(
@@ -348,16 +329,7 @@ class SessionPool:
                 self._request_session(spare)
 
     def session_opened(self, session: Session, channel: SshChannel) -> None:
-        """
-        Use a session that the server confirmed.
-
-        Parameters
-        ----------
-        session : Session
-            The session.
-        channel : SshChannel
-            Its channel.
-        """
+        """Use a session that the server confirmed."""
         with self._lock:
             self._scheduler.on_opened(session, channel)
             command, unwanted = session.command, session.ended
@@ -367,16 +339,7 @@ class SessionPool:
             self._run(session, command, channel)
 
     def session_closed(self, session: Session, error: Optional[SshServiceError]) -> None:
-        """
-        Take back a session, and its command where that was never sent.
-
-        Parameters
-        ----------
-        session : Session
-            The session.
-        error : Optional[SshServiceError]
-            As for `ChannelSink.on_close`.
-        """
+        """Take back a session, and its command where that was never sent."""
         connection, now = session.connection, time.monotonic()
         with self._lock:
             session.ended = True  # nobody gives it a command from here on

@@ -62,15 +62,11 @@ class SessionScheduler:
     """
     What there is at one destination, and what may be done about it.
 
-    Parameters
-    ----------
-    connection_id : str
-        The destination's.
-
     Notes
     -----
     Thread safety.  None of its own: the pool's lock guards all of it.  Every method decides, and
     returns what is then to be done without the lock.
+
     """
 
     def __init__(self, connection_id: str) -> None:
@@ -142,19 +138,7 @@ class SessionScheduler:
         ]
 
     def waiting_since(self, starts: int) -> Optional[List[SshTransport]]:
-        """
-        Say where all sessions are taken, for long enough that others should give up theirs.
-
-        Parameters
-        ----------
-        starts : int
-            From `Step.full`, a while ago.
-
-        Returns
-        -------
-        Optional[List[SshTransport]]
-            The connections there are; None if nothing waits any more, or something has started.
-        """
+        """Say where all sessions are taken, for long enough that others should give up theirs."""
         waits = any(not command.is_done for _, command in self._queue)
         return self.transports() if waits and self._starts == starts else None
 
@@ -256,20 +240,7 @@ class SessionScheduler:
     # What becomes of a session.
 
     def assign(self, session: Session, command: Command, in_cache: bool, is_alive: bool) -> bool:
-        """
-        Give a session to the command it was chosen for, or let that wait for another.
-
-        Parameters
-        ----------
-        session : Session
-            The session.
-        command : Command
-            From `next_step`.
-        kept : bool
-            Whether the cache still has its connection.
-        fit : bool
-            Whether that has not ended.
-        """
+        """Give a session to the command it was chosen for, or let that wait for another."""
         connection = session.connection
         if in_cache and is_alive and not session.ended:
             session.assign(command)
@@ -304,20 +275,7 @@ class SessionScheduler:
     def on_ended(
         self, session: Session, error: Optional[SshServiceError], unsent: bool, now: float
     ) -> End:
-        """
-        Take note of the end of a session.
-
-        Parameters
-        ----------
-        session : Session
-            The session; nobody gives it a command any more.
-        error : Optional[SshServiceError]
-            As for `ChannelSink.on_close`.
-        unsent : bool
-            Whether it had a command, which was never sent.
-        now : float
-            The monotonic instant.
-        """
+        """Take note of the end of a session."""
         connection = session.connection
         connection.opened -= session.channel is not None
         if connection.spare is session:
@@ -391,24 +349,7 @@ class SessionScheduler:
     def retry_or_give_up(
         self, held: bool, admitted: bool, now: float
     ) -> Tuple[Optional[float], Failed]:
-        """
-        Say what is to become of those for whom no session is admitted.
-
-        Parameters
-        ----------
-        held : bool
-            Whether others (a copy, paramiko code of the user's) hold sessions.
-        admitted : bool
-            Whether the server has ever admitted one.
-        now : float
-            The monotonic instant.
-
-        Returns
-        -------
-        Tuple[Optional[float], List[Tuple[Command, BaseException]]]
-            Seconds until the server is to be asked again, or None; and who is told that it will
-            not be.
-        """
+        """Say what is to become of those for whom no session is admitted."""
         if self._will_retry or not self._is_starved(now):
             return None, []
         since = self._refused_since

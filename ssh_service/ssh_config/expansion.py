@@ -22,24 +22,11 @@ def expand_tokens(text: str, tokens: Mapping[str, str], origin: str) -> str:
     """
     Replace ``%h`` and the like.
 
-    Parameters
-    ----------
-    text : str
-        The value as written.
-    tokens : Mapping[str, str]
-        What each letter stands for.
-    origin : str
-        Where the value stands, for the error.
-
-    Returns
-    -------
-    str
-        The value meant.
-
     Raises
     ------
     SshConfigError
         A letter that has no meaning here.
+
     """
 
     def meaning(found: Match[str]) -> str:
@@ -56,20 +43,11 @@ def expand_command(text: str, tokens: Mapping[str, str], origin: str) -> str:
     """
     Replace ``%h`` and the like in a command for the shell.
 
-    Parameters
-    ----------
-    text, tokens, origin
-        As for `expand_tokens`.
-
-    Returns
-    -------
-    str
-        The command.
-
     Raises
     ------
     SshConfigError
         As for `expand_tokens`; or a host or user in it is none, but more of a command.
+
     """
     for letter in _NAMES:
         if letter in tokens and f"%{letter}" in text and _MORE_THAN_A_NAME.search(tokens[letter]):
@@ -84,22 +62,11 @@ def expand_environment(text: str, origin: str) -> str:
     """
     Replace ``${NAME}`` by the environment variable.
 
-    Parameters
-    ----------
-    text : str
-        The value as written.
-    origin : str
-        Where the value stands, for the error.
-
-    Returns
-    -------
-    str
-        The value meant.
-
     Raises
     ------
     SshConfigError
         The variable is not set, or a brace is missing.
+
     """
 
     def meaning(found: Match[str]) -> str:

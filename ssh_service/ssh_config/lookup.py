@@ -36,6 +36,7 @@ class HostConfig:
     Notes
     -----
     *Thread safety*: not changed once `lookup` has returned it.
+
     """
 
     def __init__(self) -> None:
@@ -44,41 +45,15 @@ class HostConfig:
         self.get = self._first.get  # itself, as it is asked some thirty times for each command
 
     def all(self, keyword: str) -> List[Value]:
-        """
-        Return every value of a keyword, in order.
-
-        Parameters
-        ----------
-        keyword : str
-            In lower case.
-
-        Returns
-        -------
-        List[Value]
-            At most one, except for keywords that collect.
-        """
+        """Return every value of a keyword, in order."""
         return list(self._values.get(keyword, ()))
 
     def keywords(self) -> List[str]:
-        """
-        Name the keywords that have a value.
-
-        Returns
-        -------
-        List[str]
-            In lower case, in the order they were found.
-        """
+        """Name the keywords that have a value."""
         return list(self._values)
 
     def add(self, line: Line) -> None:
-        """
-        Take a line into account.
-
-        Parameters
-        ----------
-        line : Line
-            One that is for this host.
-        """
+        """Take a line into account."""
         values = self._values.setdefault(line.keyword, [])
         known = [value.arguments for value in values]
         if not known or (line.keyword in _COLLECTED and line.value.arguments not in known):
@@ -86,14 +61,7 @@ class HostConfig:
             self._first.setdefault(line.keyword, line.value)
 
     def settle(self, hostname: str) -> None:
-        """
-        Fix the host's name, whatever else is still said about it.
-
-        Parameters
-        ----------
-        hostname : str
-            Plain, without tokens.
-        """
+        """Fix the host's name, whatever else is still said about it."""
         values = self._values.get("hostname")
         origin = values[0].origin if values else ""
         self._first["hostname"] = Value((hostname.replace("%", "%%"),), origin)
@@ -101,14 +69,7 @@ class HostConfig:
 
 
 def local_user() -> str:
-    """
-    Name the user this process runs as.
-
-    Returns
-    -------
-    str
-        The login name, or the number where the system knows no name.
-    """
+    """Name the user this process runs as."""
     try:
         import pwd
 
@@ -121,14 +82,7 @@ def local_user() -> str:
 
 
 def default_files() -> Tuple[str, ...]:
-    """
-    Name the files ssh itself would read.
-
-    Returns
-    -------
-    Tuple[str, ...]
-        The user's and the system's; they need not exist.
-    """
+    """Name the files ssh itself would read."""
     return (expand_home("~/.ssh/config"), _SYSTEM_FILE)
 
 
@@ -143,31 +97,13 @@ def lookup(
     """
     Read what ssh_config files say about a host.
 
-    Parameters
-    ----------
-    host : str
-        As the caller typed it.
-    files : Optional[Sequence[str]]
-        Files that must exist; None for the user's and the system's, where they exist.
-    user : Optional[str]
-        The user name the caller gave, seen by ``Match user``.
-    port : Optional[int]
-        The port the caller gave, seen by the ``%p`` of ``Match exec``.
-    allow_exec : bool
-        Whether ``Match exec`` may run its command.  Where it may not, the block does not match,
-        and a warning says so.
-
-    Returns
-    -------
-    HostConfig
-        What was found.
-
     Raises
     ------
     SshConfigError
         A file is missing, unreadable, not safe (the user's own or an included one, writable by
         others) or not in the format, or a ``Match exec`` does not end; the message names file and
         line.
+
     """
     reader = _Reader(host, user, port, allow_exec)
     reader.read_all(files)

@@ -15,25 +15,14 @@ _LIMIT = 10.0  # seconds that the command may take
 
 def succeeds(command: str, origin: str) -> bool:
     """
-    Run a command in the user's shell.
-
-    Parameters
-    ----------
-    command : str
-        Tokens expanded.
-    origin : str
-        ``file:line``, for the error.
-
-    Returns
-    -------
-    bool
-        Whether its exit status is 0.
+    Run a command in the user's shell; return whether its exit status is 0.
 
     Raises
     ------
     SshConfigError
         There is no such shell, or the command did not end within 10 s; then it has been killed,
         with all that it started.
+
     """
     shell = os.environ.get("SHELL") or "/bin/sh"
     try:

@@ -52,23 +52,11 @@ def read(path: str, *, check_owner: bool) -> Tuple[Block, ...]:
     """
     Read a file; again only if it has changed.
 
-    Parameters
-    ----------
-    path : str
-        The file.  A folder has no lines, as in ssh.
-    check_owner : bool
-        Whether to refuse what somebody else than its owner, who must be root or this user, could
-        have written.
-
-    Returns
-    -------
-    Tuple[Block, ...]
-        Without comments and empty lines.
-
     Raises
     ------
     SshConfigError
         It cannot be read, is refused, or is not in the format.
+
     """
     try:
         facts = os.stat(path)
@@ -174,20 +162,11 @@ def criteria(value: Value) -> Tuple[Criterion, ...]:
     """
     Read the criteria of a ``Match``.
 
-    Parameters
-    ----------
-    value : Value
-        Of the keyword.
-
-    Returns
-    -------
-    Tuple[Criterion, ...]
-        At least one; a name that is not known here is among them as it stands.
-
     Raises
     ------
     SshConfigError
         A value is missing, or ``all`` is not alone.
+
     """
     found = list(_criteria(value))
     for index, one in enumerate(found):
