@@ -1,8 +1,8 @@
 """
 SSH for synchronous programs: cached connections, commands, and copies, from any thread.
 
-Everything is loaded when it is first used, so that ``from ssh_service import SshClientCache``
-needs neither mlos_bench nor an extra, and ``import ssh_service`` costs nothing.
+Everything is imported on first use.  So ``import ssh_service`` is cheap, and
+``from ssh_service import SshClientCache`` needs neither mlos_bench nor an extra.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ __all__ = [
     "SshFileShareService",
     "SshHostService",
     "SshService",
-    # what they are built on
+    # their base classes
     "FileShareService",
     "Service",
     "Status",
-    # verbs
+    # functions
     "RemoteProcess",
     "close_all",
     "default_cache",
@@ -65,7 +65,7 @@ __all__ = [
     "run",
     "start",
     "upload",
-    # engine
+    # connections and results
     "CompletedProcess",
     "SshClient",
     "SshClientCache",
@@ -163,7 +163,7 @@ def __getattr__(name: str) -> Any:
         value = importlib.import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # asked for once
+    globals()[name] = value  # so that this is called once
     return value
 
 

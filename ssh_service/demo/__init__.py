@@ -1,8 +1,8 @@
 """
-A demonstration: what the library is for, step by step, in a few seconds; each step is checked.
+A demonstration of the library, in a few seconds; each step checks what it shows.
 
-Without arguments it needs no server: two run inside the process.  Only the command line is here,
-so that help is quick; the steps are in `ssh_service.demo.steps`.
+Without arguments it needs no server: two run inside the process.  This module only parses the
+command line, so that ``--help`` is fast; the steps are in `ssh_service.demo.steps`.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Optional[List[str]]) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = _Parser(
         prog=_command_name(),
         description="Show what ssh_service does, step by step, in a few seconds.",
         epilog="Without --host no server is needed: two run inside the process, on 127.0.0.1."
         "  On a server of yours it runs small commands (echo, sleep, cat), copies 4 MB to a"
-        " temporary folder and back, and removes it.  Exit status: 0 every check held, 1 one did"
-        " not, 2 wrong usage or no connection, 130 interrupted.",
+        " temporary folder and back, and removes it.  Exit status: 0 every check passed, 1 one"
+        " failed, 2 wrong usage or no connection, 130 interrupted.",
     )
     parser.add_argument(
         "--host",
         metavar="[USER@]HOST[:PORT]",
-        help="show it on a server of yours; may be an alias of your ssh_config",
+        help="use a server of yours; may be an alias in your ssh_config",
     )
     parser.add_argument("--key", metavar="FILE", help="the private key to log in with")
     parser.add_argument(
         "--host-key",
         choices=("strict", "accept-new", "off"),
-        help="how to check the server's key by your known_hosts; accept-new writes a new one down"
-        " (default: as your ssh_config says, else strict)",
+        help="how to check the server's key with your known_hosts; accept-new records a new one"
+        " (default: what your ssh_config says, else strict)",
     )
     options = parser.parse_args(arguments)
     if options.host is None and (options.key or options.host_key):
-        parser.error("--key and --host-key go with --host")
+        parser.error("--key and --host-key need --host")
     return options
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the demonstration."""
+    """Run the demonstration, and return its exit status."""
     try:
         return _run(parse(arguments))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except OSError as error:  # of standard output: the steps tell of their own
+    except OSError as error:  # of standard output; the steps report their own
         if not isinstance(error, BrokenPipeError):
             print(f"{_command_name()}: cannot write the output: {error.strerror}", file=sys.stderr)
         return 1

@@ -19,31 +19,31 @@ from ssh_service.errors import SshConfigError, SshServiceError, SshTransferError
 from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.transport import SshTransport
 
-__all__ = ["Host", "MockStage", "RealStage", "Stage", "connect_params", "try_once"]
+__all__ = ["Host", "MockStage", "RealStage", "Stage", "connect_params", "check_connection"]
 
-# Seconds a byte takes each way between this process and its own servers.
-_DELAY = 0.015
-# Seconds for what is done beside the steps.
+# Latency in seconds, each way, between this process and its own servers.
+_LATENCY = 0.015
+# Seconds for preparing and removing the workspace.
 _TIMEOUT = 30.0
-_MADE = re.compile(r"/\S.*/ssh-service-demo\.\w+\Z")
+_WORKSPACE = re.compile(r"/\S.*/ssh-service-demo\.\w+\Z")
 
 
 class Host(NamedTuple):
     """
-    A destination, and a way to cut the line to it.
+    A destination, and a function that cuts a connection to it.
 
     Attributes
     ----------
     name : str
-        For people.
+        Its name in the output.
     params : Dict[str, Any]
         Connect parameters.
     cut : Callable[[SshTransport], None]
-        Cuts the line under a connection to it.
+        Cuts a connection to it.
     connection_id : str
-        What its connections are called.
+        The id of its connections.
     logins : int
-        How many it takes to get there: one more than there are jump hosts.
+        The number of logins for a connection: one more than its jump hosts.
     """
 
     name: str
@@ -53,24 +53,24 @@ class Host(NamedTuple):
     logins: int
 
 
-def _host(name: str, given: Dict[str, Any], cut: Callable[[SshTransport], None]) -> Host:
-    target = params.resolve(given)
+def _host(name: str, connect: Dict[str, Any], cut: Callable[[SshTransport], None]) -> Host:
+    target = params.resolve(connect)
     logins, hop = 1, target.tunnel
     while isinstance(hop, params.ConnectParams):
         logins, hop = logins + 1, hop.tunnel
-    return Host(name, given, cut, target.connection_id, logins)
+    return Host(name, connect, cut, target.connection_id, logins)
 
 
 class Stage(ABC):
     """
-    Two destinations; a context manager that gives them.
+    Two destinations; a context manager that returns them.
 
     Attributes
     ----------
     introduction : str
-        Says where all this happens.
+        Describes the servers.
     keeps_times : bool
-        Whether its servers keep the times of files.
+        Whether the servers keep the times of files.
     """
 
     introduction: str
@@ -90,19 +90,19 @@ class Stage(ABC):
 
     @abstractmethod
     def _hosts(self, stack: contextlib.ExitStack) -> List[Host]:
-        """Make the hosts; `stack` ends what they need."""
+        """Create the hosts; `stack` closes what they need."""
 
     @abstractmethod
     def workspace(self, cache: SshClientCache) -> ContextManager[str]:
-        """Give a folder on the first host, which is removed afterwards."""
+        """Create a folder on the first host, and remove it afterwards."""
 
 
 class MockStage(Stage):
-    """Two servers inside this process, each at the far end of a line that takes its time."""
+    """Two servers inside this process, each behind a proxy that adds latency."""
 
     introduction = (
-        "Two SSH servers, alpha and beta, run inside this process, each at the end of a line that"
-        f" takes {2000 * _DELAY:.0f} ms there and back."
+        "Two SSH servers, alpha and beta, run inside this process, each with a round-trip time of"
+        f" {2000 * _LATENCY:.0f} ms."
     )
     keeps_times = False
 
@@ -117,8 +117,8 @@ class MockStage(Stage):
         for name in ("alpha", "beta"):
             server = stack.enter_context(MockSshd("demo"))
             proxy = stack.enter_context(FaultProxy(server.host, server.port))
-            proxy.delay = _DELAY
-            given = {
+            proxy.delay = _LATENCY
+            connect = {
                 **server.connect_params,
                 "host": name,
                 "port": proxy.port,
@@ -126,19 +126,19 @@ class MockStage(Stage):
                 "host_key_alias": f"[{server.host}]:{server.port}",
                 "agent_path": None,
             }
-            hosts.append(_host(name, given, _cutter(proxy)))
+            hosts.append(_host(name, connect, _cut_function(proxy)))
         return hosts
 
     @contextlib.contextmanager
     def workspace(self, cache: SshClientCache) -> Iterator[str]:
-        """Give a folder; the servers' files are this machine's."""
+        """Create a folder; the servers use this machine's files."""
         with tempfile.TemporaryDirectory(prefix="ssh-service-demo-") as folder:
             yield folder
 
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keep what a package logs from stderr, where nobody has asked for it."""
+    """Keep a package's log off stderr, unless logging is configured."""
     logger, handler = logging.getLogger(name), logging.NullHandler()
     logger.addHandler(handler)
     try:
@@ -147,7 +147,7 @@ def _quiet(name: str) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _cutter(proxy: FaultProxy) -> Callable[[SshTransport], None]:
+def _cut_function(proxy: FaultProxy) -> Callable[[SshTransport], None]:
     return lambda transport: proxy.cut()
 
 
@@ -156,86 +156,86 @@ class RealStage(Stage):
 
     keeps_times = True
 
-    def __init__(self, given: Dict[str, Any]) -> None:
+    def __init__(self, connect: Dict[str, Any]) -> None:
         super().__init__()
-        target = params.resolve(given)
+        target = params.resolve(connect)
         interval = target.keepalive_interval or 15.0
         # Destinations that differ in a setting never share a connection.
-        self._given = [
-            {**given, "keepalive_interval": seconds} for seconds in (interval, interval + 1)
+        self._connect = [
+            {**connect, "keepalive_interval": seconds} for seconds in (interval, interval + 1)
         ]
         self._name = target.connection_id
         self.introduction = (
-            f"The server is {self._name}. It is asked for with two keepalive intervals, so it gets"
-            " two connections: they are shared only where every setting agrees."
+            f"The server is {self._name}. It is used with two keepalive intervals, which makes two"
+            " connections: a connection is shared only if all parameters are equal."
         )
 
     def _hosts(self, stack: contextlib.ExitStack) -> List[Host]:
-        # The socket is shut under the transport, which finds it ended as if the network had done
-        # so.  (A proxy in between would hide the host from the user's ssh_config.)
-        return [_host(self._name, given, lambda t: t.sock.close()) for given in self._given]
+        # Closing the transport's socket looks like a lost network.  (A proxy would hide the host
+        # from the user's ssh_config.)
+        return [_host(self._name, connect, lambda t: t.sock.close()) for connect in self._connect]
 
     @contextlib.contextmanager
     def workspace(self, cache: SshClientCache) -> Iterator[str]:
-        """Have the server make a temporary folder."""
+        """Create a temporary folder on the server."""
         script = 'mktemp -d "${TMPDIR:-/tmp}/ssh-service-demo.XXXXXX"'
         made = self._run(cache, script)
         folder = made.stdout.strip()
-        if made.exit_status != 0 or not _MADE.match(folder):
+        if made.exit_status != 0 or not _WORKSPACE.match(folder):
             said = made.stderr.strip() or folder
-            raise SshTransferError(f"{self._name} made no temporary folder: {said}")
+            raise SshTransferError(f"{self._name} could not create a temporary folder: {said}")
         try:
             yield folder
         finally:
             try:
                 self._run(cache, 'rm -rf -- "$folder"', {"folder": folder})
-            except SshServiceError as error:  # must not hide what went wrong before
+            except SshServiceError as error:  # must not hide an earlier error
                 print(f"{folder} is left on the server: {error}", file=sys.stderr)
 
     def _run(
         self, cache: SshClientCache, script: str, env: Optional[Dict[str, str]] = None
     ) -> CompletedProcess:
         return api.run(
-            self._given[0], script, env=env, shell="/bin/sh", cache=cache, timeout=_TIMEOUT
+            self._connect[0], script, env=env, shell="/bin/sh", cache=cache, timeout=_TIMEOUT
         )
 
 
 def connect_params(host: str, key: Optional[str], host_key: Optional[str]) -> Dict[str, Any]:
     """
-    Make connect parameters of the command line.
+    Return the connect parameters for the command line.
 
     Raises
     ------
     SshConfigError
-        The host cannot be one, or there is no such key.
+        The host is invalid, or the key file does not exist.
     """
     from ssh_service.fleet.hosts import parse
 
     try:
-        given = parse(host)
+        connect = parse(host)
     except SshConfigError as error:
         raise SshConfigError(f"--{error}") from error
     if key is not None:
         path = os.path.expanduser(key)
         if not os.path.isfile(path):
             raise SshConfigError(f"--key {key}: no such file")
-        given["client_keys"] = [path]
+        connect["client_keys"] = [path]
     if host_key is not None:
-        given["host_key_policy"] = host_key
-    return given
+        connect["host_key_policy"] = host_key
+    return connect
 
 
-def try_once(given: Dict[str, Any]) -> None:
+def check_connection(connect: Dict[str, Any]) -> None:
     """
-    Connect, and hang up, so that what is wrong is told before anything is shown.
+    Connect and disconnect, so that errors are reported before the first step.
 
     Raises
     ------
     SshServiceError
-        There is no connection to be had.
+        No connection could be made.
     """
     cache = SshClientCache()
     try:
-        cache.get_client_connection(given)
+        cache.get_client_connection(connect)
     finally:
         cache.cleanup()

@@ -1,4 +1,4 @@
-"""The demonstration from beginning to end: hosts, a cache, the steps, and what becomes of them."""
+"""The course of the demonstration: the hosts, the cache, the steps, and the exit status."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ def run(
     *,
     command_name: str = "python -m ssh_service demo",
 ) -> int:
-    """Run the demonstration."""
+    """Run the demonstration, and return its exit status."""
     began = time.monotonic()
     show = Show()
     try:
         if host is None:
             stage: hosts.Stage = hosts.MockStage()
         else:
-            given = hosts.connect_params(host, key, host_key)
-            hosts.try_once(given)
-            stage = hosts.RealStage(given)
+            connect = hosts.connect_params(host, key, host_key)
+            hosts.check_connection(connect)
+            stage = hosts.RealStage(connect)
     except SshServiceError as error:
         text = " ".join(str(error).split())
         if isinstance(error, SshHostKeyError) and error.expected is None and host_key is None:
-            text += "; --host-key accept-new takes it and writes it down"
+            text += "; --host-key accept-new trusts and records it"
         print(f"{command_name}: {text}", file=sys.stderr)
         return 2
     try:
-        _perform(show, stage)
+        _run_steps(show, stage)
     except CheckFailed as failure:
         show.failed(f"expected {failure}")
         return 1
     except (SshServiceError, OSError) as error:
         show.failed(f"{type(error).__name__}: {error}")
         return 1
-    show.title(f"Every check held. {time.monotonic() - began:.1f} s in all.")
+    show.title(f"Every check passed. {time.monotonic() - began:.1f} s in all.")
     return 0
 
 
-def _perform(show: Show, stage: hosts.Stage) -> None:
+def _run_steps(show: Show, stage: hosts.Stage) -> None:
     journal = Journal()
     cache = SshClientCache(client_factory=journal.client)
     with tempfile.TemporaryDirectory(prefix="ssh-service-demo-") as folder, stage as both:
@@ -66,5 +66,5 @@ def _perform(show: Show, stage: hosts.Stage) -> None:
                 steps.copy_a_tree(show, cache, both[0], scratch, workspace, stage.keeps_times)
                 steps.cut_the_line(show, cache, both[0], workspace)
         finally:
-            cache.exit()  # which the hooks are told of, too
-        steps.tell_of_hooks(show, journal, both)
+            cache.exit()  # which calls hooks, too
+        steps.show_hook_calls(show, journal, both)

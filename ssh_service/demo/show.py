@@ -1,4 +1,4 @@
-"""How the demonstration speaks: titles, checks, a bar; in colour where that is wanted."""
+"""The output of the demonstration: titles, checks and a progress bar, with colour if wanted."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _INDENT = 3
 
 
 class CheckFailed(Exception):
-    """A step did not show what it should have; its text says what was expected."""
+    """A step did not show what it should; the text says what was expected."""
 
 
 class Show:
     """
-    Prints the steps: wrapped and coloured on a terminal, plain lines elsewhere.
+    Prints the steps: wrapped and coloured on a terminal, otherwise as plain lines.
 
     Notes
     -----
@@ -36,21 +36,21 @@ class Show:
 
     def __init__(self) -> None:
         reconfigure = getattr(sys.stdout, "reconfigure", None)
-        if reconfigure is not None:  # what a server says may not exist in the terminal's encoding
+        if reconfigure is not None:  # a server's text may not be encodable for the terminal
             reconfigure(errors="backslashreplace")
-        # Rich before 14 takes an empty NO_COLOR for a wish, which no-color.org says it is not.
+        # Rich before 14 treats an empty NO_COLOR as set, against no-color.org.
         self._console = Console(highlight=False, no_color=bool(os.environ.get("NO_COLOR")))
         unicode = (self._console.encoding or "").lower().startswith("utf")
         self._good, self._bad = ("✓", "✗") if unicode else ("ok:", "FAILED:")
         self._number = 0
 
     def title(self, text: str) -> None:
-        """Print a paragraph that stands by itself."""
+        """Print a separate paragraph."""
         self._print(Text(f"\n{text}"), 0)
 
     @contextlib.contextmanager
     def step(self, title: str, why: str) -> Iterator[None]:
-        """Print a step's title and meaning, then its checks, then the time it took."""
+        """Print a step's title and purpose, then run its body, then print how long that took."""
         self._number += 1
         self._print(Text(f"\n{self._number}. {title}", "bold"), 0)
         self._print(Text(why, "dim"))
@@ -60,28 +60,28 @@ class Show:
 
     def check(self, holds: bool, text: str, expected: str) -> None:
         """
-        Print what was seen, if it is as it should be.
+        Print a result that is as expected.
 
         Raises
         ------
         CheckFailed
-            It is not.
+            It is not as expected.
         """
         if not holds:
             raise CheckFailed(f"{expected}; seen: {text}")
         self._print(Text.assemble((self._good, "bold green"), " ", text), hang=len(self._good) + 1)
 
     def note(self, text: str) -> None:
-        """Print what is no check."""
+        """Print a line without a check."""
         self._print(Text(text))
 
     def failed(self, text: str) -> None:
-        """Print why the demonstration ends here."""
+        """Print why the demonstration failed."""
         self._print(Text.assemble((self._bad, "bold red"), " ", text))
 
     @contextlib.contextmanager
     def bar(self, title: str) -> Iterator[ProgressCallback]:
-        """Draw how far a copy is, on a terminal; it is gone afterwards."""
+        """Draw a progress bar on a terminal, and remove it afterwards."""
         bar = Progress(
             TextColumn(f"{' ' * _INDENT}{{task.description}}"),
             BarColumn(),
@@ -100,7 +100,7 @@ class Show:
             for number, line in enumerate(text.wrap(self._console, width)):
                 line.rstrip()
                 self._console.print(Padding(line, (0, 0, 0, indent + (hang if number else 0))))
-        else:  # one line stays one line
+        else:  # do not wrap
             self._console.print(Text(" " * indent) + text, soft_wrap=True)
 
 

@@ -13,16 +13,16 @@ from ssh_service import download, run, upload
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.demo import trees
 from ssh_service.demo.hosts import Host
-from ssh_service.demo.journal import Event, Journal
+from ssh_service.demo.journal import HookCall, Journal
 from ssh_service.demo.show import Show
 from ssh_service.errors import SshConnectionLost
 
-__all__ = ["connect", "copy_a_tree", "cut_the_line", "run_many", "tell_of_hooks"]
+__all__ = ["connect", "copy_a_tree", "cut_the_line", "run_many", "show_hook_calls"]
 
 COMMANDS, THREADS = 50, 8
-# Seconds that each of the many commands sleeps.
-_NAP = 0.05
-# Seconds after which something that has not happened will not happen any more.
+# Seconds that each of the commands sleeps.
+_SLEEP = 0.05
+# Seconds after which it is an error that something has not happened.
 _TIMEOUT = 60.0
 _CALLBACK_THREAD = "ssh-service-callbacks"
 
@@ -32,12 +32,12 @@ S = TypeVar("S")
 
 @contextlib.contextmanager
 def _threads(cache: SshClientCache, count: int) -> Iterator[ThreadPoolExecutor]:
-    """Give threads that end at once where this one gives up (Ctrl-C)."""
+    """Yield a thread pool whose commands are ended if this thread is interrupted (Ctrl-C)."""
     with ThreadPoolExecutor(count) as pool:
         try:
             yield pool
         except BaseException:
-            cache.cleanup()  # what is in flight ends with an error
+            cache.cleanup()  # commands under way fail
             raise
 
 
@@ -60,10 +60,10 @@ def _on_threads(
 
 
 def connect(show: Show, cache: SshClientCache, journal: Journal, hosts: List[Host]) -> None:
-    """Ask for all hosts at once, from many threads."""
+    """Connect to all hosts at once, from many threads."""
     with show.step(
         "Connect to both at once",
-        "Threads share one connection to each host; a slow host holds up no other.",
+        "Threads share one connection to each host; a slow host does not delay the other.",
     ):
 
         def ask(number: int) -> None:
@@ -87,7 +87,7 @@ def connect(show: Show, cache: SshClientCache, journal: Journal, hosts: List[Hos
         took = " and ".join(f"{r - c.begun:.2f} s" for r, c in zip(ready, clients))
         show.check(
             max(client.begun for client in clients) < min(ready),
-            f"they were made side by side: {took}, both there after {seconds:.2f} s",
+            f"they were made in parallel: {took}, both ready after {seconds:.2f} s",
             "the second dial to begin before the first had ended",
         )
 
@@ -104,7 +104,7 @@ def run_many(show: Show, cache: SshClientCache, hosts: List[Host]) -> None:
         before = cache.stats()["dials"]
 
         def is_right(number: int) -> bool:
-            script = f"sleep {_NAP}; echo number {number}; exit {number % 3}"
+            script = f"sleep {_SLEEP}; echo number {number}; exit {number % 3}"
             host = hosts[number % len(hosts)]
             process = run(host.params, script, cache=cache, timeout=_TIMEOUT)
             return (process.stdout, process.exit_status) == (f"number {number}\n", number % 3)
@@ -122,7 +122,7 @@ def run_many(show: Show, cache: SshClientCache, hosts: List[Host]) -> None:
             more == 0, f"{more} further logins: the connections are reused", "no further login"
         )
         show.note(
-            f"Each sleeps for {_NAP} s: one by one {COMMANDS * _NAP:.1f} s at least, here"
+            f"Each sleeps for {_SLEEP} s: one by one {COMMANDS * _SLEEP:.1f} s at least, here"
             f" {seconds:.2f} s."
         )
 
@@ -138,10 +138,10 @@ def copy_a_tree(
     workspace: str,
     keeps_times: bool,
 ) -> None:
-    """Copy a tree there and back, and compare."""
+    """Copy a tree to the server and back, and compare."""
     with show.step(
         f"Copy a tree to {host.name} and back, and compare",
-        "Each file is written beside its place, then renamed: never half a file.",
+        "Each file is written under a temporary name, then renamed: never half a file.",
     ):
         source, there, back = scratch / "source", f"{workspace}/tree", scratch / "back"
         trees.make_tree(source)
@@ -171,10 +171,10 @@ def copy_a_tree(
 
 
 def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) -> None:
-    """Cut a connection under a running command."""
+    """Cut a connection while a command runs."""
     with show.step(
-        f"Cut the connection to {host.name} under a running command",
-        "Its fate is told at once; it is not sent again, nor taken for a success.",
+        f"Cut the connection to {host.name} while a command runs",
+        "The loss is reported at once; the command is neither sent again nor taken for a success.",
     ):
         env = {"begun": f"{workspace}/begun"}
         command = functools.partial(
@@ -185,7 +185,7 @@ def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) 
             future = pool.submit(
                 command, 'echo half done; sleep 0.1; echo once >>"$begun"; sleep 3; echo done'
             )
-            # Another command, over the same connection, tells that the first one is at work.
+            # Another command over the same connection waits until the first one runs.
             command('until [ -s "$begun" ]; do sleep 0.02; done')
             host.cut(transport)
             began = time.monotonic()
@@ -196,7 +196,7 @@ def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) 
         reconnects = cache.stats()["reconnects"]
         show.check(
             reconnects == 1,
-            "the next command got a new connection, without being asked to",
+            "the next command got a new connection by itself",
             f"one reconnect, not {reconnects}",
         )
         times = again.stdout.count("once\n")
@@ -226,11 +226,11 @@ def _check_loss(show: Show, error: Optional[BaseException], seconds: float) -> N
 # --- 5 --------------------------------------------------------------------------------------
 
 
-def tell_of_hooks(show: Show, journal: Journal, hosts: List[Host]) -> None:
-    """Show what the hooks were told, once the cache is closed."""
+def show_hook_calls(show: Show, journal: Journal, hosts: List[Host]) -> None:
+    """Show the calls of the hooks, after the cache was closed."""
     with show.step(
-        "Close the cache, and see what the hooks were told",
-        "A subclass of SshClient is told of connections made and lost.",
+        "Close the cache, and see the calls of the hooks",
+        "A subclass of SshClient has hooks for connections made and lost.",
     ):
         count = sum(host.logins for host in hosts) + 1
         expected = [(hook, number + 1) for number in range(count) for hook in ("made", "lost")]
@@ -239,29 +239,29 @@ def tell_of_hooks(show: Show, journal: Journal, hosts: List[Host]) -> None:
             show.note(describe(event))
         seen = sorted(
             ((event.hook, event.client) for event in events),
-            key=lambda each: each[1],  # stable: each client's own order stays
+            key=lambda each: each[1],  # stable: keeps each client's order
         )
         show.check(
             seen == expected,
-            "of each connection they were told that it was made, then that it ended",
+            "each connection was reported as made, then as lost",
             f"{expected}, not {seen}",
         )
         losses = [event for event in events if event.error is not None]
         show.check(
             len(losses) == 1,
-            "of the one that was cut, and of no other, also why",
+            "only the one that was cut has an error",
             f"one loss with a reason, not {len(losses)}",
         )
         threads = ", ".join(sorted({event.thread for event in events}))
         show.check(
             threads == _CALLBACK_THREAD,
-            f"on a thread of their own, {threads}",
+            f"on a separate thread, {threads}",
             f"the thread {_CALLBACK_THREAD}",
         )
 
 
-def describe(event: Event) -> str:
-    """Put an event in words."""
+def describe(event: HookCall) -> str:
+    """Describe a hook call in one line."""
     text = f"{event.seconds:5.2f} s  #{event.client} {event.connection_id}  {event.hook}"
     if event.hook == "made":
         return text

@@ -1,4 +1,4 @@
-"""The tree that the demonstration copies there and back."""
+"""The tree that the demonstration copies to the server and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILES = 120
 
 
 class Entry(NamedTuple):
-    """What is compared of a file or folder."""
+    """What is compared for a file or folder."""
 
     content: bytes
     mode: int
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
 
 def make_tree(root: Path) -> None:
-    """Make the tree to copy, with names that shells and careless programs stumble over."""
+    """Create the tree to copy, with names that are difficult for shells and careless programs."""
     folders = [root / name for name in ("plain", "it's $HOME; * ?", "-rf", "größe\n2")]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -32,7 +32,7 @@ def make_tree(root: Path) -> None:
 
 
 def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
-    """Read a tree back."""
+    """Read a tree: its entries by their relative names."""
     found = {}
     for path in sorted(root.rglob("*")):
         stat, is_file = path.stat(), path.is_file()
@@ -45,5 +45,5 @@ def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
 
 
 def differing(one: Dict[str, Entry], other: Dict[str, Entry]) -> List[str]:
-    """Compare two trees."""
+    """Return the names that differ between two trees, or are missing in one."""
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))

@@ -1,13 +1,13 @@
 """
 mlos_bench with the services of this package in place of its own.
 
-``python -m ssh_service.mlos_bench ARGS`` is the command ``mlos_bench ARGS`` after `install`, which
-a program that uses mlos_bench as a library calls itself.
+``python -m ssh_service.mlos_bench ARGS`` calls `install` and runs ``mlos_bench ARGS``.  A program
+that uses mlos_bench as a library calls `install` itself.
 
 Attributes
 ----------
 EXAMPLES : str
-    The folder with configs to begin from: a small experiment over SSH.
+    The folder of example configs: a small experiment over SSH.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ _NAME = "python -m ssh_service.mlos_bench"
 
 
 def main() -> Any:
-    """Run the command that the installed mlos_bench declares."""
+    """Run mlos_bench's command; return its result, or a message about invalid settings."""
     from ssh_service.mlos_bench.schemas import WrongServiceSettings  # needs mlos_bench
 
     sys.argv[0] = _NAME  # for the usage message
@@ -32,11 +32,11 @@ def _command() -> Callable[[], Any]:
         if (entry_point.group, entry_point.name) == ("console_scripts", "mlos_bench"):
             command: Callable[[], Any] = entry_point.load()
             return command
-    raise ImportError("the installed mlos_bench declares no command mlos_bench.")
+    raise ImportError("the installed mlos_bench has no console script mlos_bench.")
 
 
 try:
-    install()  # also in a process that is spawned by this one, for the configs it may load
+    install()  # also in processes that multiprocessing spawns: they may load configs
 except ImportError as exc:
     sys.exit(f"{_NAME}: {exc}")
 

@@ -1,4 +1,4 @@
-"""What is changed in mlos_bench for the time between `install` and `uninstall`."""
+"""Install and remove the changes to mlos_bench."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssh_service.services import host_api
 __all__ = ["install", "uninstall"]
 
 _lock = threading.Lock()
-_installed: Optional[contextlib.ExitStack] = None  # undoes everything; guarded by _lock
+_installed: Optional[contextlib.ExitStack] = None  # undoes all changes; guarded by _lock
 
 
 def install() -> None:
@@ -21,37 +21,37 @@ def install() -> None:
 
     From now on, in this process:
 
-    - what is imported from ``mlos_bench.services.remote.ssh``, by a program or because a config
-      names it, comes from this package;
+    - imports from ``mlos_bench.services.remote.ssh``, by a program or for a config, return the
+      classes of this package;
     - configs may also name ``ssh_service.SshHostService`` and ``ssh_service.SshFileShareService``,
-      and are validated;
-    - a host that cannot be reached fails the trial whose files were to be copied, as it fails one
-      whose script was to run, and not the experiment;
-    - the reason why a script or a copy failed while the trial ran is stored as ``error``, a text
-      that fits into every storage;
-    - trials that fail for a permanent reason, such as a refused login, follow each other ever
-      more slowly, and an ERROR says so at the first;
-    - an unknown setting is reported by one line that suggests the right one;
-    - log lines show the end of a long output, not megabytes of it;
-    - connections last while a scheduler is in its context (mlos_bench closes them after each
-      trial, from 0.6.3 on).
+      whose settings are validated;
+    - a copy that cannot reach its host fails the trial, as a script does, instead of ending the
+      experiment;
+    - the reason why a script or copy of a trial failed is stored as ``error``, a text that fits
+      into every storage;
+    - trials that fail for a permanent reason, such as a refused login, are slowed down, and the
+      first is logged as an ERROR;
+    - an unknown setting is reported in one line that suggests the right one;
+    - log lines show only the end of a long output;
+    - connections stay open while a scheduler is in its context (mlos_bench 0.6.3 and later closes
+      them after each trial).
 
-    Call it before the configs are loaded, and before anything else imports mlos_bench's own
-    services: who has those keeps them.  Calling it again does nothing.
+    Call it before configs are loaded, and before anything imports mlos_bench's own services,
+    because modules that have imported those keep them.  Calling it again does nothing.
 
     Raises
     ------
     ImportError
-        If there is no mlos_bench, or none that can be used.
+        If mlos_bench is missing or unusable.
 
     Notes
     -----
-    Thread safety.  May be called from any thread; nobody should load configs meanwhile.
+    Thread safety.  This may be called from any thread, while no thread loads configs.
     """
     global _installed
     if not host_api.Service.__module__.startswith("mlos_bench."):
         raise ImportError(
-            "mlos_bench is not installed (pip install mlos_bench pytz), or not wanted "
+            "mlos_bench is not installed (pip install mlos_bench pytz), or disabled "
             f"({host_api.STANDALONE_VARIABLE} is set)."
         )
     from ssh_service.mlos_bench import copies, logs, module_names, reasons, runners, schemas
@@ -79,9 +79,9 @@ def install() -> None:
 
 def uninstall() -> None:
     """
-    Undo `install`, completely; without it, do nothing.
+    Undo all changes of `install`; do nothing if it was not called.
 
-    Services that exist stay what they are.
+    Existing services do not change.
     """
     global _installed
     with _lock:

@@ -1,14 +1,14 @@
 """
-Let a host that cannot be reached fail a trial, not the experiment.
+Make a copy that cannot reach its host fail the trial, not the experiment.
 
-`SshHostService` returns what became of a script, and mlos_bench stores a trial that failed.
-`SshFileShareService.upload` and ``download`` raise, and there mlos_bench's environment for copies,
-its scheduler and its command let the error pass, and end with the trial PENDING for ever.
+`SshHostService` returns the status of a script, and mlos_bench stores a failed trial.  But
+`SshFileShareService.upload` and ``download`` raise.  mlos_bench's environment for copies, its
+scheduler and its command do not catch the error, so the experiment ends with the trial PENDING.
 
-That environment is changed itself, for want of another place.  A service cannot do it: nobody
-looks at what a copy returns.  A class put in its stead would have to stand in every package that
-exports it, and would be no base of those that users derived.  The scheduler has no place where one
-trial begins and ends that is the same in every version, and an error there may be anybody's.
+This patches methods of that environment, because no other place works.  A service cannot do it:
+the result of a copy is ignored.  A replacement class would be needed in every package that exports
+the original, and would not be the base of classes that users have derived.  The scheduler has no
+method for one trial that is the same in all versions, and errors there may have any source.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _LOG = logging.getLogger(__name__)
 
 def fail_trials_only(permanent: PermanentFailures) -> Callable[[], None]:
     """
-    Have `LocalFileShareEnv` return a failure where a copy found no host, or lost it.
+    Make `LocalFileShareEnv` return a failure if a copy cannot reach its host, or loses it.
 
-    Errors that are not the host's, such as a file that is missing, pass as they did.
+    Other errors, such as a missing file, are still raised.
     """
 
     def guarded(outcome: Callable[[Any, SshServiceError], Any]) -> Callable[[Method], Method]:
@@ -63,12 +63,12 @@ def _not_set_up(environment: Any, error: SshServiceError) -> bool:
     return False
 
 
-# The base class's status() returns, without copying anything, what surrounds the output: a status,
-# in later versions a timestamp, and telemetry.
+# The base class's status() copies nothing and returns what surrounds the output: a status, in
+# later versions a timestamp, and telemetry.
 
 
 def _failed_run(environment: Any, error: SshServiceError) -> Any:
-    output = reasons.note(environment, error)
+    output = reasons.record(environment, error)
     return (Status.FAILED, *Environment.status(environment)[1:-1], output)
 
 

@@ -1,4 +1,4 @@
-"""Keep what mlos_bench logs about scripts and copies readable."""
+"""Keep mlos_bench's log lines about scripts and copies readable."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ssh_service.mlos_bench.methods import Method, wrap
 
 __all__ = ["MAX_LOGGED", "shorten"]
 
-# Characters of each text in a script's output that a log line shows: the last ones.
+# A log line shows this many characters of each output text, from its end.
 MAX_LOGGED = 2000
 
 
 class LoggedOutput(Dict[str, Any]):
-    """A script's output, which a log shows in part; its values are whole."""
+    """A script's output, with a shortened repr() for logs; its values are complete."""
 
     def __repr__(self) -> str:
         return repr({name: _shortened(value) for name, value in self.items()})
@@ -27,10 +27,10 @@ class LoggedOutput(Dict[str, Any]):
 
 def shorten() -> Callable[[], None]:
     """
-    Cut long output in log lines, and drop tracebacks of copies that found no host.
+    Shorten long output in log lines, and drop tracebacks of copies that failed; return the undo.
 
-    mlos_bench logs the whole output of a script at INFO, and a traceback over several libraries
-    where a download finds its host down.
+    mlos_bench logs the complete output of a script at INFO, and a long traceback if a download
+    cannot reach its host.
     """
     logger = logging.getLogger(local_fileshare_env.__name__)
     with contextlib.ExitStack() as undo:

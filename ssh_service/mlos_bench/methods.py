@@ -1,4 +1,4 @@
-"""Replace methods of mlos_bench's classes, and put them back."""
+"""Patch methods of mlos_bench's classes, and restore them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Method = Callable[..., Any]
 
 
 def wrap(cls: type, wrappers: Dict[str, Callable[[Method], Method]]) -> Callable[[], None]:
-    """Wrap methods that a class itself defines."""
+    """Replace methods that a class defines by wrapped ones; return a function that undoes it."""
     before = {name: vars(cls)[name] for name in wrappers}
     for name, wrapper in wrappers.items():
         setattr(cls, name, functools.wraps(before[name])(wrapper(before[name])))

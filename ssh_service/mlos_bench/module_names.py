@@ -1,4 +1,4 @@
-"""Have our modules answer to the names of those of mlos_bench that they replace."""
+"""Register our modules under the names of the mlos_bench modules that they replace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import ssh_service.ssh_service
 __all__ = ["replace"]
 
 _PACKAGE = "mlos_bench.services.remote.ssh"
-# The same names below the package, so that moving a program over is changing one prefix.
+# The submodules have the same names, so that a program has to change only one prefix.
 _OURS: Dict[str, ModuleType] = {
     _PACKAGE: ssh_service,
     f"{_PACKAGE}.ssh_fileshare": ssh_service.ssh_fileshare,
@@ -26,27 +26,27 @@ _OURS: Dict[str, ModuleType] = {
 
 
 def replace() -> Callable[[], None]:
-    """Put our modules where imports of mlos_bench's SSH services look."""
+    """Make imports of mlos_bench's SSH services return our modules; return the undo."""
     parent = mlos_bench.services.remote
     attribute = vars(parent).get("ssh")
-    before = {name: sys.modules[name] for name in _loaded()}
+    before = {name: sys.modules[name] for name in _loaded_names()}
     sys.modules.update(_OURS)
-    _set(parent, ssh_service)
+    _set_attribute(parent, ssh_service)
 
     def undo() -> None:
-        for name in _loaded():
+        for name in _loaded_names():
             del sys.modules[name]
         sys.modules.update(before)
-        _set(parent, attribute)
+        _set_attribute(parent, attribute)
 
     return undo
 
 
-def _loaded() -> List[str]:
+def _loaded_names() -> List[str]:
     return [name for name in list(sys.modules) if f"{name}.".startswith(f"{_PACKAGE}.")]
 
 
-def _set(parent: ModuleType, package: Optional[ModuleType]) -> None:
+def _set_attribute(parent: ModuleType, package: Optional[ModuleType]) -> None:
     if package is not None:
         parent.ssh = package  # type: ignore[attr-defined]
     elif "ssh" in vars(parent):

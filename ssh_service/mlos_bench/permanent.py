@@ -1,8 +1,8 @@
 """
-Slow down when every trial fails for the same, permanent reason.
+Slow down trials that fail for a permanent reason.
 
-A wrong host key or a refused login fails a trial within milliseconds, and would use up a whole
-grid before anybody notices.
+A wrong host key or a refused login fails a trial within milliseconds; a whole grid of trials could
+fail before anyone notices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_PAUSE = 60.0  # seconds
 
 class PermanentFailures:
     """
-    Counts failures that repeating a trial cannot cure, and pauses after each.
+    Counts consecutive failures that another trial cannot fix, and pauses after each.
 
     Notes
     -----
@@ -35,11 +35,11 @@ class PermanentFailures:
     """
 
     def __init__(self) -> None:
-        self._count = 0  # in a row; a race between runners only changes the length of a pause
-        self._wake = threading.Event()  # never set: its wait is the pause
+        self._count = 0  # consecutive; a race between runners only changes a pause
+        self._wake = threading.Event()  # never set; waiting for it is the pause
 
     def watch_scripts(self) -> Callable[[], None]:
-        """Have `RemoteEnv` report how its scripts ended."""
+        """Make `RemoteEnv` report how its scripts ended; return the undo."""
 
         def wrapper(execute: Method) -> Method:
             def remote_exec(environment: Any, *args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ class PermanentFailures:
         return wrap(RemoteEnv, {"_remote_exec": wrapper})
 
     def on_success(self) -> None:
-        """Note that a host could be used: the next permanent failure is the first again."""
+        """Reset the count: the next permanent failure is the first again."""
         self._count = 0
 
     def on_failure(self, error: BaseException) -> None:
@@ -67,8 +67,8 @@ class PermanentFailures:
         self._count += 1
         if self._count == 1:
             _LOG.error(
-                "Every trial on this host will fail until this is repaired; each waits longer than"
-                " the one before, up to %g s (Ctrl-C ends the experiment): %s",
+                "Every trial on this host will fail until this is repaired; the pauses between"
+                " trials grow up to %g s (Ctrl-C ends the experiment): %s",
                 _MAX_PAUSE,
                 error,
             )

@@ -1,10 +1,10 @@
 """
-Store why a trial failed, as a text that fits into the storage.
+Store the reason why a trial failed, as a text that fits into the storage.
 
-mlos_bench stores what a failed environment returns as metrics of the trial, in columns of 255
-characters.  sqlite takes longer texts; MySQL and PostgreSQL refuse them, which would end the
-experiment.  A `CompositeEnv`, the usual root of an experiment, drops what its failed child
-returned, and the reason with it.
+mlos_bench stores the output of a failed environment as metrics of the trial, in columns of 255
+characters.  sqlite accepts longer texts; MySQL and PostgreSQL refuse them, which would end the
+experiment.  A `CompositeEnv`, the usual root of an experiment, drops the output of its failed
+child, including the reason.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from mlos_bench.environments.remote.remote_env import RemoteEnv
 
 from ssh_service.mlos_bench.methods import Method, wrap
 
-__all__ = ["MAX_LENGTH", "note", "shorten", "store"]
+__all__ = ["MAX_LENGTH", "record", "shorten", "store"]
 
 MAX_LENGTH = 255
 _MORE = " ..."
-# Versions without schedulers give a trial's output to the optimizer at once, which raises a
-# ValueError where a failed trial has any.
+# Versions without schedulers pass the output directly to the optimizer, which raises a ValueError
+# if a failed trial has any.
 _IS_STORABLE = importlib.util.find_spec("mlos_bench.schedulers") is not None
 
-# Why an environment's last run failed.  Only the thread that runs an environment uses its entry.
+# Why the last run of an environment failed.  Only the thread that runs it uses its entry.
 _reasons: MutableMapping[Environment, str] = weakref.WeakKeyDictionary()
 
 
 def store() -> Callable[[], None]:
-    """Let failed environments return the reason as ``error``, a short text."""
+    """Make failed environments return the reason as ``error``, a short text; return the undo."""
     with contextlib.ExitStack() as undo:
         undo.callback(wrap(RemoteEnv, {"run": _remote_run}))
         undo.callback(wrap(CompositeEnv, {"run": _composite_run}))
         return undo.pop_all().close
 
 
-def note(environment: Environment, error: BaseException) -> Optional[Dict[str, str]]:
-    """Note why an environment's run failed, for the `CompositeEnv` around it."""
+def record(environment: Environment, error: BaseException) -> Optional[Dict[str, str]]:
+    """Record why an environment failed, for the `CompositeEnv` around it; return its output."""
     text = _reasons[environment] = shorten(str(error) or type(error).__name__)
     return _output(text)
 
 
 def shorten(text: str) -> str:
-    """Put a text on one line that fits into the storage."""
+    """Return a text as one line that fits into the storage."""
     text = " ".join(text.split())
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - len(_MORE)] + _MORE
 
@@ -63,17 +63,17 @@ def _remote_run(run: Method) -> Method:
         if isinstance(output, dict):
             error = output.get("error")
             if isinstance(error, BaseException):
-                note(self, error)
+                record(self, error)
                 output["error"] = _reasons[self]
             elif not status.is_good():
-                _reasons[self] = shorten(_exit_of(output))
+                _reasons[self] = shorten(_describe_exit(output))
         return (status, *timestamp, output)
 
     return remote_run
 
 
-def _exit_of(output: Dict[str, Any]) -> str:
-    """Say how a failed script ended, with the last line of its stderr."""
+def _describe_exit(output: Dict[str, Any]) -> str:
+    """Describe how a failed script ended, with the last line of its stderr."""
     process = output.get("ssh_completed_process_result")
     signal = getattr(process, "exit_signal", None)
     how = (

@@ -1,10 +1,10 @@
 """
-Let the newest mlos_bench keep its connections between trials, and survive a failed set-up.
+Make new versions of mlos_bench keep connections between trials, and survive a failed set-up.
 
-From 0.6.3 on a `TrialRunner` enters the environment and its services for each trial anew, which
-closes every connection after each trial.  One whose set-up failed stays marked as running, so
-that its next trial ends the experiment with an `AssertionError`.  In older versions, which have no
-`TrialRunner`, there is nothing to change.
+In 0.6.3 and later a `TrialRunner` enters the environment and its services for each trial, and so
+closes every connection after each trial.  If a set-up fails, the runner stays marked as running,
+and its next trial ends the experiment with an `AssertionError`.  Older versions have no
+`TrialRunner` and need no change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["keep_going"]
 
 
 def keep_going() -> Callable[[], None]:
-    """Hold the connections while a scheduler is in its context, and free runners that failed."""
+    """Keep connections while a scheduler is entered, reset failed runners; return the undo."""
     try:
         runners = importlib.import_module("mlos_bench.schedulers.trial_runner")
     except ModuleNotFoundError:
@@ -36,7 +36,7 @@ def keep_going() -> Callable[[], None]:
 
 def _run_trial(run: Method) -> Method:
     def run_trial(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._is_running:  # not by this call
+        if self._is_running:  # set by another call
             return run(self, *args, **kwargs)
         try:
             return run(self, *args, **kwargs)
@@ -47,11 +47,11 @@ def _run_trial(run: Method) -> Method:
 
 
 class _HeldCaches:
-    """Keeps the services' cache open for each scheduler that is in its context."""
+    """Keeps the services' cache open while any scheduler is in its context."""
 
     def __init__(self) -> None:
-        # By the scheduler's identity: the process that entered it.  A forked child starts with an
-        # empty cache that nobody has entered.
+        # The process in which each scheduler was entered, by the scheduler's id().  In a forked
+        # child the cache is empty and not entered.
         self._process: Dict[int, int] = {}
 
     def enter(self, method: Method) -> Method:

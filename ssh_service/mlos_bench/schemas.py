@@ -1,4 +1,4 @@
-"""Make mlos_bench's schema of services, which is a closed list of its own, know ours as well."""
+"""Add our services to mlos_bench's schema of services, which is a closed list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SUBSCHEMA", "WrongServiceSettings", "explain", "extend", "subschema"
 SUBSCHEMA = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "schemas", "ssh-services-subschema.json"
 )
-_NEIGHBOUR = "ssh-host-service-subschema.json"
+_HOST_SERVICE_SUBSCHEMA = "ssh-host-service-subschema.json"
 _SETTINGS = {
     "SshHostService": {**settings.COMMON, **settings.HOST},
     "SshFileShareService": {**settings.COMMON, **settings.FILE_SHARE},
@@ -26,11 +26,11 @@ _PACKAGES = ("ssh_service.", "mlos_bench.services.remote.ssh.")
 
 
 class WrongServiceSettings(ValidationError):  # type: ignore[misc]
-    """A config that the schema refuses because of settings of our services; names each."""
+    """The schema refuses settings of our services; the message names each."""
 
 
 def subschema() -> Dict[str, Any]:
-    """Read the schema of configs that name our services."""
+    """Return the schema of configs that name our services, without external references."""
     with open(SUBSCHEMA, encoding="utf-8") as file:
         schema: Dict[str, Any] = json.load(file)
     return schema
@@ -38,18 +38,18 @@ def subschema() -> Dict[str, Any]:
 
 def extend() -> Callable[[], None]:
     """
-    Add our services to those that mlos_bench's schema allows.
+    Add our services to mlos_bench's schema; return the undo.
 
     Raises
     ------
     ImportError
-        If mlos_bench's schema is not the list of services that it was.
+        If mlos_bench's schema has an unknown structure.
     """
-    lists = list(_lists_with(_NEIGHBOUR, ConfigSchema.SERVICE.schema))
+    lists = list(_lists_with(_HOST_SERVICE_SUBSCHEMA, ConfigSchema.SERVICE.schema))
     if len(lists) != 1:
         raise ImportError(
-            f"mlos_bench's schema of services names {_NEIGHBOUR} in {len(lists)} places, not in "
-            "one: this version of mlos_bench is too new, or too old."
+            f"mlos_bench's schema of services names {_HOST_SERVICE_SUBSCHEMA} in {len(lists)} "
+            "places instead of one: this version of mlos_bench is too new or too old."
         )
     (alternatives,) = lists
     schema = subschema()
@@ -63,7 +63,7 @@ def extend() -> Callable[[], None]:
 
 
 def explain() -> Callable[[], None]:
-    """Make a refused config name the wrong settings, instead of printing the whole schema."""
+    """Make a refused config name the wrong settings, not print the schema; return the undo."""
     return wrap(ConfigSchema, {"validate": _validate})
 
 
@@ -86,7 +86,7 @@ def _validate(original: Method) -> Method:
 
 
 def _services(config: Any) -> Iterator[Dict[str, Any]]:
-    """Yield the configs of our services within another."""
+    """Yield the configs of our services that a config contains."""
     if isinstance(config, dict):
         name = config.get("class")
         is_ours = isinstance(name, str) and name.startswith(_PACKAGES) and _settings_of(name)
@@ -104,7 +104,7 @@ def _settings_of(class_name: str) -> Mapping[str, settings.Setting]:
 
 
 def _wrong_settings(service: Mapping[str, Any], validate: Callable[[Any], None]) -> Iterator[str]:
-    """Say of each setting that the schema refuses what is wrong with it."""
+    """Yield a message for each setting that the schema refuses."""
     class_name = service["class"]
     known = _settings_of(class_name)
     for name, value in service["config"].items():
@@ -120,7 +120,7 @@ def _wrong_settings(service: Mapping[str, Any], validate: Callable[[Any], None])
 
 
 def _without_references(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """Copy a schema with what it refers to in place: it will be a part of another document."""
+    """Copy a schema with its references resolved, so that it can be part of another document."""
     if isinstance(schema, list):
         return [_without_references(item, definitions) for item in schema]
     if not isinstance(schema, dict):
@@ -133,7 +133,7 @@ def _without_references(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _lists_with(file: str, schema: Any) -> Iterator[List[Any]]:
-    """Yield the lists in a schema that have a reference to a file among their items."""
+    """Yield the lists in a schema that have an item that refers to a file."""
     if isinstance(schema, dict):
         for value in schema.values():
             yield from _lists_with(file, value)

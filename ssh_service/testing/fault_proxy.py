@@ -1,8 +1,8 @@
 """
-A TCP proxy on loopback that does to connections what networks do, when you say so.
+A TCP proxy on loopback that injects network faults on request.
 
-One thread moves the bytes of all connections, and nothing happens to them until a fault is asked
-for.  Directions are named ``to_server`` and ``to_client``; every fault says which it concerns.
+One thread forwards the bytes of all connections, unchanged until a fault is requested.  The
+directions are ``to_server`` and ``to_client``.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ __all__ = ["FaultProxy"]
 _DIRECTIONS = ("to_server", "to_client")
 
 _CHUNK = 64 * 1024
-"""Bytes read at a time."""
+"""Bytes to read at once."""
 
 _BUFFER = 4 * 1024 * 1024
-"""Bytes under way in one direction of a connection before the proxy stops reading."""
+"""Bytes buffered in one direction of a connection before the proxy stops reading."""
 
 _TIMEOUT = 10.0
-"""Seconds after which a proxy that does not answer is an error."""
+"""Seconds after which it is an error that the proxy has not answered."""
 
 
 _Call = Tuple[Callable[[], object], "concurrent.futures.Future[None]"]
 
 
 class _Stream:
-    """One direction of a connection: bytes from `source`, each with its time, for `sink`."""
+    """One direction of a connection: bytes from `source` to `sink`, with times to send them."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
         self.sink = sink
         self.queue: Deque[Tuple[float, bytes]] = collections.deque()
         self.queued = 0
-        self.at_eof = False  # the source has ended; the sink is told once the queue is empty
+        self.at_eof = False  # the source has ended; the sink gets EOF when the queue is empty
         self.finished = False
-        self.limit: Optional[int] = None  # bytes that may still pass
-        self.corrupt: Optional[int] = None  # bytes that pass before the one to flip
+        self.limit: Optional[int] = None  # bytes that may still be forwarded
+        self.corrupt: Optional[int] = None  # bytes before the one to flip
 
     def due(self) -> Optional[float]:
-        """Return when there is something to do for the sink, or None."""
+        """Return the time of the next action for the sink; None if there is none."""
         if self.finished:
             return None
         if self.queue:
@@ -75,33 +75,34 @@ class FaultProxy:
     Parameters
     ----------
     host : Union[str, LocalServer]
-        Where connections go: an `Sshd` or a `MockSshd`, or a host.
+        The server to forward connections to: an `Sshd`, a `MockSshd`, or a host name.
     port : Optional[int]
-        The port of a host; not with a server.
+        The port, if `host` is a name.
 
     Attributes
     ----------
     host : str
-        Where the proxy listens: 127.0.0.1.
+        The address that the proxy listens on: 127.0.0.1.
     port : int
-        Where the proxy listens, chosen by the system.
+        The port that the proxy listens on, chosen by the kernel.
     delay : float
-        Seconds every byte is on its way, each way; applies to bytes read from now on.  It delays,
-        it does not narrow: many bytes can be under way at once.
+        Latency in seconds, in each direction, for bytes that are read from now on.  It does not
+        limit the bandwidth.
     slice_size : Optional[int]
-        Forward at most this many bytes at a time.
+        The most bytes to forward at once; None: no limit.
     accepted : int
-        How many connections there were in all.
+        The number of connections so far.
 
     Notes
     -----
-    *Thread safety*: every method may be called from any thread, and returns when it is done.
-    *Guarantees*: bytes keep their order; an end of file is forwarded after the bytes before it;
-    `close` leaves no thread and no socket behind.
+    *Thread safety*: every method may be called from any thread, and returns when it has taken
+    effect.
+    *Guarantees*: bytes keep their order; EOF is forwarded after the bytes before it; `close`
+    leaves no thread and no socket behind.
 
     Examples
     --------
-    >>> with FaultProxy(server) as proxy:     # doctest: +SKIP
+    >>> with FaultProxy(server) as proxy:
     ...     run(proxy.connect_params, "true")
     ...     proxy.freeze()
     """
@@ -127,7 +128,7 @@ class FaultProxy:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        # Everything below belongs to the proxy's thread; others hand it calls.
+        # Everything below belongs to the proxy's thread; others use `_call`.
         self._links: List[_Link] = []
         self._frozen: Set[str] = set()
         self._limits: Dict[str, int] = {}
@@ -175,42 +176,41 @@ class FaultProxy:
 
     @property
     def connections(self) -> int:
-        """How many connections there are now."""
+        """The number of open connections."""
         return len(self._links)
 
     # -- faults ---------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """End every connection at both ends, in the ordinary way (FIN)."""
+        """Close every connection at both ends, normally (FIN)."""
         self._call(lambda: self._end_all(reset=False))
 
     def reset(self) -> None:
-        """End every connection at both ends by a reset (RST)."""
+        """Close every connection at both ends with a reset (RST)."""
         self._call(lambda: self._end_all(reset=True))
 
     def freeze(self, direction: str = "both") -> None:
-        """Forward nothing more, not even an end, on these and further connections."""
+        """Stop forwarding, including EOF, on these and later connections."""
         names = _directions(direction)
         self._call(lambda: self._frozen.update(names))
 
     def thaw(self, direction: str = "both") -> None:
-        """Forward again what `freeze` held up, and what comes after it."""
+        """Forward what `freeze` held back, and continue."""
         names = _directions(direction)
         self._call(lambda: self._frozen.difference_update(names))
 
     def limit_after(self, count: int, direction: str = "both", *, then: str = "cut") -> None:
         """
-        End a connection once it has forwarded this many bytes more.
+        Close a connection after it has forwarded this many more bytes.
 
         Parameters
         ----------
         count : int
-            How many bytes a connection still forwards: each of those that there are, from now, and
-            each further one.
+            The number of bytes, for each open connection from now on, and for each later one.
         direction : str
-            Whose bytes are counted: ``to_server``, ``to_client`` or ``both``, each by itself.
+            Which bytes count: ``to_server``, ``to_client``, or ``both``, each separately.
         then : str
-            ``cut`` or ``reset``.
+            How to close it: ``cut`` or ``reset``.
         """
         names = _directions(direction)
         action = {"cut": self._cut, "reset": self._reset}[then]
@@ -225,7 +225,7 @@ class FaultProxy:
         self._call(apply)
 
     def corrupt_at(self, offset: int, direction: str = "to_server") -> None:
-        """Flip the bits of the byte that is forwarded after `offset` more, once a connection."""
+        """Invert the byte after the next `offset` bytes, once for each connection."""
         names = _directions(direction)
 
         def apply() -> None:
@@ -237,15 +237,15 @@ class FaultProxy:
         self._call(apply)
 
     def refuse(self) -> None:
-        """Refuse further connections; those that there are stay."""
+        """Refuse new connections; open ones stay."""
         self._call(self._refuse)
 
     def admit(self) -> None:
-        """Accept connections again, on the same port."""
+        """Accept new connections again, on the same port."""
         self._call(self._listen)
 
     def heal(self) -> None:
-        """Take back every fault: no delay, nothing frozen, limited or corrupted, none refused."""
+        """Undo every fault: no delay, nothing frozen, limited, corrupted or refused."""
         self.delay = 0.0
         self.slice_size = None
 
@@ -261,7 +261,7 @@ class FaultProxy:
         self._call(apply)
 
     def close(self) -> None:
-        """End every connection and the proxy; harmless when done before."""
+        """Close every connection and the proxy; may be repeated."""
         with self._lock:
             self._closing = True
         self._wake()
@@ -287,7 +287,7 @@ class FaultProxy:
         try:
             self._wake_writer.send(b"\0")
         except OSError:
-            pass  # it has been woken often enough, or is gone
+            pass  # the buffer is full, or the thread has ended: no need to wake it
 
     def _run(self) -> None:
         try:
@@ -322,7 +322,7 @@ class FaultProxy:
                 future.set_result(None)
 
     def _update_selector(self) -> Optional[float]:
-        """Tell the selector what is waited for; return for how long at most."""
+        """Register what to wait for with the selector; return the timeout."""
         now = time.monotonic()
         timeout: Optional[float] = None
         wanted: Dict[socket.socket, int] = {}
@@ -374,7 +374,7 @@ class FaultProxy:
             self._links.append(link)
 
     def _transfer(self, link: _Link) -> None:
-        """Read and write what can be now; end the link when its time has come."""
+        """Read and write without blocking; close the link if it has ended or reached its limit."""
         try:
             for name, stream in link.streams.items():
                 if name not in self._frozen:
@@ -382,7 +382,7 @@ class FaultProxy:
                     self._write(stream)
                 if stream.limit == 0:
                     return self._at_limit(link)
-        except OSError:  # one end reset it: the other end learns it the same way
+        except OSError:  # one end reset it, so reset the other
             return self._reset(link)
         if all(stream.finished for stream in link.streams.values()):
             self._cut(link)

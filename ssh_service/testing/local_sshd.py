@@ -100,7 +100,7 @@ class Sshd(LocalServer):
 
     Examples
     --------
-    >>> with Sshd(tmp_path, options={"MaxSessions": 10}) as server:     # doctest: +SKIP
+    >>> with Sshd(tmp_path, options={"MaxSessions": 10}) as server:
     ...     subprocess.run(server.ssh_command("true"), check=True)
     """
 

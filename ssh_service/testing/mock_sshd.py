@@ -1,14 +1,14 @@
 """
-An SSH server inside the process, for tests and for the demonstration: mock-ssh-server, repaired.
+An SSH server inside the process, for tests and the demonstration: mock-ssh-server, repaired.
 
-It needs no program of the machine but ``/bin/sh``.  From mock-ssh-server come the host key, the
-authentication and the SFTP server (which knows neither times nor ``posix-rename@openssh.com``);
-connections and commands are served here, because the original keeps a core busy while a command
-runs, never passes the end of stdin on, can lose a command between two threads, and leaves
-connections and threads behind.
+It needs no program except ``/bin/sh``.  mock-ssh-server provides the host key, authentication and
+the SFTP server (which supports neither times nor ``posix-rename@openssh.com``).  Connections and
+commands are served here, because the original keeps a core busy while a command runs, never
+passes on the end of stdin, can lose a command between two threads, and leaves connections and
+threads behind.
 
-Safety: it runs the commands it is sent, here, as the current user.  Each is a process group of its
-own, so that a client may signal it, and is killed when its connection ends.
+Safety: it runs the commands that it receives on this machine, as the current user.  Each is a
+process group of its own, which a client may signal, and is killed when its connection ends.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ __all__ = ["MockSshd"]
 _CHUNK = 32 * 1024
 
 _TIMEOUT = 10.0
-"""Seconds after which a thread that does not end is an error."""
+"""Seconds after which it is an error that a thread has not ended."""
 
 _REPLY_DELAY = 0.05
-"""Seconds for the reply to a request to go out, where the client sends nothing that proves it."""
+"""Seconds for the reply to a request to be sent, if the client sends nothing that proves it."""
 
 _POLL_INTERVAL = 0.1
-"""Seconds until the end of a connection is noticed and its commands are killed."""
+"""Seconds until a closed connection is noticed and its commands are killed."""
 
 
 class MockSshd(LocalServer):
@@ -58,28 +58,27 @@ class MockSshd(LocalServer):
     Parameters
     ----------
     username : str
-        The one user, who logs in by `client_key`.
+        The only user, who logs in with `client_key`.
     directory : Union[str, Path, None]
-        Where the files go; a temporary folder of its own when missing.
+        The folder for its files; None: a temporary one.
 
     Attributes
     ----------
     host, port, username
-        Where to connect, as whom.
+        Where to connect, and as which user.
     client_key, known_hosts
         Paths, as str.
     accepted : int
-        How many connections there were in all.
+        The number of connections so far.
 
     Notes
     -----
     *Thread safety*: every method may be called from any thread.
-    *Guarantees*: after `close`, no thread, socket, temporary file or unfinished command of it is
-    left.
+    *Guarantees*: after `close`, no thread, socket, temporary file or running command remains.
 
     Examples
     --------
-    >>> with MockSshd() as server:     # doctest: +SKIP
+    >>> with MockSshd() as server:
     ...     with cache.lease(server.connect_params) as (transport, client):
     ...         ...
     """
@@ -104,9 +103,7 @@ class MockSshd(LocalServer):
         self._lock = threading.Lock()
         self._connections: List[_Connection] = []  # guarded by _lock
         self._stopping = False
-        self._accepting = (
-            threading.Event()
-        )  # not set: what connects is accepted by the system alone
+        self._accepting = threading.Event()  # not set: only the kernel accepts connections
         self._thread: Optional[threading.Thread] = None
         self.port = 0
         self._start()
@@ -125,19 +122,19 @@ class MockSshd(LocalServer):
 
     @property
     def connections(self) -> int:
-        """How many connections there are now."""
+        """The number of open connections."""
         with self._lock:
             return sum(connection.transport.is_active() for connection in self._connections)
 
     @property
     def running(self) -> bool:
-        """Whether the listener is there (a frozen one is)."""
+        """Whether the listener exists; a frozen one counts."""
         return self._thread is not None
 
-    # -- what happens to it ---------------------------------------------------------------------
+    # -- disturbing it -----------------------------------------------------------------------
 
     def cut(self) -> None:
-        """End every connection without a word, and the commands that run over them."""
+        """Close every connection without a message, and kill its commands."""
         with self._lock:
             ended, self._connections = self._connections, []
         for connection in ended:
@@ -145,12 +142,12 @@ class MockSshd(LocalServer):
 
     def freeze(self, *, listener: bool = False) -> None:
         """
-        Fall silent: clients hear nothing, not even an end; what their commands do goes on.
+        Fall silent: clients receive nothing, not even EOF, while their commands continue.
 
         Parameters
         ----------
         listener : bool
-            Whether new connections stay mute, too.
+            Whether new connections get no answer, too.
         """
         if listener:
             self._accepting.clear()
@@ -160,7 +157,7 @@ class MockSshd(LocalServer):
             connection.thawed.clear()
 
     def thaw(self) -> None:
-        """Let what `freeze` stopped go on."""
+        """Continue what `freeze` stopped."""
         self._accepting.set()
         with self._lock:
             thawed = list(self._connections)
@@ -168,23 +165,23 @@ class MockSshd(LocalServer):
             connection.thawed.set()
 
     def stop(self) -> None:
-        """End the listener, its connections and their commands; harmless when done before."""
+        """Close the listener and its connections, and kill their commands; may be repeated."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stopping = True
             self._accepting.set()
-            with contextlib.suppress(OSError):  # it wakes from its accept(), or has
+            with contextlib.suppress(OSError):  # interrupts accept(), unless it has ended
                 socket.create_connection((self.host, self.port), _TIMEOUT).close()
             thread.join(_TIMEOUT)
         self.cut()
 
     def restart(self) -> None:
-        """Stop it if it runs, and start it again on the same port with the same keys."""
+        """Stop it if it is running, and start it again with the same port and keys."""
         self.stop()
         self._start()
 
     def close(self) -> None:
-        """Stop it for good, and remove its files; harmless when done before."""
+        """Stop it, and remove its files; may be repeated."""
         self.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -220,7 +217,7 @@ class MockSshd(LocalServer):
         connection = _Connection(self._mock, client)
         with self._lock:
             self._connections.append(connection)
-            if not self._accepting.is_set():  # frozen while it came in
+            if not self._accepting.is_set():  # frozen while it was being accepted
                 connection.thawed.clear()
         connection.start()
 
@@ -233,7 +230,7 @@ class MockSshd(LocalServer):
 
 
 class _Socket:
-    """A socket that neither tells nor says anything while it is frozen."""
+    """A socket that neither receives nor sends while it is frozen."""
 
     def __init__(self, sock: socket.socket, thawed: threading.Event) -> None:
         self._sock, self._thawed = sock, thawed
@@ -243,7 +240,7 @@ class _Socket:
 
     def recv(self, size: int) -> bytes:
         data = self._sock.recv(size)
-        self._thawed.wait()  # after it, as it may have been frozen meanwhile
+        self._thawed.wait()  # after recv(), because it may have been frozen meanwhile
         return data
 
     def send(self, data: bytes) -> int:
@@ -252,7 +249,7 @@ class _Socket:
 
 
 class _Connection(mockssh.server.Handler):  # type: ignore[misc]
-    """One connection: its transport, the commands it runs and the threads that serve them."""
+    """One connection: its transport, its commands, and the threads that serve them."""
 
     def __init__(self, server: mockssh.Server, client: Any) -> None:
         self.thawed = threading.Event()
@@ -267,17 +264,17 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         self._ended = False  # guarded by _lock
 
     def start(self) -> None:
-        # Given an event, paramiko neither waits for the handshake nor raises when it fails.
+        # With an event, paramiko neither waits for the handshake nor raises if it fails.
         self.transport.start_server(event=threading.Event(), server=self)
 
     def end(self) -> None:
-        """Close the connection, kill its commands, and see its threads off."""
+        """Close the connection, kill its commands, and join its threads."""
         with self._lock:
             self._ended = True
             processes, threads = list(self._processes), list(self._threads)
-        with contextlib.suppress(OSError):  # it is gone already
+        with contextlib.suppress(OSError):  # it is closed already
             self.transport.sock.shutdown(socket.SHUT_RDWR)
-        self.thawed.set()  # after it, so that nothing held up gets out
+        self.thawed.set()  # after the shutdown, so that nothing that was held back is sent
         self.transport.close()
         for process in processes:
             _kill_group(process)
@@ -289,7 +286,7 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
                 raise RuntimeError(f"{thread.name} did not end within {_TIMEOUT:g} s")
 
     def add_thread(self, thread: threading.Thread) -> None:
-        """Count a thread among those that end with the connection."""
+        """Register a thread that ends with the connection."""
         with self._lock:
             self._threads = [t for t in self._threads if t.is_alive() or t.ident is None]
             self._threads.append(thread)
@@ -307,7 +304,7 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         return thread
 
     def _serve(self, channel: paramiko.Channel, command: bytes) -> None:
-        """Run one command to its end."""
+        """Run one command until it ends."""
         pipe = subprocess.PIPE
         with _closed_after(channel), subprocess.Popen(
             command, shell=True, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
@@ -333,7 +330,7 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         self._keep_sessions()
 
     def _keep_sessions(self) -> None:
-        """Take the channels that paramiko holds for us to accept, and let the closed ones go."""
+        """Accept the channels that paramiko has queued, and drop closed ones."""
         with self._lock:
             while True:
                 channel = self.transport.accept(timeout=0)
@@ -355,7 +352,7 @@ class _SftpServer(mockssh.sftp.SFTPServer):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _closed_after(channel: paramiko.Channel) -> Iterator[None]:
-    """Close a channel at the end, in whatever state its connection is."""
+    """Close a channel at the end, whatever the state of its connection."""
     try:
         yield
     finally:
@@ -364,12 +361,12 @@ def _closed_after(channel: paramiko.Channel) -> Iterator[None]:
 
 
 def _copy_stdin(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.Event) -> None:
-    """Give a command what the client sends, and then the end of it."""
-    with contextlib.suppress(OSError, ValueError):  # it ended, and its pipe with it
+    """Write what the client sends to a command's stdin, then close it."""
+    with contextlib.suppress(OSError, ValueError):  # the command has ended
         with stdin:
             while True:
                 data = channel.recv(_CHUNK)
-                # This came after the request, on the thread that replied to it: the reply is out.
+                # The thread that sends the reply has received this data, so the reply is out.
                 replied.set()
                 if not data:
                     break
@@ -378,7 +375,7 @@ def _copy_stdin(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.
 
 
 def _copy_output(stream: IO[bytes], send: Callable[[bytes], None]) -> None:
-    """Send what a command writes; when nobody takes it any more, close the pipe."""
+    """Send a command's output; if the channel is closed, close the pipe."""
     with contextlib.suppress(OSError, EOFError, paramiko.SSHException), stream:
         while True:
             data = os.read(stream.fileno(), _CHUNK)
