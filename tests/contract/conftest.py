@@ -49,7 +49,7 @@ def share(config: Dict[str, Any]) -> Iterator[SshFileShareService]:
 
 
 def results(service: SshHostService, info: Dict[str, Any], within: float = 60.0) -> Outcome:
-    """Fetch results, but fail rather than hang where none come."""
+    """Return results, but fail instead of waiting without end."""
     info[FUTURE].exception(timeout=within)
     return service.get_remote_exec_results(info)
 

@@ -31,7 +31,7 @@ def test_the_services_are_what_others_ask_for() -> None:
     assert not issubclass(SshFileShareService, SshHostService)
 
 
-def test_under_mlos_bench_they_are_what_its_environments_ask_for() -> None:
+def test_services_are_the_types_that_environments_need() -> None:
     types = "mlos_bench.services.types"
     os_ops = pytest.importorskip(f"{types}.os_ops_type").SupportsOSOps
     remote_exec = pytest.importorskip(f"{types}.remote_exec_type").SupportsRemoteExec
@@ -83,7 +83,7 @@ def test_configs_the_original_accepts_are_accepted(config: Any) -> None:
         {"ssh_known_hosts_path": "/no/such/file"},
     ],
 )
-def test_configs_the_original_refuses_are_refused_by_the_constructor(config: Any) -> None:
+def test_config_that_upstream_refuses_is_an_error(config: Any) -> None:
     with pytest.raises(host_api.InvalidConfig) as caught:
         SshHostService(config)
     assert isinstance(caught.value, ValueError)
@@ -102,7 +102,7 @@ def test_under_mlos_bench_that_is_its_validation_error() -> None:
         SshFileShareService({"ssh_shell": "/bin/sh"})
 
 
-def test_a_call_overrides_what_the_service_has_and_nothing_sticks(
+def test_call_overrides_settings_for_that_call_only(
     host: SshHostService, call: Dict[str, Any], run: Run
 ) -> None:
     before = dict(host.config)
@@ -194,7 +194,7 @@ def test_accept_new_makes_the_file_and_holds_the_host_to_it(
         assert isinstance(results(host, info)[1]["error"], SshHostKeyError)
 
 
-def test_by_default_host_keys_are_not_checked_and_nothing_is_written(
+def test_default_checks_no_host_keys_and_writes_nothing(
     config: Dict[str, Any],
     call: Dict[str, Any],
     tmp_path: Path,

@@ -24,7 +24,7 @@ from tests.keys import generated
 from .conftest import FUTURE, Run, catch_up, results
 
 
-def test_all_services_share_a_connection_until_the_last_context_ends(
+def test_services_share_a_connection_until_the_last_exits(
     config: Dict[str, Any], call: Dict[str, Any], sshd: Sshd, tmp_path: Path
 ) -> None:
     def use(host: SshHostService) -> None:
@@ -44,9 +44,7 @@ def test_all_services_share_a_connection_until_the_last_context_ends(
     assert sshd.logins() == 2
 
 
-def test_a_caller_with_another_key_never_gets_the_first_ones_connection(
-    run: Run, tmp_path: Path
-) -> None:
+def test_different_keys_never_share_a_connection(run: Run, tmp_path: Path) -> None:
     assert run("true")[0] == Status.SUCCEEDED
     assert run("true", ssh_priv_key_path=str(generated("stranger")))[0] == Status.FAILED
 
@@ -93,14 +91,14 @@ def test_a_connection_lost_while_idle_is_replaced_silently(run: Run, sshd: Sshd)
     assert sshd.logins() == 2
 
 
-def test_after_clear_client_cache_the_next_command_connects_anew(run: Run, sshd: Sshd) -> None:
+def test_command_after_clear_client_cache_connects_again(run: Run, sshd: Sshd) -> None:
     assert run("true")[0] == Status.SUCCEEDED
     assert SshService.clear_client_cache() is None  # type: ignore[func-returns-value]
     assert run("true")[0] == Status.SUCCEEDED
     assert sshd.logins() == 2
 
 
-def test_clear_client_cache_ends_what_runs_at_once_with_its_output(
+def test_clear_client_cache_ends_commands_with_their_output(
     host: SshHostService, call: Dict[str, Any], run: Run, tmp_path: Path
 ) -> None:
     _, info = host.remote_exec(f"echo so far; touch {tmp_path}/x; sleep 60", call, {})
@@ -173,7 +171,7 @@ def test_a_mixin_brings_its_services_into_context(
 
 
 @pytest.mark.parametrize("stage", ["running", "connecting"])
-def test_leaving_with_work_in_flight_resolves_every_future_at_once(
+def test_exit_resolves_futures_of_running_commands(
     config: Dict[str, Any], call: Dict[str, Any], sshd: Sshd, stage: str, tmp_path: Path
 ) -> None:
     if stage == "connecting":

@@ -36,7 +36,7 @@ def contents(root: Path) -> Dict[str, Any]:
     }
 
 
-def test_a_file_goes_up_and_comes_back_equal(
+def test_file_copied_both_ways_is_equal(
     share: SshFileShareService, call: Dict[str, Any], tree: Path, tmp_path: Path
 ) -> None:
     source, there, back = tree / "a file", tmp_path / "there", tmp_path / "back"
@@ -49,7 +49,7 @@ def test_a_file_goes_up_and_comes_back_equal(
         assert int(copy.stat().st_mtime) == 1_100_000_000
 
 
-def test_a_tree_goes_up_and_comes_back_equal(
+def test_tree_copied_both_ways_is_equal(
     share: SshFileShareService, call: Dict[str, Any], tree: Path, tmp_path: Path
 ) -> None:
     share.upload(call, str(tree), str(tmp_path / "there"))
@@ -66,7 +66,7 @@ def test_into_a_folder_that_exists_it_keeps_its_name(
     assert contents(tmp_path / "into" / "tree") == contents(tree)
 
 
-def test_what_is_missing_is_a_file_not_found_error(
+def test_missing_source_is_a_file_not_found_error(
     share: SshFileShareService, call: Dict[str, Any], tmp_path: Path
 ) -> None:
     missing, target = str(tmp_path / "missing"), tmp_path / "target"
@@ -99,7 +99,7 @@ def test_an_error_is_an_os_error_and_the_connection_stays(
     assert sshd.logins() == 1
 
 
-def test_the_callers_params_are_untouched_and_may_hold_anything(
+def test_params_are_not_changed_and_may_have_unknown_keys(
     share: SshFileShareService, call: Dict[str, Any], tree: Path, tmp_path: Path
 ) -> None:
     params = {**call, "unrelated": object()}

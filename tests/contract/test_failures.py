@@ -1,4 +1,4 @@
-"""The contract: what goes wrong, and how it is told."""
+"""The contract: failures, and how they are reported."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class TestConnecting:
                 share.download(call, __file__, str(tmp_path / "down"))
         assert list(tmp_path.glob("[ud]*")) == []
 
-    def test_a_port_where_nobody_listens_is_a_failure_to_connect(
+    def test_closed_port_is_a_connect_failure(
         self, config: Dict[str, Any], call: Dict[str, Any], listener: socket.socket, tmp_path: Path
     ) -> None:
         config["ssh_port"] = listener.getsockname()[1]
         listener.close()
         self.check(config, call, SshConnectError, tmp_path)
 
-    def test_a_name_nobody_has_is_a_failure_to_connect(
+    def test_unknown_host_name_is_a_connect_failure(
         self, config: Dict[str, Any], tmp_path: Path
     ) -> None:
         self.check(config, {"ssh_hostname": "nobody.invalid"}, SshConnectError, tmp_path)
@@ -151,14 +151,14 @@ class TestKeyFiles:
         config["ssh_priv_key_path"] = str(tmp_path / "key")
         self.check(config, call, tmp_path)
 
-    def test_a_missing_key_is_a_value_error_though_there_is_a_connection(
+    def test_missing_key_is_a_value_error_even_if_connected(
         self, run: Run, tmp_path: Path
     ) -> None:
         assert run("true")[0] == Status.SUCCEEDED
         with pytest.raises(ValueError, match="does not exist"):
             run("true", ssh_priv_key_path=str(tmp_path / "key"))
 
-    def test_what_is_no_key_is_a_value_error(
+    def test_invalid_key_file_is_a_value_error(
         self, config: Dict[str, Any], call: Dict[str, Any], tmp_path: Path
     ) -> None:
         (tmp_path / "key").write_text("no key\n")
@@ -257,7 +257,7 @@ def test_output_beyond_its_limit_ends_the_command(
 class TestLoss:
     """A connection that ends under a command."""
 
-    def test_all_commands_are_told_at_once_with_what_each_had(
+    def test_lost_connection_ends_all_commands_with_their_output(
         self, host: SshHostService, call: Dict[str, Any], sshd: Sshd, tmp_path: Path
     ) -> None:
         running = [

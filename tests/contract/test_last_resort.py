@@ -41,10 +41,10 @@ def walled_sshd(tmp_path: Path) -> Iterator[Sshd]:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_where_no_command_reboots_all_is_killed_and_that_is_a_success(
+def test_reboot_last_resort_kills_all_and_succeeds(
     force: bool, walled_sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection ends with all else, and whatever ran beside it is told so at once."""
+    """The connection ends, and other commands on it fail at once."""
     # The commands that would be tried first may reach an init beyond the namespace.
     monkeypatch.setattr(ssh_host_service, "_REBOOT", ("false",))
     call = {"ssh_hostname": walled_sshd.host}

@@ -69,7 +69,7 @@ def test_when_all_fail_it_failed_and_says_so(
     assert result["ssh_completed_process_result"].exit_status == 1
 
 
-def test_a_host_that_goes_down_with_its_connections_succeeded_and_tells_of_the_loss(
+def test_shutdown_that_loses_the_connection_succeeds(
     host: SshHostService,
     call: Dict[str, Any],
     commands: List[str],
@@ -118,7 +118,7 @@ def test_silence_is_no_reboot(
         assert results(host, info, within=10)[0] == Status.FAILED
 
 
-def test_a_loss_before_the_server_accepted_the_command_is_no_reboot(
+def test_loss_before_the_command_was_accepted_fails(
     config: Dict[str, Any],
     call: Dict[str, Any],
     commands: List[str],

@@ -123,9 +123,7 @@ def test_stdin_is_at_its_end_from_the_start(run: Run) -> None:
         assert run("cat; echo end", env)[1]["stdout"] == "end\n"
 
 
-def test_there_is_no_terminal_and_no_login_shell_and_it_starts_at_home(
-    run: Run, sshd: Sshd
-) -> None:
+def test_script_has_no_terminal_and_starts_at_home(run: Run, sshd: Sshd) -> None:
     home = pwd.getpwnam(sshd.username).pw_dir
     script = [
         "tty",
@@ -152,7 +150,7 @@ def test_nul_and_carriage_return_arrive_as_they_are(run: Run) -> None:
     assert run(r"printf 'a\000b\rc\r\nd'")[1]["stdout"] == "a\0b\rc\r\nd"
 
 
-def test_bytes_that_are_no_text_stay_reachable_and_harm_nobody(
+def test_undecodable_output_is_escaped_and_kept_as_bytes(
     host: SshHostService, call: Dict[str, Any], run: Run, sshd: Sshd
 ) -> None:
     _, slow = host.remote_exec("sleep 0.5; echo unharmed", call, {})
@@ -233,7 +231,7 @@ class TestEnvironment:
         assert run("printf '%s' \"$X\"", {"X": value})[1]["stdout"] == str(value)
 
     @pytest.mark.parametrize("name", ["A-B", "1A", "", "A B", "A=B", "X;id", "ü", "A\n"])
-    def test_a_name_that_is_none_fails_at_once(
+    def test_invalid_variable_name_raises_at_once(
         self, host: SshHostService, call: Dict[str, Any], name: str
     ) -> None:
         with pytest.raises(ValueError, match="environment"):

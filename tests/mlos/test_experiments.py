@@ -97,9 +97,7 @@ def test_a_grid_is_walked_to_its_end_over_one_connection(make: Make, sshd: Sshd)
     assert sshd.logins() == 1
 
 
-def test_a_host_that_is_down_before_or_under_a_script_fails_those_trials_only(
-    make: Make, sshd: Sshd
-) -> None:
+def test_host_down_before_or_during_a_script_fails_only_trials(make: Make, sshd: Sshd) -> None:
     experiment = make(optimizer="several")
     for gate in (("setup", 2), ("setup", 3), ("run", 3), ("setup", 4)):
         experiment.close(*gate)
@@ -123,9 +121,7 @@ def test_a_host_that_is_down_before_or_under_a_script_fails_those_trials_only(
     assert (experiment.remote / "torn-down").exists()
 
 
-def test_a_host_that_never_is_there_fails_every_trial_and_the_experiment_ends_orderly(
-    make: Make, sshd: Sshd
-) -> None:
+def test_unreachable_host_fails_trials_and_experiment_ends(make: Make, sshd: Sshd) -> None:
     experiment = make(optimizer="several")
     sshd.stop()
     status, output = experiment.run()
@@ -134,9 +130,7 @@ def test_a_host_that_never_is_there_fails_every_trial_and_the_experiment_ends_or
     assert "Connection refused" in output
 
 
-def test_the_reason_of_a_script_that_failed_is_stored_as_long_as_a_database_takes_it(
-    make: Make, sshd: Sshd, tmp_path: Path
-) -> None:
+def test_stored_reason_fits_into_a_database_column(make: Make, sshd: Sshd, tmp_path: Path) -> None:
     """A longer text is refused by MySQL and PostgreSQL, and the experiment would end with it."""
     others = tmp_path / ("long" * 50) / "known_hosts"
     others.parent.mkdir()
@@ -153,9 +147,7 @@ def test_the_reason_of_a_script_that_failed_is_stored_as_long_as_a_database_take
     assert str(others) in output  # the log has it whole
 
 
-def test_an_sshd_restarted_between_trials_is_not_noticed_and_under_a_script_fails_that_trial_only(
-    make: Make, sshd: Sshd
-) -> None:
+def test_restarted_sshd_fails_only_a_trial_that_runs(make: Make, sshd: Sshd) -> None:
     experiment = make(optimizer="several")
     for gate in (("setup", 2), ("run", 3)):
         experiment.close(*gate)

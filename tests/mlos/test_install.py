@@ -174,11 +174,11 @@ class TestInstall:
         uninstall()
         assert state() == before
 
-    def test_a_schema_that_is_not_the_known_one_is_an_error_that_says_so(
+    def test_unknown_schema_of_mlos_bench_is_an_error(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before = state()
-        monkeypatch.setattr(schemas, "_NEIGHBOUR", "another.json")
+        monkeypatch.setattr(schemas, "_HOST_SERVICE_SUBSCHEMA", "another.json")
         with pytest.raises(ImportError, match="another.json in 0 places"):
             install()
         assert state() == before
@@ -300,7 +300,7 @@ KNOWN = {
 class TestValidation:
     """Our settings in configs: the schema and the constructor are of one opinion."""
 
-    def test_every_setting_may_be_what_it_may_be(self, name: str) -> None:
+    def test_schema_accepts_every_valid_setting(self, name: str) -> None:
         assert set(RIGHT) == {*KNOWN[HOST], *KNOWN[SHARE]}
         for setting, values in RIGHT.items():
             for value in values:
@@ -319,7 +319,7 @@ class TestValidation:
                 assert not valid({"class": name, "config": config}), config
                 assert not constructible(name, config), config
 
-    def test_as_for_upstreams_an_empty_config_is_none(self, name: str) -> None:
+    def test_empty_config_is_none_as_upstream(self, name: str) -> None:
         assert not valid({"class": name, "config": {}})
         assert not valid({"class": name, "settings": {"ssh_port": 22}})
         assert not valid({"class": name + "s"})

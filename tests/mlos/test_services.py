@@ -30,7 +30,7 @@ def test_they_are_mlos_benchs_services_with_its_status() -> None:
     assert ssh_service.Status is Status
 
 
-def test_they_support_what_its_environments_ask_for() -> None:
+def test_services_support_types_that_environments_need() -> None:
     host, share = SshHostService(), SshFileShareService()
     assert isinstance(host, SupportsRemoteExec) and isinstance(host, SupportsOSOps)
     assert isinstance(share, SupportsFileShareOps)
@@ -53,7 +53,7 @@ def service(request: pytest.FixtureRequest, settings: Dict[str, Any]) -> Iterato
         yield together
 
 
-def test_as_parents_and_mixins_they_offer_everything_and_enter_together(
+def test_parents_and_mixins_export_methods_and_enter_together(
     service: Any, call: Dict[str, Any], sshd: Sshd, tmp_path: Path
 ) -> None:
     for protocol in (SupportsRemoteExec, SupportsOSOps, SupportsFileShareOps):
@@ -112,7 +112,7 @@ class TestCopies:
         with environment:
             assert environment.setup(environment.tunable_params) is False
 
-    def test_a_run_that_loses_its_host_fails_and_so_does_its_status(
+    def test_run_that_loses_its_host_fails_with_its_status(
         self, installed: None, environment: Any, sshd: Sshd
     ) -> None:
         with environment:

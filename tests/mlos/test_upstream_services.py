@@ -128,7 +128,7 @@ class TestHostService:
         assert len(host._CLIENT_CACHE) == 0  # closed with the context
 
     @pytest.mark.parametrize("force", [False, True], ids=["graceful", "forced"])
-    def test_a_reboot_ends_what_runs_with_its_output_and_the_host_can_be_used_again(
+    def test_reboot_ends_commands_and_host_is_usable_again(
         self,
         host: Any,
         call: Dict[str, Any],
@@ -186,7 +186,7 @@ class TestHostService:
 class TestContexts:
     """Entering and leaving."""
 
-    def test_services_share_what_they_are_built_on_while_in_context(self, classes: Any) -> None:
+    def test_services_in_context_share_one_connection(self, classes: Any) -> None:
         service, host_service, share_service = classes
         host = host_service(config={}, global_config={}, parent=None)
         assert not host._in_context
@@ -250,7 +250,7 @@ class TestFileShare:
             if path.is_file()
         } == files
 
-    def test_a_download_of_no_file_is_file_not_found_and_leaves_the_target_alone(
+    def test_download_of_missing_file_leaves_the_target_alone(
         self, share: Any, call: Dict[str, Any], tmp_path: Path
     ) -> None:
         (tmp_path / "target").write_text("canary")
@@ -262,7 +262,7 @@ class TestFileShare:
             )
         assert (tmp_path / "target").read_text() == "canary"
 
-    def test_an_upload_of_no_file_is_an_os_error_and_makes_none(
+    def test_upload_of_missing_file_creates_nothing(
         self, share: Any, host: Any, call: Dict[str, Any], tmp_path: Path
     ) -> None:
         path = tmp_path / "no-such-file"
@@ -411,5 +411,5 @@ class TestRemoteEnvironment:
         assert sshd.logins() == 1
 
 
-def test_none_of_this_needs_asyncssh() -> None:
+def test_services_do_not_import_asyncssh() -> None:
     assert "asyncssh" not in sys.modules

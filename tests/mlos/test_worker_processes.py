@@ -143,7 +143,7 @@ def environment(folder: Path, sshd: Sshd, name: str, **more: Any) -> Environment
     )
 
 
-def test_a_pickled_service_is_a_service_of_mlos_bench_outside_any_context(
+def test_unpickled_service_is_outside_its_context(
     settings: Dict[str, Any], call: Dict[str, Any], sshd: Sshd
 ) -> None:
     with SshHostService(settings, parent=Service()) as service:
@@ -198,7 +198,7 @@ def _fetch(service: SshHostService, call: Dict[str, Any]) -> Dict[str, Any]:
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_a_fork_inside_the_context_leaves_the_parents_connection_alone(
+def test_fork_in_context_keeps_the_parents_connection(
     settings: Dict[str, Any], call: Dict[str, Any], sshd: Sshd
 ) -> None:
     context = multiprocessing.get_context("fork")

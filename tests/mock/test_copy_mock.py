@@ -54,7 +54,7 @@ def test_empty_path_is_an_error(transport: SshTransport, source: Path, tmp_path:
     assert not (tmp_path / "down").exists()
 
 
-def test_a_tree_goes_up_and_comes_back(
+def test_tree_copied_both_ways_is_equal(
     transport: SshTransport, source: Path, tmp_path: Path
 ) -> None:
     upload(transport, source, tmp_path / "up", timeout=20)
@@ -66,7 +66,7 @@ def test_a_tree_goes_up_and_comes_back(
     assert not unfinished_files(tmp_path)
 
 
-def test_an_existing_file_is_replaced_and_a_link_written_through(
+def test_upload_replaces_a_file_and_follows_a_link(
     transport: SshTransport, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "old").write_bytes(b"something much longer than the script")
@@ -78,7 +78,7 @@ def test_an_existing_file_is_replaced_and_a_link_written_through(
     assert (tmp_path / "link").is_symlink()
 
 
-def test_a_missing_file_is_told(transport: SshTransport, tmp_path: Path) -> None:
+def test_missing_file_is_an_error(transport: SshTransport, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         download(transport, tmp_path / "missing", tmp_path / "x", timeout=20)
     with pytest.raises(FileNotFoundError):

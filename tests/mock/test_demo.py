@@ -65,7 +65,7 @@ def on_a_terminal(**environment: str) -> str:
 # --- what it shows ------------------------------------------------------------------------------
 
 
-def test_it_needs_no_server_every_step_holds_and_a_pipe_gets_plain_text(tmp_path: Path) -> None:
+def test_demo_without_server_passes_and_prints_plain_text(tmp_path: Path) -> None:
     done = shown(TMPDIR=str(tmp_path), HOME=str(tmp_path), COLUMNS="40")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -78,8 +78,8 @@ def test_it_needs_no_server_every_step_holds_and_a_pipe_gets_plain_text(tmp_path
     assert "✓ SshConnectionLost was raised" in done.stdout
     assert "the output so far, 'half done\\n', and exit status None" in done.stdout
     assert "the lost one had begun once" in done.stdout
-    assert "on a thread of their own, ssh-service-callbacks" in done.stdout
-    assert "Every check held." in done.stdout
+    assert "on a separate thread, ssh-service-callbacks" in done.stdout
+    assert "Every check passed." in done.stdout
     assert list(tmp_path.iterdir()) == []  # no temporary folder, nothing in the home
 
 
@@ -120,7 +120,7 @@ def test_no_color_is_honoured(
 # --- checks that fail ---------------------------------------------------------------------------
 
 
-def test_a_check_that_fails_says_what_was_expected_and_fails_the_demonstration(
+def test_failed_check_prints_what_was_expected(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read = trees.read_tree
@@ -138,10 +138,10 @@ def test_a_check_that_fails_says_what_was_expected_and_fails_the_demonstration(
     out = capsys.readouterr().out
     assert "expected what comes back to be equal; seen: " in out
     assert "1 differ ('plain/file 0', ...)" in out
-    assert "Every check held" not in out
+    assert "Every check passed" not in out
 
 
-def test_an_error_in_a_step_is_one_line_and_fails_the_demonstration(
+def test_error_in_a_step_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def lose(*arguments: Any, **options: Any) -> None:
@@ -176,7 +176,7 @@ def test_hooks_that_were_not_called_fail_the_demonstration() -> None:
     journal = Journal()
     journal.wait_for = lambda count, timeout: []  # type: ignore[method-assign,assignment]
     with hosts.MockStage() as both, pytest.raises(CheckFailed, match="'made', 3"):
-        steps.tell_of_hooks(Show(), journal, both)
+        steps.show_hook_calls(Show(), journal, both)
 
 
 # --- giving up ----------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_demo_onto_a_full_disk_ends_with_1_and_one_line() -> None:
         (["--host", "demo.invalid"], "demo.invalid"),
         (["--host", "127.0.0.1:1"], "refused"),
         (["--host", "127.0.0.1", "--host-key", "maybe"], "invalid choice: 'maybe'"),
-        (["--key", "/etc/hostname"], "--key and --host-key go with --host"),
+        (["--key", "/etc/hostname"], "--key and --host-key need --host"),
         (["--bogus"], "--bogus"),
     ],
 )

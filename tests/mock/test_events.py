@@ -1,4 +1,4 @@
-"""Who subscribes is told what happened to connections, commands and copies: in order, once."""
+"""Subscribers get each event of connections, commands and copies, once and in order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def kinds(seen: List[Any]) -> List[type]:
     return [type(event) for event in seen]
 
 
-def test_a_command_on_a_new_connection_is_told_from_dial_to_end(
+def test_command_on_new_connection_publishes_all_events(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]]
 ) -> None:
     cache, seen = watched
@@ -87,7 +87,7 @@ def test_closing_is_no_loss(
     assert (seen[1].error, seen[1].reason) == (None, None)
 
 
-def test_a_dial_that_failed_and_the_command_that_was_never_sent() -> None:
+def test_failed_dial_publishes_an_unsent_command() -> None:
     dialer = GatedDialer()
     dialer.errors["alpha"] = [SshAuthError("alpha: refused all there was")]
     cache, seen = SshClientCache(dialer=dialer), []  # type: ignore[var-annotated]
@@ -125,7 +125,7 @@ def test_the_word_for_each_outcome(
     assert [event.outcome for event in seen if isinstance(event, CommandEnded)] == [word]
 
 
-def test_copies_are_told_with_their_files_and_bytes(
+def test_copy_events_have_files_and_bytes(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
 ) -> None:
     cache, seen = watched
@@ -148,7 +148,7 @@ def test_copies_are_told_with_their_files_and_bytes(
     assert made.at <= began_up.at < up.at <= began_down.at < down.at
 
 
-def test_a_copy_that_failed_is_told_with_its_reason(
+def test_failed_copy_event_has_the_reason(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
 ) -> None:
     cache, seen = watched
@@ -183,7 +183,7 @@ def test_a_copy_that_was_broken_off_says_how_far_it_came(
     assert ended.bytes_done >= reached[0] > 0
 
 
-def test_a_copy_that_was_never_begun_is_told_as_such() -> None:
+def test_copy_without_connection_was_not_started() -> None:
     dialer = GatedDialer()
     dialer.errors["alpha"] = [SshAuthError("alpha: refused all there was")]
     cache, seen = SshClientCache(dialer=dialer), []  # type: ignore[var-annotated]
@@ -214,7 +214,7 @@ def test_a_copy_that_was_tried_once_more_is_one_copy(monkeypatch: pytest.MonkeyP
     cache.cleanup()
 
 
-def test_the_copies_of_a_fleet_are_told_of_too(
+def test_copies_of_a_fleet_publish_events(
     mock_sshd: MockSshd, watched: Tuple[SshClientCache, List[Any]], tmp_path: Path
 ) -> None:
     cache, seen = watched
@@ -226,7 +226,7 @@ def test_the_copies_of_a_fleet_are_told_of_too(
     assert (seen[-1].way, seen[-1].bytes_done) == ("download", 1000)
 
 
-def test_a_copy_that_may_not_be_begun_was_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_aborted_by_before_was_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     cache, seen = SshClientCache(dialer=GatedDialer()), []  # type: ignore[var-annotated]
     cache.subscribe(seen.append)
 
@@ -268,7 +268,7 @@ def test_events_hold_no_script_no_variable_and_no_output(
     assert secret.encode() not in pickle.dumps(seen)
 
 
-def test_subscribers_are_called_on_the_callback_thread_in_the_callers_context(
+def test_subscriber_runs_on_callback_thread_in_callers_context(
     mock_sshd: MockSshd, ssh_cache: SshClientCache, tmp_path: Path
 ) -> None:
     variable: "contextvars.ContextVar[str]" = contextvars.ContextVar("variable", default="none")
@@ -286,7 +286,7 @@ def test_subscribers_are_called_on_the_callback_thread_in_the_callers_context(
     assert seen[1:] == [(kind, True, "mine") for kind in kinds_of_use]
 
 
-def test_one_that_raises_harms_nobody_and_is_logged(
+def test_subscriber_that_raises_is_logged(
     mock_sshd: MockSshd, ssh_cache: SshClientCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     def bad(event: Event) -> None:
@@ -301,7 +301,7 @@ def test_one_that_raises_harms_nobody_and_is_logged(
     assert "a bug of theirs" in caplog.text
 
 
-def test_who_has_unsubscribed_is_told_nothing_more(
+def test_unsubscribed_function_is_not_called(
     mock_sshd: MockSshd, ssh_cache: SshClientCache, tmp_path: Path
 ) -> None:
     seen: List[Any] = []

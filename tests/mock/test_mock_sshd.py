@@ -96,7 +96,7 @@ def test_many_commands_from_many_threads(mock_sshd: MockSshd) -> None:
     assert wrong == []
 
 
-def test_a_file_goes_up_and_comes_down_unchanged(mock_sshd: MockSshd, tmp_path: Path) -> None:
+def test_file_copied_both_ways_is_unchanged(mock_sshd: MockSshd, tmp_path: Path) -> None:
     (tmp_path / "from").write_bytes(b"x" * 100_000)
     with connect(mock_sshd) as client, client.open_sftp() as sftp:
         sftp.put(str(tmp_path / "from"), str(tmp_path / "up"))
@@ -171,7 +171,7 @@ def test_close_can_be_repeated_and_cleans_up() -> None:
         socket.create_connection((server.host, server.port), timeout=5)
 
 
-def test_frozen_it_is_mute_and_thawed_it_goes_on(mock_sshd: MockSshd) -> None:
+def test_frozen_server_is_silent_until_thawed(mock_sshd: MockSshd) -> None:
     with connect(mock_sshd) as client:
         channel = client.get_transport().open_session(timeout=10)
         channel.settimeout(20)
@@ -183,7 +183,7 @@ def test_frozen_it_is_mute_and_thawed_it_goes_on(mock_sshd: MockSshd) -> None:
         assert channel.recv(100) == b"hello\n"
 
 
-def test_a_frozen_listener_lets_connections_in_and_says_nothing(mock_sshd: MockSshd) -> None:
+def test_frozen_listener_accepts_but_does_not_answer(mock_sshd: MockSshd) -> None:
     mock_sshd.freeze(listener=True)
     with socket.create_connection((mock_sshd.host, mock_sshd.port), timeout=10) as sock:
         sock.settimeout(0.3)

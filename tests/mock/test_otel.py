@@ -137,7 +137,7 @@ def test_copies_are_spans_and_metrics(
     assert {point.attributes["ssh.operation.name"] for point in durations} == set(copied)
 
 
-def test_an_ipv6_address_is_told_without_the_brackets_of_its_connection_id(
+def test_ipv6_address_attribute_has_no_brackets(
     telemetry: Telemetry,
 ) -> None:
     dialer = GatedDialer()

@@ -105,9 +105,7 @@ def test_start_without_encoding_gives_bytes_and_outcome_text(
 
 @pytest.mark.parametrize("call", [run, start])
 @pytest.mark.parametrize("value", [None, b"secret"])
-def test_environment_value_that_is_none_or_bytes_is_refused(
-    call: Callable[..., Any], value: Any
-) -> None:
+def test_environment_value_none_or_bytes_is_an_error(call: Callable[..., Any], value: Any) -> None:
     """The text ``None`` or ``b'secret'`` is never sent; the error names the variable."""
     with pytest.raises(SshConfigError, match="environment variable 'A'") as caught:
         call({"host": "127.0.0.1", "port": 1}, "true", env={"A": value})
@@ -129,7 +127,7 @@ def test_run_text_option_of_subprocess_is_named_in_the_error() -> None:
         ("nowhere[1-2].invalid", "fleet.expand"),
     ],
 )
-def test_run_host_that_has_more_in_it_is_told_with_what_is_right(host: str, hint: str) -> None:
+def test_run_host_with_user_or_port_in_it_is_explained(host: str, hint: str) -> None:
     """People write user@host:port; here these are three parameters."""
     with pytest.raises(SshConnectError, match=f"cannot be resolved: .*{hint}"):
         run({"host": host, "username": "demo"}, "true")
@@ -169,7 +167,7 @@ def test_a_stream_that_goes_to_a_function_has_no_lines_as_well(
     assert process.result(20).exit_status == 0
 
 
-def test_who_waits_in_vain_is_told_where_and_the_command_goes_on(
+def test_wait_timeout_names_the_host_and_keeps_the_command(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
     process = start(mock_sshd.connect_params, "read it; echo $it", cache=ssh_cache)
@@ -235,7 +233,7 @@ def test_an_outcome_waits_for_no_other_callers_function(
     unsubscribe()
 
 
-def test_pieces_of_one_command_come_in_order_and_of_one_fleet_one_at_a_time(
+def test_output_pieces_come_in_order_and_one_at_a_time(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
     params, inside = mock_sshd.connect_params, threading.Lock()
@@ -293,7 +291,7 @@ def test_cache_dropped_after_its_commands_leaves_no_connection(
     eventually(is_gone, "the connection is collected")
 
 
-def test_command_keeps_a_cache_that_nobody_else_does(mock_sshd: MockSshd) -> None:
+def test_running_command_keeps_its_cache_alive(mock_sshd: MockSshd) -> None:
     """From the call to its end; then the connection goes."""
 
     def use() -> None:

@@ -93,7 +93,7 @@ def waits_at_the_first(gate: Path) -> str:
 # --- run ----------------------------------------------------------------------------------------
 
 
-def test_json_tells_one_object_for_each_host_and_all_else_goes_to_stderr(config: Path) -> None:
+def test_json_is_one_object_per_host_and_the_rest_on_stderr(config: Path) -> None:
     script = "echo out; echo err >&2; exit 3"
     done = subprocess.run(
         argv(config, "run", "--json", "-v", "-H", "web[1-2]", "--", script),
@@ -117,7 +117,7 @@ def test_json_tells_one_object_for_each_host_and_all_else_goes_to_stderr(config:
     }
 
 
-def test_all_well_is_exit_status_zero_and_plain_lines_in_a_pipe(run: Run) -> None:
+def test_success_is_status_zero_and_plain_lines_in_a_pipe(run: Run) -> None:
     done = run("run", "-H", "web[1-4]", "--", "echo", "a  b;", "echo oops >&2")
     assert done.returncode == 0
     assert sorted(done.stdout.splitlines()) == [f"web{n}: a b" for n in (1, 2, 3, 4)]
@@ -140,7 +140,7 @@ def test_results_are_written_as_each_host_finishes(config: Path, tmp_path: Path)
         assert process.wait(20) == 0
 
 
-def test_output_is_written_as_it_comes(config: Path, tmp_path: Path) -> None:
+def test_output_is_written_as_it_arrives(config: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     script = f"echo first; until [ -e {gate} ]; do sleep .05; done; echo last"
     with subprocess.Popen(
@@ -153,7 +153,7 @@ def test_output_is_written_as_it_comes(config: Path, tmp_path: Path) -> None:
         assert process.wait(20) == 0
 
 
-def test_a_dead_host_in_a_list_of_forty_holds_up_none(config: Path, server: Sshd) -> None:
+def test_dead_host_among_forty_delays_no_other(config: Path, server: Sshd) -> None:
     mute = socket.create_server(("127.0.0.99", server.port))  # takes calls and never says a word
     hosts = "\n".join([*(f"web{n}" for n in (1, 2, 3, 4)), "dead", "web[100-134]"])
     with mute, subprocess.Popen(
@@ -176,7 +176,7 @@ def test_a_dead_host_in_a_list_of_forty_holds_up_none(config: Path, server: Sshd
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_mistyped_host_is_told_with_its_name(run: Run, as_json: bool) -> None:
+def test_unknown_host_is_reported_by_name(run: Run, as_json: bool) -> None:
     done = run("run", *(["--json"] if as_json else []), "-H", "wbe1.invalid", "--", "true")
     assert done.returncode == 1
     assert "the name 'wbe1.invalid' cannot be resolved" in (
@@ -191,7 +191,7 @@ def test_a_refused_login_says_what_was_tried(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 1 and "authentication refused" in line and str(key) in line
 
 
-def test_a_changed_host_key_is_told_with_both_fingerprints(
+def test_changed_host_key_error_has_both_fingerprints(
     run: Run, server: Sshd, tmp_path: Path
 ) -> None:
     known = f"[127.0.0.1]:{server.port} {public_line('other-host')}\n"
@@ -220,7 +220,7 @@ def test_a_command_that_never_ends_is_timed_out(run: Run, tmp_path: Path) -> Non
     eventually(lambda: not is_running((tmp_path / "pid").read_text().strip()))
 
 
-def test_a_signal_is_told(run: Run) -> None:
+def test_signal_is_reported(run: Run) -> None:
     one = objects(run("run", "--json", "-H", "web1", "--", "kill -KILL $$"))["web1"]
     assert (one["status"], one["signal"], one["error"]) == ("FAILED", "KILL", None)
 
@@ -247,7 +247,7 @@ def test_each_hosts_output_goes_to_files_of_its_own(run: Run, tmp_path: Path) ->
         assert (folder / "web2.stderr").read_bytes() == b"err\n"
 
 
-def test_a_full_disk_ends_that_host_and_is_told(
+def test_full_disk_fails_the_host(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def disk_full(path: str, *args: Any, **kwargs: Any) -> Any:
@@ -300,7 +300,7 @@ def test_download_to_missing_folder_with_slash_creates_it(run: Run, tmp_path: Pa
     assert (tmp_path / "new" / "folder" / "file").read_text() == "text"
 
 
-def test_verbose_failure_is_told_once(config: Path) -> None:
+def test_verbose_failure_is_reported_once(config: Path) -> None:
     """One line per failure with -v: the host's own."""
     done = subprocess.run(
         argv(config, "run", "-v", "-H", "dead", "--", "true"),
@@ -497,9 +497,7 @@ def test_a_terminal_shows_a_table_and_colours_where_wanted(config: Path) -> None
 # --- copies -------------------------------------------------------------------------------------
 
 
-def test_a_tree_goes_to_all_and_comes_back_into_a_folder_for_each(
-    run: Run, tmp_path: Path
-) -> None:
+def test_tree_is_copied_to_all_and_back_into_folders(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_text("content")
     up = run("upload", "-H", "web1", str(tmp_path / "tree"), str(tmp_path / "there"))
@@ -517,7 +515,7 @@ def test_one_host_downloads_to_the_very_place(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "it").read_text() == "content"
 
 
-def test_a_file_that_is_not_there_is_told(run: Run, tmp_path: Path) -> None:
+def test_missing_remote_file_is_reported(run: Run, tmp_path: Path) -> None:
     done = run("download", "-H", "web1", "/no/such", str(tmp_path / "it"))
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1 and line.startswith("web1: FAILED: ") and "/no/such" in line

@@ -49,7 +49,7 @@ def test_every_step_holds_on_a_real_server(
     assert f"The server is {address(sshd)}." in told.out
     assert "names, contents, modes, times compared: 0 differ" in told.out
     assert "the lost one had begun once" in told.out
-    assert "Every check held" in told.out
+    assert "Every check passed" in told.out
     assert not os.listdir(temporary)
     assert sshd.logins() == 1 + 2 + 1  # one to try, two at once, one after the cut
 
@@ -118,4 +118,7 @@ def test_a_server_without_room_for_a_folder_says_why(
     monkeypatch.setattr(hosts.RealStage, "_run", in_vain)
     assert demo.main(["--host", address(sshd), "--key", sshd.client_key]) == 1
     out = capsys.readouterr().out
-    assert SshTransferError.__name__ in out and "made no temporary folder: no space left" in out
+    assert (
+        SshTransferError.__name__ in out
+        and "could not create a temporary folder: no space left" in out
+    )

@@ -148,13 +148,13 @@ def test_cancel_ends_the_remote_commands(
     eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
-def test_a_command_that_never_ends_is_timed_out_with_its_output(connect: Dict[str, Any]) -> None:
+def test_endless_command_times_out_with_its_output(connect: Dict[str, Any]) -> None:
     (result,) = fleet.run(HOSTS[:1], "echo so far; sleep 60", connect=connect, timeout=1)
     assert (result.status, result.stdout, result.sent) == ("TIMED_OUT", "so far\n", True)
     assert isinstance(result.error, SshCommandTimeout)
 
 
-def test_output_can_be_taken_as_it_comes(connect: Dict[str, Any]) -> None:
+def test_on_output_is_called_as_output_arrives(connect: Dict[str, Any]) -> None:
     pieces: Dict[str, bytes] = {}
 
     def note(host: str, stream: str, piece: bytes) -> None:
@@ -189,7 +189,7 @@ def test_too_much_output_ends_that_host(connect: Dict[str, Any]) -> None:
 # --- copies -------------------------------------------------------------------------------------
 
 
-def test_a_tree_goes_to_all_and_comes_back_into_a_folder_for_each(
+def test_tree_is_copied_to_all_and_back_into_folders(
     connect: Dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "tree" / "sub").mkdir(parents=True)
@@ -211,9 +211,7 @@ def test_a_tree_goes_to_all_and_comes_back_into_a_folder_for_each(
         assert (tmp_path / "here" / host / "there" / "sub" / "file").read_text() == "content"
 
 
-def test_a_copy_that_fails_is_told_and_leaves_the_others_alone(
-    connect: Dict[str, Any], tmp_path: Path
-) -> None:
+def test_failed_copy_does_not_affect_the_others(connect: Dict[str, Any], tmp_path: Path) -> None:
     results = {
         result.host: result
         for result in fleet.upload(
@@ -311,7 +309,7 @@ def test_a_process_pool_does_the_work_with_a_cache_in_each(
     assert clients  # it was reached from processes of the pool
 
 
-def test_a_process_has_many_hosts_under_way_and_a_slow_one_holds_up_no_other(
+def test_process_works_at_many_hosts_and_a_slow_one_delays_none(
     connect: Dict[str, Any], processes: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -336,7 +334,7 @@ def test_cancel_reaches_the_processes(
     eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
-def test_a_lost_process_is_told_as_unknown_and_its_hosts_are_not_run_twice(
+def test_hosts_of_a_lost_process_are_not_run_twice(
     connect: Dict[str, Any], tmp_path: Path
 ) -> None:
     script = f'echo >> {tmp_path}/"$(echo $SSH_CONNECTION | cut -d" " -f3)"; sleep 3'

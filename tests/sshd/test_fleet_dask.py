@@ -52,7 +52,7 @@ def connect(sshd: Sshd) -> Dict[str, Any]:
     return found
 
 
-def test_results_are_streamed_back_and_one_hosts_failure_is_never_anothers(
+def test_dask_streams_results_and_isolates_failures(
     executor: Any, connect: Dict[str, Any], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -85,7 +85,7 @@ def test_cancel_ends_the_remote_commands(
     eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
-def test_a_lost_workers_unsent_hosts_are_tried_again_and_none_is_run_twice(
+def test_dask_retries_only_unsent_hosts_of_a_lost_worker(
     client: Any,
     executor: Any,
     connect: Dict[str, Any],
@@ -95,7 +95,7 @@ def test_a_lost_workers_unsent_hosts_are_tried_again_and_none_is_run_twice(
 ) -> None:
     gate = tmp_path / "gate"
     proxy = fault_proxy(sshd.host, sshd.port)
-    proxy.freeze()  # whoever comes this way is still connecting when the worker is lost
+    proxy.freeze()  # hosts behind it are still connecting when the worker is lost
     open_hosts = [f"127.0.0.1:{sshd.port}"] * 6
     frozen = {**connect, "host": "127.0.0.1", "port": proxy.port}
     # dask gives them out by turns, so each worker has some of both.
@@ -110,7 +110,7 @@ def test_a_lost_workers_unsent_hosts_are_tried_again_and_none_is_run_twice(
         eventually(lambda: begun() == 6)
         victim = next(iter(client.run(os.getpid).values()))
         os.kill(victim, signal.SIGKILL)
-        lost = [results.take(60)]  # the first to be told is one whose fate nobody knows
+        lost = [results.take(60)]  # the first result is of unknown outcome
         proxy.thaw()
         eventually(lambda: begun() == 12)
         gate.touch()

@@ -178,7 +178,7 @@ def test_sshd_after_many_failed_logins_still_lets_in(sshd: Sshd, tmp_path: Path)
 
 
 @pytest.mark.parametrize("options, line", [({}, "no"), ({"PerSourcePenalties": "yes"}, "yes")])
-def test_sshd_that_knows_penalties_is_told_to_have_none(
+def test_sshd_with_penalties_has_them_disabled(
     sshd: Sshd, tmp_path: Path, options: Dict[str, str], line: str
 ) -> None:
     """The server itself is asked whether it knows the option; a caller's own line goes first."""
@@ -216,7 +216,7 @@ def test_find_sshd_of_a_wrong_path_names_the_variable(
         find_sshd()
 
 
-def test_options_replace_and_join_the_lines_of_the_configuration(
+def test_options_replace_and_extend_the_configuration(
     sshd_factory: Callable[..., Sshd],
 ) -> None:
     server = sshd_factory({"maxsessions": 7, "SetEnv": ["A=1"], "Banner": None, "UseDNS": True})

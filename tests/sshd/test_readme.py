@@ -110,7 +110,7 @@ def test_the_example_of_a_test_passes(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_the_example_of_a_hook_is_told_of_the_end(sshd: Sshd, home: Path) -> None:
+def test_readme_hook_example_is_called_at_the_end(sshd: Sshd, home: Path) -> None:
     """As a program, which ends with the example: the hook is called all the same."""
     code = example("cache").replace("deploy", sshd.username)
     done = subprocess.run(

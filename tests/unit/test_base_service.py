@@ -71,7 +71,7 @@ def test_each_status_answers_to_its_own_question_only(status: Status) -> None:
     assert helpers(status) == asked
 
 
-def test_what_is_good_and_what_is_completed() -> None:
+def test_is_good_and_is_completed_of_each_status() -> None:
     assert [s.name for s in Status if s.is_good()] == ["PENDING", "READY", "RUNNING", "SUCCEEDED"]
     assert [s.name for s in Status if s.is_completed()] == [
         "SUCCEEDED",
@@ -81,7 +81,7 @@ def test_what_is_good_and_what_is_completed() -> None:
     ]
 
 
-def test_a_service_exports_what_it_registers() -> None:
+def test_export_returns_registered_methods() -> None:
     lamp = Lamp()
     assert sorted(lamp.export()) == ["dim", "light"]
     lamp.register({"glow": lamp.light})
@@ -104,7 +104,7 @@ def test_a_parents_methods_become_its_own() -> None:
     assert getattr(mixin, "play")() == "la"
 
 
-def test_a_mixin_enters_and_leaves_the_services_behind_its_methods() -> None:
+def test_mixin_enters_and_leaves_services_of_its_methods() -> None:
     lamp, radio, mixin = Lamp(), Radio(), Service()
     mixin.register(lamp.export())
     mixin.register(radio.export())
@@ -113,7 +113,7 @@ def test_a_mixin_enters_and_leaves_the_services_behind_its_methods() -> None:
     assert (lamp.events, radio.events) == (["entered", "left"], ["entered", "left"])
 
 
-def test_a_service_whose_methods_were_all_replaced_is_not_entered() -> None:
+def test_service_with_all_methods_replaced_is_not_entered() -> None:
     lamp, other, mixin = Lamp(), Lamp(), Service()
     mixin.register(lamp.export())
     mixin.register(other.export())
@@ -150,7 +150,7 @@ def test_when_one_cannot_be_entered_the_others_are_left() -> None:
         assert radio.events == ["entered"]
 
 
-def test_when_one_cannot_be_left_the_others_are_and_the_error_is_told() -> None:
+def test_exit_error_of_one_service_does_not_skip_the_others() -> None:
     lamp, radio, mixin = Lamp(), Radio(), Service()
     mixin.register(lamp.export())
     mixin.register(radio.export())

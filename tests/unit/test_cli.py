@@ -85,7 +85,7 @@ def test_help_loads_neither_the_library_nor_mlos_bench(arguments: List[str]) -> 
     assert "ssh_service.services.host_api" not in loaded
 
 
-def test_a_command_never_loads_the_seam() -> None:
+def test_run_does_not_import_host_api() -> None:
     loaded = loaded_by("run", "-H", "web01", "-F", "none", "--dry-run", "--", "true")
     assert "paramiko" in loaded
     assert not loaded & {
@@ -111,7 +111,7 @@ def test_the_exit_statuses_are_in_the_help() -> None:
     assert "0 all hosts succeeded, 1 some hosts failed, 2 wrong usage, 130 interrupted" in text
 
 
-def test_the_version_is_told() -> None:
+def test_version_is_printed() -> None:
     assert command_line("--version").stdout.startswith("ssh-service ")
 
 
@@ -192,7 +192,7 @@ def test_the_demo_needs_no_click(tmp_path: Path) -> None:
         (["download", "-H", "a", "only-one"], "Missing argument"),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(arguments: List[str], complaint: str) -> None:
+def test_usage_error_is_one_line(arguments: List[str], complaint: str) -> None:
     assert complaint in told(in_process(*arguments))
 
 
@@ -201,7 +201,7 @@ def test_no_arguments_are_usage_and_show_the_help() -> None:
     assert done.returncode == 2 and "Commands:" in done.stderr + done.stdout
 
 
-def test_an_empty_host_file_is_told(tmp_path: Path) -> None:
+def test_empty_hosts_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("# nobody\n\n")
     assert "no hosts in it" in told(in_process("run", "-f", str(tmp_path / "hosts"), "true"))
     assert "standard input: no hosts in it" in told(in_process("run", "-f", "-", "true"))
@@ -232,7 +232,7 @@ def test_dry_run_says_where_and_what(tmp_path: Path) -> None:
     assert "1 duplicate host ignored" in done.stderr
 
 
-def test_user_and_port_are_for_hosts_that_name_none(tmp_path: Path) -> None:
+def test_user_and_port_apply_to_hosts_without_their_own(tmp_path: Path) -> None:
     """Options beat ssh_config, as with ssh; what is written with a host beats both."""
     (tmp_path / "config").write_text("Host *\n User nobody\n Port 24\n")
     hosts = ["-H", "a", "-H", "b@c:23", "-n", "--", "true"]
@@ -379,7 +379,7 @@ def test_a_signal_is_named_in_the_verdict() -> None:
     assert summary_line(completed("a", killed, 1.0)) == "FAILED: ended by signal KILL"
 
 
-def test_a_full_disk_is_told_with_host_and_path(tmp_path: Path) -> None:
+def test_full_disk_error_names_host_and_path(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     files = OutputFiles(str(tmp_path), ["a"])
@@ -427,14 +427,14 @@ def test_cli_closed_streams_change_no_status(closed: str) -> None:
 
 
 def test_messages_onto_a_full_disk_leave_the_status() -> None:
-    """What people would have been told is lost; scripts are told the same as ever."""
+    """Messages to people are lost; the exit status stays the same."""
     require_part(os.path.exists("/dev/full"), "needs /dev/full")
     command = [sys.executable, "-m", "ssh_service", "run", "-H", "localhost", "-p", "1", "--", "x"]
     with open("/dev/full", "wb") as full:
         assert subprocess.call(command, cwd=str(ROOT), stderr=full, timeout=PATIENCE) == 1
 
 
-def test_bench_without_a_host_draws_the_documentations_pictures_in_a_checkout(
+def test_bench_without_host_in_a_checkout_draws_the_pictures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from ssh_service.cli import bench
@@ -453,7 +453,7 @@ def test_bench_without_a_host_draws_the_documentations_pictures_in_a_checkout(
     assert ran == [(["-m", "benchmarks", "--pictures"], str(tmp_path.resolve()))]
 
 
-def test_bench_without_a_host_says_what_is_missing_elsewhere(
+def test_bench_without_host_elsewhere_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from ssh_service.cli import bench

@@ -56,7 +56,7 @@ def test_results_come_in_the_order_in_which_hosts_are_done() -> None:
         assert [result.host for result in results] == ["c", "a", "b"]
 
 
-def test_who_takes_no_results_stops_the_work() -> None:
+def test_no_host_starts_while_no_results_are_taken() -> None:
     runner = ByHand()
     endless = itertools.count()
     with Results(endless, runner, 3) as results:
@@ -64,12 +64,12 @@ def test_who_takes_no_results_stops_the_work() -> None:
             runner.finish(host)
         assert runner.open == [] and results.begun == 3
         next(results)
-        assert results.begun == 3  # room for one more is used when the next is asked for
+        assert results.begun == 3  # the next host starts with the next call
         next(results)
         assert results.begun == 4
 
 
-def test_hosts_are_asked_for_only_as_room_comes_up() -> None:
+def test_hosts_are_taken_only_when_they_can_start() -> None:
     asked: List[int] = []
 
     def hosts() -> Iterator[int]:
@@ -82,7 +82,7 @@ def test_hosts_are_asked_for_only_as_room_comes_up() -> None:
         assert asked == [0, 1]
 
 
-def test_after_cancel_no_host_is_begun_and_those_under_way_have_their_results() -> None:
+def test_cancel_starts_no_host_and_keeps_results_of_the_others() -> None:
     runner = ByHand()
     results = Results("abcdef", runner, 2)
     results.cancel()
@@ -109,8 +109,8 @@ def test_leaving_the_context_cancels_and_closes_once() -> None:
         next(results)
 
 
-def test_hosts_that_raise_are_told_of_after_the_results_that_were_begun() -> None:
-    """C10d: nothing that was begun is lost."""
+def test_error_of_the_hosts_iterator_is_raised_after_results() -> None:
+    """No result of a started host is lost."""
 
     def hosts() -> Iterator[str]:
         yield "a"
@@ -128,8 +128,8 @@ def test_hosts_that_raise_are_told_of_after_the_results_that_were_begun() -> Non
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 50])
-def test_many_threads_take_the_results_and_none_waits_for_ever(parallel: int) -> None:
-    """C10d: each host once, and each thread finds the end."""
+def test_many_threads_take_each_result_once_and_all_finish(parallel: int) -> None:
+    """Each host is taken once, and each thread finds the end."""
     runner = ByHand()
     results = Results([str(number) for number in range(40)], runner, parallel)
     taken: List[str] = []
@@ -169,19 +169,19 @@ def test_a_taker_whose_time_is_up_leaves_the_result_to_another() -> None:
         ([], {"env": {"A": None}}, "environment variable 'A': None is not a value"),
     ],
 )
-def test_what_is_wrong_for_all_hosts_is_told_at_once(
+def test_invalid_arguments_for_all_hosts_raise_at_once(
     hosts: Any, options: Any, complaint: str
 ) -> None:
     with pytest.raises(SshConfigError, match=complaint):
         fleet.run(hosts, "true", **options)
 
 
-def test_a_script_that_cannot_be_sent_is_told_at_once() -> None:
+def test_script_with_nul_raises_at_once() -> None:
     with pytest.raises(SshConfigError, match="NUL"):
         fleet.run(["a"], "a\0b")
 
 
-def test_hooks_and_an_executor_do_not_go_together() -> None:
+def test_callbacks_with_an_executor_are_an_error() -> None:
     with ThreadPoolExecutor(1) as executor:
         with pytest.raises(SshConfigError, match="cannot be combined with executor"):
             fleet.run(["a"], "true", executor=executor, on_output=print)
@@ -191,7 +191,7 @@ def test_no_hosts_are_no_results() -> None:
     assert list(fleet.run([], "true")) == []
 
 
-def test_a_host_that_is_wrong_is_told_of_by_its_result_alone() -> None:
+def test_invalid_host_yields_a_failed_result() -> None:
     results = list(fleet.run(["bad host", {"host": "a", "prt": 1}], "true"))
     assert [result.status for result in results] == ["FAILED", "FAILED"]
     assert all(isinstance(result.error, SshConfigError) for result in results)
@@ -212,7 +212,7 @@ def test_success_is_exit_status_zero() -> None:
     assert (signalled.status, signalled.signal) == ("FAILED", "KILL")
 
 
-def test_what_is_told_as_json_has_text_for_every_byte() -> None:
+def test_as_dict_has_text_for_every_byte() -> None:
     told = completed("a", process(3), 1.23456).as_dict()
     assert told == {
         "host": "a",
@@ -239,12 +239,12 @@ def test_what_is_told_as_json_has_text_for_every_byte() -> None:
         (errors.SshFileNotFoundError("f"), "FAILED", True),
     ],
 )
-def test_a_result_says_whether_anything_was_begun(error: Any, status: str, sent: Any) -> None:
+def test_result_says_whether_anything_was_sent(error: Any, status: str, sent: Any) -> None:
     result = failed("a", error, 1.0)
     assert (result.status, result.sent) == (status, sent)
 
 
-def test_an_error_is_told_in_one_line() -> None:
+def test_error_in_as_dict_is_one_line() -> None:
     assert failed("a", errors.SshServiceError("two\n lines"), 0).as_dict()["error"] == "two lines"
     assert failed("a", OSError(28, "full"), 0).as_dict()["error"] == "OSError: [Errno 28] full"
     assert failed("a", KeyError(), 0).as_dict()["error"] == "KeyError"
@@ -274,7 +274,7 @@ class Executor:
         return self.calls[-1]
 
 
-def test_a_call_that_is_lost_is_told_as_of_unknown_fate() -> None:
+def test_lost_call_has_unknown_outcome() -> None:
     executor = Executor()
     results = Results(["a"], runner_for(TASK, 1, executor), 1)  # type: ignore[arg-type]
     executor.calls[0].set_exception(RuntimeError("the worker was killed"))
@@ -283,7 +283,7 @@ def test_a_call_that_is_lost_is_told_as_of_unknown_fate() -> None:
     assert "its outcome is unknown" in str(result.error)
 
 
-def test_what_no_worker_has_begun_is_withdrawn_by_cancel() -> None:
+def test_cancel_cancels_calls_that_no_worker_started() -> None:
     executor = Executor()
     results = Results("ab", runner_for(TASK, 2, executor), 2)  # type: ignore[arg-type]
     executor.calls[1].set_running_or_notify_cancel()
@@ -316,7 +316,7 @@ def messages_by_hand(pool: Inline, *messages: Any) -> Connection:
     return pipe
 
 
-def test_a_process_reports_by_its_line() -> None:
+def test_worker_process_reports_through_its_pipe() -> None:
     pool = Inline()
     with Results(["bad host"], runner_for(TASK, 1, pool), 1) as results:
         assert pool_worker.start(*pool.tasks[0]) == pool_worker.STARTED
@@ -326,7 +326,7 @@ def test_a_process_reports_by_its_line() -> None:
 
 
 @pytest.mark.parametrize("messages, sent", [([], False), ([("sending", 0, b"")], None)])
-def test_what_is_known_of_a_lost_process_is_what_it_said(messages: Any, sent: Any) -> None:
+def test_lost_process_was_sent_only_if_it_reported_so(messages: Any, sent: Any) -> None:
     pool = Inline()
     with Results(["a"], runner_for(TASK, 1, pool), 1) as results:
         messages_by_hand(pool, ("accepted", 0, b""), *messages).close()
@@ -351,7 +351,7 @@ def test_a_result_that_cannot_be_read_is_that_hosts_alone() -> None:
     assert second.ok
 
 
-def test_a_full_process_lets_another_have_the_host() -> None:
+def test_full_process_leaves_the_host_to_another() -> None:
     pool = Inline()
     with Results(["a"], runner_for(TASK, 1, pool), 1) as results:
         pool.calls[0].set_result(pool_worker.FULL)
@@ -360,7 +360,7 @@ def test_a_full_process_lets_another_have_the_host() -> None:
         assert results.take(5).sent is False
 
 
-def test_a_pool_that_breaks_has_told_all_that_it_said() -> None:
+def test_broken_pool_settles_after_all_messages_are_read() -> None:
     pool = Inline()
     with Results(["a", "b"], runner_for(TASK, 2, pool), 2) as results:
         pipe = messages_by_hand(pool, ("accepted", 0, b""), ("sending", 0, b""))
@@ -371,7 +371,7 @@ def test_a_pool_that_breaks_has_told_all_that_it_said() -> None:
     assert found == {"a": None, "b": False}
 
 
-def test_a_call_that_fails_by_itself_does_not_cut_short_what_a_lost_worker_has_said() -> None:
+def test_failed_call_does_not_hide_messages_of_a_lost_worker() -> None:
     pool = Inline()
     with Results(["a", "b"], runner_for(TASK, 2, pool), 2) as results:
         pipe = messages_by_hand(pool)
@@ -385,7 +385,7 @@ def test_a_call_that_fails_by_itself_does_not_cut_short_what_a_lost_worker_has_s
     assert (first.host, first.sent, second.host, second.sent) == ("b", False, "a", None)
 
 
-def test_a_line_of_somebody_elses_is_no_line() -> None:
+def test_pipe_with_a_wrong_key_is_refused() -> None:
     pool = Inline()
     with Results(["a"], runner_for(TASK, 1, pool), 1) as results:
         _, address, _, _ = pool.tasks[0]
@@ -396,7 +396,7 @@ def test_a_line_of_somebody_elses_is_no_line() -> None:
         pipe.close()
 
 
-def test_an_executor_that_takes_no_work_fails_each_host_and_raises_nothing() -> None:
+def test_executor_that_refuses_work_fails_each_host() -> None:
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     results = list(fleet.run(["a", "b"], "true", executor=executor))
@@ -404,7 +404,7 @@ def test_an_executor_that_takes_no_work_fails_each_host_and_raises_nothing() -> 
     assert all("the executor refused the task" in str(result.error) for result in results)
 
 
-def test_a_claim_is_granted_once_and_never_after_cancel() -> None:
+def test_permit_is_granted_once_and_never_after_cancel() -> None:
     ledger = on_dask.PermitLedger()
     assert ledger.handle("permit", "run", 1) == "granted"
     assert ledger.handle("permit", "run", 1) == "refused"
@@ -417,7 +417,7 @@ def test_a_claim_is_granted_once_and_never_after_cancel() -> None:
     assert ledger.handle("permit", "run", 1) == "granted"
 
 
-def test_a_ledger_does_not_grow_for_ever() -> None:
+def test_ledger_has_a_bounded_size() -> None:
     ledger = on_dask.PermitLedger()
     for number in range(3000):
         ledger.handle("permit", f"run{number}", 0)

@@ -49,7 +49,7 @@ def test_a_destination_is_read(text: str, meant: Dict[str, Any]) -> None:
         ("web[01-02]", "list them with ssh_service.fleet.expand"),
     ],
 )
-def test_a_mistyped_destination_is_told_with_what_was_expected(text: str, complaint: str) -> None:
+def test_invalid_destination_error_says_what_was_expected(text: str, complaint: str) -> None:
     with pytest.raises(SshConfigError, match=complaint) as caught:
         fleet.parse(text)
     assert "expected [user@]host[:port]" in str(caught.value)
@@ -82,12 +82,12 @@ def test_a_range_is_written_out(pattern: str, hosts: List[str]) -> None:
         ("a[0-999]b[0-999]", "more than 100000 hosts"),
     ],
 )
-def test_a_range_that_makes_no_sense_is_told(pattern: str, complaint: str) -> None:
+def test_invalid_range_is_an_error(pattern: str, complaint: str) -> None:
     with pytest.raises(SshConfigError, match=complaint):
         fleet.expand(pattern)
 
 
-def test_what_is_said_of_one_host_wins_over_what_is_said_of_all() -> None:
+def test_parameters_of_a_host_override_common_ones() -> None:
     common = {"username": "deploy", "port": 22}
     assert connect_params("root@a", common) == {"host": "a", "username": "root", "port": 22}
     assert connect_params({"host": "a", "port": 23}, common)["port"] == 23
@@ -95,7 +95,7 @@ def test_what_is_said_of_one_host_wins_over_what_is_said_of_all() -> None:
         connect_params(7, common)
 
 
-def test_what_may_hold_a_password_is_not_shown_where_it_is_no_host() -> None:
+def test_invalid_host_error_does_not_show_a_password() -> None:
     secret = {"host": "a", "password": "a-marker"}
     with pytest.raises(SshConfigError, match="hosts must be an iterable .* got a dict") as caught:
         fleet.run(secret, "true")  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def test_with_mlos_bench_its_classes_are_used() -> None:
     assert (done.stdout, done.returncode) == ("mlos_bench\n", 0), done.stderr
 
 
-def test_a_broken_mlos_bench_is_an_error_that_names_the_cause_and_the_way_out(
+def test_broken_mlos_bench_error_names_cause_and_remedy(
     broken: Path,
 ) -> None:
     done = python(WHERE_FROM, path=broken)
@@ -75,14 +75,14 @@ def test_a_broken_mlos_bench_is_an_error_that_names_the_cause_and_the_way_out(
     assert "SSH_SERVICE_STANDALONE=1" in last
 
 
-def test_an_mlos_bench_without_the_parts_we_build_on_is_broken_too(tmp_path: Path) -> None:
+def test_mlos_bench_without_needed_parts_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mlos_bench").mkdir()
     (tmp_path / "mlos_bench" / "__init__.py").touch()
     done = python(WHERE_FROM, path=tmp_path)
     assert "ImportError: mlos_bench is installed but cannot be used" in done.stderr
 
 
-def test_a_broken_mlos_bench_is_told_again_at_the_next_import(broken: Path) -> None:
+def test_broken_mlos_bench_is_an_error_at_each_import(broken: Path) -> None:
     code = """
         for attempt in range(2):
             try:
@@ -127,7 +127,7 @@ def test_one_debug_line_names_the_base() -> None:
     ]
 
 
-def test_under_mlos_bench_a_wrong_config_is_its_validation_error_and_ours() -> None:
+def test_invalid_config_is_also_a_validation_error() -> None:
     pytest.importorskip("mlos_bench")
     code = """
         import pickle

@@ -58,7 +58,7 @@ def tree_of(process: "subprocess.Popen[bytes]") -> List[int]:
 
 
 @needs_proc
-def test_stop_all_stops_what_is_forked_meanwhile(chain: "subprocess.Popen[bytes]") -> None:
+def test_stop_all_stops_children_forked_meanwhile(chain: "subprocess.Popen[bytes]") -> None:
     """When it returns, every process of the tree has stopped, the newest too."""
     stopped = process_tree.stop_all(lambda: tree_of(chain))
     assert set(map(state, stopped)) == {"T"}

@@ -93,7 +93,7 @@ def test_a_service_is_configured_for_either_server(pytester: pytest.Pytester) ->
     pytester.runpytest_subprocess().assert_outcomes(passed=4 - skipped, skipped=skipped)
 
 
-def test_mock_sshd_is_found_beside_the_others() -> None:
+def test_mock_sshd_fixture_is_found() -> None:
     assert pytest_plugin.MockSshd.__name__ == "MockSshd"
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         pytest_plugin.Nonsense
@@ -132,7 +132,7 @@ def test_our_own_tests_may_leave_nothing(
 
 
 @pytest.mark.parametrize("option, outcome", [("--require-sshd", "errors"), ("-rs", "skipped")])
-def test_our_own_tests_of_copies_need_an_sftp_server_where_an_sshd_is_required(
+def test_require_sshd_also_requires_sftp_server(
     pytester: pytest.Pytester,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,

@@ -166,7 +166,7 @@ class TestConstruction:
         assert names(SshFileShareService.upload) == copying
 
     @pytest.mark.parametrize("service", [SshService, SshHostService, SshFileShareService])
-    def test_a_wrong_config_fails_at_once_and_names_class_and_setting(self, service: Any) -> None:
+    def test_invalid_config_error_names_class_and_setting(self, service: Any) -> None:
         with pytest.raises(host_api.InvalidConfig) as caught:
             service({"ssh_prot": 22})
         assert str(caught.value).startswith(f"{service.__name__}: ssh_prot: unknown setting")
@@ -181,7 +181,7 @@ class TestConstruction:
             SshHostService({"ssh_copy_verify": True})
 
     @pytest.mark.parametrize("config", [5, "ssh_port", [("ssh_port", 22)]])
-    def test_what_is_no_mapping_is_no_config(self, config: Any) -> None:
+    def test_config_that_is_not_a_mapping_is_an_error(self, config: Any) -> None:
         with pytest.raises(SshConfigError, match="config must be a mapping"):
             SshHostService(config)
         with SshHostService() as service:
@@ -312,7 +312,7 @@ class TestContext:
             thread.join(10)
         assert all(service._leased_by is None for service in services)
 
-    def test_a_child_forked_inside_the_context_takes_a_lease_of_its_own(
+    def test_child_forked_in_the_context_takes_its_own_lease(
         self, cache: FakeCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         service = SshHostService()
@@ -348,9 +348,7 @@ class TestRemoteExec:
         assert engine.last.env == {"X": 1}
         assert engine.last.cache is cache
 
-    def test_a_calls_settings_beat_the_services_if_the_service_has_them(
-        self, engine: FakeEngine
-    ) -> None:
+    def test_call_overrides_settings_that_the_service_has(self, engine: FakeEngine) -> None:
         config = {
             "ssh_port": 1,
             "ssh_username": "alice",
@@ -386,7 +384,7 @@ class TestRemoteExec:
         assert engine.last.params["client_keys"] == str(key)
         assert (engine.last.params["port"], engine.last.params["username"]) == (2, "bob")
 
-    def test_a_port_of_none_stands_for_the_services(self, engine: FakeEngine) -> None:
+    def test_port_none_in_a_call_means_the_services_port(self, engine: FakeEngine) -> None:
         with SshHostService({"ssh_port": 7, "ssh_known_hosts_path": None}) as host:
             host.remote_exec("true", {**HERE, "ssh_port": None}, {})
         assert engine.last.params["port"] == 7
@@ -616,9 +614,7 @@ class TestOsOperations:
             f"'shutdown -r now' 'reboot' 'halt --reboot' 'systemctl reboot' '{last}'"
         )
 
-    def test_the_scripts_run_in_sh_whatever_the_login_shell_or_the_setting(
-        self, engine: FakeEngine
-    ) -> None:
+    def test_os_operations_always_run_in_sh(self, engine: FakeEngine) -> None:
         with SshHostService({"ssh_shell": "/bin/fish", "ssh_known_hosts_path": None}) as host:
             host.shutdown(HERE)
             assert engine.last.shell == "/bin/sh"
@@ -651,12 +647,12 @@ class TestOsOperations:
             timeout=20,
         )
 
-    def test_the_first_command_that_works_is_the_last_that_is_tried(self) -> None:
+    def test_os_operation_stops_at_the_first_working_command(self) -> None:
         done = self.run("false", "echo going down; true", "echo too late")
         assert (done.returncode, done.stdout) == (0, "going down\n")
         assert "+ " in done.stderr and "false" in done.stderr
 
-    def test_when_none_works_it_says_so_and_fails(self) -> None:
+    def test_os_operation_fails_if_no_command_works(self) -> None:
         done = self.run("false", "exit 5")
         assert done.returncode == 1
         assert done.stdout == "ERROR: Failed to shutdown/reboot the system.\n"
@@ -684,7 +680,7 @@ class TestOsOperations:
 
     @pytest.mark.parametrize("reason", ["eof", "reset", "disconnect"])
     @pytest.mark.parametrize("operation", ["reboot", "shutdown"])
-    def test_a_host_that_took_the_command_and_then_its_connections_down_succeeded(
+    def test_connection_closed_after_shutdown_is_success(
         self, host: SshHostService, engine: FakeEngine, operation: str, reason: str
     ) -> None:
         engine.outcome = error = SshConnectionLost("lost", process=process(None), reason=reason)
@@ -731,7 +727,7 @@ class TestCopies:
         assert engine.last.cache is cache
         assert engine.last.params["host"] == "host.example"
 
-    def test_how_to_copy_comes_from_the_settings(self, engine: FakeEngine) -> None:
+    def test_copy_options_come_from_the_settings(self, engine: FakeEngine) -> None:
         config = {"ssh_copy_verify": True, "ssh_copy_fsync": True, "ssh_known_hosts_path": None}
         with SshFileShareService(config) as share:
             share.upload({**HERE, "ssh_copy_fsync": False}, "a", "b")
