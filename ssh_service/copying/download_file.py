@@ -1,4 +1,4 @@
-"""One file from the server to here: small ones in one piece, large ones part by part."""
+"""Downloads one file: a small one in one piece, a large one in parts."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from ssh_service.errors import SshTransferError
 
 __all__ = ["FileDownload", "FileToCopy", "finish", "is_up_to_date"]
 
-# Bytes accepted of a file that claims to be empty and is not, such as those in /proc.
+# Bytes to accept of a file of size 0 that has content, such as those in /proc.
 _MAX_UNANNOUNCED = 16 * 1024 * 1024
 
 
 class FileToCopy(NamedTuple):
-    """A file that is to be copied."""
+    """A file to copy."""
 
     path: bytes  # on the server
-    attributes: Attributes  # as they were listed
-    folder: TargetFolder  # where it goes; held open for it
-    names: PathParts  # from the local root; the last is its own in that folder
+    attributes: Attributes  # as listed
+    folder: TargetFolder  # the target folder, held open
+    names: PathParts  # from the root of the local tree; the last one is the name in the folder
 
 
 def is_up_to_date(file: FileToCopy) -> bool:
-    """Return whether a local file of the same size and time stands in the place of a copy."""
+    """Return whether the local target has the same size and time."""
     existing = find_file(file.folder, file.names[-1])
     return existing is not None and (existing.st_size, int(existing.st_mtime)) == (
         file.attributes.size or 0,
@@ -52,16 +52,7 @@ def is_up_to_date(file: FileToCopy) -> bool:
 
 
 class FileDownload:
-    """
-    The download of one file.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    file : FileToCopy
-        The file.
-    """
+    """The download of one file."""
 
     def __init__(self, context: CopyContext, file: FileToCopy) -> None:
         self._context = context
@@ -73,8 +64,8 @@ class FileDownload:
         self._name = file.names[-1]
 
     async def run(self) -> None:
-        """Copy it."""
-        if self._context.skips_unchanged and await self._is_there():
+        """Copy the file."""
+        if self._context.skips_unchanged and await self._is_up_to_date():
             self._context.progress.advance(self._size)
             if self._context.options.resume:
                 remove_stale_parts(self._folder, self._name)
@@ -82,8 +73,8 @@ class FileDownload:
         if self._size >= self._remote.read_size or not await self._copy_small():
             await self._copy_large()
 
-    async def _is_there(self) -> bool:
-        """Return whether a file of the same size and time is there, verified if wanted."""
+    async def _is_up_to_date(self) -> bool:
+        """Return whether the target has the same size and time (and content, with `verify`)."""
         if not is_up_to_date(self._file):
             return False
         if not self._context.options.verify:
@@ -92,17 +83,19 @@ class FileDownload:
         return await matches_digest(self._context, self._source, self._size, digest)
 
     async def _copy_small(self) -> bool:
-        """Copy a file in one piece; False if it is not what was announced."""
+        """Copy a file in one piece; return False if its size is not the listed one."""
         remote, flow = self._remote, self._context.byte_budget
         handle = await remote.open(self._source, protocol.FOR_READING)
-        room = self._size + 1  # one byte more than announced tells whether it has grown
+        room = self._size + 1  # one byte more than listed shows whether it has grown
         try:
             await flow.acquire(room)
         except ABORTS:
             remote.ask_close(handle)
             raise
         try:
-            describing = remote.ask_stat_open(handle)  # first, for reading changes the atime
+            describing = remote.ask_stat_open(
+                handle
+            )  # before the read, which changes the access time
             reading = remote.ask_read(handle, 0, room)
             remote.ask_close(handle)
             attributes = parse_attributes(await describing, self._source)
@@ -137,7 +130,7 @@ class FileDownload:
                         display_path(target.path),
                     )
                 if target.resumed_size:
-                    await self._check_present(size, target)
+                    await self._check_resumed(size, target)
                 if size:
                     await self._read_parts(handle, size, target)
                 else:
@@ -149,17 +142,17 @@ class FileDownload:
                 await self._verify(size, target)
                 finish(self._context, target, before)
             except (SshTransferError, Refused):
-                target.discard()  # of no use later
+                target.discard()  # nothing to resume
                 raise
             finally:
                 target.keep()
         finally:
             remote.ask_close(handle)
 
-    async def _check_present(self, size: int, target: TargetFile) -> None:
-        """Drop what an earlier copy left unless it is proven to be the beginning of the source."""
+    async def _check_resumed(self, size: int, target: TargetFile) -> None:
+        """Drop the part of an earlier copy, unless the source is proven to begin with it."""
         if target.resumed_size <= size:
-            # Only a shell can tell: reading it over the line is what would be saved.
+            # Only a shell can check it: reading it back would transfer what resuming saves.
             there = await digest_by_shell(self._context, self._source, target.resumed_size)
             if there == target.digest(target.resumed_size):
                 self._context.has_resumed = True
@@ -178,7 +171,7 @@ class FileDownload:
 
         def take(reply: Reply, offset: int, count: int) -> int:
             data = parse_data(reply, source, count)
-            received = sum(map(len, data))  # some servers give less than asked for, at any place
+            received = sum(map(len, data))  # some servers return less than requested, anywhere
             if not received:
                 raise changed_during_copy_error(source, "remote")
             target.write(offset, data)
@@ -191,14 +184,14 @@ class FileDownload:
         )
 
     async def _read_unannounced(self, handle: bytes, target: TargetFile) -> int:
-        """Read a file that claims to be empty to its end; tell its size."""
+        """Read a file of size 0, which may have content, to its end; return its size."""
         offset, count = 0, protocol.SAFE_DATA_SIZE
         while True:
             data = parse_data(
                 await self._remote.ask_read(handle, offset, count), self._source, count
             )
             received = sum(map(len, data))
-            if not received:  # some servers say so, others send data of no length
+            if not received:  # some servers report the end, others send empty data
                 return offset
             if offset > _MAX_UNANNOUNCED:
                 raise changed_during_copy_error(self._source, "remote")
@@ -208,18 +201,7 @@ class FileDownload:
 
 
 def finish(context: CopyContext, target: TargetFile, attributes: Attributes) -> None:
-    """
-    Give a local file its attributes, as far as they are wanted and can be set, and its name.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    target : TargetFile
-        The file, complete.
-    attributes : Attributes
-        Those of the source.
-    """
+    """Set the wanted attributes of a complete local file, and rename it."""
     target.finish(
         context.local_attributes(attributes), context.options.fsync, context.on_modes_refused
     )

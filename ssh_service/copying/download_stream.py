@@ -1,9 +1,9 @@
 """
-Many small files from the server in one stream, which its tar packs: no requests for each.
+Downloads many small files in one stream, which the server's tar packs: no requests for each file.
 
-SFTP lists the folders all the same, and decides what is copied; tar is only asked, by name, for
-files that were listed.  What it sends has to be just that, in that order: no name is taken from
-the stream.  Whatever is missing in there, or looks odd, is copied by SFTP.
+SFTP still lists the folders and decides what is copied; tar is only asked, by name, for files that
+were listed, and must send exactly these, in that order: no name is taken from the stream.  A file
+that is missing in the stream, or looks odd, is copied by SFTP.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["DownloadStream"]
 
 _log = logging.getLogger("ssh_service.copying")
 
-# POSIX's format tells the time of the last access; no other tar than GNU's takes the options.
+# The POSIX format includes the access time.  Only GNU tar accepts the options.
 _SCRIPT = (
     b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; "
     + PRINT_READY_LINE
@@ -36,46 +36,34 @@ _SCRIPT = (
     b" exec tar -cb 64 --format=posix --pax-option=delete=ctime,delete=mtime"
     b" --hard-dereference --no-recursion --null -T - -f -'"
 )
-# What a file costs in the stream and in memory beside its content, roughly.
+# The approximate cost of a file in the stream and in memory, without its content.
 _OVERHEAD = 1024
-# How many folders with files asked for are held open.  Their files, one in each at least, are more
-# than the bytes (64 blocks) that tar keeps to itself until it has more: so it never comes to a
-# stand while we wait for a folder to be done.
+# Folders with requested files that are held open.  Their files, at least one in each, take more
+# than the 64 blocks that tar buffers, so that it does not stop sending while we wait for a folder.
 _MAX_HELD_FOLDERS = 64
-# What is told of an entry beside its header is a time, and a path at most.
+# Bytes of an extended header, which has a time and at most a path.
 _MAX_RECORDS = 8 * 1024
-# Names are sent in pieces of this size, or when nothing more is known of.
-_PIECE = 8 * 1024
+# Names are sent in chunks of this size, or when no more are known.
+_CHUNK_SIZE = 8 * 1024
 
 
 class _Request(NamedTuple):
     """A file that tar was asked for."""
 
     file: FileToCopy
-    name: bytes  # as tar is asked for it: from the root of the tree
-    starts_folder: bool  # whether it is the first of a row that lies in one folder
+    name: bytes  # as sent to tar: relative to the root of the tree
+    starts_folder: bool  # whether it is the first of successive files in one folder
 
 
 class _Member(NamedTuple):
     """An entry of the archive."""
 
     header: tar.Header
-    data: bytes  # up to the end of a block; none where there was more than expected
+    data: bytes  # padded to whole blocks; empty if there was more than expected
 
 
 class DownloadStream:
-    """
-    Reads files of one tree.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    root : bytes
-        The folder on the server that the tree is.
-    copy_by_sftp : Callable[[FileToCopy], Awaitable[None]]
-        Copies a file by SFTP.
-    """
+    """Receives the small files of one tree."""
 
     def __init__(
         self,
@@ -96,12 +84,12 @@ class DownloadStream:
         self._useful = False
         self._root = root
         self._process: ShellProcess = context.start_command(_SCRIPT % quoted(root + b"/."))
-        self.has_ended = False  # nothing comes any more: all else is for SFTP
+        self.has_ended = False  # nothing more will arrive: the rest is copied by SFTP
 
-    # The tasks that list.
+    # Called by the tasks that list folders.
 
     async def request(self, file: FileToCopy) -> None:
-        """Have a file copied, sooner or later; its folder is held here."""
+        """Have a file copied, now or later; its folder is held open until then."""
         await self._take(self._flow, _cost(file))
         starts_folder = file.folder is not self._last_folder
         if starts_folder:
@@ -115,28 +103,28 @@ class DownloadStream:
             return
         self._names.append(name)
         self._names_size += len(name)
-        if self._names_size >= _PIECE:
+        if self._names_size >= _CHUNK_SIZE:
             await self.flush()
 
     async def _take(self, budget: Budget, amount: int) -> None:
         if not budget.try_acquire(amount):
-            await self.flush()  # else we might wait for what nobody has been asked for
+            await self.flush()  # otherwise we might wait for files that were not requested yet
             await budget.acquire(amount)
 
     async def flush(self) -> None:
         """Send the names that were not sent yet."""
         if self._names:
             names, self._names, self._names_size = b"\0".join(self._names), [], 0
-            await self._process.write(names + b"\0")  # what comes of it, the other task finds out
+            await self._process.write(names + b"\0")  # `receive` notices errors
 
     def end(self) -> None:
-        """Note that no more will be asked for: what tar keeps to itself may come."""
+        """Note that no more files will be requested, so that tar sends what it buffers."""
         self._process.end_input()
 
     # The task that receives.
 
     async def receive(self) -> None:
-        """Write what comes, until all is here that was asked for."""
+        """Write the files that arrive, until all requested files are copied."""
         try:
             try:
                 member = await self._first_member()
@@ -162,11 +150,11 @@ class DownloadStream:
     async def _accept(self, member: _Member) -> None:
         header, data = member
         while self._queue and self._queue[0].name != header.name:
-            await self._copy_next_by_sftp()  # tar passed it over
+            await self._copy_next_by_sftp()  # tar skipped it
         if not self._queue:
-            raise ProtocolError("an archive with more than was asked for")
-        # Where a file became shorter while tar read it, tar fills it up with zeros: so what ends
-        # with a zero is looked at again, as is what seems empty (files in /proc do).
+            raise ProtocolError("tar sent an entry that was not requested")
+        # If a file is truncated while tar reads it, tar pads it with zeros: so a file that ends
+        # with a zero is copied again, as is one that seems empty (files in /proc do).
         size = header.size
         no_time = header.attributes.atime is None
         if header.kind != tar.FILE or no_time or not data or not data[size - 1]:
@@ -192,7 +180,7 @@ class DownloadStream:
         self._context.progress.file_done()
 
     async def _copy_next_by_sftp(self) -> None:
-        """Have the next one copied by SFTP."""
+        """Have the next file copied by SFTP."""
         file = self._next_file()
         try:
             await self._copy_by_sftp(file)
@@ -217,7 +205,9 @@ class DownloadStream:
         if block[156:157] == tar.MORE:
             size = tar.read_size(block)
             if size > _MAX_RECORDS:
-                raise ProtocolError(f"{size} bytes about one entry of an archive")
+                raise ProtocolError(
+                    f"extended tar header must have at most {_MAX_RECORDS} bytes, got {size}"
+                )
             blocks = await self._read(size + -size % tar.BLOCK + tar.BLOCK)
             more, block = blocks[:size], blocks[-tar.BLOCK :]
         header = tar.read_header(block, more) if block else None
@@ -226,20 +216,20 @@ class DownloadStream:
         size = header.size + -header.size % tar.BLOCK
         if header.size < self._context.remote.read_size:
             return _Member(header, await self._read(size))
-        while size:  # it has grown
+        while size:  # the file has grown
             if not await self._read(tar.BLOCK):
-                raise ProtocolError("an archive that ends in the middle")
+                raise ProtocolError("tar stream ends inside an entry")
             size -= tar.BLOCK
         return _Member(header, b"")
 
     async def _read(self, size: int) -> bytes:
-        """Read that many bytes; none where the stream ends before them, between two entries."""
+        """Read `size` bytes; none if the stream ends before them, between two entries."""
         start, end = self._position, self._position + size
         while len(self._buffer) < end:
             chunk = await self._process.read()
             if not chunk:
                 if start < len(self._buffer) or size != tar.BLOCK:
-                    raise ProtocolError("an archive that ends in the middle")
+                    raise ProtocolError("tar stream ends inside an entry")
                 return b""
             self._buffer = self._buffer[start:] + chunk
             start, end = 0, size

@@ -1,4 +1,4 @@
-"""From the server to here: what goes where, of a file or a tree of them."""
+"""Downloads a file or a tree: decides what is copied where, and how."""
 
 from __future__ import annotations
 
@@ -47,28 +47,21 @@ from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Download"]
 
-# Parts of a folder asked for at once.
+# Parts of a folder listing that are requested at once.
 _READ_AHEAD = 3
-# Entries of a folder that are listed before any is copied, so that most are closed by then.
+# Entries to list before any is copied, so that most folders are closed by then.
 _LIST_AHEAD = 1000
 
 
 class Download:
-    """
-    The tasks of one download.
-
-    Parameters
-    ----------
-    context : CopyContext
-        What they share.
-    """
+    """The tasks of one download."""
 
     def __init__(self, context: CopyContext) -> None:
         self._context = context
         self._remote = context.remote
         self._pipeline = context.pipeline
         self._tree: Optional[TargetTree] = None
-        self._pending: List[SourceFolder] = []  # the last one first, so that few are waiting
+        self._pending: List[SourceFolder] = []  # a stack, so that few folders are waiting
         self._active_listings = 0
         self._changed = TaskEvent(self._pipeline)
         self._bounds = ListingBounds()
@@ -79,16 +72,7 @@ class Download:
         self._marker: Optional[LocalResumeMarker] = None  # with resume
 
     async def run(self, source: bytes, target: bytes) -> None:
-        """
-        Copy; the pipeline's first task.
-
-        Parameters
-        ----------
-        source : bytes
-            The remote path.
-        target : bytes
-            The local path.
-        """
+        """Copy `source` to `target`; the pipeline's first task."""
         try:
             source = await self._remote.expand_home(source or b".")
             found = await self._remote.stat(source)
@@ -112,7 +96,7 @@ class Download:
         elif not is_file(found):
             raise not_a_file_error(source, found.mode or 0, "remote")
         elif self._context.options.contents:
-            text = "not a folder, so it has no contents to copy"
+            text = "contents=True needs a folder"
             raise transfer_error(errno.ENOTDIR, display_path(source), text, side="remote")
         else:
             if source.endswith(b"/"):
@@ -129,7 +113,7 @@ class Download:
         elif target.endswith(b"/"):
             if os.path.exists(target.rstrip(b"/")):
                 raise transfer_error(errno.ENOTDIR, display_path(target), side="local")
-            text = "there is no such folder, and the slash at its end asks for one"
+            text = "no such folder (the path ends with a slash)"
             raise transfer_error(errno.EISDIR, display_path(target), text, side="local")
         folder, name = open_parent(target)
         self._context.closing.callback(folder.close)
@@ -181,7 +165,7 @@ class Download:
             self._context.progress.expect_no_more()
         finally:
             if self._stream is not None:
-                self._stream.end()  # what was asked for before comes, also after a failure
+                self._stream.end()  # files requested earlier arrive, also after a failure
 
     def _find_marker(self, path: bytes) -> bool:
         """Return whether a folder is the tree that an interrupted call like this one began."""
@@ -191,7 +175,7 @@ class Download:
         return True
 
     async def _resolve_target(self, source: bytes, target: bytes) -> bytes:
-        """Give the path of the folder that the tree becomes."""
+        """Return the path of the folder that the tree becomes."""
         try:
             status = os.stat(target)
         except FileNotFoundError:
@@ -223,9 +207,9 @@ class Download:
         self._tree.restore()
 
     def _mode_of(self, attributes: Attributes) -> int:
-        """Give the mode to make a folder with; its own is set when all is in it."""
+        """Return the mode to create a folder with; its own mode is set last."""
         if self._context.options.preserve is False:
-            return 0o777  # less what the umask takes away
+            return 0o777  # minus the umask
         return self._context.local_attributes(attributes).mode or 0o700
 
     async def _copy_folder(self, folder: SourceFolder) -> None:
@@ -234,8 +218,8 @@ class Download:
         path = functools.reduce(join, names, self._source)
         try:
             target = self._tree.make_folder(names, self._mode_of(folder.attributes))
-            # Noted before anything in it: so a folder comes after those around it.  A target that
-            # was there is the user's, whatever is copied into it.
+            # Recorded before its entries, so that a folder comes after those around it.  A target
+            # that existed is the user's: its attributes stay.
             if names or target.is_new or not self._context.options.contents:
                 self._finished_folders.append(folder)
             try:
@@ -276,7 +260,7 @@ class Download:
                     entries = []
         finally:
             remote.ask_close(handle)
-        # With the folder closed: where a server has room for few open files, they need it.
+        # After the folder is closed: the server may allow few open files.
         await self._take_entries(folder, path, target, entries, seen)
 
     async def _take_entries(
@@ -288,7 +272,7 @@ class Download:
         seen: Set[int],
     ) -> None:
         names = folder.names
-        # What links lead to, or say, is asked for all of them at once.
+        # Ask for the targets of all links at once.
         keeps_links = self._context.options.keeps_links
         ask = self._remote.ask_read_link if keeps_links else self._remote.ask_stat
         asked = [
@@ -304,7 +288,7 @@ class Download:
                 if temporary.parse(entry.filename) is not None:
                     if self._tree is not None and entry.filename == self._tree.marker:
                         await self._fail(copy_into_itself_error(folder_path, "remote"))
-                    continue  # another copy is writing it, or has left it
+                    continue  # an unfinished file of another copy
                 if link_reply is not None and keeps_links:
                     make_link(target, entry.filename, parse_path(await link_reply, path))
                     continue
@@ -328,7 +312,7 @@ class Download:
             await self._stream.flush()
 
     async def _entry_failed(self, error: Exception) -> None:
-        """Note an entry that cannot be copied; if that ends the copy, what came before it is."""
+        """Record a failed entry; if that ends the copy, finish the earlier entries first."""
         try:
             if not isinstance(error, SshTransferError) or error.errno == errno.E2BIG:
                 raise error
@@ -344,7 +328,7 @@ class Download:
     async def _classify(
         self, folder: SourceFolder, entry: FolderEntry, path: bytes, link_reply: Optional[Reply]
     ) -> Optional[Attributes]:
-        """Give the attributes of an entry that is a file; None for a folder, noted for later."""
+        """Return the attributes of a file; None for a folder, which is queued."""
         name, attributes, _ = entry
         real_paths, since, level = folder.real_paths, folder.since, folder.level + 1
         if link_reply is not None:
@@ -361,7 +345,7 @@ class Download:
         return attributes
 
     def _stream_for(self, attributes: Attributes) -> Optional[DownloadStream]:
-        """Give the stream for small files, once there are enough of them."""
+        """Return the stream for small files, once there are enough of them."""
         if not 0 < (attributes.size or 0) < self._remote.read_size or not self._may_stream:
             return None
         self._small_files += 1

@@ -1,4 +1,4 @@
-"""Whether a tree is copied into itself, as far as its upload can see: servers may be local."""
+"""Detects a tree that is copied into itself: the server may be the local machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssh_service.copying.remote_owner import NEW_FILE_FLAGS, PRIVATE_MODE
 
 __all__ = ["SelfCopyGuard"]
 
-# Seconds by which the clocks of files may be behind.
+# Seconds by which the time of a file may be behind the clock.
 _CLOCK_TOLERANCE = 2.0
 
 
@@ -22,17 +22,8 @@ class SelfCopyGuard:
     """
     Recognises the target of an upload in its source.
 
-    Folders that this copy makes have changed since it began.  Where the walk through the source
-    meets one that has, a file is made in the target, and looked for around that folder.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    source : bytes
-        The local folder.
-    target : bytes
-        The remote folder.
+    Folders that this copy creates have changed since it began.  Where the walk through the source
+    meets a changed folder, a marker file is created in the target and searched for around it.
     """
 
     def __init__(self, context: CopyContext, source: bytes, target: bytes) -> None:
@@ -42,18 +33,16 @@ class SelfCopyGuard:
         self._since = time.time() - _CLOCK_TOLERANCE
         self._name: Optional[bytes] = None
         self._is_made = False
-        self._clear = b""  # a folder that is not in the target, nor is any around it
+        self._clear = b""  # a folder outside the target, as are all around it
 
     async def check(self, path: bytes, status: os.stat_result) -> None:
         """
-        Refuse a folder that lies in the target, or is it.
+        Refuse a folder of the source that is the target, or lies in it.
 
-        Parameters
-        ----------
-        path : bytes
-            A folder in the source.
-        status : os.stat_result
-            Its status.
+        Raises
+        ------
+        SshTransferError
+            The tree would be copied into itself.
         """
         if status.st_ctime < self._since:
             return
@@ -79,18 +68,18 @@ class SelfCopyGuard:
             self._context.owner.start_identifying(handle, PRIVATE_MODE)
             self._context.remote.ask_close(handle)
         except Refused:
-            pass  # nothing is made in there, or what is wrong is found out soon
+            pass  # the copy cannot create anything there either, and reports it
 
     async def end(self) -> None:
-        """Remove the file."""
+        """Remove the marker file."""
         if self._name is not None and self._is_made:
             self._is_made = False
             try:
                 await self._context.remote.remove(join(self._target, self._name))
             except Refused:
-                pass  # litter now
+                pass  # stale now
 
     def release(self) -> None:
-        """Leave the file, if it is still there, to the next copy."""
+        """Leave the marker file, if it still exists, to the next copy."""
         if self._name is not None:
             temporary.names.release(self._name)

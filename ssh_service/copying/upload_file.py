@@ -1,4 +1,4 @@
-"""One file from here to the server: written beside its target and renamed, where that can be."""
+"""Uploads one file: written under a temporary name and renamed, where the server allows that."""
 
 from __future__ import annotations
 
@@ -26,55 +26,35 @@ from ssh_service.errors import SshTransferError, transfer_error
 __all__ = ["FileUpload"]
 
 _OLD_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.TRUNCATE
-# What a server says where a folder takes no new files, or not under such a name.
+# The status of servers where no file, or none with such a name, can be created in a folder.
 _NO_NEW_FILES = (protocol.PERMISSION_DENIED, protocol.BAD_MESSAGE, protocol.OP_UNSUPPORTED)
 
 
 class _Target(NamedTuple):
-    """Where a file goes: symbolic links followed, and what stands there now."""
+    """Where a file goes, symbolic links resolved, and what exists there."""
 
     path: bytes
     existing: Optional[Attributes] = None
-    in_place: bool = False  # it cannot be replaced, only written into
-    is_in_new_folder: bool = False  # so nothing unfinished is in there
+    in_place: bool = False  # it cannot be replaced, only overwritten
+    is_in_new_folder: bool = False  # so there are no unfinished files
 
 
 class _ModesNotSettable(Exception):
-    """The server turns out to set no modes: the file has to be created with its own."""
+    """The server does not set modes: the file must be created with its final mode."""
 
 
 class FileUpload:
-    """
-    The upload of one file.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    source : SourceFile
-        The local file, open.
-    stale_files : StaleFiles
-        What earlier copies left.
-    """
+    """The upload of one file."""
 
     def __init__(self, context: CopyContext, source: SourceFile, stale_files: StaleFiles) -> None:
         self._context = context
         self._remote = context.remote
         self._source = source
         self._stale_files = stale_files
-        self._is_private = False  # the file was created with another mode than it shall have
+        self._is_private = False  # the file was created with PRIVATE_MODE
 
     async def run(self, path: bytes, is_new: bool) -> None:
-        """
-        Copy it.
-
-        Parameters
-        ----------
-        path : bytes
-            The remote path.
-        is_new : bool
-            Whether it lies in a folder that this copy made, so that nothing is there.
-        """
+        """Copy the file to `path`; `is_new` means that this copy created the folder around it."""
         target = _Target(path, None, False, True) if is_new else await self._resolve(path)
         if self._context.skips_unchanged and await self._is_up_to_date(target):
             self._context.progress.advance(self._source.size)
@@ -88,21 +68,21 @@ class FileUpload:
             return
         try:
             is_done = await self._replace(target)
-        except _ModesNotSettable:  # known from now on, for all files
+        except _ModesNotSettable:  # from now on this is known for all files
             is_done = await self._replace(target)
         if not is_done:
             await self._write_in_place(target)
 
     async def _resolve(self, path: bytes) -> _Target:
         remote, owner = self._remote, self._context.owner
-        folder = owner.ask_folder(path)  # at the same time: it is needed if there is something
+        folder = owner.ask_folder(path)  # concurrently: needed if the target exists
         found = await remote.find(path, follow=False)
         links = 0
         while found is not None and is_link(found):
             await owner.check_target(path, found, folder)
             folder = None
             real = await remote.read_link(path) if links < MAX_SYMLINKS else None
-            if real is None:  # all we can do is write through it
+            if real is None:  # it can only be written through
                 return _Target(path, await remote.find(path), in_place=True)
             path, links = real, links + 1
             found = await remote.find(path, follow=False)
@@ -118,7 +98,7 @@ class FileUpload:
         return _Target(path, found, in_place=not (replaces and is_file(found)))
 
     async def _is_up_to_date(self, target: _Target) -> bool:
-        """Return whether a file of the same size and time is there, verified if wanted."""
+        """Return whether the target has the same size and time (and content, with `verify`)."""
         source, existing = self._source, target.existing
         if existing is None or not is_file(existing):
             return False
@@ -131,7 +111,7 @@ class FileUpload:
         )
 
     def _attributes_for(self, target: _Target) -> Attributes:
-        """Return what the file shall have; what is None is left alone."""
+        """Return the attributes of the copy; None: leave unchanged."""
         if target.existing is not None and not is_file(target.existing):
             return Attributes()  # a device
         if self._context.options.preserve is not False:
@@ -139,17 +119,17 @@ class FileUpload:
         return Attributes() if target.existing is None else Attributes(mode=_mode(target.existing))
 
     def _mode_for_new(self, target: _Target) -> Optional[int]:
-        """Return the mode to create the file with; None: private, and another is set later."""
+        """Return the mode to create the file with; None: private, and set later."""
         identity = self._context.owner.identity
         mode = self._attributes_for(target).mode
         if mode is None:
             return 0o666
         return None if identity is None or identity.sets_modes else mode & 0o777
 
-    # Beside its target.
+    # Under a temporary name.
 
     async def _replace(self, target: _Target) -> bool:
-        """Write beside the target and rename over it; False if it can only be written into."""
+        """Write a temporary file and rename it; return False if that is impossible."""
         name = temporary.names.new(basename(target.path))
         try:
             opened = await self._open_temporary(target, name)
@@ -158,7 +138,7 @@ class FileUpload:
             temporary.names.release(name)
 
     async def _open_temporary(self, target: _Target, name: bytes) -> Optional[ClaimedFile]:
-        """Open the unfinished file; None if it cannot be."""
+        """Open the temporary file; None if that is impossible."""
         path = sibling(target.path, name)
         try:
             if self._may_resume and not target.is_in_new_folder:
@@ -174,16 +154,16 @@ class FileUpload:
             return ClaimedFile(path, handle, 0)
         except Refused as refused:
             if target.existing is not None and refused.code in _NO_NEW_FILES:
-                return None  # but the old one may be writable
+                return None  # the existing file may be writable
             refused.path = target.path
             raise
         except ABORTS as abort:
             self._context.pipeline.record_interrupt(abort)
-            await self._discard(path)  # the server may have made it all the same
+            await self._discard(path)  # the server may have created it
             raise
 
     async def _resume(self, target: _Target, name: bytes) -> Optional[ClaimedFile]:
-        """Open what an earlier copy left; None unless it is the beginning of the source."""
+        """Open the unfinished file of an earlier copy; None unless the source begins with it."""
         source = self._source
         folder, last = folder_of(target.path), basename(target.path)
         claimed = await self._stale_files.claim(folder, last, name, source.size)
@@ -207,11 +187,11 @@ class FileUpload:
 
     @property
     def _is_small(self) -> bool:
-        """Whether all of it goes in one piece."""
+        """Whether one write request is enough."""
         return self._source.size <= self._remote.write_size
 
     async def _complete(self, target: _Target, unfinished: ClaimedFile) -> bool:
-        """Fill the unfinished file and give it its name; False if it cannot have that."""
+        """Fill the temporary file and rename it; return False if only the rename fails."""
         source, path = self._source, unfinished.path
         try:
             if not await self._keep_owner(unfinished.handle, target):
@@ -220,13 +200,13 @@ class FileUpload:
                 return False
             await self._fill(unfinished, self._attributes_for(target))
             await verify(self._context, path, source.size, source)
-            await self._context.owner.wait_for_identity()  # for the sweep; asked for long since
+            await self._context.owner.wait_for_identity()  # to remove stale files
             await self._remote.rename(path, target.path)
         except Refused as refused:
             await self._discard_after(target, path, refused)
             return False
         except (SshTransferError, _ModesNotSettable):
-            await self._discard(path)  # what the source is to blame for is of no use later
+            await self._discard(path)  # an error of the source: nothing to resume
             raise
         except ABORTS as abort:
             self._context.pipeline.record_interrupt(abort)
@@ -236,11 +216,13 @@ class FileUpload:
         return True
 
     async def _discard_after(self, target: _Target, path: bytes, refused: Refused) -> None:
-        """Discard the unfinished file; raise what was wrong, unless it was the rename alone."""
+        """Discard the temporary file; raise the error, unless only the rename was refused."""
         only_the_rename = refused.path == target.path
         refused.path = target.path
         try:
-            error = await self._remote.to_os_error(refused)  # first: a full disk is, with it, full
+            error = await self._remote.to_os_error(
+                refused
+            )  # before the removal, which would free the space of a full disk
         except ABORTS as abort:
             self._context.pipeline.record_interrupt(abort)
             await self._discard(path)
@@ -256,7 +238,7 @@ class FileUpload:
         try:
             await self._remote.remove(path)
         except Refused:
-            pass  # it is litter now: the next run removes it
+            pass  # it is stale now: a later copy removes it
 
     async def _keep_owner(self, handle: bytes, target: _Target) -> bool:
         old = target.existing
@@ -269,13 +251,15 @@ class FileUpload:
             if refused.code == protocol.OP_UNSUPPORTED:
                 return True
             identity = await self._context.owner.wait_for_identity()
-            return identity is not None and identity.uid == old.uid  # all but the group
+            return (
+                identity is not None and identity.uid == old.uid
+            )  # the owner is right, if not the group
         return True
 
-    # In its target.
+    # In place.
 
     async def _write_in_place(self, target: _Target) -> None:
-        """Write into what stands there: not safe against a cut, but the only way."""
+        """Overwrite the existing file: unsafe if interrupted, but the only way."""
         is_device = target.existing is not None and not is_file(target.existing)
         if not is_device:
             await self._check_room(target)
@@ -287,12 +271,12 @@ class FileUpload:
             await verify(self._context, target.path, self._source.size, self._source)
 
     async def _open_existing(self, target: _Target) -> bytes:
-        """Open what stands there, and empty it."""
+        """Open the existing file, and truncate it."""
         remote, path, existing = self._remote, target.path, target.existing
         if not await self._context.owner.is_in_shared_folder(path):
             return await remote.open(path, _OLD_FILE, PRIVATE_MODE)
-        # A stranger may have put a link in its target meanwhile, which SFTP follows: so nothing is
-        # made, or lost, before it is seen what was opened.
+        # Another user may have put a link there meanwhile, which SFTP follows: so nothing is
+        # created or truncated before the open file is known to be the right one.
         handle = await remote.open(path, protocol.FOR_WRITING)
         try:
             found = parse_attributes(await remote.ask_stat_open(handle), path)
@@ -306,7 +290,7 @@ class FileUpload:
         return handle
 
     async def _check_room(self, target: _Target) -> None:
-        """Refuse to begin where the disk is too small: the old content would be lost for that."""
+        """Refuse to start if the disk is too small: the old content would be lost for nothing."""
         space = await self._remote.space(folder_of(target.path))
         old_size = 0 if target.existing is None else target.existing.size or 0
         if space is None or self._source.is_sparse:
@@ -323,7 +307,7 @@ class FileUpload:
         is_device: bool = False,
         is_ours: bool = True,
     ) -> None:
-        """Write the content that is not there yet, and attributes, and close."""
+        """Write the content that is missing, and the attributes; close the file."""
         remote, source = self._remote, self._source
         path, handle, present = unfinished
         room = source.size if self._is_small else 0
@@ -335,7 +319,7 @@ class FileUpload:
                 if not self._is_small:
                     if is_ours:
                         await self._check_modes(attributes)
-                    # A device, which gets no mode, would not notice a hole.
+                    # A device would not notice a hole.
                     await self._write_parts(handle, path, present, not is_device)
                     source.check_unchanged()
                 elif source.size:
@@ -358,7 +342,7 @@ class FileUpload:
         self._context.progress.advance(room)
 
     async def _check_modes(self, attributes: Attributes) -> None:
-        """Begin again if the file was created private, and turns out to have to stay so."""
+        """Start again if the file was created private, and its mode cannot be set."""
         if self._is_private and attributes.mode is not None:
             identity = await self._context.owner.wait_for_identity()
             if identity is not None and not identity.sets_modes:
@@ -373,7 +357,9 @@ class FileUpload:
             except Refused as refused:
                 if refused.code != protocol.OP_UNSUPPORTED:
                     raise
-                await self._remote.set(path, attributes)  # a server that knows no open files'
+                await self._remote.set(
+                    path, attributes
+                )  # the server cannot set attributes of open files
         except Refused as refused:
             if is_ours:
                 await self._check_modes(attributes)
@@ -386,7 +372,7 @@ class FileUpload:
     async def _write_parts(self, handle: bytes, path: bytes, start: int, holes: bool) -> None:
         source, remote, progress = self._source, self._remote, self._context.progress
         room, most = encode.write_room(handle), remote.write_size
-        # A part is written from a buffer, which is used again once the reply has come.
+        # A part is written from a buffer, which is reused after the reply.
         in_use: Deque[bytearray] = deque()
         spare: List[bytearray] = []
         done = start
@@ -411,7 +397,7 @@ class FileUpload:
 
 
 def _unchanging_part(file: Attributes) -> Tuple[Optional[int], ...]:
-    """Give what does not change while a file is only looked at."""
+    """Return the attributes that reading a file does not change."""
     written = (file.size, file.mtime) if is_file(file) else ()
     return (file.uid, file.gid, file.mode, *written)
 

@@ -1,4 +1,4 @@
-"""A symbolic link from here to the server, as the link it is."""
+"""Uploads a symbolic link as a link."""
 
 from __future__ import annotations
 
@@ -18,18 +18,9 @@ __all__ = ["upload_link"]
 
 async def upload_link(context: CopyContext, text: bytes, target: bytes, is_new: bool) -> None:
     """
-    Make a symbolic link on the server; what stands in its place is replaced, but for a folder.
+    Create a symbolic link with target `text` on the server, at the path `target`.
 
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    text : bytes
-        What the link says.
-    target : bytes
-        Its remote path.
-    is_new : bool
-        Whether it is known that nothing is there.
+    Anything there is replaced, except a folder.  `is_new` means that nothing is known to be there.
     """
     remote = context.remote
     await _learn_order(context, target)
@@ -65,15 +56,16 @@ async def _remove(context: CopyContext, path: bytes) -> None:
     try:
         await context.remote.remove(path)
     except Refused:
-        pass  # it is not there; or it is litter now, and the next run removes it
+        pass  # it does not exist; or it is stale now, and a later copy removes it
 
 
 async def _learn_order(context: CopyContext, target: bytes) -> None:
     """
-    Find out in which order the server takes the two paths of a link, once a session.
+    Find out in which order the server takes the two paths of SSH_FXP_SYMLINK, once a session.
 
-    OpenSSH takes them in the other order than the protocol says; most servers do as it does, some
-    ask who their client is.  Two names of unfinished files tell: whichever becomes a link.
+    OpenSSH takes them in the opposite order of the protocol.  Most servers do as OpenSSH does;
+    some decide by the client's version.  A link between two temporary names shows which is
+    created.
     """
     facts = context.remote.facts
     if facts.symlink_path_first is not None:
@@ -94,7 +86,7 @@ async def _learn_order(context: CopyContext, target: bytes) -> None:
                 facts.symlink_path_first = path_first
                 await _remove(context, path)
                 return
-        raise Refused(0, "the server makes no symbolic links", target)
+        raise Refused(0, "the server does not create symbolic links", target)
     except Refused as refused:
         refused.path = target
         raise

@@ -1,9 +1,9 @@
 """
-Many small files into a folder that is existing, in one stream: unpacked inside it, and then moved.
+Uploads many small files into an existing folder in one stream: unpacked inside it, then moved.
 
-What is existing is asked about for all files at once, and each file is moved over the old one by a
-rename, so it is the old or the new one at any time.  Only what is ours and nothing special is
-replaced so; all else is left to be copied file by file.
+The existing files are examined all at once, and each is replaced by a rename, so that it is the
+old or the new one at any time.  Only ordinary files of ours are replaced this way; everything
+else is left to be copied file by file.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ __all__ = ["merge_tree"]
 
 _log = logging.getLogger("ssh_service.copying")
 
-# Requests on their way at once: more than any line has room for.
+# Requests in flight: more than any line has capacity for.
 _MAX_IN_FLIGHT = 1000
-# Entries of a tree that is looked at as a whole before it is copied: they are kept in memory.
+# Entries of a tree that is examined as a whole before it is copied, in memory.
 _MAX_ENTRIES = 200_000
 
 
 class _NotMergeable(Exception):
-    """The tree, or what is existing, is better copied entry by entry."""
+    """The tree, or the target, is better copied entry by entry."""
 
 
 class _Found(NamedTuple):
-    """An entry of the tree, and what is in its place."""
+    """An entry of the tree, and the reply about what exists in its place."""
 
     entry: Entry
-    relative: bytes  # its path in the tree, with a slash in front
+    relative: bytes  # its path in the tree, with a leading slash
     status: os.stat_result  # of a file, too
     reply: Reply
 
 
 class _Plan:
     """
-    What becomes of a tree.
+    What to do with each entry of a tree.
 
     Attributes
     ----------
     steps : List[Entry]
-        What goes into the stream, in order.
+        The entries for the stream, in order.
     new_folders : List[bytes]
-        The outermost folders that are not existing yet, by their paths in the tree.
+        The outermost folders that do not exist yet, by their paths in the tree.
     files : Set[bytes]
-        Files of the stream that go into folders that are existing.
+        The files in the stream that go into existing folders.
     rest : StreamResult
         What does not go into the stream.
     """
@@ -84,27 +84,7 @@ async def merge_tree(
     target: bytes,
     existing: Attributes,
 ) -> Optional[StreamResult]:
-    """
-    Copy the small files of a tree into a folder that is existing.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    source : bytes
-        The local folder.
-    status : os.stat_result
-        Its status.
-    target : bytes
-        The remote folder.
-    existing : Attributes
-        Its attributes.
-
-    Returns
-    -------
-    Optional[StreamResult]
-        What is still to be done; None if all is.
-    """
+    """Copy the small files of a tree into an existing folder; None if nothing was copied."""
     if not context.remote.can_replace:
         return None
     owner = context.owner
@@ -131,7 +111,7 @@ async def merge_tree(
 
 
 class _PlannedUpload(UploadStream):
-    """Sends what a plan says."""
+    """Sends the entries of a plan."""
 
     steps: List[Entry]
 
@@ -154,7 +134,7 @@ class _Merge:
         self._source = source
         self._target = target
         self._folder = folder
-        self._staging = own  # attributes of the unfinished folder: what is unpacked has its owner
+        self._staging = own  # attributes of the unfinished folder: unpacked files have its owner
         self._plan = _Plan()
         # By folder of the target: whether a file moved there keeps the group it would have had.
         self._group_fits: Dict[bytes, bool] = {b"": self._keeps_group(existing)}
@@ -188,7 +168,7 @@ class _Merge:
         rest.folders.append((self._target, attributes_of(status)))
         return rest
 
-    # What is existing.
+    # The existing files.
 
     async def _examine_all(self, status: os.stat_result) -> None:
         in_flight: Deque[_Found] = deque()
@@ -229,7 +209,7 @@ class _Merge:
         plan, relative = self._plan, found.relative
         existing = await self._attributes(found)
         around = folder_of(relative).rstrip(b"/")
-        group_fits = self._group_fits.get(around)  # None: that is a new folder
+        group_fits = self._group_fits.get(around)  # None: a new folder
         is_foreign = (
             existing is not None and existing.uid != self._staging.uid and around in self._shared
         )
@@ -240,7 +220,7 @@ class _Merge:
                 if group_fits:
                     plan.new_folders.append(relative)
             elif is_foreign:
-                raise _NotMergeable(f"{display_path(relative)!r} is a stranger's")
+                raise _NotMergeable(f"{display_path(relative)!r} belongs to another user")
             elif is_folder(existing) and (existing.mode or 0) & stat.S_IRWXU == stat.S_IRWXU:
                 self._group_fits[relative] = self._keeps_group(existing)
                 if is_shared(existing):
@@ -278,7 +258,7 @@ class _Merge:
             raise
 
     def _keeps_group(self, folder: Attributes) -> bool:
-        """Tell whether new files in a folder have the same group as in the unfinished one."""
+        """Return whether new files in a folder get the same group as in the unfinished one."""
         mode = folder.mode or 0
         own_is_group_folder = bool((self._staging.mode or 0) & stat.S_ISGID)
         if bool(mode & stat.S_ISGID) != own_is_group_folder:
@@ -291,11 +271,11 @@ class _Merge:
         if existing is None:
             return True
         if self._context.options.preserve is False:
-            return False  # it keeps the mode of what it replaces
+            return False  # the mode of the existing file must be kept
         owner = (self._staging.uid, self._staging.gid)
         return stat.S_ISREG(existing.mode or 0) and (existing.uid, existing.gid) == owner
 
-    # What was unpacked.
+    # The unpacked files.
 
     async def _move(self, sent: Set[bytes]) -> None:
         in_flight: Deque[Tuple[bytes, Reply]] = deque()
@@ -317,12 +297,12 @@ class _Merge:
             check_status(await reply, path)
         except Refused as refused:
             if relative not in self._plan.files:
-                raise  # something has appeared where nothing was
+                raise  # something was created there meanwhile
             _log.debug("%r not moved, but copied: %s", display_path(path), refused)
             self._plan.rest.remaining.append((self._source.rstrip(b"/") + relative, path))
 
     async def _remove_folders(self) -> None:
-        """Remove what is left of the unfinished folder: folders that were existing already."""
+        """Remove the rest of the unfinished folder: folders that existed in the target."""
         paths = [join(self._folder, TREE) + relative for relative in self._group_fits]
         replies = [self._remote.ask_remove_folder(path) for path in reversed(paths)]
         replies.append(self._remote.ask_remove_folder(self._folder))

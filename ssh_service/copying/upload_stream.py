@@ -1,10 +1,9 @@
 """
-Many small files to the server in one stream, which its tar unpacks: no request for each.
+Uploads many small files in one stream, which the server's tar unpacks: no request for each file.
 
-Only for a folder that is not there yet: it is unpacked beside its place, under the name of an
-unfinished file, and renamed when all of it has arrived.  So it is there as a whole or not at all;
-and whatever goes wrong on the way, the copy begins again, by SFTP, and fails there in its own
-words if it has to.
+Only for a target that does not exist: the tree is unpacked next to it under a temporary name and
+renamed when it is complete, so it exists as a whole or not at all.  If anything goes wrong, the
+copy starts again by SFTP, which then reports the error.
 """
 
 from __future__ import annotations
@@ -33,44 +32,44 @@ __all__ = ["TREE", "StreamResult", "UploadStream", "should_stream", "stream_tree
 
 _log = logging.getLogger("ssh_service.copying")
 
-# Entries that are looked at to find out what kind of tree it is.
+# Entries to examine to find out whether a tree has many small files.
 _MAX_EXAMINED = 4 * MANY_FILES
-# Bytes that are sent at once.
-_PIECE = 128 * 1024
-# In the stream and under the unfinished folder's name: the tree, and what tells that all of it
-# came.  The script removes what is not whole, even when nobody is there any more to ask for it.
+# Bytes to send at once.
+_CHUNK_SIZE = 128 * 1024
+# Names in the stream, and in the unfinished folder: the tree, and a file that proves that all of
+# it arrived.  The script removes an incomplete tree, even if the connection has gone.
 TREE, _END = b"tree", b"end"
-# With -G, GNU's tar sets the time of the last access, and no other tar takes the options.
+# With -G, GNU tar sets the access time.  Other tars refuse the options.
 _SCRIPT = (
     b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; "
     + PRINT_READY_LINE
     + b' d="$(printf "%s")";'
-    b' case "$d" in *.ssh_service-????????-*) ;; *) exit 1;; esac;'  # as it may be removed
+    b' case "$d" in *.ssh_service-????????-*) ;; *) exit 1;; esac;'  # because it may be removed
     b' (cd "$d" || exit;'
     b" tar -xG %s --no-same-owner --delay-directory-restore -f - >/dev/null 2>&1 && rm end)"
     b' && exit 0; rm -rf "$d"; exit 1'
     b"'"
 )
-# Modes and times as the stream says, or as new files have them (root's tar keeps them otherwise).
+# Keep modes and times, or use those of new files (tar keeps them by default for root).
 _KEEPING, _NOT_KEEPING = b"-p", b"-m --no-same-permissions"
 
 
 class StreamResult:
     """
-    What of a tree is on the server now.
+    What a stream has copied, and what remains to do.
 
     Attributes
     ----------
     folders : List[Tuple[bytes, Attributes]]
-        All of its folders by their remote paths, innermost first.
+        All folders of the tree by their remote paths, innermost first.
     sent : List[bytes]
         The files that were sent, by their paths in the tree.
     remaining : List[Tuple[bytes, bytes]]
         Local and remote paths of the files that are too large for the stream.
     links : List[Tuple[bytes, bytes]]
-        Texts and remote paths of symbolic links that are still to be made.
+        Targets and remote paths of symbolic links that remain to be created.
     failures : List[SshTransferError]
-        What could not be copied, where the rest is all the same.
+        The entries that could not be copied, with ``on_error="continue"``.
     """
 
     def __init__(self) -> None:
@@ -82,7 +81,7 @@ class StreamResult:
 
 
 def should_stream(context: CopyContext, source: bytes, status: os.stat_result) -> bool:
-    """Tell whether a tree has many small files, and the server may have a shell."""
+    """Return whether a tree has many small files, and the server may have a shell."""
     options = context.options
     if (
         not context.has_shell
@@ -104,7 +103,7 @@ def should_stream(context: CopyContext, source: bytes, status: os.stat_result) -
                 if small >= MANY_FILES:
                     return True
     except OSError:
-        pass  # told in its order
+        pass  # the copy reports it in order
     return False
 
 
@@ -116,25 +115,10 @@ async def stream_tree(
     mark: Optional[ResumeMarker] = None,
 ) -> Optional[StreamResult]:
     """
-    Copy a tree, but for its large files, to where nothing is.
+    Copy a tree, except for its large files, to a target that does not exist.
 
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    source : bytes
-        The local folder.
-    status : os.stat_result
-        Its status.
-    target : bytes
-        The remote path.
-    mark : Optional[ResumeMarker]
-        Marks the tree as begun; None if it is not going to be resumed.
-
-    Returns
-    -------
-    Optional[StreamResult]
-        None if it could not be: nothing is at `target` then.
+    `marker`, if given, marks the tree as begun.  Returns None if the copy failed; the target does
+    not exist then.
     """
     temporary_name = temporary.names.new(basename(target))
     folder, reading = sibling(target, temporary_name), context.progress.reading
@@ -161,20 +145,7 @@ async def stream_tree(
 
 
 class UploadStream:
-    """
-    Sends a tree, but for its large files, to the server's tar.
-
-    Parameters
-    ----------
-    context : CopyContext
-        The copy.
-    source : bytes
-        The local folder.
-    target : bytes
-        What the remote folder is going to be.
-    folder : bytes
-        Where it is unpacked: an unfinished folder of this copy's, on the server.
-    """
+    """Sends a tree, except for its large files, to the server's tar, which unpacks it."""
 
     def __init__(self, context: CopyContext, source: bytes, target: bytes, folder: bytes) -> None:
         self._context = context
@@ -184,27 +155,15 @@ class UploadStream:
         self._keeps = context.options.preserve is not False
         script = _SCRIPT % (quoted(folder), _KEEPING if self._keeps else _NOT_KEEPING)
         self._process: ShellProcess = context.start_command(script)
-        self._pieces: List[bytes] = []
+        self._chunks: List[bytes] = []
         self._size = 0
 
     async def run(self, status: os.stat_result) -> Optional[StreamResult]:
-        """
-        Send it.
-
-        Parameters
-        ----------
-        status : os.stat_result
-            The local folder's.
-
-        Returns
-        -------
-        Optional[StreamResult]
-            None if the server could not unpack it, or something here is not as it should be.
-        """
+        """Send the tree; return None if sending or unpacking it failed."""
         process = self._process
         try:
             bad = await self._send_all(status) if await process.wait_until_ready() else None
-            process.end_input()  # without its end, the script removes it
+            process.end_input()  # if the end is missing, the script removes the tree
             if await process.end() == 0:
                 return self._done
         except ABORTS as abort:
@@ -222,7 +181,7 @@ class UploadStream:
         return None
 
     async def _send_all(self, status: os.stat_result) -> Optional[SshTransferError]:
-        """Send the tree; give what is not as it should be here."""
+        """Send the tree; return the error of a local file that ends it, if any."""
         try:
             await self._send_folder(TREE, status)
             for entry in self._entries(status):
@@ -234,14 +193,14 @@ class UploadStream:
             return error
         self._done.folders.append((self._target, attributes_of(status)))
         await self._send(tar.header(_END, tar.FILE, Attributes(mode=0o600)), tar.END)
-        await self._process.write(b"".join(self._pieces))
+        await self._process.write(b"".join(self._chunks))
         return None
 
     def _entries(self, status: os.stat_result) -> Iterable[Entry]:
         return walk(self._source, status, self._context.source_tree, self._note_failure)
 
     def _note_failure(self, failure: SshTransferError) -> None:
-        # Where it ends the copy, that is done by SFTP, which first copies what comes before.
+        # An error that ends the copy is left to SFTP, which first copies the entries before it.
         if not self._context.options.goes_on or len(self._done.failures) >= MAX_FAILURES:
             raise failure
         self._done.failures.append(failure)
@@ -249,7 +208,7 @@ class UploadStream:
     async def _send_entry(self, entry: Entry) -> None:
         relative = entry.path[len(self._source.rstrip(b"/")) :]
         if entry.link is not None:
-            # Its mode is what every link has, and nobody asks for its time.
+            # All links have this mode; their times are not kept.
             name = TREE + relative
             await self._send(tar.header(name, tar.LINK, Attributes(mode=0o777), entry.link))
         elif entry.status is None:
@@ -260,7 +219,7 @@ class UploadStream:
             await self._send_folder(TREE + relative, entry.status)
 
     async def _send_folder(self, name: bytes, status: os.stat_result) -> None:
-        # Ours to write into; its own attributes are set last, as with SFTP.
+        # Writable by us; its own attributes are set last, as with SFTP.
         mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU if self._keeps else 0o777
         await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
 
@@ -281,8 +240,8 @@ class UploadStream:
         self._context.progress.file_done()
 
     async def _send(self, *pieces: bytes) -> None:
-        self._pieces += pieces
+        self._chunks += pieces
         self._size += sum(map(len, pieces))
-        if self._size >= _PIECE:
-            data, self._pieces, self._size = b"".join(self._pieces), [], 0
-            await self._process.write(data)  # what comes of it, its end tells
+        if self._size >= _CHUNK_SIZE:
+            data, self._chunks, self._size = b"".join(self._chunks), [], 0
+            await self._process.write(data)  # errors show in the exit status

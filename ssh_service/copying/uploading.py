@@ -1,4 +1,4 @@
-"""From here to the server: what goes where, of a file or a tree of them."""
+"""Uploads a file or a tree: decides what is copied where, and how."""
 
 from __future__ import annotations
 
@@ -38,16 +38,14 @@ _MAX_IN_FLIGHT = 500
 
 class _Folder:
     """
-    A folder of the server's.
+    A folder on the server.
 
     Attributes
     ----------
-    path : bytes
-        Its path.
     is_new : bool
-        Whether this copy made it, so that nothing can stand in the way in there.
+        Whether this copy created it, so that nothing is in the way there.
     failed : bool
-        Whether it could not be made, which was noted, and nothing in it can be copied.
+        Whether it could not be created, which was recorded, so that nothing in it can be copied.
     made : TaskEvent
         Set once it exists, or has failed.
     """
@@ -60,14 +58,7 @@ class _Folder:
 
 
 class Upload:
-    """
-    The tasks of one upload.
-
-    Parameters
-    ----------
-    context : CopyContext
-        What they share.
-    """
+    """The tasks of one upload."""
 
     def __init__(self, context: CopyContext) -> None:
         self._context = context
@@ -76,31 +67,22 @@ class Upload:
         self._stale_files = StaleFiles(context)
         self._marker: Optional[ResumeMarker] = None  # with resume
         self._self_copy_guard: Optional[SelfCopyGuard] = None
-        # Folders' own attributes, innermost first: set last, as each new entry changes the times
-        # of its folder, and a folder's mode may forbid us to write into it.
-        self._made_writable: Dict[bytes, int] = {}  # to the mode it had
+        # Attributes of folders, innermost first.  They are set last, as each new entry changes the
+        # times of its folder, and a folder's mode may forbid to write into it.
+        self._made_writable: Dict[bytes, int] = {}  # path to old mode
         self._finished_folders: List[Tuple[bytes, Attributes]] = []
         self._failed_folders: Set[bytes] = set()
-        self._accepted_folder = b""  # a folder that the caller named, and that may be used
+        self._accepted_folder = b""  # a folder that the caller named, and that was checked
 
     async def run(self, source: bytes, target: bytes) -> None:
-        """
-        Copy; the pipeline's first task.
-
-        Parameters
-        ----------
-        source : bytes
-            The local path.
-        target : bytes
-            The remote path.
-        """
+        """Copy `source` to `target`; the pipeline's first task."""
         try:
             status = os.stat(source)
         except OSError as error:
             raise local_error(error, source) from error
         is_tree = stat.S_ISDIR(status.st_mode)
         if self._context.options.fsync and not self._remote.can_sync:
-            text = "fsync is not possible: the server cannot write files to its disk on demand"
+            text = "fsync=True is not possible: the server does not support fsync@openssh.com"
             raise transfer_error(errno.EOPNOTSUPP, display_path(target), text, side="remote")
         if is_tree and not self._context.options.recursive:
             raise transfer_error(
@@ -135,14 +117,14 @@ class Upload:
             await self._context.owner.check_folder(target, is_explicit=target.endswith(b"/"))
         if self._context.options.contents:
             if not is_tree:
-                text = "not a folder, so it has no contents to copy"
+                text = "contents=True needs a folder"
                 raise transfer_error(errno.ENOTDIR, display_path(source), text, side="local")
             if found is not None and not is_folder(found):
                 raise transfer_error(errno.ENOTDIR, display_path(target), side="remote")
         elif found is not None and is_folder(found):
             if not is_tree or not await self._is_this_tree(source, target):
                 target = join(target.rstrip(b"/") or b"/", local_basename(source))
-                found = None  # not looked at yet
+                found = None  # unknown
                 self._accepted_folder = b""
         elif found is None and is_tree:
             self._context.new_trees.add(os.path.realpath(source), target)
@@ -168,13 +150,13 @@ class Upload:
         self._context.raise_if_incomplete(source, "local")
 
     async def _is_this_tree(self, source: bytes, target: bytes) -> bool:
-        """Return whether the folder at `target` is this very tree, begun by this call's like."""
+        """Return whether the folder `target` is this tree, begun by another call or attempt."""
         if self._context.new_trees.join(os.path.realpath(source), target):
             return True
         return self._marker is not None and await self._marker.find(target)
 
     def _count_source(self, source: bytes, status: os.stat_result) -> None:
-        """Tell the meter what there is; what is wrong with an entry is found out in its turn."""
+        """Count the files for the progress totals; errors are reported when their turn comes."""
         tree = self._context.source_tree
         for entry in walk(source, status, tree, on_failure=lambda failure: None):
             if entry.status is None and entry.link is None:
@@ -189,7 +171,7 @@ class Upload:
         existing: Optional[Attributes] = None
         streamed: Optional[StreamResult] = None
         if should_stream(self._context, source, status):
-            # At the same time: whether it may be unpacked there.
+            # Concurrently: needed to decide whether the tree may be unpacked there.
             self._pipeline.start(self._context.owner.resolve(folder_of(target)))
             existing = await self._remote.find(target, follow=False)
             if existing is None:
@@ -208,15 +190,15 @@ class Upload:
             await self._copy_rest(streamed, target, is_new=existing is None)
 
     async def _may_unpack(self, target: bytes) -> bool:
-        """Return whether a tree may be unpacked beside where it goes."""
-        # Else somebody could exchange what is unpacked, and what is removed if that fails.
+        """Return whether a tree may be unpacked next to its target."""
+        # Otherwise another user could exchange what is unpacked, or removed after a failure.
         folder = folder_of(target)
         await self._context.owner.identify(folder)
         return await self._context.owner.guarded_path(folder) is not None
 
     async def _copy_entries(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         folder = await self._start_folder(target, status, None)
-        # Before the first entry is read: what cannot be begun must not be half done.
+        # Before the first entry is read, so that a copy that cannot start changes nothing.
         await folder.made.wait()
         if self._marker is not None and not self._context.resumes_tree:
             await (self._marker.begin(target) if folder.is_new else self._marker.find(target))
@@ -241,7 +223,7 @@ class Upload:
                     folders.append(await self._start_folder(path, entry.status, folders[-1]))
         except OSError as error:
             self._pipeline.fail(error)
-        # A folder that was existing is the user's, whatever is copied into it.
+        # An existing folder is the user's: its attributes stay.
         if folder.is_new or not self._context.options.contents:
             self._finished_folders.append((target, attributes_of(status)))
 
@@ -250,7 +232,7 @@ class Upload:
         folder.is_new = is_new
         folder.made.set()
         if not is_new and self._context.options.contents:
-            streamed.folders.pop()  # the target's own: it is the user's
+            streamed.folders.pop()  # the target itself, which is the user's
         self._finished_folders += streamed.folders
         for text, existing in streamed.links:
             await self._context.file_budget.start(self._copy_link(text, existing, folder))
@@ -267,7 +249,7 @@ class Upload:
         folder = _Folder(path, TaskEvent(self._pipeline))
         mode = stat.S_IMODE(status.st_mode)
         if self._context.options.preserve is False:
-            mode = 0o777  # less what the server's umask takes away
+            mode = 0o777  # minus the server's umask
         await self._context.folder_budget.start(self._make_folder(folder, mode, inside))
         return folder
 
@@ -277,7 +259,7 @@ class Upload:
                 await inside.made.wait()
                 folder.failed = inside.failed
             try:
-                # Ours to write into, until all is in it.
+                # Writable by us until everything is in it.
                 if not folder.failed:
                     await self._remote.make_folder(folder.path, mode | stat.S_IRWXU)
                     folder.is_new = True
@@ -292,12 +274,12 @@ class Upload:
             self._context.folder_budget.release()
         if folder.failed:
             self._failed_folders.add(folder.path)
-        folder.made.set()  # before anything else is begun, which a failure elsewhere forbids
+        folder.made.set()  # before a task is started, which a failure elsewhere prevents
         if not folder.is_new and not folder.failed:
             self._stale_files.start_removing(folder.path)
 
     async def _accept_folder(self, folder: _Folder, refused: Refused) -> None:
-        """Take a folder that exists already, else tell why there cannot be one."""
+        """Use a folder that exists already, or raise the error why it cannot be created."""
         found = await self._remote.find(folder.path)
         if found is None:
             raise await self._remote.to_os_error(refused) from refused
@@ -310,7 +292,7 @@ class Upload:
         await self._make_writable(folder.path, found.mode)
 
     async def _make_writable(self, path: bytes, mode: Optional[int]) -> None:
-        """Let files be created in a folder of ours that was existing, until all is in it."""
+        """Make an existing folder of ours writable until everything is in it."""
         identity = self._context.owner.identity
         is_root = identity is not None and identity.uid == 0
         if mode is None or mode & stat.S_IRWXU == stat.S_IRWXU or is_root:
@@ -318,7 +300,7 @@ class Upload:
         try:
             await self._remote.set(path, Attributes(mode=stat.S_IMODE(mode) | stat.S_IRWXU))
         except Refused:
-            return  # what cannot be created in existing, tells so
+            return  # an error shows when a file is created
         self._made_writable[path] = stat.S_IMODE(mode)
 
     async def _finish_folders(self) -> None:
@@ -373,7 +355,7 @@ class Upload:
             self._context.file_budget.release()
 
     async def _with_os_errors(self, copying: Coroutine[Any, Any, None]) -> None:
-        """Do something, and tell what the server refused as the error it is."""
+        """Await `copying`, and raise refusals as errors for the caller."""
         try:
             await copying
         except Refused as refused:
@@ -381,6 +363,6 @@ class Upload:
 
 
 def local_basename(path: bytes) -> bytes:
-    """Give the name of a local file or folder; ``.`` is a folder's own."""
+    """Return the name of a local file or folder; the real name for ``.``, say."""
     name = basename(path)
     return basename(os.path.realpath(path)) if name in (b"", b".", b"..") else name

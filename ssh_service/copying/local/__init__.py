@@ -1,17 +1,17 @@
 """
-Local files and folders, this side of a copy; no server is asked for anything.
+Local files and folders, for both directions; no request is sent to a server.
 
 From the bottom up; a module imports from those above it here, never from those below:
 
 =============  ==================================================================
-descriptors    what any open file has: attributes to read and to set, a digest
-source_tree    a tree whose links are copied as such: none is followed
-walk           a tree, as an upload goes through it
+descriptors    open files: descriptors that cannot leak, attributes, digests
+source_tree    a tree whose symbolic links are kept: none is followed
+walk           the walk through a tree for an upload
 source_file    a file that an upload reads
-target_folder  the folders a download writes into, which no server makes it leave
-target_tree    the tree that a download writes
-resume_marker  the mark of a tree that a download has begun
-target_link    a link that a download makes
-target_file    a file that a download writes: beside its place, then renamed
+target_folder  the folders that a download writes into, and which links it follows
+target_tree    the tree that a download writes into, and never leaves
+resume_marker  the marker of a tree that a download has begun
+target_link    a link that a download creates
+target_file    a file that a download writes
 =============  ==================================================================
 """

@@ -1,4 +1,4 @@
-"""What local files have, read or written: a descriptor, attributes, a digest."""
+"""Open local files: their descriptors, attributes and digests."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from ssh_service.copying.sftp.protocol import Attributes
 
 __all__ = ["Descriptor", "attributes_of", "current_umask", "digest_of", "set_attributes"]
 
-_PIECE = 256 * 1024
+_CHUNK_SIZE = 256 * 1024
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-# SFTP's times are unsigned, so those before 1970 arrive as times of the next century.
+# SFTP has unsigned times, so those before 1970 arrive as times of the next century.
 _TIMES, _HALF_A_CENTURY = 2**32, 50 * 365 * 24 * 3600
 
 
 class Descriptor:
     """
-    The descriptor of an open file or folder, which no exception can lose.
+    The descriptor of an open file or folder, which no exception can leak.
 
-    A signal handler may raise between any two steps of the interpreter: between the system call
-    and the assignment of its result, for instance.  So both are one step here.
+    A signal handler may raise between any two steps of the interpreter, such as the system call
+    and the assignment of its result.  Here both are one step.
     """
 
     def __init__(self) -> None:
         self._open: List[int] = []
 
     def __del__(self) -> None:
-        if hasattr(self, "_open"):  # not interrupted before there was anything
+        if hasattr(self, "_open"):  # unless __init__ was interrupted
             self.close()
 
     @property
     def fd(self) -> int:
-        """Its number; -1 when it is closed."""
+        """The descriptor; -1 when closed."""
         return self._open[0] if self._open else -1
 
     def open(
         self, path: bytes, flags: int, mode: int = 0o600, dir_fd: Optional[int] = None
     ) -> None:
-        """Open a file or folder, as `os.open` does."""
+        """Open a file or folder, like `os.open`."""
         opening = functools.partial(os.open, flags=flags | _CLOEXEC, mode=mode, dir_fd=dir_fd)
         self._open.extend(map(opening, [path]))
 
     def duplicate(self, fd: int) -> None:
-        """Open what `fd` is open for once more."""
+        """Duplicate the descriptor `fd`."""
         self._open.extend(map(os.dup, [fd]))
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ def _time(seconds: int) -> int:
 
 
 def attributes_of(status: os.stat_result) -> Attributes:
-    """Return the attributes that the copy of a local file shall have."""
+    """Return the mode and times for the copy of a local file."""
     return Attributes(
         mode=stat.S_IMODE(status.st_mode),
         atime=int(status.st_atime),
@@ -71,7 +71,7 @@ def attributes_of(status: os.stat_result) -> Attributes:
 
 
 def current_umask() -> int:
-    """Tell this process's umask."""
+    """Return the umask of this process."""
     try:
         with open("/proc/self/status", "rb") as file:
             for line in file:
@@ -79,28 +79,14 @@ def current_umask() -> int:
                     return int(line.split()[1], 8)
     except (OSError, ValueError, IndexError):
         pass
-    # It can only be read by setting it: for a moment, other threads' files are private.
+    # Elsewhere it can be read only by setting it: files of other threads are private meanwhile.
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
 
 
 def set_attributes(fd: int, attributes: Attributes) -> Optional[OSError]:
-    """
-    Set mode and times of an open file or folder, as far as the file system lets us.
-
-    Parameters
-    ----------
-    fd : int
-        Its descriptor.
-    attributes : Attributes
-        Mode and times; what is None is left alone.
-
-    Returns
-    -------
-    Optional[OSError]
-        What was refused.
-    """
+    """Set the mode and times of an open file or folder that are not None; return a refusal."""
     refused: Optional[OSError] = None
     if attributes.mode is not None:
         try:
@@ -116,12 +102,12 @@ def set_attributes(fd: int, attributes: Attributes) -> Optional[OSError]:
 
 
 def digest_of(fd: int, size: int) -> bytes:
-    """Give the digest of the first `size` bytes of an open file."""
+    """Return the digest of the first `size` bytes of an open file."""
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_PIECE))
+    buffer = memoryview(bytearray(_CHUNK_SIZE))
     offset = 0
     while offset < size:
-        count = os.preadv(fd, [buffer[: min(_PIECE, size - offset)]], offset)
+        count = os.preadv(fd, [buffer[: min(_CHUNK_SIZE, size - offset)]], offset)
         if not count:
             break
         digest.update(buffer[:count])

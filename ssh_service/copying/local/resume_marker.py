@@ -1,4 +1,4 @@
-"""The mark of a tree that a download has begun: see `ssh_service.copying.resume_marker`."""
+"""The marker of a tree that a download has begun: see `ssh_service.copying.resume_marker`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,11 @@ _NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class LocalResumeMarker:
-    """
-    The mark of one download, in the root of the local tree.
-
-    Parameters
-    ----------
-    source : bytes
-        The server and the real path of the folder there.
-
-    Attributes
-    ----------
-    name : bytes
-        The name of the mark; to be released when the copy ends.
-    """
+    """The marker of one download, in the root of the local tree; its name must be released."""
 
     def __init__(self, source: bytes) -> None:
         self._source = temporary.tree(source)
-        self.name = temporary.names.new(self._source)  # to be released by whoever made this
+        self.name = temporary.names.new(self._source)  # the caller releases it
         self._is_set = False
 
     def find(self, path: bytes) -> bool:
@@ -48,7 +36,7 @@ class LocalResumeMarker:
                     os.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
                     return True
         except OSError:
-            pass  # somebody else was faster
+            pass  # another copy was faster
         finally:
             folder.close()
         return False
@@ -62,19 +50,19 @@ class LocalResumeMarker:
         return temporary.names.is_resumable_for(name, self._source, time.time() - status.st_mtime)
 
     def begin(self, folder: TargetFolder) -> None:
-        """Mark a tree that this copy has made."""
+        """Mark a tree that this copy has created."""
         mark = Descriptor()
         try:
             mark.open(self.name, _NEW_FILE_FLAGS, dir_fd=folder.fd)
             self._is_set = True
         except OSError:
-            pass  # then it is not resumed; whatever is wrong, the copy finds out
+            pass  # it cannot be resumed then; the copy itself reports any error
         mark.close()
 
     def end(self, folder: TargetFolder) -> None:
-        """Remove the mark: all is there."""
+        """Remove the marker: the tree is complete."""
         if self._is_set:
             try:
                 os.unlink(self.name, dir_fd=folder.fd)
             except OSError:
-                pass  # litter now
+                pass  # stale now

@@ -1,4 +1,4 @@
-"""A local file that is copied from here, read as it is found."""
+"""A local file that is uploaded."""
 
 from __future__ import annotations
 
@@ -20,33 +20,31 @@ from ssh_service.errors import SshTransferError
 
 __all__ = ["SourceFile"]
 
-_PIECE = 256 * 1024
-# Pieces taken of a file that claims to be empty and is not: it may never end.
+_CHUNK_SIZE = 256 * 1024
+# Chunks to read of a file of size 0, which may never end.
 _MAX_UNSIZED_CHUNKS = 64
-# Without it, opening a fifo that took a file's place would wait for a writer.
+# Without O_NONBLOCK, opening a fifo that has replaced the file would wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
 class SourceFile:
     """
-    A local file, open to be copied; a context manager.
+    A local file, open for an upload; a context manager.
 
     Parameters
     ----------
     path : bytes
-        Its path.
+        The path.
     tree : Optional[SourceTree]
-        The tree it lies in, where symbolic links are kept: one has taken the place of what was
-        found there, and leads to what nobody asked to copy.  None: links are followed.
+        The tree that contains it, where symbolic links are kept: then a link that has taken the
+        place of the file is not followed, as it may lead anywhere.  None: links are followed.
 
     Attributes
     ----------
-    path : bytes
-        Its path, for errors.
     size : int
-        How many bytes it has.
+        The number of bytes.
     attributes : Attributes
-        What its copy shall have.
+        The attributes for the copy.
     """
 
     def __init__(self, path: bytes, tree: Optional[SourceTree] = None) -> None:
@@ -77,15 +75,15 @@ class SourceFile:
         self.close()
 
     def close(self) -> None:
-        """Close it; may be called more than once."""
+        """Close the file; may be called more than once."""
         self._file.close()
 
     def _read_unsized(self) -> None:
-        """Read one that says it is empty: those in /proc have no size, but content."""
+        """Read a file of size 0 that may have content, such as those in /proc."""
         pieces = []
         try:
             while True:
-                piece = os.read(self._file.fd, _PIECE)
+                piece = os.read(self._file.fd, _CHUNK_SIZE)
                 if not piece:
                     break
                 pieces.append(piece)
@@ -104,11 +102,11 @@ class SourceFile:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether it has holes, so that it needs less room than its size."""
+        """Whether the file has holes, so that it needs less space than its size."""
         return self._status.st_blocks * 512 < self.size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` with what lies at `offset`."""
+        """Fill `buffer` with the content at `offset`."""
         if self._whole is not None:
             buffer[:] = self._whole[offset : offset + len(buffer)]
             return
@@ -125,24 +123,12 @@ class SourceFile:
 
     def parts(self, start: int, step: int, holes: bool) -> Iterator[Tuple[int, int]]:
         """
-        Give what there is to copy from `start` on.
+        Yield the offset and size of each part from `start` to the end of the file.
 
-        Parameters
-        ----------
-        start : int
-            An offset.
-        step : int
-            The size of a part, at most.
-        holes : bool
-            Whether holes may be passed over: they are zeros already where nothing was written.
-
-        Yields
-        ------
-        Tuple[int, int]
-            Offset and size of a part; the last one ends where the file does.
+        With `holes`, holes are skipped: they read as zeros where nothing was written.
         """
         holes = holes and hasattr(os, "SEEK_DATA") and self.is_sparse
-        if self._file.fd < 0:  # was read as a whole
+        if self._file.fd < 0:  # it was read as a whole
             holes = False
         while start < self.size:
             end = self.size
@@ -151,16 +137,16 @@ class SourceFile:
                     start = os.lseek(self._file.fd, start, os.SEEK_DATA)
                     end = min(end, os.lseek(self._file.fd, start, os.SEEK_HOLE))
                 except OSError as error:
-                    if error.errno == errno.ENXIO:  # nothing but a hole follows
+                    if error.errno == errno.ENXIO:  # only a hole follows
                         yield self.size - 1, 1
                         return
-                    holes = False  # a file system that cannot tell
+                    holes = False  # the file system does not support it
             for offset in range(start, end, step):
                 yield offset, min(step, end - offset)
             start = max(end, start)
 
     def read_whole(self) -> bytes:
-        """Read all of a small file, check that it stood still, and close it."""
+        """Read a small file, check that it did not change, and close it."""
         if self._whole is None:
             data = bytearray(self.size)
             self.read_into(memoryview(data), 0)
@@ -170,16 +156,16 @@ class SourceFile:
         return self._whole
 
     def digest(self, size: int) -> bytes:
-        """Give the digest of the first `size` bytes."""
+        """Return the digest of the first `size` bytes."""
         if self._whole is not None:
             return hashlib.sha256(memoryview(self._whole)[:size]).digest()
         return digest_of(self._file.fd, size)
 
     def check_unchanged(self) -> None:
         """
-        Raise an error if what the file had when it was opened was written to since.
+        Raise an error if the file was overwritten since it was opened.
 
-        One that only grew is no error, as a log may at any time: what it had is copied.
+        A file that only grew, such as a log, is accepted: the content that it had is copied.
         """
         if self._file.fd < 0:
             return

@@ -15,42 +15,26 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
 
 class SourceTree:
     """
-    A local tree that is copied with its symbolic links as such.
+    A local tree that is uploaded with its symbolic links kept.
 
-    Whoever may write into the tree may put a link in the place of a folder after that was listed,
-    and have another user's copy read what lies elsewhere.  So nothing in it is opened by its
-    path: each folder on the way is opened in the one around it, and none may be a link.
-
-    Parameters
-    ----------
-    root : bytes
-        Its path, as the user gave it: what that leads to is the tree.
+    Another user who may write into the tree could replace a folder by a link after it was listed,
+    and make the copy read files elsewhere.  So nothing is opened by its path: each folder is
+    opened relative to the one around it, and none may be a link.  The root is what the user's path
+    leads to.
     """
 
     def __init__(self, root: bytes) -> None:
         self._root = Descriptor()
         self._prefix = root if root.endswith(b"/") else root + b"/"
-        self._around = self._root  # the folder that was needed last
-        self._path = self._prefix[:-1]  # of that
+        self._around = self._root  # the folder that was used last
+        self._path = self._prefix[:-1]  # its path
         try:
             self._root.open(root, _FOLDER_FLAGS)
         except OSError as error:
             raise local_error(error, root) from error
 
     def locate(self, path: bytes) -> Tuple[bytes, int]:
-        """
-        Find an entry of the tree.
-
-        Parameters
-        ----------
-        path : bytes
-            Its path, which begins as that of the tree.
-
-        Returns
-        -------
-        Tuple[bytes, int]
-            Its name, and the descriptor of the folder it lies in, until the next call.
-        """
+        """Return the name of an entry and its folder's descriptor, valid until the next call."""
         folder, _, name = path.rpartition(b"/")
         if folder != self._path:
             self._around = self._step_into(folder)
@@ -62,18 +46,11 @@ class SourceTree:
         for name in filter(None, folder[len(self._prefix) :].split(b"/")):
             inner = Descriptor()
             inner.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=around.fd)
-            around = inner  # the one before is closed with it
+            around = inner  # the previous one closes itself
         return around
 
     def open_folder(self, path: bytes) -> Descriptor:
-        """
-        Open a folder of the tree to list it.
-
-        Parameters
-        ----------
-        path : bytes
-            Its path; that of the tree is its root's.
-        """
+        """Open a folder of the tree, or its root, to list it."""
         descriptor = Descriptor()
         if len(path) <= len(self._prefix):
             descriptor.open(b".", _FOLDER_FLAGS, dir_fd=self._root.fd)
@@ -83,6 +60,6 @@ class SourceTree:
         return descriptor
 
     def close(self) -> None:
-        """Close it; may be called more than once."""
+        """Close the tree; may be called more than once."""
         self._around.close()
         self._root.close()

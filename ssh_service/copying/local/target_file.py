@@ -1,4 +1,4 @@
-"""A local file that a download writes: beside its place, then renamed over what is there."""
+"""A local file that a download writes: under a temporary name, and then renamed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from ssh_service.copying.sftp.protocol import Attributes, Pieces
 __all__ = ["TargetFile", "digest_at", "remove_stale_parts", "find_file"]
 
 _NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_LEFT_FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+_STALE_FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PRIVATE_MODE = 0o600
-# What says that a file cannot be replaced, though it may be written into: a mount point, say.
+# Errors for files that cannot be replaced but may be writable, such as a mount point.
 _NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
-# What a file is copied by when it cannot be renamed.
-_PIECE = 1024 * 1024
-# Zeros, from how many on there is no use in writing them where nothing was before.
+# Used to copy a file that cannot be renamed.
+_CHUNK_SIZE = 1024 * 1024
+# Runs of zeros from this size on are not written where nothing was before.
 _MIN_HOLE = 64 * 1024
 _ZEROS = bytes(_MIN_HOLE)
 
@@ -47,9 +47,9 @@ _ZEROS = bytes(_MIN_HOLE)
 def _is_zero(pieces: Pieces) -> bool:
     for piece in pieces:
         for at in range(0, len(piece), _MIN_HOLE):
-            if piece[at]:  # what most other data is told by
+            if piece[at]:  # sorts out most other data quickly
                 return False
-            part = bytes(piece[at : at + _MIN_HOLE])  # compares at once, which a view does not
+            part = bytes(piece[at : at + _MIN_HOLE])  # compares faster than a memoryview
             if part != _ZEROS[: len(part)]:
                 return False
     return True
@@ -57,28 +57,27 @@ def _is_zero(pieces: Pieces) -> bool:
 
 class TargetFile(Unfinished):
     """
-    One local file that a download writes: beside its place, then renamed over it.
+    One local file that a download writes.
 
     Parameters
     ----------
     folder : TargetFolder
-        Where it goes; to be kept open meanwhile.
+        The target folder; kept open by the caller.
     name : bytes
-        Its name in there.
+        The name in the folder.
     resume : bool
-        Whether to continue what an earlier, interrupted copy left, and to leave what there is
-        when this one is interrupted.
+        Whether to resume the unfinished file of an earlier copy, and to leave one if interrupted.
     size : int
-        The bytes that will be written, as far as that is known.
+        The number of bytes to be written, if known.
 
     Attributes
     ----------
     path : bytes
-        Its path, for errors.
+        The path, for errors.
     resumed_size : int
-        How many bytes an earlier copy left; nobody knows yet whether they are right.
+        The number of bytes of an earlier copy, not checked yet.
     has_foreign_parts : bool
-        Whether an earlier copy seems to have left something that is not certainly ours.
+        Whether there seems to be an unfinished file that is not certainly ours.
     """
 
     def __init__(
@@ -89,14 +88,14 @@ class TargetFile(Unfinished):
         self.resumed_size = 0
         self.has_foreign_parts = False
         self._registered_in = self._folder = folder
-        self._linked_folder: Optional[TargetFolder] = None  # where a link led to
+        self._linked_folder: Optional[TargetFolder] = None  # the folder that a link led to
         self._name = name
         self.path = os.path.join(folder.path, name)
         self._temporary: Optional[bytes] = None
         self._file = Descriptor()
-        self._end = 0  # of what was written so far
+        self._end = 0  # of the data written so far
         self._existing: Optional[Attributes] = None
-        folder.unfinished.add(self)  # before there is anything: so that nothing is forgotten
+        folder.unfinished.add(self)  # before anything is created, so that nothing is leaked
         try:
             if not folder.is_new:
                 self._examine_existing()
@@ -106,7 +105,7 @@ class TargetFile(Unfinished):
             raise local_error(error, self.path) from error
 
     def _examine_existing(self) -> None:
-        """Find what stands in its place, and follow a link of the user's."""
+        """Examine what exists at the target, and follow a link of the user."""
         try:
             found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
             if stat.S_ISLNK(found.st_mode) and replaces_link(self.path, self._folder):
@@ -123,7 +122,8 @@ class TargetFile(Unfinished):
         check_target(self.path, self._existing, self._folder.attributes)
 
     def _follow_link(self) -> None:
-        # What was checked is used: a link that a stranger makes there meanwhile is not followed.
+        # Use the path that was checked: a link that another user creates meanwhile is not
+        # followed.
         path = follow_links(self.path)
         folder, self._name = os.path.split(path)
         folder = os.path.realpath(folder or b".")
@@ -135,11 +135,11 @@ class TargetFile(Unfinished):
     def _open(self) -> None:
         existing = self._existing
         if self.is_device:
-            self._open_existing()  # it is written to, never replaced
+            self._open_existing()  # devices are written to, never replaced
             return
         self._temporary = temporary.names.new(self._name)
         try:
-            if not (self._resume and self._claim_leftover(self._temporary)):
+            if not (self._resume and self._claim_stale_part(self._temporary)):
                 self._file.open(self._temporary, _NEW_FILE_FLAGS, _PRIVATE_MODE, self._folder.fd)
         except OSError as error:
             self._release_name()
@@ -151,8 +151,8 @@ class TargetFile(Unfinished):
             self.discard_temporary()
             self._open_existing()
 
-    def _claim_leftover(self, name: bytes) -> bool:
-        """Take over what an earlier copy to the same target left, by renaming it."""
+    def _claim_stale_part(self, name: bytes) -> bool:
+        """Take over an unfinished file of an earlier copy to this target, by renaming it."""
         fd, uid = self._folder.fd, os.geteuid()
         found = []
         for other, status in _stale_parts(self._folder, self._name):
@@ -163,20 +163,20 @@ class TargetFile(Unfinished):
         for _, other in sorted(found, reverse=True):
             left = Descriptor()
             try:
-                left.open(other, _LEFT_FILE_FLAGS, dir_fd=fd)
-                status = os.fstat(left.fd)  # of the file that will be written to, whatever it is
+                left.open(other, _STALE_FILE_FLAGS, dir_fd=fd)
+                status = os.fstat(left.fd)  # of the file that is actually open
                 if not is_our_file(owner_and_mode(status), uid, status.st_nlink):
                     continue
                 os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
             except OSError:
-                continue  # somebody else was faster
+                continue  # another copy was faster
             self._file, self._end = left, status.st_size
             self.resumed_size = self._end
             return True
         return False
 
     def digest(self, size: int) -> bytes:
-        """Give the digest of the first `size` bytes, as they can be read now."""
+        """Return the digest of the first `size` bytes, as read now."""
         try:
             if self._temporary is not None:
                 return digest_of(self._file.fd, size)
@@ -185,19 +185,19 @@ class TargetFile(Unfinished):
         return digest_at(self._folder, self._name, size)
 
     def restart(self, size: int) -> None:
-        """Drop all after the first `size` bytes."""
+        """Truncate the file to `size` bytes."""
         self.resumed_size = self._end = size
         os.ftruncate(self._file.fd, size)
 
     def keep(self) -> None:
-        """Close it, and leave what there is to the next copy, if it may resume."""
+        """Close the file; leave it for the next copy, if this one may be resumed."""
         if self._resume and self._temporary is not None:
             self._release_name()
         self.discard()
 
     @property
     def is_device(self) -> bool:
-        """Whether it is not a regular file, and cannot be read again."""
+        """Whether the target is not a regular file, and cannot be read back."""
         return self._existing is not None and not stat.S_ISREG(self._existing.mode or 0)
 
     def _keep_owner(self, existing: Attributes) -> bool:
@@ -207,7 +207,7 @@ class TargetFile(Unfinished):
         try:
             os.fchown(self._file.fd, existing.uid or 0, existing.gid or 0)
         except OSError:
-            return own.st_uid == existing.uid  # all but the group
+            return own.st_uid == existing.uid  # the owner is right, if not the group
         return True
 
     def _open_existing(self) -> None:
@@ -222,13 +222,13 @@ class TargetFile(Unfinished):
             raise not_a_file_error(self.path, found.st_mode, "local")
 
     def _check_room(self, old_size: int) -> None:
-        """Refuse to begin where the disk is too small: the old content would be lost for that."""
+        """Refuse to start if the disk is too small: the old content would be lost for nothing."""
         space = os.fstatvfs(self._file.fd)
         if self._size - old_size > space.f_bavail * space.f_frsize and os.geteuid():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, offset: int, pieces: Pieces) -> None:
-        """Write `pieces`, one after the other, from `offset` on; a hole for nothing but zeros."""
+        """Write `pieces` at `offset`; long runs of zeros become a hole."""
         end = offset + sum(map(len, pieces))
         try:
             if end - offset >= _MIN_HOLE and not self.is_device and _is_zero(pieces):
@@ -248,19 +248,19 @@ class TargetFile(Unfinished):
             raise local_error(error, self.path) from error
 
     def finish(
-        self, attributes: Attributes, fsync: bool, refused: Callable[[bytes, OSError], None]
+        self, attributes: Attributes, fsync: bool, on_refused: Callable[[bytes, OSError], None]
     ) -> None:
         """
-        Give it its attributes and its name.
+        Set the attributes and rename the file.
 
         Parameters
         ----------
         attributes : Attributes
-            Mode and times; without a mode, it has that of what it replaces, or of new files.
+            Mode and times; without a mode, that of the existing file is used, or of new files.
         fsync : bool
-            Whether to have it written to the disk.
-        refused : Callable[[bytes, OSError], None]
-            Called with its path if attributes cannot be set; what it raises ends the copy.
+            Whether to flush the file to the disk.
+        on_refused : Callable[[bytes, OSError], None]
+            Called with the path if attributes cannot be set; may raise.
         """
         try:
             if not self.is_device:
@@ -268,7 +268,7 @@ class TargetFile(Unfinished):
                     attributes = attributes._replace(mode=self._usual_mode())
                 error = set_attributes(self._file.fd, attributes)
                 if error is not None:
-                    refused(self.path, error)
+                    on_refused(self.path, error)
             if fsync:
                 os.fsync(self._file.fd)
             if self._temporary is not None:
@@ -298,11 +298,11 @@ class TargetFile(Unfinished):
 
     def _release_name(self) -> None:
         if self._temporary is not None:
-            temporary.names.release(self._temporary)  # first: an interrupt may come in between
+            temporary.names.release(self._temporary)  # first: an interrupt may strike in between
             self._temporary = None
 
     def _copy_over(self) -> None:
-        """Write into what cannot be renamed over: a mount point, say."""
+        """Overwrite a target that cannot be replaced by a rename, such as a mount point."""
         assert self._temporary is not None
         source, self._file = self._file, Descriptor()
         written = os.fstat(source.fd)
@@ -310,7 +310,7 @@ class TargetFile(Unfinished):
         self._open_existing()
         offset = 0
         while True:
-            data = memoryview(os.pread(source.fd, _PIECE, offset))
+            data = memoryview(os.pread(source.fd, _CHUNK_SIZE, offset))
             if not data:
                 break
             offset += len(data)
@@ -321,10 +321,10 @@ class TargetFile(Unfinished):
             os.fchmod(self._file.fd, mode)
             os.utime(self._file.fd, ns=times)
         except PermissionError:
-            pass  # written into somebody else's file, which is theirs to describe
+            pass  # the file belongs to another user: leave its attributes
 
     def discard(self) -> None:
-        """Close it, and remove what is unfinished; may be called more than once."""
+        """Close the file, and remove it if unfinished; may be called more than once."""
         self.discard_temporary()
         self._file.close()
         if self._linked_folder is not None:
@@ -333,49 +333,49 @@ class TargetFile(Unfinished):
         self._registered_in.unfinished.discard(self)
 
     def discard_temporary(self) -> None:
-        """Remove what is unfinished."""
+        """Remove the unfinished file."""
         if self._temporary is None:
             return
         self._file.close()
         try:
             os.unlink(self._temporary, dir_fd=self._folder.fd)
         except OSError:
-            pass  # it was never made; or it is litter now, and the next run removes it
+            pass  # it was never created; or it is stale now, and a later copy removes it
         self._release_name()
 
 
 def _stale_parts(folder: TargetFolder, name: bytes) -> Iterator[Tuple[bytes, os.stat_result]]:
-    """Give what dead copies to a file seem to have left in its folder, whoever owns it."""
+    """Yield the files that dead copies to a target seem to have left, of any owner."""
     for other in folder.unfinished_names():
         if not temporary.names.is_resumable_for(other, name, math.inf):
             continue
         try:
             status = os.stat(other, dir_fd=folder.fd, follow_symlinks=False)
         except FileNotFoundError:
-            continue  # somebody else was faster
+            continue  # another copy was faster
         if temporary.names.is_resumable_for(other, name, time.time() - status.st_mtime):
             yield other, status
 
 
 def remove_stale_parts(folder: TargetFolder, name: bytes) -> None:
-    """Remove what earlier copies left of a file that is there as a whole."""
+    """Remove the unfinished files of a target that is complete."""
     for other, status in _stale_parts(folder, name):
         try:
             if is_our_file(owner_and_mode(status), os.geteuid(), status.st_nlink):
                 os.unlink(other, dir_fd=folder.fd)
         except OSError:
-            pass  # somebody else was faster, or may and we may not
+            pass  # another copy was faster, or we have no permission
 
 
 def find_file(folder: TargetFolder, name: bytes) -> Optional[os.stat_result]:
-    """Return the status of a regular file in a folder; None if there is none that may be used."""
+    """Return the status of a regular file; None if there is none that may be used."""
     try:
         found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
     except OSError:
         return None
     if not stat.S_ISREG(found.st_mode):
         return None
-    # A stranger's may look like the source, and its content is the stranger's.
+    # A file of another user may look like the source and have another content.
     return found if may_use(owner_and_mode(found), folder.attributes, os.geteuid()) else None
 
 

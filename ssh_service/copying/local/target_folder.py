@@ -1,9 +1,8 @@
 """
 The local folders that a download writes into, so that no server can reach outside.
 
-A folder is held open and everything in it is reached through its descriptor; a symbolic link is
-never followed by accident.  The links that the local user made inside the target tree are
-followed where they stay inside it.
+A folder is held open, and everything in it is reached through its descriptor; a symbolic link is
+followed only deliberately.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ __all__ = [
 ]
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
-# For a folder that may be written to, but not be listed.
+# For a folder that is writable but cannot be listed.
 _PATH_FLAG = getattr(os, "O_PATH", 0)
 _MAX_SYMLINKS = 40
 
-# The names that lead from a tree's root to one of its folders.
+# The names from the root of a tree to one of its folders.
 PathParts = Tuple[bytes, ...]
 
 
@@ -56,14 +55,14 @@ class TargetFolder:
     Attributes
     ----------
     path : bytes
-        Its path, for errors.
+        The path, for errors.
     is_new : bool
-        Whether this copy made it, so that nothing can stand in the way in there.
+        Whether this copy created it, so that nothing is in the way there.
     root : Optional[bytes]
-        The real path that symbolic links met in here must not leave; None: they may lead anywhere.
+        The real path that symbolic links in this folder must not leave; None: anywhere.
     unfinished : Set[Unfinished]
-        Files that are being written in here; what an exception left among them is removed, or
-        kept for the next copy, when the folder is closed.
+        The files that are being written in it; those that an exception has left here are removed,
+        or kept for the next copy, when the folder is closed.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class TargetFolder:
         path: bytes,
         is_new: bool = False,
         root: Optional[bytes] = None,
-        among: Optional[Set[TargetFolder]] = None,
+        open_folders: Optional[Set[TargetFolder]] = None,
         keeps_links: bool = False,
     ) -> None:
         self._descriptor = descriptor
@@ -82,39 +81,41 @@ class TargetFolder:
         self.root = root
         self.unfinished: Set[Unfinished] = set()
         self._refcount = 1
-        self._left: Optional[List[bytes]] = None
-        self._among = set() if among is None else among  # all that are open
-        self._among.add(self)
+        self._unfinished_names: Optional[List[bytes]] = None
+        self._open_folders = (
+            set() if open_folders is None else open_folders
+        )  # all open folders of the tree
+        self._open_folders.add(self)
 
     @property
     def fd(self) -> int:
-        """Its descriptor."""
+        """The descriptor."""
         return self._descriptor.fd
 
     @property
     def attributes(self) -> Attributes:
-        """Its owner and mode, now."""
+        """The owner and mode, now."""
         return owner_and_mode(os.fstat(self.fd))
 
     def hold(self) -> None:
-        """Keep it open for one more user."""
+        """Increase the refcount: keep the folder open for one more user."""
         self._refcount += 1
 
     def release(self) -> None:
-        """Let it be closed, once for each user."""
+        """Decrease the refcount; close the folder at zero."""
         self._refcount -= 1
         if not self._refcount:
             self.close()
 
     def close(self) -> None:
-        """Close it, whoever holds it; may be called more than once."""
+        """Close the folder, whatever its refcount; may be called more than once."""
         for file in list(self.unfinished):
             file.keep()
-        self._among.discard(self)
+        self._open_folders.discard(self)
         self._descriptor.close()
 
     def sync(self) -> None:
-        """Have its entries written to the disk, where it could be opened for that."""
+        """Flush the entries to the disk, if the folder was opened for reading."""
         try:
             os.fsync(self.fd)
         except OSError as error:
@@ -122,17 +123,19 @@ class TargetFolder:
                 raise
 
     def unfinished_names(self) -> List[bytes]:
-        """List the unfinished files in it; once, for all that ask."""
-        if self._left is None:
+        """Return the names of unfinished files in it, listed once."""
+        if self._unfinished_names is None:
             try:
                 names = map(os.fsencode, os.listdir(self.fd))
-                self._left = [name for name in names if temporary.parse(name) is not None]
+                self._unfinished_names = [
+                    name for name in names if temporary.parse(name) is not None
+                ]
             except OSError:
-                self._left = []  # nothing the copy depends on
-        return self._left
+                self._unfinished_names = []  # the copy does not depend on it
+        return self._unfinished_names
 
     def remove_stale_files(self, may_resume: bool) -> None:
-        """Remove what dead copies left in it; but what a copy may resume, only after a day."""
+        """Remove the files of dead copies; those that may be resumed, only after a day."""
         now, uid = time.time(), os.geteuid()
         for name in self.unfinished_names():
             try:
@@ -142,31 +145,19 @@ class TargetFolder:
                 if temporary.names.is_stale(name, now - status.st_mtime, may_resume):
                     os.unlink(name, dir_fd=self.fd)
             except OSError:
-                pass  # somebody else was faster, or may and we may not
+                pass  # another copy was faster, or we have no permission
 
 
 class Unfinished:
-    """What a folder knows of a file that is being written in it."""
+    """A file that is being written in a folder, as the folder sees it."""
 
     def keep(self) -> None:
-        """Close it, and leave what there is to the next copy, if that may resume."""
+        """Close the file; leave it for the next copy, if that may resume it."""
         raise NotImplementedError
 
 
 def open_parent(target: bytes) -> Tuple[TargetFolder, bytes]:
-    """
-    Open the folder that holds a file the local user named, following the user's own links.
-
-    Parameters
-    ----------
-    target : bytes
-        The path of the file.
-
-    Returns
-    -------
-    Tuple[TargetFolder, bytes]
-        The folder, and the file's name in it.
-    """
+    """Open the folder of a file that the local user named; return it, and the file's name."""
     try:
         path = follow_links(target)
         folder, name = os.path.split(path)
@@ -176,12 +167,12 @@ def open_parent(target: bytes) -> Tuple[TargetFolder, bytes]:
 
 
 def open_real(path: bytes, root: Optional[bytes]) -> TargetFolder:
-    """Open a folder by its real path: what links led to, as `TargetFolder.root` allows."""
+    """Open a folder by its real path, to which links led; see `TargetFolder.root`."""
     return TargetFolder(open_folder(path, flags=os.O_NOFOLLOW), path, root=root)
 
 
 def open_folder(path: bytes, dir_fd: Optional[int] = None, flags: int = 0) -> Descriptor:
-    """Open a folder; one that cannot be listed, too."""
+    """Open a folder, even one that cannot be listed."""
     descriptor = Descriptor()
     try:
         descriptor.open(path, _FOLDER_FLAGS | flags, dir_fd=dir_fd)
@@ -191,24 +182,12 @@ def open_folder(path: bytes, dir_fd: Optional[int] = None, flags: int = 0) -> De
 
 
 def follow_links(path: bytes) -> bytes:
-    """
-    Follow a symbolic link, and those it leads to; but not a stranger's in a shared folder.
-
-    Parameters
-    ----------
-    path : bytes
-        A path that may be a link, or may be nothing.
-
-    Returns
-    -------
-    bytes
-        The path of what it leads to, which need not exist.
-    """
+    """Follow symbolic links at `path`; refuse those of other users in shared folders."""
     for _ in range(_MAX_SYMLINKS):
         try:
             found = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
-            return path  # told by whatever opens it
+            return path  # reported by the call that opens it
         if not stat.S_ISLNK(found.st_mode):
             return path
         folder = os.path.dirname(path)
@@ -218,7 +197,7 @@ def follow_links(path: bytes) -> bytes:
 
 
 def check_folder(path: bytes) -> None:
-    """As `check_target`, for a folder by its path; links are followed if they may be."""
+    """Check a folder by its path, as `check_target` does, following permitted links."""
     path = follow_links(path.rstrip(b"/") or b"/")
     if os.path.basename(path) not in (b"", b".", b".."):
         around = os.stat(os.path.dirname(path) or b".")
@@ -226,29 +205,20 @@ def check_folder(path: bytes) -> None:
 
 
 def check_target(path: bytes, found: Attributes, folder: Attributes) -> None:
-    """Refuse a target that a stranger made in a folder which strangers may write to."""
+    """Refuse a target that another user created in a folder that others may write to."""
     if not may_use(found, folder, os.geteuid()):
         raise not_ours_error(display_path(path), found, "local")
 
 
 def replaces_link(link: bytes, folder: TargetFolder) -> bool:
-    """
-    Return whether a link of the local user's gives way to what the server has.
-
-    Parameters
-    ----------
-    link : bytes
-        Its path.
-    folder : TargetFolder
-        Where it lies.
-    """
+    """Return whether a local link is replaced by what the server has, instead of followed."""
     if folder.root is None:
         return False  # it is the target itself, which the user named
     return folder.keeps_links or parts_below(folder.root, link) is None
 
 
 def parts_below(root: bytes, path: bytes) -> Optional[PathParts]:
-    """Give the way from a real root to what a path leads to; None if that lies outside."""
+    """Return the names from a real root to where a path leads; None if that is outside."""
     real = os.path.realpath(path)
     if not is_within(real, root):
         return None

@@ -1,4 +1,4 @@
-"""A symbolic link that a download makes, as the one that it is on the server."""
+"""Creates a symbolic link for a download."""
 
 from __future__ import annotations
 
@@ -17,28 +17,22 @@ __all__ = ["make_link"]
 
 def make_link(folder: TargetFolder, name: bytes, text: bytes) -> None:
     """
-    Make a symbolic link; what stands in its place is replaced, but for a folder.
+    Create a symbolic link with target `text`; anything in its place is replaced, except a folder.
 
-    It may say anything, for nothing is ever written through it: see `TargetTree`.
-
-    Parameters
-    ----------
-    folder : TargetFolder
-        Where.
-    name : bytes
-        Its name in there.
-    text : bytes
-        What it says, by the server.
+    The target may be any text, as nothing is ever written through the link: see `TargetTree`.
 
     Raises
     ------
     SshTransferError
-        It cannot be made.
+        It cannot be created.
     """
     path = os.path.join(folder.path, name)
     if not text or b"\0" in text:
         raise transfer_error(
-            errno.EPROTO, display_path(path), "a link that says nothing", side="local"
+            errno.EPROTO,
+            display_path(path),
+            "the server sent an invalid link target",
+            side="local",
         )
     unfinished = temporary.names.new(name)
     try:

@@ -42,19 +42,20 @@ class TargetTree:
     Parameters
     ----------
     path : bytes
-        The path of its root; made if it does not exist, but not its parents.
+        The path of the root, which is created if it does not exist (its parents are not).
     mode : int
-        The mode to make it with.
+        The mode to create it with.
     keeps_links : bool
-        Whether links are copied as links, so that one of the local user's gives way to what the
-        server has; else one that stays inside the tree is followed, and only others give way.
+        Whether links are copied as links: then local links are replaced by what the server has.
+        Otherwise those that stay inside the tree are followed, and only others are replaced.
     is_explicit : bool
-        Whether the local user has named it as a folder, whoever made it.
+        Whether the local user named it as a folder, whatever its owner.
 
     Attributes
     ----------
     marker : bytes
-        The name of a file that is in its root as long as new folders are made in the tree.
+        The name of a file in the root while folders are created, by which a copy recognises its
+        own target in its source.
     """
 
     def __init__(
@@ -64,13 +65,13 @@ class TargetTree:
         self._open: Set[TargetFolder] = set()
         self.marker = temporary.names.new(b"")
         self._marker = Descriptor()
-        self._made_writable: Dict[PathParts, int] = {}  # to the mode it had
+        self._made_writable: Dict[PathParts, int] = {}  # path to old mode
         try:
             real = follow_links(path)
             is_new = _make(real, mode, None)
             if not is_new and not is_explicit:
                 check_folder(real)
-            # A link that a stranger has made there meanwhile is not followed.
+            # A link that another user has created meanwhile is not followed.
             descriptor = open_folder(real, flags=os.O_NOFOLLOW)
             real = os.path.realpath(real)
             self._root = TargetFolder(descriptor, path, is_new, real, self._open, keeps_links)
@@ -83,7 +84,7 @@ class TargetTree:
             raise local_error(error, path) from error
 
     def _set_marker(self) -> None:
-        """Mark the root, before any folder is made in it: whoever lists that one has come back."""
+        """Mark the root before folders are created in it: a copy into itself lists the marker."""
         if self._marker.fd < 0:
             with contextlib.suppress(OSError):  # no files, so no folders either
                 self._marker.open(self.marker, _MARKER_FLAGS, dir_fd=self._root.fd)
@@ -97,7 +98,7 @@ class TargetTree:
         temporary.names.release(self.marker)
 
     def _make_writable(self, names: PathParts, folder: TargetFolder) -> None:
-        """Let files be created in a folder of ours that was there, until all is in it."""
+        """Make an existing folder of ours writable until everything is in it."""
         found = folder.attributes
         mode = found.mode or 0
         if found.uid == os.geteuid() != 0 and mode & stat.S_IRWXU != stat.S_IRWXU:
@@ -105,21 +106,7 @@ class TargetTree:
             set_attributes(folder.fd, Attributes(mode=mode | stat.S_IRWXU))
 
     def finish_folder(self, names: PathParts, attributes: Attributes) -> Optional[OSError]:
-        """
-        Give a folder its mode and times, once all is in it.
-
-        Parameters
-        ----------
-        names : PathParts
-            Where, from the root.
-        attributes : Attributes
-            Mode and times; what is None is left as it was.
-
-        Returns
-        -------
-        Optional[OSError]
-            What was refused.
-        """
+        """Set the mode and times of a folder that are not None; return a refusal."""
         old_mode = self._made_writable.pop(names, None)
         if attributes.mode is None and old_mode is not None:
             attributes = attributes._replace(mode=old_mode)
@@ -132,37 +119,23 @@ class TargetTree:
             folder.release()
 
     def restore(self) -> None:
-        """Give the folders that were there their modes back, unless they got others."""
+        """Restore the modes of existing folders that were made writable."""
         for names in list(self._made_writable):
             self.finish_folder(names, Attributes())
 
     @property
     def root(self) -> TargetFolder:
-        """Its root, open."""
+        """The root, open."""
         return self._root
 
     def close(self) -> None:
-        """Close all of its folders: a task that never took a step has released none."""
+        """Close all folders, including those of tasks that never ran."""
         self.remove_marker()
         for folder in list(self._open):
             folder.close()
 
     def make_folder(self, names: PathParts, mode: int) -> TargetFolder:
-        """
-        Make a folder, or take the one that is there, and open it.
-
-        Parameters
-        ----------
-        names : PathParts
-            Where, from the root; all but the last exist.
-        mode : int
-            The mode to make it with.
-
-        Returns
-        -------
-        TargetFolder
-            To be released.
-        """
+        """Create a folder with `mode`, or use an existing one; return it open, to be released."""
         if not names:
             self._root.hold()
             return self._root
@@ -188,7 +161,7 @@ class TargetTree:
         return folder
 
     def _remove_link(self, names: PathParts, parent: TargetFolder) -> None:
-        """Remove a link that stands in a folder's place, as rsync does, unless it is followed."""
+        """Remove a link in a folder's place, as rsync does, unless it is followed."""
         name, path = names[-1], self._path(names)
         if _is_link(name, parent.fd) and replaces_link(path, parent):
             found = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
@@ -197,19 +170,9 @@ class TargetTree:
 
     def open_folder(self, names: PathParts, links: int = 0) -> TargetFolder:
         """
-        Open a folder of the tree, step by step, so that none of the steps leads outside.
+        Open a folder of the tree, to be released, step by step, so that no step leads outside.
 
-        Parameters
-        ----------
-        names : PathParts
-            The way from the root.
-        links : int
-            How many symbolic links were followed so far.
-
-        Returns
-        -------
-        TargetFolder
-            To be released.
+        `links` counts the symbolic links followed so far.
         """
         descriptor = Descriptor()
         descriptor.duplicate(self._root.fd)
@@ -221,10 +184,10 @@ class TargetTree:
                     raise local_error(error, self._path(names[:count])) from error
                 way = self._parts_inside(names[:count], links)
                 return self.open_folder(way + names[count:], links + 1)
-            descriptor = inner  # the one before is closed with it
+            descriptor = inner  # the previous one closes itself
         root, path = self._root.root, self._path(names)
         return TargetFolder(
-            descriptor, path, root=root, among=self._open, keeps_links=self._keeps_links
+            descriptor, path, root=root, open_folders=self._open, keeps_links=self._keeps_links
         )
 
     def _parts_inside(self, names: PathParts, links: int) -> PathParts:
@@ -248,7 +211,7 @@ class TargetTree:
 
 
 def _make(path: bytes, mode: int, fd: Optional[int]) -> bool:
-    """Make a folder; False if there is one."""
+    """Create a folder; return False if it exists."""
     try:
         os.mkdir(path, mode | stat.S_IRWXU, dir_fd=fd)
         return True

@@ -1,4 +1,4 @@
-"""A walk through a local tree that is copied from here."""
+"""The walk through a local tree for an upload."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ssh_service.errors import SshTransferError
 
 __all__ = ["Entry", "walk"]
 
-# Folders in one another that are listed as the walk goes on, each of which holds descriptors.
-# Those further ancestors are listed as a whole when they are entered.
+# Nested folders that are listed lazily, each of which holds descriptors.  Those further inside are
+# listed completely when they are entered.
 _OPEN_LEVELS = 16
 
 
@@ -35,9 +35,9 @@ class Entry(NamedTuple):
 
     path: bytes
     name: bytes
-    status: Optional[os.stat_result]  # of a folder, as it is entered; None for all else
-    is_folder_end: bool = False  # whether this is the end of a folder
-    link: Optional[bytes] = None  # what a symbolic link says, where those are kept
+    status: Optional[os.stat_result]  # of a folder; None for all others
+    is_folder_end: bool = False  # whether the walk leaves the folder
+    link: Optional[bytes] = None  # the target of a symbolic link that is kept
 
 
 _Found = Union[Entry, SshTransferError]
@@ -54,7 +54,7 @@ class _Folder(NamedTuple):
 
 
 def fail(error: SshTransferError) -> None:
-    """Raise what is wrong with an entry."""
+    """Raise the error."""
     raise error
 
 
@@ -65,26 +65,22 @@ def walk(
     on_failure: Callable[[SshTransferError], None] = fail,
 ) -> Iterator[Entry]:
     """
-    Walk through a tree, in the order in which the system lists it.
+    Yield the entries of a tree, in the order in which the system lists them.
 
-    Unfinished files of copies are passed over.
+    A folder is yielded twice, when it is entered and when it is left; the root is not an entry.
+    Unfinished files of copies are skipped.
 
     Parameters
     ----------
     root : bytes
-        The folder; it is not itself among the entries.
+        The folder.
     status : os.stat_result
         Its status.
     tree : Optional[SourceTree]
-        The tree, where symbolic links are entries of their own; None: they are followed.
+        The tree, if symbolic links are entries; None: they are followed.
     on_failure : Callable[[SshTransferError], None]
-        Called with what is wrong with an entry, which is passed over if this returns: one that
-        is neither file nor folder, cannot be read, or leads back to a folder it lies in.
-
-    Yields
-    ------
-    Entry
-        A file; a link, if they are kept; a folder, as it is entered; a folder, as it is left.
+        Called with the error for an entry that is neither file nor folder, cannot be read, or
+        leads back to a folder around it; the entry is skipped if this returns.
     """
     ancestors: List[_Folder] = []
     try:
@@ -119,7 +115,7 @@ def _enter(
 def _list(
     path: bytes, ancestors: List[_Identity], tree: Optional[SourceTree]
 ) -> Generator[_Found, None, None]:
-    """List a folder: its entries, and what is wrong with them."""
+    """Yield the entries of a folder, and the errors of those that cannot be copied."""
     prefix = path if path.endswith(b"/") else path + b"/"
     descriptor = Descriptor()
     try:
@@ -129,7 +125,7 @@ def _list(
             for entry in entries:
                 name = entry.name if tree is None else os.fsencode(entry.name)
                 if temporary.parse(name) is not None:
-                    continue  # another copy's, unfinished
+                    continue  # an unfinished file of another copy
                 try:
                     yield _make_entry(entry, prefix + name, name, ancestors, descriptor)
                 except SshTransferError as failure:
@@ -137,7 +133,7 @@ def _list(
                 except OSError as error:
                     yield local_error(error, prefix + name)
     except OSError as error:
-        yield local_error(error, path)  # it can be listed no further
+        yield local_error(error, path)  # the rest cannot be listed
     finally:
         descriptor.close()
 
@@ -157,16 +153,16 @@ def _make_entry(
     if is_link and folder.fd >= 0:
         return Entry(path, name, None, link=os.readlink(name, dir_fd=folder.fd))
     if not entry.is_dir(follow_symlinks=is_link):
-        # Told here, in order; and nothing but a file is ever opened.
+        # Reported in order; and only regular files are ever opened.
         if not entry.is_file(follow_symlinks=is_link):
             raise not_a_file_error(path, entry.stat(follow_symlinks=is_link).st_mode, "local")
         return Entry(path, name, None)
     status = entry.stat(follow_symlinks=is_link)
-    if is_link and ((status.st_dev, status.st_ino) in ancestors or _leads_out(path)):
+    if is_link and ((status.st_dev, status.st_ino) in ancestors or _leads_back(path)):
         raise symlink_loop_error(path, "local")
     return Entry(path, name, status)
 
 
-def _leads_out(link: bytes) -> bool:
-    """Tell whether a link leads to the folder it lies in, or to one around that."""
+def _leads_back(link: bytes) -> bool:
+    """Return whether a link leads to the folder that contains it, or to one around that."""
     return is_within(os.path.realpath(os.path.dirname(link)), os.path.realpath(link))
