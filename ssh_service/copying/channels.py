@@ -126,7 +126,7 @@ class _SftpSink(ChannelSink, SftpChannel):
         if self._is_negotiated:
             self.session.mark_ended(self._reason())
             self.close()
-        elif self._channel is not None:  # it is about to say why: see `greet`
+        elif self._channel is not None:  # the reason will follow: see `negotiate`
             self._channel.send_eof()
             self.session.on_eof()
 

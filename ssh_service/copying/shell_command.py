@@ -125,8 +125,8 @@ class ShellProcess:
         while len(noise) <= _MAX_NOISE:
             chunk = await self.read()
             noise += chunk
-            _, greeting, rest = noise.partition(READY_LINE)
-            if greeting:
+            _, ready, rest = noise.partition(READY_LINE)
+            if ready:
                 with self._lock:
                     self._is_ready = True
                     if rest:

@@ -1,4 +1,4 @@
-"""Copies over real connections: shared, cut, frozen, recreated."""
+"""Copies over real connections: shared, cut, frozen, made again."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_remote_paths_are_relative_to_the_home_directory(
             (home / name).unlink()
 
 
-def test_a_path_with_a_nul_is_an_error_that_names_it_and_harms_no_other_copy(
+def test_path_with_nul_is_an_error_and_harms_no_other_copy(
     sshd: Sshd, transport: SshTransport, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"content")
@@ -177,7 +177,7 @@ def test_a_session_that_died_is_replaced(
 
 
 @BOTH
-def test_a_session_that_dies_under_a_copy_is_an_error_and_the_connection_lives(
+def test_session_death_fails_copy_and_keeps_connection(
     copy: Copy,
     sftp_server: str,
     sshd_factory: Callable[..., Sshd],
@@ -279,7 +279,7 @@ def test_a_tree_cut_anywhere_has_whole_files_only(
     assert not unfinished_files(tmp_path / "target")
 
 
-def test_of_a_tree_cut_on_its_way_the_server_itself_leaves_nothing(
+def test_tree_cut_off_is_removed_by_the_server_itself(
     sshd: Sshd,
     connect: Connect,
     proxy: FaultProxy,
@@ -295,7 +295,7 @@ def test_of_a_tree_cut_on_its_way_the_server_itself_leaves_nothing(
 
 
 @BOTH
-def test_without_a_shell_many_small_files_arrive_all_the_same(
+def test_many_small_files_arrive_without_a_shell(
     copy: Copy, sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
 ) -> None:
     transport = connect(sshd_factory({"ForceCommand": "internal-sftp"}))
@@ -322,7 +322,7 @@ def test_no_clean_profile_is_needed(
 
 
 @BOTH
-def test_where_no_session_is_left_many_small_files_arrive_all_the_same(
+def test_many_small_files_arrive_where_no_session_is_left(
     copy: Copy, sshd_factory: Callable[..., Sshd], connect: Connect, tmp_path: Path
 ) -> None:
     transport = connect(sshd_factory({"MaxSessions": "1"}))
@@ -408,7 +408,7 @@ def test_closing_the_connection_ends_the_copy(
 
 
 @pytest.mark.parametrize("delay", [0.03])
-def test_many_small_files_over_a_slow_line_cost_few_round_trips(
+def test_many_small_files_need_few_round_trips(
     sshd: Sshd,
     connect: Connect,
     proxy: FaultProxy,
@@ -538,7 +538,7 @@ def traffic(transport: SshTransport) -> int:
     return int(sent + packets._Packetizer__received_bytes)
 
 
-def test_a_second_deployment_takes_no_more_than_twice_the_first(
+def test_second_deployment_takes_at_most_twice_the_first(
     sshd: Sshd, connect: Connect, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     """The time is that of the round trips, which do not grow with the number of files."""

@@ -1,4 +1,4 @@
-"""Copies to and from servers that are not OpenSSH's, or lack something that it has."""
+"""Copies with servers other than OpenSSH, or without something that it has."""
 
 from __future__ import annotations
 

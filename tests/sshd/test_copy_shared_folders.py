@@ -1,4 +1,4 @@
-"""Copies as README shows them, by real servers: into folders that strangers may write to."""
+"""Copies as in the README, with real servers, into folders that other users may write to."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder_like_tmp(tmp_path: Path) -> Path:
     return folder
 
 
-def test_root_removes_and_continues_nothing_of_a_strangers(
+def test_root_neither_removes_nor_resumes_foreign_files(
     sshd: Sshd, connect: Callable[[Sshd], SshTransport], shared: Path, tmp_path: Path
 ) -> None:
     """A tree in a stream, a file to resume, and a folder that was planted to be removed."""
@@ -67,7 +67,7 @@ def test_root_removes_and_continues_nothing_of_a_strangers(
         upload(transport, source / "large", theirs)
 
 
-def test_a_server_that_sets_no_modes_or_times_is_copied_to(
+def test_server_without_modes_and_times_is_copied_to(
     sshd_factory: Callable[..., Sshd],
     connect: Callable[[Sshd], SshTransport],
     shared: Path,

@@ -1,4 +1,4 @@
-"""An exception of a signal's handler anywhere in a copy: the destination stays usable."""
+"""A signal handler raises anywhere in a copy: the destination stays usable."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def tear(place: Place, copy: Callable[[], None], how: str, limit: float) -> bool
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("way", ["upload", "download"])
-def test_a_copy_torn_anywhere_leaves_a_destination_that_can_be_used(
+def test_copy_interrupted_anywhere_leaves_usable_destination(
     way: str, how: str, place: Place
 ) -> None:
     """C1: what comes next is served, and no lease, session, descriptor or thread is lost."""
@@ -114,7 +114,7 @@ def test_a_copy_torn_anywhere_leaves_a_destination_that_can_be_used(
 @pytest.mark.long
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("way", ["upload", "download"])
-def test_a_copy_torn_everywhere_leaves_a_destination_that_can_be_used(
+def test_copy_interrupted_everywhere_leaves_usable_destination(
     way: str, how: str, place: Place
 ) -> None:
     """C1: each moment there is."""

@@ -1,4 +1,4 @@
-"""What a server or a file system does not let us do, and what lies around: the copy goes on."""
+"""What a server or file system does not support: the copy goes on without it."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_download_into_a_folder_that_cannot_be_listed(
 
 
 @BOTH
-def test_what_does_not_fit_in_place_leaves_the_old_content(
+def test_overwrite_without_disk_space_keeps_old_content(
     ordinary: SftpSession,
     theirs: Path,
     tmp_path: Path,

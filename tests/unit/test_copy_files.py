@@ -1,4 +1,4 @@
-"""Uploads and downloads against OpenSSH's own sftp-server, without the SSH around it."""
+"""Uploads and downloads of single files with OpenSSH's own sftp-server, without SSH."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_holes_stay_holes(
 
 @pytest.mark.long
 @BOTH
-def test_more_than_32_bits_can_count_arrive_holes_and_all(
+def test_sparse_file_above_4_gib_arrives_with_holes(
     copy: Copy, session: SftpSession, tmp_path: Path
 ) -> None:
     ends = os.urandom(300_000), os.urandom(300_000)
@@ -139,7 +139,7 @@ def test_a_file_goes_into_an_existing_folder(
 
 
 @BOTH
-def test_the_target_may_be_a_link_to_a_file_which_stays_a_link(
+def test_target_link_to_file_stays_a_link(
     copy: Copy, session: SftpSession, file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "real folder").mkdir()
@@ -173,7 +173,7 @@ def test_a_remote_path_is_relative_to_where_the_session_begins(
     assert same(file, tmp_path / "back")
 
 
-def test_a_tilde_means_home_at_the_start_of_a_remote_path_only(
+def test_tilde_is_home_only_at_the_start_of_a_remote_path(
     session: SftpSession, file: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(session, file, "./~")
@@ -210,7 +210,7 @@ def test_paths_are_taken_literally(
 
 
 @BOTH
-def test_other_links_to_the_replaced_file_keep_the_old_content(
+def test_hard_links_to_replaced_file_keep_old_content(
     copy: Copy, session: SftpSession, file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "target").write_bytes(b"old")
@@ -254,7 +254,7 @@ def test_a_session_serves_many_threads_at_once(session: SftpSession, tmp_path: P
 
 @BOTH
 @pytest.mark.parametrize("in_the_way", [None, b"old"])
-def test_a_missing_source_is_file_not_found_and_touches_nothing(
+def test_missing_source_is_file_not_found_and_changes_nothing(
     copy: Copy, session: SftpSession, tmp_path: Path, in_the_way: Any
 ) -> None:
     target = tmp_path / "target"
@@ -416,7 +416,7 @@ def test_a_replaced_file_keeps_its_owner(
 
 
 @BOTH
-def test_a_device_is_written_to_and_neither_replaced_nor_changed(
+def test_device_is_written_to_and_never_replaced(
     copy: Copy, session: SftpSession, file: Path, tmp_path: Path
 ) -> None:
     device = tmp_path / "null"
@@ -466,7 +466,7 @@ def test_a_fifo_in_the_way_is_an_error_and_never_waited_for(
 
 
 @pytest.mark.parametrize("plain_rename_replaces", [False, True])
-def test_without_posix_rename_a_new_file_is_renamed_and_an_old_one_written_in_place(
+def test_without_posix_rename_existing_file_is_overwritten(
     session: SftpSession, file: Path, tmp_path: Path, plain_rename_replaces: bool
 ) -> None:
     session.extensions.clear()
@@ -483,7 +483,7 @@ def test_without_posix_rename_a_new_file_is_renamed_and_an_old_one_written_in_pl
 # Sources that do not stand still.
 
 
-def test_a_local_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
+def test_upload_of_changing_file_fails_and_keeps_old_copy(
     session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
@@ -510,7 +510,7 @@ def test_a_local_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
     [b"shorter", b"y" * 30_000_000],
     ids=["shorter", "same size"],
 )
-def test_a_remote_file_that_changes_meanwhile_is_an_error_and_the_old_copy_stays(
+def test_download_of_changing_file_fails_and_keeps_old_copy(
     session: SftpSession, tmp_path: Path, change: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
@@ -591,7 +591,7 @@ def test_a_file_that_claims_to_be_empty_is_read_to_its_end(
 # Progress and memory.
 
 
-def test_one_that_claims_to_be_empty_and_never_ends_is_an_error(
+def test_endless_file_of_size_zero_is_an_error(
     session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "source").write_bytes(b"")
@@ -611,7 +611,7 @@ def test_one_that_claims_to_be_empty_and_never_ends_is_an_error(
 
 @BOTH
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt], ids=["error", "ctrl-c"])
-def test_what_a_progress_callback_raises_leaves_the_old_file_and_a_session_that_works(
+def test_progress_exception_keeps_old_file_and_session(
     copy: Copy,
     session: SftpSession,
     tmp_path: Path,

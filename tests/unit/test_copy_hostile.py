@@ -1,4 +1,4 @@
-"""Downloads from servers that lie: nothing outside the target, nothing without bound."""
+"""Downloads from hostile servers: nothing outside the target, nothing without bound."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_is_no_name_is_refused(target: Path, name: bytes, mode: int) -> Non
     assert os.listdir(target) == ["good"]
 
 
-def test_the_folder_itself_and_the_one_around_it_are_no_entries(target: Path) -> None:
+def test_listing_skips_dot_and_dot_dot(target: Path) -> None:
     Liar([(b".", FOLDER, 0, b""), (b"..", FOLDER, 0, b""), (b"a", FILE, 0, b"")]).download(target)
     assert os.listdir(target) == ["a"]
 
@@ -158,7 +158,7 @@ def test_an_absurd_size_costs_no_memory(target: Path) -> None:
     assert os.listdir(target) == []
 
 
-def test_requests_on_their_way_are_bounded_whatever_size_is_announced(
+def test_requests_in_flight_are_bounded_for_any_announced_size(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "_CLEANUP_TIMEOUT", 0.05)
@@ -199,7 +199,7 @@ def test_less_data_than_asked_for_is_no_end(target: Path, verify: bool) -> None:
     assert (target / "file").read_bytes() == content
 
 
-def test_data_of_no_length_is_the_end_of_a_file_without_a_size(target: Path) -> None:
+def test_empty_data_ends_a_file_without_size(target: Path) -> None:
     reads: List[int] = []
 
     def read(request_id: int, rest: bytes) -> bytes:
@@ -251,7 +251,7 @@ def test_nonsense_is_an_error_and_leaves_nothing(target: Path, kind: str, reply:
     assert not (target / "file").exists()
 
 
-def test_a_local_link_that_leads_out_gives_way_and_is_not_followed(target: Path) -> None:
+def test_local_link_leading_out_is_replaced_not_followed(target: Path) -> None:
     """As with rsync: what the server has takes its place, and nothing outside is written."""
     (target / "tree").mkdir(parents=True)
     (target / "tree" / "file").symlink_to("../../precious")

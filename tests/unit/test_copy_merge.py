@@ -1,4 +1,4 @@
-"""Many small files into a folder that is there: in one stream, and no file is ever half a one."""
+"""Many small files into an existing folder in one stream: each file is old or new, never half."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def rewrite(source: Path) -> None:
         path.write_bytes(os.urandom(120))
 
 
-def test_small_files_go_in_a_stream_into_a_folder_that_has_them(
+def test_small_files_are_streamed_into_folder_that_has_them(
     session: SftpSession, shell: Shell, source: Path, tmp_path: Path, opened: List[bytes]
 ) -> None:
     """The second deployment is as the first: one stream, and what is stale stays."""
@@ -83,7 +83,7 @@ def test_small_files_go_in_a_stream_into_a_folder_that_has_them(
     assert not unfinished_files(tmp_path)
 
 
-def test_what_is_special_there_is_copied_file_by_file(
+def test_special_files_in_the_target_are_copied_one_by_one(
     session: SftpSession, shell: Shell, source: Path, tmp_path: Path
 ) -> None:
     """A link that stands in a file's place is followed, as by a copy without a stream."""
@@ -100,7 +100,7 @@ def test_what_is_special_there_is_copied_file_by_file(
     assert content(target) == content(source)
 
 
-def test_what_cannot_be_renamed_is_copied_file_by_file(
+def test_files_that_cannot_be_renamed_are_copied_one_by_one(
     session: SftpSession,
     shell: Shell,
     source: Path,
@@ -122,7 +122,7 @@ def test_what_cannot_be_renamed_is_copied_file_by_file(
     assert content(target) == content(source)
 
 
-def test_a_merge_that_is_interrupted_leaves_each_file_old_or_new(
+def test_interrupted_merge_leaves_each_file_old_or_new(
     session: SftpSession,
     shell: Shell,
     source: Path,
@@ -190,7 +190,7 @@ def test_update_copies_only_what_differs(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which can act as two users")
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_strangers_made_in_a_shared_folder_is_not_taken_for_ours(
+def test_merge_leaves_foreign_files_in_shared_folder_alone(
     session: SftpSession, shell: Shell, source: Path, tmp_path: Path, what: str
 ) -> None:
     """A folder inside the target that others may write to is no safer than any other."""

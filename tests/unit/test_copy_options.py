@@ -349,7 +349,7 @@ def test_on_error_continue_stops_at_ten_thousand(
             one(session, source, tmp_path / f"{one.__name__}", on_error="continue")
 
 
-def test_on_error_continue_passes_over_what_a_target_refuses(copy: Copy, tmp_path: Path) -> None:
+def test_on_error_continue_skips_what_the_target_refuses(copy: Copy, tmp_path: Path) -> None:
     """A folder that stands where a file goes, or a file where a folder goes, is one failure."""
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "folder" / "deeper").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Whose a file is: nothing of a stranger's is removed, continued, followed or given to."""
+"""Ownership: files of other users are never removed, resumed, followed or written to."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_sweep_leaves_all_where_strangers_rename_entries(
     assert ours.exists()
 
 
-def test_a_tree_is_not_unpacked_where_strangers_rename_entries(
+def test_tree_is_not_unpacked_in_unguarded_folder(
     as_root: None, session: SftpSession, shared: Path, tmp_path: Path
 ) -> None:
     """In a folder that is not sticky, the unfinished tree could be exchanged."""
@@ -350,7 +350,7 @@ def test_resume_continues_our_own_file_in_a_sticky_folder(
 
 
 @pytest.mark.parametrize("reported", [None, 1000], ids=["none", "the same"])
-def test_resume_continues_nothing_where_owners_are_not_reported(
+def test_resume_without_reported_owners_resumes_nothing(
     session: SftpSession,
     sticky: Path,
     source: Path,
@@ -466,7 +466,7 @@ def test_our_own_file_and_link_in_a_shared_folder_are_used(
 
 
 @BOTH
-def test_a_link_does_not_replace_a_strangers_file_in_a_shared_folder(
+def test_link_does_not_replace_foreign_file_in_shared_folder(
     as_root: None, session: SftpSession, shared: Path, tmp_path: Path, copy: Copy
 ) -> None:
     """Links that are kept as links are as careful as files."""
@@ -482,7 +482,7 @@ def test_a_link_does_not_replace_a_strangers_file_in_a_shared_folder(
 
 @BOTH
 @pytest.mark.parametrize("is_tree", [False, True], ids=["file", "tree"])
-def test_a_strangers_link_behind_our_link_is_not_followed(
+def test_foreign_link_behind_own_link_is_not_followed(
     as_root: None,
     session: SftpSession,
     shared: Path,
@@ -546,7 +546,7 @@ def test_a_strangers_folder_in_a_shared_folder_is_refused(
 
 
 @BOTH
-def test_a_strangers_folder_inside_a_shared_one_of_the_tree_is_refused(
+def test_foreign_folder_in_shared_folder_of_tree_is_refused(
     as_root: None, session: SftpSession, tmp_path: Path, copy: Copy
 ) -> None:
     """Not only the tree's root may lie in a folder that others may write to."""
@@ -605,7 +605,7 @@ def write_in_place(session: SftpSession) -> None:
     session.facts.rename_replaces = False
 
 
-def test_a_link_in_place_of_a_file_that_is_written_into_is_not_followed(
+def test_overwritten_file_replaced_by_link_is_not_followed(
     session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """N2: nothing is made or lost behind a link that takes our file's place after the look."""
@@ -636,7 +636,7 @@ def test_a_link_in_place_of_a_file_that_is_written_into_is_not_followed(
     assert not victim.exists()
 
 
-def test_our_file_in_a_shared_folder_is_written_into_where_it_must_be(
+def test_own_file_in_shared_folder_is_overwritten_if_necessary(
     session: SftpSession, shared: Path, tmp_path: Path
 ) -> None:
     write_in_place(session)
@@ -649,7 +649,7 @@ def test_our_file_in_a_shared_folder_is_written_into_where_it_must_be(
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_a_link_in_place_of_a_source_file_is_not_followed_where_links_are_kept(
+def test_links_keep_file_replaced_by_link_is_not_followed(
     session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """A stranger's file may become a link after it was listed, to one that only we may read."""
@@ -675,7 +675,7 @@ def test_a_link_in_place_of_a_source_file_is_not_followed_where_links_are_kept(
 @pytest.mark.parametrize("count", [1, 100])
 @pytest.mark.parametrize("levels", [1, 20])
 @pytest.mark.parametrize("swapped", ["before it is listed", "before its file is opened"])
-def test_a_link_in_place_of_a_source_folder_is_not_followed_where_links_are_kept(
+def test_links_keep_folder_replaced_by_link_is_not_followed(
     session: SftpSession,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -714,7 +714,7 @@ def test_a_link_in_place_of_a_source_folder_is_not_followed_where_links_are_kept
     assert all(path.read_bytes() == b"x" for path in copied)
 
 
-def test_a_link_made_after_the_look_at_a_tree_is_not_followed(
+def test_link_made_after_the_check_of_a_tree_is_not_followed(
     as_root: None,
     session: SftpSession,
     shared: Path,
@@ -739,7 +739,7 @@ def test_a_link_made_after_the_look_at_a_tree_is_not_followed(
     assert not os.listdir(tmp_path / "victim")
 
 
-def test_a_link_made_after_the_look_at_a_file_is_not_followed(
+def test_link_made_after_the_check_of_a_file_is_not_followed(
     as_root: None,
     session: SftpSession,
     shared: Path,

@@ -1,4 +1,4 @@
-"""Paths as bytes: taken apart, put together, and compared."""
+"""Paths as bytes: split, joined and compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline: who runs, who is stopped, and in which order."""
+"""The pipeline: which tasks run, which are cancelled, and in which order."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_requests_of_many_tasks_leave_as_one_piece(server: MadeUpServer) -> None
     assert len(pieces) == 1
 
 
-def test_when_one_fails_earlier_ones_finish_and_later_ones_stop(server: MadeUpServer) -> None:
+def test_task_failure_lets_earlier_finish_and_cancels_later(server: MadeUpServer) -> None:
     ends: List[Any] = []
     with SftpClient(server.session) as client:
         pipeline = Pipeline(client)
@@ -140,7 +140,7 @@ def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
     assert started == [0]
 
 
-def test_who_fails_at_a_place_lets_all_before_it_finish(server: MadeUpServer) -> None:
+def test_pipeline_fail_lets_earlier_tasks_finish(server: MadeUpServer) -> None:
     finished: List[int] = []
     with SftpClient(server.session) as client:
         pipeline = Pipeline(client)
@@ -159,7 +159,7 @@ def test_who_fails_at_a_place_lets_all_before_it_finish(server: MadeUpServer) ->
     assert finished == [1]
 
 
-def test_a_task_that_was_stopped_may_tidy_up_and_wait_for_it(server: MadeUpServer) -> None:
+def test_cancelled_task_may_await_its_cleanup(server: MadeUpServer) -> None:
     with SftpClient(server.session) as client:
         pipeline = Pipeline(client)
 
@@ -266,7 +266,7 @@ def test_the_end_of_the_session_ends_the_run() -> None:
     assert caught.value.reason is reason
 
 
-def test_at_the_end_of_the_session_nobody_waits_to_tidy_up() -> None:
+def test_session_end_does_not_wait_for_cleanup() -> None:
     server = MadeUpServer(silent)
     negotiate(server.session, 1)
 
@@ -304,7 +304,7 @@ def test_a_budget_is_never_exceeded_and_serves_in_order(server: MadeUpServer) ->
     assert budget.used == 0
 
 
-def test_parts_that_come_in_crumbs_stay_within_the_budget(server: MadeUpServer) -> None:
+def test_parts_in_tiny_replies_stay_within_the_budget(server: MadeUpServer) -> None:
     taken: List[Any] = []
     with SftpClient(server.session) as client:
         pipeline = Pipeline(client)
@@ -345,7 +345,7 @@ def test_what_exceeds_a_budget_gets_it_alone(server: MadeUpServer) -> None:
         pipeline.run(main())
 
 
-def test_lanes_share_the_handles_of_their_session_and_none_gets_nothing(
+def test_handle_budget_is_shared_and_each_client_gets_one(
     server: MadeUpServer,
 ) -> None:
     server.session.limits = protocol.ServerLimits(handles=8)  # of which copies take half

@@ -1,4 +1,4 @@
-"""What one thread does at a time, and who may do it when that one was torn out."""
+"""The recoverable lock: exclusive, and free again after the death of its holder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssh_service.copying.recoverable_lock import LockOwner, RecoverableLock
 from tests.common import Outcome, eventually, in_threads
 
 
-def test_one_thread_at_a_time_has_its_turn() -> None:
+def test_lock_is_held_by_one_thread_at_a_time() -> None:
     lock, inside = RecoverableLock(), [0]
     most: List[int] = []
 
@@ -27,7 +27,7 @@ def test_one_thread_at_a_time_has_its_turn() -> None:
     assert most == [1] * 20
 
 
-def test_a_wait_that_is_too_long_ends_and_takes_nothing() -> None:
+def test_acquire_after_timeout_returns_false() -> None:
     lock, owner = RecoverableLock(), LockOwner()
     assert lock.acquire(owner, None)
 
@@ -43,7 +43,7 @@ def test_a_wait_that_is_too_long_ends_and_takes_nothing() -> None:
     assert Outcome(wait).wait().value is True
 
 
-def test_a_turn_that_was_lost_is_given_to_others() -> None:
+def test_lock_of_a_lost_owner_can_be_acquired() -> None:
     """C1: an exception struck before it could be given back."""
     lock = RecoverableLock()
     owner = LockOwner()

@@ -1,4 +1,4 @@
-"""An unfinished tree is removed from the server, and one that never ends is given up."""
+"""The removal of an unfinished tree on the server, which is bounded."""
 
 from __future__ import annotations
 

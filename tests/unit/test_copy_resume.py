@@ -1,4 +1,4 @@
-"""Going on after an interrupt, and comparing what arrived: on a server without a shell."""
+"""Resuming and verifying on a server without a shell."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_an_upload_goes_on_where_it_was_interrupted(
 
 
 @BOTH
-def test_what_was_left_of_a_file_that_is_passed_over_is_removed(
+def test_stale_part_of_skipped_file_is_removed(
     copy: Copy, session: SftpSession, source: Path, target: Path, interrupt: Interrupt
 ) -> None:
     """E5: ``update`` finds the file, complete by other means, and ``resume`` nothing to do."""
@@ -124,7 +124,7 @@ def test_the_source_may_have_become_shorter(
 
 
 @BOTH
-def test_what_was_left_to_resume_is_litter_for_a_copy_that_does_not(
+def test_copy_without_resume_removes_resumable_files(
     copy: Copy,
     session: SftpSession,
     source: Path,
@@ -159,7 +159,7 @@ def test_verified_copies_are_the_same(copy: Copy, session: SftpSession, tmp_path
 
 @BOTH
 @pytest.mark.parametrize("size", [1, 1000, 3_000_000])
-def test_what_arrived_differently_is_told_and_the_old_file_stays(
+def test_verify_mismatch_fails_and_keeps_old_file(
     copy: Copy,
     session: SftpSession,
     tmp_path: Path,

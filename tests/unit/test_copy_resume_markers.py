@@ -1,4 +1,4 @@
-"""A tree that was interrupted and is copied once more, by the same call, with ``resume``."""
+"""Interrupted trees that are copied again by the same call, with ``resume``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that nobody here wrote: what they get wrong, made up, and copies that arrive."""
+"""Made-up servers with the faults of real ones: copies arrive all the same."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_many_copies_share_the_few_open_files_of_a_server(
         assert (tmp_path / f"target{number}").read_bytes() == source.read_bytes()
 
 
-def test_a_failure_to_open_that_is_no_want_of_room_is_told(
+def test_open_failure_without_handle_shortage_is_raised(
     small: SftpSession, tmp_path: Path
 ) -> None:
     """It is tried again where other files are open, but not for ever."""

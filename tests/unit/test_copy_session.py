@@ -1,4 +1,4 @@
-"""A session shared by lanes: who gets which reply, and what everyone learns at the end."""
+"""A session shared by clients: replies, sending, and the end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def answering(kind: int, request_id: int, rest: bytes) -> bytes:
     return status(request_id, protocol.OK)
 
 
-def test_a_server_that_greets_with_something_else_is_none() -> None:
+def test_negotiate_with_another_first_packet_fails() -> None:
     stream = NoRoom(1000)
     with pytest.raises(SessionEnded, match="no SFTP server"):
         stream.session.feed(status(1, protocol.OK))
@@ -54,7 +54,7 @@ def test_a_server_that_greets_with_something_else_is_none() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_what_a_profile_prints_first_is_passed_over(size: int) -> None:
+def test_output_of_a_profile_before_sftp_is_skipped(size: int) -> None:
     stream = NoRoom(1000)
     said = b"Welcome!\r\n\x1b[1mToday: \xff\n" + frame(protocol.VERSION_REPLY, 3, b"")
     for at in range(0, len(said), size):
@@ -62,7 +62,7 @@ def test_what_a_profile_prints_first_is_passed_over(size: int) -> None:
     negotiate(stream.session, PATIENCE)
 
 
-def test_a_server_that_talks_without_end_is_none() -> None:
+def test_negotiate_with_endless_output_fails() -> None:
     stream = NoRoom(1000)
     with pytest.raises(SessionEnded, match="no SFTP server"):
         for _ in range(100):
@@ -77,12 +77,12 @@ def test_a_server_of_an_older_version_is_refused() -> None:
         negotiate(stream.session, PATIENCE)
 
 
-def test_a_server_that_does_not_greet_is_not_waited_for_longer_than_allowed() -> None:
+def test_negotiate_silent_server_raises_stalled() -> None:
     with pytest.raises(Stalled):
         negotiate(NoRoom(1000).session, 0.05)
 
 
-def test_the_hello_waits_for_room() -> None:
+def test_negotiate_waits_until_the_channel_is_writable() -> None:
     stream = NoRoom(0)
 
     def open_up() -> None:
@@ -100,7 +100,7 @@ def test_the_hello_waits_for_room() -> None:
     assert stream.session.extensions == {b"name": b"1"}
 
 
-def test_the_limits_are_asked_for_where_the_server_announces_them() -> None:
+def test_negotiate_asks_for_announced_limits() -> None:
     def answer(kind: int, request_id: int, rest: bytes) -> bytes:
         return frame(protocol.EXTENDED_REPLY, request_id, struct.pack(">QQQQ", 1, 2, 3, 4))
 
@@ -109,7 +109,7 @@ def test_the_limits_are_asked_for_where_the_server_announces_them() -> None:
     assert server.session.limits == (1, 2, 3, 4)
 
 
-def test_a_reply_to_nobody_ends_the_session() -> None:
+def test_unknown_reply_ends_the_session() -> None:
     server = MadeUpServer(answering)
     negotiate(server.session, PATIENCE)
     server.session.feed(status(99, protocol.OK))
@@ -118,7 +118,7 @@ def test_a_reply_to_nobody_ends_the_session() -> None:
     assert server.closed
 
 
-def test_what_does_not_fit_the_window_leaves_when_there_is_room() -> None:
+def test_requests_beyond_the_window_leave_when_writable() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
     negotiate(stream.session, PATIENCE)
@@ -149,7 +149,7 @@ def test_a_part_of_a_reply_is_a_sign_of_life() -> None:
         assert client.collect(PATIENCE) == [reply]
 
 
-def test_every_lane_learns_the_end_after_its_replies() -> None:
+def test_every_client_sees_the_end_after_its_replies() -> None:
     server = MadeUpServer(lambda kind, request_id, rest: b"")
     negotiate(server.session, PATIENCE)
     with SftpClient(server.session) as one, SftpClient(server.session) as other:
@@ -165,7 +165,7 @@ def test_every_lane_learns_the_end_after_its_replies() -> None:
     assert not server.session.is_usable
 
 
-def test_a_lane_left_with_requests_open_ends_the_session_with_its_last_lane() -> None:
+def test_session_with_an_unclean_client_ends_with_its_last_one() -> None:
     server = MadeUpServer(lambda kind, request_id, rest: b"")
     negotiate(server.session, PATIENCE)
     with SftpClient(server.session):
@@ -192,7 +192,7 @@ def test_an_error_while_sending_ends_the_session() -> None:
             client.collect(PATIENCE)
 
 
-def test_an_interrupt_while_sending_leaves_nobody_waiting_for_room() -> None:
+def test_interrupt_while_sending_ends_the_session_for_all() -> None:
     stream = NoRoom(1000)
     stream.session.feed(frame(protocol.VERSION_REPLY, 3, b""))
     negotiate(stream.session, PATIENCE)
@@ -211,9 +211,7 @@ def test_an_interrupt_while_sending_leaves_nobody_waiting_for_room() -> None:
             other.collect(PATIENCE)
 
 
-def test_replies_reach_the_lane_that_asked_whatever_others_do(
-    sftp_server: str, tmp_path: Path
-) -> None:
+def test_replies_reach_the_client_that_asked(sftp_server: str, tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / str(number)).write_bytes(bytes(number))
     wrong: List[object] = []

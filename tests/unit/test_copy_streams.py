@@ -1,4 +1,4 @@
-"""Many small files in one stream over a shell: the same as by SFTP, whatever happens."""
+"""Many small files in one stream over a shell: the result is that of SFTP, whatever happens."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def refused(command: bytes, process: ShellProcess) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_an_upload_that_the_server_did_not_unpack_is_done_again(
+def test_upload_that_tar_did_not_unpack_is_done_by_sftp(
     session: SftpSession, tmp_path: Path, status: int
 ) -> None:
     source = make_tree(tmp_path / "source")
@@ -211,7 +211,7 @@ def test_what_appears_meanwhile_is_not_replaced(
     assert describe(tmp_path / "target") == describe(source)
 
 
-def test_a_file_that_changes_under_an_upload_is_consistent_or_told(
+def test_upload_of_changing_file_is_consistent_or_fails(
     session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = many_files(tmp_path / "source", 20, 3000)
@@ -366,7 +366,7 @@ def test_the_made_up_tar_can_also_tell_the_truth(target: Path) -> None:
         lambda names: tar.header(names[0], tar.FILE, Attributes(size=1, mode=0o644)) + b"x" * 512,
     ],
 )
-def test_whatever_tar_sends_only_what_was_asked_for_is_written(
+def test_hostile_tar_can_write_only_requested_files(
     target: Path, answer: Callable[[List[bytes]], bytes]
 ) -> None:
     liar().download(target, shell=MadeUpShell(answer))
@@ -410,7 +410,7 @@ def test_records_that_are_none_are_refused(more: bytes) -> None:
 
 
 @BOTH
-def test_names_in_a_session_of_another_charset_stay_as_they_are(
+def test_names_in_another_charset_are_kept(
     copy: Copy,
     session: SftpSession,
     shell: Shell,
@@ -468,7 +468,7 @@ def test_a_shell_that_hangs_is_given_up(
     assert not session.facts.tar.is_missing
 
 
-def test_a_profile_that_prints_something_disturbs_no_stream(
+def test_output_of_a_profile_does_not_disturb_streams(
     session: SftpSession, shell: Shell, tmp_path: Path
 ) -> None:
     """What comes before the script's own greeting is passed over, both ways."""

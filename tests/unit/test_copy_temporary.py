@@ -1,4 +1,4 @@
-"""PathParts of unfinished files: whose they are, and when they are unfinished_files."""
+"""The names of unfinished files: their writer, and when they are stale."""
 
 from __future__ import annotations
 
@@ -86,23 +86,21 @@ def test_a_living_processs_is_never_litter(living: bytes) -> None:
     assert not temporary.names.is_stale(living, 1000 * DAY)
 
 
-def test_a_dead_processs_is_litter_unless_written_to_lately(dead: bytes) -> None:
+def test_file_of_dead_process_is_stale_unless_just_written(dead: bytes) -> None:
     """A cloned machine, which nothing in the name distinguishes, may be writing it."""
     assert not temporary.names.is_stale(dead, temporary.MIN_IDLE - 1)
     assert temporary.names.is_stale(dead, temporary.MIN_IDLE + 1)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
-def test_a_process_that_has_the_pid_of_a_dead_one_is_told_from_it(living: bytes) -> None:
+def test_is_running_distinguishes_a_reused_pid(living: bytes) -> None:
     parts = living.split(b"-")
     start = int(parts[3], 16)
     earlier = b"-".join([*parts[:3], b"%x" % (start - 1), *parts[4:]])
     assert temporary.names.is_stale(earlier, DAY)
 
 
-def test_what_the_dead_left_of_a_target_is_gone_on_with_and_nothing_else(
-    living: bytes, dead: bytes
-) -> None:
+def test_is_resumable_for_accepts_only_parts_of_dead_copies(living: bytes, dead: bytes) -> None:
     assert temporary.names.is_resumable_for(dead, b"x", 0)
     assert not temporary.names.is_resumable_for(dead, b"another target", DAY)
     assert not temporary.names.is_resumable_for(living, b"x", DAY)
@@ -110,7 +108,7 @@ def test_what_the_dead_left_of_a_target_is_gone_on_with_and_nothing_else(
     assert not temporary.names.is_resumable_for(b"x", b"x", DAY)
 
 
-def test_a_file_of_another_boot_may_be_a_living_clones(dead: bytes) -> None:
+def test_file_of_another_boot_may_belong_to_a_clone(dead: bytes) -> None:
     """Clones share host name and machine id: only its age says that nobody is writing it."""
     name = of_another_boot(dead)
     assert not temporary.names.is_stale(name, DAY - 60)

@@ -1,4 +1,4 @@
-"""Copies of trees, by SFTP and in a stream over a shell: what comes of them is the same."""
+"""Copies of trees, by SFTP and in a stream over a shell, with the same result."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_tree_becomes_the_name_it_is_given(copy: Copy, tmp_path: Path, slash: 
 
 
 @pytest.mark.parametrize("slash", ["", "/", "/."])
-def test_a_tree_goes_into_an_existing_folder_so_a_second_time_nests(
+def test_tree_into_existing_folder_nests_the_second_time(
     copy: Copy, tmp_path: Path, slash: str
 ) -> None:
     source = make_tree(tmp_path / "source")
@@ -78,9 +78,7 @@ def test_merging_keeps_what_was_there(copy: Copy, tmp_path: Path) -> None:
     assert (merged / "large").read_bytes() == (source / "large").read_bytes()
 
 
-def test_a_folder_that_may_not_be_written_is_copied_with_what_is_in_it(
-    copy: Copy, tmp_path: Path
-) -> None:
+def test_read_only_folder_is_copied_with_its_contents(copy: Copy, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "locked").mkdir(parents=True)
     (source / "locked" / "file").write_bytes(b"x")
@@ -107,9 +105,7 @@ def test_a_tree_cannot_replace_a_file(copy: Copy, file: Path, tmp_path: Path) ->
     assert file.read_bytes() == b"content"
 
 
-def test_inside_a_tree_a_folder_is_not_replaced_by_a_file_nor_the_other_way(
-    copy: Copy, tmp_path: Path
-) -> None:
+def test_tree_never_replaces_folder_by_file_or_file_by_folder(copy: Copy, tmp_path: Path) -> None:
     target = tmp_path / "target"
     for name, wrong in (("file", "folder"), ("folder", "file")):
         for path, kind in ((tmp_path / name / "x", name), (target / name / "x", wrong)):
@@ -157,9 +153,7 @@ def test_links_to_the_same_folder_are_no_loop(copy: Copy, tmp_path: Path) -> Non
     assert describe(tmp_path / "target") == describe(source)
 
 
-def test_a_tree_stops_at_the_first_bad_entry_and_keeps_what_came_before(
-    copy: Copy, tmp_path: Path
-) -> None:
+def test_tree_stops_at_first_bad_entry_and_keeps_earlier_ones(copy: Copy, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for number in range(30):
@@ -174,7 +168,7 @@ def test_a_tree_stops_at_the_first_bad_entry_and_keeps_what_came_before(
     assert sorted(os.listdir(tmp_path / "target")) == sorted(order[:bad])
 
 
-def test_progress_tells_bytes_and_files_and_in_the_end_all_of_them(
+def test_progress_reports_bytes_and_files_up_to_the_totals(
     copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress_module, "_REPORT_INTERVAL", 0.0)
@@ -234,7 +228,7 @@ def test_whatever_is_empty_arrives(copy: Copy, tmp_path: Path, files: int, folde
     assert describe(tmp_path / "target") == describe(source)
 
 
-def test_a_full_disk_is_told_and_what_came_before_is_whole(
+def test_full_disk_fails_and_keeps_earlier_files_whole(
     copy: Copy, tmp_path: Path, mount: Callable[..., None]
 ) -> None:
     disk = tmp_path / "disk"
@@ -250,7 +244,7 @@ def test_a_full_disk_is_told_and_what_came_before_is_whole(
     copy.args[0].facts.tar = Feature()  # which failed, up, as it should
 
 
-def test_more_folders_than_are_finished_at_once_get_their_times(
+def test_times_of_very_many_folders_are_set(
     copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploading, "_MAX_IN_FLIGHT", 5)
@@ -262,9 +256,7 @@ def test_more_folders_than_are_finished_at_once_get_their_times(
     assert describe(tmp_path / "target") == describe(source)
 
 
-def test_uploading_again_what_cannot_be_replaced_names_it(
-    session: SftpSession, tmp_path: Path
-) -> None:
+def test_upload_over_irreplaceable_entry_names_it(session: SftpSession, tmp_path: Path) -> None:
     """Files that wait for their folder go on after another one's failure."""
     source, target = tmp_path / "source", tmp_path / "target"
     for name in ("a", "b", "c"):
@@ -340,9 +332,7 @@ def test_a_tree_of_many_levels_is_copied(
         shutil.rmtree(tmp_path / name)
 
 
-def test_a_tree_that_is_too_deep_for_any_path_is_a_clear_error(
-    session: SftpSession, tmp_path: Path
-) -> None:
+def test_too_deep_tree_is_a_clear_error(session: SftpSession, tmp_path: Path) -> None:
     """What no path can name is an error with the path, not a RecursionError."""
     source = tmp_path / "s"
     source.mkdir()
@@ -446,7 +436,7 @@ def test_a_tree_named_by_a_relative_path_is_uploaded(
 
 
 @pytest.mark.parametrize("one", [upload, download])
-def test_a_tree_that_has_just_changed_is_copied_and_leaves_no_mark(
+def test_just_changed_tree_is_copied_and_leaves_no_marker(
     one: Any, session: SftpSession, tmp_path: Path
 ) -> None:
     source = make_tree(tmp_path / "source")

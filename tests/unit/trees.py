@@ -1,4 +1,4 @@
-"""Trees of files to copy, and how to compare them."""
+"""Trees of files to copy, and functions to compare them."""
 
 from __future__ import annotations
 
