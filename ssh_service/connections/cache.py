@@ -48,7 +48,7 @@ class SshClientCache:
     Raises
     ------
     SshConfigError
-        `client_factory` cannot be called, or `max_destinations` is no positive number (a
+        `client_factory` is not callable, or `max_destinations` is not a positive number (a
         `ValueError`).
 
     Notes
@@ -135,12 +135,12 @@ class SshClientCache:
 
     @property
     def subscribers(self) -> Tuple[events.Subscriber, ...]:
-        """Who is told of events; empty as a rule, and then events cost nothing."""
+        """The subscribers to events; without one, events cost nothing."""
         return self.lender.subscribers
 
     def subscribe(self, subscriber: events.Subscriber) -> Callable[[], None]:
         """
-        Be told what happens to connections, and to the commands and copies that use them.
+        Subscribe to the events of connections, commands and copies.
 
         Parameters
         ----------
@@ -151,12 +151,12 @@ class SshClientCache:
         Returns
         -------
         Callable[[], None]
-            Ends it; commands and copies already under way are still told of.
+            Unsubscribes.  Events of commands and copies in progress are still delivered.
 
         Raises
         ------
         SshConfigError
-            `subscriber` is no function.
+            `subscriber` is not callable.
         """
         if not callable(subscriber):
             raise SshConfigError(f"subscribe: expected a function, got {subscriber!r}")
@@ -192,14 +192,16 @@ class SshClientCache:
 
     def session_pool(self, key: ConnectKey, make: Callable[[], T]) -> T:
         """
-        Keep something for a destination, until it is forgotten or all connections are closed.
+        Return the session pool of a destination, made if missing.
+
+        The pool is dropped when the destination is evicted or all connections are closed.
 
         Parameters
         ----------
         key : ConnectKey
-            The destination's.
+            The key of the destination.
         make : Callable[[], T]
-            Makes it where there is none; must be cheap, as one may be made in vain.
+            Makes the pool; must be cheap, since the object of a losing racer is discarded.
 
         Returns
         -------
@@ -216,7 +218,7 @@ class SshClientCache:
 
     def get_client_connection(self, connect_params: Mapping[str, Any]) -> Connection:
         """
-        Get the live connection to a destination, dialling where there is none.
+        Return the live connection to a destination; dial if necessary.
 
         Parameters
         ----------
@@ -266,7 +268,7 @@ class SshClientCache:
         Raises
         ------
         SshConfigError
-            As in `get_client_connection`; or a limit is no number of seconds.
+            As in `get_client_connection`; or a limit is not a number of seconds.
         """
         connect_params = params.conceal(connect_params)
         check_limits(idle_timeout, max_lifetime)
@@ -286,7 +288,7 @@ class SshClientCache:
         Parameters
         ----------
         target : ConnectParams
-            Where to, from `ssh_service.params.resolve`.
+            The target, from `ssh_service.params.resolve`.
         deadline : Optional[float]
             A monotonic instant; the destination's own connect time-out holds all the same.
         lane, idle_timeout, max_lifetime
@@ -295,7 +297,7 @@ class SshClientCache:
         Returns
         -------
         Lease
-            With its `connection` there.
+            Its `connection` is settled: the transport and its client.
 
         Raises
         ------
@@ -318,21 +320,21 @@ class SshClientCache:
         max_lifetime: Optional[float] = None,
     ) -> Lease:
         """
-        Lease a connection that may still have to be made, without waiting.
+        Lease a connection without waiting; it may still have to be dialled.
 
         Parameters
         ----------
         target : ConnectParams
-            Where to.
+            The target, from `ssh_service.params.resolve`.
         connection_no : int
-            0 for the destination's connection, 1, 2, ... for further ones beside it.
+            0 for the destination's first connection, 1, 2, ... for additional ones.
         idle_timeout, max_lifetime : Optional[float]
             As for `release`; they hold if the lease is lost, too.
 
         Returns
         -------
         Lease
-            Its `connection` will be there.  Release it, whatever becomes of it.
+            Its `connection` is settled when the dial ends.  Release it even if that fails.
         """
         return self.lender.request(target, connection_no, idle_timeout, max_lifetime)
 
@@ -359,7 +361,7 @@ class SshClientCache:
         max_lifetime: Optional[float] = None,
     ) -> None:
         """
-        Give a lease back, where that was not done before.
+        Release a lease; do nothing if it was released before.
 
         Parameters
         ----------
@@ -394,10 +396,10 @@ class _LeaseContext:
 
     def __enter__(self) -> Connection:
         if self._lease is not None:
-            raise RuntimeError("what `lease` returns is for one `with`")
+            raise RuntimeError("the result of lease() can be entered only once")
         target = params.resolve(self._connect_params)
         self._lease = self._cache.acquire(target, None, 0, *self._limits)
-        # From here on, whoever loses it has forgotten it, or was torn away.
+        # From here on, a lease that is collected was forgotten, or lost to an exception.
         self._lease.warn_if_lost = True
         return self._lease.connection.result()
 
@@ -408,7 +410,7 @@ class _LeaseContext:
 
 def check_cache(cache: Optional[SshClientCache]) -> None:
     """
-    Refuse what is no cache.
+    Refuse an object that is not an `SshClientCache`.
 
     Raises
     ------
@@ -422,12 +424,12 @@ def check_cache(cache: Optional[SshClientCache]) -> None:
 
 def check_limits(*limits: Optional[float]) -> None:
     """
-    Refuse what is no limit, before a connection is leased that could then not be released.
+    Check limits before a connection is leased that could then not be released.
 
     Raises
     ------
     SshConfigError
-        One is no number of seconds.
+        One is not a number of seconds.
 
     """
     for limit in limits:

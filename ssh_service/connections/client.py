@@ -1,4 +1,4 @@
-"""A client: our handle on one connection, told when it is made and when it is lost."""
+"""`SshClient`: one connection, with hooks for when it is made and when it is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 class SshClient:
     """
-    Wait for one connection, remember it, and be told of its end.
+    One connection of the cache, and the hooks for its beginning and its end.
 
     Subclass it and give the subclass to `SshClientCache` (``client_factory``) to be called when
     connections are made and lost.
@@ -51,7 +51,7 @@ class SshClient:
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait; None waits for ever.
+            Seconds to wait; None: no limit.
 
         Returns
         -------
@@ -91,7 +91,7 @@ class SshClient:
 
     def connection_made(self, conn: Transport) -> None:
         """
-        Be told that the connection was made.
+        Handle the new connection; a hook for subclasses, called after it is made.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class SshClient:
 
     def connection_lost(self, exc: Optional[BaseException]) -> None:
         """
-        Be told that the connection has ended, or could not be made.
+        Handle the end of the connection; a hook, called also if it could not be made.
 
         Parameters
         ----------

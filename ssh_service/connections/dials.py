@@ -1,8 +1,8 @@
 """
-The life of a slot: its dial, the connection that comes of it, and the end of that.
+The life of a slot: it is dialled, connected, and ends.
 
-Whatever happens, the slot's place in the cache is changed first; then hooks and subscribers are to
-be told, in order, on the callback thread; whoever waits for the connection goes on last.
+At each event, first the cache is changed, then the hooks and subscribers are called, in order, on
+the callback thread; the threads that wait for the connection continue last.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Dialer = Callable[..., SshTransport]
 
 class Dial:
     """
-    Fills one slot.
+    Dials the connection of one slot.
 
     Notes
     -----
@@ -155,10 +155,10 @@ class Dial:
 
     def _on_failed(self, cause: BaseException) -> None:
         slot, client, name = self._slot, self._client, self._slot.target.connection_id
-        # What ended a dial that `close` hung up on is no news.
+        # `close_slots` ended the dial: its own error says nothing new.
         error = _cache_closed_error() if slot.is_retired else _to_ssh_error(cause, name)
         _log.info("%s", error)
-        self._slots.remove(slot)  # first, so that who is told of the failure can dial again
+        self._slots.remove(slot)  # first, so that a hook can dial again
         if isinstance(client, SshClient):
             with contextlib.suppress(Exception):  # a subclass that forgot to call our __init__
                 client.lost()

@@ -1,4 +1,8 @@
-"""What the cache knows of a key: its entry, a slot for each connection, and who leases it."""
+"""
+A key's entry in the cache, with its per-key lock and refcount; its slots and their leases.
+
+A slot is one connection of the entry, or the dial that will deliver it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ _tokens = itertools.count(1)  # `next` is atomic
 
 
 class Generation:
-    """All entries of a cache up to a `cleanup`; then another takes its place."""
+    """All entries of a cache until a `cleanup`, which replaces the generation."""
 
     __slots__ = ("entries", "is_retired")
 
@@ -58,28 +62,28 @@ class CacheEntry:
         self.key = key
         self.generation = generation
         self.lock = threading.Lock()
-        # The lock guards all of these; some are looked at without it.
-        self.slots: Dict[int, Slot] = {}  # by lane
-        self.connected: Set[int] = connected or set()  # lanes that have had a connection
-        self.session_pool: Any = None  # what others keep for this key
+        # The lock guards all of these; some are also read without it.
+        self.slots: Dict[int, Slot] = {}  # by connection number
+        self.connected: Set[int] = connected or set()  # numbers of those made before
+        self.session_pool: Any = None  # of `ssh_service.sessions`, which uses these connections
         self.used_at = now
-        self.was_evicted = False  # set once, when there was no room for it
+        self.was_evicted = False  # set once, when the cache was over its limit
 
     def is_removed(self) -> bool:
-        """Tell whether it is being taken out of the cache, or was: the key has to look again."""
+        """Return whether it has left, or is leaving, the cache: the key needs another entry."""
         return self.was_evicted or self.generation.is_retired
 
     def all_slots(self) -> List[Slot]:
-        """List the slots, by a look."""
+        """List the slots, without the lock."""
         return list(self.slots.values())
 
     @property
     def refcount(self) -> int:
-        """How many leases there are of its connections, by a look."""
+        """The number of leases of its connections, read without the lock."""
         return sum(len(slot.leases) for slot in self.all_slots())
 
     def is_in_use(self) -> bool:
-        """Tell whether a slot of it is."""
+        """Return whether one of its slots is in use."""
         return any(slot.is_in_use() for slot in self.all_slots())
 
 
@@ -105,42 +109,42 @@ class Slot:
         self.dialling: Optional[SshTransport] = None  # set once, when the dial has a stream
         self.failed = False
         # The tokens of leases.  To add or to discard one is one operation, and may be repeated: an
-        # exception of a signal's handler cannot leave a count that is wrong for ever.
+        # exception of a signal handler cannot leave a wrong count.
         self.leases: Set[int] = set()
-        self.waiters: Set[int] = set()  # of those whose threads wait for the dial
+        self.waiters: Set[int] = set()  # tokens of leases whose threads wait for the dial
         self.made_at = 0.0
         self.idle_since = 0.0
         self.idle_timeout: Optional[float] = None
         self.max_lifetime: Optional[float] = None
-        self.next_expiry_check = NEVER  # when a timer will look whether it is to be closed
+        self.next_expiry_check = NEVER  # when a timer checks whether it has expired
 
     @property
     def is_retired(self) -> bool:
-        """Whether `cleanup` closes it, with all there was."""
+        """Whether `cleanup` closes it, with all others of its generation."""
         return self.entry.generation.is_retired
 
     def is_in_cache(self) -> bool:
-        """Tell whether it has not been taken out of the cache."""
+        """Return whether it is still in the cache."""
         return not self.entry.is_removed() and self.entry.slots.get(self.connection_no) is self
 
     def is_live(self) -> bool:
-        """Tell whether it holds a connection that can be used."""
+        """Return whether it holds a usable connection."""
         return self.transport is not None and self.transport.is_active()
 
     def is_stale(self) -> bool:
-        """Tell whether its dial failed or its connection has ended."""
+        """Return whether its dial failed or its connection has ended."""
         return self.failed or (self.transport is not None and not self.transport.is_active())
 
     def is_in_use(self) -> bool:
-        """Tell whether somebody leases it, or its dial is under way."""
+        """Return whether it is leased, or its dial is in progress."""
         return bool(self.leases) or (self.transport is None and not self.failed)
 
     def is_busy(self) -> bool:
-        """Tell whether anything runs on its connection; not to be asked under a lock."""
+        """Return whether its connection has open channels; must not be called under a lock."""
         return self.transport is not None and self.transport.open_channel_count > 0
 
     def expires_at(self) -> float:
-        """Return when it is to be closed if nothing happens; `NEVER` where it has no limit."""
+        """Return the monotonic instant at which it expires, or `NEVER`."""
         instant = NEVER
         if self.idle_timeout is not None:
             instant = self.idle_since + self.idle_timeout
@@ -150,13 +154,13 @@ class Slot:
 
 
 class _NoSlot:
-    """Stands for the slot of a lease that has none yet."""
+    """The slot of a lease that was not given one yet."""
 
     leases: FrozenSet[int] = frozenset()
 
 
 class LeaseOwner(Protocol):
-    """Takes leases back."""
+    """Releases leases: the lender."""
 
     def release(
         self,
@@ -164,10 +168,10 @@ class LeaseOwner(Protocol):
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
-        """Take back a lease; nothing happens where that was done before."""
+        """Release a lease; do nothing if it was released before."""
 
     def release_lost(self, slot: Slot, token: int, warn_if_lost: bool) -> None:
-        """Take back a lease whose object has gone; called by a destructor."""
+        """Release a lease whose object was collected; called by its destructor."""
 
 
 class Lease:
@@ -190,7 +194,7 @@ class Lease:
 
     def __init__(self, owner: LeaseOwner, cache: Any = None) -> None:
         self.token = next(_tokens)
-        self.warn_if_lost = False  # whether it is worth a warning if it is lost
+        self.warn_if_lost = False  # with a ResourceWarning
         self._owner = owner
         self._cache = cache  # kept alive, nothing else
         # Last; set once more, before the token is among its leases.
@@ -198,22 +202,22 @@ class Lease:
 
     @property
     def connection(self) -> Promise[Connection]:
-        """The connection and its client, when the dial has ended."""
+        """A promise of the transport and its client, settled when the dial ends."""
         return self.slot.connection
 
     @property
     def target(self) -> ConnectParams:
-        """The destination, as the first caller gave it."""
+        """The target, with the parameters of the caller who caused the dial."""
         return self.slot.target
 
     def is_held(self) -> bool:
-        """Tell whether it has not been given back."""
+        """Return whether it was not released yet."""
         return self.token in self.slot.leases
 
     def release(
         self, idle_timeout: Optional[float] = None, max_lifetime: Optional[float] = None
     ) -> None:
-        """Give it back, where that was not done before."""
+        """Release it; do nothing if it was released before."""
         self._owner.release(self, idle_timeout, max_lifetime)
 
     def __del__(self) -> None:

@@ -1,12 +1,13 @@
 """
-What lends the connections of one cache, and dials, expires, evicts and closes them.
+Lends the connections of one cache, and dials, expires, evicts and closes them.
 
 It does not know the cache.  Connections, dials and timers know only the lender, and leases alone
 keep the cache: a cache that nobody refers to is collected, though it has open connections, and has
 them closed as it goes.
 
-What `Slots` decides is done on threads of ours, whoever asked for it: no exception of a signal's
-handler (Ctrl-C) reaches them.
+`Slots` decides, under an entry's per-key lock or the map's; the lender acts afterwards, on worker
+threads, which no exception of a signal handler (Ctrl-C) reaches.  The refcount of an entry, its
+leases, decides what may expire or be evicted.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Lender:
     # Leases.
 
     def bind_cache(self, cache: Any) -> None:
-        """Have leases keep the cache."""
+        """Let leases keep the cache alive; the lender itself does not."""
         self.cache = weakref.ref(cache)
 
     def request(
@@ -77,7 +78,7 @@ class Lender:
         *,
         keeps_cache: bool = True,
     ) -> Lease:
-        """Lease a connection that may still have to be made, without waiting."""
+        """Lease a connection without waiting; it may still have to be dialled."""
         background.require_threads()
         lease, now = Lease(self, self.cache() if keeps_cache else None), time.monotonic()
         self._has_threads = self._has_threads or background.ensure_threads()  # they stay
@@ -104,7 +105,7 @@ class Lender:
         if error is not None:
             raise copy_for_raise(error) from error
         if not slot.hook_done.is_set() and not background.is_callback_thread():
-            # From when it was made: a hook that waits for ever holds up the first second alone.
+            # Measured from when it was made: a hook that never returns delays no later caller.
             patience = slot.made_at + _HOOK_TIMEOUT
             slot.hook_done.wait(
                 _seconds_left(patience if deadline is None else min(patience, deadline))
@@ -140,11 +141,11 @@ class Lender:
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
-        """Take back a lease, where that was not done before."""
+        """Release a lease; do nothing if it was released before."""
         self.slots.release(lease.slot, lease.token, time.monotonic(), idle_timeout, max_lifetime)
 
     def release_lost(self, slot: Slot, token: int, warn_if_lost: bool) -> None:
-        """Take back a lease whose object has gone; called by its destructor."""
+        """Release a lease whose object was collected; called by its destructor."""
         background.submit_from_destructor(
             self._strand, self._release_lost, slot, token, warn_if_lost
         )
@@ -157,7 +158,7 @@ class Lender:
     # What is left to a thread of ours; `Slots` asks for it under a lock.
 
     def start_dial(self, slot: Slot) -> None:
-        """Have a slot dialled."""
+        """Dial a slot on a thread of its own."""
         background.submit(self._strand, self._start_dial, slot)
 
     def _start_dial(self, slot: Slot) -> None:
@@ -183,12 +184,12 @@ class Lender:
         return lease.connection.result()[0], lease.release
 
     def publish(self, event: events.Event) -> None:
-        """Have those told who watch events."""
+        """Deliver an event to the subscribers, on the callback thread."""
         if self.subscribers:
             background.run_callback(events.publish, self.subscribers, event)
 
     def schedule_expiry(self, slot: Slot, instant: float) -> None:
-        """Have a slot closed at some instant, if nobody uses it then."""
+        """Check at an instant whether a slot has expired; the timer keeps neither alive."""
         lender, watched = weakref.ref(self), weakref.ref(slot)
 
         def look() -> None:
@@ -199,12 +200,12 @@ class Lender:
         background.call_at(instant, look)
 
     def expire(self, slot: Slot) -> None:
-        """Close a connection whose time is up, unless somebody uses it."""
+        """Close the connection of a slot if it has expired and is not in use."""
         if self.slots.expire(slot, time.monotonic(), slot.is_busy()):
-            _close_slot(slot, "nobody needs it")
+            _close_slot(slot, "it has expired")
 
     def evict_idle(self) -> None:
-        """Have entries forgotten that nobody uses, as many as it takes."""
+        """Evict idle entries until the cache is within its limit."""
         background.submit(self._strand, self._evict_idle)
 
     def _evict_idle(self) -> None:
@@ -213,10 +214,10 @@ class Lender:
                 return
             if not any(slot.is_busy() for slot in unused.slots) and self.slots.evict(unused):
                 for slot in unused.slots:
-                    _close_slot(slot, "there are others to make room for")
+                    _close_slot(slot, "max_destinations was exceeded")
 
     def close_retired(self) -> None:
-        """Have all closed that was retired."""
+        """Close all retired generations."""
         background.submit(self._strand, self._close_retired)
 
     def _close_retired(self) -> None:
@@ -230,7 +231,7 @@ class Lender:
                 self.slots.discard_retired(generation)
 
     def close_and_wait(self, retired: Optional[Generation]) -> None:
-        """Wait until all is closed that was retired."""
+        """Wait until a retired generation is closed."""
         if retired is None:
             return
         closed = LockFreeEvent()
@@ -244,7 +245,7 @@ class Lender:
             transport.close()  # waits for its thread
 
     def close_dropped(self) -> None:
-        """Have all closed, as the cache has gone; called by its destructor."""
+        """Close everything: the cache was collected; called by its destructor."""
         background.submit_from_destructor(self._strand, self._close_dropped)
 
     def _close_dropped(self) -> None:
@@ -257,7 +258,7 @@ class Lender:
             )
 
     def reset_after_fork(self) -> None:
-        """Forget all, in a forked child."""
+        """Start empty in a forked child."""
         self._strand, self._has_threads = background.Strand(), False
         for slot in self.slots.reset_after_fork():
             if slot.transport is not None:

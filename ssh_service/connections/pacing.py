@@ -28,7 +28,7 @@ _MAX_PAUSE = 4.0
 
 
 class _ServerState:
-    """What is known of one server; the pacer's lock guards all fields."""
+    """The dials to one server; the pacer's lock guards all fields."""
 
     def __init__(self) -> None:
         self.under_way = 0
@@ -97,7 +97,7 @@ class Pacer:
             return transport
 
     def wake_waiters(self) -> None:
-        """Let those who wait for their turn ask whether they are still wanted."""
+        """Wake the dials that wait for their turn: some may not be wanted any more."""
         with self._changed:
             self._changed.notify_all()
 
@@ -152,18 +152,20 @@ def paced_dial(
     *,
     connection_id: Optional[str] = None,
 ) -> SshTransport:
-    """Dial by the pacer of this process; see `Pacer.dial`."""
+    """Dial with the pacer of this process; see `Pacer.dial`."""
     return _pacer.dial(server, deadline, dial, wanted, connection_id=connection_id)
 
 
 def wake_waiters() -> None:
-    """Let those who wait for their turn ask whether they are still wanted."""
+    """Wake the dials that wait for their turn: some may not be wanted any more."""
     _pacer.wake_waiters()
 
 
 def _after_fork_in_child() -> None:
     global _pacer
-    _pacer = Pacer()  # the parent's dials are not ours, and its lock may be held for ever
+    _pacer = (
+        Pacer()
+    )  # the parent's dials are not ours, and its lock may be held by a thread that is not here
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,9 +1,9 @@
 """
-A result that many threads wait for, and that no thread can take hold of.
+A result that many threads wait for, without a lock that an exception could leave taken.
 
-`concurrent.futures.Future` has a lock.  An exception of a signal's handler (Ctrl-C) can tear a
-thread out of one of its methods with that lock taken; whoever is to set the result then waits for
-ever, and with it everybody else: docs/paramiko_repairs.md#torn-calls.
+`concurrent.futures.Future` has a lock.  An exception of a signal handler (Ctrl-C) can leave one of
+its methods with that lock taken; the thread that sets the result would then wait without end:
+docs/paramiko_repairs.md#torn-calls.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Promise(Generic[T]):
             self._call(callback)
 
     def done(self) -> bool:
-        """Tell whether it is settled."""
+        """Return whether it is settled."""
         return self._settled.is_set()
 
     def wait(self, timeout: Optional[float] = None) -> bool:

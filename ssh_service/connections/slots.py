@@ -1,11 +1,11 @@
 """
-What the cache holds, and the steps that change it: an entry for each key, with its per-key lock.
+Decides what the cache holds: an entry for each key, with its per-key lock and its refcount.
 
-Each method is one short step under one lock: an entry's, or the map's, never both.  It decides;
-what is to be done about it, a dial or a close, is left to the `Actions` of a thread of ours.  They
-are asked for under the lock and *before* the change: a chore takes the lock itself, so that it
-looks when the step is over, and does what was decided.  An exception of a signal's handler
-(Ctrl-C) that strikes anywhere in a step has either changed nothing, or what it changed is seen to.
+Each method is one short step under one lock: the entry's per-key lock, or the map's, never both.
+It only decides; a dial or a close is left to the `Actions` of a worker.  They are submitted under
+the lock and *before* the change: an action takes the lock itself, so it runs after the step and
+does what was decided.  An exception of a signal handler (Ctrl-C) anywhere in a step therefore
+leaves nothing undone: either nothing was changed, or the action for the change was submitted.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _COUNTED = ("dials", "reconnects", "losses", "refusals", "drops")
 
 
 class Actions(Protocol):
-    """What is left to a thread of ours; to ask for one takes no lock."""
+    """What a worker does for `Slots`; the methods only enqueue, and take no lock."""
 
     def start_dial(self, slot: Slot) -> None:
-        """Dial, if the slot is kept."""
+        """Dial, if the slot is in the cache by then."""
 
     def schedule_expiry(self, slot: Slot, instant: float) -> None:
-        """Call `Slots.expire` at some instant."""
+        """Call `Slots.expire` at a monotonic instant."""
 
     def evict_idle(self) -> None:
-        """Forget what is `Slots.evictable`."""
+        """Evict what is `Slots.evictable`."""
 
     def close_retired(self) -> None:
-        """Close what is `retired`."""
+        """Close the generations that `Slots.retired` lists."""
 
 
 class IdleEntry(NamedTuple):
-    """An entry that nobody uses, and the slots it had when that was so."""
+    """An entry that was not in use, and the slots it had then."""
 
     entry: CacheEntry
     slots: List[Slot]
@@ -54,14 +54,13 @@ class Slots:
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread.  `forget`, `expire` and `retire`
-    are for threads of ours, and give up where they do not get an entry's lock soon.
+    Thread safety.  Every method may be called from any thread.  `evict`, `expire` and `retire` are
+    for workers, and give up if an entry's per-key lock is not free soon.
 
-    Guarantees.  An entry has at most one slot for each lane.  A slot that is leased, or is being
-    dialled, is taken out by `retire_all` and `leave` alone.  What was taken out is never handed
-    out again, and what is dialled for it is not published.  The lock of one entry keeps nobody
-    from another.
-
+    Guarantees.  An entry has at most one slot for each connection number.  A slot that is leased
+    (its refcount is not 0) or being dialled is removed only by `retire_all` and `leave`.  A
+    removed slot is never handed out again, and a connection dialled for it is not stored.  The
+    per-key lock of one entry blocks no other key.
     """
 
     def __init__(self, max_destinations: Optional[int], actions: Actions) -> None:
@@ -78,7 +77,7 @@ class Slots:
         self._counts = dict.fromkeys(_COUNTED, 0)  # guarded by _counting
 
     def reset_after_fork(self) -> List[Slot]:
-        """Start anew, in a forked child; return what belongs to the parent."""
+        """Start empty in a forked child; return the parent's slots."""
         # Without the locks: there is no other thread, but one of the parent's may have held them.
         inherited: List[Slot] = []
         for generation in {self._generation, *self._retired}:
@@ -95,7 +94,7 @@ class Slots:
 
     @property
     def generation(self) -> Generation:
-        """Whose entries are lent out now; it is over once all of them are being closed."""
+        """The generation whose entries are in use; it is retired by `cleanup`."""
         return self._generation
 
     def _all_entries(self) -> List[CacheEntry]:
@@ -103,11 +102,11 @@ class Slots:
             return list(self._generation.entries.values())
 
     def all_slots(self) -> List[Slot]:
-        """List the slots, by a look at one entry after the other."""
+        """List the slots, one entry after the other."""
         return [slot for e in self._all_entries() if not e.is_removed() for slot in e.all_slots()]
 
     def stats(self) -> Dict[str, int]:
-        """Count leases, threads that wait, and what happened; see `SshClientCache.stats`."""
+        """Return the counters of `SshClientCache.stats`."""
         slots = self.all_slots()
         with self._counting:
             counts = dict(self._counts)
@@ -118,12 +117,12 @@ class Slots:
         }
 
     def count(self, what: str, number: int = 1) -> None:
-        """Count one more of something."""
+        """Increase a counter of `stats`."""
         with self._counting:
             self._counts[what] += number
 
     def _find_or_add_entry(self, key: ConnectKey, now: float) -> CacheEntry:
-        """Find the entry of a key, or make one; it may be evicted as soon as it was found."""
+        """Return the entry of a key, made if missing; it may be evicted right after."""
         entry = self._generation.entries.get(key)  # a look
         if entry is None or entry.was_evicted or entry.generation.is_retired:
             with self._lock:
@@ -136,7 +135,7 @@ class Slots:
         return entry
 
     def session_pool(self, key: ConnectKey, now: float) -> Any:
-        """Return what is kept for a key, which counts as a use of it; None: nothing."""
+        """Return the session pool of a key, or None; counts as a use of the entry."""
         found = self._generation.entries.get(key)  # a look
         if found is None or found.is_removed():
             return None
@@ -144,7 +143,7 @@ class Slots:
         return found.session_pool
 
     def set_session_pool(self, key: ConnectKey, made: Any, now: float) -> Any:
-        """Keep something for a key; return it, or what somebody else was first with."""
+        """Store the session pool of a key; return it, or the one stored first."""
         while True:
             entry = self._find_or_add_entry(key, now)
             with entry.lock:
@@ -165,7 +164,7 @@ class Slots:
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
-        """Let a lease have a slot; the dial of a new one, which is left to the chores, begins."""
+        """Give a lease its slot, and have a new slot dialled."""
         key = target.key  # which may read files
         while True:  # each time, somebody else has evicted what was found
             entry = self._find_or_add_entry(key, now)
@@ -192,7 +191,7 @@ class Slots:
                 self._actions.evict_idle()
 
     def renew(self, lease: Lease, slot: Slot) -> bool:
-        """Let one more lease have a slot; return False if that was taken out."""
+        """Give one more lease a slot; return False if the slot left the cache."""
         with slot.entry.lock:
             kept = slot.is_in_cache()
             if kept:
@@ -208,7 +207,7 @@ class Slots:
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
-        """Give a lease back, unless that was done before."""
+        """Release a lease; do nothing if it was released before."""
         if token not in slot.leases:  # a look
             return
         with slot.entry.lock:
@@ -227,7 +226,7 @@ class Slots:
             slot.leases.discard(token)  # last: until here it can be done once more
 
     def _schedule_expiry_locked(self, slot: Slot, earliest: float = 0.0) -> None:
-        """Have a slot looked at when its time is up, where no timer will do so by then."""
+        """Schedule the expiry check of a slot, unless one is due earlier."""
         due = max(slot.expires_at(), earliest)
         if due < slot.next_expiry_check and slot.is_in_cache():
             self._actions.schedule_expiry(slot, due)
@@ -236,23 +235,23 @@ class Slots:
     # Dials.
 
     def is_in_cache(self, slot: Slot) -> bool:
-        """Tell whether a slot is in the cache, once the step that put it there is over."""
+        """Return whether a slot is in the cache, after any step in progress."""
         with slot.entry.lock:
             return slot.is_in_cache()
 
     def note_dialling(self, slot: Slot, transport: SshTransport) -> bool:
-        """Note that a dial has a stream; return False if nobody wants it any more."""
+        """Record the transport being dialled; return False if the slot was retired."""
         with slot.entry.lock:
             slot.dialling = transport
             return not slot.is_retired
 
     def store_connection(self, slot: Slot, transport: SshTransport, now: float) -> bool:
-        """Note that a dial has succeeded; return False if its slot was taken out meanwhile."""
+        """Record the connection; return False if its slot left the cache meanwhile."""
         entry = slot.entry
         with entry.lock:
             if not slot.is_in_cache():
                 return False
-            # Where it is checked, so that whoever takes all out cannot miss it.
+            # In the same step as the check, so that `retire` cannot miss the connection.
             slot.transport = transport
             slot.made_at = slot.idle_since = now
             again = slot.connection_no in entry.connected
@@ -264,7 +263,7 @@ class Slots:
         return True
 
     def remove(self, slot: Slot, losses: int = 0) -> None:
-        """Take a slot out whose dial has failed, or whose connection has ended."""
+        """Remove a slot whose dial failed or whose connection ended."""
         with slot.entry.lock:
             slot.failed = slot.transport is None
             _remove_locked(slot)
@@ -274,7 +273,7 @@ class Slots:
     # What is to be closed.
 
     def enter(self) -> None:
-        """Note one more user of the whole."""
+        """Count one more `SshClientCache.enter`."""
         with self._lock:
             self._entered += 1
 
@@ -297,7 +296,7 @@ class Slots:
             return gone
 
     def retire_all(self) -> Generation:
-        """Have all there is closed, and return it.  Who comes later finds none of it."""
+        """Retire all entries and have them closed; later callers get new ones."""
         with self._lock:
             return self._retire_all_locked()
 
@@ -310,14 +309,14 @@ class Slots:
         return gone
 
     def retired(self) -> List[Generation]:
-        """List what is to be closed."""
+        """List the generations to be closed."""
         with self._lock:  # once the step that retired it is over, or was torn
             for generation in self._retired:
                 generation.is_retired = True
             return list(self._retired)
 
     def retire(self, entry: CacheEntry) -> Optional[List[Slot]]:
-        """Take an entry's slots out, to be closed; return None where its lock was not had."""
+        """Return an entry's slots, to be closed; None if its lock timed out."""
         # From here on each slot either has its connection (the caller closes it) or not (its
         # dialler finds it gone, and closes what it brings).
         if not entry.lock.acquire(timeout=_LOCK_TIMEOUT):
@@ -335,18 +334,18 @@ class Slots:
         return slots
 
     def discard_retired(self, generation: Generation) -> None:
-        """Note that all of it is closed."""
+        """Forget a generation that is closed."""
         self._retired.discard(generation)
 
     def expire(self, slot: Slot, now: float, busy: bool) -> bool:
-        """Take a slot out if its time is up; return whether it was."""
+        """Remove a slot if it has expired; return whether it was removed."""
         if not slot.entry.lock.acquire(timeout=_LOCK_TIMEOUT):
             self._actions.schedule_expiry(slot, now + _BUSY_CHECK_INTERVAL)
             return False
         try:
             slot.next_expiry_check = NEVER
             if slot.leases:
-                return False  # whoever holds it has it looked at when done
+                return False  # its release schedules the next check
             due = slot.expires_at()
             busy = busy or slot.transport is None  # still dialled
             if due > now or busy or not slot.is_in_cache():
@@ -358,14 +357,14 @@ class Slots:
             slot.entry.lock.release()
 
     def evictable(self) -> List[IdleEntry]:
-        """List what may be forgotten, if anything is to be: the longest unused first."""
+        """Return idle entries, least recently used first, if over the limit."""
         if not self.is_over_limit():
             return []
         idle = [IdleEntry(e, e.all_slots()) for e in self._all_entries() if not e.is_in_use()]
         return sorted(idle, key=lambda item: item.entry.used_at)
 
     def evict(self, idle: IdleEntry) -> bool:
-        """Forget an entry; return False if it was used since, or that is no longer needed."""
+        """Evict an entry; return False if it was used since, or that is not needed any more."""
         entry, slots = idle
         if not self.is_over_limit() or not entry.lock.acquire(timeout=_LOCK_TIMEOUT):
             return False
@@ -381,7 +380,7 @@ class Slots:
         return True
 
     def is_over_limit(self) -> bool:
-        """Tell whether there are more entries than there are to be."""
+        """Return whether there are more entries than `max_destinations`."""
         most = self.max_destinations
         return most is not None and len(self._generation.entries) > most
 

@@ -80,7 +80,7 @@ class SessionPool:
         max_lifetime: Optional[float] = None,
         target: Optional[ConnectParams] = None,
     ) -> None:
-        """Run a command as soon as a session is free."""
+        """Queue a command; its future receives the outcome."""
         command.strand = self._strand
         command.run_helper = functools.partial(self._run_helper, kept=self._lender.cache())
         background.submit(
@@ -113,7 +113,7 @@ class SessionPool:
         self._enqueue(command, next(self._tickets))
 
     def _limit_connect_wait(self, command: Command, limit: float) -> None:
-        """Have a command wait for a dial of others no longer than its own might take."""
+        """Limit a command's wait for a dial of others to its own connect timeout."""
 
         def look() -> None:
             with self._lock:
@@ -129,9 +129,9 @@ class SessionPool:
 
     def _run_helper(self, text: str, reply: Reply, kept: Any = None) -> None:
         """
-        Run a script of our own before all that waits, on whichever connection has room.
+        Run a helper script before all queued commands, on any connection with capacity.
 
-        A command has this until it is over, and so keeps the pool, and what is `kept`: the cache.
+        A command refers to this until it is done, and so keeps the pool and `kept`, the cache.
         """
         helper = HelperCommand(text, self._target.connection_id, reply)
         helper.run_helper = functools.partial(self._run_helper, kept=kept)
@@ -148,7 +148,7 @@ class SessionPool:
         return "connect" if self._scheduler.are_connecting() else "queue"
 
     def _dispatch(self) -> None:
-        """Start what can be started, dial where that helps, and fail what never can run."""
+        """Start commands, dial connections and fail commands until nothing more can be done."""
         while True:
             with self._lock:
                 step = self._scheduler.next_step(time.monotonic())
@@ -161,7 +161,7 @@ class SessionPool:
                 self._start(step.spare or Session(self, step.connection), step.command)
             if (
                 not self._scheduler.has_waiting()
-            ):  # a look: whoever lets another one wait comes here
+            ):  # read without the lock: each enqueue calls this, too
                 return
         if step.starved is not None:
             self._retry_or_give_up(step.starved)
@@ -171,7 +171,7 @@ class SessionPool:
     # Where none is admitted.
 
     def _retry_or_give_up(self, transports: List[SshTransport]) -> None:
-        """Wait where others (a copy, paramiko code of the user's) hold the sessions."""
+        """Retry later if others (a copy, paramiko code) hold the sessions; else fail."""
         freed = [transport.reclaim_idle_sessions(keep=_SPARE) for transport in transports]
         with self._lock:
             connections = list(self._scheduler.connections)
@@ -193,7 +193,7 @@ class SessionPool:
     # Where all that are admitted are taken.
 
     def _schedule_reclaim(self, starts: int) -> None:
-        """Look later whether what waits still does."""
+        """Reclaim idle SFTP sessions later, if the queue still waits then."""
         with self._lock:
             transports = self._scheduler.transports()
             if self._reclaim_scheduled or not any(
@@ -211,7 +211,7 @@ class SessionPool:
         background.call_at(time.monotonic() + _RECLAIM_DELAY, look)
 
     def _reclaim_idle_sessions(self, starts: int) -> None:
-        """Have idle SFTP sessions closed if nothing has started since."""
+        """Close idle SFTP sessions if no command has started since."""
         with self._lock:
             self._reclaim_scheduled = False
             transports = self._scheduler.waiting_since(starts)
@@ -254,7 +254,7 @@ class SessionPool:
         self._release(lease)  # each session that has begun holds a lease of its own
 
     def _register_callbacks(self, transport: SshTransport, connection: PooledConnection) -> None:
-        """Have the pool told by a connection, which does not keep it."""
+        """Register callbacks at a connection, which keep neither the pool nor its state alive."""
         pool, its_connection = weakref.ref(self), weakref.ref(connection)
 
         def drop_spare() -> bool:
@@ -281,10 +281,10 @@ class SessionPool:
     # Sessions.
 
     def _start(self, session: Session, command: Command) -> None:
-        """Send a command over a session, or have the session opened for it first."""
+        """Run a command on a session, which is opened first if it has no channel."""
         connection = session.connection
         lease = None if connection.slot is None else self._lender.renew(connection.slot)
-        # A command that is sent into an end that has come already could not be sent once more.
+        # A command that is sent over a dead connection cannot be retried: probe it first.
         is_alive = connection.transport is not None and connection.transport.probe()
         with self._lock:
             usable = self._scheduler.assign(session, command, lease is not None, is_alive)
@@ -329,7 +329,7 @@ class SessionPool:
                 self._request_session(spare)
 
     def session_opened(self, session: Session, channel: SshChannel) -> None:
-        """Use a session that the server confirmed."""
+        """Run the session's command, or keep the session as the spare."""
         with self._lock:
             self._scheduler.on_opened(session, channel)
             command, unwanted = session.command, session.ended
@@ -339,7 +339,7 @@ class SessionPool:
             self._run(session, command, channel)
 
     def session_closed(self, session: Session, error: Optional[SshServiceError]) -> None:
-        """Take back a session, and its command where that was never sent."""
+        """Remove a session; queue its command again if that was never sent."""
         connection, now = session.connection, time.monotonic()
         with self._lock:
             session.ended = True  # nobody gives it a command from here on
@@ -381,7 +381,7 @@ class SessionPool:
         background.call_at(instant, look)
 
     def _reset_limit(self, connection: PooledConnection) -> None:
-        """Let the server be asked for more than it last admitted."""
+        """Forget the learnt session limit, unless it was learnt again since."""
         with self._lock:
             until = connection.limited_until
             due = until <= time.monotonic()
@@ -393,7 +393,7 @@ class SessionPool:
             self._call_later(SessionPool._reset_limit, connection, until)
 
     def _check_spare(self, connection: PooledConnection) -> None:
-        """Give the spare session up when nothing was run for a while."""
+        """Close the spare session if no command has run for a while."""
         with self._lock:
             due = connection.used_at + _SPARE_IDLE_TIMEOUT
             unused = not connection.sessions and due <= time.monotonic()
@@ -406,7 +406,7 @@ class SessionPool:
             )
 
     def _yield_spare(self, connection: PooledConnection) -> bool:
-        """Drop the spare session for a user's thread that needs one."""
+        """Close the spare session for a user's thread that needs one; return whether it was."""
         if connection.spare is None:  # a look
             return False
         dropped: List[bool] = []

@@ -1,4 +1,4 @@
-"""A destination's connections, their sessions and who waits for one: what may start where."""
+"""Decides which queued command starts on which connection of a destination."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Failed = List[Tuple[Command, BaseException]]
 
 
 class Step(NamedTuple):
-    """What can be done next: start a command, or dial a lane, or neither."""
+    """The next action: start a command, dial a connection, or neither."""
 
     failed: Failed
     command: Optional[Command] = None
@@ -51,7 +51,7 @@ class Step(NamedTuple):
 
 
 class End(NamedTuple):
-    """What is to be done after the end of a session."""
+    """The actions after the end of a session."""
 
     failed: Failed
     start_spare_timer: bool  # whether the spare session is needed
@@ -83,26 +83,26 @@ class SessionScheduler:
         self._refused_since: Optional[float] = None  # with no session open
 
     def enqueue(self, command: Command) -> None:
-        """Let a command wait for its turn."""
+        """Queue a command by its ticket."""
         heapq.heappush(self._queue, (command.ticket, command))
 
     def has_waiting(self) -> bool:
-        """Tell whether something waits for its turn."""
+        """Return whether the queue is not empty."""
         return bool(self._queue)
 
     def are_connecting(self) -> bool:
-        """Tell whether there is no connection yet."""
+        """Return whether there is no connection yet."""
         return all(connection.transport is None for connection in self.connections)
 
     def are_connecting_longer(self, limit: float) -> bool:
-        """Tell whether there is no connection yet, and a dial may take more seconds than that."""
+        """Return whether there is no connection yet, and a dial may exceed a limit in seconds."""
         slots = [connection.slot for connection in self.connections if connection.slot is not None]
         return self.are_connecting() and any(s.target.connect_timeout > limit for s in slots)
 
     # What can be done next.
 
     def next_step(self, now: float) -> Step:
-        """Say what can be started, or dialled, or cannot be helped."""
+        """Decide the next action."""
         failed = self._drop_ended()
         while self._queue and self._queue[0][1].is_done:  # timed out or cancelled meanwhile
             heapq.heappop(self._queue)
@@ -130,7 +130,7 @@ class SessionScheduler:
         return Step(failed, starts=self._starts)
 
     def transports(self) -> List[SshTransport]:
-        """List the connections there are."""
+        """List the transports of the connections that were made."""
         return [
             connection.transport
             for connection in self.connections
@@ -143,7 +143,7 @@ class SessionScheduler:
         return self.transports() if waits and self._starts == starts else None
 
     def on_sessions_reclaimed(self, transports: List[SshTransport], now: float) -> None:
-        """Have the server asked again where others have just given up a session."""
+        """Ask the server again on connections whose idle sessions were just closed."""
         for connection in self.connections:
             if connection.transport in transports:
                 connection.reset_limit()
@@ -170,12 +170,14 @@ class SessionScheduler:
             self._fruitless_connections += 1
 
     def _add_connection(self, most: int, now: float) -> Optional[PooledConnection]:
-        """Add a connection that is to be dialled, where that helps."""
+        """Add a connection to be dialled, if one more would help."""
         if any(
             connection.transport is None or connection.is_closed()
             for connection in self.connections
         ):
-            return None  # one at a time; or what waits is about to be told that all is closed
+            return (
+                None  # one dial at a time; or the queue is about to fail, as the cache was closed
+            )
         if self._fruitless_connections >= _MAX_FRUITLESS_CONNECTIONS and not self.connections:
             self._fruitless_connections = 0
             self._refusal = SshConnectionLost(
@@ -197,19 +199,19 @@ class SessionScheduler:
         return connection
 
     def _connection_limit(self) -> int:
-        """How many connections there may be for what is next in the queue."""
-        # A command of ours that ends another may need one more: where all sessions are taken by
-        # what never ends, nothing else would ever free one.
+        """Return the limit of connections for the first command of the queue."""
+        # A helper that ends another command may need one more: if commands that never end hold
+        # all sessions, nothing else would free one.
         ours = bool(self._queue) and self._queue[0][0] < 0
         return self.max_connections + ours
 
     def _is_starved(self, now: float) -> bool:
-        """Tell whether a connection admits no session, though there should be one soon."""
+        """Return whether the queue waits for sessions that no command of ours holds."""
         if not self._queue or any(
             connection.transport is None or connection.has_ended()
             for connection in self.connections
         ):
-            # (An end that has come between two looks is told by the connection's callback.)
+            # (If a connection ends meanwhile, its callback dispatches again.)
             return False
         most = self._connection_limit()
         # What runs on other connections may take hours.
@@ -223,7 +225,7 @@ class SessionScheduler:
     def on_dial_failed(
         self, connection: PooledConnection, error: BaseException, now: float
     ) -> Failed:
-        """Do without a connection that could not be made."""
+        """Remove a connection that could not be dialled; fail the queue if it was the only one."""
         self.connections.remove(connection)
         if not self.connections:
             return self._fail_queue(error)
@@ -233,14 +235,14 @@ class SessionScheduler:
         return []
 
     def on_cache_closed(self, connection: PooledConnection) -> Failed:
-        """Remove a connection that was not made, as the cache was closed, and all that waits."""
+        """Remove a connection that was not made because the cache was closed; fail the queue."""
         self.connections.remove(connection)
         return self._fail_queue(self._closed("the connection cache was closed"))
 
     # What becomes of a session.
 
     def assign(self, session: Session, command: Command, in_cache: bool, is_alive: bool) -> bool:
-        """Give a session to the command it was chosen for, or let that wait for another."""
+        """Give a session to its command; queue the command again if the session is unusable."""
         connection = session.connection
         if in_cache and is_alive and not session.ended:
             session.assign(command)
@@ -252,7 +254,7 @@ class SessionScheduler:
         return False
 
     def wants_spare(self, connection: PooledConnection) -> bool:
-        """Tell whether one more session is to be opened in advance."""
+        """Return whether a spare session should be opened."""
         return (
             connection.spare is None
             and connection in self.connections
@@ -260,7 +262,7 @@ class SessionScheduler:
         )
 
     def on_opened(self, session: Session, channel: SshChannel) -> None:
-        """Take note that the server confirmed a session."""
+        """Record that the server confirmed a session."""
         connection = session.connection
         connection.opened += 1
         self._fruitless_connections = 0
@@ -275,7 +277,7 @@ class SessionScheduler:
     def on_ended(
         self, session: Session, error: Optional[SshServiceError], unsent: bool, now: float
     ) -> End:
-        """Take note of the end of a session."""
+        """Record the end of a session."""
         connection = session.connection
         connection.opened -= session.channel is not None
         if connection.spare is session:
@@ -299,7 +301,7 @@ class SessionScheduler:
     def _learn_limit(
         self, connection: PooledConnection, refusal: Optional[SshServiceError], now: float
     ) -> bool:
-        """Note how many sessions are admitted; tell whether a timer must be set to forget it."""
+        """Learn the session limit from a refusal; return whether to set its timer."""
         self._refusal = refusal
         if connection.transport is None:
             return False
@@ -324,8 +326,8 @@ class SessionScheduler:
     def _queue_again(
         self, command: Command, connection: PooledConnection, error: Optional[SshServiceError]
     ) -> Failed:
-        """Let a command that was never sent wait once more; say whom it is too late for."""
-        if connection.is_closed():  # whatever came of its session: a refusal is no news any more
+        """Queue an unsent command again, or return it with its error if it was retried already."""
+        if connection.is_closed():  # this matters more than why its session ended
             return [(command, self._closed("the connection cache was closed"))]
         refused = isinstance(error, SshSessionRefused)
         if command.is_done or (command.retried and not refused):
@@ -337,7 +339,7 @@ class SessionScheduler:
     # Who waits in vain.
 
     def fail_all_if_closed(self, connection: PooledConnection) -> Failed:
-        """Take all that waits if the cache closed a connection: it would only be opened anew."""
+        """Fail the queue if the cache closed the connection: a retry would only reopen it."""
         if not connection.is_closed():
             return []
         return self._fail_queue(self._closed("the connection cache was closed"))
@@ -363,11 +365,11 @@ class SessionScheduler:
             return None, []  # whose end is looked at
         self._refused_since = None
         for connection in self.connections:
-            connection.reset_limit()  # whoever comes next finds out anew
+            connection.reset_limit()  # the next command asks the server again
         return None, self._fail_queue(self._refusal or self._closed("no session could be opened"))
 
     def retry(self, now: float) -> None:
-        """Let the server be asked again."""
+        """Forget the limits of connections whose sessions should be free by now."""
         self._will_retry = False
         for connection in self.connections:
             if connection.expects_capacity(now):

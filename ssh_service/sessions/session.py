@@ -30,15 +30,15 @@ class PooledConnection:
         self.retry_until = 0.0  # a session that others gave up may be freed late: until then
 
     def has_ended(self) -> bool:
-        """Tell whether it was made, and is there no more."""
+        """Return whether it was made and has ended."""
         return self.transport is not None and not self.transport.is_active()
 
     def is_closed(self) -> bool:
-        """Tell whether the cache closed it, with all that it held."""
+        """Return whether `SshClientCache.cleanup` closed it."""
         return self.slot is not None and self.slot.is_retired
 
     def has_capacity(self, extra: int = 0) -> bool:
-        """Tell whether a command could begin here, with so many others of now `beside` it."""
+        """Return whether a command could start here, in addition to `extra` new sessions."""
         transport = self.transport
         if transport is None or not transport.is_active():
             return False
@@ -50,22 +50,22 @@ class PooledConnection:
         return limit is None or self.sessions + extra < limit
 
     def expects_capacity(self, now: float) -> bool:
-        """Tell whether a session should be free soon, and not by the end of a command."""
+        """Return whether a session should be free soon, without the end of a command of ours."""
         return not self.sessions or now < self.retry_until
 
     def reset_limit(self) -> None:
-        """Let the server be asked for more than it last admitted."""
+        """Forget the learnt session limit."""
         if self.transport is not None:
             self.transport.session_limit = None
 
     def take_spare(self) -> Optional["Session"]:
-        """Give the spare session away, or up."""
+        """Remove and return the spare session."""
         spare, self.spare = self.spare, None
         return spare
 
 
 class SessionOwner(Protocol):
-    """Who acts on what becomes of sessions: the pool."""
+    """Handles what happens to sessions: the pool."""
 
     def session_opened(self, session: "Session", channel: SshChannel) -> None:
         """Use a session that the server confirmed."""
@@ -75,7 +75,7 @@ class SessionOwner(Protocol):
 
 
 class Session(ForwardingSink):
-    """A session channel on a lane, with the command it runs, or none yet."""
+    """A session channel on a connection; with its command, or as the spare."""
 
     def __init__(self, owner: SessionOwner, connection: PooledConnection) -> None:
         self.connection = connection
@@ -90,12 +90,12 @@ class Session(ForwardingSink):
         self.lease: Optional[Lease] = None  # while it has a command
 
     def assign(self, command: Command) -> None:
-        """Let a command have it; the pool's lock is held."""
+        """Give it to a command; the pool's lock is held."""
         self.command = command
         self.forward_to(command)
 
     def on_open(self, channel: SshChannel) -> None:
-        """Have it used."""
+        """Hand it to the pool."""
         owner = self._owner()
         if owner is None:
             channel.close()
@@ -103,7 +103,7 @@ class Session(ForwardingSink):
             owner.session_opened(self, channel)
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Have it taken back."""
+        """Hand its end to the pool."""
         owner = self._owner()
         if owner is not None:
             owner.session_closed(self, error)
