@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import logging
+import sys
 from typing import Callable, List, Optional, Set
 
 from ssh_service.copying.failures import display_path
@@ -22,6 +23,7 @@ from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.shell_command import ShellProcess
 from ssh_service.copying.waiting import Budget, HandleBudget
 from ssh_service.errors import SshTransferError, transfer_error, tree_error
+from ssh_service.interruptions import find_interruption
 
 __all__ = ["MANY_FILES", "CommandStarter", "CopyContext"]
 
@@ -92,6 +94,7 @@ class CopyContext:
         self.byte_budget = Budget(self.pipeline, _MAX_BYTES_IN_FLIGHT)
         self._modes_refused = False
         self.failures: List[SshTransferError] = []
+        self._outer = sys.exc_info()[1]  # which our caller is handling
         self.closing = contextlib.ExitStack()
         if new_trees is None:
             self.closing.callback(self.new_trees.release)
@@ -124,6 +127,9 @@ class CopyContext:
         """
         if not self.options.goes_on:
             raise error
+        interruption = find_interruption(error, self._outer)
+        if interruption is not None:  # a signal handler's, not the entry's
+            raise interruption from error
         if len(self.failures) >= MAX_FAILURES:
             text = f"and {MAX_FAILURES} other entries: {error.strerror}"
             raise transfer_error(error.errno or errno.EIO, error.filename, text, side=error.side)

@@ -8,6 +8,7 @@ round trips and half-empty batches cost no time.  There is no event loop and no 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from typing import (
@@ -25,6 +26,7 @@ from typing import (
 
 from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.reply import Reply
+from ssh_service.interruptions import find_interruption
 
 __all__ = ["ABORTS", "Cancelled", "Pipeline", "PipelineTask", "Waiter"]
 
@@ -32,8 +34,6 @@ _T = TypeVar("_T")
 
 # Seconds that the cleanup after a failure, an interrupt or a time-out may take.
 _CLEANUP_TIMEOUT = 2.0
-# Exceptions of a chain (``__context__``) to examine.
-_MAX_CHAIN = 20
 
 
 class Cancelled(BaseException):
@@ -119,6 +119,7 @@ class Pipeline:
         self._stopping = False
         self._broke_deadlock = False
         self._interrupt: Optional[BaseException] = None
+        self._outer = sys.exc_info()[1]  # which our caller is handling
         self._join_waiter: Optional[Waiter] = None
 
     def run(self, main: Coroutine[Any, Any, _T]) -> _T:
@@ -130,8 +131,9 @@ class Pipeline:
                 self._take_replies(self._timeout)
         except BaseException as error:
             self._clean_up()
-            if self._interrupt is not None and isinstance(error, Exception):
-                raise self._interrupt from error  # `error` is a consequence
+            interrupt = self._interrupt
+            if interrupt is not None and interrupt is not error and isinstance(error, Exception):
+                raise interrupt from error  # `error` is a consequence
             raise
         if self._failed is not None and self._failed.failure is not None:
             raise self._failed.failure
@@ -194,7 +196,7 @@ class Pipeline:
         The task may be stopped again meanwhile; `run` raises the interrupt all the same.  (From
         Python 3.9 on, the interrupt could be found afterwards.)
         """
-        self._interrupt = self._interrupt or _find_interrupt(abort)
+        self._interrupt = self._interrupt or find_interruption(abort, self._outer)
 
     async def join_others(self) -> None:
         """Wait, in the first task, until all others have ended."""
@@ -243,12 +245,14 @@ class Pipeline:
         except StopIteration as stop:
             task.result = stop.value
         except Cancelled as cancelled:
-            self._interrupt = self._interrupt or _find_interrupt(cancelled)
+            self._interrupt = self._interrupt or find_interruption(cancelled, self._outer)
         except Exception as failure:
             task.failure = failure
-            self._interrupt = self._interrupt or _find_interrupt(failure)
+            self._interrupt = self._interrupt or find_interruption(failure, self._outer)
             if self._interrupt is not None and not self._stopping:
                 self._tasks.discard(task)
+                if self._interrupt is failure:
+                    raise
                 raise self._interrupt from failure
         except BaseException as interrupt:  # `run` stops all others
             self._interrupt = self._interrupt or interrupt
@@ -302,22 +306,6 @@ class Pipeline:
             for task in self._tasks:
                 task.coroutine.close()
             self._tasks.clear()
-
-
-def _find_interrupt(error: BaseException) -> Optional[BaseException]:
-    """
-    Return the interrupt that caused `error`, which may have followed from it during cleanup.
-
-    Otherwise the caller would see a broken pipe after a Ctrl-C.
-    """
-    seen: Optional[BaseException] = error
-    for _ in range(_MAX_CHAIN):
-        if seen is None:
-            break
-        if not isinstance(seen, (Exception, Cancelled, GeneratorExit)):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 async def _nothing() -> None:

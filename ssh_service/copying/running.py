@@ -7,6 +7,7 @@ import errno
 import functools
 import logging
 import os
+import sys
 from typing import Any, Callable, Coroutine, Iterator, Optional, Union
 
 from ssh_service.copying.channels import get_session, start_command, use_one_file_at_a_time
@@ -23,6 +24,7 @@ from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits
 from ssh_service.copying.uploading import Upload
 from ssh_service.errors import transfer_error
+from ssh_service.interruptions import find_interruption
 from ssh_service.transport import SshTransport
 
 __all__ = ["Path", "copy", "run_copy"]
@@ -68,6 +70,7 @@ def copy(
     source = _path_bytes(source, "local" if is_upload else "remote")
     target = _path_bytes(target, "remote" if is_upload else "local")
     commands = functools.partial(start_command, transport)
+    outer = sys.exc_info()[1]  # which our caller is handling
     new_trees = NewTrees(f"{way} {transport.connection_id}")
 
     def start_task(context: CopyContext) -> Coroutine[Any, Any, None]:
@@ -97,6 +100,11 @@ def copy(
                 raise
             attempt(fresh)
     except Exception as error:
+        interruption = find_interruption(error, outer)
+        if interruption is error:
+            raise
+        if interruption is not None:
+            raise interruption from error
         remote_path = display_path(target if is_upload else source)
         translated = copy_error(error, remote_path, transport.connection_id, limits)
         if translated is error:

@@ -18,6 +18,7 @@ from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
 from ssh_service.errors import reason_of
+from ssh_service.interruptions import is_interruption
 from ssh_service.transport import reaper
 from ssh_service.transport.lifecycle import DISCONNECT_BY_APPLICATION, LifecycleTransport
 from ssh_service.transport.lock_free import LockFreeEvent
@@ -110,8 +111,11 @@ class SendingTransport(LifecycleTransport):
                     raise
                 finally:
                     self.clear_to_send_lock.release()
-        except (OSError, EOFError, SSHException):
-            pass  # the reader tells everyone
+        except (OSError, EOFError, SSHException) as exc:
+            if is_interruption(exc):
+                self._abort_torn_write(exc)
+                raise
+            # The reader tells everyone.
         except BaseException as exc:
             self._abort_torn_write(exc)
             raise
@@ -233,6 +237,9 @@ class SendingTransport(LifecycleTransport):
                         raise
                 self._flush_or_submit()  # what came meanwhile, and nobody else will send
             except (OSError, EOFError, SSHException) as exc:
+                if is_interruption(exc):
+                    self._abort_torn_write(exc)
+                    raise
                 raise self._ended_error() from exc
             except BaseException as exc:
                 self._abort_torn_write(exc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List, Type
 
 import pytest
 
@@ -23,6 +24,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@contextlib.contextmanager
+def alarm(handler: Callable[..., None]) -> Iterator[None]:
+    """Have SIGALRM handled so, for a while."""
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def torn_after(seconds: float, call: Callable[[], Any]) -> bool:
@@ -114,7 +126,7 @@ def test_a_copy_torn_at_random_moments_leaves_the_destination_usable(
     source, there, back = tmp_path / "source", tmp_path / "there", tmp_path / "back"
     source.write_bytes(os.urandom(300_000))
     rng = random.Random(12)
-    for number in range(60):
+    for number in range(20):
         way = (
             (lambda: upload(web, source, there, cache=cache))
             if number % 2
@@ -127,6 +139,46 @@ def test_a_copy_torn_at_random_moments_leaves_the_destination_usable(
     assert there.read_bytes() == source.read_bytes()
     eventually(lambda: cache.stats()["leases"] == 0, "no lease is left")
     assert cache.stats()["waiting"] == 0
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, TimeoutError])
+@pytest.mark.parametrize("on_error", ["stop", "continue"])
+def test_time_limit_of_a_task_queue_ends_a_copy_as_it_is(
+    sshd: Sshd, cache: SshClientCache, tmp_path: Path, kind: Type[Exception], on_error: str
+) -> None:
+    """The exception of the signal's handler comes through, and is not taken for a lost network."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a", "b", "c"):
+        (source / name).write_bytes(os.urandom(2_000_000))
+    rng = random.Random(4)
+
+    def handler(*_: object) -> None:
+        raise kind("time is up")
+
+    torn = 0
+    with alarm(handler):
+        for number in range(20):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.005, 0.06))
+                try:
+                    upload(
+                        sshd.connect_params,
+                        source,
+                        tmp_path / f"there{number % 4}",
+                        contents=True,
+                        on_error=on_error,
+                        timeout=PATIENCE,
+                        cache=cache,
+                    )
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except kind as error:
+                assert type(error) is kind, error
+                torn += 1
+    assert torn > 3
+    upload(sshd.connect_params, source / "a", tmp_path / "after", cache=cache)
+    assert (tmp_path / "after").read_bytes() == (source / "a").read_bytes()
 
 
 PROGRAM = """

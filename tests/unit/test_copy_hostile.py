@@ -55,6 +55,8 @@ class Liar:
             return self.list(request_id, path)
         if kind == protocol.READ:
             offset, count = struct.unpack_from(">QI", rest, 4 + size)
+            if path not in self.contents:
+                return status(request_id, protocol.NO_SUCH_FILE)
             data = self.contents[path][2][offset : offset + count]
             if not data:
                 return status(request_id, protocol.EOF)
@@ -270,7 +272,7 @@ def test_local_link_leading_out_is_replaced_not_followed(target: Path) -> None:
             return frame(protocol.NAME, request_id, struct.pack(">I", 1) + entry)
         return status(request_id, protocol.EOF)
 
-    with pytest.raises(SessionEnded):  # the liar has no such file
+    with pytest.raises(FileNotFoundError):  # the liar has no such file
         Liar(list=list_entries).download(target)
     assert not (target / "tree" / "folder").is_symlink()
     assert (target / "tree" / "folder").is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import Any, List
 
@@ -16,6 +17,7 @@ from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled
 from ssh_service.copying.waiting import Budget, HandleBudget, TaskEvent
+from ssh_service.errors import transfer_error
 from tests.unit.sftp_harness import MadeUpServer, status
 
 
@@ -77,7 +79,7 @@ def test_task_failure_lets_earlier_finish_and_cancels_later(server: MadeUpServer
                 for _ in range(1 + (number == 2)):
                     await client.ask(encode.stat, b"x")
                 if number == 2:
-                    raise OSError("two")
+                    raise transfer_error(errno.EIO, "two")
                 for _ in range(5):
                     await client.ask(encode.stat, b"x")
             except ABORTS:
@@ -107,7 +109,7 @@ def test_of_two_failures_the_earlier_ones_is_raised(server: MadeUpServer) -> Non
         async def one(number: int, steps: int) -> None:
             for _ in range(steps):
                 await client.ask(encode.stat, b"x")
-            raise OSError(f"task {number}")
+            raise transfer_error(errno.EIO, f"task {number}")
 
         async def main() -> None:
             pipeline.start(one(0, 10))
@@ -124,7 +126,7 @@ def test_after_a_failure_nothing_new_starts(server: MadeUpServer) -> None:
 
         async def bad() -> None:
             started.append(0)
-            raise OSError("bad")
+            raise transfer_error(errno.EIO, "bad")
 
         async def late() -> None:
             started.append(1)
@@ -173,7 +175,7 @@ def test_cancelled_task_may_await_its_cleanup(server: MadeUpServer) -> None:
 
         async def bad() -> None:
             await client.ask(encode.stat, b"x")
-            raise OSError("bad")
+            raise transfer_error(errno.EIO, "bad")
 
         async def main() -> None:
             pipeline.start(bad())

@@ -13,10 +13,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "ssh_service"
 
 # A module (or a folder of modules) of the package, and what it may import of the others.
-LEAVES = {"errors", "secret", "patterns", "settings", "algorithms", "user_files"}
+LEAVES = {"errors", "interruptions", "secret", "patterns", "settings", "algorithms", "user_files"}
 CONNECTING = {"connect", "transport", "params", "known_hosts", "errors"}
 MAY_IMPORT: Dict[str, Set[str]] = {
     "errors": set(),
+    "interruptions": set(),
     "secret": set(),
     "patterns": set(),
     "user_files": set(),
@@ -29,7 +30,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "background": {"strands", "errors"},
     "events": set(),
     "event_trackers": {"events", "background", "errors"},
-    "transport": {"errors"},
+    "transport": {"errors", "interruptions"},
     "connect": {"transport", "params", "known_hosts", *LEAVES},
     "connections": {"connect", "transport", "params", "background", "events", "errors"},
     "known_servers": set(),
@@ -50,7 +51,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "background",
         "errors",
     },
-    "copying": {"transport", "background", "errors"},
+    "copying": {"transport", "background", "errors", "interruptions"},
     "operations": {
         "background",
         "sessions",

@@ -19,6 +19,7 @@ from ssh_service.copying.sftp.packets import Packet, PacketReader
 from ssh_service.copying.sftp.protocol import Buffer, ProtocolError, ServerLimits
 from ssh_service.copying.sftp.reply import Inbox, Reply
 from ssh_service.copying.sftp.server_facts import ServerFacts
+from ssh_service.interruptions import is_interruption
 
 __all__ = ["SessionEnded", "SftpChannel", "SftpSession"]
 
@@ -271,7 +272,7 @@ class SftpSession:
             # Part of a batch may have been sent, so the stream is unusable; and `_sending` may
             # still be set by the interrupted thread.
             self.mark_ended(error)
-            if not isinstance(error, Exception):
+            if is_interruption(error):
                 raise
 
     def _pump(self) -> None:

@@ -1,0 +1,66 @@
+"""Which exceptions came from outside: from a signal handler, or a callback of the user's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from typing import Callable
+
+import pytest
+
+from ssh_service.errors import SshConfigError, SshConnectionLost
+from ssh_service.interruptions import find_interruption, is_interruption
+from ssh_service.params import resolve
+
+
+def handler() -> None:
+    """Raise what the usual recipe of a time limit raises."""
+    raise TimeoutError("time is up")
+
+
+def caught(function: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as info:
+        function()
+    return info.value
+
+
+def test_is_interruption_of_a_users_function_is_true() -> None:
+    """Whatever its type: the time limit of a task queue may be an OSError."""
+    assert is_interruption(caught(handler))
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_is_interruption_of_ctrl_c_is_true(kind: type) -> None:
+    assert is_interruption(kind())
+
+
+def test_is_interruption_of_a_failed_call_is_false() -> None:
+    """What the standard library, or our own code, raises is a failure of what was done."""
+    found = caught(lambda: subprocess.run(["/no/such/program"]))
+    assert isinstance(found, OSError) and not is_interruption(found)
+    ours = caught(lambda: resolve({"host": "web1", "port": "x"}))
+    assert isinstance(ours, SshConfigError) and not is_interruption(ours)
+
+
+def test_find_interruption_follows_the_causes() -> None:
+    """An error that followed from an interruption leads back to it."""
+
+    def send() -> None:
+        try:
+            handler()
+        except OSError as error:
+            raise SshConnectionLost("writing failed") from error
+
+    error = caught(send)
+    assert find_interruption(error, None) is error.__cause__
+
+
+def test_find_interruption_ends_at_what_the_caller_handles() -> None:
+    """A copy that is made in an ``except`` block has nothing to do with what is handled there."""
+    try:
+        handler()
+    except TimeoutError as outer:
+        error = caught(lambda: socket.create_connection(("127.0.0.1", 1), 1))
+        assert error.__context__ is outer
+        assert find_interruption(error, outer) is None or os.name == "nt"
