@@ -65,8 +65,11 @@ class RemoteFiles:
 
     def ask_close(self, handle: bytes) -> Reply:
         """Close a file or folder."""
-        reply = self._client.ask(encode.close, handle)
+        reply = self._client.new_reply()
+        # Before it is sent, as an exception of a signal handler may strike in between: a handle
+        # that the server has closed, and may give again, must not count as open.
         self._client.session.handles.on_closing(handle, reply)
+        self._client.submit(reply, encode.close(reply.request_id, handle))
         return reply
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> Reply:

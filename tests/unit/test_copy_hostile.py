@@ -16,7 +16,6 @@ import pytest
 from ssh_service.copying import listing, pipeline
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import ProtocolError
-from ssh_service.copying.sftp.session import SessionEnded
 from ssh_service.copying.sftp.time_limits import Stalled
 from ssh_service.errors import SshTransferError
 from tests.unit.sftp_harness import MadeUpServer, attributes, download, frame, status, string

@@ -13,6 +13,7 @@ from ssh_service.copying.sftp import decode, encode, protocol
 from ssh_service.copying.sftp.client import SftpClient, negotiate
 from ssh_service.copying.sftp.session import SessionEnded, SftpChannel, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled
+from ssh_service.errors import SshConnectionLost
 from tests.unit.sftp_harness import (
     PATIENCE,
     MadeUpServer,
@@ -183,7 +184,7 @@ def test_an_error_while_sending_ends_the_session() -> None:
     negotiate(stream.session, PATIENCE)
 
     def fail(data: memoryview) -> int:
-        raise OSError("no route")
+        raise SshConnectionLost("no route")
 
     stream.send_some = fail  # type: ignore[method-assign]
     with SftpClient(stream.session) as client:

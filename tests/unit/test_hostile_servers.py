@@ -957,8 +957,11 @@ def test_a_request_that_no_network_took_is_known_not_to_have_been_sent(
         assert asked.has_sent
         if fails:  # the peer was reset between a look at the connection and the write
 
+            class Gone(BrokenPipeError):
+                __module__ = "ssh_service.tests"  # or it counts as a signal handler's
+
             def broken(data: Any) -> None:
-                raise BrokenPipeError(errno.EPIPE, "gone")
+                raise Gone(errno.EPIPE, "gone")
 
             monkeypatch.setattr(transport._wire, "send_nowait", broken)
             waiting.request_exec(b"does not")

@@ -71,8 +71,16 @@ class SftpClient(Inbox):
 
     def ask(self, request: Callable[..., Buffer], *args: Any) -> Reply:
         """Make a request, one of the functions of `encode`; it is sent with the next batch."""
-        reply = Reply(self, next(self._ids) & 0xFFFFFFFF)
-        packet = request(reply.request_id, *args)
+        reply = self.new_reply()
+        self.submit(reply, request(reply.request_id, *args))
+        return reply
+
+    def new_reply(self) -> Reply:
+        """Return the reply to a request that `submit` will make."""
+        return Reply(self, next(self._ids) & 0xFFFFFFFF)
+
+    def submit(self, reply: Reply, packet: Buffer) -> None:
+        """Make the request `packet`, which has the id of `reply`."""
         if self._batch_size + len(packet) > _BATCH_SIZE:
             self.flush()
         self._batch.append(packet)
@@ -81,7 +89,6 @@ class SftpClient(Inbox):
         self.outstanding += 1
         if self._batch_size >= _BATCH_SIZE:
             self.flush()
-        return reply
 
     def expect_external(self) -> Reply:
         """Return a reply for something that is not an SFTP request; another object delivers it."""

@@ -92,9 +92,13 @@ class OpenHandles:
         """Note that a handle is being closed; the server may reuse it after `reply`."""
         with self._lock:
             file = self._files.get(handle)
-            if file is not None and file.closing is None:
-                file.closing = reply
+            if file is None or file.closing is not None and file.closing.arrival:
+                return
+            if file.closing is None:
                 self._closing.append(reply)
+            else:  # an exception kept the first request from being sent
+                self._closing[self._closing.index(file.closing)] = reply
+            file.closing = reply
 
     def count(self) -> int:
         """Return how many files and folders are open now."""
