@@ -127,6 +127,13 @@ class SshConfigError(SshServiceError, ValueError):
     """A setting is missing, wrong or contradicts another; never retried."""
 
 
+# Exceptions of a user's function that another attempt would meet again.
+PROGRAMMING_ERRORS = (
+    TypeError, AttributeError, NameError, AssertionError, ImportError, LookupError,
+    ArithmeticError, NotImplementedError,
+)  # fmt: skip
+
+
 class SshConnectError(SshServiceError, ConnectionError, SSHException):  # type: ignore[misc]
     """
     No authenticated connection could be made; `errno` is set if the system gave one.

@@ -23,7 +23,13 @@ from ssh_service.connect.key_files import (
     token_required_error,
 )
 from ssh_service.connect.side_calls import run_in_thread, wait_until
-from ssh_service.errors import SshConfigError, SshConnectError, SshConnectTimeout, SshServiceError
+from ssh_service.errors import (
+    PROGRAMMING_ERRORS,
+    SshConfigError,
+    SshConnectError,
+    SshConnectTimeout,
+    SshServiceError,
+)
 from ssh_service.known_hosts import fingerprint
 from ssh_service.params import ConnectParams, conceal_keys, key_sources
 from ssh_service.secret import Secret
@@ -159,13 +165,15 @@ class Credentials:
         if error is None or isinstance(error, SshServiceError):
             return answer.result()
         # Its text and its frames may hold a secret: only its class is reported.
-        problem = type(error).__name__
+        problem, is_mistake = type(error).__name__, isinstance(error, PROGRAMMING_ERRORS)
         del error
-        raise SshConnectError(
+        ours = SshConnectError(
             f"{connection_id}: the callable given as {name} raised {problem}",
             connection_id=connection_id,
             phase="auth",
         )
+        ours.permanent = is_mistake
+        raise ours
 
     def _resolve_secret(self, name: str, value: Any) -> Optional[Secret]:
         if value is None or isinstance(value, Secret):

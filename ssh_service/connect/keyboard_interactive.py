@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, Sequence, Tuple
 import paramiko
 
 from ssh_service.connect.side_calls import run_in_thread
-from ssh_service.errors import SshConfigError, SshConnectError, SshServiceError
+from ssh_service.errors import PROGRAMMING_ERRORS, SshConfigError, SshConnectError, SshServiceError
 from ssh_service.params import ConnectParams
 from ssh_service.secret import Secret
 
@@ -114,20 +114,23 @@ class KeyboardInteractive:
             endless.permanent = True
             raise endless
         problem: Optional[str] = None
+        is_mistake = False
         answers: Any = None
         try:
             answers = self._handler(name, instructions, prompts)
         except (ChallengeDeclined, SshServiceError):
             raise
         except Exception as error:  # of the user's code
-            problem = type(error).__name__
+            problem, is_mistake = type(error).__name__, isinstance(error, PROGRAMMING_ERRORS)
         if problem is not None:
             # Its text and its frames may hold a secret: only its class is reported.
-            raise SshConnectError(
+            failed = SshConnectError(
                 f"{where}: the callable given as kbdint_handler raised {problem}",
                 connection_id=where,
                 phase="auth",
             )
+            failed.permanent = is_mistake
+            raise failed
         good = isinstance(answers, (list, tuple)) and all(
             isinstance(answer, str) and Secret(answer).can_be_sent for answer in answers
         )

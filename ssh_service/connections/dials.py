@@ -20,6 +20,7 @@ from ssh_service.connections.client import SshClient
 from ssh_service.connections.entries import Slot
 from ssh_service.connections.slots import Slots
 from ssh_service.errors import (
+    PROGRAMMING_ERRORS,
     SshCacheClosed,
     SshConfigError,
     SshConnectError,
@@ -32,12 +33,6 @@ _log = logging.getLogger(__name__)
 
 # Seconds of waiting for its turn that are worth a word when a dial's time was up.
 _REPORT_WAIT_ABOVE = 0.1
-
-# What an exception of these says about a dialler or a client is true of the next attempt, too.
-_PROGRAMMING_ERRORS = (
-    TypeError, AttributeError, NameError, AssertionError, ImportError, LookupError,
-    NotImplementedError,
-)  # fmt: skip
 
 Dialer = Callable[..., SshTransport]
 
@@ -212,6 +207,6 @@ def _to_ssh_error(error: BaseException, connection_id: str) -> SshServiceError:
         phase="connect",
     )
     if isinstance(ours, SshConnectError):
-        ours.permanent = isinstance(error, _PROGRAMMING_ERRORS)
+        ours.permanent = isinstance(error, PROGRAMMING_ERRORS)
     ours.__cause__ = error
     return ours

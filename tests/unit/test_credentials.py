@@ -427,8 +427,17 @@ def test_a_callable_that_raises_is_a_connect_error_without_its_text(name: str) -
     with pytest.raises(SshConnectError, match=f"{name} raised RuntimeError") as caught:
         use(name, fail)
     assert MARKER not in str(caught.value)
+    assert caught.value.retryable  # whatever the callable asks may answer next time
     assert caught.value.__cause__ is None and caught.value.__context__ is None
     assert_no_frame_knows(caught.value, MARKER)
+
+
+@pytest.mark.parametrize("name", ["client_keys", "passphrase", "password"])
+@pytest.mark.parametrize("mistake", [lambda needless: "secret", lambda: 1 / 0])
+def test_a_callable_with_a_mistake_is_not_retryable(name: str, mistake: Any) -> None:
+    with pytest.raises(SshConnectError, match=f"{name} raised (Type|ZeroDivision)Error") as caught:
+        use(name, mistake)
+    assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
