@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import click
@@ -33,10 +34,11 @@ def run(arguments: List[str]) -> int:
 
 
 def _report_write_error(problem: OSError) -> int:
-    """Report that standard output cannot be written, unless it is a closed pipe."""
-    if not isinstance(problem, BrokenPipeError):
-        with contextlib.suppress(OSError):  # standard error may be on the same full disk
-            click.echo(f"{_PROGRAM}: cannot write the output: {problem.strerror}", err=True)
+    """Report that standard output cannot be written, and return the exit status."""
+    if isinstance(problem, BrokenPipeError):
+        return 128 + signal.SIGPIPE  # quietly, as if that signal had ended it
+    with contextlib.suppress(OSError):  # standard error may be on the same full disk
+        click.echo(f"{_PROGRAM}: cannot write the output: {problem.strerror}", err=True)
     return 1
 
 
@@ -58,6 +60,8 @@ def _run(arguments: List[str]) -> int:
         return 2
     except click.Abort:
         return 130
+    except SystemExit:  # click's reaction to a closed pipe
+        return 128 + signal.SIGPIPE
     except Exception as error:
         from ssh_service.errors import (  # imports paramiko, which --help does not need
             SshServiceError,

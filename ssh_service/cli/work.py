@@ -177,7 +177,6 @@ def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
             print(json.dumps({"host": host, "address": address, "would": here}))
         else:
             print(f"{host}: {address}: {here}")
-    sys.stdout.flush()
     return status
 
 
@@ -200,7 +199,6 @@ class _HostsRun:
         self._failed: List[str] = []  # hosts
         self._hint_at_accept_new = options["host_key"] is None
         self._succeeded = 0
-        self._failed_by_itself = False  # a host, before the run ended early
         self._unknown_host_keys = 0  # number of hosts
         self._stop_reason = ""  # why the run ends early
         self._deadline: Optional[float] = None
@@ -220,9 +218,9 @@ class _HostsRun:
                 signal.signal(number, handler)
         if self._signal:
             return 128 + self._signal
-        if isinstance(reporter.problem, BrokenPipeError) and not self._failed_by_itself:
-            # As if SIGPIPE had ended it: with `| head -1`, no host has failed.
-            return 128 + signal.SIGPIPE if self._failed else 0
+        if isinstance(reporter.problem, BrokenPipeError):
+            # As if SIGPIPE had ended it, whatever the hosts did until this was noticed.
+            return 128 + signal.SIGPIPE
         return 1 if self._failed or reporter.problem else 0
 
     def _make_reporter(self) -> Reporter:
@@ -286,7 +284,6 @@ class _HostsRun:
         elif self._fail_fast and self._failed:
             self._stop_reason = "another host failed"
         if self._stop_reason:
-            self._failed_by_itself = bool(self._failed)
             results.cancel()
             self._deadline = time.monotonic() + _CANCEL_TIMEOUT
 

@@ -400,6 +400,25 @@ def test_a_second_interrupt_waits_for_nothing(config: Path, tmp_path: Path) -> N
         assert time.monotonic() - began < 1
 
 
+@pytest.mark.parametrize("mode", [[], ["--json"], ["--dry-run"]])
+@pytest.mark.parametrize("script", ["echo hi", "echo hi; exit 1"])
+def test_cli_of_which_nobody_reads_has_status_141(
+    config: Path, mode: List[str], script: str
+) -> None:
+    """Whether all hosts succeeded before the program noticed, or not."""
+    reading_end, writing_end = os.pipe()
+    os.close(reading_end)
+    with open(writing_end, "wb") as nowhere:
+        done = subprocess.run(
+            argv(config, "run", "-H", "web1", *mode, "--", script),
+            cwd=str(ROOT),
+            stdout=nowhere,
+            stderr=subprocess.PIPE,
+            timeout=30,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize("mode", ["", "--json"])
 def test_a_closed_pipe_ends_the_work_quietly(config: Path, mode: str, tmp_path: Path) -> None:
     command = shlex.join(argv(config, "run", "-p", "1", "-H", "web[1-4]"))
