@@ -61,7 +61,7 @@ class LiveTable(Lines):
         """Show the cursor again, and end the table's line."""
         os.write(sys.stderr.fileno(), b"\x1b[?25h\r\n")
 
-    def progress(self, host: str, progress: Progress) -> None:
+    def on_progress(self, host: str, progress: Progress) -> None:
         """Show the progress in the table."""
         self._last[host] = progress
 
@@ -76,9 +76,9 @@ class LiveTable(Lines):
         style = "" if stream == "stdout" else "yellow"
         self._print(*(Text.assemble((f"{host}: ", "cyan"), (text, style)) for text in texts))
 
-    def done(self, result: HostResult) -> None:
+    def on_result(self, result: HostResult) -> None:
         """Remove the host from the table."""
-        super().done(result)
+        super().on_result(result)
         self._done[result.host] = result.ok
         self._last.pop(result.host, None)
 

@@ -48,13 +48,13 @@ class Reporter:
     def __exit__(self, *exc_info: object) -> None:
         """Remove what was drawn on the terminal."""
 
-    def output(self, host: str, stream: str, piece: bytes) -> None:
+    def on_output(self, host: str, stream: str, piece: bytes) -> None:
         """Report a piece of a command's stdout or stderr."""
 
-    def progress(self, host: str, progress: Progress) -> None:
+    def on_progress(self, host: str, progress: Progress) -> None:
         """Report the progress of a copy."""
 
-    def done(self, result: HostResult) -> None:
+    def on_result(self, result: HostResult) -> None:
         """Report the result of a host."""
 
     def note(self, text: str) -> None:
@@ -100,7 +100,7 @@ def summary_line(result: HostResult) -> str:
 class JsonLines(Reporter):
     """Writes a JSON object in one line for each host, to standard output."""
 
-    def done(self, result: HostResult) -> None:
+    def on_result(self, result: HostResult) -> None:
         """Write the result."""
         text = json.dumps(result.as_dict(), ensure_ascii=False)
         text = _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
@@ -117,7 +117,7 @@ class Lines(Reporter):
             {}
         )  # each key is used by one thread at a time
 
-    def output(self, host: str, stream: str, piece: bytes) -> None:
+    def on_output(self, host: str, stream: str, piece: bytes) -> None:
         """Write the complete lines."""
         *lines, rest = (self._incomplete_lines.pop((host, stream), b"") + piece).split(b"\n")
         while len(rest) > _MAX_LINE:
@@ -128,7 +128,7 @@ class Lines(Reporter):
         if lines:
             self.lines(host, stream, lines)
 
-    def done(self, result: HostResult) -> None:
+    def on_result(self, result: HostResult) -> None:
         """Write the incomplete lines and the result."""
         for stream in ("stdout", "stderr"):
             rest = self._incomplete_lines.pop((result.host, stream), b"")

@@ -63,7 +63,7 @@ def run(
             if output_files:
                 output_files.write(host, stream, piece)
             else:
-                reporter().output(host, stream, piece)
+                reporter().on_output(host, stream, piece)
 
         return fleet.run(
             chosen,
@@ -118,7 +118,7 @@ def copy(
             "parallel": parallel,
             "timeout": timeout,
             "stall_timeout": stall_timeout,
-            "on_progress": lambda host, progress: reporter().progress(host, progress),
+            "on_progress": lambda host, progress: reporter().on_progress(host, progress),
             "verify": verify,
             "resume": resume,
             "update": update,
@@ -251,14 +251,14 @@ class _HostsRun:
 
     def _handle_all(self, results: Results, reporter: Reporter) -> None:
         while self._deadline is None or time.monotonic() < self._deadline:
-            self._check_stop_conditions(results, reporter)
+            self._stop_if_needed(results, reporter)
             try:
                 result = results.take(_POLL_INTERVAL)
             except TimeoutError:
                 continue
             except StopIteration:
                 break
-            self._check_stop_conditions(results, reporter)  # so that the reason is printed first
+            self._stop_if_needed(results, reporter)  # so that the reason is printed first
             self._handle_result(result, reporter)
         for host in self._hosts[results.begun :]:
             error = SshServiceError(
@@ -266,7 +266,7 @@ class _HostsRun:
             )
             self._handle_result(failed(host, error, 0.0), reporter)
 
-    def _check_stop_conditions(self, results: Results, reporter: Reporter) -> None:
+    def _stop_if_needed(self, results: Results, reporter: Reporter) -> None:
         if self._stop_reason:
             return
         problem = reporter.problem
@@ -295,7 +295,7 @@ class _HostsRun:
         self._succeeded += result.ok
         error = result.error
         self._unknown_host_keys += isinstance(error, SshHostKeyError) and error.expected is None
-        reporter.done(result)
+        reporter.on_result(result)
 
     def _write_files(self, result: HostResult, output_files: OutputFiles) -> HostResult:
         try:

@@ -330,7 +330,7 @@ def process(status: int, stdout: bytes = b"") -> CompletedProcess:
 def test_json_has_no_character_that_ends_or_turns_its_line(capfdbinary: Any) -> None:
     """`str.splitlines` and terminals know more of those than JSON does."""
     strange = "\x85\u2028\u2029\u202e\x9b31m\u2066"
-    JsonLines().done(completed("a", process(0, f"a{strange}b\u00e9".encode()), 0.5))
+    JsonLines().on_result(completed("a", process(0, f"a{strange}b\u00e9".encode()), 0.5))
     out = capfdbinary.readouterr().out.decode()
     assert len(out.splitlines()) == 1 and out.rstrip("\n").isprintable()
     assert json.loads(out)["stdout"] == f"a{strange}b\u00e9" and "\u00e9" in out
@@ -338,8 +338,8 @@ def test_json_has_no_character_that_ends_or_turns_its_line(capfdbinary: Any) -> 
 
 def test_json_is_one_object_and_line_for_each_host(capfdbinary: Any) -> None:
     reporter = JsonLines()
-    reporter.done(completed("a", process(0, b"two\nlines\xff\xe2\x82\xac"), 0.5))
-    reporter.done(failed("b", SshServiceError("why"), 0.5))
+    reporter.on_result(completed("a", process(0, b"two\nlines\xff\xe2\x82\xac"), 0.5))
+    reporter.on_result(failed("b", SshServiceError("why"), 0.5))
     first, second = map(json.loads, capfdbinary.readouterr().out.splitlines())
     assert list(first) == [
         "host", "status", "exit_status", "signal", "seconds", "stdout", "stderr", "error",
@@ -350,11 +350,11 @@ def test_json_is_one_object_and_line_for_each_host(capfdbinary: Any) -> None:
 
 def test_lines_stay_whole_and_have_their_host_before_them(capfdbinary: Any) -> None:
     lines = Lines()
-    lines.output("a", "stdout", b"one\ntw")
-    lines.output("b", "stdout", b"other\n")
-    lines.output("a", "stdout", b"o\nrest")
-    lines.output("a", "stderr", b"oops\n")
-    lines.done(completed("a", process(3), 0.5))
+    lines.on_output("a", "stdout", b"one\ntw")
+    lines.on_output("b", "stdout", b"other\n")
+    lines.on_output("a", "stdout", b"o\nrest")
+    lines.on_output("a", "stderr", b"oops\n")
+    lines.on_result(completed("a", process(3), 0.5))
     out, err = capfdbinary.readouterr()
     assert out == b"a: one\nb: other\na: two\na: rest\n"
     assert err == b"a: oops\na: FAILED: exit status 3\n"
@@ -363,7 +363,7 @@ def test_lines_stay_whole_and_have_their_host_before_them(capfdbinary: Any) -> N
 def test_a_line_that_never_ends_is_broken(capfdbinary: Any) -> None:
     lines = Lines()
     for _ in range(10):
-        lines.output("a", "stdout", b"x" * 20000)
+        lines.on_output("a", "stdout", b"x" * 20000)
     assert len(capfdbinary.readouterr().out) >= 131072
 
 
