@@ -70,7 +70,7 @@ def copy(
     source = _path_bytes(source, "local" if is_upload else "remote")
     target = _path_bytes(target, "remote" if is_upload else "local")
     commands = functools.partial(start_command, transport)
-    outer = sys.exc_info()[1]  # which our caller is handling
+    outer = sys.exc_info()[1]  # the exception that the caller is handling, if any
     new_trees = NewTrees(f"{way} {transport.connection_id}")
 
     def start_task(context: CopyContext) -> Coroutine[Any, Any, None]:

@@ -137,7 +137,7 @@ class StaleFiles:
         finally:
             temporary.names.release(name)
 
-    # Continuing.
+    # Resuming.
 
     async def claim(
         self, folder: bytes, target_name: bytes, new_name: bytes, max_size: int

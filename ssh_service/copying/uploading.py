@@ -32,7 +32,7 @@ from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Upload"]
 
-# Folders whose attributes are being set at once.
+# Requests in flight that set attributes of folders.
 _MAX_IN_FLIGHT = 500
 
 

@@ -82,9 +82,8 @@ class TargetFolder:
         self.unfinished: Set[Unfinished] = set()
         self._refcount = 1
         self._unfinished_names: Optional[List[bytes]] = None
-        self._open_folders = (
-            set() if open_folders is None else open_folders
-        )  # all open folders of the tree
+        # All open folders of the tree.
+        self._open_folders = set() if open_folders is None else open_folders
         self._open_folders.add(self)
 
     @property
