@@ -1,5 +1,5 @@
 """
-The threads that work for the whole process: the clock, those for our own chores, those for users'.
+The threads of the process: the timer thread, worker threads, and callback threads for users' code.
 
 They start when they are first needed and are daemons; what is due when the interpreter ends is
 still done.  Nothing here knows about SSH.
@@ -69,7 +69,7 @@ class Timer:
         self.function: Optional[Callable[[], None]] = function
 
     def cancel(self) -> None:
-        """See to it that the call is not made, unless it is being made already."""
+        """Cancel the call unless it has already started."""
         self.function = None  # and with it goes all it held alive
 
 
@@ -92,7 +92,7 @@ class _Clock:
         self._claim = threading.Lock()  # taken once, by the clock's thread
 
     def call_at(self, instant: float, function: Callable[[], None]) -> Timer:
-        if instant != instant:  # among numbers that can be compared it would be due for ever
+        if instant != instant:  # NaN would break the order of the heap
             raise ValueError("a call cannot be due at NaN")
         timer = Timer(function)
         self._submitted.append((instant, next(self._order), timer))
@@ -135,7 +135,9 @@ class _Clock:
             if wait <= 0:
                 return heapq.heappop(self._due)[2]
             self._wakes_at = due
-            if not self._submitted:  # else whoever did so may have thought the clock awake
+            if (
+                not self._submitted
+            ):  # else its submitter may have seen the clock awake, and not woken it
                 try:
                     self._wakeups.get(timeout=None if due == _NEVER else min(wait, _MAX_WAIT))
                 except queue.Empty:
@@ -153,7 +155,7 @@ class _Clock:
 
 
 def call_at(instant: float, function: Callable[[], None]) -> Timer:
-    """Call a function of ours when its time has come."""
+    """Call a function, which must not block, at a monotonic instant."""
     return _clock.call_at(instant, function)
 
 
@@ -163,19 +165,19 @@ def run_callback(function: Callable[..., Any], *args: Any) -> None:
 
 
 def callback_runner() -> Callable[..., None]:
-    """Make what runs a user's code in an order of its own."""
+    """Return a function like `run_callback` with an order of its own."""
     strand = Strand()
     return lambda function, *args: _submit_to(_callbacks, strand, function, *args)
 
 
 def is_callback_thread() -> bool:
-    """Tell whether this is a thread that runs users' code."""
+    """Return whether this is a callback thread, which must not wait for `run_callback`."""
     return strands.current_executor() is _callbacks
 
 
 def submit(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
     """
-    Have a call of ours made on a thread of ours.
+    Run a call on a worker thread, in the order of its strand.
 
     No exception of a signal's handler, which may reach the caller's thread anywhere, can keep it
     from being made to its end, or leave a lock taken.
@@ -189,7 +191,7 @@ def submit_from_destructor(strand: Strand, function: Callable[..., Any], *args: 
 
 
 def is_worker_thread() -> bool:
-    """Tell whether this thread makes calls that `submit` was given."""
+    """Return whether this is a worker thread, which must not wait for `submit`."""
     return strands.current_executor() is _workers
 
 
@@ -218,7 +220,7 @@ def require_threads() -> None:
 
 
 def ensure_threads() -> bool:
-    """Tell whether there are the threads that `submit` and `call_at` need, and start them."""
+    """Start the timer thread and a worker if missing; return False if the system refuses."""
     return _clock.ensure_thread() and _workers.ensure_thread()
 
 
@@ -227,7 +229,7 @@ def _submit_to(
 ) -> None:
     try:
         which.submit(strand, function, *args)
-    except RuntimeError as exc:  # for a reader thread, this is no reason to end
+    except RuntimeError as exc:  # must not end the calling reader thread
         _log.error("calls have to wait: %s", exc)
 
 
@@ -242,12 +244,12 @@ _delaying_exit: Set[object] = set()  # each change is one step of the interprete
 
 
 def delay_exit(what: object) -> None:
-    """Have the interpreter's end wait, for some seconds at most, until `allow_exit` is called."""
+    """Delay the interpreter's exit, at most for some seconds, until `allow_exit` is called."""
     _delaying_exit.add(what)
 
 
 def allow_exit(what: object) -> None:
-    """Take back what `delay_exit` was told; nothing happens where it was told nothing."""
+    """Undo `delay_exit`; do nothing if it was not called."""
     _delaying_exit.discard(what)
 
 

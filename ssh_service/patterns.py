@@ -9,7 +9,7 @@ __all__ = ["is_match", "is_match_list"]
 
 def is_match(text: str, pattern: str) -> bool:
     """
-    Tell whether a pattern covers the whole text.
+    Return whether a pattern matches the whole text.
 
     Unlike `fnmatch`, brackets are plain characters (``[host]:port``) and the time is bounded by
     the product of the lengths, whatever the pattern.
@@ -35,7 +35,7 @@ def is_match(text: str, pattern: str) -> bool:
 
 
 def is_match_list(text: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a list of patterns covers the text."""
+    """Return whether a pattern of a list matches the text, and no negated one does."""
     found = False
     for pattern in patterns:
         if pattern.startswith("!"):

@@ -22,7 +22,7 @@ _HALF_PAIR = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def keyed_digest(data: bytes) -> str:
-    """Digest data so that equality can be told and nothing else."""
+    """Return a digest that reveals only whether two values are equal."""
     return hmac.new(_PROCESS_KEY, data, hashlib.sha256).hexdigest()
 
 
@@ -48,7 +48,7 @@ class Secret:
         Returns
         -------
         str
-            The secret.  Bytes that are no UTF-8 come back as surrogates.
+            The secret.  Bytes that are not UTF-8 become surrogates.
         """
         if isinstance(self.__value, bytes):
             return self.__value.decode("utf-8", "surrogateescape")

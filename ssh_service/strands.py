@@ -1,9 +1,8 @@
 """
-Threads that make calls for others: those of one strand in order, strands beside each other.
+A thread pool for strands: calls of one strand run in order, different strands concurrently.
 
-A call is handed over by operations that nothing can tear, and that find their way if the last are
-missing.  So it may be handed over wherever an exception of a signal's handler can strike, and by
-destructors.
+A call is submitted by atomic operations, and is still run if the last of them are missing.  So it
+may be submitted where a signal handler can raise, and by destructors.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _log = logging.getLogger(__name__)
 _START_DELAY = 0.02
 # Seconds after which a thread that has nothing to do ends; the last one stays.
 _IDLE_TIMEOUT = 5.0
-# Threads of one crew.
+# Threads of one executor.
 _MAX_THREADS = 256
 
 Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
@@ -44,7 +43,7 @@ class Strand:
         self._turn = threading.Lock()  # held by the thread that makes the calls
 
     def run(self) -> None:
-        """Make the calls there are, unless another thread is doing so."""
+        """Run the calls, unless another thread is doing so."""
         while self.calls and self._turn.acquire(False):
             try:
                 while self.calls:
@@ -63,7 +62,7 @@ def _call_logged(function: Callable[..., Any], args: Tuple[Any, ...]) -> None:
 
 class StrandExecutor:
     """
-    Threads that make the calls of strands.
+    A pool of threads that run strands.
 
     There is one thread as a rule.  Where a strand has waited for some milliseconds, as all threads
     are busy or wait themselves, there will be one more; it ends when it was idle for a while.
@@ -85,17 +84,17 @@ class StrandExecutor:
         # Single operations on sets are atomic; they are looked at without a lock.
         self._threads: Set[int] = set()
         self._idle: Set[int] = set()
-        self._lock = threading.Lock()  # for threads of the crew alone
+        self._lock = threading.Lock()  # taken only by the executor's own threads
         self._started = 0  # guarded by _lock: strands that came to their turn
         self._finished = 0  # guarded by _lock: and whose calls were made
         self._waiting_until = (
             0  # what `_started` will be when all that waited has come to its turn
         )
-        self._check_at = 0.0  # when the clock will look; some time after it, it was never told
+        self._check_at = 0.0  # when the timer checks; long after that, its setting was interrupted
 
     def submit(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
         """
-        Have a call made.
+        Add a call to a strand.
 
         Raises
         ------
@@ -110,16 +109,16 @@ class StrandExecutor:
 
     def enqueue(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
         """
-        Have a call made, where a destructor wants it: nothing is started, and no lock taken.
+        Add a call from a destructor: start no thread and take no lock.
 
-        Whoever is torn from here has handed over nothing, or what is done with the next call.
+        If an exception interrupts it, the call was not submitted, or runs with the next one.
         """
         strand.calls.append((function, args))
         self._strands.append(strand)
         self._wakeups.put(None)
 
     def ensure_thread(self) -> bool:
-        """Tell whether there is a thread, or one can be started."""
+        """Return whether there is a thread, starting one if necessary."""
         if not self._threads:
             try:
                 self._start_thread()
@@ -130,7 +129,7 @@ class StrandExecutor:
     def drain(self, timeout: float) -> bool:
         """Wait until all that was handed over has been done; return False when the time was up."""
         deadline = time.monotonic() + timeout
-        self._wakeups.put(None)  # whoever handed something over may have been torn from doing so
+        self._wakeups.put(None)  # a submission may have been interrupted before its own wakeup
         while self._threads and not self._is_drained():
             if time.monotonic() >= deadline:
                 return False
@@ -158,7 +157,7 @@ class StrandExecutor:
         self._call_at(self._check_at, self._check_waiting)
 
     def _check_waiting(self) -> None:
-        """Start a thread where something has waited since the last look."""
+        """Start a thread if a strand has waited since the last check."""
         self._check_at = 0.0  # first: what comes from here on is watched anew, or seen here
         if not self._strands:
             return
@@ -189,7 +188,7 @@ class StrandExecutor:
                 self._run_next_strand()
 
     def _run_next_strand(self) -> None:
-        """Make the calls of the next strand, if another thread does not."""
+        """Run the next strand, unless another thread took it."""
         with self._lock:
             if not self._strands:
                 return
@@ -214,9 +213,9 @@ class StrandExecutor:
         return False
 
 
-_here = threading.local()  # crew: whose thread this is
+_here = threading.local()  # executor: whose thread this is
 
 
 def current_executor() -> Optional[StrandExecutor]:
-    """Return the crew whose thread this is."""
+    """Return the executor whose thread this is."""
     return getattr(_here, "executor", None)

@@ -177,8 +177,8 @@ def _entries(
     sessions: _Snapshot, after: StartedSessions, is_openssh: bool
 ) -> List[Tuple[int, bool]]:
     """List the sessions whose processes may have run when the list was made."""
-    # OpenSSH does one thing after the other: a process whose end was told before the list was
-    # begun was not there any more, and one whose end is not told by now was there when the list
+    # OpenSSH does one thing after the other: a process whose end was reported before the list
+    # was begun had gone, and one whose end is not reported by now was there when the list
     # was written.
     before = sessions.started if is_openssh else sessions.asked
     own = None if sessions.helper is None else sessions.helper.start_number
@@ -199,7 +199,7 @@ def _numbers(sessions: StartedSessions) -> Set[int]:
 
 
 def _announced(sessions: StartedSessions, found: List[Process]) -> Dict[int, Process]:
-    """Return the processes that their own scripts have told; they may be children of others."""
+    """Return the processes that their own scripts reported, by the number of the session."""
     return {
         session.start_number: session.process
         for session in sessions

@@ -1,4 +1,4 @@
-"""One command: what is sent for it, what comes of it, and its fate."""
+"""One run of a script: what is sent, what is received, and its outcome."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Command(Terminable):
         self.ticket = 0
         self.retried = False
         self._tracker: Optional[CommandTracker] = None  # set once, before it is submitted
-        # Guarded by _lock: what came of it, once that is told.
+        # Guarded by _lock: set when the outcome is published.
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
         self._text, self._env = script.join(text), script.check_environment(env)
         self._encoding = encoding or "utf-8"
@@ -154,7 +154,7 @@ class Command(Terminable):
         return own + cleanup_script(self._left_to_end)
 
     def watch(self, subscribers: Sequence[Subscriber]) -> None:
-        """Have subscribers told of it; before it is submitted."""
+        """Publish its events to subscribers; called before it is submitted."""
         out, err = self.outputs
         tracker = CommandTracker(
             self.connection_id, subscribers, lambda: (out.received, err.received)
@@ -202,7 +202,7 @@ class Command(Terminable):
         )
 
     def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
-        """Run a user's code: in order for this command, beside that of all others."""
+        """Run a user's function, in an order of this command's own."""
         if self._run_callback is None:
             with self._lock:
                 self._run_callback = self._run_callback or background.callback_runner()
@@ -244,7 +244,7 @@ class Command(Terminable):
 
     def unsend(self, channel: Optional[SshChannel], lost: bool = False) -> bool:
         """
-        See to it that the script is not sent over a channel that has ended, if it was not yet.
+        Undo a send that has not left yet, so that the command can be sent again.
 
         Return False if the script may have been sent.
         """
@@ -268,7 +268,7 @@ class Command(Terminable):
         self._settle(error=own, unless_sent=True)
 
     def is_empty(self) -> bool:
-        """Tell whether there is nothing to run."""
+        """Return whether the script is empty."""
         return script.is_empty(self._text)
 
     def settle_empty(self) -> None:
@@ -456,7 +456,7 @@ class Command(Terminable):
 
 
 class HelperCommand(Command):
-    """A script of ours that is run beside a command."""
+    """A helper script, run in another session."""
 
     def __init__(self, text: str, connection_id: str, reply: Reply) -> None:
         super().__init__(text, None, "/bin/sh", connection_id, timeout=_HELPER_TIMEOUT)
@@ -479,7 +479,7 @@ def _run_phase() -> str:
 
 def check_seconds(name: str, seconds: Optional[float]) -> None:
     """
-    Refuse what is no number of seconds.
+    Refuse a value that is not a number of seconds.
 
     Raises
     ------

@@ -30,7 +30,7 @@ class Output:
     Raises
     ------
     SshConfigError
-        `limit` is no number of bytes.
+        `limit` is not a number of bytes.
 
     """
 
@@ -75,7 +75,7 @@ class CallbackOutput(Output):
     Raises
     ------
     SshConfigError
-        `function` is none, or `encoding` is unknown.
+        `function` is not callable, or `encoding` is unknown.
 
     """
 
@@ -229,7 +229,7 @@ def check_encoding(encoding: Optional[str]) -> None:
 
 
 def _decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:
-    """Make a function that decodes chunk by chunk; its second argument tells of the last one."""
+    """Return a function that decodes chunk by chunk; its second argument marks the last one."""
     if encoding is None:
         return lambda chunk, final: chunk
     try:

@@ -25,12 +25,12 @@ Then = Callable[[Optional[Process]], None]
 
 def check_signal(name: str) -> None:
     """
-    Refuse what is no signal's name.
+    Refuse a value that is not the name of a signal, without ``SIG``.
 
     Raises
     ------
     SshConfigError
-        It is none.
+        It is not one.
 
     """
     if not isinstance(name, str) or not _SIGNAL.match(name):

@@ -7,15 +7,15 @@ import shlex
 from bisect import bisect
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-# Two processes that began in the same hundredth of a second are told apart by their numbers, which
-# grow; where they differ by more, the numbers have begun anew in between.
+# Processes that began in the same hundredth of a second are ordered by their numbers, which grow;
+# a larger difference means that the numbers started again in between.
 _MAX_FORKS = 1000
 # Of any number in /proc.
 _MAX_DIGITS = 20
 # What the script below writes when all that it was to end has ended.
 ENDED = "ended"
 
-# Tells whether process $1 is there, is no zombie, and began at $2.
+# Succeeds if process $1 exists, is not a zombie, and began at $2.
 _IS = """\
 is() {
     IFS= read -r _l <"/proc/$1/stat" || return 1
@@ -106,7 +106,7 @@ done
 
 class Process(NamedTuple):
     """
-    A process on a server, told apart from others that will have its number.
+    A process on a server, distinguished from later ones with the same number.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Process(NamedTuple):
     started : Optional[int]
         When it began, in clock ticks since the system did; None where there is no ``/proc``.
     boot : str
-        The system's boot id; empty where there is none.
+        The system's boot id; empty if it has no such id.
 
     """
 
@@ -217,7 +217,7 @@ def _age(process: Process) -> Tuple[int, int]:
 
 
 def _is_certain(order: Sequence[Process]) -> bool:
-    """Tell whether processes that are sorted by age began in that order."""
+    """Return whether processes that are sorted by age certainly began in that order."""
     return not any(
         one.started == next_one.started and next_one.pid - one.pid > _MAX_FORKS
         for one, next_one in zip(order, order[1:])

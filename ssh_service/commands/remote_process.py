@@ -88,7 +88,7 @@ class RemoteProcess:
         Raises
         ------
         SshConfigError
-            That is no signal's name (a `ValueError`).
+            `name` is not the name of a signal (a `ValueError`).
         """
         self._command.signal(name)
 
@@ -97,7 +97,7 @@ class RemoteProcess:
         self.signal("TERM")
 
     def kill(self) -> None:
-        """Send KILL to the remote process group; the future then tells of it."""
+        """Send KILL to the remote process group; the future then receives the outcome."""
         self.signal("KILL")
 
     def lines(self) -> Iterator[Any]:
@@ -152,7 +152,7 @@ class RemoteProcess:
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait; None waits for ever.  The command goes on when they are over.
+            Seconds to wait; None: no limit.  The command continues when they are over.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""What came of a command, and the future that tells it."""
+"""The outcome of a command, and its future."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class CompletedProcess:
     command : Optional[str]
         The script.
     subsystem : Optional[str]
-        None: a script is no subsystem.
+        Always None: a script is not a subsystem.
     exit_status : Optional[int]
-        As the server sent it; -1 where a signal ended the process, None where nothing was told.
+        As the server sent it; -1 where a signal ended the process, None if the server sent none.
     exit_signal : Optional[Tuple[str, bool, str, str]]
         Name (without ``SIG``), whether core was dumped, the server's text, and its language.
     returncode : Optional[int]
-        The exit status, or minus the signal's number; None where nothing was told.
+        The exit status, or minus the signal's number; None if the server sent none.
     stdout_bytes, stderr_bytes : bytes
         The output as it came.
     encoding : str
@@ -105,7 +105,7 @@ class CommandHandle(Protocol):
         """End the command, as its future was dropped; a destructor calls this."""
 
     def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
-        """Run a user's code, beside that of others."""
+        """Run a user's function, in an order of this command's own."""
 
 
 class CommandFuture(Future):  # type: ignore[type-arg]
@@ -113,7 +113,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
     A real `concurrent.futures.Future` whose `cancel` also ends a command that is under way.
 
     Its done-callbacks run on a callback thread, so that they may wait without stalling a
-    connection or another command; whoever waits in `result` is released first.  One that was
+    connection or another command; threads that wait in `result` are released first.  One that was
     dropped before it is done, with no done-callback, ends its command: nobody could hear of it.
 
     Parameters
@@ -156,7 +156,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
 
     def done(self) -> bool:
         """
-        Tell whether there is an outcome.
+        Return whether there is an outcome.
 
         Returns
         -------
@@ -167,7 +167,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
 
     def cancelled(self) -> bool:
         """
-        Tell whether the command ended because it was cancelled.
+        Return whether the command ended because it was cancelled.
 
         Returns
         -------
@@ -185,7 +185,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait; None waits for ever.
+            Seconds to wait; None: no limit.
 
         Returns
         -------
@@ -195,7 +195,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         Raises
         ------
         concurrent.futures.TimeoutError
-            There is none yet.  What else is raised is the command's error.
+            There is no outcome yet.  Any other exception is the command's error.
         """
         error = self.exception(timeout)
         if error is None:
@@ -212,7 +212,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait; None waits for ever.
+            Seconds to wait; None: no limit.
 
         Returns
         -------
@@ -246,7 +246,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
             return
         self._command.keep_future()
         self._callbacks.append(fn)
-        if self._settled.is_set():  # just now: whoever settled it may have missed this one
+        if self._settled.is_set():  # just now: the settling thread may have missed this one
             self._call_callbacks()
 
     def set_result(self, result: Any) -> None:

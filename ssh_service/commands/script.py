@@ -92,7 +92,7 @@ def _lines(item: str) -> List[str]:
 
 
 def is_empty(text: str) -> bool:
-    """Tell whether a script has nothing to run."""
+    """Return whether a script has nothing to run."""
     return not text.strip(" \t\n")
 
 
@@ -153,7 +153,7 @@ def deliver(
     Raises
     ------
     SshConfigError
-        `shell` is no path.
+        `shell` is not a path.
 
     """
     # (A server ends the whole connection over an exec request with a NUL character.)

@@ -96,7 +96,7 @@ class Stdin:
     def pump(self) -> None:
         """Send what the peer's window takes."""
         with self._lock:
-            self._pump_again = True  # whoever is at it goes round once more
+            self._pump_again = True  # the thread that is pumping goes round once more
             if self._pumping:
                 return
             self._pumping = True
@@ -150,7 +150,7 @@ class Stdin:
             )
             with self._lock:
                 if self._ended or not self._more:
-                    why = "has ended" if self._ended else "was told that nothing follows"
+                    why = "has ended" if self._ended else "has had its stdin closed"
                     raise BrokenPipeError(f"{self._connection_id}: the command {why}")
                 if not has_room:
                     raise TimeoutError(

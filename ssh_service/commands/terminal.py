@@ -19,8 +19,8 @@ class TerminalInput:
 
     The remote shell first makes the terminal raw, and only then asks for the script: values of the
     environment never leave before the echo is known to be off.  The script's first act is to
-    restore the terminal, and only then is the caller's input sent.  Both moments are told by marks
-    in the output.  The server needs a POSIX shell and ``stty`` for it.
+    restore the terminal, and only then is the caller's input sent.  Marks in the output report
+    both moments.  The server needs a POSIX shell and ``stty`` for it.
 
     Attributes
     ----------

@@ -42,7 +42,7 @@ class Terminable(ChannelSink):
         self.connection_id = connection_id
         # Runs what users' threads hand over; None: the command was not submitted yet.
         self.strand: Optional[background.Strand] = None
-        # Set by whoever submits it: what it waits for, as the phase of a timeout; and how to run
+        # Set when it is submitted: what it waits for, as the phase of a timeout; and how to run
         # a helper script in another session.
         self.waits_for: Callable[[], str] = lambda: "queue"
         self.run_helper: Helper = no_helper

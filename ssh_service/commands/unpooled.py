@@ -1,4 +1,4 @@
-"""A command on a connection in hand, whose other sessions belong to others."""
+"""Runs a command on a transport that no pool manages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REFUSAL_TIMEOUT = 10.0
 
 def start_on_transport(transport: SshTransport, command: Command) -> None:
     """
-    Have a command run over a connection, in a session of its own; its future tells of its fate.
+    Run a command over a connection in a session of its own; its future receives the outcome.
 
     Where the server admits no more sessions it waits, as long as its time-out allows, until others
     (a pool, a copy, code of the user's) hold fewer.

@@ -84,9 +84,7 @@ class SshClientCache:
         if max_destinations is not None and not (
             isinstance(max_destinations, int) and max_destinations >= 1
         ):
-            raise SshConfigError(
-                f"max_destinations is {max_destinations!r}; it must be at least 1"
-            )
+            raise SshConfigError(f"max_destinations must be at least 1, got {max_destinations!r}")
         # What uses connections for longer than a call keeps this, and not the cache.
         self.lender = Lender(client_factory, max_destinations, dialer)
         self.lender.bind_cache(self)

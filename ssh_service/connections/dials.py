@@ -118,7 +118,9 @@ class Dial:
                 self._slots.count("drops")
             if isinstance(exc, SshConnectTimeout) and waited >= _REPORT_WAIT_ABOVE:
                 limit = self._slot.target.connect_timeout
-                exc.args = (f"{exc}; {waited:.1f} s of its {limit:g} s had gone before its turn",)
+                exc.args = (
+                    f"{exc}; {waited:.1f} s of its {limit:g} s were spent waiting for its turn",
+                )
             raise
 
     def _is_wanted(self) -> bool:

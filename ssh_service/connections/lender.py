@@ -122,7 +122,7 @@ class Lender:
             if not slot.connection.wait(None if deadline is None else max(0.0, deadline - began)):
                 name = slot.target.connection_id
                 raise SshConnectTimeout(
-                    f"{name}: still connecting when the time was up,"
+                    f"{name}: timed out while connecting,"
                     f" after {time.monotonic() - began:.1f} s",
                     connection_id=name,
                     phase="connect",

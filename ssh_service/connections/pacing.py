@@ -78,9 +78,8 @@ class Pacer:
             state = self._wait_for_turn(server, deadline, wanted)
             if state is None:
                 raise SshConnectTimeout(
-                    f"{connection_id}: could not begin to connect within"
-                    f" {time.monotonic() - began:.1f} s, as others were connecting to this server,"
-                    " or it had no room",
+                    f"{connection_id}: timed out after {time.monotonic() - began:.1f} s of waiting"
+                    f" to dial (at most {_MAX_CONCURRENT_DIALS} dials per server at once)",
                     connection_id=connection_id,
                     phase="connect",
                 )

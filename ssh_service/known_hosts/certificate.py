@@ -49,7 +49,7 @@ class HostCertificate(NamedTuple):
         Raises
         ------
         ValueError
-            It is none.
+            It is not a certificate.
 
         """
         reader = _Reader(blob)
@@ -68,7 +68,7 @@ class HostCertificate(NamedTuple):
         principals = _strings(reader.string())
         valid_after, valid_before = struct.unpack(">QQ", reader.take(16))
         options = _strings(reader.string())[::2]
-        reader.string()  # extensions: there are none for hosts
+        reader.string()  # extensions: hosts have no use for them
         reader.string()  # reserved
         authority = reader.string()
         signed = blob[: reader.at]

@@ -67,7 +67,7 @@ class KnownKey(NamedTuple):
         return f"{self.file}:{self.line}"
 
     def is_for(self, name: str) -> bool:
-        """Tell whether the line speaks of a host."""
+        """Return whether the line is for a host."""
         if self.hosts.startswith("|1|"):
             return _is_hashed(name, self.hosts)
         return is_match_list(name, self.hosts.lower().split(","))
@@ -146,7 +146,7 @@ def _parse(path: str, version: Tuple[int, ...]) -> Tuple[KnownKey, ...]:
 
 
 def _parse_line(text: str, path: str, number: int) -> Optional[KnownKey]:
-    # `str.split` would take blanks for such that are none to ssh.
+    # `str.split` also splits at characters that ssh does not.
     fields = [field for field in _BLANKS.split(text) if field]
     if not fields or fields[0].startswith("#"):
         return None

@@ -1,4 +1,4 @@
-"""Writing down a host key that is believed for the first time, beside others who do so too."""
+"""Appends a newly accepted host key to a file, safely with other processes that do so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judgement over a host key, by policy."""
+"""Verifies host keys by policy, known_hosts files, certificates and pins."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class _Case:
         self.shown = fingerprint(blob)
 
     def is_new(self) -> bool:
-        """Tell whether the key is to be written down; raise where it is refused."""
+        """Return whether the key has to be recorded; raise if it is refused."""
         trust = self._trust
         known = KnownHosts.load(trust.files)
         lines = known.lookup(self._names)

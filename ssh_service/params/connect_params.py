@@ -186,7 +186,7 @@ class ConnectParams:
     def key(self) -> ConnectKey:
         """What the cache compares; reads the key files' state the first time it is asked."""
         # Not `functools.cached_property`: before Python 3.12 that has one lock for the process, so
-        # that a slow file system would hold up every host, and a forked child wait for ever.
+        # a slow file system would delay every host, and a forked child could wait without end.
         found: Optional[ConnectKey] = self.__dict__.get("_key")
         if found is None:  # two threads at worst do it twice, with one result
             found = self.__dict__.setdefault("_key", self._make_key())

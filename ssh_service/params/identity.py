@@ -1,7 +1,7 @@
 """
 What stands for credentials in a connect key: equal for equal ones, and never a secret.
 
-Whoever presents an equal identity gets the connection that the credential opened, so an identity
+A caller with an equal identity gets the connection that the credential opened, so an identity
 must follow from what only the credential's owner has: never from a public key alone.
 """
 
@@ -103,7 +103,7 @@ def _file_identity(path: str) -> Optional[str]:
         # Reading a fifo would wait for a writer, in the caller's thread.
         return _content_digest(path, file_version(facts)) if stat.S_ISREG(facts.st_mode) else None
     except OSError:
-        return None  # what is wrong with it is told by the dial
+        return None  # the dial reports what is wrong with it
 
 
 @functools.lru_cache(maxsize=256)

@@ -69,7 +69,7 @@ def _concealed_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
 
 
 def is_software_key(key: paramiko.PKey) -> bool:
-    """Tell whether a key object holds its private half itself, if it has one."""
+    """Return whether a key is one of paramiko's own classes, which hold the private half."""
     return type(key) in _SOFTWARE_KEYS
 
 

@@ -9,7 +9,7 @@ from ssh_service.errors import SshConfigError
 
 __all__ = ["check_names"]
 
-# asyncssh's, about sessions and sockets: whoever passes them to asyncssh may pass them here.
+# asyncssh's, about sessions and sockets: accepted so that the same mapping serves both.
 _WITHOUT_EFFECT = frozenset(
     """client_factory client_version encoding errors line_editor max_pktsize rcvbuf request_pty
     sndbuf tcp_keepalive term_modes term_size term_type utf8_decode_errors window""".split()

@@ -17,7 +17,7 @@ __all__ = ["Hop", "Tunnel", "route"]
 
 _MAX_HOPS = 16
 # A jump host speaks for the same user from the same place; its key and its trust are its own.  So
-# are its questions: a handler is not told who asks, and would give one host the answers (a
+# are its questions: a handler does not learn who asks, and would give one host the answers (a
 # password, a one-time code) that are meant for another.
 _INHERITED = (
     "config",

@@ -120,7 +120,7 @@ class SessionPool:
                 late = self._scheduler.are_connecting_longer(limit)
             if late:
                 where = command.connection_id
-                text = f"{where}: still connecting when the time was up, after {limit:g} s"
+                text = f"{where}: timed out while connecting, after {limit:g} s"
                 command.settle_unsent(
                     SshConnectTimeout(text, connection_id=where, phase="connect")
                 )

@@ -46,7 +46,7 @@ def expand_command(text: str, tokens: Mapping[str, str], origin: str) -> str:
     Raises
     ------
     SshConfigError
-        As for `expand_tokens`; or a host or user in it is none, but more of a command.
+        As for `expand_tokens`; or a host or user name contains shell syntax.
 
     """
     for letter in _NAMES:

@@ -163,7 +163,9 @@ class _Reader:
                 raise SshConfigError(f"{value.origin}: Include {argument} in the system's file")
             pattern = os.path.join(base, expand_home(argument))
             for path in sorted(glob.glob(pattern)):
-                self._read(path, is_users, True, active, depth + 1)  # as ssh: whoever names it
+                self._read(
+                    path, is_users, True, active, depth + 1
+                )  # as ssh: whichever file includes it
 
     def _is_for_us(self, head: Optional[Line], reachable: bool) -> bool:
         if head is None:
@@ -183,7 +185,7 @@ class _Reader:
         return result
 
     def _holds(self, criterion: Criterion, origin: str) -> bool:
-        """Tell whether a criterion holds, before it is negated."""
+        """Return whether a criterion holds, before negation."""
         name = criterion.name
         if name == "all":
             return True

@@ -353,7 +353,7 @@ def test_a_caller_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
 ) -> None:
     dialer.hold("alpha")
     patient = connections.request(target(connect_timeout=60))
-    with pytest.raises(SshConnectTimeout, match="still connecting"):
+    with pytest.raises(SshConnectTimeout, match="timed out while connecting"):
         connections.get_client_connection(connect_params(connect_timeout=0.01))
     dialer.release("alpha")
     patient.connection.result(PATIENCE)
@@ -377,7 +377,7 @@ def test_a_dial_whose_turn_came_late_says_what_its_time_went_by_with(
     dialer.errors["alpha"] = [SshConnectTimeout(text), SshConnectTimeout(text)]
     with pytest.raises(SshConnectTimeout) as caught:
         connections.get_client_connection(connect_params())
-    assert str(caught.value) == f"{text}; 29.9 s of its 30 s had gone before its turn"
+    assert str(caught.value) == f"{text}; 29.9 s of its 30 s were spent waiting for its turn"
     with pytest.raises(SshConnectTimeout) as caught:
         connections.get_client_connection(connect_params())
     assert str(caught.value) == text  # it was its turn at once

@@ -617,7 +617,7 @@ def test_who_writes_what_nobody_will_read_is_told_where_and_why() -> None:
     command = make(more_stdin=True)
     channel = started(command)
     command.stdin.close()
-    with pytest.raises(BrokenPipeError, match="^somebody@alpha:22: .* nothing follows"):
+    with pytest.raises(BrokenPipeError, match="^somebody@alpha:22: .* stdin closed"):
         command.stdin.write(b"more")
     channel.complete()
     with pytest.raises(BrokenPipeError, match="^somebody@alpha:22: the command has ended"):

@@ -162,7 +162,7 @@ def test_a_turn_that_does_not_come_again_is_told_with_all_the_time_that_went_by(
         lambda: outcome(lambda: pacer.dial("a", 1030.0, dial, is_wanted)), drop_another
     )
     assert isinstance(error, SshConnectTimeout)
-    assert "could not begin to connect within 30.1 s" in str(error)
+    assert "timed out after 30.1 s of waiting to dial" in str(error)
 
 
 def test_who_waits_for_room_and_who_comes_later_are_counted_together() -> None:
@@ -210,7 +210,7 @@ def test_a_turn_that_never_comes_ends_at_the_deadline() -> None:
         )
         gate.go.set()
         assert isinstance(error, SshConnectTimeout)
-        assert error.connection_id == name and str(error).startswith(f"{name}: could not begin")
+        assert error.connection_id == name and str(error).startswith(f"{name}: timed out after")
         assert "route" not in str(error)
 
     in_threads(too_late, *[lambda: pacer.dial(("a", "route"), soon(), gate) for _ in range(5)])
