@@ -103,7 +103,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         self.lock, self._strong_references = threading.Lock(), set()
         known, self._channels = self._channels.values(), ChannelMap()
         for chan in known:
-            chan._after_fork_in_child(self._loss)
+            chan._after_fork_in_child(self.loss)
 
     def _release_waiters(self, reason: SshConnectionLost) -> None:
         super()._release_waiters(reason)

@@ -1,8 +1,8 @@
 """
-How a connection ends: by whom, why, and who is told.
+How a connection ends: by this side, by the server, or by the network.
 
-Whoever is the first to see a reason decides it, once.  The reader thread, which any end wakes,
-then tells everyone.
+The first thread that sees a reason sets it.  The reader thread, which any end wakes, then notifies
+all users.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ import contextlib
 import os
 import sys
 import threading
-from typing import Any, Callable, List, Optional
+from typing import Any, Optional
 
 import paramiko
 from paramiko.message import Message
 
 from ssh_service.errors import SshConnectionLost, copy_for_raise, reason_of
+from ssh_service.transport.end_state import DoneCallback, EndState
 from ssh_service.transport.keepalive import KeepaliveTimeout
 from ssh_service.transport.packets import SshPacketizer
 from ssh_service.transport.text import make_printable, printable
 from ssh_service.transport.wire import Wire
 
-# Seconds `close` waits for the reader thread; it ends at once unless the machine is starved.
+# Seconds for which `close` waits for the reader thread, which ends at once on a healthy machine.
 _CLOSE_TIMEOUT = 2.0
 DISCONNECT_BY_APPLICATION = 11  # RFC 4253 section 11.1
-
-DoneCallback = Callable[[Any, Optional[SshConnectionLost]], None]
 
 
 class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
@@ -38,13 +37,13 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
     wire : Wire
         Where the bytes go to, and come from.
     connection_id : str
-        ``user@host:port``, for people.
+        ``user@host:port``, for messages.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  There is one reason, and everyone is told it once.
+    Guarantees.  There is one reason, and everyone is notified once.
     """
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
@@ -53,23 +52,22 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         self._pid = os.getpid()
         self._reader_error: Optional[BaseException] = None  # which ended it
         self._disconnect_text: Optional[str] = None  # reader thread only: the server's DISCONNECT
-        self._peer_closed = False  # the peer has ended the stream; set once, by whoever sees it
-        self._end_lock = threading.Lock()
-        self._close_reason: Optional[SshConnectionLost] = (
-            None  # guarded by _end_lock: why we end it
-        )
-        self._loss: Optional[SshConnectionLost] = None  # guarded by _end_lock
-        self._ended = False  # guarded by _end_lock
-        self._callbacks: List[DoneCallback] = []  # guarded by _end_lock
+        self._peer_closed = False  # the peer has closed the stream; only ever set
+        self._end_state = EndState()
         super().__init__(wire, packetizer_class=SshPacketizer)
 
-    # Whether, and why.
+    # State.
 
     def is_active(self) -> bool:
-        """Tell whether the connection can be used, by this process."""
+        """
+        Return whether this process can use the connection.
+
+        False once it has ended or is being closed, in a forked child, and once the exiting
+        interpreter has ended the reader thread.
+        """
         return (
             bool(self.active)
-            and self._close_reason is None
+            and self._end_state.reason is None
             and not self._peer_closed
             and self._pid == os.getpid()
             and not sys.is_finalizing()
@@ -77,10 +75,10 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
 
     def probe(self) -> bool:
         """
-        Tell, by a look at the socket, whether what is sent now could still be answered.
+        Check the socket; return whether a message sent now could still be answered.
 
-        An end that has come, but that the reader thread has not seen yet, makes the connection
-        inactive; what came before it is still read.
+        If the peer has closed the stream, the connection becomes inactive at once, but the reader
+        thread still reads what came before.
         """
         if self._wire.has_peer_closed():
             self._peer_closed = True
@@ -89,8 +87,7 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
     @property
     def loss(self) -> Optional[SshConnectionLost]:
         """Why the connection ended; None while it lives and after a clean end."""
-        with self._end_lock:
-            return self._loss
+        return self._end_state.loss
 
     def add_done_callback(self, callback: DoneCallback) -> None:
         """
@@ -99,15 +96,11 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         Parameters
         ----------
         callback : Callable[[SshTransport, Optional[SshConnectionLost]], None]
-            Called on the reader thread (at once, on the caller's, if it has ended already), with
-            the reason of the loss, or None after a clean end.  It must not wait.
+            Called on the reader thread, or at once on the caller's if the connection has ended,
+            with the reason of the loss, or None after a clean end.  It must not block.
         """
-        with self._end_lock:
-            if not self._ended:
-                self._callbacks.append(callback)
-                return
-            loss = self._loss
-        callback(self, loss)
+        if not self._end_state.add_callback(callback):
+            callback(self, self._end_state.loss)
 
     def _loss_error(self, reason: str, text: str, **attributes: Any) -> SshConnectionLost:
         return SshConnectionLost(
@@ -123,30 +116,27 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         )
 
     def _ended_error(self) -> SshConnectionLost:
-        with self._end_lock:
-            reason = self._loss or self._close_reason
-        return (
-            copy_for_raise(reason)
-            if reason
-            else self._loss_error("unknown", "the connection has ended")
-        )
+        reason = self._end_state.reason
+        if reason is None:
+            return self._loss_error("unknown", "the connection has ended")
+        return copy_for_raise(reason)
 
-    # By us.
+    # An end by this side.
 
     def close(self) -> None:
-        """Say goodbye and end the connection; what is in flight ends with an error at once."""
+        """Send DISCONNECT and end the connection; pending calls fail at once."""
         self.close_nowait()
         if self.is_alive() and threading.current_thread() is not self:
             self.join(_CLOSE_TIMEOUT)
 
     def close_nowait(self) -> None:
-        """Do as `close` does, without waiting for the reader thread to end."""
+        """Close without waiting for the reader thread to end."""
         self._end(
             self._loss_error("closed", "the connection was closed on this side"), polite=True
         )
 
     def abort(self, error: SshConnectionLost) -> None:
-        """Drop the connection for a reason."""
+        """End the connection without DISCONNECT; `error` is the reason that users get."""
         self._end(error, polite=False)
 
     def _end(self, error: SshConnectionLost, polite: bool) -> None:
@@ -154,44 +144,39 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
             # A shutdown would cut the parent's connection: see docs/paramiko_repairs.md#fork
             self._wire.release()
             return
-        with self._end_lock:
-            first = self._close_reason is None and not self._ended
-            if first:
-                self._close_reason = error
-        if first and polite:
+        if self._end_state.begin(error) and polite:
             self._send_disconnect()
-        self._wire.close()  # wakes the reader, which tells everyone and gives the socket back
-        if self.ident is None:  # there is no reader yet
+        self._wire.close()  # wakes the reader, which notifies the users and closes the descriptor
+        if self.ident is None:  # the reader was not started
             self._wire.release()
             self._on_ended()
 
     def _send_disconnect(self) -> None:
-        """Tell the server, where that can be done without waiting."""
+        """Send DISCONNECT, if that is possible without blocking."""
         raise NotImplementedError
 
     def atfork(self) -> None:
-        """Let go of the connection without a word to the server, after a fork of this process."""
-        # paramiko's closes the socket first, which would cut the other process's connection.
+        """Release the connection without a message to the server, after a fork of this process."""
+        # paramiko closes the socket first, which would end the other process's connection.
         self._end(
             self._loss_error("closed", "the connection was closed on this side"), polite=False
         )
 
     def stop_thread(self) -> None:
-        """Do nothing: paramiko calls this when the interpreter ends, and so do sockets."""
-        # Closing it here would tell everyone, in a process that is about to be gone, that the
-        # server closed the connection, and daemon threads would print that as they die: see
+        """Do nothing: paramiko calls this at the exit of the interpreter, which closes sockets."""
+        # Closing it here would notify users in an exiting process that the server closed the
+        # connection, and daemon threads would print that: see
         # docs/paramiko_repairs.md#interpreter-exit
 
     def _after_fork_in_child(self) -> None:
-        """Become useless, in a forked child: threads that it has not may hold all of these."""
-        self._end_lock = threading.Lock()
-        self._close_reason = self._loss = self._fork_error()
-        self._ended, self._callbacks = True, []
+        """Invalidate in a forked child: threads that no longer exist may hold these locks."""
+        self._end_state = EndState()
+        self._end_state.complete(self._fork_error())
 
-    # By the server or the network, as the reader thread sees it.
+    # An end by the server or the network, on the reader thread.
 
     def run(self) -> None:
-        """Read until the connection ends, then tell everyone; `start_client` starts this."""
+        """Read until the connection ends, then notify its users; started by `start_client`."""
         try:
             self._wire.start()
             super().run()
@@ -199,28 +184,28 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
             # paramiko could not format the exception that ended it (an OSError without a number):
             # see docs/paramiko_repairs.md#error-without-text
             self.saved_exception = error.__context__ or error
-            with contextlib.suppress(ValueError):  # paramiko skipped this, too
+            with contextlib.suppress(ValueError):  # which paramiko skipped, too
                 paramiko.transport._active_threads.remove(self)
             if self.auth_handler is not None:
                 self.auth_handler.abort()
         finally:
             self._on_ended()
-            # paramiko does this only where it was the first to see the end: not if this side hung
-            # up at that moment.
+            # paramiko does this only if it was the first to see the end, not if this side closed
+            # the connection at that moment.
             if self.completion_event is not None:
                 self.completion_event.set()
 
     @property
     def saved_exception(self) -> Optional[BaseException]:
-        """What ended the reader, as paramiko keeps it: whoever asks first takes it away."""
+        """The exception that ended the reader; paramiko's `get_exception` takes it away."""
         return self._saved
 
     @saved_exception.setter
     def saved_exception(self, error: Optional[BaseException]) -> None:
         # A property, so that the reason is still known after `get_exception` took it: see
         # docs/paramiko_repairs.md#shared-exception
-        # A login that was refused is kept there as well, and ends nothing: it is not raised, but
-        # made for whoever logs in.
+        # A refused login is stored here as well, but does not end the connection; it was not
+        # raised, and so has no traceback.
         self._saved = error
         if error is not None and error.__traceback__ is not None:
             make_printable(error)
@@ -230,11 +215,9 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         code, text = m.get_int(), printable(m.get_string().decode("utf-8", "backslashreplace"))
         self._disconnect_text = f"{text or 'no reason given'} (code {code})"
         if code == DISCONNECT_BY_APPLICATION:
-            with self._end_lock:
-                if self._close_reason is None:
-                    self._close_reason = self._loss_error(
-                        "goodbye", f"the server left: {self._disconnect_text}"
-                    )
+            self._end_state.begin(
+                self._loss_error("goodbye", f"the server left: {self._disconnect_text}")
+            )
 
     def _reader_loss(self) -> SshConnectionLost:
         error = self._reader_error
@@ -260,27 +243,25 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         return lost
 
     def _on_ended(self) -> None:
-        with self._end_lock:
-            if self._ended:
-                return
-            reason = self._close_reason or self._reader_loss()
-            clean = reason.reason in ("closed", "goodbye")
-            self._ended, self._loss = True, None if clean else reason
-            callbacks, self._callbacks = self._callbacks, []
+        end = self._end_state
+        callbacks = end.complete(end.reason or self._reader_loss())
+        if callbacks is None or end.reason is None:
+            return
         self.active = False
         self._wire.close()
-        self._release_waiters(reason)
+        self._release_waiters(end.reason)
         for callback in callbacks:
             try:
-                callback(self, self._loss)
-            except Exception:  # the others have to be told all the same
+                callback(self, end.loss)
+            except Exception:  # the other callbacks must still run
                 self.logger.exception("%s: a done callback failed", self.connection_id)
-        # Once the last writer has gone, the number may be re-used.  One that a signal's handler
-        # tore away from the gate has left it closed: see docs/paramiko_repairs.md#torn-calls
+        # After the last writer, the descriptor's number may be reused.  A writer that was
+        # interrupted by a signal handler has left the send lock taken: see
+        # docs/paramiko_repairs.md#torn-calls
         self.clear_to_send_lock.acquire(timeout=_CLOSE_TIMEOUT / 2)
         self._wire.release()
         self.clear_to_send_lock.release()
 
     def _release_waiters(self, reason: SshConnectionLost) -> None:
-        """Release whoever waits for something of this connection; each part adds its own."""
-        self.clear_to_send.set()  # whoever waits for a key exchange finds the connection ended
+        """Release all threads that wait for this connection; each layer adds its own."""
+        self.clear_to_send.set()  # for threads that wait for a key exchange

@@ -11,28 +11,42 @@ import os
 import queue
 import threading
 import weakref
-from typing import TYPE_CHECKING, Optional, Set, Tuple
+from typing import Optional, Protocol, Set, Tuple
 
 from paramiko.message import Message
 
 from ssh_service.transport.outbound import SendState
 
-if TYPE_CHECKING:
-    from ssh_service.transport.sending import SendingTransport
-
 # Seconds between attempts to send the deferred messages of a transport.
 _RETRY_INTERVAL = 0.05
 
+
+class Sender(Protocol):
+    """What the reaper needs of a transport."""
+
+    def send_nowait(self, m: Message, send_state: Optional[SendState] = None) -> None:
+        """Send a message without blocking."""
+
+    def _flush(self) -> bool:
+        """Send the deferred messages; return False if the network is full."""
+
+    def _flush_or_submit(self) -> None:
+        """Send the deferred messages, or let the reaper do so."""
+
+    def _after_fork_in_child(self) -> None:
+        """Invalidate the connection."""
+
+
 # A message to send, or None to send the transport's deferred messages.
-PendingSend = Tuple["SendingTransport", Optional[Message], Optional[SendState]]
+PendingSend = Tuple[Sender, Optional[Message], Optional[SendState]]
 
 _queue: "queue.SimpleQueue[PendingSend]" = queue.SimpleQueue()
 _lock = threading.Lock()
 _thread: Optional[threading.Thread] = None  # guarded by _lock
-_transports: "weakref.WeakSet[SendingTransport]" = weakref.WeakSet()
+_transports: "weakref.WeakSet[Sender]" = weakref.WeakSet()
 
 
-def register(transport: SendingTransport) -> None:
+def register(transport: Sender) -> None:
     """Serve a transport: its submitted sends, and its invalidation in a forked child."""
     global _thread
     with _lock:
@@ -43,7 +57,7 @@ def register(transport: SendingTransport) -> None:
 
 
 def submit(
-    transport: SendingTransport,
+    transport: Sender,
     m: Optional[Message] = None,
     send_state: Optional[SendState] = None,
 ) -> None:
@@ -52,7 +66,7 @@ def submit(
 
 
 def _run() -> None:
-    blocked: Set[SendingTransport] = set()
+    blocked: Set[Sender] = set()
     while True:
         try:
             transport, m, send_state = _queue.get(timeout=_RETRY_INTERVAL if blocked else None)

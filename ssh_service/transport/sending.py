@@ -1,17 +1,17 @@
 """
-The gate: all that leaves a connection after its first key exchange passes here, in order.
+Sending: after the first key exchange, all messages of a connection pass here, in order.
 
-One thread at a time holds it (`clear_to_send_lock`, paramiko's), and none while keys are being
-exchanged.  What cannot be sent at once is deferred, and sent by whoever leaves the gate.
+One thread at a time holds the send lock (paramiko's `clear_to_send_lock`), and none during a key
+exchange.  A message that cannot be sent at once waits in the `SendQueue`; the thread that releases
+the lock sends it.
 """
 
 from __future__ import annotations
 
-import collections
 import os
 import threading
 import time
-from typing import ContextManager, Deque, List, Optional, Sequence, Set, Tuple
+from typing import ContextManager, List, Optional, Sequence
 
 from paramiko.common import MSG_CHANNEL_CLOSE, cMSG_DISCONNECT
 from paramiko.message import Message
@@ -24,35 +24,32 @@ from ssh_service.transport.lifecycle import DISCONNECT_BY_APPLICATION, Lifecycle
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.outbound import SendState
 from ssh_service.transport.packets import message
+from ssh_service.transport.send_queue import Batch, SendQueue
 from ssh_service.transport.text import printable
 from ssh_service.transport.wire import Wire
 
 # Seconds a key exchange may take once the connection is in use.
 REKEY_TIMEOUT = 30.0
-# Seconds for which a message that is in no hurry waits for others.
-_COALESCE_DELAY = 0.002
-# Bytes of small messages that leave in one piece; what is writable takes as many without waiting.
+# Bytes of small messages that are written together; a writable socket accepts this many without
+# blocking.
 _MAX_BATCH_BYTES = 2048
 
 
 class SendingTransport(LifecycleTransport):
     """
-    What sends for `SshTransport`.
+    The layer of `SshTransport` that sends messages.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
     Guarantees.  Messages of one channel leave in order, nothing after its CLOSE.  The reader
-    never waits for another thread.  A write that is torn ends the connection.
+    never waits for another thread.  An interrupted write ends the connection.
     """
 
     def __init__(self, wire: Wire, connection_id: str) -> None:
-        # Messages to go out as soon as the gate is free; a deque's append is atomic.
-        self._deferred: Deque[Tuple[Message, Optional[SendState]]] = collections.deque()
-        self._flush_at = 0.0  # reader thread only: when it sends what waits for company
+        self._send_queue = SendQueue()
         self._write_lock = threading.RLock()  # held while packets are made and written
-        self._batches = threading.local()  # which `batch` the thread is in
         super().__init__(wire, connection_id)
         self._replace_clear_to_send()
         self.packetizer.wants_to_write = self._wants_to_write
@@ -62,7 +59,7 @@ class SendingTransport(LifecycleTransport):
         self.clear_to_send_lock = threading.Lock()
         self._replace_clear_to_send()
         self._write_lock = threading.RLock()
-        self._deferred.clear()
+        self._send_queue = SendQueue()
 
     def _replace_clear_to_send(self) -> None:
         self.clear_to_send = LockFreeEvent()
@@ -70,34 +67,31 @@ class SendingTransport(LifecycleTransport):
 
     def send_nowait(self, m: Message, send_state: Optional[SendState] = None) -> None:
         """Send a small message without blocking, even in a key exchange or with a full network."""
-        self._deferred.append((m, send_state))
-        if not self._batches.__dict__.get("groups"):
+        queue = self._send_queue
+        queue.append((m, send_state))
+        if not queue.batches.__dict__.get("open"):
             self._flush_or_submit()
 
     def batch(self, defer: bool = False) -> ContextManager[None]:
-        """Send what this thread posts meanwhile in one piece, at the end."""
-        return _Batch(self, defer)
+        """
+        Return a context manager: messages that this thread sends meanwhile leave in one piece.
 
-    def _flush_later(self) -> None:
-        if len(self._deferred) > 1:
-            self._flush()
-        else:
-            self._flush_at = time.monotonic() + _COALESCE_DELAY
-
-    def _time_to_flush(self, now: float) -> float:
-        """Say for how many seconds what is deferred may wait still; on the reader thread."""
-        if now >= self._flush_at or not self._deferred:
-            self._flush_at = 0.0
-        return max(0.0, self._flush_at - now)
+        With `defer` (for the reader thread), a single message may wait a moment for others.
+        """
+        return Batch(self, self._send_queue, defer)
 
     def _flush_or_submit(self) -> None:
-        """Send what is deferred, or see to it that another thread does."""
+        """Send the queue, or let another thread do so."""
         if not self._flush() and threading.current_thread() is not self:
-            # The reader may be waiting for bytes alone, and not know that there is more to do.
+            # The reader may be waiting only for input, and would not notice.
             reaper.submit(self)
 
     def _flush(self) -> bool:
-        """Send what is deferred, unless the gate is taken: whoever holds it does so at the end."""
+        """
+        Send the queue; a thread that holds the send lock does so when it releases it.
+
+        Return False if the network has no room for the rest.
+        """
         try:
             while self._has_unsent() and self._can_send() and self._is_usable():
                 if self._wire.would_block():
@@ -115,7 +109,7 @@ class SendingTransport(LifecycleTransport):
             if is_interruption(exc):
                 self._abort_torn_write(exc)
                 raise
-            # The reader tells everyone.
+            # The reader notifies the users.
         except BaseException as exc:
             self._abort_torn_write(exc)
             raise
@@ -125,20 +119,20 @@ class SendingTransport(LifecycleTransport):
         """
         End the connection after an interrupted write: docs/paramiko_repairs.md#torn-calls.
 
-        Half a packet may be out, or one that was made was not written; a message of another
-        thread's may lie where nobody looks for it, or the gate have been left closed.  Called
-        before the gate is opened, as whatever came next would be garbage to the server.
+        Half a packet may have been written, or a packet was made and not written; another thread's
+        message may be left in the queue, or the send lock may be left taken.  Called before the
+        lock is released, as the server could not decrypt the next packet.
         """
         self.abort(self._loss_error("reset", f"writing failed: {printable(reason_of(exc))}"))
 
     def _send_batch_locked(self) -> None:
-        """Send deferred messages, in one piece, that the network has room for."""
+        """Write queued messages in one piece, as far as the network has room."""
         first_sends: List[SendState] = []
         with self._write_lock:
             self.packetizer.cork()
             while self._can_send() and self.packetizer.corked < _MAX_BATCH_BYTES:
                 try:
-                    entry = self._deferred.popleft()
+                    entry = self._send_queue.popleft()
                 except IndexError:
                     break
                 if entry[1] is not None and not entry[1].may_have_sent:
@@ -147,16 +141,14 @@ class SendingTransport(LifecycleTransport):
             try:
                 self.packetizer.uncork(wait=False)
             except (OSError, EOFError):
-                for (
-                    send_state
-                ) in first_sends:  # a socket took no byte; a channel may have taken some
+                for send_state in first_sends:  # a socket has written nothing; a channel may have
                     send_state.may_have_sent = not self._wire.is_socket
                 raise
 
     def _transmit_all_locked(
         self, messages: Sequence[Message], send_state: Optional[SendState]
     ) -> None:
-        """Send messages of one channel, in one piece, for however long that takes."""
+        """Write messages of one channel in one piece, blocking as needed."""
         if len(messages) == 1:
             self._transmit_locked(messages[0], send_state)
             return
@@ -167,24 +159,25 @@ class SendingTransport(LifecycleTransport):
             self.packetizer.uncork(wait=True)
 
     def _send_message(self, data: Message) -> None:
-        with self._write_lock:  # what passes by the gate (a key exchange, a login) keeps its place
-            if self._wire._closed:  # a torn write may have left a lock of paramiko's taken
+        # Messages that need no send lock (key exchange, login) must not interrupt a batch.
+        with self._write_lock:
+            if self._wire._closed:  # an interrupted write may have left a lock of paramiko's taken
                 raise EOFError("the connection is closed")
             super()._send_message(data)
 
     def _has_unsent(self) -> bool:
-        return bool(self._deferred or self._wire.backlog)
+        return bool(self._send_queue or self._wire.backlog)
 
     def _wants_to_write(self) -> bool:
-        return not self._flush_at and self._has_unsent() and self._can_send()
+        return not self._send_queue.flush_at and self._has_unsent() and self._can_send()
 
     def _is_usable(self) -> bool:
         return bool(self.active and not self._wire._closed and self._pid == os.getpid())
 
     def _drain_locked(self) -> None:
-        while self._deferred and self._can_send():
+        while self._send_queue and self._can_send():
             try:
-                entry = self._deferred.popleft()
+                entry = self._send_queue.popleft()
             except IndexError:
                 return
             self._transmit_locked(*entry)
@@ -235,7 +228,7 @@ class SendingTransport(LifecycleTransport):
                     except BaseException as exc:
                         self._abort_torn_write(exc)
                         raise
-                self._flush_or_submit()  # what came meanwhile, and nobody else will send
+                self._flush_or_submit()  # messages that were queued meanwhile
             except (OSError, EOFError, SSHException) as exc:
                 if is_interruption(exc):
                     self._abort_torn_write(exc)
@@ -256,36 +249,6 @@ class SendingTransport(LifecycleTransport):
                     self._send_message(message(cMSG_DISCONNECT, DISCONNECT_BY_APPLICATION, "", ""))
                     self.packetizer.uncork(wait=False)
             except (OSError, EOFError, SSHException):
-                pass  # it is being ended anyway, and everyone is told so
+                pass  # the connection ends in any case
             finally:
                 self.clear_to_send_lock.release()
-
-
-class _Batch:
-    """See `SendingTransport.batch`; a class, as a generator costs twice as much."""
-
-    _begun = False
-
-    def __init__(self, transport: SendingTransport, defer: bool) -> None:
-        self._transport = transport
-        self._in_no_hurry = defer
-        self._groups: Set[int] = transport._batches.__dict__.setdefault("groups", set())
-
-    def __enter__(self) -> None:
-        self._begun = True
-        self._groups.add(id(self))
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._groups.discard(id(self))
-        if not self._groups and self._in_no_hurry:
-            self._transport._flush_later()
-        elif not self._groups:
-            self._transport._flush_or_submit()
-        self._begun = False
-
-    def __del__(self) -> None:
-        # A signal's handler tore its thread out of `__exit__`: without this, nothing
-        # that the thread posts would leave any more.
-        if self._begun:
-            self._groups.discard(id(self))
-            reaper.submit(self._transport)

@@ -291,7 +291,8 @@ class SshTransport(ChannelAcceptingTransport):
         if self._rekey_waiters and not self.in_kex:
             # Only on this thread: see docs/paramiko_repairs.md#concurrent-rekeys
             self.packetizer._trigger_rekey()
-        soon = self._time_to_flush(now) if self._flush_at else 0.0
+        queue = self._send_queue
+        soon = queue.time_to_flush(now) if queue.flush_at else 0.0
         if soon:
             waits.append(soon)
         else:

@@ -254,7 +254,7 @@ def move_bytes(sshd: Sshd, tmp_path: Path, each_way: int) -> int:
             if error is not None:
                 raise error
         assert transport.is_active()
-        eventually(lambda: not transport._deferred, "all is sent")
+        eventually(lambda: not transport._send_queue, "all is sent")
     return next(count)
 
 

@@ -541,7 +541,7 @@ def fill(transport: SshTransport, sink: Collector) -> Collector:
             sink.channel.send_some(b"x" * 16384, wait=False)
         late = Collector()
         transport.start_session(late)
-        if transport._deferred:
+        if transport._send_queue:
             return late
     raise AssertionError("the network is never full")
 
@@ -929,7 +929,7 @@ def test_our_close_leaves_a_moment_later_though_nothing_follows_it(
         receive = transport._wire.recv
 
         def recv(timeout: float, until_writable: bool) -> Any:
-            if transport._flush_at:
+            if transport._send_queue.flush_at:
                 waits.append(until_writable)
             return receive(timeout, until_writable)
 
@@ -941,7 +941,7 @@ def test_our_close_leaves_a_moment_later_though_nothing_follows_it(
         (channel,) = server.transports[0]._channels.values()
         channel.close()
         assert sink.ended.wait(PATIENCE)
-        eventually(lambda: not transport._deferred, "it has left")
+        eventually(lambda: not transport._send_queue, "it has left")
         assert sink.channel._send_state.close_sent
         assert 1 <= len(waits) < 50 and not any(waits)
 
@@ -1152,6 +1152,6 @@ def test_a_refused_slot_and_a_closed_one_leave_nothing_behind() -> None:
         for _ in range(50):
             assert execute(transport, "hello") == (0, b"hello")
         assert not transport._strong_references and not transport.channels_seen
-        eventually(lambda: not transport._deferred, "all that was to be sent is sent")
+        eventually(lambda: not transport._send_queue, "all that was to be sent is sent")
         gc.collect()
         eventually(lambda: len(transport._channels) == 0, "no channel is left")
