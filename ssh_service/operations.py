@@ -170,6 +170,11 @@ def copy(
     check_limits(idle_timeout, max_lifetime)
     copy_options = copying.Options(**options).check()
     limits = copying.limits_from_now(timeout, stall_timeout)
+    names = ("local_path", "remote_path")
+    for name, path in zip(
+        names if direction == "upload" else names[::-1], (source_path, target_path)
+    ):
+        copying.check_path(name, path)
     meter = copying.Meter(progress)
     name, subscribers = target.connection_id, cache.subscribers
     with CopyTracker(name, direction, subscribers, lambda: meter.reading) as tracker:

@@ -495,4 +495,4 @@ def check_seconds(name: str, seconds: Optional[float]) -> None:
         got = f"{seconds!r:.40}"
     except OverflowError:
         got = "an integer that is too large"
-    raise SshConfigError(f"{name}: expected seconds, got {got}")
+    raise SshConfigError(f"{name}: expected 0 or more seconds, got {got}")

@@ -70,9 +70,10 @@ def join(script: Script) -> str:
     except TypeError:
         raise _wrong_type(script) from None
     lines: List[str] = []
-    for item in items:
+    for number, item in enumerate(items, 1):
         if not isinstance(item, str):
-            raise _wrong_type(item)
+            got = type(item).__name__
+            raise SshConfigError(f"script: item {number}: expected str, got {got}")
         lines += _lines(item)
     text = "\n".join(lines)
     if "\0" in text:

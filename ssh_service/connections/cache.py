@@ -432,7 +432,9 @@ def check_limits(*limits: Optional[float]) -> None:
     """
     for limit in limits:
         if limit is not None and not (isinstance(limit, (int, float)) and limit >= 0):
-            raise SshConfigError(f"idle_timeout, max_lifetime: expected seconds, got {limit!r}")
+            raise SshConfigError(
+                f"idle_timeout, max_lifetime: expected 0 or more seconds, got {limit!r}"
+            )
 
 
 _caches: "weakref.WeakSet[SshClientCache]" = weakref.WeakSet()

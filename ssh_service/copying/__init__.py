@@ -45,7 +45,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ssh_service.copying.options import Options, seconds
+from ssh_service.copying.options import Options, check_path, seconds
 from ssh_service.copying.progress import Meter, Progress, ProgressCallback, ProgressTo
 from ssh_service.copying.running import Path, copy, run_copy
 from ssh_service.copying.sftp.time_limits import TimeLimits
@@ -58,6 +58,7 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "TimeLimits",
+    "check_path",
     "copy",
     "download",
     "limits_from_now",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Tuple
+import os
+from typing import Any, NamedTuple, Optional, Tuple, Union
 
 from ssh_service.errors import SshConfigError
 
-__all__ = ["Options", "seconds"]
+__all__ = ["Options", "check_path", "seconds"]
 
 _FLAGS = ("recursive", "verify", "resume", "fsync", "update", "contents")
 _CHOICES = {"links": ("follow", "keep"), "on_error": ("stop", "continue")}
@@ -68,6 +69,23 @@ def _choose(name: str, value: Any, choices: Tuple[Any, ...]) -> None:
         raise SshConfigError(f"{name}: expected one of {shown}, got {value!r}")
 
 
+def check_path(name: str, value: Any) -> Union[str, bytes]:
+    """
+    Return a path as a str or bytes.
+
+    Raises
+    ------
+    SshConfigError
+        It is neither of them, nor an `os.PathLike`.
+    """
+    try:
+        return os.fspath(value)  # type: ignore[no-any-return]
+    except TypeError:
+        got = type(value).__name__
+        text = f"{name}: expected one path, a str, bytes or os.PathLike, got {got}"
+        raise SshConfigError(text) from None
+
+
 def seconds(name: str, value: Any) -> Optional[float]:
     """
     Return a number of seconds as a float; None (no limit) stays None.
@@ -80,7 +98,7 @@ def seconds(name: str, value: Any) -> Optional[float]:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise SshConfigError(f"{name}: expected seconds, got {value!r}")
+        raise SshConfigError(f"{name}: expected 0 or more seconds, got {value!r}")
     try:
         return float(value)
     except OverflowError:

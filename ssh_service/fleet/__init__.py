@@ -27,7 +27,7 @@ from ssh_service import params
 from ssh_service.commands import script as scripts
 from ssh_service.commands.script import Script
 from ssh_service.connections.cache import SshClientCache, check_cache
-from ssh_service.copying import Options
+from ssh_service.copying import Options, check_path
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.executor_runners import runner_for
 from ssh_service.fleet.hosts import Host, expand, parse
@@ -379,8 +379,8 @@ def _copy_arguments(
     local_path: Path, remote_path: Path, stall_timeout: Optional[float], options: Options
 ) -> Dict[str, Any]:
     return {
-        "local_path": os.fspath(local_path),
-        "remote_path": os.fspath(remote_path),
+        "local_path": check_path("local_path", local_path),
+        "remote_path": check_path("remote_path", remote_path),
         "stall_timeout": _checked_seconds("stall_timeout", stall_timeout),
         "options": options.check()._asdict(),
     }
@@ -423,6 +423,8 @@ def _checked_connect(connect: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:
         raise SshConfigError(
             f"connect must be a mapping of connect parameters, got a {type(connect).__name__}"
         )
+    if "host" in connect:
+        raise SshConfigError("connect: expected what the hosts have in common, got 'host'")
     return connect
 
 

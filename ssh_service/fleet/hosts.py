@@ -151,7 +151,9 @@ def _host_error(text: str, reason: str) -> SshConfigError:
 def name_of(host: Any) -> str:
     """Return a host's name as the caller gave it."""
     if isinstance(host, Mapping):
-        return str(host.get("host"))
+        if "host" in host:
+            return str(host["host"])
+        return f"({', '.join(map(str, host))}: no host)"  # never a value, which may be a secret
     return str(host)
 
 

@@ -103,7 +103,7 @@ def _hint(name: str, known: List[str]) -> str:
         return ": give its entries themselves, by the names known here"
     meant = _MEANT.get(plain)
     if meant is None:
-        close = difflib.get_close_matches(plain, known, n=1)
+        close = difflib.get_close_matches(plain, known, n=1, cutoff=0.7)
         meant = close[0] if close else None
     if meant is None:
         return ": see ssh_service.params.SETTINGS for those there are"

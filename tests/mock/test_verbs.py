@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
+import ssh_service
 from ssh_service import (
     SshCommandTimeout,
     SshConfigError,
@@ -310,3 +311,21 @@ def test_running_command_keeps_its_cache_alive(mock_sshd: MockSshd) -> None:
 
 def connections() -> int:
     return sum(isinstance(thread, SshTransport) for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("wrong", [["a", "b"], None, 7])
+def test_copies_of_a_wrong_path_type_name_the_path(
+    mock_sshd: MockSshd, ssh_cache: SshClientCache, wrong: Any
+) -> None:
+    """Before anything is connected, and whichever of the two paths it is."""
+    web = mock_sshd.connect_params
+    got = f"expected one path, .* got {type(wrong).__name__}"
+    verbs: List[Any] = [(upload, web), (fleet.upload, [web])]
+    for verb, hosts in verbs:
+        with pytest.raises(SshConfigError, match=f"local_path: {got}"):
+            verb(hosts, wrong, "/tmp/x", cache=ssh_cache)
+        with pytest.raises(SshConfigError, match=f"remote_path: {got}"):
+            verb(hosts, "x", wrong, cache=ssh_cache)
+    with pytest.raises(SshConfigError, match=f"remote_path: {got}"):
+        ssh_service.download(web, wrong, "x", cache=ssh_cache)
+    assert mock_sshd.accepted == 0

@@ -444,3 +444,22 @@ def test_results_that_are_dropped_end_the_work_with_a_warning() -> None:
         gc.collect()
     eventually(lambda: (runner.cancelled, runner.closed) == (1, 1))
     assert runner.open == []
+
+
+def test_a_callable_that_cannot_be_pickled_is_refused_at_the_call() -> None:
+    """Not at every host: a process pool cannot be given a lambda."""
+    with ProcessPoolExecutor(1) as executor:
+        with pytest.raises(SshConfigError, match="password: expected what can be pickled"):
+            fleet.run(["web"], "true", connect={"password": lambda: "x"}, executor=executor)
+
+
+def test_a_host_common_to_all_hosts_is_refused() -> None:
+    with pytest.raises(SshConfigError, match="connect: .* got 'host'"):
+        fleet.run(["web"], "true", connect={"host": "x"})
+
+
+def test_a_host_without_a_name_is_reported_by_its_parameters() -> None:
+    """A typing error, of which the result says more than None."""
+    (result,) = fleet.run([{"hots": "web", "password": "secret"}], "true")
+    assert result.host == "(hots, password: no host)"
+    assert "did you mean 'host'" in str(result.error)

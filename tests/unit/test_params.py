@@ -745,3 +745,9 @@ def test_tunnel_with_a_password_is_an_error_without_it(tunnel: str) -> None:
     with pytest.raises(SshConfigError, match=r"tunnel: .*u:\*\*\*@bastion") as caught:
         params.resolve({"host": "web1", "tunnel": tunnel})
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_unlike_name_is_not_taken_for_a_misspelt_one() -> None:
+    with pytest.raises(SshConfigError) as caught:
+        params.resolve({"host": "web", "gss_host": "x"})
+    assert "gss_host" in str(caught.value) and "did you mean" not in str(caught.value)

@@ -117,10 +117,15 @@ def test_a_script_is_a_text_or_its_lines(given: Any, expected: str) -> None:
 
 @pytest.mark.parametrize("given", [None, 1, b"bytes", [b"bytes"], ["a", None], [["a"]], object()])
 def test_anything_else_is_refused_with_its_type(given: Any) -> None:
-    with pytest.raises(SshConfigError, match="expected a str or an iterable of str, got"):
+    with pytest.raises(SshConfigError, match="script: .*expected a?.*str.*, got"):
         join(given)
     with pytest.raises(SshConfigError, match="got bytes"):
         join(b"its items are numbers")  # type: ignore[arg-type]
+
+
+def test_an_item_of_a_wrong_type_is_named_by_its_number() -> None:
+    with pytest.raises(SshConfigError, match="script: item 2: expected str, got int"):
+        join(["echo", 1])
 
 
 @pytest.mark.parametrize("shell", ["", "/bin/sh\0", 5, b"/bin/sh", Path("/bin/sh")])
