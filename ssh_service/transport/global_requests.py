@@ -98,7 +98,7 @@ class GlobalRequestTransport(SendingTransport):
     def __init__(self, wire: Wire, connection_id: str) -> None:
         self._pending_replies = PendingReplies()
         self._replies_due = 0  # reader thread only
-        self._replies_sent = 0  # guarded by the gate
+        self._replies_sent = 0  # guarded by the send lock
         super().__init__(wire, connection_id)
         self.packetizer.on_unknown_message = self._reply_unimplemented
 
