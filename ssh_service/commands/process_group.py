@@ -60,7 +60,7 @@ class RemoteGroup:
 
     def __init__(self, root: bool) -> None:
         self._marks = Marks()
-        self.needs_script = False  # by a script of ours; from `begin` on
+        self.needs_script = False  # by a script of ours; from `start` on
         self.process: Optional[Process] = None
         self._root = root
         self._server = ""

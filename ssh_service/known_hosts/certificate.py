@@ -18,7 +18,7 @@ from ssh_service.patterns import is_match
 __all__ = ["HostCertificate"]
 
 _HOST = 2
-_LONGEST = 100  # characters of a server's text in a message
+_MAX_TEXT = 100  # characters of a server's text in a message
 # Fields of the certified key between the nonce and the serial number.
 _KEY_FIELDS = {"ssh-rsa": 2, "ssh-ed25519": 1}
 
@@ -39,7 +39,7 @@ class HostCertificate(NamedTuple):
     @property
     def name(self) -> str:
         """What it calls itself, fit for a message."""
-        return repr(self.key_id[:_LONGEST])
+        return repr(self.key_id[:_MAX_TEXT])
 
     @classmethod
     def parse(cls, blob: bytes) -> HostCertificate:
@@ -55,11 +55,11 @@ class HostCertificate(NamedTuple):
         reader = _Reader(blob)
         key_type = reader.text()
         if not key_type.endswith(CERTIFICATE):
-            raise ValueError(f"{key_type[:_LONGEST]!r} is not a certificate type")
+            raise ValueError(f"{key_type[:_MAX_TEXT]!r} is not a certificate type")
         plain = key_type[: -len(CERTIFICATE)]
         count = 2 if plain.startswith("ecdsa-") else _KEY_FIELDS.get(plain)
         if count is None:
-            raise ValueError(f"certificates of type {key_type[:_LONGEST]!r} are not supported")
+            raise ValueError(f"certificates of type {key_type[:_MAX_TEXT]!r} are not supported")
         for _ in range(1 + count):  # the nonce, then the key
             reader.string()
         reader.take(8)  # the serial number
@@ -124,7 +124,7 @@ class HostCertificate(NamedTuple):
             signature.string()
             authority_type = _Reader(self.authority).text()
             if algorithm not in signatures:
-                return f"it is signed with {algorithm[:_LONGEST]!r}"
+                return f"it is signed with {algorithm[:_MAX_TEXT]!r}"
             if signature.more:
                 return "its signature goes on after its end"
             if authority_type.endswith(CERTIFICATE):

@@ -16,7 +16,7 @@ if os.name == "posix":
 
 __all__ = ["record"]
 
-_LOCK_LIMIT = 10.0
+_LOCK_TIMEOUT = 10.0
 """Seconds after which a lock is given up that somebody else holds."""
 
 
@@ -78,7 +78,7 @@ def _is_special(path: str) -> bool:
 
 def _lock_deadline(deadline: Optional[float]) -> float:
     now = time.monotonic()
-    return now + (_LOCK_LIMIT if deadline is None else min(_LOCK_LIMIT, (deadline - now) / 2))
+    return now + (_LOCK_TIMEOUT if deadline is None else min(_LOCK_TIMEOUT, (deadline - now) / 2))
 
 
 @contextlib.contextmanager

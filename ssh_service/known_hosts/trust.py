@@ -139,17 +139,17 @@ class HostKeyTrust:
         SshConfigError
             A file cannot be read, or the new key not be written.
         """
-        case = _Case(
+        verification = _Verification(
             self, key_type, blob, names, certificate, principal or names[-1], connection_id
         )
-        if not case.is_new():
+        if not verification.is_new():
             return
         name = hashed_name(names[0]) if self.hashed else names[0]
-        problem = record(self.files[0], name, key_type, blob, case.is_new, deadline)
+        problem = record(self.files[0], name, key_type, blob, verification.is_new, deadline)
         _log.warning(
             "%s: the host key %s (%s) was not known: %s %s%s",
             connection_id or names[0],
-            case.shown,
+            verification.shown,
             key_type,
             "believed, but not written to" if problem else "written to",
             self.files[0],
@@ -161,7 +161,7 @@ def _plain(lines: Iterable[KnownKey]) -> List[KnownKey]:
     return [line for line in lines if not line.marker]
 
 
-class _Case:
+class _Verification:
     """One key of one server, before the files as they are now."""
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from ssh_service import algorithms, settings
-from ssh_service.params.sources import Sources, first, named
+from ssh_service.params.sources import Sources, error_name, first_argument
 from ssh_service.ssh_config import HostConfig, Value
 
 __all__ = ["AuthMethods", "auth_methods", "kbdint_handler", "pubkey_algs", "required_rsa_size"]
@@ -75,7 +75,7 @@ def _preferred(sources: Sources) -> Tuple[str, ...]:
         if value is None:
             return _METHODS
         # The file serves ssh too: methods we do not have (gssapi) are passed over.
-        wanted = [word.strip() for word in first(value).split(",")]
+        wanted = [word.strip() for word in first_argument(value).split(",")]
         return tuple(word for word in wanted if word in _METHODS)
     words = given.split(",") if isinstance(given, str) else given
     if not isinstance(words, (list, tuple)) or not words:
@@ -95,11 +95,13 @@ def _switched_off(config: HostConfig) -> Dict[str, str]:
 
 def _line_if_off(keyword: str, value: Value) -> str:
     """Show the line of a switch that is off; an empty text stands for one that is on."""
-    text = first(value)
+    text = first_argument(value)
     if keyword == "pubkeyauthentication" and text.lower() in ("unbound", "host-bound"):
         return ""  # both are "yes", and about forwarded agents
     return (
-        "" if settings.flag(named(value, keyword), text) else f"{value.origin}: {keyword} {text}"
+        ""
+        if settings.flag(error_name(value, keyword), text)
+        else f"{value.origin}: {keyword} {text}"
     )
 
 
@@ -127,7 +129,7 @@ def pubkey_algs(sources: Sources) -> Optional[Tuple[str, ...]]:
     """
     for keyword in sources.config.keywords():
         if keyword in ("pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes"):  # the old name
-            return algorithms.select_signatures(first(sources.config.all(keyword)[0]))
+            return algorithms.select_signatures(first_argument(sources.config.all(keyword)[0]))
     return None
 
 
@@ -144,7 +146,9 @@ def required_rsa_size(sources: Sources) -> int:
     value = sources.config.get("requiredrsasize")
     if value is None:
         return _SSH_MIN_RSA_SIZE
-    text = first(value)
+    text = first_argument(value)
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise settings.invalid_setting(named(value, "RequiredRSASize"), text, "a number of bits")
+        raise settings.invalid_setting(
+            error_name(value, "RequiredRSASize"), text, "a number of bits"
+        )
     return max(int(text), _SSH_MIN_RSA_SIZE)

@@ -10,13 +10,13 @@ import paramiko
 
 from ssh_service import algorithms
 from ssh_service.known_hosts import HostKeyTrust, host_name
-from ssh_service.params.identity import client_keys_identity, hidden_identity, object_identity
+from ssh_service.params.identity import client_keys_identity, object_identity, secret_identity
 from ssh_service.params.key_sources import KeySource
 from ssh_service.secret import Secret
 
 __all__ = ["ConnectKey", "ConnectParams", "connection_id"]
 
-Hidden = Union[None, Secret, Callable[[], Any]]
+SecretSource = Union[None, Secret, Callable[[], Any]]
 
 _ALGORITHMS: Callable[[Any], Tuple[Any, ...]] = operator.attrgetter(*algorithms.KINDS)
 
@@ -88,9 +88,9 @@ class ConnectParams:
         Whether an agent offers only keys that are named by file too.
     agent_path : Optional[str]
         The agent's socket; None for no agent.
-    password : Hidden
+    password : SecretSource
         A `Secret`, or a callable asked at each dial.
-    passphrase : Hidden
+    passphrase : SecretSource
         Of encrypted key files; as `password`.
     kbdint_handler : Optional[Callable[..., Any]]
         ``handler(name, instructions, [(prompt, echo), ...]) -> [answer, ...]``.
@@ -140,8 +140,8 @@ class ConnectParams:
     certificate_files: Tuple[str, ...]
     identities_only: bool
     agent_path: Optional[str]
-    password: Hidden
-    passphrase: Hidden
+    password: SecretSource
+    passphrase: SecretSource
     kbdint_handler: Optional[Callable[..., Any]]
     preferred_auth: Tuple[str, ...]
     auth_notes: Tuple[str, ...]
@@ -201,8 +201,8 @@ class ConnectParams:
                 self.certificate_files,
                 self.identities_only,
                 self.agent_path,
-                hidden_identity(self.password),
-                hidden_identity(self.passphrase),
+                secret_identity(self.password),
+                secret_identity(self.passphrase),
                 object_identity(self.kbdint_handler),
                 self.preferred_auth,
                 self.pubkey_algs,

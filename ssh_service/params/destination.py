@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from ssh_service import settings, ssh_config
 from ssh_service.errors import SshConfigError
-from ssh_service.params.sources import Sources, first, named
+from ssh_service.params.sources import Sources, error_name, first_argument
 from ssh_service.user_files import home
 
 __all__ = ["destination", "family", "local_addr"]
@@ -55,14 +55,20 @@ def destination(sources: Sources) -> Tuple[str, int, str]:
         )
     value = sources.config.get("port")
     if port is None:
-        port = 22 if value is None else settings.port(named(value, "Port"), first(value))
+        port = (
+            22
+            if value is None
+            else settings.port(error_name(value, "Port"), first_argument(value))
+        )
     value = sources.config.get("user")
     if username is None:
-        username = ssh_config.local_user() if value is None else first(value)
+        username = ssh_config.local_user() if value is None else first_argument(value)
     value = sources.config.get("hostname")
     hostname = host
     if value is not None:
-        hostname = ssh_config.expand_tokens(first(value), {"h": host, "%": "%"}, value.origin)
+        hostname = ssh_config.expand_tokens(
+            first_argument(value), {"h": host, "%": "%"}, value.origin
+        )
     sources.tokens = _Tokens(host, hostname, port, username)
     sources.tokens["k"] = sources.text("host_key_alias", "HostKeyAlias") or hostname
     return host, port, username
@@ -104,13 +110,13 @@ class _Tokens(Dict[str, str]):
         super().__init__({"%": "%", "h": hostname, "n": host, "p": str(port), "r": username})
 
     def __contains__(self, token: object) -> bool:
-        return super().__contains__(token) or token in _ASKED
+        return super().__contains__(token) or token in _LAZY_TOKENS
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self.keys(), *_ASKED}))
+        return iter(sorted({*self.keys(), *_LAZY_TOKENS}))
 
     def __missing__(self, token: str) -> str:
-        value = self[token] = _ASKED[token](self)
+        value = self[token] = _LAZY_TOKENS[token](self)
         return value
 
 
@@ -119,7 +125,7 @@ def _digest(tokens: Mapping[str, str]) -> str:
     return hashlib.sha1(joined.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-_ASKED: Dict[str, Callable[[Mapping[str, str]], str]] = {
+_LAZY_TOKENS: Dict[str, Callable[[Mapping[str, str]], str]] = {
     "C": _digest,
     "L": lambda tokens: tokens["l"].partition(".")[0],
     "d": lambda _: home(),
@@ -144,8 +150,8 @@ def family(sources: Sources) -> int:
         value = sources.config.get("addressfamily")
         if value is None:
             return 0
-        name = named(value, "AddressFamily")
-        return _FAMILIES[settings.choice(name, first(value).lower(), tuple(_FAMILIES))]
+        name = error_name(value, "AddressFamily")
+        return _FAMILIES[settings.choice(name, first_argument(value).lower(), tuple(_FAMILIES))]
     if isinstance(given, int) and not isinstance(given, bool) and given in _FAMILIES.values():
         return int(given)
     return _FAMILIES[settings.choice("family", given, tuple(_FAMILIES))]
@@ -164,7 +170,7 @@ def local_addr(sources: Sources) -> Optional[Tuple[str, int]]:
     given = sources.get("local_addr")
     if given is None or given == ():
         value = sources.config.get("bindaddress")
-        return None if value is None else (first(value), 0)
+        return None if value is None else (first_argument(value), 0)
     if isinstance(given, (tuple, list)) and len(given) == 2:
         host, port = given
         port = settings.port("local_addr", port) if port else 0

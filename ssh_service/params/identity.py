@@ -19,19 +19,19 @@ from ssh_service.params.key_sources import KeySource, is_software_key
 from ssh_service.secret import Secret, keyed_digest
 from ssh_service.user_files import file_version
 
-__all__ = ["client_keys_identity", "hidden_identity", "object_identity"]
+__all__ = ["client_keys_identity", "secret_identity", "object_identity"]
 
 _CHALLENGE = os.urandom(32)
 
 
-class _Same:
+class _ById:
     """Stands for an object: equal to itself only, and keeps it alive, so that no id is reused."""
 
     def __init__(self, thing: Any) -> None:
         self.thing = thing
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.thing is self.thing
+        return isinstance(other, _ById) and other.thing is self.thing
 
     def __hash__(self) -> int:
         return id(self.thing)
@@ -42,11 +42,11 @@ def object_identity(thing: Any) -> Any:
     try:
         hash(thing)
     except TypeError:
-        return _Same(thing)
+        return _ById(thing)
     return thing  # equality, not identity: `vault.password` is a new bound method each time
 
 
-def hidden_identity(value: Any) -> Any:
+def secret_identity(value: Any) -> Any:
     """Stand for a secret."""
     return value.digest if isinstance(value, Secret) else object_identity(value)
 
@@ -78,18 +78,18 @@ def _source_identity(source: KeySource) -> Any:
 def _key_identity(key: paramiko.PKey) -> Any:
     """Return a digest of the private half; where that is out of reach, the object itself."""
     if not is_software_key(key) or not key.can_sign():
-        return _Same(key)  # not by its own `==`, which compares public halves
+        return _ById(key)  # not by its own `==`, which compares public halves
     if isinstance(key, paramiko.RSAKey):
         try:
             private = key.key.private_numbers()
         except Exception:  # noqa: B902  (the key is in a token or a key service; any type)
-            return _Same(key)
+            return _ById(key)
         return keyed_digest(f"{key.get_name()} {private.d} {private.p} {private.q}".encode())
     if isinstance(key, paramiko.ECDSAKey):
         try:
             number = key.signing_key.private_numbers().private_value
         except Exception:  # noqa: B902  (as above)
-            return _Same(key)
+            return _ById(key)
         # Both halves are given to an ECDSAKey apart, and need not belong together.
         return keyed_digest(f"{key.get_name()} {number} ".encode() + key.asbytes())
     # Ed25519 signatures are deterministic: one of a text that nobody else knows digests the

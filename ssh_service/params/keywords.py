@@ -8,7 +8,7 @@ from typing import Dict, Set
 from ssh_service.errors import SshConfigError
 from ssh_service.ssh_config import HostConfig
 
-__all__ = ["check_refused", "tell_unused"]
+__all__ = ["check_refused", "log_unused"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _READ = frozenset(
 )
 # Those that ask for protection which is not given here, unless their value is as harmless as this;
 # each with what that means.
-_MISSED: Dict[str, str] = {
+_UNSUPPORTED: Dict[str, str] = {
     "bindinterface": "connections may leave by another interface",
     "canonicalizehostname": "the host's name is taken as it is",
     "checkhostip": "the host key is looked up by the host's name alone",
@@ -53,18 +53,18 @@ def check_refused(config: HostConfig) -> None:
         raise SshConfigError(f"{value.origin}: RefuseConnection: {' '.join(value.arguments)}")
 
 
-def tell_unused(config: HostConfig) -> None:
+def log_unused(config: HostConfig) -> None:
     """Log which keywords have no effect: a warning, once a process, for those about security."""
     for keyword in config.keywords():
         if keyword in _READ:
             continue
         value = config.all(keyword)[0]
         text = " ".join(value.arguments)
-        if keyword in _MISSED and text.lower() not in _HARMLESS:
+        if keyword in _UNSUPPORTED and text.lower() not in _HARMLESS:
             if keyword not in _warned:
                 _warned.add(keyword)
                 _log.warning(
-                    "%s: %s has no effect here: %s", value.origin, keyword, _MISSED[keyword]
+                    "%s: %s has no effect here: %s", value.origin, keyword, _UNSUPPORTED[keyword]
                 )
             continue
         _log.debug("%s: %s has no effect here", value.origin, keyword)

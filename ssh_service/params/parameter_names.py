@@ -10,12 +10,12 @@ from ssh_service.errors import SshConfigError
 __all__ = ["check_names"]
 
 # asyncssh's, about sessions and sockets: accepted so that the same mapping serves both.
-_WITHOUT_EFFECT = frozenset(
+_IGNORED = frozenset(
     """client_factory client_version encoding errors line_editor max_pktsize rcvbuf request_pty
     sndbuf tcp_keepalive term_modes term_size term_type utf8_decode_errors window""".split()
 )
 # Names of paramiko, Fabric, OpenSSH, subprocess and of our services, and what they are here.
-_MEANT = {
+_SUGGESTIONS = {
     "user": "username",
     "login": "username",
     "ssh_username": "username",
@@ -86,7 +86,7 @@ def check_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         A name is unknown; the message says what may be meant.
 
     """
-    unknown = [name for name in given if name not in known and name not in _WITHOUT_EFFECT]
+    unknown = [name for name in given if name not in known and name not in _IGNORED]
     if unknown:
         names = list(known)
         raise SshConfigError(
@@ -98,12 +98,12 @@ def check_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
 
 
 def _hint(name: str, known: List[str]) -> str:
-    plain = name.lower().replace("-", "_")
-    if plain in _CONTAINERS:
+    normalized = name.lower().replace("-", "_")
+    if normalized in _CONTAINERS:
         return ": give its entries themselves, by the names known here"
-    meant = _MEANT.get(plain)
+    meant = _SUGGESTIONS.get(normalized)
     if meant is None:
-        close = difflib.get_close_matches(plain, known, n=1, cutoff=0.7)
+        close = difflib.get_close_matches(normalized, known, n=1, cutoff=0.7)
         meant = close[0] if close else None
     if meant is None:
         return ": see ssh_service.params.SETTINGS for those there are"

@@ -20,10 +20,10 @@ from ssh_service.params.concealing import conceal
 from ssh_service.params.connect_params import ConnectParams
 from ssh_service.params.destination import destination, family, local_addr
 from ssh_service.params.key_sources import KeySource, key_sources
-from ssh_service.params.keywords import check_refused, tell_unused
+from ssh_service.params.keywords import check_refused, log_unused
 from ssh_service.params.parameter_names import check_names
 from ssh_service.params.route import Hop, route
-from ssh_service.params.sources import Sources, first, named
+from ssh_service.params.sources import Sources, error_name, first_argument
 from ssh_service.params.trust import host_key_trust
 from ssh_service.user_files import expand_home
 
@@ -128,7 +128,7 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
     sources = Sources(given)
     host, port, username = destination(sources)
     check_refused(sources.config)
-    tell_unused(sources.config)
+    log_unused(sources.config)
     auth = auth_methods(sources)
     hostname = sources.tokens["h"]
     tunnel, proxy_command = route(sources, (hostname.lower(), port, username), hops, _resolve)
@@ -143,8 +143,8 @@ def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
         certificate_files=sources.config_paths("certificatefile"),
         identities_only=sources.flag("identities_only", "IdentitiesOnly"),
         agent_path=_agent_path(sources),
-        password=sources.hidden("password"),
-        passphrase=sources.hidden("passphrase"),
+        password=sources.secret("password"),
+        passphrase=sources.secret("passphrase"),
         kbdint_handler=kbdint_handler(sources),
         preferred_auth=auth.methods,
         auth_notes=auth.notes,
@@ -198,7 +198,7 @@ def _agent_path(sources: Sources) -> Optional[str]:
         given = sources.get("agent_path")
         return None if given in (None, ()) else settings.path("agent_path", given)
     value = sources.config.get("identityagent")
-    text = "SSH_AUTH_SOCK" if value is None else first(value)
+    text = "SSH_AUTH_SOCK" if value is None else first_argument(value)
     if text == "SSH_AUTH_SOCK":
         return os.environ.get(text) or None
     if text.startswith("$") and not text.startswith("${"):
@@ -220,14 +220,14 @@ def _algorithms(sources: Sources, kind: str) -> Tuple[str, ...]:
     value = sources.config.get(keyword) if keyword else None
     if value is None:
         return algorithms.default(kind)
-    return algorithms.choose(kind, first(value), origin=value.origin)
+    return algorithms.choose(kind, first_argument(value), origin=value.origin)
 
 
 def _compression(sources: Sources) -> Tuple[str, ...]:
     kind = "compression_algs"
     value = sources.config.get("compression")
     if sources.get(kind) in (None, ()) and value is not None:
-        if settings.flag(named(value, "Compression"), first(value)):
+        if settings.flag(error_name(value, "Compression"), first_argument(value)):
             return algorithms.choose(kind, "zlib@openssh.com,zlib,none")
     return _algorithms(sources, kind)
 
@@ -240,9 +240,11 @@ def _keepalive_interval(sources: Sources) -> Optional[float]:
     value = sources.config.get("serveraliveinterval")
     if value is None:
         return _KEEPALIVE_INTERVAL
-    if first(value).lower() == "none":
+    if first_argument(value).lower() == "none":
         return None
-    return settings.time_span(named(value, "ServerAliveInterval"), first(value)) or None
+    return (
+        settings.time_span(error_name(value, "ServerAliveInterval"), first_argument(value)) or None
+    )
 
 
 def _keepalive_count_max(sources: Sources) -> int:
@@ -252,5 +254,5 @@ def _keepalive_count_max(sources: Sources) -> int:
     value = sources.config.get("serveralivecountmax")
     if value is None:
         return _KEEPALIVE_COUNT_MAX
-    name, text = named(value, "ServerAliveCountMax"), first(value)
+    name, text = error_name(value, "ServerAliveCountMax"), first_argument(value)
     return settings.positive_int(name, int(text) if text.isascii() and text.isdigit() else text)

@@ -11,7 +11,7 @@ from ssh_service import settings, ssh_config
 from ssh_service.errors import SshConfigError
 from ssh_service.params.address import conceal_password, split_address
 from ssh_service.params.connect_params import ConnectParams
-from ssh_service.params.sources import MISSING, Sources, first, named
+from ssh_service.params.sources import MISSING, Sources, error_name, first_argument
 
 __all__ = ["Hop", "Tunnel", "route"]
 
@@ -74,7 +74,7 @@ def _configured(sources: Sources, chain: "_Chain") -> Tuple[Tunnel, Optional[str
         if keyword not in ("proxyjump", "proxycommand"):
             continue
         value = sources.config.all(keyword)[0]
-        text = first(value)
+        text = first_argument(value)
         if text.lower() == "none":
             if keyword == "proxyjump":  # as in ssh, it takes a later ProxyCommand nothing away
                 continue
@@ -82,7 +82,7 @@ def _configured(sources: Sources, chain: "_Chain") -> Tuple[Tunnel, Optional[str
         if keyword == "proxycommand":
             return None, ssh_config.expand_command(text, sources.tokens, value.origin)
         text = sources.expand(value, text)
-        return chain.through(named(value, "ProxyJump"), text, from_file=True), None
+        return chain.through(error_name(value, "ProxyJump"), text, from_file=True), None
     return None, None
 
 

@@ -10,18 +10,18 @@ from ssh_service.secret import Secret
 from ssh_service.ssh_config import HostConfig, Value
 from ssh_service.user_files import expand_home
 
-__all__ = ["MISSING", "Sources", "first", "named"]
+__all__ = ["MISSING", "Sources", "first_argument", "error_name"]
 
 MISSING = object()
 _HIDDEN = ("password", "passphrase")
 
 
-def first(value: Value) -> str:
+def first_argument(value: Value) -> str:
     """Return the argument of a keyword that takes one."""
     return value.arguments[0]
 
 
-def named(value: Value, keyword: str) -> str:
+def error_name(value: Value, keyword: str) -> str:
     """Name a value of ssh_config in an error."""
     return f"{value.origin}: {keyword}"
 
@@ -53,7 +53,7 @@ class Sources:
     def __contains__(self, name: str) -> bool:
         return name in self._given
 
-    def hidden(self, name: str) -> Any:
+    def secret(self, name: str) -> Any:
         """Return a secret of the caller's."""
         value = self._given.get(name)
         assert value is None or isinstance(value, Secret) or callable(value)
@@ -73,7 +73,7 @@ class Sources:
         if given is not None:
             return settings.text(name, given)
         value = self.config.get(keyword.lower())
-        return None if value is None else first(value)
+        return None if value is None else first_argument(value)
 
     def flag(self, name: str, keyword: str) -> bool:
         """
@@ -89,7 +89,9 @@ class Sources:
         if given is not None:
             return settings.flag(name, given)
         value = self.config.get(keyword.lower())
-        return value is not None and settings.flag(named(value, keyword), first(value))
+        return value is not None and settings.flag(
+            error_name(value, keyword), first_argument(value)
+        )
 
     def seconds(self, name: str, keyword: Optional[str]) -> Optional[float]:
         """
@@ -107,9 +109,11 @@ class Sources:
         if given is not None:
             return settings.seconds(name, given)
         value = self.config.get(keyword.lower()) if keyword else None
-        if value is None or first(value).lower() == "none":
+        if value is None or first_argument(value).lower() == "none":
             return None
-        return settings.time_span(named(value, keyword or name), first(value)) or None
+        return (
+            settings.time_span(error_name(value, keyword or name), first_argument(value)) or None
+        )
 
     def expand(self, value: Value, text: str) -> str:
         """

@@ -11,7 +11,7 @@ from ssh_service.algorithms import CA_SIGNATURES, select
 from ssh_service.errors import SshConfigError
 from ssh_service.known_hosts import POLICIES, HostKeyTrust
 from ssh_service.params.auth_methods import required_rsa_size
-from ssh_service.params.sources import Sources, first, named
+from ssh_service.params.sources import Sources, error_name, first_argument
 from ssh_service.user_files import expand_home
 
 __all__ = ["host_key_trust"]
@@ -50,7 +50,9 @@ def host_key_trust(sources: Sources) -> HostKeyTrust:
         revoked_files=revoked_files,
         required_rsa_size=required,
         ca_signatures=(
-            CA_SIGNATURES if value is None else select(first(value), CA_SIGNATURES, CA_SIGNATURES)
+            CA_SIGNATURES
+            if value is None
+            else select(first_argument(value), CA_SIGNATURES, CA_SIGNATURES)
         ),
     )
 
@@ -95,12 +97,14 @@ def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...
 
 def _hashed(sources: Sources) -> bool:
     value = sources.config.get("hashknownhosts")
-    return value is not None and settings.flag(named(value, "HashKnownHosts"), first(value))
+    return value is not None and settings.flag(
+        error_name(value, "HashKnownHosts"), first_argument(value)
+    )
 
 
 def _asks_for_no_check(sources: Sources) -> bool:
     value = sources.config.get("stricthostkeychecking")
-    return value is not None and first(value).lower() in ("no", "false", "off")
+    return value is not None and first_argument(value).lower() in ("no", "false", "off")
 
 
 def _named_files(given: Any, policy: str) -> Tuple[str, ...]:
@@ -120,8 +124,8 @@ def _configured_policy(sources: Sources) -> Optional[str]:
     value = sources.config.get("stricthostkeychecking")
     if value is None:
         return None
-    name = named(value, "StrictHostKeyChecking")
-    return _CONFIGURED[settings.choice(name, first(value).lower(), tuple(_CONFIGURED))]
+    name = error_name(value, "StrictHostKeyChecking")
+    return _CONFIGURED[settings.choice(name, first_argument(value).lower(), tuple(_CONFIGURED))]
 
 
 def _files(sources: Sources) -> Tuple[str, ...]:

@@ -10,7 +10,7 @@ from ssh_service.errors import SshConfigError
 
 __all__ = ["succeeds"]
 
-_LIMIT = 10.0  # seconds that the command may take
+_TIMEOUT = 10.0  # seconds that the command may take
 
 
 def succeeds(command: str, origin: str) -> bool:
@@ -37,9 +37,9 @@ def succeeds(command: str, origin: str) -> bool:
             f"{origin}: Match exec cannot be run by {shell!r}: {error.strerror}"
         ) from error
     try:
-        return process.wait(_LIMIT) == 0
+        return process.wait(_TIMEOUT) == 0
     except subprocess.TimeoutExpired:
-        raise SshConfigError(f"{origin}: Match exec did not end within {_LIMIT:g} s") from None
+        raise SshConfigError(f"{origin}: Match exec did not end within {_TIMEOUT:g} s") from None
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)

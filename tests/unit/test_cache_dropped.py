@@ -92,7 +92,7 @@ def test_lost_lease_lets_its_connection_expire(
 def test_lease_of_one_with_statement_is_not_entered_twice(connections: SshClientCache) -> None:
     lending = connections.lease(connect_params())
     with lending:
-        with pytest.raises(RuntimeError, match="one `with`"):
+        with pytest.raises(RuntimeError, match="entered only once"):
             lending.__enter__()
     assert connections.stats()["leases"] == 0
 

@@ -247,10 +247,10 @@ def test_unknown_setting_without_a_likeness_is_a_short_error() -> None:
 def test_names_that_may_be_meant_are_settings() -> None:
     from ssh_service.params import parameter_names
 
-    for name, meant in parameter_names._MEANT.items():
+    for name, meant in parameter_names._SUGGESTIONS.items():
         words = re.findall("[a-z_]+", meant.partition(" (")[0])
         assert set(words) - {"or"} <= set(SETTINGS) and name not in SETTINGS
-    assert not parameter_names._WITHOUT_EFFECT & set(SETTINGS)
+    assert not parameter_names._IGNORED & set(SETTINGS)
 
 
 @pytest.mark.parametrize("given", [None, "web", ["host", "web"]])

@@ -316,7 +316,7 @@ def test_match_exec_is_not_run_where_the_block_is_out_already(tmp_path: Path) ->
 def test_match_exec_that_does_not_end_is_ended_with_all_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(match_exec, "_LIMIT", 0.3)
+    monkeypatch.setattr(match_exec, "_TIMEOUT", 0.3)
     monkeypatch.setenv("SHELL", "/bin/sh")
     pids = tmp_path / "pids"
     command = f"sleep 60 & echo $! $$ > {pids}; wait"
