@@ -22,7 +22,7 @@ PROFTPD = "/usr/sbin/proftpd"
 MODULES = Path("/usr/lib/proftpd")
 CONFIG = """
 ModulePath {modules}
-LoadModule mod_sftp.c
+{modules_to_load}
 ServerName test
 ServerType standalone
 DefaultServer on
@@ -87,7 +87,11 @@ def running_proftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dict[s
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = folder / "config"
-    config.write_text(CONFIG.format(modules=MODULES, port=port, folder=folder))
+    # From Debian 13 on, these too are modules of their own.
+    names = [name for name in ("sftp", "xfer", "delay") if (MODULES / f"mod_{name}.so").exists()]
+    load = "\n".join(f"LoadModule mod_{name}.c" for name in names)
+    text = CONFIG.format(modules=MODULES, modules_to_load=load, port=port, folder=folder)
+    config.write_text(text)
     with open(folder / "output", "wb") as output:
         server = subprocess.Popen(
             [PROFTPD, "-n", "-q", "-c", config], stdout=output, stderr=output

@@ -79,7 +79,8 @@ def test_root_runs_commands_of_an_appliance(
         assert run(web, "format", cache=cache, timeout=PATIENCE).exit_status == 1
         with pytest.raises(SshCommandTimeout) as caught:
             run(web, "ping 60", cache=cache, timeout=1)
-        assert caught.value.ended is None
+        # OpenSSH from 9.8 on delivers signals for root; else nobody can find the process there.
+        assert caught.value.ended in (None, True)
         assert run(web, "show version", cache=cache, timeout=PATIENCE).exit_status == 0
 
 
