@@ -53,6 +53,8 @@ def _run(arguments: List[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else _PROGRAM
         text = " ".join(error.format_message().split())
+        if getattr(error, "option_name", None) in ("-r", "-R", "--recursive"):
+            text += " Folders are copied whole without it."
         click.echo(f"{path}: {text} (see {path} --help)", err=True)
         return 2
     except click.ClickException as error:
@@ -120,6 +122,19 @@ def _add_options(options: List[_Decorator]) -> _Decorator:
         return function
 
     return decorate
+
+
+class _Seconds(click.FloatRange):
+    """A number of seconds, above 0."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"expected seconds, a number above 0, got {value!r}", param, ctx)
 
 
 _CONNECTION_OPTIONS: List[_Decorator] = [
@@ -192,7 +207,7 @@ _HOST_OPTIONS: List[_Decorator] = [
     click.option(
         "-t",
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=_Seconds(),
         metavar="SECONDS",
         help="The time limit for each host, from connecting to the end.  Without it, only"
         " connecting is limited, to 30 s.",
@@ -223,7 +238,7 @@ _HOST_OPTIONS: List[_Decorator] = [
 _COPY_OPTIONS: List[_Decorator] = [
     click.option(
         "--stall-timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=_Seconds(),
         metavar="SECONDS",
         help="Fail on a host after this long without any progress.",
     ),

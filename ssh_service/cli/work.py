@@ -105,6 +105,8 @@ def copy(
     chosen = collect(hosts, files)
     check_parallel(parallel, len(chosen), "hosts")
     several = len(chosen) > 1
+    if direction == "download" and several and os.path.exists(local) and not os.path.isdir(local):
+        raise click.UsageError(f"{local!r} is not a folder, which several hosts need")
     connect = _connect_params(options)
     if options["dry_run"]:
         if direction == "upload":

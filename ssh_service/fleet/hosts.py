@@ -19,6 +19,7 @@ _MAX_HOSTS = 100_000
 _MAX_DIGITS = 9
 # In characters; a host name has at most 253.
 _MAX_PATTERN_LENGTH = 2000
+_COMMAS_IN_BRACKETS = re.compile(r"\[[^]]*,[^]]*\]")
 # Only digits, commas and dashes in brackets; an IPv6 address in brackets has colons.
 _RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
 _NAME = re.compile(r"[^\s@\[\]{}*?\"'`$;&|<>()\\/,]+\Z")
@@ -49,6 +50,9 @@ def parse(text: str) -> Dict[str, Any]:
         user, host, port = split_address(text.strip())
     except ValueError as error:
         raise _host_error(text, str(error)) from None
+    malformed = _COMMAS_IN_BRACKETS.search(host)
+    if malformed and not _RANGE.search(host):
+        raise _host_error(text, f"{malformed.group()} is not a range; write [01-40] or [1,3,7-9]")
     if "," in host:
         raise _host_error(
             text, "hosts cannot be joined by commas; write 'web[1,3]', or give them one by one"

@@ -131,6 +131,8 @@ def _hop(name: str, text: str) -> Dict[str, Any]:
     plain = text[len("ssh://") :].rstrip("/") if text.startswith("ssh://") else text
     try:
         user, host, port = split_address(plain)
+        if len(host.split()) != 1:
+            raise ValueError
     except ValueError:
         right = "user@host:port; user and port may be left out, a password cannot be part of it"
         raise settings.invalid_setting(name, conceal_password(text), right) from None

@@ -45,6 +45,7 @@ def test_a_destination_is_read(text: str, meant: Dict[str, Any]) -> None:
         ("web[1..3]", "not a host name, nor a range such as"),
         ("web{1..3}", "not a host name, nor a range such as"),
         ("a,b", "cannot be joined by commas"),
+        ("web[1-3,a]", r"\[1-3,a\] is not a range"),
         ("ssh://web01", "URLs are not supported"),
         ("web[01-02]", "list them with ssh_service.fleet.expand"),
     ],

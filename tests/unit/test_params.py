@@ -739,6 +739,12 @@ def test_the_key_is_worth_nothing_outside_this_process() -> None:
     assert digest != hashlib.sha256(MARKER.encode()).hexdigest()
 
 
+@pytest.mark.parametrize("tunnel", ["a b", "me@a b:22"])
+def test_tunnel_that_is_no_host_is_named_tunnel(tunnel: str) -> None:
+    with pytest.raises(SshConfigError, match=f"^tunnel: expected .* got '{tunnel}'"):
+        params.resolve({"host": "web1", "tunnel": tunnel})
+
+
 @pytest.mark.parametrize("tunnel", ["u:hunter2@bastion", "ssh://u:hunter2@bastion:22"])
 def test_tunnel_with_a_password_is_an_error_without_it(tunnel: str) -> None:
     """A password is no part of a jump host's text, and the error does not show it."""
