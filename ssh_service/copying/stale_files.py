@@ -14,7 +14,7 @@ from ssh_service.copying.pipeline import PipelineTask
 from ssh_service.copying.removal import remove_tree
 from ssh_service.copying.replies import is_folder, parse_attributes, parse_names
 from ssh_service.copying.sftp import protocol
-from ssh_service.copying.sftp.protocol import FolderEntry
+from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.server_facts import Identity
 from ssh_service.copying.waiting import Budget, TaskEvent
@@ -110,6 +110,11 @@ class StaleFiles:
         if identity is None or real is None:
             return
         removing = []
+
+        def may_resume(attributes: Attributes) -> bool:
+            # What one request writes is never resumed.
+            return context.options.resume and (attributes.size or 0) > context.remote.write_size
+
         for entry in listing.found:
             name, attributes, _ = entry
             age = _age(entry, identity)
@@ -117,7 +122,7 @@ class StaleFiles:
             if is_folder(attributes):  # folders are never resumed
                 if temporary.names.is_stale(name, age):
                     await self._remove_folder(real, path)
-            elif temporary.names.is_stale(name, age, context.options.resume):
+            elif temporary.names.is_stale(name, age, may_resume(attributes)):
                 if owner.is_our_stale_file(attributes, entry.links):
                     removing.append(context.remote.ask_remove(path))
         for reply in removing:

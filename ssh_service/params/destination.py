@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from ssh_service import settings, ssh_config
 from ssh_service.errors import SshConfigError
+from ssh_service.params.address import conceal_password
 from ssh_service.params.sources import Sources, error_name, first_argument
 from ssh_service.user_files import home
 
@@ -80,9 +81,9 @@ def _host(given: Any) -> str:
     host = settings.text("host", given).strip()
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    if not host or _NOT_IN_HOSTS.search(host):
+    if not host or _NOT_IN_HOSTS.search(host) or conceal_password(host) != host:
         raise settings.invalid_setting(
-            "host", given, f"a host name or address, without {_HOST_WORDS}"
+            "host", conceal_password(host), f"a host name or address, without {_HOST_WORDS}"
         )
     return host
 

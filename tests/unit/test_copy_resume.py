@@ -137,6 +137,17 @@ def test_copy_without_resume_removes_resumable_files(
     assert os.listdir(target.parent) == ["target"]
 
 
+def test_upload_with_resume_removes_small_unfinished_files(
+    session: SftpSession, source: Path, target: Path, interrupt: Interrupt
+) -> None:
+    """One request writes them, so that there is nothing to resume: they would stay for a day."""
+    left = interrupt(upload)
+    os.truncate(left, 1000)
+    session.facts = ServerFacts()  # as for another connection
+    upload(session, source, target.with_name("other"), resume=True)
+    assert unfinished_files(target.parent) == []
+
+
 @BOTH
 def test_another_targets_leftover_is_left_alone(
     copy: Copy,

@@ -753,6 +753,15 @@ def test_tunnel_with_a_password_is_an_error_without_it(tunnel: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_host_with_a_password_is_an_error_without_it() -> None:
+    """Nor of a host: it would be looked up, and shown, as a name."""
+    with pytest.raises(
+        SshConfigError, match=r"host: expected .*, got 'root:\*\*\*@web1'"
+    ) as caught:
+        params.resolve({"host": "root:hunter2@web1"})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_an_unlike_name_is_not_taken_for_a_misspelt_one() -> None:
     with pytest.raises(SshConfigError) as caught:
         params.resolve({"host": "web", "gss_host": "x"})
