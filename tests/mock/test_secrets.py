@@ -41,6 +41,10 @@ def leased(cache: SshClientCache, to: Dict[str, Any]) -> None:
         pass
 
 
+def without_host(to: Dict[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in to.items() if name != "host"}
+
+
 CALLS: Dict[str, Callable[[SshClientCache, Dict[str, Any], str], Any]] = {
     "run": lambda cache, to, path: run(to, "true", cache=cache),
     "start": lambda cache, to, path: start(to, "true", cache=cache).result(),
@@ -54,7 +58,7 @@ CALLS: Dict[str, Callable[[SshClientCache, Dict[str, Any], str], Any]] = {
     "remote.download": lambda cache, to, path: operations.download(cache, to, "x", path),
     "fleet.run": lambda cache, to, path: first(fleet.run([to], "true", cache=cache)),
     "fleet.connect": lambda cache, to, path: first(
-        fleet.run([to["host"]], "true", connect=to, cache=cache)
+        fleet.run([to["host"]], "true", connect=without_host(to), cache=cache)
     ),
     "fleet.upload": lambda cache, to, path: first(fleet.upload([to], path, "x", cache=cache)),
 }
