@@ -185,17 +185,23 @@ class Command(Terminable):
         if not self._is_done:
             self._kept_future = future
 
-    def on_future_dropped(self) -> None:
+    def on_future_dropped(
+        self,
+        # Kept here, as Python 3.8 clears a module's names before it collects the last objects.
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+        warn: Callable[..., None] = warnings.warn,
+    ) -> None:
         """End it, as its future was dropped; a destructor calls this."""
         if not self._future_taken or self._end_causes or self.strand is None:
             return
-        self._end_causes.append(self._cancelled("its future was dropped, and with it the command"))
-        background.submit_from_destructor(self.strand, self._start_termination)
-        if sys.is_finalizing():  # no thread is left to end it
+        if is_finalizing():  # no thread is left to end it, and modules are being cleared
             message = "the program ended before a command did, which may still run on the host"
         else:
             message = "a command was dropped while it was under way, and is ended"
-        warnings.warn(
+            cause = self._cancelled("its future was dropped, and with it the command")
+            self._end_causes.append(cause)
+            background.submit_from_destructor(self.strand, self._start_termination)
+        warn(
             f"{self.connection_id}: {message}; wait for its result, or cancel it",
             ResourceWarning,
             stacklevel=3,

@@ -188,6 +188,7 @@ def test_cleanup_while_dialling_tells_those_who_wait_at_once_and_closes_the_newc
     results: List[Any] = []
     threads = start(10, lambda: connections.get_client_connection(connect_params()), results)
     wait_until_all_wait(connections, 10)
+    dialer.wait_dialling(1)
     connections.cleanup()
     join(threads)  # while the dial is still in progress
     assert [type(error) for error in results] == [SshCacheClosed] * 10
