@@ -135,9 +135,8 @@ class _Clock:
             if wait <= 0:
                 return heapq.heappop(self._due)[2]
             self._wakes_at = due
-            if (
-                not self._submitted
-            ):  # else its submitter may have seen the clock awake, and not woken it
+            # Else its submitter may have seen the clock awake, and not woken it.
+            if not self._submitted:
                 try:
                     self._wakeups.get(timeout=None if due == _NEVER else min(wait, _MAX_WAIT))
                 except queue.Empty:

@@ -111,9 +111,7 @@ class Pipeline:
         self._on_step = on_step
         self._ready: Deque[PipelineTask] = deque()
         self._tasks: Set[PipelineTask] = set()
-        self._background: Set[PipelineTask] = (
-            set()
-        )  # the tasks that `join_others` does not wait for
+        self._background: Set[PipelineTask] = set()  # `join_others` does not wait for these
         self._started = 0
         self._failed: Optional[PipelineTask] = None
         self._stopping = False
@@ -256,9 +254,8 @@ class Pipeline:
                 raise self._interrupt from failure
         except BaseException as interrupt:  # `run` stops all others
             self._interrupt = self._interrupt or interrupt
-            if (
-                getattr(task.coroutine, "cr_frame", None) is None
-            ):  # otherwise the interrupt struck before the task ran
+            # With a frame, the interrupt struck before the task ran.
+            if getattr(task.coroutine, "cr_frame", None) is None:
                 self._tasks.discard(task)
             raise
         self._end(task)

@@ -296,9 +296,8 @@ def connect_params(config: Mapping[str, Any]) -> Dict[str, Any]:
         See `known_hosts`.
     """
     params = {ours: config[name] for name, ours in _CONNECT_PARAMS.items() if name in config}
-    if (
-        params.get("client_keys", ()) is None
-    ):  # null in a config means the default, None as a parameter does not
+    # Null in a config means the default, None as a parameter does not.
+    if params.get("client_keys", ()) is None:
         del params["client_keys"]
     files, policy = known_hosts(config)
     params["known_hosts"] = None if policy == "off" else files

@@ -159,9 +159,8 @@ class SessionPool:
                 self._connect(step.connection)
             else:
                 self._start(step.spare or Session(self, step.connection), step.command)
-            if (
-                not self._scheduler.has_waiting()
-            ):  # read without the lock: each enqueue calls this, too
+            # Read without the lock: each enqueue calls this, too.
+            if not self._scheduler.has_waiting():
                 return
         if step.starved is not None:
             self._retry_or_give_up(step.starved)

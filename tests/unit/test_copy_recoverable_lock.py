@@ -44,7 +44,7 @@ def test_acquire_after_timeout_returns_false() -> None:
 
 
 def test_lock_of_a_lost_owner_can_be_acquired() -> None:
-    """C1: an exception struck before it could be given back."""
+    """An exception struck before it could be given back."""
     lock = RecoverableLock()
     owner = LockOwner()
     assert lock.acquire(owner, None)

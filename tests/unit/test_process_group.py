@@ -520,7 +520,7 @@ def test_census_of_an_old_dropbear_never_opens_a_second_session() -> None:
 
 @pytest.mark.parametrize("spare", [True, False])
 def test_census_makes_room_or_waits_where_nothing_else_helps(spare: bool, timers: Timers) -> None:
-    """FINDINGS E3: all sessions are taken, and there is no other connection to be had."""
+    """All sessions are taken, and there is no other connection to be had."""
     site = Site(1)
     site.transport.max_sessions, site.transport.others = 2, 2
 
