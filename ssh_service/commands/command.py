@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 import warnings
 import weakref
@@ -33,6 +35,9 @@ from ssh_service.transport import SshChannel
 
 # Seconds that a helper script may take.
 _HELPER_TIMEOUT = 10.0
+# Commands whose future was given away, for a warning at the end of the program.  A destructor
+# comes too late for it: by then, modules have been cleared.
+_taken: "weakref.WeakSet[Command]" = weakref.WeakSet()
 
 
 class Command(Terminable):
@@ -177,6 +182,7 @@ class Command(Terminable):
     def take_future(self) -> CommandFuture:
         """Give its future away: where that is dropped before it is done, the command is ended."""
         future, self._kept_future, self._future_taken = self.future, None, True
+        _taken.add(self)
         return future
 
     def keep_future(self) -> None:
@@ -185,26 +191,32 @@ class Command(Terminable):
         if not self._is_done:
             self._kept_future = future
 
-    def on_future_dropped(
-        self,
-        # Kept here, as Python 3.8 clears a module's names before it collects the last objects.
-        is_finalizing: Callable[[], bool] = sys.is_finalizing,
-        warn: Callable[..., None] = warnings.warn,
-    ) -> None:
+    def on_future_dropped(self) -> None:
         """End it, as its future was dropped; a destructor calls this."""
-        if not self._future_taken or self._end_causes or self.strand is None:
-            return
-        if is_finalizing():  # no thread is left to end it, and modules are being cleared
-            message = "the program ended before a command did, which may still run on the host"
-        else:
+        if self.strand is not None and self._is_attended() and not sys.is_finalizing():
             message = "a command was dropped while it was under way, and is ended"
             cause = self._cancelled("its future was dropped, and with it the command")
             self._end_causes.append(cause)
             background.submit_from_destructor(self.strand, self._start_termination)
-        warn(
+            self._warn_of_future(message, stacklevel=4)
+
+    def on_exit(self) -> None:
+        """Warn that the program ends before this command, if somebody took its future."""
+        if self.strand is not None and self._is_attended() and not self._is_done:
+            self._warn_of_future(
+                "the program ended before a command did, which may still run on the host",
+                stacklevel=3,
+            )
+
+    def _is_attended(self) -> bool:
+        """Return whether somebody was given its future, and nothing ends it yet."""
+        return self._future_taken and not self._end_causes
+
+    def _warn_of_future(self, message: str, stacklevel: int) -> None:
+        warnings.warn(
             f"{self.connection_id}: {message}; wait for its result, or cancel it",
             ResourceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
     def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
@@ -502,3 +514,13 @@ def check_seconds(name: str, seconds: Optional[float]) -> None:
     except OverflowError:
         got = "an integer that is too large"
     raise SshConfigError(f"{name}: expected 0 or more seconds, got {got}")
+
+
+def _warn_of_those_left() -> None:
+    for command in list(_taken):
+        command.on_exit()
+
+
+atexit.register(_warn_of_those_left)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_taken.clear)
