@@ -336,6 +336,9 @@ class SessionPool:
             channel.close()
         elif command is not None:
             self._run(session, command, channel)
+        # Read without the lock: each enqueue dispatches, too.
+        if self._scheduler.has_waiting():
+            self._dispatch()
 
     def session_closed(self, session: Session, error: Optional[SshServiceError]) -> None:
         """Remove a session; queue its command again if that was never sent."""

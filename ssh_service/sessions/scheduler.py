@@ -116,8 +116,11 @@ class SessionScheduler:
             if connection.number < most and connection.has_capacity()
         ]
         if connections:
+            ready = [connection for connection in connections if not connection.awaits_replies()]
+            if not ready:
+                return Step(failed)  # `on_opened` and `on_ended` are followed by another step
             connection = min(
-                connections, key=lambda connection: (connection.spare is None, connection.sessions)
+                ready, key=lambda connection: (connection.spare is None, connection.sessions)
             )
             connection.sessions += 1
             self._starts += 1
@@ -146,7 +149,7 @@ class SessionScheduler:
         """Ask the server again on connections whose idle sessions were just closed."""
         for connection in self.connections:
             if connection.transport in transports:
-                connection.reset_limit()
+                connection.try_one_more()
                 connection.retry_until = now + _REFUSAL_TIMEOUT
 
     def _drop_ended(self) -> Failed:
@@ -268,10 +271,7 @@ class SessionScheduler:
         self._fruitless_connections = 0
         connection.refusals, connection.retry_until = 0, 0.0
         self._pause, self._refused_since = _MIN_RETRY_INTERVAL, None
-        if connection.transport is not None:
-            connection.transport.session_peak = max(
-                connection.opened, connection.transport.session_peak
-            )
+        connection.raise_limit()
         session.channel = channel
 
     def on_ended(
@@ -312,13 +312,14 @@ class SessionScheduler:
         connection.refusals += 1
         at_once = connection.opened and connection.refusals <= _MAX_IMMEDIATE_RETRIES
         connection.transport.session_limit = (
-            connection.transport.session_peak if at_once else connection.opened
+            min(connection.sessions, connection.transport.session_peak)
+            if at_once
+            else connection.opened
         )
-        if (
-            connection.refusals == _MAX_IMMEDIATE_RETRIES + 1
-            and connection.opened < connection.transport.session_peak
-        ):
-            connection.retry_until = max(connection.retry_until, now + _REFUSAL_TIMEOUT)
+        if connection.refusals == _MAX_IMMEDIATE_RETRIES + 1:
+            connection.peak = connection.opened  # others may hold the rest
+            if connection.opened < connection.transport.session_peak:
+                connection.retry_until = max(connection.retry_until, now + _REFUSAL_TIMEOUT)
         no_timer = connection.limited_until <= now
         connection.limited_until = now + LIMIT_TTL
         return no_timer
@@ -369,11 +370,11 @@ class SessionScheduler:
         return None, self._fail_queue(self._refusal or self._closed("no session could be opened"))
 
     def retry(self, now: float) -> None:
-        """Forget the limits of connections whose sessions should be free by now."""
+        """Allow one more session on connections where one should be free by now."""
         self._will_retry = False
         for connection in self.connections:
             if connection.expects_capacity(now):
-                connection.reset_limit()
+                connection.try_one_more()
 
     def _closed(self, what: str) -> SshCacheClosed:
         where = self._connection_id

@@ -12,6 +12,10 @@ from ssh_service.connections.entries import Lease, Slot
 from ssh_service.errors import SshServiceError
 from ssh_service.transport import SshChannel, SshTransport
 
+# Sessions that are requested before the first reply: OpenSSH's default MaxSessions.  Where more
+# are open, as many more are requested at a time.
+_MAX_FIRST_REQUESTS = 10
+
 
 class PooledConnection:
     """A connection of the pool; the pool's lock guards all fields."""
@@ -22,6 +26,7 @@ class PooledConnection:
         self.transport: Optional[SshTransport] = None  # None: still dialling
         self.sessions = 0  # given to commands: opening or open
         self.opened = 0  # confirmed by the server, the spare one included
+        self.peak = 0  # the most that were open at once, since others held sessions for a while
         self.spare: Optional[Session] = None  # opening or open, for the next command
         self.used_at = 0.0  # when the last command ended
         self.has_spare_timer = False  # a timer will look whether the spare session is needed
@@ -53,10 +58,33 @@ class PooledConnection:
         """Return whether a session should be free soon, without the end of a command of ours."""
         return not self.sessions or now < self.retry_until
 
+    def awaits_replies(self) -> bool:
+        """Return whether the server should first answer the requests for sessions it has."""
+        if self.spare is not None:
+            return False
+        return self.sessions - self.opened >= max(_MAX_FIRST_REQUESTS, self.opened)
+
     def reset_limit(self) -> None:
         """Forget the learnt session limit."""
         if self.transport is not None:
             self.transport.session_limit = None
+
+    def try_one_more(self) -> None:
+        """Allow one session more than there are; if the server opens it, `raise_limit` goes on."""
+        if self.transport is not None:
+            self.transport.session_limit = self.sessions + 1
+
+    def raise_limit(self) -> None:
+        """After a session was opened: expect more, up to what the server allowed before."""
+        transport = self.transport
+        if transport is None:
+            return
+        limit = transport.session_limit
+        if limit is not None and self.opened >= limit:
+            doubled, is_most = 2 * self.opened, self.opened > self.peak
+            transport.session_limit = doubled if is_most else min(doubled, self.peak)
+        self.peak = max(self.opened, self.peak)
+        transport.session_peak = max(self.peak, transport.session_peak)
 
     def take_spare(self) -> Optional["Session"]:
         """Remove and return the spare session."""

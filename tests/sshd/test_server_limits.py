@@ -120,3 +120,20 @@ def test_an_idle_sftp_session_does_not_keep_its_connection(sshd: Sshd, tmp_path:
         assert len(cache) == 0
     finally:
         cache.cleanup()
+
+
+@pytest.mark.parametrize("limit, max_connections", [(1, 1), (1, 4), (10, 1)])
+def test_many_commands_at_once_are_refused_few_sessions(
+    sshd_factory: Callable[..., Sshd], limit: int, max_connections: int
+) -> None:
+    """At most two refused requests for each command; each of them is an error in sshd's log."""
+    sshd = sshd_factory({"MaxSessions": limit})
+    cache = SshClientCache()
+    options: Any = {"cache": cache, "timeout": 60, "max_connections": max_connections}
+    try:
+        commands = [start(sshd.connect_params, f"echo {n}", **options) for n in range(100)]
+        for number, command in enumerate(commands):
+            assert command.result(60).stdout == f"{number}\n"
+        assert cache.stats()["refusals"] <= 200
+    finally:
+        cache.cleanup()

@@ -850,6 +850,44 @@ def test_where_others_hold_all_sessions_it_is_tried_again_with_one_timer(
     assert all(command.future.result(0).exit_status == 0 for command in commands)
 
 
+def test_a_retry_requests_one_session_and_more_once_the_server_opens_it(
+    site: Site, timers: Timers
+) -> None:
+    """A copy holds all ten sessions before the first command of a hundred, then ends."""
+    transport = site.warm(max_sessions=10)
+    transport.reclaim_idle_sessions()
+    transport.others = 10
+    commands = site.submit(100)
+    for _ in range(5):
+        refusals = transport.refusals
+        timers.fire()
+        assert transport.refusals == refusals + 1
+    transport.others = 0
+    timers.fire()
+    assert len(site.running()) == 10
+    assert transport.refusals < 20
+    while site.running():
+        site.running()[0].complete()
+    assert all(command.future.result(0).exit_status == 0 for command in commands)
+
+
+def test_no_more_than_ten_sessions_are_requested_before_the_first_reply(site: Site) -> None:
+    """Then as many more as are open: the server of a thousand commands refuses ten, not all."""
+    transport = site.warm(max_sessions=12)
+    transport.reclaim_idle_sessions()
+    transport.answers = False
+    commands = site.submit(100)
+    assert len(transport.channels) == 10
+    transport.answers = True
+    for channel in list(transport.channels):
+        channel.answer()
+    assert len(site.running()) == 12
+    assert transport.refusals <= 12
+    while site.running():
+        site.running()[0].complete()
+    assert all(command.future.result(0).exit_status == 0 for command in commands)
+
+
 def test_a_refusing_connection_is_asked_again_while_others_work(
     site: Site, timers: Timers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
