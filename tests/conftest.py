@@ -7,11 +7,13 @@ import os
 import shutil
 import threading
 import time
+from pathlib import Path
 from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
 from tests.common import require_part
+from tests.trees import unfinished_files
 
 _PATIENCE = 10.0
 """Seconds that threads and sockets get to go away after a test, on a machine with much to do."""
@@ -87,6 +89,17 @@ def no_changed_logging() -> Iterator[None]:
     after = _logging()
     if after != before:
         pytest.fail(f"the test changed what is logged: {before} to {after}", pytrace=False)
+
+
+@pytest.fixture(name="target")
+def target_in_a_folder_that_must_stay_as_it_is(tmp_path: Path) -> Iterator[Path]:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"precious")
+    yield outside / "target"
+    assert sorted(set(os.listdir(outside)) - {"target"}) == ["precious"]
+    assert (outside / "precious").read_bytes() == b"precious"
+    assert not unfinished_files(tmp_path)
 
 
 @pytest.fixture

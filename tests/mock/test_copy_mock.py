@@ -15,7 +15,7 @@ from ssh_service.copying import download, upload
 from ssh_service.params import resolve
 from ssh_service.testing.mock_sshd import MockSshd
 from ssh_service.transport import SshTransport
-from tests.unit.trees import unfinished_files
+from tests.trees import unfinished_files
 
 
 @pytest.fixture(name="transport")

@@ -32,7 +32,7 @@ from ssh_service.testing.local_sshd import Sshd
 from ssh_service.testing.pytest_plugin import FaultProxy
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, eventually
-from tests.unit.trees import describe, make_tree, many_files, unfinished_files
+from tests.trees import describe, make_tree, many_files, unfinished_files
 
 BOTH = pytest.mark.parametrize("copy", [upload, download])
 Copy = Callable[..., None]

@@ -16,7 +16,7 @@ from ssh_service import SshClientCache, download, upload
 from ssh_service.copying import channels
 from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import PATIENCE, eventually, require_part
-from tests.unit.trees import describe, many_files
+from tests.trees import describe, many_files
 
 PROFTPD = "/usr/sbin/proftpd"
 MODULES = Path("/usr/lib/proftpd")

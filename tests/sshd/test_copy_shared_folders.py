@@ -18,8 +18,8 @@ from ssh_service.params import resolve
 from ssh_service.testing.local_sshd import Sshd
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE
-from tests.unit.test_copy_ownership import STRANGER, Attack, planted
-from tests.unit.trees import many_files, unfinished_files
+from tests.integration.test_copy_ownership import STRANGER, Attack, planted
+from tests.trees import many_files, unfinished_files
 
 
 @pytest.fixture(name="connect")

@@ -16,7 +16,7 @@ from ssh_service.copying.open_files import open_files
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, descriptors, eventually
 from tests.injection import HOWS, torn_at
-from tests.unit.trees import unfinished_files
+from tests.trees import unfinished_files
 
 # Seconds for the moments of one copy; they are torn at in strides, so that there are late ones.
 LIMIT = 6.0

@@ -6,7 +6,6 @@ import itertools
 import os
 import struct
 import time
-from pathlib import Path
 from typing import Any, Set
 
 import pytest
@@ -16,14 +15,7 @@ from ssh_service.copying.options import Options
 from ssh_service.copying.remote_owner import RemoteOwner
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.session import SftpSession
-from tests.unit.sftp_harness import (
-    MadeUpServer,
-    attributes,
-    frame,
-    real_session,
-    status,
-    string,
-)
+from tests.unit.sftp_harness import MadeUpServer, attributes, frame, status, string
 
 FOLDER, FILE = 0o40700, 0o100644
 
@@ -79,20 +71,3 @@ def test_removal_of_a_tree_without_end_ends(
         assert time.monotonic() - began < 20
     if limit == "_MAX_PATH_BYTES":
         assert len(endless.server.requests) < 30_000
-
-
-def test_removal_of_a_tree_of_many_levels_leaves_nothing(sftp_server: str, tmp_path: Path) -> None:
-    root = folder = tmp_path / "unfinished"
-    kept = tmp_path / "kept"
-    kept.write_bytes(b"kept")
-    for number in range(400):
-        folder.mkdir()
-        (folder / "file").write_bytes(b"x")
-        if not number % 10:
-            (folder / "empty").mkdir()
-            (folder / "link").symlink_to(tmp_path)
-        folder = folder / "d"
-    with real_session(sftp_server, tmp_path) as session:
-        remove(session, root)
-    assert not root.exists()
-    assert kept.read_bytes() == b"kept"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import struct
 import threading
-from pathlib import Path
-from typing import List
 
 import pytest
 
@@ -14,15 +12,7 @@ from ssh_service.copying.sftp.client import SftpClient, negotiate
 from ssh_service.copying.sftp.session import SessionEnded, SftpChannel, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled
 from ssh_service.errors import SshConnectionLost
-from tests.unit.sftp_harness import (
-    PATIENCE,
-    MadeUpServer,
-    attributes,
-    frame,
-    real_session,
-    status,
-    string,
-)
+from tests.unit.sftp_harness import PATIENCE, MadeUpServer, attributes, frame, status, string
 
 
 class NoRoom(SftpChannel):
@@ -210,30 +200,6 @@ def test_interrupt_while_sending_ends_the_session_for_all() -> None:
                 client.collect(PATIENCE)
         with pytest.raises(SessionEnded):
             other.collect(PATIENCE)
-
-
-def test_replies_reach_the_client_that_asked(sftp_server: str, tmp_path: Path) -> None:
-    for number in range(8):
-        (tmp_path / str(number)).write_bytes(bytes(number))
-    wrong: List[object] = []
-
-    def ask(session: SftpSession, number: int) -> None:
-        with SftpClient(session) as client:
-            for _ in range(50):
-                replies = [client.ask(encode.stat, b"%d" % number) for _ in range(20)]
-                while not all(reply.kind for reply in replies):
-                    client.collect(PATIENCE)
-                sizes = {decode.attributes(reply.body).size for reply in replies}
-                if sizes != {number}:
-                    wrong.append((number, sizes))
-
-    with real_session(sftp_server, tmp_path) as session:
-        threads = [threading.Thread(target=ask, args=(session, n)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
-    assert not wrong
 
 
 def test_attributes_are_built_as_the_reader_reads_them() -> None:

@@ -12,8 +12,8 @@ from typing import Callable, Iterator
 import pytest
 
 from ssh_service.copying.sftp.session import SftpSession
+from tests.trees import unfinished_files
 from tests.unit.sftp_harness import real_session
-from tests.unit.trees import unfinished_files
 
 
 @pytest.fixture(name="home")
@@ -40,17 +40,6 @@ def file_to_copy(tmp_path: Path) -> Path:
     path.chmod(0o640)
     os.utime(path, (1_000_000_000, 1_100_000_000))
     return path
-
-
-@pytest.fixture(name="target")
-def target_in_a_folder_that_must_stay_as_it_is(tmp_path: Path) -> Iterator[Path]:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "precious").write_bytes(b"precious")
-    yield outside / "target"
-    assert sorted(set(os.listdir(outside)) - {"target"}) == ["precious"]
-    assert (outside / "precious").read_bytes() == b"precious"
-    assert not unfinished_files(tmp_path)
 
 
 @pytest.fixture(name="mount")

@@ -12,8 +12,8 @@ from ssh_service.copying import upload_merge, upload_stream
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
+from tests.trees import describe, unfinished_files
 from tests.unit.sftp_harness import Shell, upload
-from tests.unit.trees import describe, unfinished_files
 
 
 @pytest.fixture(name="shell")

@@ -16,6 +16,7 @@ from ssh_service.copying import Meter, Options, TimeLimits, channels, running
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import PATIENCE, in_threads
+from tests.trees import describe, many_files
 from tests.unit.sftp_harness import (
     MadeUpServer,
     download,
@@ -25,7 +26,6 @@ from tests.unit.sftp_harness import (
     string,
     upload,
 )
-from tests.unit.trees import describe, many_files
 
 
 class Erlang:

@@ -31,6 +31,7 @@ from ssh_service.errors import (
     transfer_error,
     tree_error,
 )
+from tests.trees import describe, make_tree, unfinished_files
 from tests.unit.sftp_harness import (
     MadeUpServer,
     Shell,
@@ -42,7 +43,6 @@ from tests.unit.sftp_harness import (
     upload,
 )
 from tests.unit.test_copy_hostile import FOLDER, LINK, Liar, name_entry
-from tests.unit.trees import describe, make_tree, unfinished_files
 
 WAYS = ["up by sftp", "up in a stream", "down by sftp", "down in a stream"]
 Copy = functools.partial
