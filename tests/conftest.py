@@ -91,6 +91,16 @@ def no_changed_logging() -> Iterator[None]:
         pytest.fail(f"the test changed what is logged: {before} to {after}", pytrace=False)
 
 
+@pytest.fixture
+def user_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the user's home, which has an empty folder .ssh; there is no agent."""
+    folder = tmp_path / "home"
+    (folder / ".ssh").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return folder
+
+
 @pytest.fixture(name="target")
 def target_in_a_folder_that_must_stay_as_it_is(tmp_path: Path) -> Iterator[Path]:
     outside = tmp_path / "outside"

@@ -12,8 +12,8 @@ from typing import Callable, Iterator
 import pytest
 
 from ssh_service.copying.sftp.session import SftpSession
+from tests.integration.sftp_processes import real_session
 from tests.trees import unfinished_files
-from tests.unit.sftp_harness import real_session
 
 
 @pytest.fixture(name="home")

@@ -18,8 +18,9 @@ from ssh_service.copying.local import descriptors
 from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import require_part
+from tests.integration.sftp_processes import Shell, real_session
 from tests.trees import many_files, unfinished_files
-from tests.unit.sftp_harness import Shell, check, download, real_session, upload
+from tests.unit.sftp_harness import check, download, upload
 
 USER = 65534
 Copy = Callable[..., None]

@@ -19,8 +19,9 @@ from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.errors import SshTransferError
+from tests.integration.sftp_processes import real_session
 from tests.trees import come_down, describe, make_tree, unfinished_files
-from tests.unit.sftp_harness import check, download, real_session, upload
+from tests.unit.sftp_harness import check, download, upload
 
 Copy = Callable[..., None]
 BOTH = pytest.mark.parametrize("copy", [upload, download])

@@ -13,8 +13,9 @@ import pytest
 from ssh_service.copying import temporary
 from ssh_service.copying.sftp.server_facts import ServerFacts
 from ssh_service.copying.sftp.session import SftpSession
+from tests.integration.sftp_processes import real_session
 from tests.trees import unfinished_files
-from tests.unit.sftp_harness import download, real_session
+from tests.unit.sftp_harness import download
 
 # Where local files are opened, written, renamed and closed.
 _MODULES = (

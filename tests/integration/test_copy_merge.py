@@ -12,8 +12,9 @@ from ssh_service.copying import upload_merge, upload_stream
 from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
+from tests.integration.sftp_processes import Shell
 from tests.trees import describe, unfinished_files
-from tests.unit.sftp_harness import Shell, upload
+from tests.unit.sftp_harness import upload
 
 
 @pytest.fixture(name="shell")

@@ -31,10 +31,10 @@ from ssh_service.errors import (
     transfer_error,
     tree_error,
 )
+from tests.integration.sftp_processes import Shell
 from tests.trees import describe, make_tree, unfinished_files
 from tests.unit.sftp_harness import (
     MadeUpServer,
-    Shell,
     attributes,
     download,
     frame,

@@ -22,8 +22,9 @@ from ssh_service.copying.sftp import decode, encode
 from ssh_service.copying.sftp.protocol import POSIX_RENAME, Attributes
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import require_part
+from tests.integration.sftp_processes import Shell, real_session
 from tests.trees import unfinished_files
-from tests.unit.sftp_harness import Shell, check, download, real_session, upload
+from tests.unit.sftp_harness import check, download, upload
 
 STRANGER, OTHER = 65534, 1  # nobody; daemon, as sftp-server wants users that have a name
 LARGE = 1_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ssh_service.copying.remote_owner import RemoteOwner
-from tests.unit.sftp_harness import real_session
+from tests.integration.sftp_processes import real_session
 from tests.unit.test_copy_removal import remove
 
 

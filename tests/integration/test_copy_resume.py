@@ -14,8 +14,9 @@ from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_file
 from ssh_service.copying.sftp.server_facts import ServerFacts
 from ssh_service.copying.sftp.session import SftpSession
+from tests.integration.sftp_processes import real_session
 from tests.trees import describe, make_tree, unfinished_files
-from tests.unit.sftp_harness import download, real_session, upload
+from tests.unit.sftp_harness import download, upload
 
 SIZE = 20_000_000
 BOTH = pytest.mark.parametrize("copy", [upload, download])

@@ -12,8 +12,9 @@ import pytest
 from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_stream
 from ssh_service.copying.sftp.session import SftpSession
+from tests.integration.sftp_processes import Shell, real_session
 from tests.trees import unfinished_files
-from tests.unit.sftp_harness import Shell, download, real_session, upload
+from tests.unit.sftp_harness import download, upload
 
 SIZE = 3_000_000
 Copy = Callable[..., None]

@@ -16,16 +16,9 @@ from ssh_service.copying import Meter, Options, TimeLimits, channels, running
 from ssh_service.copying.sftp import encode, protocol
 from ssh_service.copying.sftp.session import SftpSession
 from tests.common import PATIENCE, in_threads
+from tests.integration.sftp_processes import real_session
 from tests.trees import describe, many_files
-from tests.unit.sftp_harness import (
-    MadeUpServer,
-    download,
-    frame,
-    real_session,
-    status,
-    string,
-    upload,
-)
+from tests.unit.sftp_harness import MadeUpServer, download, frame, status, string, upload
 
 
 class Erlang:

@@ -9,7 +9,8 @@ from typing import List
 from ssh_service.copying.sftp import decode, encode
 from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.session import SftpSession
-from tests.unit.sftp_harness import PATIENCE, real_session
+from tests.integration.sftp_processes import real_session
+from tests.unit.sftp_harness import PATIENCE
 
 
 def test_replies_reach_the_client_that_asked(sftp_server: str, tmp_path: Path) -> None:

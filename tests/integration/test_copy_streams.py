@@ -21,8 +21,9 @@ from ssh_service.copying.sftp.protocol import Attributes, ProtocolError
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.copying.shell_command import READY_LINE, ProcessChannel, ShellProcess
 from tests.common import PATIENCE, require_part
+from tests.integration.sftp_processes import Shell
 from tests.trees import describe, make_tree, many_files, received, unfinished_files
-from tests.unit.sftp_harness import Shell, download, upload
+from tests.unit.sftp_harness import download, upload
 from tests.unit.test_copy_hostile import FILE, Liar
 
 Copy = Callable[..., None]

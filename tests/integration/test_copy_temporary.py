@@ -12,7 +12,8 @@ import pytest
 
 from ssh_service.copying import temporary
 from ssh_service.copying.sftp.session import SftpSession
-from tests.unit.sftp_harness import download, real_session, upload
+from tests.integration.sftp_processes import real_session
+from tests.unit.sftp_harness import download, upload
 
 DAY = 24 * 3600
 

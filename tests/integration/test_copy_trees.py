@@ -24,8 +24,9 @@ from ssh_service.copying.sftp.server_facts import Feature
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.errors import SshTransferError
 from tests.common import PATIENCE
+from tests.integration.sftp_processes import Shell
 from tests.trees import describe, make_tree, many_files, unfinished_files
-from tests.unit.sftp_harness import Shell, check, download, upload
+from tests.unit.sftp_harness import check, download, upload
 
 Copy = functools.partial
 

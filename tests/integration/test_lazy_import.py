@@ -123,3 +123,17 @@ def test_type_checkers_and_the_interpreter_see_the_same_names() -> None:
         imported += re.findall(r"\w+", names)
     assert sorted(imported) == sorted(ssh_service._MODULES)
     assert set(ssh_service._MODULES) <= set(ssh_service.__all__)
+
+
+def test_old_import_path_warning_names_the_importing_file() -> None:
+    """The warning points at the line to change."""
+    program = "import ssh_service.cache\nassert ssh_service.cache.SshClientCache"
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "<string>:1: DeprecationWarning: ssh_service.cache has moved to" in done.stderr

@@ -13,7 +13,7 @@ from unittest import mock
 
 from ssh_service import cli
 
-__all__ = ["in_process"]
+__all__ = ["complaint_of", "in_process"]
 
 
 class _Captured(io.TextIOWrapper):
@@ -32,3 +32,11 @@ def in_process(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess
     ), contextlib.redirect_stderr(err):
         status = cli.main(list(arguments))
     return subprocess.CompletedProcess(list(arguments), status, out.text(), err.text())
+
+
+def complaint_of(done: "subprocess.CompletedProcess[str]") -> str:
+    """Return the one line of a complaint."""
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "Traceback" not in line
+    return line

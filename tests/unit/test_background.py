@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -260,24 +258,6 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
     assert all(event.wait(PATIENCE) for event in called)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_has_a_clock_and_a_callback_thread_of_its_own() -> None:
-    callbacks_done()
-    soon(lambda: None)
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            called = [threading.Event(), threading.Event()]
-            soon(called[0].set)
-            background.run_callback(called[1].set)
-            status = 0 if all(event.wait(PATIENCE) for event in called) else 2
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
-
-
 def test_the_switch_interval_does_not_matter() -> None:
     """No wake-up is lost when threads set timers as fast as they can."""
     before = sys.getswitchinterval()
@@ -300,23 +280,3 @@ def test_the_switch_interval_does_not_matter() -> None:
         assert all(event.is_set() for event in events)
     finally:
         sys.setswitchinterval(before)
-
-
-@pytest.mark.parametrize(
-    "callback, seconds, said",
-    [("lambda: (time.sleep(0.05), print('told'))", PATIENCE, "told\n"), ("forever", 0.05, "")],
-)
-def test_callbacks_that_are_due_when_the_program_ends_are_made_and_none_holds_it_up(
-    callback: str, seconds: float, said: str
-) -> None:
-    code = f"""
-import threading, time
-from ssh_service import background
-forever = threading.Event().wait
-background._LAST_CALLS = {seconds}
-background.run_callback({callback})
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=PATIENCE, check=True
-    )
-    assert done.stdout.decode() == said

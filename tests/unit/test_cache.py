@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import threading
 import time
 from typing import Any, Iterator, List, Optional, Tuple
@@ -806,30 +805,6 @@ def test_nothing_secret_is_logged(
         connections.cleanup()
     assert "somebody@alpha:22" in caplog.text and "somebody@beta:22: refused" in caplog.text
     assert "sesame" not in caplog.text
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_starts_with_an_empty_cache(
-    connections: SshClientCache, dialer: GatedDialer
-) -> None:
-    transport, _ = connections.get_client_connection(connect_params())
-    connections.enter()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            assert len(connections) == 0 and connections.stats()["dials"] == 0
-            mine, _ = connections.get_client_connection(connect_params())
-            assert mine is not transport and mine.is_active()
-            with pytest.raises(SshCacheClosed):
-                connections.exit()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert transport.is_active()
-    connections.exit()
 
 
 @pytest.mark.parametrize("wrong", [SshClient(), {"host": "web1"}])

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import configparser
 import re
-import shutil
-import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Iterator, List
@@ -65,25 +62,6 @@ def test_every_extra_that_users_are_told_of_is_there(page: str) -> None:
     told = re.findall(r"'(?:\.|ssh-service)\[(\w+)\]'", text)
     told += re.findall(r"^\| `(\w+)` \| .* \|$", text, re.M)
     assert told and set(told) <= set(known["options.extras_require"])
-
-
-def test_long_description_has_no_link_that_an_index_cannot_follow(tmp_path: Path) -> None:
-    """A package index shows README's text, without links to files of the repository."""
-    pytest.importorskip("setuptools")
-    shutil.copy(ROOT / "README.md", tmp_path)
-    shutil.copy(ROOT / "setup.py", tmp_path)
-    shown = subprocess.run(
-        [sys.executable, "setup.py", "--long-description"],
-        cwd=str(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        timeout=60,
-    )
-    assert shown.returncode == 0, shown.stderr
-    text = shown.stdout
-    assert "CONTRIBUTING.md: a map of the code" in text and "pip install" in text
-    assert set(re.findall(r"\]\((https?:)?", text)) == {"https:"}
 
 
 def test_the_changelog_has_the_version_and_its_day() -> None:

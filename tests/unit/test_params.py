@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import socket
-import subprocess
 import sys
 import traceback
 from dataclasses import asdict
@@ -21,19 +20,13 @@ from ssh_service.errors import SshConfigError
 from ssh_service.params import SETTINGS, ConnectParams
 from ssh_service.secret import Secret
 from ssh_service.ssh_config import local_user
-from tests.keys import needs_ssh
 
 MARKER = "a-marker-that-must-not-show"
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give every test a home of its own, without an agent."""
-    folder = tmp_path / "home"
-    (folder / ".ssh").mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    return folder
+def home(user_home: Path) -> Path:
+    return user_home
 
 
 def resolve(**given: Any) -> ConnectParams:
@@ -493,44 +486,6 @@ def test_the_first_of_jump_and_command_counts(home: Path) -> None:
     assert found.proxy_command is None and found.tunnel is None
     found = configured(home, "ProxyJump none\nProxyCommand nc\n")
     assert found.proxy_command == "nc" and found.tunnel is None
-
-
-@needs_ssh
-@pytest.mark.parametrize(
-    "lines",
-    [
-        "ProxyJump none\nProxyCommand nc a\n",
-        "ProxyJump NONE\nProxyCommand nc a\nProxyCommand nc b\n",
-        "ProxyCommand none\nProxyJump one\n",
-        "ProxyJump one\nProxyCommand nc a\n",
-        "ProxyCommand nc a\nProxyJump none\n",
-        "ProxyJump none\nProxyJump one\n",
-        "ProxyJump none\nProxyJump one\nProxyCommand nc a\n",
-        "ProxyJump none\nProxyCommand none\nProxyJump one\n",
-    ],
-)
-def test_route_is_the_one_that_ssh_takes(home: Path, tmp_path: Path, lines: str) -> None:
-    lines = "Host web\n" + lines
-    found = configured(home, lines)
-    (tmp_path / "config").write_text(lines)
-    said = subprocess.run(
-        ["ssh", "-G", "-F", str(tmp_path / "config"), "web"],
-        check=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ).stdout
-    theirs = dict(line.partition(" ")[::2] for line in said.splitlines())
-    if lines.lower().startswith("host web\nproxyjump none") and "proxycommand" not in theirs:
-        about = subprocess.run(["ssh", "-V"], stderr=subprocess.PIPE, text=True).stderr
-        if about.startswith("OpenSSH_8."):
-            pytest.skip("ssh 8 had ProxyJump none take away ProxyCommand; newer ones do not")
-    jump = theirs.get("proxyjump", "none")
-    assert (jump != "none") == (found.tunnel is not None)
-    if found.tunnel is None:
-        command = theirs.get("proxycommand", "none")
-        assert (found.proxy_command or "none") == command
 
 
 def test_jump_host_is_given_nothing_secret_of_its_targets(home: Path) -> None:

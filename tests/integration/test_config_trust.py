@@ -22,12 +22,8 @@ ALL = ("publickey", "password", "keyboard-interactive")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "home"
-    (folder / ".ssh").mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    return folder
+def home(user_home: Path) -> Path:
+    return user_home
 
 
 def configured(home: Path, text: str, **given: Any) -> ConnectParams:
