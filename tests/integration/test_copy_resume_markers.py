@@ -17,6 +17,7 @@ from tests.trees import unfinished_files
 from tests.unit.sftp_harness import download, upload
 
 SIZE = 3_000_000
+STRANGER = 65534  # nobody
 Copy = Callable[..., None]
 BOTH = pytest.mark.parametrize("copy", [upload, download])
 
@@ -176,3 +177,21 @@ def test_a_tree_unpacked_from_a_stream_is_continued(
     shell.wait()
     assert contents(tmp_path / "target") == contents(source)
     assert not unfinished_files(tmp_path / "target")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which can act as two users")
+@BOTH
+def test_a_begun_tree_with_a_marker_of_another_user_is_not_continued(
+    copy: Copy,
+    session: SftpSession,
+    source: Path,
+    tmp_path: Path,
+    interrupt: Callable[..., None],
+) -> None:
+    """Anybody who may write there could else have the copy go into a tree of their own."""
+    target = tmp_path / "target"
+    interrupt(copy, target)
+    for path in unfinished_files(target):
+        os.chown(path, STRANGER, STRANGER)
+    copy(session, source, target, resume=True)
+    assert contents(target / "source") == contents(source)

@@ -13,12 +13,14 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
+from types import SimpleNamespace
+from typing import Any, Iterator, List, Optional, Tuple
 
 import pytest
 
 from ssh_service.errors import SshConfigError, SshHostKeyError
 from ssh_service.known_hosts import HostKeyTrust, KnownHosts, fingerprint, host_name, recording
+from ssh_service.user_files import file_version
 from tests.common import replace_in_place
 from tests.keys import (
     certify,
@@ -455,6 +457,15 @@ def test_known_hosts_replaced_in_place_is_read_again(tmp_path: Path) -> None:
     verify(trust, "host-b")
     with pytest.raises(SshHostKeyError, match="CHANGED"):
         verify(trust, "host-a")
+
+
+@pytest.mark.parametrize("what", ["st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"])
+def test_file_version_differs_in_each_way_a_file_can_be_replaced(what: str) -> None:
+    """Also by one of the same number and times on another device that was mounted there."""
+    names = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+    before: Any = SimpleNamespace(**dict.fromkeys(names, 7))
+    after: Any = SimpleNamespace(**{**vars(before), what: 8})
+    assert file_version(before) != file_version(after)
 
 
 def test_a_first_contact_waits_for_whoever_holds_the_lock(tmp_path: Path) -> None:

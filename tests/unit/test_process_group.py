@@ -431,8 +431,12 @@ def test_census_over_a_connection_that_ends_is_answered() -> None:
 class Run:
     """A command under way whose process is known, and the scripts that it has run beside it."""
 
-    def __init__(self, version: str, user: str = "root", known: bool = True) -> None:
-        self.command = Command("sleep 60", {"A": "b"}, None, f"{user}@alpha:22", timeout=5)
+    def __init__(
+        self, version: str, user: str = "root", known: bool = True, started: bool = True
+    ) -> None:
+        # By what is sent with variables, the process is told; otherwise it is looked for.
+        env = {"A": "b"} if started else {}
+        self.command = Command("sleep 60", env, None, f"{user}@alpha:22", timeout=5)
         self.future = self.command.future
         self.channel = FakeChannel(FakeTransport(), self.command)
         self.channel.transport.remote_version = version
@@ -441,6 +445,8 @@ class Run:
         self.beside: List[Tuple[str, Callable[[Optional[bytes]], None]]] = []
         self.command.run_helper = lambda text, reply: self.beside.append((text, reply))
         assert self.command.start(self.channel)  # type: ignore[arg-type]
+        if not started:
+            return
         self.command.on_reply(True)
         if known:
             self.command.on_stderr(mark_of(self.command._group) + b"err")
@@ -538,6 +544,17 @@ def test_signal_before_the_process_is_known_is_sent_when_it_is() -> None:
     run.command.on_stderr(mark_of(run.command._group))
     assert [text for text, _ in run.beside] == [end_script(FOUND, ["USR1"])]
     run.channel.complete()
+
+
+def test_signal_before_the_server_has_started_the_command_is_sent_when_it_has() -> None:
+    """Only then is it on the list by which its process is found."""
+    run = Run("SSH-2.0-OpenSSH_9.2", started=False)
+    transport = run.channel.transport
+    run.command.signal("USR1")
+    assert transport.opened == []
+    run.command.on_reply(True)
+    assert len(transport.opened) == 1, "the list of processes is asked for"
+    transport.lose()
 
 
 def test_exec_request_has_nothing_of_ours(timers: Timers) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import queue
+import signal
 import threading
 import time
 from typing import Any, Callable, Iterator, List
@@ -204,6 +205,32 @@ def test_a_call_torn_anywhere_loses_nothing_and_ends_its_command(
 ) -> None:
     """The destination stays usable; no session, lease or place in the queue is lost."""
     tear(place, CALLS[what], how, LIMIT)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill")
+def test_run_interrupted_by_any_exception_ends_its_command_at_once(place: Place) -> None:
+    """Also while the exception is handled: its traceback holds the frames of the call."""
+    main = threading.main_thread()
+
+    def interrupt() -> None:
+        eventually(place.running, "the command runs")
+        signal.pthread_kill(main.ident, signal.SIGUSR1)  # type: ignore[arg-type]
+
+    def handler(number: int, frame: Any) -> None:
+        raise SystemExit("as handlers of SIGTERM do")
+
+    place.server.is_held = True
+    before = signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=interrupt, name="interrupt", daemon=True)
+    try:
+        thread.start()
+        with pytest.raises(SystemExit) as caught:
+            run(connect_params(), "wait", cache=place.cache)
+        eventually(lambda: not place.running(), "the command is ended")
+        assert caught.value.__traceback__ is not None
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        thread.join(PATIENCE)
 
 
 @pytest.mark.long
