@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from ssh_service.copying import downloading, upload_stream
+from ssh_service.copying import downloading, stale_files, upload_stream
 from ssh_service.copying.local import descriptors
 from ssh_service.copying.sftp import encode
 from ssh_service.copying.sftp.session import SftpSession
@@ -310,3 +310,46 @@ def test_a_folder_is_listed_once_for_all_files_to_resume(
     monkeypatch.setattr(encode, "open_folder", open_folder)
     upload(session, source, tmp_path / "target", resume=True)
     assert len(opened) == len(set(opened))
+
+
+@pytest.fixture(name="listing")
+def what_is_asked_and_answered_of_a_large_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> List[int]:
+    """Make ``folder``; give how many parts of its listing are under way at each reply."""
+    (tmp_path / "folder").mkdir()
+    for number in range(2_000):
+        (tmp_path / "folder" / str(number)).touch()
+    (tmp_path / "file").write_bytes(bytes(300_000))
+    asked: List[bytes] = []
+    under_way: List[int] = []
+    request, parse = encode.read_folder, stale_files.parse_names
+
+    def read_folder(request_id: int, handle: bytes) -> bytes:
+        asked.append(handle)
+        return request(request_id, handle)
+
+    def parse_names(reply: Any, path: bytes) -> Any:
+        under_way.append(len(asked) - len(under_way))
+        return parse(reply, path)
+
+    monkeypatch.setattr(encode, "read_folder", read_folder)
+    monkeypatch.setattr(stale_files, "parse_names", parse_names)
+    return under_way
+
+
+def test_what_can_be_resumed_is_looked_for_with_several_requests_at_once(
+    session: SftpSession, tmp_path: Path, listing: List[int]
+) -> None:
+    """A large folder costs a few round trips, not one for each hundred entries."""
+    upload(session, tmp_path / "file", tmp_path / "folder" / "file", resume=True)
+    assert len(listing) >= 20 and min(listing[:20]) >= 4
+
+
+def test_what_can_be_resumed_is_looked_for_among_so_many_entries_only(
+    session: SftpSession, tmp_path: Path, listing: List[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of millions does not hold up the copy."""
+    monkeypatch.setattr(stale_files, "_MAX_ENTRIES", 500)
+    upload(session, tmp_path / "file", tmp_path / "folder" / "file", resume=True)
+    assert len(listing) <= 5
