@@ -89,7 +89,8 @@ def start(
         Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
         only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
     script : Union[str, Iterable[str]]
-        The script, or its lines, for the shell on the server.
+        The script, or its lines, for the shell on the server.  Lines may have
+        their line ends, of Unix or of Windows, as those of an open file have.
     env : Optional[Mapping[str, Any]]
         Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
@@ -189,7 +190,8 @@ def run(
         Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
         only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
     script : Union[str, Iterable[str]]
-        The script, or its lines, for the shell on the server.
+        The script, or its lines, for the shell on the server.  Lines may have
+        their line ends, of Unix or of Windows, as those of an open file have.
     env : Optional[Mapping[str, Any]]
         Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]

@@ -131,7 +131,7 @@ class SshHostService(SshService):
         Parameters
         ----------
         script : Union[str, Iterable[str]]
-            The script, or its lines.
+            The script, or its lines, which may have their line ends, of Unix or of Windows.
         config : dict
             The host, as ``ssh_hostname``, and overrides of settings that the service's config has
             (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` always).

@@ -77,7 +77,7 @@ def run(
         `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
         start, so the iterable may be endless.  `expand` writes out ranges such as ``web[01-40]``.
     script : Union[str, Iterable[str]]
-        The script, or its lines.
+        The script, or its lines, which may have their line ends, of Unix or of Windows.
     connect : Optional[Mapping[str, Any]]
         Connect parameters for every host, such as ``{"username": "root"}``; those of a host itself
         take precedence.

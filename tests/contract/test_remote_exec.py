@@ -91,6 +91,8 @@ def lines() -> Iterator[str]:
         (["cat <<END", "a", "  b c", "END"], "a\n  b c\n"),
         (["cat <<'END'\n$HOME `x`\nEND"], "$HOME `x`\n"),
         (["echo a \\", "b"], "a b\n"),
+        (["cat <<END\n", "a\n", "END\n", "echo b \\\n", "c\n"], "a\nb c\n"),  # as a file gives
+        ("if true\r\nthen echo a\r\nfi\r\n", "a\n"),  # as Windows writes
         (["# nothing", "echo a"], "a\n"),
         (["   echo a   ", "\techo b"], "a\nb\n"),
         (["printf '%s' \"it's\""], "it's"),
