@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import queue
 import threading
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 from paramiko.common import (
     OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
     OPEN_FAILED_RESOURCE_SHORTAGE,
     cMSG_CHANNEL_OPEN_FAILURE,
-    cMSG_CHANNEL_OPEN_SUCCESS,
     cMSG_GLOBAL_REQUEST,
 )
 from paramiko.message import Message
@@ -19,88 +18,23 @@ from paramiko.message import Message
 from ssh_service.errors import SshConnectionLost, SshSessionRefused
 from ssh_service.transport.channel import SshChannel
 from ssh_service.transport.channel_opening import ChannelOpeningTransport
+from ssh_service.transport.global_requests import PendingReply
 from ssh_service.transport.packets import message
+from ssh_service.transport.port_forwards import (
+    NO_PORT,
+    Handler,
+    IncomingChannel,
+    ListenAddress,
+    PortForward,
+    PortForwards,
+    confirmation,
+)
+from ssh_service.transport.sink import ChannelSink
 from ssh_service.transport.wire import Wire
 
 # Channels that may wait for `accept`, and handlers that may run at once, for each connection.
 _MAX_ACCEPT_QUEUE = 1024
 _MAX_HANDLERS = 1024
-# Names for all addresses of the server (RFC 4254 section 7.1).
-_ANY_ADDRESS = ("", "*", "0.0.0.0", "::")
-
-Handler = Callable[..., None]
-
-
-class PortForward:
-    """
-    A port on which the server listens for one user of the connection.
-
-    Attributes
-    ----------
-    address, port : str, int
-        As requested; if the port was 0, the one that the server chose.
-    handler : Optional[Handler]
-        Called with each forwarded connection; None queues them for `accept`.
-    """
-
-    def __init__(self, address: str, port: int, handler: Optional[Handler]) -> None:
-        self.address = address
-        self.port = port
-        self.handler = handler
-        self.is_wanted = True  # guarded by the lock of `PortForwards`
-
-
-class PortForwards:
-    """
-    The ports on which a server listens for the users of one connection.
-
-    paramiko keeps one handler for all of them: see docs/paramiko_repairs.md#forward-handlers.
-
-    Notes
-    -----
-    Thread safety.  Every method may be called from any thread.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._all: List[PortForward] = []  # guarded by _lock
-
-    def add(self, forward: PortForward) -> bool:
-        """Add a forward that the server granted; return False if it was withdrawn meanwhile."""
-        with self._lock:
-            if forward.is_wanted:
-                self._all.append(forward)
-            return forward.is_wanted
-
-    def withdraw(self, forward: PortForward) -> bool:
-        """Withdraw a forward whose user has given up; return whether it had been granted."""
-        with self._lock:
-            forward.is_wanted = False
-            granted = forward in self._all
-            if granted:
-                self._all.remove(forward)
-            return granted
-
-    def remove(self, address: str, port: int) -> None:
-        """Remove the forward with exactly this address and port, if there is one."""
-        with self._lock:
-            self._all = [one for one in self._all if (one.address, one.port) != (address, port)]
-
-    def find(self, address: str, port: int) -> Optional[PortForward]:
-        """
-        Return the forward of a connection to `address` and `port`; None if unknown or ambiguous.
-
-        OpenSSH sends the address as it was requested; other servers send the address for which a
-        name or a wildcard stands (RFC 4254 section 7.2).
-        """
-        with self._lock:
-            same_port = [one for one in self._all if one.port == port]
-        exact = [one for one in same_port if one.address == address]
-        anywhere = [one for one in same_port if one.address in _ANY_ADDRESS]
-        for found in (exact, anywhere, same_port):
-            if len(found) == 1:
-                return found[0]
-        return None
 
 
 class ChannelAcceptingTransport(ChannelOpeningTransport):
@@ -212,9 +146,59 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         if not self._forwards.add(forward):
             self._stop_listening(forward)
 
+    def start_listening(
+        self,
+        address: ListenAddress,
+        on_channel: Callable[[IncomingChannel], None],
+        on_answer: Callable[[Optional[PortForward]], None],
+    ) -> PortForward:
+        """
+        Ask the server to listen, without blocking.
+
+        Parameters
+        ----------
+        address : Union[Tuple[str, int], str]
+            Host and port on the server (``""``: all addresses; port 0: the server chooses), or the
+            path there of a UNIX domain socket.
+        on_channel : Callable[[IncomingChannel], None]
+            Called on the reader thread with each forwarded connection; it must not block.
+        on_answer : Callable[[Optional[PortForward]], None]
+            Called on the reader thread with the server's answer: the forward, with its port, or
+            None if the server refused, or the connection has ended.
+
+        Returns
+        -------
+        PortForward
+            For `stop_listening`.
+
+        Raises
+        ------
+        SshConnectionLost
+            The connection has ended.
+        """
+        host, port = (address, NO_PORT) if isinstance(address, str) else address
+        forward = PortForward(host, port, None, on_channel)
+
+        def answered(answer: Optional[Message]) -> None:
+            self._on_granted(forward, answer)
+            on_answer(forward if answer is not None and forward.port else None)
+
+        kind = "streamlocal-forward@openssh.com" if forward.is_unix else "tcpip-forward"
+        m = message(cMSG_GLOBAL_REQUEST, kind, True, *forward.fields)
+        m.on_sent = lambda: self._pending_replies.ask(PendingReply(answered))
+        if not self.is_active():
+            raise self._ended_error()
+        self.send_nowait(m)
+        return forward
+
+    def stop_listening(self, forward: PortForward) -> None:
+        """Ask the server to stop listening, without blocking, now or once it has agreed to."""
+        if self._forwards.withdraw(forward) and self.is_active():
+            self._stop_listening(forward)
+
     def _stop_listening(self, forward: PortForward) -> None:
-        m = message(cMSG_GLOBAL_REQUEST, "cancel-tcpip-forward", True)
-        m.add(forward.address, forward.port)
+        kind = "streamlocal-forward@openssh.com" if forward.is_unix else "tcpip-forward"
+        m = message(cMSG_GLOBAL_REQUEST, f"cancel-{kind}", True, *forward.fields)
         m.on_sent = lambda: self._pending_replies.ask(None)
         self.send_nowait(m)
 
@@ -248,7 +232,11 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
 
     def _parse_channel_open(self, m: Message) -> None:
         kind, number, window, packet = m.get_text(), m.get_int(), m.get_int(), m.get_int()
-        handler, arguments, origin = self._find_handler(kind, m)
+        forward, here, origin = self._find_forward(kind, m)
+        if forward is not None and forward.on_channel is not None:
+            forward.on_channel(IncomingChannel(self, number, window, packet, origin))
+            return
+        handler, arguments = self._find_handler(kind, m, forward, (origin, here))
         if handler is None:
             self._refuse(number, OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
         elif handler == self._queue:
@@ -261,22 +249,29 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         else:
             self._start_handler(self._confirm(number, window, packet, origin), handler, arguments)
 
-    def _find_handler(
+    def _find_forward(
         self, kind: str, m: Message
-    ) -> Tuple[Optional[Handler], Tuple[Any, ...], Optional[Tuple[str, int]]]:
-        """Return the handler of a channel, its arguments, and the origin of the channel."""
+    ) -> Tuple[Optional[PortForward], Tuple[str, int], Optional[Tuple[str, int]]]:
+        """Return the forward of a channel, where the server listens for it, and its origin."""
         if kind == "forwarded-tcpip":
             here = m.get_text(), m.get_int()
-            origin = m.get_text(), m.get_int()
-            forward = self._forwards.find(*here)
-            if forward is not None:
-                return forward.handler or self._queue, (origin, here), origin
-        elif kind == "x11" and self._x11_handler is not None:
-            origin = m.get_text(), m.get_int()
-            return self._x11_handler, (origin,), None
-        elif kind == "auth-agent@openssh.com" and self._forward_agent_handler is not None:
-            return self._forward_agent_handler, (), None
-        return None, (), None
+            return self._forwards.find(*here), here, (m.get_text(), m.get_int())
+        if kind == "forwarded-streamlocal@openssh.com":
+            here = m.get_text(), NO_PORT
+            return self._forwards.find(*here), here, None
+        return None, ("", 0), None
+
+    def _find_handler(
+        self, kind: str, m: Message, forward: Optional[PortForward], ends: Tuple[Any, ...]
+    ) -> Tuple[Optional[Handler], Tuple[Any, ...]]:
+        """Return the handler of a channel, and its arguments."""
+        if forward is not None:
+            return forward.handler or self._queue, ends
+        if kind == "x11" and self._x11_handler is not None:
+            return self._x11_handler, ((m.get_text(), m.get_int()),)
+        if kind == "auth-agent@openssh.com" and self._forward_agent_handler is not None:
+            return self._forward_agent_handler, ()
+        return None, ()
 
     def _refuse(self, number: int, code: int) -> None:
         self._reply(message(cMSG_CHANNEL_OPEN_FAILURE, number, code, "", ""))
@@ -284,24 +279,37 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
     def _confirm(
         self, number: int, window: int, packet: int, origin: Optional[Tuple[str, int]]
     ) -> SshChannel:
+        chan = self._add_channel(number, window, packet, origin)
+        self._reply(confirmation(number, chan))
+        return chan
+
+    def _add_channel(
+        self,
+        number: int,
+        window: int,
+        packet: int,
+        origin: Optional[Tuple[str, int]],
+        sink: Optional[ChannelSink] = None,
+        window_size: Optional[int] = None,
+    ) -> SshChannel:
         with self.lock:
             own = self._next_channel()
-            chan = SshChannel(own)
+            chan = SshChannel(own, sink)
             chan._set_transport(self)
-            chan._set_window(self._sanitize_window_size(None), self._sanitize_packet_size(None))
+            chan._set_window(
+                self._sanitize_window_size(window_size), self._sanitize_packet_size(None)
+            )
             chan._set_remote_channel(number, window, packet)
             chan.origin_addr = origin
-            self._channels.put(own, chan)
-            self.channels_seen[own] = True
-        self._reply(
-            message(
-                cMSG_CHANNEL_OPEN_SUCCESS,
-                number,
-                own,
-                chan.in_window_size,
-                chan.in_max_packet_size,
-            )
-        )
+            # Checked under the lock that `_on_ended` takes to end all channels.
+            alive = sink is None or self.is_active()
+            if alive:
+                self._channels.put(own, chan)
+                self.channels_seen[own] = True
+            if alive and sink is not None:
+                self._strong_references.add(chan)
+        if not alive:
+            raise self._ended_error()
         return chan
 
     def _start_handler(

@@ -187,6 +187,41 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         """
         return self._start_channel("session", (), sink, window_size, max_packet_size)
 
+    def start_channel(
+        self,
+        kind: str,
+        sink: ChannelSink,
+        dest_addr: Optional[Address] = None,
+        src_addr: Optional[Tuple[str, int]] = None,
+        *,
+        window_size: Optional[int] = None,
+        max_packet_size: Optional[int] = None,
+    ) -> SshChannel:
+        """
+        Request a channel of any kind, without blocking; as `start_session` otherwise.
+
+        Parameters
+        ----------
+        kind, dest_addr, src_addr
+            As for `open_channel`.
+        sink, window_size, max_packet_size
+            As for `start_session`.
+
+        Returns
+        -------
+        SshChannel
+            Not open yet.
+
+        Raises
+        ------
+        SshConnectionLost
+            The connection has ended; `sent` is False.
+        SshSessionRefused, TypeError, ValueError
+            As for `open_channel`.
+        """
+        address = self._fields(kind, dest_addr, src_addr)
+        return self._start_channel(kind, address, sink, window_size, max_packet_size)
+
     def _start_channel(
         self,
         kind: str,

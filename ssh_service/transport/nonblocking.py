@@ -96,6 +96,13 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         m = message(cMSG_CHANNEL_REQUEST, self.remote_chanid, kind, want_reply, *fields)
         self._transmit(m, wait=False)
 
+    @property
+    def send_capacity(self) -> int:
+        """How many bytes the peer takes in one packet now; 0 also after the end."""
+        if self.closed or self.eof_sent or not self.active:  # a look, without the lock
+            return 0
+        return max(0, int(min(self.out_window_size, self.out_max_packet_size - 64)))
+
     def send_some(self, data: Buffer, *, wait: bool = True) -> int:
         """
         Send as much of `data` as the peer's window and packet size allow now.
@@ -155,6 +162,12 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         for m in messages:
             if m is not None:
                 self._transmit(m, wait=False)
+
+    def reset(self) -> None:
+        """Close the channel without EOF: the peer must not take what it has for the whole."""
+        with self.lock:
+            self.eof_sent = True  # so that `close` sends none
+        self.close()
 
     def __del__(self) -> None:
         # May run under any lock, so it takes none: see docs/paramiko_repairs.md#finalizer-deadlock

@@ -33,6 +33,9 @@ REKEY_TIMEOUT = 30.0
 # Bytes of small messages that are written together; a writable socket accepts this many without
 # blocking.
 _MAX_BATCH_BYTES = 2048
+# Messages that may wait before the connection counts as congested: more than threads that happen
+# to send at once leave.
+_MAX_WAITING_MESSAGES = 16
 
 
 class SendingTransport(LifecycleTransport):
@@ -71,6 +74,15 @@ class SendingTransport(LifecycleTransport):
         queue.append((m, send_state))
         if not queue.batches.__dict__.get("open"):
             self._flush_or_submit()
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether messages wait for the network or a key exchange: more would only pile up."""
+        return bool(self._wire.backlog) or len(self._send_queue) > _MAX_WAITING_MESSAGES
+
+    def flush(self) -> None:
+        """Send waiting messages, as far as that is possible without blocking."""
+        self._flush()
 
     def batch(self, defer: bool = False) -> ContextManager[None]:
         """
