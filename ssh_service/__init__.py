@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SshConnectTimeout,
         SshFileExistsError,
         SshFileNotFoundError,
+        SshForwardError,
         SshHostKeyError,
         SshIsADirectoryError,
         SshNotADirectoryError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         SshTransferTimeout,
         SshTreeError,
     )
+    from ssh_service.forwarding import Forward, forward_local, forward_remote, forward_socks
     from ssh_service.services.host_api import FileShareService, Service, Status
     from ssh_service.ssh_fileshare import SshFileShareService
     from ssh_service.ssh_host_service import SshHostService
@@ -58,10 +60,14 @@ __all__ = [
     "Service",
     "Status",
     # functions
+    "Forward",
     "RemoteProcess",
     "close_all",
     "default_cache",
     "download",
+    "forward_local",
+    "forward_remote",
+    "forward_socks",
     "run",
     "start",
     "upload",
@@ -81,6 +87,7 @@ __all__ = [
     "SshConnectionLost",
     "SshFileExistsError",
     "SshFileNotFoundError",
+    "SshForwardError",
     "SshHostKeyError",
     "SshIsADirectoryError",
     "SshNotADirectoryError",
@@ -106,6 +113,7 @@ _MODULES = {
     "SshConnectionLost": "errors",
     "SshFileExistsError": "errors",
     "SshFileNotFoundError": "errors",
+    "SshForwardError": "errors",
     "SshHostKeyError": "errors",
     "SshIsADirectoryError": "errors",
     "SshNotADirectoryError": "errors",
@@ -121,6 +129,10 @@ _MODULES = {
     "close_all": "api",
     "default_cache": "api",
     "download": "api",
+    "Forward": "forwarding",
+    "forward_local": "forwarding",
+    "forward_remote": "forwarding",
+    "forward_socks": "forwarding",
     "run": "api",
     "start": "api",
     "upload": "api",
@@ -143,6 +155,7 @@ _SUBMODULES = frozenset(
         "errors",
         "events",
         "fleet",
+        "forwarding",
         "mlos_bench",
         "otel",
         "params",

@@ -32,7 +32,7 @@ from ssh_service.transport import SshTransport
 Destination = Union[Mapping[str, Any], SshTransport]
 
 # Seconds after which the process's own cache closes an unused connection.
-_IDLE_TIMEOUT = 600.0
+IDLE_TIMEOUT = 600.0
 
 _cache = SshClientCache()
 
@@ -313,7 +313,7 @@ def _submit(
     else:
         cache = default_cache() if cache is None else cache
         operations.submit_command(
-            cache, target, command, max_connections, idle_timeout=_IDLE_TIMEOUT
+            cache, target, command, max_connections, idle_timeout=IDLE_TIMEOUT
         )
     return command, future
 
@@ -563,4 +563,4 @@ def _bind(
         return functools.partial(copy_over_connection, destination)
     check_cache(cache)
     cache = default_cache() if cache is None else cache
-    return functools.partial(copy_over_cache, cache, destination, idle_timeout=_IDLE_TIMEOUT)
+    return functools.partial(copy_over_cache, cache, destination, idle_timeout=IDLE_TIMEOUT)

@@ -37,6 +37,7 @@ __all__ = [
     "SshConnectionLost",
     "SshFileExistsError",
     "SshFileNotFoundError",
+    "SshForwardError",
     "SshHostKeyError",
     "SshIsADirectoryError",
     "SshNotADirectoryError",
@@ -330,6 +331,19 @@ class SshCommandCancelled(SshCommandError, CancelledError):
 
 class SshOutputLimitError(SshCommandError):
     """A command wrote more to stdout or to stderr than `max_output`, and was ended."""
+
+
+class SshForwardError(SshServiceError, OSError):
+    """
+    A forward cannot listen on its local address; `errno` and `strerror` are the system's.
+
+    A server that refuses to listen raises `SshSessionRefused`.
+    """
+
+    @property
+    def retryable(self) -> bool:
+        """True if the address is taken: it may be free later."""
+        return self.errno == _errno.EADDRINUSE
 
 
 class SshCacheClosed(SshServiceError, RuntimeError):

@@ -1,5 +1,5 @@
 """
-Events about connections, commands and copies.
+Events about connections, commands, copies and forwards.
 
 Subscribe a hook to them with ``SshClientCache.subscribe``, which calls it with each event:
 
@@ -24,6 +24,11 @@ __all__ = [
     "CopyStarted",
     "DialFailed",
     "Event",
+    "ForwardEnded",
+    "ForwardFailed",
+    "ForwardListening",
+    "StreamEnded",
+    "StreamOpened",
     "Subscriber",
 ]
 
@@ -223,6 +228,148 @@ class CopyEnded(Event):
     queued: float
     bytes_done: int
     files_done: int
+    error: Optional[str]
+    reason: Optional[str]
+
+
+@dataclass(frozen=True)
+class ForwardListening(Event):
+    """
+    A forward listens: at first, and again after its connection was lost if the server listens.
+
+    Attributes
+    ----------
+    forward : int
+        The forward's number in this process, the same in all of its events.
+    kind : str
+        ``local``, ``remote`` or ``socks``.
+    address : str
+        Where it listens: ``host:port``, or the path of a Unix socket.
+    to : str
+        What it leads to; ``*`` for SOCKS, whose clients choose.
+    seconds : float
+        From the call, or from the loss of the connection.
+    """
+
+    forward: int
+    kind: str
+    address: str
+    to: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ForwardFailed(Event):
+    """
+    A forward has no connection, or the server does not let it listen; it goes on trying.
+
+    Attributes
+    ----------
+    forward, kind
+        As in `ForwardListening`.
+    error : str
+        The name of the error's class, such as ``SshSessionRefused``.
+    reason : str
+        The error's message.
+    retry_in : Optional[float]
+        Seconds until the next attempt; None: the next stream makes one.
+    """
+
+    forward: int
+    kind: str
+    error: str
+    reason: str
+    retry_in: Optional[float]
+
+
+@dataclass(frozen=True)
+class ForwardEnded(Event):
+    """
+    A forward has ended; each forward that listened has exactly one of these events.
+
+    Attributes
+    ----------
+    forward, kind
+        As in `ForwardListening`.
+    seconds : float
+        From the call.
+    streams : int
+        How many streams it had, whatever became of them.
+    bytes_to_server, bytes_from_server : int
+        What its streams carried.
+    error : Optional[str]
+        The name of the error's class; None if the program closed it.
+    reason : Optional[str]
+        The error's message; None if there is no error.
+    """
+
+    forward: int
+    kind: str
+    seconds: float
+    streams: int
+    bytes_to_server: int
+    bytes_from_server: int
+    error: Optional[str]
+    reason: Optional[str]
+
+
+@dataclass(frozen=True)
+class StreamOpened(Event):
+    """
+    A stream of a forward reaches its target: bytes can pass in both directions.
+
+    Attributes
+    ----------
+    forward : int
+        The number of its forward.
+    stream : int
+        The stream's number in this process, the same as in its `StreamEnded`.
+    to : str
+        Its target.
+    queued : float
+        Seconds from its beginning: for a connection to the server, and for the target.
+    """
+
+    forward: int
+    stream: int
+    to: str
+    queued: float
+
+
+@dataclass(frozen=True)
+class StreamEnded(Event):
+    """
+    A stream of a forward has ended; each stream has exactly one of these events.
+
+    Attributes
+    ----------
+    forward, stream, to
+        As in `StreamOpened`; the target of a SOCKS client that named none is ``?``.
+    opened : bool
+        Whether it reached its target; if so, a `StreamOpened` came before.
+    outcome : str
+        ``completed`` (both sides ended it), ``reset`` (one side broke it off), ``lost`` (the
+        connection was lost), ``refused`` (the server or the target did not let it in),
+        ``not connected`` (no connection to the server), ``closed`` (the forward was closed) or
+        ``failed``.
+    seconds : float
+        How long it lasted.
+    bytes_to_server, bytes_from_server : int
+        What it carried.
+    error : Optional[str]
+        The name of the error's class; None if there is no error.
+    reason : Optional[str]
+        The error's message, with the words of the server or the system; None if there is none.
+    """
+
+    forward: int
+    stream: int
+    to: str
+    opened: bool
+    outcome: str
+    seconds: float
+    bytes_to_server: int
+    bytes_from_server: int
     error: Optional[str]
     reason: Optional[str]
 

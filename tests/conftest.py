@@ -25,6 +25,7 @@ _PROCESS_WIDE = (
     "ssh-service-worker",
     "ssh-service-callbacks",
     "ssh-service-clock",
+    "ssh-service-selector",
 )
 """Names of threads that the library shares between all caches of the process."""
 

@@ -1,0 +1,130 @@
+"""Where a forward listens and leads to: a port, a host and port, or a Unix socket."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import sys
+from typing import Any, NamedTuple, Union
+
+from ssh_service.errors import SshConfigError
+
+# Bytes of a Unix socket's path on this machine, without the closing NUL.
+_MAX_LOCAL_PATH = 107 if sys.platform.startswith("linux") else 103
+_ALL = "*"
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
+
+
+class TcpAddress(NamedTuple):
+    """A host, as a name or an address, and a port; the host ``*`` is all addresses."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs of the same machine reach it, as far as its text says."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class UnixAddress(NamedTuple):
+    """The path of a Unix domain socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def is_loopback(self) -> bool:
+        """Return True: only programs of the same machine reach it."""
+        return True
+
+
+Address = Union[TcpAddress, UnixAddress]
+
+
+def parse_target(value: Any, *, is_local: bool, name: str = "to") -> Address:
+    """
+    Parse what a forward leads to; a port is on the loopback of the side that connects to it.
+
+    Raises
+    ------
+    SshConfigError
+        It is not a port, ``host:port`` or a path.
+    """
+    address = _parse(value, name, 1, is_local)
+    if isinstance(address, TcpAddress) and address.host == _ALL:
+        raise SshConfigError(
+            f"{name} must name one host; '*' is for listening only, got {value!r}"
+        )
+    return address
+
+
+def parse_listen(value: Any, *, is_local: bool, name: str = "listen") -> Address:
+    """
+    Parse where a forward listens; a port is on loopback, and port 0 is any free one.
+
+    Raises
+    ------
+    SshConfigError
+        It is not a port, ``host:port`` or a path.
+    """
+    return _parse(value, name, 0, is_local)
+
+
+def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
+    wanted = f"{name} must be a port, 'host:port', '[IPv6 address]:port' or the path of a socket"
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+        if isinstance(value, str) and "/" not in value:
+            value = f"./{value}"
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return TcpAddress("localhost", _port(value, value, name, least))
+    if not isinstance(value, str) or not value:
+        raise SshConfigError(f"{wanted}, got {value!r}")
+    if "/" in value:
+        return _unix_address(value, name, is_local)
+    found = _HOST_AND_PORT.fullmatch(value)
+    if found is None:
+        hint = " (an IPv6 address must be in brackets)" if value.count(":") > 1 else ""
+        hint = " (a path must contain a slash)" if ":" not in value else hint
+        raise SshConfigError(f"{wanted}, got {value!r}{hint}")
+    host = found["v6"] if found["v6"] is not None else found["host"]
+    if not host:
+        hint = "the port alone is on loopback"
+        hint += "; '*:port' is all addresses" if least == 0 else ""
+        raise SshConfigError(f"{name} must name a host before the colon ({hint}), got {value!r}")
+    if any(character.isspace() or not character.isprintable() for character in host):
+        raise SshConfigError(f"{wanted}, got {value!r}")
+    return TcpAddress(host, _port(int(found["port"]), value, name, least))
+
+
+def _port(port: int, value: Any, name: str, least: int) -> int:
+    if not least <= port <= 65535:
+        zero = " (0 for any free port)" if least == 0 else ""
+        raise SshConfigError(f"{name} must have a port from 1 to 65535{zero}, got {value!r}")
+    return port
+
+
+def _unix_address(path: str, name: str, is_local: bool) -> UnixAddress:
+    if "\0" in path:
+        raise SshConfigError(f"{name} must be a path without NUL characters, got {path!r}")
+    size = len(os.fsencode(path))
+    if is_local and size > _MAX_LOCAL_PATH:
+        raise SshConfigError(
+            f"{name} must be a path of at most {_MAX_LOCAL_PATH} bytes, which is the system's"
+            f" limit for Unix sockets, got one of {size}: {path!r}"
+        )
+    return UnixAddress(path)

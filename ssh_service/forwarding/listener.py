@@ -1,0 +1,228 @@
+"""A local socket on which a forward listens."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+import sys
+from typing import Callable, Optional, Tuple
+
+from ssh_service.errors import SshForwardError
+from ssh_service.forwarding.addresses import Address, TcpAddress, UnixAddress
+from ssh_service.forwarding.selector_thread import READ, SelectorThread
+
+_log = logging.getLogger(__name__)
+
+# Connections that the kernel keeps until they are accepted.
+_BACKLOG = 128
+# Connections that are accepted in a row, until the streams have their turn.
+_MAX_ACCEPTS = 32
+# Seconds until the next attempt, where the process has no descriptor left.
+_PAUSE = 0.5
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# Only the user of this process may connect to a Unix socket.
+_MODE = 0o600
+_FIRST_PORT_OF_ALL = 1024
+
+Accept = Callable[[socket.socket, Tuple[str, int]], None]
+
+
+class Listener:
+    """
+    Accepts connections on a local address; it is bound at once, and listens after `start`.
+
+    Parameters
+    ----------
+    thread : SelectorThread
+        Closes and accepts.
+    address : Address
+        Where to listen.
+    on_accept : Callable[[socket.socket, Tuple[str, int]], None]
+        Called on the selector thread with each connection, non-blocking, and its origin.
+
+    Attributes
+    ----------
+    address : Address
+        Where it listens, with the port that the system chose.
+
+    Raises
+    ------
+    SshForwardError
+        The address cannot be bound.
+    """
+
+    def __init__(self, thread: SelectorThread, address: Address, on_accept: Accept) -> None:
+        self._thread = thread
+        self._on_accept = on_accept
+        self._file: Optional[Tuple[int, int]] = None  # device and inode of a Unix socket
+        self._is_paused = False  # selector thread only, as all that follows
+        self._is_closed = False
+        try:
+            self._sock, self.address = self._bind(address)
+        except OSError as error:
+            raise _to_forward_error(error, address) from error
+        thread.own(self._sock)
+
+    def _bind(self, address: Address) -> Tuple[socket.socket, Address]:
+        if isinstance(address, UnixAddress):
+            sock = _bind_unix(address.path)
+            found = os.lstat(address.path)
+            self._file = (found.st_dev, found.st_ino)
+            return sock, address
+        sock = _bind_tcp(address)
+        host, port = sock.getsockname()[:2]
+        return sock, TcpAddress("*" if address.host == "*" else host, port)
+
+    # On the selector thread.
+
+    def start(self) -> None:
+        """
+        Listen, and accept.
+
+        Raises
+        ------
+        SshForwardError
+            Another program listens there since.
+        """
+        try:
+            self._sock.listen(_BACKLOG)
+        except OSError as error:
+            raise _to_forward_error(error, self.address) from error
+        self.resume()
+
+    def pause(self) -> None:
+        """Let connections wait until `resume`."""
+        self._is_paused = True
+        if not self._is_closed:
+            self._thread.watch(self._sock, 0, self._on_ready)
+
+    def resume(self) -> None:
+        """Accept connections again."""
+        self._is_paused = False
+        if not self._is_closed:
+            self._thread.watch(self._sock, READ, self._on_ready)
+
+    def close(self) -> None:
+        """Stop listening, and remove the Unix socket, unless another has taken its place."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._thread.close(self._sock)
+        if self._file is not None and isinstance(self.address, UnixAddress):
+            try:
+                found = os.lstat(self.address.path)
+                if (found.st_dev, found.st_ino) == self._file:
+                    os.unlink(self.address.path)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    _log.warning("cannot remove the socket %s: %s", self.address, error.strerror)
+
+    def _on_ready(self, _: int) -> None:
+        for _ in range(_MAX_ACCEPTS):
+            if self._is_paused or self._is_closed:
+                return
+            try:
+                sock, origin = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _SHORTAGES:
+                    _log.warning("%s: cannot accept a connection: %s", self.address, error)
+                    self.pause()
+                    self._thread.call_later(_PAUSE, self.resume)
+                    return
+                continue  # the client has gone
+            sock.setblocking(False)
+            self._thread.own(sock)
+            if isinstance(origin, tuple):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._on_accept(sock, origin[:2] if isinstance(origin, tuple) else ("127.0.0.1", 0))
+
+
+def _bind_tcp(address: TcpAddress) -> socket.socket:
+    if address.host == "*":
+        return _bind_all(address.port)
+    flags = socket.AI_PASSIVE | getattr(socket, "AI_ADDRCONFIG", 0)
+    if address.host == "localhost":  # which is not looked up: it must be loopback
+        found = [(socket.AF_INET, ("127.0.0.1", address.port))]
+    else:
+        found = [
+            (family, sockaddr)  # type: ignore[misc]
+            for family, _, _, _, sockaddr in socket.getaddrinfo(
+                address.host, address.port, 0, socket.SOCK_STREAM, 0, flags
+            )
+        ]
+    return _bound(*found[0])
+
+
+def _bind_all(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return _bound(socket.AF_INET6, ("::", port), dual=True)
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+    return _bound(socket.AF_INET, ("0.0.0.0", port))
+
+
+def _bound(family: int, sockaddr: Tuple[object, ...], dual: bool = False) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if sys.platform != "win32":  # where it would take another program's port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if dual:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_stale(path):
+                raise
+            os.unlink(path)
+            sock.bind(path)
+        os.chmod(path, _MODE)  # before it listens: until then, nobody can connect
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_stale(path: str) -> bool:
+    """Return whether a path is a Unix socket of this user, on which nobody listens any more."""
+    found = os.lstat(path)
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _to_forward_error(error: OSError, address: Address) -> SshForwardError:
+    text = f"cannot listen on {address}: {error.strerror or error}"
+    code = error.errno
+    if isinstance(address, UnixAddress) and code == errno.EADDRINUSE:
+        text += " (another program listens there, or it is not a stale socket of this user)"
+    elif isinstance(address, UnixAddress) and code == errno.ENOENT:
+        text += " (the folder does not exist)"
+    elif isinstance(address, TcpAddress) and code == errno.EACCES:
+        if address.port < _FIRST_PORT_OF_ALL:
+            text += f" (ports below {_FIRST_PORT_OF_ALL} need a privilege; 0 is any free port)"
+    elif code == errno.EADDRNOTAVAIL:
+        text += " (it is not an address of this machine)"
+    ours = SshForwardError(text, phase="listen")
+    ours.errno, ours.strerror = code, error.strerror
+    return ours

@@ -1,0 +1,123 @@
+"""Forwards that listen on this machine: to one target, or to those that SOCKS clients name."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import List, Optional, Tuple
+
+from ssh_service.errors import SshForwardError, SshServiceError
+from ssh_service.forwarding.forward import Forward
+from ssh_service.forwarding.listener import Listener
+from ssh_service.forwarding.local_stream import LocalStream, SocksStream
+from ssh_service.forwarding.stream import Stream
+from ssh_service.transport import SshTransport
+
+_log = logging.getLogger(__name__)
+
+
+class LocalForward(Forward):
+    """A forward that listens here, and whose server connects to the target."""
+
+    kind = "local"
+
+    _listener: Optional[Listener] = None
+    _was_full = False
+
+    def _prepare(self) -> None:
+        self._waiting: List[LocalStream] = []  # selector thread only: for a connection
+        self._listener = Listener(self.thread, self._listen, self._on_accept)
+        self._address = self._listener.address
+
+    def on_connected(self, transport: SshTransport) -> None:
+        """Listen, or open the streams that wait."""
+        self._link.on_success()
+        if not self._ready.done():
+            self._start_listening()
+        self._was_lost_at = None
+        waiting, self._waiting = self._waiting, []
+        for stream in waiting:
+            stream.open(transport)
+
+    def _start_listening(self) -> None:
+        if self._listener is None:
+            raise RuntimeError("a forward has no listener")
+        try:
+            self._listener.start()
+        except SshForwardError as error:
+            self._end(error)
+            return
+        if not self._address.is_loopback:
+            _log.warning(
+                "everyone who reaches %s can use the forward to %s over %s",
+                self.address,
+                self._target_text(),
+                self._connection_id,
+            )
+        self._publish_listening()
+        self._settle_ready()
+
+    def on_connect_failed(self, error: SshServiceError) -> None:
+        """Reset the streams that wait for the connection."""
+        waiting, self._waiting = self._waiting, []
+        super().on_connect_failed(error)
+        for stream in waiting:
+            stream.fail(error)
+
+    def _needs_connection(self) -> bool:
+        return bool(self._waiting)
+
+    def _on_accept(self, sock: socket.socket, origin: Tuple[str, int]) -> None:
+        stream = self._make_stream(sock, origin)
+        self._add_stream(stream)
+        if len(self._streams) >= self._max_streams and self._listener is not None:
+            if not self._was_full:
+                self._was_full = True
+                _log.warning(
+                    "%s: there are %d streams, the most that max_streams allows: others wait",
+                    self._describe(),
+                    len(self._streams),
+                )
+            self._listener.pause()
+        stream.begin()
+
+    def _make_stream(self, sock: socket.socket, origin: Tuple[str, int]) -> LocalStream:
+        return LocalStream(self, sock, self._to, origin)
+
+    def connect_stream(self, stream: LocalStream) -> None:
+        """Open a stream on the connection, once there is one."""
+        transport = self._link.transport
+        if transport is not None and transport.probe():
+            stream.open(transport)
+            return
+        # If there is one that has ended, `on_disconnected` is about to be called.
+        self._waiting.append(stream)
+        if transport is None:
+            self._link.connect()
+
+    def on_stream_ended(
+        self, stream: Stream, outcome: str, error: Optional[BaseException]
+    ) -> None:
+        """Accept again if there was no room."""
+        if isinstance(stream, LocalStream) and stream in self._waiting:
+            self._waiting.remove(stream)
+        super().on_stream_ended(stream, outcome, error)
+        if (
+            len(self._streams) < self._max_streams
+            and not self._is_closing
+            and self._listener is not None
+        ):
+            self._listener.resume()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+
+
+class SocksForward(LocalForward):
+    """A forward that listens here, and whose clients name their targets by SOCKS."""
+
+    kind = "socks"
+
+    def _make_stream(self, sock: socket.socket, origin: Tuple[str, int]) -> LocalStream:
+        return SocksStream(self, sock, origin)

@@ -1,0 +1,200 @@
+"""The stream of a local program that connects to a forward: accepted first, then opened."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, Optional, Protocol, Tuple
+
+from ssh_service.errors import OPEN_CONNECT_FAILED, SshConnectionLost, SshSessionRefused
+from ssh_service.forwarding.addresses import Address, TcpAddress
+from ssh_service.forwarding.selector_thread import READ, Timer
+from ssh_service.forwarding.socks import Negotiation, SocksError
+from ssh_service.forwarding.stream import Owner, Stream
+from ssh_service.transport import SshChannel, SshTransport
+
+# Bytes of one read from a client of SOCKS; its request has some 300 at most.
+_NEGOTIATION_SIZE = 4096
+# Seconds that a client of SOCKS has for its request.
+_NEGOTIATION_TIMEOUT = 30.0
+# RFC 4254 section 5.1.
+_PROHIBITED = 1
+
+
+class LocalOwner(Owner, Protocol):
+    """What such a stream needs of its forward as well; for the selector thread."""
+
+    def connect_stream(self, stream: "LocalStream") -> None:
+        """Call `LocalStream.open` once there is a connection, or `fail`."""
+
+
+class LocalStream(Stream):
+    """
+    A stream whose local socket was accepted, and whose channel is opened to a target.
+
+    Parameters
+    ----------
+    owner, sock
+        As for `Stream`.
+    target : Optional[Address]
+        What the server connects to; None if it is set later.
+    origin : Tuple[str, int]
+        Where the local program connects from, for the server's log.
+    """
+
+    _owner: LocalOwner
+
+    def __init__(
+        self,
+        owner: LocalOwner,
+        sock: socket.socket,
+        target: Optional[Address],
+        origin: Tuple[str, int],
+    ) -> None:
+        super().__init__(owner, sock, "?" if target is None else str(target))
+        self._target = target
+        self._origin = origin
+        self._was_lost = False
+
+    def begin(self) -> None:
+        """Ask for a connection."""
+        self._thread.watch(self._sock, READ, self._on_ready_early)
+        self._owner.connect_stream(self)
+
+    def _on_ready_early(self, _: int) -> None:
+        """Look whether the local program has broken off; what it sends has to wait."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._on_local_error(error)
+            return
+        self._thread.watch(self._sock, 0, self._on_ready_early)
+
+    def open(self, transport: SshTransport) -> None:
+        """Ask the server to connect to the target."""
+        if self.has_ended or self._target is None:
+            return
+        address: Any
+        if isinstance(self._target, TcpAddress):
+            kind, address = "direct-tcpip", tuple(self._target)
+        else:
+            kind, address = "direct-streamlocal@openssh.com", os.fsencode(self._target.path)
+        try:
+            self._channel = transport.start_channel(
+                kind, self, address, self._origin, window_size=self._window.size
+            )
+        except SshConnectionLost as error:
+            self.fail(error)
+
+    def on_open(self, channel: SshChannel) -> None:
+        """Let bytes pass; on the reader thread."""
+        self._channel = channel
+        self._thread.call_soon(self._on_opened)
+
+    def _on_opened(self) -> None:
+        if not self.has_ended:
+            self._start()
+
+    def fail(self, error: BaseException) -> None:
+        """Try once more if the connection was lost before the target was reached; else end."""
+        if isinstance(error, SshConnectionLost) and not (
+            self.has_opened or self.has_ended or self._was_lost
+        ):
+            self._was_lost, self._channel = True, None
+            self._owner.connect_stream(self)
+            return
+        if isinstance(error, SshSessionRefused):
+            error = _explain(error, self.to)
+        super().fail(error)
+
+
+class SocksStream(LocalStream):
+    """A stream whose client names the target by SOCKS 4, 4a or 5."""
+
+    def __init__(self, owner: LocalOwner, sock: socket.socket, origin: Tuple[str, int]) -> None:
+        super().__init__(owner, sock, None, origin)
+        self._negotiation = Negotiation()
+        self._timer: Optional[Timer] = None
+
+    def begin(self) -> None:
+        """Read the request."""
+        self._timer = self._thread.call_later(_NEGOTIATION_TIMEOUT, self._on_timeout)
+        self._thread.watch(self._sock, READ, self._on_request)
+
+    def _on_timeout(self) -> None:
+        self.abort("failed", SocksError(f"no SOCKS request within {_NEGOTIATION_TIMEOUT:g} s"))
+
+    def _on_request(self, _: int) -> None:
+        try:
+            data = self._sock.recv(_NEGOTIATION_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._on_local_error(error)
+            return
+        try:
+            if not data:
+                raise SocksError("the client ended the connection before its SOCKS request")
+            self._reply(self._negotiation.feed(data))
+        except SocksError as error:
+            self._reply(error.reply)
+            if not self.has_ended:
+                self._end("failed", error)
+            return
+        if self._negotiation.target is not None and not self.has_ended:
+            self._target, self._early = self._negotiation.target, self._negotiation.rest
+            self.to = str(self._target)
+            super().begin()
+
+    def _reply(self, data: bytes) -> None:
+        """Send an answer of some bytes, for which a new socket has room."""
+        if not data:
+            return
+        try:
+            self._sock.send(data)
+        except OSError as error:
+            self._on_local_error(error)
+
+    def on_open(self, channel: SshChannel) -> None:
+        """Confirm the request, before the first byte of the target; on the reader thread."""
+        reply = self._negotiation.success()
+        self._uncounted = len(reply)
+        self._received.append(reply)
+        super().on_open(channel)
+        self._write()
+
+    def _end(
+        self, outcome: str, error: Optional[BaseException] = None, reset: bool = False
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._target is not None and not self.has_opened and outcome in _ANSWERED:
+            code = error.code if isinstance(error, SshSessionRefused) else 0
+            self.has_ended = True  # whatever comes of the reply
+            self._reply(
+                self._negotiation.failure(code == OPEN_CONNECT_FAILED, code == _PROHIBITED)
+            )
+            reset = False
+        super()._end(outcome, error, reset)
+
+
+# The outcomes that a client of SOCKS gets a reply for.
+_ANSWERED = ("refused", "not connected", "lost", "closed")
+
+
+def _explain(error: SshSessionRefused, to: str) -> SshSessionRefused:
+    """Say what was refused, and by which settings if the server does not permit it."""
+    text = f"{error.connection_id}: the server did not connect to {to}: {error.text}"
+    if error.code == _PROHIBITED:
+        text += (
+            " (the server does not permit it: AllowTcpForwarding, AllowStreamLocalForwarding,"
+            " PermitOpen or DisableForwarding in its sshd_config, or permitopen or restrict in"
+            " authorized_keys)"
+        )
+    explained = SshSessionRefused(
+        text, code=error.code, text=error.text, connection_id=error.connection_id
+    )
+    explained.__cause__ = error
+    return explained

@@ -1,0 +1,233 @@
+"""Forwards for which the server listens, and this machine connects to the target."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import time
+from typing import Dict, Optional
+
+from ssh_service import events
+from ssh_service.errors import (
+    OPEN_CONNECT_FAILED,
+    OPEN_RESOURCE_SHORTAGE,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshServiceError,
+    SshSessionRefused,
+    reason_of,
+)
+from ssh_service.forwarding.addresses import TcpAddress, UnixAddress
+from ssh_service.forwarding.connector import Connector
+from ssh_service.forwarding.forward import Forward
+from ssh_service.forwarding.selector_thread import Timer
+from ssh_service.forwarding.stream import Stream, next_stream_number
+from ssh_service.transport import IncomingChannel, PortForward, SshTransport
+
+# Seconds for the server's answer to the request to listen.
+_ANSWER_TIMEOUT = 30.0
+# Seconds for which the port that the server chose first is asked for again.
+_SAME_PORT_TIME = 60.0
+
+
+class RemoteStream(Stream):
+    """A stream whose local socket was connected first, and whose channel the server offers."""
+
+    def accept(self, incoming: IncomingChannel) -> None:
+        """Confirm the channel, and let bytes pass."""
+        try:
+            self._channel = incoming.accept(self, self._window.size)
+        except SshConnectionLost as error:
+            self.fail(error)
+            return
+        incoming.confirm()
+        self._start()
+
+
+class RemoteForward(Forward):
+    """A forward for which the server listens."""
+
+    kind = "remote"
+
+    _listening: Optional[PortForward] = None
+    _answer_timer: Optional[Timer] = None
+    _retry_timer: Optional[Timer] = None
+
+    def _prepare(self) -> None:
+        self._connecting: Dict[Connector, IncomingChannel] = {}  # selector thread only
+
+    # Listening.
+
+    def on_connected(self, transport: SshTransport) -> None:
+        """Ask the server to listen."""
+        self._ask(transport)
+
+    def _ask(self, transport: SshTransport) -> None:
+        if self._is_closing or transport is not self._link.transport:
+            return
+        wanted = self._address
+        if isinstance(wanted, UnixAddress):
+            address = wanted.path
+        else:
+            host = "" if wanted.host == "*" else wanted.host
+            address = (host, self._wanted_port(wanted))  # type: ignore[assignment]
+        try:
+            self._listening = transport.start_listening(
+                address,
+                lambda incoming: self.thread.call_soon(self._on_channel, incoming),
+                lambda granted: self.thread.call_soon(self._on_answer, transport, granted),
+            )
+        except SshConnectionLost:
+            return  # `on_disconnected` follows
+        self._answer_timer = self.thread.call_later(
+            _ANSWER_TIMEOUT, functools.partial(self._on_no_answer, transport)
+        )
+
+    def _wanted_port(self, wanted: TcpAddress) -> int:
+        """Return the port to ask for; any, if the server's first choice stays taken."""
+        lost_at = self._was_lost_at
+        any_port = isinstance(self._listen, TcpAddress) and self._listen.port == 0
+        if any_port and lost_at is not None and time.monotonic() - lost_at > _SAME_PORT_TIME:
+            return 0
+        return wanted.port
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._answer_timer, self._retry_timer):
+            if timer is not None:
+                timer.cancel()
+        self._answer_timer = self._retry_timer = None
+
+    def _on_answer(self, transport: SshTransport, granted: Optional[PortForward]) -> None:
+        if self._is_closing or transport is not self._link.transport:
+            return
+        self._cancel_timers()
+        if granted is None:
+            self._listening = None
+            if transport.is_active():  # otherwise `on_disconnected` follows
+                self._on_refused(transport)
+            return
+        if isinstance(self._address, TcpAddress):
+            self._address = TcpAddress(self._address.host, granted.port)
+        self._link.on_success()
+        self._publish_listening()
+        self._settle_ready()
+
+    def _on_refused(self, transport: SshTransport) -> None:
+        error = SshSessionRefused(
+            f"{self._connection_id}: the server does not listen on {self.address} (it is taken"
+            " there, or the server does not permit it: AllowTcpForwarding,"
+            " AllowStreamLocalForwarding, PermitListen or DisableForwarding in its sshd_config, or"
+            " permitlisten or restrict in authorized_keys)",
+            code=OPEN_CONNECT_FAILED,
+            connection_id=self._connection_id,
+            phase="listen",
+        )
+        if not self._ready.done():
+            self._end(error)
+            return
+        pause = self._link.pause(error)
+        self._report(error, pause)
+        self._retry_timer = self.thread.call_later(pause, functools.partial(self._ask, transport))
+
+    def _on_no_answer(self, transport: SshTransport) -> None:
+        error = SshConnectTimeout(
+            f"{self._connection_id}: no answer to the request to listen on {self.address} within"
+            f" {_ANSWER_TIMEOUT:g} s",
+            connection_id=self._connection_id,
+            phase="listen",
+        )
+        if not self._ready.done():
+            self._end(error)
+        else:
+            self._report(error, None)  # a late answer is taken as well
+
+    def on_disconnected(self, error: Optional[SshConnectionLost], cache_closed: bool) -> None:
+        """Connect again, and ask again."""
+        self._listening = None
+        self._cancel_timers()
+        self._cancel_connectors()
+        super().on_disconnected(error, cache_closed)
+
+    def _stop_listening(self) -> None:
+        self._cancel_timers()
+        transport, listening = self._link.transport, self._listening
+        if transport is not None and listening is not None:
+            transport.stop_listening(listening)
+        self._listening = None
+
+    def _end(self, error: Optional[SshServiceError] = None) -> None:
+        self._cancel_connectors()
+        super()._end(error)
+
+    # Streams.
+
+    @property
+    def streams(self) -> int:
+        """How many streams there are now, with those that do not reach their target yet."""
+        return len(self._streams) + len(getattr(self, "_connecting", ()))
+
+    def _on_channel(self, incoming: IncomingChannel) -> None:
+        if self._is_closing or self._to is None:
+            incoming.refuse(OPEN_CONNECT_FAILED, "the forward was closed")
+            return
+        if self.streams >= self._max_streams:
+            incoming.refuse(OPEN_RESOURCE_SHORTAGE, f"more than {self._max_streams} streams")
+            return
+
+        def done(sock: Optional[socket.socket], error: Optional[OSError]) -> None:
+            self._connecting.pop(connector, None)
+            self._on_target(incoming, began, sock, error)
+
+        began = time.monotonic()
+        connector = Connector(self.thread, self._to, done)
+        self._connecting[connector] = incoming
+        connector.start()
+
+    def _on_target(
+        self,
+        incoming: IncomingChannel,
+        began: float,
+        sock: Optional[socket.socket],
+        error: Optional[OSError],
+    ) -> None:
+        if sock is not None:
+            stream = RemoteStream(self, sock, str(self._to))
+            self._add_stream(stream)
+            stream.accept(incoming)
+            return
+        why = "unknown" if error is None else error.strerror or reason_of(error)
+        incoming.refuse(OPEN_CONNECT_FAILED, f"cannot connect to {self._to}: {why}")
+        self._report_refused(
+            f"{self._connection_id}: cannot connect to {self._to} here: {why}", began
+        )
+
+    def _report_refused(self, text: str, began: float) -> None:
+        """Count a stream whose target was not reached, and publish it."""
+        error = SshServiceError(text, connection_id=self._connection_id)
+        self._stream_count += 1
+        self.last_error = error
+        now = time.monotonic()
+        self._publish(
+            events.StreamEnded(
+                self._connection_id,
+                now,
+                self._number,
+                next_stream_number(),
+                str(self._to),
+                False,
+                "refused",
+                now - began,
+                0,
+                0,
+                type(error).__name__,
+                text,
+            )
+        )
+        self._end_if_drained()
+
+    def _cancel_connectors(self) -> None:
+        connecting = dict(getattr(self, "_connecting", {}))
+        for connector, incoming in connecting.items():
+            self._connecting.pop(connector, None)
+            connector.cancel()
+            incoming.refuse(OPEN_CONNECT_FAILED, "the forward was closed")

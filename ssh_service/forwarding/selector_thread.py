@@ -1,0 +1,231 @@
+"""
+The selector thread: one thread of the process that waits for the local sockets of all forwards.
+
+It accepts, reads what local programs send, and writes what a socket could not take at once.  The
+sockets are its own: it alone registers them and closes them.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+
+from ssh_service.errors import SshServiceError
+
+_log = logging.getLogger(__name__)
+
+# Seconds of one wait at most.
+_MAX_WAIT = 3600.0
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+Handler = Callable[[int], None]
+
+
+class Timer:
+    """A call that is due at some instant; `cancel` is for the selector thread."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function: Optional[Callable[[], None]] = function
+
+    def cancel(self) -> None:
+        """Cancel the call."""
+        self.function = None
+
+
+class SelectorThread:
+    """
+    Calls handlers when sockets are ready, and functions that other threads hand over.
+
+    Notes
+    -----
+    Thread safety.  `call_soon`, `own` and `start` may be called from any thread, and `call_soon`
+    neither blocks nor takes a lock; everything else is for the selector thread.
+    """
+
+    def __init__(self) -> None:
+        self._calls: Deque[Tuple[Callable[..., None], Tuple[Any, ...]]] = collections.deque()
+        self._claim = threading.Lock()  # taken once, by the thread
+        self._selector = selectors.DefaultSelector()
+        # Not a socket: a signal handler may interrupt `write`, which then has written or not.
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._selector.register(self._wake_reader, READ, self._drain_wakeups)
+        self._is_asleep = False
+        self._sockets: Set[socket.socket] = set()
+        self._watched: Dict[socket.socket, Tuple[int, Handler]] = {}
+        self._order = itertools.count()
+        self._timers: List[Tuple[float, int, Timer]] = []  # a heap
+        self._ident = 0
+
+    def start(self) -> None:
+        """
+        Start the thread if it does not run.
+
+        Raises
+        ------
+        SshServiceError
+            The system gives no more threads.
+        """
+        if self._claim.locked():
+            return
+        try:
+            threading.Thread(target=self._run, name="ssh-service-selector", daemon=True).start()
+        except RuntimeError as error:
+            raise SshServiceError(f"cannot forward: {error}") from error
+
+    def is_current(self) -> bool:
+        """Return whether the caller is the selector thread, which must not wait for anything."""
+        return threading.get_ident() == self._ident
+
+    # For any thread.
+
+    def call_soon(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a function, which must not block, on the selector thread."""
+        self._calls.append((function, args))
+        if self._is_asleep:
+            try:
+                os.write(self._wake_writer, b"\0")
+            except BlockingIOError:
+                pass  # the pipe is full: it will wake
+
+    def own(self, sock: socket.socket) -> None:
+        """Close a socket in forked children, too; until `close`."""
+        self._sockets.add(sock)
+
+    # For the selector thread.
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Timer:
+        """Call a function, which must not block, after some seconds."""
+        timer = Timer(function)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
+        return timer
+
+    def watch(self, sock: socket.socket, events: int, handler: Handler) -> None:
+        """Call `handler` with those of the events that occur, until this is called again."""
+        before = self._watched.get(sock)
+        if not events:
+            if before is not None:
+                self._selector.unregister(sock)
+                del self._watched[sock]
+            return
+        if before is None:
+            self._selector.register(sock, events, handler)
+        elif before != (events, handler):
+            self._selector.modify(sock, events, handler)
+        self._watched[sock] = events, handler
+
+    def close(self, sock: socket.socket) -> None:
+        """Close a socket, which no other thread may be using."""
+        self.watch(sock, 0, _ignore)
+        self._sockets.discard(sock)
+        sock.close()
+
+    def _run(self) -> None:
+        if not self._claim.acquire(False):
+            return  # two were started at once
+        self._ident = threading.get_ident()
+        while True:
+            try:
+                self._step()
+            except BaseException:  # nothing may end this thread
+                _log.exception("a forward of ssh_service failed; please report this")
+
+    def _step(self) -> None:
+        for handler, events in self._wait():
+            _call_logged(handler, events)
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            function = heapq.heappop(self._timers)[2].function
+            if function is not None:
+                _call_logged(function)
+        for _ in range(len(self._calls)):  # those that they add have to wait for the sockets
+            function, args = self._calls.popleft()
+            _call_logged(function, *args)
+
+    def _wait(self) -> List[Tuple[Handler, int]]:
+        wait = _MAX_WAIT
+        while self._timers and self._timers[0][2].function is None:
+            heapq.heappop(self._timers)
+        if self._timers:
+            wait = min(wait, max(0.0, self._timers[0][0] - time.monotonic()))
+        self._is_asleep = True
+        # Only now: who handed over a call before has seen this thread awake.
+        if self._calls:
+            wait = 0.0
+        try:
+            return [(key.data, events) for key, events in self._selector.select(wait)]
+        finally:
+            self._is_asleep = False
+
+    def _drain_wakeups(self, _: int) -> None:
+        try:
+            os.read(self._wake_reader, 4096)
+        except BlockingIOError:
+            pass
+
+    # In a forked child, which does not have the thread.
+
+    def abandon(self) -> None:
+        """Close this process's copies of all descriptors; the parent's connections stay."""
+        self._selector.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        for sock in list(self._sockets):
+            sock.close()
+
+
+def _call_logged(function: Callable[..., None], *args: Any) -> None:
+    try:
+        function(*args)
+    except BaseException:  # the other sockets need this thread
+        _log.exception("a forward of ssh_service failed; please report this")
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+_thread: Optional[SelectorThread] = None
+_lock = threading.Lock()
+
+
+def selector_thread() -> SelectorThread:
+    """
+    Return the selector thread of this process, which runs.
+
+    Raises
+    ------
+    SshServiceError
+        The system gives no more threads or descriptors.
+    """
+    global _thread
+    with _lock:
+        if _thread is None:
+            try:
+                _thread = SelectorThread()
+            except OSError as error:
+                raise SshServiceError(f"cannot forward: {error}") from error
+        _thread.start()
+        return _thread
+
+
+def _after_fork_in_child() -> None:
+    global _thread, _lock
+    inherited, _thread, _lock = _thread, None, threading.Lock()
+    if inherited is not None:
+        inherited.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
