@@ -359,7 +359,8 @@ class StreamEnded(Event):
     error : Optional[str]
         The name of the error's class; None if there is no error.
     reason : Optional[str]
-        The error's message, with the words of the server or the system; None if there is none.
+        The error's message, with the words of the server or the system; None without an
+        error.
     """
 
     forward: int

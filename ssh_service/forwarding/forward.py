@@ -67,7 +67,7 @@ class Forward:
         ``local``, ``remote`` or ``socks``.
     last_error : Optional[Exception]
         The latest error: a lost connection, one that could not be made, a server that does not
-        listen, a target that refused; None if there was none.  A forward that has ended by itself
+        listen, a target that refused; None until the first.  A forward that has ended by itself
         keeps the reason here.
 
     Notes

@@ -29,7 +29,7 @@ _MAX_POLL = 0.032
 
 
 class LinkOwner(Protocol):
-    """What is told of a connection; all on the selector thread."""
+    """What a `Link` calls when its connection changes; all on the selector thread."""
 
     thread: SelectorThread
 
@@ -37,7 +37,7 @@ class LinkOwner(Protocol):
         """Handle a new connection."""
 
     def on_connect_failed(self, error: SshServiceError) -> None:
-        """Handle that there is none."""
+        """Handle that no connection could be made."""
 
     def on_disconnected(self, error: Optional[SshConnectionLost], cache_closed: bool) -> None:
         """Handle the end of the connection."""

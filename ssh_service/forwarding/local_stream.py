@@ -186,12 +186,12 @@ _ANSWERED = ("refused", "not connected", "lost", "closed")
 
 def _explain(error: SshSessionRefused, to: str) -> SshSessionRefused:
     """Say what was refused, and by which settings if the server does not permit it."""
-    text = f"{error.connection_id}: the server did not connect to {to}: {error.text}"
+    text = f"{error.connection_id}: the server cannot connect to {to}: {error.text}"
     if error.code == _PROHIBITED:
-        text += (
-            " (the server does not permit it: AllowTcpForwarding, AllowStreamLocalForwarding,"
-            " PermitOpen or DisableForwarding in its sshd_config, or permitopen or restrict in"
-            " authorized_keys)"
+        text = (
+            f"{error.connection_id}: the server does not permit connections to {to}: {error.text}"
+            " (see AllowTcpForwarding, AllowStreamLocalForwarding, PermitOpen and"
+            " DisableForwarding in its sshd_config, permitopen and restrict in authorized_keys)"
         )
     explained = SshSessionRefused(
         text, code=error.code, text=error.text, connection_id=error.connection_id

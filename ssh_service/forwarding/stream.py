@@ -274,7 +274,7 @@ class Stream(ChannelSink):
                 return
 
     def _read_some(self, room: int) -> Optional[bytes]:
-        """Return up to `room` bytes, b"" at the end, or None if there are none now."""
+        """Return up to `room` bytes, b"" at the end, or None if it would have to wait."""
         if self._early:
             data, self._early = self._early[:room], self._early[room:]
             return data

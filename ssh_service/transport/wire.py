@@ -194,6 +194,8 @@ class Wire:
     def writable(self) -> bool:
         """Return whether a small message could be written without waiting; False if closed."""
         if not self.is_socket:
+            if hasattr(self._sock, "send_some") and self._sock.get_transport().is_congested:
+                return False
             return bool(self._sock.send_ready())
         try:
             return not self._closed and _wait(self._sock, False, True, 0.0)
@@ -235,16 +237,31 @@ class Wire:
         OSError
             The connection was closed or reset.
         """
-        if not self.is_socket:  # the caller asked whether there is room
-            self.sendall(data)
-            return
         if self._closed:
             raise OSError(errno.EPIPE, "the connection is closed")
+        if not self.is_socket:
+            self._send_to_channel(self.backlog + data)
+            return
         data = self.backlog + data
         try:
             self.backlog = data[self._sock.send(data) :]
         except BlockingIOError:
             self.backlog = data
+
+    def _send_to_channel(self, data: bytes) -> None:
+        if not hasattr(self._sock, "send_some"):  # paramiko's: the caller asked for room
+            self.backlog = b""
+            self.sendall(data)
+            return
+        view = memoryview(data)
+        while view and not self._sock.get_transport().is_congested:
+            sent = self._sock.send_some(view, wait=False)
+            if not sent:
+                break
+            view = view[sent:]
+        if view and self._sock.closed:
+            raise OSError(errno.EPIPE, "the connection to the jump host is closed")
+        self.backlog = bytes(view)
 
     def _send(self, view: memoryview) -> int:
         if not self.is_socket:
