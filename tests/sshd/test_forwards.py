@@ -77,7 +77,7 @@ def test_an_agent_is_forwarded_by_a_handler(sshd: Sshd) -> None:
     seen: Dict[str, Any] = {}
 
     def handler(channel: paramiko.Channel) -> None:
-        seen["request"] = channel.recv(5)
+        seen["request"] = channel.makefile("rb").read(5)
         channel.sendall(b"\0\0\0\1\5")  # SSH_AGENT_FAILURE
         channel.close()
         asked.set()
