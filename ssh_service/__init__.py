@@ -158,6 +158,7 @@ _SUBMODULES = frozenset(
         "forwarding",
         "mlos_bench",
         "otel",
+        "paramiko",
         "params",
         "ssh_fileshare",
         "ssh_host_service",

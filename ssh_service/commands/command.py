@@ -117,6 +117,7 @@ class Command(Terminable):
         # sent), and what it waits for, as the phase of a time-out.
         self.ticket = 0
         self.retried = False
+        self.max_connections, self.fails_with_dial = 1, False
         self._tracker: Optional[CommandTracker] = None  # set once, before it is submitted
         # Guarded by _lock: set when the outcome is published.
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None

@@ -12,10 +12,10 @@ from ssh_service import events, params
 from ssh_service.connect import dial
 from ssh_service.connections.client import SshClient
 from ssh_service.connections.dials import Dialer
-from ssh_service.connections.entries import Connection, Lease, Slot
+from ssh_service.connections.entries import Connection, Lease, Slot, Target
 from ssh_service.connections.lender import Lender
 from ssh_service.errors import SshConfigError
-from ssh_service.params import ConnectKey, ConnectParams
+from ssh_service.params import ConnectKey
 
 # Destinations to keep where nobody says how many: a connection each takes a thread, a descriptor
 # (of 1024 that a process may have, commonly) and some 100 KiB.
@@ -274,7 +274,7 @@ class SshClientCache:
 
     def acquire(
         self,
-        target: ConnectParams,
+        target: Target,
         deadline: Optional[float] = None,
         connection_no: int = 0,
         idle_timeout: Optional[float] = None,
@@ -285,7 +285,7 @@ class SshClientCache:
 
         Parameters
         ----------
-        target : ConnectParams
+        target : Target
             The target, from `ssh_service.params.resolve`.
         deadline : Optional[float]
             A monotonic instant; the destination's own connect time-out holds all the same.
@@ -312,7 +312,7 @@ class SshClientCache:
 
     def request(
         self,
-        target: ConnectParams,
+        target: Target,
         connection_no: int = 0,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
@@ -322,7 +322,7 @@ class SshClientCache:
 
         Parameters
         ----------
-        target : ConnectParams
+        target : Target
             The target, from `ssh_service.params.resolve`.
         connection_no : int
             0 for the destination's first connection, 1, 2, ... for additional ones.

@@ -106,8 +106,9 @@ class Dial:
     def _attempt(self, deadline: float) -> SshTransport:
         waited = time.monotonic() - self._began
         try:
-            return self._dialer(
-                self._slot.target,
+            target = self._slot.target
+            return (target.dialer or self._dialer)(
+                target,
                 deadline,
                 open_tunnel=self._open_tunnel,
                 on_started=self._on_stream_open,

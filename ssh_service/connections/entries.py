@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import Any, Dict, FrozenSet, List, Optional, Protocol, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Protocol, Set, Tuple
 
 from ssh_service.connections.client import SshClient
 from ssh_service.connections.promises import Promise
-from ssh_service.params import ConnectKey, ConnectParams
+from ssh_service.params import ConnectKey
 from ssh_service.transport import SshTransport
 from ssh_service.transport.lock_free import LockFreeEvent
 
@@ -21,6 +21,34 @@ NEVER = float("inf")
 Connection = Tuple[SshTransport, SshClient]
 
 _tokens = itertools.count(1)  # `next` is atomic
+
+
+class Target(Protocol):
+    """What the cache needs of a destination: `ConnectParams`, or one that dials itself."""
+
+    @property
+    def key(self) -> ConnectKey:
+        """Equal for targets that may share a connection."""
+
+    @property
+    def connection_id(self) -> str:
+        """``user@host:port``."""
+
+    @property
+    def hostname(self) -> str:
+        """The name or address to dial."""
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds that a dial may take."""
+
+    @property
+    def dialer(self) -> Optional[Callable[..., SshTransport]]:
+        """Makes the connection; None: the cache's own."""
 
 
 class Generation:
@@ -98,7 +126,7 @@ class Slot:
 
     """
 
-    def __init__(self, target: ConnectParams, connection_no: int, entry: CacheEntry) -> None:
+    def __init__(self, target: Target, connection_no: int, entry: CacheEntry) -> None:
         self.target = target
         self.connection_no = connection_no
         self.entry = entry
@@ -206,7 +234,7 @@ class Lease:
         return self.slot.connection
 
     @property
-    def target(self) -> ConnectParams:
+    def target(self) -> Target:
         """The target, with the parameters of the caller who caused the dial."""
         return self.slot.target
 

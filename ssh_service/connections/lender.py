@@ -22,10 +22,9 @@ from ssh_service import background, events
 from ssh_service.connections import dials
 from ssh_service.connections.client import SshClient
 from ssh_service.connections.dials import Dial, Dialer
-from ssh_service.connections.entries import CacheEntry, Generation, Lease, Slot
+from ssh_service.connections.entries import CacheEntry, Generation, Lease, Slot, Target
 from ssh_service.connections.slots import Slots
 from ssh_service.errors import SshConnectError, SshConnectTimeout, copy_for_raise
-from ssh_service.params import ConnectParams
 from ssh_service.transport import SshTransport
 from ssh_service.transport.lock_free import LockFreeEvent
 
@@ -71,7 +70,7 @@ class Lender:
 
     def request(
         self,
-        target: ConnectParams,
+        target: Target,
         connection_no: int = 0,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
@@ -88,7 +87,7 @@ class Lender:
             lease.slot = _without_threads(target, connection_no)
         return lease
 
-    def wait(self, lease: Lease, target: ConnectParams, deadline: Optional[float]) -> None:
+    def wait(self, lease: Lease, target: Target, deadline: Optional[float]) -> None:
         """
         Wait for the connection of a lease.
 
@@ -112,7 +111,7 @@ class Lender:
             )
 
     @staticmethod
-    def _wait_for_dial(lease: Lease, target: ConnectParams, deadline: Optional[float]) -> None:
+    def _wait_for_dial(lease: Lease, target: Target, deadline: Optional[float]) -> None:
         slot, began = lease.slot, time.monotonic()
         if slot.target.connect_timeout > target.connect_timeout:  # a dial that others asked for
             own = began + target.connect_timeout
@@ -173,7 +172,7 @@ class Lender:
             ).start()
 
     def _open_tunnel(
-        self, hop: ConnectParams, deadline: float
+        self, hop: Target, deadline: float
     ) -> Tuple[SshTransport, Callable[[], None]]:
         lease = self.request(hop, keeps_cache=False)  # a connection has it
         try:
@@ -265,7 +264,7 @@ class Lender:
                 slot.transport.close()  # this process's copy of the descriptor, nothing more
 
 
-def _without_threads(target: ConnectParams, connection_no: int) -> Slot:
+def _without_threads(target: Target, connection_no: int) -> Slot:
     slot = Slot(target, connection_no, CacheEntry(target.key, Generation(), 0.0))
     name = target.connection_id
     text = f"{name}: cannot connect: the system gives no more threads"

@@ -13,9 +13,9 @@ from __future__ import annotations
 import threading
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Set
 
-from ssh_service.connections.entries import NEVER, CacheEntry, Generation, Lease, Slot
+from ssh_service.connections.entries import NEVER, CacheEntry, Generation, Lease, Slot, Target
 from ssh_service.errors import SshCacheClosed
-from ssh_service.params import ConnectKey, ConnectParams
+from ssh_service.params import ConnectKey
 from ssh_service.transport import SshTransport
 
 # Seconds until a slot is looked at again that nobody leases, but that is dialled or has a channel.
@@ -158,7 +158,7 @@ class Slots:
     def lease(
         self,
         lease: Lease,
-        target: ConnectParams,
+        target: Target,
         connection_no: int,
         now: float,
         idle_timeout: Optional[float] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, ClassVar, NamedTuple, Optional, Tuple, Union
 
 import paramiko
 
@@ -162,6 +162,8 @@ class ConnectParams:
     login_timeout: Optional[float]
     keepalive_interval: Optional[float]
     keepalive_count_max: int
+
+    dialer: ClassVar[None] = None  # it is the cache's
 
     @property
     def connection_id(self) -> str:

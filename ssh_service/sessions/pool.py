@@ -11,17 +11,17 @@ import weakref
 from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service import background
-from ssh_service.commands.command import Command, HelperCommand
+from ssh_service.commands.command import HelperCommand
 from ssh_service.commands.process_group import Helper, Reply
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.connections.entries import Generation, Lease
+from ssh_service.connections.entries import Generation, Lease, Target
 from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
     SshServiceError,
     SshSessionRefused,
 )
-from ssh_service.params import ConnectParams
+from ssh_service.sessions.request import SessionRequest, SessionUser
 from ssh_service.sessions.scheduler import LIMIT_TTL, Failed, SessionScheduler
 from ssh_service.sessions.session import PooledConnection, Session
 from ssh_service.transport import SshChannel, SshTransport
@@ -59,7 +59,7 @@ class SessionPool:
 
     """
 
-    def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
+    def __init__(self, cache: SshClientCache, target: Target) -> None:
         self._lender = cache.lender  # connections have the pool, and must not keep the cache
         self._strand = background.Strand()
         self._tickets = itertools.count()
@@ -74,20 +74,19 @@ class SessionPool:
 
     def submit(
         self,
-        command: Command,
+        command: SessionUser,
         max_connections: int,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
-        target: Optional[ConnectParams] = None,
+        target: Optional[Target] = None,
     ) -> None:
-        """Queue a command; its future receives the outcome."""
-        command.strand = self._strand
+        """Queue a command or a request, which receives the outcome."""
+        command.strand, command.max_connections = self._strand, max_connections
         command.run_helper = functools.partial(self._run_helper, kept=self._lender.cache())
         background.submit(
             self._strand,
             self._accept,
             command,
-            max_connections,
             (idle_timeout, max_lifetime),
             target,
             # As of now: a cache that is closed before a thread of ours comes to it ends it, too.
@@ -96,23 +95,21 @@ class SessionPool:
 
     def _accept(
         self,
-        command: Command,
-        max_connections: int,
+        command: SessionUser,
         limits: Tuple[Optional[float], ...],
-        target: Optional[ConnectParams],
+        target: Optional[Target],
         generation: Generation,
     ) -> None:
         with self._lock:
             self._generation = generation
             self._target = target or self._target
-            self._scheduler.max_connections = max_connections
             self._limits = limits
             connecting = self._scheduler.are_connecting()
         if target is not None and connecting:
             self._limit_connect_wait(command, target.connect_timeout)
         self._enqueue(command, next(self._tickets))
 
-    def _limit_connect_wait(self, command: Command, limit: float) -> None:
+    def _limit_connect_wait(self, command: SessionUser, limit: float) -> None:
         """Limit a command's wait for a dial of others to its own connect timeout."""
 
         def look() -> None:
@@ -137,7 +134,7 @@ class SessionPool:
         helper.run_helper = functools.partial(self._run_helper, kept=kept)
         self._enqueue(helper, -1 - next(self._tickets))
 
-    def _enqueue(self, command: Command, ticket: int) -> None:
+    def _enqueue(self, command: SessionUser, ticket: int) -> None:
         command.ticket = ticket
         command.waits_for = self._wait_phase
         with self._lock:
@@ -158,7 +155,11 @@ class SessionPool:
             if step.command is None:
                 self._connect(step.connection)
             else:
-                self._start(step.spare or Session(self, step.connection), step.command)
+                spare = step.spare
+                if spare is not None and not _takes_spare(step.command):
+                    self._discard(spare)
+                    spare = None
+                self._start(spare or Session(self, step.connection), step.command)
             # Read without the lock: each enqueue calls this, too.
             if not self._scheduler.has_waiting():
                 return
@@ -279,7 +280,7 @@ class SessionPool:
 
     # Sessions.
 
-    def _start(self, session: Session, command: Command) -> None:
+    def _start(self, session: Session, command: SessionUser) -> None:
         """Run a command on a session, which is opened first if it has no channel."""
         connection = session.connection
         lease = None if connection.slot is None else self._lender.renew(connection.slot)
@@ -304,14 +305,18 @@ class SessionPool:
         if transport is None:
             raise RuntimeError("a session was asked for on a connection that is still dialled")
         try:
-            channel = transport.start_session(session)
+            command = session.command
+            sizes = command.sizes if isinstance(command, SessionRequest) else (None, None)
+            channel = transport.start_session(
+                session, window_size=sizes[0], max_packet_size=sizes[1]
+            )
         except SshConnectionLost as error:
             self.session_closed(session, error)
             return
         with self._lock:  # or it would be overlooked that a command was given it meanwhile
             channel.is_idle_spare = session.command is None
 
-    def _run(self, session: Session, command: Command, channel: SshChannel) -> None:
+    def _run(self, session: Session, command: SessionUser, channel: SshChannel) -> None:
         channel.is_idle_spare = False
         connection = session.connection
         # In one piece with the request for a spare session: each piece wakes the server, and its
@@ -319,6 +324,8 @@ class SessionPool:
         with channel.get_transport().batch():
             if not command.start(channel):
                 channel.close()
+            elif isinstance(command, SessionRequest):
+                session.channel = None  # its user's only
             spare = Session(self, connection)
             with self._lock:
                 wanted = self._scheduler.wants_spare(connection)
@@ -424,13 +431,16 @@ class SessionPool:
     def _drop_spare(self, connection: PooledConnection) -> bool:
         with self._lock:
             spare = connection.take_spare()
-            if spare is None:
-                return False
+        if spare is not None:
+            self._discard(spare)
+        return spare is not None
+
+    def _discard(self, spare: Session) -> None:
+        with self._lock:
             spare.ended = True  # if it is still being opened, `session_opened` closes it
             channel = spare.channel
         if channel is not None:
             channel.close()
-        return True
 
     def _release(self, lease: Optional[Lease]) -> None:
         with self._lock:
@@ -441,6 +451,10 @@ class SessionPool:
 
 def _has_other_reclaimers(transport: SshTransport) -> bool:
     return any(name != _SPARE for name in transport.reclaimers)
+
+
+def _takes_spare(command: SessionUser) -> bool:
+    return not isinstance(command, SessionRequest) or command.takes_spare
 
 
 def _settle_failed(failed: Failed) -> None:

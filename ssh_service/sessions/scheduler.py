@@ -6,13 +6,13 @@ import heapq
 import itertools
 from typing import List, NamedTuple, Optional, Tuple
 
-from ssh_service.commands.command import Command
 from ssh_service.errors import (
     SshCacheClosed,
     SshConnectionLost,
     SshServiceError,
     SshSessionRefused,
 )
+from ssh_service.sessions.request import SessionUser
 from ssh_service.sessions.session import PooledConnection, Session
 from ssh_service.transport import SshChannel, SshTransport
 
@@ -34,14 +34,14 @@ _MAX_FRUITLESS_CONNECTIONS = 2
 LIMIT_TTL = 60.0
 
 # Commands that will not run, and why.
-Failed = List[Tuple[Command, BaseException]]
+Failed = List[Tuple[SessionUser, BaseException]]
 
 
 class Step(NamedTuple):
     """The next action: start a command, dial a connection, or neither."""
 
     failed: Failed
-    command: Optional[Command] = None
+    command: Optional[SessionUser] = None
     connection: Optional[PooledConnection] = None  # the command's; or to be dialled
     spare: Optional[Session] = None  # for the command; None: a new one is to be opened
     # The connections there are, where something waits that nothing will bring on.
@@ -71,9 +71,8 @@ class SessionScheduler:
 
     def __init__(self, connection_id: str) -> None:
         self.connections: List[PooledConnection] = []
-        self.max_connections = 1
         self._connection_id = connection_id
-        self._queue: List[Tuple[int, Command]] = []  # a heap
+        self._queue: List[Tuple[int, SessionUser]] = []  # a heap
         self._no_dial_before = 0.0
         self._refusal: Optional[SshServiceError] = None  # the last one
         self._fruitless_connections = 0  # connections that ended without any session, in a row
@@ -82,7 +81,7 @@ class SessionScheduler:
         self._pause = _MIN_RETRY_INTERVAL  # seconds to the next retry
         self._refused_since: Optional[float] = None  # with no session open
 
-    def enqueue(self, command: Command) -> None:
+    def enqueue(self, command: SessionUser) -> None:
         """Queue a command by its ticket."""
         heapq.heappush(self._queue, (command.ticket, command))
 
@@ -194,6 +193,8 @@ class SessionScheduler:
         usable = sum(connection.number < most for connection in self.connections)
         if usable and (usable >= most or now < self._no_dial_before):
             return None
+        if any(connection.frees_session(now) for connection in self.connections):
+            return None  # which costs less than a login
         taken = {connection.number for connection in self.connections}
         connection = PooledConnection(
             next(number for number in itertools.count() if number not in taken)
@@ -205,8 +206,12 @@ class SessionScheduler:
         """Return the limit of connections for the first command of the queue."""
         # A helper that ends another command may need one more: if commands that never end hold
         # all sessions, nothing else would free one.
-        ours = bool(self._queue) and self._queue[0][0] < 0
-        return self.max_connections + ours
+        if not self._queue:
+            return 1
+        ticket, command = self._queue[0]
+        if ticket < 0:
+            return 2 + max((connection.number for connection in self.connections), default=0)
+        return command.max_connections
 
     def _is_starved(self, now: float) -> bool:
         """Return whether the queue waits for sessions that no command of ours holds."""
@@ -228,14 +233,21 @@ class SessionScheduler:
     def on_dial_failed(
         self, connection: PooledConnection, error: BaseException, now: float
     ) -> Failed:
-        """Remove a connection that could not be dialled; fail the queue if it was the only one."""
+        """
+        Remove a connection that could not be dialled; fail the queue if it was the only one.
+
+        Of the others, those fail that would otherwise wait for a connection of their own.
+        """
         self.connections.remove(connection)
         if not self.connections:
             return self._fail_queue(error)
         self._no_dial_before = (
             now + _CONNECTION_RETRY_INTERVAL
         )  # there is one, so this does no harm
-        return []
+        mine = [(ticket, command) for ticket, command in self._queue if command.fails_with_dial]
+        self._queue = [entry for entry in self._queue if not entry[1].fails_with_dial]
+        heapq.heapify(self._queue)
+        return [(command, error) for _, command in sorted(mine)]
 
     def on_cache_closed(self, connection: PooledConnection) -> Failed:
         """Remove a connection that was not made because the cache was closed; fail the queue."""
@@ -244,7 +256,9 @@ class SessionScheduler:
 
     # What becomes of a session.
 
-    def assign(self, session: Session, command: Command, in_cache: bool, is_alive: bool) -> bool:
+    def assign(
+        self, session: Session, command: SessionUser, in_cache: bool, is_alive: bool
+    ) -> bool:
         """Give a session to its command; queue the command again if the session is unusable."""
         connection = session.connection
         if in_cache and is_alive and not session.ended:
@@ -272,14 +286,16 @@ class SessionScheduler:
         connection.refusals, connection.retry_until = 0, 0.0
         self._pause, self._refused_since = _MIN_RETRY_INTERVAL, None
         connection.raise_limit()
-        session.channel = channel
+        session.channel, session.is_open = channel, True
 
     def on_ended(
         self, session: Session, error: Optional[SshServiceError], unsent: bool, now: float
     ) -> End:
         """Record the end of a session."""
         connection = session.connection
-        connection.opened -= session.channel is not None
+        connection.opened -= session.is_open
+        if session.is_open and session.command is not None:
+            connection.ended_at = now
         if connection.spare is session:
             connection.spare = None
         refused = isinstance(error, SshSessionRefused)
@@ -325,7 +341,7 @@ class SessionScheduler:
         return no_timer
 
     def _queue_again(
-        self, command: Command, connection: PooledConnection, error: Optional[SshServiceError]
+        self, command: SessionUser, connection: PooledConnection, error: Optional[SshServiceError]
     ) -> Failed:
         """Queue an unsent command again, or return it with its error if it was retried already."""
         if connection.is_closed():  # this matters more than why its session ended

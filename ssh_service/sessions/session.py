@@ -5,13 +5,15 @@ from __future__ import annotations
 import weakref
 from typing import Optional, Protocol
 
-from ssh_service import known_servers
-from ssh_service.commands.command import Command
+from ssh_service import background, known_servers
 from ssh_service.commands.forwarding import ForwardingSink
 from ssh_service.connections.entries import Lease, Slot
 from ssh_service.errors import SshServiceError
-from ssh_service.transport import SshChannel, SshTransport
+from ssh_service.sessions.request import SessionRequest, SessionUser
+from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
+# Seconds after the end of a session within which the server should have freed it.
+_FREEING_TIME = 0.25
 # Sessions that are requested before the first reply: OpenSSH's default MaxSessions.  Where more
 # are open, as many more are requested at a time.
 _MAX_FIRST_REQUESTS = 10
@@ -29,6 +31,7 @@ class PooledConnection:
         self.peak = 0  # the most that were open at once, since others held sessions for a while
         self.spare: Optional[Session] = None  # opening or open, for the next command
         self.used_at = 0.0  # when the last command ended
+        self.ended_at = float("-inf")  # when the last open session ended
         self.has_spare_timer = False  # a timer will look whether the spare session is needed
         self.limited_until = 0.0  # when the limit that was learnt is forgotten
         self.refusals = 0  # in a row
@@ -56,7 +59,12 @@ class PooledConnection:
 
     def expects_capacity(self, now: float) -> bool:
         """Return whether a session should be free soon, without the end of a command of ours."""
-        return not self.sessions or now < self.retry_until
+        return not self.sessions or now < self.retry_until or self.frees_session(now)
+
+    def frees_session(self, now: float) -> bool:
+        """Return whether the server, which opened more sessions before, is about to free one."""
+        peak = 0 if self.transport is None else self.transport.session_peak
+        return self.sessions < peak and now < self.ended_at + _FREEING_TIME
 
     def awaits_replies(self) -> bool:
         """Return whether the server should first answer the requests for sessions it has."""
@@ -113,14 +121,18 @@ class Session(ForwardingSink):
         # The pool's lock guards these.
         self.requested = False  # the server was asked to open it
         self.channel: Optional[SshChannel] = None  # open
-        self.command: Optional[Command] = None  # None: it is the spare one
+        self.is_open = False
+        self.command: Optional[SessionUser] = None  # None: it is the spare one
         self.ended = False
         self.lease: Optional[Lease] = None  # while it has a command
 
-    def assign(self, command: Command) -> None:
-        """Give it to a command; the pool's lock is held."""
+    def assign(self, command: SessionUser) -> None:
+        """Give it to a command or a request; the pool's lock is held."""
         self.command = command
-        self.forward_to(command)
+        if isinstance(command, SessionRequest):
+            command.assign(ChannelHold(self, command.strand))
+        elif isinstance(command, ChannelSink):
+            self.forward_to(command)
 
     def on_open(self, channel: SshChannel) -> None:
         """Hand it to the pool."""
@@ -135,3 +147,29 @@ class Session(ForwardingSink):
         owner = self._owner()
         if owner is not None:
             owner.session_closed(self, error)
+
+
+class ChannelHold:
+    """
+    Tells the pool that the channel which a user was given has ended, or was collected.
+
+    Attributes
+    ----------
+    is_armed : bool
+        Whether the user has the channel; else the pool knows of its end by itself.
+    """
+
+    def __init__(self, session: Session, strand: Optional[background.Strand]) -> None:
+        self._strand = strand or background.Strand()
+        self._session: Optional[Session] = session
+        self.is_armed = False
+
+    def __call__(self, error: Optional[SshServiceError]) -> None:
+        """Handle the end of the channel, on the reader thread."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.on_close(error)
+
+    def __del__(self) -> None:
+        if self.is_armed and self._session is not None:
+            background.submit_from_destructor(self._strand, self._session.on_close, None)

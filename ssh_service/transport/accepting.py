@@ -196,6 +196,11 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         if self._forwards.withdraw(forward) and self.is_active():
             self._stop_listening(forward)
 
+    def stop_port_forward(self, address: str, port: int) -> None:
+        """Do as `cancel_port_forward`, without waiting for the server."""
+        self._forwards.remove(address, port)
+        self._stop_listening(PortForward(address, port, None))
+
     def _stop_listening(self, forward: PortForward) -> None:
         kind = "streamlocal-forward@openssh.com" if forward.is_unix else "tcpip-forward"
         m = message(cMSG_GLOBAL_REQUEST, f"cancel-{kind}", True, *forward.fields)

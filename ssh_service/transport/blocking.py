@@ -133,7 +133,7 @@ class BlockingChannel(NonblockingChannel):
 
     def _wait_for_event(self) -> None:
         # Not the channel's timeout, which is for data and may be 0.
-        transport = self.get_transport()
+        transport = self.connection
         timeout = transport.channel_timeout
         if not self.event.wait(timeout):
             self.close()  # a late reply would be attributed to another request

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 from paramiko.common import cMSG_CHANNEL_FAILURE, cMSG_CHANNEL_WINDOW_ADJUST
 from paramiko.message import Message
@@ -25,6 +25,9 @@ from ssh_service.transport.packets import message
 from ssh_service.transport.pipe import CLOSED_PIPE, ChunkPipe
 from ssh_service.transport.sink import ChannelSink, OpenWaiter
 from ssh_service.transport.text import printable
+
+# Called with the reason of an end; None after a normal one.
+OnEnd = Callable[[Optional[SshServiceError]], None]
 
 # Bytes by which a server may exceed the window before it is an error; OpenSSH never does.
 _WINDOW_SLACK = 64 * 1024
@@ -65,6 +68,9 @@ class SshChannel(BlockingChannel):
         self.is_idle_spare = False  # unused: does not keep its connection open
         self._sink = sink
         self._close_on_open = False  # guarded by lock
+        self._on_end: Optional[OnEnd] = None  # guarded by lock: of a channel that was lent
+        # The address of a direct-tcpip channel, for who uses it as a socket.
+        self.destination: Any = None
         self.in_window_sofar = 0  # paramiko's, guarded by lock: bytes not yet granted again
         self._receive_window = 0  # guarded by lock: bytes the peer may still send
         self._has_ended = False  # reader thread only
@@ -103,15 +109,25 @@ class SshChannel(BlockingChannel):
         if self._has_ended:
             return
         self._has_ended = True
-        self.error = self.error or error
         with self.lock:
+            was_closed, on_end = self.closed, self._on_end
+            self._on_end = None
+            # Who closed it has no interest in the end of the connection.
+            if (
+                self._sink is not None
+                or not was_closed
+                or not isinstance(error, SshConnectionLost)
+            ):
+                self.error = self.error or error
             self._set_closed()
         if self.start_number is not None and not self.status_event.is_set():
-            self.get_transport().unconfirmed_ends.append(self.start_number)
+            self.connection.unconfirmed_ends.append(self.start_number)
         # A sink refers to its channel: the cycle would leave both to the garbage collector.
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.on_close(self.error)
+        if on_end is not None:
+            on_end(error)
 
     def _unlink(self) -> None:
         # paramiko's run() calls this for every channel before the reason of the loss is known;
@@ -121,6 +137,31 @@ class SshChannel(BlockingChannel):
     def detach_sink(self) -> None:
         """Continue with the blocking interface; called by the sink, on the reader thread."""
         self._sink = None
+
+    def lend(self, view: Any, on_end: Optional[OnEnd] = None) -> bool:
+        """
+        Continue with the blocking interface, as a channel of a view, before the first request.
+
+        Return False if the channel has been closed; its sink is notified.
+
+        Parameters
+        ----------
+        view : paramiko.Transport
+            What `get_transport` returns from now on; kept alive by the channel.
+        on_end : Optional[Callable[[Optional[SshServiceError]], None]]
+            Called once, on the reader thread, when the channel has ended; dropped with the
+            channel if that is collected before.
+        """
+        with self.lock:
+            if self.closed:
+                return False
+            if isinstance(self._sink, ChannelSink):
+                self.in_buffer, self.in_stderr_buffer = ChunkPipe(), ChunkPipe()
+            self._sink, self._on_end, self.is_idle_spare = None, on_end, False
+        self.transport.show(view)
+        # Now only the view's user keeps it.
+        self.connection._forget_channel(self)
+        return True
 
     def _after_fork_in_child(self, error: SshConnectionLost) -> None:
         """Invalidate in a forked child: threads that no longer exist may hold its locks."""
@@ -169,7 +210,7 @@ class SshChannel(BlockingChannel):
 
     def _request_success(self, m: Message) -> None:
         if self._process_requested and self.start_number is None:
-            self.start_number = self.get_transport().next_start_number()
+            self.start_number = self.connection.next_start_number()
         super()._request_success(m)
         if self._sink is not None:
             self._sink.on_reply(True)
@@ -179,7 +220,7 @@ class SshChannel(BlockingChannel):
             self._sink.on_reply(False)
             return
         self.error = SshSessionRefused(
-            "the server refused the request", connection_id=self.get_transport().connection_id
+            "the server refused the request", connection_id=self.connection.connection_id
         )
         super()._request_failed(m)
 
@@ -226,7 +267,7 @@ class SshChannel(BlockingChannel):
             self._handle_exit(-1, (name, core_dumped, text))
         elif want_reply:
             m = message(cMSG_CHANNEL_FAILURE, self.remote_chanid)
-            self.get_transport()._reply(m, self._send_state)
+            self.connection._reply(m, self._send_state)
 
     def _handle_exit(self, status: int, signal: Optional[Tuple[str, bool, str]]) -> None:
         if self.status_event.is_set():
@@ -247,7 +288,7 @@ class SshChannel(BlockingChannel):
             self._sink.on_eof()
 
     def _handle_close(self, m: Message) -> None:
-        transport = self.get_transport()
+        transport = self.connection
         # Our CLOSE may wait: it leaves before the messages that the end causes, or with the next
         # command (the server frees the session only then).  Writing it at once would keep the
         # waiting thread from the interpreter, and then from the send lock.

@@ -52,6 +52,12 @@ class ChannelMap:
         """Remove a channel."""
         self._references.pop(number, None)
 
+    def delete_channel(self, channel: Any) -> None:
+        """Remove a channel, by whatever number it has here."""
+        for number, reference in list(self._references.items()):
+            if reference() is channel:
+                self._references.pop(number, None)
+
     def values(self) -> List[Any]:
         """List the channels."""
         found = [reference() for reference in list(self._references.values())]

@@ -47,6 +47,11 @@ class KeepaliveMonitor:
         self._checked_after_deadline = False  # read the socket once more
         self.set_interval(interval)
 
+    @property
+    def interval(self) -> float:
+        """Seconds of silence after which a keepalive is sent; 0 for never."""
+        return self.limit / self._count
+
     def set_interval(self, interval: float) -> None:
         """Change the interval (seconds; 0 for never); the number of probes stays the same."""
         self.limit = interval * self._count  # one assignment: the reader may check at any moment

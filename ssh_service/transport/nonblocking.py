@@ -47,8 +47,13 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         self._send_state = SendState()
         self.transport = TaggedTransport(transport, self._send_state)
 
-    def get_transport(self) -> "SshTransport":
-        """Return the connection this channel belongs to."""
+    @property
+    def connection(self) -> "SshTransport":
+        """The connection this channel belongs to."""
+        return self.transport.connection
+
+    def get_transport(self) -> Any:
+        """Return the connection this channel belongs to, or the view that it was lent to."""
         return self.transport.transport
 
     @property
@@ -66,7 +71,7 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         return self._send_state.may_have_sent
 
     def _transmit(self, m: Message, wait: bool) -> None:
-        transport = self.get_transport()
+        transport = self.connection
         (transport._send_user_message if wait else transport.send_nowait)(m, self._send_state)
 
     def request_exec(self, command: bytes) -> None:
@@ -134,7 +139,7 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
             self.out_window_size -= size
         view = memoryview(data)[:size]
         messages = [self._data_message(view[at : at + most]) for at in range(0, size, most)]
-        transport = self.get_transport()
+        transport = self.connection
         if wait:
             transport._send_user_messages(messages, self._send_state)
         else:
@@ -180,6 +185,6 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
             and not send_state.close_sent
         ):
             if self.start_number is not None and not self.status_event.is_set():
-                self.get_transport().unconfirmed_ends.append(self.start_number)
+                self.connection.unconfirmed_ends.append(self.start_number)
             m = message(cMSG_CHANNEL_CLOSE, self.remote_chanid)
-            reaper.submit(self.get_transport(), m, send_state)
+            reaper.submit(self.connection, m, send_state)

@@ -30,16 +30,22 @@ class TaggedTransport:
     docs/paramiko_repairs.md#reused-channel-number.
     """
 
-    __slots__ = ("_send_state", "transport")
+    __slots__ = ("_send_state", "connection", "transport")
 
-    transport: "SshTransport"
+    connection: "SshTransport"  # which sends
+    transport: Any  # as users see it: the connection, or a view of it
 
-    def __init__(self, transport: "SshTransport", send_state: SendState) -> None:
-        object.__setattr__(self, "transport", transport)
+    def __init__(self, connection: "SshTransport", send_state: SendState) -> None:
+        object.__setattr__(self, "connection", connection)
+        object.__setattr__(self, "transport", connection)
         object.__setattr__(self, "_send_state", send_state)
 
+    def show(self, view: Any) -> None:
+        """Stand for a view of the connection from now on."""
+        object.__setattr__(self, "transport", view)
+
     def _send_user_message(self, m: Message) -> None:
-        self.transport._send_user_message(m, self._send_state)
+        self.connection._send_user_message(m, self._send_state)
 
     # Everything else is the transport's, including `isinstance`, ``==`` and assignment.
 

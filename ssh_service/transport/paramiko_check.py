@@ -51,6 +51,7 @@ _NEEDED = {
         "run",
         "stop_thread",
     ),
+    paramiko.SSHClient: ("_auth", "_families_and_addresses", "_key_from_filepath"),
     Channel: (
         "_check_add_window",
         "_close_internal",
@@ -96,6 +97,13 @@ _REPLACED = {
         "host_key_type",
         "lock",
         "saved_exception",
+    ),
+    paramiko.SSHClient: (
+        "_host_keys",
+        "_log_channel",
+        "_policy",
+        "_system_host_keys",
+        "_transport",
     ),
     Channel: (
         "_pipe",
@@ -206,6 +214,7 @@ def _check_attributes(made: Any, owner: Any) -> None:
 def _check_handlers() -> None:
     transport = paramiko.Transport(_NullSocket())
     _check_attributes(transport, paramiko.Transport)
+    _check_attributes(paramiko.SSHClient(), paramiko.SSHClient)
     for kind, name in _HANDLERS.items():
         if getattr(transport._handler_table.get(kind), "__name__", "") != name:
             raise _changed_error(f"Transport._handler_table no longer calls {name}")

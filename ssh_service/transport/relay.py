@@ -128,6 +128,13 @@ class Relay:
             self.error = error
 
 
+def close_proxy(proxy: ProxyCommand) -> None:
+    """End a proxy command that no transport has used, and close its pipes, too."""
+    process = _ProxyProcess(proxy)
+    process.interrupt()
+    process.close()
+
+
 def _shut_down(sock: socket.socket, how: int) -> None:
     try:
         sock.shutdown(how)

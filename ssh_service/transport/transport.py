@@ -185,8 +185,13 @@ class SshTransport(ChannelAcceptingTransport):
             phase=phase,
         )
         error.permanent = isinstance(cause, IncompatiblePeer)
-        error.throttled = any(line.startswith(_THROTTLED) for line in self.packetizer.banner)
+        error.throttled = self.was_throttled
         raise error from cause
+
+    @property
+    def was_throttled(self) -> bool:
+        """Whether the server said, instead of its identification, that it has no room now."""
+        return any(line.startswith(_THROTTLED) for line in self.packetizer.banner)
 
     def _server_text(self) -> str:
         # "Exceeded MaxStartups" comes instead of the identification: see
@@ -307,6 +312,11 @@ class SshTransport(ChannelAcceptingTransport):
                 self._send_keepalive()
             waits.append(patience)
         return max(0.0, min(waits)) if waits else _IDLE_CHECK_INTERVAL
+
+    @property
+    def keepalive_interval(self) -> float:
+        """Seconds of silence after which a keepalive is sent; 0 for never."""
+        return self._keepalive_monitor.interval
 
     def set_keepalive(self, interval: float) -> None:
         """

@@ -102,10 +102,11 @@ class Wire:
         if self._relay is not None:
             self._relay.start()
 
-    def detach(self) -> None:
-        """Return the socket to the caller: creating the transport failed."""
+    def detach(self) -> Any:
+        """Return the socket to the caller, who owns it from now on; only before `start`."""
         if self._relay is not None:
             self._relay.discard()
+        return self._original
 
     def settimeout(self, timeout: Optional[float]) -> None:
         """Ignore paramiko's timeout: every wait of the wire has its own."""

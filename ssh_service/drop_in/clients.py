@@ -1,0 +1,112 @@
+"""`SharedSSHClient`: `paramiko.SSHClient` whose `connect` leases a connection of the cache."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import inspect
+from typing import Any, Callable, Dict, Optional
+
+import paramiko
+import paramiko.client
+
+from ssh_service.drop_in.membership import Membership
+from ssh_service.drop_in.sharing import sharing
+from ssh_service.drop_in.target import ClientTarget, Route, plain_connect
+from ssh_service.drop_in.trust import Trust
+from ssh_service.transport import DropInTransport, TransportView, client_state
+
+_signature = inspect.signature(plain_connect)
+_plain_transport = paramiko.client.Transport
+# Absent from later releases of paramiko.
+_GSS = ("gss_auth", "gss_kex")
+
+
+@functools.wraps(plain_connect)
+def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Connect as `paramiko.SSHClient.connect` does, on a shared connection where that may be."""
+    bound = _signature.bind(self, *args, **kwargs)
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    arguments.pop(next(iter(_signature.parameters)))
+    try:
+        username = arguments["username"]
+        username = getpass.getuser() if username is None else username
+    except Exception:  # noqa: B902  (paramiko reports it later)
+        username = None
+    reason = _reason_for_private(self, arguments, username)
+    if reason is None:
+        _connect_shared(self, arguments, username)
+        return None
+    sharing.count_private(reason)
+    if arguments["transport_factory"] is None and reason != "patched":
+        arguments["transport_factory"] = DropInTransport
+    return plain_connect(self, **arguments)
+
+
+def _reason_for_private(
+    client: Any, arguments: Dict[str, Any], username: Optional[str]
+) -> Optional[str]:
+    """Say why a client must have a connection of its own; None: it may share one."""
+    for name in ("transport_factory", "auth_strategy"):
+        if arguments[name] is not None:
+            return name
+    if any(arguments.get(name) for name in _GSS):
+        return "gss"
+    if not Route.is_known(arguments["sock"]):
+        return "sock"
+    if paramiko.client.Transport is not _plain_transport:
+        return "patched"  # by a test of the program's, say
+    if client_state.overrides_login(client):
+        return "subclass"
+    host, port = arguments["hostname"], arguments["port"]
+    if not (isinstance(host, str) and isinstance(port, int) and isinstance(username, str)):
+        return "arguments"
+    share = sharing.share
+    if share is not None and not share(host, port, username):
+        return "share"
+    return None
+
+
+def _connect_shared(client: Any, arguments: Dict[str, Any], username: str) -> None:
+    trust = Trust(client, arguments["hostname"], arguments["port"])
+    target = ClientTarget(arguments, username, trust)
+    member = Membership(target)
+    try:
+        connection = member.connect()
+        view = TransportView(connection, member)
+        view.channel_timeout = arguments["channel_timeout"] or view.channel_timeout
+        for name in ("banner_timeout", "auth_timeout"):
+            if arguments[name] is not None:
+                setattr(view, name, arguments[name])
+        log_channel = client_state.log_channel(client)
+        if log_channel is not None:
+            view.set_log_channel(log_channel)
+        client_state.set_transport(client, view)
+        target.route.close_unused()
+    except Exception:
+        member.release()
+        # As in paramiko, a client has the transport of a failed login.
+        if target.failed_transport is not None:
+            client_state.set_transport(client, target.failed_transport)
+        raise
+    except BaseException:
+        target.is_abandoned = True
+        member.release()
+        if target.failed_transport is not None:
+            target.failed_transport.close()
+        raise
+    sharing.count_shared()
+
+
+class SharedSSHClient(paramiko.SSHClient):  # type: ignore[misc]
+    """
+    `paramiko.SSHClient`, on connections that the clients of the process share.
+
+    See the page on paramiko programs of the manual.
+    """
+
+    connect: Callable[..., Any] = connect
+
+
+SharedSSHClient.__name__ = SharedSSHClient.__qualname__ = "SSHClient"

@@ -1,0 +1,179 @@
+"""A client's part in a shared connection: its lease, its sessions, its trust."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Optional
+
+from paramiko.ssh_exception import SSHException
+
+from ssh_service import background
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.connections.entries import Lease
+from ssh_service.drop_in.sharing import sharing
+from ssh_service.drop_in.target import ClientTarget, DialFailed, may_share
+from ssh_service.drop_in.trust import OtherKeyType
+from ssh_service.errors import SshConnectError, SshConnectTimeout, SshServiceError
+from ssh_service.sessions.pool import SessionPool
+from ssh_service.sessions.request import SessionRequest
+from ssh_service.transport import SshChannel, SshTransport, TransportView
+
+# Threads that wait for each other, as they may with plain paramiko, must all get their sessions.
+_MAX_CONNECTIONS = sys.maxsize
+_strand = background.Strand()
+
+
+class Membership:
+    """
+    A client's lease of a connection, and its way to sessions.
+
+    Parameters
+    ----------
+    target : ClientTarget
+        Where the client connects to.
+
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.
+
+    Guarantees.  The client's trust judges the host key of every connection it gets, before
+    anything is sent over it.  The lease is given back once, also if this is collected.
+    """
+
+    def __init__(self, target: ClientTarget) -> None:
+        self.target = target
+        self._cache: SshClientCache = sharing.cache
+        self._linger = sharing.linger
+        self._token = sharing.next_token()
+        self._lease: Optional[Lease] = None
+        self._trusted = b""  # the host key
+
+    def __del__(self) -> None:
+        if self._lease is not None:
+            background.submit_from_destructor(
+                _strand, _leave, self.target, self._token, self._linger
+            )
+
+    # The connection.
+
+    def connect(self) -> SshTransport:
+        """
+        Lease a connection, dialled if necessary.
+
+        Raises
+        ------
+        Exception
+            What paramiko raises.
+        """
+        sharing.join(self.target.base, self._token)
+        while True:
+            transport = self._acquire()
+            if transport is not None:
+                return transport
+
+    def _acquire(self) -> Optional[SshTransport]:
+        """Lease a connection; None: it has to be tried again."""
+        target = self.target
+        lease = self._lease = self._cache.request(target, idle_timeout=self._linger)
+        mine = lease.slot.target is target
+        try:
+            self._cache.lender.wait(lease, target, None)
+            transport = lease.connection.result()[0]
+            if not mine:
+                self._judge(transport)
+        except OtherKeyType:
+            lease.release(self._linger)
+            target.key_types = target.trust.known_types()
+            return None
+        except DialFailed as failure:
+            lease.release()
+            # The lease's own error: the one that was raised is a copy for this caller.
+            if mine:
+                raise failure.original from failure.original.__cause__
+            if may_share(failure, target, lease.slot.target):
+                raise failure.copy_original() from failure
+            return None
+        except SshConnectTimeout as timeout:
+            lease.release()
+            raise socket.timeout("timed out") from timeout
+        except BaseException as error:
+            lease.release(self._linger)
+            if isinstance(error, SshServiceError) and not isinstance(error, SSHException):
+                raise SSHException(str(error)) from error  # the cache was closed
+            raise
+        self._trusted = transport.get_remote_server_key().asbytes()
+        return transport
+
+    def _judge(self, transport: SshTransport) -> None:
+        self.target.trust.judge(transport, any_type=not self.target.key_types)
+
+    def reconnect(self, view: TransportView) -> SshTransport:
+        """Return a connection in place of one that was lost."""
+        before = self._lease
+        transport = self.connect()
+        if before is not None:
+            before.release(self._linger)
+        return transport
+
+    def release(self) -> None:
+        """Give the lease back."""
+        sharing.leave(self.target.base, self._token, self._linger)
+        lease = self._lease
+        if lease is not None:
+            lease.release(self._linger)
+
+    # Sessions.
+
+    def open_session(
+        self,
+        view: TransportView,
+        window_size: Optional[int],
+        max_packet_size: Optional[int],
+        timeout: float,
+    ) -> SshChannel:
+        """Open a session on any connection of the destination, as the pool has it."""
+        target, cache = self.target, self._cache
+        pool = cache.session_pool(target.key, lambda: SessionPool(cache, target))
+        request = SessionRequest(target.connection_id, view.lend, window_size, max_packet_size)
+        pool.submit(request, _MAX_CONNECTIONS, self._linger, None, target)
+        try:
+            channel = request.wait(timeout)
+        except SshConnectError as error:
+            raise _original(error) from error
+        except SshServiceError as error:
+            if isinstance(error, SSHException):
+                raise
+            raise SSHException(str(error)) from error
+        if channel is None:
+            raise SSHException("Timeout opening channel.")
+        try:
+            self._check(channel.connection)
+        except BaseException:
+            channel.close()
+            raise
+        if not view.connection.is_active() and not view.is_closed:
+            self._adopt(view)
+        return channel
+
+    def _check(self, connection: SshTransport) -> None:
+        """Judge a further connection, unless it has the host key that is trusted."""
+        if connection.get_remote_server_key().asbytes() != self._trusted:
+            self.target.trust.judge(connection, any_type=False)
+
+    def _adopt(self, view: TransportView) -> None:
+        """Have the view stand for a connection that lives, now that there is one."""
+        try:
+            view.connection = self.reconnect(view)
+        except Exception:  # noqa: B902  (the session works all the same)
+            pass
+
+
+def _leave(target: ClientTarget, token: int, linger: float) -> None:
+    sharing.leave(target.base, token, linger)
+
+
+def _original(error: SshConnectError) -> BaseException:
+    if isinstance(error, DialFailed):
+        return error.copy_original()
+    return error

@@ -1,0 +1,288 @@
+"""A destination as a client of paramiko's names it, and how it is dialled: by paramiko's code."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from typing import Any, Callable, Dict, Optional, Tuple
+
+import paramiko
+from paramiko.ssh_exception import BadHostKeyException, SSHException
+
+from ssh_service.connections.entries import Target
+from ssh_service.drop_in.identity import algorithms_identity, credentials_identity, name_digest
+from ssh_service.drop_in.sharing import sharing
+from ssh_service.drop_in.trust import Trust
+from ssh_service.errors import SshConnectError, reason_of
+from ssh_service.params import ConnectKey, connection_id
+from ssh_service.transport import (
+    DropInTransport,
+    SshChannel,
+    SshTransport,
+    TransportView,
+    close_proxy,
+)
+
+# Seconds of silence after which a shared connection is asked for a sign of life.
+_KEEPALIVE = 15.0
+# Seconds that the system gives a TCP connection, about; and paramiko's own limits.
+_TCP_TIMEOUT, _BANNER_TIMEOUT, _HANDSHAKE_TIMEOUT, _AUTH_TIMEOUT = 135.0, 15.0, 15.0, 30.0
+
+# paramiko's own, also while `install` is in force.
+plain_connect = paramiko.SSHClient.connect
+
+
+class DialFailed(SshConnectError):
+    """
+    A dial of a client's failed.
+
+    Attributes
+    ----------
+    original : BaseException
+        What paramiko raised.
+    is_distrust : bool
+        Whether the client does not trust the host key; another one may.
+    """
+
+    original: BaseException
+    is_distrust = False
+
+    def copy_original(self) -> BaseException:
+        """Return a copy of what paramiko raised, for a client that waited for the dial."""
+        try:
+            return copy.copy(self.original)
+        except Exception:  # noqa: B902  (not every exception can be copied)
+            return self.original
+
+
+class Route:
+    """
+    How a client reaches its server: directly, by a proxy command, or over another client.
+
+    Parameters
+    ----------
+    sock : Any
+        As given to `connect`: None, a `paramiko.ProxyCommand`, or a channel of a client.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self._given: Dict[str, Any] = {} if sock is None else {"sock": sock}  # taken once
+        self._command: Optional[str] = None
+        self._hop: Optional[Target] = None
+        self._address: Any = None
+        self.identity: Tuple[Any, ...] = ("direct",)
+        if isinstance(sock, paramiko.ProxyCommand):
+            self._command = " ".join(shlex.quote(part) for part in sock.cmd)
+            self.identity = ("proxy", name_digest(*sock.cmd))
+        elif sock is not None:
+            self._hop, self._address = sock.get_transport().owner.target, sock.destination
+            self.identity = ("channel", self._hop.key, self._address)
+
+    @staticmethod
+    def is_known(sock: Any) -> bool:
+        """Return whether the same route can be taken once more, and compared."""
+        if not sock or type(sock) is paramiko.ProxyCommand:
+            return True
+        return (
+            isinstance(sock, SshChannel)
+            and isinstance(sock.get_transport(), TransportView)
+            and isinstance(sock.destination, tuple)
+        )
+
+    def open(self, open_tunnel: Any, deadline: float) -> Tuple[Any, Callable[[], None]]:
+        """Return what is to be connected over (None: TCP), and what gives it back."""
+        given = self._given.pop("sock", None)
+        if self._hop is not None:
+            hop, release = open_tunnel(self._hop, deadline)
+            try:
+                if given is not None and given.connection is hop and not given.closed:
+                    given.get_transport().give_away(given)
+                    return given, release
+                self._close(given)
+                return hop.open_channel("direct-tcpip", self._address), release
+            except BaseException:
+                release()
+                raise
+        if self._command is not None and given is None:
+            given = paramiko.ProxyCommand(self._command)
+        return given, _nothing
+
+    def close_unused(self) -> None:
+        """Close what the client gave, as its connection does not need it."""
+        self._close(self._given.pop("sock", None))
+
+    @staticmethod
+    def _close(sock: Any) -> None:
+        if isinstance(sock, paramiko.ProxyCommand):
+            close_proxy(sock)
+        elif sock is not None:
+            sock.close()
+
+
+class ClientTarget:
+    """
+    The destination of one call of `connect`.
+
+    Parameters
+    ----------
+    arguments : Dict[str, Any]
+        Those of `connect`, all of them.
+    username : str
+        The login name.
+    trust : Trust
+        The client's.
+
+    Attributes
+    ----------
+    key_types : Tuple[str, ...]
+        Types of the host key that the connection must prefer, where that matters.
+    failed_transport : Optional[SshTransport]
+        The transport of a failed login, for the client.
+    is_abandoned : bool
+        Whether the client has given up.
+    """
+
+    def __init__(self, arguments: Dict[str, Any], username: str, trust: Trust) -> None:
+        self._arguments = {**arguments, "username": username, "transport_factory": None}
+        self._arguments.pop("sock")
+        self.trust = trust
+        self.username = username
+        self.hostname: str = arguments["hostname"]
+        self.port: int = arguments["port"]
+        self.key_types: Tuple[str, ...] = ()
+        self.failed_transport: Optional[SshTransport] = None
+        self.is_abandoned = False
+        self.route = Route(arguments["sock"] or None)
+        self.patience = (
+            _TCP_TIMEOUT if arguments["timeout"] is None else arguments["timeout"],
+            arguments["banner_timeout"] or _BANNER_TIMEOUT,
+            arguments["auth_timeout"] or _AUTH_TIMEOUT,
+        )
+        self.base = ConnectKey(
+            destination=(self.hostname, self.hostname, self.port, username),
+            credentials=("paramiko", *credentials_identity(arguments)),
+            host_keys=(),
+            route=self.route.identity,
+            algorithms=algorithms_identity(arguments, DropInTransport.preferences()),
+            keepalive=(_KEEPALIVE, 0),
+        )
+        self._generation = sharing.generation(self.hostname, self.base)
+
+    def __repr__(self) -> str:
+        return f"<ClientTarget {self.connection_id}>"
+
+    @property
+    def key(self) -> ConnectKey:
+        """Equal for clients that may share a connection."""
+        return self.base._replace(host_keys=(self.key_types, self._generation))
+
+    @property
+    def connection_id(self) -> str:
+        """``user@host:port``."""
+        return connection_id(self.username, self.hostname, self.port)
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds that a dial may take."""
+        return sum(self.patience) + _HANDSHAKE_TIMEOUT
+
+    @property
+    def dialer(self) -> Callable[..., SshTransport]:
+        """Dials by paramiko's own code."""
+        return _dial
+
+
+class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
+    """A client of our own, which logs in for another one."""
+
+    def __init__(self, target: ClientTarget) -> None:
+        super().__init__()
+        self._target = target
+        self._system_host_keys = target.trust.system_host_keys
+        self._host_keys = target.trust.host_keys
+        self._policy = self
+        self.is_distrust = False
+
+    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+        """Let the policy of the other client judge."""
+        try:
+            self._target.trust.ask(self._transport, key)
+        except BaseException:
+            self.is_distrust = True
+            raise
+
+    def dial(self, arguments: Dict[str, Any], sock: Any, on_started: Any) -> SshTransport:
+        """Connect and log in; return the transport."""
+
+        def make(sock: Any, **options: Any) -> SshTransport:
+            transport = DropInTransport(sock, **options)
+            transport.connection_id = self._target.connection_id
+            if on_started is not None:
+                on_started(transport)
+            return transport
+
+        try:
+            plain_connect(self, **{**arguments, "sock": sock, "transport_factory": make})
+        finally:
+            if self._agent is not None:
+                self._agent.close()
+        transport = self.take_transport()
+        assert transport is not None
+        return transport
+
+    def take_transport(self) -> Optional[SshTransport]:
+        """Return the transport, if it came to that."""
+        transport: Optional[SshTransport] = self._transport
+        self._transport: Any = None
+        return transport
+
+
+def _dial(
+    target: ClientTarget,
+    deadline: float,
+    *,
+    open_tunnel: Any,
+    on_started: Any = None,
+    is_wanted: Any = None,
+) -> SshTransport:
+    """Make a connection as `paramiko.SSHClient.connect` does."""
+    dialler = _Dialler(target)
+    release: Callable[[], None] = _nothing
+    try:
+        sock, release = target.route.open(open_tunnel, deadline)
+        transport = dialler.dial(target._arguments, sock, on_started)
+    except BaseException as error:
+        failed = dialler.take_transport()
+        ours = DialFailed(
+            f"{target.connection_id}: cannot connect: {reason_of(error)}",
+            connection_id=target.connection_id,
+        )
+        ours.original = error
+        ours.is_distrust = dialler.is_distrust or isinstance(error, BadHostKeyException)
+        ours.throttled = failed is not None and failed.was_throttled
+        if failed is None or not failed.is_active() or target.is_abandoned:
+            if failed is not None:
+                failed.close()
+            release()
+        else:
+            # As in paramiko, the client has it after a failed login, and may try another one.
+            failed.add_done_callback(lambda *_: release())
+            target.failed_transport = failed
+        raise ours from error
+    transport.add_done_callback(lambda *_: release())
+    transport.set_keepalive(_KEEPALIVE)
+    sharing.count_login()
+    return transport
+
+
+def _nothing() -> None:
+    """Do nothing: there is nothing to give back."""
+
+
+def may_share(failure: DialFailed, own: ClientTarget, other: Any) -> bool:
+    """Return whether a dial of one's own would fail as another client's did."""
+    patient = isinstance(other, ClientTarget) and all(
+        mine <= theirs for mine, theirs in zip(own.patience, other.patience)
+    )
+    known = isinstance(failure.original, (SSHException, OSError))
+    return known and patient and not failure.is_distrust
