@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import stat
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict
 
@@ -31,6 +32,7 @@ from ssh_service.errors import (
     transfer_error,
     tree_error,
 )
+from tests.common import PATIENCE
 from tests.integration.sftp_processes import Shell
 from tests.trees import describe, make_tree, unfinished_files
 from tests.unit.sftp_harness import (
@@ -105,8 +107,11 @@ def test_options_that_are_wrong_are_refused_by_name(wrong: Dict[str, Any]) -> No
 
 def test_timeout_ends_a_copy_that_still_moves(tmp_path: Path) -> None:
     """`timeout` is the whole copy: a server that answers each request ends none of it."""
+    until = time.monotonic() + PATIENCE
 
     def answer(kind: int, request_id: int, body: bytes) -> bytes:
+        if time.monotonic() > until:
+            return status(request_id, protocol.FAILURE)
         if kind == protocol.READ:  # one byte at a time, for ever
             return frame(protocol.DATA, request_id, b"\0\0\0\1x")
         if kind == protocol.OPEN:
