@@ -212,12 +212,13 @@ def test_the_examples_work_as_they_are(sshd: Sshd, tmp_path: Path, nobody_at_hom
     (nobody_at_home / ".ssh").mkdir(mode=0o700)
     ssh_config = nobody_at_home / ".ssh" / "config"
     ssh_config.write_text(
-        f"Host my-host\n HostName {sshd.host}\n Port {sshd.port}\n User {sshd.username}\n"
+        f"Host my-host\n HostName {sshd.host}\n User {sshd.username}\n"
         f" IdentityFile {sshd.client_key}\n"
     )
     status, output = run_command(
         folder,
         *("--config", "experiment.jsonc"),
+        *("--ssh_port", str(sshd.port)),  # has an effect only where a service's config has one
         *("--remote_dir", str(tmp_path)),
         *("--ssh_config", str(ssh_config)),
         *("--ssh_known_hosts_path", str(nobody_at_home / "known_hosts")),
