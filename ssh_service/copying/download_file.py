@@ -117,6 +117,7 @@ class FileDownload:
     async def _copy_large(self) -> None:
         remote, source = self._remote, self._source
         handle = await remote.open(source, protocol.FOR_READING)
+        is_open = True
         try:
             before = parse_attributes(await remote.ask_stat_open(handle), source)
             size = before.size or 0
@@ -136,9 +137,12 @@ class FileDownload:
                 else:
                     size = await self._read_unannounced(handle, target)
                 after = parse_attributes(await remote.ask_stat_open(handle), source)
-                times = (before.mtime or 0, after.mtime or 0)
-                if was_rewritten(before.size or 0, times[0], after.size or 0, times[1]):
-                    raise changed_during_copy_error(source, "remote")
+                if _was_rewritten(before, after):
+                    # rclone reports the time of its own cache from the first read to the close.
+                    is_open = False
+                    await remote.ask_close(handle)
+                    if not _is_unchanged(before, await remote.stat(source)):
+                        raise changed_during_copy_error(source, "remote")
                 await self._verify(size, target)
                 finish(self._context, target, before)
             except (SshTransferError, Refused):
@@ -147,7 +151,8 @@ class FileDownload:
             finally:
                 target.keep()
         finally:
-            remote.ask_close(handle)
+            if is_open:
+                remote.ask_close(handle)
 
     async def _check_resumed(self, size: int, target: TargetFile) -> None:
         """Drop the part of an earlier copy, unless the source is proven to begin with it."""
@@ -198,6 +203,15 @@ class FileDownload:
             target.write(offset, data)
             offset += received
             self._context.progress.advance(received)
+
+
+def _was_rewritten(before: Attributes, after: Attributes) -> bool:
+    times = (before.mtime or 0, after.mtime or 0)
+    return was_rewritten(before.size or 0, times[0], after.size or 0, times[1])
+
+
+def _is_unchanged(before: Attributes, after: Attributes) -> bool:
+    return (before.size, before.mtime) == (after.size, after.mtime)
 
 
 def finish(context: CopyContext, target: TargetFile, attributes: Attributes) -> None:

@@ -18,7 +18,15 @@ from ssh_service.copying.sftp.session import SftpSession
 from tests.common import PATIENCE, in_threads
 from tests.integration.sftp_processes import real_session
 from tests.trees import describe, many_files
-from tests.unit.sftp_harness import MadeUpServer, download, frame, status, string, upload
+from tests.unit.sftp_harness import (
+    MadeUpServer,
+    attributes,
+    download,
+    frame,
+    status,
+    string,
+    upload,
+)
 
 
 class Erlang:
@@ -204,3 +212,53 @@ def test_open_failure_without_handle_shortage_is_raised(
         with pytest.raises(OSError, match="source/5"):
             download(small, tmp_path / "source", tmp_path / "target")
     assert small.handles._limit == 100
+
+
+class Rclone:
+    """
+    A server with one file, which reports its times as `rclone serve sftp` with a cache does.
+
+    From the first read until the file is closed, it is the time of the copy in the cache.
+    """
+
+    SIZE, MTIME = 1_000_000, 1_600_000_000
+
+    def __init__(self, changed: Tuple[int, int] = (0, 0)) -> None:
+        self.is_read = False
+        self.changed = changed  # by how much its size and time differ in the end
+
+    def answer(self, kind: int, request_id: int, body: bytes) -> bytes:
+        if kind == protocol.OPEN:
+            return frame(protocol.HANDLE, request_id, string(b"h"))
+        if kind == protocol.READ:
+            self.is_read = True
+            offset, size = struct.unpack(">QI", body[-12:])
+            return frame(protocol.DATA, request_id, string(bytes(min(size, self.SIZE - offset))))
+        if kind == protocol.CLOSE:
+            self.is_read = False
+        if kind == protocol.FSTAT:
+            mtime = self.MTIME + 1000 * self.is_read
+            return frame(protocol.ATTRS, request_id, attributes(0o100644, self.SIZE, mtime))
+        if kind == protocol.STAT:
+            size, mtime = self.SIZE + self.changed[0], self.MTIME + self.changed[1]
+            return frame(protocol.ATTRS, request_id, attributes(0o100644, size, mtime))
+        return status(request_id, protocol.OK)
+
+
+def test_download_of_a_file_whose_time_moves_only_while_it_is_read(tmp_path: Path) -> None:
+    """It has not changed: once it is closed, its time is what it was."""
+    with MadeUpServer(Rclone().answer).ready() as session:
+        download(session, "/file", tmp_path / "file")
+    assert (tmp_path / "file").stat().st_size == Rclone.SIZE
+    assert (tmp_path / "file").stat().st_mtime == Rclone.MTIME
+
+
+@pytest.mark.parametrize("changed", [(0, 5), (5, 0), (-5, 0)])
+def test_download_of_a_file_that_differs_once_it_is_closed_fails(
+    changed: Tuple[int, int], tmp_path: Path
+) -> None:
+    """Growth too: what was there before has another time."""
+    with MadeUpServer(Rclone(changed).answer).ready() as session:
+        with pytest.raises(OSError, match="changed"):
+            download(session, "/file", tmp_path / "file")
+    assert os.listdir(tmp_path) == []
