@@ -19,6 +19,7 @@ import pytest
 from ssh_service.copying import downloading
 from ssh_service.copying import progress as progress_module
 from ssh_service.copying import upload_stream, uploading
+from ssh_service.copying.local import walk as walk_module
 from ssh_service.copying.progress import Progress
 from ssh_service.copying.sftp.server_facts import Feature
 from ssh_service.copying.sftp.session import SftpSession
@@ -257,8 +258,16 @@ def test_times_of_very_many_folders_are_set(
     assert describe(tmp_path / "target") == describe(source)
 
 
-def test_upload_over_irreplaceable_entry_names_it(session: SftpSession, tmp_path: Path) -> None:
+def test_upload_over_irreplaceable_entry_names_it(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Files that wait for their folder go on after another one's failure."""
+
+    def in_order(folder: Any) -> Any:  # so that the folders are under way when the file fails
+        with os.scandir(folder) as entries:
+            return contextlib.nullcontext(sorted(entries, key=lambda entry: str(entry.name)))
+
+    monkeypatch.setattr(walk_module, "_scan", in_order)
     source, target = tmp_path / "source", tmp_path / "target"
     for name in ("a", "b", "c"):
         (source / name).mkdir(parents=True)

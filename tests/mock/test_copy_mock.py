@@ -79,7 +79,10 @@ def test_upload_replaces_a_file_and_follows_a_link(
 
 
 def test_missing_file_is_an_error(transport: SshTransport, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        download(transport, tmp_path / "missing", tmp_path / "x", timeout=20)
-    with pytest.raises(FileNotFoundError):
-        upload(transport, tmp_path / "missing", tmp_path / "x", timeout=20)
+    """The error names the connection, the side and the path."""
+    missing = tmp_path / "missing"
+    for copy, side in ((download, "remote"), (upload, "local")):
+        with pytest.raises(FileNotFoundError) as caught:
+            copy(transport, missing, tmp_path / "x", timeout=20)
+        where = f"{transport.connection_id}: {side} {str(missing)!r}"
+        assert str(caught.value) == f"{where}: No such file or directory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -53,6 +54,15 @@ def test_the_first_example_runs_and_copies(
     perform(example("run"), sshd, home)
     assert (home / "www" / "index.html").read_text() == "hello"
     assert "Linux" in capsys.readouterr().out
+
+
+def test_the_first_example_run_again_brings_the_copy_up_to_date(sshd: Sshd, home: Path) -> None:
+    """As it says; the folder does not go into its first copy."""
+    perform(example("run"), sshd, home)
+    (Path("site") / "index.html").write_text("hello again")
+    perform(example("run"), sshd, home)
+    assert os.listdir(home / "www") == ["index.html"]
+    assert (home / "www" / "index.html").read_text() == "hello again"
 
 
 def test_the_services_example_succeeds_and_is_silent(

@@ -70,6 +70,7 @@ def test_the_exit_statuses_are_in_the_help() -> None:
         (["run", "-H", "a", "--host-key", "maybe", "true"], "maybe"),
         (["run", "--bogus"], "--bogus"),
         (["run", "-H", "a", "-o", "setup.py", "true"], "setup.py: is a file, not a folder"),
+        (["run", "-H", "a", "-o", "-", "true"], "--output-dir must be a folder, got '-'"),
         (["run", "-H", "a", "--port", "0", "true"], "0"),
         (
             ["run", "-p", "2222", "-H", "a", "true"],
