@@ -1,11 +1,27 @@
-"""Where the user's own files are, and whether one of them has changed."""
+"""Where the user's own files are, what is in them, and whether one of them has changed."""
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import Tuple
+import select
+import stat
+import time
+from typing import Dict, List, Tuple
 
-__all__ = ["expand_home", "file_version", "home"]
+if os.name == "posix":
+    import fcntl
+
+__all__ = ["expand_home", "file_version", "home", "read_file"]
+
+# Seconds within which somebody must write to a pipe.
+_WRITER_TIMEOUT = 0.5
+# Seconds for which a pipe's writer may write nothing.
+_SILENCE_TIMEOUT = 30.0
+# How many pipes' contents are kept.
+_MAX_PIPES = 64
+# By device and inode: the content of a pipe, and its version after it was read.
+_pipes: Dict[Tuple[int, int], Tuple[Tuple[int, ...], bytes]] = {}
 
 
 def home() -> str:
@@ -39,3 +55,83 @@ def file_version(facts: os.stat_result) -> Tuple[int, ...]:
         facts.st_mtime_ns,
         facts.st_ctime_ns,
     )
+
+
+def read_file(path: str) -> bytes:
+    """
+    Read a regular file, a pipe or ``/dev/null``.
+
+    A pipe gives its content once: it is kept, for all threads, until somebody writes again.
+
+    Raises
+    ------
+    OSError
+        It cannot be read; `strerror` says why.
+
+    """
+    with open(path, "rb", opener=_open_nonblocking) as file:
+        facts = os.fstat(file.fileno())
+        if stat.S_ISFIFO(facts.st_mode):
+            return _read_pipe(file.fileno())
+        if not stat.S_ISREG(facts.st_mode) and not _is_null(facts):
+            raise OSError(errno.EINVAL, "it is not a regular file, a pipe or /dev/null")
+        return file.read()
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open a file; without `O_NONBLOCK`, a pipe would block until there is a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _is_null(facts: os.stat_result) -> bool:
+    null = os.stat(os.devnull)
+    return stat.S_ISCHR(facts.st_mode) and facts.st_rdev == null.st_rdev
+
+
+def _read_pipe(descriptor: int) -> bytes:
+    _lock(descriptor)  # two threads would get a part each
+    facts = os.fstat(descriptor)
+    where = (facts.st_dev, facts.st_ino)
+    version, content = _pipes.get(where, ((), b""))
+    if version != file_version(facts):
+        content = _read_to_end(descriptor)
+        if len(_pipes) >= _MAX_PIPES:
+            _pipes.clear()
+        _pipes[where] = (file_version(os.fstat(descriptor)), content)
+    return content
+
+
+def _lock(descriptor: int) -> None:
+    deadline = time.monotonic() + _SILENCE_TIMEOUT
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise OSError(errno.EAGAIN, "another reader keeps the pipe locked") from None
+            time.sleep(0.01)  # flock(2) has no time-out
+
+
+def _read_to_end(descriptor: int) -> bytes:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    parts: List[bytes] = []
+    has_writer = has_waited = False
+    while True:
+        try:
+            part = os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            has_writer = True
+            if not poll.poll(_SILENCE_TIMEOUT * 1000):
+                text = f"it is a pipe whose writer wrote nothing for {_SILENCE_TIMEOUT:g} s"
+                raise OSError(errno.ETIMEDOUT, text) from None
+            continue
+        if part:
+            parts.append(part)
+        elif parts or has_writer:
+            return b"".join(parts)
+        elif has_waited:
+            text = "it is a pipe to which nobody writes, or whose content another process has read"
+            raise OSError(errno.ENXIO, text)
+        else:  # no writer, or not yet; `poll` also notices one that comes and goes
+            has_writer, has_waited = bool(poll.poll(_WRITER_TIMEOUT * 1000)), True

@@ -6,7 +6,7 @@ from typing import List
 
 import click
 
-from ssh_service.user_files import expand_home
+from ssh_service.user_files import expand_home, read_file
 
 __all__ = ["VARIABLE", "hosts", "script"]
 
@@ -33,11 +33,10 @@ def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -
 def _configured_hosts() -> List[str]:
     names: List[str] = []
     try:
-        with open(expand_home("~/.ssh/config"), encoding="utf-8", errors="replace") as file:
-            for line in file:
-                word, *rest = line.replace("=", " ", 1).split() or [""]
-                if word.lower() == "host":
-                    names += [name for name in rest if not set(name) & set("*?!#")]
+        for line in read_file(expand_home("~/.ssh/config")).decode("utf-8", "replace").split("\n"):
+            word, *rest = line.replace("=", " ", 1).split() or [""]
+            if word.lower() == "host":
+                names += [name for name in rest if not set(name) & set("*?!#")]
     except OSError:
         pass  # nothing to offer
     return list(dict.fromkeys(names))

@@ -19,7 +19,7 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssh_service.errors import SshConfigError
 from ssh_service.patterns import is_match_list
-from ssh_service.user_files import file_version
+from ssh_service.user_files import file_version, read_file
 
 __all__ = ["KnownHosts", "KnownKey", "fingerprint", "hashed_name", "host_name"]
 
@@ -131,8 +131,7 @@ class KnownHosts:
 
 @functools.lru_cache(maxsize=16)
 def _parse(path: str, version: Tuple[int, ...]) -> Tuple[KnownKey, ...]:
-    with open(path, "rb") as file:
-        text = file.read().decode("utf-8", "surrogateescape")
+    text = read_file(path).decode("utf-8", "surrogateescape")
     keys = []
     for number, line in enumerate(text.split("\n"), 1):
         try:

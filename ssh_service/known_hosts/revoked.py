@@ -8,7 +8,7 @@ import os
 from typing import FrozenSet, Tuple
 
 from ssh_service.errors import SshConfigError
-from ssh_service.user_files import file_version
+from ssh_service.user_files import file_version, read_file
 
 __all__ = ["load_revoked"]
 
@@ -37,8 +37,7 @@ def load_revoked(path: str) -> FrozenSet[bytes]:
 
 @functools.lru_cache(maxsize=16)
 def _parse(path: str, version: Tuple[int, ...]) -> FrozenSet[bytes]:
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_file(path)
     if data.startswith(_KRL_MAGIC):
         raise SshConfigError(
             f"RevokedHostKeys {path!r} is a key revocation list (KRL), which is not supported; "

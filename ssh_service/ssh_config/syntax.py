@@ -8,7 +8,7 @@ import stat
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from ssh_service.errors import SshConfigError
-from ssh_service.user_files import file_version
+from ssh_service.user_files import file_version, read_file
 
 __all__ = ["Block", "Criterion", "Line", "Value", "criteria", "read"]
 
@@ -81,8 +81,7 @@ def _refuse_open(path: str, facts: os.stat_result) -> None:
 @functools.lru_cache(maxsize=1024)  # clusters come with a file each, all included
 def _parse(path: str, version: Tuple[int, ...]) -> Tuple[Block, ...]:
     # Windows' editors begin a file with a mark, which must not hide its first keyword.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        text = file.read()
+    text = read_file(path).decode("utf-8-sig", "surrogateescape")
     blocks: List[Tuple[Optional[Line], List[Line]]] = [(None, [])]
     for number, raw in enumerate(text.split("\n"), 1):
         plain = raw.strip(_BLANK)
