@@ -178,9 +178,14 @@ def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def folder_name(host: str) -> str:
-    """Return a host's name as a safe name for a folder, or for the start of a file's name."""
-    name = re.sub(r"[/\\\0]", "_", host)
-    return name if name.strip(".") else f"_{name}"
+    """
+    Return a host's name as a safe name for a folder, or for the start of a file's name.
+
+    Different hosts get different names: characters that a name cannot have are percent-encoded,
+    and so is a percent sign that looks like the beginning of such a code.
+    """
+    code = r"^(?=\.*$)\.|[/\\\0]|%(?=00|25|2E|2F|5C)"
+    return re.sub(code, lambda match: f"%{ord(match[0]):02X}", host) or "%25"
 
 
 def unique(hosts: List[str]) -> Tuple[List[str], int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import tracemalloc
 from typing import Any, Dict, List
 
@@ -110,6 +112,17 @@ def test_invalid_host_error_does_not_show_a_password() -> None:
 def test_a_hosts_folder_is_never_elsewhere(name: str) -> None:
     made = folder_name(name)
     assert made.strip(".") and "/" not in made and "\0" not in made
+
+
+def test_different_hosts_have_different_folders() -> None:
+    parts = ["", ".", "..", "/", "\\", "_", "%", "2", "2E", "%2E", "%25", "2F", "5C", "00", "a"]
+    names = {"".join(three) for three in itertools.product(parts, repeat=3)}
+    assert len({folder_name(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("name", ["web1", "deploy@web1:2222", "fe80::1%eth0", "a_b", "_.."])
+def test_a_name_that_is_safe_stays_as_it_is(name: str) -> None:
+    assert folder_name(name) == name
 
 
 MANY = ",".join(["1-100000"] * 180)
