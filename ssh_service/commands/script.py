@@ -20,6 +20,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _READ_AND_RUN = (
     '_ssh_n=${IFS#??};set -- "${_ssh_n%"${_ssh_n#?}"}";IFS= read -r _ssh_s;eval "$_ssh_s"'
 )
+# Characters of the program in one word: in zsh, a word's cost grows with the square of its length.
+_WORD_SIZE = 4096
 _SPECIAL = re.compile(r'([\\"$`])')
 _NEWLINE = re.compile(r"\n(?![0-9:[])")
 _LINE_END = re.compile(r"\r?\n")
@@ -173,8 +175,18 @@ def deliver(
     exports = "".join(f"export {name}={_quote(value)}\n" for name, value in (env or {}).items())
     # (No program can be started any more once a value of many kilobytes is exported.)
     program = f"set --;unset _ssh_n _ssh_s;{prologue()}\n{exports}{script}"
-    preamble = _encode(f'eval "{_on_one_line(program)}"\n')
-    return Delivery(_encode(command), preamble, direct)
+    return Delivery(_encode(command), _encode(_evaluate(program)), direct)
+
+
+def _evaluate(program: str) -> str:
+    """Write a line that evaluates a program, a long one in several words."""
+    if len(program) <= _WORD_SIZE:
+        return f'eval "{_on_one_line(program)}"\n'
+    program = f"IFS=$_ssh_i;unset _ssh_i;{program}"
+    parts = [program[at : at + _WORD_SIZE] for at in range(0, len(program), _WORD_SIZE)]
+    words = " ".join(f'"{_on_one_line(part)}"' for part in parts)
+    # Without an IFS, `$*` joins the words by nothing.
+    return f'_ssh_i=$IFS;IFS=;set -- {words};eval "$*"\n'
 
 
 def _on_one_line(program: str) -> str:

@@ -219,10 +219,7 @@ def test_the_process_group_is_told_whole_and_nobody_else_sees_it(
 
 @each_shell
 def test_a_hundred_kib_and_a_mebibyte_run(shell: List[str], tmp_path: Path) -> None:
-    sizes = [100 * 1024, 1024 * 1024]
-    if Path(shell[0]).name == "zsh":
-        sizes.pop()  # its cost grows with the square of the number of lines: a minute for this
-    for size in sizes:
+    for size in (100 * 1024, 1024 * 1024):
         filler = "# it's filler $(touch x)\n"
         text = filler * (size // len(filler)) + "echo done"
         assert run(shell, deliver(text), tmp_path) == (0, b"done\n", b"")
@@ -232,11 +229,23 @@ def test_a_hundred_kib_and_a_mebibyte_run(shell: List[str], tmp_path: Path) -> N
 @pytest.mark.long
 @each_shell
 def test_sixteen_mib_run(shell: List[str], tmp_path: Path) -> None:
-    if Path(shell[0]).name == "zsh":
-        pytest.skip("zsh takes hours for so many lines")
     line = "true 'it is long' \"$HOME\"\n"
     text = line * ((16 * 1024 * 1024 - 20) // len(line)) + "echo done"
     assert run(shell, deliver(join(text)), tmp_path, timeout=300) == (0, b"done\n", b"")
+
+
+@each_shell
+@pytest.mark.parametrize("at", range(4090, 4130, 11))
+def test_a_long_script_runs_as_if_it_were_one_word(
+    shell: List[str], at: int, tmp_path: Path
+) -> None:
+    """Its words are joined without a trace: IFS, parameters, quotes, newlines, characters."""
+    text = "#" * at + "\n" + "a=\"1'\n\n2\"\n:  ż\nset -f\nb='x y'\nprintf '%s|' \"$a\" $b $#"
+    text += "\nprintf '%s|' \"${IFS%%?}\" \"${_ssh_i-none}${_ssh_s-none}\""
+    expected = "1'\n\n2|" + ("x y|" if Path(shell[0]).name == "zsh" else "x|y|") + "0|"
+    status, stdout, stderr = run(shell, deliver(text, {"A": "b"}), tmp_path)
+    assert (status, stderr) == (0, b"")
+    assert stdout.decode().startswith(expected + " \t") and stdout.endswith(b"|nonenone|")
 
 
 @each_shell
