@@ -1,12 +1,15 @@
-"""Checks of algorithm negotiation: the host key's type, and the server's offer for errors."""
+"""Checks of algorithm negotiation: the host key's type, and what errors say of the server."""
 
 from __future__ import annotations
 
+import re
 from typing import Mapping, Sequence
 
+from paramiko.common import MSG_NAMES
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
+from ssh_service.errors import reason_of
 from ssh_service.transport.text import printable
 
 # The lists in a server's KEXINIT, by paramiko's name for them in "no acceptable ...".
@@ -17,6 +20,10 @@ _OFFERS = {
     "macs": ("client_mac_algo_list", "server_mac_algo_list"),
     "compression": ("client_compress_algo_list", "server_compress_algo_list"),
 }
+_LISTS = 10  # in a KEXINIT, after the cookie: RFC 4253, section 7.1
+_COOKIE_SIZE = 16
+_NAMES = re.compile(rb"[!-~]*\Z")
+_UNEXPECTED = re.compile(r"Expecting packet from \((.*)\), got (\d+)")
 _CERTIFICATE = "-cert-v01@openssh.com"
 _RSA = ("rsa-sha2-256", "rsa-sha2-512")
 
@@ -28,6 +35,48 @@ def server_offer(problem: str, kex_init: Mapping[str, Sequence[str]]) -> str:
             names = dict.fromkeys(name for each in lists for name in kex_init[each] if name)
             return ",".join(names) or "none"
     return "unknown"
+
+
+def check_kex_init(m: Message) -> None:
+    """
+    Check that a KEXINIT consists of name lists.
+
+    paramiko would raise a UnicodeDecodeError, or find no common algorithm.
+
+    Raises
+    ------
+    SSHException
+        It ends early, or a name is not of printable US-ASCII characters.
+    """
+    rest = m.get_remainder()[_COOKIE_SIZE:]
+    for _ in range(_LISTS):
+        end = 4 + int.from_bytes(rest[:4], "big")
+        names, complete = rest[4:end], len(rest) >= end
+        if not complete or not _NAMES.match(names):
+            what = f"the names {_text(names)}" if complete else "it ends early"
+            raise SSHException(
+                f"the server sent a malformed KEXINIT ({what}), so that no algorithms can be"
+                " agreed on; it, or something between, does not speak SSH 2 correctly"
+            )
+        rest = rest[end:]
+
+
+def violation_of(error: BaseException) -> str:
+    """Return what was wrong with what the server sent, by paramiko's exception."""
+    reason = reason_of(error)
+    unexpected = _UNEXPECTED.match(reason)
+    if unexpected is not None:
+        wanted = [_message_name(number) for number in re.findall(r"\d+", unexpected[1])]
+        got = _message_name(unexpected[2])
+        return f"the server sent {got} where {' or '.join(wanted)} was expected"
+    if isinstance(error, (SSHException, OSError, EOFError)):
+        return reason
+    return f"the server sent a malformed message ({reason})"
+
+
+def _message_name(number: str) -> str:
+    name = MSG_NAMES.get(int(number))
+    return f"message {number}" + (f" ({name})" if name else "")
 
 
 def check_host_key(agreed: str, host_key: bytes, signature: bytes) -> None:

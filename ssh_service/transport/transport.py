@@ -25,7 +25,12 @@ from paramiko.ssh_exception import IncompatiblePeer, SSHException
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshConnectTimeout, reason_of
 from ssh_service.transport import reaper, sending
 from ssh_service.transport.accepting import ChannelAcceptingTransport
-from ssh_service.transport.agreement import check_host_key, server_offer
+from ssh_service.transport.agreement import (
+    check_host_key,
+    check_kex_init,
+    server_offer,
+    violation_of,
+)
 from ssh_service.transport.keepalive import KeepaliveMonitor
 from ssh_service.transport.lock_free import LockFreeEvent
 from ssh_service.transport.packets import Inflater
@@ -177,7 +182,7 @@ class SshTransport(ChannelAcceptingTransport):
                 phase=phase,
             ) from cause
         text = printable(
-            reason_of(cause) if cause else "the server closed the connection", _MAX_OFFER
+            violation_of(cause) if cause else "the server closed the connection", _MAX_OFFER
         )
         error = SshConnectError(
             f"{self.connection_id}: {text} (phase: {phase}){self._server_text()}",
@@ -211,6 +216,7 @@ class SshTransport(ChannelAcceptingTransport):
             raise SSHException(f"no SSH identification: {reason_of(cause)}") from cause
 
     def _parse_kex_init(self, m: Message) -> None:
+        check_kex_init(m)
         try:
             super()._parse_kex_init(m)
         except IncompatiblePeer as error:

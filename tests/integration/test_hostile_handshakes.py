@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import socket
 import struct
 import threading
@@ -118,6 +119,39 @@ def test_a_syn_that_nobody_answers_is_a_time_out_of_phase_tcp() -> None:
     with black_hole() as port:
         error = fail_to_dial(port)
     assert isinstance(error, SshConnectTimeout) and error.phase == "tcp"
+
+
+def packet(payload: bytes) -> bytes:
+    padding = 8 - (len(payload) + 5) % 8 + 8
+    return struct.pack(">IB", len(payload) + padding + 1, padding) + payload + bytes(padding)
+
+
+KEXINIT = b"\x14" + bytes(16)
+
+
+@pytest.mark.parametrize(
+    "payload, told",
+    [
+        (KEXINIT + b"\0\0\0\3\xff\xfe\x80" * 10 + bytes(5), "malformed KEXINIT"),
+        (KEXINIT + b"\0\0\0\3abc" * 9, "malformed KEXINIT"),
+        (KEXINIT + b"\x40\0\0\0abc", "malformed KEXINIT"),
+        (b"\x14abc", "malformed KEXINIT"),
+        (b"\x15", r"message 21 \(newkeys\) where message 20 \(kexinit\) was expected"),
+        (b"\xc8", r"message 200 where message 20 \(kexinit\) was expected"),
+        (b"", "malformed message"),
+    ],
+)
+def test_a_garbled_key_exchange_is_told_as_such(payload: bytes, told: str) -> None:
+    """With the host, not as "'utf-8' codec can't decode" or a lack of common algorithms."""
+
+    def garble(visit: Visit) -> None:
+        visit.sock.sendall(b"SSH-2.0-Garbled\r\n" + packet(payload))
+        visit.sock.recv(100)
+
+    with EvilTcp(garble) as server:
+        error = fail_to_dial(server.port)
+        assert str(error).startswith(f"tester@127.0.0.1:{server.port}: the server sent ")
+    assert re.search(told, str(error)) and error.phase == "kex"
 
 
 def test_what_a_server_says_in_place_of_its_identification_is_told() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-
 import tracemalloc
 from typing import Any, Dict, List
 
