@@ -206,7 +206,7 @@ class _HostsRun:
         self._deadline: Optional[float] = None
 
     def run(self) -> int:
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             with self._make_reporter() as reporter:

@@ -241,7 +241,7 @@ def test_a_long_script_runs_as_if_it_were_one_word(
 ) -> None:
     """Its words are joined without a trace: IFS, parameters, quotes, newlines, characters."""
     text = "#" * at + "\n" + "a=\"1'\n\n2\"\n:  ż\nset -f\nb='x y'\nprintf '%s|' \"$a\" $b $#"
-    text += "\nprintf '%s|' \"${IFS%%?}\" \"${_ssh_i-none}${_ssh_s-none}\""
+    text += '\nprintf \'%s|\' "${IFS%%?}" "${_ssh_i-none}${_ssh_s-none}"'
     expected = "1'\n\n2|" + ("x y|" if Path(shell[0]).name == "zsh" else "x|y|") + "0|"
     status, stdout, stderr = run(shell, deliver(text, {"A": "b"}), tmp_path)
     assert (status, stderr) == (0, b"")

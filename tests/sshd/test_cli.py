@@ -332,7 +332,9 @@ def test_second_interrupt_restores_the_terminal_and_sums_up(config: Path) -> Non
 # --- luck ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGQUIT, 131)]
+)
 def test_an_interrupt_ends_the_remote_commands(
     config: Path, tmp_path: Path, number: int, status: int
 ) -> None:
