@@ -188,7 +188,7 @@ def forward_remote(
         The target, seen from this machine: ``"host:port"``, ``"[IPv6 address]:port"``, the path of
         a Unix socket, or a port of this machine's loopback.
     listen : Union[int, str, os.PathLike]
-        Where the server listens: a port of its loopback (0: any free one, see `Forward.port`),
+        Where the server listens: a port of its 127.0.0.1 (0: any free one, see `Forward.port`),
         ``"address:port"`` (``*``: all addresses, which sshd allows only with ``GatewayPorts``), or
         the path of a Unix socket on the server.
     max_streams : int

@@ -72,14 +72,20 @@ def parse_target(value: Any, *, is_local: bool, name: str = "to") -> Address:
 
 def parse_listen(value: Any, *, is_local: bool, name: str = "listen") -> Address:
     """
-    Parse where a forward listens; a port is on loopback, and port 0 is any free one.
+    Parse where a forward listens; a port is on 127.0.0.1, and port 0 is any free one.
+
+    Not on ``localhost``: sshd is content with one of its addresses, so that the connections to a
+    port that another program has taken on 127.0.0.1 would go there.
 
     Raises
     ------
     SshConfigError
         It is not a port, ``host:port`` or a path.
     """
-    return _parse(value, name, 0, is_local)
+    address = _parse(value, name, 0, is_local)
+    if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
+        return TcpAddress("127.0.0.1", address[1])  # type: ignore[misc]
+    return address
 
 
 def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:

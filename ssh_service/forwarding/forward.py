@@ -322,6 +322,11 @@ class Forward:
             )
         )
 
+    def on_stream_failed(self, error: Exception) -> None:
+        """Keep the reason, before the local program learns of the end."""
+        self.last_error = error
+        _log.info("%s", error)
+
     def on_stream_ended(
         self, stream: Stream, outcome: str, error: Optional[BaseException]
     ) -> None:
@@ -330,9 +335,6 @@ class Forward:
         self._link.forget(stream)
         self._to_server += stream.bytes_to_server
         self._from_server += stream.bytes_from_server
-        if outcome in ("refused", "failed") and isinstance(error, Exception):
-            self.last_error = error
-            _log.info("%s", error)
         now = time.monotonic()
         self._publish(
             events.StreamEnded(

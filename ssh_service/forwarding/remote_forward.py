@@ -196,10 +196,10 @@ class RemoteForward(Forward):
             stream.accept(incoming)
             return
         why = "unknown" if error is None else error.strerror or reason_of(error)
-        incoming.refuse(OPEN_CONNECT_FAILED, f"cannot connect to {self._to}: {why}")
         self._report_refused(
             f"{self._connection_id}: cannot connect to {self._to} here: {why}", began
         )
+        incoming.refuse(OPEN_CONNECT_FAILED, f"cannot connect to {self._to}: {why}")
 
     def _report_refused(self, text: str, began: float) -> None:
         """Count a stream whose target was not reached, and publish it."""

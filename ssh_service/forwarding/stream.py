@@ -57,6 +57,9 @@ class Owner(Protocol):
     def on_stream_opened(self, stream: "Stream") -> None:
         """Handle that bytes can pass."""
 
+    def on_stream_failed(self, error: Exception) -> None:
+        """Handle that a target refused, or the local program asked for none; the end follows."""
+
     def on_stream_ended(
         self, stream: "Stream", outcome: str, error: Optional[BaseException]
     ) -> None:
@@ -318,6 +321,8 @@ class Stream(ChannelSink):
         self._thread.watch(self._sock, 0, self._on_ready)
         self.has_ended = True
         self._is_closing = True
+        if outcome in ("refused", "failed") and isinstance(error, Exception):
+            self._owner.on_stream_failed(error)
         channel = self._channel
         if channel is not None:
             if not channel.active:

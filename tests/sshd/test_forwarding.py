@@ -100,7 +100,7 @@ def test_forward_local_carries_each_connection_and_counts(
     assert {(each.opened, each.outcome, each.error) for each in streams} == {
         (True, "completed", None)
     }
-    assert cache.stats()["leases"] == 0
+    eventually(lambda: cache.stats()["leases"] == 0, "the lease is released")
     assert sshd.logins() == 1
 
 
@@ -252,7 +252,7 @@ def test_a_connection_that_cannot_be_made_leaves_no_listener(
     with pytest.raises(SshAuthError):
         forward_local(wrong, 1, listen=path, cache=cache)
     eventually(lambda: not path.exists(), "the socket is removed")
-    assert cache.stats()["leases"] == 0
+    eventually(lambda: cache.stats()["leases"] == 0, "the lease is released")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nowhere = {**sshd.connect_params, "port": free.getsockname()[1]}
@@ -355,7 +355,7 @@ def test_a_lost_connection_resets_its_streams_and_the_next_one_reconnects(
             port = forward.port
         assert forward.port == port
     assert cache.stats()["dials"] == 2
-    assert cache.stats()["leases"] == 0
+    eventually(lambda: cache.stats()["leases"] == 0, "the lease is released")
 
 
 def test_keep_connects_again_without_a_stream(sshd: Sshd, cache: SshClientCache) -> None:
@@ -612,7 +612,7 @@ def test_close_lets_streams_end_and_resets_those_that_do_not(
     seen.wait_for(events.ForwardEnded)
     outcomes = [event.outcome for event in seen.of(events.StreamEnded)]
     assert outcomes[-1] == "closed" and outcomes.count("closed") == 1
-    assert cache.stats()["leases"] == 0
+    eventually(lambda: cache.stats()["leases"] == 0, "the lease is released")
 
 
 def test_closing_the_cache_ends_its_forwards(sshd: Sshd, cache: SshClientCache) -> None:
