@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 # Seconds that closing may take beyond the time for draining.
 _CLOSE_TIMEOUT = 5.0
+# Seconds that the server has to stop listening.
+_STOP_TIMEOUT = 2.0
 # Seconds for which the streams may end when the interpreter does.
 _EXIT_TIMEOUT = 1.0
 
@@ -114,6 +116,7 @@ class Forward:
         self._stream_count = 0  # since the beginning
         self._to_server = self._from_server = 0  # of streams that have ended
         self._is_closing = False
+        self._is_stopping = False  # the server was asked to stop listening
         self._was_lost_at: Optional[float] = None
         self._drain_timer: Optional[Timer] = None
 
@@ -386,15 +389,26 @@ class Forward:
             self._stop_listening()
         if self._drain_timer is not None:
             self._drain_timer.cancel()
-        if drain and self._ready.done() and self._ready.exception() is None:
-            self._drain_timer = self.thread.call_later(drain, self._end)
-            self._end_if_drained()
-        else:
+        if not self._ready.done():
             self._end()
+            return
+        if not drain:
+            self._reset_streams()
+        least = _STOP_TIMEOUT if self._is_stopping else 0.0
+        self._drain_timer = self.thread.call_later(max(drain, least), self._end)
+        self._end_if_drained()
 
     def _end_if_drained(self) -> None:
-        if self._is_closing and not self.streams:
+        if self._is_closing and not self._is_stopping and not self.streams:
             self._end()
+
+    def _on_stopped(self) -> None:
+        self._is_stopping = False
+        self._end_if_drained()
+
+    def _reset_streams(self) -> None:
+        for stream in list(self._streams):
+            stream.abort("closed")
 
     def _end(self, error: Optional[SshServiceError] = None) -> None:
         """End it, and reset the streams that are left."""
@@ -410,8 +424,7 @@ class Forward:
             self._stop_listening()
         if self._drain_timer is not None:
             self._drain_timer.cancel()
-        for stream in list(self._streams):
-            stream.abort("closed")
+        self._reset_streams()
         self._link.close()
         if listened:
             self._publish_ended(error)

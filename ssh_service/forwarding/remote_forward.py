@@ -152,12 +152,14 @@ class RemoteForward(Forward):
         self._cancel_timers()
         transport, listening = self._link.transport, self._listening
         if transport is not None and listening is not None:
-            transport.stop_listening(listening)
+            self._is_stopping = transport.stop_listening(
+                listening, lambda: self.thread.call_soon(self._on_stopped)
+            )
         self._listening = None
 
-    def _end(self, error: Optional[SshServiceError] = None) -> None:
+    def _reset_streams(self) -> None:
         self._cancel_connectors()
-        super()._end(error)
+        super()._reset_streams()
 
     # Streams.
 

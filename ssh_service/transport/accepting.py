@@ -191,20 +191,41 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         self.send_nowait(m)
         return forward
 
-    def stop_listening(self, forward: PortForward) -> None:
-        """Ask the server to stop listening, without blocking, now or once it has agreed to."""
-        if self._forwards.withdraw(forward) and self.is_active():
-            self._stop_listening(forward)
+    def stop_listening(
+        self, forward: PortForward, on_answer: Optional[Callable[[], None]] = None
+    ) -> bool:
+        """
+        Ask the server to stop listening, without blocking, now or once it has agreed to listen.
+
+        Parameters
+        ----------
+        forward : PortForward
+            From `start_listening`.
+        on_answer : Optional[Callable[[], None]]
+            Called on the reader thread when the server has answered, or the connection has ended.
+
+        Returns
+        -------
+        bool
+            Whether `on_answer` will be called: the server listened.
+        """
+        listened = self._forwards.withdraw(forward) and self.is_active()
+        if listened:
+            self._stop_listening(forward, on_answer)
+        return listened
 
     def stop_port_forward(self, address: str, port: int) -> None:
         """Do as `cancel_port_forward`, without waiting for the server."""
         self._forwards.remove(address, port)
         self._stop_listening(PortForward(address, port, None))
 
-    def _stop_listening(self, forward: PortForward) -> None:
+    def _stop_listening(
+        self, forward: PortForward, on_answer: Optional[Callable[[], None]] = None
+    ) -> None:
         kind = "streamlocal-forward@openssh.com" if forward.is_unix else "tcpip-forward"
         m = message(cMSG_GLOBAL_REQUEST, f"cancel-{kind}", True, *forward.fields)
-        m.on_sent = lambda: self._pending_replies.ask(None)
+        pending = None if on_answer is None else PendingReply(lambda _: on_answer())
+        m.on_sent = lambda: self._pending_replies.ask(pending)
         self.send_nowait(m)
 
     def cancel_port_forward(self, address: str, port: int) -> None:
