@@ -480,7 +480,7 @@ def _close_at_exit() -> None:
     deadline = time.monotonic() + _EXIT_TIMEOUT
     left = list(_live)
     for forward in left:
-        if forward.streams:
+        if forward.streams and not forward._is_closing:
             _log.warning(
                 "the program has ended while %d streams of the forward of %s were open: they were"
                 " reset",

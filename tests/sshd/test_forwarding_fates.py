@@ -1,0 +1,194 @@
+"""Forwards whose process forks, ends, or is interrupted: nothing is left, and nobody is harmed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from ssh_service import Forward, SshClientCache, forward_local, forward_remote
+from ssh_service.errors import SshServiceError
+from ssh_service.forwarding import forward as forward_module
+from ssh_service.testing.local_sshd import Sshd
+from tests.common import eventually, run_python
+from tests.injection import HOWS, moments, torn_at
+from tests.sshd.forward_targets import ask, connect, target
+
+PROGRAM = """
+import json, logging, os, socket, sys
+import ssh_service
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+params, to, path, what = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+forward = ssh_service.forward_local(params, to, listen=path)
+if what != "idle":
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    client.sendall(b"hello")
+    assert client.recv(10) == b"hello"
+if what == "error":
+    raise ValueError("the program's own")
+"""
+
+
+@pytest.mark.parametrize("what", ["idle", "streams", "error"])
+def test_the_end_of_the_interpreter_leaves_no_socket_and_says_what_was_open(
+    sshd: Sshd, tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "socket"
+    with target() as server:
+        done = run_python(PROGRAM, json.dumps(sshd.connect_params), server.port, str(path), what)
+        eventually(lambda: len(server.ended) == len(server.clients), "the target's ends")
+    assert not path.exists()
+    assert done.returncode == (1 if what == "error" else 0)
+    lines = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    if what == "idle":
+        assert done.stderr == ""
+    else:
+        assert len(lines) == 1 and "1 streams of the forward of" in lines[0]
+    assert ("Traceback" in done.stderr) == (what == "error")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_neither_harms_nor_keeps_the_parents_forward(
+    sshd: Sshd, cache: SshClientCache, tmp_path: Path
+) -> None:
+    """Streams go on, and the parent's end is an end although the child lives on."""
+    path = tmp_path / "socket"
+    with target() as server:
+        with forward_local(sshd.connect_params, server.port, cache=cache) as forward:
+            local = forward_local(sshd.connect_params, server.port, listen=path, cache=cache)
+            client = connect(forward.port)
+            client.sendall(b"hello")
+            assert client.recv(10) == b"hello"
+            begin_reader, begin_writer = os.pipe()
+            end_reader, end_writer = os.pipe()
+            child = os.fork()
+            if child == 0:  # pragma: no cover (another process)
+                code = 1
+                try:
+                    assert forward.closed and local.closed
+                    assert isinstance(forward.last_error, SshServiceError)
+                    assert "parent process" in str(forward.last_error)
+                    forward.close()
+                    local.close()
+                    os.write(begin_writer, b"x")
+                    os.read(end_reader, 1)
+                    code = 0
+                finally:
+                    os._exit(code)
+            try:
+                assert os.read(begin_reader, 1) == b"x"
+                client.sendall(b"still here")
+                assert client.recv(10) == b"still here"
+                assert path.exists() and ask(str(path)) == b"hello"
+                local.close()
+                forward.close(drain=0)
+                with pytest.raises(ConnectionRefusedError):
+                    connect(forward.port)
+                with pytest.raises(ConnectionResetError):
+                    client.recv(10)
+            finally:
+                os.write(end_writer, b"x")
+                status = os.waitpid(child, 0)[1]
+                for descriptor in (begin_reader, begin_writer, end_reader, end_writer):
+                    os.close(descriptor)
+                client.close()
+            assert status == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_forwards_on_its_own(sshd: Sshd) -> None:
+    code = """
+import json, os, socket, sys
+import ssh_service
+
+params, to = json.loads(sys.argv[1]), int(sys.argv[2])
+
+def check():
+    with ssh_service.forward_local(params, to) as forward:
+        with socket.create_connection(("127.0.0.1", forward.port)) as client:
+            client.sendall(b"hello")
+            assert client.recv(10) == b"hello"
+
+check()
+child = os.fork()
+check()
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print("good")
+"""
+    with target() as server:
+        done = run_python(code, json.dumps(sshd.connect_params), server.port)
+    assert (done.stdout, done.stderr) == ("good\n", "")
+
+
+SECONDS = 2.0
+"""For each of the calls that are torn."""
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("call", ["local", "remote", "close"])
+def test_an_interruption_at_any_moment_leaves_nothing(
+    sshd: Sshd, cache: SshClientCache, call: str, how: str, tmp_path: Path
+) -> None:
+    """Ctrl-C in the beginning, or in `close`: no listener, no lease, no live forward."""
+    cache.get_client_connection(sshd.connect_params)
+    path = tmp_path / "socket"
+    opened: List[Forward] = []
+
+    def open_one() -> Any:
+        if call == "remote":
+            opened.append(forward_remote(sshd.connect_params, 1, cache=cache))
+        else:
+            opened.append(forward_local(sshd.connect_params, 1, listen=path, cache=cache))
+
+    def close_one() -> None:
+        opened[-1].close(drain=0)
+
+    for moment in moments(SECONDS):
+        if call == "close":
+            open_one()
+        if not torn_at(moment, close_one if call == "close" else open_one, how):
+            break
+        if call == "close":
+            eventually(lambda: opened[-1].closed or not opened[-1]._is_closing, "it settles")
+        while opened:  # the interruption came after the call, or at its very beginning
+            opened.pop().close(drain=0)
+        eventually(lambda: not forward_module._live, "no forward is left")
+        gc.collect()
+        eventually(lambda: cache.stats()["leases"] == 0, "all leases are released")
+        assert not path.exists()
+    while opened:
+        opened.pop().close(drain=0)
+
+
+def test_ctrl_c_while_draining_resets_the_streams_at_once(sshd: Sshd, tmp_path: Path) -> None:
+    code = """
+import json, os, signal, socket, sys, threading, time
+import ssh_service
+
+params, to = json.loads(sys.argv[1]), int(sys.argv[2])
+forward = ssh_service.forward_local(params, to)
+client = socket.create_connection(("127.0.0.1", forward.port))
+client.sendall(b"hello")
+assert client.recv(10) == b"hello"
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+began = time.monotonic()
+try:
+    forward.close(drain=60)
+except KeyboardInterrupt:
+    try:
+        client.recv(10)
+    except ConnectionResetError:
+        assert time.monotonic() - began < 20
+        print("good")
+"""
+    with target() as server:
+        done = run_python(code, json.dumps(sshd.connect_params), server.port)
+    assert (done.stdout, done.stderr) == ("good\n", "")
