@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -149,8 +150,13 @@ SOURCES = sources()
 LAYERS = sorted({layer for layer, _, _ in SOURCES})
 
 
-def imported(path: Path, tree: ast.AST) -> Iterator[str]:
-    """Yield the dotted names a module imports, wherever in it, relative ones made absolute."""
+@functools.lru_cache(maxsize=None)
+def imported(path: Path, tree: ast.AST) -> Tuple[str, ...]:
+    """Return the dotted names a module imports, wherever in it, relative ones made absolute."""
+    return tuple(_imported(path, tree))
+
+
+def _imported(path: Path, tree: ast.AST) -> Iterator[str]:
     package = ("ssh_service", *path.relative_to(PACKAGE).parts[:-1])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -53,6 +54,7 @@ def repairs() -> Dict[str, Repair]:
 REPAIRS = repairs()
 
 
+@functools.lru_cache(maxsize=None)
 def anchors_in_code() -> Dict[str, Set[str]]:
     """Return the anchors that the code refers to, and from which modules."""
     found: Dict[str, Set[str]] = {}
@@ -76,14 +78,18 @@ def test_repairs_page_names_the_modules_that_refer_to_it(anchor: str) -> None:
     assert named == anchors_in_code().get(anchor, set())
 
 
+@functools.lru_cache(maxsize=None)
+def functions_of(path: str) -> Set[str]:
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 @pytest.mark.parametrize("anchor", sorted(REPAIRS))
 def test_repairs_tests_exist(anchor: str) -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", REPAIRS[anchor].tests)
     assert named
     for path, name in named:
-        tree = ast.parse((ROOT / path).read_text("utf-8"))
-        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        assert name in names, f"{path} has no {name}"
+        assert name in functions_of(path), f"{path} has no {name}"
 
 
 @pytest.mark.parametrize("anchor", sorted(REPAIRS))
