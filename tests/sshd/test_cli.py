@@ -25,8 +25,7 @@ from ssh_service.cli import files  # noqa: E402
 from ssh_service.testing.local_sshd import Sshd  # noqa: E402
 from tests.common import PATIENCE, eventually, is_running, require_part  # noqa: E402
 from tests.keys import generated, public_line  # noqa: E402
-
-from ..unit.command_line import in_process  # noqa: E402
+from tests.unit.command_line import in_process  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = [f"127.0.0.{number}" for number in range(1, 5)]

@@ -27,9 +27,8 @@ from ssh_service.errors import (
 from ssh_service.testing.pytest_plugin import FaultProxy, Sshd
 from ssh_service.transport import SshTransport
 from tests.common import PATIENCE, eventually
+from tests.integration.test_credentials import add, agent, needs_agent  # noqa: F401
 from tests.keys import certify, generated, public_line, ssh_fingerprint
-
-from ..unit.test_credentials import add, agent, needs_agent  # noqa: F401
 
 SshdFactory = Callable[..., Sshd]
 

@@ -19,9 +19,9 @@ from ssh_service.connect import dial
 from ssh_service.errors import SshAuthError, SshConfigError, SshConnectError, SshConnectTimeout
 from ssh_service.transport import SshTransport
 from tests.common import assert_no_frame_knows, eventually
+from tests.integration.test_credentials import public_parts_of
 from tests.keys import generated
 
-from ..unit.test_credentials import public_parts_of
 from .auth_server import AuthServer
 
 MARKER = "a-marker-that-must-not-show"

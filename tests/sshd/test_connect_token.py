@@ -13,9 +13,8 @@ from ssh_service.connect import dial
 from ssh_service.errors import SshAuthError, SshConfigError
 from ssh_service.testing.pytest_plugin import Sshd
 from ssh_service.transport import SshTransport
+from tests.integration.token_agent import TOKEN_KEYS, TokenAgent, TokenKey
 from tests.keys import certify, generated
-
-from ..unit.token_agent import TOKEN_KEYS, TokenAgent, TokenKey
 
 
 def connect(server: Sshd, **given: Any) -> SshTransport:
