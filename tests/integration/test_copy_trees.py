@@ -170,6 +170,25 @@ def test_tree_stops_at_first_bad_entry_and_keeps_earlier_ones(copy: Copy, tmp_pa
     assert sorted(os.listdir(tmp_path / "target")) == sorted(order[:bad])
 
 
+def test_progress_total_does_without_what_cannot_be_examined(
+    session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To count the bytes is no part of the copy: its errors are not the copy's."""
+    source = many_files(tmp_path / "source", 3)
+    (locked, original), seen = (os.fsencode(source / "1"), os.stat), []
+
+    def examine(path: Any, **options: Any) -> os.stat_result:
+        if path == locked:
+            seen.append(path)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return original(path, **options)
+
+    monkeypatch.setattr(os, "stat", examine)
+    upload(session, source, tmp_path / "target", progress=lambda progress: None)
+    monkeypatch.undo()
+    assert seen and describe(tmp_path / "target") == describe(source)
+
+
 def test_progress_reports_bytes_and_files_up_to_the_totals(
     copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

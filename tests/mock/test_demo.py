@@ -250,6 +250,22 @@ def test_demo_onto_a_full_disk_ends_with_1_and_one_line() -> None:
 
 
 @pytest.mark.parametrize(
+    "typed, name",
+    [
+        ("/usr/bin/ssh-service", "ssh-service demo"),
+        ("/x/ssh_service/__main__.py", "python -m ssh_service demo"),
+    ],
+)
+def test_usage_error_names_the_command_that_was_typed(
+    typed: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [typed, "demo", "--bogus"])
+    with pytest.raises(SystemExit):
+        demo.main(["--bogus"])
+    assert capsys.readouterr().err.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
     "arguments, words",
     [
         (["--host", "127.0.0.1:99999"], "--host '127.0.0.1:99999': '99999' is not a port number"),

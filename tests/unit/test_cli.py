@@ -41,6 +41,12 @@ def test_help_shows_examples(name: str) -> None:
     assert f"ssh-service {name} -H" in in_process(name, "-h").stdout
 
 
+def test_help_of_completion_says_what_each_shell_needs() -> None:
+    """In zsh, nothing can be completed before `compinit`."""
+    text = in_process("completion", "-h").stdout
+    assert "~/.bashrc" in text and "~/.zshrc, after `compinit`" in text and "config.fish" in text
+
+
 def test_the_exit_statuses_are_in_the_help() -> None:
     text = " ".join(in_process("-h").stdout.split())
     assert "0 all hosts succeeded, 1 some hosts failed, 2 wrong usage, 130 interrupted" in text
