@@ -258,6 +258,29 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
     assert all(event.wait(PATIENCE) for event in called)
 
 
+def test_callback_waits_where_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has done his work, such as a copy, does not fail for it."""
+    clock = background._Clock()
+    executor = StrandExecutor("ssh-service-callbacks-of-a-test", clock.call_at)
+    monkeypatch.setattr(background, "_callbacks", executor)
+    monkeypatch.setattr(background, "_clock", clock)
+    called: List[int] = []
+    last = threading.Event()
+    with monkeypatch.context() as patch:
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        background.run_callback(called.append, 1)
+    assert "can't start new thread" in caplog.text
+    background.run_callback(called.append, 2)
+    background.run_callback(last.set)
+    assert last.wait(PATIENCE) and called == [1, 2]
+
+
 def test_the_switch_interval_does_not_matter() -> None:
     """No wake-up is lost when threads set timers as fast as they can."""
     before = sys.getswitchinterval()
