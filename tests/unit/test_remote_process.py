@@ -9,7 +9,7 @@ from typing import Any, Iterator, List, Tuple
 
 import pytest
 
-from ssh_service import params, start
+from ssh_service import background, params, start
 from ssh_service.commands.command import Command
 from ssh_service.commands.output import QueueOutput
 from ssh_service.commands.remote_process import RemoteProcess
@@ -163,6 +163,17 @@ def test_a_process_that_is_dropped_under_way_is_ended_with_a_warning(
     channel.end()
     work_done()
     assert cache.stats()["leases"] == 0
+
+
+def test_a_command_without_a_thread_of_ours_fails_at_once(
+    cache: SshClientCache, dialer: GatedDialer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system gives no more threads, so that nothing would ever come of it."""
+    monkeypatch.setattr(background, "ensure_threads", lambda: False)
+    process = start(connect_params(), "echo", cache=cache)
+    with pytest.raises(SshConnectError, match="somebody@alpha:22: the system gives no more"):
+        process.result(0)
+    assert dialer.transports == []
 
 
 def test_a_future_with_a_done_callback_is_wanted_though_nobody_holds_it(
