@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         SshForwardError,
         SshHostKeyError,
         SshIsADirectoryError,
+        SshJobConflict,
+        SshJobError,
+        SshJobNotFound,
         SshNotADirectoryError,
         SshOutputLimitError,
         SshServiceError,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         SshTreeError,
     )
     from ssh_service.forwarding import Forward, forward_local, forward_remote, forward_socks
+    from ssh_service.jobs import Job, JobLines, JobState, find_job, list_jobs, start_job
     from ssh_service.services.host_api import FileShareService, Service, Status
     from ssh_service.ssh_fileshare import SshFileShareService
     from ssh_service.ssh_host_service import SshHostService
@@ -71,6 +75,13 @@ __all__ = [
     "run",
     "start",
     "upload",
+    # jobs
+    "Job",
+    "JobLines",
+    "JobState",
+    "find_job",
+    "list_jobs",
+    "start_job",
     # connections and results
     "CompletedProcess",
     "SshClient",
@@ -90,6 +101,9 @@ __all__ = [
     "SshForwardError",
     "SshHostKeyError",
     "SshIsADirectoryError",
+    "SshJobConflict",
+    "SshJobError",
+    "SshJobNotFound",
     "SshNotADirectoryError",
     "SshOutputLimitError",
     "SshServiceError",
@@ -116,6 +130,9 @@ _MODULES = {
     "SshForwardError": "errors",
     "SshHostKeyError": "errors",
     "SshIsADirectoryError": "errors",
+    "SshJobConflict": "errors",
+    "SshJobError": "errors",
+    "SshJobNotFound": "errors",
     "SshNotADirectoryError": "errors",
     "SshOutputLimitError": "errors",
     "SshServiceError": "errors",
@@ -136,6 +153,12 @@ _MODULES = {
     "run": "api",
     "start": "api",
     "upload": "api",
+    "Job": "jobs",
+    "JobLines": "jobs",
+    "JobState": "jobs",
+    "find_job": "jobs",
+    "list_jobs": "jobs",
+    "start_job": "jobs",
     "FileShareService": "services.host_api",
     "Service": "services.host_api",
     "SshClient": "connections.client",
@@ -156,6 +179,7 @@ _SUBMODULES = frozenset(
         "events",
         "fleet",
         "forwarding",
+        "jobs",
         "mlos_bench",
         "otel",
         "paramiko",

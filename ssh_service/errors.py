@@ -40,6 +40,9 @@ __all__ = [
     "SshForwardError",
     "SshHostKeyError",
     "SshIsADirectoryError",
+    "SshJobConflict",
+    "SshJobError",
+    "SshJobNotFound",
     "SshNotADirectoryError",
     "SshOutputLimitError",
     "SshServiceError",
@@ -344,6 +347,42 @@ class SshForwardError(SshServiceError, OSError):
     def retryable(self) -> bool:
         """True if the address is taken: it may be free later."""
         return self.errno == _errno.EADDRINUSE
+class SshJobError(SshServiceError, RuntimeError):
+    """
+    A job cannot be started, or did not end by itself.
+
+    Attributes
+    ----------
+    job_id : Optional[str]
+        The job.
+    state : Optional[Any]
+        What the host says about it, a `JobState`, if it was asked.
+    process : Optional[Any]
+        The `CompletedProcess` with its output so far, if that was read.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        job_id: Optional[str] = None,
+        state: Optional[Any] = None,
+        process: Optional[Any] = None,
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = "job",
+    ) -> None:
+        super().__init__(message, connection_id=connection_id, phase=phase)
+        self.job_id = job_id
+        self.state = state
+        self.process = process
+
+
+class SshJobNotFound(SshJobError, LookupError):
+    """The host has no job with this id, or it was removed."""
+
+
+class SshJobConflict(SshJobError, ValueError):
+    """The id names another job: one with another script, environment, shell, folder or input."""
 
 
 class SshCacheClosed(SshServiceError, RuntimeError):

@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # Reads one line from stdin and runs it, by builtins alone.  It is one line without a single quote,
 # a backslash or an exclamation mark, so that csh and fish can hand it to another shell.  The first
 # two commands make a newline of the shell's own IFS (zsh adds a NUL to it) the first parameter.
-_READ_AND_RUN = (
+READ_AND_RUN = (
     '_ssh_n=${IFS#??};set -- "${_ssh_n%"${_ssh_n#?}"}";IFS= read -r _ssh_s;eval "$_ssh_s"'
 )
 # Characters of the program in one word: in zsh, a word's cost grows with the square of its length.
@@ -169,10 +169,10 @@ def deliver(
         if len(data) <= known_servers.EXEC_LIMIT:
             return Delivery(data, b"")
         direct = data if len(data) <= known_servers.OPENSSH_EXEC_LIMIT else None
-    command = before + _READ_AND_RUN
+    command = before + READ_AND_RUN
     if shell is not None:
         command = f"exec {shlex.quote(shell)} -c '{command}'"
-    exports = "".join(f"export {name}={_quote(value)}\n" for name, value in (env or {}).items())
+    exports = "".join(f"export {name}={quote(value)}\n" for name, value in (env or {}).items())
     # (No program can be started any more once a value of many kilobytes is exported.)
     program = f"set --;unset _ssh_n _ssh_s;{prologue()}\n{exports}{script}"
     return Delivery(_encode(command), _encode(_evaluate(program)), direct)
@@ -200,7 +200,7 @@ def _on_one_line(program: str) -> str:
     return _NEWLINE.sub("$1", _SPECIAL.sub(r"\\\1", program)).replace("\n", "${1}")
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 

@@ -1,0 +1,16 @@
+"""
+Jobs: scripts that run on a host on their own, whatever happens to the connection and the client.
+
+`start_job` starts one, exactly once for an id; `find_job` and `list_jobs` find it again, from any
+process on any machine with the same login.
+
+Inside, from the bottom up: `scripts` has the shell scripts that do the work on the host, `record`
+reads what they say, `questions` and `watcher` keep the one session of a destination over which
+all threads ask, `job` is the public handle, and `starting` starts and finds jobs.
+"""
+
+from ssh_service.jobs.job import Job, JobLines
+from ssh_service.jobs.record import JobState
+from ssh_service.jobs.starting import find_job, list_jobs, start_job
+
+__all__ = ["Job", "JobLines", "JobState", "find_job", "list_jobs", "start_job"]

@@ -1,0 +1,131 @@
+"""Questions to the script of `scripts.serve`, and how its answers are read."""
+
+from __future__ import annotations
+
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+
+from ssh_service.errors import SshServiceError
+from ssh_service.jobs.record import Seen, parse
+from ssh_service.transport.lock_free import LockFreeEvent
+
+# Bytes of the blocks in which output is read, and how many of them at once.
+BLOCK = 64 * 1024
+MAX_BLOCKS = 16
+
+
+class Question:
+    """
+    One line for the script, and its answer.
+
+    Attributes
+    ----------
+    line : str
+        The question.
+    settled : LockFreeEvent
+        Set when there is an answer, or an error.
+    answer : Any
+        What the answer was.
+    error : Optional[BaseException]
+        Why there is none.
+
+    Notes
+    -----
+    Thread safety.  `feed` and `settle` are for the strand of the session.
+
+    """
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+        self.settled = LockFreeEvent()
+        self.answer: Any = None
+        self.error: Optional[BaseException] = None
+
+    def feed(self, data: bytearray) -> bool:
+        """Take the answer off the beginning of `data`; return False until all of it is there."""
+        raise NotImplementedError
+
+    def settle(self, error: Optional[BaseException] = None) -> None:
+        """Let the thread go on that waits."""
+        self.error = error
+        self.settled.set()
+
+
+class Look(Question):
+    """What are these jobs doing?  The answer is a list of `Seen`."""
+
+    def __init__(self, job_ids: Sequence[str]) -> None:
+        super().__init__(f"look {' '.join(job_ids)}\n")
+
+    def feed(self, data: bytearray) -> bool:
+        """See the base class."""
+        end = 0 if data.startswith(b".\n") else data.find(b"\n.\n") + 1
+        if not end and not data.startswith(b".\n"):
+            return False
+        lines = data[:end].decode("ascii", "replace").splitlines()
+        del data[: end + 2]
+        self.answer = [seen for seen in map(parse, lines) if seen is not None]
+        return True
+
+
+class Poll(Look):
+    """Which of these jobs run no longer?  The answer is a list of `Seen`."""
+
+    def __init__(self, jobs: Sequence[Tuple[str, str, int]]) -> None:
+        super().__init__([])
+        self.line = f"poll {' '.join(f'{name} {token} {pid}' for name, token, pid in jobs)}\n"
+
+
+class Piece(NamedTuple):
+    """
+    A part of a job's output.
+
+    Attributes
+    ----------
+    size : int
+        How long the output is; -1 where there is none.
+    data : bytes
+        The bytes from the offset that was asked for.
+    """
+
+    size: int
+    data: bytes
+
+
+class Read(Question):
+    """Read output from an offset; the answer is a `Piece`."""
+
+    def __init__(self, job_id: str, token: str, stream: str, offset: int) -> None:
+        block, self._skip = divmod(offset, BLOCK)
+        super().__init__(f"read {job_id} {token} {stream} {block} {MAX_BLOCKS}\n")
+        self._start = block * BLOCK
+
+    def feed(self, data: bytearray) -> bool:
+        """See the base class."""
+        head, found, _ = data.partition(b"\n")
+        if not found:
+            return False
+        _, count = _numbers(bytes(head), 2)
+        begin, end = len(head) + 1, len(head) + 1 + count
+        last = data.find(b"\n", end)
+        if last < 0:
+            return False
+        (size,) = _numbers(bytes(data[end:last]), 1) or [-1]
+        # A file that became shorter meanwhile was filled up.
+        real = max(0, min(count, size - self._start))
+        self.answer = Piece(size, bytes(data[begin + self._skip : begin + real]))
+        del data[: last + 1]
+        return True
+
+
+def _numbers(text: bytes, count: int) -> List[int]:
+    words = bytes(text).split()
+    try:
+        found = [int(word) for word in words if len(word) < 19]
+    except ValueError:
+        found = []
+    if len(found) != count or any(number < -1 for number in found):
+        raise SshServiceError(f"unexpected answer of the host about a job: {bytes(text)!r:.80}")
+    return found
+
+
+__all__ = ["BLOCK", "Look", "Piece", "Poll", "Question", "Read", "Seen"]

@@ -1,0 +1,159 @@
+"""What is known of a job: its record, its state, and what makes two jobs the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import List, Mapping, NamedTuple, Optional
+
+from ssh_service.errors import SshConfigError
+from ssh_service.jobs import scripts
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_LINE = re.compile(r"[!-~ ]{1,2000}\Z")
+_NUMBER = re.compile(r"[0-9]{1,18}\Z")
+_TOKEN = re.compile(r"[0-9a-f]{16}\Z")
+_STATES = frozenset(
+    ["running", "ended", "signalled", "killed", "rebooted", "missing", "elsewhere", "stuck"]
+)
+_OVER = frozenset(["ended", "signalled", "killed", "rebooted"])
+
+
+class JobState(NamedTuple):
+    """
+    What a host says about a job.
+
+    Attributes
+    ----------
+    name : str
+        ``running``; ``ended``: its shell exited; ``signalled``: a signal ended its shell;
+        ``killed``: its shell is gone and left no status; ``rebooted``: the host was started anew
+        before the job ended; ``missing``: the host has no such job; ``elsewhere``: another host
+        that shares the home directory has it.
+    exit_status : Optional[int]
+        The exit status, if it is ``ended``.
+    signal : Optional[str]
+        The signal's name, without ``SIG``, if it is ``signalled``.
+    host : Optional[str]
+        The name of the job's host, by its own account.
+    began, ended : Optional[int]
+        When the job began and ended, in seconds since 1970 by the host's clock; None if unknown.
+    timed_out : bool
+        Whether it was ended because its ``run_timeout`` was over.
+    disk_full : bool
+        Whether the disk with its output was full when it ended: output may be missing.
+    certain : bool
+        False on a host without ``/proc``.  There ``running`` may be another process that got the
+        number of the job's, and ``killed`` may be a reboot.
+    """
+
+    name: str
+    exit_status: Optional[int] = None
+    signal: Optional[str] = None
+    host: Optional[str] = None
+    began: Optional[int] = None
+    ended: Optional[int] = None
+    timed_out: bool = False
+    disk_full: bool = False
+    certain: bool = True
+
+    def __str__(self) -> str:
+        if self.name == "ended":
+            return f"ended({self.exit_status})"
+        return f"signalled({self.signal})" if self.name == "signalled" else self.name
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job does not run any more."""
+        return self.name in _OVER
+
+
+class Seen(NamedTuple):
+    """
+    A line of what a host says about a job.
+
+    Attributes
+    ----------
+    job_id : str
+        The job.
+    state : JobState
+        Its state.
+    token : str
+        The attempt that started it; empty if it is missing.
+    digest : str
+        What makes it this job, see `digest`.
+    supervisor : int
+        The process that waits for its end.
+    """
+
+    job_id: str
+    state: JobState
+    token: str = ""
+    digest: str = ""
+    supervisor: int = 0
+
+
+def check_id(job_id: str, name: str = "id") -> str:
+    """
+    Refuse a text that cannot name a job.
+
+    Raises
+    ------
+    SshConfigError
+        It cannot be a file name on every system, or is too long.
+    """
+    if not isinstance(job_id, str) or not _ID.match(job_id):
+        raise SshConfigError(
+            f"{name}: expected 1 to 128 letters, digits, '.', '_' or '-', the first one a letter or"
+            f" a digit, got {job_id!r:.60}"
+        )
+    return job_id
+
+
+def digest(
+    text: str, env: Mapping[str, str], shell: Optional[str], cwd: Optional[str], stdin: bytes
+) -> str:
+    """Return what tells a job from another one with its id."""
+    what = [text, sorted(env.items()), shell, cwd, hashlib.sha256(stdin).hexdigest()]
+    return hashlib.sha256(json.dumps(what).encode("ascii")).hexdigest()
+
+
+def parse(line: str) -> Optional[Seen]:
+    """Read a line of ``_ssh_look``; None if it is not one."""
+    words = line.split(" ") if _LINE.match(line) else []
+    if len(words) < 5 or words[1] not in _STATES or not _ID.match(words[0]):
+        return None
+    job_id, name, value, ended, flags = words[:5]
+    if name == "missing":
+        return Seen(job_id, JobState(name))
+    if len(words) != 18:
+        return None
+    _, token, job_digest, host, _, boot, supervisor, began_at, pid, _, began, _, _ = words[5:]
+    if not _TOKEN.match(token) or not all(map(_NUMBER.match, (supervisor, pid, began))):
+        return None
+    if (name == "ended") != bool(_NUMBER.match(value)):
+        return None
+    state = JobState(
+        name,
+        exit_status=int(value) if name == "ended" else None,
+        signal=value if name == "signalled" else None,
+        host=host,
+        began=int(began),
+        ended=int(ended) if _NUMBER.match(ended) else None,
+        timed_out="limit" in flags,
+        disk_full="full" in flags,
+        certain="-" not in (boot, began_at) or name in ("ended", "signalled"),
+    )
+    return Seen(job_id, state, token, job_digest, int(supervisor))
+
+
+def parse_record(job_id: str, record: str) -> Optional[Seen]:
+    """Read the record of a job that was running a moment ago; None if it is not one."""
+    return parse(f"{job_id} running - - - {record}")
+
+
+def answer(output: str) -> Optional[List[str]]:
+    """Return the lines of a script's answer; None if there is none."""
+    _, mark, rest = output.rpartition(f"{scripts.MARK}\n")
+    return rest.splitlines() if mark else None

@@ -1,0 +1,377 @@
+"""Start jobs, and find them again."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import Any, List, Mapping, Optional, Union
+
+from ssh_service.commands import script as scripts_of_commands
+from ssh_service.commands.command import check_seconds
+from ssh_service.commands.result import CompletedProcess
+from ssh_service.commands.script import Script
+from ssh_service.commands.stdin import as_input
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.errors import (
+    SshCommandTimeout,
+    SshConfigError,
+    SshConnectionLost,
+    SshJobConflict,
+    SshJobError,
+    SshJobNotFound,
+    SshServiceError,
+)
+from ssh_service.jobs import scripts
+from ssh_service.jobs.job import Destination, Host, Job
+from ssh_service.jobs.record import Seen, check_id, digest, parse_record
+from ssh_service.jobs.watcher import is_passing
+
+_log = logging.getLogger(__name__)
+
+# Seconds for which a start whose answer was lost is repeated, if its time is not limited.
+_REPEAT_TIMEOUT = 60.0
+_MIN_RETRY, _MAX_RETRY = 0.1, 5.0
+# Times that a start is repeated because others removed the job meanwhile.
+_MAX_VANISHED = 5
+_ANSWERS = ("started", "found", "login", "error")
+
+
+def start_job(
+    destination: Destination,
+    script: Script,
+    *,
+    id: Optional[str] = None,
+    env: Optional[Mapping[str, Any]] = None,
+    shell: Optional[str] = None,
+    cwd: Optional[str] = None,
+    stdin: Union[str, bytes] = b"",
+    timeout: Optional[float] = None,
+    run_timeout: Optional[float] = None,
+    cache: Optional[SshClientCache] = None,
+) -> Job:
+    """
+    Start a script on a host that runs on when the connection, or this program, ends.
+
+    An id names one job: it is started once, however often and from wherever this is called with
+    the id, and each call returns that job.  A call whose answer was lost with the connection
+    repeats itself.
+
+    Parameters
+    ----------
+    destination : Mapping[str, Any]
+        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
+        only ``host`` is required (`ssh_service.params.resolve` lists all).
+    script : Union[str, Iterable[str]]
+        The script, or its lines, for the shell on the host.
+    id : Optional[str]
+        The job's name on the host: up to 128 letters, digits, ``.``, ``_`` and ``-``.  None: a
+        new, random one.
+    env : Optional[Mapping[str, Any]]
+        Environment variables; values are converted by `str`.  None and bytes are refused.
+    shell : Optional[str]
+        Path of the shell on the host that runs the script; None: the user's login shell.
+    cwd : Optional[str]
+        The folder to run in, relative to the home directory; ``~`` at the start is expanded.
+        None: the home directory.
+    stdin : Union[str, bytes]
+        What the script reads from its standard input, followed by the end of the file.
+    timeout : Optional[float]
+        Seconds from the call for the start, connecting included.  None: no limit, except that of
+        connecting; after a loss of the connection the start is repeated for a minute.
+    run_timeout : Optional[float]
+        Seconds that the job may run; then the host ends it: TERM, and KILL five seconds later.
+        None: no limit.
+    cache : Optional[SshClientCache]
+        The cache to take the connection from; None: `default_cache`.
+
+    Returns
+    -------
+    Job
+        The job, which runs, or has ended if it was started before.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter, the script or the name of a variable is invalid (a `ValueError`).
+    SshJobConflict
+        The id names a job with another script, environment, shell, folder or input.
+    SshJobError
+        The job cannot be started there: the folder for jobs or `cwd` cannot be used, the shell is
+        missing, the disk is full, or another host that shares the home directory has the job.
+        Nothing was run.
+    SshConnectionLost, SshCommandTimeout
+        The answer was lost or late, and the start could not be repeated: the job may run.  The
+        message has its id; a start with that id, or `find_job`, tells.
+    SshServiceError
+        As with `run`; nothing was run.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread.
+
+    Source: the file of the record is made by ``link``, which POSIX and NFS make exclusive.
+
+    Examples
+    --------
+    >>> job = ssh_service.start_job({"host": "web01"}, "./benchmark --hours 5", id="night-7")
+    >>> job.wait().exit_status
+    """
+    host = Host(destination, cache)
+    job_id = secrets.token_hex(8) if id is None else check_id(id)
+    start = _Start(host, job_id, script, env, shell, cwd, as_input(stdin), run_timeout)
+    check_seconds("timeout", timeout)
+    return Job(host, start.repeat(timeout))
+
+
+class _Start:
+    """A start, which may take several attempts."""
+
+    def __init__(
+        self,
+        host: Host,
+        job_id: str,
+        script: Script,
+        env: Optional[Mapping[str, Any]],
+        shell: Optional[str],
+        cwd: Optional[str],
+        stdin: bytes,
+        run_timeout: Optional[float],
+    ) -> None:
+        self._host, self._id = host, job_id
+        self._text = scripts_of_commands.join(script)
+        self._env = scripts_of_commands.check_environment(env)
+        for name, value in (("shell", shell), ("cwd", cwd)):
+            if value is not None and not _is_path(value):
+                raise SshConfigError(f"{name}: expected a path on the host, got {value!r:.80}")
+        if run_timeout == 0:
+            raise SshConfigError("run_timeout: expected seconds, a number above 0, got 0")
+        check_seconds("run_timeout", run_timeout)
+        self._shell, self._cwd, self._stdin = shell, cwd, stdin
+        self._run_timeout = run_timeout
+        self._digest = digest(self._text, self._env, shell, cwd, stdin)
+        self._in_file = False
+        self._may_run = False
+
+    def repeat(self, timeout: Optional[float]) -> Seen:
+        """Start the job, or find that it was started."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        delay = _MIN_RETRY
+        while True:
+            try:
+                return self._attempt(deadline)
+            except SshServiceError as error:
+                lost = isinstance(error, SshConnectionLost)
+                self._may_run = self._may_run or (lost and bool(getattr(error, "sent", True)))
+                if isinstance(error, SshCommandTimeout):
+                    self._may_run = self._may_run or error.process is not None
+                elif (lost or self._may_run) and is_passing(error):
+                    now = time.monotonic()
+                    deadline = now + _REPEAT_TIMEOUT if deadline is None else deadline
+                    if now + delay < deadline:
+                        _log.info("%s; starting job %s again", error, self._id)
+                        time.sleep(delay)
+                        delay = min(2 * delay, _MAX_RETRY)
+                        continue
+                if self._may_run and not isinstance(error, SshJobError):
+                    error.args = (
+                        f"{error}; job {self._id} may have been started: find it, or start it"
+                        " again, by this id",
+                    )
+                raise
+
+    def _attempt(self, deadline: Optional[float]) -> Seen:
+        for _ in range(_MAX_VANISHED):
+            process = self._run(deadline)
+            word, _, rest = _answer(process)
+            if word == "login":
+                self._in_file = True
+                continue
+            if word == "error":
+                raise self._refused(rest)
+            seen = None if word is None else parse_record(self._id, rest)
+            if seen is None:
+                why = process.stderr.strip()[-300:] or f"exit status {process.exit_status}"
+                raise self._error(f"the host did not start the job: {why!r}")
+            if word == "found":
+                seen = self._look(deadline)
+            if seen is not None:
+                return seen
+        raise self._error("others remove it as fast as it is started")
+
+    def _run(self, deadline: Optional[float]) -> CompletedProcess:
+        token = secrets.token_hex(8)
+        text = scripts.start(
+            self._id,
+            token,
+            self._digest,
+            scripts.payload(self._text, self._env, token, self._in_file),
+            stdin_size=len(self._stdin),
+            shell=self._shell,
+            cwd=self._cwd,
+            run_timeout=self._run_timeout,
+            in_file=self._in_file,
+        )
+        return self._host.run(text, _left(deadline), self._stdin)
+
+    def _look(self, deadline: Optional[float]) -> Optional[Seen]:
+        """Ask what a job is that was started before; None if it was removed just now."""
+        seen = self._host.query(scripts.look(self._id), _left(deadline)).get(self._id)
+        if seen is None or seen.state.name == "missing":
+            return None
+        if seen.state.name == "elsewhere":
+            raise _elsewhere(self._host, seen)
+        if seen.digest != self._digest:
+            raise SshJobConflict(
+                f"{self._host.connection_id}: job {self._id} was started with another script,"
+                " environment, shell, folder or input; remove it, or choose another id",
+                connection_id=self._host.connection_id,
+                job_id=self._id,
+                state=seen.state,
+            )
+        return seen
+
+    def _refused(self, text: str) -> SshJobError:
+        what, _, why = text.partition(" ")
+        known = {
+            "cwd": "it cannot run in its folder",
+            "folder": "the folder of jobs cannot be used",
+            "shell": "it has no shell",
+            "stdin": "its input could not be stored",
+            "linger": "it would be killed when the connection ends",
+        }
+        return self._error(f"{known.get(what, 'it could not be started')}: {why!r:.500}")
+
+    def _error(self, text: str) -> SshJobError:
+        where = self._host.connection_id
+        return SshJobError(
+            f"{where}: job {self._id}: {text}", connection_id=where, job_id=self._id
+        )
+
+
+def find_job(
+    destination: Destination,
+    id: str,
+    *,
+    timeout: Optional[float] = None,
+    cache: Optional[SshClientCache] = None,
+) -> Job:
+    """
+    Find a job that was started by this or another program.
+
+    Parameters
+    ----------
+    destination : Mapping[str, Any]
+        The host, as for `start_job`.
+    id : str
+        The job's name.
+    timeout : Optional[float]
+        Seconds from the call, connecting included; None: no limit, except that of connecting.
+    cache : Optional[SshClientCache]
+        The cache to take the connection from; None: `default_cache`.
+
+    Returns
+    -------
+    Job
+        The job; its `Job.state` is what the host said just now.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter is invalid (a `ValueError`).
+    SshJobNotFound
+        There is no such job (a `LookupError`).
+    SshJobError
+        Another host that shares the home directory has it; the message names that.
+    SshServiceError
+        As with `run`.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread.
+    """
+    check_id(id)
+    check_seconds("timeout", timeout)
+    host = Host(destination, cache)
+    seen = host.query(scripts.look(id), timeout).get(id)
+    if seen is None or seen.state.name == "missing":
+        raise SshJobNotFound(
+            f"{host.connection_id}: there is no job {id}",
+            connection_id=host.connection_id,
+            job_id=id,
+            state=None if seen is None else seen.state,
+        )
+    if seen.state.name == "elsewhere":
+        raise _elsewhere(host, seen)
+    return Job(host, seen)
+
+
+def list_jobs(
+    destination: Destination,
+    *,
+    timeout: Optional[float] = None,
+    cache: Optional[SshClientCache] = None,
+) -> List[Job]:
+    """
+    List the jobs of a host, those that have ended included.
+
+    Parameters
+    ----------
+    destination : Mapping[str, Any]
+        The host, as for `start_job`.
+    timeout : Optional[float]
+        Seconds from the call, connecting included; None: no limit, except that of connecting.
+    cache : Optional[SshClientCache]
+        The cache to take the connection from; None: `default_cache`.
+
+    Returns
+    -------
+    List[Job]
+        The jobs by their ids; each one's `Job.state` is what the host said just now.  Jobs of
+        other hosts that share the home directory are not among them; a log record names them.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter is invalid (a `ValueError`).
+    SshServiceError
+        As with `run`.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread.
+    """
+    check_seconds("timeout", timeout)
+    host = Host(destination, cache)
+    found = sorted(host.query(scripts.list_all(), timeout).values())
+    others = [seen for seen in found if seen.state.name == "elsewhere"]
+    for seen in others:
+        _log.info("%s", _elsewhere(host, seen))
+    return [Job(host, seen) for seen in found if seen not in others]
+
+
+def _elsewhere(host: Host, seen: Seen) -> SshJobError:
+    return SshJobError(
+        f"{host.connection_id}: job {seen.job_id} belongs to the host {seen.state.host}, which"
+        " shares the home directory; ask that host",
+        connection_id=host.connection_id,
+        job_id=seen.job_id,
+        state=seen.state,
+    )
+
+
+def _answer(process: CompletedProcess) -> Any:
+    """Return the words of the start script's answer, the last line of its kind."""
+    for line in reversed(process.stdout.splitlines()):
+        word, _, rest = line.partition(" ")
+        if word in _ANSWERS:
+            return word, _, rest
+    return None, "", ""
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value and "\n" not in value
+
+
+def _left(deadline: Optional[float]) -> Optional[float]:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

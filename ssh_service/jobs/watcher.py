@@ -1,0 +1,390 @@
+"""The one session over which all threads ask a destination about its jobs."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from typing import Any, Callable, Deque, Dict, Optional
+
+from ssh_service import background, operations
+from ssh_service.background import Strand, Timer
+from ssh_service.commands.command import Command
+from ssh_service.commands.output import CallbackOutput
+from ssh_service.commands.result import CompletedProcess
+from ssh_service.connections.cache import SshClientCache
+from ssh_service.errors import SshCacheClosed, SshConnectionLost, SshServiceError, copy_for_raise
+from ssh_service.jobs import scripts
+from ssh_service.jobs.questions import Look, Poll, Question
+from ssh_service.jobs.record import Seen
+from ssh_service.params import ConnectKey, ConnectParams
+from ssh_service.transport.lock_free import LockFreeEvent
+
+_log = logging.getLogger(__name__)
+
+# Seconds between two polls: a part of the time that was waited already, within bounds.
+_POLL_PART, _MIN_POLL, _MAX_POLL = 0.1, 0.05, 1.0
+# Seconds after which everything is looked at again, whatever the polls say.
+_LOOK_INTERVAL = 5.0
+# Seconds until a lost session is renewed; doubled each time.
+_MIN_RETRY, _MAX_RETRY = 0.1, 5.0
+# Seconds after which a session that nobody needs is closed.
+_IDLE_TIMEOUT = 30.0
+# Seconds without an answer after which a session counts as lost; the connection may be fine.
+_ANSWER_TIMEOUT = 60.0
+_MARK = f"{scripts.MARK}\n".encode()
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether a question may be asked again after an error; none of them changes a job."""
+    if isinstance(error, SshConnectionLost):
+        return error.reason != "host key"
+    return isinstance(error, SshServiceError) and error.retryable
+
+
+class Waiter:
+    """
+    A thread that waits for the end of a job.
+
+    Attributes
+    ----------
+    job_id, token, supervisor
+        The job, see `Seen`.
+    seen : Optional[Seen]
+        What was seen when it did not run any more.
+    error : Optional[BaseException]
+        Why nobody can say.
+    settled : LockFreeEvent
+        Set once one of them is known.
+    """
+
+    def __init__(self, job_id: str, token: str, supervisor: int) -> None:
+        self.job_id, self.token, self.supervisor = job_id, token, supervisor
+        self.began = time.monotonic()
+        self.seen: Optional[Seen] = None
+        self.error: Optional[BaseException] = None
+        self.settled = LockFreeEvent()
+
+
+class _Server(Command):
+    """The script that answers, which runs as long as it is needed."""
+
+    def __init__(
+        self,
+        connection_id: str,
+        strand: Strand,
+        on_data: Callable[["_Server", bytes], None],
+        on_end: Callable[["_Server", BaseException], None],
+    ) -> None:
+        # Both only refer to the watcher: a command of a dropped cache may stay.
+        self._strand_of_watcher, self._on_end = strand, on_end
+        super().__init__(
+            scripts.serve(),
+            None,
+            "/bin/sh",
+            connection_id,
+            more_stdin=True,
+            stdout=CallbackOutput(lambda data: on_data(self, data), None),
+            run_callback=functools.partial(background.submit, strand),
+        )
+
+    def _publish_outcome(
+        self, process: Optional[CompletedProcess], error: Optional[BaseException]
+    ) -> None:
+        super()._publish_outcome(process, error)
+        if error is None:
+            status = "" if process is None else f" with status {process.exit_status}"
+            text = f"{self.connection_id}: the session that watches the jobs ended{status}"
+            error = SshConnectionLost(
+                text, connection_id=self.connection_id, sent=False, reason="eof"
+            )
+        background.submit(self._strand_of_watcher, self._on_end, self, error)
+
+
+class Watcher:
+    """
+    Asks one destination about its jobs, over one session, which it renews.
+
+    Notes
+    -----
+    Thread safety.  `ask`, `wait` and `submit` may be called from any thread.  Everything else runs
+    on the watcher's strand, one call at a time, and needs no lock.
+
+    Guarantees.  There is one session at most, however many threads ask and wait, and none while
+    nobody does.  A question that fails with an error of `is_passing` may be asked again.
+    """
+
+    def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
+        self._cache = weakref.ref(cache)
+        self._target = target
+        self._strand = Strand()
+        # All of the following are the strand's.
+        self._questions: Deque[Question] = collections.deque()
+        self._asked: Optional[Question] = None
+        self._server: Optional[_Server] = None
+        self._is_ready = False
+        self._data = bytearray()
+        # A waiting thread holds its waiter; one that was torn away leaves none behind.
+        self._waiters: "weakref.WeakSet[Waiter]" = weakref.WeakSet()
+        self._poll: Optional[Look] = None
+        self._poll_timer: Optional[Timer] = None
+        self._idle_timer: Optional[Timer] = None
+        self._answer_timer: Optional[Timer] = None
+        self._looked_at = 0.0
+        self._retry_delay = _MIN_RETRY
+
+    # What users' threads call.
+
+    def ask(self, question: Question, deadline: Optional[float]) -> Any:
+        """
+        Ask once, and return the answer.
+
+        Raises
+        ------
+        TimeoutError
+            There was none before the deadline.
+        SshServiceError
+            The session, or the connection, could not be had or was lost.
+        """
+        background.submit(self._strand, self._add_question, question)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not question.settled.wait(left):
+            raise TimeoutError(f"{self._target.connection_id}: no answer about a job in time")
+        if question.error is not None:
+            raise copy_for_raise(question.error) from question.error
+        return question.answer
+
+    def wait(self, waiter: Waiter, timeout: Optional[float]) -> bool:
+        """Wait until a job does not run any more; return False when the time is up."""
+        try:
+            background.submit(self._strand, self._add_waiter, waiter)
+            return waiter.settled.wait(timeout)
+        finally:
+            background.submit(self._strand, self._remove_waiter, waiter)
+
+    # Questions.
+
+    def _add_question(self, question: Question) -> None:
+        self._questions.append(question)
+        self._next_question()
+
+    def _next_question(self) -> None:
+        if self._asked is not None:
+            return
+        if not self._questions:
+            self._schedule_idle()
+            return
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._server is None:
+            self._open()
+        elif self._is_ready:
+            self._asked = self._questions.popleft()
+            self._answer_timer = self._call_in(_ANSWER_TIMEOUT, self._on_silence, self._asked)
+            self._write(self._server, self._asked.line)
+
+    def _write(self, server: _Server, line: str) -> None:
+        try:
+            server.stdin.write(line.encode("ascii"), timeout=0.0)
+        except (BrokenPipeError, TimeoutError):
+            pass  # it has ended, and says so; or it has not answered for long, and is given up
+
+    def _open(self) -> None:
+        cache = self._cache()
+        where = self._target.connection_id
+        if cache is None:
+            self._fail_all(SshCacheClosed(f"{where}: the cache was dropped"))
+            return
+        this = weakref.WeakMethod(self._on_data), weakref.WeakMethod(self._on_end)
+        self._server = _Server(
+            where,
+            self._strand,
+            lambda server, data: _call(this[0], server, data),
+            lambda server, error: _call(this[1], server, error),
+        )
+        self._is_ready, self._data = False, bytearray()
+        self._answer_timer = self._call_in(_ANSWER_TIMEOUT, self._on_silence, None)
+        try:
+            operations.submit_command(cache, self._target, self._server)
+        except Exception as error:  # those who wait have to hear of it
+            self._give_up(error)
+
+    def _on_silence(self, question: Optional[Question]) -> None:
+        """Give a session up that does not answer."""
+        if self._server is None or self._asked is not question or (self._is_ready and not question):
+            return
+        text = f"{self._target.connection_id}: no answer about a job in {_ANSWER_TIMEOUT:g} s"
+        self._give_up(SshConnectionLost(text, sent=False, reason="silence"))
+
+    def _give_up(self, error: BaseException) -> None:
+        server, self._server = self._server, None
+        self._fail_all(error)
+        if server is not None:
+            server.cancel()
+
+    def _on_data(self, server: _Server, data: bytes) -> None:
+        if server is not self._server:
+            return
+        self._data += data
+        if not self._is_ready:
+            _, mark, rest = self._data.partition(_MARK)
+            if not mark:
+                return
+            self._is_ready, self._data = True, bytearray(rest)
+            self._cancel_answer_timer()
+            self._retry_delay = _MIN_RETRY
+            self._next_question()
+        question = self._asked
+        try:
+            while question is not None and question.feed(self._data):
+                self._asked = None
+                self._cancel_answer_timer()
+                question.settle()
+                if question is self._poll:
+                    self._on_poll(self._poll)
+                self._next_question()
+                question = self._asked if self._data else None
+        except SshServiceError as error:
+            self._give_up(error)
+
+    def _on_end(self, server: _Server, error: BaseException) -> None:
+        if server is self._server:
+            self._server = None
+            self._fail_all(error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._cancel_answer_timer()
+        questions = [question for question in (self._asked, *self._questions) if question]
+        self._asked = None
+        self._questions.clear()
+        for question in questions:
+            question.settle(error)
+        if self._poll is not None:
+            self._on_poll(self._poll)
+        self._schedule_idle()
+
+    def _cancel_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _schedule_idle(self) -> None:
+        if self._server is not None and not self._waiters and self._idle_timer is None:
+            self._idle_timer = self._call_in(_IDLE_TIMEOUT, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._idle_timer = None
+        if self._asked is None and not self._questions and not self._waiters:
+            server, self._server = self._server, None
+            if server is not None:
+                server.stdin.close()  # it ends by itself
+
+    # Waiters.
+
+    def _add_waiter(self, waiter: Waiter) -> None:
+        self._waiters.add(waiter)
+        self._looked_at = 0.0  # it may have ended long ago
+        self._poll_in(0.0)
+
+    def _remove_waiter(self, waiter: Waiter) -> None:
+        self._waiters.discard(waiter)
+        if not self._waiters and self._asked is None:
+            self._schedule_idle()
+
+    def _poll_in(self, delay: float) -> None:
+        if self._poll is None:
+            if self._poll_timer is not None:
+                self._poll_timer.cancel()
+            self._poll_timer = self._call_in(delay, self._ask_poll)
+
+    def _ask_poll(self) -> None:
+        self._poll_timer = None
+        if self._poll is not None or not self._waiters:
+            return
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_INTERVAL:
+            self._looked_at = now
+            self._poll = Look(sorted({waiter.job_id for waiter in self._waiters}))
+        else:
+            jobs = {(one.job_id, one.token, one.supervisor) for one in self._waiters}
+            self._poll = Poll(sorted(jobs))
+        self._add_question(self._poll)
+
+    def _on_poll(self, poll: Look) -> None:
+        self._poll = None
+        error = poll.error
+        if error is not None and not is_passing(error):
+            for waiter in list(self._waiters):
+                waiter.error = error
+                waiter.settled.set()
+            self._waiters.clear()
+        elif error is not None:
+            if self._waiters:
+                _log.info("%s; asking again about %d jobs", error, len(self._waiters))
+            self._looked_at = 0.0
+            self._poll_in(self._retry_delay * random.uniform(0.5, 1.0))
+            self._retry_delay = min(2 * self._retry_delay, _MAX_RETRY)
+        else:
+            self._settle({seen.job_id: seen for seen in poll.answer})
+            now = time.monotonic()
+            waited = min((now - waiter.began for waiter in list(self._waiters)), default=0.0)
+            if self._waiters:
+                due = 0.0 if not self._looked_at else waited * _POLL_PART
+                self._poll_in(due and min(max(due, _MIN_POLL), _MAX_POLL))
+
+    def _settle(self, found: Dict[str, Seen]) -> None:
+        for waiter in list(self._waiters):
+            seen = found.get(waiter.job_id)
+            if seen is None or (seen.state.name == "running" and seen.token == waiter.token):
+                continue
+            waiter.seen = seen
+            waiter.settled.set()
+            self._waiters.discard(waiter)
+
+    def _call_in(self, delay: float, method: Callable[..., None], *args: Any) -> Timer:
+        """Call a method on the strand later, unless this object is gone by then."""
+        strand, this = self._strand, weakref.WeakMethod(method)
+        return background.call_at(
+            time.monotonic() + delay, lambda: background.submit(strand, _call, this, *args)
+        )
+
+
+def _call(method: "weakref.WeakMethod[Callable[..., None]]", *args: Any) -> None:
+    function = method()
+    if function is not None:
+        function(*args)
+
+
+_lock = threading.Lock()
+_watchers: "weakref.WeakKeyDictionary[SshClientCache, Dict[ConnectKey, Watcher]]"
+_watchers = weakref.WeakKeyDictionary()  # guarded by _lock
+
+
+def watcher_of(cache: SshClientCache, target: ConnectParams) -> Watcher:
+    """
+    Return the watcher of a destination.
+
+    Raises
+    ------
+    SshConfigError
+        A key file cannot be used.
+    """
+    key = target.key
+    with _lock:
+        return _watchers.setdefault(cache, {}).setdefault(key, Watcher(cache, target))
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread that does not exist in the child may have held it
+    _watchers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
