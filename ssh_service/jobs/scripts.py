@@ -5,7 +5,8 @@ A job has a folder, ``jobs/ID``.  Each attempt to start it makes a folder in the
 random token, and the first one that links its ``record`` into the job's folder is the job: the
 link is made once, and whole.  Others clean up after themselves and report the job that they found.
 
-All variables begin with ``_ssh_``, as any other could be one of the user's, and exported.
+All variables begin with ``_ssh_``, as any other could be one of the user's, and exported.  Open
+files are passed on by name (``5>&5``), as ksh closes them otherwise.
 """
 
 from __future__ import annotations
@@ -85,12 +86,12 @@ unset _ssh_d
 _ssh_o=$({
     [ "$_ssh_sessions" != - ] || trap : HUP INT QUIT TERM USR1 USR2
     printf '%s\n' "$_ssh_p" 2>/dev/null |
-        _ssh_own /bin/sh -c 'eval "$_ssh_s"' "ssh_service job $_ssh_id" $$ \
-            >>"$_ssh_try/stdout" 2>>"$_ssh_try/stderr"
+        _ssh_own /bin/sh -c 'eval "$_ssh_s"' "ssh_service job $_ssh_id" $$ >&5 2>/dev/null
     echo $?
 } 2>&1)
 _ssh_p=
-[ -z "$_ssh_dog" ] || [ -e "$_ssh_try/limit" ] || kill -KILL "-$_ssh_dog" || kill -KILL "$_ssh_dog"
+[ -z "$_ssh_dog" ] || [ -e "$_ssh_try/limit" ] ||
+    kill -KILL "-$_ssh_dog" || kill -KILL "$_ssh_dog"
 IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"
 if [ "$_ssh_t" != "$_ssh_token" ]; then
     exec >&5
@@ -143,7 +144,7 @@ kill -KILL "$7"
 # Becomes the job's shell; before that, it links the record.
 _JOB = r"""
 unset _ssh_s
-exec 6>&2 2>/dev/null
+exec 5>&1 6>>"$_ssh_try/stdout" 7>>"$_ssh_try/stderr" >/dev/null 2>/dev/null
 [ "$_ssh_cwd" = . ] || cd -- "$_ssh_cwd" || { _ssh_fail "cwd $_ssh_cwd" >&5; }
 _ssh_began "$1"
 _ssh_r="1 $_ssh_token $_ssh_digest $_ssh_node $_ssh_machine $_ssh_boot $1 $_ssh_b"
@@ -168,12 +169,12 @@ umask "$_ssh_umask"
 [ -z "$_ssh_level" ] || export SHLVL="$_ssh_level"
 set -- "$_ssh_login" "$_ssh_read" "$_ssh_try/script" "$_ssh_form"
 unset {names} _ssh_l _ssh_b _ssh_r
-exec 2>&6 6>&-
+exec >&6 2>&7 6>&- 7>&-
 if [ "$4" = file ]; then
     _ssh_shell=$1 _ssh_file=$3
     eval "$2"
 fi
-exec "$1" -c "$2"
+exec "$1" -c "$2" 4<&4
 """
 # What the supervisor and the job's shell get by their environment.
 _EXPORTED = (
@@ -185,7 +186,7 @@ _EXPORTED = (
 _START = r"""
 exec 3<&0
 _ssh_try= _ssh_dir=$_ssh_jobs/$_ssh_id
-if IFS= read -r _ssh_l 2>/dev/null <"$_ssh_dir/record"; then
+if { IFS= read -r _ssh_l <"$_ssh_dir/record"; } 2>/dev/null; then
     printf 'found %s\n' "$_ssh_l"
     exit 0
 fi
@@ -336,7 +337,7 @@ if [ "$2" = running ] && [ "$7" = {token} ] && _ssh_is "${14}" "${15}"; then
         done
     done
     _ssh_n=0
-    while [ {wait} != 0 ] && [ "$_ssh_n" -lt 20 ] && kill -0 "${12}"; do
+    while [ {wait} != 0 ] && [ "$_ssh_n" -lt 20 ] && _ssh_is "${12}" "${13}"; do
         sleep 0.1 || { sleep 1; _ssh_n=$((_ssh_n + 9)); }
         _ssh_n=$((_ssh_n + 1))
     done
