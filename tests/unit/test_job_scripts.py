@@ -1,0 +1,309 @@
+"""The shell scripts of jobs, run by the shells that hosts have as /bin/sh."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+import pytest
+
+from ssh_service.jobs import record, scripts
+from ssh_service.jobs.record import Seen
+from ssh_service.testing import process_tree
+from tests.common import PATIENCE, eventually, require_part
+
+SHELLS: Dict[str, List[str]] = {
+    "dash": ["dash"],
+    "bash": ["bash", "--posix"],
+    "busybox": ["busybox", "sh"],
+    "mksh": ["mksh"],
+    "zsh": ["zsh", "--emulate", "sh"],
+}
+ENDLESS = "while :; do sleep 0.1; done"
+
+
+class Host:
+    """A host whose ``/bin/sh`` is some shell, without a server before it."""
+
+    def __init__(self, folder: Path, shell: Sequence[str], *prefix: str) -> None:
+        self.folder, self.shell, self.prefix = folder, list(shell), list(prefix)
+        self.jobs = folder / "ssh_service" / "jobs"
+        self.mark = f"JOB_SCRIPT_TEST={uuid.uuid4().hex}"
+        name, value = self.mark.split("=")
+        self.env = {**os.environ, "XDG_STATE_HOME": str(folder), "SHELL": "/bin/sh", name: value}
+
+    def run(self, text: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
+        text = text.replace("/bin/sh -c", f"{' '.join(self.shell)} -c")
+        process = subprocess.run(
+            [*self.prefix, *self.shell, "-c", text],
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**self.env, **env},
+            timeout=PATIENCE,
+        )
+        return subprocess.CompletedProcess(
+            process.args, process.returncode, process.stdout.decode(), process.stderr.decode()
+        )
+
+    def start(self, job_id: str, script: str, stdin: bytes = b"", **options: Any) -> str:
+        """Start a job, and return the answer."""
+        token = uuid.uuid4().hex[:16]
+        env, extra = options.pop("env", {}), options.pop("extra", {})
+        plain = {"shell": None, "cwd": None, "run_timeout": None, "in_file": False, **options}
+        line = scripts.payload(script, env, token, plain["in_file"])
+        text = scripts.start(job_id, token, "d" * 64, line, stdin_size=len(stdin), **plain)
+        process = self.run(text, stdin, **extra)
+        assert (process.returncode, process.stderr) == (0, "")
+        return process.stdout.rstrip("\n")
+
+    def look(self, job_id: str) -> Seen:
+        lines = record.answer(self.run(scripts.look(job_id)).stdout)
+        assert lines is not None and len(lines) == 1
+        seen = record.parse(lines[0])
+        assert seen is not None and seen.job_id == job_id
+        return seen
+
+    def wait(self, job_id: str) -> Seen:
+        eventually(lambda: self.look(job_id).state.name != "running", "it ends")
+        return self.look(job_id)
+
+    def output(self, job_id: str, stream: str = "stdout") -> bytes:
+        return (self.jobs / job_id / self.look(job_id).token / stream).read_bytes()
+
+    def end(self) -> None:
+        process_tree.send_signal(process_tree.started_with(self.mark), signal.SIGKILL)
+
+
+@pytest.fixture(params=list(SHELLS))
+def any_host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    shell = SHELLS[request.param]
+    require_part(shutil.which(shell[0]), f"needs {shell[0]}")
+    host = Host(tmp_path, shell)
+    yield host
+    host.end()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    host = Host(tmp_path, ["/bin/sh"])
+    yield host
+    host.end()
+
+
+def test_any_shell_of_a_host_starts_and_ends_jobs(any_host: Host) -> None:
+    """Status, signal, input, variables and time limit are the same whatever /bin/sh is."""
+    host = any_host
+    variables = {"A": "it's\n$b `c` \\", "jobs": "of the user"}
+    script = 'cat; printf "%s|%s" "$A" "$jobs"; env | grep _ssh_; pwd >&2; exit 3'
+    assert host.start("status", script, b"in\0put", env=variables, cwd="/usr")[:8] == "started "
+    host.start("signal", "kill -TERM $$")
+    host.start("late", f"trap 'echo late; exit 9' TERM; {ENDLESS}", run_timeout=0.2)
+    seen = host.wait("status")
+    assert str(seen.state) == "ended(3)"
+    assert host.output("status") == b"in\0putit's\n$b `c` \\|of the user"
+    assert host.output("status", "stderr") == b"/usr\n"
+    assert sorted(os.listdir(host.jobs / "status" / seen.token)) == [
+        "record", "starter", "status", "stderr", "stdout",
+    ]  # fmt: skip
+    assert str(host.wait("signal").state) == "signalled(TERM)"
+    late = host.wait("late").state
+    assert (str(late), late.timed_out) == ("ended(9)", True)
+    for line in map(host.run, (scripts.list_all(), scripts.clean(0))):
+        found = [record.parse(text) for text in record.answer(line.stdout) or []]
+        assert sorted(str(one and one.state) for one in found) == [
+            "ended(3)", "ended(9)", "signalled(TERM)",
+        ]  # fmt: skip
+    assert os.listdir(host.jobs) == []
+
+
+def test_any_shell_of_a_host_kills_and_removes_jobs(any_host: Host) -> None:
+    host = any_host
+    host.start("stubborn", f"trap '' TERM; {ENDLESS}")
+    seen = host.look("stubborn")
+    assert str(seen.state) == "running"
+    host.run(scripts.remove("stubborn", seen.token))
+    host.run(scripts.kill("stubborn", "0" * 16, ["KILL"], 0.5))
+    assert str(host.look("stubborn").state) == "running"
+    host.run(scripts.kill("stubborn", seen.token, ["TERM", "KILL"], 0.3))
+    assert str(host.wait("stubborn").state) == "signalled(KILL)"
+    host.run(scripts.remove("stubborn", "0" * 16))
+    assert os.listdir(host.jobs) == ["stubborn"]
+    host.run(scripts.remove("stubborn", seen.token))
+    assert os.listdir(host.jobs) == []
+
+
+def path_without(folder: Path, *names: str) -> str:
+    """Make a folder that has what PATH has, but for some programs."""
+    for directory in ("/bin", "/usr/bin"):
+        for entry in os.listdir(directory):
+            if entry not in names and not (folder / entry).exists():
+                (folder / entry).symlink_to(os.path.join(directory, entry))
+    return str(folder)
+
+
+@pytest.mark.parametrize("without", [["setsid"], ["setsid", "perl"]])
+def test_host_without_setsid_starts_and_ends_jobs(
+    host: Host, tmp_path: Path, without: List[str]
+) -> None:
+    """perl does the same; without either, the job is still cut off from its starter."""
+    (tmp_path / "bin").mkdir()
+    host.env["PATH"] = path_without(tmp_path / "bin", *without)
+    assert host.start("one", "cat; exit 3", b"input")[:8] == "started "
+    assert str(host.wait("one").state) == "ended(3)" and host.output("one") == b"input"
+    host.start("two", ENDLESS)
+    host.run(scripts.kill("two", host.look("two").token, ["TERM", "KILL"], 2))
+    assert str(host.wait("two").state) in ("signalled(TERM)", "signalled(KILL)", "killed")
+
+
+def test_supervisor_that_is_killed_leaves_the_truth(host: Host) -> None:
+    """As long as the job's shell runs, it runs; then nobody knows its status."""
+    host.start("one", ENDLESS)
+    line = (host.jobs / "one" / "record").read_text().split()
+    os.kill(int(line[6]), signal.SIGKILL)
+    assert host.look("one").state.name == "running"
+    os.kill(int(line[8]), signal.SIGKILL)
+    assert host.wait("one").state.name == "killed"
+
+
+def began_at(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
+
+
+def test_reused_number_is_never_taken_for_the_job(host: Host) -> None:
+    """A process with the job's number that began at another time, or in another boot."""
+    host.start("one", ENDLESS)
+    path = host.jobs / "one" / "record"
+    words = path.read_text().split()
+    token = words[1]
+    host.run(scripts.kill("one", token, ["KILL"], 1))
+    (host.jobs / "one" / token / "status").unlink()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        words[6] = words[8] = str(stranger.pid)
+        path.write_text(" ".join(words) + "\n")
+        assert host.look("one").state.name == "killed"
+        host.run(scripts.kill("one", token, ["KILL"], 0.1))
+        words[7] = words[9] = began_at(stranger.pid)
+        path.write_text(" ".join(words) + "\n")
+        assert host.look("one").state.name == "running"
+        words[5] = "another-boot"
+        path.write_text(" ".join(words) + "\n")
+        assert host.look("one").state.name == "rebooted"
+        host.run(scripts.kill("one", token, ["KILL"], 0.1))
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_job_of_another_host_is_left_alone(host: Host) -> None:
+    """A home that hosts share: the other host's job is reported as such, and nothing is done."""
+    host.start("one", "exit 3")
+    host.wait("one")
+    path = host.jobs / "one" / "record"
+    words = path.read_text().split()
+    words[3] = "elsewhere.example"
+    path.write_text(" ".join(words) + "\n")
+    seen = host.look("one")
+    assert (seen.state.name, seen.state.host) == ("elsewhere", "elsewhere.example")
+    for text in (
+        scripts.remove("one", words[1]),
+        scripts.clean(0),
+        scripts.kill("one", words[1], ["KILL"], 0.1),
+    ):
+        host.run(text)
+    assert host.start("one", "exit 3")[:6] == "found "
+    assert (host.jobs / "one" / words[1] / "status").exists()
+
+
+def test_start_that_died_half_way_is_made_anew(host: Host) -> None:
+    """Its input is removed, and it counts for nothing."""
+    dead = host.jobs / "one" / ("0" * 16)
+    dead.mkdir(parents=True)
+    (dead / "stdin").write_text("secret")
+    assert host.look("one").state.name == "missing"
+    assert host.start("one", "exit 3")[:8] == "started "
+    assert str(host.wait("one").state) == "ended(3)" and not dead.exists()
+
+
+def test_clean_removes_dead_starts_but_no_living_one(host: Host) -> None:
+    for name, pid in (("dead", 1), ("living", os.getpid())):
+        attempt = host.jobs / name / ("0" * 16)
+        attempt.mkdir(parents=True)
+        host.start("other", "true")
+        host.wait("other")
+        words = (host.jobs / "other" / "record").read_text().split()
+        began = began_at(os.getpid())
+        (attempt / "starter").write_text(f"{words[3]} {words[4]} {words[5]} {pid} {began}\n")
+    host.run(scripts.clean(1000))
+    assert sorted(os.listdir(host.jobs)) == ["living", "other"]
+
+
+def test_input_that_is_cut_off_starts_nothing(host: Host) -> None:
+    token = uuid.uuid4().hex[:16]
+    line = scripts.payload("true", {}, token, False)
+    options: Dict[str, Optional[Any]] = {"shell": None, "cwd": None, "run_timeout": None}
+    text = scripts.start("one", token, "d" * 64, line, stdin_size=10, in_file=False, **options)  # type: ignore[arg-type]
+    assert host.run(text, b"123").stdout == "error stdin it did not arrive whole\n"
+    assert host.look("one").state.name == "missing"
+    assert os.listdir(host.jobs / "one") == []
+
+
+def test_script_that_is_cut_off_starts_nothing(host: Host) -> None:
+    token = uuid.uuid4().hex[:16]
+    line = scripts.payload("echo 1", {}, token, False)[:-3]
+    options: Dict[str, Optional[Any]] = {"shell": None, "cwd": None, "run_timeout": None}
+    text = scripts.start("one", token, "d" * 64, line, stdin_size=0, in_file=False, **options)  # type: ignore[arg-type]
+    assert host.run(text).stdout.startswith("error start ")
+    assert os.listdir(host.jobs / "one") == []
+
+
+def test_full_disk_is_reported_with_what_was_written(host: Host, tmp_path: Path) -> None:
+    """The status has its place from the start; output that had none is known to be missing."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o size=256k none {disk} && exec "$@"'
+    probe = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", "true"], stderr=subprocess.PIPE
+    )
+    if probe.returncode:
+        pytest.skip("needs the right to mount")
+    host.env["XDG_STATE_HOME"] = str(disk)
+    host.prefix = ["unshare", "-m", "sh", "-c", mount, "sh"]
+    token = uuid.uuid4().hex[:16]
+    line = scripts.payload("head -c 1000000 /dev/zero; exit 4", {}, token, False)
+    options: Dict[str, Optional[Any]] = {"shell": None, "cwd": None, "run_timeout": None}
+    text = scripts.start("one", token, "d" * 64, line, stdin_size=0, in_file=False, **options)  # type: ignore[arg-type]
+    look = f"\n( {scripts.look('one')} )"
+    process = host.run(
+        f"( {text} )\nsleep 1{look}\nwc -c <{disk}/ssh_service/jobs/one/{token}/stdout"
+    )
+    assert process.stdout.startswith("started "), process
+    lines = process.stdout.splitlines()
+    seen = record.parse(lines[-2])
+    assert seen is not None and str(seen.state) == "ended(4)" and seen.state.disk_full
+    assert 100_000 < int(lines[-1]) < 262_144
+
+
+def test_disk_that_is_full_at_the_start_starts_nothing(host: Host, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    host.env["XDG_STATE_HOME"] = str(file)
+    assert host.start("one", "true").startswith("error folder mkdir: ")
+
+
+@pytest.mark.parametrize(
+    "options, answer",
+    [
+        ({"cwd": "/no/such"}, "error cwd /no/such: "),
+        ({"shell": "/no/such"}, "error shell /no/such: there is no such program"),
+    ],
+)
+def test_start_that_cannot_be_made_says_why(
+    host: Host, options: Dict[str, str], answer: str
+) -> None:
+    assert host.start("one", "true", **options).startswith(answer)
+    assert not (host.jobs / "one").exists()
