@@ -204,15 +204,25 @@ class Job:
         check_seconds("timeout", timeout)
         if self.state.is_over:
             return self.state
-        waiter = Waiter(self.id, self._seen.token, self._seen.supervisor)
-        if not self._host.watcher.wait(waiter, timeout):
-            raise TimeoutError(
-                f"{self.connection_id}: job {self.id} still runs after a wait of {timeout:g} s, or"
-                " cannot be asked; it goes on"
-            )
+        waiter, watcher = self._waiter(), self._host.watcher
+        try:
+            watcher.add(waiter)
+            if not waiter.settled.wait(timeout):
+                raise TimeoutError(
+                    f"{self.connection_id}: job {self.id} still runs after a wait of {timeout:g} s,"
+                    " or cannot be asked; it goes on"
+                )
+        finally:
+            watcher.remove(waiter)
+        return self._take_waiter(waiter)
+
+    def _waiter(self) -> Waiter:
+        return Waiter(self.id, self._seen.token, self._seen.supervisor)
+
+    def _take_waiter(self, waiter: Waiter) -> JobState:
         if waiter.error is not None:
             raise copy_for_raise(waiter.error) from waiter.error
-        return self._take({self.id: waiter.seen} if waiter.seen is not None else {})
+        return self._take({} if waiter.seen is None else {self.id: waiter.seen})
 
     def _take(self, found: Mapping[str, Seen]) -> JobState:
         """Remember what was seen of this job, and not of a later one with its id."""
@@ -445,6 +455,7 @@ class _Reader:
     def __init__(self, job: Job, start: int, stream: str, deadline: Optional[float]) -> None:
         self._job, self._stream, self._deadline = job, stream, deadline
         self._offset, self._pause = start, _MIN_PAUSE
+        self._waiter: Optional[Waiter] = None
         self.is_at_end = False  # of what was there when it was read last
 
     def read(self) -> bytes:
@@ -485,10 +496,13 @@ class _Reader:
             if left <= 0:
                 raise TimeoutError(f"{self._job.connection_id}: job {self._job.id} still runs")
             seconds = min(seconds, left)
-        try:
-            state = self._job.wait(seconds)
-        except TimeoutError:
+        if self._waiter is None:
+            self._waiter = self._job._waiter()
+            self._job._host.watcher.add(self._waiter)
+        if not self._waiter.settled.wait(seconds):
             return False
+        waiter, self._waiter = self._waiter, None
+        state = self._job._take_waiter(waiter)
         if not state.is_over:
             raise self._job._missing(state)
         return True

@@ -15,9 +15,6 @@ from typing import Mapping, Optional, Sequence
 
 from ssh_service.commands import script
 
-# Seconds from TERM to KILL when a job's time is over.
-_KILL_DELAY = 5
-
 # The line before an answer; a login shell may have written something before it.
 MARK = "ssh_service-jobs-1"
 
@@ -121,10 +118,10 @@ rm -f -- "$_ssh_try/probe"
 printf '%-255s\n' "1 $_ssh_k ${_ssh_c:--} $(date +%s) $_ssh_f" 1<>"$_ssh_try/status.new"
 mv -f -- "$_ssh_try/status.new" "$_ssh_try/status"
 """
-# Ends the job when its time is over: TERM, and later KILL for what is left.
-_LIMIT = """
+# Ends the job when its time is over: TERM, and 5 seconds later KILL for what is left.
+_LIMIT = r"""
 unset _ssh_d _ssh_s
-sleep "$_ssh_limit" || exit
+sleep "$_ssh_limit" || sleep "$((${_ssh_limit%.*} + 1))" || exit
 IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"
 [ "$_ssh_t" = "$_ssh_token" ] && [ ! -e "$_ssh_try/status" ] || exit
 set -- $_ssh_l
@@ -132,15 +129,13 @@ set -- $_ssh_l
 mv -- "$_ssh_try/limit.new" "$_ssh_try/limit"
 kill -TERM "$7"
 _ssh_n=0
-while [ $_ssh_n -lt %d ]; do
+while [ $_ssh_n -lt 50 ]; do
     kill -0 "$7" || exit
     sleep 0.1 || { sleep 1; _ssh_n=$((_ssh_n + 9)); }
     _ssh_n=$((_ssh_n + 1))
 done
 kill -KILL "$7"
-""" % (
-    10 * _KILL_DELAY
-)
+"""
 # Becomes the job's shell; before that, it links the record.
 _JOB = r"""
 unset _ssh_s

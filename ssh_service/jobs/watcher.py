@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import weakref
-from typing import Any, Callable, Deque, Dict, Optional
+from typing import Any, Callable, Deque, Dict, Optional, Set
 
 from ssh_service import background, operations
 from ssh_service.background import Strand, Timer
@@ -112,7 +112,7 @@ class Watcher:
 
     Notes
     -----
-    Thread safety.  `ask`, `wait` and `submit` may be called from any thread.  Everything else runs
+    Thread safety.  `ask`, `add` and `remove` may be called from any thread.  Everything else runs
     on the watcher's strand, one call at a time, and needs no lock.
 
     Guarantees.  There is one session at most, however many threads ask and wait, and none while
@@ -135,6 +135,8 @@ class Watcher:
         self._poll_timer: Optional[Timer] = None
         self._idle_timer: Optional[Timer] = None
         self._answer_timer: Optional[Timer] = None
+        self._heard_at = 0.0
+        self._new_ids: Set[str] = set()  # of waiters that may have come too late
         self._looked_at = 0.0
         self._retry_delay = _MIN_RETRY
 
@@ -159,13 +161,13 @@ class Watcher:
             raise copy_for_raise(question.error) from question.error
         return question.answer
 
-    def wait(self, waiter: Waiter, timeout: Optional[float]) -> bool:
-        """Wait until a job does not run any more; return False when the time is up."""
-        try:
-            background.submit(self._strand, self._add_waiter, waiter)
-            return waiter.settled.wait(timeout)
-        finally:
-            background.submit(self._strand, self._remove_waiter, waiter)
+    def add(self, waiter: Waiter) -> None:
+        """Settle a waiter when its job does not run any more; it is kept by its thread alone."""
+        background.submit(self._strand, self._add_waiter, waiter)
+
+    def remove(self, waiter: Waiter) -> None:
+        """Forget a waiter."""
+        background.submit(self._strand, self._remove_waiter, waiter)
 
     # Questions.
 
@@ -217,7 +219,15 @@ class Watcher:
 
     def _on_silence(self, question: Optional[Question]) -> None:
         """Give a session up that does not answer."""
-        if self._server is None or self._asked is not question or (self._is_ready and not question):
+        if (
+            self._server is None
+            or self._asked is not question
+            or (self._is_ready and not question)
+        ):
+            return
+        left = self._heard_at + _ANSWER_TIMEOUT - time.monotonic()
+        if left > 0:  # a long answer is on its way
+            self._answer_timer = self._call_in(left, self._on_silence, question)
             return
         text = f"{self._target.connection_id}: no answer about a job in {_ANSWER_TIMEOUT:g} s"
         self._give_up(SshConnectionLost(text, sent=False, reason="silence"))
@@ -232,6 +242,7 @@ class Watcher:
         if server is not self._server:
             return
         self._data += data
+        self._heard_at = time.monotonic()
         if not self._is_ready:
             _, mark, rest = self._data.partition(_MARK)
             if not mark:
@@ -289,7 +300,7 @@ class Watcher:
 
     def _add_waiter(self, waiter: Waiter) -> None:
         self._waiters.add(waiter)
-        self._looked_at = 0.0  # it may have ended long ago
+        self._new_ids.add(waiter.job_id)
         self._poll_in(0.0)
 
     def _remove_waiter(self, waiter: Waiter) -> None:
@@ -308,7 +319,10 @@ class Watcher:
         if self._poll is not None or not self._waiters:
             return
         now = time.monotonic()
-        if now - self._looked_at >= _LOOK_INTERVAL:
+        if self._new_ids:
+            self._poll = Look(sorted(self._new_ids))
+            self._new_ids.clear()
+        elif now - self._looked_at >= _LOOK_INTERVAL:
             self._looked_at = now
             self._poll = Look(sorted({waiter.job_id for waiter in self._waiters}))
         else:
@@ -335,8 +349,8 @@ class Watcher:
             now = time.monotonic()
             waited = min((now - waiter.began for waiter in list(self._waiters)), default=0.0)
             if self._waiters:
-                due = 0.0 if not self._looked_at else waited * _POLL_PART
-                self._poll_in(due and min(max(due, _MIN_POLL), _MAX_POLL))
+                due = min(max(waited * _POLL_PART, _MIN_POLL), _MAX_POLL)
+                self._poll_in(0.0 if self._new_ids else due)
 
     def _settle(self, found: Dict[str, Seen]) -> None:
         for waiter in list(self._waiters):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+import subprocess
 from pathlib import Path
-from typing import List
+from typing import Any, Dict, List
 
 import pytest
 
 from ssh_service import (
     Job,
     SshClientCache,
+    SshCommandTimeout,
+    SshConfigError,
     SshJobConflict,
+    SshJobError,
     SshJobNotFound,
     find_job,
     list_jobs,
     start_job,
 )
+from ssh_service.jobs import job as job_module
 from tests.common import PATIENCE, eventually, in_threads, is_running
 from tests.servers import find_shell, litter, make_ash, sshd_with_shell
 from tests.sshd.jobs import JobHost
@@ -77,8 +83,9 @@ def test_one_id_is_started_once_by_ten_threads(
 
 
 def test_killed_job_is_ended_with_all_its_processes(
-    job_host: JobHost, cache: SshClientCache
+    job_host: JobHost, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(job_module, "_END_TIMEOUT", 0.5)
     job = start_job(job_host.web, "trap '' TERM; sleep 60 & echo $! $$; wait", cache=cache)
     pids = next(job.lines(timeout=PATIENCE)).split()
     assert job.poll().name == "running" and all(map(is_running, pids))
@@ -155,3 +162,104 @@ def test_login_shell_of_any_kind_runs_jobs(
         assert not any("script" in file or "stdin" in file for file in files), files
         job.remove()
         assert litter(tmp_path / "home") == []
+
+
+def test_secrets_of_a_job_are_seen_by_nobody(job_host: JobHost, cache: SshClientCache) -> None:
+    """Variables, script and input are in no process list, and in no file while the job runs."""
+    secrets = ["hush-variable", "hush-input", "hush-script"]
+    job = start_job(
+        job_host.web,
+        "cat >/dev/null; : hush-script; echo on; while :; do sleep 0.1; done",
+        env={"A": secrets[0]},
+        stdin=secrets[1],
+        cache=cache,
+    )
+    assert next(job.lines(timeout=PATIENCE)) == "on\n"
+    shown = subprocess.run(
+        ["ps", "axww", "-o", "args="], stdout=subprocess.PIPE, check=True
+    ).stdout.decode()
+    assert f"ssh_service job {job.id}" in shown
+    shown += "".join(
+        file.read_text() for file in (job_host.folder / job.id).rglob("*") if file.is_file()
+    )
+    shown += repr(job) + repr(vars(job))
+    assert not [secret for secret in secrets if secret in shown]
+    job.kill()
+
+
+def test_job_that_is_removed_under_a_follower_says_so(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    job = start_job(job_host.web, "echo on; while :; do sleep 0.1; done", cache=cache)
+    lines = job.lines(timeout=PATIENCE)
+    assert next(lines) == "on\n"
+    with pytest.raises(SshJobError, match="end it first"):
+        job.remove()
+    shutil.rmtree(job_host.folder / job.id)
+    with pytest.raises(SshJobNotFound, match="is not there any more"):
+        list(lines)
+    with pytest.raises(SshJobNotFound):
+        job.result(PATIENCE)
+    assert job.poll().name == "missing"
+
+
+def test_same_id_after_a_removal_is_another_job(job_host: JobHost, cache: SshClientCache) -> None:
+    """An old handle does not act on the new job."""
+    first = start_job(job_host.web, "exit 1", id="again", cache=cache)
+    first.wait(PATIENCE)
+    first.remove()
+    second = start_job(job_host.web, "sleep 60", id="again", cache=cache)
+    assert first != second
+    first.remove()
+    first.kill("KILL")
+    assert second.poll().name == "running"
+    second.kill()
+
+
+def test_run_timeout_ends_the_job_and_keeps_its_output(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    job = start_job(job_host.web, "echo on; sleep 60", run_timeout=0.3, cache=cache)
+    with pytest.raises(SshCommandTimeout, match="run_timeout") as caught:
+        job.result(PATIENCE)
+    assert caught.value.process is not None and caught.value.process.stdout == "on\n"
+    assert caught.value.ended and job.state.timed_out
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"id": "a/b"}, "id: expected 1 to 128 letters"),
+        ({"id": "x" * 300}, "id: expected 1 to 128 letters"),
+        ({"id": ".hidden"}, "id: expected 1 to 128 letters"),
+        ({"id": ""}, "id: expected 1 to 128 letters"),
+        ({"id": 7}, "id: expected 1 to 128 letters"),
+        ({"cwd": ""}, "cwd: expected a path"),
+        ({"cwd": "a\nb"}, "cwd: expected a path"),
+        ({"shell": ""}, "shell: expected a path"),
+        ({"run_timeout": 0}, "run_timeout: expected seconds"),
+        ({"run_timeout": -1}, "run_timeout: expected 0 or more seconds"),
+        ({"timeout": float("nan")}, "timeout: expected 0 or more seconds"),
+        ({"env": {"A": None}}, "environment variable 'A'"),
+        ({"stdin": 5}, "stdin"),
+    ],
+)
+def test_bad_input_is_an_error_at_once(options: Dict[str, Any], text: str) -> None:
+    with pytest.raises(SshConfigError, match=text):
+        start_job({"host": "192.0.2.1"}, "true", **options)
+
+
+@pytest.mark.parametrize("options", [{"start": -1}, {"stream": "log"}, {"encoding": "utf-16"}])
+def test_bad_option_of_lines_is_an_error_at_once(
+    job_host: JobHost, cache: SshClientCache, options: Dict[str, Any]
+) -> None:
+    job = start_job(job_host.web, "true", id="options", cache=cache)
+    with pytest.raises(SshConfigError, match=next(iter(options))):
+        job.lines(**options)
+
+
+def test_job_that_cannot_be_started_says_why(job_host: JobHost, cache: SshClientCache) -> None:
+    with pytest.raises(SshJobError, match="it cannot run in its folder: ['\"]/no/such"):
+        start_job(job_host.web, "true", cwd="/no/such", cache=cache)
+    with pytest.raises(SshJobError, match="it has no shell: '/no/shell"):
+        start_job(job_host.web, "true", shell="/no/shell", cache=cache)

@@ -66,6 +66,10 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "api": {"operations", "copying", "commands", "connections", "params", "transport", "errors"},
     "forwarding": {
         "api",
+    "jobs": {
+        "api",
+        "operations",
+        "commands",
         "connections",
         "params",
         "transport",
@@ -130,6 +134,7 @@ ENGINE = {
     "strands",
     "event_trackers",
     "events",
+    "jobs",
     "known_servers",
     "operations",
     "sessions",
@@ -205,7 +210,7 @@ def test_inside_a_package_with_a_map_imports_go_up_in_it_only(folder: str) -> No
             assert other == own or order.index(other) < order.index(own), path
 
 
-@pytest.mark.parametrize("folder", ["", "connections", "commands", "transport"])
+@pytest.mark.parametrize("folder", ["", "connections", "commands", "jobs", "transport"])
 def test_map_in_contributing_names_every_module(folder: str) -> None:
     """Whoever looks for a module, or meets one, finds it in CONTRIBUTING's map."""
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
