@@ -32,6 +32,7 @@ _NEEDS = {"mlos_bench.md": "mlos_bench", "watching.md": "opentelemetry"}
 # What a page's examples are to print, among other things.
 _SAID = {
     "faq.md": ["started\n"],
+    "jobs.md": ["part 1\npart 2\npart 3\nended(0)\n"],
     "many_hosts.md": [f"web{number:02} SUCCEEDED" for number in range(1, 41)],
     "moving.md": ["load average", "web1 SUCCEEDED\n", "web2 SUCCEEDED\n"],
     "recipes.md": [
