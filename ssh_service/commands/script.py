@@ -201,6 +201,7 @@ def _on_one_line(program: str) -> str:
 
 
 def quote(text: str) -> str:
+    """Quote a text for a POSIX shell."""
     return "'" + text.replace("'", "'\\''") + "'"
 
 

@@ -6,10 +6,12 @@ process on any machine with the same login.
 
 Inside, from the bottom up: `scripts` has the shell scripts that do the work on the host, `record`
 reads what they say, `questions` and `watcher` keep the one session of a destination over which
-all threads ask, `job` is the public handle, and `starting` starts and finds jobs.
+all threads ask, `handle`, `lines` and `job` are the public class, and `starting` starts and finds
+jobs.
 """
 
-from ssh_service.jobs.job import Job, JobLines
+from ssh_service.jobs.job import Job
+from ssh_service.jobs.lines import JobLines
 from ssh_service.jobs.record import JobState
 from ssh_service.jobs.starting import find_job, list_jobs, start_job
 

@@ -2,98 +2,26 @@
 
 from __future__ import annotations
 
-import collections
 import time
-from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Optional, Tuple
 
-from ssh_service import api, params
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.output import check_encoding
 from ssh_service.commands.process_group import check_signal
 from ssh_service.commands.result import CompletedProcess
-from ssh_service.connections.cache import SshClientCache, check_cache
-from ssh_service.errors import (
-    SshCommandTimeout,
-    SshConfigError,
-    SshJobError,
-    SshJobNotFound,
-    SshOutputLimitError,
-    SshServiceError,
-    copy_for_raise,
-)
+from ssh_service.errors import SshCommandTimeout, SshConfigError, SshOutputLimitError
 from ssh_service.jobs import scripts
-from ssh_service.jobs.questions import Look, Piece, Question, Read
-from ssh_service.jobs.record import JobState, Seen, answer, check_id, parse
-from ssh_service.jobs.watcher import Waiter, Watcher, is_passing, watcher_of
-from ssh_service.params import ConnectParams
+from ssh_service.jobs.handle import Destination, Host, JobHandle
+from ssh_service.jobs.lines import JobLines, OutputReader
+from ssh_service.jobs.questions import Look
+from ssh_service.jobs.record import JobState, Seen
 
-Destination = Mapping[str, Any]
-
-# Seconds until a question is asked again that a lost connection left without an answer.
-_MIN_RETRY, _MAX_RETRY = 0.1, 5.0
-# Seconds between two looks at output that does not grow; doubled each time.
-_MIN_PAUSE, _MAX_PAUSE = 0.05, 1.0
 # Seconds that a job has to end after TERM, and its processes to be gone after KILL.
 _END_TIMEOUT = 5.0
 _STREAMS = ("stdout", "stderr")
 
 
-class Host:
-    """A destination, and how it is asked about jobs."""
-
-    def __init__(self, destination: Destination, cache: Optional[SshClientCache]) -> None:
-        check_cache(cache)
-        self.destination = params.conceal(destination)
-        self.target: ConnectParams = params.resolve_concealed(self.destination)
-        self.given_cache = cache
-        self.cache = api.default_cache() if cache is None else cache
-
-    @property
-    def connection_id(self) -> str:
-        """``user@host:port``."""
-        return self.target.connection_id
-
-    @property
-    def watcher(self) -> Watcher:
-        """The session over which it is asked; another one after a fork."""
-        return watcher_of(self.cache, self.target)
-
-    def run(self, text: str, timeout: Optional[float], stdin: bytes = b"") -> CompletedProcess:
-        """Run a script of ours, once."""
-        return api.run(
-            self.destination, text, shell="/bin/sh", stdin=stdin, timeout=timeout, cache=self.cache
-        )
-
-    def query(self, text: str, timeout: Optional[float]) -> Dict[str, Seen]:
-        """Run a script of ours that answers in lines about jobs."""
-        process = self.run(text, timeout)
-        lines = answer(process.stdout)
-        if lines is None:
-            raise SshJobError(
-                f"{self.connection_id}: the host does not answer about jobs:"
-                f" {(process.stderr.strip() or repr(process))!r:.200}",
-                connection_id=self.connection_id,
-            )
-        found = [seen for seen in map(parse, lines) if seen is not None]
-        return {seen.job_id: seen for seen in found}
-
-    def ask(self, question: Callable[[], Question], deadline: Optional[float]) -> Any:
-        """Ask until there is an answer; errors that may pass are waited for."""
-        delay = _MIN_RETRY
-        while True:
-            try:
-                return self.watcher.ask(question(), deadline)
-            except SshServiceError as error:
-                if not is_passing(error):
-                    raise
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= delay:
-                    raise
-                time.sleep(delay)
-                delay = min(2 * delay, _MAX_RETRY)
-
-
-class Job:
+class Job(JobHandle):
     """
     A job on a host; `start_job`, `find_job` and `list_jobs` return it.
 
@@ -107,6 +35,8 @@ class Job:
         Its name on the host.
     connection_id : str
         ``user@host:port`` of the host.
+    state : JobState
+        What was last heard of it; `poll` asks the host.
 
     Notes
     -----
@@ -118,41 +48,8 @@ class Job:
     No method acts on a job that was started later with the same id.
     """
 
-    def __init__(self, host: Host, seen: Seen) -> None:
-        self.id = seen.job_id
-        self._host = host
-        self._seen = seen
-        self.connection_id = host.connection_id
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} at {self.connection_id} ({self._seen.state})>"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Job):
-            return NotImplemented
-        return self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
-    @property
-    def _identity(self) -> Tuple[str, str, str]:
-        return self.connection_id, self.id, self._seen.token
-
     def __reduce__(self) -> Tuple[Any, ...]:
-        return _unpickle, (self._host.destination, self._seen)
-
-    @property
-    def state(self) -> JobState:
-        """
-        What was last heard of it; `poll` asks the host.
-
-        Returns
-        -------
-        JobState
-            The state.
-        """
-        return self._seen.state
+        return _unpickle, (self.host.destination, self._seen)
 
     def poll(self, timeout: Optional[float] = None) -> JobState:
         """
@@ -177,8 +74,8 @@ class Job:
         """
         check_seconds("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
-        found = self._host.watcher.ask(Look([self.id]), deadline)
-        return self._take({seen.job_id: seen for seen in found})
+        found = self.host.watcher.ask(Look([self.id]), deadline)
+        return self.take({seen.job_id: seen for seen in found})
 
     def wait(self, timeout: Optional[float] = None) -> JobState:
         """
@@ -204,42 +101,17 @@ class Job:
         check_seconds("timeout", timeout)
         if self.state.is_over:
             return self.state
-        waiter, watcher = self._waiter(), self._host.watcher
+        waiter, watcher = self.make_waiter(), self.host.watcher
         try:
             watcher.add(waiter)
             if not waiter.settled.wait(timeout):
                 raise TimeoutError(
-                    f"{self.connection_id}: job {self.id} still runs after a wait of {timeout:g} s,"
-                    " or cannot be asked; it goes on"
+                    f"{self.connection_id}: job {self.id} still runs after a wait of {timeout:g}"
+                    " s, or cannot be asked; it goes on"
                 )
         finally:
             watcher.remove(waiter)
-        return self._take_waiter(waiter)
-
-    def _waiter(self) -> Waiter:
-        return Waiter(self.id, self._seen.token, self._seen.supervisor)
-
-    def _take_waiter(self, waiter: Waiter) -> JobState:
-        if waiter.error is not None:
-            raise copy_for_raise(waiter.error) from waiter.error
-        return self._take({} if waiter.seen is None else {self.id: waiter.seen})
-
-    def _take(self, found: Mapping[str, Seen]) -> JobState:
-        """Remember what was seen of this job, and not of a later one with its id."""
-        seen = found.get(self.id)
-        if seen is None:
-            raise SshJobError(
-                f"{self.connection_id}: the host does not answer about job {self.id}",
-                connection_id=self.connection_id,
-                job_id=self.id,
-            )
-        if self.state.is_over and seen.token == self._seen.token:
-            return self.state
-        state = seen.state
-        if seen.state.name != "missing" and seen.token != self._seen.token:
-            state = JobState("missing")
-        self._seen = self._seen._replace(state=state)
-        return state
+        return self.take_waiter(waiter)
 
     def lines(
         self,
@@ -325,10 +197,10 @@ class Job:
         deadline = _deadline(timeout)
         state = self.wait(timeout)
         if not state.is_over:
-            raise self._missing(state)
+            raise self.missing_error(state)
         outputs, limited = [], ""
         for stream in _STREAMS:
-            kept, reader = bytearray(), _Reader(self, 0, stream, deadline)
+            kept, reader = bytearray(), OutputReader(self, 0, stream, deadline)
             while not reader.is_at_end:
                 kept += reader.read()
                 if max_output is not None and len(kept) > max_output:
@@ -371,24 +243,8 @@ class Job:
         if state.disk_full:
             problem = f"ended as {state}, but the disk with its output was full: some may be lost"
         if problem is not None:
-            raise self._error(f"{where} {problem}", state, process)
+            raise self.error(f"{where} {problem}", state, process)
         return process
-
-    def _error(
-        self, text: str, state: JobState, process: Optional[CompletedProcess] = None
-    ) -> SshJobError:
-        cls = SshJobNotFound if state.name == "missing" else SshJobError
-        return cls(
-            text, connection_id=self.connection_id, job_id=self.id, state=state, process=process
-        )
-
-    def _missing(self, state: JobState) -> SshJobError:
-        what = (
-            f"belongs to the host {state.host}, which shares the home directory"
-            if state.name == "elsewhere"
-            else "is not there any more"
-        )
-        return self._error(f"{self.connection_id}: job {self.id} {what}", state)
 
     def kill(self, signal: Optional[str] = None, *, timeout: Optional[float] = 60.0) -> JobState:
         """
@@ -417,8 +273,8 @@ class Job:
         if signal is not None:
             check_signal(signal)
         signals, wait = (["TERM", "KILL"], _END_TIMEOUT) if signal is None else ([signal], 0.0)
-        text = scripts.kill(self.id, self._seen.token, signals, wait)
-        return self._take(self._host.query(text, timeout))
+        text = scripts.kill(self.id, self.token, signals, wait)
+        return self.take(self.host.query(text, timeout))
 
     def remove(self, *, timeout: Optional[float] = 60.0) -> None:
         """
@@ -436,147 +292,17 @@ class Job:
         SshServiceError
             As with `run`; the call may be repeated.
         """
-        found = self._host.query(scripts.remove(self.id, self._seen.token), timeout)
+        found = self.host.query(scripts.remove(self.id, self.token), timeout)
         seen = found.get(self.id)
         if seen is not None and seen.state.name == "stuck":
-            raise self._error(
+            raise self.error(
                 f"{self.connection_id}: the folder of job {self.id} cannot be removed", self.state
             )
-        state = self._take(found)
+        state = self.take(found)
         if state.name == "running":
-            raise self._error(f"{self.connection_id}: job {self.id} runs; end it first", state)
+            raise self.error(f"{self.connection_id}: job {self.id} runs; end it first", state)
         if state.name == "elsewhere":
-            raise self._missing(state)
-
-
-class _Reader:
-    """Reads a job's output piece by piece; what interrupts a call is as if it was not made."""
-
-    def __init__(self, job: Job, start: int, stream: str, deadline: Optional[float]) -> None:
-        self._job, self._stream, self._deadline = job, stream, deadline
-        self._offset, self._pause = start, _MIN_PAUSE
-        self._waiter: Optional[Waiter] = None
-        self.is_at_end = False  # of what was there when it was read last
-
-    def read(self) -> bytes:
-        """Return what comes next; empty at the end of what is there."""
-        job = self._job
-        piece: Piece = job._host.ask(
-            lambda: Read(job.id, job._seen.token, self._stream, self._offset), self._deadline
-        )
-        if piece.size < 0:
-            raise job._missing(JobState("missing"))
-        if piece.size < self._offset:
-            raise job._error(
-                f"{job.connection_id}: {self._stream} of job {job.id} has {piece.size} bytes,"
-                f" expected {self._offset}; does the job truncate /dev/{self._stream}?",
-                job.state,
-            )
-        self._offset += len(piece.data)
-        self.is_at_end = self._offset >= piece.size
-        return piece.data
-
-    def follow(self) -> bytes:
-        """Return what comes next, and wait for it; empty when the job is over."""
-        while True:
-            was_over = self._job.state.is_over
-            data = self.read()
-            if data:
-                self._pause = _MIN_PAUSE
-                return data
-            if was_over:
-                return b""
-            if not self._wait_for_end():
-                self._pause = min(2 * self._pause, _MAX_PAUSE)
-
-    def _wait_for_end(self) -> bool:
-        seconds = self._pause
-        if self._deadline is not None:
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"{self._job.connection_id}: job {self._job.id} still runs")
-            seconds = min(seconds, left)
-        if self._waiter is None:
-            self._waiter = self._job._waiter()
-            self._job._host.watcher.add(self._waiter)
-        if not self._waiter.settled.wait(seconds):
-            return False
-        waiter, self._waiter = self._waiter, None
-        state = self._job._take_waiter(waiter)
-        if not state.is_over:
-            raise self._job._missing(state)
-        return True
-
-
-class JobLines:
-    """
-    The lines of a job's output, as they come; `Job.lines` returns it.
-
-    Attributes
-    ----------
-    offset : int
-        The offset in bytes behind the last line that was taken, for `Job.lines`.
-
-    Notes
-    -----
-    Thread safety.  For one thread at a time.  An error or an interruption loses nothing: the next
-    line is the one that would have come.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        start: int,
-        stream: str,
-        encoding: Optional[str],
-        deadline: Optional[float],
-    ) -> None:
-        self.offset = start
-        self._encoding = encoding
-        self._reader = _Reader(job, start, stream, deadline)
-        self._lines: Deque[bytes] = collections.deque()
-        self._begun: List[bytes] = []  # the pieces of a line whose end has not come
-        self._is_complete = False
-
-    def __iter__(self) -> "JobLines":
-        return self
-
-    def __next__(self) -> Union[str, bytes]:
-        """
-        Wait for the next line.
-
-        Returns
-        -------
-        Union[str, bytes]
-            The line with its newline; the last one may have none.
-
-        Raises
-        ------
-        StopIteration
-            The job is over, and all of its output was taken.
-        SshJobError
-            The job was removed, or truncated its output.
-        TimeoutError
-            The time was up.
-        SshServiceError
-            See `Job.wait`.
-        """
-        while not self._lines and not self._is_complete:
-            data = self._reader.follow()
-            *ends, rest = data.split(b"\n")
-            if ends:
-                ends[0], self._begun = b"".join([*self._begun, ends[0]]), []
-            self._lines.extend(end + b"\n" for end in ends)
-            if rest:
-                self._begun.append(rest)
-            if not data:
-                self._is_complete = True
-                self._lines.append(b"".join(self._begun))
-        line = self._lines.popleft() if self._lines else b""
-        if not line:
-            raise StopIteration
-        self.offset += len(line)
-        return line if self._encoding is None else line.decode(self._encoding, "backslashreplace")
+            raise self.missing_error(state)
 
 
 def _deadline(timeout: Optional[float]) -> Optional[float]:

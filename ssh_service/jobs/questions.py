@@ -26,7 +26,7 @@ class Question:
     answer : Any
         What the answer was.
     error : Optional[BaseException]
-        Why there is none.
+        Why it has no answer.
 
     Notes
     -----
@@ -82,7 +82,7 @@ class Piece(NamedTuple):
     Attributes
     ----------
     size : int
-        How long the output is; -1 where there is none.
+        How long the output is; -1 where it does not exist.
     data : bytes
         The bytes from the offset that was asked for.
     """

@@ -105,8 +105,8 @@ def check_id(job_id: str, name: str = "id") -> str:
     """
     if not isinstance(job_id, str) or not _ID.match(job_id):
         raise SshConfigError(
-            f"{name}: expected 1 to 128 letters, digits, '.', '_' or '-', the first one a letter or"
-            f" a digit, got {job_id!r:.60}"
+            f"{name}: expected 1 to 128 letters, digits, '.', '_' or '-', the first one a letter"
+            f" or a digit, got {job_id!r:.60}"
         )
     return job_id
 
@@ -154,6 +154,6 @@ def parse_record(job_id: str, record: str) -> Optional[Seen]:
 
 
 def answer(output: str) -> Optional[List[str]]:
-    """Return the lines of a script's answer; None if there is none."""
+    """Return the lines of a script's answer; None if it has no answer."""
     _, mark, rest = output.rpartition(f"{scripts.MARK}\n")
     return rest.splitlines() if mark else None

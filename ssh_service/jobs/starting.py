@@ -23,7 +23,8 @@ from ssh_service.errors import (
     SshServiceError,
 )
 from ssh_service.jobs import scripts
-from ssh_service.jobs.job import Destination, Host, Job
+from ssh_service.jobs.handle import Destination, Host
+from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest, parse_record
 from ssh_service.jobs.watcher import is_passing
 

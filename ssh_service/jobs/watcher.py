@@ -149,7 +149,7 @@ class Watcher:
         Raises
         ------
         TimeoutError
-            There was none before the deadline.
+            It did not come before the deadline.
         SshServiceError
             The session, or the connection, could not be had or was lost.
         """

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import uuid
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Sequence
 
 import pytest
 
@@ -138,6 +138,20 @@ def test_any_shell_of_a_host_kills_and_removes_jobs(any_host: Host) -> None:
     assert os.listdir(host.jobs) == []
 
 
+def start_script(job_id: str, token: str, line: str, stdin_size: int) -> str:
+    return scripts.start(
+        job_id,
+        token,
+        "d" * 64,
+        line,
+        stdin_size=stdin_size,
+        shell=None,
+        cwd=None,
+        run_timeout=None,
+        in_file=False,
+    )
+
+
 def path_without(folder: Path, *names: str) -> str:
     """Make a folder that has what PATH has, but for some programs."""
     for directory in ("/bin", "/usr/bin"):
@@ -151,7 +165,7 @@ def path_without(folder: Path, *names: str) -> str:
 def test_host_without_setsid_starts_and_ends_jobs(
     host: Host, tmp_path: Path, without: List[str]
 ) -> None:
-    """perl does the same; without either, the job is still cut off from its starter."""
+    """Perl does the same; without either, the job is still cut off from its starter."""
     (tmp_path / "bin").mkdir()
     host.env["PATH"] = path_without(tmp_path / "bin", *without)
     assert host.start("one", "cat; exit 3", b"input")[:8] == "started "
@@ -245,8 +259,7 @@ def test_clean_removes_dead_starts_but_no_living_one(host: Host) -> None:
 def test_input_that_is_cut_off_starts_nothing(host: Host) -> None:
     token = uuid.uuid4().hex[:16]
     line = scripts.payload("true", {}, token, False)
-    options: Dict[str, Optional[Any]] = {"shell": None, "cwd": None, "run_timeout": None}
-    text = scripts.start("one", token, "d" * 64, line, stdin_size=10, in_file=False, **options)  # type: ignore[arg-type]
+    text = start_script("one", token, line, stdin_size=10)
     assert host.run(text, b"123").stdout == "error stdin it did not arrive whole\n"
     assert host.look("one").state.name == "missing"
     assert os.listdir(host.jobs / "one") == []
@@ -255,8 +268,7 @@ def test_input_that_is_cut_off_starts_nothing(host: Host) -> None:
 def test_script_that_is_cut_off_starts_nothing(host: Host) -> None:
     token = uuid.uuid4().hex[:16]
     line = scripts.payload("echo 1", {}, token, False)[:-3]
-    options: Dict[str, Optional[Any]] = {"shell": None, "cwd": None, "run_timeout": None}
-    text = scripts.start("one", token, "d" * 64, line, stdin_size=0, in_file=False, **options)  # type: ignore[arg-type]
+    text = start_script("one", token, line, stdin_size=0)
     assert host.run(text).stdout.startswith("error start ")
     assert os.listdir(host.jobs / "one") == []
 
@@ -275,8 +287,7 @@ def test_full_disk_is_reported_with_what_was_written(host: Host, tmp_path: Path)
     host.prefix = ["unshare", "-m", "sh", "-c", mount, "sh"]
     token = uuid.uuid4().hex[:16]
     line = scripts.payload("head -c 1000000 /dev/zero; exit 4", {}, token, False)
-    options: Dict[str, Optional[Any]] = {"shell": None, "cwd": None, "run_timeout": None}
-    text = scripts.start("one", token, "d" * 64, line, stdin_size=0, in_file=False, **options)  # type: ignore[arg-type]
+    text = start_script("one", token, line, stdin_size=0)
     look = f"\n( {scripts.look('one')} )"
     process = host.run(
         f"( {text} )\nsleep 1{look}\nwc -c <{disk}/ssh_service/jobs/one/{token}/stdout"

@@ -156,7 +156,7 @@ print(job.result().exit_status, flush=True)
 def test_killed_controller_finds_its_job_again(
     job_host: JobHost, cache: SshClientCache, tmp_path: Path
 ) -> None:
-    """kill -9 in the middle, and started again: output and status are complete."""
+    """With -9 in the middle, and started again: output and status are complete."""
     program = CONTROLLER.format(web=job_host.web)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 

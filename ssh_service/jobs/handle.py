@@ -1,0 +1,162 @@
+"""A job on a host: its state, and how the host is asked for it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+
+from ssh_service import api, params
+from ssh_service.commands.result import CompletedProcess
+from ssh_service.connections.cache import SshClientCache, check_cache
+from ssh_service.errors import SshJobError, SshJobNotFound, SshServiceError, copy_for_raise
+from ssh_service.jobs.questions import Question
+from ssh_service.jobs.record import JobState, Seen, answer, parse
+from ssh_service.jobs.watcher import Waiter, Watcher, is_passing, watcher_of
+from ssh_service.params import ConnectParams
+
+Destination = Mapping[str, Any]
+
+# Seconds until a question is asked again that a lost connection left without an answer.
+_MIN_RETRY, _MAX_RETRY = 0.1, 5.0
+
+
+class Host:
+    """A destination, and how it is asked about jobs."""
+
+    def __init__(self, destination: Destination, cache: Optional[SshClientCache]) -> None:
+        check_cache(cache)
+        self.destination = params.conceal(destination)
+        self.target: ConnectParams = params.resolve_concealed(self.destination)
+        self.given_cache = cache
+        self.cache = api.default_cache() if cache is None else cache
+
+    @property
+    def connection_id(self) -> str:
+        """``user@host:port``."""
+        return self.target.connection_id
+
+    @property
+    def watcher(self) -> Watcher:
+        """The session over which it is asked; another one after a fork."""
+        return watcher_of(self.cache, self.target)
+
+    def run(self, text: str, timeout: Optional[float], stdin: bytes = b"") -> CompletedProcess:
+        """Run a script of ours, once."""
+        return api.run(
+            self.destination, text, shell="/bin/sh", stdin=stdin, timeout=timeout, cache=self.cache
+        )
+
+    def query(self, text: str, timeout: Optional[float]) -> Dict[str, Seen]:
+        """Run a script of ours that answers in lines about jobs."""
+        process = self.run(text, timeout)
+        lines = answer(process.stdout)
+        if lines is None:
+            raise SshJobError(
+                f"{self.connection_id}: the host does not answer about jobs:"
+                f" {(process.stderr.strip() or repr(process))!r:.200}",
+                connection_id=self.connection_id,
+            )
+        found = [seen for seen in map(parse, lines) if seen is not None]
+        return {seen.job_id: seen for seen in found}
+
+    def ask(self, question: Callable[[], Question], deadline: Optional[float]) -> Any:
+        """Ask until there is an answer; errors that may pass are waited for."""
+        delay = _MIN_RETRY
+        while True:
+            try:
+                return self.watcher.ask(question(), deadline)
+            except SshServiceError as error:
+                if not is_passing(error):
+                    raise
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= delay:
+                    raise
+                time.sleep(delay)
+                delay = min(2 * delay, _MAX_RETRY)
+
+
+class JobHandle:
+    """
+    The part of `Job` that knows its state; see there.
+
+    Attributes
+    ----------
+    id, connection_id
+        See `Job`.
+    host : Host
+        Where it is.
+    token : str
+        The attempt that started it.
+    """
+
+    def __init__(self, host: Host, seen: Seen) -> None:
+        self.id = seen.job_id
+        self.host = host
+        self._seen = seen
+        self.token = seen.token
+        self.connection_id = host.connection_id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} at {self.connection_id} ({self._seen.state})>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, JobHandle):
+            return NotImplemented
+        return self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> Tuple[str, str, str]:
+        return self.connection_id, self.id, self._seen.token
+
+    @property
+    def state(self) -> JobState:
+        """What was last heard of it."""
+        return self._seen.state
+
+    def make_waiter(self) -> Waiter:
+        """Return what `Watcher.add` takes."""
+        return Waiter(self.id, self._seen.token, self._seen.supervisor)
+
+    def take_waiter(self, waiter: Waiter) -> JobState:
+        """Return what a waiter has learnt."""
+        if waiter.error is not None:
+            raise copy_for_raise(waiter.error) from waiter.error
+        return self.take({} if waiter.seen is None else {self.id: waiter.seen})
+
+    def take(self, found: Mapping[str, Seen]) -> JobState:
+        """Remember what was seen of this job, and not of a later one with its id."""
+        seen = found.get(self.id)
+        if seen is None:
+            raise SshJobError(
+                f"{self.connection_id}: the host does not answer about job {self.id}",
+                connection_id=self.connection_id,
+                job_id=self.id,
+            )
+        if self.state.is_over and seen.token == self._seen.token:
+            return self.state
+        state = seen.state
+        if seen.state.name != "missing" and seen.token != self._seen.token:
+            state = JobState("missing")
+        self._seen = self._seen._replace(state=state)
+        return state
+
+    def error(
+        self, text: str, state: JobState, process: Optional[CompletedProcess] = None
+    ) -> SshJobError:
+        """Return the error of a job in this state."""
+        cls = SshJobNotFound if state.name == "missing" else SshJobError
+        return cls(
+            text, connection_id=self.connection_id, job_id=self.id, state=state, process=process
+        )
+
+    def missing_error(self, state: JobState) -> SshJobError:
+        """Return the error of a job that is not here any more."""
+        what = (
+            f"belongs to the host {state.host}, which shares the home directory"
+            if state.name == "elsewhere"
+            else "is not there any more"
+        )
+        return self.error(f"{self.connection_id}: job {self.id} {what}", state)

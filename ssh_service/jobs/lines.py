@@ -1,0 +1,145 @@
+"""The output of a job, read piece by piece and line by line."""
+
+from __future__ import annotations
+
+import collections
+import time
+from typing import Deque, List, Optional, Union
+
+from ssh_service.jobs.handle import JobHandle
+from ssh_service.jobs.questions import Piece, Read
+from ssh_service.jobs.record import JobState
+from ssh_service.jobs.watcher import Waiter
+
+# Seconds between two looks at output that does not grow; doubled each time.
+_MIN_PAUSE, _MAX_PAUSE = 0.05, 1.0
+
+
+class OutputReader:
+    """Reads a job's output piece by piece; what interrupts a call is as if it was not made."""
+
+    def __init__(self, job: JobHandle, start: int, stream: str, deadline: Optional[float]) -> None:
+        self._job, self._stream, self._deadline = job, stream, deadline
+        self._offset, self._pause = start, _MIN_PAUSE
+        self._waiter: Optional[Waiter] = None
+        self.is_at_end = False  # of what was there when it was read last
+
+    def read(self) -> bytes:
+        """Return what comes next; empty at the end of what is there."""
+        job = self._job
+        piece: Piece = job.host.ask(
+            lambda: Read(job.id, job.token, self._stream, self._offset), self._deadline
+        )
+        if piece.size < 0:
+            raise job.missing_error(JobState("missing"))
+        if piece.size < self._offset:
+            raise job.error(
+                f"{job.connection_id}: {self._stream} of job {job.id} has {piece.size} bytes,"
+                f" expected {self._offset}; does the job truncate /dev/{self._stream}?",
+                job.state,
+            )
+        self._offset += len(piece.data)
+        self.is_at_end = self._offset >= piece.size
+        return piece.data
+
+    def follow(self) -> bytes:
+        """Return what comes next, and wait for it; empty when the job is over."""
+        while True:
+            was_over = self._job.state.is_over
+            data = self.read()
+            if data:
+                self._pause = _MIN_PAUSE
+                return data
+            if was_over:
+                return b""
+            if not self._wait_for_end():
+                self._pause = min(2 * self._pause, _MAX_PAUSE)
+
+    def _wait_for_end(self) -> bool:
+        seconds = self._pause
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{self._job.connection_id}: job {self._job.id} still runs")
+            seconds = min(seconds, left)
+        if self._waiter is None:
+            self._waiter = self._job.make_waiter()
+            self._job.host.watcher.add(self._waiter)
+        if not self._waiter.settled.wait(seconds):
+            return False
+        waiter, self._waiter = self._waiter, None
+        state = self._job.take_waiter(waiter)
+        if not state.is_over:
+            raise self._job.missing_error(state)
+        return True
+
+
+class JobLines:
+    """
+    The lines of a job's output, as they come; `Job.lines` returns it.
+
+    Attributes
+    ----------
+    offset : int
+        The offset in bytes behind the last line that was taken, for `Job.lines`.
+
+    Notes
+    -----
+    Thread safety.  For one thread at a time.  An error or an interruption loses nothing: the next
+    line is the one that would have come.
+    """
+
+    def __init__(
+        self,
+        job: JobHandle,
+        start: int,
+        stream: str,
+        encoding: Optional[str],
+        deadline: Optional[float],
+    ) -> None:
+        self.offset = start
+        self._encoding = encoding
+        self._reader = OutputReader(job, start, stream, deadline)
+        self._lines: Deque[bytes] = collections.deque()
+        self._begun: List[bytes] = []  # the pieces of a line whose end has not come
+        self._is_complete = False
+
+    def __iter__(self) -> "JobLines":
+        return self
+
+    def __next__(self) -> Union[str, bytes]:
+        """
+        Wait for the next line.
+
+        Returns
+        -------
+        Union[str, bytes]
+            The line with its newline; the last one may have none.
+
+        Raises
+        ------
+        StopIteration
+            The job is over, and all of its output was taken.
+        SshJobError
+            The job was removed, or truncated its output.
+        TimeoutError
+            The time was up.
+        SshServiceError
+            See `Job.wait`.
+        """
+        while not self._lines and not self._is_complete:
+            data = self._reader.follow()
+            *ends, rest = data.split(b"\n")
+            if ends:
+                ends[0], self._begun = b"".join([*self._begun, ends[0]]), []
+            self._lines.extend(end + b"\n" for end in ends)
+            if rest:
+                self._begun.append(rest)
+            if not data:
+                self._is_complete = True
+                self._lines.append(b"".join(self._begun))
+        line = self._lines.popleft() if self._lines else b""
+        if not line:
+            raise StopIteration
+        self.offset += len(line)
+        return line if self._encoding is None else line.decode(self._encoding, "backslashreplace")
