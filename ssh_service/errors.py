@@ -347,6 +347,8 @@ class SshForwardError(SshServiceError, OSError):
     def retryable(self) -> bool:
         """True if the address is taken: it may be free later."""
         return self.errno == _errno.EADDRINUSE
+
+
 class SshJobError(SshServiceError, RuntimeError):
     """
     A job cannot be started, or did not end by itself.

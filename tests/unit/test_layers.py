@@ -66,6 +66,13 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "api": {"operations", "copying", "commands", "connections", "params", "transport", "errors"},
     "forwarding": {
         "api",
+        "connections",
+        "params",
+        "transport",
+        "background",
+        "events",
+        "errors",
+    },
     "jobs": {
         "api",
         "operations",
@@ -74,7 +81,6 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "params",
         "transport",
         "background",
-        "events",
         "errors",
     },
     "services": {"settings", "errors"},
