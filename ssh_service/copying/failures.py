@@ -23,6 +23,7 @@ from ssh_service.errors import (
 from ssh_service.transport import printable
 
 __all__ = [
+    "NO_INODES",
     "Refused",
     "changed_during_copy_error",
     "copy_error",
@@ -36,6 +37,8 @@ __all__ = [
     "was_rewritten",
 ]
 
+# For ENOSPC where there may be room for data.
+NO_INODES = "No space left on device: the file system has no inode left for another file"
 _ERRNOS = {
     protocol.NO_SUCH_FILE: errno.ENOENT,
     protocol.PERMISSION_DENIED: errno.EACCES,
@@ -89,9 +92,18 @@ def display_path(path: Union[str, bytes]) -> str:
 
 def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:
     """Return the transfer error for an error of the local system."""
-    return transfer_error(
-        error.errno or errno.EIO, display_path(path), error.strerror, side="local"
-    )
+    text = error.strerror
+    if error.errno == errno.ENOSPC and not _has_inodes_left(path):
+        text = NO_INODES
+    return transfer_error(error.errno or errno.EIO, display_path(path), text, side="local")
+
+
+def _has_inodes_left(path: Union[str, bytes]) -> bool:
+    try:
+        space = os.statvfs(os.path.dirname(os.path.abspath(path)))
+    except (OSError, AttributeError):  # Windows has no `statvfs`
+        return True
+    return bool(space.f_favail) or not space.f_files
 
 
 def not_a_file_error(path: bytes, mode: int, side: str) -> SshTransferError:

@@ -6,7 +6,7 @@ import errno
 import time
 from typing import Any, Callable, Iterator, Optional, Tuple
 
-from ssh_service.copying.failures import Refused
+from ssh_service.copying.failures import NO_INODES, Refused
 from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, folder_of, sibling
 from ssh_service.copying.pipeline import Cancelled, Pipeline
 from ssh_service.copying.replies import (
@@ -310,9 +310,11 @@ class RemoteFiles:
         space = await self.space(folder_of(refused.path))
         if space is not None and space.read_only:
             return refused.as_error(errno.EROFS)
-        if space is not None and not (space.free_blocks and space.free_files):
-            return refused.as_error(errno.ENOSPC)
-        if space is not None and space.free_blocks * space.block_size < refused.size:
+        if space is not None and not space.has_inodes_left and not refused.size:
+            return refused.as_error(errno.ENOSPC, NO_INODES)
+        if space is not None and (
+            not space.free_blocks or space.free_blocks * space.block_size < refused.size
+        ):
             return refused.as_error(errno.ENOSPC)  # not enough for that write
         try:
             found = await self.find(refused.path)

@@ -654,6 +654,21 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(
         assert not unfinished_files(disk)
 
 
+def test_a_file_system_without_inodes_is_told(
+    session: SftpSession, file: Path, tmp_path: Path, mount: Callable[..., None]
+) -> None:
+    """There is room for data, so that "No space left on device" alone would mislead."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, "-t", "tmpfs", "-o", "size=10m,nr_inodes=3", "tmpfs")
+    for name in ("a", "b"):
+        (disk / name).write_bytes(b"")
+    for copy in (upload, download):
+        with pytest.raises(OSError, match="no inode left for another file") as caught:
+            copy(session, file, disk / "target")
+        check(caught.value, errno.ENOSPC, disk / "target")
+
+
 def test_a_read_only_file_system_is_told(
     session: SftpSession, file: Path, tmp_path: Path, mount: Callable[..., None]
 ) -> None:

@@ -484,3 +484,16 @@ def test_a_folder_streamed_into_itself_is_copied_once(
     upload(session, source, source / "copy", shell=shell)
     shell.wait()
     assert len(list(source.rglob("*"))) == 2 * (len(list(source.iterdir())) - 1) + 1
+
+
+def test_a_tree_for_which_inodes_do_not_suffice_says_so(
+    session: SftpSession, home: Path, tmp_path: Path, mount: Callable[..., None]
+) -> None:
+    source = many_files(tmp_path / "source", 300, 100)
+    for number, one in enumerate([upload, download]):
+        disk = tmp_path / f"disk{number}"
+        disk.mkdir()
+        mount(disk, "-t", "tmpfs", "-o", "size=10m,nr_inodes=20", "tmpfs")
+        with pytest.raises(OSError, match="no inode left for another file") as caught:
+            one(session, source, disk / "target", shell=Shell(home))
+        assert caught.value.errno == errno.ENOSPC

@@ -132,7 +132,7 @@ def space(body: bytes) -> FreeSpace:
         raise ProtocolError("reply to statvfs@openssh.com is too short") from None
     return FreeSpace(
         free_blocks=fields[4],
-        free_files=fields[7],
+        has_inodes_left=bool(fields[7]) or not fields[5],
         read_only=bool(fields[9] & 1),
         block_size=fields[1],
     )

@@ -98,6 +98,6 @@ class FreeSpace(NamedTuple):
     """The part of ``statvfs@openssh.com`` that explains why a write failed."""
 
     free_blocks: int
-    free_files: int
+    has_inodes_left: bool  # also where the file system has no fixed number of them
     read_only: bool
     block_size: int
