@@ -137,6 +137,44 @@ class _Seconds(click.FloatRange):
             self.fail(f"expected seconds, a number above 0, got {value!r}", param, ctx)
 
 
+class _Count(click.IntRange):
+    """A whole number, whose error says what is valid."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            end = f"{self.min} or more" if self.max is None else f"{self.min} to {self.max}"
+            self.fail(f"expected a whole number, {end}, got {value!r}", param, ctx)
+
+
+class _RunCommand(click.Command):
+    """A command line that ends with the words of a remote command."""
+
+    def parse_args(self, ctx: click.Context, args: List[str]) -> List[str]:
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        words = list(ctx.params.get("command") or ())
+        options = given[: len(given) - len(words)]
+        # click drops a `--` before the words, and leaves one between them.
+        if "--" in words and options[-1:] != ["--"] and _ends_with_host(options):
+            extra = words[: words.index("--")]
+            hosts = " ".join(f"-H {word}" for word in extra)
+            raise click.UsageError(
+                f"{' '.join(extra)!r} stands between the options and '--': each host needs its own"
+                f" -H ({hosts}); if it belongs to the command, write '--' before it, too",
+                ctx,
+            )
+        return rest
+
+
+def _ends_with_host(options: List[str]) -> bool:
+    last, before = options[-1:], options[-2:-1]
+    return before in (["-H"], ["--host"]) or any(
+        word.startswith("--host=") or (word.startswith("-H") and len(word) > 2) for word in last
+    )
+
+
 _CONNECTION_OPTIONS: List[_Decorator] = [
     click.option(
         "-l",
@@ -147,7 +185,7 @@ _CONNECTION_OPTIONS: List[_Decorator] = [
     click.option(
         "-P",
         "--port",
-        type=click.IntRange(1, 65535),
+        type=_Count(1, 65535),
         metavar="PORT",
         help="The port to connect to, on hosts given without :PORT.",
     ),
@@ -198,7 +236,7 @@ _HOST_OPTIONS: List[_Decorator] = [
     click.option(
         "-p",
         "--parallel",
-        type=click.IntRange(min=1),
+        type=_Count(min=1),
         default=32,
         show_default=True,
         metavar="N",
@@ -278,7 +316,7 @@ _COPY_OPTIONS: List[_Decorator] = [
 ]
 
 
-@commands.command("run", context_settings=_RUN_CONTEXT)
+@commands.command("run", cls=_RunCommand, context_settings=_RUN_CONTEXT)
 @_add_options(_HOST_OPTIONS)
 @click.option(
     "-o",
@@ -371,15 +409,15 @@ def demo_command(arguments: Tuple[str, ...]) -> int:
     help="The host.  Without it, in a checkout: compare this package with others, on loopback.",
 )  # fmt: skip
 @click.option(
-    "-c", "--commands", "count", type=click.IntRange(min=1), default=200, show_default=True,
+    "-c", "--commands", "count", type=_Count(min=1), default=200, show_default=True,
     help="How many commands to run.",
 )  # fmt: skip
 @click.option(
-    "-p", "--parallel", type=click.IntRange(min=1), default=16, show_default=True,
+    "-p", "--parallel", type=_Count(min=1), default=16, show_default=True,
     help="How many of them to run at once.  (The port is -P.)",
 )  # fmt: skip
 @click.option(
-    "-m", "--mebibytes", type=click.IntRange(min=0), default=16, show_default=True,
+    "-m", "--mebibytes", type=_Count(min=0), default=16, show_default=True,
     help="How much to copy in each direction; 0: nothing.",
 )  # fmt: skip
 @_add_options(_CONNECTION_OPTIONS)

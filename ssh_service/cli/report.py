@@ -12,7 +12,14 @@ from ssh_service.copying import Progress
 from ssh_service.fleet import HostResult
 from ssh_service.fleet.result import TIMED_OUT, one_line
 
-__all__ = ["JsonLines", "Lines", "Reporter", "escape_control_characters", "summary_line"]
+__all__ = [
+    "JsonLines",
+    "Lines",
+    "Reporter",
+    "escape_control_characters",
+    "in_options",
+    "summary_line",
+]
 
 # A longer line, in bytes, is split: a host may never end it.
 _MAX_LINE = 64 * 1024
@@ -83,12 +90,17 @@ class Reporter:
             pass  # the stream is closed
 
 
+def in_options(text: str) -> str:
+    """Name the option where an error names the parameter of Python's functions."""
+    return text.replace("(stall_timeout", "(--stall-timeout")
+
+
 def summary_line(result: HostResult) -> str:
     """Describe the result of a host in one line, without the host's name."""
     if result.ok:
         return f"succeeded in {result.seconds:.1f} s"
     if result.error is not None:
-        text = one_line(result.error)
+        text = in_options(one_line(result.error))
         if text.startswith(f"{result.host}: "):
             text = text[len(result.host) + 2 :]
         return f"{'TIMED OUT' if result.status == TIMED_OUT else 'FAILED'}: {text}"
@@ -102,7 +114,10 @@ class JsonLines(Reporter):
 
     def on_result(self, result: HostResult) -> None:
         """Write the result."""
-        text = json.dumps(result.as_dict(), ensure_ascii=False)
+        fields = result.as_dict()
+        if fields["error"] is not None:
+            fields["error"] = in_options(fields["error"])
+        text = json.dumps(fields, ensure_ascii=False)
         text = _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
         self._write(sys.stdout, text.encode("utf-8", "backslashreplace") + b"\n")
 

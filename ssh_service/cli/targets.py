@@ -118,7 +118,8 @@ def connect_parameters(
     if config == "none":
         found["config"] = None
     elif config:
-        if not os.path.isfile(expand_home(config)):
+        path = expand_home(config)
+        if not os.path.exists(path) or os.path.isdir(path):
             raise click.UsageError(f"--config {config}: no such file")
         found["config"] = [config]
     return found

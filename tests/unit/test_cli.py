@@ -91,6 +91,10 @@ def test_the_exit_statuses_are_in_the_help() -> None:
             ["upload", "--update", "--no-preserve", "-H", "a", "setup.py", "b"],
             "--update compares times, and --no-preserve keeps none: give one",
         ),
+        (["run", "-H", "a", "-p", "ten", "true"], "expected a whole number, 1 or more, got 'ten'"),
+        (["run", "-H", "a", "-P", "x", "true"], "'--port': expected a whole number, 1 to 65535"),
+        (["run", "-H", "a", "b", "--", "true"], "each host needs its own -H (-H b)"),
+        (["run", "-t", "1", "--host=a", "b", "c", "--", "x"], "its own -H (-H b -H c)"),
         (["rum"], "rum"),
         (["upload", "-H", "a", "no/such", "there"], "no/such"),
         (["upload", "-H", "a", "only-one"], "Missing argument"),
@@ -99,6 +103,14 @@ def test_the_exit_statuses_are_in_the_help() -> None:
 )
 def test_usage_error_is_one_line(arguments: List[str], complaint: str) -> None:
     assert complaint in complaint_of(in_process(*arguments))
+
+
+@pytest.mark.parametrize(
+    "words", [["--", "grep", "--", "x"], ["-n", "grep", "--", "x"], ["grep", "-H", "b"]]
+)
+def test_a_double_hyphen_may_belong_to_the_command(words: List[str]) -> None:
+    done = in_process("run", "-n", "-F", "none", "-H", "a", *words)
+    assert done.returncode == 0 and " run: grep -" in done.stdout
 
 
 def test_no_arguments_are_usage_and_show_the_help() -> None:
@@ -216,6 +228,15 @@ def test_json_has_no_character_that_ends_or_turns_its_line(capfdbinary: Any) -> 
     out = capfdbinary.readouterr().out.decode()
     assert len(out.splitlines()) == 1 and out.rstrip("\n").isprintable()
     assert json.loads(out)["stdout"] == f"a{strange}b\u00e9" and "\u00e9" in out
+
+
+def test_a_time_limit_is_named_by_its_option(capfdbinary: Any) -> None:
+    """The library names its parameter, `stall_timeout`."""
+    text = "web1: local '/x': no progress for 2 s (stall_timeout)"
+    for reporter in (JsonLines(), Lines()):
+        reporter.on_result(failed("web1", SshServiceError(text), 0.5))
+    for shown in capfdbinary.readouterr():
+        assert b"no progress for 2 s (--stall-timeout)" in shown
 
 
 def test_json_is_one_object_and_line_for_each_host(capfdbinary: Any) -> None:
