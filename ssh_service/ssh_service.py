@@ -39,6 +39,8 @@ _Self = TypeVar("_Self", bound="SshService")
 
 # A call may override these always, but other settings only if the service's config has them.
 _OVERRIDABLE = ("ssh_port", "ssh_username", "ssh_priv_key_path")
+# What the host is called elsewhere: in mappings of ours and asyncssh's, in paramiko and OpenSSH.
+_HOSTNAME_ALIKE = ("host", "hostname", "ssh_host", "address", "ip")
 
 _lock = threading.Lock()  # never held during a call that could block
 
@@ -212,7 +214,11 @@ class SshService(Service, metaclass=ABCMeta):
         if given.get("ssh_port", 0) is None:  # None means the service's port
             del given["ssh_port"]
         if given.get("ssh_hostname") is None:
-            raise SshConfigError("Missing required parameter: ssh_hostname")
+            text = "Missing required parameter: ssh_hostname"
+            wrong = [name for name in call or {} if str(name).lower() in _HOSTNAME_ALIKE]
+            if wrong:
+                text += f" (got {wrong[0]!r}: did you mean 'ssh_hostname'?)"
+            raise SshConfigError(text)
         known = {**self._known_settings(), **settings.PER_CALL}
         found = settings.problems(given, known, allow_unknown=True)
         if found:

@@ -231,8 +231,9 @@ class _Verification:
         scan = f"ssh-keyscan -p {port} {host}" if port else f"ssh-keyscan {host}"
         return (
             f"looked in {', '.join(self._trust.files) or 'no file'}. If the fingerprint is the"
-            f" host's own, add the key (`{scan}` prints its line) to a file of known hosts, have"
-            " it added (host_key_policy 'accept-new'), or pin it (host_key_fingerprints)"
+            f" host's own, add the key (`{scan}` prints its line) to a file of known_hosts (a"
+            " service: ssh_known_hosts_path), have it added by host_key_policy (a service:"
+            " ssh_host_key_policy) 'accept-new', or pin it (host_key_fingerprints)"
         )
 
     def _is_certified(self, lines: List[KnownKey]) -> bool:

@@ -70,6 +70,6 @@ class PermanentFailures:
                 "Every trial on this host will fail until this is repaired; the pauses between"
                 " trials grow up to %g s (Ctrl-C ends the experiment): %s",
                 _MAX_PAUSE,
-                error,
+                str(error).partition("; ")[0],  # the whole text was just logged
             )
         self._wake.wait(pause)

@@ -191,7 +191,14 @@ def test_an_unknown_host_is_told_with_all_it_takes_to_make_it_known(
         verify(HostKeyTrust("strict", (path, "/etc/other")), "host-a", "web1", port)
     text = str(caught.value)
     assert caught.value.received is not None and caught.value.received in text
-    for part in (f"{path}, /etc/other", f"`{scan}`", "accept-new", "host_key_fingerprints"):
+    settings = ("ssh_known_hosts_path", "ssh_host_key_policy")  # the services have these
+    for part in (
+        f"{path}, /etc/other",
+        f"`{scan}`",
+        "accept-new",
+        "host_key_fingerprints",
+        *settings,
+    ):
         assert part in text
     assert "\n" not in text
 

@@ -121,10 +121,11 @@ class TestPermanentFailures:
         """The pauses double up to a minute; one ERROR says what is going on."""
         failures = PermanentFailures()
         for _ in range(8):
-            failures.on_failure(SshAuthError("login refused"))
+            failures.on_failure(SshAuthError("login refused; what to do about it"))
         assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
         (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
         assert "login refused" in record.getMessage() and "Ctrl-C" in record.getMessage()
+        assert "what to do" not in record.getMessage()  # this was logged with the trial
 
     def test_permanent_failure_after_a_success_counts_anew(self, pauses: List[float]) -> None:
         """A host that works in between resets the pauses."""

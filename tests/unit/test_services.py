@@ -405,6 +405,13 @@ class TestRemoteExec:
             with pytest.raises(ValueError, match="Missing required parameter: ssh_hostname"):
                 method(call)
 
+    @pytest.mark.parametrize("name", ["hostname", "host", "ssh_host", "HostName"])
+    def test_a_host_under_another_name_is_an_error_that_suggests_the_right_one(
+        self, host: SshHostService, name: str
+    ) -> None:
+        with pytest.raises(ValueError, match=f"{name}.: did you mean 'ssh_hostname'?"):
+            host.remote_exec("true", {name: "web1"}, {})
+
     def test_a_wrong_value_in_a_call_fails_at_once(self, host: SshHostService) -> None:
         with pytest.raises(SshConfigError, match="ssh_port: expected a port number.*, got 'http'"):
             host.remote_exec("true", {**HERE, "ssh_port": "http"}, {})
