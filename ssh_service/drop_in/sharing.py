@@ -32,12 +32,9 @@ class Sharing:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._reset()
         self.linger = LINGER
         self.share: Optional[Share] = None
         self._cache: Optional[SshClientCache] = None
-
-    def _reset(self) -> None:
         self._lock = threading.Lock()
         # The lock guards all of these.
         self._members: Dict[Hashable, Set[int]] = {}  # tokens, by what they share
@@ -47,8 +44,8 @@ class Sharing:
         self._private: Dict[str, int] = {}
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's clients; its threads may have held the lock."""
-        self._reset()
+        """Replace the lock, which a thread of the parent may have held."""
+        self._lock = threading.Lock()
 
     def configure(
         self, linger: float, share: Optional[Share], cache: Optional[SshClientCache]

@@ -47,10 +47,25 @@ class TaggedTransport:
     def _send_user_message(self, m: Message) -> None:
         self.connection._send_user_message(m, self._send_state)
 
+    def _set_x11_handler(self, handler: Any) -> None:
+        before = self.connection._x11_handler
+        self.connection._set_x11_handler(self._own(handler, before))
+
+    def _set_forward_agent_handler(self, handler: Any) -> None:
+        before = self.connection._forward_agent_handler
+        self.connection._set_forward_agent_handler(self._own(handler, before))
+
+    def _own(self, handler: Any, before: Any) -> Any:
+        """Return a handler for the view alone; once that is closed, the one before is called."""
+        if self.transport is self.connection:
+            return handler
+        return self.transport.own_handler(handler, before)
+
     # Everything else is the transport's, including `isinstance`, ``==`` and assignment.
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
+        # A view may stand for another connection than the channel's.
+        return getattr(self.connection if name.startswith("_") else self.transport, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.transport, name, value)

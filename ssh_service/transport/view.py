@@ -12,6 +12,7 @@ import itertools
 import os
 import queue
 import threading
+import weakref
 from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
 
 import paramiko
@@ -141,6 +142,24 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
     def stop_thread(self) -> None:
         """Do nothing: the thread is others', too."""
 
+    def get_username(self) -> Optional[str]:
+        """Return the login name; None once it is not active, as in paramiko."""
+        name: Optional[str] = self.connection.get_username() if self.is_active() else None
+        return name
+
+    def get_remote_server_key(self) -> Any:
+        """
+        Return the host key.
+
+        Raises
+        ------
+        SSHException
+            It is not active.
+        """
+        if not self.is_active():
+            raise SSHException("No existing session")
+        return self.connection.get_remote_server_key()
+
     def get_exception(self) -> Optional[BaseException]:
         """Return None: errors are raised where they belong."""
         error, self.saved_exception = self.saved_exception, None
@@ -230,25 +249,31 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
             self._accepted.put(None)
         return channel
 
-    def _own(self, handler: Optional[Handler]) -> Handler:
-        """Return a handler that makes the channel the view's first."""
+    def own_handler(self, handler: Optional[Handler], before: Any = None) -> Handler:
+        """
+        Return a handler that makes the channel the view's first.
 
-        def handle(channel: SshChannel, *origin: Any) -> None:
-            if not self.lend(channel):
-                return
-            if handler is None:
-                self._accepted.put(channel)
-            else:
-                handler(channel, *origin)
+        Once the view is closed, it calls the handler from before: the server has one agent for all
+        users of a connection.
+        """
+        while isinstance(before, _OwnHandler) and before.is_over():
+            before = before.before
+        return _OwnHandler(
+            weakref.ref(self), handler, before if isinstance(before, _OwnHandler) else None
+        )
 
-        return handle
+    def queue_accepted(self, channel: SshChannel, *origin: Any) -> None:
+        """Keep a channel for `accept`."""
+        self._accepted.put(channel)
 
     def request_port_forward(
         self, address: str, port: int, handler: Optional[Handler] = None
     ) -> int:
         """Ask the server to listen on a port, as `paramiko.Transport.request_port_forward`."""
         connection = self._in_use()
-        number = connection.request_port_forward(address, port, self._own(handler))
+        # As in paramiko, a forward goes on where only the handler is left of its client.
+        own = _OwnHandler(lambda: self, handler)
+        number = connection.request_port_forward(address, port, own)
         self._forwards[address, number] = connection
         if self.is_closed:
             self._stop_forward(address, number)
@@ -265,12 +290,6 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
         connection = self._forwards.pop((address, port), None)
         if connection is not None and connection.is_active():
             connection.stop_port_forward(address, port)
-
-    def _set_x11_handler(self, handler: Optional[Handler]) -> None:
-        self.connection._set_x11_handler(self._own(handler))
-
-    def _set_forward_agent_handler(self, handler: Optional[Handler]) -> None:
-        self.connection._set_forward_agent_handler(self._own(handler))
 
     # What belongs to the connection.
 
@@ -358,6 +377,33 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
         if event is not None:
             event.set()
         return []
+
+
+class _OwnHandler:
+    """Handles channels that the server opens for one view, and after its end for another one."""
+
+    def __init__(
+        self,
+        view: Callable[[], Optional[TransportView]],
+        handler: Optional[Handler],
+        before: "Optional[_OwnHandler]" = None,
+    ) -> None:
+        self.before = before
+        self._view, self._handler = view, handler
+
+    def is_over(self) -> bool:
+        """Return whether the view is closed, or was collected."""
+        view = self._view()
+        return view is None or view.is_closed
+
+    def __call__(self, channel: SshChannel, *origin: Any) -> None:
+        view = self._view()
+        if self.is_over() and self.before is not None:
+            self.before(channel, *origin)
+        elif view is None:
+            channel.close()
+        elif view.lend(channel):
+            (self._handler or view.queue_accepted)(channel, *origin)
 
 
 # The methods of paramiko that work on the view as they are: by its own methods and state.

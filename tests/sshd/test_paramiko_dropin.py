@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,10 +20,12 @@ import pytest
 from ssh_service import SshClientCache
 from ssh_service import paramiko as ours
 from ssh_service.testing.pytest_plugin import Sshd
-from tests.common import PATIENCE, Outcome, eventually, in_threads
+from tests.common import PATIENCE, Outcome, eventually, in_threads, require_part
+from tests.injection import HOWS, moments, torn_at
 from tests.keys import generated
 
-Connect = Callable[..., Any]
+Connect = Any
+_STRIDE = 7
 
 
 @pytest.fixture
@@ -38,6 +42,7 @@ def connect(cache: SshClientCache) -> Iterator[Connect]:
         client.connect(**{**arguments(server), **changes})
         return client
 
+    make.clients = clients  # type: ignore[attr-defined]
     yield make
     for client in clients:
         client.close()
@@ -690,3 +695,108 @@ def test_transport_may_be_a_server() -> None:
     client.close()
     server.close()
     server.join(PATIENCE)
+
+
+# What a login decides: whoever shares it does not see what has changed since.
+
+
+@pytest.fixture
+def user_and_group(
+    sshd_factory: Callable[..., Sshd], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """Return a server, a user who can log in, and a group that the user can be added to."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a user and a group")
+    for program in ("useradd", "userdel", "groupadd", "gpasswd", "groupdel"):
+        require_part(shutil.which(program), f"needs {program} (Debian: apt install passwd)")
+    name, group = f"dropin{os.getpid()}", f"dropers{os.getpid()}"
+    keys = Path(tempfile.mkdtemp(prefix="ssh-service-dropin-"))
+    server = sshd_factory({"AllowUsers": name, "AuthorizedKeysFile": str(keys / "keys")})
+    shutil.copyfile(server.authorized_keys, keys / "keys")
+    keys.chmod(0o755)
+    (keys / "keys").chmod(0o644)
+    subprocess.run(["groupadd", group], check=True)
+    subprocess.run(["useradd", "-M", "-p", "*", "-d", "/", "-s", "/bin/sh", name], check=True)
+    try:
+        yield server, name, group
+    finally:
+        server.cut()
+        subprocess.run(["userdel", "--force", name], check=True, capture_output=True)
+        subprocess.run(["groupdel", group], check=True)
+        shutil.rmtree(keys)
+
+
+@pytest.mark.parametrize("way", ["fresh", "share", "linger", "uninstall"])
+def test_a_new_group_is_seen_by_a_new_login(
+    connect: Connect, cache: SshClientCache, user_and_group: Any, way: str
+) -> None:
+    """Sharing keeps a login as it was; each way out of it gives a new one."""
+    server, name, group = user_and_group
+
+    def login() -> Any:
+        return connect(server, cls=real.SSHClient, username=name)
+
+    def has_group(client: Any) -> bool:
+        return group in run(client, "id -Gn")[0].decode().split()
+
+    ours.install(cache=cache, linger=0 if way == "linger" else 60)
+    first = login()
+    assert not has_group(first)
+    subprocess.run(["gpasswd", "--add", name, group], check=True, capture_output=True)
+    if way != "linger":
+        first.close()
+    assert not has_group(login())  # it shares what exists
+    if way == "fresh":
+        ours.fresh(server.host)
+    elif way == "share":
+        ours.configure(cache=cache, share=lambda host, port, username: host != server.host)
+    elif way == "uninstall":
+        ours.uninstall()
+    else:
+        for client in connect.clients:
+            client.close()
+    assert has_group(login())
+
+
+# Forks and interruptions.
+
+
+def test_a_forked_child_has_connections_of_its_own(sshd: Sshd, connect: Connect) -> None:
+    client = connect(sshd)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            status = 0 if run(client) == HELLO and run(connect(sshd)) == HELLO else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert run(client) == HELLO
+    assert sshd.logins() == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", HOWS)
+def test_an_exception_anywhere_leaves_the_destination_usable(
+    sshd: Sshd, connect: Connect, cache: SshClientCache, how: str
+) -> None:
+    """Whatever line a signal's handler interrupts, no lease, session or lock is lost."""
+
+    def call() -> None:
+        client = ours.SSHClient()
+        client.set_missing_host_key_policy(real.AutoAddPolicy())
+        try:
+            client.connect(**arguments(sshd))
+            client.exec_command("true")[1].read()
+        finally:
+            client.close()
+
+    kept = connect(sshd)
+    for moment in moments(60, step=_STRIDE):
+        if not torn_at(moment, call, how):
+            break
+        assert run(kept) == HELLO
+    gc.collect()
+    kept.close()
+    eventually(lambda: cache.stats()["leases"] <= 1)
+    assert sshd.logins() <= 3
