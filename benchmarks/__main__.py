@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Dict, Iterator, Mapping, Optional, Sequence, Type
 
-from benchmarks import commands, copies, costs, pictures
+from benchmarks import clients, commands, copies, costs, pictures
 from benchmarks.far import far
 from benchmarks.peers import NAMES, Peer, installed
 from benchmarks.plan import FULL, MIB, QUICK, Plan
@@ -18,7 +18,7 @@ from benchmarks.report import Report
 from benchmarks.target import Target, make_user, serve, shell_seconds
 
 _SLOW_SHELL = 0.01
-_PARTS = ("latency", "rates", "first", "hosts", "output", "big", "tree", "far", "costs")
+_PARTS = ("latency", "rates", "first", "clients", "hosts", "output", "big", "tree", "far", "costs")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -113,6 +113,12 @@ def _first(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan
     report.add(commands.first(kinds, target, plan))
 
 
+def _clients(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
+    report.add(clients.clients(target, "20 clients, near", plan))
+    with far(target, clients.DELAY) as (distant,):
+        report.add(clients.clients(distant, "20 clients at 40 ms", plan))
+
+
 def _hosts(report: Report, kinds: Mapping[str, Type[Peer]], target: Target, plan: Plan) -> None:
     for measurement in commands.hosts(kinds, target, plan):
         report.add(measurement)
@@ -180,6 +186,7 @@ _RUN = {
     "latency": _latency,
     "rates": _rates,
     "first": _first,
+    "clients": _clients,
     "hosts": _hosts,
     "output": _output,
     "big": _big,

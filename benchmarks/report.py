@@ -45,6 +45,8 @@ MUST_REACH = (
     Requirement("command, near", "ssh2 (C)", 1.15),
     Requirement("commands/s from 8 threads", "mlos_bench", 1.0),
     Requirement("commands/s from 32 threads", "mlos_bench", 1.0),
+    Requirement("20 clients, near", "paramiko", 0.25),
+    Requirement("20 clients at 40 ms", "paramiko", 0.5),
     Requirement("100 hosts at 60 ms, times one", "", 2.0),
     Requirement("256 MiB of output", "OpenSSH", 1.0),
     Requirement("256 MiB up", "OpenSSH", 1.0),
