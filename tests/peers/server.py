@@ -76,5 +76,6 @@ class Server:
 def serve(folder: Path) -> Iterator[Server]:
     """Run a server until the block ends; the folder must be empty."""
     (folder / "sshd").mkdir()
-    with Sshd(folder / "sshd") as sshd:
+    # Shells on terminals read a profile, which is to be quick and the same everywhere.
+    with Sshd(folder / "sshd", {"SetEnv": f"HOME={folder}/home SHLVL=1"}) as sshd:
         yield Server(sshd, folder)

@@ -61,7 +61,7 @@ SUITES: Dict[str, Suite] = {
     "fabric": Suite(
         ((*_RELAXED, "tests"), (*_RELAXED, "integration")),
         edits=_words,
-        logins=1,
+        logins=2,  # as localhost, and as 127.0.0.1
     ),
     "scp": Suite((("test.py",),), edits=_scp_folder, environment=_scp_variables, logins=1),
     "plumbum": Suite(

@@ -42,7 +42,8 @@ PROGRAMS: Dict[str, Program] = {
     "airflow": Program("airflow_hook.py", "airflow.providers.ssh.hooks.ssh", 1),
     "fsspec": Program("fsspec_files.py", "fsspec.implementations.sftp", 1),
     "testinfra": Program("testinfra_host.py", "testinfra", 1),
-    "jumpssh": Program("jumpssh_gateway.py", "jumpssh", 2),
+    # Directly, and through the gateway with and without compression.
+    "jumpssh": Program("jumpssh_gateway.py", "jumpssh", 3),
     "paramiko-expect": Program("expect_shell.py", "paramiko_expect", 1),
 }
 
