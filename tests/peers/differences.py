@@ -7,18 +7,44 @@ an error, so that the list stays true.
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, NamedTuple
 
-__all__ = ["EXPECTED"]
+__all__ = ["EXPECTED", "Difference"]
 
-EXPECTED: Dict[str, Dict[str, str]] = {
+
+class Difference(NamedTuple):
+    """
+    Why a test may end differently.
+
+    Attributes
+    ----------
+    reason : str
+        Why.
+    always : bool
+        Whether it does so every time; where not, the test depends on which thread is quicker.
+    """
+
+    reason: str
+    always: bool = True
+
+
+EXPECTED: Dict[str, Dict[str, Difference]] = {
     "paramiko": {
-        "tests/test_transport.py::*::test_keepalive": (
-            "the test server looks for paramiko's name of the keepalive; ours is OpenSSH's, which"
+        "tests/test_client.py::*::test_cleanup": Difference(
+            "asks whether the connection is gone a second after close(); it is kept for the next"
+            " client for a minute"
+        ),
+        "tests/test_transport.py::*::test_keepalive": Difference(
+            "its server looks for paramiko's name of the keepalive; ours has OpenSSH's, which"
             " servers answer"
         ),
-        "tests/test_transport.py::*::test_can_override_packetizer_used": (
+        "tests/test_transport.py::*::test_can_override_packetizer_used": Difference(
             "asks for the very class of a private part"
+        ),
+        "tests/test_transport.py::*::test_sequence_numbers_reset_on_newkeys_when_strict": Difference(
+            "reads a private counter as soon as start_client() returns, which with ours is a tenth"
+            " of a second earlier: the server's next message may still be under way",
+            always=False,
         ),
     },
 }

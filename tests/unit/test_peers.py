@@ -9,6 +9,7 @@ from typing import Any, Dict, List
 import pytest
 
 from tests.peers import compare as module
+from tests.peers.differences import Difference
 from tests.peers.suites import SUITES, Suite
 
 pytestmark = pytest.mark.long
@@ -28,7 +29,7 @@ def test_differs():
 def test_may_differ():
     assert "ssh_service.paramiko" not in sys.modules
 """
-_MAY_DIFFER = {"test_it.py::test_may_*": "it may"}
+_LISTED = {"test_it.py::test_may_*": Difference("it may")}
 
 
 class _NoServer:
@@ -52,7 +53,7 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (source / "test_it.py").write_text(_TESTS)
     monkeypatch.setitem(SUITES, "it", Suite((("test_it.py",),)))
 
-    def compare(expected: Dict[str, str]) -> List[str]:
+    def compare(expected: Dict[str, Difference]) -> List[str]:
         monkeypatch.setitem(module.EXPECTED, "it", expected)
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
@@ -63,10 +64,16 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_difference_that_is_not_listed_is_reported(compared: Any) -> None:
-    (found,) = compared(_MAY_DIFFER)
+    (found,) = compared(_LISTED)
     assert found.startswith("it: test_it.py::test_differs: plain passed, with ours failed\n")
 
 
 def test_an_entry_without_a_difference_is_reported(compared: Any) -> None:
-    found = compared({"test_it.py::*differ*": "they may", "test_it.py::test_passes": "it may"})
-    assert found == ["it: test_it.py::test_passes: listed in differences.py, but does not differ"]
+    listed = {
+        "test_it.py::*differ*": Difference("they may"),
+        "test_it.py::test_passes": Difference("it may"),
+        "test_it.py::test_fails": Difference("it may, at times", always=False),
+    }
+    assert compared(listed) == [
+        "it: test_it.py::test_passes: listed in differences.py, but does not differ"
+    ]
