@@ -41,7 +41,7 @@ EXPECTED: Dict[str, Dict[str, Difference]] = {
         "tests/test_transport.py::*::test_can_override_packetizer_used": Difference(
             "asks for the very class of a private part"
         ),
-        "tests/test_transport.py::*::test_sequence_numbers_reset_on_newkeys_when_strict": Difference(
+        "tests/test_transport.py::*::test_sequence_numbers_reset_on_newkeys_*": Difference(
             "reads a private counter as soon as start_client() returns, which with ours is a tenth"
             " of a second earlier: the server's next message may still be under way",
             always=False,
