@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -31,6 +32,7 @@ _NEEDS = {"mlos_bench.md": "mlos_bench", "watching.md": "opentelemetry"}
 
 # What a page's examples are to print, among other things.
 _SAID = {
+    "drop_in.md": ["1 login\n", "'shared': 21", "ConnectionMade("],
     "faq.md": ["started\n"],
     "jobs.md": ["part 1\npart 2\npart 3\nended(0)\n"],
     "many_hosts.md": [f"web{number:02} SUCCEEDED" for number in range(1, 41)],
@@ -84,14 +86,26 @@ def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
     yield tmp_path
     for name, level in levels.items():  # an example may have asked for more
         logging.getLogger(name).setLevel(level)
+    if "ssh_service.paramiko" in sys.modules:  # an example has called install() or configure()
+        sys.modules["ssh_service.paramiko"].uninstall()
+        sys.modules["ssh_service.paramiko"].configure()
     api.default_cache().cleanup()
     if "ssh_service.mlos_bench" in sys.modules:  # an example has called install()
         sys.modules["ssh_service.mlos_bench"].uninstall()
 
 
+def make_paramiko_home(home: Path, sshd: Sshd) -> None:
+    """Put the server where paramiko looks, which does not read ssh_config."""
+    shutil.copy(sshd.client_key, home / ".ssh" / "id_ed25519")
+    with open(home / ".ssh" / "known_hosts", "a", encoding="ascii") as file:
+        file.write(Path(sshd.known_hosts).read_text())
+
+
 def here(text: str, sshd: Sshd, home: Path) -> str:
     """Let an example's user be the server's, and its folders be in the scratch home."""
     text = re.sub(r"(?<![\w.}])/tmp/", f"{home}/tmp/", text)  # first, as the home may lie there
+    text = text.replace('.connect("web1"', f'.connect("{sshd.host}", {sshd.port}')
+    text = text.replace('fresh("web1")', f'fresh("{sshd.host}")')
     return text.replace('"deploy"', repr(sshd.username)).replace("/srv/www/", f"{home}/srv/")
 
 
@@ -101,6 +115,8 @@ def here(text: str, sshd: Sshd, home: Path) -> str:
 def test_a_pages_examples_run_as_they_stand(
     page: Path, sshd: Sshd, home: Path, pytester: pytest.Pytester, capsys: Any
 ) -> None:
+    if page.name == "drop_in.md":
+        make_paramiko_home(home, sshd)
     needed = _NEEDS.get(page.name)
     names: Dict[str, Any] = {"__name__": "example"}
     for number, block in enumerate(blocks(page), 1):
@@ -127,7 +143,7 @@ def test_examples_that_do_not_run_are_others_code() -> None:
     }
     known = {"python", "console", "json", "jsonc", "{toctree}", "{error-class}", "{from-code}"}
     assert {name for name, found in fences.items() if found - known - {"py"}} == set()
-    assert {name for name, found in fences.items() if "py" in found} == {"moving.md"}
+    assert {name for name, found in fences.items() if "py" in found} == {"drop_in.md", "moving.md"}
 
 
 def test_every_link_between_the_pages_leads_somewhere() -> None:
