@@ -10,8 +10,8 @@ From the bottom up; a module imports from those above it here, never from those 
 sftp                          the SFTP protocol: packets, a session, the client of one copy
 options                       the options of a copy
 paths, temporary              names of files; temporary names, which identify their writer
-failures                      errors with the path and the errno
 ownership                     which files are ours, and which folders only we can change
+failures                      errors with the path and the errno
 local                         local files and trees, read and written
 new_trees                     the trees that copies in progress create
 open_files                    how many local files the copies of the process may hold open

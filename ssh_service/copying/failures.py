@@ -7,7 +7,9 @@ import os
 import stat
 from typing import Any, Optional, Union
 
+from ssh_service.copying.ownership import owner_and_mode
 from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.session import SessionEnded
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits, TimeUp
 from ssh_service.errors import (
@@ -27,13 +29,17 @@ __all__ = [
     "Refused",
     "changed_during_copy_error",
     "copy_error",
+    "dangling_link",
     "exchanged_error",
     "copy_into_itself_error",
     "symlink_loop_error",
     "local_error",
+    "missing_folder",
+    "not_a_folder",
     "not_a_file_error",
     "checksum_mismatch_error",
     "display_path",
+    "sticky_folder",
     "was_rewritten",
 ]
 
@@ -92,18 +98,62 @@ def display_path(path: Union[str, bytes]) -> str:
 
 def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:
     """Return the transfer error for an error of the local system."""
-    text = error.strerror
-    if error.errno == errno.ENOSPC and not _has_inodes_left(path):
-        text = NO_INODES
+    text = _explain_local(error, os.fsencode(path)) or error.strerror
     return transfer_error(error.errno or errno.EIO, display_path(path), text, side="local")
 
 
-def _has_inodes_left(path: Union[str, bytes]) -> bool:
+def _explain_local(error: OSError, path: bytes) -> Optional[str]:
+    """Return what is wrong about a path, if that can be found out."""
+    path = path.rstrip(b"/") or b"/"
+    folder = os.path.dirname(path) or b"."
     try:
-        space = os.statvfs(os.path.dirname(os.path.abspath(path)))
-    except (OSError, AttributeError):  # Windows has no `statvfs`
-        return True
+        if error.errno == errno.ENOSPC:
+            return None if _has_inodes_left(path) else NO_INODES
+        if error.errno == errno.ENOENT:
+            if os.path.islink(path):
+                return None if os.path.exists(path) else dangling_link(os.readlink(path))
+            return None if os.path.exists(folder) else missing_folder(folder)
+        if error.errno == errno.ENOTDIR and os.path.exists(folder) and not os.path.isdir(folder):
+            return not_a_folder(folder)
+        if error.errno in (errno.EACCES, errno.EPERM):
+            entry, parent = os.lstat(path), os.stat(folder)
+            return sticky_folder(owner_and_mode(entry), owner_and_mode(parent), os.geteuid())
+    except (OSError, AttributeError):  # Windows has neither `statvfs` nor `geteuid`
+        pass
+    return None
+
+
+def _has_inodes_left(path: bytes) -> bool:
+    space = os.statvfs(os.path.dirname(os.path.abspath(path)))
     return bool(space.f_favail) or not space.f_files
+
+
+def dangling_link(text: bytes) -> str:
+    """Return the text for a link that leads nowhere, by the path that it holds."""
+    return (
+        f"No such file or directory: it is a symbolic link to {display_path(text)!r}, which does"
+        " not exist"
+    )
+
+
+def missing_folder(folder: bytes) -> str:
+    """Return the text for a path in a folder that does not exist."""
+    return f"No such file or directory: the folder {display_path(folder)!r} does not exist"
+
+
+def not_a_folder(path: bytes) -> str:
+    """Return the text for a path below something that is not a folder."""
+    return f"Not a directory: {display_path(path)!r} is not a folder"
+
+
+def sticky_folder(entry: Attributes, folder: Attributes, uid: Optional[int]) -> Optional[str]:
+    """Return the text for another user's file in a sticky folder; None if it is not one."""
+    if not (folder.mode or 0) & stat.S_ISVTX or uid in (entry.uid, folder.uid):
+        return None
+    return (
+        f"Permission denied: it belongs to uid {entry.uid}, and lies in a sticky folder, where"
+        " only its owner may replace it"
+    )
 
 
 def not_a_file_error(path: bytes, mode: int, side: str) -> SshTransferError:

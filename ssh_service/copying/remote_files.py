@@ -6,12 +6,20 @@ import errno
 import time
 from typing import Any, Callable, Iterator, Optional, Tuple
 
-from ssh_service.copying.failures import NO_INODES, Refused
+from ssh_service.copying.failures import (
+    NO_INODES,
+    Refused,
+    dangling_link,
+    missing_folder,
+    not_a_folder,
+    sticky_folder,
+)
 from ssh_service.copying.paths import MAX_NAME_LENGTH, basename, folder_of, sibling
 from ssh_service.copying.pipeline import Cancelled, Pipeline
 from ssh_service.copying.replies import (
     check_status,
     is_folder,
+    is_link,
     parse_attributes,
     parse_path,
     refusal,
@@ -302,9 +310,13 @@ class RemoteFiles:
     # Errors.
 
     async def to_os_error(self, refused: Refused) -> OSError:
-        """Return the error for the caller; find out what a mere FAILURE status meant."""
+        """Return the error for the caller; find out what the status meant."""
         if refused.code == protocol.BAD_MESSAGE and len(basename(refused.path)) > MAX_NAME_LENGTH:
             return refused.as_error(errno.ENAMETOOLONG)
+        if refused.code == protocol.NO_SUCH_FILE:
+            return await self._why_missing(refused) or refused.as_error()
+        if refused.code == protocol.PERMISSION_DENIED:
+            return await self._why_denied(refused) or refused.as_error()
         if refused.code != protocol.FAILURE:
             return refused.as_error()
         space = await self.space(folder_of(refused.path))
@@ -322,7 +334,33 @@ class RemoteFiles:
             return refused.as_error()
         if found is not None and is_folder(found):
             return refused.as_error(errno.EISDIR)
-        return refused.as_error()
+        missing = await self._why_missing(refused) if found is None else None
+        return missing or refused.as_error()
+
+    async def _why_missing(self, refused: Refused) -> Optional[OSError]:
+        path = refused.path.rstrip(b"/") or b"/"
+        folder = folder_of(path)
+        try:
+            entry, parent = await self.find(path, follow=False), await self.find(folder)
+            if entry is not None and is_link(entry) and await self.find(path) is None:
+                text = dangling_link(parse_path(await self.ask_read_link(path), path))
+                return refused.as_error(errno.ENOENT, text)
+        except Refused:  # as one of these paths may not be looked at
+            return None
+        if parent is None:
+            return refused.as_error(errno.ENOENT, missing_folder(folder))
+        if not is_folder(parent):
+            return refused.as_error(errno.ENOTDIR, not_a_folder(folder))
+        return None
+
+    async def _why_denied(self, refused: Refused) -> Optional[OSError]:
+        path, identity = refused.path.rstrip(b"/") or b"/", self.facts.identity
+        try:
+            entry, parent = await self.lstat(path), await self.stat(folder_of(path))
+        except Refused:
+            return None
+        text = sticky_folder(entry, parent, None if identity is None else identity.uid)
+        return None if text is None else refused.as_error(detail=text)
 
 
 def _data_size(limits: ServerLimits, size: int) -> int:

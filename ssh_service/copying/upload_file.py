@@ -10,7 +10,13 @@ from typing import Deque, List, NamedTuple, Optional, Tuple
 from ssh_service.copying import temporary
 from ssh_service.copying.checksums import matches_digest, verify
 from ssh_service.copying.context import CopyContext
-from ssh_service.copying.failures import Refused, display_path, exchanged_error, not_a_file_error
+from ssh_service.copying.failures import (
+    Refused,
+    dangling_link,
+    display_path,
+    exchanged_error,
+    not_a_file_error,
+)
 from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.parts import move_parts
 from ssh_service.copying.paths import basename, folder_of, sibling
@@ -77,7 +83,7 @@ class FileUpload:
         remote, owner = self._remote, self._context.owner
         folder = owner.ask_folder(path)  # concurrently: needed if the target exists
         found = await remote.find(path, follow=False)
-        links = 0
+        given, links = path, 0
         while found is not None and is_link(found):
             await owner.check_target(path, found, folder)
             folder = None
@@ -87,6 +93,10 @@ class FileUpload:
             path, links = real, links + 1
             found = await remote.find(path, follow=False)
         if found is None:
+            if links and await remote.find(folder_of(path)) is None:
+                raise transfer_error(
+                    errno.ENOENT, display_path(given), dangling_link(path), side="remote"
+                )
             return _Target(path)
         if is_folder(found):
             raise transfer_error(errno.EISDIR, display_path(path), side="remote")

@@ -216,6 +216,30 @@ def test_download_into_a_folder_that_cannot_be_listed(
     assert (theirs / "target").read_bytes() == b"x"
 
 
+@BOTH
+def test_another_users_file_in_a_sticky_folder_is_told_as_such(
+    ordinary: SftpSession, theirs: Path, tmp_path: Path, copy: Copy
+) -> None:
+    """It is the folder's owner's, and so trusted; but "Permission denied" alone says nothing."""
+    if os.geteuid():
+        pytest.skip("needs root, to give a file to another user")
+    sticky = theirs / "sticky"
+    sticky.mkdir()
+    target = sticky / "target"
+    target.write_bytes(b"old")
+    os.chown(sticky, USER - 1, USER - 1)
+    os.chown(target, USER - 1, USER - 1)
+    sticky.chmod(0o1777)
+    source = tmp_path / "source"
+    source.write_bytes(b"new")
+    with acting_as(USER):
+        with pytest.raises(
+            PermissionError, match=f"to uid {USER - 1}, and lies in a sticky folder"
+        ):
+            copy(ordinary, source, target)
+    assert target.read_bytes() == b"old"
+
+
 # A full disk.
 
 

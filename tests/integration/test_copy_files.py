@@ -637,6 +637,29 @@ def test_progress_exception_keeps_old_file_and_session(
     assert same(source, target)
 
 
+@BOTH
+@pytest.mark.parametrize("what", ["file", "tree"])
+def test_a_target_that_cannot_be_created_says_what_is_wrong_with_its_path(
+    copy: Copy, session: SftpSession, tmp_path: Path, what: str
+) -> None:
+    source = tmp_path / "source"
+    if what == "file":
+        source.write_bytes(b"x")
+    else:
+        source.mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "no" / "where")
+    (tmp_path / "blocked").write_bytes(b"")
+    for target, code, text in (
+        ("no/such", errno.ENOENT, f"the folder '{tmp_path}/no' does not exist"),
+        ("dangling", errno.ENOENT, f"a symbolic link to '{tmp_path}/no/where', which does not"),
+        ("blocked/x", errno.ENOTDIR, f"'{tmp_path}/blocked' is not a folder"),
+    ):
+        with pytest.raises(OSError) as caught:
+            copy(session, source, tmp_path / target)
+        check(caught.value, code, tmp_path / target)
+        assert text in str(caught.value)
+
+
 def test_a_full_disk_is_told_and_leaves_the_old_file(
     session: SftpSession, tmp_path: Path, mount: Callable[..., None]
 ) -> None:
