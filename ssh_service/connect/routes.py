@@ -9,7 +9,7 @@ import paramiko
 
 from ssh_service.connect.proxy_command import ProxySocket
 from ssh_service.connect.tcp import connect_tcp
-from ssh_service.errors import SshConnectError, SshConnectTimeout, reason_of
+from ssh_service.errors import SshConnectError, SshConnectTimeout, copy_for_raise, reason_of
 from ssh_service.params import ConnectParams
 from ssh_service.transport import printable
 
@@ -49,7 +49,10 @@ def open_stream(
     if isinstance(target.tunnel, paramiko.Transport):
         return _open_tunnel_stream(target.tunnel, _no_release, target, deadline)
     if target.tunnel is not None:
-        transport, release = open_tunnel(target.tunnel, deadline)
+        try:
+            transport, release = open_tunnel(target.tunnel, deadline)
+        except SshConnectError as error:
+            raise _of_jump_host(error, target) from error
         try:
             return _open_tunnel_stream(transport, release, target, deadline)
         except BaseException:
@@ -58,6 +61,16 @@ def open_stream(
     if target.proxy_command is not None:
         return Stream(ProxySocket.start(target.proxy_command, target.connection_id), _no_release)
     return Stream(connect_tcp(target, deadline, is_wanted), _no_release)
+
+
+def _of_jump_host(error: SshConnectError, target: ConnectParams) -> SshConnectError:
+    """Return the error of a jump host with the host that it was for."""
+    where = f"{getattr(target.tunnel, 'connection_id', None)}: "
+    text = str(error)
+    labelled = copy_for_raise(error)
+    if text.startswith(where):  # else it is about a jump host further away, which is named
+        labelled.args = (f"{where[:-2]} (jump host of {target.host}): {text[len(where) :]}",)
+    return labelled
 
 
 def _open_tunnel_stream(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 
 from ssh_service import SshClient, SshClientCache, operations, run
-from ssh_service.errors import SshConnectError, SshConnectionLost, SshHostKeyError
+from ssh_service.errors import SshAuthError, SshConnectError, SshConnectionLost, SshHostKeyError
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, eventually
 
@@ -84,9 +85,30 @@ def test_a_hop_is_trusted_by_its_own_known_hosts(
     empty.write_text("")
     web = through(target, hop)
     web["tunnel"]["known_hosts"] = str(empty)
-    with pytest.raises(SshHostKeyError):
+    with pytest.raises(SshHostKeyError) as caught:
         run(web, "true", cache=cache, timeout=PATIENCE)
     assert target.logins() == 0 and hop.logins() == 0
+    named = f"{hop.host}:{hop.port} (jump host of {target.host}): host key of "
+    assert named in str(caught.value)
+
+
+def test_an_error_of_a_jump_host_says_whose_it_is(
+    three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache
+) -> None:
+    """Of two hops, the one that fails; its connection id alone looks like any host's."""
+    first, second, last = three
+    web = through(last, first, second)
+    web["host"], web["known_hosts"] = "web1", None
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        web["tunnel"]["tunnel"]["port"] = closed = sock.getsockname()[1]
+    with pytest.raises(SshConnectError) as caught:
+        run(web, "true", cache=cache, timeout=PATIENCE)
+    assert f":{closed} (jump host of {second.host}): " in str(caught.value)
+    assert str(caught.value).count("jump host of") == 1
+    web["tunnel"]["tunnel"]["port"] = first.port
+    web["tunnel"]["client_keys"] = None
+    with pytest.raises(SshAuthError, match=rf":{second.port} \(jump host of web1\): "):
+        run(web, "true", cache=cache, timeout=PATIENCE)
 
 
 def test_a_dead_hop_ends_within_the_callers_one_time_out(
