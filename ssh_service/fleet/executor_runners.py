@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from typing import Any
 
-from ssh_service import params
-from ssh_service.errors import SshConfigError
 from ssh_service.fleet import on_dask, worker
 from ssh_service.fleet.executor_base import Assignment, ExecutorRunner
-from ssh_service.fleet.process_pool import ProcessPool
+from ssh_service.fleet.process_pool import ProcessPool, check_picklable
 from ssh_service.fleet.result import HostResult, one_line
 from ssh_service.fleet.results import Runner
 from ssh_service.fleet.task import FleetTask, outcome_unknown_error
@@ -22,21 +19,9 @@ __all__ = ["runner_for"]
 def runner_for(task: FleetTask, parallel: int, executor: Executor) -> Runner:
     """Return the runner for an executor."""
     if isinstance(executor, ProcessPoolExecutor):
-        _check_picklable(task)
+        check_picklable({**task.arguments, **task.connect})  # else it would fail at every host
         return ProcessPool(task, parallel, executor)
     return _AnyExecutor(task, executor)
-
-
-def _check_picklable(task: FleetTask) -> None:
-    """Refuse at the call what would otherwise fail at every host."""
-    for name, value in {**task.arguments, **task.connect}.items():
-        try:
-            pickle.dumps(params.reveal({name: value}))
-        except Exception as error:
-            raise SshConfigError(
-                f"{name}: expected what can be pickled, for the processes of the executor, such as"
-                f" a function of a module; got a {type(value).__name__} ({type(error).__name__})"
-            ) from None
 
 
 class _AnyExecutor(ExecutorRunner):

@@ -17,16 +17,17 @@ from multiprocessing.connection import (
     answer_challenge,
     deliver_challenge,
 )
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
-from ssh_service.errors import SshServiceError
+from ssh_service import params
+from ssh_service.errors import SshConfigError, SshServiceError
 from ssh_service.fleet import pool_worker
 from ssh_service.fleet.executor_base import Assignment, ExecutorRunner
 from ssh_service.fleet.result import HostResult, SshWorkerLost, failed, one_line
 from ssh_service.fleet.task import FleetTask, outcome_unknown_error
 from ssh_service.fleet.worker import HostTask
 
-__all__ = ["ProcessPool"]
+__all__ = ["ProcessPool", "check_picklable"]
 
 # Seconds to the next attempt after accept() failed.
 _ACCEPT_RETRY_INTERVAL = 0.05
@@ -114,7 +115,13 @@ class ProcessPool(ExecutorRunner):
             self._settle_failed_calls()
             return
         if error is not None:
-            self._on_worker_lost(assignment, error)
+            try:
+                if isinstance(assignment.host, Mapping):
+                    check_picklable(assignment.host, f"{assignment.builder.host}: ")
+            except SshConfigError as problem:
+                self._settle(assignment.number, assignment.builder.failed(problem))
+            else:
+                self._on_worker_lost(assignment, error)
             return
         answer = call.result()
         if answer == pool_worker.CANCELLED or (answer == pool_worker.FULL and self._cancelled):
@@ -171,6 +178,26 @@ class ProcessPool(ExecutorRunner):
                 pipe.send("closed")
             except OSError:
                 pass
+
+
+def check_picklable(given: Mapping[str, Any], where: str = "") -> None:
+    """
+    Check that values can be given to another process.
+
+    Raises
+    ------
+    SshConfigError
+        One cannot.
+    """
+    for name, value in given.items():
+        try:
+            pickle.dumps(params.reveal({name: value}))
+        except Exception as error:
+            raise SshConfigError(
+                f"{where}{name}: expected what can be pickled, for the processes of the executor,"
+                f" such as a function of a module; got a {type(value).__name__}"
+                f" ({type(error).__name__})"
+            ) from None
 
 
 def _unpickle_result(assignment: Assignment, payload: bytes) -> HostResult:

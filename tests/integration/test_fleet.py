@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +12,7 @@ from typing import Any, List
 
 import pytest
 
-from ssh_service import SshConfigError
+from ssh_service import SshConfigError, SshConnectError, fleet
 from ssh_service.fleet import Results, SshWorkerLost, pool_worker
 from ssh_service.fleet.executor_runners import runner_for
 from ssh_service.fleet.result import completed
@@ -108,6 +109,17 @@ def test_failed_call_does_not_hide_messages_of_a_lost_worker() -> None:
         pipe.close()
         second = results.take(5)
     assert (first.host, first.sent, second.host, second.sent) == ("b", False, "a", None)
+
+
+def test_a_parameter_of_one_host_that_cannot_be_pickled_is_named() -> None:
+    """Only that host fails, and not with "Can't pickle local object"."""
+    hosts = [{"host": "127.0.0.1", "port": 1, "password": lambda: "x"}, "user@127.0.0.1:1"]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        results = fleet.run(hosts, "true", connect={"config": None}, executor=executor)
+        first, second = sorted(results, key=lambda result: str(result.host))
+    assert isinstance(first.error, SshConfigError) and first.sent is False
+    assert str(first.error).startswith("127.0.0.1: password: expected what can be pickled")
+    assert isinstance(second.error, SshConnectError)
 
 
 def test_pipe_with_a_wrong_key_is_refused() -> None:
