@@ -24,6 +24,9 @@ from ssh_service.ssh_config import local_user
 MARKER = "a-marker-that-must-not-show"
 
 
+METHODS = ("publickey", "password", "keyboard-interactive")
+
+
 @pytest.fixture(autouse=True)
 def home(user_home: Path) -> Path:
     return user_home
@@ -85,8 +88,8 @@ def test_only_strong_algorithms_are_offered_by_default_the_fast_ones_first() -> 
         ({"local_addr": ("127.0.0.1", 40000)}, {"local_addr": ("127.0.0.1", 40000)}),
         ({"preferred_auth": "password"}, {"preferred_auth": ("password",)}),
         ({"proxy_command": ["nc", "a b"]}, {"proxy_command": "nc 'a b'"}),
-        ({"client_keys": []}, {"client_keys": None}),
-        ({"client_keys": ()}, {"client_keys": None}),
+        ({"client_keys": []}, {"client_keys": None, "preferred_auth": METHODS}),
+        ({"client_keys": ()}, {"client_keys": None, "preferred_auth": METHODS}),
         ({"client_keys": None}, {"preferred_auth": ("password", "keyboard-interactive")}),
         ({"client_keys": None, "preferred_auth": ["publickey"]}, {"preferred_auth": ()}),
         ({"request_pty": False, "term_type": "xterm"}, {"port": 22}),
