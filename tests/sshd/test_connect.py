@@ -252,11 +252,13 @@ def test_host_key_unchecked_warns_once_per_host(
     assert f"{sshd.host}:{sshd.port}" in text and "ssh_known_hosts_path" in text
 
 
+@pytest.mark.parametrize("files", [None, (), "known_hosts"])
 def test_host_key_policy_off_by_name_never_warns(
-    sshd: Sshd, caplog: pytest.LogCaptureFixture
+    files: Any, sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who writes "off" has said that this is meant."""
-    connect(sshd, known_hosts=None, host_key_policy="off").close()
+    """Who writes "off" has said that this is meant, whatever files there are."""
+    known_hosts = str(tmp_path / files) if files else files
+    connect(sshd, known_hosts=known_hosts, host_key_policy="off").close()
     assert unchecked_warnings(caplog) == []
 
 
