@@ -220,8 +220,11 @@ def test_an_outcome_waits_for_no_other_callers_function(
     pieces: List[str] = []
     done = run(params, "echo mine", on_stdout=pieces.append, timeout=PATIENCE, cache=ssh_cache)
     assert done.exit_status == 0 and pieces == ["mine\n"]
-    results = list(fleet.run([params], "true", cache=ssh_cache, on_output=lambda *_: None))
-    assert [result.ok for result in results] == [True]
+    output: List[bytes] = []
+    with fleet.run(
+        [params], "echo many", cache=ssh_cache, on_output=lambda *args: output.append(args[2])
+    ) as results:
+        assert results.take(PATIENCE).ok and output == [b"many\n"]
 
     async def wrapped() -> Any:
         future = operations.submit(ssh_cache, params, "echo wrapped")
