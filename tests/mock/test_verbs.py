@@ -193,7 +193,7 @@ def test_what_only_copied_lets_its_connection_go_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "_IDLE_TIMEOUT", 0.05)
+    monkeypatch.setattr(api, "IDLE_TIMEOUT", 0.05)
     (tmp_path / "here").write_text("text")
     upload(mock_sshd.connect_params, tmp_path / "here", str(tmp_path / "there"), cache=ssh_cache)
     assert (tmp_path / "there").read_text() == "text"
