@@ -46,11 +46,14 @@ class Strand:
         """Run the calls, unless another thread is doing so."""
         while self.calls and self._turn.acquire(False):
             try:
-                while self.calls:
-                    _call_logged(*self.calls.popleft())
+                self._make_calls()
             finally:
                 self._turn.release()
             # What was handed over just before the release found the turn taken; look again.
+
+    def _make_calls(self) -> None:
+        while self.calls:
+            _call_logged(*self.calls.popleft())
 
 
 def _call_logged(function: Callable[..., Any], args: Tuple[Any, ...]) -> None:

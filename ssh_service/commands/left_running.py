@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import threading
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ssh_service.commands import processes
 from ssh_service.commands.processes import Process
@@ -51,18 +51,24 @@ class LeftRunning:
 
     def add(self, *left: LeftProcess) -> None:
         """Remember processes."""
+        known = [one for one in left if one.process.started is not None and one.process.boot]
         with self._lock:
-            for one in left:
-                if one.process.started is not None and one.process.boot:
-                    self._processes.append(one)
+            self._processes += known
             del self._processes[:-_MAX_PROCESSES]
 
     def take(self, needs_posix: bool) -> List[LeftProcess]:
         """Take what the next script is to end."""
         with self._lock:
-            taken = [one for one in self._processes if not needs_posix or one.shell is None]
-            self._processes = [one for one in self._processes if one not in taken]
+            taken, self._processes = _split(self._processes, needs_posix)
         return taken
+
+
+def _split(
+    processes: List[LeftProcess], needs_posix: bool
+) -> Tuple[List[LeftProcess], List[LeftProcess]]:
+    """Return those that the next script can end, and the others."""
+    taken = [one for one in processes if not needs_posix or one.shell is None]
+    return taken, [one for one in processes if one not in taken]
 
 
 _destinations: Dict[str, LeftRunning] = {}

@@ -36,39 +36,44 @@ def connect_tcp(
     SshConnectTimeout
         The deadline passed, in phase ``resolve`` or ``tcp``.
     """
-    return _race(resolve_name(target, deadline, is_wanted), target, deadline, is_wanted)
+    addresses = resolve_name(target, deadline, is_wanted)
+    with selectors.DefaultSelector() as selector:
+        try:
+            return _race(selector, addresses, target, deadline, is_wanted)
+        finally:
+            for entry in list(selector.get_map().values()):
+                selector.unregister(entry.fileobj)
+                entry.fileobj.close()  # type: ignore[union-attr]
 
 
 def _race(
-    addresses: List[Any], target: ConnectParams, deadline: float, is_wanted: Callable[[], bool]
+    selector: selectors.BaseSelector,
+    addresses: List[Any],
+    target: ConnectParams,
+    deadline: float,
+    is_wanted: Callable[[], bool],
 ) -> socket.socket:
     """Try the addresses in turn; one that does not answer delays the next only briefly."""
     waiting = deque(addresses)
     failures: List[Tuple[str, OSError]] = []
     started = next_at = time.monotonic()
-    with selectors.DefaultSelector() as selector:
-        try:
-            while waiting or selector.get_map():
-                now = time.monotonic()
-                if now >= deadline:
-                    raise _tcp_timeout(target, now - started, failures)
-                if not is_wanted():
-                    raise unwanted_error(target, "tcp")
-                known = len(failures)
-                if waiting and now >= next_at:
-                    _start_connect(selector, waiting.popleft(), target, failures)
-                    next_at = now + _ATTEMPT_DELAY
-                until = min(deadline, next_at if waiting else deadline, now + POLL_INTERVAL)
-                winner = _wait_for_one(selector, until, failures)
-                if len(failures) > known:
-                    next_at = now  # after a failure, try the next one at once
-                if winner is not None:
-                    selector.unregister(winner)
-                    return winner
-        finally:
-            for entry in list(selector.get_map().values()):
-                selector.unregister(entry.fileobj)
-                entry.fileobj.close()  # type: ignore[union-attr]
+    while waiting or selector.get_map():
+        now = time.monotonic()
+        if now >= deadline:
+            raise _tcp_timeout(target, now - started, failures)
+        if not is_wanted():
+            raise unwanted_error(target, "tcp")
+        known = len(failures)
+        if waiting and now >= next_at:
+            _start_connect(selector, waiting.popleft(), target, failures)
+            next_at = now + _ATTEMPT_DELAY
+        until = min(deadline, next_at if waiting else deadline, now + POLL_INTERVAL)
+        winner = _wait_for_one(selector, until, failures)
+        if len(failures) > known:
+            next_at = now  # after a failure, try the next one at once
+        if winner is not None:
+            selector.unregister(winner)
+            return winner
     raise _unreachable(target, failures)
 
 

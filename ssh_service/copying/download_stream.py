@@ -127,18 +127,14 @@ class DownloadStream:
         """Write the files that arrive, until all requested files are copied."""
         try:
             try:
-                member = await self._first_member()
-                while member is not None:
-                    await self._accept(member)
-                    member = await self._next_member()
+                await self._accept_all()
             except ProtocolError as error:
                 _log.debug("%r not in one stream: %s", display_path(self._root), error)
                 self._process.abandon()
             self.has_ended = True
             if not self._useful and not self._process.refused:
                 self._context.remote.facts.tar.mark_missing()
-            while self._queue:
-                await self._copy_next_by_sftp()
+            await self._copy_rest_by_sftp()
         except ABORTS:
             self._process.abandon()
             raise
@@ -146,6 +142,16 @@ class DownloadStream:
             self.has_ended = True
             while self._queue:
                 self._next_file().folder.release()
+
+    async def _accept_all(self) -> None:
+        member = await self._first_member()
+        while member is not None:
+            await self._accept(member)
+            member = await self._next_member()
+
+    async def _copy_rest_by_sftp(self) -> None:
+        while self._queue:
+            await self._copy_next_by_sftp()
 
     async def _accept(self, member: _Member) -> None:
         header, data = member

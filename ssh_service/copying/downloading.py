@@ -155,17 +155,20 @@ class Download:
                 self._find_marker(self._tree.root.path)
         try:
             self._pending.append(SourceFolder(None, b"", 0, found, (real,), 0))
-            while self._pending or self._active_listings:
-                if self._pending:
-                    self._active_listings += 1
-                    await self._context.folder_budget.start(self._copy_folder(self._pending.pop()))
-                else:
-                    self._changed = TaskEvent(self._pipeline)
-                    await self._changed.wait()
+            await self._copy_pending_folders()
             self._context.progress.expect_no_more()
         finally:
             if self._stream is not None:
                 self._stream.end()  # files requested earlier arrive, also after a failure
+
+    async def _copy_pending_folders(self) -> None:
+        while self._pending or self._active_listings:
+            if self._pending:
+                self._active_listings += 1
+                await self._context.folder_budget.start(self._copy_folder(self._pending.pop()))
+            else:
+                self._changed = TaskEvent(self._pipeline)
+                await self._changed.wait()
 
     def _find_marker(self, path: bytes) -> bool:
         """Return whether a folder is the tree that an interrupted call like this one began."""
@@ -242,26 +245,36 @@ class Download:
         self._context.on_entry_failed(failure)
 
     async def _list_folder(self, folder: SourceFolder, path: bytes, target: TargetFolder) -> None:
-        remote = self._remote
-        handle = await remote.open_folder(path)
-        entries: List[FolderEntry] = []
         seen: Set[int] = set()
+        handle = await self._remote.open_folder(path)
         try:
-            parts: Deque[Reply] = deque()
-            while True:
-                while len(parts) < _READ_AHEAD:
-                    parts.append(remote.ask_read_folder(handle))
-                part = parse_names(await parts.popleft(), path)
-                if not part:
-                    break
-                entries += part
-                if len(entries) >= _LIST_AHEAD:
-                    await self._take_entries(folder, path, target, entries, seen)
-                    entries = []
+            entries = await self._read_folder(handle, folder, path, target, seen)
         finally:
-            remote.ask_close(handle)
+            self._remote.ask_close(handle)
         # After the folder is closed: the server may allow few open files.
         await self._take_entries(folder, path, target, entries, seen)
+
+    async def _read_folder(
+        self,
+        handle: bytes,
+        folder: SourceFolder,
+        path: bytes,
+        target: TargetFolder,
+        seen: Set[int],
+    ) -> List[FolderEntry]:
+        """Take the entries while there are many; return the last ones."""
+        entries: List[FolderEntry] = []
+        parts: Deque[Reply] = deque()
+        while True:
+            while len(parts) < _READ_AHEAD:
+                parts.append(self._remote.ask_read_folder(handle))
+            part = parse_names(await parts.popleft(), path)
+            if not part:
+                return entries
+            entries += part
+            if len(entries) >= _LIST_AHEAD:
+                await self._take_entries(folder, path, target, entries, seen)
+                entries = []
 
     async def _take_entries(
         self,

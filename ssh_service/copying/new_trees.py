@@ -22,6 +22,11 @@ class _UnderWay:
         self.lock = threading.Lock()
         self.counts: Dict[_Key, int] = {}  # guarded by lock
 
+    def leave_locked(self, key: _Key) -> None:
+        self.counts[key] -= 1
+        if not self.counts[key]:
+            del self.counts[key]
+
     def reset_after_fork(self) -> None:
         """Start anew: the copies belong to the parent."""
         self.lock = threading.Lock()
@@ -67,7 +72,5 @@ class NewTrees:
         """Forget the trees of this call, which has ended."""
         with _under_way.lock:
             for key in self._mine:
-                _under_way.counts[key] -= 1
-                if not _under_way.counts[key]:
-                    del _under_way.counts[key]
+                _under_way.leave_locked(key)
         self._mine.clear()

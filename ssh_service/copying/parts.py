@@ -49,7 +49,7 @@ async def move_parts(
             budget.acquire_over_limit(size)
             requeue((send(offset, size), offset, size))
 
-    try:
+    async def move_all() -> None:
         for offset, size in parts:
             while not budget.try_acquire(size):
                 if in_flight:
@@ -67,5 +67,8 @@ async def move_parts(
                 await receive_first()
         while in_flight:
             await receive_first()
+
+    try:
+        await move_all()
     finally:
         budget.release(sum(size for _, _, size in in_flight))

@@ -125,8 +125,7 @@ class Pipeline:
         task = self.start(main)
         try:
             self._run_all(self._timeout)
-            while self._client.outstanding:  # replies that no task awaits: files being closed
-                self._take_replies(self._timeout)
+            self._await_rest(self._timeout)
         except BaseException as error:
             self._clean_up()
             interrupt = self._interrupt
@@ -215,6 +214,11 @@ class Pipeline:
             if self._on_step is not None and not self._stopping:
                 self._on_step()
 
+    def _await_rest(self, timeout: Optional[float]) -> None:
+        """Wait for replies that no task awaits, such as those of files being closed."""
+        while self._client.outstanding:
+            self._take_replies(timeout)
+
     def _break_deadlock(self) -> None:
         if self._failed is None or self._broke_deadlock:
             raise RuntimeError("deadlock: tasks are waiting, but no reply is outstanding")
@@ -228,18 +232,22 @@ class Pipeline:
             if task is not None:
                 self._step(task, None)
 
+    def _resume(self, task: PipelineTask, error: Optional[BaseException]) -> None:
+        while True:
+            if error is None:
+                wait = task.coroutine.send(None)
+            else:
+                wait, error = task.coroutine.throw(error), None
+            if isinstance(wait, Reply) and wait.kind:
+                continue  # it has arrived already
+            wait.waiting_task, task.waits_for = task, wait
+            return
+
     def _step(self, task: PipelineTask, error: Optional[BaseException]) -> None:
-        """Run a task to its next wait; `error` is thrown into it."""
+        """Run a task to its next wait, or to its end; `error` is thrown into it."""
         try:
-            while True:
-                if error is None:
-                    wait = task.coroutine.send(None)
-                else:
-                    wait, error = task.coroutine.throw(error), None
-                if isinstance(wait, Reply) and wait.kind:
-                    continue  # it has arrived already
-                wait.waiting_task, task.waits_for = task, wait
-                return
+            self._resume(task, error)
+            return
         except StopIteration as stop:
             task.result = stop.value
         except Cancelled as cancelled:
@@ -292,17 +300,20 @@ class Pipeline:
         deadline = time.monotonic() + _CLEANUP_TIMEOUT
         try:
             self._cancel(lambda task: True)
-            while (self._tasks or self._client.outstanding) and time.monotonic() < deadline:
-                while self._ready:
-                    self._step(self._ready.popleft(), None)
-                if self._client.outstanding:
-                    self._take_replies(max(0.01, deadline - time.monotonic()))
+            self._run_until(deadline)
         except Exception:  # the session has ended or hangs: nothing more can be cleaned up
             pass
         finally:
             for task in self._tasks:
                 task.coroutine.close()
             self._tasks.clear()
+
+    def _run_until(self, deadline: float) -> None:
+        while (self._tasks or self._client.outstanding) and time.monotonic() < deadline:
+            while self._ready:
+                self._step(self._ready.popleft(), None)
+            if self._client.outstanding:
+                self._take_replies(max(0.01, deadline - time.monotonic()))
 
 
 async def _nothing() -> None:

@@ -149,15 +149,18 @@ class RemoteOwner:
         """Return the identity; create a file to find it out, if necessary."""
         await self._probing.acquire()
         try:
-            for where in (folder, b"."):  # in that folder, or in the home directory
-                identity = await self.wait_for_identity()
-                if identity is not None:
-                    return identity
-                if where not in self._no_probe:
-                    await self._probe(where)
-            return self.identity or Identity()
+            return await self._find_identity(folder)
         finally:
             self._probing.release()
+
+    async def _find_identity(self, folder: bytes) -> Identity:
+        for where in (folder, b"."):  # in that folder, or in the home directory
+            identity = await self.wait_for_identity()
+            if identity is not None:
+                return identity
+            if where not in self._no_probe:
+                await self._probe(where)
+        return self.identity or Identity()
 
     async def _probe(self, folder: bytes) -> None:
         remote, name = self._remote, temporary.names.new(b"")

@@ -79,18 +79,21 @@ class _Removal:
 
     async def _list(self, folder: bytes) -> List[FolderEntry]:
         handle = await self._remote.open_folder(folder)
-        found: List[FolderEntry] = []
         try:
-            while not self._is_too_much():
-                entries = parse_names(await self._remote.ask_read_folder(handle), folder)
-                if not entries:
-                    break
-                for entry in entries:
-                    self._left -= len(folder) + len(entry.filename)
-                    if _is_inside(entry) and len(folder) < _MAX_PATH_LENGTH:
-                        found.append(entry)
+            return await self._read(handle, folder)
         finally:
             self._remote.ask_close(handle)
+
+    async def _read(self, handle: bytes, folder: bytes) -> List[FolderEntry]:
+        found: List[FolderEntry] = []
+        while not self._is_too_much():
+            entries = parse_names(await self._remote.ask_read_folder(handle), folder)
+            if not entries:
+                break
+            for entry in entries:
+                self._left -= len(folder) + len(entry.filename)
+                if _is_inside(entry) and len(folder) < _MAX_PATH_LENGTH:
+                    found.append(entry)
         return found
 
     async def _ask(self, reply: Reply) -> None:

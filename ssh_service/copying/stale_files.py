@@ -248,20 +248,23 @@ class StaleFiles:
         try:
             handle = await remote.open_folder(folder)
             try:
-                parts: Deque[Reply] = deque()
-                seen = 0
-                while seen < _MAX_ENTRIES:
-                    while len(parts) < _READ_AHEAD:
-                        parts.append(remote.ask_read_folder(handle))
-                    entries = parse_names(await parts.popleft(), folder)
-                    if not entries:
-                        break
-                    seen += len(entries)
-                    listing.found += [e for e in entries if temporary.parse(e.filename)]
+                await self._read_entries(handle, folder, listing)
             finally:
                 remote.ask_close(handle)
         finally:
             folders.release()
+
+    async def _read_entries(self, handle: bytes, folder: bytes, listing: _Listing) -> None:
+        parts: Deque[Reply] = deque()
+        seen = 0
+        while seen < _MAX_ENTRIES:
+            while len(parts) < _READ_AHEAD:
+                parts.append(self._context.remote.ask_read_folder(handle))
+            entries = parse_names(await parts.popleft(), folder)
+            if not entries:
+                break
+            seen += len(entries)
+            listing.found += [e for e in entries if temporary.parse(e.filename)]
 
 
 def _age(entry: FolderEntry, identity: Identity) -> float:

@@ -80,13 +80,7 @@ async def _learn_order(context: CopyContext, target: bytes) -> None:
     one, other = (sibling(target, name) for name in names)
     try:
         await context.remote.make_link(one, other)
-        for path, path_first in ((other, False), (one, True)):
-            found = await context.remote.find(path, follow=False)
-            if found is not None and is_link(found):
-                facts.symlink_path_first = path_first
-                await _remove(context, path)
-                return
-        raise Refused(0, "the server does not create symbolic links", target)
+        facts.symlink_path_first = await _is_path_first(context, one, other)
     except Refused as refused:
         refused.path = target
         raise
@@ -94,3 +88,13 @@ async def _learn_order(context: CopyContext, target: bytes) -> None:
         probe.set()
         for name in names:
             temporary.names.release(name)
+
+
+async def _is_path_first(context: CopyContext, one: bytes, other: bytes) -> bool:
+    """Find the link between the two, and remove it."""
+    for path, path_first in ((other, False), (one, True)):
+        found = await context.remote.find(path, follow=False)
+        if found is not None and is_link(found):
+            await _remove(context, path)
+            return path_first
+    raise Refused(0, "the server does not create symbolic links", one)

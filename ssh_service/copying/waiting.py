@@ -71,13 +71,16 @@ class Budget(Usage):
         waiter = Waiter()
         self._queue.append(waiter)
         try:
-            await waiter
-            while not self._has_room(amount):
-                await waiter
+            await self._wait_for_room(waiter, amount)
             self.used += amount
         finally:
             self._queue.remove(waiter)
             self._wake_next()  # there may be enough for it as well
+
+    async def _wait_for_room(self, waiter: Waiter, amount: int) -> None:
+        await waiter
+        while not self._has_room(amount):
+            await waiter
 
     async def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Acquire one, then start a task, which releases it."""

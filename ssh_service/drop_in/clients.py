@@ -75,10 +75,7 @@ def _connect_shared(client: Any, arguments: Dict[str, Any], username: str) -> No
     try:
         connection = member.connect()
         view = TransportView(connection, member)
-        view.channel_timeout = arguments["channel_timeout"] or view.channel_timeout
-        for name in ("banner_timeout", "auth_timeout"):
-            if arguments[name] is not None:
-                setattr(view, name, arguments[name])
+        _set_timeouts(view, arguments)
         log_channel = client_state.log_channel(client)
         if log_channel is not None:
             view.set_log_channel(log_channel)
@@ -97,6 +94,13 @@ def _connect_shared(client: Any, arguments: Dict[str, Any], username: str) -> No
             target.failed_transport.close()
         raise
     sharing.count_shared()
+
+
+def _set_timeouts(view: TransportView, arguments: Dict[str, Any]) -> None:
+    view.channel_timeout = arguments["channel_timeout"] or view.channel_timeout
+    for name in ("banner_timeout", "auth_timeout"):
+        if arguments[name] is not None:
+            setattr(view, name, arguments[name])
 
 
 class SharedSSHClient(paramiko.SSHClient):  # type: ignore[misc]

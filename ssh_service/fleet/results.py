@@ -214,12 +214,15 @@ class Results(Iterator[HostResult]):
             self._failure = None  # no more hosts are wanted
         deadline = time.monotonic() + _CANCEL_TIMEOUT
         try:
-            while self._open and time.monotonic() < deadline:
-                self.take(deadline - time.monotonic())
+            self._take_until(deadline)
         except (TimeoutError, ValueError, StopIteration):
             pass  # do not wait longer for the rest
         finally:
             self._close()
+
+    def _take_until(self, deadline: float) -> None:
+        while self._open and time.monotonic() < deadline:
+            self.take(deadline - time.monotonic())
 
     def _close(self) -> None:
         with self._lock:

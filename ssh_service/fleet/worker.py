@@ -71,9 +71,10 @@ def cancel(run: str) -> None:
     """Cancel this process's part of a run, and start no more of it."""
     with _lock:
         _cancelled.add(run)
-        running = [command for command in _running if command.run == run]
+        running = list(_running)
     for command in running:
-        command.cancel()
+        if command.run == run:
+            command.cancel()
 
 
 def forget(run: str) -> None:

@@ -127,6 +127,10 @@ class PortForward:
         """Whether the server listens on a UNIX domain socket."""
         return self.port == NO_PORT
 
+    def is_at(self, address: str, port: int) -> bool:
+        """Return whether the server listens for it at exactly this address and port."""
+        return (self.address, self.port) == (address, port)
+
     @property
     def fields(self) -> Tuple[Any, ...]:
         """What follows the name of a request for it."""
@@ -167,7 +171,7 @@ class PortForwards:
     def remove(self, address: str, port: int) -> None:
         """Remove the forward with exactly this address and port, if there is one."""
         with self._lock:
-            self._all = [one for one in self._all if (one.address, one.port) != (address, port)]
+            self._all = list(filter(lambda one: not one.is_at(address, port), self._all))
 
     def find(self, address: str, port: int) -> Optional[PortForward]:
         """
@@ -177,7 +181,8 @@ class PortForwards:
         name or a wildcard stands (RFC 4254 section 7.2).
         """
         with self._lock:
-            same_port = [one for one in self._all if one.port == port]
+            known = list(self._all)
+        same_port = [one for one in known if one.port == port]
         exact = [one for one in same_port if one.address == address]
         if port == NO_PORT:  # a path is what it is
             same_port = exact

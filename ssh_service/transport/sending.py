@@ -114,18 +114,7 @@ class SendingTransport(LifecycleTransport):
         Return False if the network has no room for the rest.
         """
         try:
-            while self._has_unsent() and self._can_send() and self._is_usable():
-                if self._wire.would_block():
-                    return not self._is_usable()
-                if not self.clear_to_send_lock.acquire(False):
-                    return True
-                try:
-                    self._send_batch_locked()
-                except BaseException as exc:
-                    self._abort_torn_write(exc)
-                    raise
-                finally:
-                    self.clear_to_send_lock.release()
+            return self._send_queued()
         except (OSError, EOFError, SSHException) as exc:
             if is_interruption(exc):
                 self._abort_torn_write(exc)
@@ -134,6 +123,21 @@ class SendingTransport(LifecycleTransport):
         except BaseException as exc:
             self._abort_torn_write(exc)
             raise
+        return True
+
+    def _send_queued(self) -> bool:
+        while self._has_unsent() and self._can_send() and self._is_usable():
+            if self._wire.would_block():
+                return not self._is_usable()
+            if not self.clear_to_send_lock.acquire(False):
+                return True
+            try:
+                self._send_batch_locked()
+            except BaseException as exc:
+                self._abort_torn_write(exc)
+                raise
+            finally:
+                self.clear_to_send_lock.release()
         return True
 
     def _abort_torn_write(self, exc: BaseException) -> None:

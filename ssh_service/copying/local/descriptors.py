@@ -74,10 +74,9 @@ def current_umask() -> int:
     """Return the umask of this process."""
     try:
         with open("/proc/self/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"Umask:"):
-                    return int(line.split()[1], 8)
-    except (OSError, ValueError, IndexError):
+            fields = dict(line.split(b":", 1) for line in file)
+        return int(fields[b"Umask"], 8)
+    except (OSError, ValueError, KeyError):
         pass
     # Elsewhere it can be read only by setting it: files of other threads are private meanwhile.
     umask = os.umask(0o077)

@@ -30,11 +30,12 @@ class LocalResumeMarker:
         except OSError:
             return False
         try:
-            for other in folder.unfinished_names():
-                if self._is_marker(folder, other):
-                    self._is_set = True
-                    os.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
-                    return True
+            names = folder.unfinished_names()
+            other = next((name for name in names if self._is_marker(folder, name)), None)
+            if other is not None:
+                self._is_set = True
+                os.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+                return True
         except OSError:
             pass  # another copy was faster
         finally:

@@ -85,22 +85,30 @@ def walk(
     ancestors: List[_Folder] = []
     try:
         _enter(Entry(root, b"", status), status, ancestors, tree)
-        while ancestors:
-            folder = ancestors[-1]
-            step = next(folder.found, None)
-            if isinstance(step, Entry):
-                yield step
-                if step.status is not None:
-                    _enter(step, step.status, ancestors, tree)
-            elif step is not None:
-                on_failure(step)
-            else:
-                ancestors.pop()
-                if ancestors:
-                    yield folder.entry._replace(is_folder_end=True)
+        yield from _walk_on(ancestors, tree, on_failure)
     finally:
         for folder in ancestors:
             folder.listing.close()
+
+
+def _walk_on(
+    ancestors: List[_Folder],
+    tree: Optional[SourceTree],
+    on_failure: Callable[[SshTransferError], None],
+) -> Iterator[Entry]:
+    while ancestors:
+        folder = ancestors[-1]
+        step = next(folder.found, None)
+        if isinstance(step, Entry):
+            yield step
+            if step.status is not None:
+                _enter(step, step.status, ancestors, tree)
+        elif step is not None:
+            on_failure(step)
+        else:
+            ancestors.pop()
+            if ancestors:
+                yield folder.entry._replace(is_folder_end=True)
 
 
 def _enter(

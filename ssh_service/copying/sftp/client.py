@@ -183,17 +183,25 @@ def negotiate(
     """
     with SftpClient(session, deadline) as client:
         session.send(encode.init(), [])
-        while not session.is_negotiated:
-            ending = session.is_ending
-            try:
-                client.wait_for_change(_EXIT_TIMEOUT if ending else timeout)
-            except Stalled:
-                if not ending:
-                    raise
-                session.close()  # the server does not report why it ended
+        _await_version(session, client, timeout)
         if protocol.LIMITS in session.extensions:
-            reply = client.ask(encode.limits)
-            while not reply.kind:
-                client.collect(timeout)
-            if reply.kind == protocol.EXTENDED_REPLY:
-                session.limits = decode.limits(reply.body)
+            _ask_limits(session, client, timeout)
+
+
+def _await_version(session: SftpSession, client: SftpClient, timeout: Optional[float]) -> None:
+    while not session.is_negotiated:
+        ending = session.is_ending
+        try:
+            client.wait_for_change(_EXIT_TIMEOUT if ending else timeout)
+        except Stalled:
+            if not ending:
+                raise
+            session.close()  # the server does not report why it ended
+
+
+def _ask_limits(session: SftpSession, client: SftpClient, timeout: Optional[float]) -> None:
+    reply = client.ask(encode.limits)
+    while not reply.kind:
+        client.collect(timeout)
+    if reply.kind == protocol.EXTENDED_REPLY:
+        session.limits = decode.limits(reply.body)

@@ -42,6 +42,10 @@ class _OpenFile:
         return reply is not None and self.closing.arrival > reply.arrival
 
 
+def _still_open(files: Dict[bytes, _OpenFile]) -> Dict[bytes, _OpenFile]:
+    return {handle: file for handle, file in files.items() if file.was_open_at(None)}
+
+
 class OpenHandles:
     """
     Which handles are open, and how many more may be.
@@ -82,9 +86,7 @@ class OpenHandles:
             self._files[handle] = _OpenFile(path)
             self._count += 1
             if len(self._files) > _MAX_KNOWN:
-                self._files = {
-                    handle: file for handle, file in self._files.items() if file.was_open_at(None)
-                }
+                self._files = _still_open(self._files)
         if given_twice:
             raise HandleGivenTwice("the server gave the handle of one open file to another")
 
@@ -103,10 +105,13 @@ class OpenHandles:
     def count(self) -> int:
         """Return how many files and folders are open now."""
         with self._lock:
-            while self._closing and self._closing[0].arrival:
-                self._last_closed = max(self._last_closed, self._closing.popleft().arrival)
-                self._count -= 1
+            self._count_closes_locked()
             return self._count
+
+    def _count_closes_locked(self) -> None:
+        while self._closing and self._closing[0].arrival:
+            self._last_closed = max(self._last_closed, self._closing.popleft().arrival)
+            self._count -= 1
 
     def has_closed_since(self, reply: Reply) -> bool:
         """Return whether any of them was closed after `reply`."""

@@ -15,6 +15,10 @@ class Usage:
     used = 0
 
 
+def _is_alive(holder: weakref.ref[Usage]) -> bool:
+    return holder() is not None
+
+
 class UsageTotal:
     """
     The sum over all holders that are alive.
@@ -32,7 +36,7 @@ class UsageTotal:
     def add(self, usage: Usage) -> None:
         """Count one more holder."""
         with self._lock:
-            self._all = [known for known in self._all if known() is not None]
+            self._all = list(filter(_is_alive, self._all))
             self._all.append(weakref.ref(usage))
 
     @property
