@@ -26,6 +26,7 @@ from ssh_service.errors import (
     SshServiceError,
     copy_for_raise,
 )
+from ssh_service.jobs.detached import submit_detached
 from ssh_service.services import settings
 from ssh_service.services.host_api import Service, Status
 from ssh_service.ssh_service import SshService
@@ -293,7 +294,9 @@ class SshHostService(SshService):
     ) -> Tuple[Status, Dict[str, Any]]:
         merged = self._merge(params)
         # The script is for a POSIX shell, whichever the login shell is.
-        merged[_FUTURE] = self._submit(_os_operation_script(commands), merged, None, "/bin/sh")
+        merged[_FUTURE] = self._submit(
+            _os_operation_script(commands), merged, None, "/bin/sh", os_operation=True
+        )
         merged[_OS_OPERATION] = name
         return Status.PENDING, merged
 
@@ -303,6 +306,7 @@ class SshHostService(SshService):
         merged: Mapping[str, Any],
         env: Optional[Mapping[str, Any]],
         shell: Optional[str],
+        os_operation: bool = False,
     ) -> Future[Any]:
         """Submit a script, and return the future of its `CompletedProcess`."""
         self._require_context()
@@ -313,6 +317,17 @@ class SshHostService(SshService):
             failed: Future[Any] = Future()
             failed.set_exception(exc)
             return failed
+        if merged.get("ssh_detached") and not os_operation:
+            return submit_detached(
+                self._CLIENT_CACHE,
+                connect_params,
+                script,
+                env=_with_none_as_text(env) if env else None,
+                shell=shell,
+                timeout=self.config.get("ssh_request_timeout"),
+                max_output=merged.get("ssh_max_output"),
+                job_id=merged.get("ssh_job_id"),
+            )
         return operations.submit(
             self._CLIENT_CACHE,
             connect_params,

@@ -188,6 +188,11 @@ class SshClientCache:
         """Close all connections; what is in flight ends with an error at once."""
         self.lender.close_and_wait(self._slots.retire_all())
 
+    @property
+    def generation(self) -> object:
+        """An object that is replaced by another one when all connections are closed."""
+        return self._slots.generation
+
     def session_pool(self, key: ConnectKey, make: Callable[[], T]) -> T:
         """
         Return the session pool of a destination, made if missing.

@@ -119,14 +119,26 @@ def start_job(
     >>> job.wait().exit_status
     """
     host = Host(destination, cache)
-    job_id = secrets.token_hex(8) if id is None else check_id(id)
-    start = _Start(host, job_id, script, env, shell, cwd, as_input(stdin), run_timeout)
+    job_id = new_id() if id is None else check_id(id)
+    start = Start(host, job_id, script, env, shell, cwd, as_input(stdin), run_timeout)
     check_seconds("timeout", timeout)
     return Job(host, start.repeat(timeout))
 
 
-class _Start:
-    """A start, which may take several attempts."""
+def new_id() -> str:
+    """Return a random id."""
+    return secrets.token_hex(8)
+
+
+class Start:
+    """
+    A start, which may take several attempts.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter is invalid.
+    """
 
     def __init__(
         self,
@@ -154,8 +166,8 @@ class _Start:
         self._in_file = False
         self._may_run = False
 
-    def repeat(self, timeout: Optional[float]) -> Seen:
-        """Start the job, or find that it was started."""
+    def repeat(self, timeout: Optional[float], patience: float = _REPEAT_TIMEOUT) -> Seen:
+        """Start the job, or find it; `patience` replaces the time limit if there is none."""
         deadline = None if timeout is None else time.monotonic() + timeout
         delay = _MIN_RETRY
         while True:
@@ -168,7 +180,7 @@ class _Start:
                     self._may_run = self._may_run or error.process is not None
                 elif (lost or self._may_run) and is_passing(error):
                     now = time.monotonic()
-                    deadline = now + _REPEAT_TIMEOUT if deadline is None else deadline
+                    deadline = now + patience if deadline is None else deadline
                     if now + delay < deadline:
                         _log.info("%s; starting job %s again", error, self._id)
                         time.sleep(delay)
@@ -180,6 +192,10 @@ class _Start:
                         " again, by this id",
                     )
                 raise
+
+    def describe(self, process: CompletedProcess) -> None:
+        """Add the script and the variables to an outcome, which the host does not keep."""
+        process.command, process.env = self._text, dict(self._env) or None
 
     def _attempt(self, deadline: Optional[float]) -> Seen:
         for _ in range(_MAX_VANISHED):

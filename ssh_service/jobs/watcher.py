@@ -43,7 +43,7 @@ _MARK = f"{scripts.MARK}\n".encode()
 def is_passing(error: BaseException) -> bool:
     """Return whether a question may be asked again after an error; none of them changes a job."""
     if isinstance(error, SshConnectionLost):
-        return error.reason != "host key"
+        return error.reason not in ("host key", "closed")
     return isinstance(error, SshServiceError) and error.retryable
 
 
@@ -69,6 +69,11 @@ class Waiter:
         self.seen: Optional[Seen] = None
         self.error: Optional[BaseException] = None
         self.settled = LockFreeEvent()
+
+    def settle(self, seen: Optional[Seen] = None, error: Optional[BaseException] = None) -> None:
+        """Let the thread go on; on the watcher's strand."""
+        self.seen, self.error = seen, error
+        self.settled.set()
 
 
 class _Server(Command):
@@ -121,6 +126,7 @@ class Watcher:
 
     def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
         self._cache = weakref.ref(cache)
+        self._generation = cache.generation
         self._target = target
         self._strand = Strand()
         # All of the following are the strand's.
@@ -139,6 +145,10 @@ class Watcher:
         self._new_ids: Set[str] = set()  # of waiters that may have come too late
         self._looked_at = 0.0
         self._retry_delay = _MIN_RETRY
+
+    def is_of(self, cache: SshClientCache) -> bool:
+        """Return whether no connection was closed by `cleanup` since this was made."""
+        return cache.generation is self._generation
 
     # What users' threads call.
 
@@ -200,8 +210,8 @@ class Watcher:
     def _open(self) -> None:
         cache = self._cache()
         where = self._target.connection_id
-        if cache is None:
-            self._fail_all(SshCacheClosed(f"{where}: the cache was dropped"))
+        if cache is None or not self.is_of(cache):
+            self._fail_all(SshCacheClosed(f"{where}: the cache was closed"))
             return
         this = weakref.WeakMethod(self._on_data), weakref.WeakMethod(self._on_end)
         self._server = _Server(
@@ -335,8 +345,7 @@ class Watcher:
         error = poll.error
         if error is not None and not is_passing(error):
             for waiter in list(self._waiters):
-                waiter.error = error
-                waiter.settled.set()
+                waiter.settle(error=error)
             self._waiters.clear()
         elif error is not None:
             if self._waiters:
@@ -357,8 +366,7 @@ class Watcher:
             seen = found.get(waiter.job_id)
             if seen is None or (seen.state.name == "running" and seen.token == waiter.token):
                 continue
-            waiter.seen = seen
-            waiter.settled.set()
+            waiter.settle(seen)
             self._waiters.discard(waiter)
 
     def _call_in(self, delay: float, method: Callable[..., None], *args: Any) -> Timer:
@@ -390,8 +398,13 @@ def watcher_of(cache: SshClientCache, target: ConnectParams) -> Watcher:
         A key file cannot be used.
     """
     key = target.key
+    made = Watcher(cache, target)
     with _lock:
-        return _watchers.setdefault(cache, {}).setdefault(key, Watcher(cache, target))
+        of_cache = _watchers.setdefault(cache, {})
+        found = of_cache.get(key)
+        if found is None or not found.is_of(cache):
+            of_cache[key] = found = made
+        return found
 
 
 def _after_fork_in_child() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ssh_service import settings
@@ -28,6 +29,9 @@ __all__ = [
     "require_known_hosts",
 ]
 
+# A job's own name has a digest behind it.
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+
 Reader = Callable[[str, Any], Any]
 """Called with a setting's name and value; raises SshConfigError if the value is invalid."""
 
@@ -42,6 +46,12 @@ def _paths(name: str, value: Any) -> Tuple[str, ...]:
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise settings.invalid_setting(name, value, "true or false")
+    return value
+
+
+def _job_id(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not _JOB_ID.match(value):
+        raise settings.invalid_setting(name, value, "a name for jobs, such as Experiment-7")
     return value
 
 
@@ -142,6 +152,18 @@ COMMON: Dict[str, Setting] = {
 }
 HOST: Dict[str, Setting] = {
     "ssh_shell": Setting(settings.text, "the shell that runs the scripts", "the login shell"),
+    "ssh_detached": Setting(
+        _flag,
+        "true: scripts run as jobs, which a lost connection and a restart of mlos_bench do not"
+        " end",
+        "false",
+    ),
+    "ssh_job_id": Setting(
+        _or_null(_job_id),
+        "with `ssh_detached`, a name by which a restarted mlos_bench finds its jobs again, up to"
+        " 100 letters, digits, '.', '_' and '-'; null: every script is a new job",
+        "null",
+    ),
 }
 FILE_SHARE: Dict[str, Setting] = {
     "ssh_copy_timeout": Setting(

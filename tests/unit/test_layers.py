@@ -85,7 +85,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     },
     "services": {"settings", "errors"},
     "ssh_service": {"services", "connections", "params", "errors"},
-    "ssh_host_service": {"ssh_service", "operations", "services", "errors"},
+    "ssh_host_service": {"ssh_service", "operations", "jobs", "services", "errors"},
     "ssh_fileshare": {"ssh_service", "operations", "services"},
     "fleet": {
         "operations",
