@@ -167,7 +167,7 @@ class Start:
         self._may_run = False
 
     def repeat(self, timeout: Optional[float], patience: float = _REPEAT_TIMEOUT) -> Seen:
-        """Start the job, or find it; `patience` replaces the time limit if there is none."""
+        """Start the job, or find it; without a time limit, give up after `patience`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         delay = _MIN_RETRY
         while True:
