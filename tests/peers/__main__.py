@@ -40,7 +40,10 @@ def main() -> int:
             print(f"{name}: SKIPPED: not installed")
             continue
         with tempfile.TemporaryDirectory(prefix="ssh-service-peer-") as folder:
-            wrong += _check(name, arguments.source, Path(folder))
+            try:
+                wrong += _check(name, arguments.source, Path(folder))
+            except (LookupError, OSError, subprocess.CalledProcessError) as error:
+                wrong.append(f"{name}: {error}")  # the others can be compared all the same
         done.append(name)
     verdict = f"{len(wrong)} faults" if wrong else "as without us"
     print("", *wrong, sep="\n")
