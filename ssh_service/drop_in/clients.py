@@ -51,12 +51,12 @@ def _reason_for_private(
     for name in ("transport_factory", "auth_strategy"):
         if arguments[name] is not None:
             return name
+    if paramiko.client.Transport is not _plain_transport:
+        return "patched"  # by a test of the program's, say
     if any(arguments.get(name) for name in _GSS):
         return "gss"
     if not Route.is_known(arguments["sock"]):
         return "sock"
-    if paramiko.client.Transport is not _plain_transport:
-        return "patched"  # by a test of the program's, say
     if client_state.overrides_login(client):
         return "subclass"
     host, port = arguments["hostname"], arguments["port"]
