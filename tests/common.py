@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import grp
 import os
 import shutil
@@ -104,7 +105,7 @@ def find_program(name: str) -> Optional[str]:
 
 def in_threads(count: int, work: Callable[[int], None], timeout: float = 120.0) -> None:
     """Do the same in many threads, and raise what the first of them raised."""
-    outcomes = [Outcome(lambda number=number: work(number)) for number in range(count)]
+    outcomes = [Outcome(functools.partial(work, number)) for number in range(count)]
     for outcome in outcomes:
         outcome.wait(timeout)
     for outcome in outcomes:
@@ -147,7 +148,7 @@ def descriptors() -> int:
 
 
 def run_python(
-    code: str, *args: Union[str, int], timeout: float = 60.0
+    code: str, *args: Union[str, float], timeout: float = 60.0
 ) -> "subprocess.CompletedProcess[str]":
     """Run a program in an interpreter of its own, with this folder's parent importable."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -40,7 +40,7 @@ def _threads() -> Set[threading.Thread]:
 
 
 def _sockets() -> Set[str]:
-    found = set()
+    found: Set[str] = set()
     try:
         descriptors = os.listdir("/proc/self/fd")
     except FileNotFoundError:

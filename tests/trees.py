@@ -39,8 +39,8 @@ def come_down(mode: int) -> int:
 def received(description: Description) -> Description:
     """Give what a download makes of a tree by default."""
     return {
-        path: (stat.S_IFMT(mode) | come_down(stat.S_IMODE(mode)), *rest)
-        for path, (mode, *rest) in description.items()
+        path: (stat.S_IFMT(mode) | come_down(stat.S_IMODE(mode)), mtime, content)
+        for path, (mode, mtime, content) in description.items()
     }
 
 

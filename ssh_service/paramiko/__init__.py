@@ -20,13 +20,17 @@ import paramiko as _paramiko
 
 from ssh_service.drop_in import installing as _installing
 from ssh_service.drop_in import modules as _modules
-from ssh_service.drop_in.clients import SharedSSHClient as SSHClient
+from ssh_service.drop_in.clients import SharedSSHClient as _SharedSSHClient
 from ssh_service.drop_in.sharing import LINGER as _LINGER
 from ssh_service.drop_in.sharing import sharing as _sharing
-from ssh_service.transport import DropInTransport as Transport
+from ssh_service.transport import DropInTransport as _DropInTransport
 
 if TYPE_CHECKING:
     from ssh_service.connections.cache import SshClientCache
+
+# Assigned, so that type checkers see that they are meant to be imported from here.
+SSHClient = _SharedSSHClient
+Transport = _DropInTransport
 
 
 def configure(

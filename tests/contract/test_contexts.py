@@ -93,7 +93,7 @@ def test_a_connection_lost_while_idle_is_replaced_silently(run: Run, sshd: Sshd)
 
 def test_command_after_clear_client_cache_connects_again(run: Run, sshd: Sshd) -> None:
     assert run("true")[0] == Status.SUCCEEDED
-    assert SshService.clear_client_cache() is None  # type: ignore[func-returns-value]
+    assert SshService.clear_client_cache() is None
     assert run("true")[0] == Status.SUCCEEDED
     assert sshd.logins() == 2
 

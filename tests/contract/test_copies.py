@@ -41,7 +41,7 @@ def test_file_copied_both_ways_is_equal(
 ) -> None:
     source, there, back = tree / "a file", tmp_path / "there", tmp_path / "back"
     source.chmod(0o640)
-    assert share.upload(call, str(source), str(there)) is None  # type: ignore[func-returns-value]
+    assert share.upload(call, str(source), str(there)) is None
     share.download(call, str(there), str(back))
     for copy in (there, back):
         assert copy.read_bytes() == source.read_bytes()

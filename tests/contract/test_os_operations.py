@@ -135,7 +135,9 @@ def test_loss_before_the_command_was_accepted_fails(
         assert results(host, info)[0] == Status.SUCCEEDED
         # The next command goes over the session that is opened in advance.
         (slot,) = SshService._CLIENT_CACHE._slots.all_slots()
-        channels = slot.transport._channels
+        transport = slot.transport
+        assert transport is not None
+        channels = transport._channels
         eventually(lambda: any(chan.is_idle_spare and chan.active for chan in channels.values()))
         (channel,) = channels.values()
         proxy.freeze("to_server")  # what we send goes nowhere

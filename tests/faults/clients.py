@@ -80,7 +80,7 @@ def execute(
 
 def drain(channel: SshChannel) -> Tuple[int, bytes]:
     """Read all that comes, and the exit status."""
-    chunks = []
+    chunks: List[bytes] = []
     while True:
         chunk = channel.recv(65536)
         if not chunk:

@@ -24,7 +24,7 @@ KEYS = [paramiko.ECDSAKey.generate() for _ in range(2)]
 OnExec = Callable[["EvilTransport", paramiko.Channel, bytes], None]
 
 
-class _Packetizer(Packetizer):  # type: ignore[misc]
+class _Packetizer(Packetizer):
     """Reads only while it may."""
 
     def __init__(self, sock: Any) -> None:
@@ -34,10 +34,10 @@ class _Packetizer(Packetizer):  # type: ignore[misc]
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         self.may_read.wait(60)
-        return super().read_all(n, check_rekey)  # type: ignore[no-any-return]
+        return super().read_all(n, check_rekey)
 
 
-class EvilTransport(paramiko.Transport):  # type: ignore[misc]
+class EvilTransport(paramiko.Transport):
     """
     One connection, as the server sees it.
 
@@ -80,7 +80,7 @@ class EvilTransport(paramiko.Transport):  # type: ignore[misc]
 
     def show_key(self, key: paramiko.PKey) -> None:
         """Use another host key from the next key exchange on."""
-        self.server_key_dict = {}
+        self.server_key_dict: Dict[str, paramiko.PKey] = {}
         self.add_server_key(key)
 
     def begin_rekey(self) -> None:
@@ -116,7 +116,7 @@ def echo(transport: EvilTransport, channel: paramiko.Channel, command: bytes) ->
     channel.close()
 
 
-class Server(paramiko.ServerInterface):  # type: ignore[misc]
+class Server(paramiko.ServerInterface):
     """Lets everyone in, and runs commands by `EvilSsh.on_exec`."""
 
     def __init__(self, transport: EvilTransport, evil: "EvilSsh") -> None:
@@ -196,7 +196,8 @@ class EvilSsh:
         self._listener.close()
         for transport in self.transports:
             transport.close()
-        for thread in [*self._threads, *self.transports]:
+        threads: List[threading.Thread] = [*self._threads, *self.transports]
+        for thread in threads:
             if thread.ident is not None:
                 thread.join(10)
 

@@ -106,7 +106,8 @@ class _LocalCommand(ProcessChannel):
     def _read(self) -> None:
         with self._running as running:
             assert running.stdout is not None
-            for chunk in iter(lambda: os.read(running.stdout.fileno(), 32768), b""):
+            stdout = running.stdout.fileno()
+            for chunk in iter(lambda: os.read(stdout, 32768), b""):
                 self._process.feed(chunk)
         self._process.on_exit(running.returncode)
 

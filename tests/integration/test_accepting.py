@@ -10,7 +10,7 @@ import pytest
 
 from ssh_service.errors import SshSessionRefused
 from ssh_service.transport import SshTransport, accepting, global_requests
-from ssh_service.transport.accepting import PortForward, PortForwards
+from ssh_service.transport.port_forwards import PortForward, PortForwards
 from tests.common import PATIENCE, Outcome, eventually
 from tests.faults.clients import connected, execute
 from tests.faults.evil_ssh import EvilSsh, EvilTransport
@@ -176,9 +176,13 @@ def test_forwarded_connections_beyond_the_bounds_are_refused(
     monkeypatch.setattr(accepting, "_MAX_ACCEPT_QUEUE", 2)
     monkeypatch.setattr(accepting, "_MAX_HANDLERS", 1)
     may_end = threading.Event()
+
+    def handler(*_: object) -> None:
+        may_end.wait(PATIENCE)
+
     server, false = forwarding()
     with server, connected(server.port) as transport:
-        transport.request_port_forward("127.0.0.1", 9000, lambda *_: may_end.wait(PATIENCE))
+        transport.request_port_forward("127.0.0.1", 9000, handler)
         transport.request_port_forward("127.0.0.1", 9001)
         false().connect("127.0.0.1", 9000)
         for _ in range(2):

@@ -91,17 +91,17 @@ def request(cache: SshClientCache) -> None:
     cache.request(TARGET).release()
 
 
-CALLS: Dict[str, Callable[[SshClientCache], None]] = {
+CALLS: Dict[str, Callable[[SshClientCache], object]] = {
     "lease": lease,
     "acquire": acquire,
     "request": request,
-    "connect": lambda cache: cache.get_client_connection(connect_params()) and None,
-    "session_pool": lambda cache: cache.session_pool(TARGET.key, object) and None,
-    "look": lambda cache: (len(cache), str(cache), cache.stats()) and None,
+    "connect": lambda cache: cache.get_client_connection(connect_params()),
+    "session_pool": lambda cache: cache.session_pool(TARGET.key, object),
+    "look": lambda cache: (len(cache), str(cache), cache.stats()),
 }
 
 
-def tear_all(call: Callable[[SshClientCache], None], how: str, warm: bool, limit: float) -> int:
+def tear_all(call: Callable[[SshClientCache], object], how: str, warm: bool, limit: float) -> int:
     """Tear a call at each of its moments; return how many there were."""
     site, number = Site(max_destinations=1), 0
     try:
@@ -212,6 +212,6 @@ def test_threads_torn_while_others_use_the_cache_lose_nothing() -> None:
             except SshCacheClosed:
                 pass
 
-    in_threads(*[lambda n=n: be_torn(n) for n in range(3)], disturb)  # type: ignore[misc]
+    in_threads(*[lambda n=n: be_torn(n) for n in range(3)], disturb)
     site.is_well()
     site.close()

@@ -21,6 +21,7 @@ from ssh_service.copying.failures import copy_error
 from ssh_service.copying.local.descriptors import current_umask
 from ssh_service.copying.options import Options
 from ssh_service.copying.sftp import protocol
+from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeLimits, TimeUp
 from ssh_service.errors import (
@@ -139,7 +140,7 @@ def test_timeout_names_stall_timeout_and_how_long_it_was() -> None:
 def test_stall_timeout_is_not_fed_by_other_copies(tmp_path: Path) -> None:
     """What other copies send over the same session is no progress of this one."""
     with MadeUpServer(lambda *_: b"").ready() as session:
-        other = copying.running.SftpClient(session)
+        other = SftpClient(session)
 
         def meanwhile(*_: Any) -> None:
             session.send(b"", [])
@@ -148,7 +149,7 @@ def test_stall_timeout_is_not_fed_by_other_copies(tmp_path: Path) -> None:
         with other, pytest.raises(Stalled):
             timer = [0]
 
-            class Moving(copying.running.SftpClient):
+            class Moving(SftpClient):
                 def wait_for_change(self, timeout: Any) -> Any:
                     meanwhile()
                     timer[0] += 1

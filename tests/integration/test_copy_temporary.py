@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
 
@@ -150,7 +150,13 @@ class TestTheNextRun:
     @pytest.mark.parametrize("what", ["file", "tree"])
     @pytest.mark.parametrize("copy", [upload, download])
     def test_removes_what_the_dead_left_and_nothing_else(
-        self, session: SftpSession, tmp_path: Path, dead: bytes, living: bytes, copy, what: str
+        self,
+        session: SftpSession,
+        tmp_path: Path,
+        dead: bytes,
+        living: bytes,
+        copy: Callable[..., None],
+        what: str,
     ) -> None:
         folder = tmp_path / "target" / "source"
         folder.mkdir(parents=True)

@@ -28,7 +28,7 @@ class Inline(Executor, ProcessPoolExecutor):
         self.calls = []
         self.tasks: List[Any] = []
 
-    def submit(self, function: Any, *arguments: Any) -> Any:
+    def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Any:
         self.tasks.append(arguments)
         return super().submit(function, *arguments)
 

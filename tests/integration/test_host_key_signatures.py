@@ -23,7 +23,7 @@ HASHES: Any = {
 }
 
 
-class Liar(paramiko.RSAKey):  # type: ignore[misc]
+class Liar(paramiko.RSAKey):
     """An RSA key that signs by an algorithm of its own choice, whatever was agreed on."""
 
     algorithm: Optional[str] = None

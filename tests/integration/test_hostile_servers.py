@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional
 
 import paramiko
 import pytest
@@ -607,7 +607,7 @@ def test_what_passes_by_the_gate_keeps_its_place_among_what_is_written_in_one_pi
     """Paramiko sends some messages (a login's, a key exchange's) on its own."""
     with EvilSsh() as server, connected(server.port) as transport:
         write = transport._wire.send_nowait
-        besides = []
+        besides: List[Any] = []
 
         def send_nowait(data: Any) -> None:
             if not besides:  # a packet that is numbered after these must not leave before them
@@ -1080,7 +1080,8 @@ def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_eve
     with EvilSsh() as server, connected(server.port) as transport:
         assert execute(transport, "hello") == (0, b"hello")
         eventually(lambda: not transport.open_channel_count, "nobody sends")
-        sending = transport.clear_to_send_lock = Torn()
+        sending: Any = Torn()
+        transport.clear_to_send_lock = sending
         sending.armed = threading.current_thread()
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
@@ -1122,7 +1123,11 @@ def test_a_cause_that_paramiko_cannot_format_is_told(error: Exception) -> None:
 def test_a_done_callback_that_raises_does_not_keep_the_others_from_being_told() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         told = threading.Event()
-        transport.add_done_callback(lambda *_: 1 / 0)  # type: ignore[arg-type,return-value]
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        transport.add_done_callback(fail)
         transport.add_done_callback(lambda *_: told.set())
         transport.close()
         assert told.is_set()

@@ -146,10 +146,11 @@ def test_identity_keeps_its_object_alive() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_identity_shows_nothing_of_the_private_half(kind: str) -> None:
-    key = private(kind)
-    number = {
+    key: Any = private(kind)
+    number_of: Dict[str, Callable[[], str]] = {
         "ed25519": lambda: key.sign_ssh_data(b"x").asbytes().hex(),
         "ecdsa": lambda: str(key.signing_key.private_numbers().private_value),
         "rsa": lambda: str(key.key.private_numbers().d),
-    }[kind]()
+    }
+    number = number_of[kind]()
     assert number not in repr(tuple(key_of(key)))

@@ -499,7 +499,8 @@ def test_a_file_that_is_replaced_meanwhile_gets_the_line(
     """As ssh-keygen -R does: the file that was locked is then nobody's."""
     path = tmp_path / "known_hosts"
     path.write_text("other " + public_line("host-b") + "\n")
-    lock, replaced = recording._lock, []
+    lock = recording._lock
+    replaced: List[Any] = []
 
     def lock_and_replace(descriptor: int, deadline: float) -> None:
         lock(descriptor, deadline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -100,7 +101,7 @@ def test_mock_sshd_fixture_is_found() -> None:
 
 
 def test_no_sshd_without_a_key_generator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_sshd.shutil, "which", lambda name, path=None: None)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     assert local_sshd.find_sshd() is None
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Dict, List, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
 import pytest
 
@@ -53,7 +53,7 @@ TIMES = ("serveraliveinterval", "connecttimeout")
 
 
 # Where ssh -G shows another word for the same thing.
-SHOWN = {
+SHOWN: Dict[str, Dict[str, Optional[str]]] = {
     "stricthostkeychecking": {"yes": "true", "no": "false"},
     "proxycommand": {"none": None},
     "identityagent": {},

@@ -218,7 +218,7 @@ class TestNames:
         assert share is share_2 is SshFileShareService
         assert (SshClient, SshClientCache) == (ssh_service.SshClient, ssh_service.SshClientCache)
         assert SshService is ssh_service.SshService
-        assert mlos_bench.services.remote.ssh is ssh_service  # type: ignore[attr-defined]
+        assert mlos_bench.services.remote.ssh is ssh_service
 
     @pytest.mark.parametrize("name", [*THEIRS, *OURS])
     def test_services_are_made_from_either_name(self, name: str) -> None:

@@ -43,8 +43,8 @@ class Scheduler:
             raise RuntimeError("no storage")
         return self
 
-    def __exit__(self, *exception: Any) -> bool:
-        return False
+    def __exit__(self, *exception: Any) -> None:
+        pass
 
 
 @pytest.fixture

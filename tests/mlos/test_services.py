@@ -73,7 +73,7 @@ def test_outside_its_context_a_mixin_refuses(settings: Dict[str, Any], call: Any
     with together:
         pass
     with pytest.raises(RuntimeError, match="outside its context"):
-        together.remote_exec(["true"], call, {})  # type: ignore[attr-defined]
+        together.remote_exec(["true"], call, {})
 
 
 class TestCopies:

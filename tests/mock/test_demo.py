@@ -174,7 +174,7 @@ def test_a_difference_anywhere_in_a_tree_is_found(spoil: str, tmp_path: Path) ->
 
 def test_hooks_that_were_not_called_fail_the_demonstration() -> None:
     journal = Journal()
-    journal.wait_for = lambda count, timeout: []  # type: ignore[method-assign,assignment]
+    setattr(journal, "wait_for", lambda count, timeout: [])
     with hosts.MockStage() as both, pytest.raises(CheckFailed, match="'made', 3"):
         steps.show_hook_calls(Show(), journal, both)
 

@@ -10,7 +10,7 @@ from typing import Any, List, Tuple
 
 import pytest
 
-from ssh_service import background, fleet, operations
+from ssh_service import background, copying, fleet, operations
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.copying import Progress
 from ssh_service.errors import SshAuthError, SshCommandCancelled, SshConnectionLost
@@ -207,7 +207,7 @@ def test_a_copy_that_was_tried_once_more_is_one_copy(monkeypatch: pytest.MonkeyP
             raise losses.pop()
         args[-1].file_done()
 
-    monkeypatch.setattr(operations.copying, "copy", copy)
+    monkeypatch.setattr(copying, "copy", copy)
     operations.upload(cache, connect_params(), "here", "there")
     assert kinds(seen) == [ConnectionMade, CopyStarted, CopyEnded]
     assert (seen[-1].outcome, seen[-1].files_done) == ("completed", 1)

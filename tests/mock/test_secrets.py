@@ -15,6 +15,7 @@ from ssh_service import (
     download,
     fleet,
     operations,
+    params,
     run,
     start,
     upload,
@@ -33,6 +34,7 @@ KEY = f"-----BEGIN PRIVATE KEY-----\n{MARKER}\n-----END PRIVATE KEY-----\n"
 def first(results: fleet.Results) -> Any:
     """Raise what the only host came to."""
     (result,) = results
+    assert result.error is not None
     raise result.error
 
 
@@ -113,14 +115,14 @@ def test_job_shows_no_secret_and_takes_it_along(caplog: pytest.LogCaptureFixture
     """To another process secrets go in plain, in a pickle; that is said, once."""
     tasks._warned.clear()
     given = {"host": "a", "password": MARKER, "client_keys": [KEY.encode()], "port": 1}
-    fleet_task = tasks.FleetTask("run", {}, tasks.params.conceal(given), None)
-    task = HostTask("run", 0, tasks.params.conceal(given), fleet_task)
+    fleet_task = tasks.FleetTask("run", {}, params.conceal(given), None)
+    task = HostTask("run", 0, params.conceal(given), fleet_task)
     assert MARKER not in repr(task)
     text = pickle.dumps(task)
     assert MARKER.encode() in text
     again = pickle.loads(text)
     assert MARKER not in repr(again)
-    assert tasks.params.reveal(again.host) == given == tasks.params.reveal(again.task.connect)
+    assert params.reveal(again.host) == given == params.reveal(again.task.connect)
     assert caplog.text.count("in plain, in a pickle") == 1
 
 

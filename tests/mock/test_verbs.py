@@ -26,6 +26,7 @@ from ssh_service import (
     start,
     upload,
 )
+from ssh_service.commands.command import Command
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.testing.mock_sshd import MockSshd
 from ssh_service.transport import SshTransport
@@ -52,7 +53,8 @@ def test_run_wrong_option_is_an_error_at_once(option: str, value: Any, complaint
 def test_copy_wrong_option_is_an_error_at_once(option: str) -> None:
     """Nothing is dialled first."""
     with pytest.raises(SshConfigError, match=f"{option}: expected"):
-        upload({"host": "127.0.0.1", "port": 1}, "a", "b", **{option: "x"})
+        wrong: Any = {option: "x"}
+        upload({"host": "127.0.0.1", "port": 1}, "a", "b", **wrong)
 
 
 def test_run_leaves_nothing_to_the_garbage_collector(
@@ -61,7 +63,7 @@ def test_run_leaves_nothing_to_the_garbage_collector(
     """A command goes with its last reference, its session and its channel with it."""
     made: "List[weakref.ref[Any]]" = []
 
-    class Noted(api.Command):
+    class Noted(Command):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             made.append(weakref.ref(self))
@@ -184,6 +186,7 @@ def test_the_output_so_far_is_in_the_error(mock_sshd: MockSshd, ssh_cache: SshCl
     assert isinstance(process.future.exception(20), SshCommandTimeout)
     with pytest.raises(SshCommandTimeout) as caught:
         process.result()
+    assert caught.value.process is not None
     assert caught.value.process.stdout == "out\n"
 
 

@@ -15,7 +15,7 @@ import paramiko
 __all__ = ["AuthServer"]
 
 
-class _Rules(paramiko.ServerInterface):  # type: ignore[misc]
+class _Rules(paramiko.ServerInterface):
     def __init__(self, server: AuthServer) -> None:
         self._server = server
         self._passed: List[str] = []

@@ -116,6 +116,7 @@ def connect(to: Union[int, None, str, Address]) -> socket.socket:
         client.settimeout(PATIENCE)
         client.connect(to)
         return client
+    assert isinstance(to, int)
     client = socket.create_connection(("127.0.0.1", to), PATIENCE)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client

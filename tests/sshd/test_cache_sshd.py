@@ -48,7 +48,7 @@ class Telling(SshClient):
 @pytest.fixture
 def telling() -> Iterator[Tuple[SshClientCache, Any]]:
     kind = type("Mine", (Telling,), {"told": [], "news": threading.Semaphore(0)})
-    cache = SshClientCache(kind)  # type: ignore[arg-type]
+    cache = SshClientCache(kind)
     yield cache, kind
     cache.cleanup()
 

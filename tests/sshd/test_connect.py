@@ -108,7 +108,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dict[str, Any]]:
             meant = ["127.0.0.1"]
         return [found for address in meant for found in asked(address, port, *more)]
 
-    monkeypatch.setattr(tcp.socket, "getaddrinfo", lookup)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     yield known
     for meant in known.values():
         if isinstance(meant, threading.Event):
@@ -598,7 +598,7 @@ def test_an_algorithm_the_server_lacks_is_an_error_that_says_so(
 ) -> None:
     """And which setting decides."""
     server = sshd_factory({option: f"-{ours}"})
-    given = {"encryption_algs": ["aes128-ctr"], setting: [ours]}  # GCM would need no MAC
+    given: Any = {"encryption_algs": ["aes128-ctr"], setting: [ours]}  # GCM would need no MAC
     with pytest.raises(
         SshConnectError, match=f"no acceptable .*; {setting} was {ours}$"
     ) as caught:

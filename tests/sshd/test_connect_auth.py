@@ -75,9 +75,10 @@ def test_a_secret_that_cannot_be_encoded_is_not_shown(name: str, is_callable: bo
     rest: Dict[str, Any] = {"client_keys": [locked]} if name == "passphrase" else {}
     if name == "client_keys":
         secret = "-----BEGIN OPENSSH PRIVATE KEY-----\n" + secret
+    rest[name] = (lambda: secret) if is_callable else secret
     with AuthServer(("password", "publickey")) as server:
         with pytest.raises(SshConfigError, match=f"{name}: half a surrogate pair") as caught:
-            connect(server, **rest, **{name: (lambda: secret) if is_callable else secret})
+            connect(server, **rest)
     seen: Any = caught.value
     while seen is not None:
         assert MARKER not in repr(seen)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -547,7 +547,8 @@ def test_second_deployment_takes_at_most_twice_the_first(
     upload(transport, source, tmp_path / "warm", contents=True)
     proxy.delay = 0.1
     seconds = []
-    for options in ({}, {}, {"update": True}):
+    given: List[Dict[str, Any]] = [{}, {}, {"update": True}]
+    for options in given:
         began = time.monotonic()
         upload(transport, source, tmp_path / "target", contents=True, **options)
         seconds.append(time.monotonic() - began)

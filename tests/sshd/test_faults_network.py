@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import random
 import threading
@@ -318,7 +319,7 @@ def test_single_bytes_delays_and_pauses_only_make_it_slower(
         proxy.heal()
         for _ in range(3):
             proxy.freeze()
-            calls = [Outcome(lambda n=n: check_echo(transport, n)) for n in range(3)]
+            calls = [Outcome(functools.partial(check_echo, transport, n)) for n in range(3)]
             threading.Event().wait(0.3)
             proxy.thaw()
             for call in calls:

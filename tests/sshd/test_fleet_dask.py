@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_cancel_ends_the_remote_commands(
         results.cancel()
         taken = [results.take(20) for _ in hosts]
     assert all(isinstance(result.error, SshCommandCancelled) for result in taken)
-    assert sorted(result.sent for result in taken) == [False] * 4 + [True] * 16
+    assert sorted(bool(result.sent) for result in taken) == [False] * 4 + [True] * 16
     pids = [path.name for path in tmp_path.iterdir()]
     eventually(lambda: not any(is_running(pid) for pid in pids))
 
@@ -99,7 +99,7 @@ def test_dask_retries_only_unsent_hosts_of_a_lost_worker(
     open_hosts = [f"127.0.0.1:{sshd.port}"] * 6
     frozen = {**connect, "host": "127.0.0.1", "port": proxy.port}
     # dask gives them out by turns, so each worker has some of both.
-    hosts = [*open_hosts[:3], *[frozen] * 3, *open_hosts[3:], *[frozen] * 3]
+    hosts: List[Any] = [*open_hosts[:3], *[frozen] * 3, *open_hosts[3:], *[frozen] * 3]
     script = f'echo > "$(mktemp {tmp_path}/run.XXXXXX)"; until [ -e {gate} ]; do sleep .05; done'
 
     def begun() -> int:

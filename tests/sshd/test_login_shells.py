@@ -131,7 +131,8 @@ def test_time_outs_at_once_end_each_its_own_command(
             error = future.exception(PATIENCE)
             assert isinstance(error, SshCommandTimeout)
             if error.process is not None:
-                eventually(lambda: not is_running(pids(error.process.stdout)[0]), "it ends")
+                pid, *_ = pids(error.process.stdout)
+                eventually(lambda: not is_running(pid), "it ends")
         assert is_running(number)
         survivor.write("still here\n")
         survivor.close_stdin()

@@ -57,9 +57,8 @@ def test_pty_shows_nothing_but_the_programs_own_bytes(web: Web, cache: SshClient
     """Neither the script, nor a value, nor a mark; whatever way the script takes."""
     text = "printf 'out\\n'; printf 'err\\n' >&2; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo tty"
     long = "\n".join([f": {'x' * 98}"] * 1000) + f"\n{text}"
-    for script, more in itertools.product(
-        (text, long), ({}, {"env": {"VALUE": VALUE}}, {"shell": "/bin/sh"})
-    ):
+    given: List[Dict[str, Any]] = [{}, {"env": {"VALUE": VALUE}}, {"shell": "/bin/sh"}]
+    for script, more in itertools.product((text, long), given):
         process = run(web, script, pty=True, cache=cache, timeout=PATIENCE, **more)
         assert (process.stdout, process.stderr) == ("out\r\nerr\r\ntty\r\n", ""), more
         assert process.exit_status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import itertools
@@ -132,7 +133,7 @@ class Overtaken:
 
 def open_numbered(transport: SshTransport, number: int) -> SshChannel:
     """Open sessions until one has the server's number that is wanted."""
-    others = []
+    others: List[SshChannel] = []
     while True:
         channel = transport.open_session()
         if channel.remote_chanid == number:
@@ -415,7 +416,7 @@ def test_a_request_ends_with_its_connection(sshd: Sshd) -> None:
         with dialled(sshd) as transport:
             channel = transport.open_session()
             sshd.freeze()
-            waiting = Outcome(lambda channel=channel: channel.exec_command("true"))
+            waiting = Outcome(functools.partial(channel.exec_command, "true"))
             sshd.cut()
             assert isinstance(waiting.wait().error, (OSError, paramiko.SSHException))
 
@@ -439,13 +440,10 @@ def test_closing_ends_fifty_blocked_calls_at_once(sshd: Sshd) -> None:
         channels = [transport.open_session() for _ in range(30)]
         for channel in channels:
             channel.exec_command("sleep 60")
-        calls = [Outcome(lambda channel=channel: channel.recv(1)) for channel in channels[:10]]
+        calls = [Outcome(functools.partial(channel.recv, 1)) for channel in channels[:10]]
+        calls += [Outcome(channel.recv_exit_status) for channel in channels[10:20]]
         calls += [
-            Outcome(lambda channel=channel: channel.recv_exit_status())
-            for channel in channels[10:20]
-        ]
-        calls += [
-            Outcome(lambda channel=channel: channel.sendall(bytes(64 * MIB)))
+            Outcome(functools.partial(channel.sendall, bytes(64 * MIB)))
             for channel in channels[20:30]
         ]
         for sink in sinks:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import subprocess
+from typing import Any
 from unittest import mock
 
 from ssh_service import cli
@@ -21,7 +22,8 @@ class _Captured(io.TextIOWrapper):
         super().__init__(io.BytesIO(), encoding="utf-8", write_through=True)
 
     def text(self) -> str:
-        return self.buffer.getvalue().decode()  # type: ignore[attr-defined,no-any-return]
+        buffer: Any = self.buffer
+        return str(buffer.getvalue(), "utf-8")
 
 
 def in_process(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":

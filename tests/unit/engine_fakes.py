@@ -10,6 +10,9 @@ from ssh_service import background, params
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
 from tests.common import PATIENCE
 
+Fake: Any = object
+"""The base of what stands for a class of the package: to type checkers it is that class."""
+
 
 def connect_params(host: str = "alpha", **more: Any) -> Dict[str, Any]:
     """Return parameters that need no file."""
@@ -71,7 +74,7 @@ def work_done() -> None:
 callbacks_done = work_done
 
 
-class FakeTransport:
+class FakeTransport(Fake):
     """What the cache and the pool use of an `SshTransport`; the test is its server."""
 
     def __init__(self, connection_id: str = "somebody@alpha:22") -> None:
@@ -160,7 +163,7 @@ class FakeTransport:
         self.close_nowait()
 
 
-class FakeChannel:
+class FakeChannel(Fake):
     """A session channel; the test answers for the server."""
 
     def __init__(self, transport: FakeTransport, sink: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import sys
@@ -40,7 +41,7 @@ def test_calls_are_made_in_the_order_in_which_they_are_due() -> None:
     soon(lambda: gate.wait(PATIENCE))
     now = time.monotonic()
     for number in (3, 1, 4, 2, 0):
-        background.call_at(now + number / 1e6, lambda number=number: made.append(number))
+        background.call_at(now + number / 1e6, functools.partial(made.append, number))
     background.call_at(now + 1e-4, done.set)
     gate.set()
     assert done.wait(PATIENCE)
@@ -59,7 +60,12 @@ def test_a_call_is_not_made_before_its_time() -> None:
     due = time.monotonic() + 0.05
     made: List[float] = []
     done = threading.Event()
-    background.call_at(due, lambda: (made.append(time.monotonic()), done.set()))
+
+    def call() -> None:
+        made.append(time.monotonic())
+        done.set()
+
+    background.call_at(due, call)
     assert done.wait(PATIENCE)
     assert made[0] >= due
 

@@ -488,6 +488,7 @@ def test_a_hook_that_waits_for_ever_holds_up_the_first_callers_alone_and_not_for
 
 
 def test_a_hook_may_use_the_cache(dialer: GatedDialer) -> None:
+    connections: SshClientCache
     results: List[Any] = []
 
     class Asking(SshClient):
@@ -750,11 +751,11 @@ def test_cleanup_closes_leased_connections_too_and_all_before_one_is_waited_for(
 ) -> None:
     with connections.lease(connect_params("alpha")), connections.lease(connect_params("beta")):
         first, second = dialer.transports
-        first.close = lambda: (
-            None
-            if not second.is_active()
-            else pytest.fail("one was waited for while another was still open")  # type: ignore
-        )
+
+        def close() -> None:
+            assert not second.is_active(), "one was waited for while another was still open"
+
+        setattr(first, "close", close)
         connections.cleanup()
         assert not first.is_active() and not second.is_active()
     assert connections.stats()["leases"] == 0
@@ -762,11 +763,12 @@ def test_cleanup_closes_leased_connections_too_and_all_before_one_is_waited_for(
 
 def test_what_lies_beside_the_connections_goes_with_them(connections: SshClientCache) -> None:
     made = [object(), object()]
-    assert connections.session_pool("key", lambda: made[0]) is made[0]
-    assert connections.session_pool("key", lambda: made[1]) is made[0]
-    assert connections.session_pool("other", lambda: made[1]) is made[1]
+    key, other = target("alpha").key, target("beta").key
+    assert connections.session_pool(key, lambda: made[0]) is made[0]
+    assert connections.session_pool(key, lambda: made[1]) is made[0]
+    assert connections.session_pool(other, lambda: made[1]) is made[1]
     connections.cleanup()
-    assert connections.session_pool("key", lambda: made[1]) is made[1]
+    assert connections.session_pool(key, lambda: made[1]) is made[1]
 
 
 def test_stats_count_what_there_is_and_what_happened(

@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import traceback
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
@@ -168,7 +169,7 @@ def test_a_slow_host_delays_its_own_callers_alone(
     threads: List[threading.Thread] = []
     for host in slow:
         threads += start(
-            1, lambda host=host: connections.get_client_connection(connect_params(host)), results
+            1, partial(connections.get_client_connection, connect_params(host)), results
         )
     dialer.wait_dialling(64)
     for host in ("good", "better"):
@@ -319,7 +320,7 @@ def test_an_exit_does_not_close_what_the_next_enter_brings(
     """Whether it is the last exit, and what it closes, are decided in one step."""
     connections.enter()
     connections.get_client_connection(connect_params("alpha"))
-    slots, found = connections._slots, []  # type: ignore[var-annotated]
+    slots, found = connections._slots, []
     lock = slots._lock
 
     def other_thread() -> None:

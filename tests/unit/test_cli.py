@@ -13,8 +13,7 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-from ssh_service import CompletedProcess, SshServiceError  # noqa: E402
-from ssh_service.cli import work  # noqa: E402
+from ssh_service import CompletedProcess, SshServiceError, fleet  # noqa: E402
 from ssh_service.cli.files import OutputFiles  # noqa: E402
 from ssh_service.cli.report import (  # noqa: E402
     JsonLines,
@@ -186,7 +185,7 @@ def test_copy_options_reach_every_host(way: str, monkeypatch: pytest.MonkeyPatch
         asked.append(options)
         raise SshServiceError("enough")
 
-    monkeypatch.setattr(work.fleet, way, copy)
+    monkeypatch.setattr(fleet, way, copy)
     flags = "--verify --resume --update --contents --preserve --links keep --keep-going --fsync"
     times = "--timeout 5 --stall-timeout 2"
     hosts = ["-F", "none", "-H", "a@b"]

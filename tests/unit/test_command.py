@@ -144,7 +144,7 @@ def test_lost_it_has_the_output_so_far_and_an_error_of_its_own() -> None:
     lost = error(command)
     assert isinstance(lost, SshConnectionLost) and lost is not shared
     assert (lost.reason, lost.sent, lost.phase) == ("silence", True, "run")
-    assert lost.process.stdout == "so far"
+    assert lost.process is not None and lost.process.stdout == "so far"
     assert lost.process.exit_status is None
     assert shared.process is None
 

@@ -20,7 +20,7 @@ from tests.unit.engine_fakes import PATIENCE, FakeTransport, work_done
 
 def begun(transport: FakeTransport, **more: Any) -> Command:
     command = Command("echo", {}, None, transport.connection_id, **more)
-    unpooled.start_on_transport(transport, command)  # type: ignore[arg-type]
+    unpooled.start_on_transport(transport, command)
     work_done()
     return command
 

@@ -45,7 +45,7 @@ def full(cls: Type[SshServiceError]) -> SshServiceError:
     error = cls("what happened", **{name: EXTRAS[name] for name in EXTRAS if name in names})
     if isinstance(error, OSError):
         error.errno, error.strerror, error.filename = errno.EIO, "broken", "/a/path"
-    error.__notes__ = ["a note"]  # type: ignore[attr-defined]
+    setattr(error, "__notes__", ["a note"])
     return error
 
 

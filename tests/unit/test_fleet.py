@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import pickle
@@ -132,7 +133,7 @@ def test_many_threads_take_each_result_once_and_all_finish(parallel: int) -> Non
     taken: List[str] = []
     takers = [Outcome(lambda: taken.extend(result.host for result in results)) for _ in range(4)]
     for number in range(40):
-        eventually(lambda number=number: str(number) in runner.open)
+        eventually(functools.partial(runner.open.__contains__, str(number)))
         runner.finish(str(number))
     for taker in takers:
         assert taker.wait().error is None
@@ -263,7 +264,7 @@ class Executor:
     def __init__(self) -> None:
         self.calls: List["Future[Any]"] = []
 
-    def submit(self, function: Any, *arguments: Any) -> "Future[Any]":
+    def submit(self, function: Any, /, *arguments: Any, **_: Any) -> "Future[Any]":
         self.calls.append(Future())
         return self.calls[-1]
 

@@ -100,7 +100,7 @@ def test_parameters_of_a_host_override_common_ones() -> None:
 def test_invalid_host_error_does_not_show_a_password() -> None:
     secret = {"host": "a", "password": "a-marker"}
     with pytest.raises(SshConfigError, match="hosts must be an iterable .* got a dict") as caught:
-        fleet.run(secret, "true")  # type: ignore[arg-type]
+        fleet.run(secret, "true")
     assert "a-marker" not in str(caught.value)
     with pytest.raises(SshConfigError, match="host must be .* got a list") as caught:
         connect_params([secret], {})

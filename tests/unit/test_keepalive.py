@@ -13,7 +13,7 @@ HEARD = 1000.0
 
 def until_lost(monitor: KeepaliveMonitor, now: float = HEARD) -> Tuple[List[float], float]:
     """Hear nothing from `HEARD` on; return when the server was asked, and when it was given up."""
-    asked = []
+    asked: List[float] = []
     for _ in range(100):
         try:
             ask, wait = monitor.check(now, HEARD)

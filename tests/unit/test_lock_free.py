@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import threading
@@ -45,7 +46,14 @@ def test_it_can_be_set_again_and_again() -> None:
 def test_nobody_is_overlooked_who_comes_as_it_is_set() -> None:
     for _ in range(200):
         event = LockFreeEvent()
-        in_threads(4, lambda n, event=event: event.set() if n == 2 else check(event))
+        in_threads(4, functools.partial(set_or_check, event))
+
+
+def set_or_check(event: LockFreeEvent, number: int) -> None:
+    if number == 2:
+        event.set()
+    else:
+        check(event)
 
 
 def check(event: LockFreeEvent) -> None:

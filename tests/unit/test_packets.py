@@ -53,9 +53,7 @@ def test_a_burst_of_packets_is_read_without_a_call_to_the_system_for_each(
     peer.sendall(b"".join(packet(b"\x02" + bytes([n])) for n in range(100)))
     calls: List[int] = []
     receive = packetizer._wire.recv
-    monkeypatch.setattr(
-        packetizer._wire, "recv", lambda *args: calls.append(1) or receive(*args)  # type: ignore
-    )
+    monkeypatch.setattr(packetizer._wire, "recv", lambda *args: calls.append(1) or receive(*args))
     assert [packetizer.read_message()[1].asbytes()[0] for _ in range(100)] == list(range(100))
     assert len(calls) == 1
 

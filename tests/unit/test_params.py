@@ -450,7 +450,7 @@ def test_a_user_without_known_hosts_files_has_nothing_written_into_the_systems(
 # --- which way -------------------------------------------------------------------------------
 
 
-def hops(found: ConnectParams) -> list:  # type: ignore[type-arg]
+def hops(found: ConnectParams) -> list:
     chain = []
     tunnel = found.tunnel
     while isinstance(tunnel, ConnectParams):

@@ -255,7 +255,7 @@ class Site:
 
     def find(self, number: int) -> None:
         Census.of(self.transport).find(
-            self.channels[number],  # type: ignore[arg-type]
+            self.channels[number],
             lambda text, reply: self.beside.append((text, reply)),
             lambda process: self.found.update({number: process}),
         )
@@ -444,7 +444,7 @@ class Run:
         self.channel.is_open = True
         self.beside: List[Tuple[str, Callable[[Optional[bytes]], None]]] = []
         self.command.run_helper = lambda text, reply: self.beside.append((text, reply))
-        assert self.command.start(self.channel)  # type: ignore[arg-type]
+        assert self.command.start(self.channel)
         if not started:
             return
         self.command.on_reply(True)
@@ -487,7 +487,8 @@ def test_time_out_on_openssh_is_known_by_the_channels_end(timers: Timers) -> Non
     timers.fire()
     run.command.on_exit_signal("TERM", False, "")
     run.channel.end()
-    assert run.error().ended is True and run.error().process.stderr == "err"
+    process = run.error().process
+    assert run.error().ended is True and process is not None and process.stderr == "err"
     assert timers.live == []
 
 
@@ -563,7 +564,7 @@ def test_exec_request_has_nothing_of_ours(timers: Timers) -> None:
         command = Command("show version", {}, None, f"{user}@switch:22", timeout=5)
         channel = FakeChannel(FakeTransport(), command)
         channel.transport.channels.append(channel)
-        assert command.start(channel)  # type: ignore[arg-type]
+        assert command.start(channel)
         assert (channel.command, channel.sent) == (b"show version", b"")
         command.on_reply(False)
         assert isinstance(command.future.exception(0), SshSessionRefused)

@@ -44,7 +44,7 @@ def begun(**more: Any) -> Tuple[RemoteProcess, FakeChannel]:
     channel = FakeChannel(FakeTransport(), command)
     channel.transport.channels.append(channel)
     channel.is_open = True
-    assert command.start(channel)  # type: ignore[arg-type]
+    assert command.start(channel)
     return RemoteProcess(command, command.take_future()), channel
 
 

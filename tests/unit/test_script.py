@@ -50,7 +50,7 @@ def test_anything_else_is_refused_with_its_type(given: Any) -> None:
 
 def test_an_item_of_a_wrong_type_is_named_by_its_number() -> None:
     with pytest.raises(SshConfigError, match="script: item 2: expected str, got int"):
-        join(["echo", 1])
+        join(["echo", 1])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("shell", ["", "/bin/sh\0", 5, b"/bin/sh", Path("/bin/sh")])

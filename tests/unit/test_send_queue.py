@@ -62,7 +62,7 @@ def test_deferred_batch_of_one_message_waits_for_more() -> None:
     queue, sender = SendQueue(), Recorder()
     before = time.monotonic()
     with Batch(sender, queue, defer=True):
-        queue.append(("close", None))  # type: ignore[arg-type]
+        queue.append(("close", None))
     assert not sender.calls and queue.flush_at > before
     assert 0 < queue.time_to_flush(before) <= queue.flush_at - before
     assert queue.time_to_flush(queue.flush_at) == 0.0 and not queue.flush_at
@@ -71,7 +71,7 @@ def test_deferred_batch_of_one_message_waits_for_more() -> None:
 def test_deferred_batch_of_two_messages_flushes() -> None:
     queue, sender = SendQueue(), Recorder()
     with Batch(sender, queue, defer=True):
-        queue.extend([("reply", None), ("close", None)])  # type: ignore[list-item]
+        queue.extend([("reply", None), ("close", None)])
     assert sender.calls == ["flush"] and not queue.flush_at
 
 

@@ -288,7 +288,7 @@ class TestContext:
         assert host.get_remote_exec_results(info)[0] == Status.SUCCEEDED
 
     def test_clear_client_cache_cleans_up_and_returns_none(self, cache: FakeCache) -> None:
-        assert SshHostService.clear_client_cache() is None  # type: ignore[func-returns-value]
+        assert SshHostService.clear_client_cache() is None
         assert cache.cleanups == 1
 
     def test_many_threads_entering_and_leaving_end_with_no_lease(self, cache: FakeCache) -> None:
@@ -671,7 +671,7 @@ class TestCopies:
     def test_paths_go_in_the_order_of_the_copy(
         self, share: SshFileShareService, engine: FakeEngine, cache: FakeCache
     ) -> None:
-        assert share.upload(HERE, "here", "there") is None  # type: ignore[func-returns-value]
+        assert share.upload(HERE, "here", "there") is None
         assert engine.last.paths == ("here", "there")
         share.download(HERE, "there", "here", recursive=False)
         assert engine.last.paths == ("there", "here")

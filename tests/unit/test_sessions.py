@@ -196,10 +196,12 @@ def test_refusals_that_come_in_any_order_lose_no_command(site: Site) -> None:
     rng = random.Random(3)
     for _ in range(60):
         place = Site()
-        place.dialer.prepare = lambda transport: (
-            setattr(transport, "max_sessions", rng.randrange(1, 5)),
-            setattr(transport, "answers", False),
-        )
+
+        def prepare(transport: FakeTransport) -> None:
+            transport.max_sessions = rng.randrange(1, 5)
+            transport.answers = False
+
+        place.dialer.prepare = prepare
         commands = place.submit(8)
         place.connected()
         for _ in range(400):
@@ -654,7 +656,7 @@ def test_an_end_between_two_looks_at_a_connection_dooms_nothing(site: Site) -> N
     transport.is_active = lambda: bool(looks and looks.pop())  # type: ignore[method-assign]
     (command,) = site.submit()
     assert not command.future.done()
-    del transport.is_active  # type: ignore[method-assign]
+    del transport.is_active
     transport.lose("eof")
     site.connected()
     site.channel_of(command).complete()
@@ -1040,7 +1042,7 @@ def test_a_reserve_that_ends_just_when_it_is_wanted_is_replaced(
     spare = transport.channels[0]
     renew = site.cache.lender.renew
 
-    def gate(slot: Any) -> bool:
+    def gate(slot: Any) -> Any:
         spare.end()
         return renew(slot)
 
@@ -1136,11 +1138,13 @@ def test_whatever_happens_each_command_has_one_outcome_and_is_sent_at_most_once(
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     site.max_connections = 1 + seed % 3
-    site.dialer.prepare = lambda transport: (
-        setattr(transport, "max_sessions", rng.randrange(1, 6)),
-        setattr(transport, "answers", False),
-        setattr(transport, "_reader", threading.RLock()),
-    )
+
+    def prepare(transport: FakeTransport) -> None:
+        transport.max_sessions = rng.randrange(1, 6)
+        transport.answers = False
+        transport._reader = threading.RLock()
+
+    site.dialer.prepare = prepare
     stop = threading.Event()
     chaos = seed % 2 == 0
 

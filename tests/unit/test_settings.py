@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 
@@ -15,7 +15,7 @@ from ssh_service.services.settings import COMMON, FILE_SHARE, HOST, PER_CALL
 
 ALL = {**COMMON, **HOST, **FILE_SHARE, **PER_CALL}
 
-GOOD = {
+GOOD: Dict[str, List[Any]] = {
     "ssh_hostname": ["host", "10.0.0.1", "::1"],
     "ssh_port": [1, 22, 65535, "22", None],
     "ssh_username": ["root", None],

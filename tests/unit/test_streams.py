@@ -50,7 +50,11 @@ def test_pieces_come_in_order_on_the_callback_thread_and_then_the_window(window:
 
 def test_a_function_that_blocks_stops_the_server_and_not_the_reader_thread(window: Any) -> None:
     gate = threading.Event()
-    output = CallbackOutput(lambda piece: gate.wait(PATIENCE), "utf-8")
+
+    def take(piece: object) -> None:
+        gate.wait(PATIENCE)
+
+    output = CallbackOutput(take, "utf-8")
     output.put(b"x" * 100, window)  # returns, though nobody has taken it
     assert window.given_back == []
     gate.set()

@@ -67,12 +67,12 @@ def test_command_cancelled_before_its_terminal_came_is_not_run() -> None:
 def test_command_whose_session_ended_before_the_terminal_came_is_unsent(lost: bool) -> None:
     """The server may have read the request for a terminal, but not the script."""
     command, channel = begun()
-    assert command.unsend(channel, lost)  # type: ignore[arg-type]
+    assert command.unsend(channel, lost)
     second = FakeChannel(channel.transport, command)
-    assert command.start(second)  # type: ignore[arg-type]
+    assert command.start(second)
     command.on_reply(True)
     assert second.command == b"cat" and channel.command is None
-    assert not command.unsend(second)  # type: ignore[arg-type]
+    assert not command.unsend(second)
     command.on_close(SshConnectionLost("lost"))
     assert isinstance(command.future.exception(0), SshConnectionLost)
 
