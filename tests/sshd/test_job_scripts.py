@@ -314,7 +314,7 @@ def test_disk_that_is_full_at_the_start_starts_nothing(host: Host, tmp_path: Pat
     ],
 )
 def test_start_that_cannot_be_made_says_why(
-    host: Host, options: Dict[str, str], answer: str
+    host: Host, options: Dict[str, Any], answer: str
 ) -> None:
     assert host.start("one", "true", **options).startswith(answer)
     assert not (host.jobs / "one").exists()

@@ -87,7 +87,7 @@ def test_killed_job_is_ended_with_all_its_processes(
 ) -> None:
     monkeypatch.setattr(job_module, "_END_TIMEOUT", 0.5)
     job = start_job(job_host.web, "trap '' TERM; sleep 60 & echo $! $$; wait", cache=cache)
-    pids = next(job.lines(timeout=PATIENCE)).split()
+    pids = str(next(job.lines(timeout=PATIENCE))).split()
     assert job.poll().name == "running" and all(map(is_running, pids))
     state = job.kill()
     assert str(state) == "signalled(KILL)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -44,7 +45,8 @@ class OneCut(FaultProxy):
 
 @pytest.fixture
 def proxy(job_host: JobHost) -> Iterator[OneCut]:
-    with OneCut(job_host.sshd.host, job_host.sshd.port) as proxy:
+    proxy = OneCut(job_host.sshd.host, job_host.sshd.port)
+    with proxy:
         yield proxy
 
 
@@ -122,6 +124,7 @@ def test_output_is_followed_through_cuts_byte_for_byte(
     got, seen, next_cut = hashlib.sha256(), 0, size // (cuts + 1)
     lines = job.lines(encoding=None, timeout=20 * PATIENCE)
     for line in lines:
+        assert isinstance(line, bytes)
         got.update(line)
         seen += len(line)
         if seen >= next_cut:
@@ -197,7 +200,7 @@ def test_hundred_waits_share_one_session_and_delay_nobody(
     in_threads(100, start)
     cache.subscribe(sent.append)
     threads = threading.active_count()
-    waits = [Outcome(lambda job=job: job.wait(4 * PATIENCE)) for job in jobs]
+    waits = [Outcome(functools.partial(job.wait, 4 * PATIENCE)) for job in jobs]
     run(job_host.web, "true", cache=cache)
     began = time.monotonic()
     for _ in range(20):
