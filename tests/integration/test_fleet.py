@@ -113,7 +113,10 @@ def test_failed_call_does_not_hide_messages_of_a_lost_worker() -> None:
 
 def test_a_parameter_of_one_host_that_cannot_be_pickled_is_named() -> None:
     """Only that host fails, and not with "Can't pickle local object"."""
-    hosts = [{"host": "127.0.0.1", "port": 1, "password": lambda: "x"}, "user@127.0.0.1:1"]
+    hosts: List[Any] = [
+        {"host": "127.0.0.1", "port": 1, "password": lambda: "x"},
+        "user@127.0.0.1:1",
+    ]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         results = fleet.run(hosts, "true", connect={"config": None}, executor=executor)
         first, second = sorted(results, key=lambda result: str(result.host))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 from tests.peers.differences import EXPECTED
 from tests.peers.server import Server
@@ -112,7 +112,7 @@ def compare(name: str, source: Path, server: Server, folder: Path) -> List[str]:
     return wrong
 
 
-def _edit(file: Path, texts: Dict[str, str]) -> None:
+def _edit(file: Path, texts: Mapping[str, str]) -> None:
     text = file.read_text("utf-8")
     for old, new in texts.items():
         if old not in text:
