@@ -335,8 +335,8 @@ class SshTransport(ChannelAcceptingTransport):
 
         Notes
         -----
-        The interval applies from the server's next message, which is requested at once.  If there
-        was no keepalive before and no message comes, it applies within a minute.
+        The interval applies from the server's next message, which is requested at once.  Without
+        keepalives before, and without a message, it applies within a minute.
         """
         self._keepalive_monitor.set_interval(float(interval))
         self._wire.stall_timeout = self._keepalive_monitor.limit or _STALL_TIMEOUT
