@@ -5,14 +5,16 @@ Where CPython looks for signals: from 3.10 on, after a call returned, where a fu
 where a loop turns.  It never does so between a ``with`` statement and its block, nor between the
 block and the exit, so the ``with`` of a plain lock cannot be torn; any ``__enter__`` or
 ``__exit__`` that is written in Python can be (`Condition`, `Event`, `Future`, generators).
-`LOOKS` raises at exactly these moments, but for the turns of loops without a call.
+`LOOKS` raises at exactly these moments, but for the turns of loops, where Python 3.13 may skip the
+handlers around (gh-130279, `tests/unit/test_loops.py`).  There, `TURNS` raises at those.
 
 Python 3.8 and 3.9 look between nearly all instructions.  `OPCODES` does so, but for where they do
 not (before ``try`` and ``with``), and for the end of a ``with`` block, where they do: there a lock
 can be lost (bpo-29988), and no Python code can help it.
 
-`LINES` raises before each line, but for those of ``try`` and ``with``.  Nothing is raised inside
-destructors, as what they raise goes nowhere.
+`LINES` raises before each line, but for those of ``try`` and ``with``; from 3.12 on, not where a
+loop turns, as what a trace function raises there skips all handlers around.  Nothing is raised
+inside destructors, as what they raise goes nowhere.
 """
 
 from __future__ import annotations
@@ -32,10 +34,13 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 import ssh_service
 from tests.common import Outcome
 
-LINES, LOOKS, OPCODES = "lines", "looks", "opcodes"
+LINES, LOOKS, OPCODES, TURNS = "lines", "looks", "opcodes", "turns"
 
 HOWS = [LINES, LOOKS if sys.version_info >= (3, 10) else OPCODES]
 """What applies to this Python."""
+
+HOWS_OF_LOOPS = [*HOWS, TURNS] if sys.version_info >= (3, 13) else HOWS
+"""The same, for calls that do much in loops."""
 
 PLACES: Tuple[str, ...] = (
     os.path.dirname(ssh_service.__file__),
@@ -100,9 +105,20 @@ class _Moments:
         if not self.is_here(frame):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and _opcodes(frame.f_code).get(frame.f_lasti) not in _SEAMS:
+        if event == "opcode" and _opcode(frame) not in _SEAMS:
             self.pass_by(frame)
         return self.trace_opcodes
+
+    def trace_turns(self, frame: FrameType, event: str, _: Any) -> Optional[Callable[..., Any]]:
+        if not self.is_here(frame) or "JUMP_BACKWARD" not in _opcodes(frame.f_code).values():
+            return None
+        if event == "call":
+            # Opcodes are traced only where it is set before.
+            frame.f_trace = self.trace_turns
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode" and _opcode(frame) == "JUMP_BACKWARD":
+            self.pass_by(frame)
+        return self.trace_turns
 
 
 def _is_in_destructor(frame: FrameType) -> bool:
@@ -115,11 +131,17 @@ def _is_in_destructor(frame: FrameType) -> bool:
 
 
 def _is_seam(frame: FrameType) -> bool:
+    if sys.version_info >= (3, 12) and _opcode(frame) in ("JUMP_BACKWARD", "FOR_ITER"):
+        return True
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     return line in ("try:", "finally:") or line.startswith(("with ", "except"))
 
 
 _known: Dict[CodeType, Dict[int, str]] = {}
+
+
+def _opcode(frame: FrameType) -> Optional[str]:
+    return _opcodes(frame.f_code).get(frame.f_lasti)
 
 
 def _opcodes(code: CodeType) -> Dict[int, str]:
@@ -154,7 +176,8 @@ def _make(call: Callable[[], Any], how: str, moments: _Moments, error: BaseExcep
     if how == LOOKS:
         sys.setprofile(moments.profile)
     else:
-        sys.settrace(moments.trace if how == LINES else moments.trace_opcodes)
+        traces = {LINES: moments.trace, OPCODES: moments.trace_opcodes, TURNS: moments.trace_turns}
+        sys.settrace(traces[how])
     try:
         call()
     except BaseException as raised:

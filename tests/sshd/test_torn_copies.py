@@ -15,7 +15,7 @@ from ssh_service import SshClientCache, download, run, upload
 from ssh_service.copying.open_files import open_files
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, descriptors, eventually
-from tests.injection import HOWS, torn_at
+from tests.injection import HOWS_OF_LOOPS, torn_at
 from tests.trees import unfinished_files
 
 # Seconds for the moments of one copy; they are torn at in strides, so that there are late ones.
@@ -98,7 +98,7 @@ def tear(place: Place, copy: Callable[[], None], how: str, limit: float) -> bool
     return True
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", HOWS_OF_LOOPS)
 @pytest.mark.parametrize("way", ["upload", "download"])
 def test_copy_interrupted_anywhere_leaves_usable_destination(
     way: str, how: str, place: Place
@@ -112,7 +112,7 @@ def test_copy_interrupted_anywhere_leaves_usable_destination(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", HOWS_OF_LOOPS)
 @pytest.mark.parametrize("way", ["upload", "download"])
 def test_copy_interrupted_often_leaves_usable_destination(
     way: str, how: str, place: Place
