@@ -254,13 +254,16 @@ class _Detached:
             if self._is_settled:
                 return
             self._is_settled = True
-            for key, one in list(_under_way.items()):
-                if one is self:
-                    del _under_way[key]
+            self._forget_locked()
         if error is not None:
             self.future.set_exception(error)
         else:
             self.future.set_result(process)
+
+    def _forget_locked(self) -> None:
+        for key, one in list(_under_way.items()):
+            if one is self:
+                del _under_way[key]
 
 
 class _CallingWaiter(Waiter):
