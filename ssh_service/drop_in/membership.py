@@ -50,7 +50,7 @@ class Membership:
         self._trusted = b""  # the host key
 
     def __del__(self) -> None:
-        if self._lease is not None:
+        if getattr(self, "_lease", None) is not None:  # else its making was interrupted
             background.submit_from_destructor(
                 _strand, _leave, self.target, self._token, self._linger
             )
@@ -121,7 +121,8 @@ class Membership:
         sharing.leave(self.target.base, self._token, self._linger)
         lease = self._lease
         if lease is not None:
-            lease.release(self._linger)
+            # Nobody gets a connection again whose sharing was ended.
+            lease.release(self._linger, None if self.target.is_current() else 0.0)
 
     # Sessions.
 

@@ -82,7 +82,16 @@ class Sharing:
             return fresh.get(None, 0), fresh.get(host.lower(), 0), self._ended.get(base, 0)
 
     def end_sharing(self, host: Optional[str]) -> None:
-        """Let later clients of a host (None: of any) share none of the connections there are."""
+        """
+        Let later clients of a host (None: of any) share none of the connections there are.
+
+        Raises
+        ------
+        SshConfigError
+            It is not a text.
+        """
+        if host is not None and not isinstance(host, str):
+            raise SshConfigError(f"host: expected a name or an address, or None, got {host!r}")
         with self._lock:
             self._fresh[None if host is None else host.lower()] = next(self._numbers)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import shlex
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import paramiko
 from paramiko.ssh_exception import BadHostKeyException, SSHException
 
+from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Target
 from ssh_service.drop_in.identity import algorithms_identity, credentials_identity, name_digest
 from ssh_service.drop_in.sharing import sharing
 from ssh_service.drop_in.trust import Trust
 from ssh_service.errors import SshConnectError, reason_of
 from ssh_service.params import ConnectKey, connection_id
+from ssh_service.secret import Secret
 from ssh_service.transport import (
     DropInTransport,
     SshChannel,
@@ -136,7 +138,7 @@ class ClientTarget:
     ----------
     key_types : Tuple[str, ...]
         Types of the host key that the connection must prefer, where that matters.
-    failed_transport : Optional[SshTransport]
+    failed_transport : Optional[DropInTransport]
         The transport of a failed login, for the client.
     is_abandoned : bool
         Whether the client has given up.
@@ -145,12 +147,15 @@ class ClientTarget:
     def __init__(self, arguments: Dict[str, Any], username: str, trust: Trust) -> None:
         self._arguments = {**arguments, "username": username, "transport_factory": None}
         self._arguments.pop("sock")
+        for name in ("password", "passphrase"):
+            if isinstance(arguments[name], (str, bytes)):
+                self._arguments[name] = Secret(arguments[name])
         self.trust = trust
         self.username = username
         self.hostname: str = arguments["hostname"]
         self.port: int = arguments["port"]
         self.key_types: Tuple[str, ...] = ()
-        self.failed_transport: Optional[SshTransport] = None
+        self.failed_transport: Optional[DropInTransport] = None
         self.is_abandoned = False
         self.route = Route(arguments["sock"] or None)
         self.patience = (
@@ -167,6 +172,17 @@ class ClientTarget:
             keepalive=(_KEEPALIVE, 0),
         )
         self._generation = sharing.generation(self.hostname, self.base)
+
+    def is_current(self) -> bool:
+        """Return whether a client that connected now could share its connection."""
+        return sharing.generation(self.hostname, self.base) == self._generation
+
+    def arguments(self) -> Dict[str, Any]:
+        """Return the arguments of `connect`, with their secrets."""
+        return {
+            name: _revealed(value) if isinstance(value, Secret) else value
+            for name, value in self._arguments.items()
+        }
 
     def __repr__(self) -> str:
         return f"<ClientTarget {self.connection_id}>"
@@ -217,6 +233,7 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
         def make(sock: Any, **options: Any) -> SshTransport:
             transport = DropInTransport(sock, **options)
             transport.connection_id = self._target.connection_id
+            transport.is_shared = True
             if on_started is not None:
                 on_started(transport)
             return transport
@@ -230,9 +247,9 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
         assert transport is not None
         return transport
 
-    def take_transport(self) -> Optional[SshTransport]:
+    def take_transport(self) -> Optional[DropInTransport]:
         """Return the transport, if it came to that."""
-        transport: Optional[SshTransport] = self._transport
+        transport: Optional[DropInTransport] = self._transport
         self._transport: Any = None
         return transport
 
@@ -250,7 +267,7 @@ def _dial(
     release: Callable[[], None] = _nothing
     try:
         sock, release = target.route.open(open_tunnel, deadline)
-        transport = dialler.dial(target._arguments, sock, on_started)
+        transport = dialler.dial(target.arguments(), sock, on_started)
     except BaseException as error:
         failed = dialler.take_transport()
         ours = DialFailed(
@@ -266,6 +283,7 @@ def _dial(
             release()
         else:
             # As in paramiko, the client has it after a failed login, and may try another one.
+            failed.is_shared = False
             failed.add_done_callback(lambda *_: release())
             target.failed_transport = failed
         raise ours from error
@@ -273,6 +291,20 @@ def _dial(
     transport.set_keepalive(_KEEPALIVE)
     sharing.count_login()
     return transport
+
+
+def _revealed(secret: Secret) -> Union[str, bytes]:
+    return secret.reveal_bytes() if secret.is_bytes else secret.reveal()
+
+
+def close_idle_outdated(cache: SshClientCache) -> None:
+    """Close the connections that no client has, and none will get."""
+    for slot in cache.lender.slots.all_slots():
+        target = slot.target
+        if isinstance(target, ClientTarget) and not slot.leases and not target.is_current():
+            lease = cache.renew(slot)
+            if lease is not None:
+                lease.release(0.0, 0.0)
 
 
 def _nothing() -> None:

@@ -23,6 +23,7 @@ from ssh_service.drop_in import modules as _modules
 from ssh_service.drop_in.clients import SharedSSHClient as _SharedSSHClient
 from ssh_service.drop_in.sharing import LINGER as _LINGER
 from ssh_service.drop_in.sharing import sharing as _sharing
+from ssh_service.drop_in.target import close_idle_outdated as _close_idle_outdated
 from ssh_service.transport import DropInTransport as _DropInTransport
 
 if TYPE_CHECKING:
@@ -80,8 +81,14 @@ def install(
 
     Parameters
     ----------
-    linger, share, cache
-        As for `configure`.
+    linger : float
+        Seconds for which a connection is kept that no client uses.  With 0 it is closed with its
+        last client, as in paramiko, and the next client logs in anew.
+    share : Optional[Callable[[str, int, str], bool]]
+        ``share(host, port, username)`` returns whether a client may share; it is called by each
+        `connect`, on its thread.  None: wherever it can be done.
+    cache : Optional[SshClientCache]
+        The cache of the connections; None: `ssh_service.default_cache`.
 
     Raises
     ------
@@ -112,11 +119,17 @@ def fresh(host: Optional[str] = None) -> None:
     host : Optional[str]
         As given to `SSHClient.connect`; None: all hosts.
 
+    Raises
+    ------
+    SshConfigError
+        It is not a text (a `ValueError`).
+
     Notes
     -----
     Thread safety.  This may be called from any thread.
     """
     _sharing.end_sharing(host)
+    _close_idle_outdated(_sharing.cache)
 
 
 def stats() -> Dict[str, Any]:

@@ -133,7 +133,8 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
             raise
         if answer is None or not forward.port:
             raise SshSessionRefused(
-                f"{self.connection_id}: the server refused to listen on {address or '*'}:{port}",
+                f"{self.connection_id}: TCP forwarding request denied:"
+                f" the server refused to listen on {address or '*'}:{port}",
                 connection_id=self.connection_id,
             )
         return forward.port
@@ -249,6 +250,10 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
 
     def _set_forward_agent_handler(self, handler: Optional[Handler]) -> None:
         self._forward_agent_handler = handler or self._queue
+
+    def _queue_incoming_channel(self, channel: SshChannel) -> None:
+        # Called by handlers of users, as paramiko's documentation has it.
+        self._accepted.put(channel)
 
     def _queue(self, channel: SshChannel, *origin: Any) -> None:
         self._accepted.put(channel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from typing import Callable, Optional, Union
@@ -76,7 +77,9 @@ class BlockingChannel(NonblockingChannel):
     def _closed_error(self) -> OSError:
         if isinstance(self.error, SshConnectionLost):
             return copy_for_raise(self.error)
-        return OSError(errno.EPIPE, "the channel is closed")
+        error = OSError("Socket is closed")  # paramiko's words, which programs look for
+        error.errno = errno.EPIPE
+        return error
 
     def shutdown(self, how: int) -> None:
         """Shut down reading (0), writing (1) or both (2), as `paramiko.Channel.shutdown`."""
@@ -86,7 +89,9 @@ class BlockingChannel(NonblockingChannel):
             with self.lock:
                 m = self._send_eof()
             if m is not None:
-                self._transmit(m, wait=True)
+                # As in paramiko; files call this in their destructors.
+                with contextlib.suppress(SshConnectionLost):
+                    self._transmit(m, wait=True)
 
     def _wait_for_send_window(self, size: int, least: int = 1) -> int:
         # Ours, because of docs/paramiko_repairs.md#wall-clock.  The caller holds `lock`.

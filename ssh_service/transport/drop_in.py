@@ -8,7 +8,9 @@ import time
 from typing import Any, Dict, Optional, Tuple
 
 import paramiko
+from paramiko.message import Message
 
+from ssh_service.errors import SshSessionRefused
 from ssh_service.transport.paramiko_check import check_paramiko
 from ssh_service.transport.transport import SshTransport
 
@@ -56,6 +58,11 @@ class DropInTransport(SshTransport):
         Other arguments of the installed paramiko: with ``gss_kex`` (before paramiko 5) or
         ``packetizer_class``, the transport is paramiko's own.
 
+    Attributes
+    ----------
+    is_shared : bool
+        Whether others use the connection, too: then nothing is sent that could end it.
+
     Raises
     ------
     SSHException, OSError
@@ -91,6 +98,7 @@ class DropInTransport(SshTransport):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._drop_in_options = options
         self._kex_deadline: Optional[float] = None
+        self.is_shared = False
         super().__init__(sock, connection_id=_peer_name(sock), keepalive_interval=None)
         self.hostname = hostname
         self.channel_timeout = _CHANNEL_TIMEOUT
@@ -145,6 +153,20 @@ class DropInTransport(SshTransport):
         self.__dict__.update(kept)
         self.packetizer.set_log(self.logger)
         self.start_server(event=event, server=server)
+
+    def _fields(self, kind: str, dest_addr: Any, src_addr: Any) -> Tuple[Any, ...]:
+        try:
+            return super()._fields(kind, dest_addr, src_addr)
+        except SshSessionRefused:  # of an unknown kind; in paramiko, the server says so
+            if self.is_shared:
+                raise
+            return ()
+
+    def _find_forward(self, kind: str, m: Message) -> Tuple[Any, Any, Any]:
+        forward, here, origin = super()._find_forward(kind, m)
+        if forward is None and kind == "forwarded-tcpip" and not self.is_shared:
+            forward = self._forwards.newest()  # as in paramiko, whatever the address
+        return forward, here, origin
 
     def close(self) -> None:
         """Close the connection; who reads from a channel of it reads its end, as in paramiko."""

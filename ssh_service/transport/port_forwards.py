@@ -168,6 +168,11 @@ class PortForwards:
                 self._all.remove(forward)
             return granted
 
+    def newest(self) -> Optional[PortForward]:
+        """Return the forward that was added last."""
+        with self._lock:
+            return self._all[-1] if self._all else None
+
     def remove(self, address: str, port: int) -> None:
         """Remove the forward with exactly this address and port, if there is one."""
         with self._lock:

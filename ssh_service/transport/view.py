@@ -262,6 +262,10 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
             weakref.ref(self), handler, before if isinstance(before, _OwnHandler) else None
         )
 
+    def _queue_incoming_channel(self, channel: SshChannel) -> None:
+        # Called by handlers of users, as paramiko's documentation has it.
+        self._accepted.put(channel)
+
     def queue_accepted(self, channel: SshChannel, *origin: Any) -> None:
         """Keep a channel for `accept`."""
         self._accepted.put(channel)
