@@ -243,9 +243,7 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
         finally:
             if self._agent is not None:
                 self._agent.close()
-        transport = self.take_transport()
-        assert transport is not None
-        return transport
+        return self.take_transport()  # type: ignore[return-value]  # it is there now
 
     def take_transport(self) -> Optional[DropInTransport]:
         """Return the transport, if it came to that."""

@@ -11,6 +11,7 @@ import paramiko
 from paramiko.message import Message
 
 from ssh_service.errors import SshSessionRefused
+from ssh_service.transport import reaper
 from ssh_service.transport.paramiko_check import check_paramiko
 from ssh_service.transport.transport import SshTransport
 
@@ -147,6 +148,7 @@ class DropInTransport(SshTransport):
             )
         kept = {name: value for name, value in vars(self).items() if name in _SERVER_STATE}
         options, sock = self._drop_in_options, self._wire.detach()
+        reaper.unregister(self)
         self.__dict__.clear()
         self.__class__ = paramiko.Transport
         _paramiko_init(self, sock, **options)

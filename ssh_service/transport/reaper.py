@@ -56,6 +56,11 @@ def register(transport: Sender) -> None:
     _transports.add(transport)
 
 
+def unregister(transport: Sender) -> None:
+    """Undo `register`: the transport is not ours any more."""
+    _transports.discard(transport)
+
+
 def submit(
     transport: Sender,
     m: Optional[Message] = None,

@@ -633,7 +633,7 @@ def test_install_holds_for_names_imported_before(
     ours.uninstall()
     assert run(living) == HELLO
     connect(sshd, cls=SSHClient)
-    assert sshd.logins() == 2
+    eventually(lambda: sshd.logins() == 2)
     with socket.create_connection((sshd.host, sshd.port)) as sock:
         assert type(Transport(sock)) is Transport
 
@@ -698,7 +698,7 @@ def test_transport_has_paramikos_constructor(sshd: Sshd) -> None:
             transport.join(PATIENCE)
 
 
-def test_transport_may_be_a_server() -> None:
+def test_transport_may_be_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that serves gets paramiko's own transport, once it says so."""
 
     class Server(real.ServerInterface):
@@ -714,6 +714,13 @@ def test_transport_may_be_a_server() -> None:
     server.start_server(event=threading.Event(), server=Server())
     client.connect(username="anyone", password="any")
     assert client.is_authenticated()
+    assert type(server) is real.Transport
+    failures: List[Any] = []  # of handlers of forks
+    monkeypatch.setattr(sys, "unraisablehook", failures.append)
+    child = os.fork()
+    if not child:
+        os._exit(len(failures))
+    assert os.waitpid(child, 0)[1] == 0
     client.close()
     server.close()
     server.join(PATIENCE)
