@@ -103,6 +103,7 @@ def commands() -> None:
     ssh-service run -H 'web[01-40]' --timeout 30 --json -- systemctl is-active nginx
     ssh-service upload -f hosts.txt site.conf /etc/nginx/conf.d/
     ssh-service download -H 'web[01-40]' /var/log/nginx/error.log logs/
+    ssh-service forward -L 5432:db.internal:5432 bastion
 
     Users, keys and jump hosts are found as ssh finds them, in ~/.ssh/config.  Host keys must be
     known, unless --host-key or that file says otherwise.
@@ -387,6 +388,42 @@ def download_command(**options: Any) -> int:
     from ssh_service.cli import work
 
     return work.copy("download", **options)
+
+
+@commands.command("forward", context_settings=_CONTEXT)
+@click.option(
+    "-L", "local", multiple=True, metavar="[BIND:]PORT:HOST:PORT",
+    help="Listen here, and connect from the server; repeatable.  Without BIND, on 127.0.0.1; port"
+    " 0 is any free one.  A path in place of either side is a Unix socket.",
+)  # fmt: skip
+@click.option(
+    "-R", "remote", multiple=True, metavar="[BIND:]PORT:HOST:PORT",
+    help="Listen on the server, and connect from here; repeatable.",
+)  # fmt: skip
+@click.option(
+    "-D", "dynamic", multiple=True, metavar="[BIND:]PORT",
+    help="Listen here as a SOCKS proxy, and connect from the server; repeatable.",
+)  # fmt: skip
+@_add_options(_CONNECTION_OPTIONS)
+@click.option("-v", "--verbose", count=True, help="Log more to standard error; -vv: still more.")
+@click.argument("host", metavar="[USER@]HOST[:PORT]")
+def forward_command(**options: Any) -> int:
+    """
+    Forward ports and Unix sockets over a host, until Ctrl-C.
+
+    Prints a line for each forward once it listens.  A lost connection is made again.  Ctrl-C lets
+    the streams end for five seconds; a second one resets them.
+
+    \b
+    ssh-service forward -L 5432:db.internal:5432 bastion
+    ssh-service forward -D 1080 -R 8080:localhost:8000 admin@bastion:2222
+    ssh-service forward -L /tmp/docker.sock:/run/docker.sock web01
+
+    Exit status: 1 a forward could not begin, 2 wrong usage, 130 interrupted.
+    """  # noqa: D301
+    from ssh_service.cli import forward
+
+    return forward.run(**options)
 
 
 @commands.command(

@@ -123,14 +123,16 @@ class Forward:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self._is_closing else "open"
         return (
-            f"<{type(self).__name__} {self.kind} {self.address} -> {self._target_text()}"
+            f"<{type(self).__name__} {self.kind} {self.address} -> {self.to}"
             f" over {self._connection_id} ({state}, {self.streams} streams)>"
         )
 
-    def _target_text(self) -> str:
-        return "*" if self._to is None else str(self._to)
-
     # For any thread.
+
+    @property
+    def to(self) -> str:
+        """What it leads to: ``host:port``, a path, or ``*`` for SOCKS, whose clients choose."""
+        return "*" if self._to is None else str(self._to)
 
     @property
     def address(self) -> str:
@@ -248,7 +250,7 @@ class Forward:
             _log.info("%s: %s forward of %s", self._connection_id, self.kind, self._describe())
 
     def _describe(self) -> str:
-        return f"{self.address} to {self._target_text()}"
+        return f"{self.address} to {self.to}"
 
     # What happens to the connection.
 
@@ -373,7 +375,7 @@ class Forward:
                 self._number,
                 self.kind,
                 self.address,
-                self._target_text(),
+                self.to,
                 now - since,
             )
         )

@@ -51,7 +51,7 @@ class LocalForward(Forward):
             _log.warning(
                 "everyone who reaches %s can use the forward to %s over %s",
                 self.address,
-                self._target_text(),
+                self.to,
                 self._connection_id,
             )
         self._publish_listening()

@@ -1,0 +1,66 @@
+"""The arguments of ``ssh-service forward``: ssh's syntax, and complaints about the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from ssh_service.cli.forward_specs import parse  # noqa: E402
+
+from .command_line import complaint_of, in_process  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    "text, listen, to",
+    [
+        ("5432:db.internal:5432", 5432, "db.internal:5432"),
+        ("0:localhost:80", 0, "localhost:80"),
+        ("10.0.0.1:8080:web:80", "10.0.0.1:8080", "web:80"),
+        ("*:8080:web:80", "*:8080", "web:80"),
+        (":8080:web:80", "*:8080", "web:80"),
+        ("[::1]:8080:[2001:db8::1]:80", "[::1]:8080", "[2001:db8::1]:80"),
+        ("8080:/run/docker.sock", 8080, "/run/docker.sock"),
+        ("127.0.0.1:8080:/run/docker.sock", "127.0.0.1:8080", "/run/docker.sock"),
+        ("/tmp/here:/run/docker.sock", "/tmp/here", "/run/docker.sock"),
+        ("/tmp/here:web:80", "/tmp/here", "web:80"),
+    ],
+)
+@pytest.mark.parametrize("option", ["-L", "-R"])
+def test_ssh_s_forms_are_understood(option: str, text: str, listen: Any, to: str) -> None:
+    assert parse(option, text) == (option, listen, to, text)
+
+
+@pytest.mark.parametrize(
+    "text, listen", [("1080", 1080), ("*:1080", "*:1080"), ("[::1]:1080", "[::1]:1080")]
+)
+def test_a_proxy_needs_only_a_port(text: str, listen: Any) -> None:
+    assert parse("-D", text) == ("-D", listen, None, text)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["host"], "give -L, -R or -D"),
+        (["-L", "80", "host"], "-L 80: expected [BIND:]PORT:HOST:PORT"),
+        (["-L", "a:b:c:d:e", "host"], "-L a:b:c:d:e: expected"),
+        (["-L", "80:web:http", "host"], "-L 80:web:http: expected"),
+        (["-L", "80::80", "host"], "-L 80::80: expected"),
+        (["-L", "80:*:80", "host"], "-L 80:*:80: expected"),
+        (["-L", "80:::1:80", "host"], "-L 80:::1:80: expected"),
+        (["-D", "web:80:80", "host"], "-D web:80:80: expected [BIND:]PORT"),
+        (["-R", "8080", "host"], "a SOCKS proxy on the server's side is not offered"),
+        (["-L", "0:web:70000", "-F", "none", "127.0.0.1"], "to must have a port from 1"),
+        (["-L", "0:web:80"], "Missing argument"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments: Any, message: str) -> None:
+    done = in_process("forward", *arguments)
+    if "must have" in message:  # found by the library, for the forward
+        assert done.returncode == 1 and message in done.stderr
+        assert done.stderr.startswith("ssh-service: -L 0:web:70000: ")
+    else:
+        assert message in complaint_of(done)
