@@ -1,5 +1,5 @@
 """
-OpenTelemetry spans and metrics of a cache's connections, commands and copies.
+OpenTelemetry spans and metrics of a cache's connections, commands, copies and forwards.
 
 It needs the extra ``otel``, which installs only the API: the program chooses the SDK and its
 exporters.  Nothing else in this package imports it::
@@ -30,6 +30,8 @@ from ssh_service.events import (
     CopyStarted,
     DialFailed,
     Event,
+    StreamEnded,
+    StreamOpened,
 )
 
 try:
@@ -51,7 +53,7 @@ def instrument(
     meter_provider: Optional[metrics.MeterProvider] = None,
 ) -> Callable[[], None]:
     """
-    Record spans and metrics of a cache's connections, commands and copies.
+    Record spans and metrics of a cache's connections, commands, copies and forwards.
 
     Parameters
     ----------
@@ -71,13 +73,16 @@ def instrument(
     Notes
     -----
     Spans, recorded when they end: ``ssh connect``; ``ssh command``, ``ssh upload`` and
-    ``ssh download`` are children of the span that was current when the command or copy was called.
+    ``ssh download`` are children of the span that was current when the command or copy was called;
+    so is ``ssh stream``, one connection through a forward, of that when the forward was made.
 
     Metrics: ``ssh.client.connection.count``, ``ssh.client.connection.create_time``,
     ``ssh.client.connection.wait_time`` (until a command was sent, or a copy had its connection),
     ``ssh.client.operation.duration`` (from the call to the outcome), ``ssh.client.copy.io``
-    (bytes) and ``ssh.client.copy.files``.  The attribute ``ssh.operation.name`` is ``command``,
-    ``upload`` or ``download``.
+    (bytes), ``ssh.client.copy.files``, ``ssh.client.stream.count`` (open streams of forwards) and
+    ``ssh.client.stream.io`` (their bytes, by ``network.io.direction``: ``transmit`` is to the
+    server).  The attribute ``ssh.operation.name`` is ``command``, ``upload``, ``download`` or
+    ``stream``.
 
     Thread safety.  This may be called from any thread.
 
@@ -112,6 +117,12 @@ class _Exporter:
         )
         self._io = meter.create_counter("ssh.client.copy.io", "By", "Bytes copied.")
         self._files = meter.create_counter("ssh.client.copy.files", "{file}", "Files copied.")
+        self._streams = meter.create_up_down_counter(
+            "ssh.client.stream.count", "{stream}", "Open streams of forwards."
+        )
+        self._stream_io = meter.create_counter(
+            "ssh.client.stream.io", "By", "Bytes carried by forwards."
+        )
 
     def __call__(self, event: Event) -> None:
         server = _server_attributes(event.connection_id)
@@ -132,6 +143,11 @@ class _Exporter:
             self._command(event, server)
         elif isinstance(event, CopyEnded):
             self._copy(event, server)
+        elif isinstance(event, StreamOpened):
+            self._streams.add(1, server)
+            self._wait_time.record(event.queued, _operation_attributes("stream", server))
+        elif isinstance(event, StreamEnded):
+            self._stream(event, server)
 
     def _command(self, event: CommandEnded, server: Dict[str, Any]) -> None:
         error = event.error or (str(event.exit_status) if event.exit_status else None)
@@ -156,10 +172,24 @@ class _Exporter:
         self._files.add(event.files_done, _operation_attributes(event.way, server))
         self._operation(event.way, event, server, attributes, event.error)
 
+    def _stream(self, event: StreamEnded, server: Dict[str, Any]) -> None:
+        attributes: Dict[str, Any] = {
+            "ssh.stream.outcome": event.outcome,
+            "ssh.stream.target": event.to,
+            "ssh.stream.size.transmit": event.bytes_to_server,
+            "ssh.stream.size.receive": event.bytes_from_server,
+        }
+        if event.opened:
+            self._streams.add(-1, server)
+        sizes = {"transmit": event.bytes_to_server, "receive": event.bytes_from_server}
+        for direction, size in sizes.items():
+            self._stream_io.add(size, {**server, "network.io.direction": direction})
+        self._operation("stream", event, server, attributes, event.error)
+
     def _operation(
         self,
         name: str,
-        event: Union[CommandEnded, CopyEnded],
+        event: Union[CommandEnded, CopyEnded, StreamEnded],
         server: Dict[str, Any],
         attributes: Dict[str, Any],
         error: Optional[str],

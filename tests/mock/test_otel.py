@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator
 
 import pytest
 
-from ssh_service import operations
+from ssh_service import events, operations
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshAuthError
 from ssh_service.testing.mock_sshd import MockSshd
@@ -135,6 +135,32 @@ def test_copies_are_spans_and_metrics(
     assert sum(point.value for point in points["ssh.client.copy.files"]) == 1
     durations = points["ssh.client.operation.duration"]
     assert {point.attributes["ssh.operation.name"] for point in durations} == set(copied)
+
+
+def test_streams_of_forwards_are_spans_and_metrics(
+    telemetry: Telemetry, ssh_cache: SshClientCache
+) -> None:
+    telemetry.watch(ssh_cache)
+    where, now = "me@web1:22", time.monotonic()
+    good = events.StreamEnded(
+        where, now, 1, 1, "db:5432", True, "completed", 1.5, 10, 20, None, None
+    )
+    refused = events.StreamEnded(
+        where, now, 1, 2, "db:1", False, "refused", 0.1, 0, 0, "SshSessionRefused", "not today"
+    )
+    with telemetry.tracers.get_tracer("test").start_as_current_span("caller") as caller:
+        for event in (events.StreamOpened(where, now, 1, 1, "db:5432", 0.2), good, refused):
+            events.publish(ssh_cache.subscribers, event)
+    span = telemetry.spans()["ssh stream"]
+    assert span.attributes["ssh.stream.target"] == "db:1"
+    assert span.attributes["error.type"] == "SshSessionRefused"
+    assert span.status.description == "not today"
+    assert span.parent.span_id == caller.get_span_context().span_id
+    points = telemetry.metrics()
+    assert points["ssh.client.stream.count"][0].value == 0
+    io = {p.attributes["network.io.direction"]: p.value for p in points["ssh.client.stream.io"]}
+    assert io == {"transmit": 10, "receive": 20}
+    assert sum(point.count for point in points["ssh.client.operation.duration"]) == 2
 
 
 def test_ipv6_address_attribute_has_no_brackets(
