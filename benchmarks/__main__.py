@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Dict, Iterator, Mapping, Optional, Sequence, Type
 
-from benchmarks import clients, commands, copies, costs, pictures
+from benchmarks import clients, commands, copies, costs, forwards, pictures
 from benchmarks.far import far
 from benchmarks.peers import NAMES, Peer, installed
 from benchmarks.plan import FULL, MIB, QUICK, Plan
@@ -18,7 +18,19 @@ from benchmarks.report import Report
 from benchmarks.target import Target, make_user, serve, shell_seconds
 
 _SLOW_SHELL = 0.01
-_PARTS = ("latency", "rates", "first", "clients", "hosts", "output", "big", "tree", "far", "costs")
+_PARTS = (
+    "latency",
+    "rates",
+    "first",
+    "clients",
+    "hosts",
+    "output",
+    "big",
+    "tree",
+    "far",
+    "costs",
+    "forwards",
+)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -193,6 +205,7 @@ _RUN = {
     "tree": _tree,
     "far": _far,
     "costs": _costs,
+    "forwards": forwards.measure,
 }
 
 if __name__ == "__main__":

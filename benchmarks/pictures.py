@@ -29,7 +29,9 @@ _OURS, _THEIRS = "#2a7d46", "#9aa4af"
 
 
 def group_of(measurement: str) -> str:
-    """Return the group that a measurement is shown in, by its name: one of `_GROUPS`."""
+    """Return the group that a measurement is shown in, by its name; not all are shown."""
+    if measurement.endswith("forwarded"):
+        return "forwards"
     if measurement.endswith((" up", " down")) or "of output" in measurement:
         return "copies"
     return "costs" if measurement.startswith(("CPU", "memory")) else "commands"

@@ -59,6 +59,12 @@ MUST_REACH = (
     Requirement("2000 x 4 KiB down", "mlos_bench", 1 / 5),
     Requirement("400 x 3 KB at 60 ms up", "", 2.5),
     Requirement("400 x 3 KB at 60 ms down", "", 2.5),
+    Requirement("256 MiB up, forwarded", "OpenSSH", 1 / 0.9),
+    Requirement("256 MiB down, forwarded", "OpenSSH", 1 / 0.9),
+    Requirement("256 MiB up, forwarded", "sshtunnel", 1 / 4),
+    Requirement("256 MiB down, forwarded", "sshtunnel", 1 / 4),
+    Requirement("round trip, forwarded", "OpenSSH", 1.5),
+    Requirement("64 MiB down at 60 ms, forwarded", "OpenSSH", 1 / 0.8),
 )
 
 

@@ -24,7 +24,7 @@ _MAX_PAUSE = 30.0
 # Seconds where somebody has to repair something first: servers punish repeated logins.
 _LONG_PAUSE = 300.0
 # Seconds between two attempts to send what waits for the network, doubled each time.
-_MIN_POLL = 0.001
+_MIN_POLL = 0.002
 _MAX_POLL = 0.032
 
 

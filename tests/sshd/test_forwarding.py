@@ -167,6 +167,52 @@ def test_megabytes_arrive_unchanged_through_rekeys(sshd_factory: Callable[..., S
     cache.cleanup()
 
 
+@pytest.mark.long
+def test_a_gibibyte_each_way_arrives_by_checksum_through_rekeys(
+    sshd_factory: Callable[..., Sshd], cache: SshClientCache
+) -> None:
+    sshd, size = sshd_factory({"RekeyLimit": "64M"}), 1024 * MIB
+    block = os.urandom(MIB)
+    received = {"there": hashlib.sha256(), "here": hashlib.sha256()}
+    counts = {"there": 0, "here": 0}
+    complete = threading.Event()
+
+    def send(sock: socket.socket) -> None:
+        for number in range(size // MIB):
+            sock.sendall(number.to_bytes(8, "big") + block[8:])
+        sock.shutdown(socket.SHUT_WR)
+
+    def receive(sock: socket.socket, side: str) -> None:
+        while True:
+            data = sock.recv(MIB)
+            if not data:
+                return
+            received[side].update(data)
+            counts[side] += len(data)
+
+    def both(sock: socket.socket, side: str) -> None:
+        sender = threading.Thread(target=send, args=(sock,))
+        sender.start()
+        receive(sock, side)
+        sender.join()
+
+    def serve(client: socket.socket) -> None:
+        both(client, "there")
+        complete.set()
+
+    expected = hashlib.sha256()
+    for number in range(size // MIB):
+        expected.update(number.to_bytes(8, "big") + block[8:])
+    with target(serve) as server:
+        with forward_local(sshd.connect_params, server.port, cache=cache) as forward:
+            with connect(forward.port) as client:
+                client.settimeout(None)
+                both(client, "here")
+            assert complete.wait(PATIENCE)
+    assert counts == {"there": size, "here": size}
+    assert received["there"].digest() == received["here"].digest() == expected.digest()
+
+
 def test_500_streams_at_once_take_no_thread_each(sshd: Sshd, cache: SshClientCache) -> None:
     """Each is answered; the process has at most three threads more than with a connection."""
 
