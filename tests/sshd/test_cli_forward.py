@@ -51,6 +51,7 @@ class Program:
         )
 
     def lines(self, count: int) -> List[str]:
+        assert self.process.stdout is not None
         return [self.process.stdout.readline().strip() for _ in range(count)]
 
     def end(self, number: int = signal.SIGINT) -> "tuple[int, str]":
@@ -95,6 +96,7 @@ def test_ctrl_c_lets_streams_end(home: None) -> None:
 
 
 def _read_until(program: Program, word: str) -> str:
+    assert program.process.stderr is not None
     while True:
         line: str = program.process.stderr.readline()
         assert line, "the program has ended"
