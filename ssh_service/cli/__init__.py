@@ -23,6 +23,7 @@ Commands:
   run         Run a command on every host.
   upload      Copy a file or folder to every host.
   download    Copy a file or folder from every host.
+  job         Run commands that outlive the connection and this program.
   bench       Measure a host.
   completion  Print a script for shell completion.
   demo        Watch the library work, without a server.

@@ -258,6 +258,9 @@ _HOST_OPTIONS: List[_Decorator] = [
         is_flag=True,
         help="Write one JSON object for each host as soon as it is done.",
     ),
+]
+_JOB_OPTIONS = list(_HOST_OPTIONS)
+_HOST_OPTIONS += [
     click.option(
         "--fail-fast",
         is_flag=True,
@@ -343,6 +346,119 @@ def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: 
     from ssh_service.cli import work
 
     return work.run(" ".join(command), output_dir, **options)
+
+
+@commands.group("job", context_settings=_CONTEXT)
+def job_commands() -> None:
+    """
+    Run commands that outlive the connection and this program.
+
+    \b
+    ssh-service job start -H 'web[01-40]' --id night-7 -- ./benchmark --hours 5
+    ssh-service job logs -H web01 -f night-7
+    ssh-service job wait -H 'web[01-40]' night-7
+    ssh-service job clean -H 'web[01-40]' --older 7d
+    """  # noqa: D301
+
+
+_JOB_IDS = click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+
+
+@job_commands.command("start", context_settings=_RUN_CONTEXT)
+@_add_options(_JOB_OPTIONS)
+@click.option("--id", "job_id", metavar="ID", help="The job's name; default: a random one.")
+@click.option("--cwd", metavar="DIR", help="The folder to run in; default: the home directory.")
+@click.option("--shell", metavar="PATH", help="The shell; default: the login shell.")
+@click.option(
+    "--run-timeout",
+    type=_Seconds(),
+    metavar="SECONDS",
+    help="The time limit of the job, which its host enforces.",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def job_start_command(command: Tuple[str, ...], **options: Any) -> int:
+    """
+    Start a command as a job on every host, once for an id.
+
+    The words of COMMAND are joined by spaces and run by the user's login shell on the host.
+    """
+    from ssh_service.cli import jobs
+
+    return jobs.start(" ".join(command), **options)
+
+
+@job_commands.command("list", context_settings=_CONTEXT)
+@_add_options(_JOB_OPTIONS)
+def job_list_command(**options: Any) -> int:
+    """List the jobs of every host, and what became of them."""
+    from ssh_service.cli import jobs
+
+    return jobs.list_(**options)
+
+
+@job_commands.command("logs", context_settings=_CONTEXT)
+@_add_options(_JOB_OPTIONS[:1] + _JOB_OPTIONS[2:])
+@click.option("--hosts-file", "files", multiple=True, metavar="FILE", type=click.Path(),
+              help="A file with one host or range per line; - is standard input.")  # fmt: skip
+@click.option("-f", "--follow", is_flag=True, help="Wait for more until the job is over.")
+@click.option("--stderr", is_flag=True, help="Print standard error instead.")
+@click.argument("job_id", metavar="ID")
+def job_logs_command(**options: Any) -> int:
+    """Print what the job ID of every host has written."""
+    from ssh_service.cli import jobs
+
+    return jobs.logs(**options)
+
+
+@job_commands.command("wait", context_settings=_CONTEXT)
+@_add_options(_JOB_OPTIONS)
+@_JOB_IDS
+def job_wait_command(**options: Any) -> int:
+    """Wait for jobs of every host; the status is 0 if all ended with status 0."""
+    from ssh_service.cli import jobs
+
+    return jobs.wait(**options)
+
+
+@job_commands.command("kill", context_settings=_CONTEXT)
+@_add_options(_JOB_OPTIONS)
+@click.option(
+    "-s",
+    "--signal",
+    metavar="NAME",
+    help="A signal to send, such as INT; default: TERM, then KILL.",
+)
+@_JOB_IDS
+def job_kill_command(**options: Any) -> int:
+    """End jobs of every host with all their processes."""
+    from ssh_service.cli import jobs
+
+    return jobs.kill(**options)
+
+
+@job_commands.command("remove", context_settings=_CONTEXT)
+@_add_options(_JOB_OPTIONS)
+@_JOB_IDS
+def job_remove_command(**options: Any) -> int:
+    """Remove jobs of every host that do not run."""
+    from ssh_service.cli import jobs
+
+    return jobs.remove(**options)
+
+
+@job_commands.command("clean", context_settings=_CONTEXT)
+@_add_options(_JOB_OPTIONS)
+@click.option(
+    "--older",
+    required=True,
+    metavar="TIME",
+    help="How long ago they ended, such as 7d, 12h or 90m.",
+)
+def job_clean_command(**options: Any) -> int:
+    """Remove the jobs of every host that ended some time ago; never one that runs."""
+    from ssh_service.cli import jobs
+
+    return jobs.clean(**options)
 
 
 @commands.command("upload", context_settings=_CONTEXT)

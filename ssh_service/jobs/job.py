@@ -119,8 +119,9 @@ class Job(JobHandle):
         *,
         stream: str = "stdout",
         encoding: Optional[str] = "utf-8",
+        follow: bool = True,
         timeout: Optional[float] = None,
-    ) -> "JobLines":
+    ) -> JobLines:
         """
         Follow the job's output line by line, until the job is over.
 
@@ -133,6 +134,8 @@ class Job(JobHandle):
         encoding : Optional[str]
             The encoding of the lines; bytes that it cannot decode become backslash escapes.
             None: the lines are bytes.
+        follow : bool
+            Whether to wait for more output until the job is over; False ends with what is there.
         timeout : Optional[float]
             Seconds from the call for the whole; None: no limit.
 
@@ -157,7 +160,7 @@ class Job(JobHandle):
                 f"encoding: lines cannot be separated in {encoding}; use encoding=None"
             )
         check_seconds("timeout", timeout)
-        return JobLines(self, start, stream, encoding, _deadline(timeout))
+        return JobLines(self, start, stream, encoding, _deadline(timeout), bool(follow))
 
     def result(
         self, timeout: Optional[float] = None, *, max_output: Optional[int] = None

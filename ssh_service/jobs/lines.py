@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
-from typing import Deque, List, Optional, Union
+from typing import Any, Deque, List, Optional
 
 from ssh_service.jobs.handle import JobHandle
 from ssh_service.jobs.questions import Piece, Read
@@ -96,8 +96,10 @@ class JobLines:
         stream: str,
         encoding: Optional[str],
         deadline: Optional[float],
+        follow: bool = True,
     ) -> None:
         self.offset = start
+        self._follow = follow
         self._encoding = encoding
         self._reader = OutputReader(job, start, stream, deadline)
         self._lines: Deque[bytes] = collections.deque()
@@ -107,7 +109,7 @@ class JobLines:
     def __iter__(self) -> "JobLines":
         return self
 
-    def __next__(self) -> Union[str, bytes]:
+    def __next__(self) -> Any:
         """
         Wait for the next line.
 
@@ -128,7 +130,7 @@ class JobLines:
             See `Job.wait`.
         """
         while not self._lines and not self._is_complete:
-            data = self._reader.follow()
+            data = self._reader.follow() if self._follow else self._reader.read()
             *ends, rest = data.split(b"\n")
             if ends:
                 ends[0], self._begun = b"".join([*self._begun, ends[0]]), []

@@ -360,11 +360,56 @@ def list_jobs(
     """
     check_seconds("timeout", timeout)
     host = Host(destination, cache)
-    found = sorted(host.query(scripts.list_all(), timeout).values())
+    found = look_at_all(destination, timeout, cache)
     others = [seen for seen in found if seen.state.name == "elsewhere"]
     for seen in others:
         _log.info("%s", _elsewhere(host, seen))
     return [Job(host, seen) for seen in found if seen not in others]
+
+
+def look_at_all(
+    destination: Destination, timeout: Optional[float], cache: Optional[SshClientCache]
+) -> List[Seen]:
+    """Look at all jobs in a home, those of other hosts included."""
+    return sorted(Host(destination, cache).query(scripts.list_all(), timeout).values())
+
+
+def clean_jobs(
+    destination: Destination,
+    older: float,
+    *,
+    timeout: Optional[float] = None,
+    cache: Optional[SshClientCache] = None,
+) -> List[str]:
+    """
+    Remove the jobs that ended some time ago, and what starts left that died; never a running job.
+
+    Parameters
+    ----------
+    destination : Mapping[str, Any]
+        The host, as for `start_job`.
+    older : float
+        Seconds since their end, by the host's clock; where the end is not known, since the start.
+    timeout : Optional[float]
+        Seconds from the call, connecting included; None: no limit, except that of connecting.
+    cache : Optional[SshClientCache]
+        The cache to take the connection from; None: `default_cache`.
+
+    Returns
+    -------
+    List[str]
+        The ids of the removed jobs.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter is invalid (a `ValueError`).
+    SshServiceError
+        As with `run`; the call may be repeated.
+    """
+    check_seconds("older", older)
+    check_seconds("timeout", timeout)
+    return sorted(Host(destination, cache).query(scripts.clean(older), timeout))
 
 
 def _elsewhere(host: Host, seen: Seen) -> SshJobError:
