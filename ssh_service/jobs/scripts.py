@@ -50,7 +50,7 @@ _ssh_fail() {
         printf 'found %s\n' "$_ssh_l"
     else
         set -f
-        set -- $1
+        set -- $*
         printf 'error %s\n' "$*"
     fi
     exit 0
@@ -177,6 +177,27 @@ _EXPORTED = (
     " _ssh_read _ssh_umask _ssh_level _ssh_dir _ssh_try _ssh_node _ssh_machine _ssh_boot"
     " _ssh_sessions"
 )
+# Where logind ends all processes of a user with the last session, a job needs a scope of the
+# user's service manager, which outlives sessions if the user lingers.
+_LOGIND = r"""
+_ssh_logind() {
+    busctl get-property org.freedesktop.login1 /org/freedesktop/login1 \
+        org.freedesktop.login1.Manager "$1" 2>/dev/null
+}
+_ssh_scope=
+if [ "$XDG_SESSION_ID" ] && [ "$(_ssh_logind KillUserProcesses)" = "b true" ]; then
+    _ssh_l=$(id -un) _ssh_e=1
+    case $(_ssh_logind KillExcludeUsers) in *"\"$_ssh_l\""*) _ssh_e= ;; esac
+    case $(_ssh_logind KillOnlyUsers) in '' | 'as 0' | *"\"$_ssh_l\""*) ;; *) _ssh_e= ;; esac
+    if [ "$_ssh_e" ]; then
+        [ "$(loginctl show-user "$_ssh_l" --property=Linger 2>/dev/null)" = Linger=yes ] &&
+            command -v systemd-run >/dev/null ||
+            _ssh_fail "linger logind ends all processes of $_ssh_l with the last session" \
+                "(KillUserProcesses); allow them to go on with: loginctl enable-linger $_ssh_l"
+        _ssh_scope=1
+    fi
+fi
+"""
 # Checks everything, stores stdin, hands over to the supervisor, and reports its answer.
 _START = r"""
 exec 3<&0
@@ -206,7 +227,7 @@ esac
 _ssh_e=$({ cd -- "$_ssh_cwd"; } 2>&1) || _ssh_fail "cwd $_ssh_cwd: $_ssh_e"
 _ssh_e=$({ mkdir -p -- "$_ssh_jobs" && chmod 700 -- "$_ssh_jobs"; } 2>&1) ||
     _ssh_fail "folder $_ssh_e"
-if command -v setsid >/dev/null; then
+{logind}if command -v setsid >/dev/null; then
     _ssh_sessions=setsid
 elif command -v perl >/dev/null; then
     _ssh_sessions=perl
@@ -237,9 +258,10 @@ _ssh_detach() {
     esac
 }
 trap - HUP INT QUIT TERM
+set -- /bin/sh -c 'eval "$_ssh_w"' "ssh_service job $_ssh_id"
+[ -z "$_ssh_scope" ] || set -- systemd-run --user --scope --quiet -- "$@"
 printf '%s\n' "$_ssh_p" |
-    (unset _ssh_p; _ssh_detach /bin/sh -c 'eval "$_ssh_w"' "ssh_service job $_ssh_id") \
-        3<&- 2>/dev/null |
+    (unset _ssh_p; _ssh_detach "$@") 3<&- 2>/dev/null |
     { IFS= read -r _ssh_l || _ssh_l='error start the job could not be started'; echo "$_ssh_l"; }
 """
 
@@ -417,7 +439,14 @@ def start(
     }
     assignments = "".join(f"{name}={script.quote(text)}\n" for name, text in values.items())
     return "".join(
-        (assignments, _FOLDER, _HOST, _BEGAN, _FAIL, _START.replace("{names}", _EXPORTED))
+        (
+            assignments,
+            _FOLDER,
+            _HOST,
+            _BEGAN,
+            _FAIL,
+            _START.replace("{names}", _EXPORTED).replace("{logind}", _LOGIND),
+        )
     )
 
 

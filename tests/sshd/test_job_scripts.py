@@ -318,3 +318,77 @@ def test_start_that_cannot_be_made_says_why(
 ) -> None:
     assert host.start("one", "true", **options).startswith(answer)
     assert not (host.jobs / "one").exists()
+
+
+LOGIND = """#!/bin/sh
+case $5 in
+    KillUserProcesses) echo "b $KILLS" ;;
+    KillExcludeUsers) echo "$EXCLUDES" ;;
+    KillOnlyUsers) echo "$ONLY" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    "kills, excludes, only, lingers, outcome",
+    [
+        ("false", "as 0", "as 0", "no", "plain"),
+        ("true", 'as 1 "me"', "as 0", "no", "plain"),
+        ("true", 'as 1 "root"', 'as 1 "somebody"', "no", "plain"),
+        ("true", 'as 1 "root"', "as 0", "yes", "scope"),
+        ("true", "as 0", 'as 2 "you" "me"', "yes", "scope"),
+        ("true", 'as 1 "root"', "as 0", "no", "refused"),
+    ],
+)
+def test_logind_that_ends_the_jobs_of_a_session_is_noticed(
+    host: Host, tmp_path: Path, kills: str, excludes: str, only: str, lingers: str, outcome: str
+) -> None:
+    """Decided from what stubs of logind's programs say; a user scope only with lingering."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in {
+        "busctl": LOGIND,
+        "loginctl": f"#!/bin/sh\n[ $2 = me ] && echo Linger={lingers}\n",
+        "id": "#!/bin/sh\necho me\n",
+        "systemd-run": f'#!/bin/sh\necho "$*" >{tmp_path}/scope\nshift 4\nexec "$@"\n',
+    }.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    host.env["PATH"] = f"{programs}:{host.env['PATH']}"
+    host.env.update(KILLS=kills, EXCLUDES=excludes, ONLY=only, XDG_SESSION_ID="7")
+    answer = host.start("one", "exit 3")
+    if outcome == "refused":
+        assert answer.startswith("error linger logind ends all processes of me with the last")
+        assert answer.endswith("loginctl enable-linger me")
+        return
+    assert answer.startswith("started ") and str(host.wait("one").state) == "ended(3)"
+    assert (tmp_path / "scope").exists() == (outcome == "scope")
+    if outcome == "scope":
+        assert (tmp_path / "scope").read_text().startswith("--user --scope --quiet -- /bin/sh -c ")
+
+
+def test_two_hosts_with_one_home_keep_to_their_own_jobs(host: Host, tmp_path: Path) -> None:
+    """Two UTS namespaces, two names: the second host can only name the first one's job."""
+    other = Host(
+        tmp_path, ["/bin/sh"], "unshare", "-u", "sh", "-c", 'hostname b.test; exec "$@"', "sh"
+    )
+    if subprocess.run([*other.prefix, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs the right to make a UTS namespace")
+    try:
+        host.start("one", ENDLESS)
+        here = host.look("one")
+        there = other.look("one")
+        assert (here.state.name, there.state.name) == ("running", "elsewhere")
+        assert there.state.host == here.state.host != "b.test"
+        other.run(scripts.kill("one", here.token, ["KILL"], 0.1))
+        assert other.start("one", ENDLESS)[:6] == "found "
+        assert host.look("one").state.name == "running"
+        other.start("two", ENDLESS)
+        assert (host.look("two").state.name, host.look("two").state.host) == (
+            "elsewhere",
+            "b.test",
+        )
+        host.run(scripts.kill("two", other.look("two").token, ["KILL"], 0.1))
+        assert other.look("two").state.name == "running"
+    finally:
+        other.end()

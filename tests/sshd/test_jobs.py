@@ -23,8 +23,10 @@ from ssh_service import (
     start_job,
 )
 from ssh_service.jobs import job as job_module
+from ssh_service.jobs.starting import clean_jobs
+from ssh_service.testing.local_sshd import Sshd, find_sshd
 from tests.common import PATIENCE, eventually, in_threads, is_running
-from tests.servers import find_shell, litter, make_ash, sshd_with_shell
+from tests.servers import find_shell, litter, make_ash, make_program, sshd_with_shell
 from tests.sshd.jobs import JobHost
 
 
@@ -263,3 +265,34 @@ def test_job_that_cannot_be_started_says_why(job_host: JobHost, cache: SshClient
         start_job(job_host.web, "true", cwd="/no/such", cache=cache)
     with pytest.raises(SshJobError, match="it has no shell: '/no/shell"):
         start_job(job_host.web, "true", shell="/no/shell", cache=cache)
+
+
+def test_hosts_that_share_a_home_keep_to_their_own_jobs(
+    job_host: JobHost, cache: SshClientCache, tmp_path: Path
+) -> None:
+    """Two servers in two UTS namespaces on one home: the other's job is named, and left alone."""
+    if subprocess.run(["unshare", "-u", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs the right to make a UTS namespace")
+    state = job_host.folder.parent.parent
+    inside = f'hostname b.test; exec {find_sshd()} "$@"'
+    wrapper = make_program(
+        tmp_path / "wrapper", f"#!/bin/sh\nexec unshare -u sh -c '{inside}' sh \"$@\"\n"
+    )
+    options = {"SetEnv": f"SHLVL=1 XDG_STATE_HOME={state}"}
+    job = start_job(job_host.web, "sleep 60", id="shared", cache=cache)
+    with Sshd(tmp_path, options, sshd=str(wrapper)) as other:
+        web = other.connect_params
+        with pytest.raises(SshJobError, match="belongs to the host ") as caught:
+            find_job(web, "shared", cache=cache)
+        assert caught.value.state.name == "elsewhere"
+        with pytest.raises(SshJobError, match="belongs to the host "):
+            start_job(web, "sleep 60", id="shared", cache=cache)
+        clean_jobs(web, 0, cache=cache)
+        mine = start_job(web, "exit 4", id="mine", cache=cache)
+        assert str(mine.wait(PATIENCE)) == "ended(4)"
+        assert "shared" not in [found.id for found in list_jobs(web, cache=cache)]
+        assert "mine" not in [found.id for found in list_jobs(job_host.web, cache=cache)]
+        clean_jobs(job_host.web, 0, cache=cache)
+        mine.remove()
+    assert job.poll().name == "running"
+    job.kill()
