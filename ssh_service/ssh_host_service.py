@@ -317,7 +317,13 @@ class SshHostService(SshService):
             failed: Future[Any] = Future()
             failed.set_exception(exc)
             return failed
-        if merged.get("ssh_detached") and not os_operation:
+        if os_operation:
+            pass
+        elif merged.get("ssh_job_id") is not None and not merged.get("ssh_detached"):
+            raise SshConfigError(
+                f"ssh_job_id: expected only with ssh_detached true, got {merged['ssh_job_id']!r}"
+            )
+        elif merged.get("ssh_detached"):
             return submit_detached(
                 self._CLIENT_CACHE,
                 connect_params,

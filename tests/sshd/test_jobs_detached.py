@@ -170,3 +170,9 @@ def test_host_that_is_not_there_fails_as_ever(make_trials: Callable[..., Trials]
 def test_job_id_that_is_not_a_name_is_refused(value: Any) -> None:
     with pytest.raises((SshConfigError, ValueError), match="ssh_job_id: expected a name for jobs"):
         SshHostService({"ssh_detached": True, "ssh_job_id": value})
+
+
+def test_job_id_without_detached_scripts_is_an_error_of_the_call() -> None:
+    with SshHostService({"ssh_job_id": "x", "ssh_known_hosts_path": None}) as service:
+        with pytest.raises(SshConfigError, match="ssh_job_id: expected only with ssh_detached"):
+            service.remote_exec(["true"], {"ssh_hostname": "192.0.2.1"}, {})
