@@ -317,13 +317,7 @@ class SshHostService(SshService):
             failed: Future[Any] = Future()
             failed.set_exception(exc)
             return failed
-        if os_operation:
-            pass
-        elif merged.get("ssh_job_id") is not None and not merged.get("ssh_detached"):
-            raise SshConfigError(
-                f"ssh_job_id: expected only with ssh_detached true, got {merged['ssh_job_id']!r}"
-            )
-        elif merged.get("ssh_detached"):
+        if not os_operation and _is_detached(merged):
             return submit_detached(
                 self._CLIENT_CACHE,
                 connect_params,
@@ -347,6 +341,13 @@ class SshHostService(SshService):
             max_lifetime=merged.get("ssh_max_lifetime"),
             end_left_running=True,
         )
+
+
+def _is_detached(merged: Mapping[str, Any]) -> bool:
+    detached, job_id = bool(merged.get("ssh_detached")), merged.get("ssh_job_id")
+    if job_id is not None and not detached:
+        raise SshConfigError(f"ssh_job_id: expected only with ssh_detached true, got {job_id!r}")
+    return detached
 
 
 def _with_none_as_text(env: Mapping[str, Any]) -> Mapping[str, Any]:
