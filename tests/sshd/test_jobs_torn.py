@@ -108,8 +108,8 @@ def test_start_is_made_once_wherever_its_connection_is_cut(
     assert runs.read_text().split() == [f"{name}-{direction}" for name in names]
 
 
-# Writes lines of growing numbers, so many bytes of them; and waits now and then for a file.
-WRITER = "seq 1 100000000 | head -c $SIZE"
+# Writes lines of growing numbers, so many bytes of them.
+WRITER = "seq 1 1000000000 | head -c $SIZE"
 
 
 @pytest.mark.parametrize(
