@@ -284,7 +284,7 @@ def test_hosts_that_share_a_home_keep_to_their_own_jobs(
         web = other.connect_params
         with pytest.raises(SshJobError, match="belongs to the host ") as caught:
             find_job(web, "shared", cache=cache)
-        assert caught.value.state.name == "elsewhere"
+        assert caught.value.state is not None and caught.value.state.name == "elsewhere"
         with pytest.raises(SshJobError, match="belongs to the host "):
             start_job(web, "sleep 60", id="shared", cache=cache)
         clean_jobs(web, 0, cache=cache)
