@@ -46,8 +46,10 @@ class Host:
             self.destination, text, shell="/bin/sh", stdin=stdin, timeout=timeout, cache=self.cache
         )
 
-    def query(self, text: str, timeout: Optional[float]) -> Dict[str, Seen]:
-        """Run a script of ours that answers in lines about jobs."""
+    def query(
+        self, text: str, timeout: Optional[float], job_id: Optional[str] = None
+    ) -> Dict[str, Seen]:
+        """Run a script of ours that answers in lines about jobs, or with an error of this job."""
         process = self.run(text, timeout)
         lines = answer(process.stdout)
         if lines is None:
@@ -56,6 +58,14 @@ class Host:
                 f" {(process.stderr.strip() or repr(process))!r:.200}",
                 connection_id=self.connection_id,
             )
+        for line in lines:
+            if line.startswith("! "):
+                where = (
+                    self.connection_id if job_id is None else f"{self.connection_id}: job {job_id}"
+                )
+                raise SshJobError(
+                    f"{where}: {line[2:]}", connection_id=self.connection_id, job_id=job_id
+                )
         found = [seen for seen in map(parse, lines) if seen is not None]
         return {seen.job_id: seen for seen in found}
 

@@ -295,13 +295,8 @@ class Job(JobHandle):
         SshServiceError
             As with `run`; the call may be repeated.
         """
-        found = self.host.query(scripts.remove(self.id, self.token), timeout)
-        seen = found.get(self.id)
-        if seen is not None and seen.state.name == "stuck":
-            raise self.error(
-                f"{self.connection_id}: the folder of job {self.id} cannot be removed", self.state
-            )
-        state = self.take(found)
+        text = scripts.remove(self.id, self.token)
+        state = self.take(self.host.query(text, timeout, self.id))
         if state.name == "running":
             raise self.error(f"{self.connection_id}: job {self.id} runs; end it first", state)
         if state.name == "elsewhere":

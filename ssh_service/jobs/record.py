@@ -15,7 +15,7 @@ _LINE = re.compile(r"[!-~ ]{1,2000}\Z")
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _TOKEN = re.compile(r"[0-9a-f]{16}\Z")
 _STATES = frozenset(
-    ["running", "ended", "signalled", "killed", "rebooted", "missing", "elsewhere", "stuck"]
+    ["running", "ended", "signalled", "killed", "rebooted", "missing", "elsewhere"]
 )
 _OVER = frozenset(["ended", "signalled", "killed", "rebooted"])
 

@@ -41,6 +41,26 @@ _ssh_began() {
     _ssh_b=${20:--}
 }
 """
+# Returns 0, and sets why, if the folder $1 is there but may lead to what is not this user's.
+_FOREIGN = r"""
+_ssh_foreign() {
+    [ -e "$1" ] || [ -h "$1" ] || return 1
+    [ ! -h "$1" ] || { _ssh_e="$1 is a symbolic link"; return 0; }
+    set -- "$1" $(LC_ALL=C ls -ldn -- "$1")
+    [ "$4" != "$(id -u)" ] || return 1
+    _ssh_e="$1 belongs to the user with the id ${4:--}"
+}
+"""
+# Returns 0 if $1 is the folder of an attempt; everything else in a job's folder is left alone.
+_ATTEMPT = r"""
+_ssh_attempt() {
+    case ${1##*/} in
+        *[!0123456789abcdef]*) return 1 ;;
+        ????????????????) [ ! -h "$1" ] && [ -f "$1/starter" ] ;;
+        *) return 1 ;;
+    esac
+}
+"""
 # Prints the job that another attempt has started meanwhile, and removed what this one has made;
 # or else an error, in one line.
 _FAIL = r"""
@@ -157,8 +177,8 @@ if [ -e "$_ssh_try/stdin" ]; then
     exec 4<"$_ssh_try/stdin"
     rm -f -- "$_ssh_try/stdin"
 fi
-for _ssh_l in "$_ssh_dir"/*/; do
-    [ "$_ssh_l" = "$_ssh_try/" ] || rm -rf -- "$_ssh_l"
+for _ssh_l in "$_ssh_dir"/*; do
+    [ "$_ssh_l" = "$_ssh_try" ] || ! _ssh_attempt "$_ssh_l" || rm -rf -- "$_ssh_l"
 done
 umask "$_ssh_umask"
 [ -z "$_ssh_level" ] || export SHLVL="$_ssh_level"
@@ -202,6 +222,10 @@ fi
 _START = r"""
 exec 3<&0
 _ssh_try= _ssh_dir=$_ssh_jobs/$_ssh_id
+if _ssh_foreign "$_ssh_jobs" || _ssh_foreign "$_ssh_dir"; then
+    printf 'error folder %s\n' "$_ssh_e"
+    exit 0
+fi
 if { IFS= read -r _ssh_l <"$_ssh_dir/record"; } 2>/dev/null; then
     printf 'found %s\n' "$_ssh_l"
     exit 0
@@ -361,17 +385,38 @@ if [ "$2" = running ] && [ "$7" = {token} ] && _ssh_is "${14}" "${15}"; then
 fi
 _ssh_look {id}
 """
+# Removes the folder of a job, unless it holds anything else; or else sets why not.
 _REMOVE = r"""
 _ssh_remove() {
-    mv -- "$_ssh_jobs/$1" "$_ssh_jobs/.$1.$$" && rm -rf -- "$_ssh_jobs/.$1.$$"
+    _ssh_foreign "$_ssh_jobs/$1" && return 1
+    for _ssh_l in "$_ssh_jobs/$1"/*; do
+        [ "${_ssh_l##*/}" = record ] || _ssh_attempt "$_ssh_l" ||
+            { _ssh_e="$_ssh_l is not of a job"; return 1; }
+    done
+    _ssh_e=$({ mv -- "$_ssh_jobs/$1" "$_ssh_jobs/.$1.$$" &&
+        rm -rf -- "$_ssh_jobs/.$1.$$"; } 2>&1)
 }
+if _ssh_foreign "$_ssh_jobs"; then
+    echo "! the folder of jobs cannot be used: $_ssh_e"
+    exit 0
+fi
 """
 # Removes a job that does not run, and prints what it was.
 _REMOVE_ONE = r"""
 set -- $(_ssh_look {id})
+set +f
 case $2 in
     running | elsewhere | missing) ;;
-    *) [ "$7" != {token} ] || _ssh_remove {id} || set -- "$1" stuck - - - ;;
+    *)
+        if [ "$7" = {token} ] && ! _ssh_remove {id}; then
+            _ssh_r=$(_ssh_look {id})
+            case $_ssh_r in
+                *" missing "*) ;;
+                *)
+                    set -f
+                    set -- "! the job cannot be removed:" $_ssh_e ;;
+            esac
+        fi ;;
 esac
 echo "$*"
 """
@@ -390,8 +435,9 @@ for _ssh_j in *; do
             *) continue ;;
         esac
         [ "$((_ssh_now - _ssh_t))" -ge {older} ] && _ssh_remove "$_ssh_j" && echo "$*"
-    else
-        for _ssh_d in "$_ssh_j"/*/; do
+    elif ! _ssh_foreign "$_ssh_jobs/$_ssh_j"; then
+        for _ssh_d in "$_ssh_j"/*; do
+            _ssh_attempt "$_ssh_d" || continue
             IFS=' ' read -r _ssh_h _ssh_m _ssh_c _ssh_p _ssh_s <"$_ssh_d/starter" || continue
             [ "$_ssh_h $_ssh_m" = "$_ssh_node $_ssh_machine" ] || continue
             [ "$_ssh_c" = "$_ssh_boot" ] && _ssh_is "$_ssh_p" "$_ssh_s" && continue
@@ -433,7 +479,7 @@ def start(
         "_ssh_form": "file" if in_file else "stdin",
         "_ssh_read": script.READ_AND_RUN,
         "_ssh_w": _FAIL + _SUPERVISOR,
-        "_ssh_s": _BEGAN + _FAIL + _JOB.replace("{names}", _EXPORTED),
+        "_ssh_s": _BEGAN + _FAIL + _ATTEMPT + _JOB.replace("{names}", _EXPORTED),
         "_ssh_d": _LIMIT,
         "_ssh_p": payload,
     }
@@ -445,6 +491,7 @@ def start(
             _HOST,
             _BEGAN,
             _FAIL,
+            _FOREIGN,
             _START.replace("{names}", _EXPORTED).replace("{logind}", _LOGIND),
         )
     )
@@ -491,11 +538,21 @@ def kill(job_id: str, token: str, signals: Sequence[str], wait: float) -> str:
 
 
 def remove(job_id: str, token: str) -> str:
-    """Write the script that removes a job which does not run, and prints what it was."""
-    text = _REMOVE + _REMOVE_ONE
+    """
+    Write the script that removes a job which does not run, and prints what it was.
+
+    A line ``! TEXT`` says why it cannot be removed.
+    """
+    text = _FOREIGN + _ATTEMPT + _REMOVE + _REMOVE_ONE
     return _quiet(text.replace("{id}", job_id).replace("{token}", token))
 
 
 def clean(older: float) -> str:
-    """Write the script that removes the jobs which ended so many seconds ago."""
-    return _quiet("set +f\n" + _REMOVE + _CLEAN.replace("{older}", str(round(older))))
+    """
+    Write the script that removes the jobs which ended so many seconds ago, and prints them.
+
+    A line ``! TEXT`` says why none can be removed.
+    """
+    return _quiet(
+        f"set +f\n{_FOREIGN}{_ATTEMPT}{_REMOVE}{_CLEAN}".replace("{older}", str(round(older)))
+    )

@@ -237,10 +237,88 @@ def test_start_that_died_half_way_is_made_anew(host: Host) -> None:
     """Its input is removed, and it counts for nothing."""
     dead = host.jobs / "one" / ("0" * 16)
     dead.mkdir(parents=True)
+    (dead / "starter").write_text("gone\n")
     (dead / "stdin").write_text("secret")
     assert host.look("one").state.name == "missing"
     assert host.start("one", "exit 3")[:8] == "started "
     assert str(host.wait("one").state) == "ended(3)" and not dead.exists()
+
+
+def test_no_start_removes_a_folder_that_is_not_of_an_attempt(any_host: Host) -> None:
+    """Only a real folder that is named as an attempt, and was begun as one, is cleared away."""
+    host = any_host
+    attempt = host.jobs / "one" / ("a" * 16)
+    treasure, no_attempt = host.folder / "treasure", host.jobs / "one" / ("b" * 16)
+    for folder in (treasure, attempt, no_attempt, host.jobs / "one" / "src"):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("dear")
+    for folder in (treasure, attempt, host.jobs / "one" / "src"):
+        (folder / "starter").write_text("")
+    (host.jobs / "one" / ("c" * 16)).symlink_to(treasure)
+    assert host.start("one", "true").startswith("started ")
+    token = host.wait("one").token
+    names = {"b" * 16, "c" * 16, "src"}
+    assert set(os.listdir(host.jobs / "one")) == {*names, "record", token}
+    for text in (scripts.remove("one", token), scripts.clean(0)):
+        host.run(text)
+        assert set(os.listdir(host.jobs / "one")) == {*names, "record", token}
+    assert "b" * 16 + " is not of a job" in host.run(scripts.remove("one", token)).stdout
+    assert sorted(os.listdir(treasure)) == ["file", "starter"]
+
+
+def test_folder_of_jobs_that_is_a_link_is_refused(any_host: Host) -> None:
+    """Nothing behind it is changed, neither its files nor its mode."""
+    host = any_host
+    dear = host.folder / "home" / "project" / "src"
+    dear.mkdir(parents=True)
+    (dear / "starter").write_text("")
+    (host.folder / "home").chmod(0o755)
+    host.jobs.parent.mkdir()
+    host.jobs.symlink_to(host.folder / "home")
+    answer = host.start("project", "true")
+    assert answer == f"error folder {host.jobs} is a symbolic link"
+    refusal = f"! the folder of jobs cannot be used: {host.jobs} is a symbolic link"
+    for text in (scripts.remove("project", "0" * 16), scripts.clean(0)):
+        assert record.answer(host.run(text).stdout) == [refusal]
+    host.jobs.unlink()
+    host.jobs.mkdir()
+    (host.jobs / "project").symlink_to(host.folder / "home" / "project")
+    answer = host.start("project", "true")
+    assert answer == f"error folder {host.jobs}/project is a symbolic link"
+    host.run(scripts.clean(0))
+    assert (dear / "starter").exists()
+    assert (host.folder / "home").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs the right to give files away")
+@pytest.mark.parametrize("part", ["", "one"])
+def test_folder_of_jobs_of_another_user_is_refused(host: Host, part: str) -> None:
+    path = host.jobs / part
+    path.mkdir(parents=True)
+    path.chmod(0o755)
+    os.chown(path, 1234, 1234)
+    answer = host.start("one", "true")
+    assert answer == f"error folder {path} belongs to the user with the id 1234"
+    assert path.stat().st_mode & 0o777 == 0o755 and os.listdir(path) == []
+
+
+@pytest.mark.parametrize("removed, answer", [(False, "! the job"), (True, "one ended 0 ")])
+def test_folder_that_cannot_be_removed_is_told_from_one_that_is_gone(
+    host: Host, tmp_path: Path, removed: bool, answer: str
+) -> None:
+    """A read-only home, and another program that removes the job at the same moment."""
+    host.start("one", "true")
+    seen = host.wait("one")
+    (tmp_path / "bin").mkdir()
+    move = tmp_path / "bin" / "mv"
+    also = f"rm -r {host.jobs}/one" if removed else "true"
+    move.write_text(f"#!/bin/sh\n{also}\necho 'mv: Read-only *' >&2\nexit 1\n")
+    move.chmod(0o755)
+    host.env["PATH"] = f"{tmp_path}/bin:{host.env['PATH']}"
+    (line,) = record.answer(host.run(scripts.remove("one", seen.token)).stdout) or []
+    assert line.startswith(answer)
+    if not removed:
+        assert line == "! the job cannot be removed: mv: Read-only *"
 
 
 def test_clean_removes_dead_starts_but_no_living_one(host: Host) -> None:

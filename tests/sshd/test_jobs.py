@@ -205,6 +205,22 @@ def test_job_that_is_removed_under_a_follower_says_so(
     assert job.poll().name == "missing"
 
 
+def test_job_whose_folder_cannot_be_removed_says_why(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    job = start_job(job_host.web, "true", id="full", cache=cache)
+    job.wait(PATIENCE)
+    (job_host.folder / "full" / "notes").write_text("of somebody")
+    with pytest.raises(
+        SshJobError, match="job full: .* cannot be removed: .*/notes is not of a job"
+    ):
+        job.remove()
+    assert clean_jobs(job_host.web, 0, cache=cache) == []
+    (job_host.folder / "full" / "notes").unlink()
+    job.remove()
+    assert job_host.folders() == []
+
+
 def test_same_id_after_a_removal_is_another_job(job_host: JobHost, cache: SshClientCache) -> None:
     """An old handle does not act on the new job."""
     first = start_job(job_host.web, "exit 1", id="again", cache=cache)
