@@ -133,7 +133,7 @@ fi
 _ssh_f=-
 printf '%8192s' '' >"$_ssh_try/probe"
 [ "$(($(wc -c <"$_ssh_try/probe")))" -eq 8192 ] || _ssh_f=${_ssh_f}full
-rm -f -- "$_ssh_try/probe"
+rm -f -- "$_ssh_try/probe" "$_ssh_try/script"
 [ ! -e "$_ssh_try/limit" ] || _ssh_f=${_ssh_f}limit
 printf '%-255s\n' "1 $_ssh_k ${_ssh_c:--} $(date +%s) $_ssh_f" 1<>"$_ssh_try/status.new"
 mv -f -- "$_ssh_try/status.new" "$_ssh_try/status"
@@ -232,13 +232,11 @@ if { IFS= read -r _ssh_l <"$_ssh_dir/record"; } 2>/dev/null; then
 fi
 _ssh_umask=$(umask) _ssh_level=$SHLVL
 umask 077
-[ "$_ssh_login" ] || {
-    _ssh_login=${SHELL:-/bin/sh}
-    case $_ssh_form:${_ssh_login##*/} in
-        file:*) ;;
-        *:csh | *:tcsh | *:fish) echo "login ${_ssh_login##*/}"; exit 0 ;;
-    esac
-}
+_ssh_login=${_ssh_login:-${SHELL:-/bin/sh}}
+case $_ssh_form:${_ssh_login##*/} in
+    file:*) ;;
+    *:*csh | *:fish*) echo "file ${_ssh_login##*/}"; exit 0 ;;
+esac
 command -v -- "$_ssh_login" >/dev/null ||
     _ssh_fail "shell $_ssh_login: there is no such program"
 case $_ssh_cwd in
@@ -465,8 +463,8 @@ def start(
     """
     Write the script that starts a job, unless it was started; its stdin is the job's.
 
-    Its last line is ``started RECORD``, ``found RECORD``, ``login NAME`` (the login shell, which
-    can only run a script from a file: `in_file`), or ``error WHAT TEXT``.
+    Its last line is ``started RECORD``, ``found RECORD``, ``file NAME`` (a shell that can only run
+    a script from a file: `in_file`), or ``error WHAT TEXT``.
     """
     values = {
         "_ssh_id": job_id,
@@ -505,7 +503,8 @@ def payload(text: str, env: Mapping[str, str], token: str, in_file: bool) -> str
     """
     if in_file:
         text = (
-            """{ printf "rm -f '%%s';" "$_ssh_file"; printf '%%s\\n' %s; } >"$_ssh_file"\n"""
+            """(umask 077; { printf "rm -f '%%s';" "$_ssh_file"; printf '%%s\\n' %s; }"""
+            """ >"$_ssh_file")\n"""
             'set -- "$_ssh_shell" "$_ssh_file"; unset _ssh_shell _ssh_file; exec "$1" "$2"'
         ) % script.quote(text)
     line = script.deliver(text, env, None, lambda: "exec <&4 4<&-;", always_stdin=True).preamble

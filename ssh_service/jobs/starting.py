@@ -35,7 +35,7 @@ _REPEAT_TIMEOUT = 60.0
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 # Times that a start is repeated because others removed the job meanwhile.
 _MAX_VANISHED = 5
-_ANSWERS = ("started", "found", "login", "error")
+_ANSWERS = ("started", "found", "file", "error")
 
 
 def start_job(
@@ -201,7 +201,7 @@ class Start:
         for _ in range(_MAX_VANISHED):
             process = self._run(deadline)
             word, _, rest = _answer(process)
-            if word == "login":
+            if word == "file":
                 self._in_file = True
                 continue
             if word == "error":

@@ -244,6 +244,18 @@ def test_start_that_died_half_way_is_made_anew(host: Host) -> None:
     assert str(host.wait("one").state) == "ended(3)" and not dead.exists()
 
 
+def test_script_in_a_file_is_nobody_elses_to_read(any_host: Host, tmp_path: Path) -> None:
+    shell = tmp_path / "fish"
+    shell.write_text('#!/bin/sh\nstat -c %a "$1"\numask\n')
+    shell.chmod(0o755)
+    assert any_host.start("one", "true", shell=str(shell)) == "file fish"
+    any_host.start("one", "true", shell=str(shell), in_file=True)
+    seen = any_host.wait("one")
+    mode, umask = any_host.output("one").split()
+    assert mode == b"600" and int(umask, 8) == os.umask(int(umask, 8))
+    assert not (any_host.jobs / "one" / seen.token / "script").exists()
+
+
 def test_no_start_removes_a_folder_that_is_not_of_an_attempt(any_host: Host) -> None:
     """Only a real folder that is named as an attempt, and was begun as one, is cleared away."""
     host = any_host

@@ -166,6 +166,27 @@ def test_login_shell_of_any_kind_runs_jobs(
         assert litter(tmp_path / "home") == []
 
 
+@pytest.mark.parametrize("shell", ["tcsh", "csh", "fish"])
+def test_shell_of_another_kind_runs_jobs_for_any_login_shell(
+    job_host: JobHost, cache: SshClientCache, shell: str
+) -> None:
+    script = "set status_of = 5; exit $status_of" if "csh" in shell else "set -l a 5; exit $a"
+    job = start_job(
+        job_host.web, f"echo on; cat; {script}", stdin="in\n", shell=find_shell(shell), cache=cache
+    )
+    process = job.result(PATIENCE)
+    assert (process.stdout, process.stderr, process.exit_status) == ("on\nin\n", "", 5)
+
+
+def test_script_that_fish_cannot_read_is_left_on_no_disk(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    """Fish reads the whole file before it runs its first command."""
+    job = start_job(job_host.web, "echo ${", shell=find_shell("fish"), cache=cache)
+    assert job.result(PATIENCE).exit_status != 0
+    assert not list(job_host.folder.rglob("script"))
+
+
 def test_secrets_of_a_job_are_seen_by_nobody(job_host: JobHost, cache: SshClientCache) -> None:
     """Variables, script and input are in no process list, and in no file while the job runs."""
     secrets = ["hush-variable", "hush-input", "hush-script"]
