@@ -96,7 +96,7 @@ _ssh_own() {
 _ssh_dog=
 if [ "$_ssh_limit" != - ]; then
     : >"$_ssh_try/limit.new"
-    _ssh_own /bin/sh -c 'eval "$_ssh_d"' "ssh_service limit $_ssh_id" </dev/null 5>&- &
+    _ssh_own /bin/sh -c 'eval "$_ssh_d"' "ssh_service limit $_ssh_id" $$ </dev/null 5>&- &
     _ssh_dog=$!
 fi
 unset _ssh_d
@@ -138,9 +138,14 @@ rm -f -- "$_ssh_try/probe" "$_ssh_try/script"
 printf '%-255s\n' "1 $_ssh_k ${_ssh_c:--} $(date +%s) $_ssh_f" 1<>"$_ssh_try/status.new"
 mv -f -- "$_ssh_try/status.new" "$_ssh_try/status"
 """
-# Ends the job when its time is over: TERM, and 5 seconds later KILL for what is left.
+# Ends the job when its time, from the link of its record, is over: TERM, and 5 seconds later KILL for what is left.
 _LIMIT = r"""
 unset _ssh_d _ssh_s
+until IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"; do
+    kill -0 "$1" || exit
+    sleep 0.02 || sleep 1
+done
+[ "$_ssh_t" = "$_ssh_token" ] || exit
 sleep "$_ssh_limit" || sleep "$((${_ssh_limit%.*} + 1))" || exit
 IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"
 [ "$_ssh_t" = "$_ssh_token" ] && [ ! -e "$_ssh_try/status" ] || exit

@@ -244,6 +244,23 @@ def test_start_that_died_half_way_is_made_anew(host: Host) -> None:
     assert str(host.wait("one").state) == "ended(3)" and not dead.exists()
 
 
+def test_time_limit_that_is_over_before_the_job_runs_is_kept(
+    any_host: Host, tmp_path: Path
+) -> None:
+    """A host that stalls until the limit is over has the job's whole time begin afterwards."""
+    host = any_host
+    (tmp_path / "bin").mkdir()
+    link = tmp_path / "bin" / "ln"
+    link.write_text(f'#!/bin/sh\nsleep 0.5\nexec {shutil.which("ln")} "$@"\n')
+    link.chmod(0o755)
+    host.env["PATH"] = f"{tmp_path}/bin:{host.env['PATH']}"
+    script = f"trap 'exit 9' TERM; echo on; {ENDLESS}"
+    assert host.start("one", script, run_timeout=0.3).startswith("started ")
+    state = host.wait("one").state
+    assert (str(state), state.timed_out) == ("ended(9)", True)
+    assert host.output("one") == b"on\n"
+
+
 def test_script_in_a_file_is_nobody_elses_to_read(any_host: Host, tmp_path: Path) -> None:
     shell = tmp_path / "fish"
     shell.write_text('#!/bin/sh\nstat -c %a "$1"\numask\n')
