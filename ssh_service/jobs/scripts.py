@@ -138,7 +138,8 @@ rm -f -- "$_ssh_try/probe" "$_ssh_try/script"
 printf '%-255s\n' "1 $_ssh_k ${_ssh_c:--} $(date +%s) $_ssh_f" 1<>"$_ssh_try/status.new"
 mv -f -- "$_ssh_try/status.new" "$_ssh_try/status"
 """
-# Ends the job when its time, from the link of its record, is over: TERM, and 5 seconds later KILL for what is left.
+# Ends the job when its time, which begins with the link of its record, is over: TERM, and 5
+# seconds later KILL for what is left.
 _LIMIT = r"""
 unset _ssh_d _ssh_s
 until IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"; do

@@ -236,10 +236,10 @@ def test_job_whose_folder_cannot_be_removed_says_why(
         SshJobError, match="job full: .* cannot be removed: .*/notes is not of a job"
     ):
         job.remove()
-    assert clean_jobs(job_host.web, 0, cache=cache) == []
+    assert "full" not in clean_jobs(job_host.web, 0, cache=cache)
     (job_host.folder / "full" / "notes").unlink()
     job.remove()
-    assert job_host.folders() == []
+    assert "full" not in job_host.folders()
 
 
 def test_same_id_after_a_removal_is_another_job(job_host: JobHost, cache: SshClientCache) -> None:
