@@ -95,11 +95,7 @@ class _Run:
 
         def begin() -> None:
             try:
-                for spec in self._specs:
-                    if not self._signal:
-                        self._forwards.append(self._open(spec))
-            except SshServiceError as error:
-                problems.append(f"{spec.option} {spec.text}: {error}")
+                problems.extend(self._open_all())
             finally:
                 done.set()
 
@@ -113,6 +109,17 @@ class _Run:
             print(_line(forward), flush=True)
         return 1 if problems else 0
 
+    def _open_all(self) -> List[str]:
+        """Begin the forwards one after the other; return what is wrong with the first that fails."""
+        for spec in self._specs:
+            if self._signal:
+                break
+            try:
+                self._forwards.append(self._open(spec))
+            except SshServiceError as error:
+                return [f"{spec.option} {spec.text}: {error}"]
+        return []
+
     def _open(self, spec: Spec) -> Forward:
         cache, connect = self._cache, self._connect
         if spec.to is None:
@@ -125,9 +132,12 @@ class _Run:
 
     def _wait(self) -> None:
         with _counters(self._forwards):
-            while not self._stop.wait(_INTERVAL):
-                if all(forward.closed for forward in self._forwards):
-                    return
+            self._wait_for_the_end()
+
+    def _wait_for_the_end(self) -> None:
+        while not self._stop.wait(_INTERVAL):
+            if all(forward.closed for forward in self._forwards):
+                return
 
     def _close(self) -> None:
         streams = sum(forward.streams for forward in self._forwards)
