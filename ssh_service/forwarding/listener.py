@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import socket
 import stat
 import sys
-from typing import Callable, Optional, Tuple
+import time
+from typing import Callable, Iterator, Optional, Tuple
 
 from ssh_service.errors import SshForwardError
 from ssh_service.forwarding.addresses import Address, TcpAddress, UnixAddress
 from ssh_service.forwarding.selector_thread import READ, SelectorThread
+
+if os.name == "posix":
+    import fcntl
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +30,9 @@ _PAUSE = 0.5
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Only the user of this process may connect to a Unix socket.
 _MODE = 0o600
+# Attempts to lock a folder, and seconds between two: who holds the lock needs some milliseconds.
+_LOCK_ATTEMPTS = 100
+_LOCK_PAUSE = 0.01
 _FIRST_PORT_OF_ALL = 1024
 
 Accept = Callable[[socket.socket, Tuple[str, int]], None]
@@ -32,7 +40,9 @@ Accept = Callable[[socket.socket, Tuple[str, int]], None]
 
 class Listener:
     """
-    Accepts connections on a local address; it is bound at once, and listens after `start`.
+    Accepts connections on a local address, after `start`; it is bound at once.
+
+    A Unix socket listens at once, too, as one that does not listen is taken for stale.
 
     Parameters
     ----------
@@ -88,7 +98,7 @@ class Listener:
             Another program listens there since.
         """
         try:
-            self._sock.listen(_BACKLOG)
+            self._sock.listen(_BACKLOG)  # once more does no harm to a Unix socket
         except OSError as error:
             raise _to_forward_error(error, self.address) from error
         self.resume()
@@ -110,15 +120,19 @@ class Listener:
         if self._is_closed:
             return
         self._is_closed = True
+        self._unlink()  # first: nobody replaces a socket that listens
         self._thread.close(self._sock)
-        if self._file is not None and isinstance(self.address, UnixAddress):
-            try:
-                found = os.lstat(self.address.path)
-                if (found.st_dev, found.st_ino) == self._file:
-                    os.unlink(self.address.path)
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    _log.warning("cannot remove the socket %s: %s", self.address, error.strerror)
+
+    def _unlink(self) -> None:
+        if self._file is None or not isinstance(self.address, UnixAddress):
+            return
+        try:
+            found = os.lstat(self.address.path)
+            if (found.st_dev, found.st_ino) == self._file:
+                os.unlink(self.address.path)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                _log.warning("cannot remove the socket %s: %s", self.address, error.strerror)
 
     def _on_ready(self, _: int) -> None:
         for _ in range(_MAX_ACCEPTS):
@@ -187,18 +201,61 @@ def _bind_unix(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        try:
-            sock.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_stale(path):
+        with _folder_lock(os.path.dirname(path)):
+            _replace_stale(sock, path)
+            try:
+                os.chmod(path, _MODE)  # before it listens: until then, nobody can connect
+                sock.listen(_BACKLOG)
+            except BaseException:
+                os.unlink(path)
                 raise
-            os.unlink(path)
-            sock.bind(path)
-        os.chmod(path, _MODE)  # before it listens: until then, nobody can connect
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _replace_stale(sock: socket.socket, path: str) -> None:
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not _is_stale(path):
+            raise
+        os.unlink(path)
+        sock.bind(path)
+
+
+@contextlib.contextmanager
+def _folder_lock(folder: str) -> Iterator[None]:
+    """
+    Let one forward at a time look whether a socket is stale, and bind.
+
+    A folder that cannot be locked (a network's; another program holds it) does not matter but to
+    those that begin within the same milliseconds.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # binding says what is wrong, or this user may not list it
+        yield
+        return
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    if os.name != "posix":
+        return
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE)
+        except OSError:
+            return
 
 
 def _is_stale(path: str) -> bool:

@@ -324,6 +324,31 @@ def test_only_a_stale_socket_of_ours_is_replaced(
     assert file.read_text() == "mine" and not stale.exists()
 
 
+def test_of_two_forwards_of_one_unix_socket_only_one_listens(
+    sshd: Sshd, cache: SshClientCache, tmp_path: Path
+) -> None:
+    """Also while the first one still connects: the second must not take its socket for stale."""
+    path = tmp_path / "socket"
+    with FaultProxy("127.0.0.1", sshd.port) as proxy:
+        proxy.freeze()
+        params = params_for(sshd, proxy)
+        results: List[Any] = []
+
+        def first() -> None:
+            results.append(forward_local(params, 1, listen=path, cache=cache))
+
+        thread = threading.Thread(target=first, daemon=True)
+        thread.start()
+        eventually(path.exists, "the first one has its socket")
+        with pytest.raises(SshForwardError, match="another program listens there"):
+            forward_local(sshd.connect_params, 1, listen=path, cache=cache)
+        proxy.thaw()
+        thread.join(PATIENCE)
+        with results[0]:
+            assert path.exists()
+    assert not path.exists()
+
+
 def test_a_socket_that_took_our_place_is_not_removed(
     sshd: Sshd, cache: SshClientCache, tmp_path: Path
 ) -> None:
