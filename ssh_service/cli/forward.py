@@ -110,7 +110,7 @@ class _Run:
         return 1 if problems else 0
 
     def _open_all(self) -> List[str]:
-        """Begin the forwards one after the other; return what is wrong with the first that fails."""
+        """Begin one after the other; return what is wrong with the first that fails."""
         for spec in self._specs:
             if self._signal:
                 break

@@ -94,6 +94,9 @@ def forward_local(
     A target that the server cannot reach, or does not permit, ends the local connection, with the
     server's words in an event and in `Forward.last_error`.
 
+    Unix sockets have no reset: if the connection is lost, the local program sees the same end as
+    that of a complete answer.  Listen on a port if its protocol does not tell them apart.
+
     Examples
     --------
     >>> with ssh_service.forward_local({"host": "bastion"}, "db.internal:5432") as forward:
@@ -190,7 +193,9 @@ def forward_remote(
     listen : Union[int, str, os.PathLike]
         Where the server listens: a port of its 127.0.0.1 (0: any free one, see `Forward.port`),
         ``"address:port"`` (``*``: all addresses, which sshd allows only with ``GatewayPorts``), or
-        the path of a Unix socket on the server.
+        the path of a Unix socket on the server.  sshd does not remove this file when the forward
+        ends or is lost, and refuses to listen where one is, unless its configuration has
+        ``StreamLocalBindUnlink yes``: otherwise remove it yourself before each use.
     max_streams : int
         How many streams there may be at once; connections beyond it are refused.
     cache : Optional[SshClientCache]
@@ -207,7 +212,8 @@ def forward_remote(
     SshConfigError
         A parameter is invalid (a `ValueError`).
     SshSessionRefused
-        The server does not listen: the port is taken, or it does not permit it.
+        The server does not listen: the port is taken, the socket's file exists, or it does not
+        permit it.
     SshConnectError
         There is no connection to the server.
 
@@ -219,6 +225,9 @@ def forward_remote(
     for it again until it is free; `Forward.last_error` and events say so.  If any free port was
     asked for, the one that was given first is asked for, and another one only if that stays taken;
     an event says so, too.
+
+    A target on a Unix socket sees the same end whether the connection was lost or complete, as
+    Unix sockets have no reset.
 
     Examples
     --------

@@ -77,9 +77,11 @@ class Forward:
     Thread safety.  Every method and attribute may be used from any thread.
 
     Guarantees.  No stream has a thread, and none delays another.  When the connection is lost, its
-    streams are reset, never ended as if they were complete, and the forward stays.  After `close`,
-    nothing is left of it: no socket, no channel, no lease.  A forked child neither accepts nor
-    harms the streams of its parent.
+    streams are reset, never ended as if they were complete, and the forward stays.  A local
+    program on a Unix socket sees an end all the same, as those have no reset; the `outcome` of
+    `StreamEnded` is ``lost``.  After `close`, nothing is left of it here: no socket, no channel,
+    no lease; of `forward_remote` with a path, sshd leaves the file.  A forked child neither
+    accepts nor harms the streams of its parent.
     """
 
     kind = ""

@@ -28,6 +28,18 @@ from ssh_service.transport import IncomingChannel, PortForward, SshTransport
 _ANSWER_TIMEOUT = 30.0
 # Seconds for which the port that the server chose first is asked for again.
 _SAME_PORT_TIME = 60.0
+# A refusal has no reason in the protocol.
+_WHY_NO_PORT = (
+    "it is taken there, or the server does not permit it: AllowTcpForwarding, PermitListen or"
+    " DisableForwarding in its sshd_config, or permitlisten or restrict in authorized_keys"
+)
+_WHY_NO_SOCKET = (
+    "if the file exists there, remove it: sshd leaves the sockets of earlier forwards behind, and"
+    " replaces them only with 'StreamLocalBindUnlink yes' in its sshd_config; otherwise the folder"
+    " does not exist, is not this user's to write to, or the server does not permit it:"
+    " AllowStreamLocalForwarding or DisableForwarding in its sshd_config, or restrict in"
+    " authorized_keys"
+)
 
 
 class RemoteStream(Stream):
@@ -113,11 +125,9 @@ class RemoteForward(Forward):
         self._settle_ready()
 
     def _on_refused(self, transport: SshTransport) -> None:
+        why = _WHY_NO_SOCKET if isinstance(self._address, UnixAddress) else _WHY_NO_PORT
         error = SshSessionRefused(
-            f"{self._connection_id}: the server does not listen on {self.address} (it is taken"
-            " there, or the server does not permit it: AllowTcpForwarding,"
-            " AllowStreamLocalForwarding, PermitListen or DisableForwarding in its sshd_config, or"
-            " permitlisten or restrict in authorized_keys)",
+            f"{self._connection_id}: the server does not listen on {self.address} ({why})",
             code=OPEN_CONNECT_FAILED,
             connection_id=self._connection_id,
             phase="listen",

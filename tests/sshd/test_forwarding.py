@@ -429,6 +429,22 @@ def test_a_lost_connection_resets_its_streams_and_the_next_one_reconnects(
     eventually(lambda: cache.stats()["leases"] == 0, "the lease is released")
 
 
+def test_a_loss_over_a_unix_socket_is_told_by_its_event(
+    sshd: Sshd, cache: SshClientCache, tmp_path: Path
+) -> None:
+    """The socket itself has no reset."""
+    seen = Seen(cache)
+    with target() as server:
+        here = tmp_path / "here"
+        with forward_local(sshd.connect_params, server.port, listen=here, cache=cache) as f:
+            with connect(f.address) as client:
+                client.sendall(b"hello")
+                assert client.recv(10) == b"hello"
+                sshd.cut()
+                assert is_reset(client) is False
+            assert seen.wait_for(events.StreamEnded).outcome == "lost"
+
+
 def test_keep_connects_again_without_a_stream(sshd: Sshd, cache: SshClientCache) -> None:
     with forward_local(sshd.connect_params, 1, keep=True, cache=cache):
         sshd.cut()

@@ -189,6 +189,18 @@ def test_a_unix_socket_is_listened_on_again_after_a_loss(
             assert ask(str(path)) == b"hello"
 
 
+def test_a_socket_file_that_is_in_the_way_is_named_as_the_reason(
+    sshd: Sshd, cache: SshClientCache, tmp_path: Path
+) -> None:
+    """Sshd leaves the file after a plain `close`, too: the error says the way out."""
+    path = tmp_path / "there"
+    forward_remote(sshd.connect_params, 1, listen=path, cache=cache).close()
+    with pytest.raises(SshSessionRefused, match="remove it: .* 'StreamLocalBindUnlink yes'"):
+        forward_remote(sshd.connect_params, 1, listen=path, cache=cache)
+    path.unlink()
+    forward_remote(sshd.connect_params, 1, listen=path, cache=cache).close()
+
+
 def test_connections_beyond_max_streams_are_refused_there(
     sshd: Sshd, cache: SshClientCache
 ) -> None:
