@@ -150,8 +150,8 @@ class Job(JobHandle):
         SshConfigError
             A parameter is invalid (a `ValueError`).
         """
-        if isinstance(start, bool) or not isinstance(start, int) or start < 0:
-            raise SshConfigError(f"start: expected 0 or more bytes, got {start!r:.40}")
+        if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < 2**63:
+            raise SshConfigError(f"start: expected 0 to 2**63 - 1 bytes, got {start!r:.40}")
         if stream not in _STREAMS:
             raise SshConfigError(f"stream: expected 'stdout' or 'stderr', got {stream!r:.40}")
         check_encoding(encoding)
@@ -195,7 +195,9 @@ class Job(JobHandle):
             See `wait`.
         """
         check_seconds("timeout", timeout)
-        if max_output is not None and not (isinstance(max_output, int) and max_output >= 0):
+        if max_output is not None and (
+            isinstance(max_output, bool) or not isinstance(max_output, int) or max_output < 0
+        ):
             raise SshConfigError(f"max_output: expected a number of bytes, got {max_output!r}")
         deadline = _deadline(timeout)
         state = self.wait(timeout)
@@ -269,7 +271,9 @@ class Job(JobHandle):
         Raises
         ------
         SshConfigError
-            `signal` is not the name of a signal (a `ValueError`).
+            `signal` cannot be the name of a signal (a `ValueError`).
+        SshJobError
+            The host does not know the signal, or does not let this user send it.
         SshServiceError
             As with `run`; the call may be repeated.
         """
@@ -277,7 +281,7 @@ class Job(JobHandle):
             check_signal(signal)
         signals, wait = (["TERM", "KILL"], _END_TIMEOUT) if signal is None else ([signal], 0.0)
         text = scripts.kill(self.id, self.token, signals, wait)
-        return self.take(self.host.query(text, timeout))
+        return self.take(self.host.query(text, timeout, self.id))
 
     def remove(self, *, timeout: Optional[float] = 60.0) -> None:
         """

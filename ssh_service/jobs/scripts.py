@@ -65,7 +65,7 @@ _ssh_attempt() {
 # or else an error, in one line.
 _FAIL = r"""
 _ssh_fail() {
-    [ -z "$_ssh_try" ] || rm -rf -- "$_ssh_try"
+    [ -z "$_ssh_try" ] || { rm -rf -- "$_ssh_try"; rmdir -- "$_ssh_dir"; }
     if IFS= read -r _ssh_l <"$_ssh_dir/record"; then
         printf 'found %s\n' "$_ssh_l"
     else
@@ -84,7 +84,7 @@ _SUPERVISOR = r"""
 unset _ssh_w
 _ssh_p=$(cat)
 exec </dev/null 5>&1 >/dev/null
-case $_ssh_p in *"#$_ssh_token") ;; *) rm -rf -- "$_ssh_try"; exit ;; esac
+case $_ssh_p in *"#$_ssh_token") ;; *) rm -rf -- "$_ssh_try"; rmdir -- "$_ssh_dir"; exit ;; esac
 _ssh_own() {
     case $_ssh_sessions in
         setsid) exec setsid "$@" ;;
@@ -262,9 +262,11 @@ elif command -v perl >/dev/null; then
 else
     _ssh_sessions=-
 fi
-_ssh_e=$(mkdir -p -- "$_ssh_dir/$_ssh_token" 2>&1) || _ssh_fail "folder $_ssh_e"
+# (Again, if a start that failed has removed the empty folder between the two that this makes.)
+_ssh_e=$(mkdir -p -- "$_ssh_dir/$_ssh_token" 2>&1) ||
+    _ssh_e=$(mkdir -p -- "$_ssh_dir/$_ssh_token" 2>&1) || _ssh_fail "folder $_ssh_e"
 _ssh_try=$_ssh_dir/$_ssh_token
-trap 'rm -rf -- "$_ssh_try"; exit 1' HUP INT QUIT TERM
+trap 'rm -rf -- "$_ssh_try"; rmdir -- "$_ssh_dir" 2>/dev/null; exit 1' HUP INT QUIT TERM
 _ssh_began $$
 _ssh_e=$({
     printf '%s\n' "$_ssh_node $_ssh_machine $_ssh_boot $$ $_ssh_b" >"$_ssh_try/starter" &&
@@ -373,7 +375,10 @@ if [ "$2" = running ] && [ "$7" = {token} ] && _ssh_is "${14}" "${15}"; then
     _ssh_g=-${14}
     [ "${18}" != - ] || _ssh_g=${14}
     for _ssh_s in {signals}; do
-        kill "-$_ssh_s" "$_ssh_g" || break
+        kill "-$_ssh_s" "$_ssh_g" || {
+            ! kill -0 "$_ssh_g" || { echo "! the host cannot send it the signal $_ssh_s"; exit 0; }
+            break
+        }
         _ssh_n=0
         while [ "$_ssh_n" -lt {wait} ]; do
             kill -0 "$_ssh_g" || break 2
@@ -537,7 +542,11 @@ def serve() -> str:
 
 
 def kill(job_id: str, token: str, signals: Sequence[str], wait: float) -> str:
-    """Write the script that sends signals, with `wait` seconds after each, and looks."""
+    """
+    Write the script that sends signals, with `wait` seconds after each, and looks.
+
+    A line ``! TEXT`` says why one cannot be sent.
+    """
     text = _KILL.replace("{signals}", " ".join(signals)).replace("{wait}", str(round(10 * wait)))
     return _quiet(text.replace("{id}", job_id).replace("{token}", token))
 

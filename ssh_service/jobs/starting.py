@@ -157,8 +157,10 @@ class Start:
         for name, value in (("shell", shell), ("cwd", cwd)):
             if value is not None and not _is_path(value):
                 raise SshConfigError(f"{name}: expected a path on the host, got {value!r:.80}")
-        if run_timeout == 0:
-            raise SshConfigError("run_timeout: expected seconds, a number above 0, got 0")
+        if run_timeout == 0 or isinstance(run_timeout, bool):
+            raise SshConfigError(
+                f"run_timeout: expected seconds, a number above 0, got {run_timeout!r}"
+            )
         check_seconds("run_timeout", run_timeout)
         self._shell, self._cwd, self._stdin = shell, cwd, stdin
         self._run_timeout = run_timeout

@@ -244,6 +244,16 @@ def test_start_that_died_half_way_is_made_anew(host: Host) -> None:
     assert str(host.wait("one").state) == "ended(3)" and not dead.exists()
 
 
+def test_signal_that_the_host_does_not_know_is_an_error(any_host: Host) -> None:
+    host = any_host
+    host.start("one", ENDLESS)
+    token = host.look("one").token
+    answer = record.answer(host.run(scripts.kill("one", token, ["NOPE"], 0)).stdout)
+    assert answer == ["! the host cannot send it the signal NOPE"]
+    host.run(scripts.kill("one", token, ["KILL"], 1))
+    assert str(host.wait("one").state) == "signalled(KILL)"
+
+
 def test_time_limit_that_is_over_before_the_job_runs_is_kept(
     any_host: Host, tmp_path: Path
 ) -> None:
@@ -369,7 +379,7 @@ def test_input_that_is_cut_off_starts_nothing(host: Host) -> None:
     text = start_script("one", token, line, stdin_size=10)
     assert host.run(text, b"123").stdout == "error stdin it did not arrive whole\n"
     assert host.look("one").state.name == "missing"
-    assert os.listdir(host.jobs / "one") == []
+    eventually(lambda: os.listdir(host.jobs) == [], "nothing is left")
 
 
 def test_script_that_is_cut_off_starts_nothing(host: Host) -> None:
@@ -377,7 +387,7 @@ def test_script_that_is_cut_off_starts_nothing(host: Host) -> None:
     line = scripts.payload("echo 1", {}, token, False)[:-3]
     text = start_script("one", token, line, stdin_size=0)
     assert host.run(text).stdout.startswith("error start ")
-    assert os.listdir(host.jobs / "one") == []
+    eventually(lambda: os.listdir(host.jobs) == [], "nothing is left")
 
 
 def test_full_disk_is_reported_with_what_was_written(host: Host, tmp_path: Path) -> None:

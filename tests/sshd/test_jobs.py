@@ -277,6 +277,7 @@ def test_run_timeout_ends_the_job_and_keeps_its_output(
         ({"cwd": "a\nb"}, "cwd: expected a path"),
         ({"shell": ""}, "shell: expected a path"),
         ({"run_timeout": 0}, "run_timeout: expected seconds"),
+        ({"run_timeout": True}, "run_timeout: expected seconds"),
         ({"run_timeout": -1}, "run_timeout: expected 0 or more seconds"),
         ({"timeout": float("nan")}, "timeout: expected 0 or more seconds"),
         ({"env": {"A": None}}, "environment variable 'A'"),
@@ -288,13 +289,32 @@ def test_bad_input_is_an_error_at_once(options: Dict[str, Any], text: str) -> No
         start_job({"host": "192.0.2.1"}, "true", **options)
 
 
-@pytest.mark.parametrize("options", [{"start": -1}, {"stream": "log"}, {"encoding": "utf-16"}])
+@pytest.mark.parametrize(
+    "options", [{"start": -1}, {"start": 2**63}, {"stream": "log"}, {"encoding": "utf-16"}]
+)
 def test_bad_option_of_lines_is_an_error_at_once(
     job_host: JobHost, cache: SshClientCache, options: Dict[str, Any]
 ) -> None:
     job = start_job(job_host.web, "true", id="options", cache=cache)
     with pytest.raises(SshConfigError, match=next(iter(options))):
         job.lines(**options)
+
+
+def test_output_behind_the_largest_offset_is_an_error(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    job = start_job(job_host.web, "true", cache=cache)
+    with pytest.raises(SshJobError, match=f"has 0 bytes, expected {2**63 - 1}"):
+        next(job.lines(2**63 - 1, timeout=PATIENCE))
+    with pytest.raises(SshConfigError, match="max_output"):
+        job.result(PATIENCE, max_output=True)
+
+
+def test_signal_with_a_typing_error_is_an_error(job_host: JobHost, cache: SshClientCache) -> None:
+    job = start_job(job_host.web, "sleep 60", cache=cache)
+    with pytest.raises(SshJobError, match=f"job {job.id}: .* the signal NOPE"):
+        job.kill("NOPE")
+    assert str(job.kill()) == "signalled(TERM)"
 
 
 def test_job_that_cannot_be_started_says_why(job_host: JobHost, cache: SshClientCache) -> None:
