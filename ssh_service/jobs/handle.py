@@ -18,6 +18,11 @@ Destination = Mapping[str, Any]
 
 # Seconds until a question is asked again that a lost connection left without an answer.
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
+# What is said of a job whose record cannot be read.
+DAMAGED = (
+    "has a damaged record there; take what you need from its folder, ssh_service/jobs/{0} in"
+    " $XDG_STATE_HOME or ~/.local/state, and remove that"
+)
 
 
 class Host:
@@ -148,7 +153,7 @@ class JobHandle:
         if self.state.is_over and seen.token == self._seen.token:
             return self.state
         state = seen.state
-        if seen.state.name != "missing" and seen.token != self._seen.token:
+        if seen.state.name not in ("missing", "damaged") and seen.token != self._seen.token:
             state = JobState("missing")
         self._seen = self._seen._replace(state=state)
         return state
@@ -164,9 +169,8 @@ class JobHandle:
 
     def missing_error(self, state: JobState) -> SshJobError:
         """Return the error of a job that is not here any more."""
-        what = (
-            f"belongs to the host {state.host}, which shares the home directory"
-            if state.name == "elsewhere"
-            else "is not there any more"
-        )
+        what = {
+            "elsewhere": f"belongs to the host {state.host}, which shares the home directory",
+            "damaged": DAMAGED.format(self.id),
+        }.get(state.name, "is not there any more")
         return self.error(f"{self.connection_id}: job {self.id} {what}", state)

@@ -295,7 +295,8 @@ class Job(JobHandle):
         Raises
         ------
         SshJobError
-            It still runs, is another host's, or its folder cannot be removed.
+            It still runs, is another host's, or its record is damaged or its folder cannot be
+            removed.
         SshServiceError
             As with `run`; the call may be repeated.
         """
@@ -303,7 +304,7 @@ class Job(JobHandle):
         state = self.take(self.host.query(text, timeout, self.id))
         if state.name == "running":
             raise self.error(f"{self.connection_id}: job {self.id} runs; end it first", state)
-        if state.name == "elsewhere":
+        if state.name in ("elsewhere", "damaged"):
             raise self.missing_error(state)
 
 

@@ -15,7 +15,7 @@ _LINE = re.compile(r"[!-~ ]{1,2000}\Z")
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _TOKEN = re.compile(r"[0-9a-f]{16}\Z")
 _STATES = frozenset(
-    ["running", "ended", "signalled", "killed", "rebooted", "missing", "elsewhere"]
+    ["running", "ended", "signalled", "killed", "rebooted", "missing", "elsewhere", "damaged"]
 )
 _OVER = frozenset(["ended", "signalled", "killed", "rebooted"])
 
@@ -30,7 +30,8 @@ class JobState(NamedTuple):
         ``running``; ``ended``: its shell exited; ``signalled``: a signal ended its shell;
         ``killed``: its shell is gone and left no status; ``rebooted``: the host was started anew
         before the job ended; ``missing``: the host has no such job; ``elsewhere``: another host
-        that shares the home directory has it.
+        that shares the home directory has it; ``damaged``: its record cannot be read, for example
+        since the host lost power at the moment of its start.
     exit_status : Optional[int]
         The exit status, if it is ``ended``.
     signal : Optional[str]
@@ -127,13 +128,14 @@ def parse(line: str) -> Optional[Seen]:
     job_id, name, value, ended, flags = words[:5]
     if name == "missing":
         return Seen(job_id, JobState(name))
+    damaged = Seen(job_id, JobState("damaged"))
     if len(words) != 18:
-        return None
+        return damaged
     _, token, job_digest, host, _, boot, supervisor, began_at, pid, _, began, _, _ = words[5:]
     if not _TOKEN.match(token) or not all(map(_NUMBER.match, (supervisor, pid, began))):
-        return None
+        return damaged
     if (name == "ended") != bool(_NUMBER.match(value)):
-        return None
+        return damaged
     state = JobState(
         name,
         exit_status=int(value) if name == "ended" else None,
@@ -150,7 +152,8 @@ def parse(line: str) -> Optional[Seen]:
 
 def parse_record(job_id: str, record: str) -> Optional[Seen]:
     """Read the record of a job that was running a moment ago; None if it is not one."""
-    return parse(f"{job_id} running - - - {record}")
+    seen = parse(f"{job_id} running - - - {record}")
+    return None if seen is None or seen.state.name == "damaged" else seen
 
 
 def answer(output: str) -> Optional[List[str]]:

@@ -232,7 +232,8 @@ if _ssh_foreign "$_ssh_jobs" || _ssh_foreign "$_ssh_dir"; then
     printf 'error folder %s\n' "$_ssh_e"
     exit 0
 fi
-if { IFS= read -r _ssh_l <"$_ssh_dir/record"; } 2>/dev/null; then
+if [ -e "$_ssh_dir/record" ]; then
+    { IFS= read -r _ssh_l <"$_ssh_dir/record"; } 2>/dev/null
     printf 'found %s\n' "$_ssh_l"
     exit 0
 fi
@@ -306,8 +307,13 @@ _ssh_is() {
 }
 _ssh_look() {
     _ssh_id=$1 _ssh_r= _ssh_alive=
-    IFS= read -r _ssh_r <"$_ssh_jobs/$1/record" || { echo "$1 missing - - -"; return; }
+    IFS= read -r _ssh_r <"$_ssh_jobs/$1/record"
+    if [ ! "$_ssh_r" ]; then  # not linked yet, or never written to the disk: power was lost
+        [ -e "$_ssh_jobs/$1/record" ] || { echo "$1 missing - - -"; return; }
+        IFS= read -r _ssh_r <"$_ssh_jobs/$1/record"
+    fi
     set -- $_ssh_r
+    [ $# = 13 ] || { echo "$_ssh_id damaged - - -"; return; }
     if [ "$4" != "$_ssh_node" ] || [ "$5" != "$_ssh_machine" ]; then
         echo "$_ssh_id elsewhere - - - $_ssh_r"
         return

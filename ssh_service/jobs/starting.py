@@ -23,7 +23,7 @@ from ssh_service.errors import (
     SshServiceError,
 )
 from ssh_service.jobs import scripts
-from ssh_service.jobs.handle import Destination, Host
+from ssh_service.jobs.handle import DAMAGED, Destination, Host
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest, parse_record
 from ssh_service.jobs.watcher import is_passing
@@ -35,6 +35,8 @@ _REPEAT_TIMEOUT = 60.0
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 # Times that a start is repeated because others removed the job meanwhile.
 _MAX_VANISHED = 5
+# States of jobs that nothing can be done with from here.
+_OTHERS = ("elsewhere", "damaged")
 _ANSWERS = ("started", "found", "file", "error")
 
 
@@ -208,12 +210,11 @@ class Start:
                 continue
             if word == "error":
                 raise self._refused(rest)
-            seen = None if word is None else parse_record(self._id, rest)
-            if seen is None:
+            found = word == "found"
+            seen = self._look(deadline) if found else parse_record(self._id, rest)
+            if seen is None and not found:
                 why = process.stderr.strip()[-300:] or f"exit status {process.exit_status}"
                 raise self._error(f"the host did not start the job: {why!r}")
-            if word == "found":
-                seen = self._look(deadline)
             if seen is not None:
                 return seen
         raise self._error("others remove it as fast as it is started")
@@ -238,8 +239,8 @@ class Start:
         seen = self._host.query(scripts.look(self._id), _left(deadline)).get(self._id)
         if seen is None or seen.state.name == "missing":
             return None
-        if seen.state.name == "elsewhere":
-            raise _elsewhere(self._host, seen)
+        if seen.state.name in _OTHERS:
+            raise _not_ours(self._host, seen)
         if seen.digest != self._digest:
             raise SshJobConflict(
                 f"{self._host.connection_id}: job {self._id} was started with another script,"
@@ -301,7 +302,8 @@ def find_job(
     SshJobNotFound
         There is no such job (a `LookupError`).
     SshJobError
-        Another host that shares the home directory has it; the message names that.
+        Another host that shares the home directory has it, or its record is damaged; the message
+        names that host, or the folder.
     SshServiceError
         As with `run`.
 
@@ -320,8 +322,8 @@ def find_job(
             job_id=id,
             state=None if seen is None else seen.state,
         )
-    if seen.state.name == "elsewhere":
-        raise _elsewhere(host, seen)
+    if seen.state.name in _OTHERS:
+        raise _not_ours(host, seen)
     return Job(host, seen)
 
 
@@ -347,7 +349,8 @@ def list_jobs(
     -------
     List[Job]
         The jobs by their ids; each one's `Job.state` is what the host said just now.  Jobs of
-        other hosts that share the home directory are not among them; a log record names them.
+        other hosts that share the home directory, and those with a damaged record, are not among
+        them; a log record names them.
 
     Raises
     ------
@@ -363,9 +366,9 @@ def list_jobs(
     check_seconds("timeout", timeout)
     host = Host(destination, cache)
     found = look_at_all(destination, timeout, cache)
-    others = [seen for seen in found if seen.state.name == "elsewhere"]
+    others = [seen for seen in found if seen.state.name in _OTHERS]
     for seen in others:
-        _log.info("%s", _elsewhere(host, seen))
+        _log.info("%s", _not_ours(host, seen))
     return [Job(host, seen) for seen in found if seen not in others]
 
 
@@ -414,10 +417,15 @@ def clean_jobs(
     return sorted(Host(destination, cache).query(scripts.clean(older), timeout))
 
 
-def _elsewhere(host: Host, seen: Seen) -> SshJobError:
+def _not_ours(host: Host, seen: Seen) -> SshJobError:
+    what = DAMAGED.format(seen.job_id)
+    if seen.state.name == "elsewhere":
+        what = (
+            f"belongs to the host {seen.state.host}, which shares the home directory; ask that"
+            " host"
+        )
     return SshJobError(
-        f"{host.connection_id}: job {seen.job_id} belongs to the host {seen.state.host}, which"
-        " shares the home directory; ask that host",
+        f"{host.connection_id}: job {seen.job_id} {what}",
         connection_id=host.connection_id,
         job_id=seen.job_id,
         state=seen.state,

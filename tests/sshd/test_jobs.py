@@ -6,7 +6,7 @@ import pickle
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -315,6 +315,31 @@ def test_signal_with_a_typing_error_is_an_error(job_host: JobHost, cache: SshCli
     with pytest.raises(SshJobError, match=f"job {job.id}: .* the signal NOPE"):
         job.kill("NOPE")
     assert str(job.kill()) == "signalled(TERM)"
+
+
+@pytest.mark.parametrize("text", ["", "garbage\n", "1 " * 13 + "\n"])
+def test_damaged_record_is_named_and_nothing_is_started(
+    job_host: JobHost, cache: SshClientCache, text: str
+) -> None:
+    """A host that lost power as a job began; `clean` cannot know that it is over."""
+    job = start_job(job_host.web, "true", id="damaged", cache=cache)
+    job.wait(PATIENCE)
+    old = find_job(job_host.web, "damaged", cache=cache)
+    record = job_host.folder / "damaged" / "record"
+    good = record.read_text()
+    record.write_text(text)
+    uses: List[Callable[[], Job]] = [
+        lambda: start_job(job_host.web, "true", id="damaged", cache=cache),
+        lambda: find_job(job_host.web, "damaged", cache=cache),
+    ]
+    for use in uses:
+        with pytest.raises(SshJobError, match="damaged record.*ssh_service/jobs/damaged in") as it:
+            use()
+        assert it.value.state is not None and it.value.state.name == "damaged"
+    assert "damaged" not in [one.id for one in list_jobs(job_host.web, cache=cache)]
+    assert "damaged" not in clean_jobs(job_host.web, 0, cache=cache)
+    record.write_text(good)
+    old.remove()
 
 
 def test_job_that_cannot_be_started_says_why(job_host: JobHost, cache: SshClientCache) -> None:
