@@ -118,6 +118,7 @@ class Forward:
         self._stream_count = 0  # since the beginning
         self._to_server = self._from_server = 0  # of streams that have ended
         self._is_closing = False
+        self._has_ended = False  # `_ended` follows, once nothing is left
         self._is_stopping = False  # the server was asked to stop listening
         self._was_lost_at: Optional[float] = None
         self._drain_timer: Optional[Timer] = None
@@ -385,7 +386,7 @@ class Forward:
     # The end, on the selector thread.
 
     def _close(self, drain: float) -> None:
-        if self.closed:
+        if self._has_ended:
             return
         if not self._is_closing:
             self._is_closing = True
@@ -416,20 +417,23 @@ class Forward:
 
     def _end(self, error: Optional[SshServiceError] = None) -> None:
         """End it, and reset the streams that are left."""
-        if self.closed:
+        if self._has_ended:
             return
+        self._has_ended = True
         listened = self._ready.done() and self._ready.exception() is None
-        self._ended.set()
-        _live.discard(self)
         if error is not None:
             self.last_error = error
-        if not self._is_closing:
-            self._is_closing = True
-            self._stop_listening()
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-        self._reset_streams()
-        self._link.close()
+        try:
+            if not self._is_closing:
+                self._is_closing = True
+                self._stop_listening()
+            if self._drain_timer is not None:
+                self._drain_timer.cancel()
+            self._reset_streams()
+            self._link.close()
+        finally:
+            self._ended.set()
+            _live.discard(self)
         if listened:
             self._publish_ended(error)
         self._ready.settle(

@@ -701,6 +701,34 @@ def test_close_lets_streams_end_and_resets_those_that_do_not(
     eventually(lambda: cache.stats()["leases"] == 0, "the lease is released")
 
 
+def test_no_close_returns_before_the_last_stream_is_reset(
+    sshd: Sshd, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two at once, the second one may find the end under way."""
+    entered, go_on = threading.Event(), threading.Event()
+    reset_streams = Forward._reset_streams
+
+    def slow(forward: Forward) -> None:
+        entered.set()
+        go_on.wait(PATIENCE)
+        reset_streams(forward)
+
+    monkeypatch.setattr(Forward, "_reset_streams", slow)
+    with target() as server:
+        forward = forward_local(sshd.connect_params, server.port, cache=cache)
+        with connect(forward.port) as client:
+            client.sendall(b"hello")
+            assert client.recv(10) == b"hello"
+            first = threading.Thread(target=forward.close, args=(0.01,))
+            first.start()
+            assert entered.wait(PATIENCE)
+            assert not forward.closed
+            go_on.set()
+            forward.close()
+            assert forward.closed and "closed, 0 streams" in repr(forward)
+            first.join(PATIENCE)
+
+
 def test_closing_the_cache_ends_its_forwards(sshd: Sshd, cache: SshClientCache) -> None:
     with target() as server:
         forward = forward_local(sshd.connect_params, server.port, keep=True, cache=cache)
