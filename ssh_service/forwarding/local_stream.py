@@ -71,6 +71,7 @@ class LocalStream(Stream):
             self._on_local_error(error)
             return
         self._thread.watch(self._sock, 0, self._on_ready_early)
+        self._thread.watch_error(self._sock, self._on_local_error)
 
     def open(self, transport: SshTransport) -> None:
         """Ask the server to connect to the target."""

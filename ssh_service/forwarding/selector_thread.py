@@ -12,8 +12,10 @@ import heapq
 import itertools
 import logging
 import os
+import select
 import selectors
 import socket
+import sys
 import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
@@ -27,6 +29,7 @@ _MAX_WAIT = 3600.0
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 Handler = Callable[[int], None]
+ErrorHandler = Callable[[OSError], None]
 
 
 class Timer:
@@ -61,6 +64,11 @@ class SelectorThread:
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         self._selector.register(self._wake_reader, READ, self._drain_wakeups)
+        # Selectors of the standard library cannot wait for nothing but an error; epoll can.
+        self._errors = select.epoll() if sys.platform == "linux" else None
+        if self._errors is not None:
+            self._selector.register(self._errors, READ, self._on_errors)
+        self._error_handlers: Dict[int, Tuple[socket.socket, ErrorHandler]] = {}
         self._is_asleep = False
         self._sockets: Set[socket.socket] = set()
         self._watched: Dict[socket.socket, Tuple[int, Handler]] = {}
@@ -125,8 +133,39 @@ class SelectorThread:
             self._selector.modify(sock, events, handler)
         self._watched[sock] = events, handler
 
+    def watch_error(self, sock: socket.socket, handler: Optional[ErrorHandler]) -> None:
+        """
+        Call `handler` once the peer has reset a socket, until this is called with None.
+
+        It is for a socket that `watch` does not watch.  Only Linux offers it; elsewhere, the reset
+        is noticed when the socket is read or written.
+        """
+        descriptor = sock.fileno()
+        if self._errors is None or (handler is None and descriptor not in self._error_handlers):
+            return
+        if handler is None:
+            del self._error_handlers[descriptor]
+            self._errors.unregister(descriptor)
+            return
+        if descriptor not in self._error_handlers:
+            # By edge: a Unix socket whose peer has ended is reported for ever, with no error.
+            self._errors.register(descriptor, select.EPOLLET)
+        self._error_handlers[descriptor] = sock, handler
+
+    def _on_errors(self, _: int) -> None:
+        if self._errors is None:
+            return
+        for descriptor, events in self._errors.poll(0):
+            if not events & select.EPOLLERR or descriptor not in self._error_handlers:
+                continue
+            sock, handler = self._error_handlers[descriptor]
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                _call_logged(handler, OSError(code, os.strerror(code)))
+
     def close(self, sock: socket.socket) -> None:
         """Close a socket, which no other thread may be using."""
+        self.watch_error(sock, None)
         self.watch(sock, 0, _ignore)
         self._sockets.discard(sock)
         sock.close()
@@ -179,6 +218,8 @@ class SelectorThread:
     def abandon(self) -> None:
         """Close this process's copies of all descriptors; the parent's connections stay."""
         self._selector.close()
+        if self._errors is not None:
+            self._errors.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         for sock in list(self._sockets):

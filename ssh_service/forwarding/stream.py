@@ -239,6 +239,7 @@ class Stream(ChannelSink):
         if not self.has_ended:
             events = (READ if self._reads else 0) | (WRITE if self._is_blocked else 0)
             self._thread.watch(self._sock, events, self._on_ready)
+            self._thread.watch_error(self._sock, None if events else self._on_local_error)
 
     def _on_ready(self, events: int) -> None:
         if events & WRITE:
@@ -319,6 +320,7 @@ class Stream(ChannelSink):
         self, outcome: str, error: Optional[BaseException] = None, reset: bool = False
     ) -> None:
         self._thread.watch(self._sock, 0, self._on_ready)
+        self._thread.watch_error(self._sock, None)
         self.has_ended = True
         self._is_closing = True
         if outcome in ("refused", "failed") and isinstance(error, Exception):

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import struct
+import sys
 import threading
 import time
 from pathlib import Path
@@ -530,6 +531,37 @@ def test_a_connection_that_dies_while_a_stream_opens_is_replaced(
                 proxy.heal()
                 proxy.reset()
                 assert client.recv(10) == b"hello"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs epoll")
+@pytest.mark.parametrize("how", ["blocked", "half-closed"])
+def test_a_reset_is_noticed_while_the_target_is_stuck(
+    sshd: Sshd, cache: SshClientCache, how: str
+) -> None:
+    """Its place among `max_streams`, and the server's connection, are free again."""
+    stop = threading.Event()
+
+    def stuck(client: socket.socket) -> None:
+        stop.wait(2 * PATIENCE)
+
+    with target(stuck) as server:
+        with forward_local(sshd.connect_params, server.port, cache=cache) as forward:
+            client = connect(forward.port)
+            if how == "blocked":
+                client.settimeout(0.5)
+                with pytest.raises(socket.timeout):
+                    while True:
+                        client.send(bytes(MIB))
+            else:
+                client.sendall(b"hello")
+                client.shutdown(socket.SHUT_WR)
+                eventually(lambda: forward.bytes == (5, 0), "it is read")
+                eventually(lambda: forward.streams == 1 and server.clients, "it is open")
+            reset(client)
+            try:
+                eventually(lambda: forward.streams == 0, "the stream ends")
+            finally:
+                stop.set()
 
 
 def test_a_local_program_that_breaks_off_leaves_no_channel(
