@@ -13,7 +13,7 @@ from ssh_service.errors import SshConfigError
 # Bytes of a Unix socket's path on this machine, without the closing NUL.
 _MAX_LOCAL_PATH = 107 if sys.platform.startswith("linux") else 103
 _ALL = "*"
-_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 
 
 class TcpAddress(NamedTuple):
@@ -100,6 +100,8 @@ def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
         return TcpAddress("localhost", _port(value, value, name, least))
     if not isinstance(value, str) or not value:
         raise SshConfigError(f"{wanted}, got {value!r}")
+    if "://" in value:
+        raise SshConfigError(f"{wanted}, not a URL, got {value!r}")
     if "/" in value:
         return _unix_address(value, name, is_local)
     found = _HOST_AND_PORT.fullmatch(value)
@@ -112,6 +114,8 @@ def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
         hint = "the port alone is on loopback"
         hint += "; '*:port' is all addresses" if least == 0 else ""
         raise SshConfigError(f"{name} must name a host before the colon ({hint}), got {value!r}")
+    if "@" in host:
+        raise SshConfigError(f"{name} must name a host without a user, got {value!r}")
     if any(character.isspace() or not character.isprintable() for character in host):
         raise SshConfigError(f"{wanted}, got {value!r}")
     return TcpAddress(host, _port(int(found["port"]), value, name, least))
@@ -127,7 +131,17 @@ def _port(port: int, value: Any, name: str, least: int) -> int:
 def _unix_address(path: str, name: str, is_local: bool) -> UnixAddress:
     if "\0" in path:
         raise SshConfigError(f"{name} must be a path without NUL characters, got {path!r}")
-    size = len(os.fsencode(path))
+    try:
+        if is_local and not os.path.isabs(path):  # the program may change its folder later
+            path = os.path.join(os.getcwd(), path[2:] if path.startswith("./") else path)
+        size = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise SshConfigError(f"{name} must be a path that can be encoded, got {path!r}") from None
+    except OSError as error:
+        raise SshConfigError(
+            f"{name} must be an absolute path, as the current folder is gone"
+            f" ({error.strerror}), got {path!r}"
+        ) from error
     if is_local and size > _MAX_LOCAL_PATH:
         raise SshConfigError(
             f"{name} must be a path of at most {_MAX_LOCAL_PATH} bytes, which is the system's"

@@ -139,7 +139,12 @@ class Forward:
 
     @property
     def address(self) -> str:
-        """Where it listens: ``host:port``, or the path of a Unix socket."""
+        """
+        Where it listens: ``host:port``, or the path of a Unix socket.
+
+        The host of `forward_remote` is the one that was asked for: without ``GatewayPorts``, sshd
+        listens on its loopback instead, and does not say so.
+        """
         return str(self._address)
 
     @property

@@ -54,6 +54,33 @@ def test_the_length_of_a_path_is_limited_on_this_side_only() -> None:
         parse_listen(long, is_local=True)
 
 
+def test_a_path_of_this_side_stays_where_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the program changes its folder while the forward lives."""
+    monkeypatch.chdir(tmp_path)
+    for given in ("./socket", Path("socket")):
+        assert parse_listen(given, is_local=True) == (str(tmp_path / "socket"),)
+        assert parse_target(given, is_local=True) == (str(tmp_path / "socket"),)
+    assert parse_listen("./socket", is_local=False) == ("./socket",)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("db:\u0663", "must be a port, 'host:port'"),
+        ("user@db:80", "without a user"),
+        ("http://db:80", "not a URL"),
+        ("/tmp/\ud800", "can be encoded"),
+    ],
+)
+@pytest.mark.parametrize("is_local", [True, False])
+def test_what_can_never_work_is_refused_at_once(given: str, message: str, is_local: bool) -> None:
+    for parse in (parse_target, parse_listen):
+        with pytest.raises(SshConfigError, match=message):
+            parse(given, is_local=is_local)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.9.9.9"])
 def test_loopback_is_known(host: str) -> None:
     assert TcpAddress(host, 1).is_loopback
