@@ -17,9 +17,10 @@ from ssh_service.cli.forward_specs import Spec, parse
 from ssh_service.cli.report import escape_control_characters
 from ssh_service.cli.targets import connect_parameters
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.errors import SshServiceError
+from ssh_service.errors import SshConfigError, SshServiceError
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.forwarding import Forward
+from ssh_service.forwarding.addresses import parse_listen, parse_target
 from ssh_service.transport.lock_free import LockFreeEvent
 
 __all__ = ["run"]
@@ -45,12 +46,25 @@ def run(
     specs += [parse("-D", text) for text in dynamic]
     if not specs:
         raise click.UsageError("nothing to forward: give -L, -R or -D")
+    for spec in specs:
+        _check(spec)
     connect = connect_params(host, connect_parameters(**options))
     if verbose:
         level = logging.INFO if verbose == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
         logging.getLogger("paramiko").setLevel(logging.WARNING)
     return _Run(specs, connect).run()
+
+
+def _check(spec: Spec) -> None:
+    """Find wrong usage before anything is begun."""
+    is_remote = spec.option == "-R"
+    try:
+        if spec.to is not None:
+            parse_target(spec.to, is_local=is_remote)
+        parse_listen(spec.listen, is_local=not is_remote)
+    except SshConfigError as error:
+        raise click.UsageError(f"{spec.option} {spec.text}: {error}") from error
 
 
 class _Run:

@@ -83,15 +83,19 @@ def _to(parts: List[str]) -> Optional[str]:
     if len(parts) == 1:
         return parts[0] if parts[0].startswith("/") else None
     host, port = parts
-    return f"{host}:{port}" if host and host[0] not in "/*" and port.isdigit() else None
+    return f"{host}:{port}" if host and host[0] not in "/*" and _is_number(port) else None
 
 
 def _listen(parts: List[str]) -> Optional[Union[int, str]]:
     if len(parts) == 1 and parts[0].startswith("/"):
         return parts[0]
-    if not parts or len(parts) > 2 or not parts[-1].isdigit():
+    if not parts or len(parts) > 2 or not _is_number(parts[-1]):
         return None
     if len(parts) == 1:
         return int(parts[0])
     host = parts[0] or "*"  # as in ssh, an empty address is all of them
     return None if host.startswith("/") else f"{host}:{parts[1]}"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -148,7 +148,7 @@ class SelectorThread:
             self._errors.unregister(descriptor)
             return
         if descriptor not in self._error_handlers:
-            # By edge: a Unix socket whose peer has ended is reported for ever, with no error.
+            # By edge: a Unix socket whose peer has ended is reported without end.
             self._errors.register(descriptor, select.EPOLLET)
         self._error_handlers[descriptor] = sock, handler
 
