@@ -26,13 +26,15 @@ is() {
 """
 # Sets `members` to how much is left of the group: all that has its number.  The script counts
 # itself as well, to know that it could look.  (Not by `read`: a shell reads one byte at a time.)
+# It signals by `kill -NAME`: after `kill -s NAME`, dash wants `--` before the number of a group,
+# of which busybox complains.
 _GROUP = """\
 look() {
     members=$(cat /proc/[0-9]*/stat |
         LC_ALL=C grep -c -e "^$$ (" -e ") [A-Ya-y] [0-9]* {pid} ")
     [ "$members" = 1 ] && members=
 }
-send() { kill -s "$1" -- -{pid}; }
+send() { kill "-$1" -{pid}; }
 """
 # Sets `members` to the process and what it has begun, and adds what those begin meanwhile; for
 # servers whose commands have no process group of their own.
@@ -60,7 +62,7 @@ look() {
         is "${_e%:*}" "${_e#*:}" && members="$members ${_e%:*}"
     done
 }
-send() { kill -s "$1" $members; }
+send() { kill "-$1" $members; }
 """
 _END = """\
 for signal in {signals}; do
@@ -143,7 +145,7 @@ def end_script(process: Process, signals: Sequence[str], wait: float = 0.0) -> s
     """Write the script that ends a process and its children."""
     names = " ".join(map(shlex.quote, signals))
     if process.started is None:  # a system without /proc, whose commands have groups
-        kills = [f"kill -s {name} -- -{process.pid}" for name in names.split()]
+        kills = [f"kill -{name} -{process.pid}" for name in names.split()]
         return "; ".join(kills)
     text = _IS
     if process.boot:

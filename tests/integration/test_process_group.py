@@ -81,6 +81,19 @@ def test_end_script_ends_a_command_and_its_children(
     os.kill(its_child, signal.SIGKILL)
 
 
+@each_shell
+def test_end_script_without_proc_ends_the_group_without_complaint(
+    shell: List[str], spawn: Callable[..., Any]
+) -> None:
+    """The shells differ in how they take the number of a group."""
+    process, child = spawn(own_group=True)
+    text = end_script(Process(process.pid, True), ["TERM", "KILL"])
+    done = subprocess.run([*shell, "-c", text], stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert process.wait(10) == -signal.SIGKILL
+    eventually(lambda: not is_running(child), "the child ends")
+
+
 @needs_proc
 @pytest.mark.parametrize("own_group", [True, False], ids=["group", "tree"])
 @pytest.mark.parametrize("change", [{"started": 1}, {"boot": BOOT}])

@@ -225,7 +225,7 @@ def test_assign_is_right_or_says_nothing() -> None:
 
 def test_end_script_without_proc_is_a_kill_of_the_group() -> None:
     text = end_script(Process(4711, True), ["TERM", "KILL"], 1.0)
-    assert text == "kill -s TERM -- -4711; kill -s KILL -- -4711"
+    assert text == "kill -TERM -4711; kill -KILL -4711"
 
 
 # The census.
