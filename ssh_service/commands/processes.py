@@ -226,7 +226,7 @@ def _is_certain(order: Sequence[Process]) -> bool:
     )
 
 
-class Assignment(NamedTuple):
+class SessionProcesses(NamedTuple):
     """
     What a list of processes says about sessions.
 
@@ -245,15 +245,15 @@ class Assignment(NamedTuple):
 
 def assign(
     found: Sequence[Process], entries: Sequence[Tuple[int, bool]], known: Mapping[int, Process]
-) -> Assignment:
+) -> SessionProcesses:
     """Tell which process belongs to which session."""
     numbers = sorted(known)
     marks = [_age(known[number]) for number in numbers]
     every = sorted({*found, *known.values()}, key=_age)
     if marks != sorted(set(marks)) or not _is_certain(every):
-        return Assignment({}, set())
+        return SessionProcesses({}, set())
     there = set(found)
-    result = Assignment({}, {n for n, _ in entries if n in known and known[n] not in there})
+    result = SessionProcesses({}, {n for n, _ in entries if n in known and known[n] not in there})
     for gap in range(len(numbers) + 1):
         those = [p for p in found if _age(p) not in marks and bisect(marks, _age(p)) == gap]
         sessions = [e for e in entries if e[0] not in known and bisect(numbers, e[0]) == gap]

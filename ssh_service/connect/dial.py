@@ -18,7 +18,7 @@ from ssh_service import algorithms
 from ssh_service.connect.authentication import authenticate
 from ssh_service.connect.credentials import Credentials
 from ssh_service.connect.proxy_command import ProxySocket
-from ssh_service.connect.routes import OpenTunnel, Stream, open_stream
+from ssh_service.connect.routes import NetworkStream, OpenTunnel, open_stream
 from ssh_service.errors import (
     SshConnectError,
     SshConnectionLost,
@@ -118,7 +118,7 @@ def dial(
     return transport
 
 
-def _start(target: ConnectParams, stream: Stream) -> SshTransport:
+def _start(target: ConnectParams, stream: NetworkStream) -> SshTransport:
     trust = target.known_hosts
     wanted = trust.algorithms(target.server_host_key_algs, target.host_key_names)
     available = algorithms.supported("server_host_key_algs")
@@ -169,7 +169,7 @@ def _dial_hop(
     return transport, transport.close_nowait  # called on a reader thread, which must not wait
 
 
-def _discard(transport: Optional[SshTransport], stream: Stream) -> None:
+def _discard(transport: Optional[SshTransport], stream: NetworkStream) -> None:
     """Close and release everything, whatever the state of the attempt."""
     try:
         if transport is not None:
@@ -181,7 +181,7 @@ def _discard(transport: Optional[SshTransport], stream: Stream) -> None:
             stream.release()
 
 
-def _error_detail(error: SshConnectError, target: ConnectParams, stream: Stream) -> str:
+def _error_detail(error: SshConnectError, target: ConnectParams, stream: NetworkStream) -> str:
     """Return details that were not known where the error was raised."""
     if isinstance(error.__cause__, paramiko.ssh_exception.IncompatiblePeer):
         for kind, words in _PARAMIKO_TERMS.items():

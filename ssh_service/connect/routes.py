@@ -13,13 +13,13 @@ from ssh_service.errors import SshConnectError, SshConnectTimeout, copy_for_rais
 from ssh_service.params import ConnectParams
 from ssh_service.transport import printable
 
-__all__ = ["OpenTunnel", "Stream", "open_stream"]
+__all__ = ["NetworkStream", "OpenTunnel", "open_stream"]
 
 # open_tunnel(hop, deadline) -> (authenticated transport, release)
 OpenTunnel = Callable[[ConnectParams, float], Tuple[paramiko.Transport, Callable[[], None]]]
 
 
-class Stream(NamedTuple):
+class NetworkStream(NamedTuple):
     """A connected stream, and the function to call once it is no longer needed."""
 
     sock: Any
@@ -35,7 +35,7 @@ def open_stream(
     deadline: float,
     open_tunnel: OpenTunnel,
     is_wanted: Callable[[], bool] = lambda: True,
-) -> Stream:
+) -> NetworkStream:
     """
     Connect to the SSH port of a target, by the route in its parameters.
 
@@ -59,8 +59,10 @@ def open_stream(
             release()
             raise
     if target.proxy_command is not None:
-        return Stream(ProxySocket.start(target.proxy_command, target.connection_id), _no_release)
-    return Stream(connect_tcp(target, deadline, is_wanted), _no_release)
+        return NetworkStream(
+            ProxySocket.start(target.proxy_command, target.connection_id), _no_release
+        )
+    return NetworkStream(connect_tcp(target, deadline, is_wanted), _no_release)
 
 
 def _of_jump_host(error: SshConnectError, target: ConnectParams) -> SshConnectError:
@@ -78,7 +80,7 @@ def _open_tunnel_stream(
     release: Callable[[], None],
     target: ConnectParams,
     deadline: float,
-) -> Stream:
+) -> NetworkStream:
     left = deadline - time.monotonic()
     jump = getattr(transport, "connection_id", "the jump host")
     try:
@@ -101,7 +103,7 @@ def _open_tunnel_stream(
             connection_id=target.connection_id,
             phase="tcp",
         ) from error
-    return Stream(TunnelSocket(channel), release)
+    return NetworkStream(TunnelSocket(channel), release)
 
 
 class TunnelSocket:

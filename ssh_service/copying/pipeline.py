@@ -28,7 +28,7 @@ from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.interruptions import find_interruption
 
-__all__ = ["ABORTS", "Cancelled", "Pipeline", "PipelineTask", "Waiter"]
+__all__ = ["ABORTS", "Cancelled", "Pipeline", "PipelineTask", "TaskWaiter"]
 
 _T = TypeVar("_T")
 
@@ -67,7 +67,7 @@ class PipelineTask:
         self.waits_for: Any = None
 
 
-class Waiter:
+class TaskWaiter:
     """Suspends a task until `Pipeline.wake`."""
 
     __slots__ = ("waiting_task",)
@@ -75,7 +75,7 @@ class Waiter:
     def __init__(self) -> None:
         self.waiting_task: Optional[PipelineTask] = None
 
-    def __await__(self) -> Generator[Waiter, None, None]:
+    def __await__(self) -> Generator[TaskWaiter, None, None]:
         yield self
 
 
@@ -118,7 +118,7 @@ class Pipeline:
         self._broke_deadlock = False
         self._interrupt: Optional[BaseException] = None
         self._outer = sys.exc_info()[1]  # which our caller is handling
-        self._join_waiter: Optional[Waiter] = None
+        self._join_waiter: Optional[TaskWaiter] = None
 
     def run(self, main: Coroutine[Any, Any, _T]) -> _T:
         """Run `main`, the first task, and all that it starts; return the result of `main`."""
@@ -167,7 +167,7 @@ class Pipeline:
         """Cancel those of these tasks that still run; they clean up before the run ends."""
         self._cancel(lambda task: task in tasks)
 
-    def wake(self, waiter: Waiter) -> None:
+    def wake(self, waiter: TaskWaiter) -> None:
         """Resume the task that waits for `waiter`."""
         if waiter.waiting_task is not None:
             self._ready.append(waiter.waiting_task)
@@ -198,7 +198,7 @@ class Pipeline:
     async def join_others(self) -> None:
         """Wait, in the first task, until all others have ended."""
         while len(self._tasks) - len(self._background) > 1:
-            self._join_waiter = Waiter()
+            self._join_waiter = TaskWaiter()
             await self._join_waiter
 
     def _run_all(self, timeout: Optional[float]) -> None:

@@ -28,7 +28,7 @@ from ssh_service.copying.replies import check_status, is_link, parse_attributes
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.sftp.server_facts import Identity
+from ssh_service.copying.sftp.server_facts import RemoteIdentity
 from ssh_service.copying.waiting import Budget, TaskEvent
 
 __all__ = [
@@ -77,7 +77,7 @@ class _IdentityReplies:
         self.done = done
         self.is_awaited = False
 
-    async def identity(self) -> Identity:
+    async def identity(self) -> RemoteIdentity:
         file = await _described(self._file)
         sets_modes = True
         try:
@@ -85,7 +85,7 @@ class _IdentityReplies:
         except Refused as refused:
             sets_modes = refused.code == protocol.OP_UNSUPPORTED  # setting by path may work
         root = await _described(self._root)
-        return Identity(
+        return RemoteIdentity(
             uid=file.uid,
             # Some servers report the same made-up owner for all files; "/" belongs to root.
             is_proven=file.uid == 0 or root.uid not in (None, file.uid),
@@ -111,7 +111,7 @@ class RemoteOwner:
         self._resolved: Dict[bytes, ResolvedFolder] = {}
 
     @property
-    def identity(self) -> Optional[Identity]:
+    def identity(self) -> Optional[RemoteIdentity]:
         """The identity, if it is known; kept for all copies on the session."""
         return self._remote.facts.identity
 
@@ -130,7 +130,7 @@ class RemoteOwner:
                 TaskEvent(self._pipeline),
             )
 
-    async def wait_for_identity(self) -> Optional[Identity]:
+    async def wait_for_identity(self) -> Optional[RemoteIdentity]:
         """Return the identity; wait for it while it is being found out."""
         asked = self._asked
         if asked is not None and asked.is_awaited:
@@ -145,7 +145,7 @@ class RemoteOwner:
                 asked.done.set()
         return self.identity
 
-    async def identify(self, folder: bytes) -> Identity:
+    async def identify(self, folder: bytes) -> RemoteIdentity:
         """Return the identity; create a file to find it out, if necessary."""
         await self._probing.acquire()
         try:
@@ -153,14 +153,14 @@ class RemoteOwner:
         finally:
             self._probing.release()
 
-    async def _find_identity(self, folder: bytes) -> Identity:
+    async def _find_identity(self, folder: bytes) -> RemoteIdentity:
         for where in (folder, b"."):  # in that folder, or in the home directory
             identity = await self.wait_for_identity()
             if identity is not None:
                 return identity
             if where not in self._no_probe:
                 await self._probe(where)
-        return self.identity or Identity()
+        return self.identity or RemoteIdentity()
 
     async def _probe(self, folder: bytes) -> None:
         remote, name = self._remote, temporary.names.new(b"")
@@ -277,7 +277,7 @@ class RemoteOwner:
         way.path = real
 
     @staticmethod
-    def _is_guarded(folder: Attributes, identity: Identity) -> bool:
+    def _is_guarded(folder: Attributes, identity: RemoteIdentity) -> bool:
         if identity.uid is None or not is_guarded(folder, identity.uid):
             return False
         return identity.is_proven or not is_shared(folder)

@@ -16,7 +16,7 @@ from ssh_service.copying.replies import is_folder, parse_attributes, parse_names
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes, FolderEntry
 from ssh_service.copying.sftp.reply import Reply
-from ssh_service.copying.sftp.server_facts import Identity
+from ssh_service.copying.sftp.server_facts import RemoteIdentity
 from ssh_service.copying.waiting import Budget, TaskEvent
 
 __all__ = ["ClaimedFile", "StaleFiles"]
@@ -267,6 +267,6 @@ class StaleFiles:
             listing.found += [e for e in entries if temporary.parse(e.filename)]
 
 
-def _age(entry: FolderEntry, identity: Identity) -> float:
+def _age(entry: FolderEntry, identity: RemoteIdentity) -> float:
     mtime = entry.attributes.mtime
     return 0 if mtime is None else identity.now - mtime

@@ -36,7 +36,7 @@ __all__ = ["Upload"]
 _MAX_IN_FLIGHT = 500
 
 
-class _Folder:
+class _RemoteFolder:
     """
     A folder on the server.
 
@@ -228,7 +228,7 @@ class Upload:
             self._finished_folders.append((target, attributes_of(status)))
 
     async def _copy_rest(self, streamed: StreamResult, target: bytes, is_new: bool) -> None:
-        folder = _Folder(target, TaskEvent(self._pipeline))
+        folder = _RemoteFolder(target, TaskEvent(self._pipeline))
         folder.is_new = is_new
         folder.made.set()
         if not is_new and self._context.options.contents:
@@ -244,16 +244,18 @@ class Upload:
     # Folders.
 
     async def _start_folder(
-        self, path: bytes, status: os.stat_result, inside: Optional[_Folder]
-    ) -> _Folder:
-        folder = _Folder(path, TaskEvent(self._pipeline))
+        self, path: bytes, status: os.stat_result, inside: Optional[_RemoteFolder]
+    ) -> _RemoteFolder:
+        folder = _RemoteFolder(path, TaskEvent(self._pipeline))
         mode = stat.S_IMODE(status.st_mode)
         if self._context.options.preserve is False:
             mode = 0o777  # minus the server's umask
         await self._context.folder_budget.start(self._make_folder(folder, mode, inside))
         return folder
 
-    async def _make_folder(self, folder: _Folder, mode: int, inside: Optional[_Folder]) -> None:
+    async def _make_folder(
+        self, folder: _RemoteFolder, mode: int, inside: Optional[_RemoteFolder]
+    ) -> None:
         try:
             if inside is not None:
                 await inside.made.wait()
@@ -278,7 +280,7 @@ class Upload:
         if not folder.is_new and not folder.failed:
             self._stale_files.start_removing(folder.path)
 
-    async def _accept_folder(self, folder: _Folder, refused: Refused) -> None:
+    async def _accept_folder(self, folder: _RemoteFolder, refused: Refused) -> None:
         """Use a folder that exists already, or raise the error why it cannot be created."""
         found = await self._remote.find(folder.path)
         if found is None:
@@ -326,7 +328,9 @@ class Upload:
 
     # Files.
 
-    async def _copy_file(self, path: bytes, target: bytes, folder: Optional[_Folder]) -> None:
+    async def _copy_file(
+        self, path: bytes, target: bytes, folder: Optional[_RemoteFolder]
+    ) -> None:
         try:
             with SourceFile(path, self._context.source_tree) as source:
                 if folder is not None:
@@ -344,7 +348,7 @@ class Upload:
         finally:
             self._context.file_budget.release()
 
-    async def _copy_link(self, text: bytes, target: bytes, folder: _Folder) -> None:
+    async def _copy_link(self, text: bytes, target: bytes, folder: _RemoteFolder) -> None:
         try:
             await folder.made.wait()
             if not folder.failed:

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any, Coroutine, Deque, List
 
 from ssh_service.copying.open_files import open_files
-from ssh_service.copying.pipeline import Pipeline, Waiter
+from ssh_service.copying.pipeline import Pipeline, TaskWaiter
 from ssh_service.copying.sftp.session import SftpSession
 from ssh_service.copying.sftp.usage import Usage
 
@@ -18,7 +18,7 @@ class TaskEvent:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._waiters: List[Waiter] = []
+        self._waiters: List[TaskWaiter] = []
         self.is_set = False
 
     def belongs_to(self, pipeline: Pipeline) -> bool:
@@ -35,7 +35,7 @@ class TaskEvent:
     async def wait(self) -> None:
         """Wait until it is set."""
         if not self.is_set:
-            waiter = Waiter()
+            waiter = TaskWaiter()
             self._waiters.append(waiter)
             await waiter
 
@@ -50,7 +50,7 @@ class Budget(Usage):
     def __init__(self, pipeline: Pipeline, limit: int) -> None:
         self._pipeline = pipeline
         self._limit = limit
-        self._queue: Deque[Waiter] = deque()
+        self._queue: Deque[TaskWaiter] = deque()
         self.used = 0
 
     def try_acquire(self, amount: int = 1) -> bool:
@@ -68,7 +68,7 @@ class Budget(Usage):
         """Acquire `amount`, waiting for it if necessary."""
         if self.try_acquire(amount):
             return
-        waiter = Waiter()
+        waiter = TaskWaiter()
         self._queue.append(waiter)
         try:
             await self._wait_for_room(waiter, amount)
@@ -77,7 +77,7 @@ class Budget(Usage):
             self._queue.remove(waiter)
             self._wake_next()  # there may be enough for it as well
 
-    async def _wait_for_room(self, waiter: Waiter, amount: int) -> None:
+    async def _wait_for_room(self, waiter: TaskWaiter, amount: int) -> None:
         await waiter
         while not self._has_room(amount):
             await waiter

@@ -19,7 +19,7 @@ from ssh_service.errors import SshConfigError, SshServiceError, SshTransferError
 from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.transport import SshTransport
 
-__all__ = ["Host", "MockStage", "RealStage", "Stage", "connect_params", "check_connection"]
+__all__ = ["DemoHost", "MockStage", "RealStage", "Stage", "connect_params", "check_connection"]
 
 # Latency in seconds, each way, between this process and its own servers.
 _LATENCY = 0.015
@@ -28,7 +28,7 @@ _TIMEOUT = 30.0
 _WORKSPACE = re.compile(r"/\S.*/ssh-service-demo\.\w+\Z")
 
 
-class Host(NamedTuple):
+class DemoHost(NamedTuple):
     """
     A destination, and a function that cuts a connection to it.
 
@@ -53,12 +53,12 @@ class Host(NamedTuple):
     logins: int
 
 
-def _host(name: str, connect: Dict[str, Any], cut: Callable[[SshTransport], None]) -> Host:
+def _host(name: str, connect: Dict[str, Any], cut: Callable[[SshTransport], None]) -> DemoHost:
     target = params.resolve(connect)
     logins, hop = 1, target.tunnel
     while isinstance(hop, params.ConnectParams):
         logins, hop = logins + 1, hop.tunnel
-    return Host(name, connect, cut, target.connection_id, logins)
+    return DemoHost(name, connect, cut, target.connection_id, logins)
 
 
 class Stage(ABC):
@@ -79,7 +79,7 @@ class Stage(ABC):
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> List[Host]:
+    def __enter__(self) -> List[DemoHost]:
         with contextlib.ExitStack() as stack:
             hosts = self._hosts(stack)
             self._stack = stack.pop_all()
@@ -89,7 +89,7 @@ class Stage(ABC):
         self._stack.close()
 
     @abstractmethod
-    def _hosts(self, stack: contextlib.ExitStack) -> List[Host]:
+    def _hosts(self, stack: contextlib.ExitStack) -> List[DemoHost]:
         """Create the hosts; `stack` closes what they need."""
 
     @abstractmethod
@@ -106,7 +106,7 @@ class MockStage(Stage):
     )
     keeps_times = False
 
-    def _hosts(self, stack: contextlib.ExitStack) -> List[Host]:
+    def _hosts(self, stack: contextlib.ExitStack) -> List[DemoHost]:
         from ssh_service.testing.mock_sshd import MockSshd
 
         stack.enter_context(_quiet("paramiko"))
@@ -170,7 +170,7 @@ class RealStage(Stage):
             " connections: a connection is shared only if all parameters are equal."
         )
 
-    def _hosts(self, stack: contextlib.ExitStack) -> List[Host]:
+    def _hosts(self, stack: contextlib.ExitStack) -> List[DemoHost]:
         # Closing the transport's socket looks like a lost network.  (A proxy would hide the host
         # from the user's ssh_config.)
         return [_host(self._name, connect, lambda t: t.sock.close()) for connect in self._connect]

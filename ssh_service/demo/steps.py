@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, TypeVar
 from ssh_service import download, run, upload
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.demo import trees
-from ssh_service.demo.hosts import Host
+from ssh_service.demo.hosts import DemoHost
 from ssh_service.demo.journal import HookCall, Journal
 from ssh_service.demo.show import Show
 from ssh_service.errors import SshConnectionLost
@@ -59,7 +59,7 @@ def _on_threads(
 # --- 1 --------------------------------------------------------------------------------------
 
 
-def connect(show: Show, cache: SshClientCache, journal: Journal, hosts: List[Host]) -> None:
+def connect(show: Show, cache: SshClientCache, journal: Journal, hosts: List[DemoHost]) -> None:
     """Connect to all hosts at once, from many threads."""
     with show.step(
         "Connect to both at once",
@@ -95,7 +95,7 @@ def connect(show: Show, cache: SshClientCache, journal: Journal, hosts: List[Hos
 # --- 2 --------------------------------------------------------------------------------------
 
 
-def run_many(show: Show, cache: SshClientCache, hosts: List[Host]) -> None:
+def run_many(show: Show, cache: SshClientCache, hosts: List[DemoHost]) -> None:
     """Run commands from many threads over few connections."""
     with show.step(
         f"Run {COMMANDS} commands from {THREADS} threads over the {len(hosts)} connections",
@@ -133,7 +133,7 @@ def run_many(show: Show, cache: SshClientCache, hosts: List[Host]) -> None:
 def copy_a_tree(
     show: Show,
     cache: SshClientCache,
-    host: Host,
+    host: DemoHost,
     scratch: Path,
     workspace: str,
     keeps_times: bool,
@@ -170,7 +170,7 @@ def copy_a_tree(
 # --- 4 --------------------------------------------------------------------------------------
 
 
-def cut_the_line(show: Show, cache: SshClientCache, host: Host, workspace: str) -> None:
+def cut_the_line(show: Show, cache: SshClientCache, host: DemoHost, workspace: str) -> None:
     """Cut a connection while a command runs."""
     with show.step(
         f"Cut the connection to {host.name} while a command runs",
@@ -226,7 +226,7 @@ def _check_loss(show: Show, error: Optional[BaseException], seconds: float) -> N
 # --- 5 --------------------------------------------------------------------------------------
 
 
-def show_hook_calls(show: Show, journal: Journal, hosts: List[Host]) -> None:
+def show_hook_calls(show: Show, journal: Journal, hosts: List[DemoHost]) -> None:
     """Show the calls of the hooks, after the cache was closed."""
     with show.step(
         "Close the cache, and see the calls of the hooks",

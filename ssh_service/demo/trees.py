@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Dict, List, NamedTuple
 
-__all__ = ["FILES", "Entry", "differing", "make_tree", "read_tree"]
+__all__ = ["FILES", "TreeEntry", "differing", "make_tree", "read_tree"]
 
 FILES = 120
 
 
-class Entry(NamedTuple):
+class TreeEntry(NamedTuple):
     """What is compared for a file or folder."""
 
     content: bytes
@@ -31,12 +31,12 @@ def make_tree(root: Path) -> None:
         os.utime(path, (1.5e9 + number, 1.5e9 + number))
 
 
-def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
+def read_tree(root: Path, with_times: bool) -> Dict[str, TreeEntry]:
     """Read a tree: its entries by their relative names."""
     found = {}
     for path in sorted(root.rglob("*")):
         stat, is_file = path.stat(), path.is_file()
-        found[str(path.relative_to(root))] = Entry(
+        found[str(path.relative_to(root))] = TreeEntry(
             path.read_bytes() if is_file else b"",
             stat.st_mode,
             int(stat.st_mtime) if is_file and with_times else 0,
@@ -44,6 +44,6 @@ def read_tree(root: Path, with_times: bool) -> Dict[str, Entry]:
     return found
 
 
-def differing(one: Dict[str, Entry], other: Dict[str, Entry]) -> List[str]:
+def differing(one: Dict[str, TreeEntry], other: Dict[str, TreeEntry]) -> List[str]:
     """Return the names that differ between two trees, or are missing in one."""
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))

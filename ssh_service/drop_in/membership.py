@@ -12,7 +12,7 @@ from ssh_service import background
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Lease
 from ssh_service.drop_in.sharing import sharing
-from ssh_service.drop_in.target import ClientTarget, DialFailed, may_share
+from ssh_service.drop_in.target import ClientDialError, ClientTarget, may_share
 from ssh_service.drop_in.trust import OtherKeyType
 from ssh_service.errors import SshConnectError, SshConnectTimeout, SshServiceError
 from ssh_service.sessions.pool import SessionPool
@@ -86,7 +86,7 @@ class Membership:
             lease.release(self._linger)
             target.key_types = target.trust.known_types()
             return None
-        except DialFailed as failure:
+        except ClientDialError as failure:
             lease.release()
             # The lease's own error: the one that was raised is a copy for this caller.
             if mine:
@@ -175,6 +175,6 @@ def _leave(target: ClientTarget, token: int, linger: float) -> None:
 
 
 def _original(error: SshConnectError) -> BaseException:
-    if isinstance(error, DialFailed):
+    if isinstance(error, ClientDialError):
         return error.copy_original()
     return error

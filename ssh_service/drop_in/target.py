@@ -34,7 +34,7 @@ _TCP_TIMEOUT, _BANNER_TIMEOUT, _HANDSHAKE_TIMEOUT, _AUTH_TIMEOUT = 135.0, 15.0, 
 plain_connect = paramiko.SSHClient.connect
 
 
-class DialFailed(SshConnectError):
+class ClientDialError(SshConnectError):
     """
     A dial of a client's failed.
 
@@ -268,7 +268,7 @@ def _dial(
         transport = dialler.dial(target.arguments(), sock, on_started)
     except BaseException as error:
         failed = dialler.take_transport()
-        ours = DialFailed(
+        ours = ClientDialError(
             f"{target.connection_id}: cannot connect: {reason_of(error)}",
             connection_id=target.connection_id,
         )
@@ -309,7 +309,7 @@ def _nothing() -> None:
     """Do nothing: there is nothing to give back."""
 
 
-def may_share(failure: DialFailed, own: ClientTarget, other: Any) -> bool:
+def may_share(failure: ClientDialError, own: ClientTarget, other: Any) -> bool:
     """Return whether a dial of one's own would fail as another client's did."""
     patient = isinstance(other, ClientTarget) and all(
         mine <= theirs for mine, theirs in zip(own.patience, other.patience)

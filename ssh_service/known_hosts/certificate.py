@@ -52,7 +52,7 @@ class HostCertificate(NamedTuple):
             It is not a certificate.
 
         """
-        reader = _Reader(blob)
+        reader = _FieldReader(blob)
         key_type = reader.text()
         if not key_type.endswith(CERTIFICATE):
             raise ValueError(f"{key_type[:_MAX_TEXT]!r} is not a certificate type")
@@ -119,10 +119,10 @@ class HostCertificate(NamedTuple):
 
     def _signature_problem(self, signatures: Sequence[str]) -> Optional[str]:
         try:
-            signature = _Reader(self.signature)
+            signature = _FieldReader(self.signature)
             algorithm = signature.text()
             signature.string()
-            authority_type = _Reader(self.authority).text()
+            authority_type = _FieldReader(self.authority).text()
             if algorithm not in signatures:
                 return f"it is signed with {algorithm[:_MAX_TEXT]!r}"
             if signature.more:
@@ -137,7 +137,7 @@ class HostCertificate(NamedTuple):
         return "its signature is wrong"
 
 
-class _Reader:
+class _FieldReader:
     """Reads the fields of a message; runs into ValueError where it is short."""
 
     def __init__(self, blob: bytes) -> None:
@@ -165,7 +165,7 @@ class _Reader:
 
 
 def _strings(blob: bytes) -> Tuple[str, ...]:
-    reader = _Reader(blob)
+    reader = _FieldReader(blob)
     found: List[str] = []
     while reader.more:
         found.append(reader.text())

@@ -6,13 +6,13 @@ import dataclasses
 import time
 from typing import Any, NamedTuple, Optional, Set
 
-__all__ = ["Feature", "Identity", "ServerFacts"]
+__all__ = ["Feature", "RemoteIdentity", "ServerFacts"]
 
 # Seconds after which a missing feature is tried again: it may have been installed since.
 MISSING_TTL = 600.0
 
 
-class Identity(NamedTuple):
+class RemoteIdentity(NamedTuple):
     """The user that we are on a server, and its clock, as seen on a file that we just created."""
 
     uid: Optional[int] = None  # None: the server reports no owners
@@ -48,7 +48,7 @@ class ServerFacts:
     """What copies on one session have learned about the server."""
 
     connection_id: str = ""
-    identity: Optional[Identity] = None  # None: not known yet
+    identity: Optional[RemoteIdentity] = None  # None: not known yet
     rename_replaces: bool = True  # a plain SSH_FXP_RENAME replaces an existing file
     symlink_path_first: Optional[bool] = None  # the order in SSH_FXP_SYMLINK; None: not known yet
     symlink_probe: Any = None  # the `TaskEvent` of the copy that is finding out that order
