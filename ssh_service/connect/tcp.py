@@ -43,7 +43,7 @@ def connect_tcp(
         finally:
             for entry in list(selector.get_map().values()):
                 selector.unregister(entry.fileobj)
-                entry.fileobj.close()  # type: ignore[union-attr]
+                entry.data[0].close()
 
 
 def _race(
@@ -93,7 +93,7 @@ def _start_connect(
         code = sock.connect_ex(where)
         if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
             raise OSError(code, os.strerror(code))
-        selector.register(sock, selectors.EVENT_WRITE, where)
+        selector.register(sock, selectors.EVENT_WRITE, (sock, where))
     except BaseException as error:
         if sock is not None:
             sock.close()
@@ -109,13 +109,13 @@ def _wait_for_one(
     if not selector.get_map():
         return None
     for entry, _ in selector.select(max(0.0, until - time.monotonic())):
-        sock = entry.fileobj
-        assert isinstance(sock, socket.socket)
+        data: Tuple[socket.socket, Address] = entry.data
+        sock, where = data
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             selector.unregister(sock)
             sock.close()
-            failures.append((_format_address(entry.data), OSError(code, os.strerror(code))))
+            failures.append((_format_address(where), OSError(code, os.strerror(code))))
             continue
         sock.setblocking(True)
         # paramiko does not set it: see docs/paramiko_repairs.md#nagles-delay

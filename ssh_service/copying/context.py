@@ -48,6 +48,10 @@ _MAX_BYTES_IN_FLIGHT = 8 * 1024 * 1024
 CommandStarter = Callable[[bytes, ShellProcess], None]
 
 
+def _no_shell(command: bytes, process: ShellProcess) -> None:
+    process.on_exit(None)  # it never started
+
+
 class CopyContext:
     """
     The state of one copy.
@@ -58,6 +62,8 @@ class CopyContext:
         Whether anything was resumed that an earlier copy had begun.
     resumes_tree : bool
         Whether an earlier copy began the whole tree.
+    has_shell : bool
+        Whether commands can be run in the server's shell.
     source_tree : Optional[SourceTree]
         The local tree of an upload that keeps symbolic links.
     failures : List[SshTransferError]
@@ -76,7 +82,8 @@ class CopyContext:
         new_trees: Optional[NewTrees] = None,
     ) -> None:
         self._client = client
-        self._start_command = start_command
+        self.has_shell = start_command is not None
+        self._start_command = start_command or _no_shell
         self.options = options
         self.new_trees = NewTrees() if new_trees is None else new_trees
         self.progress = progress if isinstance(progress, Meter) else Meter(progress)
@@ -168,14 +175,8 @@ class CopyContext:
             self._warned.add(kind)
             _log.warning(text, *args)
 
-    @property
-    def has_shell(self) -> bool:
-        """Whether commands can be run in the server's shell."""
-        return self._start_command is not None
-
     def start_command(self, command: bytes) -> ShellProcess:
         """Run a command in the server's shell."""
-        assert self._start_command is not None
         process = ShellProcess(self._client)
         self._start_command(command, process)
         return process

@@ -141,31 +141,32 @@ class Download:
         is_explicit, target = resolved == target and target.endswith(b"/"), resolved
         source = source.rstrip(b"/") or b"/"
         self._source = source
-        self._tree = TargetTree(
+        tree = self._tree = TargetTree(
             target.rstrip(b"/") or b"/",
             self._mode_of(found),
             self._context.options.keeps_links,
             is_explicit,
         )
-        self._context.closing.callback(self._tree.close)
+        self._context.closing.callback(tree.close)
         if self._marker is not None and not self._context.resumes_tree:
-            if self._tree.root.is_new:
-                self._marker.begin(self._tree.root)
+            if tree.root.is_new:
+                self._marker.begin(tree.root)
             else:
-                self._find_marker(self._tree.root.path)
+                self._find_marker(tree.root.path)
         try:
             self._pending.append(SourceFolder(None, b"", 0, found, (real,), 0))
-            await self._copy_pending_folders()
+            await self._copy_pending_folders(tree)
             self._context.progress.expect_no_more()
         finally:
             if self._stream is not None:
                 self._stream.end()  # files requested earlier arrive, also after a failure
 
-    async def _copy_pending_folders(self) -> None:
+    async def _copy_pending_folders(self, tree: TargetTree) -> None:
         while self._pending or self._active_listings:
             if self._pending:
                 self._active_listings += 1
-                await self._context.folder_budget.start(self._copy_folder(self._pending.pop()))
+                folder = self._pending.pop()
+                await self._context.folder_budget.start(self._copy_folder(folder, tree))
             else:
                 self._changed = TaskEvent(self._pipeline)
                 await self._changed.wait()
@@ -215,12 +216,11 @@ class Download:
             return 0o777  # minus the umask
         return self._context.local_attributes(attributes).mode or 0o700
 
-    async def _copy_folder(self, folder: SourceFolder) -> None:
-        assert self._tree is not None
+    async def _copy_folder(self, folder: SourceFolder, tree: TargetTree) -> None:
         names = folder.names
         path = functools.reduce(join, names, self._source)
         try:
-            target = self._tree.make_folder(names, self._mode_of(folder.attributes))
+            target = tree.make_folder(names, self._mode_of(folder.attributes))
             # Recorded before its entries, so that a folder comes after those around it.  A target
             # that existed is the user's: its attributes stay.
             if names or target.is_new or not self._context.options.contents:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 from ssh_service import settings, ssh_config
 from ssh_service.secret import Secret
@@ -43,9 +43,10 @@ class Sources:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._given = dict(given)
-        for name in _HIDDEN:
-            if name in given:
-                self._given[name] = settings.secret_value(name, given[name])
+        self._secrets = {
+            name: settings.secret_value(name, given[name]) for name in _HIDDEN if name in given
+        }
+        self._given.update(self._secrets)
         self.get = self._given.get  # itself, as it is asked some thirty times for each command
         self.config = HostConfig()
         self.tokens: Dict[str, str] = {}
@@ -53,11 +54,9 @@ class Sources:
     def __contains__(self, name: str) -> bool:
         return name in self._given
 
-    def secret(self, name: str) -> Any:
+    def secret(self, name: str) -> Union[None, Secret, Callable[[], Any]]:
         """Return a secret of the caller's."""
-        value = self._given.get(name)
-        assert value is None or isinstance(value, Secret) or callable(value)
-        return value
+        return self._secrets.get(name)
 
     def text(self, name: str, keyword: str) -> Optional[str]:
         """

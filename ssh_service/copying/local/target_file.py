@@ -272,7 +272,7 @@ class TargetFile(Unfinished):
             if fsync:
                 os.fsync(self._file.fd)
             if self._temporary is not None:
-                self._rename()
+                self._rename(self._temporary)
                 if fsync:
                     self._folder.sync()
         except OSError as error:
@@ -284,11 +284,10 @@ class TargetFile(Unfinished):
         existing = self._existing
         return 0o666 & ~current_umask() if existing is None else (existing.mode or 0) & 0o777
 
-    def _rename(self) -> None:
-        assert self._temporary is not None
+    def _rename(self, written: bytes) -> None:
         fd = self._folder.fd
         try:
-            os.rename(self._temporary, self._name, src_dir_fd=fd, dst_dir_fd=fd)
+            os.rename(written, self._name, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError as error:
             if self._existing is None or error.errno not in _NOT_REPLACEABLE:
                 raise
@@ -303,7 +302,6 @@ class TargetFile(Unfinished):
 
     def _copy_over(self) -> None:
         """Overwrite a target that cannot be replaced by a rename, such as a mount point."""
-        assert self._temporary is not None
         source, self._file = self._file, Descriptor()
         written = os.fstat(source.fd)
         self._size = written.st_size
