@@ -61,13 +61,16 @@ _ssh_attempt() {
     esac
 }
 """
-# Prints the job that another attempt has started meanwhile, and removed what this one has made;
-# or else an error, in one line.
+# Prints the job that another attempt has started meanwhile, which may be removed again, with this
+# attempt's folder; or else an error, in one line.  Removes what this attempt has made.
 _FAIL = r"""
 _ssh_fail() {
+    [ -z "$_ssh_try" ] || [ -d "$_ssh_try" ] || set --
     [ -z "$_ssh_try" ] || { rm -rf -- "$_ssh_try"; rmdir -- "$_ssh_dir"; }
     if IFS= read -r _ssh_l <"$_ssh_dir/record"; then
         printf 'found %s\n' "$_ssh_l"
+    elif [ $# = 0 ]; then
+        echo 'found '
     else
         set -f
         set -- $*

@@ -244,6 +244,23 @@ def test_start_that_died_half_way_is_made_anew(host: Host) -> None:
     assert str(host.wait("one").state) == "ended(3)" and not dead.exists()
 
 
+def test_start_that_another_removes_is_told_from_one_that_fails(
+    any_host: Host, tmp_path: Path
+) -> None:
+    """The job of the id was found, and is gone: the caller looks, and starts anew."""
+    host = any_host
+    (tmp_path / "bin").mkdir()
+    link = tmp_path / "bin" / "ln"
+    link.write_text(f"#!/bin/sh\nrm -r {host.jobs}/one\nexit 1\n")
+    link.chmod(0o755)
+    host.env["PATH"] = f"{tmp_path}/bin:{host.env['PATH']}"
+    assert host.start("one", "true") == "found "
+    assert os.listdir(host.jobs) == []
+    link.write_text("#!/bin/sh\nexit 1\n")
+    assert host.start("one", "true") == f"error folder {host.jobs}/one cannot be written"
+    eventually(lambda: os.listdir(host.jobs) == [], "nothing is left")
+
+
 def test_signal_that_the_host_does_not_know_is_an_error(any_host: Host) -> None:
     host = any_host
     host.start("one", ENDLESS)
