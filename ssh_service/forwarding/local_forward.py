@@ -80,6 +80,11 @@ class LocalForward(Forward):
                 )
             self._listener.pause()
         stream.begin()
+        if len(self._streams) >= self._max_streams:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Do what frees a place soon, as there are as many streams as there may be."""
 
     def _make_stream(self, sock: socket.socket, origin: Tuple[str, int]) -> LocalStream:
         return LocalStream(self, sock, self._to, origin)
@@ -121,3 +126,9 @@ class SocksForward(LocalForward):
 
     def _make_stream(self, sock: socket.socket, origin: Tuple[str, int]) -> LocalStream:
         return SocksStream(self, sock, origin)
+
+    def _make_room(self) -> None:
+        """Give idle clients less time."""
+        for stream in self._streams:
+            if isinstance(stream, SocksStream):
+                stream.hurry()

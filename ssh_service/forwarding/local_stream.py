@@ -17,6 +17,8 @@ from ssh_service.transport import SshChannel, SshTransport
 _NEGOTIATION_SIZE = 4096
 # Seconds that a client of SOCKS has for its request.
 _NEGOTIATION_TIMEOUT = 30.0
+# Seconds that it has left once others have to wait for its place.
+_SHORT_NEGOTIATION_TIMEOUT = 1.0
 # RFC 4254 section 5.1.
 _PROHIBITED = 1
 
@@ -117,6 +119,7 @@ class SocksStream(LocalStream):
     def __init__(self, owner: LocalOwner, sock: socket.socket, origin: Tuple[str, int]) -> None:
         super().__init__(owner, sock, None, origin)
         self._negotiation = Negotiation()
+        self._is_hurried = False
         self._timer: Optional[Timer] = None
 
     def begin(self) -> None:
@@ -124,8 +127,19 @@ class SocksStream(LocalStream):
         self._timer = self._thread.call_later(_NEGOTIATION_TIMEOUT, self._on_timeout)
         self._thread.watch(self._sock, READ, self._on_request)
 
+    def hurry(self) -> None:
+        """Give the client less time, as others wait for its place."""
+        if self._timer is None or self._target is not None or self._is_hurried:
+            return
+        self._is_hurried = True
+        self._timer.cancel()
+        self._timer = self._thread.call_later(_SHORT_NEGOTIATION_TIMEOUT, self._on_timeout)
+
     def _on_timeout(self) -> None:
-        self.abort("failed", SocksError(f"no SOCKS request within {_NEGOTIATION_TIMEOUT:g} s"))
+        why = f"no SOCKS request within {_NEGOTIATION_TIMEOUT:g} s"
+        if self._is_hurried:
+            why = "no SOCKS request while others waited (max_streams)"
+        self.abort("failed", SocksError(why))
 
     def _on_request(self, _: int) -> None:
         try:
@@ -147,6 +161,8 @@ class SocksStream(LocalStream):
         if self._negotiation.target is not None and not self.has_ended:
             self._target, self._early = self._negotiation.target, self._negotiation.rest
             self.to = str(self._target)
+            if self._timer is not None:
+                self._timer.cancel()
             super().begin()
 
     def _reply(self, data: bytes) -> None:

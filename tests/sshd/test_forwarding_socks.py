@@ -6,6 +6,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 from typing import Tuple
 
 import pytest
@@ -138,6 +139,34 @@ def test_curl_reaches_a_web_server_by_each_version(sshd: Sshd, cache: SshClientC
                 timeout=PATIENCE,
             )  # fmt: skip
             assert (done.stdout, done.stderr) == (b"hello from there", b""), scheme
+
+
+def test_silent_clients_do_not_keep_others_waiting(sshd: Sshd, cache: SshClientCache) -> None:
+    """Any user of the machine can connect to the port; the full time is 30 s."""
+    with target() as server, forward_socks(sshd.connect_params, max_streams=3, cache=cache) as f:
+        silent = [connect(f.port) for _ in range(3)]
+        eventually(lambda: f.streams == 3, "they hold all places")
+        began = time.monotonic()
+        with connect(f.port) as client:
+            assert negotiate_5(client, "localhost", server.port) == 0
+        assert time.monotonic() - began < 15
+        assert "while others waited" in str(f.last_error)
+        for each in silent:
+            each.close()
+
+
+def test_a_stream_may_last_longer_than_a_request(
+    sshd: Sshd, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is for the request only."""
+    monkeypatch.setattr("ssh_service.forwarding.local_stream._NEGOTIATION_TIMEOUT", 0.5)
+    with target() as server, forward_socks(sshd.connect_params, cache=cache) as proxy:
+        with connect(proxy.port) as client, connect(proxy.port) as silent:
+            assert negotiate_5(client, "localhost", server.port) == 0
+            with pytest.raises(ConnectionResetError):
+                silent.recv(1)  # it began later, so that the time of both has passed
+            client.sendall(b"hello")
+            assert read(client, 5) == b"hello"
 
 
 def test_a_silent_client_is_ended_in_time(
