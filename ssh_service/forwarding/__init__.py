@@ -158,6 +158,8 @@ def forward_socks(
     -----
     Thread safety.  This may be called from any thread.
 
+    A client has 30 s for its request; only one more second once `max_streams` is reached.
+
     Examples
     --------
     >>> with ssh_service.forward_socks({"host": "bastion"}) as proxy:
