@@ -9,7 +9,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.forwarding.addresses import Address, UnixAddress
-from ssh_service.forwarding.selector_thread import WRITE, SelectorThread, Timer
+from ssh_service.forwarding.selector_thread import WRITE, SelectorThread, SelectorTimer
 
 # Seconds for the whole attempt, from the name to the connection.
 _TIMEOUT = 30.0
@@ -41,7 +41,7 @@ class Connector:
         self._candidates: List[_Candidate] = []
         self._error: Optional[OSError] = None
         self._is_done = False
-        self._timer: Optional[Timer] = None
+        self._timer: Optional[SelectorTimer] = None
 
     def start(self) -> None:
         """Begin."""

@@ -23,7 +23,7 @@ from ssh_service.errors import (
 )
 from ssh_service.forwarding.addresses import Address, TcpAddress
 from ssh_service.forwarding.link import Link
-from ssh_service.forwarding.selector_thread import SelectorThread, Timer, selector_thread
+from ssh_service.forwarding.selector_thread import SelectorThread, SelectorTimer, selector_thread
 from ssh_service.forwarding.stream import Stream
 from ssh_service.params import ConnectParams
 from ssh_service.transport import SshTransport
@@ -121,7 +121,7 @@ class Forward:
         self._has_ended = False  # `_ended` follows, once nothing is left
         self._is_stopping = False  # the server was asked to stop listening
         self._was_lost_at: Optional[float] = None
-        self._drain_timer: Optional[Timer] = None
+        self._drain_timer: Optional[SelectorTimer] = None
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self._is_closing else "open"

@@ -13,7 +13,7 @@ from ssh_service import background
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Lease
 from ssh_service.errors import SshConnectionLost, SshServiceError, copy_for_raise, reason_of
-from ssh_service.forwarding.selector_thread import SelectorThread, Timer
+from ssh_service.forwarding.selector_thread import SelectorThread, SelectorTimer
 from ssh_service.forwarding.stream import Stream
 from ssh_service.params import ConnectParams
 from ssh_service.transport import SshTransport
@@ -87,9 +87,9 @@ class Link:
         self._is_connecting = False
         self._is_closed = False
         self._failures = 0  # in a row
-        self._retry: Optional[Timer] = None
+        self._retry: Optional[SelectorTimer] = None
         self._waiting: Dict[Stream, None] = {}  # in order
-        self._poll: Optional[Timer] = None
+        self._poll: Optional[SelectorTimer] = None
         self._poll_interval = _MIN_POLL
 
     # Connecting.

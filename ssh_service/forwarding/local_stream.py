@@ -8,7 +8,7 @@ from typing import Any, Optional, Protocol, Tuple
 
 from ssh_service.errors import OPEN_CONNECT_FAILED, SshConnectionLost, SshSessionRefused
 from ssh_service.forwarding.addresses import Address, TcpAddress
-from ssh_service.forwarding.selector_thread import READ, Timer
+from ssh_service.forwarding.selector_thread import READ, SelectorTimer
 from ssh_service.forwarding.socks import Negotiation, SocksError
 from ssh_service.forwarding.stream import Owner, Stream
 from ssh_service.transport import SshChannel, SshTransport
@@ -120,7 +120,7 @@ class SocksStream(LocalStream):
         super().__init__(owner, sock, None, origin)
         self._negotiation = Negotiation()
         self._is_hurried = False
-        self._timer: Optional[Timer] = None
+        self._timer: Optional[SelectorTimer] = None
 
     def begin(self) -> None:
         """Read the request."""

@@ -20,7 +20,7 @@ from ssh_service.errors import (
 from ssh_service.forwarding.addresses import TcpAddress, UnixAddress
 from ssh_service.forwarding.connector import Connector
 from ssh_service.forwarding.forward import Forward
-from ssh_service.forwarding.selector_thread import Timer
+from ssh_service.forwarding.selector_thread import SelectorTimer
 from ssh_service.forwarding.stream import Stream, next_stream_number
 from ssh_service.transport import IncomingChannel, PortForward, SshTransport
 
@@ -62,8 +62,8 @@ class RemoteForward(Forward):
     kind = "remote"
 
     _listening: Optional[PortForward] = None
-    _answer_timer: Optional[Timer] = None
-    _retry_timer: Optional[Timer] = None
+    _answer_timer: Optional[SelectorTimer] = None
+    _retry_timer: Optional[SelectorTimer] = None
 
     def _prepare(self) -> None:
         self._connecting: Dict[Connector, IncomingChannel] = {}  # selector thread only

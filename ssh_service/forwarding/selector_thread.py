@@ -32,7 +32,7 @@ Handler = Callable[[int], None]
 ErrorHandler = Callable[[OSError], None]
 
 
-class Timer:
+class SelectorTimer:
     """A call that is due at some instant; `cancel` is for the selector thread."""
 
     __slots__ = ("function",)
@@ -73,7 +73,7 @@ class SelectorThread:
         self._sockets: Set[socket.socket] = set()
         self._watched: Dict[socket.socket, Tuple[int, Handler]] = {}
         self._order = itertools.count()
-        self._timers: List[Tuple[float, int, Timer]] = []  # a heap
+        self._timers: List[Tuple[float, int, SelectorTimer]] = []  # a heap
         self._ident = 0
 
     def start(self) -> None:
@@ -113,9 +113,9 @@ class SelectorThread:
 
     # For the selector thread.
 
-    def call_later(self, seconds: float, function: Callable[[], None]) -> Timer:
+    def call_later(self, seconds: float, function: Callable[[], None]) -> SelectorTimer:
         """Call a function, which must not block, after some seconds."""
-        timer = Timer(function)
+        timer = SelectorTimer(function)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
 

@@ -24,7 +24,7 @@ _ROUND = 1.0
 _PART = 4
 
 
-class Budget:
+class WindowBudget:
     """
     Bytes that all windows share.
 
@@ -50,10 +50,10 @@ class Budget:
             self.left += size
 
 
-_budget = Budget()
+_budget = WindowBudget()
 
 
-def budget() -> Budget:
+def budget() -> WindowBudget:
     """Return the budget of the process."""
     return _budget
 
@@ -67,7 +67,7 @@ class Window:
     Thread safety.  `written` is for one thread at a time; `release` for any, once that is over.
     """
 
-    def __init__(self, shared: Budget) -> None:
+    def __init__(self, shared: WindowBudget) -> None:
         self._budget = shared
         self.size = shared.take(_FIRST_SIZE, _MIN_SIZE)
         self._due = 0  # written, and not given back yet
@@ -98,7 +98,7 @@ class Window:
 
 def _after_fork_in_child() -> None:
     global _budget
-    _budget = Budget()
+    _budget = WindowBudget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,7 +17,7 @@ from ssh_service.forwarding.addresses import (
     parse_target,
 )
 from ssh_service.forwarding.socks import Negotiation, SocksError
-from ssh_service.forwarding.windows import Budget, Window
+from ssh_service.forwarding.windows import Window, WindowBudget
 
 MIB = 1024 * 1024
 
@@ -169,7 +169,7 @@ def test_an_ipv6_target_is_written_for_the_server() -> None:
 
 
 def test_a_window_grows_with_what_is_read_soon_and_gives_back_the_rest() -> None:
-    budget = Budget(16 * MIB)
+    budget = WindowBudget(16 * MIB)
     window = Window(budget)
     first = window.size
     granted = read = 0
@@ -188,7 +188,7 @@ def test_a_window_grows_with_what_is_read_soon_and_gives_back_the_rest() -> None
 def test_a_window_that_is_read_slowly_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("ssh_service.forwarding.windows.time.monotonic", lambda: now[0])
-    window = Window(Budget(16 * MIB))
+    window = Window(WindowBudget(16 * MIB))
     first = window.size
     for _ in range(1000):
         now[0] += 0.2
@@ -198,7 +198,7 @@ def test_a_window_that_is_read_slowly_stays_small(monkeypatch: pytest.MonkeyPatc
 
 def test_the_budget_bounds_all_windows_together() -> None:
     """Who comes when it is used up gets a small window; nobody gets nothing."""
-    budget = Budget(1 * MIB)
+    budget = WindowBudget(1 * MIB)
     windows = [Window(budget) for _ in range(100)]
     for window in windows:
         for _ in range(100):
