@@ -22,7 +22,7 @@ from ssh_service.errors import (
     SshJobError,
     SshServiceError,
 )
-from ssh_service.jobs.handle import Host
+from ssh_service.jobs.handle import JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest
 from ssh_service.jobs.starting import Start, new_id
@@ -69,7 +69,7 @@ def submit_detached(
     SshConfigError
         A parameter, the script or the name of a variable is invalid (a `ValueError`).
     """
-    host = Host(connect_params, cache)
+    host = JobDestination(connect_params, cache)
     text = scripts_of_commands.join(script)
     environment = scripts_of_commands.check_environment(env)
     if job_id is None:
@@ -103,7 +103,11 @@ class _Detached:
     """
 
     def __init__(
-        self, host: Host, start: Start, timeout: Optional[float], max_output: Optional[int]
+        self,
+        host: JobDestination,
+        start: Start,
+        timeout: Optional[float],
+        max_output: Optional[int],
     ) -> None:
         self._host, self._start = host, start
         self._generation = host.cache.generation

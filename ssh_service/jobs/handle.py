@@ -25,7 +25,7 @@ DAMAGED = (
 )
 
 
-class Host:
+class JobDestination:
     """A destination, and how it is asked about jobs."""
 
     def __init__(self, destination: Destination, cache: Optional[SshClientCache]) -> None:
@@ -98,13 +98,13 @@ class JobHandle:
     ----------
     id, connection_id
         See `Job`.
-    host : Host
+    host : JobDestination
         Where it is.
     token : str
         The attempt that started it.
     """
 
-    def __init__(self, host: Host, seen: Seen) -> None:
+    def __init__(self, host: JobDestination, seen: Seen) -> None:
         self.id = seen.job_id
         self.host = host
         self._seen = seen

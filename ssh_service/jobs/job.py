@@ -11,7 +11,7 @@ from ssh_service.commands.process_group import check_signal
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.errors import SshCommandTimeout, SshConfigError, SshOutputLimitError
 from ssh_service.jobs import scripts
-from ssh_service.jobs.handle import Destination, Host, JobHandle
+from ssh_service.jobs.handle import Destination, JobDestination, JobHandle
 from ssh_service.jobs.lines import JobLines, OutputReader
 from ssh_service.jobs.questions import Look
 from ssh_service.jobs.record import JobState, Seen
@@ -313,4 +313,4 @@ def _deadline(timeout: Optional[float]) -> Optional[float]:
 
 
 def _unpickle(destination: Destination, seen: Seen) -> Job:
-    return Job(Host(destination, None), seen)
+    return Job(JobDestination(destination, None), seen)

@@ -23,7 +23,7 @@ from ssh_service.errors import (
     SshServiceError,
 )
 from ssh_service.jobs import scripts
-from ssh_service.jobs.handle import DAMAGED, Destination, Host
+from ssh_service.jobs.handle import DAMAGED, Destination, JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest, parse_record
 from ssh_service.jobs.watcher import is_passing
@@ -120,7 +120,7 @@ def start_job(
     >>> job = ssh_service.start_job({"host": "web01"}, "./benchmark --hours 5", id="night-7")
     >>> job.wait().exit_status
     """
-    host = Host(destination, cache)
+    host = JobDestination(destination, cache)
     job_id = new_id() if id is None else check_id(id)
     start = Start(host, job_id, script, env, shell, cwd, as_input(stdin), run_timeout)
     check_seconds("timeout", timeout)
@@ -144,7 +144,7 @@ class Start:
 
     def __init__(
         self,
-        host: Host,
+        host: JobDestination,
         job_id: str,
         script: Script,
         env: Optional[Mapping[str, Any]],
@@ -313,7 +313,7 @@ def find_job(
     """
     check_id(id)
     check_seconds("timeout", timeout)
-    host = Host(destination, cache)
+    host = JobDestination(destination, cache)
     seen = host.query(scripts.look(id), timeout).get(id)
     if seen is None or seen.state.name == "missing":
         raise SshJobNotFound(
@@ -364,7 +364,7 @@ def list_jobs(
     Thread safety.  This may be called from any thread.
     """
     check_seconds("timeout", timeout)
-    host = Host(destination, cache)
+    host = JobDestination(destination, cache)
     found = look_at_all(destination, timeout, cache)
     others = [seen for seen in found if seen.state.name in _OTHERS]
     for seen in others:
@@ -376,7 +376,7 @@ def look_at_all(
     destination: Destination, timeout: Optional[float], cache: Optional[SshClientCache]
 ) -> List[Seen]:
     """Look at all jobs in a home, those of other hosts included."""
-    return sorted(Host(destination, cache).query(scripts.list_all(), timeout).values())
+    return sorted(JobDestination(destination, cache).query(scripts.list_all(), timeout).values())
 
 
 def clean_jobs(
@@ -414,10 +414,10 @@ def clean_jobs(
     """
     check_seconds("older", older)
     check_seconds("timeout", timeout)
-    return sorted(Host(destination, cache).query(scripts.clean(older), timeout))
+    return sorted(JobDestination(destination, cache).query(scripts.clean(older), timeout))
 
 
-def _not_ours(host: Host, seen: Seen) -> SshJobError:
+def _not_ours(host: JobDestination, seen: Seen) -> SshJobError:
     what = DAMAGED.format(seen.job_id)
     if seen.state.name == "elsewhere":
         what = (
