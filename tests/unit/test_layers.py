@@ -235,6 +235,17 @@ def standard_library() -> Set[str]:
     return set(names)
 
 
+def test_no_two_classes_have_one_name() -> None:
+    """A name that is met in a message, a log or a search stands for one thing."""
+    places: Dict[str, List[str]] = {}
+    for _, path, tree in SOURCES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                place = f"{path.relative_to(PACKAGE)}:{node.lineno}"
+                places.setdefault(node.name, []).append(place)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
 def test_every_module_has_its_place_in_the_table() -> None:
     assert set(LAYERS) - set(MAY_IMPORT) - ON_TOP == set()
 
