@@ -283,8 +283,8 @@ def test_cache_dropped_after_its_commands_leaves_no_connection(
         transport, _ = cache.get_client_connection(mock_sshd.connect_params)
         ended = threading.Event()
         transport.add_done_callback(lambda *_: ended.set())
-        del cache
         with pytest.warns(ResourceWarning, match="was not closed"):
+            del cache
             gc.collect()
             assert ended.wait(PATIENCE)
         return weakref.ref(transport)
