@@ -464,14 +464,14 @@ class Command(Terminable):
             self._kept_future = None
         # What kept the pool, and with it the cache.
         self.run_helper, self.waits_for = no_helper, _run_phase
+        if tracker is not None:  # first, before the events of what its caller does next
+            background.run_callback(tracker.publish_ended, process, error)
         if future is None:
             pass  # nobody wants to know
         elif error is not None:
             future.set_exception(error)
         else:
             future.set_result(process)
-        if tracker is not None:
-            background.run_callback(tracker.publish_ended, process, error)
 
 
 class HelperCommand(Command):
