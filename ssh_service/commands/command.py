@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 import weakref
-from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ssh_service import background
 from ssh_service.commands import script
@@ -36,8 +36,9 @@ from ssh_service.transport import SshChannel
 # Seconds that a helper script may take.
 _HELPER_TIMEOUT = 10.0
 # Commands whose future was given away, for a warning at the end of the program.  A destructor
-# comes too late for it: by then, modules have been cleared.
-_taken: "weakref.WeakSet[Command]" = weakref.WeakSet()
+# comes too late for it: by then, modules have been cleared.  (No WeakSet: an exception of a signal
+# handler, such as KeyboardInterrupt, would be lost in its callbacks.)
+_taken: "Set[weakref.ref[Command]]" = set()
 
 
 class Command(Terminable):
@@ -183,7 +184,7 @@ class Command(Terminable):
     def take_future(self) -> CommandFuture:
         """Give its future away: where that is dropped before it is done, the command is ended."""
         future, self._kept_future, self._future_taken = self.future, None, True
-        _taken.add(self)
+        _taken.add(weakref.ref(self))
         return future
 
     def keep_future(self) -> None:
@@ -194,6 +195,7 @@ class Command(Terminable):
 
     def on_future_dropped(self) -> None:
         """End it, as its future was dropped; a destructor calls this."""
+        _taken.discard(weakref.ref(self))
         if self.strand is not None and self._is_attended() and not sys.is_finalizing():
             message = "a command was dropped while it was under way, and is ended"
             cause = self._cancelled("its future was dropped, and with it the command")
@@ -462,6 +464,7 @@ class Command(Terminable):
         future = self._future()
         if self._future_taken:
             self._kept_future = None
+        _taken.discard(weakref.ref(self))
         # What kept the pool, and with it the cache.
         self.run_helper, self.waits_for = no_helper, _run_phase
         if tracker is not None:  # first, before the events of what its caller does next
@@ -518,8 +521,10 @@ def check_seconds(name: str, seconds: Optional[float]) -> None:
 
 
 def _warn_of_those_left() -> None:
-    for command in list(_taken):
-        command.on_exit()
+    for taken in list(_taken):
+        command = taken()
+        if command is not None:
+            command.on_exit()
 
 
 atexit.register(_warn_of_those_left)
