@@ -173,6 +173,7 @@ def test_ctrl_c_while_draining_resets_the_streams_at_once(sshd: Sshd, tmp_path: 
 import json, os, signal, socket, sys, threading, time
 import ssh_service
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
 params, to = json.loads(sys.argv[1]), int(sys.argv[2])
 forward = ssh_service.forward_local(params, to)
 client = socket.create_connection(("127.0.0.1", forward.port))
