@@ -39,6 +39,7 @@ _NEEDED = {
         "_parse_newkeys",
         "_parse_request_failure",
         "_parse_request_success",
+        "_queue_incoming_channel",
         "_really_parse_kex_init",
         "_sanitize_packet_size",
         "_sanitize_window_size",
