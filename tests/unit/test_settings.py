@@ -57,7 +57,7 @@ BAD = {
     "ssh_host_key_policy": ["yes", "STRICT", None, True, ["off"]],
     "ssh_shell": ["", None, 1],
     "ssh_detached": [None, 1, "yes"],
-    "ssh_job_id": ["", 1, "a/b", 101 * "a", "a\n"],
+    "ssh_job_id": ["", 1, "a/b", "a\n"],
     "ssh_max_connections": [0, None, 1.5],
     "ssh_idle_timeout": [0, "1"],
     "ssh_max_lifetime": [0, "1"],
