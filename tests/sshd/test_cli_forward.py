@@ -78,7 +78,9 @@ def test_several_forwards_are_printed_and_end_with_ctrl_c(home: None) -> None:
             assert ask(int(line.split(" -> ")[0].rpartition(":")[2])) == b"hello"
         status, err = program.end()
     assert status == 130
-    assert err == f"ssh-service: {err.split()[1]} connected\n"
+    # The last stream may have been on its way to its end.
+    begin = f"ssh-service: {err.split()[1]} connected\n"
+    assert err in (begin, f"{begin}ssh-service: interrupted: 1 streams have 5 s to end\n")
 
 
 def test_ctrl_c_lets_streams_end(home: None) -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import resource
 import socket
 import stat
 import struct
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -214,6 +215,18 @@ def test_a_gibibyte_each_way_arrives_by_checksum_through_rekeys(
     assert received["there"].digest() == received["here"].digest() == expected.digest()
 
 
+@pytest.fixture(name="many_descriptors")
+def _many_descriptors() -> Iterator[None]:
+    """Let this process have the descriptors of 500 streams, and of both their ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("needs 2,048 descriptors (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 def test_500_streams_at_once_take_no_thread_each(sshd: Sshd, cache: SshClientCache) -> None:
     """Each is answered; the process has at most three threads more than with a connection."""
 
