@@ -12,7 +12,7 @@ from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import eventually
 from tests.sshd.jobs import JobHost, job_host
 
-from .experiment import Experiment
+from .experiment import VERSION, Experiment
 
 LIMITS = {"ssh_keepalive_interval": 0.5, "ssh_keepalive_count_max": 2, "ssh_connect_timeout": 2}
 
@@ -93,7 +93,8 @@ def test_killed_mlos_bench_takes_its_trial_up_again(
     make: Callable[..., Experiment], host: JobHost
 ) -> None:
     """With -9 in the middle of a run, and started again: the run is not repeated, nor lost."""
-    experiment = make()
+    # Old releases take a pending trial up only if their optimizer learns from trials.
+    experiment = make(optimizer="one-shot" if VERSION >= (0, 6) else "several")
     experiment.close("run", 1)
     experiment.start()
     experiment.wait_at("run", 1)
