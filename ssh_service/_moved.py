@@ -1,4 +1,4 @@
-"""The import paths of 0.1.0 for modules that have moved since; they go with the next release."""
+"""The import paths and names of 0.1.0 that have changed since; they go with the next release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.machinery
 import sys
 import types
 import warnings
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 # What follows "ssh_service." in the old path and in the new one.
 _NEW_PATHS: Dict[str, str] = {
@@ -85,6 +85,16 @@ class _OldPaths(importlib.abc.Loader):
         warnings.warn(f"{old} has moved to {new}", DeprecationWarning, stacklevel=2)
         # One module under both names, so that its classes are the same, also for old pickles.
         sys.modules[old] = importlib.import_module(new)
+
+
+def renamed(module: str, name: str, new_names: Mapping[str, str]) -> Any:
+    """Return what the old name of a module's is called now: for the module's ``__getattr__``."""
+    if name not in new_names:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    new = new_names[name]
+    text = f"{module}.{name} has been renamed to {module}.{new}"
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+    return getattr(sys.modules[module], new)
 
 
 def install() -> None:

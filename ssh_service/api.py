@@ -26,10 +26,8 @@ from ssh_service.commands.stdin import as_input
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import ProgressCallback
 from ssh_service.errors import SshConfigError
-from ssh_service.operations import Path
+from ssh_service.operations import StrPath
 from ssh_service.transport import SshTransport
-
-Destination = Union[Mapping[str, Any], SshTransport]
 
 # Seconds after which the process's own cache closes an unused connection.
 IDLE_TIMEOUT = 600.0
@@ -66,7 +64,7 @@ def close_all() -> None:
 
 
 def start(
-    destination: Destination,
+    destination: Union[Mapping[str, Any], SshTransport],
     script: Script,
     *,
     env: Optional[Mapping[str, Any]] = None,
@@ -166,7 +164,7 @@ def start(
 
 
 def run(
-    destination: Destination,
+    destination: Union[Mapping[str, Any], SshTransport],
     script: Script,
     *,
     env: Optional[Mapping[str, Any]] = None,
@@ -289,7 +287,7 @@ def run(
 
 
 def _submit(
-    destination: Destination,
+    destination: Union[Mapping[str, Any], SshTransport],
     cache: Optional[SshClientCache],
     max_connections: int,
     script: Script,
@@ -319,9 +317,9 @@ def _submit(
 
 
 def upload(
-    destination: Destination,
-    local_path: Path,
-    remote_path: Path,
+    destination: Union[Mapping[str, Any], SshTransport],
+    local_path: StrPath,
+    remote_path: StrPath,
     *,
     recursive: bool = True,
     timeout: Optional[float] = None,
@@ -435,9 +433,9 @@ def upload(
 
 
 def download(
-    destination: Destination,
-    remote_path: Path,
-    local_path: Path,
+    destination: Union[Mapping[str, Any], SshTransport],
+    remote_path: StrPath,
+    local_path: StrPath,
     *,
     recursive: bool = True,
     timeout: Optional[float] = None,
@@ -553,7 +551,7 @@ def download(
 
 
 def _bind(
-    destination: Destination,
+    destination: Union[Mapping[str, Any], SshTransport],
     cache: Optional[SshClientCache],
     copy_over_connection: Callable[..., None],
     copy_over_cache: Callable[..., None],

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 # The default of `max_connections`.
 MAX_CONNECTIONS = 4
 
-Path = Union[str, "os.PathLike[str]"]
+StrPath = Union[str, "os.PathLike[str]"]
 
 
 def submit(
@@ -118,8 +118,8 @@ def submit_command(
 def upload(
     cache: SshClientCache,
     connect_params: Mapping[str, Any],
-    local_path: Path,
-    remote_path: Path,
+    local_path: StrPath,
+    remote_path: StrPath,
     **options: Any,
 ) -> None:
     """Copy a file or a tree to a destination."""
@@ -130,8 +130,8 @@ def upload(
 def download(
     cache: SshClientCache,
     connect_params: Mapping[str, Any],
-    remote_path: Path,
-    local_path: Path,
+    remote_path: StrPath,
+    local_path: StrPath,
     **options: Any,
 ) -> None:
     """Copy a file or a tree from a destination."""
@@ -143,8 +143,8 @@ def copy(
     direction: str,
     cache: SshClientCache,
     target: ConnectParams,
-    source_path: Path,
-    target_path: Path,
+    source_path: StrPath,
+    target_path: StrPath,
     *,
     timeout: Optional[float] = None,
     stall_timeout: Optional[float] = None,

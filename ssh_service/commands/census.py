@@ -29,10 +29,10 @@ _LAST = 1 << 62
 _RETRY_DELAYS = (0.0, 0.0, 0.1, 0.2, 0.4, 1.0, 2.0, 4.0)
 _RETRY_DELAYS_ELSEWHERE = (0.0, 0.1)
 
-# Takes the output of a script of ours; None where that was not run.
-Reply = Callable[[Optional[bytes]], None]
-# Runs one, in any session of the destination's.
-Helper = Callable[[str, Reply], None]
+# Called with the output of a helper script; with None where it was not run.
+OnHelperOutput = Callable[[Optional[bytes]], None]
+# Runs a helper script in any session of the destination.
+Helper = Callable[[str, OnHelperOutput], None]
 Found = Callable[[Optional[Process]], None]
 # See `SshTransport.started_sessions`.
 StartedSessions = Dict[Any, Optional[int]]
@@ -232,7 +232,7 @@ def _own_address(transport: SshTransport) -> Optional[Tuple[str, int]]:
 def run_script(
     transport: SshTransport,
     text: str,
-    reply: Reply,
+    reply: OnHelperOutput,
     on_start: Callable[[SshChannel], None],
     timeout: float,
 ) -> None:
@@ -247,7 +247,7 @@ class _ScriptRun:
         self,
         transport: SshTransport,
         text: str,
-        reply: Reply,
+        reply: OnHelperOutput,
         on_start: Callable[[SshChannel], None],
         timeout: float,
     ) -> None:

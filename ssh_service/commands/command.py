@@ -13,7 +13,7 @@ from ssh_service import background
 from ssh_service.commands import script
 from ssh_service.commands.left_running import LeftProcess, LeftRunning, cleanup_script
 from ssh_service.commands.output import CallbackOutput, Output
-from ssh_service.commands.process_group import Reply
+from ssh_service.commands.process_group import OnHelperOutput
 from ssh_service.commands.result import CommandFuture, CompletedProcess
 from ssh_service.commands.script import Script
 from ssh_service.commands.stdin import Stdin
@@ -480,7 +480,7 @@ class Command(Terminable):
 class HelperCommand(Command):
     """A helper script, run in another session."""
 
-    def __init__(self, text: str, connection_id: str, reply: Reply) -> None:
+    def __init__(self, text: str, connection_id: str, reply: OnHelperOutput) -> None:
         super().__init__(text, None, "/bin/sh", connection_id, timeout=_HELPER_TIMEOUT)
         self._reply = reply
 

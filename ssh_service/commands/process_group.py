@@ -8,7 +8,7 @@ from typing import Callable, List, Optional
 
 from ssh_service import known_servers
 from ssh_service.commands import processes
-from ssh_service.commands.census import Census, Helper, Reply
+from ssh_service.commands.census import Census, Helper, OnHelperOutput
 from ssh_service.commands.marks import Marks
 from ssh_service.commands.processes import Process
 from ssh_service.errors import SshConfigError
@@ -203,4 +203,4 @@ def _ignore(output: Optional[bytes]) -> None:
     """Want to know nothing of it."""
 
 
-__all__ = ["Helper", "RemoteGroup", "Reply", "check_signal"]
+__all__ = ["Helper", "RemoteGroup", "OnHelperOutput", "check_signal"]

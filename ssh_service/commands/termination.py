@@ -8,7 +8,7 @@ from typing import Any, Callable, List, Optional
 
 from ssh_service import background
 from ssh_service.commands import process_group
-from ssh_service.commands.process_group import Helper, RemoteGroup, Reply
+from ssh_service.commands.process_group import Helper, OnHelperOutput, RemoteGroup
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.errors import (
     SshCommandCancelled,
@@ -234,6 +234,6 @@ class Terminable(ChannelSink):
         raise NotImplementedError
 
 
-def no_helper(text: str, reply: Reply) -> None:
+def no_helper(text: str, reply: OnHelperOutput) -> None:
     """Run nothing: the command is done, or was not submitted."""
     reply(None)

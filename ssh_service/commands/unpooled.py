@@ -9,7 +9,7 @@ from typing import Callable, Optional
 from ssh_service import background, known_servers
 from ssh_service.commands.command import Command, HelperCommand
 from ssh_service.commands.forwarding import ForwardingSink
-from ssh_service.commands.process_group import Helper, Reply
+from ssh_service.commands.process_group import Helper, OnHelperOutput
 from ssh_service.errors import (
     SshCacheClosed,
     SshConnectionLost,
@@ -44,7 +44,7 @@ def start_on_transport(transport: SshTransport, command: Command) -> None:
     background.submit(request.strand, request.ask)
 
 
-def _run_helper(transport: SshTransport, text: str, reply: Reply) -> None:
+def _run_helper(transport: SshTransport, text: str, reply: OnHelperOutput) -> None:
     """Run a script of ours in another session, as soon as there is one."""
     find_pool: Callable[[], Optional[Helper]] = transport.extras.get("helpers", _no_pool)
     pool = find_pool()

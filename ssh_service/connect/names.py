@@ -23,10 +23,10 @@ __all__ = ["POLL_INTERVAL", "resolve_name", "unwanted_error"]
 # Seconds between two checks whether the connection is still wanted.
 POLL_INTERVAL = 0.25
 
-_Key = Tuple[str, int, int]
+_LookupKey = Tuple[str, int, int]
 
 _lock = threading.Lock()
-_lookups: Dict[_Key, Future[List[Any]]] = {}  # guarded by _lock: pending lookups
+_lookups: Dict[_LookupKey, Future[List[Any]]] = {}  # guarded by _lock: pending lookups
 
 
 def _after_fork_in_child() -> None:
@@ -93,7 +93,7 @@ def _hint(name: str) -> str:
     return ""
 
 
-def _join_lookup(key: _Key) -> Future[List[Any]]:
+def _join_lookup(key: _LookupKey) -> Future[List[Any]]:
     """Return the pending lookup of a name, or start one."""
     with _lock:
         lookup = _lookups.get(key)
@@ -107,7 +107,7 @@ def _join_lookup(key: _Key) -> Future[List[Any]]:
     return lookup
 
 
-def _resolve(key: _Key, lookup: Future[List[Any]]) -> None:
+def _resolve(key: _LookupKey, lookup: Future[List[Any]]) -> None:
     found: List[Any] = []
     problem: Optional[Exception] = None
     try:

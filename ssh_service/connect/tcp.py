@@ -19,7 +19,7 @@ __all__ = ["connect_tcp"]
 # Seconds to wait for one address before the next is tried, too.
 _ATTEMPT_DELAY = 2.0
 
-Address = Tuple[Any, ...]
+SocketAddress = Tuple[Any, ...]
 
 
 def connect_tcp(
@@ -109,7 +109,7 @@ def _wait_for_one(
     if not selector.get_map():
         return None
     for entry, _ in selector.select(max(0.0, until - time.monotonic())):
-        data: Tuple[socket.socket, Address] = entry.data
+        data: Tuple[socket.socket, SocketAddress] = entry.data
         sock, where = data
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
@@ -125,7 +125,7 @@ def _wait_for_one(
     return None
 
 
-def _format_address(where: Address) -> str:
+def _format_address(where: SocketAddress) -> str:
     host, port = where[0], where[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

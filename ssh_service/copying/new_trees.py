@@ -14,15 +14,15 @@ from typing import Dict, List, Tuple
 __all__ = ["NewTrees"]
 
 # Direction and connection, source, target.
-_Key = Tuple[str, bytes, bytes]
+_TreeKey = Tuple[str, bytes, bytes]
 
 
 class _UnderWay:
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.counts: Dict[_Key, int] = {}  # guarded by lock
+        self.counts: Dict[_TreeKey, int] = {}  # guarded by lock
 
-    def leave_locked(self, key: _Key) -> None:
+    def leave_locked(self, key: _TreeKey) -> None:
         self.counts[key] -= 1
         if not self.counts[key]:
             del self.counts[key]
@@ -49,7 +49,7 @@ class NewTrees:
 
     def __init__(self, place: str = "") -> None:
         self._place = place
-        self._mine: List[_Key] = []
+        self._mine: List[_TreeKey] = []
 
     def add(self, source: bytes, target: bytes) -> None:
         """Note that `target` does not exist, and that this call creates it from `source`."""

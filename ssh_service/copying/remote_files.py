@@ -29,13 +29,13 @@ from ssh_service.copying.sftp.client import SftpClient
 from ssh_service.copying.sftp.handles import HandleGivenTwice
 from ssh_service.copying.sftp.protocol import (
     Attributes,
-    Buffer,
     FreeSpace,
     ServerLimits,
 )
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.session import SessionEnded
 from ssh_service.copying.waiting import Budget
+from ssh_service.transport.wire import Buffer
 
 __all__ = ["RemoteFiles"]
 

@@ -7,9 +7,9 @@ from collections import deque
 from typing import Deque, List, Optional
 
 from ssh_service.copying.sftp.client import SftpClient
-from ssh_service.copying.sftp.protocol import Buffer
 from ssh_service.copying.sftp.reply import Reply
 from ssh_service.copying.sftp.session import SftpChannel
+from ssh_service.transport.wire import Buffer
 
 __all__ = ["READY_LINE", "PRINT_READY_LINE", "ProcessChannel", "ShellProcess", "quoted"]
 

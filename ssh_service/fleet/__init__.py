@@ -19,25 +19,25 @@ process: `process_pool` holds the caller's ends, `pool_worker` the workers' ends
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Executor
-from typing import Any, Dict, Iterable, Mapping, Optional, Union
+from typing import Any, Dict, Iterable, Mapping, Optional
 
-from ssh_service import params
+from ssh_service import _moved, params
 from ssh_service.commands import script as scripts
 from ssh_service.commands.script import Script
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import Options, check_path
 from ssh_service.errors import SshConfigError
 from ssh_service.fleet.executor_runners import runner_for
-from ssh_service.fleet.hosts import Host, expand, parse
-from ssh_service.fleet.local_runner import LocalRunner, OnOutput, OnProgress
+from ssh_service.fleet.hosts import Destination, expand, parse
+from ssh_service.fleet.local_runner import LocalRunner, OnHostOutput, OnHostProgress
 from ssh_service.fleet.result import HostResult, SshWorkerLost
 from ssh_service.fleet.results import Results
 from ssh_service.fleet.task import FleetTask
+from ssh_service.operations import StrPath
 
 __all__ = [
-    "Host",
+    "Destination",
     "HostResult",
     "Results",
     "SshWorkerLost",
@@ -49,8 +49,11 @@ __all__ = [
 ]
 
 PARALLEL = 32
-Path = Union[str, "os.PathLike[str]"]
-Hosts = Iterable[Host]
+Hosts = Iterable[Destination]
+
+
+def __getattr__(name: str) -> Any:
+    return _moved.renamed(__name__, name, {"Host": "Destination"})
 
 
 def run(
@@ -63,7 +66,7 @@ def run(
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
     max_output: Optional[int] = None,
-    on_output: Optional[OnOutput] = None,
+    on_output: Optional[OnHostOutput] = None,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
 ) -> Results:
@@ -138,8 +141,8 @@ def run(
 
 def upload(
     hosts: Hosts,
-    local_path: Path,
-    remote_path: Path,
+    local_path: StrPath,
+    remote_path: StrPath,
     *,
     connect: Optional[Mapping[str, Any]] = None,
     parallel: int = PARALLEL,
@@ -154,7 +157,7 @@ def upload(
     on_error: str = "stop",
     update: bool = False,
     contents: bool = False,
-    on_progress: Optional[OnProgress] = None,
+    on_progress: Optional[OnHostProgress] = None,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
 ) -> Results:
@@ -254,8 +257,8 @@ def upload(
 
 def download(
     hosts: Hosts,
-    remote_path: Path,
-    local_path: Path,
+    remote_path: StrPath,
+    local_path: StrPath,
     *,
     connect: Optional[Mapping[str, Any]] = None,
     parallel: int = PARALLEL,
@@ -270,7 +273,7 @@ def download(
     on_error: str = "stop",
     update: bool = False,
     contents: bool = False,
-    on_progress: Optional[OnProgress] = None,
+    on_progress: Optional[OnHostProgress] = None,
     executor: Optional[Executor] = None,
     cache: Optional[SshClientCache] = None,
     folder_per_host: bool = True,
@@ -376,7 +379,7 @@ def download(
 
 
 def _copy_arguments(
-    local_path: Path, remote_path: Path, stall_timeout: Optional[float], options: Options
+    local_path: StrPath, remote_path: StrPath, stall_timeout: Optional[float], options: Options
 ) -> Dict[str, Any]:
     return {
         "local_path": check_path("local_path", local_path),
@@ -392,8 +395,8 @@ def _results(
     parallel: int,
     executor: Optional[Executor],
     cache: Optional[SshClientCache],
-    on_output: Optional[OnOutput],
-    on_progress: Optional[OnProgress],
+    on_output: Optional[OnHostOutput],
+    on_progress: Optional[OnHostProgress],
 ) -> Results:
     if isinstance(hosts, (str, bytes, Mapping)) or not isinstance(hosts, Iterable):
         raise SshConfigError(

@@ -10,9 +10,9 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tup
 from ssh_service.errors import SshConfigError
 from ssh_service.params import conceal_password, split_address
 
-__all__ = ["Host", "connect_params", "expand", "folder_name", "name_of", "parse", "unique"]
+__all__ = ["Destination", "connect_params", "expand", "folder_name", "name_of", "parse", "unique"]
 
-Host = Union[str, Mapping[str, Any]]
+Destination = Union[str, Mapping[str, Any]]
 
 # More hosts than this in one pattern are a typing error.
 _MAX_HOSTS = 100_000

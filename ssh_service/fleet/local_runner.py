@@ -17,10 +17,10 @@ from ssh_service.fleet.result import HostResult
 from ssh_service.fleet.results import Runner
 from ssh_service.fleet.task import FleetTask, ResultBuilder
 
-__all__ = ["LocalRunner", "OnOutput", "OnProgress"]
+__all__ = ["LocalRunner", "OnHostOutput", "OnHostProgress"]
 
-OnOutput = Callable[[str, str, bytes], None]
-OnProgress = Callable[[str, Progress], None]
+OnHostOutput = Callable[[str, str, bytes], None]
+OnHostProgress = Callable[[str, Progress], None]
 
 # Seconds that cancelled copies get to remove their temporary files.
 _COPY_CANCEL_TIMEOUT = 1.0
@@ -34,8 +34,8 @@ class LocalRunner(Runner):
         task: FleetTask,
         parallel: int,
         cache: Optional[SshClientCache] = None,
-        on_output: Optional[OnOutput] = None,
-        on_progress: Optional[OnProgress] = None,
+        on_output: Optional[OnHostOutput] = None,
+        on_progress: Optional[OnHostProgress] = None,
     ) -> None:
         self._task = task
         self._owns_cache = cache is None
@@ -168,7 +168,7 @@ class LocalRunner(Runner):
 class _HostOutput:
     """Passes one host's output to the user's function, and reports an error of that function."""
 
-    def __init__(self, host: str, on_output: OnOutput) -> None:
+    def __init__(self, host: str, on_output: OnHostOutput) -> None:
         self.error: Optional[Exception] = None
         self.cancel_command: Callable[[], Any] = lambda: None
         self._host, self._on_output = host, on_output

@@ -14,8 +14,6 @@ from ssh_service.jobs.record import JobState, Seen, answer, parse
 from ssh_service.jobs.watcher import Waiter, Watcher, is_passing, watcher_of
 from ssh_service.params import ConnectParams
 
-Destination = Mapping[str, Any]
-
 # Seconds until a question is asked again that a lost connection left without an answer.
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 # What is said of a job whose record cannot be read.
@@ -28,7 +26,7 @@ DAMAGED = (
 class JobDestination:
     """A destination, and how it is asked about jobs."""
 
-    def __init__(self, destination: Destination, cache: Optional[SshClientCache]) -> None:
+    def __init__(self, destination: Mapping[str, Any], cache: Optional[SshClientCache]) -> None:
         check_cache(cache)
         self.destination = params.conceal(destination)
         self.target: ConnectParams = params.resolve_concealed(self.destination)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Optional, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.output import check_encoding
@@ -11,7 +11,7 @@ from ssh_service.commands.process_group import check_signal
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.errors import SshCommandTimeout, SshConfigError, SshOutputLimitError
 from ssh_service.jobs import scripts
-from ssh_service.jobs.handle import Destination, JobDestination, JobHandle
+from ssh_service.jobs.handle import JobDestination, JobHandle
 from ssh_service.jobs.lines import JobLines, OutputReader
 from ssh_service.jobs.questions import Look
 from ssh_service.jobs.record import JobState, Seen
@@ -312,5 +312,5 @@ def _deadline(timeout: Optional[float]) -> Optional[float]:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _unpickle(destination: Destination, seen: Seen) -> Job:
+def _unpickle(destination: Mapping[str, Any], seen: Seen) -> Job:
     return Job(JobDestination(destination, None), seen)

@@ -23,7 +23,7 @@ from ssh_service.errors import (
     SshServiceError,
 )
 from ssh_service.jobs import scripts
-from ssh_service.jobs.handle import DAMAGED, Destination, JobDestination
+from ssh_service.jobs.handle import DAMAGED, JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest, parse_record
 from ssh_service.jobs.watcher import is_passing
@@ -41,7 +41,7 @@ _ANSWERS = ("started", "found", "file", "error")
 
 
 def start_job(
-    destination: Destination,
+    destination: Mapping[str, Any],
     script: Script,
     *,
     id: Optional[str] = None,
@@ -270,7 +270,7 @@ class Start:
 
 
 def find_job(
-    destination: Destination,
+    destination: Mapping[str, Any],
     id: str,
     *,
     timeout: Optional[float] = None,
@@ -328,7 +328,7 @@ def find_job(
 
 
 def list_jobs(
-    destination: Destination,
+    destination: Mapping[str, Any],
     *,
     timeout: Optional[float] = None,
     cache: Optional[SshClientCache] = None,
@@ -373,14 +373,14 @@ def list_jobs(
 
 
 def look_at_all(
-    destination: Destination, timeout: Optional[float], cache: Optional[SshClientCache]
+    destination: Mapping[str, Any], timeout: Optional[float], cache: Optional[SshClientCache]
 ) -> List[Seen]:
     """Look at all jobs in a home, those of other hosts included."""
     return sorted(JobDestination(destination, cache).query(scripts.list_all(), timeout).values())
 
 
 def clean_jobs(
-    destination: Destination,
+    destination: Mapping[str, Any],
     older: float,
     *,
     timeout: Optional[float] = None,

@@ -12,7 +12,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.commands.command import HelperCommand
-from ssh_service.commands.process_group import Helper, Reply
+from ssh_service.commands.process_group import Helper, OnHelperOutput
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Generation, Lease, Target
 from ssh_service.errors import (
@@ -124,7 +124,7 @@ class SessionPool:
 
         command.set_timer(limit, look)
 
-    def _run_helper(self, text: str, reply: Reply, kept: Any = None) -> None:
+    def _run_helper(self, text: str, reply: OnHelperOutput, kept: Any = None) -> None:
         """
         Run a helper script before all queued commands, on any connection with capacity.
 

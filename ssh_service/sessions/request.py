@@ -9,6 +9,7 @@ from ssh_service import background
 from ssh_service.commands.process_group import Helper
 from ssh_service.errors import SshServiceError, copy_for_raise
 from ssh_service.transport import ChannelSink, SshChannel
+from ssh_service.transport.channel import OnEnd
 from ssh_service.transport.lock_free import LockFreeEvent
 
 # Seconds for which a session is waited for that others hold.
@@ -16,8 +17,6 @@ _MAX_QUEUE_TIME = 3600.0
 # Seconds between looks whether the server was asked.
 _CHECK_INTERVAL = 1.0
 
-# Called on the reader thread when the channel has ended.
-OnEnd = Callable[[Optional[SshServiceError]], None]
 # Makes a channel its user's; returns False if it has been closed.
 Lend = Callable[[SshChannel, Optional[OnEnd]], bool]
 

@@ -22,7 +22,7 @@ from ssh_service.transport.global_requests import PendingReply
 from ssh_service.transport.packets import message
 from ssh_service.transport.port_forwards import (
     NO_PORT,
-    Handler,
+    ChannelHandler,
     IncomingChannel,
     ListenAddress,
     PortForward,
@@ -91,7 +91,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         return channel
 
     def request_port_forward(
-        self, address: str, port: int, handler: Optional[Handler] = None
+        self, address: str, port: int, handler: Optional[ChannelHandler] = None
     ) -> int:
         """
         Ask the server to listen on a port and to forward connections.
@@ -102,7 +102,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
             Address on which the server listens; ``""`` for all.
         port : int
             Port on which the server listens; 0 lets the server choose.
-        handler : Optional[Handler]
+        handler : Optional[ChannelHandler]
             ``handler(channel, (origin_address, origin_port), (address, port))`` is called with
             each connection, on its own thread.  With None, connections wait for `accept`.
 
@@ -245,10 +245,10 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         self._forwards.remove(address, int(port))
         self.global_request("cancel-tcpip-forward", (address, int(port)))
 
-    def _set_x11_handler(self, handler: Optional[Handler]) -> None:
+    def _set_x11_handler(self, handler: Optional[ChannelHandler]) -> None:
         self._x11_handler = handler or self._queue
 
-    def _set_forward_agent_handler(self, handler: Optional[Handler]) -> None:
+    def _set_forward_agent_handler(self, handler: Optional[ChannelHandler]) -> None:
         self._forward_agent_handler = handler or self._queue
 
     def _queue_incoming_channel(self, channel: SshChannel) -> None:
@@ -294,7 +294,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
 
     def _find_handler(
         self, kind: str, m: Message, forward: Optional[PortForward], ends: Tuple[Any, ...]
-    ) -> Tuple[Optional[Handler], Tuple[Any, ...]]:
+    ) -> Tuple[Optional[ChannelHandler], Tuple[Any, ...]]:
         """Return the handler of a channel, and its arguments."""
         if forward is not None:
             return forward.handler or self._queue, ends
@@ -344,7 +344,7 @@ class ChannelAcceptingTransport(ChannelOpeningTransport):
         return chan
 
     def _start_handler(
-        self, chan: SshChannel, handler: Handler, arguments: Tuple[Any, ...]
+        self, chan: SshChannel, handler: ChannelHandler, arguments: Tuple[Any, ...]
     ) -> None:
         def run() -> None:
             try:

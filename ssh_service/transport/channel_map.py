@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from paramiko.message import Message
 
-Handler = Callable[[Any, Message], None]
+MessageHandler = Callable[[Any, Message], None]
 
 
 class ChannelMap:
@@ -67,7 +67,7 @@ class ChannelMap:
         return len(self.values())
 
 
-def resolve_weakref(handler: Handler) -> "Callable[[weakref.ref[Any], Message], None]":
+def resolve_weakref(handler: MessageHandler) -> "Callable[[weakref.ref[Any], Message], None]":
     """Return a message handler that takes a weak reference instead of a channel."""
 
     def tell(reference: "weakref.ref[Any]", m: Message) -> None:

@@ -46,7 +46,7 @@ _CHANNEL_TIMEOUT = 30.0
 _CONFIRMATION = struct.Struct(">IIII")
 
 # Host and port, or the path of a UNIX domain socket.
-Address = Union[Tuple[str, int], str, bytes, "os.PathLike[str]"]
+ChannelAddress = Union[Tuple[str, int], str, bytes, "os.PathLike[str]"]
 
 
 class ChannelOpeningTransport(GlobalRequestTransport):
@@ -191,7 +191,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         self,
         kind: str,
         sink: ChannelSink,
-        dest_addr: Optional[Address] = None,
+        dest_addr: Optional[ChannelAddress] = None,
         src_addr: Optional[Tuple[str, int]] = None,
         *,
         window_size: Optional[int] = None,
@@ -263,7 +263,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
     def open_channel(
         self,
         kind: str,
-        dest_addr: Optional[Address] = None,
+        dest_addr: Optional[ChannelAddress] = None,
         src_addr: Optional[Tuple[str, int]] = None,
         window_size: Optional[int] = None,
         max_packet_size: Optional[int] = None,
@@ -277,7 +277,7 @@ class ChannelOpeningTransport(GlobalRequestTransport):
         kind : str
             ``session``, ``direct-tcpip``, ``direct-streamlocal@openssh.com``, or one of those that
             servers open: ``forwarded-tcpip``, ``x11``, ``auth-agent@openssh.com``.
-        dest_addr : Optional[Address]
+        dest_addr : Optional[ChannelAddress]
             Host and port, for ``direct-tcpip`` and ``forwarded-tcpip``; the path on the server of
             a UNIX domain socket, for ``direct-streamlocal@openssh.com``.
         src_addr : Optional[Tuple[str, int]]

@@ -17,7 +17,7 @@ NO_PORT = -1
 # Names for all addresses of the server (RFC 4254 section 7.1).
 _ANY_ADDRESS = ("", "*", "0.0.0.0", "::")
 
-Handler = Callable[..., None]
+ChannelHandler = Callable[..., None]
 # Where a server listens: a host and a port, or the path of a UNIX domain socket.
 ListenAddress = Union[Tuple[str, int], str]
 
@@ -103,7 +103,7 @@ class PortForward:
     address, port : str, int
         As requested; if the port was 0, the one that the server chose.  For a UNIX domain socket,
         its path, and -1.
-    handler : Optional[Handler]
+    handler : Optional[ChannelHandler]
         Called with each forwarded connection; None queues them for `accept`.
     on_channel : Optional[Callable[[IncomingChannel], None]]
         Called on the reader thread instead, with each forwarded connection; it must not block.
@@ -113,7 +113,7 @@ class PortForward:
         self,
         address: str,
         port: int,
-        handler: Optional[Handler],
+        handler: Optional[ChannelHandler],
         on_channel: Optional[Callable[[IncomingChannel], None]] = None,
     ) -> None:
         self.address = address

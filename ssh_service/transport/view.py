@@ -20,7 +20,7 @@ from paramiko.ssh_exception import AuthenticationException, SSHException
 
 from ssh_service.transport.channel import SshChannel
 from ssh_service.transport.channel_map import ChannelMap
-from ssh_service.transport.port_forwards import Handler
+from ssh_service.transport.port_forwards import ChannelHandler
 from ssh_service.transport.transport import SshTransport
 
 # Seconds to wait for a channel, as in paramiko.
@@ -249,7 +249,7 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
             self._accepted.put(None)
         return channel
 
-    def own_handler(self, handler: Optional[Handler], before: Any = None) -> Handler:
+    def own_handler(self, handler: Optional[ChannelHandler], before: Any = None) -> ChannelHandler:
         """
         Return a handler that makes the channel the view's first.
 
@@ -271,7 +271,7 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
         self._accepted.put(channel)
 
     def request_port_forward(
-        self, address: str, port: int, handler: Optional[Handler] = None
+        self, address: str, port: int, handler: Optional[ChannelHandler] = None
     ) -> int:
         """Ask the server to listen on a port, as `paramiko.Transport.request_port_forward`."""
         connection = self._in_use()
@@ -389,7 +389,7 @@ class _OwnHandler:
     def __init__(
         self,
         view: Callable[[], Optional[TransportView]],
-        handler: Optional[Handler],
+        handler: Optional[ChannelHandler],
         before: "Optional[_OwnHandler]" = None,
     ) -> None:
         self.before = before

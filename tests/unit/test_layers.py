@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 import sys
+import typing
 from pathlib import Path
 from typing import Dict, Iterator, List, Set, Tuple
 
@@ -88,6 +89,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "ssh_host_service": {"ssh_service", "operations", "jobs", "services", "errors"},
     "ssh_fileshare": {"ssh_service", "operations", "services"},
     "fleet": {
+        "_moved",
         "operations",
         "copying",
         "commands",
@@ -235,14 +237,24 @@ def standard_library() -> Set[str]:
     return set(names)
 
 
-def test_no_two_classes_have_one_name() -> None:
-    """A name that is met in a message, a log or a search stands for one thing."""
+def defined_types(node: ast.AST) -> List[str]:
+    """Return the names of the types that a statement defines: a class, ``Path = Union[...]``."""
+    if isinstance(node, ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
+        generic = node.value.value
+        if isinstance(generic, ast.Name) and generic.id in vars(typing):
+            return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return []
+
+
+def test_no_two_classes_or_type_aliases_have_one_name() -> None:
+    """A name that is met in a message, a signature or a search stands for one thing."""
     places: Dict[str, List[str]] = {}
     for _, path, tree in SOURCES:
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                place = f"{path.relative_to(PACKAGE)}:{node.lineno}"
-                places.setdefault(node.name, []).append(place)
+            for name in defined_types(node):
+                places.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 

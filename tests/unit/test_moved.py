@@ -10,7 +10,7 @@ from typing import Iterator
 
 import pytest
 
-from ssh_service import _moved
+from ssh_service import _moved, fleet
 from ssh_service.commands.result import CompletedProcess
 
 
@@ -53,3 +53,11 @@ def test_old_pickle_loads_as_the_moved_class() -> None:
 def test_unknown_module_is_still_an_import_error() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         importlib.import_module("ssh_service.no_such_module")
+
+
+def test_old_name_warns_and_gives_the_renamed_object() -> None:
+    """A program of 0.1.0 that annotates with `fleet.Host` still works."""
+    with pytest.warns(DeprecationWarning, match="fleet.Host has been renamed to .*Destination"):
+        assert fleet.Host is fleet.Destination
+    with pytest.raises(AttributeError, match="'ssh_service.fleet' has no attribute 'nothing'"):
+        fleet.nothing

@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     link: Optional[bytes] = None  # the target of a symbolic link that is kept
 
 
-_Found = Union[Entry, SshTransferError]
+_ListedEntry = Union[Entry, SshTransferError]
 _Identity = Tuple[int, int]
 
 
@@ -49,8 +49,8 @@ class _Folder(NamedTuple):
 
     entry: Entry
     identity: _Identity
-    listing: Generator[_Found, None, None]
-    found: Iterator[_Found]
+    listing: Generator[_ListedEntry, None, None]
+    found: Iterator[_ListedEntry]
 
 
 def fail(error: SshTransferError) -> None:
@@ -122,7 +122,7 @@ def _enter(
 
 def _list(
     path: bytes, ancestors: List[_Identity], tree: Optional[SourceTree]
-) -> Generator[_Found, None, None]:
+) -> Generator[_ListedEntry, None, None]:
     """Yield the entries of a folder, and the errors of those that cannot be copied."""
     prefix = path if path.endswith(b"/") else path + b"/"
     descriptor = Descriptor()

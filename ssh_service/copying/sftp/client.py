@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Callable, List, Optional, Tuple, Type
 
 from ssh_service.copying.sftp import decode, encode, protocol
-from ssh_service.copying.sftp.protocol import Buffer
 from ssh_service.copying.sftp.reply import Inbox, Reply
 from ssh_service.copying.sftp.session import SessionEnded, SftpSession
 from ssh_service.copying.sftp.time_limits import Stalled, TimeUp
+from ssh_service.transport.wire import Buffer
 
 __all__ = ["SftpClient", "negotiate"]
 

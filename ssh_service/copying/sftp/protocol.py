@@ -7,11 +7,10 @@ Names and paths are bytes, as on the server's disk.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Union
+from typing import List, NamedTuple, Optional
 
 __all__ = [
     "Attributes",
-    "Buffer",
     "ServerLimits",
     "FolderEntry",
     "Pieces",
@@ -51,7 +50,6 @@ MAX_PACKET = 256 * 1024 + 1024
 # Flags of attributes: which of them follow.
 HAS_SIZE, HAS_OWNER, HAS_MODE, HAS_TIMES, HAS_EXTENDED = 1, 2, 4, 8, 0x80000000
 
-Buffer = Union[bytes, memoryview]
 Pieces = List[memoryview]
 
 

@@ -16,10 +16,11 @@ from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 from ssh_service.copying.sftp import decode, protocol
 from ssh_service.copying.sftp.handles import OpenHandles
 from ssh_service.copying.sftp.packets import Packet, PacketReader
-from ssh_service.copying.sftp.protocol import Buffer, ProtocolError, ServerLimits
+from ssh_service.copying.sftp.protocol import ProtocolError, ServerLimits
 from ssh_service.copying.sftp.reply import Inbox, Reply
 from ssh_service.copying.sftp.server_facts import ServerFacts
 from ssh_service.interruptions import is_interruption
+from ssh_service.transport.wire import Buffer
 
 __all__ = ["SessionEnded", "SftpChannel", "SftpSession"]
 
