@@ -129,6 +129,10 @@ class RemoteFiles:
         """Remove an empty folder."""
         return self._client.ask(encode.remove_folder, path)
 
+    def ask_real_path(self, path: bytes) -> Reply:
+        """Ask for the absolute path, without symbolic links."""
+        return self._client.ask(encode.real_path, path)
+
     def ask_read_link(self, path: bytes) -> Reply:
         """Ask for the target of a symbolic link."""
         return self._client.ask(encode.read_link, path)
@@ -273,7 +277,7 @@ class RemoteFiles:
 
     async def real_path(self, path: bytes) -> bytes:
         """Return the absolute path, without symbolic links."""
-        return parse_path(await self._client.ask(encode.real_path, path), path)
+        return parse_path(await self.ask_real_path(path), path)
 
     async def expand_home(self, path: bytes) -> bytes:
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 import time
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Optional, Set, Tuple
 
 from ssh_service.copying import temporary
 from ssh_service.copying.failures import Refused, display_path
@@ -24,7 +24,12 @@ from ssh_service.copying.ownership import (
 from ssh_service.copying.paths import basename, folder_of, join
 from ssh_service.copying.pipeline import Pipeline
 from ssh_service.copying.remote_files import RemoteFiles
-from ssh_service.copying.replies import check_status, is_link, parse_attributes
+from ssh_service.copying.replies import (
+    check_status,
+    is_link,
+    parse_attributes,
+    parse_path,
+)
 from ssh_service.copying.sftp import protocol
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.sftp.reply import Reply
@@ -269,12 +274,19 @@ class RemoteOwner:
             if not is_link(found) and basename(folder) not in (b".", b".."):
                 way.path, way.folders = path, [*around.folders, found]
                 return
-        real = await self._remote.real_path(folder)
-        names = [name for name in real.split(b"/") if name]
-        paths = [b"/" + b"/".join(names[:count]) for count in range(len(names) + 1)]
-        replies = [(self._remote.ask_lstat(path), path) for path in paths]
-        way.folders = [parse_attributes(await reply, path) for reply, path in replies]
+        # Most paths have no links, so the folders are asked for at once: this saves a round trip.
+        guess = folder if folder.startswith(b"/") else b""
+        asked, guessed = self._remote.ask_real_path(folder), self._ask_folders(guess)
+        real = parse_path(await asked, folder)
+        replies = guessed if real == guess else self._ask_folders(real)
+        way.folders = [parse_attributes(await reply, path) for path, reply in replies]
         way.path = real
+
+    def _ask_folders(self, path: bytes) -> List[Tuple[bytes, Reply]]:
+        """Ask for the folders on an absolute path, from the root to the path itself."""
+        names = [name for name in path.split(b"/") if name]
+        paths = [b"/" + b"/".join(names[:count]) for count in range(len(names) + 1)]
+        return [(each, self._remote.ask_lstat(each)) for each in paths] if path else []
 
     @staticmethod
     def _is_guarded(folder: Attributes, identity: RemoteIdentity) -> bool:

@@ -22,7 +22,9 @@ from ssh_service.copying.local.source_file import SourceFile
 from ssh_service.copying.local.walk import Entry, walk
 from ssh_service.copying.paths import basename, join, sibling
 from ssh_service.copying.pipeline import ABORTS
+from ssh_service.copying.remote_files import RemoteFiles
 from ssh_service.copying.removal import remove_tree
+from ssh_service.copying.replies import check_status
 from ssh_service.copying.resume_marker import ResumeMarker
 from ssh_service.copying.sftp.protocol import Attributes
 from ssh_service.copying.shell_command import PRINT_READY_LINE, ShellProcess, quoted
@@ -128,8 +130,7 @@ async def stream_tree(
         if done is not None:
             if mark is not None:
                 await mark.begin(target, join(folder, TREE))
-            await context.remote.rename(join(folder, TREE), target)
-            await context.remote.remove_folder(folder)
+            await _move(context.remote, folder, target)
             return done
     except Refused as refused:
         _log.debug("%r not in one stream: %s", display_path(target), refused)
@@ -142,6 +143,17 @@ async def stream_tree(
     context.progress.go_back(reading)
     await remove_tree(context, folder)
     return None
+
+
+async def _move(remote: RemoteFiles, folder: bytes, target: bytes) -> None:
+    """Move the tree out of its unfinished folder to the target, and remove the folder."""
+    renamed = remote.ask_rename(join(folder, TREE), target)
+    removed = remote.ask_remove_folder(folder)  # at once: this saves a round trip
+    check_status(await renamed, target)
+    try:
+        check_status(await removed, folder)
+    except Refused:  # by a server that did both at the same time
+        await remote.remove_folder(folder)
 
 
 class UploadStream:

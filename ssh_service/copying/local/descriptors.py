@@ -32,7 +32,7 @@ class Descriptor:
         self._open: List[int] = []
 
     def __del__(self) -> None:
-        if hasattr(self, "_open"):  # unless __init__ was interrupted
+        if getattr(self, "_open", None):  # it has none where __init__ was interrupted
             self.close()
 
     @property
