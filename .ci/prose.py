@@ -28,6 +28,7 @@ PHRASES = {
     r"(?:sees?|seeing|seen) to (?:it|that)": "ensure, make sure",
     # "there is none", "there is no", "is no longer" and "is no more than" are English.
     r"(?<!there\s)(?:is|are|was|were) (?-i:none)": "is not one",
+    r"\w+\x20-{3,}\x20\w+": "a section of a docstring on lines of its own",
     r"(?<!there\s)(?:is|are|was|were) no (?!(?:longer|more|less|fewer|need)\b)\w+": "is not a",
 }
 _PHRASES = [

@@ -43,8 +43,10 @@ class ShellProcess:
     refused : bool
         Whether it never started because the server admits no more sessions at the moment.
 
-    Notes ----- Thread safety.  `feed`, `on_writable` and `on_exit` are called by the connection's
-    reader thread; everything else belongs to the thread of the copy.
+    Notes
+    -----
+    Thread safety.  `feed`, `on_writable` and `on_exit` are called by the connection's reader
+    thread; everything else belongs to the thread of the copy.
     """
 
     def __init__(self, client: SftpClient) -> None:

@@ -38,8 +38,10 @@ class SftpClient(Inbox):
     outstanding : int
         Requests without a reply so far.
 
-    Notes ----- Thread safety.  `deliver` may be called from any thread; everything else belongs to
-    the thread of the copy.
+    Notes
+    -----
+    Thread safety.  `deliver` may be called from any thread; everything else belongs to the thread
+    of the copy.
     """
 
     def __init__(self, session: SftpSession, deadline: Optional[float] = None) -> None:

@@ -25,8 +25,10 @@ class UsageTotal:
 
     There is no shared counter, which an exception from a signal handler could leave wrong.
 
-    Notes ----- Thread safety.  Every method may be called from any thread.  Concurrent callers
-    that check and then acquire may exceed a limit slightly; the limits allow for that.
+    Notes
+    -----
+    Thread safety.  Every method may be called from any thread.  Concurrent callers that check and
+    then acquire may exceed a limit slightly; the limits allow for that.
     """
 
     def __init__(self) -> None:
