@@ -32,10 +32,10 @@ MAY_IMPORT: Dict[str, Set[str]] = {
     "background": {"strands", "errors"},
     "events": set(),
     "event_trackers": {"events", "background", "errors"},
-    "transport": {"errors", "interruptions"},
+    "known_servers": set(),
+    "transport": {"known_servers", "errors", "interruptions"},
     "connect": {"transport", "params", "known_hosts", *LEAVES},
     "connections": {"connect", "transport", "params", "background", "events", "errors"},
-    "known_servers": set(),
     "commands": {
         "known_servers",
         "transport",
