@@ -17,7 +17,7 @@ from ssh_service.transport.wire import Wire
 
 _SERVICE = "ssh-userauth"
 # Keys that sign at once.  Others may ask an agent or the user, so the reader thread signs, and
-# whoever waits for it can give up.
+# the caller can give up.
 _SIGN_AT_ONCE = (paramiko.RSAKey, paramiko.ECDSAKey, paramiko.Ed25519Key)
 
 
@@ -38,10 +38,7 @@ class AuthenticatingTransport(ChannelAcceptingTransport):
         self._early_request: Optional[Tuple[Optional[Message]]] = None
         self._followed: Deque[bool] = collections.deque()
         super().__init__(wire, connection_id)
-        self._handler_table = {
-            **self._handler_table,
-            MSG_SERVICE_ACCEPT: self._on_service_accept,
-        }
+        self._handler_table[MSG_SERVICE_ACCEPT] = self._on_service_accept
 
     def auth_none(self, username: str) -> Any:
         """Do as `paramiko.Transport.auth_none`."""

@@ -108,7 +108,7 @@ def test_an_rsa_key_waits_for_what_the_server_has_to_say_of_it(sshd: Sshd) -> No
 def test_a_key_that_others_sign_with_waits(sshd: Sshd) -> None:
     """An agent may ask its user: the reader thread signs, and the caller can give up."""
 
-    class AgentKey(paramiko.Ed25519Key):  # type: ignore[misc]
+    class AgentKey(paramiko.Ed25519Key):
         pass
 
     with transport_to(sshd.host, sshd.port) as transport:
