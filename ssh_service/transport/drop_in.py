@@ -37,6 +37,7 @@ _SERVER_STATE = (
     "_preferred_kex",
     "_preferred_compression",
 )
+_BANNER = "Error reading SSH protocol banner"
 _paramiko_init = paramiko.Transport.__init__
 
 
@@ -128,7 +129,14 @@ class DropInTransport(SshTransport):
         super().start_client(event=event, timeout=timeout)
 
     def _check_banner(self) -> None:
-        paramiko.Transport._check_banner(self)  # programs look for its words in the exception
+        try:
+            paramiko.Transport._check_banner(self)
+        except paramiko.SSHException as error:
+            # Programs look for its words in the exception; the cause follows without a space.
+            cause = str(error.__context__ or "")
+            if not cause or str(error) != _BANNER + cause:
+                raise
+            raise paramiko.SSHException(f"{_BANNER}: {cause}") from error.__context__
 
     def _before_wait(self) -> Optional[float]:
         wait = super()._before_wait()
