@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
 import sys
-from typing import Optional
+from typing import List, Optional
 
 from paramiko.ssh_exception import SSHException
 
@@ -14,10 +16,12 @@ from ssh_service.connections.entries import Lease
 from ssh_service.drop_in.sharing import sharing
 from ssh_service.drop_in.target import ClientDialError, ClientTarget, may_share
 from ssh_service.drop_in.trust import OtherKeyType
-from ssh_service.errors import SshConnectError, SshConnectTimeout, SshServiceError
+from ssh_service.errors import SshConnectError, SshConnectTimeout, SshServiceError, reason_of
 from ssh_service.sessions.pool import SessionPool
 from ssh_service.sessions.request import SessionRequest
 from ssh_service.transport import SshChannel, SshTransport, TransportView
+
+_log = logging.getLogger(__name__)
 
 # Threads that wait for each other, as they may with plain paramiko, must all get their sessions.
 _MAX_CONNECTIONS = sys.maxsize
@@ -46,11 +50,12 @@ class Membership:
         self._cache: SshClientCache = sharing.cache
         self._linger = sharing.linger
         self._token = sharing.next_token()
-        self._lease: Optional[Lease] = None
+        # The last one is in use; those before are released.  Single operations are atomic.
+        self._leases: List[Lease] = []
         self._trusted = b""  # the host key
 
     def __del__(self) -> None:
-        if getattr(self, "_lease", None) is not None:  # else its making was interrupted
+        if getattr(self, "_leases", None):  # else its making was interrupted
             background.submit_from_destructor(
                 _strand, _leave, self.target, self._token, self._linger
             )
@@ -75,7 +80,8 @@ class Membership:
     def _acquire(self) -> Optional[SshTransport]:
         """Lease a connection; None: it has to be tried again."""
         target = self.target
-        lease = self._lease = self._cache.request(target, idle_timeout=self._linger)
+        lease = self._cache.request(target, idle_timeout=self._linger)
+        self._leases.append(lease)
         mine = lease.slot.target is target
         try:
             self._cache.lender.wait(lease, target, None)
@@ -109,20 +115,34 @@ class Membership:
         self.target.trust.judge(transport, any_type=not self.target.key_types)
 
     def reconnect(self, view: TransportView) -> SshTransport:
-        """Return a connection in place of one that was lost."""
-        before = self._lease
-        transport = self.connect()
-        if before is not None:
-            before.release(self._linger)
+        """
+        Return a connection in place of one that was lost.
+
+        Raises
+        ------
+        Exception
+            What paramiko raises; or the view was closed meanwhile.
+        """
+        before = list(self._leases)
+        try:
+            transport = self.connect()
+        finally:
+            for lease in before:
+                lease.release(self._linger)
+                with contextlib.suppress(ValueError):  # another thread has done so
+                    self._leases.remove(lease)
+        if view.is_closed:  # which may have come before there was a lease to release
+            self.release()
+            raise SSHException("SSH session not active")
         return transport
 
     def release(self) -> None:
         """Give the lease back."""
         sharing.leave(self.target.base, self._token, self._linger)
-        lease = self._lease
-        if lease is not None:
-            # Nobody gets a connection again whose sharing was ended.
-            lease.release(self._linger, None if self.target.is_current() else 0.0)
+        # Nobody gets a connection again whose sharing was ended.
+        lifetime = None if self.target.is_current() else 0.0
+        for lease in list(self._leases):
+            lease.release(self._linger, lifetime)
 
     # Sessions.
 
@@ -166,8 +186,9 @@ class Membership:
         """Have the view stand for a connection that lives, now that there is one."""
         try:
             view.connection = self.reconnect(view)
-        except Exception:  # noqa: B902  (the session works all the same)
-            pass
+        except (SSHException, OSError) as error:
+            # The session works all the same, and the next call tries again.
+            _log.info("%s: not connected anew: %s", self.target.connection_id, reason_of(error))
 
 
 def _leave(target: ClientTarget, token: int, linger: float) -> None:
