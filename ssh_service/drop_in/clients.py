@@ -62,10 +62,7 @@ def _reason_for_private(
     host, port = arguments["hostname"], arguments["port"]
     if not (isinstance(host, str) and isinstance(port, int) and isinstance(username, str)):
         return "arguments"
-    share = sharing.share
-    if share is not None and not share(host, port, username):
-        return "share"
-    return None
+    return None if sharing.may_share(host, port, username) else "share"
 
 
 def _connect_shared(client: Any, arguments: Dict[str, Any], username: str) -> None:
@@ -107,7 +104,7 @@ class SharedSSHClient(paramiko.SSHClient):  # type: ignore[misc]
     """
     `paramiko.SSHClient`, on connections that the clients of the process share.
 
-    See the page on paramiko programs of the manual.
+    See docs/drop_in.md, the page of the manual for code written for paramiko.
     """
 
     connect: Callable[..., Any] = connect

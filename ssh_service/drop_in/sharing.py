@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import enum
+import inspect
 import itertools
 import os
 import threading
-from typing import Any, Callable, Dict, Hashable, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Hashable, NamedTuple, Optional, Set, Tuple, Union
 
 from ssh_service.api import default_cache
 from ssh_service.connections.cache import SshClientCache, check_cache
@@ -21,6 +23,26 @@ _MAX_ENDED = 1024
 Share = Callable[[str, int, str], Any]
 
 
+class Unchanged(enum.Enum):
+    """Stands for a setting that was not named, and stays as it is."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+UNCHANGED = Unchanged.UNCHANGED
+
+
+class Settings(NamedTuple):
+    """What `configure` sets."""
+
+    linger: float = LINGER
+    share: Optional[Share] = None
+    cache: Optional[SshClientCache] = None
+
+
 class Sharing:
     """
     The settings and the counters of the process.
@@ -32,11 +54,9 @@ class Sharing:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self.linger = LINGER
-        self.share: Optional[Share] = None
-        self._cache: Optional[SshClientCache] = None
         self._lock = threading.Lock()
         # The lock guards all of these.
+        self._settings = Settings()
         self._members: Dict[Hashable, Set[int]] = {}  # tokens, by what they share
         self._fresh: Dict[Optional[str], int] = {}  # by host; None: of all hosts
         self._ended: "collections.OrderedDict[Hashable, int]" = collections.OrderedDict()
@@ -48,30 +68,60 @@ class Sharing:
         self._lock = threading.Lock()
 
     def configure(
-        self, linger: float, share: Optional[Share], cache: Optional[SshClientCache]
+        self,
+        linger: Union[float, Unchanged],
+        share: Union[Optional[Share], Unchanged],
+        cache: Union[Optional[SshClientCache], Unchanged],
     ) -> None:
         """
-        Change the settings, for later connects.
+        Change the settings that are given, for later connects.
 
         Raises
         ------
         SshConfigError
-            One of them is not what it may be.
+            One of them is not what it may be; then all stay as they are.
         """
-        is_number = isinstance(linger, (int, float)) and not isinstance(linger, bool)
-        if not is_number or not 0 <= linger < float("inf"):
-            raise SshConfigError(f"linger: expected 0 or more seconds, got {linger!r}")
-        if share is not None and not callable(share):
-            raise SshConfigError(
-                f"share: expected None or a function (host, port, username) -> bool, got {share!r}"
-            )
-        check_cache(cache)
-        self.linger, self.share, self._cache = float(linger), share, cache
+        changes: Dict[str, Any] = {}
+        if not isinstance(linger, Unchanged):
+            changes["linger"] = _check_linger(linger)
+        if not isinstance(share, Unchanged):
+            changes["share"] = _check_share(share)
+        if not isinstance(cache, Unchanged):
+            check_cache(cache)
+            changes["cache"] = cache
+        with self._lock:
+            self._settings = self._settings._replace(**changes)
+
+    @property
+    def linger(self) -> float:
+        """Seconds for which a connection that no client uses is kept."""
+        return self._settings.linger
 
     @property
     def cache(self) -> SshClientCache:
         """The cache of the connections."""
-        return default_cache() if self._cache is None else self._cache
+        cache = self._settings.cache
+        return default_cache() if cache is None else cache
+
+    def may_share(self, host: str, port: int, username: str) -> bool:
+        """
+        Return whether the program lets a client share.
+
+        Raises
+        ------
+        SshConfigError
+            Its function failed.
+        """
+        share = self._settings.share
+        if share is None:
+            return True
+        try:
+            return bool(share(host, port, username))
+        except Exception as error:
+            raise SshConfigError(
+                f"share: the function {_name_of(share)} failed for {username}@{host}:{port}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
 
     # What may be shared.
 
@@ -147,6 +197,37 @@ class Sharing:
                 "logins": self._logins,
                 "open": sum(len(members) for members in self._members.values()),
             }
+
+
+def _check_linger(linger: Any) -> float:
+    is_number = isinstance(linger, (int, float)) and not isinstance(linger, bool)
+    if not is_number or not 0 <= linger < float("inf"):
+        raise SshConfigError(f"linger: expected 0 or more seconds, got {linger!r}")
+    return float(linger)
+
+
+def _check_share(share: Any) -> Optional[Share]:
+    """Check that a function can be called with a host, a port and a user name."""
+    expected = "share: expected None or a function (host, port, username) -> bool, got"
+    if share is None:
+        return None
+    if not callable(share):
+        raise SshConfigError(f"{expected} {share!r}")
+    if inspect.iscoroutinefunction(share):
+        raise SshConfigError(f"{expected} {_name_of(share)}, which is async")
+    try:
+        signature = inspect.signature(share)
+    except (TypeError, ValueError):  # of a builtin that does not tell
+        return share  # type: ignore[no-any-return]
+    try:
+        signature.bind("host", 22, "username")
+    except TypeError as error:
+        raise SshConfigError(f"{expected} {_name_of(share)}{signature}: {error}") from None
+    return share  # type: ignore[no-any-return]
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", None) or repr(function))
 
 
 sharing = Sharing()

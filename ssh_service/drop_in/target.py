@@ -9,7 +9,6 @@ from typing import Any, Callable, Dict, Optional, Tuple, Union
 import paramiko
 from paramiko.ssh_exception import BadHostKeyException, SSHException
 
-from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Target
 from ssh_service.drop_in.identity import algorithms_identity, credentials_identity, name_digest
 from ssh_service.drop_in.sharing import sharing
@@ -295,14 +294,26 @@ def _revealed(secret: Secret) -> Union[str, bytes]:
     return secret.reveal_bytes() if secret.is_bytes else secret.reveal()
 
 
-def close_idle_outdated(cache: SshClientCache) -> None:
-    """Close the connections that no client has, and none will get."""
-    for slot in cache.lender.slots.all_slots():
-        target = slot.target
-        if isinstance(target, ClientTarget) and not slot.leases and not target.is_current():
+def end_sharing(host: Optional[str]) -> int:
+    """
+    Let later clients of a host (None: of any) share none of the connections there are.
+
+    Return how many there were; those that no client uses are closed.
+    """
+    cache = sharing.cache
+    shared = [
+        slot
+        for slot in cache.lender.slots.all_slots()
+        if isinstance(slot.target, ClientTarget) and slot.target.is_current()
+    ]
+    sharing.end_sharing(host)
+    outdated = [slot for slot in shared if not slot.target.is_current()]  # type: ignore[attr-defined]
+    for slot in outdated:
+        if not slot.leases:
             lease = cache.renew(slot)
             if lease is not None:
                 lease.release(0.0, 0.0)
+    return len(outdated)
 
 
 def _nothing() -> None:

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Union
 
 import paramiko as _paramiko
 
 from ssh_service.drop_in import installing as _installing
 from ssh_service.drop_in import modules as _modules
 from ssh_service.drop_in.clients import SharedSSHClient as _SharedSSHClient
-from ssh_service.drop_in.sharing import LINGER as _LINGER
+from ssh_service.drop_in.sharing import UNCHANGED as _UNCHANGED
+from ssh_service.drop_in.sharing import Unchanged as _Unchanged
 from ssh_service.drop_in.sharing import sharing as _sharing
-from ssh_service.drop_in.target import close_idle_outdated as _close_idle_outdated
+from ssh_service.drop_in.target import end_sharing as _end_sharing
 from ssh_service.transport import DropInTransport as _DropInTransport
 
 if TYPE_CHECKING:
@@ -36,28 +37,30 @@ Transport = _DropInTransport
 
 def configure(
     *,
-    linger: float = _LINGER,
-    share: Optional[Callable[[str, int, str], Any]] = None,
-    cache: "Optional[SshClientCache]" = None,
+    linger: Union[float, _Unchanged] = _UNCHANGED,
+    share: Union[Optional[Callable[[str, int, str], Any]], _Unchanged] = _UNCHANGED,
+    cache: "Union[Optional[SshClientCache], _Unchanged]" = _UNCHANGED,
 ) -> None:
     """
     Set how clients share connections, for later calls of `SSHClient.connect`.
 
+    What is not named stays as it is.
+
     Parameters
     ----------
     linger : float
-        Seconds for which a connection is kept that no client uses.  With 0 it is closed with its
-        last client, as in paramiko, and the next client logs in anew.
+        Seconds for which a connection is kept that no client uses; at first 60.  With 0 it is
+        closed with its last client, as in paramiko, and the next client logs in anew.
     share : Optional[Callable[[str, int, str], bool]]
         ``share(host, port, username)`` returns whether a client may share; it is called by each
-        `connect`, on its thread.  None: wherever it can be done.
+        `connect`, on its thread.  None, as at first: wherever it can be done.
     cache : Optional[SshClientCache]
-        The cache of the connections; None: `ssh_service.default_cache`.
+        The cache of the connections; None, as at first: `ssh_service.default_cache`.
 
     Raises
     ------
     SshConfigError
-        One of them is not what it may be (a `ValueError`).
+        One of them is not what it may be (a `ValueError`); nothing is changed then.
 
     Notes
     -----
@@ -68,9 +71,9 @@ def configure(
 
 def install(
     *,
-    linger: float = _LINGER,
-    share: Optional[Callable[[str, int, str], Any]] = None,
-    cache: "Optional[SshClientCache]" = None,
+    linger: Union[float, _Unchanged] = _UNCHANGED,
+    share: Union[Optional[Callable[[str, int, str], Any]], _Unchanged] = _UNCHANGED,
+    cache: "Union[Optional[SshClientCache], _Unchanged]" = _UNCHANGED,
 ) -> None:
     """
     Have all clients of paramiko in this process share connections.
@@ -79,21 +82,23 @@ def install(
     imported before, and for subclasses.  New objects of `paramiko.Transport` are repaired ones,
     also by names that were imported before; of its subclasses they are as they were.
 
+    Settings that are not named stay as they are.
+
     Parameters
     ----------
     linger : float
-        Seconds for which a connection is kept that no client uses.  With 0 it is closed with its
-        last client, as in paramiko, and the next client logs in anew.
+        Seconds for which a connection is kept that no client uses; at first 60.  With 0 it is
+        closed with its last client, as in paramiko, and the next client logs in anew.
     share : Optional[Callable[[str, int, str], bool]]
         ``share(host, port, username)`` returns whether a client may share; it is called by each
-        `connect`, on its thread.  None: wherever it can be done.
+        `connect`, on its thread.  None, as at first: wherever it can be done.
     cache : Optional[SshClientCache]
-        The cache of the connections; None: `ssh_service.default_cache`.
+        The cache of the connections; None, as at first: `ssh_service.default_cache`.
 
     Raises
     ------
     SshConfigError
-        One of them is not what it may be (a `ValueError`).
+        One of them is not what it may be (a `ValueError`); nothing is changed then.
 
     Notes
     -----
@@ -108,16 +113,22 @@ def uninstall() -> None:
     _installing.uninstall()
 
 
-def fresh(host: Optional[str] = None) -> None:
+def fresh(host: Optional[str] = None) -> int:
     """
     Have later clients of a host log in anew.
 
-    Clients that are connected keep their connections, which nobody else gets any more.
+    Clients that are connected keep their connections, which no later client gets.
 
     Parameters
     ----------
     host : Optional[str]
         As given to `SSHClient.connect`; None: all hosts.
+
+    Returns
+    -------
+    int
+        How many connections there were to share.  0 may mean that the clients call the host by
+        another name, such as with its domain.
 
     Raises
     ------
@@ -128,8 +139,7 @@ def fresh(host: Optional[str] = None) -> None:
     -----
     Thread safety.  This may be called from any thread.
     """
-    _sharing.end_sharing(host)
-    _close_idle_outdated(_sharing.cache)
+    return _end_sharing(host)
 
 
 def stats() -> Dict[str, Any]:
@@ -140,9 +150,16 @@ def stats() -> Dict[str, Any]:
     -------
     Dict[str, Any]
         ``shared``: calls of `connect` that were given a connection to share; ``private``: those
-        that got one of their own; ``reasons``: these by reason (``share``, ``sock``,
-        ``transport_factory``, ``auth_strategy``, ``gss``, ``subclass``, ...); ``logins``:
-        connections made to be shared; ``open``: clients that share one now.
+        that got one of their own; ``reasons``: these by reason; ``logins``: connections made to
+        be shared; ``open``: clients that share one now.
+
+    Notes
+    -----
+    The reasons are: ``share`` (the function of that name refused); ``sock`` (it is neither a
+    `ProxyCommand` nor a channel of a client that shares); ``transport_factory``,
+    ``auth_strategy`` and ``gss`` (it was given); ``subclass`` (it logs in by methods of its own);
+    ``patched`` (`paramiko.client.Transport` was replaced); ``arguments`` (the host or the user
+    name is not a text, the port not a whole number, or there is no user name to be found).
     """
     return _sharing.stats()
 

@@ -2,39 +2,105 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import shutil
 import sys
-from typing import List
+import zipfile
+from typing import List, NoReturn, Optional
 
+import ssh_service
 from ssh_service.paramiko import install
 
 _USAGE = "usage: python -m ssh_service.paramiko [-m] PROGRAM [ARGUMENT ...]"
+_HELP = f"""{_USAGE}
+
+Run a program written for paramiko, unchanged, so that its SSHClients share connections.
+
+PROGRAM   the path of a Python program, or its name on the PATH; with -m: a module, as for python -m
+ARGUMENT  passed to the program
+
+The settings are the default ones: connections are kept for 60 s.  To change them, the program calls
+ssh_service.paramiko.configure(linger=..., share=...).  See docs/drop_in.md of ssh_service.
+"""
 
 
 def main(arguments: List[str]) -> None:
     """Run a program, by its path, its name on PATH or (with ``-m``) its module."""
     by_name = arguments[:1] == ["-m"]
     arguments = arguments[by_name:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_USAGE, file=sys.stdout if arguments else sys.stderr)
-        sys.exit(0 if arguments else 2)
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(_HELP, end="")
+        return
+    if not arguments:
+        print(_USAGE, file=sys.stderr)
+        sys.exit(2)
+    # pytest warns of a package with a plugin that was imported before.
+    ssh_service.__doc__ = f"{ssh_service.__doc__}\nPYTEST_DONT_REWRITE"
     program = arguments[0]
-    install()
     if by_name:
-        sys.argv[:] = [program, *arguments[1:]]
         sys.path.insert(0, os.getcwd())
+        _check_module(program)
+        install()
+        sys.argv[:] = arguments
         runpy.run_module(program, run_name="__main__", alter_sys=True)
         return
-    if not os.path.exists(program):
-        found = shutil.which(program)
-        if found is None:
-            sys.exit(f"ssh_service.paramiko: no such program: {program}\n{_USAGE}")
-        program = found
-    sys.argv[:] = [program, *arguments[1:]]
-    sys.path[0] = os.path.dirname(os.path.abspath(program))
-    runpy.run_path(program, run_name="__main__")
+    path = os.path.abspath(_find(program))
+    is_folder = os.path.isdir(path) or zipfile.is_zipfile(path)
+    _check_program(path, is_folder)
+    install()
+    sys.argv[:] = [path, *arguments[1:]]
+    sys.path[0] = path if is_folder else os.path.dirname(path)
+    runpy.run_path(path, run_name="__main__")
+
+
+def _find(program: str) -> str:
+    if os.path.exists(program):
+        return program
+    found = shutil.which(program)
+    if found is None:
+        _fail(f"no such program: {program}\n{_USAGE}")
+    return found
+
+
+def _check_module(name: str) -> None:
+    try:
+        found: Optional[object] = importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # a package of its own imports what is not there
+        found = None
+    except ValueError:  # such as a name that begins with a dot
+        found = None
+    if found is None:
+        _fail(f"no module named {name}")
+
+
+def _check_program(path: str, is_folder: bool) -> None:
+    """End where a file is not Python; a mistake in a Python program is shown by Python."""
+    if is_folder:
+        if os.path.isdir(path) and not os.path.exists(os.path.join(path, "__main__.py")):
+            _fail(f"the folder has no __main__.py: {path}")
+        return
+    if path.endswith(".pyc"):
+        return
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        _fail(f"cannot read {path}: {error.strerror}")
+    try:
+        compile(source, path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        first = source.partition(b"\n")[0]
+        other = first.startswith(b"#!") and b"python" not in first
+        if other or b"\0" in source:
+            _fail(f"not a Python program: {path}")
+
+
+def _fail(message: str) -> NoReturn:
+    sys.exit(f"ssh_service.paramiko: {message}")
 
 
 if __name__ == "__main__":

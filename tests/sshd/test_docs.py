@@ -21,6 +21,7 @@ import pytest
 
 from ssh_service import api
 from ssh_service.testing.local_sshd import Sshd
+from tests.common import DROP_IN_DEFAULTS
 
 from .conftest import make_home
 
@@ -96,7 +97,7 @@ def home(sshd: Sshd, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
         logging.getLogger(name).setLevel(level)
     if "ssh_service.paramiko" in sys.modules:  # an example has called install() or configure()
         sys.modules["ssh_service.paramiko"].uninstall()
-        sys.modules["ssh_service.paramiko"].configure()
+        sys.modules["ssh_service.paramiko"].configure(**DROP_IN_DEFAULTS)
     api.default_cache().cleanup()
     if "ssh_service.mlos_bench" in sys.modules:  # an example has called install()
         sys.modules["ssh_service.mlos_bench"].uninstall()

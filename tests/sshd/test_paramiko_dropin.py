@@ -21,7 +21,7 @@ import pytest
 from ssh_service import SshClientCache
 from ssh_service import paramiko as ours
 from ssh_service.testing.pytest_plugin import Sshd
-from tests.common import PATIENCE, Outcome, eventually, in_threads
+from tests.common import DROP_IN_DEFAULTS, PATIENCE, Outcome, eventually, in_threads
 from tests.injection import HOWS, moments, torn_at
 from tests.keys import generated
 
@@ -49,7 +49,7 @@ def connect(cache: SshClientCache) -> Iterator[Connect]:
         client.close()
     cache.cleanup()
     ours.uninstall()
-    ours.configure()
+    ours.configure(**DROP_IN_DEFAULTS)
 
 
 def arguments(server: Any) -> Any:
@@ -292,7 +292,7 @@ def test_no_listener_is_no_valid_connections(sshd: Sshd, connect: Connect) -> No
 def test_banner_timeout_is_the_clients_own(sshd: Sshd, connect: Connect) -> None:
     with silent() as listener:
         began = time.monotonic()
-        with pytest.raises(real.SSHException, match="Error reading SSH protocol banner"):
+        with pytest.raises(real.SSHException, match="Error reading SSH protocol banner: the server"):
             connect(sshd, port=listener.getsockname()[1], banner_timeout=0.3)
         assert time.monotonic() - began < 5
 

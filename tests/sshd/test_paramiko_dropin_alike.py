@@ -11,7 +11,7 @@ import pytest
 from ssh_service import SshClientCache
 from ssh_service import paramiko as ours
 from ssh_service.testing.pytest_plugin import Sshd
-from tests.common import PATIENCE
+from tests.common import DROP_IN_DEFAULTS, PATIENCE
 from tests.sshd.test_paramiko_alike import CASES, outcome, paramikos_own
 
 Made = Callable[[Sshd, SshClientCache], ContextManager[paramiko.Transport]]
@@ -52,7 +52,7 @@ def view(sshd: Sshd, cache: SshClientCache) -> Iterator[paramiko.Transport]:
     finally:
         for client in clients:
             client.close()
-        ours.configure()
+        ours.configure(**DROP_IN_DEFAULTS)
 
 
 KINDS: Dict[str, Made] = {"standalone": standalone, "view": view}

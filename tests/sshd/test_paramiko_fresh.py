@@ -15,7 +15,7 @@ from ssh_service import SshClientCache
 from ssh_service import paramiko as ours
 from ssh_service.testing.local_sshd import find_sshd
 from ssh_service.testing.pytest_plugin import Sshd
-from tests.common import require_part
+from tests.common import DROP_IN_DEFAULTS, require_part
 from tests.servers import make_program
 
 USER, GROUP = "old-timer", "late-comers"
@@ -71,7 +71,7 @@ def groups(server: Sshd, cache: SshClientCache) -> Iterator[Groups]:
             return str(client.exec_command("id -Gn")[1].read(), "ascii").split()
 
     yield ask
-    ours.configure()
+    ours.configure(**DROP_IN_DEFAULTS)
 
 
 def add_to_group(server: Sshd, folder: Path) -> None:
