@@ -110,4 +110,6 @@ class SharedSSHClient(paramiko.SSHClient):  # type: ignore[misc]
     connect: Callable[..., Any] = connect
 
 
+# As it is known, for pickle and for those who read it.
 SharedSSHClient.__name__ = SharedSSHClient.__qualname__ = "SSHClient"
+SharedSSHClient.__module__ = "ssh_service.paramiko"

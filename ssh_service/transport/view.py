@@ -300,7 +300,7 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
     def set_keepalive(self, interval: float) -> None:
         """Have the server asked for a sign of life at least that often; 0 changes nothing."""
         self._keepalive = float(interval)
-        if self._keepalive > 0:
+        if self._keepalive > 0 and not self.is_closed:
             self._shorten_keepalive(self._in_use())
 
     def _shorten_keepalive(self, connection: SshTransport) -> None:
@@ -309,12 +309,13 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
             connection.set_keepalive(self._keepalive)
 
     def global_request(self, kind: str, data: Any = None, wait: bool = True) -> Any:
-        """Make a global request, as in paramiko."""
-        return self._in_use().global_request(kind, data, wait)
+        """Make a global request, as in paramiko; None once this is closed."""
+        return None if self.is_closed else self._in_use().global_request(kind, data, wait)
 
     def send_ignore(self, byte_count: Optional[int] = None) -> None:
-        """Send a message that the server ignores, as in paramiko."""
-        self._in_use().send_ignore(byte_count)
+        """Send a message that the server ignores, as in paramiko; nothing once this is closed."""
+        if not self.is_closed:
+            self._in_use().send_ignore(byte_count)
 
     def renegotiate_keys(self) -> None:
         """Exchange keys again, as in paramiko."""

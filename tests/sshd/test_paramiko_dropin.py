@@ -292,7 +292,9 @@ def test_no_listener_is_no_valid_connections(sshd: Sshd, connect: Connect) -> No
 def test_banner_timeout_is_the_clients_own(sshd: Sshd, connect: Connect) -> None:
     with silent() as listener:
         began = time.monotonic()
-        with pytest.raises(real.SSHException, match="Error reading SSH protocol banner: the server"):
+        with pytest.raises(
+            real.SSHException, match="Error reading SSH protocol banner: the server"
+        ):
             connect(sshd, port=listener.getsockname()[1], banner_timeout=0.3)
         assert time.monotonic() - began < 5
 
@@ -336,6 +338,17 @@ def test_closing_a_transport_is_the_clients_own(sshd: Sshd, connect: Connect) ->
     with pytest.raises(real.SSHException, match="not active"):
         one.exec_command("true")
     assert run(two) == HELLO
+
+
+def test_a_closed_transport_is_as_quiet_as_paramikos(sshd: Sshd, connect: Connect) -> None:
+    """What a program does to tidy up does not fail."""
+    for cls in (real.SSHClient, ours.SSHClient):
+        client = connect(sshd, cls=cls)
+        transport = client.get_transport()
+        client.close()
+        transport.set_keepalive(5)
+        transport.send_ignore()
+        assert transport.global_request("keepalive@example.com", wait=True) is None
 
 
 def test_keepalive_only_becomes_shorter(sshd: Sshd, connect: Connect) -> None:

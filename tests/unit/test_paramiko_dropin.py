@@ -80,6 +80,13 @@ def test_exceptions_are_pickled_as_paramikos() -> None:
     assert type(pickle.loads(pickle.dumps(error))) is real.BadAuthenticationType
 
 
+@pytest.mark.parametrize("name", sorted(REPLACED))
+def test_classes_are_pickled_by_name(name: str) -> None:
+    """As in paramiko: a program may send one to another process."""
+    cls = getattr(ours, name)
+    assert pickle.loads(pickle.dumps(cls)) is cls
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
