@@ -18,11 +18,11 @@ _HELP = f"""{_USAGE}
 
 Run a program written for paramiko, unchanged, so that its SSHClients share connections.
 
-PROGRAM   the path of a Python program, or its name on the PATH; with -m: a module, as for python -m
+PROGRAM   the path of a Python program, or its name on the PATH; with -m: a module
 ARGUMENT  passed to the program
 
-The settings are the default ones: connections are kept for 60 s.  To change them, the program calls
-ssh_service.paramiko.configure(linger=..., share=...).  See docs/drop_in.md of ssh_service.
+The settings are the default ones: connections are kept for 60 s.  To change them, the program
+calls ssh_service.paramiko.configure(linger=..., share=...).  See docs/drop_in.md of ssh_service.
 """
 
 

@@ -1,4 +1,4 @@
-"""Logging in takes one round trip less than in paramiko, from servers that are known to allow it."""
+"""Logging in takes one round trip less than in paramiko, at servers that are known to allow it."""
 
 from __future__ import annotations
 
