@@ -302,12 +302,12 @@ def end_sharing(host: Optional[str]) -> int:
     """
     cache = sharing.cache
     shared = [
-        slot
+        (slot, slot.target)
         for slot in cache.lender.slots.all_slots()
         if isinstance(slot.target, ClientTarget) and slot.target.is_current()
     ]
     sharing.end_sharing(host)
-    outdated = [slot for slot in shared if not slot.target.is_current()]  # type: ignore[attr-defined]
+    outdated = [slot for slot, target in shared if not target.is_current()]
     for slot in outdated:
         if not slot.leases:
             lease = cache.renew(slot)

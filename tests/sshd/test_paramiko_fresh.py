@@ -92,7 +92,8 @@ def test_a_shared_connection_has_the_groups_of_its_login(
 def test_fresh_sees_a_group_that_was_added(server: Sshd, groups: Groups, folder: Path) -> None:
     before = groups()
     add_to_group(server, folder)
-    ours.fresh(server.host)
+    assert ours.fresh(server.host) == 1
+    assert ours.fresh(server.host) == 0
     assert groups() == [*before, GROUP]
     assert server.logins() == 2
 
