@@ -47,9 +47,27 @@ public_modules = (
     "ssh_service.testing.local_sshd",
     "ssh_service.testing.mock_sshd",
 )
+# What other modules of the package import from these.
+internal_names = (
+    "ssh_service.copying.Options",
+    "ssh_service.copying.TimeLimits",
+    "ssh_service.copying.check_path",
+    "ssh_service.copying.copy",
+    "ssh_service.copying.limits_from_now",
+    "ssh_service.copying.run_copy",
+    "ssh_service.params.conceal",
+    "ssh_service.params.conceal_keys",
+    "ssh_service.params.conceal_password",
+    "ssh_service.params.key_sources",
+    "ssh_service.params.resolve_concealed",
+    "ssh_service.params.reveal",
+    "ssh_service.params.split_address",
+)
 # autoapi reads the code without running it, so it cannot resolve lazy imports.
 suppress_warnings = ["autoapi.python_import_resolution"]
 
 html_theme = "furo"
 html_title = f"ssh_service {version}"
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]

@@ -130,6 +130,8 @@ class _Made(SphinxDirective):
         made = nodes.container()
         lines = StringList(list(self.lines(self.arguments[0])), source=__file__)
         self.state.nested_parse(lines, self.content_offset, made)
+        for table in made.findall(nodes.table):
+            table["classes"].append(self.arguments[0])
         return made.children
 
 
@@ -179,10 +181,10 @@ def _forget_none(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def _skip_private(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
-    """Leave modules that are not public out of the reference."""
+    """Leave out of the reference what is not for users: modules, and names of public modules."""
     if what in ("module", "package"):
         return name not in app.config.public_modules
-    return skip
+    return skip or name in app.config.internal_names
 
 
 def _unfold(module: astroid.nodes.Module) -> None:
@@ -198,6 +200,7 @@ def _unfold(module: astroid.nodes.Module) -> None:
 def setup(app: Sphinx) -> Dict[str, Any]:
     """Register the directives with Sphinx."""
     app.add_config_value("public_modules", (), "env")
+    app.add_config_value("internal_names", (), "env")
     app.add_directive("from-code", FromCode)
     app.add_directive("error-class", ErrorClass)
     app.add_lexer("jsonc", JavascriptLexer)  # JSON with comments

@@ -1,8 +1,9 @@
 """
-What makes two connections different.
+Connect parameters: from the mapping that a user passes to what is dialled.
 
-`resolve` joins what the caller gave with what ssh_config says, the caller's word first, refuses
-what it does not understand, and returns `ConnectParams`, whose `key` the cache compares.
+`resolve` checks the mapping, adds what ssh_config says about the host where the mapping says
+nothing, and returns `ConnectParams`.  The cache compares their `key`: users with equal keys share a
+connection.
 """
 
 from ssh_service.params.address import conceal_password, split_address
