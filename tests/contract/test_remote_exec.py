@@ -243,7 +243,7 @@ class TestEnvironment:
         _, result = run("ps -eo args | grep -c 'n[o]body-must-see' || :", {"X": "nobody-must-see"})
         assert result["stdout"] == "0\n"
 
-    def test_the_result_tells_which_were_given(self, run: Run) -> None:
+    def test_result_has_the_environment(self, run: Run) -> None:
         process = run("true", {"X": 1})[1]["ssh_completed_process_result"]
         assert process.env == {"X": "1"}
         assert process.command == "true"

@@ -257,7 +257,7 @@ def test_x11_and_agents_reach_their_handlers(kind: str) -> None:
 @pytest.mark.parametrize(
     "destination", [None, 7, ("h",), ("h", -1), ("h", "x"), ("h", 2**32), (5, 22), "host"], ids=str
 )
-def test_an_address_that_is_none_is_refused_here(destination: Any) -> None:
+def test_invalid_address_is_refused_before_sending(destination: Any) -> None:
     """A message that the server cannot read would end the connection for all."""
     with EvilSsh() as server, connected(server.port) as transport:
         with pytest.raises((TypeError, ValueError), match="host and a port|literal"):

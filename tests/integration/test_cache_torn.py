@@ -135,7 +135,7 @@ def test_call_torn_at_each_of_its_moments_loses_nothing(name: str, how: str, war
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("call", [SshClientCache.cleanup, SshClientCache.exit])
-def test_cleanup_torn_anywhere_closes_all_or_nothing(
+def test_interrupted_cleanup_closes_all_or_nothing(
     call: Callable[[SshClientCache], None], how: str
 ) -> None:
     """What it had decided to close is closed, though nobody waits for that any more."""

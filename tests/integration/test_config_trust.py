@@ -75,7 +75,7 @@ def test_switch_yields_to_the_callers_methods(home: Path) -> None:
     assert found.preferred_auth == ("password",) and not found.auth_notes
 
 
-def test_switch_that_is_none_is_an_error(home: Path) -> None:
+def test_flag_that_is_not_a_bool_is_an_error(home: Path) -> None:
     with pytest.raises(
         SshConfigError, match="config:1: passwordauthentication: .*, got 'perhaps'"
     ):
@@ -146,7 +146,7 @@ def test_short_rsa_keys_of_the_user_are_passed_over(home: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["no", "-1", "²", "1e3"])
-def test_rsa_size_that_is_none_is_an_error(home: Path, value: str) -> None:
+def test_invalid_required_rsa_size_is_an_error(home: Path, value: str) -> None:
     with pytest.raises(SshConfigError, match="config:1: RequiredRSASize"):
         configured(home, f"RequiredRSASize {value}\n")
 
@@ -242,7 +242,7 @@ def test_revocation_list_of_ssh_keygen_is_refused_by_name(home: Path) -> None:
         judge(found, "host-a")
 
 
-def test_revoked_list_may_be_none(home: Path) -> None:
+def test_revoked_host_keys_none_reads_no_file(home: Path) -> None:
     found = configured(home, "RevokedHostKeys none\n", known_hosts=None, host_key_policy="off")
     assert found.known_hosts.revoked_files == ()
     judge(found, "host-a")

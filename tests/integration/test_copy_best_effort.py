@@ -217,7 +217,7 @@ def test_download_into_a_folder_that_cannot_be_listed(
 
 
 @BOTH
-def test_another_users_file_in_a_sticky_folder_is_told_as_such(
+def test_other_users_file_in_a_sticky_folder_is_named_as_cause(
     ordinary: SftpSession, theirs: Path, tmp_path: Path, copy: Copy
 ) -> None:
     """It is the folder's owner's, and so trusted; but "Permission denied" alone says nothing."""
@@ -296,7 +296,7 @@ def test_unfinished_files_of_others_are_passed_over(
 # Sweeping.
 
 
-def test_a_copy_does_not_wait_for_the_sweep(
+def test_copy_does_not_wait_for_stale_file_removal(
     session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A small file into a folder of many costs few requests, whatever its size."""
@@ -362,7 +362,7 @@ def what_is_asked_and_answered_of_a_large_folder(
     return under_way
 
 
-def test_what_can_be_resumed_is_looked_for_with_several_requests_at_once(
+def test_search_for_resumable_files_is_pipelined(
     session: SftpSession, tmp_path: Path, listing: List[int]
 ) -> None:
     """A large folder costs a few round trips, not one for each hundred entries."""
@@ -370,7 +370,7 @@ def test_what_can_be_resumed_is_looked_for_with_several_requests_at_once(
     assert len(listing) >= 20 and min(listing[:20]) >= 4
 
 
-def test_what_can_be_resumed_is_looked_for_among_so_many_entries_only(
+def test_search_for_resumable_files_is_bounded(
     session: SftpSession, tmp_path: Path, listing: List[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder of millions does not hold up the copy."""

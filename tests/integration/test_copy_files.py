@@ -389,7 +389,7 @@ class TestAsSomebodyElse:
         assert same(file, target)
         assert target.stat().st_ino == inode
 
-    def test_somebody_elses_file_keeps_its_owner_by_being_written_in_place(
+    def test_other_users_file_is_written_in_place_and_keeps_owner(
         self, session: SftpSession, file: Path, theirs: Path
     ) -> None:
         target = theirs / "target"
@@ -660,7 +660,7 @@ def test_a_target_that_cannot_be_created_says_what_is_wrong_with_its_path(
         assert text in str(caught.value)
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_file(
+def test_full_disk_is_reported_and_keeps_the_old_file(
     session: SftpSession, tmp_path: Path, mount: Callable[..., None]
 ) -> None:
     disk = tmp_path / "disk"
@@ -677,7 +677,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(
         assert not unfinished_files(disk)
 
 
-def test_a_file_system_without_inodes_is_told(
+def test_file_system_without_inodes_is_reported(
     session: SftpSession, file: Path, tmp_path: Path, mount: Callable[..., None]
 ) -> None:
     """There is room for data, so that "No space left on device" alone would mislead."""
@@ -705,7 +705,7 @@ def test_a_read_only_file_system_is_told(
 
 
 @BOTH
-def test_nobody_else_can_read_what_is_on_its_way(
+def test_unfinished_file_is_not_readable_by_others(
     copy: Copy, session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress_module, "_REPORT_INTERVAL", 0.0)

@@ -165,7 +165,7 @@ def test_stall_timeout_is_not_fed_by_other_copies(tmp_path: Path) -> None:
 # Modes and times.
 
 
-def test_modes_come_down_without_setuid_and_strangers_write(copy: Copy, tmp_path: Path) -> None:
+def test_downloads_drop_setuid_and_write_for_others(copy: Copy, tmp_path: Path) -> None:
     """Up: every bit.  Down: never setuid, setgid or sticky, and write bits by the umask."""
     source, down = tmp_path / "source", copy.func is download
     (source / "folder").mkdir(parents=True)
@@ -271,9 +271,7 @@ def test_fsync_is_refused_where_the_server_cannot(file: Path) -> None:
     assert server.requests == []
 
 
-def test_modes_that_are_refused_are_told_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_refused_modes_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A server that lets nobody set modes gets the tree all the same, with one warning."""
     source = tmp_path / "source"
     source.mkdir()

@@ -199,7 +199,7 @@ def tree_that_takes_many_round_trips(tmp_path: Path) -> Path:
     return tmp_path / "chain"
 
 
-def test_sweep_spares_what_a_planted_link_leads_to(
+def test_stale_removal_does_not_follow_planted_links(
     as_root: None,
     session: SftpSession,
     shared: Path,
@@ -227,7 +227,7 @@ def test_sweep_spares_what_a_planted_link_leads_to(
     assert len(os.listdir(attack.inner)) == 40
 
 
-def test_sweep_spares_a_victim_while_a_stranger_swaps(
+def test_stale_removal_is_safe_while_a_stranger_swaps(
     as_root: None, session: SftpSession, shared: Path, tmp_path: Path, chain: Path
 ) -> None:
     """The same with an attacker who never stops."""
@@ -252,7 +252,7 @@ def test_sweep_spares_a_victim_while_a_stranger_swaps(
 
 
 @BOTH
-def test_sweep_removes_ours_and_leaves_strangers_files(
+def test_stale_removal_keeps_strangers_files(
     as_root: None, session: SftpSession, sticky: Path, tmp_path: Path, copy: Copy
 ) -> None:
     """In a folder like /tmp, our dead copies' files are removed, and no others."""
@@ -267,7 +267,7 @@ def test_sweep_removes_ours_and_leaves_strangers_files(
     assert other_name.exists()
 
 
-def test_sweep_leaves_all_where_strangers_rename_entries(
+def test_stale_removal_skips_folders_strangers_can_change(
     as_root: None, session: SftpSession, tmp_path: Path
 ) -> None:
     """By path, nothing is removed from a folder that others may write to and is not sticky."""
@@ -768,7 +768,7 @@ def test_link_made_after_the_check_of_a_file_is_not_followed(
 
 
 @BOTH
-def test_sweep_removes_our_unfinished_links(
+def test_stale_removal_removes_our_unfinished_links(
     as_root: None, session: SftpSession, sticky: Path, tmp_path: Path, copy: Copy
 ) -> None:
     """Removing a link touches nothing that it leads to; a stranger's stays."""

@@ -91,7 +91,7 @@ def test_stale_part_of_skipped_file_is_removed(
 
 @BOTH
 @pytest.mark.parametrize("place", [0, SIZE // 3])
-def test_what_is_not_the_same_is_not_gone_on_with(
+def test_changed_file_is_not_resumed(
     copy: Copy,
     session: SftpSession,
     source: Path,
@@ -150,7 +150,7 @@ def test_upload_with_resume_removes_small_unfinished_files(
 
 
 @BOTH
-def test_another_targets_leftover_is_left_alone(
+def test_unfinished_file_of_another_target_is_kept(
     copy: Copy,
     session: SftpSession,
     source: Path,

@@ -141,7 +141,7 @@ def test_a_complete_tree_is_not_taken_for_a_begun_one(
 
 
 @BOTH
-def test_another_sources_begun_tree_is_not_continued(
+def test_tree_begun_from_another_source_is_not_resumed(
     copy: Copy,
     session: SftpSession,
     source: Path,
@@ -181,7 +181,7 @@ def test_a_tree_unpacked_from_a_stream_is_continued(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which can act as two users")
 @BOTH
-def test_a_begun_tree_with_a_marker_of_another_user_is_not_continued(
+def test_tree_with_another_users_marker_is_not_resumed(
     copy: Copy,
     session: SftpSession,
     source: Path,

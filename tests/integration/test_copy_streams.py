@@ -122,7 +122,7 @@ def test_small_files_are_not_opened_one_by_one(
 
 @pytest.mark.parametrize("what", ["no tar", "another tar", "no such folder", "no shell"])
 @BOTH
-def test_where_there_is_no_such_tar_sftp_does_it(
+def test_without_gnu_tar_files_are_copied_by_sftp(
     copy: Copy, session: SftpSession, tmp_path: Path, what: str
 ) -> None:
     source = make_tree(tmp_path / "source")
@@ -192,7 +192,7 @@ def test_ctrl_c_leaves_nothing_of_a_tree_that_is_not_whole(
     assert not (tmp_path / "target").exists()
 
 
-def test_what_appears_meanwhile_is_not_replaced(
+def test_entry_created_meanwhile_is_not_replaced(
     session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_tree(tmp_path / "source")
@@ -229,7 +229,7 @@ def test_upload_of_changing_file_is_consistent_or_fails(
     assert not session.facts.tar.is_missing
 
 
-def test_nobody_else_can_read_what_is_on_its_way(
+def test_unfinished_file_is_not_readable_by_others(
     session: SftpSession, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_tree(tmp_path / "source")
@@ -245,7 +245,7 @@ def test_nobody_else_can_read_what_is_on_its_way(
     assert set(modes) == {0o700}
 
 
-def test_an_unfinished_tree_of_the_dead_is_removed(
+def test_unfinished_tree_of_a_dead_process_is_removed(
     session: SftpSession, shell: Shell, tmp_path: Path
 ) -> None:
     source = make_tree(tmp_path / "source")
@@ -330,7 +330,7 @@ def liar() -> Liar:
     return Liar([(b"a", FILE, 4, b"by s"), (b"b", FILE, 4, b"by s"), (b"c", FILE, 4, b"by s")])
 
 
-def test_the_made_up_tar_can_also_tell_the_truth(target: Path) -> None:
+def test_fake_tar_works_without_tampering(target: Path) -> None:
     liar().download(target, shell=MadeUpShell(archive))
     assert (target / "a").read_bytes() == b"by tar: ./a"
     assert int((target / "b").stat().st_mtime) == 1_600_000_000
@@ -378,7 +378,7 @@ def test_hostile_tar_can_write_only_requested_files(
         assert content in (b"by s", b"by tar: ./" + name.encode())
 
 
-def test_a_local_file_that_cannot_be_written_is_told(target: Path) -> None:
+def test_unwritable_local_file_is_reported(target: Path) -> None:
     target.mkdir()
     (target / "tree" / "b").mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
@@ -391,7 +391,7 @@ def test_a_local_file_that_cannot_be_written_is_told(target: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"a", b"n" * 99, b"n" * 100, b"d" * 90 + b"/" + b"n" * 255])
-def test_what_is_written_is_what_others_read(name: bytes) -> None:
+def test_tar_that_we_write_is_read_by_tarfile(name: bytes) -> None:
     given = Attributes(size=5, mode=0o4751, atime=1_000_000_000, mtime=1_100_000_000)
     data = tar.header(name, tar.FILE, given) + b"hello" + tar.padding(5) + tar.END
     with tarfile.open(fileobj=io.BytesIO(data)) as file:
@@ -404,7 +404,7 @@ def test_what_is_written_is_what_others_read(name: bytes) -> None:
 @pytest.mark.parametrize(
     "more", [b"5", b"9 atime=1", b"99 btime=1\n", b"x atime=1\n", b"11 atime=x\n", b"0 a=b\n"]
 )
-def test_records_that_are_none_are_refused(more: bytes) -> None:
+def test_malformed_pax_records_are_refused(more: bytes) -> None:
     block = tar.header(b"a", tar.FILE, Attributes(size=1, mode=0o644))
     with pytest.raises(ProtocolError):
         tar.read_header(block[:345] + bytes(167), more)

@@ -71,19 +71,19 @@ def test_a_name_says_who_writes_what() -> None:
 @pytest.mark.parametrize(
     "name", [b"", b"file", b".ssh_service-", b".ssh_service-notes", b".ssh_service-0-0-0-0-0"]
 )
-def test_other_names_are_never_litter(name: bytes) -> None:
+def test_files_with_other_names_are_never_stale(name: bytes) -> None:
     assert temporary.parse(name) is None
     assert not temporary.names.is_stale(name, 1000 * DAY)
 
 
-def test_our_own_is_litter_once_it_is_released() -> None:
+def test_released_file_of_ours_is_stale() -> None:
     name = temporary.names.new(b"x")
     assert not temporary.names.is_stale(name, 1000 * DAY)
     temporary.names.release(name)
     assert temporary.names.is_stale(name, 0)
 
 
-def test_a_living_processs_is_never_litter(living: bytes) -> None:
+def test_file_of_a_living_process_is_never_stale(living: bytes) -> None:
     assert not temporary.names.is_stale(living, 1000 * DAY)
 
 
@@ -118,7 +118,7 @@ def test_file_of_another_boot_may_belong_to_a_clone(dead: bytes) -> None:
     assert temporary.names.is_resumable_for(name, b"x", temporary.MIN_IDLE + 1)
 
 
-def test_another_hosts_is_litter_after_a_day(dead: bytes) -> None:
+def test_file_of_another_host_is_stale_after_a_day(dead: bytes) -> None:
     name = of_another_host(dead)
     assert not temporary.names.is_stale(name, DAY - 60)
     assert temporary.names.is_stale(name, DAY + 60)
@@ -149,7 +149,7 @@ class TestTheNextRun:
 
     @pytest.mark.parametrize("what", ["file", "tree"])
     @pytest.mark.parametrize("copy", [upload, download])
-    def test_removes_what_the_dead_left_and_nothing_else(
+    def test_copy_removes_only_files_of_dead_processes(
         self,
         session: SftpSession,
         tmp_path: Path,

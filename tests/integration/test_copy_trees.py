@@ -227,7 +227,7 @@ def test_the_time_of_the_last_access_is_kept(copy: Copy, tmp_path: Path) -> None
     assert (status.st_atime, status.st_mtime) == (1_000_000_000, 1_100_000_000)
 
 
-def test_the_roots_own_path_may_be_odd(copy: Copy, tmp_path: Path) -> None:
+def test_tree_root_path_may_have_odd_characters(copy: Copy, tmp_path: Path) -> None:
     for name in ("-rf", "it's $(touch x) \"`!\\", "line\nbreak\n"):
         source = tmp_path / name / name
         source.mkdir(parents=True)
@@ -238,7 +238,9 @@ def test_the_roots_own_path_may_be_odd(copy: Copy, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("files, folders", [(0, 0), (0, 3), (3, 0), (3, 3)])
-def test_whatever_is_empty_arrives(copy: Copy, tmp_path: Path, files: int, folders: int) -> None:
+def test_empty_files_and_folders_are_copied(
+    copy: Copy, tmp_path: Path, files: int, folders: int
+) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for number in range(files):

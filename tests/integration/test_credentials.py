@@ -170,7 +170,7 @@ def broken(tmp_path: Path, what: str) -> Path:
         ("encrypted", MARKER, "wrong passphrase"),
     ],
 )
-def test_whatever_is_wrong_with_a_key_is_one_error_with_file_and_reason(
+def test_unusable_key_error_names_file_and_reason(
     tmp_path: Path, what: str, passphrase: str, reason: str
 ) -> None:
     path = broken(tmp_path, what)
@@ -257,7 +257,7 @@ def test_no_frame_shows_the_text_of_a_key(tmp_path: Path, what: str, as_text: bo
 
 
 @pytest.mark.parametrize("begin", ["", "PuTTY-User-Key-File-3: ssh-ed25519\n"])
-def test_no_frame_shows_the_text_of_what_is_no_key(tmp_path: Path, begin: str) -> None:
+def test_no_frame_shows_text_that_is_not_a_key(tmp_path: Path, begin: str) -> None:
     """It may be a key in a format that is not known here."""
     path = tmp_path / "key"
     path.write_text(f"{begin}{MARKER}\n")
@@ -364,7 +364,7 @@ def test_a_key_of_the_agent_is_shown_with_the_certificate_beside_its_file(
     assert kinds(credentials(agent_path=agent, identities_only=True, **given)) == BOTH
 
 
-def test_default_files_that_cannot_be_used_are_passed_over_and_told(home: Path) -> None:
+def test_unusable_default_keys_are_skipped_and_reported(home: Path) -> None:
     install(home, "user-a", "id_rsa")
     (home / ".ssh" / "id_ed25519").write_bytes(
         generated("locked", "ed25519", "right").read_bytes()
@@ -491,7 +491,7 @@ def kinds(found: Credentials) -> List[str]:
 BOTH = ["ssh-ed25519-cert-v01@openssh.com", "ssh-ed25519"]
 
 
-def test_a_certificate_beside_a_key_is_shown_first(tmp_path: Path) -> None:
+def test_certificate_next_to_a_key_file_is_offered_first(tmp_path: Path) -> None:
     assert kinds(credentials(client_keys=[certified_copy(tmp_path)])) == BOTH
 
 
@@ -565,7 +565,7 @@ def test_an_agent_that_is_mute_costs_no_more_than_the_deadline(tmp_path: Path) -
     [b"", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\1\5", b"\0\0\0\5\x0c\0\0\0\2"],
     ids=["hangs up", "empty", "endless", "refuses", "cut"],
 )
-def test_an_agent_that_talks_nonsense_is_an_error(tmp_path: Path, answer: bytes) -> None:
+def test_agent_with_malformed_replies_is_an_error(tmp_path: Path, answer: bytes) -> None:
     path = str(tmp_path / "odd")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

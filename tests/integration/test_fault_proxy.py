@@ -152,7 +152,7 @@ def test_delay_delays_and_does_not_narrow(ends: Ends) -> None:
     assert 0.2 <= time.monotonic() - begin < 2
 
 
-def test_what_is_forwarded_in_slices_arrives_whole(ends: Ends) -> None:
+def test_sliced_data_arrives_complete(ends: Ends) -> None:
     proxy, client, server = ends
     proxy.slice_size = 3
     client.sendall(b"0123456789")

@@ -141,7 +141,7 @@ KEXINIT = b"\x14" + bytes(16)
         (b"", "malformed message"),
     ],
 )
-def test_a_garbled_key_exchange_is_told_as_such(payload: bytes, told: str) -> None:
+def test_garbled_key_exchange_is_reported_as_such(payload: bytes, told: str) -> None:
     """With the host, not as "'utf-8' codec can't decode" or a lack of common algorithms."""
 
     def garble(visit: Visit) -> None:
@@ -154,13 +154,13 @@ def test_a_garbled_key_exchange_is_told_as_such(payload: bytes, told: str) -> No
     assert re.search(told, str(error)) and error.phase == "kex"
 
 
-def test_what_a_server_says_in_place_of_its_identification_is_told() -> None:
+def test_server_text_instead_of_identification_is_reported() -> None:
     """Paramiko has it only in its debug log."""
     with EvilTcp(NO_SSH_SERVER["throttling"]) as server:
         assert "Exceeded MaxStartups" in str(fail_to_dial(server.port))
 
 
-def test_a_server_without_identification_is_told_in_words() -> None:
+def test_server_without_identification_is_a_clear_error() -> None:
     """Paramiko glues the reason to its own words."""
 
     def leave(visit: Visit) -> None:

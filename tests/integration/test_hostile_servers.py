@@ -174,7 +174,7 @@ def test_questions_whose_answers_are_never_taken_end_the_connection(
         assert resident() - memory < 16 * 1024 * 1024
 
 
-def test_a_channel_nobody_opened_ends_the_connection() -> None:
+def test_message_for_an_unknown_channel_ends_the_connection() -> None:
     assert meet(lambda transport, *_: transport.say(b"\x5e", 4711, b"x")).reason == "protocol"
 
 
@@ -298,7 +298,7 @@ def test_a_session_that_is_closed_at_once_is_an_end_without_status() -> None:
     assert (sink.error, sink.statuses) == (None, [])
 
 
-def test_a_goodbye_is_told_escaped_and_cut() -> None:
+def test_disconnect_text_is_escaped_and_truncated() -> None:
     loss = meet(
         lambda transport, *_: transport.say(b"\x01", 2, b"\x1b]0;you\x07\xff" + b"A" * 100000, b"")
     )
@@ -316,7 +316,7 @@ def shows_no_forgery(text: str) -> None:
     assert r"\x1b[2J" in text and r"\u202e" in text and "other-host: ok" in text
 
 
-def test_whatever_text_a_server_sends_is_escaped() -> None:
+def test_text_from_a_server_is_escaped() -> None:
     """Goodbyes, refused channels, texts of signals, what comes before the banner."""
 
     class Forging(EvilTransport):
@@ -422,7 +422,7 @@ def test_a_channel_open_that_is_never_answered_times_out_and_is_closed_once_it_i
         assert execute(transport, "hello") == (0, b"hello")
 
 
-def test_each_who_is_refused_gets_an_error_of_its_own() -> None:
+def test_each_refused_caller_gets_its_own_error() -> None:
     """Paramiko has one for all threads."""
 
     class Crowded(EvilTransport):
@@ -513,7 +513,7 @@ def test_a_request_that_is_refused_is_an_error_of_the_channel_alone() -> None:
         assert transport.is_active()
 
 
-def test_what_was_put_off_is_sent_as_soon_as_there_is_room_though_nothing_comes() -> None:
+def test_deferred_data_is_sent_when_writable_without_input() -> None:
     """
     A message must not wait for the reader, who waits for bytes that nobody sends.
 
@@ -547,7 +547,7 @@ def fill(transport: SshTransport, sink: Collector) -> Collector:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_what_is_sent_in_several_packets_arrives_in_order_and_the_end_behind_it(
+def test_data_in_several_packets_arrives_in_order_before_eof(
     wait: bool,
 ) -> None:
     sent, received, over = bytes(range(251)) * 2000, bytearray(), threading.Event()
@@ -601,7 +601,7 @@ def test_closing_a_channel_does_not_wait_for_a_write_that_stalls() -> None:
         assert isinstance(sending.wait().error, OSError)
 
 
-def test_what_passes_by_the_gate_keeps_its_place_among_what_is_written_in_one_piece(
+def test_message_during_a_batch_keeps_its_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Paramiko sends some messages (a login's, a key exchange's) on its own."""
@@ -639,7 +639,7 @@ def test_a_peer_that_takes_nothing_stalls_a_write_for_no_longer_than_its_silence
             within(0.8, began)
 
 
-def test_a_reader_that_was_held_up_does_not_take_its_own_absence_for_silence() -> None:
+def test_delayed_reader_does_not_mistake_itself_for_a_silent_peer() -> None:
     """
     The process was stopped for a while (Ctrl-Z, a starved machine), and the server was not.
 
@@ -827,7 +827,7 @@ def test_renegotiate_keys_during_an_exchange_begins_another() -> None:
         assert execute(transport, "hello") == (0, b"hello")
 
 
-def test_who_waits_for_new_keys_is_told_when_the_connection_ends() -> None:
+def test_rekey_waiters_are_released_when_the_connection_ends() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         server.transports[0].answers_rekeys = False
         call = Outcome(transport.renegotiate_keys)
@@ -1029,7 +1029,7 @@ class Piecemeal:
         return getattr(self.sock, name)
 
 
-def test_what_broke_in_the_middle_of_a_write_over_a_jump_host_may_have_been_sent() -> None:
+def test_write_broken_off_over_a_jump_host_counts_as_sent() -> None:
     """A command that was sent in full, with more behind it, must not be sent again."""
     with EvilSsh(lambda *_: None) as server:
         sock = Piecemeal(socket.create_connection((server.host, server.port), timeout=PATIENCE))
@@ -1051,7 +1051,7 @@ def test_what_broke_in_the_middle_of_a_write_over_a_jump_host_may_have_been_sent
             transport.close()
 
 
-def test_a_gate_that_a_signals_handler_left_closed_does_not_block_anyone_for_ever() -> None:
+def test_interrupted_send_does_not_block_later_sends() -> None:
     """It raised between the taking of the gate and the first line behind it."""
 
     class Torn:
@@ -1102,7 +1102,7 @@ class Nameless(Exception):
 
 
 @pytest.mark.parametrize("error", [Nameless(), OSError("without a number")], ids=["str", "errno"])
-def test_a_cause_that_paramiko_cannot_format_is_told(error: Exception) -> None:
+def test_error_that_cannot_be_formatted_is_still_reported(error: Exception) -> None:
     """Paramiko formats what ends its reader before it keeps it."""
 
     class Failing(Collector):
@@ -1120,7 +1120,7 @@ def test_a_cause_that_paramiko_cannot_format_is_told(error: Exception) -> None:
         assert transport not in paramiko.transport._active_threads
 
 
-def test_a_done_callback_that_raises_does_not_keep_the_others_from_being_told() -> None:
+def test_done_callback_that_raises_does_not_stop_the_others() -> None:
     with EvilSsh() as server, connected(server.port) as transport:
         told = threading.Event()
 

@@ -68,7 +68,7 @@ def test_private_key_loaded_twice_is_one_identity(kind: str) -> None:
     assert key_of(private(kind)) != key_of(private(kind, "identity-b"))
 
 
-def test_ecdsa_key_with_anothers_public_half_is_another() -> None:
+def test_ecdsa_key_with_a_foreign_public_half_differs() -> None:
     owner, stranger = private("ecdsa"), private("ecdsa", "identity-b")
     forged = paramiko.ECDSAKey(vals=(stranger.signing_key, owner.verifying_key))
     assert forged.asbytes() == owner.asbytes()

@@ -142,7 +142,7 @@ def test_finds_the_lines_that_ssh_keygen_finds(tmp_path: Path) -> None:
     assert found > FILES / 2  # the generator makes lines that match
 
 
-def test_a_bad_line_is_a_warning_with_file_and_line_and_spoils_nothing(
+def test_known_hosts_bad_line_warns_and_others_still_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path, "web ssh-ed25519 %%%", "@what web x y", "web " + public_line("host-a"))
@@ -159,7 +159,7 @@ def test_a_tab_after_a_marker_does_not_undo_a_revocation(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("blank", [" ", "\t", " \t ", "\f", "\v", "\u00a0", "\u2003"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
-def test_what_separates_is_what_separates_for_ssh(tmp_path: Path, blank: str, end: str) -> None:
+def test_known_hosts_separators_are_those_of_ssh(tmp_path: Path, blank: str, end: str) -> None:
     path = tmp_path / "known_hosts"
     path.write_bytes(f"web{blank}{public_line('host-a')}{end}".encode())
     found = [key.line for key in KnownHosts.load([str(path)]).lookup(["web"])]
@@ -183,9 +183,7 @@ def test_several_files_are_one_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "port, scan", [(22, "ssh-keyscan web1"), (2222, "ssh-keyscan -p 2222 web1")]
 )
-def test_an_unknown_host_is_told_with_all_it_takes_to_make_it_known(
-    port: int, scan: str, tmp_path: Path
-) -> None:
+def test_unknown_host_error_says_how_to_add_its_key(port: int, scan: str, tmp_path: Path) -> None:
     path = write(tmp_path, "web2 " + public_line("host-a"))
     with pytest.raises(SshHostKeyError) as caught:
         verify(HostKeyTrust("strict", (path, "/etc/other")), "host-a", "web1", port)

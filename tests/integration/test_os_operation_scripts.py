@@ -49,7 +49,7 @@ def test_os_operation_fails_if_no_command_works() -> None:
     assert done.stdout == "ERROR: Failed to shutdown/reboot the system.\n"
 
 
-def test_who_is_not_root_goes_through_sudo_if_there_is_one(tmp_path: Path) -> None:
+def test_os_operation_uses_sudo_unless_root(tmp_path: Path) -> None:
     script = ssh_host_service._os_operation_script(["echo going down"])
     calls = tmp_path / "calls"
     fakes = {

@@ -127,7 +127,7 @@ def test_stop_all_of_one_that_does_not_stop_is_an_error(monkeypatch: pytest.Monk
         process_tree.stop_all(lambda: [os.getpid()])
 
 
-def test_send_passes_over_who_has_ended() -> None:
+def test_send_skips_ended_processes() -> None:
     """Only those who got the signal are returned."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait(PATIENCE)

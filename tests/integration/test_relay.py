@@ -219,7 +219,7 @@ def test_tls_socket_read_and_written_at_once_garbles_nothing(tmp_path: Path) -> 
     assert received == sent and relay.error is None
 
 
-def test_the_words_of_a_proxy_command_that_fails_are_told() -> None:
+def test_proxy_command_error_quotes_its_stderr() -> None:
     sock = proxy("import sys; sys.exit('no route \\x1b[2J to host')")
     transport = SshTransport(sock, connection_id="tester@evil:1")
     with pytest.raises(SshConnectError, match=r"no route \\x1b\[2J to host"):
@@ -259,7 +259,7 @@ def test_a_proxy_command_that_closes_its_stdout_is_ended(stubborn: bool) -> None
     within(2.0, began)
 
 
-def test_a_lookalike_that_raises_is_told() -> None:
+def test_error_of_a_socket_like_object_is_reported() -> None:
     class Failing(Duck):
         def recv(self, size: int) -> bytes:
             raise OSError("the tunnel broke")

@@ -198,7 +198,7 @@ def test_variables_that_shells_care_for_arrive_too(shell: List[str], tmp_path: P
 @pytest.mark.parametrize(
     "env", [{}, {"A": "b"}, {"IFS": "0123456789"}], ids=["plain", "env", "IFS"]
 )
-def test_the_process_group_is_told_whole_and_nobody_else_sees_it(
+def test_process_group_report_is_complete_and_hidden_from_output(
     shell: List[str], env: Dict[str, str], tmp_path: Path
 ) -> None:
     """An IFS with digits must not split the number: the wrong group would be killed."""

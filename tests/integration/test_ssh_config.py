@@ -141,7 +141,7 @@ def we_say(config: ssh_config.HostConfig, keyword: str, host: str) -> List[str]:
 
 
 @needs_ssh
-def test_says_what_ssh_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_values_equal_those_of_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHELL", "/bin/sh")
     compared = 0
     for seed in range(FILES):
@@ -241,7 +241,7 @@ def test_match_exec_without_a_shell_is_an_error_with_file_and_line(
         "Host\tdb\tweb",
     ],
 )
-def test_a_block_is_for_whom_ssh_says(tmp_path: Path, line: str) -> None:
+def test_match_block_applies_as_in_ssh(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "c", "Match localuser=*", line, "  HostKeyAlias yes")
     matches = ssh_config.lookup("web", [path], user="root").get("hostkeyalias") is not None
     assert matches == ("hostkeyalias" in ssh_says(path, "web", "-l", "root"))
@@ -287,7 +287,7 @@ def version_of_ssh() -> Tuple[int, ...]:
 
 
 @needs_ssh
-def test_what_is_included_for_others_must_make_sense_too(tmp_path: Path) -> None:
+def test_included_blocks_for_other_hosts_are_validated(tmp_path: Path) -> None:
     """As with ssh: else a file would break on the day on which somebody asks for that host."""
     inner = write(tmp_path / "inner", 'User "open')
     path = write(tmp_path / "c", "Host db", f"Include {inner}", "Host *", "User alice")

@@ -200,7 +200,7 @@ CALLS = {
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of generators
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("what", CALLS)
-def test_a_call_torn_anywhere_loses_nothing_and_ends_its_command(
+def test_interrupted_call_ends_its_command_and_leaks_nothing(
     what: str, how: str, place: Place
 ) -> None:
     """The destination stays usable; no session, lease or place in the queue is lost."""
@@ -238,9 +238,7 @@ def test_run_interrupted_by_any_exception_ends_its_command_at_once(place: Place)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of generators
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("what", CALLS)
-def test_a_call_torn_everywhere_loses_nothing_and_ends_its_command(
-    what: str, how: str, place: Place
-) -> None:
+def test_call_interrupted_at_each_line_ends_its_command(what: str, how: str, place: Place) -> None:
     """Each moment there is."""
     assert tear(place, CALLS[what], how, 600.0)
 

@@ -124,7 +124,7 @@ def tear(send: Callable[[SshTransport, SshChannel], Any], first: int, step: int)
 
 
 @pytest.mark.parametrize("what", SENDS)
-def test_whoever_is_torn_from_a_send_leaves_the_stream_whole_and_nobody_waiting(what: str) -> None:
+def test_interrupted_send_keeps_the_stream_intact(what: str) -> None:
     before = threading.active_count()
     tear(SENDS[what], first=3, step=17)
     eventually(lambda: threading.active_count() <= before + 1, "no thread is left")

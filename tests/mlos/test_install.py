@@ -139,7 +139,7 @@ class TestInstall:
         uninstall()
         assert state() == before
 
-    def test_one_that_fails_leaves_nothing_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_install_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = state()
 
         def broken() -> None:

@@ -297,7 +297,7 @@ class TestSchemas:
     ]
 
     @pytest.mark.parametrize("name", ["SshHostService", "SshFileShareService"])
-    def test_good_ones_are_good_and_bad_ones_bad(self, name: str) -> None:
+    def test_valid_configs_are_accepted_and_invalid_ones_refused(self, name: str) -> None:
         name = f"mlos_bench.services.remote.ssh.{name}"
         more = {"ssh_shell": "/bin/bash"} if name.endswith("HostService") else {}
         for good in ({"ssh_username": "someuser"}, {**self.FULL, **more}):

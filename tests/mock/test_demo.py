@@ -83,7 +83,7 @@ def test_demo_without_server_passes_and_prints_plain_text(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []  # no temporary folder, nothing in the home
 
 
-def test_where_there_is_no_check_mark_it_says_ok(
+def test_without_a_check_mark_ok_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open(os.devnull, "w", encoding="ascii") as stream:

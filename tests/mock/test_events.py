@@ -112,7 +112,7 @@ def test_failed_dial_publishes_an_unsent_command() -> None:
         ("", {}, "completed"),
     ],
 )
-def test_the_word_for_each_outcome(
+def test_command_ended_event_names_the_outcome(
     mock_sshd: MockSshd,
     watched: Tuple[SshClientCache, List[Any]],
     script: str,

@@ -135,7 +135,7 @@ def test_cut_ends_connections_and_commands(mock_sshd: MockSshd, tmp_path: Path) 
         assert run(client, "echo again")[1] == b"again\n"
 
 
-def test_a_client_that_goes_takes_its_commands_along(mock_sshd: MockSshd) -> None:
+def test_client_that_disconnects_ends_its_commands(mock_sshd: MockSshd) -> None:
     with connect(mock_sshd) as client:
         channel = client.get_transport().open_session(timeout=10)
         channel.settimeout(10)
@@ -216,7 +216,7 @@ def test_it_restarts_on_the_same_port_with_the_same_keys(mock_sshd: MockSshd) ->
         assert run(client, "echo again")[1] == b"again\n"
 
 
-def test_a_proxy_has_what_clients_need(
+def test_fault_proxy_has_connect_params(
     mock_sshd: MockSshd,
     fault_proxy: Callable[..., FaultProxy],
     ssh_cache: SshClientCache,

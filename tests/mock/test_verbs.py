@@ -146,7 +146,7 @@ def test_the_output_of_a_command_that_has_ended_is_not_lost(
     assert process.result().stdout == "out\n"
 
 
-def test_what_was_taken_is_not_in_the_result(
+def test_lines_already_read_are_not_in_the_result(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
     process = start(mock_sshd.connect_params, "echo one; cat", cache=ssh_cache)
@@ -190,7 +190,7 @@ def test_the_output_so_far_is_in_the_error(mock_sshd: MockSshd, ssh_cache: SshCl
     assert caught.value.process.stdout == "out\n"
 
 
-def test_what_only_copied_lets_its_connection_go_too(
+def test_connection_used_only_for_copies_expires(
     mock_sshd: MockSshd,
     ssh_cache: SshClientCache,
     tmp_path: Path,
@@ -257,7 +257,7 @@ def test_output_pieces_come_in_order_and_one_at_a_time(
     assert sorted(b"".join(seen).split()) == sorted(b"1 2 3 4 5".split() * 4)
 
 
-def test_close_all_closes_the_default_cache_alone(
+def test_close_all_closes_only_the_default_cache(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
     run(mock_sshd.connect_params, "true")

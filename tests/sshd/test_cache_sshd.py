@@ -62,7 +62,7 @@ def echo(cache: SshClientCache, params: Dict[str, Any], word: str = "hello") -> 
 
 
 @pytest.mark.parametrize("how", ["killed", "cut", "reset", "closed", "exit"])
-def test_the_hooks_are_told_of_the_making_and_once_of_the_end_with_its_reason(
+def test_hooks_report_the_connection_and_once_its_end(
     how: str, sshd: Sshd, fault_proxy: Proxies, telling: Any
 ) -> None:
     cache, kind = telling
@@ -108,7 +108,7 @@ def test_every_reconnect_is_a_new_client(sshd: Sshd, telling: Any) -> None:
     assert sshd.logins() == 3
 
 
-def test_a_login_that_fails_tells_lost_alone(sshd: Sshd, telling: Any, tmp_path: Path) -> None:
+def test_failed_login_calls_only_connection_lost(sshd: Sshd, telling: Any, tmp_path: Path) -> None:
     cache, kind = telling
     stranger = str(tmp_path / "key")
     shutil.copy(sshd.host_key, stranger)  # a key, but nobody's here
@@ -270,7 +270,7 @@ def test_an_open_channel_keeps_its_connection_though_nobody_leases_it(
 # Exit.
 
 
-def test_exit_ends_all_that_is_in_flight_at_once_and_nothing_is_dialled_after_it(
+def test_exit_ends_all_work_and_dials_nothing_more(
     sshd_factory: Callable[..., Sshd], cache: SshClientCache
 ) -> None:
     sshd = sshd_factory({"MaxSessions": 4})

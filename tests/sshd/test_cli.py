@@ -403,9 +403,7 @@ def test_a_second_interrupt_waits_for_nothing(config: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("mode", [[], ["--json"], ["--dry-run"]])
 @pytest.mark.parametrize("script", ["echo hi", "echo hi; exit 1"])
-def test_cli_of_which_nobody_reads_has_status_141(
-    config: Path, mode: List[str], script: str
-) -> None:
+def test_cli_with_closed_stdout_ends_with_141(config: Path, mode: List[str], script: str) -> None:
     """Whether all hosts succeeded before the program noticed, or not."""
     reading_end, writing_end = os.pipe()
     os.close(reading_end)

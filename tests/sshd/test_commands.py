@@ -80,7 +80,7 @@ def test_behind_max_sessions_10_none_is_refused(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10])
-def test_fifty_callers_are_served_whatever_the_servers_limit(
+def test_fifty_callers_are_served_with_any_max_sessions(
     limit: int, sshd_factory: Callable[..., Sshd], cache: SshClientCache
 ) -> None:
     sshd = sshd_factory({"MaxSessions": limit})
@@ -111,12 +111,14 @@ def test_submitting_is_quick_and_a_waiting_command_holds_no_thread(
 
 
 @pytest.mark.parametrize("status", [0, 1, 4, 5, 44, 127, 255])
-def test_the_exit_status_is_told(status: int, web: Any, cache: SshClientCache) -> None:
+def test_exit_status_is_reported(status: int, web: Any, cache: SshClientCache) -> None:
     assert run(web, f"exit {status}", cache=cache, timeout=PATIENCE).exit_status == status
 
 
 @pytest.mark.parametrize("name, number", [("KILL", 9), ("TERM", 15), ("SEGV", 11)])
-def test_a_signal_is_told_as_such(name: str, number: int, web: Any, cache: SshClientCache) -> None:
+def test_ended_by_signal_is_reported_as_such(
+    name: str, number: int, web: Any, cache: SshClientCache
+) -> None:
     process = run(web, f"echo before; kill -s {name} $$", cache=cache, timeout=PATIENCE)
     assert process.exit_signal is not None and process.exit_signal[0] == name
     assert (process.exit_status, process.returncode) == (-1, -number)
@@ -132,7 +134,7 @@ def test_both_streams_come_whole(web: Any, cache: SshClientCache) -> None:
     assert set(process.stdout_bytes) == set(process.stderr_bytes) == {0}
 
 
-def test_bytes_that_are_no_text_are_shown_and_kept(web: Any, cache: SshClientCache) -> None:
+def test_bytes_that_are_not_utf8_are_escaped_and_kept(web: Any, cache: SshClientCache) -> None:
     process = run(web, r"printf '\303\244\377\n'", cache=cache, timeout=PATIENCE)
     assert (process.stdout, process.stdout_bytes) == ("\u00e4\\xff\n", b"\xc3\xa4\xff\n")
 
@@ -253,9 +255,7 @@ def test_the_outcome_has_what_was_not_taken_line_by_line(web: Any, cache: SshCli
 # --- fates -----------------------------------------------------------------------------------
 
 
-def test_a_time_out_ends_the_remote_process_and_tells_what_there_was(
-    web: Any, cache: SshClientCache
-) -> None:
+def test_timeout_ends_the_process_and_returns_its_output(web: Any, cache: SshClientCache) -> None:
     """As root the process is ended over a second session."""
     began = time.monotonic()
     with pytest.raises(SshCommandTimeout) as caught:
@@ -334,7 +334,7 @@ def test_endless_output_is_cut_at_its_limit(web: Any, cache: SshClientCache) -> 
     assert run(web, "echo next", cache=cache, timeout=PATIENCE).stdout == "next\n"
 
 
-def test_a_cut_tells_all_thirty_at_once_with_what_each_had(
+def test_cut_fails_all_thirty_commands_with_their_output(
     sshd: Sshd, fault_proxy: Callable[..., FaultProxy], cache: SshClientCache
 ) -> None:
     proxy = fault_proxy(sshd.host, sshd.port)

@@ -484,7 +484,7 @@ def test_a_connection_in_hand_serves_as_tunnel_and_survives(sshd: Sshd) -> None:
     hop.close()
 
 
-def test_what_a_jump_host_refuses_is_told(sshd: Sshd) -> None:
+def test_jump_host_refusal_is_reported(sshd: Sshd) -> None:
     with pytest.raises(SshConnectError, match="cannot connect to 127.0.0.1:1") as caught:
         connect(sshd, port=1, tunnel=sshd.connect_params)
     assert caught.value.phase == "tcp"
@@ -541,7 +541,7 @@ def test_a_proxy_command_that_fails_is_a_connect_error(sshd: Sshd, command: str)
     assert caught.value.phase in ("banner", "kex")
 
 
-def test_what_a_proxy_command_complains_of_is_told(sshd: Sshd, tmp_path: Path) -> None:
+def test_proxy_command_stderr_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("echo first >&2\nprintf 'no way \\033[31mtoday\\n' >&2\nexit 1\n")
     with pytest.raises(SshConnectError) as caught:
@@ -549,9 +549,7 @@ def test_what_a_proxy_command_complains_of_is_told(sshd: Sshd, tmp_path: Path) -
     assert str(caught.value).endswith("; the proxy command wrote: no way \\x1b[31mtoday")
 
 
-def test_a_proxy_command_that_never_ends_its_line_is_told_by_what_it_said_last(
-    sshd: Sshd, tmp_path: Path
-) -> None:
+def test_proxy_command_error_quotes_its_unfinished_line(sshd: Sshd, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("printf '%081920d' 0 >&2; printf 'no way' >&2; exit 1\n")
     with pytest.raises(SshConnectError) as caught:

@@ -125,7 +125,7 @@ def test_without_any_key_the_error_says_where_one_was_looked_for(
             connect(server)
 
 
-def test_what_a_server_says_it_takes_is_cut_and_escaped() -> None:
+def test_server_algorithm_lists_are_truncated_and_escaped() -> None:
     with AuthServer(("\x1b[31mnobody" + "y" * 5000,)) as server:
         with pytest.raises(SshAuthError, match=r"takes \\x1b\[31mnobodyy+\.\.\.$") as caught:
             connect(server)
@@ -284,7 +284,7 @@ def test_questions_without_end_are_given_up() -> None:
     assert not caught.value.retryable
 
 
-def test_a_second_step_that_fails_tells_of_both() -> None:
+def test_error_of_a_second_step_mentions_the_first() -> None:
     key = paramiko.ECDSAKey.generate()
     with AuthServer(("publickey", "password"), keys=[key.asbytes()], password="x") as server:
         with pytest.raises(SshAuthError) as caught:

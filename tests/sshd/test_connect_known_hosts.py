@@ -62,7 +62,7 @@ def we_believe(server: Sshd, path: Path, key: str) -> bool:
 
 
 @pytest.mark.long
-def test_believes_what_ssh_believes(sshd: Sshd, tmp_path: Path) -> None:
+def test_host_keys_are_trusted_where_ssh_trusts_them(sshd: Sshd, tmp_path: Path) -> None:
     key = " ".join(Path(sshd.host_key + ".pub").read_text().split()[:2])
     path = tmp_path / "known_hosts"
     believed = 0

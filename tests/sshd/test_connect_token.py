@@ -52,7 +52,7 @@ def test_a_token_behind_an_agent_logs_in(server: Sshd, key: TokenKey, agent: Tok
     assert server.logins() == 1
 
 
-def test_a_token_that_was_not_touched_is_refused(
+def test_security_key_that_was_not_touched_is_refused(
     server: Sshd, key: TokenKey, agent: TokenAgent
 ) -> None:
     key.flags = 0

@@ -180,7 +180,7 @@ def test_two_hundred_time_outs_cost_the_server_no_session(
         assert run(web, f"echo {number}", cache=cache, timeout=PATIENCE).stdout == f"{number}\n"
 
 
-def test_where_signals_are_ignored_it_is_told_that_it_may_still_run() -> None:
+def test_ignored_signals_leave_ended_unknown() -> None:
     """A hundred of a hundred."""
     with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
         processes = [start(transport, "goes on", timeout=0.3) for _ in range(50)]
@@ -246,7 +246,7 @@ def test_a_server_that_reloads_its_configuration_keeps_the_connection(
     assert cache.stats()["dials"] == 2
 
 
-def test_what_runs_when_the_connection_is_cut_is_not_run_again(
+def test_command_running_at_a_cut_is_not_repeated(
     sshd: Sshd, cache: SshClientCache, tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"

@@ -224,7 +224,7 @@ def test_output_that_was_cut_short_a_thousand_times(sshd: Sshd, fault_proxy: Pro
     )
 
 
-def test_a_blocking_recv_tells_a_cut_from_an_end(sshd: Sshd, fault_proxy: Proxies) -> None:
+def test_recv_distinguishes_a_lost_connection_from_eof(sshd: Sshd, fault_proxy: Proxies) -> None:
     proxy = fault_proxy(sshd.host, sshd.port)
     with dialled(sshd, proxy) as transport:
         channel = transport.open_session()
@@ -344,7 +344,7 @@ def replace_dead(sshd: Sshd, rounds: int) -> None:
         assert stats["connections"] == 1
 
 
-def test_a_connection_that_died_in_the_cache_is_replaced_without_a_word(sshd: Sshd) -> None:
+def test_dead_cached_connection_is_replaced_silently(sshd: Sshd) -> None:
     replace_dead(sshd, 10)
 
 
@@ -355,7 +355,7 @@ def test_a_connection_that_died_in_the_cache_a_thousand_times(sshd_factory: Fact
     in_threads(4, lambda number: replace_dead(servers[number], 250), timeout=300)
 
 
-def test_an_end_that_has_come_is_seen_before_a_command_is_sent_into_it(sshd: Sshd) -> None:
+def test_no_command_is_sent_into_an_ended_connection(sshd: Sshd) -> None:
     """The reader thread has not got round to it, as on a machine with much to do."""
     go_on = threading.Event()
 
@@ -379,9 +379,7 @@ def test_an_end_that_has_come_is_seen_before_a_command_is_sent_into_it(sshd: Ssh
         assert future.result(30).stdout == "again\n"
 
 
-def test_a_connection_that_died_without_a_word_is_replaced_too(
-    sshd: Sshd, fault_proxy: Proxies
-) -> None:
+def test_connection_that_died_silently_is_replaced(sshd: Sshd, fault_proxy: Proxies) -> None:
     """Nobody is told of the end, until the next one asks."""
     proxy = fault_proxy(sshd.host, sshd.port)
     params = params_for(sshd, proxy, keepalive_interval=0.3, keepalive_count_max=2)

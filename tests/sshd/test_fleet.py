@@ -170,7 +170,7 @@ def test_on_output_is_called_as_output_arrives(connect: Dict[str, Any]) -> None:
     }
 
 
-def test_what_the_taker_of_output_raises_ends_that_host_alone(connect: Dict[str, Any]) -> None:
+def test_on_output_that_raises_ends_only_that_host(connect: Dict[str, Any]) -> None:
     def note(host: str, stream: str, piece: bytes) -> None:
         if host == HOSTS[0]:
             raise OSError(28, "No space left on device")

@@ -443,7 +443,7 @@ def test_a_lost_connection_resets_its_streams_and_the_next_one_reconnects(
     eventually(lambda: cache.stats()["leases"] == 0, "the lease is released")
 
 
-def test_a_loss_over_a_unix_socket_is_told_by_its_event(
+def test_lost_unix_socket_stream_publishes_its_event(
     sshd: Sshd, cache: SshClientCache, tmp_path: Path
 ) -> None:
     """The socket itself has no reset."""
@@ -490,7 +490,7 @@ def test_losses_under_load_leave_nothing(sshd: Sshd, cache: SshClientCache) -> N
 
 
 @pytest.mark.long
-def test_200_losses_under_load_leave_nothing(sshd: Sshd, cache: SshClientCache) -> None:
+def test_200_lost_connections_under_load_leak_nothing(sshd: Sshd, cache: SshClientCache) -> None:
     _lose_under_load(sshd, cache, 200)
 
 

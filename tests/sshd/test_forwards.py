@@ -61,7 +61,7 @@ def test_a_unix_socket_of_the_server_is_reached(
 
 
 @pytest.mark.parametrize("kind", ["tun@openssh.com", "forwarded-streamlocal@openssh.com", "x"])
-def test_a_kind_whose_fields_are_unknown_harms_nobody(sshd: Sshd, kind: str) -> None:
+def test_channel_kind_with_unknown_fields_is_refused(sshd: Sshd, kind: str) -> None:
     with dialled(sshd) as transport:
         with pytest.raises(
             SshSessionRefused, match="cannot open a channel of the unknown type"

@@ -65,7 +65,7 @@ def test_a_hop_in_use_never_expires(three: Tuple[Sshd, Sshd, Sshd], cache: SshCl
     assert hop.logins() == 1
 
 
-def test_a_lost_hop_is_the_loss_of_what_goes_through_it_and_all_is_dialled_anew(
+def test_lost_jump_host_loses_its_connections_and_all_redial(
     three: Tuple[Sshd, Sshd, Sshd], cache: SshClientCache
 ) -> None:
     hop, target, _ = three

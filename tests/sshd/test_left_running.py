@@ -119,7 +119,7 @@ def test_run_does_not_end_what_another_call_left(
         os.kill(pid, signal.SIGKILL)
 
 
-def test_what_is_taken_can_be_given_back_and_numbers_alone_are_not_kept() -> None:
+def test_left_processes_can_be_put_back_except_bare_pids() -> None:
     left = LeftRunning()
     login = LeftProcess(Process(7, True, 1, "boot"), None)
     other = LeftProcess(Process(8, True, 1, "boot"), "/bin/sh")

@@ -219,7 +219,7 @@ def test_policy_of_each_client_is_asked(sshd: Sshd, connect: Connect) -> None:
         client.close()
 
 
-def test_a_strict_clients_failure_is_not_a_trusting_ones(sshd: Sshd, connect: Connect) -> None:
+def test_strict_client_failure_does_not_fail_a_trusting_one(sshd: Sshd, connect: Connect) -> None:
     """Clients that dial at once, and trust differently, get each their own result."""
     results: List[Any] = []
 
@@ -579,7 +579,7 @@ def test_many_threads_with_few_sessions(
 
 @pytest.mark.long
 @pytest.mark.parametrize("most", [10, 1])
-def test_64_threads_with_50_clients_each(
+def test_64_threads_with_50_clients_each_share_logins(
     connect: Connect, cache: SshClientCache, sshd_factory: Callable[..., Sshd], most: int
 ) -> None:
     """No error, and never more logins than clients at once divided by MaxSessions, plus two."""

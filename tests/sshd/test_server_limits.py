@@ -23,7 +23,7 @@ def holder(sshd: Sshd) -> socket.socket:
     return sock
 
 
-def test_who_was_dropped_for_max_startups_gets_in_when_there_is_room(
+def test_dial_dropped_by_max_startups_is_repeated(
     sshd_factory: Callable[..., Sshd],
 ) -> None:
     """A success soon after the holder leaves, by few attempts."""

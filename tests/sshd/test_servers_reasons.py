@@ -36,7 +36,7 @@ Factory = Callable[..., Sshd]
     ],
     ids=["missing", "forced", "signal", "silent"],
 )
-def test_why_there_is_no_sftp_session_is_told(
+def test_missing_sftp_session_has_a_reason(
     sshd_factory: Factory,
     cache: SshClientCache,
     tmp_path: Path,
@@ -52,7 +52,7 @@ def test_why_there_is_no_sftp_session_is_told(
     assert f"the server ended the SFTP session ({told})" in str(caught.value)
 
 
-def test_what_a_server_says_on_stderr_is_told_escaped(
+def test_sftp_server_stderr_is_reported_escaped(
     cache: SshClientCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Passed on by dropbear; OpenSSH throws away what a subsystem writes there."""

@@ -64,7 +64,7 @@ def test_eight_threads_share_one_connection_for_20000_commands(sshd_factory: Fac
     run_in_eight_threads(sshd_factory({"LogLevel": "INFO"}), 20000)
 
 
-def test_a_connection_is_shared_with_debug_logging_on_and_tells_no_secret(
+def test_debug_log_of_a_shared_connection_has_no_secret(
     sshd: Sshd, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -167,7 +167,7 @@ def send_late(transport: SshTransport, case: int) -> None:
     del transport._send_user_message
 
 
-def test_what_is_sent_late_never_reaches_another_command(sshd: Sshd) -> None:
+def test_late_stdin_never_reaches_another_command(sshd: Sshd) -> None:
     """With paramiko, another command's stdin gets it."""
     with dialled(sshd) as transport:
         for case in range(10):
@@ -177,7 +177,7 @@ def test_what_is_sent_late_never_reaches_another_command(sshd: Sshd) -> None:
 
 
 @pytest.mark.long
-def test_what_is_sent_late_never_reaches_another_command_a_hundred_times(sshd: Sshd) -> None:
+def test_late_stdin_never_reaches_another_command_in_100_rounds(sshd: Sshd) -> None:
     with dialled(sshd) as transport:
         for case in range(100):
             send_late(transport, case)
@@ -393,7 +393,7 @@ def test_a_forgotten_channel_gives_its_session_back_though_nothing_else_comes(
             gc.collect()
 
 
-def test_a_signal_a_status_and_a_loss_are_three_things(sshd: Sshd) -> None:
+def test_signal_status_and_loss_are_distinguished(sshd: Sshd) -> None:
     """Paramiko shows -1 for two of them."""
     with dialled(sshd) as transport:
         found = []

@@ -70,7 +70,7 @@ def test_a_call_is_not_made_before_its_time() -> None:
     assert made[0] >= due
 
 
-def test_a_call_that_is_due_at_no_time_harms_no_other() -> None:
+def test_timer_with_an_infinite_delay_does_not_delay_others() -> None:
     with pytest.raises(ValueError, match="NaN"):
         background.call_at(float("nan"), lambda: None)
     done = threading.Event()
@@ -92,7 +92,7 @@ def test_a_cancelled_call_is_not_made() -> None:
     assert made == []
 
 
-def test_a_cancelled_timer_lets_go_of_what_it_would_have_called() -> None:
+def test_cancelled_timer_releases_its_function() -> None:
     class Thing:
         def call(self) -> None:
             pass
@@ -190,7 +190,7 @@ def test_calls_of_a_runner_keep_their_order_and_wait_for_no_other_runner() -> No
     assert seen[-1] == "after the gate"
 
 
-def test_work_is_done_in_order_whoever_leaves_it() -> None:
+def test_strand_keeps_order_whoever_submits() -> None:
     strand = background.Strand()
     seen: List[Any] = []
     for number in range(50):

@@ -71,7 +71,7 @@ def test_each_status_answers_to_its_own_question_only(status: Status) -> None:
     assert helpers(status) == asked
 
 
-def test_is_good_and_is_completed_of_each_status() -> None:
+def test_status_is_good_and_is_completed() -> None:
     assert [s.name for s in Status if s.is_good()] == ["PENDING", "READY", "RUNNING", "SUCCEEDED"]
     assert [s.name for s in Status if s.is_completed()] == [
         "SUCCEEDED",

@@ -172,7 +172,7 @@ def test_a_lost_connection_leaves_at_once_and_the_next_call_dials(
     assert connections.stats()["losses"] == 1
 
 
-def test_a_connection_that_ended_without_a_word_is_not_handed_out(
+def test_silently_ended_connection_is_not_leased(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     """Between the end of a connection and its callback nobody gets it any more."""
@@ -229,7 +229,7 @@ def test_a_failed_dial_is_raised_and_the_next_call_dials_again(
         (KeyboardInterrupt(), SshConnectError),
     ],
 )
-def test_whatever_a_dial_raises_those_who_wait_are_told(
+def test_any_exception_of_a_dial_reaches_its_waiters(
     connections: SshClientCache,
     dialer: GatedDialer,
     recorder: Recorder,
@@ -314,9 +314,7 @@ def test_where_no_thread_can_be_started_the_call_fails_and_the_next_one_dials(
 
 
 @pytest.mark.parametrize("limit", ["5", -1, float("nan"), b"5"])
-def test_a_limit_that_is_none_is_refused_before_anything_is_leased(
-    limit: Any, connections: SshClientCache
-) -> None:
+def test_invalid_limit_is_refused_before_a_lease(limit: Any, connections: SshClientCache) -> None:
     for name in ("idle_timeout", "max_lifetime"):
         with pytest.raises(SshConfigError, match=name):
             with connections.lease(connect_params(), **{name: limit}):
@@ -324,14 +322,14 @@ def test_a_limit_that_is_none_is_refused_before_anything_is_leased(
     assert connections.stats()["dials"] == 0
 
 
-def test_what_is_no_function_cannot_subscribe(connections: SshClientCache) -> None:
+def test_subscriber_that_is_not_callable_is_refused(connections: SshClientCache) -> None:
     wrong: Any = "print"
     with pytest.raises(SshConfigError, match="expected a function"):
         connections.subscribe(wrong)
     assert connections.subscribers == ()
 
 
-def test_a_caller_waits_no_longer_than_its_deadline_and_disturbs_nobody(
+def test_caller_deadline_does_not_affect_other_waiters(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     dialer.hold("alpha")
@@ -361,7 +359,7 @@ def test_a_caller_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
     assert dialer.dials == ["alpha"]
 
 
-def test_a_dial_whose_turn_came_late_says_what_its_time_went_by_with(
+def test_dial_timeout_error_mentions_time_spent_queueing(
     connections: SshClientCache, dialer: GatedDialer, now: Now, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not "within 0.1 s" alone, when the caller gave it half a minute."""
@@ -402,7 +400,7 @@ def test_the_dialler_is_given_the_destinations_own_connect_timeout(
 # Hooks.
 
 
-def test_hooks_are_told_made_and_then_lost_once_on_the_callback_thread(
+def test_hooks_get_made_then_lost_once_on_the_callback_thread(
     connections: SshClientCache, dialer: GatedDialer, recorder: Recorder
 ) -> None:
     transport, client = connections.get_client_connection(connect_params())
@@ -416,7 +414,7 @@ def test_hooks_are_told_made_and_then_lost_once_on_the_callback_thread(
     assert recorder.threads == [True, True]
 
 
-def test_a_clean_end_is_told_without_an_error(
+def test_clean_disconnect_is_reported_without_an_error(
     connections: SshClientCache, recorder: Recorder
 ) -> None:
     transport, _ = connections.get_client_connection(connect_params())
@@ -426,7 +424,7 @@ def test_a_clean_end_is_told_without_an_error(
     assert connections.stats()["losses"] == 0
 
 
-def test_a_failed_dial_tells_lost_alone(
+def test_failed_dial_calls_only_connection_lost(
     connections: SshClientCache, dialer: GatedDialer, recorder: Recorder
 ) -> None:
     dialer.errors["alpha"] = [SshConnectError("refused")]
@@ -461,7 +459,7 @@ def test_a_hook_that_raises_is_logged_and_stalls_nothing(
     assert "made on purpose" in caplog.text and "lost on purpose" in caplog.text
 
 
-def test_a_hook_that_waits_for_ever_holds_up_the_first_callers_alone_and_not_for_long(
+def test_endless_hook_delays_only_first_callers_and_briefly(
     dialer: GatedDialer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
@@ -611,7 +609,7 @@ def test_a_timer_of_a_connection_that_has_gone_does_nothing(
 # A bound on destinations.
 
 
-def test_beyond_the_bound_the_destinations_used_longest_ago_are_closed(
+def test_over_max_destinations_least_recently_used_are_closed(
     dialer: GatedDialer, now: Now
 ) -> None:
     connections = SshClientCache(max_destinations=3, dialer=dialer)
@@ -627,7 +625,7 @@ def test_beyond_the_bound_the_destinations_used_longest_ago_are_closed(
     connections.cleanup()
 
 
-def test_the_bound_never_closes_what_is_used(dialer: GatedDialer, now: Now) -> None:
+def test_max_destinations_never_closes_used_connections(dialer: GatedDialer, now: Now) -> None:
     """Leased, or with a channel open; as soon as it is not, the bound holds again."""
     connections = SshClientCache(max_destinations=1, dialer=dialer)
     leased = [connections.acquire(target(host)) for host in ("alpha", "beta")]
@@ -647,7 +645,7 @@ def test_the_bound_never_closes_what_is_used(dialer: GatedDialer, now: Now) -> N
     connections.cleanup()
 
 
-def test_a_new_destination_is_made_room_for_when_it_is_dialled_not_when_it_is_let_go(
+def test_eviction_happens_at_the_dial_not_at_the_release(
     dialer: GatedDialer,
 ) -> None:
     connections = SshClientCache(max_destinations=1, dialer=dialer)
@@ -662,7 +660,7 @@ def test_a_new_destination_is_made_room_for_when_it_is_dialled_not_when_it_is_le
     connections.cleanup()
 
 
-def test_hundreds_of_destinations_leave_no_more_than_the_bound_behind(
+def test_hundreds_of_destinations_stay_within_max_destinations(
     dialer: GatedDialer,
 ) -> None:
     connections = SshClientCache(max_destinations=5, dialer=dialer)
@@ -693,7 +691,7 @@ def test_further_connections_of_a_destination_count_as_one_and_go_together(
     connections.cleanup()
 
 
-def test_a_bound_may_be_changed_and_left_out_and_must_be_positive(dialer: GatedDialer) -> None:
+def test_max_destinations_can_be_set_or_omitted_and_is_positive(dialer: GatedDialer) -> None:
     with pytest.raises(SshConfigError, match="max_destinations"):
         SshClientCache(max_destinations=0)
     connections = SshClientCache(max_destinations=None, dialer=dialer)
@@ -761,7 +759,7 @@ def test_cleanup_closes_leased_connections_too_and_all_before_one_is_waited_for(
     assert connections.stats()["leases"] == 0
 
 
-def test_what_lies_beside_the_connections_goes_with_them(connections: SshClientCache) -> None:
+def test_session_pool_goes_with_its_connections(connections: SshClientCache) -> None:
     made = [object(), object()]
     key, other = target("alpha").key, target("beta").key
     assert connections.session_pool(key, lambda: made[0]) is made[0]
@@ -810,7 +808,7 @@ def test_nothing_secret_is_logged(
 
 
 @pytest.mark.parametrize("wrong", [SshClient(), {"host": "web1"}])
-def test_cache_client_factory_that_is_none_is_refused(wrong: Any) -> None:
+def test_cache_client_factory_that_is_not_callable_is_refused(wrong: Any) -> None:
     """A client, or a destination, in the place of the factory: told at once, not at each dial."""
     with pytest.raises(SshConfigError, match="client_factory: expected a class such as SshClient"):
         SshClientCache(wrong)

@@ -111,7 +111,7 @@ def test_a_hundred_callers_share_one_dial_and_its_connection(
     assert connections.stats()["leases"] == 0
 
 
-def test_a_failed_dial_is_told_to_a_hundred_callers_as_errors_of_their_own(
+def test_failed_dial_gives_each_of_100_callers_its_own_error(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     dialer.hold("alpha")
@@ -135,7 +135,7 @@ def test_a_failed_dial_is_told_to_a_hundred_callers_as_errors_of_their_own(
     assert dialer.dials == ["alpha"] * 2
 
 
-def test_whoever_is_told_of_a_failure_can_dial_again_at_once(
+def test_caller_of_a_failed_dial_can_redial_at_once(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     """The failed place has left the cache before anyone is told."""
@@ -160,7 +160,7 @@ def test_whoever_is_told_of_a_failure_can_dial_again_at_once(
     connections.release(again[0])
 
 
-def test_a_slow_host_delays_its_own_callers_alone(
+def test_slow_host_delays_only_its_own_callers(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     slow = [f"slow-{n}" for n in range(64)]
@@ -182,7 +182,7 @@ def test_a_slow_host_delays_its_own_callers_alone(
     assert len(connections) == 66
 
 
-def test_cleanup_while_dialling_tells_those_who_wait_at_once_and_closes_the_newcomer(
+def test_cleanup_while_dialling_fails_waiters_and_closes_the_dial(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     dialer.hold("alpha")
@@ -262,7 +262,7 @@ def transport_ends(transport: FakeTransport) -> bool:
     return ended.wait(PATIENCE)
 
 
-def test_cleanup_hangs_up_on_a_dial_and_is_itself_the_reason_that_everyone_is_told() -> None:
+def test_cleanup_ends_a_dial_and_is_the_reported_reason() -> None:
     """Not "the server closed the connection", which is what the hung-up dial finds."""
     told: List[Any] = []
 
@@ -335,7 +335,7 @@ def test_an_exit_does_not_close_what_the_next_enter_brings(
     connections.exit()
 
 
-def test_many_who_find_the_connection_lost_share_one_new_dial(
+def test_callers_of_a_lost_connection_share_one_new_dial(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
     for round_number in range(50):

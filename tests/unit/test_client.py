@@ -32,7 +32,7 @@ def join(threads: List[threading.Thread]) -> None:
         assert not thread.is_alive(), "still waiting"
 
 
-def test_repr_tells_init_then_the_id_then_lost() -> None:
+def test_client_repr_shows_init_then_id_then_lost() -> None:
     client = SshClient("anything", is_accepted=True)
     assert repr(client) == "INIT"
     client.connection_made(FakeTransport("me@here:22"))
@@ -50,7 +50,7 @@ def test_connection_releases_all_who_wait_when_it_is_made() -> None:
     assert client.connection() is transport
 
 
-def test_connection_gives_none_to_all_who_wait_when_it_is_lost() -> None:
+def test_lost_client_gives_none_to_all_waiters() -> None:
     client, results = SshClient(), []  # type: ignore[var-annotated]
     threads = waiting(client, 20, results)
     client.lost()
@@ -70,7 +70,7 @@ def test_connection_waits_no_longer_than_it_may() -> None:
     assert client.connection(float("inf")) is None
 
 
-def test_what_was_lost_is_never_made_again() -> None:
+def test_lost_client_is_never_connected_again() -> None:
     """The hook's base class may run after the loss; it must not bring the connection back."""
     client = SshClient()
     client.lost()
@@ -79,7 +79,7 @@ def test_what_was_lost_is_never_made_again() -> None:
     assert client.connection(timeout=0) is None
 
 
-def test_a_second_made_changes_nothing() -> None:
+def test_second_connection_made_is_ignored() -> None:
     client, first = SshClient(), FakeTransport("me@here:22")
     client.made(first)
     client.made(FakeTransport("me@there:22"))

@@ -116,7 +116,7 @@ def test_a_close_without_a_status_is_no_success() -> None:
     assert result(command).returncode is None
 
 
-def test_a_server_that_runs_no_commands_is_told_so_and_the_session_is_given_back() -> None:
+def test_refused_exec_is_reported_and_frees_its_session() -> None:
     command = make()
     channel = started(command)
     command.on_reply(False)
@@ -152,7 +152,7 @@ def test_lost_it_has_the_output_so_far_and_an_error_of_its_own() -> None:
 @pytest.mark.parametrize(
     "status, eof, completed", [(0, True, True), (0, False, False), (None, True, False)]
 )
-def test_lost_before_close_only_a_status_and_the_end_of_the_output_make_it_complete(
+def test_loss_before_close_is_complete_only_with_status_and_eof(
     status: Optional[int], eof: bool, completed: bool
 ) -> None:
     command = make()
@@ -165,7 +165,7 @@ def test_lost_before_close_only_a_status_and_the_end_of_the_output_make_it_compl
     assert (command.future.exception(0) is None) == completed
 
 
-def test_never_sent_it_can_be_failed_with_an_error_that_others_share() -> None:
+def test_unsent_command_can_fail_with_a_shared_error() -> None:
     shared = SshConnectError("refused")
     commands = [make() for _ in range(3)]
     for command in commands:
@@ -207,9 +207,7 @@ def test_timed_out_it_is_sent_term_then_kill_and_then_given_up(timers: Timers) -
 
 
 @pytest.mark.parametrize("how", ["status", "signal", "close"])
-def test_it_is_known_to_have_ended_when_a_sign_of_it_follows_ours(
-    how: str, timers: Timers
-) -> None:
+def test_ended_is_true_if_the_server_confirms_our_signal(how: str, timers: Timers) -> None:
     command = make(timeout=5)
     channel = started(command)
     timers.fire()
@@ -248,7 +246,7 @@ def test_a_timer_that_is_due_before_the_thread_that_set_it_goes_on_is_not_the_la
     assert timers.live == []
 
 
-def test_it_has_its_outcome_though_no_signal_can_be_sent(timers: Timers) -> None:
+def test_command_settles_even_if_no_signal_can_be_sent(timers: Timers) -> None:
     command = make(timeout=5)
     channel = started(command)
 
@@ -264,7 +262,7 @@ def test_it_has_its_outcome_though_no_signal_can_be_sent(timers: Timers) -> None
     assert timers.live == []
 
 
-def test_a_connection_that_ends_meanwhile_leaves_it_unknown(timers: Timers) -> None:
+def test_connection_lost_during_termination_leaves_ended_unknown(timers: Timers) -> None:
     command = make(timeout=5)
     channel = started(command)
     timers.fire()
@@ -273,7 +271,7 @@ def test_a_connection_that_ends_meanwhile_leaves_it_unknown(timers: Timers) -> N
     assert error(command).ended is None
 
 
-def test_the_answer_to_our_own_close_proves_nothing(timers: Timers) -> None:
+def test_reply_to_our_close_does_not_prove_the_end(timers: Timers) -> None:
     """It may come while we give up, and after: the process may run on either way."""
     for late in (False, True):
         command = make(timeout=5)
@@ -335,7 +333,7 @@ def test_timed_out_before_it_was_sent_it_says_what_it_waited_for(
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire"])
-def test_it_is_either_sent_or_told_as_never_sent_whoever_is_first(end: str) -> None:
+def test_cancel_racing_send_is_reported_correctly(end: str) -> None:
     """Between the look at whether it was sent and the verdict nothing can be sent."""
     rounds = [0, 0]
     before = sys.getswitchinterval()
@@ -373,7 +371,7 @@ class Gate:
 
 @pytest.mark.parametrize("end", ["cancel", "_on_timeout"])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_start_between_two_steps_of_the_end_is_not_overlooked(end: str, count: int) -> None:
+def test_command_started_during_its_end_is_ended(end: str, count: int) -> None:
     command = make(timeout=5)
     channel = FakeChannel(FakeTransport(), command)
     begun: List[bool] = []
@@ -412,7 +410,7 @@ def test_a_signal_goes_to_a_process_that_runs_and_to_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", [9, None, b"TERM", "", "SIGTERM", "TERM\0", "KILL; id", "A" * 99])
-def test_what_is_no_signals_name_never_reaches_the_server(name: Any) -> None:
+def test_invalid_signal_name_never_reaches_the_server(name: Any) -> None:
     command = make(user="root")
     channel = started(command)
     with pytest.raises(SshConfigError, match="signal"):
@@ -428,7 +426,7 @@ def test_a_limit_of_the_output_is_a_number_of_bytes(limit: Any) -> None:
         Output(limit)
 
 
-def test_who_takes_the_output_can_be_called_and_knows_the_encoding() -> None:
+def test_output_callback_and_encoding_are_validated() -> None:
     wrong: Any = "no function"
     with pytest.raises(SshConfigError, match="on_stdout"):
         CallbackOutput(wrong, None)
@@ -450,7 +448,7 @@ def test_the_time_out_is_seconds() -> None:
 # Output.
 
 
-def test_what_is_no_utf8_is_shown_as_escapes_and_kept_as_it_came() -> None:
+def test_output_that_is_not_utf8_is_escaped_and_kept() -> None:
     command = make()
     channel = started(command)
     for piece in (b"\xc3", b"\xa4\xff", "日".encode()[:2], "日".encode()[2:], b"\0\r\n"):
@@ -481,7 +479,7 @@ def test_more_output_than_it_may_have_ends_it_and_what_fits_is_kept(
     assert process.stdout_bytes + process.stderr_bytes == b"1234567890"
 
 
-def test_what_comes_after_its_outcome_is_not_kept(timers: Timers) -> None:
+def test_output_after_the_outcome_is_dropped(timers: Timers) -> None:
     command = make(timeout=5)
     channel = started(command)
     command.on_data(b"so far")
@@ -528,7 +526,7 @@ def test_a_process_survives_pickling() -> None:
 # Input.
 
 
-def test_it_finds_the_end_of_its_input_at_once_where_there_is_none() -> None:
+def test_stdin_without_input_is_ended_at_once() -> None:
     channel = started(make())
     assert (channel.sent, channel.eof_sent) == (b"", 1)
 
@@ -613,7 +611,7 @@ def test_input_that_nobody_will_read_is_dropped() -> None:
     assert len(channel.sent) == 10
 
 
-def test_who_writes_what_nobody_will_read_is_told_where_and_why() -> None:
+def test_write_to_an_ended_command_is_a_clear_error() -> None:
     command = make(more_stdin=True)
     channel = started(command)
     command.stdin.close()
@@ -627,7 +625,7 @@ def test_who_writes_what_nobody_will_read_is_told_where_and_why() -> None:
 # Callbacks.
 
 
-def test_done_callbacks_run_on_the_callback_thread_after_whoever_waits_is_released() -> None:
+def test_done_callbacks_run_after_waiters_are_released() -> None:
     command = make()
     channel = started(command)
     seen: List[Any] = []
@@ -689,7 +687,7 @@ def fine_grained() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def test_however_its_end_is_raced_it_has_one_outcome(fine_grained: None, timers: Timers) -> None:
+def test_racing_ends_give_one_outcome(fine_grained: None, timers: Timers) -> None:
     """Cancel, time-out, completion and loss at once: one of them settles the future, once."""
     for turn in range(400):
         command = make(timeout=5)

@@ -87,7 +87,7 @@ NAMES = {
 }
 
 
-def test_the_liar_can_also_tell_the_truth(target: Path) -> None:
+def test_tampered_sftp_server_works_without_tampering(target: Path) -> None:
     Liar([(b"file", FILE, 4, b"data"), (b"folder", FOLDER, 0, b"")]).download(target)
     assert (target / "file").read_bytes() == b"data"
     assert (target / "folder").is_dir()
@@ -98,7 +98,9 @@ def test_the_liar_can_also_tell_the_truth(target: Path) -> None:
     [b"../precious", b"/etc/x", b"a/b", b"folder/../../precious", b"", b"nul\0", b"x" * 256],
 )
 @pytest.mark.parametrize("mode", [FILE, FOLDER, LINK])
-def test_what_is_no_name_is_refused(target: Path, name: bytes, mode: int) -> None:
+def test_invalid_file_name_from_the_server_is_refused(
+    target: Path, name: bytes, mode: int
+) -> None:
     with pytest.raises(SshTransferError):
         Liar([(b"good", FILE, 1, b"x"), (name, mode, 1, b"x")]).download(target)
     assert os.listdir(target) == ["good"]
@@ -115,7 +117,7 @@ def test_a_name_that_comes_twice_is_refused(target: Path, second: int) -> None:
         Liar([(b"a", FILE, 0, b""), (b"a", second, 0, b"")]).download(target)
 
 
-def test_a_bad_name_for_the_whole_is_refused_too(target: Path) -> None:
+def test_invalid_path_from_the_server_is_refused(target: Path) -> None:
     target.mkdir()
 
     def real_path(request_id: int, rest: bytes) -> bytes:
@@ -243,7 +245,9 @@ def test_only_files_and_folders_are_made(target: Path, mode: int) -> None:
         lambda request_id, rest: status(request_id, 12345, b"\x1b[31mred"),
     ],
 )
-def test_nonsense_is_an_error_and_leaves_nothing(target: Path, kind: str, reply: Any) -> None:
+def test_malformed_reply_is_an_error_and_leaves_nothing(
+    target: Path, kind: str, reply: Any
+) -> None:
     liar = Liar([(b"file", FILE, 4, b"data")], **{kind: reply})
     with pytest.raises((SshTransferError, ProtocolError)) as caught:
         liar.download(target)

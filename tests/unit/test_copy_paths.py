@@ -23,7 +23,7 @@ def test_a_path_is_a_folder_and_a_name(path: bytes, folder: bytes, name: bytes) 
 
 
 @pytest.mark.parametrize("path, name", [(b"a//", b"a"), (b"/", b""), (b"", b""), (b"a/..", b"..")])
-def test_slashes_behind_a_name_are_none_of_it(path: bytes, name: bytes) -> None:
+def test_trailing_slashes_are_not_part_of_a_name(path: bytes, name: bytes) -> None:
     assert paths.basename(path) == name
 
 

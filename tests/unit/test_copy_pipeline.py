@@ -209,7 +209,7 @@ def test_an_interrupt_stops_all_and_lets_them_tidy_up(server: MadeUpServer) -> N
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "while it waits to tidy up"])
-def test_an_interrupt_is_told_whatever_comes_of_it(waits: bool) -> None:
+def test_interrupt_is_raised_even_if_the_connection_ends(waits: bool) -> None:
     def answer(kind: int, request_id: int, rest: bytes) -> bytes:
         if kind == protocol.REMOVE:  # the end comes while the task tidies up
             server.session.mark_ended(OSError("broken pipe"))
@@ -329,7 +329,7 @@ def test_parts_in_tiny_replies_stay_within_the_budget(server: MadeUpServer) -> N
         assert taken == sorted(taken)
 
 
-def test_what_exceeds_a_budget_gets_it_alone(server: MadeUpServer) -> None:
+def test_request_above_the_budget_runs_alone(server: MadeUpServer) -> None:
     with SftpClient(server.session) as client:
         pipeline = Pipeline(client)
         budget = Budget(pipeline, 10)

@@ -50,7 +50,7 @@ def test_a_connection_that_has_ended_sends_nothing() -> None:
     ],
     ids=str,
 )
-def test_what_ends_before_it_is_open_was_not_sent(end: Any, kind: Any) -> None:
+def test_command_ending_before_its_session_opens_is_unsent(end: Any, kind: Any) -> None:
     transport = FakeTransport()
     transport.answers = False
     command = begun(transport)
@@ -60,7 +60,7 @@ def test_what_ends_before_it_is_open_was_not_sent(end: Any, kind: Any) -> None:
     assert not command.is_sent and not getattr(error, "sent", False)
 
 
-def test_what_was_written_to_no_network_is_told_as_never_sent() -> None:
+def test_input_no_network_took_is_reported_as_unsent() -> None:
     transport = FakeTransport()
     command = begun(transport)
     transport.channels[0].held_back = True
@@ -70,7 +70,7 @@ def test_what_was_written_to_no_network_is_told_as_never_sent() -> None:
     assert (error.sent, error.process) == (False, None)
 
 
-def test_what_was_cancelled_while_its_session_was_opened_gives_it_back() -> None:
+def test_command_cancelled_while_opening_returns_its_session() -> None:
     transport = FakeTransport()
     transport.answers = False
     command = begun(transport)
@@ -94,7 +94,7 @@ def test_where_others_hold_the_sessions_it_waits_for_one() -> None:
     assert command.future.result(PATIENCE).stdout == "out"
 
 
-def test_where_one_is_kept_in_reserve_it_is_given_that() -> None:
+def test_unpooled_command_gets_the_spare_session() -> None:
     """C10d: the spare session of a pool."""
     transport = FakeTransport()
     transport.max_sessions, transport.others = 1, 1

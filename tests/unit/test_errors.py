@@ -58,7 +58,7 @@ def facts(error: BaseException) -> Dict[str, Any]:
 
 @pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_every_error_survives_pickling_with_all_it_tells(
+def test_every_error_survives_pickling_with_its_attributes(
     cls: Type[SshServiceError], protocol: int
 ) -> None:
     error = full(cls)
@@ -67,7 +67,7 @@ def test_every_error_survives_pickling_with_all_it_tells(
 
 
 @pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
-def test_again_makes_a_fresh_error_that_tells_the_same(cls: Type[SshServiceError]) -> None:
+def test_copy_for_raise_makes_an_equal_new_error(cls: Type[SshServiceError]) -> None:
     error = full(cls)
     try:
         raise error

@@ -108,7 +108,7 @@ def test_invalid_host_error_does_not_show_a_password() -> None:
 
 
 @pytest.mark.parametrize("name", ["../../etc", "..", ".", "a/b", "", "a\0b"])
-def test_a_hosts_folder_is_never_elsewhere(name: str) -> None:
+def test_folder_name_of_a_host_is_one_path_component(name: str) -> None:
     made = folder_name(name)
     assert made.strip(".") and "/" not in made and "\0" not in made
 

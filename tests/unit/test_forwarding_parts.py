@@ -75,7 +75,7 @@ def test_a_path_of_this_side_stays_where_it_was_given(
     ],
 )
 @pytest.mark.parametrize("is_local", [True, False])
-def test_what_can_never_work_is_refused_at_once(given: str, message: str, is_local: bool) -> None:
+def test_impossible_setting_is_refused_at_once(given: str, message: str, is_local: bool) -> None:
     for parse in (parse_target, parse_listen):
         with pytest.raises(SshConfigError, match=message):
             parse(given, is_local=is_local)

@@ -36,7 +36,7 @@ def test_a_silent_server_is_asked_and_then_given_up_after_interval_times_count(
     assert until_lost(KeepaliveMonitor(10, count)) == (asked, 10.0 * count)
 
 
-def test_a_server_that_says_anything_is_not_asked() -> None:
+def test_peer_that_sends_anything_gets_no_keepalive() -> None:
     monitor = KeepaliveMonitor(10, 3)
     for heard in range(1000, 1100, 9):
         assert monitor.check(heard, heard) == (False, 10)
@@ -51,14 +51,14 @@ def test_an_answer_begins_the_count_anew() -> None:
     assert monitor.check(HEARD + 39, HEARD + 29) == (True, 10)
 
 
-def test_a_reader_that_was_held_up_asks_before_it_gives_up() -> None:
+def test_delayed_reader_sends_a_keepalive_before_giving_up() -> None:
     """What counts is questions that were not answered, not time in which we did not run."""
     monitor = KeepaliveMonitor(10, 3)
     assert monitor.check(HEARD, HEARD) == (False, 10)
     assert until_lost(monitor, HEARD + 500) == ([500, 510], 520)
 
 
-def test_the_socket_is_looked_at_once_more_before_a_connection_is_given_up() -> None:
+def test_socket_is_read_again_before_a_connection_is_given_up() -> None:
     """The answer may have come in the moment before."""
     monitor = KeepaliveMonitor(10, 2)
     assert monitor.check(HEARD + 10, HEARD) == (True, 10)
@@ -89,9 +89,7 @@ def test_no_interval_means_no_limit() -> None:
 
 
 @pytest.mark.parametrize("before, after", [(10, 0), (0, 10)])
-def test_a_reader_that_looks_while_the_interval_changes_gives_nobody_up(
-    before: float, after: float
-) -> None:
+def test_keepalive_change_never_ends_a_live_connection(before: float, after: float) -> None:
     """Whatever is set first, the reader may look a few times before the next is set."""
 
     class LookedAt(KeepaliveMonitor):

@@ -43,7 +43,7 @@ def test_it_can_be_set_again_and_again() -> None:
         assert not event.is_set() and not event.wait(0.0)
 
 
-def test_nobody_is_overlooked_who_comes_as_it_is_set() -> None:
+def test_waiter_arriving_during_set_is_woken() -> None:
     for _ in range(200):
         event = LockFreeEvent()
         in_threads(4, functools.partial(set_or_check, event))
@@ -61,7 +61,7 @@ def check(event: LockFreeEvent) -> None:
 
 
 @pytest.mark.parametrize("where", ["acquire", "wait"])
-def test_whoever_is_torn_from_it_leaves_nothing_closed(
+def test_interrupted_wait_leaves_no_lock_taken(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `threading.Event`, the next `set` waits for ever."""

@@ -71,7 +71,7 @@ def test_at_most_five_dials_to_one_server_are_under_way() -> None:
     assert gate.most == 5
 
 
-def test_one_servers_dials_never_hold_up_anothers() -> None:
+def test_dials_of_one_server_never_delay_another() -> None:
     pacer, gate = Pacer(), Gate()
 
     def dial_another() -> None:
@@ -94,7 +94,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Now:
     "jitter, least",
     [(0.0, [0.125, 0.25, 0.5, 1.0, 2.0, 2.0]), (1.0, [0.25, 0.5, 1.0, 2.0, 4.0, 4.0])],
 )
-def test_who_was_dropped_for_want_of_room_tries_again_after_growing_pauses(
+def test_dropped_dial_is_repeated_after_growing_pauses(
     jitter: float, least: List[float], clock: Now
 ) -> None:
     pacer = Pacer(jitter=lambda: jitter)
@@ -136,7 +136,7 @@ def test_the_servers_words_are_the_error_when_the_time_is_up(clock: Now) -> None
     assert began == [1000.0, 1000.125]  # the next one would have been too late
 
 
-def test_a_turn_that_does_not_come_again_is_told_with_all_the_time_that_went_by(
+def test_second_dial_attempt_timeout_reports_the_whole_time(
     clock: Now,
 ) -> None:
     """Not with that of the last wait alone, which may have been next to nothing."""
@@ -165,7 +165,7 @@ def test_a_turn_that_does_not_come_again_is_told_with_all_the_time_that_went_by(
     assert "timed out after 30.1 s of waiting to dial" in str(error)
 
 
-def test_who_waits_for_room_and_who_comes_later_are_counted_together() -> None:
+def test_waiting_and_later_dials_share_one_limit() -> None:
     """The last dial under way, when it ends, takes nothing away from those who wait."""
     pacer, gate = Pacer(), Gate()
     waits, over = threading.Semaphore(0), threading.Event()
@@ -198,7 +198,7 @@ def test_who_waits_for_room_and_who_comes_later_are_counted_together() -> None:
     assert not pacer._servers
 
 
-def test_a_turn_that_never_comes_ends_at_the_deadline() -> None:
+def test_dial_that_never_gets_its_turn_ends_at_the_deadline() -> None:
     pacer, gate = Pacer(), Gate()
 
     def too_late() -> None:
@@ -216,7 +216,7 @@ def test_a_turn_that_never_comes_ends_at_the_deadline() -> None:
     in_threads(too_late, *[lambda: pacer.dial(("a", "route"), soon(), gate) for _ in range(5)])
 
 
-def test_a_dial_that_nobody_wants_any_more_gives_its_turn_up() -> None:
+def test_abandoned_dial_gives_up_its_place_in_the_queue() -> None:
     pacer, gate = Pacer(), Gate()
     wanted = threading.Event()
     wanted.set()

@@ -93,7 +93,7 @@ def test_a_line_that_does_not_end_is_cut_off(ends: Ends) -> None:
         packetizer.readline(0)
 
 
-def test_a_line_that_drips_is_given_up_at_the_deadline(ends: Ends) -> None:
+def test_identification_sent_byte_by_byte_times_out(ends: Ends) -> None:
     """Paramiko's time-out begins anew with each byte."""
     packetizer, peer = ends
     began = time.monotonic()
@@ -111,7 +111,7 @@ def test_a_line_that_drips_is_given_up_at_the_deadline(ends: Ends) -> None:
     dripping.wait()
 
 
-def test_the_reader_can_be_told_to_give_up_before_it_waits(ends: Ends) -> None:
+def test_reader_can_be_stopped_before_it_waits(ends: Ends) -> None:
     packetizer, _ = ends
     waits = iter([0.01, 0.01])
 
@@ -165,7 +165,7 @@ def test_other_messages_may_leave_out_what_comes_last(ends: Ends) -> None:
     assert (short.get_int(), short.get_string()) == (11, b"")
 
 
-def test_what_was_compressed_may_not_be_larger_than_a_packet() -> None:
+def test_decompressed_data_is_limited_to_a_packet() -> None:
     engine = zlib.compressobj()
     small, bomb = b"x" * 1000, b"\0" * (64 * 1024 * 1024)
     inflate = Inflater()

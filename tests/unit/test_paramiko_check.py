@@ -61,7 +61,7 @@ def test_an_attribute_that_is_gone_is_named(
     "ours, theirs",
     [(SshTransport, paramiko.Transport), (SshChannel, Channel), (SshPacketizer, Packetizer)],
 )
-def test_all_that_is_overridden_is_looked_for(ours: Type[Any], theirs: Type[Any]) -> None:
+def test_paramiko_check_covers_every_override(ours: Type[Any], theirs: Type[Any]) -> None:
     layers = ours.__mro__[: ours.__mro__.index(theirs)]
     names = {name for layer in layers for name in vars(layer) if not name.startswith("__")}
     overridden = {name for name in names if name.startswith("_") and hasattr(theirs, name)}
@@ -91,7 +91,9 @@ def test_a_packetizer_that_reads_otherwise_is_noticed(monkeypatch: pytest.Monkey
         check()
 
 
-def test_a_channel_that_sends_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paramiko_check_finds_a_channel_that_sends_differently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Channel, "_send", lambda self, s, m: len(s))
     with pytest.raises(ImportError, match="no longer sends through _send_user_message"):
         check()
@@ -111,7 +113,7 @@ def test_a_transport_that_calls_other_handlers_is_noticed(
         check()
 
 
-def test_the_message_tells_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Channel, "_feed")
     with pytest.raises(ImportError, match="install an older paramiko"):
         check()

@@ -357,7 +357,7 @@ def test_a_keyword_without_effect_is_a_debug_line(
     assert all(record.levelname == "DEBUG" for record in caplog.records)
 
 
-def test_the_callers_word_comes_first(home: Path) -> None:
+def test_explicit_value_overrides_ssh_config(home: Path) -> None:
     found = configured(
         home,
         CONFIG,
@@ -601,12 +601,12 @@ def test_every_setting_is_known_to_make_a_difference_or_none() -> None:
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_whatever_makes_two_connections_different_makes_another_key(home: Path, name: str) -> None:
+def test_settings_with_effect_change_the_connect_key(home: Path, name: str) -> None:
     assert resolve().key != resolve(**{name: DIFFERENT[name](home)}).key
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_whatever_leaves_a_connection_alike_leaves_the_key(name: str) -> None:
+def test_settings_without_effect_keep_the_connect_key(name: str) -> None:
     assert resolve().key == resolve(**{name: SAME[name]}).key
 
 
@@ -625,7 +625,7 @@ def test_a_rotated_key_or_certificate_is_another_key(home: Path, name: str) -> N
     assert resolve(client_keys=[path]).key != before
 
 
-def test_a_callable_without_a_hash_is_told_by_its_identity() -> None:
+def test_unhashable_callable_is_compared_by_identity() -> None:
     class Supplier:
         __hash__ = None  # type: ignore[assignment]
 
@@ -672,7 +672,7 @@ def test_a_wrong_secret_is_an_error_that_does_not_show_it(name: str) -> None:
         {"host": "web", "tunnel": [{"host": "one", "password": MARKER}]},
     ],
 )
-def test_what_may_hold_a_secret_is_not_shown_where_it_is_of_the_wrong_type(wrong: Any) -> None:
+def test_secret_of_a_wrong_type_is_not_shown(wrong: Any) -> None:
     with pytest.raises(SshConfigError, match="got (list|dict)") as caught:
         params.resolve(wrong)
     assert MARKER not in str(caught.value)

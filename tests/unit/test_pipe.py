@@ -12,7 +12,7 @@ from ssh_service.transport.pipe import ChunkPipe
 from tests.common import Outcome
 
 
-def test_what_was_fed_is_read_in_order_in_whatever_pieces() -> None:
+def test_pipe_returns_data_in_order_in_any_pieces() -> None:
     rng = random.Random(7)
     data = bytes(rng.randrange(256) for _ in range(20000))
     pipe = ChunkPipe()
@@ -31,7 +31,7 @@ def test_what_was_fed_is_read_in_order_in_whatever_pieces() -> None:
     assert read == data
 
 
-def test_a_big_buffer_is_taken_in_small_pieces_without_moving_the_rest() -> None:
+def test_pipe_small_reads_of_a_big_buffer_do_not_copy_the_rest() -> None:
     """Paramiko deletes each piece from the front, which moves all that is behind it."""
     pipe = ChunkPipe()
     chunk = bytes(4 * 1024 * 1024)
@@ -65,7 +65,7 @@ def test_close_ends_reads_once_all_is_taken() -> None:
     assert pipe.read(100) == b""
 
 
-def test_close_wakes_all_who_wait() -> None:
+def test_close_wakes_all_waiters() -> None:
     pipe = ChunkPipe()
     readers = [Outcome(lambda: pipe.read(1)) for _ in range(5)]
     pipe.close()

@@ -35,7 +35,7 @@ def awaiting() -> RemoteGroup:
     return group
 
 
-def test_mark_is_taken_out_however_it_is_cut_up() -> None:
+def test_mark_is_removed_from_any_pieces() -> None:
     rng = random.Random(1)
     noise = [b"", b"<", b"<<", b"< 1", b"<deadbeef:12>", b"err\n", b"\xff\0", b">", b"<1234567"]
     for _ in range(2000):
@@ -51,7 +51,7 @@ def test_mark_is_taken_out_however_it_is_cut_up() -> None:
         assert (shown, group.process) == (before + after, FOUND)
 
 
-def test_mark_that_is_not_awaited_is_somebody_elses() -> None:
+def test_unexpected_mark_is_output() -> None:
     group = RemoteGroup(root=True)
     assert group.strip(mark_of(group)) == mark_of(group)
     group = awaiting()
@@ -101,7 +101,7 @@ def test_mark_of_5000_digits_is_output() -> None:
 # Which process is whose.
 
 
-def test_pick_is_right_or_says_nothing() -> None:
+def test_pick_is_right_or_none() -> None:
     """Every way in which up to five sessions may have ended, seen from every one of them."""
     answers = 0
     for size in range(1, 6):
@@ -121,7 +121,7 @@ def test_pick_is_right_or_says_nothing() -> None:
     assert pick([Process(number, True) for number in range(5)], sure, 3) == Process(3, True)
 
 
-def test_pick_says_nothing_where_the_list_does_not_fit() -> None:
+def test_pick_is_none_if_the_list_does_not_fit() -> None:
     three = [Process(number, True) for number in range(3)]
     assert pick(three, [(0, True), (1, True)], 0) is None  # one that nobody knows
     assert pick(three[:1], [(0, True), (1, True)], 0) is None  # one is missing
@@ -159,7 +159,7 @@ def test_children_are_listed_by_age_up_to_the_script_itself() -> None:
         b"/proc/x/stat:x (sh) y z\nparent 9\nself 1",
     ],
 )
-def test_children_that_cannot_be_told_apart_are_none(output: bytes) -> None:
+def test_ambiguous_children_are_not_returned(output: bytes) -> None:
     assert parse_children(output) == ([], None)
 
 
@@ -167,7 +167,7 @@ def test_children_that_have_ended_are_left_out() -> None:
     assert parse_children(listing((30, 5), state="Z")).others == []
 
 
-def test_children_by_a_name_alone_are_none() -> None:
+def test_child_process_is_not_identified_by_name_only() -> None:
     """A program gives itself the name; its parent is another one."""
     for name in (b") S 9 (", b"a\n) S 9 ("):
         line = listing((30, 5)).replace(b" 9 ", b" 8 ", 1).replace(b"sh", name)
@@ -189,20 +189,20 @@ def test_assign_uses_what_is_known_to_tell_others_apart() -> None:
     assert assign([process(10)], entries, {1: process(20)}) == ({0: process(10)}, {2})
 
 
-def test_assign_tells_which_of_the_known_have_ended() -> None:
+def test_assign_reports_which_known_processes_ended() -> None:
     known = {0: process(10), 1: process(20)}
     entries = [(0, True), (1, False), (2, True)]
     assert assign([process(10), process(30)], entries, known) == ({2: process(30)}, {1})
 
 
-def test_assign_says_nothing_where_what_is_known_does_not_fit() -> None:
+def test_assign_is_empty_if_known_processes_do_not_fit() -> None:
     known = {0: process(20), 1: process(10)}  # the numbers of processes began anew in between
     assert assign([process(30)], [(2, True)], known) == ({}, set())
     again = Process(32_000, True, 30, BOOT)
     assert assign([process(30)], [(2, True)], {1: again}) == ({}, set())
 
 
-def test_assign_is_right_or_says_nothing() -> None:
+def test_assign_is_right_or_empty() -> None:
     """Random sessions of which some have ended and some are known, in every state."""
     rng = random.Random(3)
     answers = goners = 0
@@ -312,7 +312,7 @@ def test_census_that_stays_in_doubt_gives_up(timers: Timers) -> None:
     assert site.found == {1: None} and len(site.transport.opened) == 1 + 8
 
 
-def test_census_asks_a_server_that_tells_no_list_once(timers: Timers) -> None:
+def test_census_asks_a_server_without_a_list_only_once(timers: Timers) -> None:
     """It may have no shell, and take what it is sent for something else."""
     site = Site()
     site.find(1)
@@ -342,7 +342,7 @@ def test_census_leaves_out_what_was_begun_after_its_list(timers: Timers) -> None
     assert site.found[1] == Process(20, True, 20, BOOT)
 
 
-def test_census_answers_who_came_after_its_list_by_the_next(timers: Timers) -> None:
+def test_census_answers_later_requests_by_the_next_list(timers: Timers) -> None:
     site = Site(2)
     site.find(0)
     helper = site.begin_list()
@@ -356,7 +356,7 @@ def test_census_answers_who_came_after_its_list_by_the_next(timers: Timers) -> N
     assert site.found[3] == Process(40, True, 40, BOOT)
 
 
-def test_census_forgets_what_has_ended_without_a_word(timers: Timers) -> None:
+def test_census_forgets_ended_processes_silently(timers: Timers) -> None:
     """A channel that was closed here leaves a process of which nothing more is told."""
     site = Site(2)
     site.transport.started[0] = None

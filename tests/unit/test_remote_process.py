@@ -236,7 +236,7 @@ def test_a_wait_of_no_number_of_seconds_is_refused(seconds: Any) -> None:
     channel.end()
 
 
-def test_a_wait_that_is_over_is_not_told_as_the_end_of_the_commands_time() -> None:
+def test_expired_wait_is_not_reported_as_a_command_timeout() -> None:
     """Two things, two texts."""
     process, channel = begun()
     with pytest.raises(TimeoutError, match="is still under way after a wait of 0.01 s, and goes"):
@@ -244,7 +244,7 @@ def test_a_wait_that_is_over_is_not_told_as_the_end_of_the_commands_time() -> No
     channel.end()
 
 
-def test_without_a_thread_to_be_had_it_is_told_so(
+def test_start_without_a_thread_is_a_clear_error(
     cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C10d."""

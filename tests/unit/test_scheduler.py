@@ -91,7 +91,7 @@ def test_the_limit_that_is_learnt_is_what_was_open_at_once_before(place: Place) 
     assert place.transport.session_limit == 3
 
 
-def test_with_none_of_ours_open_others_hold_them_and_nothing_is_asked_for(place: Place) -> None:
+def test_pool_waits_without_requests_if_others_hold_all_sessions(place: Place) -> None:
     session = place.begin()
     place.open(session)
     place.scheduler.on_ended(session, None, unsent=False, now=0.0)
@@ -111,7 +111,7 @@ def test_a_limit_has_one_timer_however_often_it_is_learnt(place: Place) -> None:
         )
 
 
-def test_where_others_gave_up_a_session_the_server_is_asked_until_it_has_freed_it(
+def test_session_given_up_is_requested_until_it_is_free(
     place: Place,
 ) -> None:
     """E6: an idle SFTP session gives way to what would have to wait for a long command."""

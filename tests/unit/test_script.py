@@ -54,7 +54,7 @@ def test_an_item_of_a_wrong_type_is_named_by_its_number() -> None:
 
 
 @pytest.mark.parametrize("shell", ["", "/bin/sh\0", 5, b"/bin/sh", Path("/bin/sh")])
-def test_a_shell_that_is_no_path_is_never_sent(shell: Any) -> None:
+def test_shell_that_is_not_a_path_is_never_sent(shell: Any) -> None:
     """A NUL in an exec request makes OpenSSH end the whole connection."""
     with pytest.raises(SshConfigError, match="shell"):
         deliver("echo", None, shell)
@@ -77,7 +77,7 @@ def test_nul_cannot_be_sent(text: str) -> None:
         check_environment({"A": text})
 
 
-def test_what_cannot_be_encoded_is_refused_without_being_shown() -> None:
+def test_unencodable_text_is_refused_and_not_shown() -> None:
     """A UnicodeEncodeError would carry all of the text with it, values included."""
     for refused in (
         lambda: join("secret \ud800"),

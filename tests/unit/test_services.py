@@ -416,7 +416,7 @@ class TestRemoteExec:
         with pytest.raises(SshConfigError, match="ssh_port: expected a port number.*, got 'http'"):
             host.remote_exec("true", {**HERE, "ssh_port": "http"}, {})
 
-    def test_what_the_engine_refuses_at_once_is_refused_at_once(
+    def test_engine_config_errors_are_raised_by_the_call(
         self, host: SshHostService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*args: Any, **options: Any) -> Any:
@@ -503,7 +503,7 @@ class TestResults:
         ],
         ids=lambda error: type(error).__name__,
     )
-    def test_what_never_started_failed_without_a_result(
+    def test_script_that_never_started_failed_without_a_result(
         self, host: SshHostService, engine: FakeEngine, error: SshServiceError
     ) -> None:
         assert outcome_of(host, engine, error) == (
@@ -520,7 +520,7 @@ class TestResults:
             (SshOutputLimitError, Status.FAILED),
         ],
     )
-    def test_what_was_ended_early_keeps_its_output(
+    def test_command_ended_early_keeps_its_output(
         self, host: SshHostService, engine: FakeEngine, cls: Any, expected: Status
     ) -> None:
         part = process(None, stdout="so f")
@@ -643,7 +643,7 @@ class TestOsOperations:
         assert result["stdout"] == "out\n"
 
     @pytest.mark.parametrize("reason", ["silence", "closed", "protocol", "host key", "unknown"])
-    def test_a_loss_that_need_not_be_the_hosts_doing_failed(
+    def test_reboot_lost_for_another_reason_failed(
         self, host: SshHostService, engine: FakeEngine, reason: str
     ) -> None:
         engine.outcome = SshConnectionLost("lost", process=process(None), reason=reason)

@@ -176,7 +176,7 @@ def test_commands_start_in_the_order_of_their_submission(site: Site) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 10])
-def test_the_servers_limit_is_learnt_kept_to_and_never_told(site: Site, limit: int) -> None:
+def test_session_limit_is_learnt_respected_and_never_an_error(site: Site, limit: int) -> None:
     transport = site.warm(max_sessions=limit)
     commands = site.submit(50)
     assert len(site.running()) == limit
@@ -231,7 +231,7 @@ def test_further_connections_are_made_where_sessions_run_out(site: Site) -> None
     assert len(site.dialer.dials) == 3
 
 
-def test_a_further_connection_that_cannot_be_had_does_no_harm(
+def test_failed_additional_connection_does_no_harm(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.max_connections = 2
@@ -309,7 +309,7 @@ def test_a_command_waits_for_a_dial_of_others_as_long_as_its_own_might_take(
     assert site.dialer.dials == ["alpha"]
 
 
-def test_where_no_thread_can_be_had_a_command_is_told_so_by_its_future(
+def test_thread_exhaustion_is_reported_by_the_future(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(background, "_clock", background._Clock())  # its thread is still to come
@@ -343,7 +343,7 @@ def test_a_command_that_has_its_connection_waits_for_a_session_as_long_as_it_tak
     assert [future.result(PATIENCE).exit_status for future in cold] == [0, 0]
 
 
-def test_a_command_whose_patience_ends_as_it_is_connected_is_either_sent_or_told_so(
+def test_command_timed_out_while_connecting_is_sent_or_reported_unsent(
     monkeypatch: pytest.MonkeyPatch, fine_grained: None
 ) -> None:
     pause = threading.Event()
@@ -385,7 +385,7 @@ def test_a_command_whose_patience_ends_as_it_is_connected_is_either_sent_or_told
     callbacks_done()
 
 
-def test_a_command_that_is_sent_at_the_last_moment_is_not_told_to_be_never_sent(
+def test_command_sent_at_its_deadline_is_not_reported_as_unsent(
     site: Site,
 ) -> None:
     site.warm()
@@ -417,7 +417,7 @@ def test_submitting_waits_for_nothing(site: Site) -> None:
     assert commands[-1].waits_for() == "queue"
 
 
-def test_what_was_cancelled_while_it_waited_is_never_sent(site: Site) -> None:
+def test_command_cancelled_in_the_queue_is_never_sent(site: Site) -> None:
     site.warm(max_sessions=1)
     commands = site.submit(6)
     for command in commands[1::2]:
@@ -428,7 +428,7 @@ def test_what_was_cancelled_while_it_waited_is_never_sent(site: Site) -> None:
     assert site.sent() == ["c0", "c1", "c3", "c5"]
 
 
-def test_what_was_cancelled_while_its_session_was_opened_gives_it_back(site: Site) -> None:
+def test_command_cancelled_while_opening_returns_its_session(site: Site) -> None:
     site.warm(answers=False)
     channel = site.transports[0].channels[0]
     assert site.commands[0].future.cancel()
@@ -443,7 +443,7 @@ def test_what_was_cancelled_while_its_session_was_opened_gives_it_back(site: Sit
 # Losses.
 
 
-def test_a_refused_dial_is_told_to_all_that_wait_as_errors_of_their_own(site: Site) -> None:
+def test_refused_dial_gives_each_waiter_its_own_error(site: Site) -> None:
     site.dialer.hold("alpha")
     site.dialer.errors["alpha"] = [SshAuthError("refused", tried=("publickey",))]
     commands = site.submit(30)
@@ -458,7 +458,7 @@ def test_a_refused_dial_is_told_to_all_that_wait_as_errors_of_their_own(site: Si
     assert site.texts() == ["c30"]
 
 
-def test_what_was_never_sent_is_tried_once_more_and_not_twice(site: Site) -> None:
+def test_unsent_command_is_retried_once(site: Site) -> None:
     site.dialer.prepare = lambda transport: setattr(transport, "answers", False)
     (command,) = site.submit()
     site.connected()
@@ -472,7 +472,7 @@ def test_what_was_never_sent_is_tried_once_more_and_not_twice(site: Site) -> Non
     assert site.dialer.dials == ["alpha"] * 2
 
 
-def test_a_second_try_succeeds_without_a_word(site: Site) -> None:
+def test_retried_command_succeeds_silently(site: Site) -> None:
     site.dialer.prepare = lambda transport: setattr(transport, "answers", False)
     commands = site.submit(5)
     site.connected()
@@ -485,7 +485,7 @@ def test_a_second_try_succeeds_without_a_word(site: Site) -> None:
     assert site.dialer.dials == ["alpha"] * 2
 
 
-def test_what_was_sent_is_never_sent_again(site: Site) -> None:
+def test_sent_command_is_never_resent(site: Site) -> None:
     site.warm()
     commands = site.submit(10)
     for channel in site.running():
@@ -503,9 +503,7 @@ def test_what_was_sent_is_never_sent_again(site: Site) -> None:
 
 
 @pytest.mark.parametrize("stdin", [b"", b"for it to read"])
-def test_what_was_written_to_no_network_is_sent_over_the_next_connection(
-    stdin: bytes, site: Site
-) -> None:
+def test_input_no_network_took_is_sent_over_the_next_connection(stdin: bytes, site: Site) -> None:
     """The connection ended between the look at it and the write, or in a key exchange."""
     site.warm(window=0)  # as OpenSSH's are, until it has begun to run something
     (command,) = site.submit(stdin=stdin)
@@ -522,7 +520,7 @@ def test_what_was_written_to_no_network_is_sent_over_the_next_connection(
     assert site.dialer.dials == ["alpha"] * 2
 
 
-def test_what_lost_part_of_its_input_is_told_as_never_sent(site: Site) -> None:
+def test_command_with_partly_sent_input_is_reported_unsent(site: Site) -> None:
     site.warm()
     (command,) = site.submit(stdin=b"for it to read")
     site.channel_of(command).held_back = True
@@ -544,7 +542,7 @@ def test_a_second_attempt_is_the_last(site: Site) -> None:
     assert site.dialer.dials == ["alpha"] * 2
 
 
-def test_what_is_being_ended_is_not_sent_again(site: Site) -> None:
+def test_command_being_ended_is_not_resent(site: Site) -> None:
     site.warm()
     (command,) = site.submit()
     site.channel_of(command).held_back = True
@@ -645,7 +643,7 @@ def test_connections_that_end_without_a_session_long_apart_are_no_pattern(site: 
     assert not command.future.done()
 
 
-def test_an_end_between_two_looks_at_a_connection_dooms_nothing(site: Site) -> None:
+def test_connection_ending_between_two_checks_fails_no_command(site: Site) -> None:
     site.dialer.hold("alpha")
     (first,) = site.submit()
     first.future.cancel()
@@ -663,7 +661,7 @@ def test_an_end_between_two_looks_at_a_connection_dooms_nothing(site: Site) -> N
     assert command.future.result(0).exit_status == 0
 
 
-def test_a_connection_that_expired_is_replaced_without_a_word(site: Site) -> None:
+def test_expired_connection_is_replaced_silently(site: Site) -> None:
     """Its channels are told "closed", as by `cleanup`; what waits must not be doomed by it."""
     site.warm(max_sessions=1)
     commands = site.submit(3)
@@ -722,7 +720,7 @@ def test_cleanup_ends_what_runs_and_what_waits_and_dials_nothing(site: Site) -> 
 
 
 @pytest.mark.parametrize("refused", [True, False])
-def test_what_was_not_sent_when_the_cache_is_closed_is_told_so_alone(
+def test_closing_the_cache_reports_unsent_commands_as_unsent(
     refused: bool, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal that comes in while it is being closed is nobody's business."""
@@ -813,7 +811,7 @@ def test_cleanup_at_the_worst_moment_leaves_nothing_open(
 # Nothing is admitted.
 
 
-def test_where_no_session_is_ever_admitted_all_are_told_and_the_next_one_tries_anew(
+def test_server_without_sessions_fails_all_and_later_calls_retry(
     site: Site,
 ) -> None:
     site.warm(max_sessions=0, answers=False)
@@ -827,9 +825,7 @@ def test_where_no_session_is_ever_admitted_all_are_told_and_the_next_one_tries_a
     assert site.texts() == ["c6"]
 
 
-def test_where_others_hold_all_sessions_it_is_tried_again_with_one_timer(
-    site: Site, timers: Timers
-) -> None:
+def test_waiting_commands_share_one_retry_timer(site: Site, timers: Timers) -> None:
     transport = site.warm(max_sessions=2)
     transport.reclaim_idle_sessions()
     transport.others = 2
@@ -967,7 +963,7 @@ def test_a_warm_command_needs_no_session_to_be_opened_first(site: Site) -> None:
     assert len(transport.opened) <= 7
 
 
-def test_a_reserve_is_not_in_use_as_far_as_expiry_is_concerned(site: Site) -> None:
+def test_spare_session_does_not_prevent_expiry(site: Site) -> None:
     transport = site.warm()
     assert len(transport.channels) == 1
     assert transport.open_channel_count == 0
@@ -997,7 +993,7 @@ def test_the_reserve_is_given_up_for_others_and_replaced_by_the_next_command(sit
     site.channel_of(command).complete()
 
 
-def test_a_reserve_that_is_given_up_while_it_is_opened_is_closed_when_it_is_open(
+def test_spare_session_dropped_while_opening_is_closed(
     site: Site,
 ) -> None:
     transport = site.warm()
@@ -1027,7 +1023,7 @@ def test_the_reserve_is_given_up_when_nothing_was_run_for_a_while(
     assert timers.live == []
 
 
-def test_a_reserve_that_the_server_closes_is_no_loss(site: Site) -> None:
+def test_spare_session_closed_by_the_server_is_not_a_loss(site: Site) -> None:
     transport = site.warm()
     transport.channels[0].end()
     (command,) = site.submit()
@@ -1035,7 +1031,7 @@ def test_a_reserve_that_the_server_closes_is_no_loss(site: Site) -> None:
     assert command.future.result(0).exit_status == 0
 
 
-def test_a_reserve_that_ends_just_when_it_is_wanted_is_replaced(
+def test_spare_session_that_ends_when_needed_is_replaced(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = site.warm()
@@ -1059,7 +1055,7 @@ def test_a_reserve_that_ends_just_when_it_is_wanted_is_replaced(
 OURS = script.deliver("kill", None, "/bin/sh").command.decode()
 
 
-def test_a_command_of_our_own_runs_before_all_that_waits(site: Site) -> None:
+def test_helper_runs_before_queued_commands(site: Site) -> None:
     transport = site.warm(max_sessions=2)
     site.submit(4)
     assert site.texts() == ["c1", "c2"]
@@ -1077,7 +1073,7 @@ def test_a_command_of_our_own_runs_before_all_that_waits(site: Site) -> None:
     assert site.sent().index(OURS) < site.sent().index("c3") < site.sent().index("c4")
 
 
-def test_a_command_of_our_own_takes_one_connection_more_where_all_are_full(site: Site) -> None:
+def test_helper_opens_another_connection_if_all_are_full(site: Site) -> None:
     """Ten that hang and time out fill the server; they can be ended only from beside."""
     site.max_connections = 1
     site.warm(max_sessions=1)
@@ -1130,7 +1126,7 @@ def test_the_limits_of_the_caller_reach_the_cache(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_happens_each_command_has_one_outcome_and_is_sent_at_most_once(
+def test_each_command_has_one_outcome_and_at_most_one_send(
     seed: int, site: Site, timers: Timers
 ) -> None:
     """Threads submit and cancel while a server completes, refuses, and loses connections."""

@@ -85,9 +85,7 @@ def test_each_right_value_of_a_setting_is_taken(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name, value", pairs(BAD))
-def test_a_wrong_value_is_told_with_the_setting_the_value_and_what_is_right(
-    name: str, value: Any
-) -> None:
+def test_invalid_value_error_names_setting_value_and_remedy(name: str, value: Any) -> None:
     (problem,) = settings.problems({name: value}, ALL)
     assert problem.startswith(f"{name}: ")
     assert ": expected " in problem and ", got " in problem
@@ -95,7 +93,7 @@ def test_a_wrong_value_is_told_with_the_setting_the_value_and_what_is_right(
         assert repr(value) in problem
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_invalid_settings_are_reported_at_once() -> None:
     found = settings.problems({"ssh_port": 0, "nonsense": 1, "ssh_username": 2}, COMMON)
     assert [problem.partition(":")[0] for problem in found] == [
         "ssh_port",
@@ -119,7 +117,7 @@ def test_a_typo_is_answered_with_what_was_meant(typo: str, meant: str) -> None:
     assert problem == f"{typo}: unknown setting, did you mean {meant}?"
 
 
-def test_what_resembles_nothing_is_answered_with_all_there_is() -> None:
+def test_unknown_name_error_lists_all_names() -> None:
     (problem,) = settings.problems({"zzz": "a secret, perhaps"}, COMMON)
     assert all(name in problem for name in COMMON)
     assert "secret" not in problem
@@ -158,7 +156,7 @@ class TestKnownHosts:
     def test_null_is_off(self, name: str) -> None:
         assert settings.known_hosts({name: None}) == (None, "off")
 
-    def test_nothing_said_is_not_off(self) -> None:
+    def test_omitted_known_hosts_is_not_off(self) -> None:
         assert settings.known_hosts({}) == (None, None)
 
     def test_both_names_may_agree(self) -> None:
@@ -198,7 +196,7 @@ class TestKnownHosts:
 class TestConnectParams:
     """What the settings mean to the engine."""
 
-    def test_what_is_not_said_is_left_to_ssh_config_and_the_engine(self) -> None:
+    def test_omitted_settings_come_from_ssh_config(self) -> None:
         assert settings.connect_params({"ssh_hostname": "host"}) == {
             "host": "host",
             "known_hosts": None,

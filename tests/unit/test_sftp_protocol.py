@@ -24,7 +24,7 @@ def test_a_write_holds_handle_offset_and_data() -> None:
     assert packet[9:] == string(b"h") + struct.pack(">Q", 1 << 40) + string(b"data")
 
 
-def test_attributes_that_are_none_are_left_out() -> None:
+def test_unset_attributes_are_omitted() -> None:
     packet = encode.setstat(1, b"", Attributes(mode=0o644))
     assert packet[13:] == struct.pack(">II", 4, 0o644)
 
@@ -76,7 +76,7 @@ TOO_SHORT: List[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("read", TOO_SHORT)
-def test_what_does_not_hold_what_it_promises_is_a_protocol_error(read: Callable[[], Any]) -> None:
+def test_reply_shorter_than_announced_is_a_protocol_error(read: Callable[[], Any]) -> None:
     with pytest.raises(ProtocolError):
         read()
 
@@ -107,7 +107,7 @@ def test_a_stream_cut_anywhere_gives_the_same_packets(size: int) -> None:
     assert reader.unfinished is None
 
 
-def test_the_reader_tells_which_reply_has_come_in_part() -> None:
+def test_reader_reports_a_partly_received_reply() -> None:
     reader = PacketReader()
     reader.feed(frame(protocol.DATA, 77, bytes(1000))[:500])
     assert reader.unfinished == 77

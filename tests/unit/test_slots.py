@@ -121,9 +121,7 @@ def retired(slots: Slots) -> List[Slot]:
 # Who gets which.
 
 
-def test_whoever_comes_while_a_slot_is_dialled_or_live_shares_it(
-    slots: Slots, asked: Asked
-) -> None:
+def test_callers_share_a_dial_or_live_connection(slots: Slots, asked: Asked) -> None:
     first, is_new = request(slots)
     assert is_new and asked.dials == [first.slot]
     second, is_new = request(slots)
@@ -139,7 +137,7 @@ def test_whoever_comes_while_a_slot_is_dialled_or_live_shares_it(
     assert first.slot.entry.refcount == 3
 
 
-def test_other_lanes_and_other_destinations_have_slots_of_their_own(slots: Slots) -> None:
+def test_connection_numbers_and_destinations_have_own_slots(slots: Slots) -> None:
     found = [
         request(slots, host, connection_no) for host in ("a", "b") for connection_no in (0, 1)
     ]
@@ -157,7 +155,7 @@ def test_a_slot_whose_connection_has_ended_is_replaced_before_it_is_dropped(slot
     assert slots.stats()["losses"] == 1
 
 
-def test_whoever_comes_after_a_failed_dial_dials_again(slots: Slots) -> None:
+def test_caller_after_a_failed_dial_dials_again(slots: Slots) -> None:
     lease, _ = request(slots)
     slots.remove(lease.slot)
     assert slots.all_slots() == [] and lease.slot.failed
@@ -165,7 +163,7 @@ def test_whoever_comes_after_a_failed_dial_dials_again(slots: Slots) -> None:
     assert slots.stats()["losses"] == 0
 
 
-def test_a_reconnect_is_a_connection_of_a_lane_that_had_one_even_before_a_cleanup(
+def test_reconnects_are_counted_across_cleanup(
     slots: Slots,
 ) -> None:
     fill(slots)
@@ -214,7 +212,7 @@ def test_lease_dropped_unreleased_is_handed_to_its_owner(slots: Slots, asked: As
 
 
 @pytest.mark.parametrize("how", ["all", "last exit", "dropped", "expired", "forgotten"])
-def test_what_was_taken_out_is_not_leased_again(how: str, slots: Slots, asked: Asked) -> None:
+def test_evicted_connection_is_not_leased_again(how: str, slots: Slots, asked: Asked) -> None:
     slot = fill(slots)
     if how == "all":
         assert take_all(slots) == [slot] and asked.closes == 1
@@ -238,7 +236,7 @@ def test_what_was_taken_out_is_not_leased_again(how: str, slots: Slots, asked: A
 
 
 @pytest.mark.parametrize("how", ["all", "last exit"])
-def test_a_dial_whose_slot_was_taken_out_is_told_so_at_each_step(how: str, slots: Slots) -> None:
+def test_dial_of_an_evicted_slot_stops_at_each_step(how: str, slots: Slots) -> None:
     slots.enter()
     transport: Any = Looked()
     lease, _ = request(slots)
@@ -253,7 +251,7 @@ def test_a_dial_whose_slot_was_taken_out_is_told_so_at_each_step(how: str, slots
     assert slots.stats()["reconnects"] == 0
 
 
-def test_an_exit_takes_nothing_out_but_the_last_one_and_one_too_many_raises(
+def test_only_the_last_exit_closes_and_an_extra_one_raises(
     slots: Slots,
 ) -> None:
     slots.enter()
@@ -280,7 +278,7 @@ def test_exit_that_is_still_closing_leaves_what_the_next_enter_brings(slots: Slo
     assert slots.all_slots() == [lease.slot]
 
 
-def test_what_lies_beside_is_the_first_ones_until_all_is_taken_out(slots: Slots) -> None:
+def test_session_pool_is_shared_until_the_entry_goes(slots: Slots) -> None:
     key = target().key
     assert slots.session_pool(key, 0.0) is None
     assert slots.set_session_pool(key, "first", 0.0) == "first"
@@ -353,7 +351,7 @@ def test_key_found_evicted_is_looked_up_again(slots: Slots) -> None:
 # When to look.
 
 
-def test_a_release_says_when_to_look_once_for_each_earlier_end(slots: Slots, asked: Asked) -> None:
+def test_release_schedules_one_expiry_check(slots: Slots, asked: Asked) -> None:
     slot = fill(slots, now=100.0)
 
     def use(now: float, *limits: Optional[float]) -> List[float]:
@@ -374,9 +372,7 @@ def test_of_two_limits_the_earlier_one_counts(slots: Slots, asked: Asked) -> Non
     assert asked.looks == [170.0]
 
 
-def test_what_was_used_since_is_looked_at_again_when_it_would_end(
-    slots: Slots, asked: Asked
-) -> None:
+def test_expiry_check_is_repeated_after_use(slots: Slots, asked: Asked) -> None:
     slot = fill(slots)
     for now in (0.0, 10.0):
         release(slots, hold(slots, slot), now, 60.0)
@@ -411,7 +407,7 @@ def test_dial_whose_callers_have_all_gone_is_looked_at(slots: Slots, asked: Aske
     assert asked.looks == [6.0]
 
 
-def test_a_slot_that_was_taken_out_is_not_looked_at(slots: Slots, asked: Asked) -> None:
+def test_evicted_slot_is_not_checked_for_expiry(slots: Slots, asked: Asked) -> None:
     lease = hold(slots, fill(slots))
     take_all(slots)
     release(slots, lease, 0.0, 60.0)
@@ -421,7 +417,7 @@ def test_a_slot_that_was_taken_out_is_not_looked_at(slots: Slots, asked: Asked) 
 # Room.
 
 
-def test_what_may_be_forgotten_is_listed_only_beyond_the_bound_the_longest_unused_first(
+def test_evictable_entries_are_listed_over_the_limit_lru_first(
     slots: Slots,
 ) -> None:
     for now, host in enumerate(("a", "b", "c", "a")):
@@ -438,9 +434,7 @@ def test_what_may_be_forgotten_is_listed_only_beyond_the_bound_the_longest_unuse
     assert not slots.is_over_limit() and slots.evictable() == []
 
 
-def test_what_is_leased_or_dialled_is_not_listed_and_a_last_release_asks_for_room(
-    slots: Slots, asked: Asked
-) -> None:
+def test_eviction_skips_leased_entries_and_follows_a_release(slots: Slots, asked: Asked) -> None:
     slots.max_destinations = 1
     leased = fill(slots, "a")
     leases = [hold(slots, leased), hold(slots, leased)]
@@ -458,7 +452,7 @@ def test_what_is_leased_or_dialled_is_not_listed_and_a_last_release_asks_for_roo
 
 
 @pytest.mark.parametrize("what", ["leased", "lost", "redialled", "another lane", "room", "gone"])
-def test_what_changed_since_it_was_listed_is_not_forgotten(what: str, slots: Slots) -> None:
+def test_entry_used_since_listing_is_not_evicted(what: str, slots: Slots) -> None:
     slots.max_destinations = 0
     slot = fill(slots)
     (unused,) = slots.evictable()
@@ -483,7 +477,7 @@ def test_what_changed_since_it_was_listed_is_not_forgotten(what: str, slots: Slo
     assert lease is None or lease.is_held()
 
 
-def test_the_use_of_what_lies_beside_puts_off_that_it_is_forgotten(slots: Slots) -> None:
+def test_session_pool_use_keeps_its_entry_from_eviction(slots: Slots) -> None:
     slots.max_destinations = 1
     for now, host in enumerate("ab"):
         fill(slots, host, now=float(now))

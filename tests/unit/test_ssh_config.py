@@ -65,7 +65,7 @@ def test_a_folder_among_what_is_included_is_passed_over(tmp_path: Path) -> None:
     assert ssh_config.lookup("web", [path]).get("port") is not None
 
 
-def test_what_is_included_must_not_be_writable_by_others(tmp_path: Path) -> None:
+def test_included_file_writable_by_others_is_refused(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     write(inner, "ProxyCommand somebody-elses %h")
     inner.chmod(0o666)

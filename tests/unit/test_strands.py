@@ -49,7 +49,7 @@ def test_calls_that_wait_get_one_more_thread_each_which_ends_again(hands: Strand
     assert done.wait(PATIENCE)
 
 
-def test_no_more_threads_than_there_may_be(
+def test_callback_threads_stay_within_their_limit(
     hands: StrandExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strands, "_MAX_THREADS", 2)
@@ -80,7 +80,7 @@ def test_one_strand_is_run_by_one_thread_at_a_time(hands: StrandExecutor) -> Non
     assert seen == list(range(300))
 
 
-def test_what_was_left_without_a_thread_is_done_when_there_is_one(hands: StrandExecutor) -> None:
+def test_calls_without_a_thread_run_when_one_starts(hands: StrandExecutor) -> None:
     """A destructor starts none; whoever comes next does."""
     seen: List[Any] = []
     strand = Strand()
@@ -90,7 +90,7 @@ def test_what_was_left_without_a_thread_is_done_when_there_is_one(hands: StrandE
     assert seen == [1, 2]
 
 
-def test_a_call_whose_second_step_was_torn_off_is_made_with_the_next(
+def test_interrupted_submit_is_completed_by_the_next_one(
     hands: StrandExecutor,
 ) -> None:
     """Appended, and then an exception of a signal's handler: not lost, nor in disorder."""

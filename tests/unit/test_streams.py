@@ -147,7 +147,7 @@ def test_the_server_may_send_more_when_lines_are_taken(window: Any) -> None:
     assert window.given_back == [8, 6]
 
 
-def test_what_was_not_taken_is_collected_to_the_byte(window: Any) -> None:
+def test_unread_output_is_collected_to_the_byte(window: Any) -> None:
     output = filled([b"one\ntwo\nth", b"ree\nfour\n", b"fi\xff"], window=window)
     lines = output.lines()
     assert next(lines) == "one\n"
@@ -160,7 +160,7 @@ def test_what_was_not_taken_is_collected_to_the_byte(window: Any) -> None:
     assert list(lines) == []
 
 
-def test_a_line_whose_end_has_not_come_is_collected_too() -> None:
+def test_unfinished_line_is_collected() -> None:
     output = filled([b"on"])
     lines = output.lines()
     found, _ = in_threads(lambda: list(lines), lambda: (output.collect(), output.end()))

@@ -102,7 +102,7 @@ def test_script_is_sent_only_once_the_echo_is_off(more: Any) -> None:
     assert command.future.result(0).stdout == "noise of the profile\r\ninput\r\n"
 
 
-def test_marks_are_nobody_elses() -> None:
+def test_marks_of_two_commands_never_match() -> None:
     command, channel = begun(env={"A": "b"})
     command.on_reply(True)
     other = Marks().text("ready").encode()
@@ -112,7 +112,7 @@ def test_marks_are_nobody_elses() -> None:
     assert command.future.result(0).stdout_bytes == other
 
 
-def test_marks_are_taken_out_however_they_are_cut_up() -> None:
+def test_marks_are_removed_from_any_pieces() -> None:
     rng = random.Random(3)
     for _ in range(2000):
         marks = Marks(2)

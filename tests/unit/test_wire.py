@@ -113,7 +113,7 @@ def test_a_write_after_close_is_an_error(ends: Ends) -> None:
         ends[0].sendall(b"x")
 
 
-def test_what_there_is_no_room_for_does_not_wait_and_goes_before_what_is_next(ends: Ends) -> None:
+def test_deferred_message_precedes_the_next_one(ends: Ends) -> None:
     """The reader thread never waits for the peer; and half a packet is the end of a stream."""
     wire, peer = ends
     pieces = [bytes([number]) * 100_000 for number in range(100)]
@@ -127,7 +127,7 @@ def test_what_there_is_no_room_for_does_not_wait_and_goes_before_what_is_next(en
     assert reading.wait().value == b"".join(pieces) + b"end"
 
 
-def test_what_is_left_leaves_with_the_next_look(ends: Ends) -> None:
+def test_deferred_messages_leave_with_the_next_pass(ends: Ends) -> None:
     wire, peer = ends
     while not wire.backlog:
         wire.send_nowait(b"x" * 100_000)
@@ -156,7 +156,7 @@ def test_nothing_is_sent_after_close(ends: Ends) -> None:
         ends[0].send_nowait(b"x")
 
 
-def test_writable_tells_the_truth_and_never_raises(ends: Ends) -> None:
+def test_writable_is_correct_and_never_raises(ends: Ends) -> None:
     wire, _ = ends
     assert wire.writable()
     fill(wire)
@@ -168,7 +168,7 @@ def test_writable_tells_the_truth_and_never_raises(ends: Ends) -> None:
     assert not wire.writable()
 
 
-def test_an_end_is_seen_though_not_all_before_it_was_read(ends: Ends) -> None:
+def test_connection_end_is_seen_before_all_data_is_read(ends: Ends) -> None:
     wire, peer = ends
     assert not wire.has_peer_closed()
     peer.sendall(b"last words")
