@@ -2,8 +2,8 @@
 Connect parameters: from the mapping that a user passes to what is dialled.
 
 `resolve` checks the mapping, adds what ssh_config says about the host where the mapping says
-nothing, and returns `ConnectParams`.  The cache compares their `key`: users with equal keys share a
-connection.
+nothing, and returns `ConnectParams`.  The cache compares their `key`; callers with equal keys
+share a connection.
 """
 
 from ssh_service.params.address import conceal_password, split_address
