@@ -17,6 +17,8 @@ from ssh_service.commands import script
 
 # The line before an answer; a login shell may have written something before it.
 MARK = "ssh_service-jobs-1"
+# Seconds that no job runs; shells know no numbers of any size.
+_MAX_LIMIT = 1e9
 
 # Sets the folder of all jobs.
 _FOLDER = """\
@@ -41,14 +43,35 @@ _ssh_began() {
     _ssh_b=${20:--}
 }
 """
-# Returns 0, and sets why, if the folder $1 is there but may lead to what is not this user's.
+# Returns 0 if the process $1 began at $2; without /proc, if there is one with this number.
+_IS = """\
+_ssh_is() {
+    [ "$2" != - ] || { kill -0 "$1"; return; }
+    IFS= read -r _ssh_l <"/proc/$1/stat" || return
+    _ssh_b=$2
+    set -- ${_ssh_l##*") "}
+    [ "$1" != Z ] && [ "${20}" = "$_ssh_b" ]
+}
+"""
+# Returns 0, and sets why, if the folder $1 is there but may lead to what is not this user's, or if
+# one of those that jobs are kept in may.
 _FOREIGN = r"""
 _ssh_foreign() {
     [ -e "$1" ] || [ -h "$1" ] || return 1
     [ ! -h "$1" ] || { _ssh_e="$1 is a symbolic link"; return 0; }
+    [ ! -O "$1" ] || return 1
     set -- "$1" $(LC_ALL=C ls -ldn -- "$1")
     [ "$4" != "$(id -u)" ] || return 1
     _ssh_e="$1 belongs to the user with the id ${4:--}"
+}
+_ssh_all_foreign() { _ssh_foreign "${_ssh_jobs%/*}" || _ssh_foreign "$_ssh_jobs"; }
+"""
+# Writes files to the disk, if dd can: `sync` may write everything.
+_SYNC = """\
+_ssh_sync() {
+    for _ssh_l; do
+        [ ! -f "$_ssh_l" ] || dd if=/dev/null of="$_ssh_l" conv=fsync,notrunc
+    done 2>/dev/null
 }
 """
 # Returns 0 if $1 is the folder of an attempt; everything else in a job's folder is left alone.
@@ -101,6 +124,8 @@ if [ "$_ssh_limit" != - ]; then
     : >"$_ssh_try/limit.new"
     _ssh_own /bin/sh -c 'eval "$_ssh_d"' "ssh_service limit $_ssh_id" $$ </dev/null 5>&- &
     _ssh_dog=$!
+    _ssh_began $_ssh_dog
+    _ssh_g=$_ssh_b
 fi
 unset _ssh_d
 _ssh_o=$({
@@ -110,7 +135,7 @@ _ssh_o=$({
     echo $?
 } 2>&1)
 _ssh_p=
-[ -z "$_ssh_dog" ] || [ -e "$_ssh_try/limit" ] ||
+[ -z "$_ssh_dog" ] || [ -e "$_ssh_try/limit" ] || ! _ssh_is "$_ssh_dog" "$_ssh_g" ||
     kill -KILL "-$_ssh_dog" || kill -KILL "$_ssh_dog"
 IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"
 if [ "$_ssh_t" != "$_ssh_token" ]; then
@@ -138,48 +163,60 @@ printf '%8192s' '' >"$_ssh_try/probe"
 [ "$(($(wc -c <"$_ssh_try/probe")))" -eq 8192 ] || _ssh_f=${_ssh_f}full
 rm -f -- "$_ssh_try/probe" "$_ssh_try/script"
 [ ! -e "$_ssh_try/limit" ] || _ssh_f=${_ssh_f}limit
+_ssh_sync "$_ssh_try/stdout" "$_ssh_try/stderr"
 printf '%-255s\n' "1 $_ssh_k ${_ssh_c:--} $(date +%s) $_ssh_f" 1<>"$_ssh_try/status.new"
+_ssh_sync "$_ssh_try/status.new"
 mv -f -- "$_ssh_try/status.new" "$_ssh_try/status"
 """
 # Ends the job when its time, which begins with the link of its record, is over: TERM, and 5
-# seconds later KILL for what is left.
+# seconds later KILL for what is left.  It sleeps in parts, to end soon after a job whose supervisor
+# was killed; if its `sleep` is killed, that part begins anew.
 _LIMIT = r"""
 unset _ssh_d _ssh_s
-until IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"; do
+until IFS=' ' read -r _ssh_v _ssh_t _ssh_r <"$_ssh_dir/record"; do
     kill -0 "$1" || exit
     sleep 0.02 || sleep 1
 done
 [ "$_ssh_t" = "$_ssh_token" ] || exit
-sleep "$_ssh_limit" || sleep "$((${_ssh_limit%.*} + 1))" || exit
-IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"
-[ "$_ssh_t" = "$_ssh_token" ] && [ ! -e "$_ssh_try/status" ] || exit
-set -- $_ssh_l
-[ "$_ssh_sessions" = - ] || set -- 1 2 3 4 5 6 "-$7"
+set -- $_ssh_r
+case $_ssh_limit in *.*) sleep ".${_ssh_limit#*.}" || sleep 1 ;; esac
+_ssh_n=${_ssh_limit%.*}
+while [ "$_ssh_n" -gt 0 ] && _ssh_is "$7" "$8"; do
+    _ssh_m=60
+    [ "$_ssh_n" -gt 60 ] || _ssh_m=$_ssh_n
+    sleep "$_ssh_m" || sleep "$_ssh_m" || exit
+    _ssh_n=$((_ssh_n - _ssh_m))
+done
+[ ! -e "$_ssh_try/status" ] && _ssh_is "$7" "$8" || exit
+_ssh_g=$7
+[ "$_ssh_sessions" = - ] || _ssh_g=-$7
 mv -- "$_ssh_try/limit.new" "$_ssh_try/limit"
-kill -TERM "$7"
+kill -TERM "$_ssh_g"
 _ssh_n=0
 while [ $_ssh_n -lt 50 ]; do
-    kill -0 "$7" || exit
+    kill -0 "$_ssh_g" || exit
     sleep 0.1 || { sleep 1; _ssh_n=$((_ssh_n + 9)); }
     _ssh_n=$((_ssh_n + 1))
 done
-kill -KILL "$7"
+kill -KILL "$_ssh_g"
 """
 # Becomes the job's shell; before that, it links the record.
 _JOB = r"""
 unset _ssh_s
 exec 5>&1 6>>"$_ssh_try/stdout" 7>>"$_ssh_try/stderr" >/dev/null 2>/dev/null
-[ "$_ssh_cwd" = . ] || cd -- "$_ssh_cwd" || { _ssh_fail "cwd $_ssh_cwd" >&5; }
+[ "$_ssh_cwd" = . ] || cd -- "$_ssh_cwd" || { _ssh_fail "cwd $_ssh_cwd is gone" >&5; }
 _ssh_began "$1"
 _ssh_r="1 $_ssh_token $_ssh_digest $_ssh_node $_ssh_machine $_ssh_boot $1 $_ssh_b"
 _ssh_began $$
 _ssh_r="$_ssh_r $$ $_ssh_b $(date +%s) $_ssh_limit $_ssh_sessions"
 printf '%s\n' "$_ssh_r" >"$_ssh_try/record" ||
     { _ssh_fail "folder $_ssh_try cannot be written" >&5; }
+_ssh_sync "$_ssh_try/record"
 ln -- "$_ssh_try/record" "$_ssh_dir/record" || ln -s -- "$_ssh_token/record" "$_ssh_dir/record"
 IFS= read -r _ssh_l <"$_ssh_dir/record" ||
     { _ssh_fail "folder $_ssh_dir cannot be written" >&5; }
 [ "$_ssh_l" = "$_ssh_r" ] || { _ssh_fail >&5; }
+_ssh_sync "$_ssh_try/record"  # and with it, its second name
 (trap '' PIPE; printf 'started %s\n' "$_ssh_r" >&5)
 exec 5>&- 4</dev/null
 if [ -e "$_ssh_try/stdin" ]; then
@@ -231,7 +268,7 @@ fi
 _START = r"""
 exec 3<&0
 _ssh_try= _ssh_dir=$_ssh_jobs/$_ssh_id
-if _ssh_foreign "$_ssh_jobs" || _ssh_foreign "$_ssh_dir"; then
+if _ssh_all_foreign || _ssh_foreign "$_ssh_dir"; then
     printf 'error folder %s\n' "$_ssh_e"
     exit 0
 fi
@@ -247,8 +284,15 @@ case $_ssh_form:${_ssh_login##*/} in
     file:*) ;;
     *:*csh | *:fish*) echo "file ${_ssh_login##*/}"; exit 0 ;;
 esac
-command -v -- "$_ssh_login" >/dev/null ||
-    _ssh_fail "shell $_ssh_login: there is no such program"
+_ssh_l=$(command -v -- "$_ssh_login")
+case $_ssh_l in
+    */*) [ -x "$_ssh_l" ] && [ ! -d "$_ssh_l" ] || _ssh_l= ;;
+esac
+if [ ! "$_ssh_l" ]; then
+    _ssh_e='does not exist'
+    [ ! -e "$_ssh_login" ] || _ssh_e='is not a program'
+    _ssh_fail "shell $_ssh_login $_ssh_e"
+fi
 case $_ssh_cwd in
     '') _ssh_cwd=. ;;
     '~') _ssh_cwd=$HOME ;;
@@ -256,8 +300,13 @@ case $_ssh_cwd in
     /*) ;;
     *) _ssh_cwd=./$_ssh_cwd ;;
 esac
-_ssh_e=$({ cd -- "$_ssh_cwd"; } 2>&1) || _ssh_fail "cwd $_ssh_cwd: $_ssh_e"
-_ssh_e=$({ mkdir -p -- "$_ssh_jobs" && chmod 700 -- "$_ssh_jobs"; } 2>&1) ||
+(cd -- "$_ssh_cwd") 2>/dev/null || {
+    _ssh_e='may not be entered'
+    [ -e "$_ssh_cwd" ] || _ssh_e='does not exist'
+    [ ! -e "$_ssh_cwd" ] || [ -d "$_ssh_cwd" ] || _ssh_e='is not a folder'
+    _ssh_fail "cwd $_ssh_cwd $_ssh_e"
+}
+_ssh_e=$({ mkdir -p -- "$_ssh_jobs" && chmod 700 -- "${_ssh_jobs%/*}" "$_ssh_jobs"; } 2>&1) ||
     _ssh_fail "folder $_ssh_e"
 {logind}if command -v setsid >/dev/null; then
     _ssh_sessions=setsid
@@ -301,13 +350,6 @@ printf '%s\n' "$_ssh_p" |
 
 # Prints what is known of job $1, in one line: its id, its state, and its record.
 _LOOK = r"""
-_ssh_is() {
-    [ "$2" != - ] || { kill -0 "$1"; return; }
-    IFS= read -r _ssh_l <"/proc/$1/stat" || return
-    _ssh_b=$2
-    set -- ${_ssh_l##*") "}
-    [ "$1" != Z ] && [ "${20}" = "$_ssh_b" ]
-}
 _ssh_look() {
     _ssh_id=$1 _ssh_r= _ssh_alive=
     IFS= read -r _ssh_r <"$_ssh_jobs/$1/record"
@@ -379,6 +421,10 @@ done
 # (No `kill -s`, and no `--`: dash wants both for a group, and busybox takes neither.)
 # Signals a running job, waits for its processes, and prints what has become of it.
 _KILL = r"""
+if _ssh_foreign "$_ssh_jobs/{id}"; then
+    echo "! $_ssh_e"
+    exit 0
+fi
 set -- $(_ssh_look {id})
 if [ "$2" = running ] && [ "$7" = {token} ] && _ssh_is "${14}" "${15}"; then
     _ssh_g=-${14}
@@ -414,10 +460,6 @@ _ssh_remove() {
     _ssh_e=$({ mv -- "$_ssh_jobs/$1" "$_ssh_jobs/.$1.$$" &&
         rm -rf -- "$_ssh_jobs/.$1.$$"; } 2>&1)
 }
-if _ssh_foreign "$_ssh_jobs"; then
-    echo "! the folder of jobs cannot be used: $_ssh_e"
-    exit 0
-fi
 """
 # Removes a job that does not run, and prints what it was.
 _REMOVE_ONE = r"""
@@ -493,12 +535,12 @@ def start(
         "_ssh_size": str(stdin_size),
         "_ssh_login": shell or "",
         "_ssh_cwd": cwd or "",
-        "_ssh_limit": "-" if run_timeout is None else f"{run_timeout:.3f}".rstrip("0").rstrip("."),
+        "_ssh_limit": _limit(run_timeout),
         "_ssh_form": "file" if in_file else "stdin",
         "_ssh_read": script.READ_AND_RUN,
-        "_ssh_w": _FAIL + _SUPERVISOR,
-        "_ssh_s": _BEGAN + _FAIL + _ATTEMPT + _JOB.replace("{names}", _EXPORTED),
-        "_ssh_d": _LIMIT,
+        "_ssh_w": _BEGAN + _IS + _SYNC + _FAIL + _SUPERVISOR,
+        "_ssh_s": _BEGAN + _SYNC + _FAIL + _ATTEMPT + _JOB.replace("{names}", _EXPORTED),
+        "_ssh_d": _IS + _LIMIT,
         "_ssh_p": payload,
     }
     assignments = "".join(f"{name}={script.quote(text)}\n" for name, text in values.items())
@@ -515,6 +557,12 @@ def start(
     )
 
 
+def _limit(run_timeout: Optional[float]) -> str:
+    if run_timeout is None or run_timeout > _MAX_LIMIT:
+        return "-"
+    return f"{run_timeout:.3f}".rstrip("0").rstrip(".")
+
+
 def payload(text: str, env: Mapping[str, str], token: str, in_file: bool) -> str:
     """
     Write the line that the job's shell reads and runs: the variables, and the script.
@@ -523,7 +571,8 @@ def payload(text: str, env: Mapping[str, str], token: str, in_file: bool) -> str
     """
     if in_file:
         text = (
-            """(umask 077; { printf "rm -f '%%s';" "$_ssh_file"; printf '%%s\\n' %s; }"""
+            """_ssh_l=$(printf '%%s\\n' "$_ssh_file" | sed "s/'/'\\\\\\\\''/g")\n"""
+            """(umask 077; { printf '%%s\\n' "rm -f '$_ssh_l';"%s; }"""
             """ >"$_ssh_file")\n"""
             'set -- "$_ssh_shell" "$_ssh_file"; unset _ssh_shell _ssh_file; exec "$1" "$2"'
         ) % script.quote(text)
@@ -531,18 +580,35 @@ def payload(text: str, env: Mapping[str, str], token: str, in_file: bool) -> str
     return f"{line.decode('utf-8', 'surrogateescape')[:-1]} #{token}"
 
 
+# Refuses to look into folders that may be another user's.
+_GUARD = """
+if _ssh_all_foreign; then
+    echo "! the folder of jobs cannot be used: $_ssh_e"
+    exit 0
+fi
+"""
+
+
 def _quiet(text: str) -> str:
-    return f"exec 2>/dev/null\nset -f\n{_FOLDER}{_HOST}{_LOOK}echo {MARK}\n{text}"
+    return f"exec 2>/dev/null\nset -f\n{_FOLDER}{_HOST}{_IS}{_LOOK}echo {MARK}\n{text}"
+
+
+def _guarded(text: str) -> str:
+    return _quiet(_FOREIGN + _GUARD + text)
 
 
 def look(job_id: str) -> str:
-    """Write the script that prints what is known of a job, in the form of `record.parse`."""
-    return _quiet(f"_ssh_look {job_id}\n")
+    """
+    Write the script that prints what is known of a job, in the form of `record.parse`.
+
+    Here and below, a line ``! TEXT`` says why nothing was done.
+    """
+    return _guarded(f"_ssh_look {job_id}\n")
 
 
 def list_all() -> str:
     """Write the script that prints what is known of every job."""
-    return _quiet(f"set +f\n{_LIST}")
+    return _guarded(f"set +f\n{_LIST}")
 
 
 def serve() -> str:
@@ -551,31 +617,18 @@ def serve() -> str:
 
 
 def kill(job_id: str, token: str, signals: Sequence[str], wait: float) -> str:
-    """
-    Write the script that sends signals, with `wait` seconds after each, and looks.
-
-    A line ``! TEXT`` says why one cannot be sent.
-    """
+    """Write the script that sends signals, with `wait` seconds after each, and looks."""
     text = _KILL.replace("{signals}", " ".join(signals)).replace("{wait}", str(round(10 * wait)))
-    return _quiet(text.replace("{id}", job_id).replace("{token}", token))
+    return _guarded(text.replace("{id}", job_id).replace("{token}", token))
 
 
 def remove(job_id: str, token: str) -> str:
-    """
-    Write the script that removes a job which does not run, and prints what it was.
-
-    A line ``! TEXT`` says why it cannot be removed.
-    """
-    text = _FOREIGN + _ATTEMPT + _REMOVE + _REMOVE_ONE
-    return _quiet(text.replace("{id}", job_id).replace("{token}", token))
+    """Write the script that removes a job which does not run, and prints what it was."""
+    text = _ATTEMPT + _REMOVE + _REMOVE_ONE
+    return _guarded(text.replace("{id}", job_id).replace("{token}", token))
 
 
 def clean(older: float) -> str:
-    """
-    Write the script that removes the jobs which ended so many seconds ago, and prints them.
-
-    A line ``! TEXT`` says why none can be removed.
-    """
-    return _quiet(
-        f"set +f\n{_FOREIGN}{_ATTEMPT}{_REMOVE}{_CLEAN}".replace("{older}", str(round(older)))
-    )
+    """Write the script that removes the jobs which ended so many seconds ago, and prints them."""
+    text = f"set +f\n{_ATTEMPT}{_REMOVE}{_CLEAN}"
+    return _guarded(text.replace("{older}", str(round(older))))

@@ -27,6 +27,7 @@ from ssh_service.jobs.handle import DAMAGED, JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest, parse_record
 from ssh_service.jobs.watcher import is_passing
+from ssh_service.transport.text import printable
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ _MAX_VANISHED = 5
 # States of jobs that nothing can be done with from here.
 _OTHERS = ("elsewhere", "damaged")
 _ANSWERS = ("started", "found", "file", "error")
+# Characters of a host's reason that are shown.
+_MAX_REASON = 500
 
 
 def start_job(
@@ -254,13 +257,15 @@ class Start:
     def _refused(self, text: str) -> SshJobError:
         what, _, why = text.partition(" ")
         known = {
-            "cwd": "it cannot run in its folder",
+            "cwd": "cwd",
             "folder": "the folder of jobs cannot be used",
-            "shell": "it has no shell",
+            "shell": "shell",
             "stdin": "its input could not be stored",
             "linger": "it would be killed when the connection ends",
         }
-        return self._error(f"{known.get(what, 'it could not be started')}: {why!r:.500}")
+        return self._error(
+            f"{known.get(what, 'it could not be started')}: {printable(why, _MAX_REASON)}"
+        )
 
     def _error(self, text: str) -> SshJobError:
         where = self._host.connection_id

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence
@@ -213,6 +214,51 @@ def test_reused_number_is_never_taken_for_the_job(host: Host) -> None:
         stranger.kill()
 
 
+def test_time_limit_of_a_job_whose_supervisor_was_killed_is_kept(host: Host) -> None:
+    host.start("one", ENDLESS, run_timeout=1.2)
+    line = (host.jobs / "one" / "record").read_text().split()
+    os.kill(int(line[6]), signal.SIGKILL)
+    assert host.look("one").state.name == "running"
+    assert host.wait("one").state.name == "killed"
+    assert not process_tree.is_alive(int(line[8]))
+
+
+def test_killed_sleep_of_a_time_limit_ends_no_job_early(host: Host) -> None:
+    host.start("one", ENDLESS, run_timeout=2)
+    began = time.monotonic()
+
+    def sleeps() -> List[int]:
+        found = process_tree.started_with(host.mark)
+        arguments = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
+        return [pid for pid, text in arguments.items() if text.endswith(b"sleep\x002\x00")]
+
+    eventually(sleeps, "the limit sleeps")
+    time.sleep(0.5)
+    process_tree.send_signal(sleeps(), signal.SIGKILL)
+    state = host.wait("one").state
+    assert str(state) == "signalled(TERM)" and state.timed_out
+    assert 2.0 < time.monotonic() - began < 2.0 + PATIENCE / 4
+
+
+def test_record_is_on_the_disk_before_it_counts_and_before_the_script_runs(
+    host: Host, tmp_path: Path
+) -> None:
+    """Else a host that loses power has forgotten what it ran, and runs it again."""
+    (tmp_path / "bin").mkdir()
+    for name, what in (("dd", "sync ${2##*/}"), ("ln", "link ${2##*/}")):
+        program = tmp_path / "bin" / name
+        path = shutil.which(name)
+        program.write_text(f'#!/bin/sh\necho "{what}" >>{tmp_path}/calls\nexec {path} "$@"\n')
+        program.chmod(0o755)
+    host.env["PATH"] = f"{tmp_path}/bin:{host.env['PATH']}"
+    host.start("one", f"echo script >>{tmp_path}/calls")
+    host.wait("one")
+    assert (tmp_path / "calls").read_text().split("\n") == [
+        "sync record", "link record", "sync record", "script",
+        "sync stdout", "sync stderr", "sync status.new", "",
+    ]  # fmt: skip
+
+
 def test_job_of_another_host_is_left_alone(host: Host) -> None:
     """A home that hosts share: the other host's job is reported as such, and nothing is done."""
     host.start("one", "exit 3")
@@ -300,6 +346,21 @@ def test_script_in_a_file_is_nobody_elses_to_read(any_host: Host, tmp_path: Path
     assert not (any_host.jobs / "one" / seen.token / "script").exists()
 
 
+@pytest.mark.parametrize("shell", ["tcsh", "csh", "fish"])
+def test_folder_with_a_quote_in_its_name_keeps_no_script(host: Host, shell: str) -> None:
+    folder = host.folder / "it's $HOME \\ `id`"
+    folder.mkdir()
+    host.env["XDG_STATE_HOME"], host.jobs = str(folder), folder / "ssh_service" / "jobs"
+    path = shutil.which(shell)
+    require_part(path, f"needs {shell}")
+    host.start("one", "echo on", shell=path, in_file=True)
+    host.wait("one")
+    assert (host.output("one"), host.output("one", "stderr")) == (b"on\n", b"")
+    host.start("two", "ls two/*", shell=path, cwd=str(host.jobs), in_file=True)
+    host.wait("two")
+    assert b"starter" in host.output("two") and b"script" not in host.output("two")
+
+
 def test_no_start_removes_a_folder_that_is_not_of_an_attempt(any_host: Host) -> None:
     """Only a real folder that is named as an attempt, and was begun as one, is cleared away."""
     host = any_host
@@ -347,15 +408,22 @@ def test_folder_of_jobs_that_is_a_link_is_refused(any_host: Host) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs the right to give files away")
-@pytest.mark.parametrize("part", ["", "one"])
+@pytest.mark.parametrize("part", ["..", "", "one"])
 def test_folder_of_jobs_of_another_user_is_refused(host: Host, part: str) -> None:
-    path = host.jobs / part
+    """For all that is done, as what is written there may be a trap: it may name any process."""
+    path = Path(os.path.normpath(host.jobs / part))
     path.mkdir(parents=True)
     path.chmod(0o755)
     os.chown(path, 1234, 1234)
     answer = host.start("one", "true")
     assert answer == f"error folder {path} belongs to the user with the id 1234"
     assert path.stat().st_mode & 0o777 == 0o755 and os.listdir(path) == []
+    for text in (
+        scripts.kill("one", "0" * 16, ["KILL"], 0.1),
+        *([scripts.look("one"), scripts.list_all(), scripts.clean(0)] if part != "one" else []),
+    ):
+        (line,) = record.answer(host.run(text).stdout) or []
+        assert line.startswith("! ") and line.endswith("belongs to the user with the id 1234")
 
 
 @pytest.mark.parametrize("removed, answer", [(False, "! the job"), (True, "one ended 0 ")])
@@ -443,15 +511,18 @@ def test_disk_that_is_full_at_the_start_starts_nothing(host: Host, tmp_path: Pat
 @pytest.mark.parametrize(
     "options, answer",
     [
-        ({"cwd": "/no/such"}, "error cwd /no/such: "),
-        ({"shell": "/no/such"}, "error shell /no/such: there is no such program"),
+        ({"cwd": "/no/such"}, "error cwd /no/such does not exist"),
+        ({"cwd": "/etc/passwd"}, "error cwd /etc/passwd is not a folder"),
+        ({"shell": "/no/such"}, "error shell /no/such does not exist"),
+        ({"shell": "/tmp"}, "error shell /tmp is not a program"),
+        ({"shell": "/etc/passwd"}, "error shell /etc/passwd is not a program"),
     ],
 )
 def test_start_that_cannot_be_made_says_why(
-    host: Host, options: Dict[str, Any], answer: str
+    any_host: Host, options: Dict[str, Any], answer: str
 ) -> None:
-    assert host.start("one", "true", **options).startswith(answer)
-    assert not (host.jobs / "one").exists()
+    assert any_host.start("one", "true", **options) == answer
+    assert not (any_host.jobs / "one").exists()
 
 
 LOGIND = """#!/bin/sh

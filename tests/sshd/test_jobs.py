@@ -343,9 +343,9 @@ def test_damaged_record_is_named_and_nothing_is_started(
 
 
 def test_job_that_cannot_be_started_says_why(job_host: JobHost, cache: SshClientCache) -> None:
-    with pytest.raises(SshJobError, match="it cannot run in its folder: ['\"]/no/such"):
+    with pytest.raises(SshJobError, match="cwd: /no/such does not exist"):
         start_job(job_host.web, "true", cwd="/no/such", cache=cache)
-    with pytest.raises(SshJobError, match="it has no shell: '/no/shell"):
+    with pytest.raises(SshJobError, match="shell: /no/shell does not exist"):
         start_job(job_host.web, "true", shell="/no/shell", cache=cache)
 
 
