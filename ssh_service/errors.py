@@ -43,6 +43,7 @@ __all__ = [
     "SshJobConflict",
     "SshJobError",
     "SshJobNotFound",
+    "SshJobTimeout",
     "SshNotADirectoryError",
     "SshOutputLimitError",
     "SshServiceError",
@@ -385,6 +386,44 @@ class SshJobNotFound(SshJobError, LookupError):
 
 class SshJobConflict(SshJobError, ValueError):
     """The id names another job: one with another script, environment, shell, folder or input."""
+
+
+class SshJobTimeout(SshServiceError, TimeoutError):
+    """
+    A job still ran, or its host could not be asked, when the time of a call was over.
+
+    It says nothing bad about the job, which goes on.
+
+    Attributes
+    ----------
+    job_id : Optional[str]
+        The job.
+    state : Optional[Any]
+        What was last heard of it, a `JobState`.
+    answered : bool
+        Whether its host answered: the job ran then.  Otherwise the message says why not, and what
+        the job does is not known.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        job_id: Optional[str] = None,
+        state: Optional[Any] = None,
+        answered: bool = False,
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = "job",
+    ) -> None:
+        super().__init__(message, connection_id=connection_id, phase=phase)
+        self.job_id = job_id
+        self.state = state
+        self.answered = answered
+
+    @property
+    def retryable(self) -> bool:
+        """True: asking again, and waiting longer, changes nothing on the host."""
+        return True
 
 
 class SshCacheClosed(SshServiceError, RuntimeError):

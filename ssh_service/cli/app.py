@@ -104,6 +104,7 @@ def commands() -> None:
     ssh-service upload -f hosts.txt site.conf /etc/nginx/conf.d/
     ssh-service download -H 'web[01-40]' /var/log/nginx/error.log logs/
     ssh-service forward -L 5432:db.internal:5432 bastion
+    ssh-service job start -H 'web[01-40]' --id night-7 -- ./benchmark --hours 5
 
     Users, keys and jump hosts are found as ssh finds them, in ~/.ssh/config.  Host keys must be
     known, unless --host-key or that file says otherwise.
@@ -348,8 +349,9 @@ def run_command(command: Tuple[str, ...], output_dir: Optional[str], **options: 
     return work.run(" ".join(command), output_dir, **options)
 
 
-@commands.group("job", context_settings=_CONTEXT)
-def job_commands() -> None:
+@commands.group("job", context_settings=_CONTEXT, invoke_without_command=True)
+@click.pass_context
+def job_commands(context: click.Context) -> int:
     """
     Run commands that outlive the connection and this program.
 
@@ -359,6 +361,9 @@ def job_commands() -> None:
     ssh-service job wait -H 'web[01-40]' night-7
     ssh-service job clean -H 'web[01-40]' --older 7d
     """  # noqa: D301
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+    return 2
 
 
 _JOB_IDS = click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
@@ -399,10 +404,11 @@ def job_list_command(**options: Any) -> int:
 @job_commands.command("logs", context_settings=_CONTEXT)
 @_add_options(_JOB_OPTIONS[:1] + _JOB_OPTIONS[2:])
 @click.option("--hosts-file", "files", multiple=True, metavar="FILE", type=click.Path(),
-              help="A file with one host or range per line; - is standard input.")  # fmt: skip
+              help="A file with one host or range per line; - is standard input.  (-f is"
+              " --follow here.)")  # fmt: skip
 @click.option("-f", "--follow", is_flag=True, help="Wait for more until the job is over.")
 @click.option("--stderr", is_flag=True, help="Print standard error instead.")
-@click.argument("job_id", metavar="ID")
+@click.argument("job_ids", metavar="ID", nargs=-1, required=True)
 def job_logs_command(**options: Any) -> int:
     """Print what the job ID of every host has written."""
     from ssh_service.cli import jobs
@@ -414,7 +420,11 @@ def job_logs_command(**options: Any) -> int:
 @_add_options(_JOB_OPTIONS)
 @_JOB_IDS
 def job_wait_command(**options: Any) -> int:
-    """Wait for jobs of every host; the status is 0 if all ended with status 0."""
+    """
+    Wait for jobs of every host; the status is 0 if all ended with status 0.
+
+    Ctrl-C, and --timeout, end only the waiting: the jobs keep running.
+    """
     from ssh_service.cli import jobs
 
     return jobs.wait(**options)
@@ -425,8 +435,8 @@ def job_wait_command(**options: Any) -> int:
 @click.option(
     "-s",
     "--signal",
-    metavar="NAME",
-    help="A signal to send, such as INT; default: TERM, then KILL.",
+    metavar="SIGNAL",
+    help="A signal to send, such as INT or 2; default: TERM, then KILL.",
 )
 @_JOB_IDS
 def job_kill_command(**options: Any) -> int:
@@ -440,7 +450,7 @@ def job_kill_command(**options: Any) -> int:
 @_add_options(_JOB_OPTIONS)
 @_JOB_IDS
 def job_remove_command(**options: Any) -> int:
-    """Remove jobs of every host that do not run."""
+    """Remove jobs of every host that do not run; kill those that run first."""
     from ssh_service.cli import jobs
 
     return jobs.remove(**options)
@@ -452,7 +462,7 @@ def job_remove_command(**options: Any) -> int:
     "--older",
     required=True,
     metavar="TIME",
-    help="How long ago they ended, such as 7d, 12h or 90m.",
+    help="How long ago they ended, with a unit (s, m, h, d, w), such as 7d, 12h or 90m.",
 )
 def job_clean_command(**options: Any) -> int:
     """Remove the jobs of every host that ended some time ago; never one that runs."""

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import re
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+import threading
+import time
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+
+import click
 
 from ssh_service import settings
 from ssh_service.cli.report import escape_control_characters
 from ssh_service.cli.targets import check_parallel, collect, connect_parameters
-from ssh_service.commands.process_group import check_signal
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.errors import SshServiceError
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.fleet.result import one_line
-from ssh_service.jobs import JobState, find_job, start_job
+from ssh_service.jobs import Job, JobState, find_job, start_job
+from ssh_service.jobs.job import signal_name
 from ssh_service.jobs.record import Seen, check_id
-from ssh_service.jobs.starting import clean_jobs, look_at_all
+from ssh_service.jobs.starting import clean_jobs, look_at_all, new_id
 
 __all__ = ["clean", "kill", "list_", "logs", "remove", "start", "wait"]
 
-# What is done on one host: yields the jobs that it concerns, with their states.
-Work = Callable[[str, Dict[str, Any], SshClientCache], Iterable[Tuple[str, JobState]]]
+# A job with its state, or with the reason why there is none.
+Outcome = Tuple[str, Union[JobState, Exception]]
+# What is done on one host: yields the jobs that it concerns, with what became of them.
+Work = Callable[[str, Dict[str, Any], SshClientCache], Iterable[Outcome]]
+
+# Seconds for a signal, where no limit is given.
+_KILL_TIMEOUT = 60.0
+_AGE = re.compile(r"(\d+[smhdw])+\Z", re.IGNORECASE)
 
 
 def start(
@@ -38,15 +49,22 @@ def start(
     if job_id is not None:
         check_id(job_id, "--id")
     timeout = options["timeout"]
+    starting: Dict[str, str] = {}
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
+        starting[host] = job_id or new_id()
         job = start_job(
-            connect, command, id=job_id, cwd=cwd, shell=shell, run_timeout=run_timeout,
+            connect, command, id=starting[host], cwd=cwd, shell=shell, run_timeout=run_timeout,
             timeout=timeout, cache=cache,
         )  # fmt: skip
+        del starting[host]
         return [(job.id, job.state)]
 
-    return _run(work, lambda state: True, options)
+    def describe() -> str:
+        jobs = ", ".join(f"{host}: {name}" for host, name in sorted(starting.items()))
+        return f"these jobs may have been started: {jobs}" if jobs else "no start was under way"
+
+    return _run(work, _is_any, options, describe)
 
 
 def list_(**options: Any) -> int:
@@ -57,18 +75,24 @@ def list_(**options: Any) -> int:
         found: List[Seen] = look_at_all(connect, timeout, cache)
         return [(seen.job_id, seen.state) for seen in found]
 
-    return _run(work, lambda state: True, options)
+    return _run(work, _is_any, options, lambda: "the list is incomplete")
 
 
-def logs(job_id: str, follow: bool, stderr: bool, **options: Any) -> int:
+def logs(job_ids: Sequence[str], follow: bool, stderr: bool, **options: Any) -> int:
     """Print the output of a job of every host; with `follow`, until it is over."""
+    if len(job_ids) > 1:
+        words = " and ".join(map(repr, job_ids[:2]))
+        hint = "; -f is --follow here, and hosts are read with --hosts-file" if follow else ""
+        raise click.UsageError(f"expected one ID, got {words}{hint}")
+    (job_id,) = job_ids
     check_id(job_id)
     stream, timeout = "stderr" if stderr else "stdout", options["timeout"]
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
+        deadline = _Deadline(timeout)
         job = find_job(connect, job_id, timeout=timeout, cache=cache)
         prefix = f"{host}: ".encode() if options["several"] else b""
-        for line in job.lines(stream=stream, encoding=None, timeout=timeout, follow=follow):
+        for line in job.lines(stream=stream, encoding=None, timeout=deadline.left, follow=follow):
             if options["as_json"]:
                 text = line.decode("utf-8", "backslashreplace")
                 _print({"host": host, "id": job.id, "stream": stream, "line": text})
@@ -76,66 +100,102 @@ def logs(job_id: str, follow: bool, stderr: bool, **options: Any) -> int:
                 _write(prefix, line)
         return []
 
-    return _run(work, lambda state: True, options)
+    return _run(work, _is_any, options, lambda: f"job {job_id} does not end with this")
 
 
 def wait(job_ids: Sequence[str], **options: Any) -> int:
     """Wait for jobs of every host; fail unless all end with status 0."""
-    return _each(job_ids, lambda job: job.wait(options["timeout"]), _succeeded, options)
+
+    def act(job: Job, left: Optional[float]) -> JobState:
+        return job.wait(left)
+
+    return _each(job_ids, act, _succeeded, options, "jobs that run keep running")
 
 
 def kill(job_ids: Sequence[str], signal: Optional[str], **options: Any) -> int:
     """End jobs of every host, or signal them."""
     if signal is not None:
-        check_signal(signal)
-    return _each(job_ids, lambda job: job.kill(signal), lambda state: True, options)
+        signal_name(signal)
+
+    def act(job: Job, left: Optional[float]) -> JobState:
+        return job.kill(signal, timeout=_KILL_TIMEOUT if left is None else left)
+
+    return _each(job_ids, act, _is_any, options, "some of the jobs may have got the signal")
 
 
 def remove(job_ids: Sequence[str], **options: Any) -> int:
     """Remove jobs of every host."""
 
-    def act(job: Any) -> JobState:
-        job.remove()
+    def act(job: Job, left: Optional[float]) -> JobState:
+        job.remove(timeout=left)
         return JobState("missing")
 
-    return _each(job_ids, act, lambda state: True, options)
+    return _each(job_ids, act, _is_any, options, "some of the jobs may have been removed")
 
 
 def clean(older: str, **options: Any) -> int:
     """Remove the jobs of every host that ended some time ago."""
+    if not _AGE.match(older):
+        raise click.UsageError(
+            "--older: expected a time with its unit, such as 7d, 12h, 90m or 0s (all that have"
+            f" ended), got {older!r}"
+        )
     seconds, timeout = settings.time_span("--older", older), options["timeout"]
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
         removed = clean_jobs(connect, seconds, timeout=timeout, cache=cache)
         return [(job_id, JobState("missing")) for job_id in removed]
 
-    return _run(work, lambda state: True, options)
+    return _run(work, _is_any, options, lambda: "some of the jobs may have been removed")
+
+
+def _is_any(_: JobState) -> bool:
+    return True
 
 
 def _succeeded(state: JobState) -> bool:
     return state.name == "ended" and state.exit_status == 0
 
 
+class _Deadline:
+    def __init__(self, timeout: Optional[float]) -> None:
+        self._at = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def left(self) -> Optional[float]:
+        """Seconds that are left; more than none, so that there is an error that says more."""
+        return None if self._at is None else max(0.001, self._at - time.monotonic())
+
+
 def _each(
     job_ids: Sequence[str],
-    act: Callable[[Any], JobState],
+    act: Callable[[Job, Optional[float]], JobState],
     is_good: Callable[[JobState], bool],
     options: Dict[str, Any],
+    interrupted: str,
 ) -> int:
+    """Do the same with each job of each host; none depends on another one."""
     for job_id in job_ids:
         check_id(job_id)
 
-    def work(
-        host: str, connect: Dict[str, Any], cache: SshClientCache
-    ) -> Iterator[Tuple[str, JobState]]:
-        for job_id in job_ids:
-            job = find_job(connect, job_id, timeout=options["timeout"], cache=cache)
-            yield job_id, act(job)
+    def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Iterator[Outcome]:
+        deadline = _Deadline(options["timeout"])
+        for job_id in dict.fromkeys(job_ids):
+            try:
+                job = find_job(connect, job_id, timeout=deadline.left, cache=cache)
+                yield job_id, act(job, deadline.left)
+            except SshServiceError as error:
+                yield job_id, error
 
-    return _run(work, is_good, options)
+    return _run(work, is_good, options, lambda: interrupted)
 
 
-def _run(work: Work, is_good: Callable[[JobState], bool], options: Dict[str, Any]) -> int:
+def _run(
+    work: Work,
+    is_good: Callable[[JobState], bool],
+    options: Dict[str, Any],
+    describe_interruption: Callable[[], str],
+) -> int:
     """Do the work on every host, report it, and return the exit status."""
     hosts = collect(options["hosts"], options["files"])
     check_parallel(options["parallel"], len(hosts), "hosts")
@@ -143,28 +203,42 @@ def _run(work: Work, is_good: Callable[[JobState], bool], options: Dict[str, Any
     names = ("host_key", "keys", "config", "user", "port")
     common = connect_parameters(**{name: options[name] for name in names})
     cache, failed = SshClientCache(), []
+    interrupted = threading.Event()  # the errors that follow from it are not reported
+
+    def fail(host: str, error: Exception, job_id: Optional[str] = None) -> None:
+        failed.append(host)
+        if interrupted.is_set():
+            return
+        text = one_line(error)
+        if options["as_json"]:
+            _print({"host": host, **({"id": job_id} if job_id else {}), "error": text})
+        else:
+            print(f"ssh-service: {host}: {text}", file=sys.stderr, flush=True)
 
     def on_host(host: str) -> None:
+        if interrupted.is_set():
+            return
         try:
-            for job_id, state in work(host, connect_params(host, common), cache):
-                _report(host, job_id, state, options["as_json"])
-                if not is_good(state):
+            for job_id, found in work(host, connect_params(host, common), cache):
+                if isinstance(found, Exception):
+                    fail(host, found, job_id)
+                    continue
+                _report(host, job_id, found, options["as_json"])
+                if not is_good(found):
                     failed.append(host)
-        except (SshServiceError, TimeoutError) as error:
-            failed.append(host)
-            text = one_line(error)
-            if options["as_json"]:
-                _print({"host": host, "error": text})
-            else:
-                print(f"ssh-service: {host}: {text}", file=sys.stderr)
+        except SshServiceError as error:
+            fail(host, error)
 
     pool = concurrent.futures.ThreadPoolExecutor(min(options["parallel"], len(hosts)))
     try:
         for _ in pool.map(on_host, hosts):
             pass
     except KeyboardInterrupt:
+        interrupted.set()
+        print(f"ssh-service: interrupted: {describe_interruption()}", file=sys.stderr, flush=True)
         return 130
     finally:
+        interrupted.set()
         cache.cleanup()  # which ends what is still waited for
         pool.shutdown(wait=False)
     return 1 if failed else 0

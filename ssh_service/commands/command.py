@@ -506,13 +506,14 @@ def check_seconds(name: str, seconds: Optional[float]) -> None:
     Raises
     ------
     SshConfigError
-        It is negative, NaN, no number at all, or larger than a float can be.
+        It is negative, NaN, a boolean, no number at all, or larger than a float can be.
 
     """
     if seconds is None:
         return
     try:
-        if isinstance(seconds, (int, float)) and float(seconds) >= 0:
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if is_number and float(seconds) >= 0:
             return
         got = f"{seconds!r:.40}"
     except OverflowError:

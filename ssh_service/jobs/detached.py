@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Callable, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 from ssh_service import background
 from ssh_service.commands import script as scripts_of_commands
@@ -39,11 +39,12 @@ _LIMIT_GRACE = 8.0
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 _DIGEST_LENGTH = 16
 
-_Key = Tuple[SshClientCache, ConnectKey, str]
+_Key = Tuple["weakref.ref[SshClientCache]", ConnectKey, str]
 _lock = threading.Lock()
-# What runs in this process under a given id; a second call with it gets the same future.
-_under_way: "weakref.WeakValueDictionary[_Key, _Detached]"
-_under_way = weakref.WeakValueDictionary()  # guarded by _lock
+# What runs in this process under a given id; a second call with it gets the same future.  (No
+# WeakValueDictionary: an exception of a signal handler would be lost in its callbacks.)
+_under_way: "Dict[_Key, weakref.ref[_Detached]]"
+_under_way = {}  # guarded by _lock
 
 
 def submit_detached(
@@ -80,18 +81,25 @@ def submit_detached(
     start = Start(host, name, text, environment, shell, None, b"", timeout)
     detached = _Detached(host, start, timeout, max_output)
     try:
-        key = (cache, host.target.key, name)
+        key = (weakref.ref(cache), host.target.key, name)
     except SshConfigError as error:  # a key file: part of the outcome, like a refused key
         detached.future.set_exception(error)
         return detached.future
     with _lock:
-        current = _under_way.get(key)
+        known = _under_way.get(key)
+        current = None if known is None else known()
         if current is None:
-            _under_way[key] = detached
+            _forget_dead_locked()
+            _under_way[key] = weakref.ref(detached)
     if current is not None:
         return current.future
     detached.begin()
     return detached.future
+
+
+def _forget_dead_locked() -> None:
+    for key in [key for key, known in _under_way.items() if known() is None]:
+        del _under_way[key]
 
 
 class _Detached:
@@ -112,6 +120,7 @@ class _Detached:
         self._host, self._start = host, start
         self._generation = host.cache.generation
         self._max_output = max_output
+        self._timeout = timeout or 0.0
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._job: Optional[Job] = None
         self._waiter: Optional[_CallingWaiter] = None
@@ -196,7 +205,8 @@ class _Detached:
         if self._is_cancelled.is_set():
             error = SshCommandCancelled(f"{where} was cancelled", process=process, ended=True)
         elif self._is_late:
-            error = SshCommandTimeout(f"{where} did not end in time", process=process, ended=True)
+            text = f"{where} did not end within {self._timeout:g} s"
+            error = SshCommandTimeout(text, process=process, ended=True)
         self._settle(process, error)
 
     def _remove(self, job: Job) -> None:
@@ -245,7 +255,8 @@ class _Detached:
         process = CompletedProcess(None, None, b"", b"")
         self._start.describe(process)
         text = (
-            f"{self._host.connection_id}: the time for the job is over, and it cannot be reached"
+            f"{self._host.connection_id}: job {job.id} was not known to have ended within"
+            f" {self._timeout:g} s, and its host cannot be reached; that ends the job by itself"
         )
         self._settle(error=SshCommandTimeout(text, process=process))
 
@@ -265,9 +276,8 @@ class _Detached:
             self.future.set_result(process)
 
     def _forget_locked(self) -> None:
-        for key, one in list(_under_way.items()):
-            if one is self:
-                del _under_way[key]
+        for key in [key for key, known in _under_way.items() if known() is self]:
+            del _under_way[key]
 
 
 class _CallingWaiter(Waiter):

@@ -8,18 +8,33 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 from ssh_service import api, params
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.connections.cache import SshClientCache, check_cache
-from ssh_service.errors import SshJobError, SshJobNotFound, SshServiceError, copy_for_raise
+from ssh_service.errors import (
+    SshJobError,
+    SshJobNotFound,
+    SshJobTimeout,
+    SshServiceError,
+    copy_for_raise,
+)
 from ssh_service.jobs.questions import Question
 from ssh_service.jobs.record import JobState, Seen, answer, parse
-from ssh_service.jobs.watcher import Waiter, Watcher, is_passing, watcher_of
+from ssh_service.jobs.watcher import (
+    MAX_ENDS,
+    Waiter,
+    Watcher,
+    ends_by_itself,
+    is_passing,
+    useless_error,
+    watcher_of,
+)
 from ssh_service.params import ConnectParams
 
 # Seconds until a question is asked again that a lost connection left without an answer.
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 # What is said of a job whose record cannot be read.
 DAMAGED = (
-    "has a damaged record there; take what you need from its folder, ssh_service/jobs/{0} in"
-    " $XDG_STATE_HOME or ~/.local/state, and remove that"
+    "has a damaged record, and may run or not. Look on the host: pgrep -f 'ssh_service job {0}',"
+    ' and ls -R "${{XDG_STATE_HOME:-$HOME/.local/state}}/ssh_service/jobs/{0}"; remove that'
+    " folder with rm -r, and the id is free again"
 )
 
 
@@ -73,19 +88,37 @@ class JobDestination:
         return {seen.job_id: seen for seen in found}
 
     def ask(self, question: Callable[[], Question], deadline: Optional[float]) -> Any:
-        """Ask until there is an answer; errors that may pass are waited for."""
-        delay = _MIN_RETRY
+        """
+        Ask until there is an answer; errors that may pass are waited for.
+
+        Raises
+        ------
+        TimeoutError
+            There is no answer by the deadline; its cause, if any, is the last error.
+        SshServiceError
+            An error that does not pass.
+        """
+        delay, ends = _MIN_RETRY, 0
+        last: Optional[BaseException] = None
         while True:
             try:
                 return self.watcher.ask(question(), deadline)
+            except TimeoutError as error:
+                if isinstance(error, SshServiceError) and not is_passing(error):
+                    raise
+                last = error if isinstance(error, SshServiceError) else last
             except SshServiceError as error:
                 if not is_passing(error):
                     raise
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= delay:
-                    raise
-                time.sleep(delay)
-                delay = min(2 * delay, _MAX_RETRY)
+                ends = ends + 1 if ends_by_itself(error) else 0
+                if ends >= MAX_ENDS:
+                    raise useless_error(error, self.connection_id) from error
+                last = error
+            left = delay if deadline is None else deadline - time.monotonic()
+            if left < delay:
+                raise TimeoutError from last
+            time.sleep(delay)
+            delay = min(2 * delay, _MAX_RETRY)
 
 
 class JobHandle:
@@ -163,6 +196,27 @@ class JobHandle:
         cls = SshJobNotFound if state.name == "missing" else SshJobError
         return cls(
             text, connection_id=self.connection_id, job_id=self.id, state=state, process=process
+        )
+
+    def unanswered(self, timeout: float, reason: Optional[BaseException]) -> SshJobTimeout:
+        """Return the error of a host that could not be asked in time."""
+        why = "" if reason is None else f": {reason}"
+        text = (
+            f"{self.connection_id}: the host could not be asked about job {self.id} within"
+            f" {timeout:g} s{why}"
+        )
+        return SshJobTimeout(
+            text, connection_id=self.connection_id, job_id=self.id, state=self.state
+        )
+
+    def still_runs(self, timeout: float, what: str) -> SshJobTimeout:
+        """Return the error of a job that runs when the time is over."""
+        return SshJobTimeout(
+            f"{self.connection_id}: job {self.id} {what} {timeout:g} s, and keeps running",
+            connection_id=self.connection_id,
+            job_id=self.id,
+            state=self.state,
+            answered=True,
         )
 
     def missing_error(self, state: JobState) -> SshJobError:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Mapping, Optional, Tuple, Union
 
 from ssh_service.commands.command import check_seconds
 from ssh_service.commands.output import check_encoding
-from ssh_service.commands.process_group import check_signal
 from ssh_service.commands.result import CompletedProcess
-from ssh_service.errors import SshCommandTimeout, SshConfigError, SshOutputLimitError
+from ssh_service.errors import (
+    SshCommandTimeout,
+    SshConfigError,
+    SshOutputLimitError,
+    SshServiceError,
+)
 from ssh_service.jobs import scripts
 from ssh_service.jobs.handle import JobDestination, JobHandle
 from ssh_service.jobs.lines import JobLines, OutputReader
@@ -19,6 +24,7 @@ from ssh_service.jobs.record import JobState, Seen
 # Seconds that a job has to end after TERM, and its processes to be gone after KILL.
 _END_TIMEOUT = 5.0
 _STREAMS = ("stdout", "stderr")
+_SIGNAL = re.compile(r"([A-Z][A-Z0-9+-]{1,15}|[1-9]|[1-5][0-9]|6[0-4])\Z")
 
 
 class Job(JobHandle):
@@ -67,14 +73,18 @@ class Job(JobHandle):
 
         Raises
         ------
+        SshJobTimeout
+            There was no answer in time (a `TimeoutError`).
         SshServiceError
             The host cannot be asked, as with `run`.
-        TimeoutError
-            There was no answer in time.
         """
         check_seconds("timeout", timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        found = self.host.watcher.ask(Look([self.id]), deadline)
+        try:
+            found = self.host.watcher.ask(Look([self.id]), _deadline(timeout))
+        except TimeoutError as error:
+            if timeout is None or isinstance(error, SshServiceError):
+                raise
+            raise self.unanswered(timeout, None) from None
         return self.take({seen.job_id: seen for seen in found})
 
     def wait(self, timeout: Optional[float] = None) -> JobState:
@@ -93,8 +103,9 @@ class Job(JobHandle):
 
         Raises
         ------
-        TimeoutError
-            It still ran, or the host could not be asked, when the time was over.
+        SshJobTimeout
+            The time was over (a `TimeoutError`).  `answered` says whether the job still ran, or
+            the host could not be asked; the message says why not.
         SshServiceError
             An error that does not pass: a refused login, another host key, a closed cache.
         """
@@ -104,11 +115,11 @@ class Job(JobHandle):
         waiter, watcher = self.make_waiter(), self.host.watcher
         try:
             watcher.add(waiter)
-            if not waiter.settled.wait(timeout):
-                raise TimeoutError(
-                    f"{self.connection_id}: job {self.id} still runs after a wait of {timeout:g}"
-                    " s, or cannot be asked; it goes on"
-                )
+            if not waiter.settled.wait(timeout) and timeout is not None:
+                problem = waiter.problem
+                if waiter.is_heard and problem is None:
+                    raise self.still_runs(timeout, "did not end within")
+                raise self.unanswered(timeout, problem) from problem
         finally:
             watcher.remove(waiter)
         return self.take_waiter(waiter)
@@ -160,7 +171,7 @@ class Job(JobHandle):
                 f"encoding: lines cannot be separated in {encoding}; use encoding=None"
             )
         check_seconds("timeout", timeout)
-        return JobLines(self, start, stream, encoding, _deadline(timeout), bool(follow))
+        return JobLines(self, start, stream, encoding, timeout, bool(follow))
 
     def result(
         self, timeout: Optional[float] = None, *, max_output: Optional[int] = None
@@ -189,8 +200,8 @@ class Job(JobHandle):
             The job was ended after its ``run_timeout``; `process` has its output.
         SshOutputLimitError
             It wrote more than `max_output`; `process` has the output up to the limit.
-        TimeoutError
-            The time was up.
+        SshJobTimeout
+            The time was over, see `wait`.
         SshServiceError
             See `wait`.
         """
@@ -205,7 +216,7 @@ class Job(JobHandle):
             raise self.missing_error(state)
         outputs, limited = [], ""
         for stream in _STREAMS:
-            kept, reader = bytearray(), OutputReader(self, 0, stream, deadline)
+            kept, reader = bytearray(), OutputReader(self, 0, stream, timeout, deadline)
             while not reader.is_at_end:
                 kept += reader.read()
                 if max_output is not None and len(kept) > max_output:
@@ -251,15 +262,18 @@ class Job(JobHandle):
             raise self.error(f"{where} {problem}", state, process)
         return process
 
-    def kill(self, signal: Optional[str] = None, *, timeout: Optional[float] = 60.0) -> JobState:
+    def kill(
+        self, signal: Union[str, int, None] = None, *, timeout: Optional[float] = 60.0
+    ) -> JobState:
         """
         End the job with all its processes, or send them a signal.
 
         Parameters
         ----------
-        signal : Optional[str]
-            A signal to send, such as ``INT``, without waiting for its effect.  None: TERM, and
-            after five seconds KILL, until they are gone.
+        signal : Union[str, int, None]
+            A signal to send, without waiting for its effect: its name, such as ``INT`` or
+            ``SIGINT``, or its number on the host.  None: TERM, and after five seconds KILL, until
+            they are gone.
         timeout : Optional[float]
             Seconds for the whole; None: no limit, except that of connecting.
 
@@ -271,15 +285,15 @@ class Job(JobHandle):
         Raises
         ------
         SshConfigError
-            `signal` cannot be the name of a signal (a `ValueError`).
+            `signal` cannot be a signal (a `ValueError`).
         SshJobError
             The host does not know the signal, or does not let this user send it.
         SshServiceError
             As with `run`; the call may be repeated.
         """
+        signals, wait = ["TERM", "KILL"], _END_TIMEOUT
         if signal is not None:
-            check_signal(signal)
-        signals, wait = (["TERM", "KILL"], _END_TIMEOUT) if signal is None else ([signal], 0.0)
+            signals, wait = [signal_name(signal)], 0.0
         text = scripts.kill(self.id, self.token, signals, wait)
         return self.take(self.host.query(text, timeout, self.id))
 
@@ -303,9 +317,31 @@ class Job(JobHandle):
         text = scripts.remove(self.id, self.token)
         state = self.take(self.host.query(text, timeout, self.id))
         if state.name == "running":
-            raise self.error(f"{self.connection_id}: job {self.id} runs; end it first", state)
+            raise self.error(
+                f"{self.connection_id}: job {self.id} is still running: kill it first", state
+            )
         if state.name in ("elsewhere", "damaged"):
             raise self.missing_error(state)
+
+
+def signal_name(signal: Union[str, int]) -> str:
+    """
+    Return a signal as ``kill`` on a host takes it: its name without ``SIG``, or its number.
+
+    Raises
+    ------
+    SshConfigError
+        It cannot be one.
+    """
+    if isinstance(signal, int) and not isinstance(signal, bool):
+        signal = str(signal)
+    name = signal.upper() if isinstance(signal, str) else ""
+    name = name[3:] if name.startswith("SIG") else name
+    if not _SIGNAL.match(name):
+        raise SshConfigError(
+            f"signal: expected a name such as TERM, or a number from 1 to 64, got {signal!r:.40}"
+        )
+    return name
 
 
 def _deadline(timeout: Optional[float]) -> Optional[float]:

@@ -6,6 +6,7 @@ import collections
 import time
 from typing import Any, Deque, List, Optional
 
+from ssh_service.errors import SshServiceError
 from ssh_service.jobs.handle import JobHandle
 from ssh_service.jobs.questions import Piece, Read
 from ssh_service.jobs.record import JobState
@@ -18,24 +19,41 @@ _MIN_PAUSE, _MAX_PAUSE = 0.05, 1.0
 class OutputReader:
     """Reads a job's output piece by piece; what interrupts a call is as if it was not made."""
 
-    def __init__(self, job: JobHandle, start: int, stream: str, deadline: Optional[float]) -> None:
-        self._job, self._stream, self._deadline = job, stream, deadline
-        self._offset, self._pause = start, _MIN_PAUSE
+    def __init__(
+        self,
+        job: JobHandle,
+        start: int,
+        stream: str,
+        timeout: Optional[float],
+        deadline: Optional[float],
+    ) -> None:
+        self._job, self._stream = job, stream
+        self._timeout, self._deadline = timeout or 0.0, deadline
+        self._start = self._offset = start
+        self._pause = _MIN_PAUSE
         self._waiter: Optional[Waiter] = None
         self.is_at_end = False  # of what was there when it was read last
 
     def read(self) -> bytes:
         """Return what comes next; empty at the end of what is there."""
         job = self._job
-        piece: Piece = job.host.ask(
-            lambda: Read(job.id, job.token, self._stream, self._offset), self._deadline
-        )
+        try:
+            piece: Piece = job.host.ask(
+                lambda: Read(job.id, job.token, self._stream, self._offset), self._deadline
+            )
+        except TimeoutError as error:
+            if isinstance(error, SshServiceError):
+                raise
+            raise job.unanswered(self._timeout, error.__cause__) from error.__cause__
         if piece.size < 0:
             raise job.missing_error(JobState("missing"))
         if piece.size < self._offset:
+            what = f"{job.connection_id}: {self._stream} of job {job.id} has {piece.size} bytes"
+            if self._offset == self._start:
+                raise job.error(f"{what}: the offset {self._start} is behind its end", job.state)
             raise job.error(
-                f"{job.connection_id}: {self._stream} of job {job.id} has {piece.size} bytes,"
-                f" expected {self._offset}; does the job truncate /dev/{self._stream}?",
+                f"{what}, after {self._offset} were read: the job has truncated it, perhaps by"
+                f" opening /dev/{self._stream} with '>'",
                 job.state,
             )
         self._offset += len(piece.data)
@@ -60,7 +78,7 @@ class OutputReader:
         if self._deadline is not None:
             left = self._deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"{self._job.connection_id}: job {self._job.id} still runs")
+                raise self._job.still_runs(self._timeout, "wrote nothing more within")
             seconds = min(seconds, left)
         if self._waiter is None:
             self._waiter = self._job.make_waiter()
@@ -95,13 +113,14 @@ class JobLines:
         start: int,
         stream: str,
         encoding: Optional[str],
-        deadline: Optional[float],
+        timeout: Optional[float],
         follow: bool = True,
     ) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
         self.offset = start
         self._follow = follow
         self._encoding = encoding
-        self._reader = OutputReader(job, start, stream, deadline)
+        self._reader = OutputReader(job, start, stream, timeout, deadline)
         self._lines: Deque[bytes] = collections.deque()
         self._begun: List[bytes] = []  # the pieces of a line whose end has not come
         self._is_complete = False
@@ -124,8 +143,8 @@ class JobLines:
             The job is over, and all of its output was taken.
         SshJobError
             The job was removed, or truncated its output.
-        TimeoutError
-            The time was up.
+        SshJobTimeout
+            The time was over (a `TimeoutError`).
         SshServiceError
             See `Job.wait`.
         """

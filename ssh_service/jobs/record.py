@@ -60,9 +60,9 @@ class JobState(NamedTuple):
     certain: bool = True
 
     def __str__(self) -> str:
-        if self.name == "ended":
-            return f"ended({self.exit_status})"
-        return f"signalled({self.signal})" if self.name == "signalled" else self.name
+        what = self.exit_status if self.name == "ended" else self.signal
+        text = self.name if what is None else f"{self.name}({what})"
+        return text + ", timed out" * self.timed_out + ", disk full" * self.disk_full
 
     @property
     def is_over(self) -> bool:

@@ -169,8 +169,8 @@ _ssh_sync "$_ssh_try/status.new"
 mv -f -- "$_ssh_try/status.new" "$_ssh_try/status"
 """
 # Ends the job when its time, which begins with the link of its record, is over: TERM, and 5
-# seconds later KILL for what is left.  It sleeps in parts, to end soon after a job whose supervisor
-# was killed; if its `sleep` is killed, that part begins anew.
+# seconds later KILL for what is left.  It sleeps in parts, to end soon after a job whose
+# supervisor was killed; if its `sleep` is killed, that part begins anew.
 _LIMIT = r"""
 unset _ssh_d _ssh_s
 until IFS=' ' read -r _ssh_v _ssh_t _ssh_r <"$_ssh_dir/record"; do

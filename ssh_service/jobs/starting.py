@@ -21,6 +21,7 @@ from ssh_service.errors import (
     SshJobError,
     SshJobNotFound,
     SshServiceError,
+    copy_for_raise,
 )
 from ssh_service.jobs import scripts
 from ssh_service.jobs.handle import DAMAGED, JobDestination
@@ -39,6 +40,7 @@ _MAX_VANISHED = 5
 # States of jobs that nothing can be done with from here.
 _OTHERS = ("elsewhere", "damaged")
 _ANSWERS = ("started", "found", "file", "error")
+_MAY_RUN = "may have been started: find it, or start it again, by this id"
 # Characters of a host's reason that are shown.
 _MAX_REASON = 500
 
@@ -126,8 +128,22 @@ def start_job(
     host = JobDestination(destination, cache)
     job_id = new_id() if id is None else check_id(id)
     start = Start(host, job_id, script, env, shell, cwd, as_input(stdin), run_timeout)
-    check_seconds("timeout", timeout)
+    check_some_seconds("timeout", timeout)
     return Job(host, start.repeat(timeout))
+
+
+def check_some_seconds(name: str, seconds: Optional[float]) -> None:
+    """
+    Refuse a value that is not a number of seconds, or is 0, in which nothing can be done.
+
+    Raises
+    ------
+    SshConfigError
+        It is one of these.
+    """
+    if seconds == 0 and not isinstance(seconds, bool):
+        raise SshConfigError(f"{name}: expected more than 0 seconds, got {seconds!r}")
+    check_seconds(name, seconds)
 
 
 def new_id() -> str:
@@ -162,15 +178,12 @@ class Start:
         for name, value in (("shell", shell), ("cwd", cwd)):
             if value is not None and not _is_path(value):
                 raise SshConfigError(f"{name}: expected a path on the host, got {value!r:.80}")
-        if run_timeout == 0 or isinstance(run_timeout, bool):
-            raise SshConfigError(
-                f"run_timeout: expected seconds, a number above 0, got {run_timeout!r}"
-            )
-        check_seconds("run_timeout", run_timeout)
+        check_some_seconds("run_timeout", run_timeout)
         self._shell, self._cwd, self._stdin = shell, cwd, stdin
         self._run_timeout = run_timeout
         self._digest = digest(self._text, self._env, shell, cwd, stdin)
         self._in_file = False
+        self._is_sent = False
         self._may_run = False
 
     def repeat(self, timeout: Optional[float], patience: float = _REPEAT_TIMEOUT) -> Seen:
@@ -180,6 +193,13 @@ class Start:
         while True:
             try:
                 return self._attempt(deadline)
+            except (KeyboardInterrupt, SystemExit):
+                if self._is_sent:  # the exception is not ours, so that its text has no id
+                    _log.warning(
+                        "%s: the start of job %s was interrupted; %s",
+                        self._host.connection_id, self._id, _MAY_RUN,
+                    )  # fmt: skip
+                raise
             except SshServiceError as error:
                 lost = isinstance(error, SshConnectionLost)
                 self._may_run = self._may_run or (lost and bool(getattr(error, "sent", True)))
@@ -194,11 +214,21 @@ class Start:
                         delay = min(2 * delay, _MAX_RETRY)
                         continue
                 if self._may_run and not isinstance(error, SshJobError):
-                    error.args = (
-                        f"{error}; job {self._id} may have been started: find it, or start it"
-                        " again, by this id",
-                    )
+                    raise self._uncertain(error, timeout) from error
                 raise
+
+    def _uncertain(self, error: SshServiceError, timeout: Optional[float]) -> SshServiceError:
+        """Return an error of the start of a job that may run."""
+        uncertain = copy_for_raise(error)
+        text = str(error)
+        if isinstance(uncertain, SshCommandTimeout):
+            text = (
+                f"{self._host.connection_id}: job {self._id}: the host did not confirm the start"
+                f" within {timeout or 0:g} s"
+            )
+            uncertain.ended = None
+        uncertain.args = (f"{text}; job {self._id} {_MAY_RUN}",)
+        return uncertain
 
     def describe(self, process: CompletedProcess) -> None:
         """Add the script and the variables to an outcome, which the host does not keep."""
@@ -235,6 +265,7 @@ class Start:
             run_timeout=self._run_timeout,
             in_file=self._in_file,
         )
+        self._is_sent = True
         return self._host.run(text, _left(deadline), self._stdin)
 
     def _look(self, deadline: Optional[float]) -> Optional[Seen]:
@@ -317,7 +348,7 @@ def find_job(
     Thread safety.  This may be called from any thread.
     """
     check_id(id)
-    check_seconds("timeout", timeout)
+    check_some_seconds("timeout", timeout)
     host = JobDestination(destination, cache)
     seen = host.query(scripts.look(id), timeout).get(id)
     if seen is None or seen.state.name == "missing":
@@ -368,7 +399,7 @@ def list_jobs(
     -----
     Thread safety.  This may be called from any thread.
     """
-    check_seconds("timeout", timeout)
+    check_some_seconds("timeout", timeout)
     host = JobDestination(destination, cache)
     found = look_at_all(destination, timeout, cache)
     others = [seen for seen in found if seen.state.name in _OTHERS]
@@ -418,7 +449,7 @@ def clean_jobs(
         As with `run`; the call may be repeated.
     """
     check_seconds("older", older)
-    check_seconds("timeout", timeout)
+    check_some_seconds("timeout", timeout)
     return sorted(JobDestination(destination, cache).query(scripts.clean(older), timeout))
 
 

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import weakref
-from typing import Any, Callable, Deque, Dict, Optional, Set
+from typing import Any, Callable, Deque, Dict, List, Optional, Set
 
 from ssh_service import background, operations
 from ssh_service.background import Strand, Timer
@@ -18,12 +18,19 @@ from ssh_service.commands.command import Command
 from ssh_service.commands.output import CallbackOutput
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.errors import SshCacheClosed, SshConnectionLost, SshServiceError, copy_for_raise
+from ssh_service.errors import (
+    SshCacheClosed,
+    SshConnectionLost,
+    SshJobError,
+    SshServiceError,
+    copy_for_raise,
+)
 from ssh_service.jobs import scripts
 from ssh_service.jobs.questions import Look, Poll, Question
 from ssh_service.jobs.record import Seen
 from ssh_service.params import ConnectKey, ConnectParams
 from ssh_service.transport.lock_free import LockFreeEvent
+from ssh_service.transport.text import printable
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +44,8 @@ _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 _IDLE_TIMEOUT = 30.0
 # Seconds without an answer after which a session counts as lost; the connection may be fine.
 _ANSWER_TIMEOUT = 60.0
+# Sessions in a row that the host's shell may end by itself, within about half a minute.
+MAX_ENDS = 10
 _MARK = f"{scripts.MARK}\n".encode()
 
 
@@ -45,6 +54,11 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, SshConnectionLost):
         return error.reason not in ("host key", "closed")
     return isinstance(error, SshServiceError) and error.retryable
+
+
+def ends_by_itself(error: BaseException) -> bool:
+    """Return whether the host's shell ended the session, which works as long as the shell does."""
+    return isinstance(error, SshConnectionLost) and error.phase == "job"
 
 
 class Waiter:
@@ -61,11 +75,17 @@ class Waiter:
         Why nobody can say.
     settled : LockFreeEvent
         Set once one of them is known.
+    is_heard : bool
+        Whether the host has said that it runs.
+    problem : Optional[BaseException]
+        Why the host could not be asked last, although it is asked again.
     """
 
     def __init__(self, job_id: str, token: str, supervisor: int) -> None:
         self.job_id, self.token, self.supervisor = job_id, token, supervisor
         self.began = time.monotonic()
+        self.is_heard = False
+        self.problem: Optional[BaseException] = None
         self.seen: Optional[Seen] = None
         self.error: Optional[BaseException] = None
         self.settled = LockFreeEvent()
@@ -103,10 +123,13 @@ class _Server(Command):
     ) -> None:
         super()._publish_outcome(process, error)
         if error is None:
-            status = "" if process is None else f" with status {process.exit_status}"
-            text = f"{self.connection_id}: the session that watches the jobs ended{status}"
+            how, phase = "", None
+            if process is not None and process.exit_signal is None:
+                how = f" with status {process.exit_status} {printable(process.stderr)}".rstrip()
+                phase = "job"
+            text = f"{self.connection_id}: the session that watches the jobs ended{how}"
             error = SshConnectionLost(
-                text, connection_id=self.connection_id, sent=False, reason="eof"
+                text, connection_id=self.connection_id, sent=False, reason="eof", phase=phase
             )
         background.submit(self._strand_of_watcher, self._on_end, self, error)
 
@@ -135,8 +158,9 @@ class Watcher:
         self._server: Optional[_Server] = None
         self._is_ready = False
         self._data = bytearray()
-        # A waiting thread holds its waiter; one that was torn away leaves none behind.
-        self._waiters: "weakref.WeakSet[Waiter]" = weakref.WeakSet()
+        # A waiting thread holds its waiter; one that was torn away leaves none behind.  (No
+        # WeakSet: an exception of a signal handler would be lost in its callbacks.)
+        self._waiter_refs: "Set[weakref.ref[Waiter]]" = set()
         self._poll: Optional[Look] = None
         self._poll_timer: Optional[Timer] = None
         self._idle_timer: Optional[Timer] = None
@@ -145,6 +169,7 @@ class Watcher:
         self._new_ids: Set[str] = set()  # of waiters that may have come too late
         self._looked_at = 0.0
         self._retry_delay = _MIN_RETRY
+        self._ends = 0  # sessions in a row that ended by themselves
 
     def is_of(self, cache: SshClientCache) -> bool:
         """Return whether no connection was closed by `cleanup` since this was made."""
@@ -166,7 +191,7 @@ class Watcher:
         background.submit(self._strand, self._add_question, question)
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not question.settled.wait(left):
-            raise TimeoutError(f"{self._target.connection_id}: no answer about a job in time")
+            raise TimeoutError
         if question.error is not None:
             raise copy_for_raise(question.error) from question.error
         return question.answer
@@ -265,6 +290,7 @@ class Watcher:
         try:
             while question is not None and question.feed(self._data):
                 self._asked = None
+                self._ends = 0
                 self._cancel_answer_timer()
                 question.settle()
                 if question is self._poll:
@@ -275,9 +301,15 @@ class Watcher:
             self._give_up(error)
 
     def _on_end(self, server: _Server, error: BaseException) -> None:
-        if server is self._server:
-            self._server = None
-            self._fail_all(error)
+        if server is not self._server:
+            return
+        self._server = None
+        if ends_by_itself(error):
+            self._ends += 1
+            if self._ends >= MAX_ENDS:
+                self._ends = 0
+                error = useless_error(error, self._target.connection_id)
+        self._fail_all(error)
 
     def _fail_all(self, error: BaseException) -> None:
         self._cancel_answer_timer()
@@ -296,26 +328,32 @@ class Watcher:
             self._answer_timer = None
 
     def _schedule_idle(self) -> None:
-        if self._server is not None and not self._waiters and self._idle_timer is None:
+        if self._server is not None and not self._waiters() and self._idle_timer is None:
             self._idle_timer = self._call_in(_IDLE_TIMEOUT, self._close_idle)
 
     def _close_idle(self) -> None:
         self._idle_timer = None
-        if self._asked is None and not self._questions and not self._waiters:
+        if self._asked is None and not self._questions and not self._waiters():
             server, self._server = self._server, None
             if server is not None:
                 server.stdin.close()  # it ends by itself
 
     # Waiters.
 
+    def _waiters(self) -> List[Waiter]:
+        """Return the waiters whose threads still wait."""
+        found = {ref: ref() for ref in self._waiter_refs}
+        self._waiter_refs.difference_update([ref for ref, one in found.items() if one is None])
+        return [one for one in found.values() if one is not None]
+
     def _add_waiter(self, waiter: Waiter) -> None:
-        self._waiters.add(waiter)
+        self._waiter_refs.add(weakref.ref(waiter))
         self._new_ids.add(waiter.job_id)
         self._poll_in(0.0)
 
     def _remove_waiter(self, waiter: Waiter) -> None:
-        self._waiters.discard(waiter)
-        if not self._waiters and self._asked is None:
+        self._waiter_refs.discard(weakref.ref(waiter))
+        if self._asked is None:
             self._schedule_idle()
 
     def _poll_in(self, delay: float) -> None:
@@ -326,7 +364,12 @@ class Watcher:
 
     def _ask_poll(self) -> None:
         self._poll_timer = None
-        if self._poll is not None or not self._waiters:
+        if self._poll is not None:
+            return
+        waiters = self._waiters()
+        if not waiters:
+            if self._asked is None:
+                self._schedule_idle()
             return
         now = time.monotonic()
         if self._new_ids:
@@ -334,40 +377,46 @@ class Watcher:
             self._new_ids.clear()
         elif now - self._looked_at >= _LOOK_INTERVAL:
             self._looked_at = now
-            self._poll = Look(sorted({waiter.job_id for waiter in self._waiters}))
+            self._poll = Look(sorted({waiter.job_id for waiter in waiters}))
         else:
-            jobs = {(one.job_id, one.token, one.supervisor) for one in self._waiters}
+            jobs = {(one.job_id, one.token, one.supervisor) for one in waiters}
             self._poll = Poll(sorted(jobs))
         self._add_question(self._poll)
 
     def _on_poll(self, poll: Look) -> None:
         self._poll = None
-        error = poll.error
+        error, waiters = poll.error, self._waiters()
         if error is not None and not is_passing(error):
-            for waiter in list(self._waiters):
+            for waiter in waiters:
                 waiter.settle(error=error)
-            self._waiters.clear()
+            self._waiter_refs.clear()
         elif error is not None:
-            if self._waiters:
-                _log.info("%s; asking again about %d jobs", error, len(self._waiters))
+            if waiters:
+                _log.info("%s; asking again about %d jobs", error, len(waiters))
+            for waiter in waiters:
+                waiter.problem = error
             self._looked_at = 0.0
             self._poll_in(self._retry_delay * random.uniform(0.5, 1.0))
             self._retry_delay = min(2 * self._retry_delay, _MAX_RETRY)
         else:
-            self._settle({seen.job_id: seen for seen in poll.answer})
-            now = time.monotonic()
-            waited = min((now - waiter.began for waiter in list(self._waiters)), default=0.0)
-            if self._waiters:
+            self._settle(waiters, {seen.job_id: seen for seen in poll.answer})
+            now, waiters = time.monotonic(), self._waiters()
+            waited = min((now - waiter.began for waiter in waiters), default=0.0)
+            if waiters:
                 due = min(max(waited * _POLL_PART, _MIN_POLL), _MAX_POLL)
                 self._poll_in(0.0 if self._new_ids else due)
 
-    def _settle(self, found: Dict[str, Seen]) -> None:
-        for waiter in list(self._waiters):
+    def _settle(self, waiters: List[Waiter], found: Dict[str, Seen]) -> None:
+        for waiter in waiters:
             seen = found.get(waiter.job_id)
-            if seen is None or (seen.state.name == "running" and seen.token == waiter.token):
+            waiter.problem = None
+            if seen is None:
+                continue
+            if seen.state.name == "running" and seen.token == waiter.token:
+                waiter.is_heard = True
                 continue
             waiter.settle(seen)
-            self._waiters.discard(waiter)
+            self._waiter_refs.discard(weakref.ref(waiter))
 
     def _call_in(self, delay: float, method: Callable[..., None], *args: Any) -> Timer:
         """Call a method on the strand later, unless this object is gone by then."""
@@ -383,9 +432,18 @@ def _call(method: "weakref.WeakMethod[Callable[..., None]]", *args: Any) -> None
         function(*args)
 
 
+def useless_error(error: BaseException, connection_id: str) -> SshJobError:
+    """Return the error of a host whose shell ends by itself each time it is asked."""
+    return SshJobError(
+        f"{error}, {MAX_ENDS} times in a row: the host cannot be asked about jobs",
+        connection_id=connection_id,
+    )
+
+
 _lock = threading.Lock()
-_watchers: "weakref.WeakKeyDictionary[SshClientCache, Dict[ConnectKey, Watcher]]"
-_watchers = weakref.WeakKeyDictionary()  # guarded by _lock
+# (No WeakKeyDictionary: an exception of a signal handler would be lost in its callbacks.)
+_watchers: "Dict[weakref.ref[SshClientCache], Dict[ConnectKey, Watcher]]"
+_watchers = {}  # guarded by _lock
 
 
 def watcher_of(cache: SshClientCache, target: ConnectParams) -> Watcher:
@@ -397,14 +455,19 @@ def watcher_of(cache: SshClientCache, target: ConnectParams) -> Watcher:
     SshConfigError
         A key file cannot be used.
     """
-    key = target.key
+    key, of = target.key, weakref.ref(cache)
     made = Watcher(cache, target)
     with _lock:
-        of_cache = _watchers.setdefault(cache, {})
-        found = of_cache.get(key)
+        found = _watchers.get(of, {}).get(key)
         if found is None or not found.is_of(cache):
-            of_cache[key] = found = made
+            _forget_dead_locked()
+            _watchers.setdefault(of, {})[key] = found = made
         return found
+
+
+def _forget_dead_locked() -> None:
+    for of in [one for one in _watchers if one() is None]:
+        del _watchers[of]
 
 
 def _after_fork_in_child() -> None:

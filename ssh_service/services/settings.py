@@ -49,9 +49,15 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
+_JOB_ID_WORDS = (
+    "a name for jobs, such as Experiment-7: up to 100 letters, digits, '.', '_' and '-', the first"
+    " one a letter or a digit"
+)
+
+
 def _job_id(name: str, value: Any) -> str:
     if not isinstance(value, str) or not _JOB_ID.match(value):
-        raise settings.invalid_setting(name, value, "a name for jobs, such as Experiment-7")
+        raise settings.invalid_setting(name, value, _JOB_ID_WORDS)
     return value
 
 

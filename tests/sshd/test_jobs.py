@@ -216,7 +216,7 @@ def test_job_that_is_removed_under_a_follower_says_so(
     job = start_job(job_host.web, "echo on; while :; do sleep 0.1; done", cache=cache)
     lines = job.lines(timeout=PATIENCE)
     assert next(lines) == "on\n"
-    with pytest.raises(SshJobError, match="end it first"):
+    with pytest.raises(SshJobError, match="is still running: kill it first"):
         job.remove()
     shutil.rmtree(job_host.folder / job.id)
     with pytest.raises(SshJobNotFound, match="is not there any more"):
@@ -276,9 +276,11 @@ def test_run_timeout_ends_the_job_and_keeps_its_output(
         ({"cwd": ""}, "cwd: expected a path"),
         ({"cwd": "a\nb"}, "cwd: expected a path"),
         ({"shell": ""}, "shell: expected a path"),
-        ({"run_timeout": 0}, "run_timeout: expected seconds"),
-        ({"run_timeout": True}, "run_timeout: expected seconds"),
+        ({"run_timeout": 0}, "run_timeout: expected more than 0 seconds"),
+        ({"run_timeout": True}, "run_timeout: expected 0 or more seconds, got True"),
         ({"run_timeout": -1}, "run_timeout: expected 0 or more seconds"),
+        ({"timeout": 0}, "timeout: expected more than 0 seconds"),
+        ({"timeout": True}, "timeout: expected 0 or more seconds, got True"),
         ({"timeout": float("nan")}, "timeout: expected 0 or more seconds"),
         ({"env": {"A": None}}, "environment variable 'A'"),
         ({"stdin": 5}, "stdin"),
@@ -304,7 +306,9 @@ def test_output_behind_the_largest_offset_is_an_error(
     job_host: JobHost, cache: SshClientCache
 ) -> None:
     job = start_job(job_host.web, "true", cache=cache)
-    with pytest.raises(SshJobError, match=f"has 0 bytes, expected {2**63 - 1}"):
+    with pytest.raises(
+        SshJobError, match=f"has 0 bytes: the offset {2**63 - 1} is behind its end"
+    ):
         next(job.lines(2**63 - 1, timeout=PATIENCE))
     with pytest.raises(SshConfigError, match="max_output"):
         job.result(PATIENCE, max_output=True)
@@ -333,7 +337,9 @@ def test_damaged_record_is_named_and_nothing_is_started(
         lambda: find_job(job_host.web, "damaged", cache=cache),
     ]
     for use in uses:
-        with pytest.raises(SshJobError, match="damaged record.*ssh_service/jobs/damaged in") as it:
+        with pytest.raises(
+            SshJobError, match='damaged record.*ssh_service/jobs/damaged".*rm -r'
+        ) as it:
             use()
         assert it.value.state is not None and it.value.state.name == "damaged"
     assert "damaged" not in [one.id for one in list_jobs(job_host.web, cache=cache)]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, List
 
@@ -11,6 +16,7 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+from tests.common import PATIENCE, eventually  # noqa: E402
 from tests.sshd.jobs import JobHost  # noqa: E402
 from tests.unit.command_line import complaint_of, in_process  # noqa: E402
 
@@ -70,17 +76,108 @@ def test_job_of_many_hosts_is_killed_and_cleaned(job: Job) -> None:
     assert [(one["state"], one["signal"]) for one in lines(done)] == [("signalled", "TERM")] * 2
     assert job("clean", "--older", "7d").stdout == ""
     assert job("clean", "--older", "0s").stdout == "web1: many removed\n"
-    assert job("wait", "many", "--json").stdout.startswith('{"host": "web1", "error": ')
+    assert job("wait", "many", "--json").stdout.startswith(
+        '{"host": "web1", "id": "many", "error": '
+    )
 
 
 @pytest.mark.parametrize(
     "arguments, text",
     [
         (("start", "--id", "a/b", "--", "true"), "--id: expected 1 to 128 letters"),
-        (("clean", "--older", "soon"), "--older: expected a time"),
-        (("kill", "-s", "term", "x"), "signal: expected a name such as TERM"),
+        (("clean", "--older", "soon"), "--older: expected a time with its unit, such as 7d"),
+        (("clean", "--older", "7"), "--older: expected a time with its unit, such as 7d"),
+        (("kill", "-s", "0", "x"), "signal: expected a name such as TERM, or a number"),
+        (("logs", "-f", "hosts.txt", "x"), "-f is --follow here"),
         (("logs", "a b"), "id: expected 1 to 128 letters"),
     ],
 )
 def test_wrong_use_says_what_would_be_right(job: Job, arguments: Any, text: str) -> None:
     assert text in complaint_of(job(*arguments))
+
+
+def test_command_without_a_subcommand_prints_its_help() -> None:
+    done = in_process("job")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) > 15 and "  logs " in done.stderr
+
+
+@pytest.mark.parametrize("command", ["wait", "kill", "remove"])
+def test_job_that_is_missing_keeps_nobody_from_the_next_one(job: Job, command: str) -> None:
+    job("start", "--id", command, "--", "true")
+    job("wait", command)
+    done = job(command, "no1", command, "no2")
+    assert done.returncode == 1 and done.stdout.startswith(f"web1: {command} ")
+    assert [line.rpartition(" ")[2] for line in done.stderr.splitlines()] == ["no1", "no2"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "term", "15"])
+def test_signal_is_named_as_kill_names_it(job: Job, name: str) -> None:
+    job("start", "--id", name, "--", "while :; do sleep 0.1; done")
+    assert job("kill", "-s", name, name).returncode == 0
+    assert job("wait", name).stdout == f"web1: {name} signalled(TERM)\n"
+
+
+def test_time_limit_of_a_job_is_seen_in_its_state(job: Job) -> None:
+    job("start", "--id", "late", "--run-timeout", "0.1", "--", "while :; do sleep 0.1; done")
+    assert job("wait", "late").stdout == "web1: late signalled(TERM), timed out\n"
+
+
+def test_wait_that_takes_too_long_says_that_the_job_keeps_running(job: Job) -> None:
+    job("start", "--id", "long", "--", "while :; do sleep 0.1; done")
+    done = job("wait", "long", "-t", "2")
+    assert done.returncode == 1 and done.stdout == ""
+    assert "job long did not end within " in done.stderr and "keeps running" in done.stderr
+    assert "TimeoutError" not in done.stderr
+    job("kill", "long")
+
+
+INTERRUPTED = {
+    "start": "these jobs may have been started: web1: never",
+    "wait": "jobs that run keep running",
+    "logs": "job never does not end with this",
+}
+
+
+@pytest.mark.parametrize("command", list(INTERRUPTED))
+def test_interrupted_command_says_what_becomes_of_the_job(
+    job: Job, job_host: JobHost, tmp_path: Path, command: str
+) -> None:
+    """Ctrl-C ends the command at once, and not the job."""
+    more = {"start": ["--id", "never", "--", "true"], "logs": ["-f", "never"], "wait": ["never"]}
+    if command == "start":
+        job_host.sshd.freeze(listener=True)
+    else:
+        job("start", "--id", "never", "--", "echo on; while :; do sleep 0.1; done")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options = ["-F", str(tmp_path / "config"), "-H", "web1"]
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import ssh_service.cli; sys.exit(ssh_service.cli.main(sys.argv[1:]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "job", command, *options, *more[command]],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        if command == "logs":
+            assert process.stdout.readline() == b"on\n"
+        else:
+            seen = job_host.sshd.port
+            eventually(lambda: _is_connected(process.pid, seen), "it is connected")
+            time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    job_host.sshd.thaw()
+    assert (process.returncode, stdout) == (130, b"")
+    assert stderr.decode() == f"ssh-service: interrupted: {INTERRUPTED[command]}\n"
+    if command != "start":
+        assert job("kill", "never").stdout == "web1: never signalled(TERM)\n"
+        job("remove", "never")
+
+
+def _is_connected(pid: int, port: int) -> bool:
+    with open(f"/proc/{pid}/net/tcp") as table:
+        return any(f":{port:04X} 01 " in line for line in table)

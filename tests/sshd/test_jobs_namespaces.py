@@ -24,7 +24,8 @@ REUSE = """
 tries=0
 while [ $tries -lt 100 ]; do
     tries=$((tries + 1))
-    [ ! -e /proc/$1 ] && echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid || exit 1
+    [ ! -e /proc/$1 ] || { sleep 0.05; continue; }
+    echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
     setsid sleep 300 </dev/null >/dev/null 2>&1 &
     [ $! = $1 ] && exit 0
     kill -9 $!
