@@ -124,7 +124,8 @@ class _Moments:
 def _is_in_destructor(frame: FrameType) -> bool:
     above: Optional[FrameType] = frame
     while above is not None:
-        if above.f_code.co_name in ("__del__", "forget", "_remove", "remove"):
+        name, file = above.f_code.co_name, os.path.basename(above.f_code.co_filename)
+        if name in ("__del__", "forget") or "weakref" in file:
             return True
         above = above.f_back
     return False

@@ -211,8 +211,12 @@ class JobHandle:
 
     def still_runs(self, timeout: float, what: str) -> SshJobTimeout:
         """Return the error of a job that runs when the time is over."""
+        return self.late(f"{what} {timeout:g} s, and keeps running")
+
+    def late(self, what: str) -> SshJobTimeout:
+        """Return the error of a job whose host answers."""
         return SshJobTimeout(
-            f"{self.connection_id}: job {self.id} {what} {timeout:g} s, and keeps running",
+            f"{self.connection_id}: job {self.id} {what}",
             connection_id=self.connection_id,
             job_id=self.id,
             state=self.state,

@@ -6,7 +6,7 @@ import collections
 import time
 from typing import Any, Deque, List, Optional
 
-from ssh_service.errors import SshServiceError
+from ssh_service.errors import SshJobTimeout, SshServiceError
 from ssh_service.jobs.handle import JobHandle
 from ssh_service.jobs.questions import Piece, Read
 from ssh_service.jobs.record import JobState
@@ -14,6 +14,8 @@ from ssh_service.jobs.watcher import Waiter
 
 # Seconds between two looks at output that does not grow; doubled each time.
 _MIN_PAUSE, _MAX_PAUSE = 0.05, 1.0
+# Seconds after an answer in which the host counts as one that answers.
+_ANSWER_TIMEOUT = 5.0
 
 
 class OutputReader:
@@ -30,7 +32,7 @@ class OutputReader:
         self._job, self._stream = job, stream
         self._timeout, self._deadline = timeout or 0.0, deadline
         self._start = self._offset = start
-        self._pause = _MIN_PAUSE
+        self._pause, self._heard_at = _MIN_PAUSE, 0.0
         self._waiter: Optional[Waiter] = None
         self.is_at_end = False  # of what was there when it was read last
 
@@ -44,7 +46,8 @@ class OutputReader:
         except TimeoutError as error:
             if isinstance(error, SshServiceError):
                 raise
-            raise job.unanswered(self._timeout, error.__cause__) from error.__cause__
+            raise self._late_error(error.__cause__) from error.__cause__
+        self._heard_at = time.monotonic()
         if piece.size < 0:
             raise job.missing_error(JobState("missing"))
         if piece.size < self._offset:
@@ -59,6 +62,13 @@ class OutputReader:
         self._offset += len(piece.data)
         self.is_at_end = self._offset >= piece.size
         return piece.data
+
+    def _late_error(self, reason: Optional[BaseException]) -> SshJobTimeout:
+        if reason is not None or time.monotonic() - self._heard_at > _ANSWER_TIMEOUT:
+            return self._job.unanswered(self._timeout, reason)
+        if self.is_at_end:
+            return self._job.still_runs(self._timeout, "wrote nothing more within")
+        return self._job.late(f"did not have all of its output read within {self._timeout:g} s")
 
     def follow(self) -> bytes:
         """Return what comes next, and wait for it; empty when the job is over."""
@@ -78,7 +88,7 @@ class OutputReader:
         if self._deadline is not None:
             left = self._deadline - time.monotonic()
             if left <= 0:
-                raise self._job.still_runs(self._timeout, "wrote nothing more within")
+                raise self._late_error(None)
             seconds = min(seconds, left)
         if self._waiter is None:
             self._waiter = self._job.make_waiter()

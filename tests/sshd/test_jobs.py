@@ -15,14 +15,19 @@ from ssh_service import (
     SshClientCache,
     SshCommandTimeout,
     SshConfigError,
+    SshConnectError,
     SshJobConflict,
     SshJobError,
     SshJobNotFound,
+    SshJobTimeout,
     find_job,
     list_jobs,
     start_job,
 )
+from ssh_service.jobs import handle as handle_module
 from ssh_service.jobs import job as job_module
+from ssh_service.jobs import scripts
+from ssh_service.jobs import watcher as watcher_module
 from ssh_service.jobs.starting import clean_jobs
 from ssh_service.testing.local_sshd import Sshd, find_sshd
 from tests.common import PATIENCE, eventually, in_threads, is_running
@@ -383,4 +388,76 @@ def test_hosts_that_share_a_home_keep_to_their_own_jobs(
         clean_jobs(job_host.web, 0, cache=cache)
         mine.remove()
     assert job.poll().name == "running"
+    job.kill()
+
+
+def test_time_that_is_over_says_that_the_job_runs(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    job = start_job(job_host.web, "echo on; while :; do sleep 0.1; done", cache=cache)
+    lines = job.lines(timeout=1.0)
+    assert next(lines) == "on\n"
+    uses: Dict[str, Callable[[], Any]] = {
+        "wrote nothing more within 1 s": lambda: next(lines),
+        "did not end within 0.5 s": lambda: job.wait(0.5),
+        "did not end within 0.6 s": lambda: job.result(0.6),
+    }
+    for text, use in uses.items():
+        with pytest.raises(SshJobTimeout, match=f"job {job.id} {text}, and keeps running") as it:
+            use()
+        assert it.value.answered and it.value.job_id == job.id and it.value.retryable
+        assert isinstance(it.value, TimeoutError) and it.value.state == job.state
+        assert str(pickle.loads(pickle.dumps(it.value))) == str(it.value)
+    job.kill()
+
+
+def test_time_that_is_over_says_why_the_host_cannot_be_asked(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    job = start_job(job_host.web, "echo on; while :; do sleep 0.1; done", cache=cache)
+    lines = job.lines(timeout=3.0)
+    assert next(lines) == "on\n" and job.poll(PATIENCE).name == "running"
+    job_host.sshd.stop()
+    for use in (lambda: job.wait(0.7), lambda: next(lines), lambda: job.result(0.7)):
+        with pytest.raises(SshJobTimeout, match=f"be asked about job {job.id} .*refused") as it:
+            use()
+        assert not it.value.answered and isinstance(it.value.__cause__, SshConnectError)
+    with pytest.raises(SshConnectError):
+        job.poll(PATIENCE)
+    with pytest.raises(SshJobTimeout, match=f"about job {job.id} within 0 s"):
+        job.poll(0)
+    job_host.sshd.restart()
+
+
+def test_start_that_nobody_confirms_in_time_names_the_job_that_may_run(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    script = "while :; do sleep 0.1; done"
+    start_job(job_host.web, "true", id="warm", cache=cache)
+    job_host.sshd.freeze()
+    with pytest.raises(SshCommandTimeout) as caught:
+        start_job(job_host.web, script, id="late", timeout=0.5, cache=cache)
+    job_host.sshd.thaw()
+    text = "did not confirm the start within 0.5 s; job late may have been started: find it, or"
+    assert text in str(caught.value) and caught.value.ended is None
+    job = start_job(job_host.web, script, id="late", cache=cache)
+    assert job.poll(PATIENCE).name == "running"
+    job.kill()
+
+
+def test_host_whose_shell_ends_at_each_question_is_an_error_in_the_end(
+    job_host: JobHost, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again for a while: it may have had no memory for a moment."""
+    job = start_job(job_host.web, "while :; do sleep 0.1; done", id="mute", cache=cache)
+    text = f"echo {scripts.MARK}; read line; echo no memory >&2; exit 3"
+    monkeypatch.setattr(scripts, "serve", lambda: text)
+    for module in (handle_module, watcher_module):
+        monkeypatch.setattr(module, "_MAX_RETRY", 0.1)
+    other = SshClientCache()
+    again = find_job(job_host.web, "mute", cache=other)
+    for use in (again.wait, lambda: list(again.lines())):
+        with pytest.raises(SshJobError, match="with status 3 no memory, 10 times in a row"):
+            use()
+    other.cleanup()
     job.kill()

@@ -197,6 +197,7 @@ EXAMPLES: Dict[str, SshServiceError] = {
     "`SshConnectionLost`, `phase` `copy`": errors.SshConnectionLost("lost", phase="copy"),
     "`SshCommandTimeout`, `phase` `queue`": errors.SshCommandTimeout("late", phase="queue"),
     "`SshCommandTimeout`, `phase` `run`": errors.SshCommandTimeout("late"),
+    "`SshJobTimeout`": errors.SshJobTimeout("late"),
     "`SshTransferTimeout`": errors.SshTransferTimeout("late"),
 }
 
