@@ -93,6 +93,9 @@ _OTHER: Dict[str, Tuple[str, ...]] = {
     "compression_algs": ("zlib@openssh.com", "zlib"),
 }
 
+# Added by `ssh_service.transport`, as paramiko knows it by another name only.
+_ADDED = ("curve25519-sha256",)
+
 _OPTIONS = {
     "encryption_algs": "ciphers",
     "kex_algs": "kex",
@@ -106,7 +109,7 @@ KINDS = tuple(_OPTIONS)
 
 @functools.lru_cache(maxsize=None)
 def supported(kind: str) -> Tuple[str, ...]:
-    """List the algorithms of a kind that the installed paramiko has."""
+    """List the algorithms of a kind that the installed paramiko has, and those that we add."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         options = paramiko.Transport(ours).get_security_options()
@@ -115,7 +118,8 @@ def supported(kind: str) -> Tuple[str, ...]:
             try:
                 setattr(options, _OPTIONS[kind], (name,))
             except ValueError:
-                continue
+                if name not in _ADDED:
+                    continue
             names.append(name)
     return tuple(names)
 
@@ -161,7 +165,7 @@ def choose(
 def _known(kind: str, names: Sequence[str], *, lenient: bool) -> List[str]:
     found: List[str] = []
     for name in names:
-        # Two names for one algorithm: paramiko has only the older one of them.
+        # Two names for one algorithm: servers know both, or either.
         aliases = [n for n in supported(kind) if n in (name, name + "@libssh.org")]
         if not aliases and not lenient:
             raise SshConfigError(

@@ -28,6 +28,7 @@ _NEEDED = {
         "_channel_handler_table",
         "_check_banner",
         "_compression_info",
+        "_kex_info",
         "_log",
         "_next_channel",
         "_parse_channel_open",

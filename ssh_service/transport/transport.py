@@ -84,6 +84,12 @@ class SshTransport(AuthenticatingTransport):
     fork, the child can neither use nor harm the parent's connection.
     """
 
+    # See docs/paramiko_repairs.md#curve25519-has-one-name
+    _kex_info = {
+        **paramiko.Transport._kex_info,
+        "curve25519-sha256": paramiko.Transport._kex_info["curve25519-sha256@libssh.org"],
+    }
+
     # paramiko decompresses a packet without a limit.
     _compression_info = {
         name: (deflater, deflater and Inflater)

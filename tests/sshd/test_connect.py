@@ -604,6 +604,17 @@ def test_an_algorithm_the_server_lacks_is_an_error_that_says_so(
     assert caught.value.phase == "kex"
 
 
+@pytest.mark.parametrize("name", ["curve25519-sha256", "curve25519-sha256@libssh.org"])
+def test_a_server_that_knows_curve25519_by_one_name_is_reached(
+    sshd_factory: SshdFactory, name: str
+) -> None:
+    """RFC 8731 renamed what libssh had introduced; a hardened server may offer either alone."""
+    server = sshd_factory({"KexAlgorithms": name})
+    asked: Any = {"kex_algs": "curve25519-sha256"}
+    connect(server).close()
+    connect(server, **asked).close()
+
+
 def test_a_mute_server_ends_at_the_deadline(sshd: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         began = time.monotonic()
