@@ -17,7 +17,7 @@ from ssh_service.transport.wire import Buffer
 if TYPE_CHECKING:
     from ssh_service.transport.transport import SshTransport
 
-# Packets that `send_some` writes together if it may wait, to save system calls and wake-ups.
+# Packets that `send_some` writes together, to save system calls and wake-ups.
 _MAX_PACKETS_PER_WRITE = 4
 _DATA_HEAD = struct.Struct(">BII")
 
@@ -103,10 +103,11 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
 
     @property
     def send_capacity(self) -> int:
-        """How many bytes the peer takes in one packet now; 0 also after the end."""
+        """How many bytes `send_some` would send now; 0 also after the end."""
         if self.closed or self.eof_sent or not self.active:  # a look, without the lock
             return 0
-        return max(0, int(min(self.out_window_size, self.out_max_packet_size - 64)))
+        most = (self.out_max_packet_size - 64) * _MAX_PACKETS_PER_WRITE
+        return max(0, int(min(self.out_window_size, most)))
 
     def send_some(self, data: Buffer, *, wait: bool = True) -> int:
         """
@@ -129,11 +130,7 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
             if self.closed or self.eof_sent or not self.active:
                 return 0
             most = int(self.out_max_packet_size - 64)
-            size = int(
-                min(
-                    len(data), self.out_window_size, most * (_MAX_PACKETS_PER_WRITE if wait else 1)
-                )
-            )
+            size = int(min(len(data), self.out_window_size, most * _MAX_PACKETS_PER_WRITE))
             if size <= 0:
                 return 0
             self.out_window_size -= size
@@ -143,7 +140,7 @@ class NonblockingChannel(Channel):  # type: ignore[misc]
         if wait:
             transport._send_user_messages(messages, self._send_state)
         else:
-            transport.send_nowait(messages[0], self._send_state)
+            transport.send_all_nowait(messages, self._send_state)
         return size
 
     def _data_message(self, piece: memoryview) -> Message:

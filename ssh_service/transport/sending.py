@@ -30,9 +30,8 @@ from ssh_service.transport.wire import Wire
 
 # Seconds a key exchange may take once the connection is in use.
 REKEY_TIMEOUT = 30.0
-# Bytes of small messages that are written together; a writable socket accepts this many without
-# blocking.
-_MAX_BATCH_BYTES = 2048
+# Bytes that are written together at most, but for the last message of them.
+_MAX_BATCH_BYTES = 96 * 1024
 # Messages that may wait before the connection counts as congested: more than threads that happen
 # to send at once leave.
 _MAX_WAITING_MESSAGES = 16
@@ -70,8 +69,14 @@ class SendingTransport(LifecycleTransport):
 
     def send_nowait(self, m: Message, send_state: Optional[SendState] = None) -> None:
         """Send a small message without blocking, even in a key exchange or with a full network."""
+        self.send_all_nowait((m,), send_state)
+
+    def send_all_nowait(
+        self, messages: Sequence[Message], send_state: Optional[SendState] = None
+    ) -> None:
+        """Send some messages of one channel as `send_nowait` does, in one piece."""
         queue = self._send_queue
-        queue.append((m, send_state))
+        queue.extend([(m, send_state) for m in messages])
         if not queue.batches.__dict__.get("open"):
             self._flush_or_submit()
 
@@ -194,7 +199,9 @@ class SendingTransport(LifecycleTransport):
         return bool(self._send_queue or self._wire.backlog)
 
     def _wants_to_write(self) -> bool:
-        return not self._send_queue.flush_at and self._has_unsent() and self._can_send()
+        # What is queued and not encrypted yet is about to be sent by another thread.
+        unsent = self._wire.backlog if self._wire.is_socket else self._has_unsent()
+        return bool(unsent) and not self._send_queue.flush_at and self._can_send()
 
     def _is_usable(self) -> bool:
         return bool(self.active and not self._wire._closed and self._pid == os.getpid())

@@ -573,6 +573,36 @@ def test_data_in_several_packets_arrives_in_order_before_eof(
 
 
 @pytest.mark.parametrize("wait", [True, False])
+def test_several_packets_leave_in_one_write(wait: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write wakes the server."""
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+        sink = Collector(b"reads nothing")
+        transport.start_session(sink)
+        assert sink.started.wait(PATIENCE) and sink.channel is not None
+        wire, writes = transport._wire, []
+        write = wire.sendall if wait else wire.send_nowait
+
+        def note(data: bytes) -> None:
+            writes.append(len(data))
+            write(data)
+
+        monkeypatch.setattr(wire, write.__name__, note)
+        assert sink.channel.send_some(b"x" * 70_000, wait=wait) == 70_000
+        assert len(writes) == 1 and writes[0] > 70_000
+
+
+def test_the_reader_waits_for_no_room_while_another_thread_is_sending() -> None:
+    """It would be woken at once, again and again, and keep that thread from the interpreter."""
+    with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:
+        sink = Collector(b"reads nothing")
+        transport.start_session(sink)
+        assert sink.started.wait(PATIENCE) and sink.channel is not None
+        with transport.clear_to_send_lock:
+            sink.channel.send_some(b"x", wait=False)
+            assert not transport.packetizer.wants_to_write()
+
+
+@pytest.mark.parametrize("wait", [True, False])
 def test_no_more_is_sent_than_the_servers_window_admits(wait: bool) -> None:
     """RFC 4254 section 5.2, also where it takes several packets."""
     with EvilSsh(lambda *_: None) as server, connected(server.port) as transport:

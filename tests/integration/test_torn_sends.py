@@ -88,6 +88,9 @@ SENDS = {
     "a request": lambda transport, channel: channel.exec_command("swallow"),
     "a group": group,
     "packets": lambda transport, channel: channel.send_some(b"x" * 100_000),
+    "packets without waiting": lambda transport, channel: channel.send_some(
+        b"x" * 100_000, wait=False
+    ),
     "a packet": lambda transport, channel: channel.sendall(b"x" * 1000),
     "the end": lambda transport, channel: channel.shutdown_write(),
     "a post": lambda transport, channel: channel.send_signal("TERM"),
