@@ -5,18 +5,21 @@ from __future__ import annotations
 import socket
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
 from ssh_service.errors import SshConfigError
+from ssh_service.forwarding import stream as stream_module
 from ssh_service.forwarding.addresses import (
     TcpAddress,
     UnixAddress,
     parse_listen,
     parse_target,
 )
+from ssh_service.forwarding.selector_thread import SelectorThread
 from ssh_service.forwarding.socks import Negotiation, SocksError
+from ssh_service.forwarding.stream import Stream
 from ssh_service.forwarding.windows import Window, WindowBudget
 
 MIB = 1024 * 1024
@@ -208,3 +211,75 @@ def test_the_budget_bounds_all_windows_together() -> None:
     for window in windows:
         window.release()
     assert budget.left == 1 * MIB
+
+
+class Connection:
+    """The reader thread of a connection, and the only channel on it."""
+
+    def __init__(self) -> None:
+        self.connection = self
+        self.calls: List[Callable[[], None]] = []
+        self.granted: List[int] = []
+
+    def call_when_idle(self, function: Callable[[], None]) -> None:
+        self.calls.append(function)
+
+    def become_idle(self) -> None:
+        while self.calls:
+            self.calls.pop()()
+
+    def adjust_window(self, size: int) -> None:
+        self.granted.append(size)
+
+
+@pytest.fixture
+def stream() -> Iterator[Tuple[Stream, Connection, socket.socket]]:
+    """A stream, its channel, and the local program's socket."""
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.settimeout(5)
+        owner: Any = type("Owner", (), {"thread": SelectorThread()})  # which is not started
+        one = Stream(owner, near, "db:5432")
+        channel: Any = Connection()
+        one._channel = channel
+        yield one, channel, far
+        owner.thread.abandon()
+
+
+def test_what_a_server_sends_at_once_is_written_at_once(
+    stream: Tuple[Stream, Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write wakes the local program, which then has little to read."""
+    one, connection, far = stream
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    writes: List[int] = []
+    send = stream_module._send
+    monkeypatch.setattr(
+        stream_module, "_send", lambda *given: writes.append(send(*given)) or writes[-1]
+    )
+    for letter in (b"a", b"b", b"c"):
+        one.on_data(letter * 10_000)
+    connection.become_idle()
+    assert writes == [30_000]
+    assert far.recv(40_000) == b"a" * 10_000 + b"b" * 10_000 + b"c" * 10_000
+
+
+def test_what_a_local_program_does_not_take_is_kept_in_order(
+    stream: Tuple[Stream, Connection, socket.socket],
+) -> None:
+    one, connection, far = stream
+    sent = [bytes([number]) * 30_000 for number in range(100)]
+    received = bytearray()
+    for number, chunk in enumerate(sent):
+        one.on_data(chunk)
+        if number % 7 == 0:
+            connection.become_idle()
+    one.on_eof()
+    while len(received) < 3_000_000:
+        received += far.recv(100_000)
+        one._is_blocked = False  # as the selector thread finds
+        one._write()
+    assert received == b"".join(sent)
+    assert one.bytes_from_server == len(received)
+    assert 2_500_000 <= sum(connection.granted) <= 3_000_000 + MIB * 4
