@@ -21,6 +21,7 @@ from ssh_service.errors import SshConfigError, SshServiceError
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.forwarding import Forward
 from ssh_service.forwarding.addresses import parse_listen, parse_target
+from ssh_service.forwarding.counts import streams_in_words
 from ssh_service.transport.lock_free import LockFreeEvent
 
 __all__ = ["run"]
@@ -156,7 +157,7 @@ class _Run:
     def _close(self) -> None:
         streams = sum(forward.streams for forward in self._forwards)
         if streams:
-            _say(f"interrupted: {streams} streams have {_DRAIN:g} s to end")
+            _say(f"interrupted: waiting up to {_DRAIN:g} s for {streams_in_words(streams)} to end")
         # At once, so that the time for draining passes for all of them together.
         threads = [
             threading.Thread(target=forward.close, args=(_DRAIN,), daemon=True)
@@ -215,7 +216,7 @@ def _counters(forwards: List[Forward]) -> Iterator[None]:
 def _counter(forward: Forward) -> str:
     to_server, from_server = forward.bytes
     return (
-        f"{_line(forward)}: {forward.streams} streams,"
+        f"{_line(forward)}: {streams_in_words(forward.streams)},"
         f" {_amount(to_server)} to and {_amount(from_server)} from the server"
     )
 

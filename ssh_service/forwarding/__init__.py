@@ -10,8 +10,10 @@ Forwards: ports and Unix sockets whose connections are carried over SSH, and out
 | `socks`, `local_stream` | the negotiation with clients of SOCKS; streams of local programs |
 | `listener`, `connector` | a local socket that listens; one that connects |
 | `link` | the connection of a forward: leased, lost, dialled again |
-| `forward` | `Forward`, and what the three kinds have in common |
-| `local_forward`, `remote_forward` | the three kinds |
+| `counts` | counts in words |
+| `forwarder` | what the three kinds of forwards have in common |
+| `local_forwarder`, `remote_forwarder` | the three kinds |
+| `forward` | `Forward`, as users see it |
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from ssh_service import api, params
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.errors import SshConfigError
 from ssh_service.forwarding.addresses import Address, parse_listen, parse_target
-from ssh_service.forwarding.forward import Bytes, Forward, check_max_streams
-from ssh_service.forwarding.local_forward import LocalForward, SocksForward
-from ssh_service.forwarding.remote_forward import RemoteForward
+from ssh_service.forwarding.forward import Bytes, Forward
+from ssh_service.forwarding.forwarder import Forwarder
+from ssh_service.forwarding.local_forwarder import LocalForwarder, SocksForwarder
+from ssh_service.forwarding.remote_forwarder import RemoteForwarder
 
 __all__ = ["Bytes", "Forward", "forward_local", "forward_remote", "forward_socks"]
 
@@ -105,7 +108,7 @@ def forward_local(
     destination = params.conceal(destination)
     target = parse_target(to, is_local=False)
     where = parse_listen(listen, is_local=True)
-    return _open(LocalForward, destination, target, where, keep, max_streams, cache)
+    return _open(LocalForwarder, destination, target, where, keep, max_streams, cache)
 
 
 def forward_socks(
@@ -167,7 +170,7 @@ def forward_socks(
     """
     destination = params.conceal(destination)
     where = parse_listen(listen, is_local=True)
-    return _open(SocksForward, destination, None, where, keep, max_streams, cache)
+    return _open(SocksForwarder, destination, None, where, keep, max_streams, cache)
 
 
 def forward_remote(
@@ -239,11 +242,11 @@ def forward_remote(
     destination = params.conceal(destination)
     target = parse_target(to, is_local=True)
     where = parse_listen(listen, is_local=False)
-    return _open(RemoteForward, destination, target, where, True, max_streams, cache)
+    return _open(RemoteForwarder, destination, target, where, True, max_streams, cache)
 
 
 def _open(
-    kind: Type[Forward],
+    kind: Type[Forwarder],
     destination: Any,
     to: Optional[Address],
     listen: Address,
@@ -253,10 +256,11 @@ def _open(
 ) -> Forward:
     if not isinstance(keep, bool):
         raise SshConfigError(f"keep must be True or False, got {keep!r}")
-    check_max_streams(max_streams)
+    if isinstance(max_streams, bool) or not isinstance(max_streams, int) or max_streams < 1:
+        raise SshConfigError(f"max_streams must be an integer >= 1, got {max_streams!r}")
     check_cache(cache)
     target = params.resolve_concealed(destination)
-    forward = kind(
+    forwarder = kind(
         api.default_cache() if cache is None else cache,
         target,
         to,
@@ -265,5 +269,5 @@ def _open(
         max_streams=max_streams,
         idle_timeout=api.IDLE_TIMEOUT if cache is None else None,
     )
-    forward.open()
-    return forward
+    forwarder.open()
+    return Forward(forwarder)

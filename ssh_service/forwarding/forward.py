@@ -1,45 +1,12 @@
-"""`Forward`: what all forwards have in common."""
+"""`Forward`, as users see it."""
 
 from __future__ import annotations
 
-import atexit
-import contextvars
-import itertools
-import logging
-import os
-import time
-from typing import Any, NamedTuple, Optional, Set
+from typing import NamedTuple, Optional
 
-from ssh_service import background, events
-from ssh_service.connections.cache import SshClientCache
-from ssh_service.connections.promises import Promise
-from ssh_service.errors import (
-    SshCacheClosed,
-    SshConfigError,
-    SshConnectionLost,
-    SshServiceError,
-    copy_for_raise,
-    reason_of,
-)
-from ssh_service.forwarding.addresses import Address, TcpAddress
-from ssh_service.forwarding.link import Link
-from ssh_service.forwarding.selector_thread import SelectorThread, SelectorTimer, selector_thread
-from ssh_service.forwarding.stream import Stream
-from ssh_service.params import ConnectParams
-from ssh_service.transport import SshTransport
-from ssh_service.transport.lock_free import LockFreeEvent
-
-_log = logging.getLogger(__name__)
-
-# Seconds that closing may take beyond the time for draining.
-_CLOSE_TIMEOUT = 5.0
-# Seconds that the server has to stop listening.
-_STOP_TIMEOUT = 2.0
-# Seconds for which the streams may end when the interpreter does.
-_EXIT_TIMEOUT = 1.0
-
-_numbers = itertools.count(1)
-_live: "Set[Forward]" = set()  # single operations on it are atomic
+from ssh_service.errors import SshConfigError
+from ssh_service.forwarding.counts import streams_in_words
+from ssh_service.forwarding.forwarder import Forwarder
 
 
 class Bytes(NamedTuple):
@@ -63,15 +30,6 @@ class Forward:
     `forward_local`, `forward_remote` and `forward_socks` return one; it lives until `close`, or
     the end of its ``with`` block, also if nobody refers to it.
 
-    Attributes
-    ----------
-    kind : str
-        ``local``, ``remote`` or ``socks``.
-    last_error : Optional[Exception]
-        The latest error: a lost connection, one that could not be made, a server that does not
-        listen, a target that refused; None until the first.  A forward that has ended by itself
-        keeps the reason here.
-
     Notes
     -----
     Thread safety.  Every method and attribute may be used from any thread.
@@ -84,58 +42,26 @@ class Forward:
     accepts nor harms the streams of its parent.
     """
 
-    kind = ""
-
-    def __init__(
-        self,
-        cache: SshClientCache,
-        target: ConnectParams,
-        to: Optional[Address],
-        listen: Address,
-        *,
-        keep: bool,
-        max_streams: int,
-        idle_timeout: Optional[float],
-    ) -> None:
-        self.last_error: Optional[Exception] = None
-        self.thread: SelectorThread
-        self._number = next(_numbers)
-        self._connection_id = target.connection_id
-        self._to, self._listen = to, listen
-        self._address = listen
-        self._keep = keep
-        self._max_streams = max_streams
-        self._cache = cache
-        self._context = contextvars.copy_context()  # of the caller, for subscribers
-        self._strand = background.Strand()
-        self._link = Link(self, cache, target, idle_timeout)
-        self._ready: Promise[None] = Promise()
-        self._ended = LockFreeEvent()
-        self._pid = os.getpid()
-        self._began = time.monotonic()
-        # Selector thread only; others look at them.
-        self._streams: Set[Stream] = set()
-        self._stream_count = 0  # since the beginning
-        self._to_server = self._from_server = 0  # of streams that have ended
-        self._is_closing = False
-        self._has_ended = False  # `_ended` follows, once nothing is left
-        self._is_stopping = False  # the server was asked to stop listening
-        self._was_lost_at: Optional[float] = None
-        self._drain_timer: Optional[SelectorTimer] = None
+    def __init__(self, forwarder: Forwarder) -> None:
+        self._forwarder = forwarder
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "closing" if self._is_closing else "open"
+        forwarder = self._forwarder
+        state = "closed" if self.closed else "closing" if forwarder.is_closing else "open"
         return (
             f"<{type(self).__name__} {self.kind} {self.address} -> {self.to}"
-            f" over {self._connection_id} ({state}, {self.streams} streams)>"
+            f" over {forwarder.connection_id} ({state}, {streams_in_words(self.streams)})>"
         )
 
-    # For any thread.
+    @property
+    def kind(self) -> str:
+        """``local``, ``remote`` or ``socks``."""
+        return self._forwarder.kind
 
     @property
     def to(self) -> str:
         """What it leads to: ``host:port``, a path, or ``*`` for SOCKS, whose clients choose."""
-        return "*" if self._to is None else str(self._to)
+        return self._forwarder.to
 
     @property
     def address(self) -> str:
@@ -145,31 +71,38 @@ class Forward:
         The host of `forward_remote` is the one that was asked for: without ``GatewayPorts``, sshd
         listens on its loopback instead, and does not say so.
         """
-        return str(self._address)
+        return self._forwarder.address
 
     @property
     def port(self) -> Optional[int]:
         """The port it listens on; None for a Unix socket."""
-        return self._address.port if isinstance(self._address, TcpAddress) else None
+        return self._forwarder.port
 
     @property
     def streams(self) -> int:
         """How many streams there are now, with those that do not reach their target yet."""
-        return len(self._streams)
+        return self._forwarder.streams
 
     @property
     def bytes(self) -> Bytes:
         """How many bytes were carried since the beginning, in each direction."""
-        streams = list(self._streams)  # one that ends meanwhile may count twice, for a moment
-        return Bytes(
-            self._to_server + sum(stream.bytes_to_server for stream in streams),
-            self._from_server + sum(stream.bytes_from_server for stream in streams),
-        )
+        return Bytes(*self._forwarder.carried)
+
+    @property
+    def last_error(self) -> Optional[Exception]:
+        """
+        The latest error; None until the first.
+
+        A lost connection, one that could not be made, a server that does not listen, a target that
+        refused.  It is set before the local program can notice.  A forward that has ended by
+        itself keeps the reason here.
+        """
+        return self._forwarder.last_error
 
     @property
     def closed(self) -> bool:
         """Whether it has ended: by `close`, with its cache, or in a forked child."""
-        return self._ended.is_set()
+        return self._forwarder.has_ended
 
     def close(self, drain: float = 5.0) -> None:
         """
@@ -191,327 +124,10 @@ class Forward:
         """
         if isinstance(drain, bool) or not isinstance(drain, (int, float)) or not drain >= 0:
             raise SshConfigError(f"drain must be a number of seconds, got {drain!r}")
-        if self.closed or self._pid != os.getpid():
-            return
-        try:
-            self.thread.call_soon(self._close, float(drain))
-            if not self.thread.is_current():
-                self._ended.wait(drain + _CLOSE_TIMEOUT)
-        except BaseException:
-            self.thread.call_soon(self._close, 0.0)
-            raise
+        self._forwarder.close(float(drain))
 
     def __enter__(self) -> "Forward":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    # The beginning.
-
-    def open(self) -> None:
-        """
-        Begin, and wait until it listens and is connected.
-
-        Raises
-        ------
-        SshServiceError
-            It does not listen, or has no connection.
-        """
-        background.require_threads()
-        if not background.ensure_threads():
-            raise SshServiceError("cannot forward: the system gives no more threads")
-        try:
-            background.submit(self._strand, self._begin)
-            self._ready.wait()
-        except BaseException:
-            background.submit(self._strand, self._give_up)
-            raise
-        error = self._ready.exception()
-        if error is not None:
-            raise copy_for_raise(error) from error
-
-    def _begin(self) -> None:
-        """Prepare; on a worker thread, which no signal handler interrupts."""
-        try:
-            self.thread = selector_thread()
-            self._prepare()
-        except SshServiceError as error:
-            self._ready.settle(error=error)
-        except Exception as error:
-            self._ready.settle(error=SshServiceError(f"cannot forward: {reason_of(error)}"))
-        else:
-            _live.add(self)
-            self.thread.call_soon(self._link.connect)
-
-    def _give_up(self) -> None:
-        """Close what `_begin` has begun; on a worker thread."""
-        if self in _live:
-            self.thread.call_soon(self._close, 0.0)
-
-    def _prepare(self) -> None:
-        """Do what has to be done before connecting; on a worker thread."""
-
-    def _settle_ready(self) -> None:
-        """Let `open` return: it listens."""
-        if self._ready.settle():
-            _log.info("%s: %s forward of %s", self._connection_id, self.kind, self._describe())
-
-    def _describe(self) -> str:
-        return f"{self.address} to {self.to}"
-
-    # What happens to the connection.
-
-    def on_connected(self, transport: SshTransport) -> None:
-        """Handle a new connection; on the selector thread."""
-        raise NotImplementedError
-
-    def on_connect_failed(self, error: SshServiceError) -> None:
-        """Handle that there is no connection; on the selector thread."""
-        if not self._ready.done() or isinstance(error, SshCacheClosed):
-            self._end(error)
-            return
-        pause = self._link.pause(error) if self._keep else None
-        self._report(error, pause)
-        if pause is not None:
-            self._link.connect_later(pause)
-
-    def on_disconnected(self, error: Optional[SshConnectionLost], cache_closed: bool) -> None:
-        """Handle the end of the connection; on the selector thread."""
-        if cache_closed:
-            self._end(SshCacheClosed(f"{self._connection_id}: the connection cache was closed"))
-            return
-        if not self._ready.done():
-            text = f"{self._connection_id}: the connection has ended before the forward listened"
-            self._end(error or SshConnectionLost(text, connection_id=self._connection_id))
-            return
-        self._was_lost_at = self._was_lost_at or time.monotonic()
-        if error is not None:
-            self.last_error = error
-            _log.info("%s: the forward of %s was cut off", self._connection_id, self._describe())
-        if self._keep or self._needs_connection():
-            self._link.connect()
-
-    def _needs_connection(self) -> bool:
-        return False
-
-    def _report(self, error: SshServiceError, retry_in: Optional[float]) -> None:
-        """Publish that there is no connection, or that the server does not listen."""
-        self.last_error = error
-        _log.info("%s", error)
-        self._publish(
-            events.ForwardFailed(
-                self._connection_id,
-                time.monotonic(),
-                self._number,
-                self.kind,
-                type(error).__name__,
-                str(error),
-                retry_in,
-            )
-        )
-
-    # Streams, on the selector thread.
-
-    def wait_for_network(self, stream: Stream) -> bool:
-        """Return whether a stream has to wait until the connection has sent other messages."""
-        return self._link.wait_for_network(stream)
-
-    def _add_stream(self, stream: Stream) -> None:
-        self._streams.add(stream)
-        self._stream_count += 1
-
-    def on_stream_opened(self, stream: Stream) -> None:
-        """Publish that bytes can pass."""
-        now = time.monotonic()
-        self._publish(
-            events.StreamOpened(
-                self._connection_id,
-                now,
-                self._number,
-                stream.number,
-                stream.to,
-                now - stream.began,
-            )
-        )
-
-    def on_stream_failed(self, error: Exception) -> None:
-        """Keep the reason, before the local program learns of the end."""
-        self.last_error = error
-        _log.info("%s", error)
-
-    def on_stream_ended(
-        self, stream: Stream, outcome: str, error: Optional[BaseException]
-    ) -> None:
-        """Count a stream that has ended, and publish it."""
-        self._streams.discard(stream)
-        self._link.forget(stream)
-        self._to_server += stream.bytes_to_server
-        self._from_server += stream.bytes_from_server
-        now = time.monotonic()
-        self._publish(
-            events.StreamEnded(
-                self._connection_id,
-                now,
-                self._number,
-                stream.number,
-                stream.to,
-                stream.has_opened,
-                outcome,
-                now - stream.began,
-                stream.bytes_to_server,
-                stream.bytes_from_server,
-                None if error is None else type(error).__name__,
-                None if error is None else reason_of(error),
-            )
-        )
-        self._end_if_drained()
-
-    def _publish(self, event: events.Event) -> None:
-        subscribers = self._cache.subscribers
-        if subscribers:
-            background.run_callback(self._context.run, events.publish, subscribers, event)
-
-    def _publish_listening(self) -> None:
-        now = time.monotonic()
-        since = self._began if self._was_lost_at is None else self._was_lost_at
-        self._was_lost_at = None
-        self._publish(
-            events.ForwardListening(
-                self._connection_id,
-                now,
-                self._number,
-                self.kind,
-                self.address,
-                self.to,
-                now - since,
-            )
-        )
-
-    # The end, on the selector thread.
-
-    def _close(self, drain: float) -> None:
-        if self._has_ended:
-            return
-        if not self._is_closing:
-            self._is_closing = True
-            self._keep = False
-            self._stop_listening()
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-        if not self._ready.done():
-            self._end()
-            return
-        if not drain:
-            self._reset_streams()
-        least = _STOP_TIMEOUT if self._is_stopping else 0.0
-        self._drain_timer = self.thread.call_later(max(drain, least), self._end)
-        self._end_if_drained()
-
-    def _end_if_drained(self) -> None:
-        if self._is_closing and not self._is_stopping and not self.streams:
-            self._end()
-
-    def _on_stopped(self) -> None:
-        self._is_stopping = False
-        self._end_if_drained()
-
-    def _reset_streams(self) -> None:
-        for stream in list(self._streams):
-            stream.abort("closed")
-
-    def _end(self, error: Optional[SshServiceError] = None) -> None:
-        """End it, and reset the streams that are left."""
-        if self._has_ended:
-            return
-        self._has_ended = True
-        listened = self._ready.done() and self._ready.exception() is None
-        if error is not None:
-            self.last_error = error
-        try:
-            if not self._is_closing:
-                self._is_closing = True
-                self._stop_listening()
-            if self._drain_timer is not None:
-                self._drain_timer.cancel()
-            self._reset_streams()
-            self._link.close()
-        finally:
-            self._ended.set()
-            _live.discard(self)
-        if listened:
-            self._publish_ended(error)
-        self._ready.settle(
-            error=error or SshServiceError(f"{self._connection_id}: the forward was closed")
-        )
-
-    def _publish_ended(self, error: Optional[SshServiceError]) -> None:
-        now = time.monotonic()
-        self._publish(
-            events.ForwardEnded(
-                self._connection_id,
-                now,
-                self._number,
-                self.kind,
-                now - self._began,
-                self._stream_count,
-                self._to_server,
-                self._from_server,
-                None if error is None else type(error).__name__,
-                None if error is None else str(error),
-            )
-        )
-
-    def _stop_listening(self) -> None:
-        """Accept no more streams."""
-
-    def abandon(self) -> None:
-        """End it in a forked child, which has neither its thread nor its connection."""
-        self._streams = set()
-        self._ended = LockFreeEvent()
-        self._ended.set()
-        self.last_error = SshServiceError(
-            f"{self._connection_id}: this forward belongs to the parent process"
-        )
-
-
-def check_max_streams(max_streams: Any) -> None:
-    """
-    Check a limit.
-
-    Raises
-    ------
-    SshConfigError
-        It is not a positive integer.
-    """
-    if isinstance(max_streams, bool) or not isinstance(max_streams, int) or max_streams < 1:
-        raise SshConfigError(f"max_streams must be an integer >= 1, got {max_streams!r}")
-
-
-def _close_at_exit() -> None:
-    """Close what the program left open; Unix sockets are removed."""
-    deadline = time.monotonic() + _EXIT_TIMEOUT
-    left = list(_live)
-    for forward in left:
-        if forward.streams and not forward._is_closing:
-            _log.warning(
-                "the program has ended while %d streams of the forward of %s were open: they were"
-                " reset",
-                forward.streams,
-                forward._describe(),
-            )
-        forward.thread.call_soon(forward._close, 0.0)
-    for forward in left:
-        forward._ended.wait(max(0.0, deadline - time.monotonic()))
-
-
-def _after_fork_in_child() -> None:
-    inherited = list(_live)
-    _live.clear()
-    for forward in inherited:
-        forward.abandon()
-
-
-atexit.register(_close_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

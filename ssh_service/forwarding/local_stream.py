@@ -154,9 +154,7 @@ class SocksStream(LocalStream):
                 raise SocksError("the client ended the connection before its SOCKS request")
             self._reply(self._negotiation.feed(data))
         except SocksError as error:
-            self._reply(error.reply)
-            if not self.has_ended:
-                self._end("failed", error)
+            self._end("failed", error)
             return
         if self._negotiation.target is not None and not self.has_ended:
             self._target, self._early = self._negotiation.target, self._negotiation.rest
@@ -187,14 +185,15 @@ class SocksStream(LocalStream):
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        super()._end(outcome, error, reset)
+
+    def _answer(self, outcome: str, error: Optional[BaseException]) -> bool:
+        reply = error.reply if isinstance(error, SocksError) else b""
         if self._target is not None and not self.has_opened and outcome in _ANSWERED:
             code = error.code if isinstance(error, SshSessionRefused) else 0
-            self.has_ended = True  # whatever comes of the reply
-            self._reply(
-                self._negotiation.failure(code == OPEN_CONNECT_FAILED, code == _PROHIBITED)
-            )
-            reset = False
-        super()._end(outcome, error, reset)
+            reply = self._negotiation.failure(code == OPEN_CONNECT_FAILED, code == _PROHIBITED)
+        self._reply(reply)
+        return bool(reply)
 
 
 # The outcomes that a client of SOCKS gets a reply for.

@@ -28,6 +28,8 @@ from ssh_service.transport import ChannelSink, SshChannel
 Chunk = Union[bytes, memoryview]
 # Chunks that are written to a local socket together, as each write wakes a program.
 _MAX_CHUNKS = 16
+# Outcomes whose reason the forward keeps.
+_FAILURES = ("refused", "failed", "lost")
 # SO_LINGER: closing sends a reset.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -59,7 +61,7 @@ class Owner(Protocol):
         """Handle that bytes can pass."""
 
     def on_stream_failed(self, error: Exception) -> None:
-        """Handle that a target refused, or the local program asked for none; the end follows."""
+        """Handle a failure before the local program learns of it; the end follows."""
 
     def on_stream_ended(
         self, stream: "Stream", outcome: str, error: Optional[BaseException]
@@ -341,8 +343,10 @@ class Stream(ChannelSink):
         self._thread.watch_error(self._sock, None)
         self.has_ended = True
         self._is_closing = True
-        if outcome in ("refused", "failed") and isinstance(error, Exception):
+        if outcome in _FAILURES and isinstance(error, Exception):
             self._owner.on_stream_failed(error)
+        if self._answer(outcome, error):
+            reset = False
         channel = self._channel
         if channel is not None:
             if not channel.active:
@@ -353,6 +357,10 @@ class Stream(ChannelSink):
                 channel.close()
         self._close_socket(reset)
         self._owner.on_stream_ended(self, outcome, error)
+
+    def _answer(self, outcome: str, error: Optional[BaseException]) -> bool:
+        """Tell the local program why, if its protocol can; return whether it was told."""
+        return False
 
     def _close_socket(self, reset: bool) -> None:
         if reset:

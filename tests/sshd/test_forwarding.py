@@ -25,9 +25,11 @@ from ssh_service.errors import (
     SshCacheClosed,
     SshConfigError,
     SshConnectError,
+    SshConnectionLost,
     SshForwardError,
     SshSessionRefused,
 )
+from ssh_service.forwarding.forwarder import Forwarder
 from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, eventually, in_threads, resident
@@ -86,7 +88,7 @@ def test_forward_local_carries_each_connection_and_counts(
                 assert client.recv(10) == b"hello"
                 assert forward.streams == 1
                 eventually(lambda: forward.bytes == (13, 13), "all bytes are counted")
-                assert "1 streams" in repr(forward)
+                assert "1 stream)" in repr(forward)
             eventually(lambda: forward.streams == 0, "the stream ends")
             assert forward.last_error is None
         assert forward.closed
@@ -443,6 +445,28 @@ def test_a_lost_connection_resets_its_streams_and_the_next_one_reconnects(
     eventually(lambda: cache.stats()["leases"] == 0, "the lease is released")
 
 
+def test_last_error_has_the_reason_before_the_local_program_learns_of_the_end(
+    sshd: Sshd, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+    on_stream_ended = Forwarder.on_stream_ended
+
+    def late(*given: Any) -> None:  # as if this thread had no turn for a while
+        looked.wait(PATIENCE)
+        on_stream_ended(*given)
+
+    monkeypatch.setattr(Forwarder, "on_stream_ended", late)
+    with target() as server:
+        with forward_local(sshd.connect_params, server.port, cache=cache) as forward:
+            with connect(forward.port) as client:
+                client.sendall(b"hello")
+                assert client.recv(10) == b"hello"
+                sshd.cut()
+                assert is_reset(client)
+            assert isinstance(forward.last_error, SshConnectionLost)
+            looked.set()
+
+
 def test_lost_unix_socket_stream_publishes_its_event(
     sshd: Sshd, cache: SshClientCache, tmp_path: Path
 ) -> None:
@@ -751,14 +775,14 @@ def test_no_close_returns_before_the_last_stream_is_reset(
 ) -> None:
     """Of two at once, the second one may find the end under way."""
     entered, go_on = threading.Event(), threading.Event()
-    reset_streams = Forward._reset_streams
+    reset_streams = Forwarder._reset_streams
 
-    def slow(forward: Forward) -> None:
+    def slow(forwarder: Forwarder) -> None:
         entered.set()
         go_on.wait(PATIENCE)
-        reset_streams(forward)
+        reset_streams(forwarder)
 
-    monkeypatch.setattr(Forward, "_reset_streams", slow)
+    monkeypatch.setattr(Forwarder, "_reset_streams", slow)
     with target() as server:
         forward = forward_local(sshd.connect_params, server.port, cache=cache)
         with connect(forward.port) as client:

@@ -12,7 +12,7 @@ import pytest
 
 from ssh_service import Forward, SshClientCache, forward_local, forward_remote
 from ssh_service.errors import SshServiceError
-from ssh_service.forwarding import forward as forward_module
+from ssh_service.forwarding import forwarder as forwarder_module
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import eventually, run_python
 from tests.injection import HOWS, moments, torn_at
@@ -49,7 +49,7 @@ def test_the_end_of_the_interpreter_leaves_no_socket_and_says_what_was_open(
     if what == "idle":
         assert done.stderr == ""
     else:
-        assert len(lines) == 1 and "1 streams of the forward of" in lines[0]
+        assert len(lines) == 1 and "reset 1 stream of the forward of" in lines[0]
     assert ("Traceback" in done.stderr) == (what == "error")
 
 
@@ -157,10 +157,12 @@ def test_an_interruption_at_any_moment_leaves_nothing(
         if not torn_at(moment, close_one if call == "close" else open_one, how):
             break
         if call == "close":
-            eventually(lambda: opened[-1].closed or not opened[-1]._is_closing, "it settles")
+            eventually(
+                lambda: opened[-1].closed or not opened[-1]._forwarder.is_closing, "it settles"
+            )
         while opened:  # the interruption came after the call, or at its very beginning
             opened.pop().close(drain=0)
-        eventually(lambda: not forward_module._live, "no forward is left")
+        eventually(lambda: not forwarder_module._live, "no forward is left")
         gc.collect()
         eventually(lambda: cache.stats()["leases"] == 0, "all leases are released")
         assert not path.exists()

@@ -162,7 +162,7 @@ def test_a_port_that_a_half_dead_session_holds_is_asked_for_again(
 def test_another_port_is_taken_only_if_any_was_asked_for_and_with_an_event(
     sshd: Sshd, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssh_service.forwarding.remote_forward._SAME_PORT_TIME", 0.5)
+    monkeypatch.setattr("ssh_service.forwarding.remote_forwarder._SAME_PORT_TIME", 0.5)
     seen = Seen(cache)
     with target() as server:
         with forward_remote(sshd.connect_params, server.port, cache=cache) as forward:

@@ -6,12 +6,14 @@ import shutil
 import socket
 import struct
 import subprocess
+import threading
 import time
-from typing import Tuple
+from typing import Any, Tuple
 
 import pytest
 
 from ssh_service import Forward, SshClientCache, events, forward_socks
+from ssh_service.forwarding.local_stream import SocksStream
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import PATIENCE, eventually, require_part
 from tests.sshd.forward_targets import Seen, connect, read_all, target
@@ -101,6 +103,25 @@ def test_a_target_that_refuses_is_answered_by_socks(
             assert read(client, 8)[1] == 91
 
 
+def test_last_error_has_the_reason_before_the_client_has_its_answer(
+    sshd: Sshd, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+    answer = SocksStream._answer
+
+    def late(*given: Any) -> bool:  # as if this thread had no turn for a while
+        was_told = answer(*given)
+        looked.wait(PATIENCE)
+        return was_told
+
+    monkeypatch.setattr(SocksStream, "_answer", late)
+    with forward_socks(sshd.connect_params, cache=cache) as proxy:
+        with connect(proxy.port) as client:
+            assert negotiate_5(client, "localhost", 1) == 5
+            assert "the server cannot connect to localhost:1" in str(proxy.last_error)
+            looked.set()
+
+
 def test_what_is_not_socks_is_ended_and_reported(sshd: Sshd, cache: SshClientCache) -> None:
     def last_error(proxy: Forward) -> str:
         return str(proxy.last_error)
@@ -109,10 +130,11 @@ def test_what_is_not_socks_is_ended_and_reported(sshd: Sshd, cache: SshClientCac
         with connect(proxy.port) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert client.recv(100) == b""
-        eventually(lambda: "this is a SOCKS proxy" in last_error(proxy), "it is reported")
+        assert "this is a SOCKS proxy" in last_error(proxy)
         with connect(proxy.port) as client:
             client.sendall(b"\x05\x01\x02")
             assert read(client, 2) == b"\x05\xff"
+        assert "insists on a user and password" in last_error(proxy)
         with connect(proxy.port) as client:
             client.sendall(HELLO_5)
             assert read(client, 2) == b"\x05\x00"  # which, unread, would make its end a reset

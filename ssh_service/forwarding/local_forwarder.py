@@ -7,7 +7,7 @@ import socket
 from typing import List, Optional, Tuple
 
 from ssh_service.errors import SshForwardError, SshServiceError
-from ssh_service.forwarding.forward import Forward
+from ssh_service.forwarding.forwarder import Forwarder
 from ssh_service.forwarding.listener import Listener
 from ssh_service.forwarding.local_stream import LocalStream, SocksStream
 from ssh_service.forwarding.stream import Stream
@@ -16,7 +16,7 @@ from ssh_service.transport import SshTransport
 _log = logging.getLogger(__name__)
 
 
-class LocalForward(Forward):
+class LocalForwarder(Forwarder):
     """A forward that listens here, and whose server connects to the target."""
 
     kind = "local"
@@ -52,7 +52,7 @@ class LocalForward(Forward):
                 "everyone who reaches %s can use the forward to %s over %s",
                 self.address,
                 self.to,
-                self._connection_id,
+                self.connection_id,
             )
         self._publish_listening()
         self._settle_ready()
@@ -74,9 +74,9 @@ class LocalForward(Forward):
             if not self._was_full:
                 self._was_full = True
                 _log.warning(
-                    "%s: there are %d streams, the most that max_streams allows: others wait",
+                    "%s: max_streams (%d) is reached: further connections wait until one ends",
                     self._describe(),
-                    len(self._streams),
+                    self._max_streams,
                 )
             self._listener.pause()
         stream.begin()
@@ -109,7 +109,7 @@ class LocalForward(Forward):
         super().on_stream_ended(stream, outcome, error)
         if (
             len(self._streams) < self._max_streams
-            and not self._is_closing
+            and not self.is_closing
             and self._listener is not None
         ):
             self._listener.resume()
@@ -119,7 +119,7 @@ class LocalForward(Forward):
             self._listener.close()
 
 
-class SocksForward(LocalForward):
+class SocksForwarder(LocalForwarder):
     """A forward that listens here, and whose clients name their targets by SOCKS."""
 
     kind = "socks"

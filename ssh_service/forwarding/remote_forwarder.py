@@ -19,7 +19,7 @@ from ssh_service.errors import (
 )
 from ssh_service.forwarding.addresses import TcpAddress, UnixAddress
 from ssh_service.forwarding.connector import Connector
-from ssh_service.forwarding.forward import Forward
+from ssh_service.forwarding.forwarder import Forwarder
 from ssh_service.forwarding.selector_thread import SelectorTimer
 from ssh_service.forwarding.stream import Stream, next_stream_number
 from ssh_service.transport import IncomingChannel, PortForward, SshTransport
@@ -56,7 +56,7 @@ class RemoteStream(Stream):
         self._start()
 
 
-class RemoteForward(Forward):
+class RemoteForwarder(Forwarder):
     """A forward for which the server listens."""
 
     kind = "remote"
@@ -75,7 +75,7 @@ class RemoteForward(Forward):
         self._ask(transport)
 
     def _ask(self, transport: SshTransport) -> None:
-        if self._is_closing or transport is not self._link.transport:
+        if self.is_closing or transport is not self._link.transport:
             return
         wanted = self._address
         if isinstance(wanted, UnixAddress):
@@ -110,7 +110,7 @@ class RemoteForward(Forward):
         self._answer_timer = self._retry_timer = None
 
     def _on_answer(self, transport: SshTransport, granted: Optional[PortForward]) -> None:
-        if self._is_closing or transport is not self._link.transport:
+        if self.is_closing or transport is not self._link.transport:
             return
         self._cancel_timers()
         if granted is None:
@@ -127,9 +127,9 @@ class RemoteForward(Forward):
     def _on_refused(self, transport: SshTransport) -> None:
         why = _WHY_NO_SOCKET if isinstance(self._address, UnixAddress) else _WHY_NO_PORT
         error = SshSessionRefused(
-            f"{self._connection_id}: the server does not listen on {self.address} ({why})",
+            f"{self.connection_id}: the server does not listen on {self.address} ({why})",
             code=OPEN_CONNECT_FAILED,
-            connection_id=self._connection_id,
+            connection_id=self.connection_id,
             phase="listen",
         )
         if not self._ready.done():
@@ -141,9 +141,9 @@ class RemoteForward(Forward):
 
     def _on_no_answer(self, transport: SshTransport) -> None:
         error = SshConnectTimeout(
-            f"{self._connection_id}: no answer to the request to listen on {self.address} within"
+            f"{self.connection_id}: no answer to the request to listen on {self.address} within"
             f" {_ANSWER_TIMEOUT:g} s",
-            connection_id=self._connection_id,
+            connection_id=self.connection_id,
             phase="listen",
         )
         if not self._ready.done():
@@ -179,7 +179,7 @@ class RemoteForward(Forward):
         return len(self._streams) + len(getattr(self, "_connecting", ()))
 
     def _on_channel(self, incoming: IncomingChannel) -> None:
-        if self._is_closing or self._to is None:
+        if self.is_closing or self._to is None:
             incoming.refuse(OPEN_CONNECT_FAILED, "the forward was closed")
             return
         if self.streams >= self._max_streams:
@@ -209,19 +209,19 @@ class RemoteForward(Forward):
             return
         why = "unknown" if error is None else error.strerror or reason_of(error)
         self._report_refused(
-            f"{self._connection_id}: cannot connect to {self._to} here: {why}", began
+            f"{self.connection_id}: cannot connect to {self._to} here: {why}", began
         )
         incoming.refuse(OPEN_CONNECT_FAILED, f"cannot connect to {self._to}: {why}")
 
     def _report_refused(self, text: str, began: float) -> None:
         """Count a stream whose target was not reached, and publish it."""
-        error = SshServiceError(text, connection_id=self._connection_id)
+        error = SshServiceError(text, connection_id=self.connection_id)
         self._stream_count += 1
         self.last_error = error
         now = time.monotonic()
         self._publish(
             events.StreamEnded(
-                self._connection_id,
+                self.connection_id,
                 now,
                 self._number,
                 next_stream_number(),
