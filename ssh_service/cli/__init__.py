@@ -24,6 +24,7 @@ Commands:
   upload      Copy a file or folder to every host.
   download    Copy a file or folder from every host.
   job         Run commands that outlive the connection and this program.
+  forward     Forward ports and Unix sockets over a host, until Ctrl-C.
   bench       Measure a host.
   completion  Print a script for shell completion.
   demo        Watch the library work, without a server.
@@ -35,7 +36,14 @@ _INSTALL = "pip install 'click>=8.1' 'rich>=13'   (in a checkout: pip install '.
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run a command line, and return 0 (success), 1 (failures), 2 (usage) or 130 (interrupted)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # while modules are loaded: what was begun ends itself
+        print("ssh-service: interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(arguments: List[str]) -> int:
     _replace_closed_streams()
     try:
         import click  # noqa: F401

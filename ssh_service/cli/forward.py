@@ -17,7 +17,7 @@ from ssh_service.cli.forward_specs import Spec, parse
 from ssh_service.cli.report import escape_control_characters
 from ssh_service.cli.targets import connect_parameters
 from ssh_service.connections.cache import SshClientCache
-from ssh_service.errors import SshConfigError, SshServiceError
+from ssh_service.errors import SshConfigError, SshHostKeyError, SshServiceError
 from ssh_service.fleet.hosts import connect_params
 from ssh_service.forwarding import Forward
 from ssh_service.forwarding.addresses import parse_listen, parse_target
@@ -54,7 +54,7 @@ def run(
         level = logging.INFO if verbose == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
         logging.getLogger("paramiko").setLevel(logging.WARNING)
-    return _Run(specs, connect).run()
+    return _Run(specs, connect, hints=options.get("host_key") is None).run()
 
 
 def _check(spec: Spec) -> None:
@@ -62,15 +62,15 @@ def _check(spec: Spec) -> None:
     is_remote = spec.option == "-R"
     try:
         if spec.to is not None:
-            parse_target(spec.to, is_local=is_remote)
-        parse_listen(spec.listen, is_local=not is_remote)
+            parse_target(spec.to, is_local=is_remote, name="the target")
+        parse_listen(spec.listen, is_local=not is_remote, name="the side that listens")
     except SshConfigError as error:
         raise click.UsageError(f"{spec.option} {spec.text}: {error}") from error
 
 
 class _Run:
-    def __init__(self, specs: List[Spec], connect: Dict[str, Any]) -> None:
-        self._specs, self._connect = specs, connect
+    def __init__(self, specs: List[Spec], connect: Dict[str, Any], hints: bool) -> None:
+        self._specs, self._connect, self._hints = specs, connect, hints
         self._cache = SshClientCache()
         self._forwards: List[Forward] = []
         self._signal = 0
@@ -132,7 +132,10 @@ class _Run:
             try:
                 self._forwards.append(self._open(spec))
             except SshServiceError as error:
-                return [f"{spec.option} {spec.text}: {error}"]
+                problems = [f"{spec.option} {spec.text}: {error}"]
+                if isinstance(error, SshHostKeyError) and error.expected is None and self._hints:
+                    problems.append("--host-key accept-new trusts and records a new host's key")
+                return problems
         return []
 
     def _open(self, spec: Spec) -> Forward:

@@ -11,11 +11,8 @@ __all__ = ["Spec", "parse"]
 
 # A host in brackets, a path, or anything without a colon; then a colon or the end.
 _PART = re.compile(r"(\[[^\]]*\]|/[^:]*|[^:\[\]]*)(:|\Z)")
-_FORMS = {
-    "-L": "[BIND:]PORT:HOST:PORT, and a path in place of either side",
-    "-R": "[BIND:]PORT:HOST:PORT, and a path in place of either side",
-    "-D": "[BIND:]PORT",
-}
+_TWO_SIDES = "[BIND:]PORT:HOST:PORT, where a path of a Unix socket may stand for either side"
+_FORMS = {"-L": _TWO_SIDES, "-R": _TWO_SIDES, "-D": "[BIND:]PORT or the path of a Unix socket"}
 
 
 class Spec(NamedTuple):

@@ -99,7 +99,10 @@ def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
     if isinstance(value, int) and not isinstance(value, bool):
         return TcpAddress("localhost", _port(value, value, name, least))
     if not isinstance(value, str) or not value:
-        raise SshConfigError(f"{wanted}, got {value!r}")
+        hint = ""
+        if isinstance(value, (tuple, list)) and len(value) == 2:  # as sshtunnel has it
+            hint = f" (write '{value[0]}:{value[1]}')"
+        raise SshConfigError(f"{wanted}, got {value!r}{hint}")
     if "://" in value:
         raise SshConfigError(f"{wanted}, not a URL, got {value!r}")
     if "/" in value:

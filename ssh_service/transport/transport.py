@@ -306,7 +306,7 @@ class SshTransport(AuthenticatingTransport):
         """
         Call a function once the reader thread, on which this is called, has handled what it read.
 
-        So a sink can handle several chunks at once.  It is not called if the connection ends first.
+        So a sink can handle several chunks together.  It may never come, if the connection ends.
         """
         self._when_idle.append(function)
 

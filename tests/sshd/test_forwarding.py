@@ -397,6 +397,7 @@ def test_a_listener_for_everyone_is_warned_of_once(
         ({"to": "*:80"}, "must name one host"),
         ({"to": "db:80000"}, "to must have a port"),
         ({"to": b"db:80"}, "to must be a port"),
+        ({"to": ("db", 5432)}, r"got \('db', 5432\) \(write 'db:5432'\)"),
         ({"listen": -1}, "listen must have a port from 1 to 65535 .0 for any"),
         ({"listen": "a b:0"}, "listen must be"),
         ({"listen": "/" + "x" * 200}, "at most 10[37] bytes"),

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from ssh_service import cli
+
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
@@ -53,9 +55,11 @@ def test_a_proxy_needs_only_a_port(text: str, listen: Any) -> None:
         (["-L", "80:::1:80", "host"], "-L 80:::1:80: expected"),
         (["-D", "web:80:80", "host"], "-D web:80:80: expected [BIND:]PORT"),
         (["-R", "8080", "host"], "a SOCKS proxy on the server's side is not offered"),
-        (["-L", "0:web:70000", "host"], "-L 0:web:70000: to must have a port from 1"),
-        (["-L", "0:web:0", "host"], "-L 0:web:0: to must have a port from 1"),
-        (["-D", "70000", "host"], "-D 70000: listen must have a port from 1"),
+        (["-L", "0:web:70000", "host"], "-L 0:web:70000: the target must have a port from 1"),
+        (["-L", "0:web:0", "host"], "-L 0:web:0: the target must have a port from 1"),
+        (["-D", "70000", "host"], "-D 70000: the side that listens must have a port from 1"),
+        (["-L", "70000:web:22", "host"], "the side that listens must have a port from 1 to 65535"),
+        (["-L", "foo", "host"], "where a path of a Unix socket may stand for either side"),
         (["-L", "0:web:\uff19", "host"], "expected [BIND:]PORT:HOST:PORT"),
         (["-L", "0:web:80"], "Missing argument"),
     ],
@@ -63,3 +67,14 @@ def test_a_proxy_needs_only_a_port(text: str, listen: Any) -> None:
 def test_a_wrong_argument_is_one_line(arguments: Any, message: str) -> None:
     done = in_process("forward", *arguments)
     assert message in complaint_of(done)
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arguments: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssh_service.cli.app.run", run)
+    assert cli.main(["forward", "-D", "0", "host"]) == 130
+    assert capsys.readouterr() == ("", "ssh-service: interrupted\n")
