@@ -359,7 +359,7 @@ class Stream(ChannelSink):
         self._owner.on_stream_ended(self, outcome, error)
 
     def _answer(self, outcome: str, error: Optional[BaseException]) -> bool:
-        """Tell the local program why, if its protocol can; return whether it was told."""
+        """Tell the local program why, if its protocol can; return whether it could."""
         return False
 
     def _close_socket(self, reset: bool) -> None:
