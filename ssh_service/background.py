@@ -215,7 +215,7 @@ def require_threads() -> None:
 
     """
     if sys.is_finalizing():
-        raise SshServiceError("the interpreter is shutting down: nothing can be begun any more")
+        raise SshServiceError("the interpreter is shutting down: nothing new can be started")
 
 
 def ensure_threads() -> bool:

@@ -154,5 +154,5 @@ def secret_value(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]
 def sendable(name: str, value: Secret) -> Secret:
     """Check that a secret can be encoded."""
     if not value.can_be_sent:
-        raise SshConfigError(f"{name}: half a surrogate pair cannot be sent")
+        raise SshConfigError(f"{name}: a lone surrogate cannot be encoded in UTF-8")
     return value

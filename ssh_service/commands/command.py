@@ -197,7 +197,7 @@ class Command(Terminable):
         """End it, as its future was dropped; a destructor calls this."""
         _taken.discard(weakref.ref(self))
         if self.strand is not None and self._is_attended() and not sys.is_finalizing():
-            message = "a command was dropped while it was under way, and is ended"
+            message = "a running command was dropped, and is ended"
             cause = self._cancelled("its future was dropped, and with it the command")
             self._end_causes.append(cause)
             background.submit_from_destructor(self.strand, self._start_termination)

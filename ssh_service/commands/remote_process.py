@@ -136,7 +136,7 @@ class RemoteProcess:
     def _lines(self, number: int, callback: str) -> Iterator[Any]:
         output = self._command.outputs[number]
         if not isinstance(output, QueueOutput):
-            raise SshConfigError(f"{callback}: given, so that the lines cannot be taken as well")
+            raise SshConfigError(f"lines: not available when {callback} is set")
         return self._take_lines(output)
 
     def _take_lines(self, output: QueueOutput) -> Iterator[Any]:
@@ -179,8 +179,8 @@ class RemoteProcess:
         except FutureTimeout:  # no builtin TimeoutError before Python 3.11
             where = self._command.connection_id
             raise TimeoutError(
-                f"{where}: the command is still under way after a wait of {timeout:g} s, and goes"
-                " on; what limits it is the timeout it was started with"
+                f"{where}: the command is still running after a wait of {timeout:g} s; only the"
+                " timeout it was started with ends it"
             ) from None
 
     def _whole(self, process: CompletedProcess) -> CompletedProcess:

@@ -209,4 +209,4 @@ def _encode(text: str, what: str = "script") -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # which would show all of the text
-        raise SshConfigError(f"{what}: half a surrogate pair cannot be sent") from None
+        raise SshConfigError(f"{what}: a lone surrogate cannot be encoded in UTF-8") from None

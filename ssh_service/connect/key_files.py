@@ -173,7 +173,7 @@ def _inspect_openssh(data: bytes, label: str) -> Union[KeyFacts, SshConfigError]
 def token_required_error(label: str, token_type: Optional[str]) -> SshConfigError:
     """Return the error for a key that needs its hardware token."""
     return SshConfigError(
-        f"key file {label!r} has the type {token_type}, which needs its token: add it to an agent"
+        f"key file {label!r} has the type {token_type}, a FIDO key: ssh-add it to an agent"
     )
 
 

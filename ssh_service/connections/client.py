@@ -107,7 +107,7 @@ class SshClient:
         Parameters
         ----------
         exc : Optional[BaseException]
-            Why; None only for a clean end: we closed it, or the server said goodbye.
+            Why; None only for a clean end: we closed it, or the server disconnected.
         """
         self.lost()
 

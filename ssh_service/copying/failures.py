@@ -182,14 +182,14 @@ def changed_during_copy_error(path: bytes, side: str) -> SshTransferError:
 
 def copy_into_itself_error(path: bytes, side: str) -> SshTransferError:
     """Return the error for a folder in the source that turns out to be the target."""
-    text = "a folder cannot be copied into itself: this is where the copy goes"
+    text = "a folder cannot be copied into itself: this is the target"
     return transfer_error(errno.EINVAL, display_path(path), text, side=side)
 
 
 def exchanged_error(path: bytes) -> SshTransferError:
     """Return the error for a file that another user may have replaced after it was checked."""
     text = (
-        "Permission denied: exchanged while it was being opened, in a folder that other users may"
+        "Permission denied: replaced while it was being opened, in a folder that other users may"
         " write to"
     )
     return transfer_error(errno.EACCES, display_path(path), text, side="remote")
@@ -206,7 +206,7 @@ def was_rewritten(size: int, time: int, size_now: int, time_now: int) -> bool:
 
 def symlink_loop_error(path: bytes, side: str) -> SshTransferError:
     """Return the error for a link that would make a tree endless."""
-    text = "a symbolic link to a folder it lies in"
+    text = "a symbolic link to a folder that contains it"
     return transfer_error(errno.ELOOP, display_path(path), text, side=side)
 
 

@@ -87,7 +87,9 @@ def copy(
             attempt(kept)
         except SessionEnded as ended:
             if isinstance(ended.reason, HandleGivenTwice) and kept.copy_lock is None:
-                _log.info("%s: %s; one at a time", transport.connection_id, ended.reason)
+                _log.info(
+                    "%s: %s; copying one file at a time", transport.connection_id, ended.reason
+                )
                 use_one_file_at_a_time(transport)
                 if isinstance(progress, Meter):
                     progress.restart()

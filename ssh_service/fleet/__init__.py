@@ -427,7 +427,7 @@ def _checked_connect(connect: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:
             f"connect must be a mapping of connect parameters, got a {type(connect).__name__}"
         )
     if "host" in connect:
-        raise SshConfigError("connect: expected what the hosts have in common, got 'host'")
+        raise SshConfigError("connect: expected parameters that all hosts share, got 'host'")
     return connect
 
 

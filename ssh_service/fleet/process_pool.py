@@ -194,8 +194,8 @@ def check_picklable(given: Mapping[str, Any], where: str = "") -> None:
             pickle.dumps(params.reveal({name: value}))
         except Exception as error:
             raise SshConfigError(
-                f"{where}{name}: expected what can be pickled, for the processes of the executor,"
-                f" such as a function of a module; got a {type(value).__name__}"
+                f"{where}{name}: expected an object that can be pickled, for the executor's"
+                f" processes, such as a function of a module, got a {type(value).__name__}"
                 f" ({type(error).__name__})"
             ) from None
 

@@ -79,8 +79,8 @@ def with_plain_secrets(given: Any) -> Any:
     if plain != given and not _warned:
         _warned.append(True)
         _log.warning(
-            "a password, passphrase or private key goes to the workers in plain, in a pickle: "
-            "give key files or a callable instead, which are read where the work is done"
+            "a password, passphrase or private key is sent to the workers unencrypted, in a "
+            "pickle; pass key files or a callable instead, which the worker itself reads"
         )
     return plain
 

@@ -24,7 +24,7 @@ _KEY_FIELDS = {"ssh-rsa": 2, "ssh-ed25519": 1}
 
 
 class HostCertificate(NamedTuple):
-    """A host certificate as it was shown; nothing in it is believed before `problem` is None."""
+    """A host certificate as it was shown; nothing in it is trusted before `problem` is None."""
 
     key_id: str
     kind: int
@@ -74,7 +74,7 @@ class HostCertificate(NamedTuple):
         signed = blob[: reader.at]
         signature = reader.string()
         if reader.at != len(blob):
-            raise ValueError("it goes on after its end")
+            raise ValueError("there is data after its end")
         return cls(
             key_id,
             kind,
@@ -147,7 +147,7 @@ class _FieldReader:
     def take(self, size: int) -> bytes:
         end = self.at + size
         if end > len(self._blob):
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
         taken = self._blob[self.at : end]
         self.at = end
         return taken

@@ -137,7 +137,7 @@ def _parse(path: str, version: Tuple[int, ...]) -> Tuple[KnownKey, ...]:
         try:
             key = _parse_line(line, path, number)
         except ValueError as error:
-            _log.warning("%s:%d: line passed over: %s", path, number, error)
+            _log.warning("%s:%d: line skipped: %s", path, number, error)
             continue
         if key is not None:
             keys.append(key)

@@ -23,14 +23,14 @@ def load_revoked(path: str) -> FrozenSet[bytes]:
     ------
     SshConfigError
         It cannot be read or understood, so that no host key can be judged: as in ssh, none is
-        believed then.  A key revocation list (KRL) is not supported.
+        trusted then.  A key revocation list (KRL) is not supported.
 
     """
     try:
         return _parse(path, file_version(os.stat(path)))
     except OSError as error:
         raise SshConfigError(
-            f"RevokedHostKeys {path!r} cannot be read: {error.strerror}; no host key is believed "
+            f"RevokedHostKeys {path!r} cannot be read: {error.strerror}; no host key is trusted "
             "without it"
         ) from error
 
@@ -54,7 +54,7 @@ def _parse(path: str, version: Tuple[int, ...]) -> FrozenSet[bytes]:
                 raise ValueError
         except (IndexError, ValueError):
             raise SshConfigError(
-                f"RevokedHostKeys {path}:{number}: not a public key; no host key is believed "
+                f"RevokedHostKeys {path}:{number}: not a public key; no host key is trusted "
                 "while a line cannot be read"
             ) from None
         found.add(blob)

@@ -34,7 +34,7 @@ class HostKeyTrust:
     ----------
     policy : str
         ``strict``: only keys on file.  ``accept-new``: a host of which nothing is on file is
-        believed once, and its key written to the first file.  ``off``: any key.
+        trusted once, and its key written to the first file.  ``off``: any key.
     files : Tuple[str, ...]
         known_hosts files, the user's first.
     pins : Tuple[str, ...]
@@ -151,7 +151,7 @@ class HostKeyTrust:
             connection_id or names[0],
             verification.shown,
             key_type,
-            "believed, but not written to" if problem else "written to",
+            "trusted, but not written to" if problem else "written to",
             self.files[0],
             f": {problem}" if problem else "",
         )

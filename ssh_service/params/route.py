@@ -103,8 +103,8 @@ class _Chain:
         # What code spells out ends by itself; what files say of each other may not.
         if (from_file and self._here in self._hops) or len(self._hops) >= _MAX_HOPS:
             raise SshConfigError(
-                f"{name}: the jump hosts lead in a circle at {self._here[0]}, or are too many; "
-                f"give the jump host itself 'ProxyJump none'"
+                f"{name}: the jump hosts form a loop at {self._here[0]}, or there are too many; "
+                f"set 'ProxyJump none' for the jump host in ssh_config"
             )
         hops = (*self._hops, self._here)
         if isinstance(given, Mapping):

@@ -63,7 +63,7 @@ def _policy_and_files(sources: Sources) -> HostKeyTrust:
         policy = settings.choice("host_key_policy", policy, POLICIES)
     pins = _pins(sources.get("host_key_fingerprints"))
     if pins and policy == "off":
-        raise SshConfigError("host_key_fingerprints: given with host_key_policy 'off'")
+        raise SshConfigError("host_key_fingerprints cannot be combined with host_key_policy 'off'")
     given = sources.get("known_hosts", ())
     if given is None:
         return _without_files(sources, policy, pins)
@@ -83,8 +83,8 @@ def _policy_and_files(sources: Sources) -> HostKeyTrust:
 def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...]) -> HostKeyTrust:
     if policy in ("strict", "accept-new"):
         raise SshConfigError(
-            f"host_key_policy: {policy!r} given with known_hosts None, "
-            f"needs a known_hosts file, or 'off'"
+            f"host_key_policy {policy!r} needs a known_hosts file, got known_hosts None; name a"
+            f" file, or set the policy to 'off'"
         )
     if pins:
         return HostKeyTrust("strict", (), pins)

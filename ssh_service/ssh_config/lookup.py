@@ -160,7 +160,9 @@ class _Reader:
         base = expand_home("~/.ssh") if is_users else os.path.dirname(_SYSTEM_FILE)
         for argument in value.arguments:
             if argument.startswith("~") and not is_users:  # whose home would that be?
-                raise SshConfigError(f"{value.origin}: Include {argument} in the system's file")
+                raise SshConfigError(
+                    f"{value.origin}: Include {argument}: ~ has no meaning in the system's file"
+                )
             pattern = os.path.join(base, expand_home(argument))
             for path in sorted(glob.glob(pattern)):
                 self._read(

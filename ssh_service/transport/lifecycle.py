@@ -216,17 +216,17 @@ class LifecycleTransport(paramiko.Transport):  # type: ignore[misc]
         self._disconnect_text = f"{text or 'no reason given'} (code {code})"
         if code == DISCONNECT_BY_APPLICATION:
             self._end_state.begin(
-                self._loss_error("goodbye", f"the server left: {self._disconnect_text}")
+                self._loss_error("goodbye", f"the server disconnected: {self._disconnect_text}")
             )
 
     def _reader_loss(self) -> SshConnectionLost:
         error = self._reader_error
         if self._disconnect_text is not None:
             return self._loss_error(
-                "disconnect", f"the server said goodbye: {self._disconnect_text}"
+                "disconnect", f"the server disconnected: {self._disconnect_text}"
             )
         if error is None:
-            return self._loss_error("protocol", "the server sent what no SSH server may send")
+            return self._loss_error("protocol", "the server violated the SSH protocol")
         if isinstance(error, KeepaliveTimeout):
             lost = self._loss_error("silence", str(error))
         elif isinstance(error, EOFError):

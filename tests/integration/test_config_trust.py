@@ -231,7 +231,7 @@ def test_revoked_list_that_cannot_be_read_refuses_all(
     found = configured(home, "RevokedHostKeys ~/revoked\n", known_hosts=None)
     with pytest.raises(SshConfigError, match=reason) as caught:
         judge(found, "host-a")
-    assert "no host key is believed" in str(caught.value)
+    assert "no host key is trusted" in str(caught.value)
 
 
 def test_revocation_list_of_ssh_keygen_is_refused_by_name(home: Path) -> None:

@@ -626,7 +626,7 @@ def test_overwritten_file_replaced_by_link_is_not_followed(
         return await original(self, path, *rest)
 
     monkeypatch.setattr(RemoteFiles, "open", swap)
-    with pytest.raises(PermissionError, match="exchanged while it was being opened") as caught:
+    with pytest.raises(PermissionError, match="replaced while it was being opened") as caught:
         upload(session, source, folder / "target")
     check(caught.value, errno.EACCES, folder / "target")
     assert victim.read_bytes() == b"victim"

@@ -121,7 +121,9 @@ def test_a_parameter_of_one_host_that_cannot_be_pickled_is_named() -> None:
         results = fleet.run(hosts, "true", connect={"config": None}, executor=executor)
         first, second = sorted(results, key=lambda result: str(result.host))
     assert isinstance(first.error, SshConfigError) and first.sent is False
-    assert str(first.error).startswith("127.0.0.1: password: expected what can be pickled")
+    assert str(first.error).startswith(
+        "127.0.0.1: password: expected an object that can be pickled"
+    )
     assert isinstance(second.error, SshConnectError)
 
 

@@ -112,7 +112,7 @@ def test_failing_callable_shows_no_secret(mock_sshd: MockSshd, ssh_cache: SshCli
 
 
 def test_job_shows_no_secret_and_takes_it_along(caplog: pytest.LogCaptureFixture) -> None:
-    """To another process secrets go in plain, in a pickle; that is said, once."""
+    """To another process secrets go unencrypted, in a pickle; one warning says so."""
     tasks._warned.clear()
     given = {"host": "a", "password": MARKER, "client_keys": [KEY.encode()], "port": 1}
     fleet_task = tasks.FleetTask("run", {}, params.conceal(given), None)
@@ -123,7 +123,7 @@ def test_job_shows_no_secret_and_takes_it_along(caplog: pytest.LogCaptureFixture
     again = pickle.loads(text)
     assert MARKER not in repr(again)
     assert params.reveal(again.host) == given == params.reveal(again.task.connect)
-    assert caplog.text.count("in plain, in a pickle") == 1
+    assert caplog.text.count("unencrypted, in a pickle") == 1
 
 
 def test_job_without_secrets_goes_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -77,7 +77,7 @@ def test_a_secret_that_cannot_be_encoded_is_not_shown(name: str, is_callable: bo
         secret = "-----BEGIN OPENSSH PRIVATE KEY-----\n" + secret
     rest[name] = (lambda: secret) if is_callable else secret
     with AuthServer(("password", "publickey")) as server:
-        with pytest.raises(SshConfigError, match=f"{name}: half a surrogate pair") as caught:
+        with pytest.raises(SshConfigError, match=f"{name}: a lone surrogate") as caught:
             connect(server, **rest)
     seen: Any = caught.value
     while seen is not None:

@@ -66,7 +66,7 @@ def test_a_key_file_of_a_token_is_served_by_the_agent_that_holds_it(
 ) -> None:
     for given in (path, f"{path}.pub"):
         connect(server, agent_path=agent.path, client_keys=given, identities_only=True).close()
-    with pytest.raises(SshConfigError, match=r"id_sk' has the type sk-.*, which needs its token"):
+    with pytest.raises(SshConfigError, match=r"id_sk' has the type sk-.*, a FIDO key"):
         connect(server, agent_path=None, client_keys=path)
 
 

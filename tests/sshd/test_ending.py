@@ -110,5 +110,5 @@ def test_a_dropped_command_warns_of_what_happens_to_it(
         assert "is ended" not in done.stderr
         assert sleepers.left()
     else:
-        assert "a command was dropped while it was under way, and is ended" in done.stderr
+        assert "a running command was dropped, and is ended" in done.stderr
         eventually(lambda: not sleepers.left(), "it is ended")

@@ -329,7 +329,7 @@ def test_when_the_interpreter_ends_it_works_until_threads_end_and_then_says_so_a
     sshd: Sshd, how: str
 ) -> None:
     told = program(LAST, sshd.connect_params, how)
-    refusal = "finalizer: the interpreter is shutting down: nothing can be begun any more"
+    refusal = "finalizer: the interpreter is shutting down: nothing new can be started"
     no_channel = f"finalizer: {sshd.username}@{sshd.host}:{sshd.port}: the connection has ended"
     assert told.splitlines() == ["atexit: hello", refusal, refusal, no_channel]
 

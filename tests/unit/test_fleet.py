@@ -343,7 +343,9 @@ def test_results_that_are_dropped_end_the_work_with_a_warning() -> None:
 def test_a_callable_that_cannot_be_pickled_is_refused_at_the_call() -> None:
     """Not at every host: a process pool cannot be given a lambda."""
     with ProcessPoolExecutor(1) as executor:
-        with pytest.raises(SshConfigError, match="password: expected what can be pickled"):
+        with pytest.raises(
+            SshConfigError, match="password: expected an object that can be pickled"
+        ):
             fleet.run(["web"], "true", connect={"password": lambda: "x"}, executor=executor)
 
 

@@ -506,10 +506,10 @@ def test_jump_host_is_given_nothing_secret_of_its_targets(home: Path) -> None:
     assert isinstance(own, ConnectParams) and own.kbdint_handler is print
 
 
-def test_jump_hosts_in_a_circle_are_an_error(home: Path) -> None:
-    with pytest.raises(SshConfigError, match="circle"):
+def test_jump_hosts_in_a_loop_are_an_error(home: Path) -> None:
+    with pytest.raises(SshConfigError, match="loop"):
         configured(home, "Host *\nProxyJump one\n")
-    with pytest.raises(SshConfigError, match="circle"):
+    with pytest.raises(SshConfigError, match="loop"):
         configured(home, "Host web\nProxyJump one\nHost one\nProxyJump web\n")
     endless: Dict[str, Any] = {"host": "web"}
     endless["tunnel"] = endless

@@ -155,7 +155,7 @@ def test_a_process_that_is_dropped_under_way_is_ended_with_a_warning(
 ) -> None:
     process = start(connect_params(), "echo", cache=cache)
     eventually(lambda: channels(dialer))
-    with pytest.warns(ResourceWarning, match="somebody@alpha:22: a command was dropped"):
+    with pytest.warns(ResourceWarning, match="somebody@alpha:22: a running command was dropped"):
         del process
         gc.collect()
     (channel,) = channels(dialer)
@@ -239,7 +239,7 @@ def test_a_wait_of_no_number_of_seconds_is_refused(seconds: Any) -> None:
 def test_expired_wait_is_not_reported_as_a_command_timeout() -> None:
     """Two things, two texts."""
     process, channel = begun()
-    with pytest.raises(TimeoutError, match="is still under way after a wait of 0.01 s, and goes"):
+    with pytest.raises(TimeoutError, match="is still running after a wait of 0.01 s; only"):
         process.result(0.01)
     channel.end()
 
