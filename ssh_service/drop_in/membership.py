@@ -13,6 +13,7 @@ from paramiko.ssh_exception import SSHException
 from ssh_service import background
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.connections.entries import Lease
+from ssh_service.drop_in.patience import wait_for_dial
 from ssh_service.drop_in.sharing import sharing
 from ssh_service.drop_in.target import ClientDialError, ClientTarget, may_share
 from ssh_service.drop_in.trust import OtherKeyType
@@ -84,6 +85,8 @@ class Membership:
         self._leases.append(lease)
         mine = lease.slot.target is target
         try:
+            if not mine:
+                wait_for_dial(lease.slot, target)
             self._cache.lender.wait(lease, target, None)
             transport = lease.connection.result()[0]
             if not mine:

@@ -27,7 +27,7 @@ from ssh_service.transport import (
 # Seconds of silence after which a shared connection is asked for a sign of life.
 _KEEPALIVE = 15.0
 # Seconds that the system gives a TCP connection, about; and paramiko's own limits.
-_TCP_TIMEOUT, _BANNER_TIMEOUT, _HANDSHAKE_TIMEOUT, _AUTH_TIMEOUT = 135.0, 15.0, 15.0, 30.0
+_TCP_TIMEOUT, _BANNER_TIMEOUT, HANDSHAKE_TIMEOUT, _AUTH_TIMEOUT = 135.0, 15.0, 15.0, 30.0
 
 # paramiko's own, also while `install` is in force.
 plain_connect = paramiko.SSHClient.connect
@@ -176,6 +176,10 @@ class ClientTarget:
         """Return whether a client that connected now could share its connection."""
         return sharing.generation(self.hostname, self.base) == self._generation
 
+    def is_as_patient_as(self, other: ClientTarget) -> bool:
+        """Return whether none of its time limits is shorter than another client's."""
+        return all(mine >= theirs for mine, theirs in zip(self.patience, other.patience))
+
     def arguments(self) -> Dict[str, Any]:
         """Return the arguments of `connect`, with their secrets."""
         return {
@@ -199,7 +203,7 @@ class ClientTarget:
     @property
     def connect_timeout(self) -> float:
         """Seconds that a dial may take."""
-        return sum(self.patience) + _HANDSHAKE_TIMEOUT
+        return sum(self.patience) + HANDSHAKE_TIMEOUT
 
     @property
     def dialer(self) -> Callable[..., SshTransport]:
@@ -322,8 +326,6 @@ def _nothing() -> None:
 
 def may_share(failure: ClientDialError, own: ClientTarget, other: Any) -> bool:
     """Return whether a dial of one's own would fail as another client's did."""
-    patient = isinstance(other, ClientTarget) and all(
-        mine <= theirs for mine, theirs in zip(own.patience, other.patience)
-    )
+    patient = isinstance(other, ClientTarget) and other.is_as_patient_as(own)
     known = isinstance(failure.original, (SSHException, OSError))
     return known and patient and not failure.is_distrust

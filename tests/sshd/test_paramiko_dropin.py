@@ -20,6 +20,7 @@ import pytest
 
 from ssh_service import SshClientCache
 from ssh_service import paramiko as ours
+from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.testing.pytest_plugin import Sshd
 from tests.common import DROP_IN_DEFAULTS, PATIENCE, Outcome, eventually, in_threads
 from tests.injection import HOWS, moments, torn_at
@@ -297,6 +298,43 @@ def test_banner_timeout_is_the_clients_own(sshd: Sshd, connect: Connect) -> None
         ):
             connect(sshd, port=listener.getsockname()[1], banner_timeout=0.3)
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [
+        ({"banner_timeout": 0.4}, "Error reading SSH protocol banner"),
+        ({"timeout": 0.4}, "Error reading SSH protocol banner"),
+    ],
+    ids=["banner", "timeout"],
+)
+def test_time_limits_are_the_clients_own_while_another_one_dials(
+    sshd: Sshd, connect: Connect, limit: Any, error: str
+) -> None:
+    with silent() as listener:
+        port = listener.getsockname()[1]
+        patient = Outcome(lambda: connect(sshd, port=port, banner_timeout=PATIENCE))
+        eventually(lambda: ours.stats()["open"] == 1)
+        began = time.monotonic()
+        with pytest.raises(real.SSHException, match=error):
+            connect(sshd, port=port, **limit)
+        assert time.monotonic() - began < 5
+        assert not patient.is_over()
+    assert isinstance(patient.wait().error, real.SSHException)
+
+
+def test_a_login_that_takes_too_long_for_one_client_may_go_on_for_another(
+    sshd: Sshd, connect: Connect
+) -> None:
+    with FaultProxy(sshd) as proxy:
+        proxy.delay = 0.5
+        there = {"hostname": proxy.host, "port": proxy.port}
+        patient = Outcome(lambda: run(connect(sshd, **there)))
+        eventually(lambda: ours.stats()["open"] == 1)
+        with pytest.raises(real.AuthenticationException, match="Authentication timeout"):
+            connect(sshd, auth_timeout=0.05, **there)
+        assert patient.wait().value == HELLO
+    assert logins(sshd) == 1
 
 
 def test_a_failed_login_leaves_the_client_its_transport(sshd: Sshd, connect: Connect) -> None:

@@ -1,0 +1,66 @@
+"""How long a client waits for a connection that another client dials."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any, Optional
+
+from paramiko.ssh_exception import AuthenticationException, SSHException
+
+from ssh_service.connections.entries import Slot
+from ssh_service.drop_in.target import HANDSHAKE_TIMEOUT, ClientTarget
+from ssh_service.transport import SshTransport
+
+# Seconds between looks how far the dial is.
+_INTERVAL = 0.1
+
+
+def wait_for_dial(slot: Slot, own: ClientTarget) -> None:
+    """
+    Wait for another client's dial, at each step for as long as one's own would.
+
+    Raises
+    ------
+    OSError, SSHException
+        What a dial of one's own would have raised by now.
+    """
+    theirs = slot.target
+    if isinstance(theirs, ClientTarget) and own.is_as_patient_as(theirs):
+        return  # it fails first
+    connecting, identifying, logging_in = own.patience
+    limits = {
+        "connect": connecting,
+        "banner": min(connecting, identifying),
+        "kex": min(connecting, HANDSHAKE_TIMEOUT),
+        "auth": logging_in,
+    }
+    step, began = "", 0.0
+    while not slot.connection.done():
+        now, before, step = time.monotonic(), step, _step(slot.dialling)
+        began = began if step == before else now
+        left = began + limits[step] - now
+        if left <= 0:
+            raise _too_late(step)
+        slot.connection.wait(min(left, _INTERVAL))
+
+
+def _step(transport: Optional[SshTransport]) -> str:
+    if transport is None:
+        return "connect"
+    if not transport.remote_version:
+        return "banner"
+    return "auth" if transport.initial_kex_done else "kex"
+
+
+def _too_late(step: str) -> Any:
+    """Return what paramiko raises at a step."""
+    if step == "connect":
+        return socket.timeout("timed out")
+    if step == "banner":
+        return SSHException(
+            "Error reading SSH protocol banner: the server did not identify itself in time"
+        )
+    if step == "kex":
+        return SSHException("Key-exchange timed out waiting for key negotiation")
+    return AuthenticationException("Authentication timeout.")
