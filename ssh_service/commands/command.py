@@ -108,12 +108,12 @@ class Command(Terminable):
             raise SshConfigError(f"pty: expected True or False, got {pty!r}")
         background.require_threads()
         super().__init__(connection_id, timeout)
-        # Runs users' code, in order; made when it is needed first.
+        # Runs users' functions in order; made at first use.
         self._run_callback = run_callback
         self._future_taken = False  # its future
         future = CommandFuture(self)
         self._future = weakref.ref(future)
-        self._kept_future: Optional[CommandFuture] = future  # until somebody takes it
+        self._kept_future: Optional[CommandFuture] = future  # until `take_future`
         # The pool's: its place in the queue, whether it is on its second attempt (it was never
         # sent), and what it waits for, as the phase of a time-out.
         self.ticket = 0
@@ -168,14 +168,14 @@ class Command(Terminable):
         )
         with self._lock:
             self._tracker, outcome = tracker, self._outcome
-        if outcome is not None:  # its time was up before it began
+        if outcome is not None:  # it timed out before it was submitted
             background.run_callback(tracker.publish_ended, *outcome)
 
     # Its future.
 
     @property
     def future(self) -> CommandFuture:
-        """Its outcome; nobody may have taken it, or still hold it."""
+        """The future of its outcome; it may be taken by nobody, or dropped already."""
         future = self._future()
         if future is None:
             raise RuntimeError("the future was dropped")
@@ -188,7 +188,7 @@ class Command(Terminable):
         return future
 
     def keep_future(self) -> None:
-        """Keep the future, as somebody has a function called when it is done."""
+        """Keep the future alive, because it has a done-callback."""
         future = self._future()
         if not self._is_done:
             self._kept_future = future
@@ -229,7 +229,7 @@ class Command(Terminable):
                 self._run_callback = self._run_callback or background.callback_runner()
         self._run_callback(function, *args)
 
-    # What the pool calls.
+    # Called by the pool.
 
     def start(self, channel: SshChannel) -> bool:
         """
@@ -279,11 +279,11 @@ class Command(Terminable):
             if channel is not None:
                 self._ended_channels.append(channel)
         if started and not self.stdin.unsend():
-            self.retried = True  # part of what it reads has gone: there is no second attempt
+            self.retried = True  # part of its input has left: it cannot be sent again
         return True
 
     def settle_unsent(self, error: BaseException) -> None:
-        """Settle a command that was never sent; one that was is left alone."""
+        """Settle a command that was never sent; do nothing if it was."""
         own = copy_for_raise(error)
         own.__cause__ = error
         self._settle(error=own, unless_sent=True)
@@ -297,7 +297,7 @@ class Command(Terminable):
         self._exit_status = 0
         self._settle(process=self._process())
 
-    # What comes over the channel.
+    # Called by the channel, on the reader thread.
 
     def on_reply(self, ok: bool) -> None:
         """Go on once there is a terminal; give up where the server refuses that, or commands."""
@@ -369,7 +369,7 @@ class Command(Terminable):
 
     def _put(self, number: int, chunk: bytes) -> None:
         if self._is_done:
-            return  # nobody will see it
+            return  # the output is not shown
         output = self.outputs[number]
         channel = None if self.auto_window else self._channel
         if chunk and not output.put(chunk, channel):
@@ -465,12 +465,12 @@ class Command(Terminable):
         if self._future_taken:
             self._kept_future = None
         _taken.discard(weakref.ref(self))
-        # What kept the pool, and with it the cache.
+        # These references kept the pool alive, and with it the cache.
         self.run_helper, self.waits_for = no_helper, _run_phase
         if tracker is not None:  # first, before the events of what its caller does next
             background.run_callback(tracker.publish_ended, process, error)
         if future is None:
-            pass  # nobody wants to know
+            pass  # no subscribers
         elif error is not None:
             future.set_exception(error)
         else:
@@ -485,7 +485,7 @@ class HelperCommand(Command):
         self._reply = reply
 
     def _send_signal(self, channel: SshChannel, name: str) -> None:
-        channel.send_signal(name)  # no script is run for the sake of one of ours
+        channel.send_signal(name)  # no helper is run to end a helper
 
     def _publish_outcome(
         self, process: Optional[CompletedProcess], error: Optional[BaseException]

@@ -85,11 +85,11 @@ class SshClientCache:
             isinstance(max_destinations, int) and max_destinations >= 1
         ):
             raise SshConfigError(f"max_destinations must be at least 1, got {max_destinations!r}")
-        # What uses connections for longer than a call keeps this, and not the cache.
+        # Long-lived users of connections refer to this, and not to the cache.
         self.lender = Lender(client_factory, max_destinations, dialer)
         self.lender.bind_cache(self)
         self._slots = self.lender.slots
-        self._lock = threading.Lock()  # for those who change the subscribers
+        self._lock = threading.Lock()  # held to change the subscribers
         _caches.add(self)
 
     def __del__(self) -> None:
@@ -105,7 +105,7 @@ class SshClientCache:
     def max_destinations(self, most: Optional[int]) -> None:
         self._slots.max_destinations = most
 
-    # What it holds.
+    # Contents.
 
     def __len__(self) -> int:
         return len(self._live_slots())
@@ -167,7 +167,7 @@ class SshClientCache:
             left = tuple(s for s in self.subscribers if s is not subscriber)
             self.lender.subscribers = left
 
-    # Its life.
+    # Opening and closing.
 
     def enter(self) -> None:
         """Keep the connections until `exit` has been called as often."""
@@ -294,7 +294,7 @@ class SshClientCache:
             The target, from `ssh_service.params.resolve`.
         deadline : Optional[float]
             A monotonic instant; the destination's own connect time-out holds all the same.
-        lane, idle_timeout, max_lifetime
+        connection_no, idle_timeout, max_lifetime
             As for `request`.
 
         Returns

@@ -18,9 +18,9 @@ from ssh_service.errors import SshCacheClosed
 from ssh_service.params import ConnectKey
 from ssh_service.transport import SshTransport
 
-# Seconds until a slot is looked at again that nobody leases, but that is dialled or has a channel.
+# Seconds until the next expiry check of a slot without lease that is dialled or has a channel.
 _BUSY_CHECK_INTERVAL = 1.0
-# Seconds that a thread of ours, which others need too, waits for an entry's lock.
+# Seconds that a worker, which others need too, waits for an entry's lock.
 _LOCK_TIMEOUT = 0.2
 _COUNTED = ("dials", "reconnects", "losses", "refusals", "drops")
 
@@ -70,7 +70,7 @@ class Slots:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()  # of the map
-        self._generation = Generation()  # guarded by _lock, but for a look
+        self._generation = Generation()  # guarded by _lock; also read without it
         self._entered = 0  # guarded by _lock
         self._retired: Set[Generation] = set()  # to be closed; single operations on it are atomic
         self._counting = threading.Lock()
@@ -90,7 +90,7 @@ class Slots:
         self._reset()
         return inherited
 
-    # What there is.
+    # Contents.
 
     @property
     def generation(self) -> Generation:
@@ -123,7 +123,7 @@ class Slots:
 
     def _find_or_add_entry(self, key: ConnectKey, now: float) -> CacheEntry:
         """Return the entry of a key, made if missing; it may be evicted right after."""
-        entry = self._generation.entries.get(key)  # a look
+        entry = self._generation.entries.get(key)  # read without the lock
         if entry is None or entry.was_evicted or entry.generation.is_retired:
             with self._lock:
                 if self._generation.is_retired:
@@ -136,7 +136,7 @@ class Slots:
 
     def session_pool(self, key: ConnectKey, now: float) -> Any:
         """Return the session pool of a key, or None; counts as a use of the entry."""
-        found = self._generation.entries.get(key)  # a look
+        found = self._generation.entries.get(key)  # read without the lock
         if found is None or found.is_removed():
             return None
         found.used_at = now
@@ -166,7 +166,7 @@ class Slots:
     ) -> None:
         """Give a lease its slot, and have a new slot dialled."""
         key = target.key  # which may read files
-        while True:  # each time, somebody else has evicted what was found
+        while True:  # each round means that another thread evicted the entry that was found
             entry = self._find_or_add_entry(key, now)
             with entry.lock:
                 if entry.was_evicted or entry.generation.is_retired:
@@ -208,7 +208,7 @@ class Slots:
         max_lifetime: Optional[float] = None,
     ) -> None:
         """Release a lease; do nothing if it was released before."""
-        if token not in slot.leases:  # a look
+        if token not in slot.leases:  # read without the lock
             return
         with slot.entry.lock:
             if token not in slot.leases:
@@ -256,7 +256,7 @@ class Slots:
             slot.made_at = slot.idle_since = now
             again = slot.connection_no in entry.connected
             entry.connected.add(slot.connection_no)
-            if not slot.leases:  # all who waited have gone
+            if not slot.leases:  # no caller waits any more
                 self._schedule_expiry_locked(slot)
         if again:
             self.count("reconnects")
@@ -270,7 +270,7 @@ class Slots:
         if losses:
             self.count("losses", losses)
 
-    # What is to be closed.
+    # Closing.
 
     def enter(self) -> None:
         """Count one more `SshClientCache.enter`."""

@@ -61,7 +61,7 @@ class Download:
         self._remote = context.remote
         self._pipeline = context.pipeline
         self._tree: Optional[TargetTree] = None
-        self._pending: List[SourceFolder] = []  # a stack, so that few folders are waiting
+        self._pending: List[SourceFolder] = []  # a stack, so that few folders wait
         self._active_listings = 0
         self._changed = TaskEvent(self._pipeline)
         self._bounds = ListingBounds()

@@ -36,7 +36,7 @@ _SPARE_IDLE_TIMEOUT = 60.0
 # Seconds for which a command waits for the end of others, before an idle SFTP session is closed
 # for it: where commands end all the time, it is better kept for the next copy.
 _RECLAIM_DELAY = 0.5
-# Seconds that giving it up may take.
+# Seconds that closing it may take.
 _RECLAIM_TIMEOUT = 1.0
 
 
@@ -51,11 +51,11 @@ class SessionPool:
     of a signal's handler between the two would lose what was decided.
 
     Guarantees.  Commands start in the order in which they were submitted.  A server's MaxSessions
-    is learnt from its first refusal and then kept to; callers never see it as an error.  What was
-    never sent is tried once more when its connection turns out to be lost.
+    is learnt from its first refusal and then respected; callers never see it as an error.  A
+    command that was never sent is retried once when its connection turns out to be lost.
 
     A connection in use keeps one session open in advance, so that a command costs one round trip;
-    it is given up where sessions are scarce, and when nothing was run for a while.
+    it is closed where sessions are scarce, or when no command has run for a while.
 
     """
 
@@ -68,9 +68,7 @@ class SessionPool:
         self._scheduler = SessionScheduler(target.connection_id)  # guarded by _lock
         self._limits: Tuple[Optional[float], ...] = (None, None)  # guarded by _lock: as submitted
         self._generation = self._lender.slots.generation  # guarded by _lock: as submitted
-        self._reclaim_scheduled = (
-            False  # guarded by _lock: a timer looks whether what waits still does
-        )
+        self._reclaim_scheduled = False  # guarded by _lock: a timer is set
 
     def submit(
         self,
@@ -89,7 +87,8 @@ class SessionPool:
             command,
             (idle_timeout, max_lifetime),
             target,
-            # As of now: a cache that is closed before a thread of ours comes to it ends it, too.
+            # Of the time of the call: if the cache is closed before the worker thread accepts the
+            # command, the command is ended, too.
             self._lender.slots.generation,
         )
 
@@ -112,7 +111,7 @@ class SessionPool:
     def _limit_connect_wait(self, command: SessionUser, limit: float) -> None:
         """Limit a command's wait for a dial of others to its own connect timeout."""
 
-        def look() -> None:
+        def check() -> None:
             with self._lock:
                 late = self._scheduler.are_connecting_longer(limit)
             if late:
@@ -122,7 +121,7 @@ class SessionPool:
                     SshConnectTimeout(text, connection_id=where, phase="connect")
                 )
 
-        command.set_timer(limit, look)
+        command.set_timer(limit, check)
 
     def _run_helper(self, text: str, reply: OnHelperOutput, kept: Any = None) -> None:
         """
@@ -203,12 +202,12 @@ class SessionPool:
             self._reclaim_scheduled = True
         pool = weakref.ref(self)
 
-        def look() -> None:
+        def check() -> None:
             its_pool = pool()
             if its_pool is not None:
                 its_pool._reclaim_idle_sessions(starts)
 
-        background.call_at(time.monotonic() + _RECLAIM_DELAY, look)
+        background.call_at(time.monotonic() + _RECLAIM_DELAY, check)
 
     def _reclaim_idle_sessions(self, starts: int) -> None:
         """Close idle SFTP sessions if no command has started since."""
@@ -272,7 +271,7 @@ class SessionPool:
         def ended(*_: object) -> None:
             its_pool = pool()
             if its_pool is not None:
-                its_pool._dispatch()  # it is let go, and those who wait for it go on
+                its_pool._dispatch()  # release it, so that its waiters continue
 
         transport.reclaimers[_SPARE] = drop_spare
         transport.extras["helpers"] = helpers
@@ -313,19 +312,19 @@ class SessionPool:
         except SshConnectionLost as error:
             self.session_closed(session, error)
             return
-        with self._lock:  # or it would be overlooked that a command was given it meanwhile
+        with self._lock:  # else a command that was assigned to it meanwhile would be missed
             channel.is_idle_spare = session.command is None
 
     def _run(self, session: Session, command: SessionUser, channel: SshChannel) -> None:
         channel.is_idle_spare = False
         connection = session.connection
-        # In one piece with the request for a spare session: each piece wakes the server, and its
+        # In one write with the request for a spare session: each write wakes the server, and its
         # answer the reader.
         with channel.get_transport().batch():
             if not command.start(channel):
                 channel.close()
             elif isinstance(command, SessionRequest):
-                session.channel = None  # its user's only
+                session.channel = None  # only for its user
             spare = Session(self, connection)
             with self._lock:
                 wanted = self._scheduler.wants_spare(connection)
@@ -351,7 +350,7 @@ class SessionPool:
         """Remove a session; queue its command again if that was never sent."""
         connection, now = session.connection, time.monotonic()
         with self._lock:
-            session.ended = True  # nobody gives it a command from here on
+            session.ended = True  # from here on it is assigned no command
             command = session.command
         lost = isinstance(error, SshConnectionLost)
         unsent = command is not None and command.unsend(session.channel, lost)
@@ -371,7 +370,7 @@ class SessionPool:
         if end.start_limit_timer:
             self._call_later(SessionPool._reset_limit, connection, now + LIMIT_TTL)
 
-    # What is looked at later.
+    # Timers.
 
     def _call_later(
         self,
@@ -382,12 +381,12 @@ class SessionPool:
         # The timer keeps neither alive: a connection that has ended would stay for a minute.
         pool, watched = weakref.ref(self), weakref.ref(connection)
 
-        def look() -> None:
+        def check() -> None:
             its_pool, its_connection = pool(), watched()
             if its_pool is not None and its_connection is not None:
                 function(its_pool, its_connection)
 
-        background.call_at(instant, look)
+        background.call_at(instant, check)
 
     def _reset_limit(self, connection: PooledConnection) -> None:
         """Forget the learnt session limit, unless it was learnt again since."""
@@ -398,7 +397,7 @@ class SessionPool:
                 connection.reset_limit()
         if due:
             self._dispatch()
-        else:  # it was learnt once more meanwhile
+        else:  # it was learnt again meanwhile
             self._call_later(SessionPool._reset_limit, connection, until)
 
     def _check_spare(self, connection: PooledConnection) -> None:
@@ -416,7 +415,7 @@ class SessionPool:
 
     def _yield_spare(self, connection: PooledConnection) -> bool:
         """Close the spare session for a user's thread that needs one; return whether it was."""
-        if connection.spare is None:  # a look
+        if connection.spare is None:  # read without the lock
             return False
         dropped: List[bool] = []
         done = LockFreeEvent()

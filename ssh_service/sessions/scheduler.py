@@ -16,24 +16,24 @@ from ssh_service.sessions.request import SessionUser
 from ssh_service.sessions.session import PooledConnection, Session
 from ssh_service.transport import SshChannel, SshTransport
 
-# Seconds without another attempt at a further connection after one that failed.
+# Seconds until another additional connection is tried after one has failed.
 _CONNECTION_RETRY_INTERVAL = 5.0
 # Seconds until the server is asked again while others hold all of its sessions, or have just
 # closed one that it has not freed yet; doubled each time.
 _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL = 0.002, 0.1
-# Seconds for which a server is asked again that admitted sessions before, and now admits none
-# though none is open; OpenSSH frees one a moment after its end.
+# Seconds for which a server that admitted sessions before, and now admits none although none is
+# open, is asked again; OpenSSH frees a session a moment after its end.
 _REFUSAL_TIMEOUT = 10.0
 # Refusals in a row, with fewer sessions open than were admitted before, up to which the server is
 # asked again at once.
 _MAX_IMMEDIATE_RETRIES = 3
 # Connections that may end, one after the other, before a session could be opened on them.
 _MAX_FRUITLESS_CONNECTIONS = 2
-# Seconds for which a limit is believed: it may have been learnt while others (a copy, paramiko
-# code of the user's) held sessions, and to find out costs no more than one refusal.
+# Seconds for which a learnt limit is used: it may have been learnt while others (a copy, the
+# user's paramiko code) held sessions, and trying again costs no more than one refusal.
 LIMIT_TTL = 60.0
 
-# Commands that will not run, and why.
+# Commands that cannot run, each with its error.
 Failed = List[Tuple[SessionUser, BaseException]]
 
 
@@ -44,9 +44,9 @@ class Step(NamedTuple):
     command: Optional[SessionUser] = None
     connection: Optional[PooledConnection] = None  # the command's; or to be dialled
     spare: Optional[Session] = None  # for the command; None: a new one is to be opened
-    # The connections there are, where something waits that nothing will bring on.
+    # The connections, if commands wait and nothing else would let them run.
     starved: Optional[List[SshTransport]] = None
-    # How many commands have been started so far, where what waits has to wait for the end of one.
+    # How many commands were started so far, if the queue has to wait for one of them to end.
     starts: Optional[int] = None
 
 
@@ -60,11 +60,11 @@ class End(NamedTuple):
 
 class SessionScheduler:
     """
-    What there is at one destination, and what may be done about it.
+    The connections, sessions and queue of one destination; decides the next action.
 
     Notes
     -----
-    Thread safety.  None of its own: the pool's lock guards all of it.  Every method decides, and
+    Not thread-safe: the pool's lock guards all of it.  Every method decides, and
     returns what is then to be done without the lock.
 
     """
@@ -98,7 +98,7 @@ class SessionScheduler:
         slots = [connection.slot for connection in self.connections if connection.slot is not None]
         return self.are_connecting() and any(s.target.connect_timeout > limit for s in slots)
 
-    # What can be done next.
+    # The next action.
 
     def next_step(self, now: float) -> Step:
         """Decide the next action."""
@@ -178,7 +178,7 @@ class SessionScheduler:
             for connection in self.connections
         ):
             return (
-                None  # one dial at a time; or the queue is about to fail, as the cache was closed
+                None  # one dial at a time; or the cache was closed, and the queue is about to fail
             )
         if self._fruitless_connections >= _MAX_FRUITLESS_CONNECTIONS and not self.connections:
             self._fruitless_connections = 0
@@ -222,7 +222,7 @@ class SessionScheduler:
             # (If a connection ends meanwhile, its callback dispatches again.)
             return False
         most = self._connection_limit()
-        # What runs on other connections may take hours.
+        # Commands on other connections may take hours.
         return not self.connections or any(
             connection.number < most
             and connection.expects_capacity(now)
@@ -254,7 +254,7 @@ class SessionScheduler:
         self.connections.remove(connection)
         return self._fail_queue(self._closed("the connection cache was closed"))
 
-    # What becomes of a session.
+    # The life of a session.
 
     def assign(
         self, session: Session, command: SessionUser, in_cache: bool, is_alive: bool
@@ -264,7 +264,7 @@ class SessionScheduler:
         if in_cache and is_alive and not session.ended:
             session.assign(command)
             return True
-        connection.sessions -= 1  # closed just now; or expired, and so on its way out
+        connection.sessions -= 1  # just closed, or expired
         self.enqueue(command)
         if not in_cache and connection in self.connections:
             self._remove(connection)
@@ -324,7 +324,7 @@ class SessionScheduler:
         # OpenSSH frees a session only after its CLOSE, so a refusal may come while one less is
         # open; what was open at once before is admitted for sure.  With none of ours open, others
         # hold them: then we are to wait, not to ask again at once.
-        # The same where it refuses again and again: else we would ask for as long as a copy takes.
+        # The same if it refuses repeatedly: else we would ask as long as a copy takes.
         connection.refusals += 1
         at_once = connection.opened and connection.refusals <= _MAX_IMMEDIATE_RETRIES
         connection.transport.session_limit = (
@@ -353,7 +353,7 @@ class SessionScheduler:
         self.enqueue(command)
         return []
 
-    # Who waits in vain.
+    # Commands that cannot run.
 
     def fail_all_if_closed(self, connection: PooledConnection) -> Failed:
         """Fail the queue if the cache closed the connection: a retry would only reopen it."""
@@ -368,7 +368,7 @@ class SessionScheduler:
     def retry_or_give_up(
         self, held: bool, admitted: bool, now: float
     ) -> Tuple[Optional[float], Failed]:
-        """Say what is to become of those for whom no session is admitted."""
+        """Decide whether commands for which no session is admitted wait or fail."""
         if self._will_retry or not self._is_starved(now):
             return None, []
         since = self._refused_since
@@ -379,7 +379,7 @@ class SessionScheduler:
             self._will_retry = True
             return pause, []
         if any(connection.sessions for connection in self.connections):
-            return None, []  # whose end is looked at
+            return None, []  # whose end starts the next command
         self._refused_since = None
         for connection in self.connections:
             connection.reset_limit()  # the next command asks the server again
