@@ -230,6 +230,20 @@ def test_map_in_contributing_names_every_module(folder: str) -> None:
     assert sorted(named) == sorted(name for name in modules if name[:1] != "_" and "." not in name)
 
 
+def test_places_in_contributing_exist() -> None:
+    """The table of "where something new goes" names files that exist, and names in them."""
+    root = PACKAGE.parent
+    text = (root / "CONTRIBUTING.md").read_text()
+    table = text[text.index("## Where something new goes") : text.index("## Glossary")]
+    paths = set(re.findall(r"`([\w/]+\.(?:py|md|cfg))`", table))
+    folders = {path: root if (root / path).exists() else PACKAGE for path in paths}
+    assert [path for path in paths if not (folders[path] / path).exists()] == []
+    for names, path in re.findall(r"((?:`\w+`(?:, | and | or )?)+) in `([\w/]+\.py)`", table):
+        source = (folders[path] / path).read_text()
+        for name in re.findall(r"\w+(?=`)", names):
+            assert re.search(rf"^(?:class |def )?{name}\b", source, re.MULTILINE), (name, path)
+
+
 def standard_library() -> Set[str]:
     names = getattr(sys, "stdlib_module_names", None)  # Python 3.10 and later
     if names is None:
