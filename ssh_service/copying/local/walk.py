@@ -22,6 +22,7 @@ from ssh_service.copying.local.descriptors import Descriptor
 from ssh_service.copying.local.source_tree import SourceTree
 from ssh_service.copying.paths import is_within
 from ssh_service.errors import SshTransferError
+from ssh_service.interruptions import is_interruption
 
 __all__ = ["Entry", "walk"]
 
@@ -139,11 +140,17 @@ def _list(
                 except SshTransferError as failure:
                     yield failure
                 except OSError as error:
-                    yield local_error(error, prefix + name)
+                    yield _failure(error, prefix + name)
     except OSError as error:
-        yield local_error(error, path)  # the rest cannot be listed
+        yield _failure(error, path)  # the rest cannot be listed
     finally:
         descriptor.close()
+
+
+def _failure(error: OSError, path: bytes) -> SshTransferError:
+    if is_interruption(error):  # a signal handler's, such as TimeoutError, not the file system's
+        raise error
+    return local_error(error, path)
 
 
 def _scan(folder: Any) -> ContextManager[Iterator["os.DirEntry[Any]"]]:
