@@ -1,8 +1,8 @@
 """
 Which algorithms are offered to a server: strong ones only, fast ones first.
 
-What the installed paramiko has is asked of paramiko itself, through its public
-`SecurityOptions`, never assumed from its version.
+The algorithms of the installed paramiko are read from its public `SecurityOptions`, never
+assumed from its version.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def supported(kind: str) -> Tuple[str, ...]:
 
 @functools.lru_cache(maxsize=None)
 def default(kind: str) -> Tuple[str, ...]:
-    """List the algorithms offered where nobody asked for others."""
+    """List the algorithms that are offered by default."""
     return tuple(name for name in _STRONG[kind] if name in supported(kind))
 
 

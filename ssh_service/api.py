@@ -94,7 +94,7 @@ def start(
     shell : Optional[str]
         Path of the shell on the server that runs the script; None: the user's login shell.
     stdin : Union[str, bytes]
-        What the script reads first from its standard input.  `RemoteProcess.write` adds to it
+        The first part of the script's standard input.  `RemoteProcess.write` adds to it
         until `RemoteProcess.close_stdin` ends it.
     timeout : Optional[float]
         Seconds from the call for everything: connecting, waiting for a session, and the script.
@@ -195,7 +195,7 @@ def run(
     shell : Optional[str]
         Path of the shell on the server that runs the script; None: the user's login shell.
     stdin : Union[str, bytes]
-        What the script reads from its standard input, followed by the end of the file.
+        The script's standard input, which ends after it.
     timeout : Optional[float]
         Seconds from the call for everything: connecting, waiting for a session, and the script.
         None: no limit, except that of connecting.
@@ -480,7 +480,7 @@ def download(
     resume : bool
         Whether to continue an earlier, interrupted copy of a file where it stopped.  That needs a
         server with a shell and ``sha256sum``, to prove that the first part is right; otherwise
-        the file is copied anew.
+        the file is copied from the start.
     fsync : bool
         Whether to flush each file to the local disk before it gets its final name.
     preserve : Optional[bool]

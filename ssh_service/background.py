@@ -42,7 +42,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-# Seconds after which a wait of the clock is begun anew; threads cannot wait for some instants.
+# The longest wait of the clock in seconds, after which it waits again; threads cannot wait for
+# arbitrarily distant instants.
 _MAX_WAIT = 3600.0
 # Timers that may lie in wait before the cancelled ones among them are thrown out.
 _COMPACT_THRESHOLD = 1024
@@ -85,7 +86,7 @@ class _Clock:
         self._order = itertools.count()
         self._submitted: Deque[Tuple[float, int, Timer]] = collections.deque()
         self._wakeups: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-        # What follows belongs to the clock's thread; others look at the first.
+        # The rest belongs to the clock's thread; other threads only read `_wakes_at`.
         self._wakes_at = _AWAKE
         self._due: List[Tuple[float, int, Timer]] = []  # a heap
         self._compact_at = _COMPACT_THRESHOLD  # the length at which cancelled ones are sought
@@ -96,7 +97,7 @@ class _Clock:
             raise ValueError("a call cannot be due at NaN")
         timer = Timer(function)
         self._submitted.append((instant, next(self._order), timer))
-        # A clock that is awake looks at what was handed over before it sleeps.
+        # A clock that is awake takes all submitted timers before it sleeps.
         wakes_at = self._wakes_at
         if instant < wakes_at or (wakes_at > _AWAKE and len(self._submitted) > _COMPACT_THRESHOLD):
             self._wakeups.put(None)
@@ -260,8 +261,8 @@ def _after_fork_in_child() -> None:
 
 
 def _drain_at_exit() -> None:
-    # Else a program that closes its cache in its last line would not hear of it, and a command
-    # that was given up with the program would go on over there.
+    # Otherwise the hooks of a program that closes its cache in its last line would not be called,
+    # and a command that is being ended would keep running on its host.
     _workers.drain(_EXIT_DRAIN_TIMEOUT)
     deadline = time.monotonic() + _EXIT_TERMINATION_TIMEOUT
     while _delaying_exit and time.monotonic() < deadline:

@@ -59,7 +59,7 @@ class CommandTracker(_Tracker):
     Notes
     -----
     Thread safety.  `record_sent` and `record_done` only store a time, once each, on any thread.
-    The other methods run on the callback thread alone, so they need no lock.
+    The other methods run only on the callback thread, so they need no lock.
     """
 
     def __init__(

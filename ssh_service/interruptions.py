@@ -59,9 +59,9 @@ def find_interruption(
     Parameters
     ----------
     error : BaseException
-        What was caught.
+        The exception that was caught.
     outer : Optional[BaseException]
-        What was being handled when our code was called: it ends every chain, and is not ours.
+        The exception that was handled when our code was called; chains are followed up to it.
     """
     seen: Optional[BaseException] = error
     for _ in range(_MAX_CHAIN):

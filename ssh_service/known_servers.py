@@ -1,4 +1,4 @@
-"""What is known of servers, by the version they tell (RFC 4253 section 4.2)."""
+"""Known behaviour of servers, by their version string (RFC 4253 section 4.2)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def is_openssh(version: str) -> bool:
 
 
 def needs_script_to_signal(version: str, root: bool) -> bool:
-    """Return whether a command's processes are to be signalled by a script of ours."""
+    """Return whether a command's processes are to be signalled by a helper script."""
     known = is_openssh(version) or is_dropbear(version)
     return (known or root) and not signals_group(version, root)
 
@@ -70,6 +70,6 @@ def _openssh(version: str) -> Optional[Tuple[int, int]]:
 
 @functools.lru_cache(maxsize=64)
 def _dropbear(version: str) -> Optional[Tuple[int, int]]:
-    """Return its version; one that does not tell it is taken for an old one."""
+    """Return dropbear's version; an old one if it does not say."""
     found = _DROPBEAR.match(version)
     return None if found is None else (int(found.group(1) or 0), int(found.group(2) or 0))

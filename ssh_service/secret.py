@@ -15,7 +15,7 @@ from typing import Any, Dict, NoReturn, Union
 
 __all__ = ["Secret", "keyed_digest"]
 
-# A digest is comparable inside this process alone: it is worth nothing in a core file or a log.
+# Digests can be compared only inside this process: one in a core file or a log is useless.
 _PROCESS_KEY = os.urandom(32)
 # Half a surrogate pair, but for those that stand for bytes.
 _HALF_PAIR = re.compile("[\ud800-\udc7f\udd00-\udfff]")

@@ -41,7 +41,7 @@ def invalid_setting(name: str, value: Any, right: str) -> SshConfigError:
 
 
 def invalid_type(name: str, value: Any, right: str) -> SshConfigError:
-    """Build the error of a setting that may hold a secret: it shows the type alone."""
+    """Build the error of a setting that may hold a secret: it shows only the type."""
     return SshConfigError(f"{name}: expected {right}, got {type(value).__name__}")
 
 

@@ -39,7 +39,7 @@ _Self = TypeVar("_Self", bound="SshService")
 
 # A call may override these always, but other settings only if the service's config has them.
 _OVERRIDABLE = ("ssh_port", "ssh_username", "ssh_priv_key_path")
-# What the host is called elsewhere: in mappings of ours and asyncssh's, in paramiko and OpenSSH.
+# Other names of the host: in our and asyncssh's mappings, in paramiko and OpenSSH.
 _HOSTNAME_ALIKE = ("host", "hostname", "ssh_host", "address", "ip")
 
 _lock = threading.Lock()  # never held during a call that could block

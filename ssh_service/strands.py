@@ -32,7 +32,7 @@ class Strand:
 
     Notes
     -----
-    Thread safety.  For `StrandExecutor` alone.
+    Thread safety.  Only `StrandExecutor` uses this.
 
     """
 
@@ -49,7 +49,7 @@ class Strand:
                 self._make_calls()
             finally:
                 self._turn.release()
-            # What was handed over just before the release found the turn taken; look again.
+            # A call that was added just before the release found the turn taken: check again.
 
     def _make_calls(self) -> None:
         while self.calls:
@@ -84,7 +84,7 @@ class StrandExecutor:
         self._call_at = call_at
         self._strands: Deque[Strand] = collections.deque()  # with calls to be made
         self._wakeups: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-        # Single operations on sets are atomic; they are looked at without a lock.
+        # Single operations on sets are atomic, so they are read without a lock.
         self._threads: Set[int] = set()
         self._idle: Set[int] = set()
         self._lock = threading.Lock()  # taken only by the executor's own threads
@@ -161,7 +161,7 @@ class StrandExecutor:
 
     def _check_waiting(self) -> None:
         """Start a thread if a strand has waited since the last check."""
-        self._check_at = 0.0  # first: what comes from here on is watched anew, or seen here
+        self._check_at = 0.0  # first: calls from here on set a new check, or are seen here
         if not self._strands:
             return
         if (
@@ -209,7 +209,7 @@ class StrandExecutor:
                 return False
             self._threads.discard(me)
         self._idle.discard(me)
-        # Who handed something over while this thread seemed idle has nobody watch for it.
+        # No other thread runs a call that was added while this thread seemed idle.
         if not self._strands:
             return True
         self._threads.add(me)

@@ -14,7 +14,7 @@ from ssh_service.commands.stdin import Stdin
 from ssh_service.errors import SshConnectionLost, SshServiceError, SshSessionRefused
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
-# Seconds for a script of ours.
+# Seconds that a helper script may take.
 _TIMEOUT = 10.0
 # Until a session is asked for again where others hold them all.
 _RETRY_INTERVAL = 0.05
@@ -23,9 +23,9 @@ _MAX_OUTPUT = 1 << 20
 # Orders the sessions whose start the server has not answered after all others.
 _LAST = 1 << 62
 
-# Seconds to wait before a list that left doubt is followed by the next one: others may have ended
-# by then, or what ended while it was made is known to have ended.  (Elsewhere than on OpenSSH,
-# where nobody is known to run for certain, more would say no more.)
+# Seconds to wait before the next list if one was ambiguous: by then other processes may have
+# ended, or those that ended during the list are known to have ended.  (On servers other than
+# OpenSSH no process is known to run for certain, so more lists would not help.)
 _RETRY_DELAYS = (0.0, 0.0, 0.1, 0.2, 0.4, 1.0, 2.0, 4.0)
 _RETRY_DELAYS_ELSEWHERE = (0.0, 0.1)
 
@@ -44,7 +44,7 @@ class _Query(NamedTuple):
     number: int  # of the start
     run_helper: Helper
     found: Found
-    asked: int = 0  # how often in vain
+    asked: int = 0  # lists without a clear answer
 
 
 class _Snapshot(NamedTuple):
@@ -61,9 +61,9 @@ class Census:
 
     A server's process begins them one after the other, in the order of its replies.  So a list of
     its children, by age, tells which is whose, where no other answer is possible: see
-    `processes.assign`.  Nothing is asked before it is needed.  What is known of some processes
-    narrows down whose the others are, and what was not certain is asked again a little later, as
-    long as that may help.
+    `processes.assign`.  Nothing is asked before it is needed.  Known processes
+    narrow down the others, and what was ambiguous is asked again a little later, as long as that
+    may help.
 
     Notes
     -----
@@ -193,7 +193,7 @@ def _entries(
 
 
 def _numbers(sessions: StartedSessions) -> Set[int]:
-    """Return the numbers of those that had been started by then."""
+    """Return the numbers of the commands that had been started at that time."""
     found = {key if isinstance(key, int) else number for key, number in sessions.items()}
     return {number for number in found if number is not None}
 
@@ -236,12 +236,12 @@ def run_script(
     on_start: Callable[[SshChannel], None],
     timeout: float,
 ) -> None:
-    """Run a script of ours in a session of its own."""
+    """Run a helper script in a session of its own."""
     _ScriptRun(transport, text, reply, on_start, timeout).ask()
 
 
 class _ScriptRun:
-    """What is done to get a session for a script of ours."""
+    """Opens a session for a helper script."""
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ class _ScriptRun:
 
 
 class _ScriptSession(ChannelSink):
-    """A session that runs a script of ours."""
+    """A session that runs a helper script."""
 
     def __init__(self, text: str, run: _ScriptRun) -> None:
         self._delivery = script.deliver(text, None, "/bin/sh")

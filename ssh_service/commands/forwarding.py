@@ -10,8 +10,8 @@ class ForwardingSink(ChannelSink):
 
     def forward_to(self, command: ChannelSink) -> None:
         """Pass everything that arrives from now on to a command."""
-        # The command's bound methods take the place of ours: a method of ours that called them
-        # would cost one more call for each message, on the connection's reader thread.
+        # The command's bound methods replace this object's: a method that called them would cost
+        # one more call for each message, on the connection's reader thread.
         self.auto_window = command.auto_window
         self.on_reply = command.on_reply  # type: ignore[method-assign]
         self.on_data = command.on_data  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Words that a script of ours writes for us into its output, taken out before anyone sees them."""
+"""Marks that our scripts write into their output; they are removed before users see it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import List, Tuple
 
 _TOKEN_SIZE = 8
-# Characters of a word at most; nobody else's output is held back for longer.
+# Characters of a word at most; other output is held back no longer than this.
 _MAX_WORD_LENGTH = 1000
 # Of any token: compiling an expression for each would take longer than sending a command.
 _MARK = re.compile(rb"<([0-9a-f]{%d}):([ -;=?-~]{1,%d})>" % (2 * _TOKEN_SIZE, _MAX_WORD_LENGTH))
@@ -17,7 +17,7 @@ class Marks:
     """
     The marks of one output.
 
-    A mark looks like ``<token:word>``.  The token is random, so that nobody else writes one.
+    A mark looks like ``<token:word>``.  The token is random, so that no other output has one.
 
     Notes
     -----

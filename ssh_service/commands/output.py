@@ -133,8 +133,8 @@ class QueueOutput(Output):
         # lock that such a thread may have left taken, as `Condition` may.
         self._lock = threading.Lock()
         self._changed = LockFreeCondition()
-        # What was not taken, in order; all guarded by _lock: whole lines, the pieces of one
-        # whose end has not come, and what was not looked at, with whom to give the window back.
+        # Output that was not taken yet, in order; all guarded by _lock: whole lines, the pieces of
+        # an unfinished line, and unparsed pieces with the channel that gets their window back.
         self._lines: Deque[bytes] = collections.deque()
         self._begun: List[bytes] = []
         self._queue: Deque[Tuple[bytes, Optional[SshChannel]]] = collections.deque()
@@ -191,7 +191,7 @@ class QueueOutput(Output):
     def _next_line(self) -> Tuple[bytes, bool]:
         """Take a line; the second value tells that it is the last."""
         while True:
-            if not self._lines:  # a look
+            if not self._lines:  # read without the lock
                 self._changed.wait_for(lambda: self._queue or self._complete)
             with self._lock:
                 if self._lines:
@@ -202,7 +202,7 @@ class QueueOutput(Output):
                     rest, self._begun = b"".join(self._begun), []
                     return rest, True
                 chunk, channel = self._queue.popleft()
-                # What is not asked for yet stays here, for `collect`.
+                # The rest stays here, for `collect`.
                 *ends, rest = chunk.split(b"\n")
                 if ends:
                     ends[0] = b"".join([*self._begun, ends[0]])

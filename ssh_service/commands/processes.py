@@ -12,7 +12,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tup
 _MAX_FORKS = 1000
 # Of any number in /proc.
 _MAX_DIGITS = 20
-# What the script below writes when all that it was to end has ended.
+# Written by the script below when all processes that it was to end have ended.
 ENDED = "ended"
 
 # Succeeds if process $1 exists, is not a zombie, and began at $2.
@@ -88,7 +88,7 @@ echo "boot $b"
 echo "parent $p"
 echo "self $$"
 """
-# Finds that process for another connection of ours.
+# Finds that process for another of our connections.
 _OTHER_CONNECTION = """\
 set -- $SSH_CONNECTION
 [ "$1" = {host} ] || exit 0
@@ -199,7 +199,7 @@ def parse_children(output: bytes) -> Children:
         if len(fields) < 2 or max(map(len, fields)) > _MAX_DIGITS:
             return nothing
         if fields[0] == "Z" or fields[1] != named.get("parent"):
-            continue  # it has ended; or its name looks like what was looked for
+            continue  # it has ended; or its name contains the pattern
         process = parse_stat(int(path), fields, named.get("boot", ""))
         if process is None or process.pid in found:
             return nothing
@@ -246,7 +246,7 @@ class SessionProcesses(NamedTuple):
 def assign(
     found: Sequence[Process], entries: Sequence[Tuple[int, bool]], known: Mapping[int, Process]
 ) -> SessionProcesses:
-    """Tell which process belongs to which session."""
+    """Assign processes to sessions."""
     numbers = sorted(known)
     marks = [_age(known[number]) for number in numbers]
     every = sorted({*found, *known.values()}, key=_age)
@@ -270,9 +270,9 @@ def pick(
     found: Sequence[Process], entries: Sequence[Tuple[int, bool]], wanted: int
 ) -> Optional[Process]:
     """
-    Tell which process belongs to which session, where only one answer is possible.
+    Assign processes to sessions, if only one answer is possible.
 
-    Return None where another one could be meant.
+    Return None if another one is possible.
     """
     entries = sorted(entries)
     if len(found) == len(entries):

@@ -93,13 +93,13 @@ class CompletedProcess:
 
 
 class CommandHandle(Protocol):
-    """What a future asks of its command."""
+    """The part of a command that its future calls."""
 
     def cancel(self) -> bool:
         """End the command; False if it had its outcome already."""
 
     def keep_future(self) -> None:
-        """Keep the future until it is done: somebody has a function called then."""
+        """Keep the future alive until it is done, because it has a done-callback."""
 
     def on_future_dropped(self) -> None:
         """End the command, as its future was dropped; a destructor calls this."""
@@ -114,7 +114,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
 
     Its done-callbacks run on a callback thread, so that they may wait without stalling a
     connection or another command; threads that wait in `result` are released first.  One that was
-    dropped before it is done, with no done-callback, ends its command: nobody could hear of it.
+    dropped before it is done, with no done-callback, ends its command.
 
     Parameters
     ----------
@@ -250,12 +250,12 @@ class CommandFuture(Future):  # type: ignore[type-arg]
             self._call_callbacks()
 
     def set_result(self, result: Any) -> None:
-        """Tell the outcome; for the command, once."""
+        """Set the outcome; called by the command, once."""
         self._process = result
         self._settle(super().set_result, result)
 
     def set_exception(self, exception: Optional[BaseException]) -> None:
-        """Tell the error; for the command, once."""
+        """Set the error; called by the command, once."""
         self._error = exception
         self._settle(super().set_exception, exception)
 

@@ -1,4 +1,4 @@
-"""What a command reads."""
+"""The standard input of a command."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def as_input(data: Union[str, bytes]) -> bytes:
 
 class Stdin:
     """
-    What a command reads.
+    The standard input of a command.
 
     Notes
     -----
@@ -65,7 +65,7 @@ class Stdin:
         self._data = memoryview(data)  # guarded by _lock: the preamble, too, once begun
         self._preamble = 0  # guarded by _lock: the length of it
         self._more = more  # guarded by _lock
-        self._ended = False  # guarded by _lock: nobody will read it any more
+        self._ended = False  # guarded by _lock: nothing reads it any more
         self._eof_sent = False  # guarded by _lock
         self._touched = False  # guarded by _lock: some of it was taken already
         self._pumping = False  # guarded by _lock
@@ -82,7 +82,7 @@ class Stdin:
 
     def unsend(self) -> bool:
         """
-        Begin anew at the next `start`: the channel has ended before it was of any use.
+        Start over at the next `start`: the channel ended before it was used.
 
         Return False if some of it was taken, and would be missing.
         """
@@ -120,7 +120,7 @@ class Stdin:
             taken = channel.send_some(data, wait=False) if data else 0
             if taken:
                 with self._lock:
-                    # What was appended meanwhile stands behind what was there.
+                    # Data that was appended meanwhile follows the taken part.
                     self._last = bytes(self._data[taken - 1 : taken])
                     self._data = self._data[taken:]
                     self._touched = self._pump_again = True
@@ -167,7 +167,7 @@ class Stdin:
         (self.request_pump or self.pump)()
 
     def end(self) -> None:
-        """Drop what was not sent: nobody will read it."""
+        """Drop the unsent rest: nothing will read it."""
         with self._lock:
             self._ended = True
             self._data = memoryview(b"")

@@ -1,4 +1,4 @@
-"""What a command with a terminal reads: a script too long for the exec request, then stdin."""
+"""The input of a command with a terminal: a script too long for the exec request, then stdin."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ssh_service.commands.marks import Marks
 from ssh_service.commands.stdin import Stdin
 from ssh_service.transport import SshChannel
 
-# What the terminal would do to our bytes, or for them: echo them, end lines at 4,095 bytes, take
-# some for signals or flow control, turn CR into LF.
+# Turns off what the terminal would do with our bytes: echo them, end lines at 4,095 bytes, treat
+# some as signals or flow control, turn CR into LF.
 _RAW = "-echo -icanon -isig -ixon -icrnl -iexten min 1 time 0"
 
 
@@ -25,10 +25,10 @@ class TerminalInput:
     Attributes
     ----------
     before : str
-        What the shell does before it reads the script; it has no single quote, backslash or
+        The shell's commands before it reads the script; it has no single quote, backslash or
         exclamation mark, see `ssh_service.commands.script`.
     prologue : str
-        What the script does first.
+        The first commands of the script.
 
     Notes
     -----
@@ -75,6 +75,6 @@ class TerminalInput:
         self._stdin.pump()
 
     def end(self) -> None:
-        """Drop what was not sent: nobody will read it."""
+        """Drop the unsent rest: nothing will read it."""
         self._script.end()
         self._stdin.end()

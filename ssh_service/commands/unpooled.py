@@ -45,7 +45,7 @@ def start_on_transport(transport: SshTransport, command: Command) -> None:
 
 
 def _run_helper(transport: SshTransport, text: str, reply: OnHelperOutput) -> None:
-    """Run a script of ours in another session, as soon as there is one."""
+    """Run a helper script in another session, as soon as there is one."""
     find_pool: Callable[[], Optional[Helper]] = transport.extras.get("helpers", _no_pool)
     pool = find_pool()
     if pool is not None:  # it can make room, and have another connection
@@ -61,7 +61,7 @@ def _no_pool() -> Optional[Helper]:
 
 
 class _SessionRequest:
-    """What is done to get a session; on threads of ours."""
+    """Opens a session for a command, on worker threads."""
 
     def __init__(self, transport: SshTransport, command: Command) -> None:
         self.strand: background.Strand = transport.extras.setdefault(

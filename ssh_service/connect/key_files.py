@@ -53,7 +53,7 @@ class KeyFile(NamedTuple):
 
 
 class KeyFacts(NamedTuple):
-    """What is known of a key file without its passphrase."""
+    """The part of a key file that can be read without its passphrase."""
 
     is_encrypted: bool
     is_public: bool

@@ -125,7 +125,7 @@ def _resolve(key: _LookupKey, lookup: Future[List[Any]]) -> None:
 
 
 def unwanted_error(target: ConnectParams, phase: str) -> SshConnectError:
-    """Return the error of a dial that nobody waits for any more."""
+    """Return the error of a dial that no caller waits for any more."""
     return SshConnectError(
         f"{target.connection_id}: nobody waits for the connection any more",
         connection_id=target.connection_id,

@@ -28,8 +28,8 @@ class SshClient:
 
     Guarantees.  A client lives for one connection: a reconnect makes a new one.  The cache calls
     `connection_made` and `connection_lost` on its callback thread, each at most once and in this
-    order; a dial that failed calls `connection_lost` alone.  What `connection` and ``repr`` tell
-    is true before a hook is called, whether or not the hook calls its base class.
+    order; a dial that failed calls only `connection_lost`.  `connection` and ``repr`` are up to
+    date before a hook is called, whether or not the hook calls its base class.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -119,7 +119,7 @@ class SshClient:
         Parameters
         ----------
         connection : paramiko.Transport
-            One of ours keeps the destination as it was asked for, also after its end.
+            An `SshTransport` keeps the name of its destination, also after its end.
 
         Returns
         -------

@@ -24,7 +24,7 @@ _tokens = itertools.count(1)  # `next` is atomic
 
 
 class Target(Protocol):
-    """What the cache needs of a destination: `ConnectParams`, or one that dials itself."""
+    """What the cache needs of a target: `ConnectParams`, or an object that dials itself."""
 
     @property
     def key(self) -> ConnectKey:
@@ -66,7 +66,7 @@ class CacheEntry:
     A key's place in the cache, connected or not.
 
     Each entry has its own lock, the per-key lock, and its own refcount, which counts the leases of
-    its connections.  What holds one entry's lock keeps nobody from any other key.
+    its connections.  Holding one entry's lock blocks no other key.
     """
 
     __slots__ = (

@@ -1,9 +1,9 @@
 """
 Lends the connections of one cache, and dials, expires, evicts and closes them.
 
-It does not know the cache.  Connections, dials and timers know only the lender, and leases alone
-keep the cache: a cache that nobody refers to is collected, though it has open connections, and has
-them closed as it goes.
+It does not know the cache.  Connections, dials and timers know only the lender, and only leases
+keep the cache alive: a cache without other references is collected even if it has open
+connections, which are then closed.
 
 `Slots` decides, under an entry's per-key lock or the map's; the lender acts afterwards, on worker
 threads, which no exception of a signal handler (Ctrl-C) reaches.  The refcount of an entry, its
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 # Seconds for which a hook of the user's may hold up the handing out of its connection.
 _HOOK_TIMEOUT = 1.0
-# Seconds that closing all connections may take on a thread of ours, until the caller does it.
+# Seconds that closing all connections may take on a worker thread, before the caller does it.
 _CLOSE_TIMEOUT = 5.0
 # Seconds until what could not be closed is tried again.
 _CLOSE_RETRY_INTERVAL = 1.0
@@ -154,7 +154,7 @@ class Lender:
         if warn_if_lost:
             _warn_leaked(f"a lease of {slot.target.connection_id} was not released")
 
-    # What is left to a thread of ours; `Slots` asks for it under a lock.
+    # Done on a worker thread; `Slots` submits it under a lock.
 
     def start_dial(self, slot: Slot) -> None:
         """Dial a slot on a thread of its own."""

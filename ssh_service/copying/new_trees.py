@@ -28,7 +28,7 @@ class _UnderWay:
             del self.counts[key]
 
     def reset_after_fork(self) -> None:
-        """Start anew: the copies belong to the parent."""
+        """Start empty: the copies belong to the parent process."""
         self.lock = threading.Lock()
         self.counts = {}
 

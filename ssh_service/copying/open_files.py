@@ -42,7 +42,7 @@ class OpenFiles:
         return self.usage.used < self.limit
 
     def reset_after_fork(self) -> None:
-        """Start anew: the copies belong to the parent."""
+        """Start empty: the copies belong to the parent process."""
         self.usage = UsageTotal()
 
 

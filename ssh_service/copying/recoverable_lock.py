@@ -24,7 +24,7 @@ class LockOwner:
 
 class RecoverableLock:
     """
-    A lock that is released when its holder's thread or frame has gone.
+    A lock that is released when its holder's thread or frame no longer exists.
 
     A signal handler may raise between the return of ``Lock.acquire`` and the ``try`` that follows.
     Here `acquire` is called inside the ``try``, and `release` does nothing if the lock was not

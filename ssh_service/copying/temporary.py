@@ -134,7 +134,7 @@ def tree(source: bytes) -> bytes:
 
 
 def target_digest(target: bytes) -> bytes:
-    """Return what stands for a target's name in a temporary name."""
+    """Return the part of a temporary name that identifies the target's name."""
     return b"%08x" % zlib.crc32(target)
 
 

@@ -58,7 +58,7 @@ _KEEPING, _NOT_KEEPING = b"-p", b"-m --no-same-permissions"
 
 class StreamResult:
     """
-    What a stream has copied, and what remains to do.
+    What a stream has copied, and what remains.
 
     Attributes
     ----------

@@ -310,7 +310,7 @@ def download(
     resume : bool
         Whether to continue an earlier, interrupted copy of a file where it stopped.  That needs a
         server with a shell and ``sha256sum``, to prove that the first part is right; otherwise
-        the file is copied anew.
+        the file is copied from the start.
     fsync : bool
         Whether to flush each file to the local disk before it gets its final name.
     preserve : Optional[bool]

@@ -1,4 +1,4 @@
-"""What a fleet does at every host, and how it is done at one host."""
+"""The task of a fleet, and how it is done at one host."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class HostCertificate(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it calls itself, fit for a message."""
+        """The name it gives itself, fit for a message."""
         return repr(self.key_id[:_MAX_TEXT])
 
     @classmethod

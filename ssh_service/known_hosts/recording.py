@@ -33,7 +33,7 @@ def record(
     deadline: Optional[float] = None,
 ) -> Optional[str]:
     """
-    Append a line to a known_hosts file, unless somebody else was faster.
+    Append a line to a known_hosts file, unless another process was faster.
 
     The file is locked meanwhile, and the line is written in one piece at its end: owner, mode,
     links and all other lines stay as they are.
@@ -68,7 +68,7 @@ def record(
 
 
 def _is_special(path: str) -> bool:
-    """Tell a device or pipe from a file: /dev/null keeps nothing, and anybody can lock it."""
+    """Return whether it is a device or pipe: /dev/null keeps nothing, and anyone can lock it."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -87,7 +87,7 @@ def _locked(path: str, deadline: float) -> Iterator[int]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             _lock(descriptor, deadline)
-            # ssh-keygen -R replaces the file: then the one we locked is nobody's any more.
+            # ssh-keygen -R replaces the file: then we have locked one that no longer has a name.
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 yield descriptor
                 return

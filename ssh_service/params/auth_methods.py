@@ -94,7 +94,7 @@ def _switched_off(config: HostConfig) -> Dict[str, str]:
 
 
 def _line_if_off(keyword: str, value: Value) -> str:
-    """Show the line of a switch that is off; an empty text stands for one that is on."""
+    """Return the ssh_config line that turns a method off; "" if the method is on."""
     text = first_argument(value)
     if keyword == "pubkeyauthentication" and text.lower() in ("unbound", "host-bound"):
         return ""  # both are "yes", and about forwarded agents
@@ -135,7 +135,7 @@ def pubkey_algs(sources: Sources) -> Optional[Tuple[str, ...]]:
 
 def required_rsa_size(sources: Sources) -> int:
     """
-    Say how many bits RSA keys must have, the server's and ours.
+    Return how many bits RSA keys must have, the server's and ours.
 
     Raises
     ------

@@ -186,7 +186,7 @@ class ConnectParams:
 
     @property
     def key(self) -> ConnectKey:
-        """What the cache compares; reads the key files' state the first time it is asked."""
+        """The key that the cache compares; its first use reads the state of the key files."""
         # Not `functools.cached_property`: before Python 3.12 that has one lock for the process, so
         # a slow file system would delay every host, and a forked child could wait without end.
         found: Optional[ConnectKey] = self.__dict__.get("_key")

@@ -31,7 +31,7 @@ _FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6
 
 def destination(sources: Sources) -> Tuple[str, int, str]:
     """
-    Say where to connect to, and as whom; read ssh_config for it.
+    Return the host, port and user; reads ssh_config.
 
     Raises
     ------

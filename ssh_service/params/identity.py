@@ -1,8 +1,8 @@
 """
-What stands for credentials in a connect key: equal for equal ones, and never a secret.
+The identity of a credential in a connect key: equal for equal credentials, and never a secret.
 
 A caller with an equal identity gets the connection that the credential opened, so an identity
-must follow from what only the credential's owner has: never from a public key alone.
+must follow from something that only the credential's owner has: never only from a public key.
 """
 
 from __future__ import annotations

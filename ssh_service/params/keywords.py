@@ -1,4 +1,4 @@
-"""The keywords of ssh_config: which have their effect here, and which of the others matter."""
+"""The keywords of ssh_config: which are read, and which of the others are worth a warning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["check_refused", "log_unused"]
 
 _log = logging.getLogger(__name__)
 
-# Those that are read, somewhere in this package.
+# Keywords that this package reads.
 _READ = frozenset(
     """addressfamily bindaddress casignaturealgorithms certificatefile ciphers compression
     challengeresponseauthentication connecttimeout dsaauthentication globalknownhostsfile
@@ -23,8 +23,8 @@ _READ = frozenset(
     serveralivecountmax serveraliveinterval skeyauthentication stricthostkeychecking
     tisauthentication user userknownhostsfile""".split()
 )
-# Those that ask for protection which is not given here, unless their value is as harmless as this;
-# each with what that means.
+# Keywords that ask for a protection which this package does not offer, with the consequence; a
+# harmless value causes no warning.
 _UNSUPPORTED: Dict[str, str] = {
     "bindinterface": "connections may leave by another interface",
     "canonicalizehostname": "the host's name is taken as it is",

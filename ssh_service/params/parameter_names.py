@@ -1,4 +1,4 @@
-"""The names of connect parameters: which have no effect, and what an unknown one may stand for."""
+"""The names of connect parameters: which have no effect, and what an unknown one may mean."""
 
 from __future__ import annotations
 

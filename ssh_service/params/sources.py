@@ -1,4 +1,4 @@
-"""What the caller gave, over what ssh_config says: one place to ask."""
+"""The values of the caller, which take precedence, and those of ssh_config, read in one place."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Sources:
 
     def text(self, name: str, keyword: str) -> Optional[str]:
         """
-        Read a text; return None where nobody says anything.
+        Read a text; None if it is set nowhere.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class Sources:
 
     def flag(self, name: str, keyword: str) -> bool:
         """
-        Read a switch that is off unless somebody sets it.
+        Read a flag whose default is False.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class Sources:
         """
         Read a duration.
 
-        Return None where nobody says anything, or ssh_config says 0 or none.
+        Return None if it is set nowhere, or ssh_config says 0 or none.
 
         Raises
         ------

@@ -21,7 +21,7 @@ _CONFIGURED = {
     "true": "strict",
     "ask": "strict",  # there is nobody to ask
     "accept-new": "accept-new",
-    # ssh goes on even where a key has changed; a library must not.
+    # ssh continues even if a key has changed; a library must not.
     "no": "accept-new",
     "false": "accept-new",
     "off": "accept-new",
@@ -30,7 +30,7 @@ _CONFIGURED = {
 
 def host_key_trust(sources: Sources) -> HostKeyTrust:
     """
-    Say how the host key of a destination is to be judged.
+    Return the rules by which the host key of a destination is judged.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""What the services share: mlos_bench's interface or a standalone one, and the settings."""
+"""The base of the services: mlos_bench's interface or a standalone one, and the settings."""

@@ -9,7 +9,7 @@ broken is an error, never a silent change of base classes.
 Attributes
 ----------
 InvalidConfig : Type[SshConfigError]
-    What a constructor raises for an invalid config; with mlos_bench it is also a
+    The error that a constructor raises for an invalid config; with mlos_bench it is also a
     `jsonschema.ValidationError`, which callers there expect.
 SCHEMA_IS_CHECKED : bool
     False if mlos_bench's own switch, ``MLOS_BENCH_SKIP_SCHEMA_VALIDATION``, allows unknown

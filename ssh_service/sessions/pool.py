@@ -29,7 +29,7 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 _log = logging.getLogger(__name__)
 
-# Under which name a connection knows of its spare session.
+# The name under which a connection holds its spare session.
 _SPARE = "spare"
 # Seconds for which a spare session is kept when no command needs it.
 _SPARE_IDLE_TIMEOUT = 60.0
@@ -46,9 +46,9 @@ class SessionPool:
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread; none waits for the network.  What
-    users' threads call is handed over to a thread of ours, which decides and acts: an exception
-    of a signal's handler between the two would lose what was decided.
+    Thread safety.  Every method may be called from any thread; none waits for the network.  The
+    calls of users' threads are handed over to a worker thread, which decides and acts: a signal
+    handler's exception between the two would lose the decision.
 
     Guarantees.  Commands start in the order in which they were submitted.  A server's MaxSessions
     is learnt from its first refusal and then respected; callers never see it as an error.  A
@@ -226,7 +226,7 @@ class SessionPool:
             limits = self._limits
             generation = self._generation
         lease = self._lender.request(self._target, connection.number, *limits)
-        if generation.is_retired:  # the cache was closed, and knew of no connection of ours
+        if generation.is_retired:  # the cache was closed, and had no connection of this pool
             with self._lock:
                 failed = self._scheduler.on_cache_closed(connection)
             _settle_failed(failed)

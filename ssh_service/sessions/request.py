@@ -14,7 +14,7 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 # Seconds for which a session is waited for that others hold.
 _MAX_QUEUE_TIME = 3600.0
-# Seconds between looks whether the server was asked.
+# Seconds between checks whether the server was asked.
 _CHECK_INTERVAL = 1.0
 
 # Makes a channel its user's; returns False if it has been closed.

@@ -140,7 +140,7 @@ class SessionScheduler:
         ]
 
     def waiting_since(self, starts: int) -> Optional[List[SshTransport]]:
-        """Say where all sessions are taken, for long enough that others should give up theirs."""
+        """Return since when all sessions are taken, so that others should give up theirs."""
         waits = any(not command.is_done for _, command in self._queue)
         return self.transports() if waits and self._starts == starts else None
 
@@ -214,7 +214,7 @@ class SessionScheduler:
         return command.max_connections
 
     def _is_starved(self, now: float) -> bool:
-        """Return whether the queue waits for sessions that no command of ours holds."""
+        """Return whether the queue waits for sessions that none of our commands holds."""
         if not self._queue or any(
             connection.transport is None or connection.has_ended()
             for connection in self.connections

@@ -32,7 +32,7 @@ class PooledConnection:
         self.spare: Optional[Session] = None  # opening or open, for the next command
         self.used_at = 0.0  # when the last command ended
         self.ended_at = float("-inf")  # when the last open session ended
-        self.has_spare_timer = False  # a timer will look whether the spare session is needed
+        self.has_spare_timer = False  # a timer will check whether the spare session is needed
         self.limited_until = 0.0  # when the limit that was learnt is forgotten
         self.refusals = 0  # in a row
         self.retry_until = 0.0  # a session that others gave up may be freed late: until then
@@ -58,7 +58,7 @@ class PooledConnection:
         return limit is None or self.sessions + extra < limit
 
     def expects_capacity(self, now: float) -> bool:
-        """Return whether a session should be free soon, without the end of a command of ours."""
+        """Return whether a session should be free soon, without the end of one of our commands."""
         return not self.sessions or now < self.retry_until or self.frees_session(now)
 
     def frees_session(self, now: float) -> bool:
@@ -115,8 +115,8 @@ class Session(ForwardingSink):
 
     def __init__(self, owner: SessionOwner, connection: PooledConnection) -> None:
         self.connection = connection
-        # A command keeps the pool, and a session its command.  What waits for one keeps neither
-        # the pool nor its cache: nobody else may want them any more.
+        # A command keeps the pool, and a session its command.  A waiting request keeps
+        # neither the pool nor its cache alive: there may be no other reference.
         self._owner = weakref.ref(owner)
         # The pool's lock guards these.
         self.requested = False  # the server was asked to open it
@@ -151,7 +151,7 @@ class Session(ForwardingSink):
 
 class ChannelHold:
     """
-    Tells the pool that the channel which a user was given has ended, or was collected.
+    Notifies the pool when a channel that was lent to a user has ended or was collected.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What stands for something else in a value: ``%h`` and the like, and ``${NAME}``."""
+"""Expansion of tokens such as ``%h``, and of ``${NAME}``, in values."""
 
 from __future__ import annotations
 

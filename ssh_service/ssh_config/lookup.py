@@ -1,4 +1,4 @@
-"""What the files say about one host; the first value found for a keyword wins, as in ssh."""
+"""Looks up one host in the files; the first value found for a keyword wins, as in ssh."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SYSTEM_FILE = "/etc/ssh/ssh_config"
 
 class HostConfig:
     """
-    What the files say about one host, by lower-case keyword.
+    The values of one host, by lower-case keyword.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ __all__ = ["Usage", "UsageTotal"]
 
 
 class Usage:
-    """What one holder uses; `used` is changed only by the holder."""
+    """The part that one holder uses; `used` is changed only by the holder."""
 
     used = 0
 
