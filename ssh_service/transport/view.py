@@ -309,13 +309,12 @@ class TransportView(paramiko.Transport):  # type: ignore[misc]
             connection.set_keepalive(self._keepalive)
 
     def global_request(self, kind: str, data: Any = None, wait: bool = True) -> Any:
-        """Make a global request, as in paramiko; None once this is closed."""
-        return None if self.is_closed else self._in_use().global_request(kind, data, wait)
+        """Make a global request, as in paramiko."""
+        return self._in_use().global_request(kind, data, wait)
 
     def send_ignore(self, byte_count: Optional[int] = None) -> None:
-        """Send a message that the server ignores, as in paramiko; nothing once this is closed."""
-        if not self.is_closed:
-            self._in_use().send_ignore(byte_count)
+        """Send a message that the server ignores, as in paramiko."""
+        self._in_use().send_ignore(byte_count)
 
     def renegotiate_keys(self) -> None:
         """Exchange keys again, as in paramiko."""
