@@ -13,7 +13,7 @@ from ssh_service.sessions.request import SessionRequest, SessionUser
 from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 # Seconds after the end of a session within which the server should have freed it.
-_FREEING_TIME = 0.25
+_FREEING_TIME = 0.5
 # Sessions that are requested before the first reply: OpenSSH's default MaxSessions.  Where more
 # are open, as many more are requested at a time.
 _MAX_FIRST_REQUESTS = 10
