@@ -15,10 +15,24 @@ EXEC_LIMIT = 8 * 1024
 # On OpenSSH Linux refuses a command line of 128 KiB, and 256 KiB end the connection (measured).
 OPENSSH_EXEC_LIMIT = 64 * 1024
 
+# PACKET_MAX_SIZE of OpenSSH, less what is around the text; MAX_STRING_LEN of dropbear, measured.
+_OPENSSH_PACKET, _DROPBEAR_STRING = 256 * 1024 - 1024, 9000
+
 
 def exec_limit(version: str) -> int:
     """Return how many bytes an exec request may have."""
     return EXEC_LIMIT if _openssh(version) is None else OPENSSH_EXEC_LIMIT
+
+
+def request_limit(version: str) -> Optional[int]:
+    """
+    Return how many bytes a request of a channel may have; a longer one ends the whole connection.
+
+    None: nothing is known.
+    """
+    if _openssh(version) is not None:
+        return _OPENSSH_PACKET
+    return _DROPBEAR_STRING if _dropbear(version) is not None else None
 
 
 def is_dropbear(version: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Callable, Optional, Union
 from paramiko.message import Message
 from paramiko.ssh_exception import SSHException
 
+from ssh_service import known_servers
 from ssh_service.errors import (
     SshConnectionLost,
     SshConnectTimeout,
@@ -61,6 +62,7 @@ class BlockingChannel(NonblockingChannel):
 
     def exec_command(self, command: Union[str, bytes]) -> None:
         """Do as `paramiko.Channel.exec_command`."""
+        self._check_request(command)
         self._process_requested = True
         super().exec_command(command)
 
@@ -71,8 +73,26 @@ class BlockingChannel(NonblockingChannel):
 
     def invoke_subsystem(self, subsystem: str) -> None:
         """Do as `paramiko.Channel.invoke_subsystem`."""
+        self._check_request(subsystem)
         self._process_requested = True
         super().invoke_subsystem(subsystem)
+
+    def set_environment_variable(self, name: Union[str, bytes], value: Union[str, bytes]) -> None:
+        """Do as `paramiko.Channel.set_environment_variable`."""
+        self._check_request(name, value)
+        super().set_environment_variable(name, value)
+
+    def _check_request(self, *texts: Union[str, bytes]) -> None:
+        """Refuse a request that would end the connection for all who share it."""
+        if not getattr(self.connection, "is_shared", False):
+            return
+        limit = known_servers.request_limit(self.connection.remote_version)
+        size = sum(len(_encoded(text)) for text in texts if isinstance(text, (str, bytes)))
+        if limit is not None and size > limit:
+            raise SSHException(
+                f"{self.connection.connection_id}: a request of {size} bytes would end the"
+                f" connection: the server takes {limit} at most; send the rest as input"
+            )
 
     def _closed_error(self) -> OSError:
         if isinstance(self.error, SshConnectionLost):

@@ -103,6 +103,7 @@ class DropInTransport(SshTransport):
         self.is_shared = False
         super().__init__(sock, connection_id=_peer_name(sock), keepalive_interval=None)
         self.hostname = hostname
+        self.set_log_channel("paramiko.transport")  # where programs look for it
         self.channel_timeout = _CHANNEL_TIMEOUT
         for name in ("default_window_size", "default_max_packet_size"):
             if name in options:

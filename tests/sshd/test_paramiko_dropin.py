@@ -378,15 +378,38 @@ def test_closing_a_transport_is_the_clients_own(sshd: Sshd, connect: Connect) ->
     assert run(two) == HELLO
 
 
-def test_a_closed_transport_is_as_quiet_as_paramikos(sshd: Sshd, connect: Connect) -> None:
-    """What a program does to tidy up does not fail."""
+def test_a_keepalive_may_be_set_after_close(sshd: Sshd, connect: Connect) -> None:
     for cls in (real.SSHClient, ours.SSHClient):
         client = connect(sshd, cls=cls)
         transport = client.get_transport()
         client.close()
         transport.set_keepalive(5)
-        transport.send_ignore()
-        assert transport.global_request("keepalive@example.com", wait=True) is None
+
+
+def test_a_command_that_is_too_long_ends_nothing_but_itself(sshd: Sshd, connect: Connect) -> None:
+    """A packet that is too large makes OpenSSH end the connection, with all that runs on it."""
+    other, client = connect(sshd), connect(sshd)
+    stdin, stdout, _ = other.exec_command("read x; echo $x")
+    for request in (
+        {"command": "x" * 300_000},
+        {"command": "true", "environment": {"X": "x" * 300_000}},
+    ):
+        with pytest.raises(real.SSHException, match="would end the connection"):
+            client.exec_command(**request)
+    assert run(client, "x" * 250_000)[1] != 0  # too long for the system, not for the connection
+    stdin.write("hello\n")
+    stdin.flush()
+    assert stdout.read() == b"hello\n"
+    assert logins(sshd) == 1
+
+
+def test_what_is_logged_is_logged_where_paramiko_logs(
+    sshd: Sshd, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG"):
+        transport = connect(sshd).get_transport()
+    assert transport.get_log_channel() == "paramiko.transport"
+    assert any(record.name == "paramiko.transport" for record in caplog.records)
 
 
 def test_keepalive_only_becomes_shorter(sshd: Sshd, connect: Connect) -> None:
