@@ -69,6 +69,7 @@ class Listener:
         self._on_accept = on_accept
         self._file: Optional[Tuple[int, int]] = None  # device and inode of a Unix socket
         self._is_paused = False  # selector thread only, as all that follows
+        self._is_short = False  # the last connection could not be accepted
         self._is_closed = False
         try:
             self._sock, self.address = self._bind(address)
@@ -144,16 +145,26 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in _SHORTAGES:
-                    _log.warning("%s: cannot accept a connection: %s", self.address, error)
-                    self.pause()
-                    self._thread.call_later(_PAUSE, self.resume)
+                    self._wait_for_room(error)
                     return
                 continue  # the client has gone
+            self._is_short = False
             sock.setblocking(False)
             self._thread.own(sock)
             if isinstance(origin, tuple):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._on_accept(sock, origin[:2] if isinstance(origin, tuple) else ("127.0.0.1", 0))
+
+    def _wait_for_room(self, error: OSError) -> None:
+        if not self._is_short:
+            self._is_short = True
+            _log.warning("%s: cannot accept connections now: %s", self.address, error.strerror)
+        self.pause()
+        self._thread.call_later(_PAUSE, self._retry)
+
+    def _retry(self) -> None:
+        if self._is_short:  # otherwise the forward paused it since
+            self.resume()
 
 
 def _bind_tcp(address: TcpAddress) -> socket.socket:

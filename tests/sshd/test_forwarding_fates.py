@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any, List
 
 import pytest
 
 from ssh_service import Forward, SshClientCache, forward_local, forward_remote
-from ssh_service.errors import SshServiceError
+from ssh_service.errors import SshConnectError, SshServiceError
 from ssh_service.forwarding import forwarder as forwarder_module
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import eventually, run_python
@@ -51,6 +53,87 @@ def test_the_end_of_the_interpreter_leaves_no_socket_and_says_what_was_open(
     else:
         assert len(lines) == 1 and "reset 1 stream of the forward of" in lines[0]
     assert ("Traceback" in done.stderr) == (what == "error")
+
+
+def test_connections_wait_while_the_process_has_no_descriptor_left(sshd: Sshd) -> None:
+    """Streams go on, what cannot begin says why, and who waits is served as soon as there is one."""
+    code = """
+import json, logging, os, resource, socket, sys
+import ssh_service
+from ssh_service.forwarding import listener
+
+listener._PAUSE = 0.01
+logging.basicConfig(format="%(message)s")
+params, to = json.loads(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+first, second = socket.socket(), socket.socket()  # whose descriptors are there from now on
+
+def exchange(client, text):
+    client.settimeout(30)
+    client.sendall(text)
+    assert client.recv(10) == text
+
+with ssh_service.forward_local(params, to) as forward:
+    first.connect(("127.0.0.1", forward.port))
+    exchange(first, b"first")
+    taken = []
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+    second.connect(("127.0.0.1", forward.port))
+    for _ in range(100):
+        exchange(first, b"goes on")
+    for call in (ssh_service.forward_local, ssh_service.forward_remote):
+        try:
+            call(params, to).close()
+        except ssh_service.SshServiceError as error:
+            print(error)
+    for descriptor in taken:
+        os.close(descriptor)
+    exchange(second, b"second")
+"""
+    with target() as server:
+        done = run_python(code, json.dumps(sshd.connect_params), server.port)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "cannot listen on 127.0.0.1:0: Too many open files\n"
+    assert len(done.stderr.splitlines()) == 1
+    assert "cannot accept connections now: Too many open files" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_port_that_needs_a_privilege_is_named_as_the_reason() -> None:
+    refused = {"host": "127.0.0.1", "port": 1}
+    with pytest.raises(SshConnectError):  # loads what an ordinary user may not read
+        forward_local(refused, 5432)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover (another process)
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            with contextlib.suppress(PermissionError), socket.socket() as sock:
+                sock.bind(("127.0.0.1", 81))
+                os.write(writer, b"anyone may")
+                os._exit(0)
+            forward_local(refused, 5432, listen=81)
+        except BaseException as error:
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as pipe:
+        text = pipe.read()
+    if text == "anyone may":
+        pytest.skip("this system has no privileged ports")
+    assert text == (
+        "SshForwardError: cannot listen on 127.0.0.1:81: Permission denied (ports below 1024 need"
+        " a privilege; 0 is any free port)"
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
