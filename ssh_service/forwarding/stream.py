@@ -46,7 +46,6 @@ class Mark(enum.Enum):
 
     EOF = "the server sends no more"
     END = "the channel has ended"
-    RESET = "the channel has ended without EOF"
 
 
 class Owner(Protocol):
@@ -113,7 +112,6 @@ class Stream(ChannelSink):
         self._early = b""  # selector thread only: was read before the channel was open
         self._local_eof = False  # selector thread only
         self._server_eof = False  # selector thread only
-        self._saw_eof = False  # reader thread only
         self._is_due = False  # reader thread only: it writes once it has handled what it read
         self._is_out_of_window = False  # set by the selector thread, cleared by the reader thread
         # What the server has sent; only the holder of the write turn takes it away.
@@ -141,7 +139,6 @@ class Stream(ChannelSink):
 
     def on_eof(self) -> None:
         """End the local socket's input, after what was sent before; on the reader thread."""
-        self._saw_eof = True
         self._received.append(Mark.EOF)
         self._write()
 
@@ -157,7 +154,8 @@ class Stream(ChannelSink):
             self._write()  # what came before the end
             self._thread.call_soon(self.fail, error)
             return
-        self._received.append(Mark.END if self._saw_eof else Mark.RESET)
+        # Also without EOF, as in ssh: asyncssh's server omits it if the window was used up then.
+        self._received.append(Mark.END)
         self._write()
 
     def _write(self) -> None:
@@ -232,10 +230,8 @@ class Stream(ChannelSink):
                 return
             self._server_eof = True
             self._end_if_both_ended()
-        elif mark is Mark.END:
-            self._end("completed")
         else:
-            self._end("reset", reset=True)
+            self._end("completed")
 
     # From the local socket to the server.
 

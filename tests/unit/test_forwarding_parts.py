@@ -6,6 +6,7 @@ import socket
 import struct
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
+from unittest.mock import Mock
 
 import pytest
 
@@ -218,6 +219,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.connection = self
+        self.active = True
         self.calls: List[Callable[[], None]] = []
         self.granted: List[int] = []
 
@@ -231,6 +233,9 @@ class Connection:
     def adjust_window(self, size: int) -> None:
         self.granted.append(size)
 
+    def close(self) -> None:
+        self.active = False
+
 
 @pytest.fixture
 def stream() -> Iterator[Tuple[Stream, Connection, socket.socket]]:
@@ -239,7 +244,7 @@ def stream() -> Iterator[Tuple[Stream, Connection, socket.socket]]:
     with near, far:
         near.setblocking(False)
         far.settimeout(5)
-        owner: Any = type("Owner", (), {"thread": SelectorThread()})  # which is not started
+        owner = Mock(thread=SelectorThread())  # which is not started
         one = Stream(owner, near, "db:5432")
         channel: Any = Connection()
         one._channel = channel
@@ -283,3 +288,23 @@ def test_what_a_local_program_does_not_take_is_kept_in_order(
     assert received == b"".join(sent)
     assert one.bytes_from_server == len(received)
     assert 2_500_000 <= sum(connection.granted) <= 3_000_000 + MIB * 4
+
+
+def test_what_came_before_an_end_without_eof_arrives_whole(
+    stream: Tuple[Stream, Connection, socket.socket],
+) -> None:
+    """The server of asyncssh omits the EOF if the window was used up when the target ended."""
+    one, connection, far = stream
+    for _ in range(5):
+        one.on_data(bytes(20_000))
+    one.on_close(None)
+    one._thread._step()
+    owner: Any = one._owner
+    assert owner.on_stream_ended.call_args.args[1] == "completed"
+    received = 0
+    while True:
+        data = far.recv(1000)
+        if not data:
+            break
+        received += len(data)
+    assert received == 100_000 and not connection.active
