@@ -269,5 +269,10 @@ def _open(
         max_streams=max_streams,
         idle_timeout=api.IDLE_TIMEOUT if cache is None else None,
     )
-    forwarder.open()
-    return Forward(forwarder)
+    forward = Forward(forwarder)
+    try:
+        forwarder.open()
+        return forward
+    except BaseException:  # also what comes when it is open: nobody has it
+        forwarder.give_up()
+        raise

@@ -27,8 +27,8 @@ class Forward:
     """
     A port, or a Unix socket, whose connections are carried over SSH.
 
-    `forward_local`, `forward_remote` and `forward_socks` return one; it lives until `close`, or
-    the end of its ``with`` block, also if nobody refers to it.
+    `forward_local`, `forward_remote` and `forward_socks` return one; it lives until `close`, the
+    end of its ``with`` block, or that of its cache, also if nobody refers to it.
 
     Notes
     -----
@@ -41,6 +41,8 @@ class Forward:
     no lease; of `forward_remote` with a path, sshd leaves the file.  A forked child neither
     accepts nor harms the streams of its parent.
     """
+
+    _is_in_block = False
 
     def __init__(self, forwarder: Forwarder) -> None:
         self._forwarder = forwarder
@@ -127,7 +129,13 @@ class Forward:
         self._forwarder.close(float(drain))
 
     def __enter__(self) -> "Forward":
+        self._is_in_block = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+        self._is_in_block = False
+
+    def __del__(self) -> None:
+        if self._is_in_block:  # a signal handler's exception interrupted `__exit__`
+            self._forwarder.give_up()

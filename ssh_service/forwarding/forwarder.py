@@ -99,6 +99,7 @@ class Forwarder:
         self.is_closing = False
         self._is_ending = False  # `_ended` follows, once nothing is left
         self._is_stopping = False  # the server was asked to stop listening
+        self._stop_by = 0.0  # when it must have answered
         self._was_lost_at: Optional[float] = None
         self._drain_timer: Optional[SelectorTimer] = None
 
@@ -154,7 +155,7 @@ class Forwarder:
 
     def open(self) -> None:
         """
-        Begin, and wait until it listens and is connected.
+        Begin, and wait until it listens and is connected; after an exception, call `give_up`.
 
         Raises
         ------
@@ -164,12 +165,8 @@ class Forwarder:
         background.require_threads()
         if not background.ensure_threads():
             raise SshServiceError("cannot forward: the system gives no more threads")
-        try:
-            background.submit(self._strand, self._begin)
-            self._ready.wait()
-        except BaseException:
-            background.submit(self._strand, self._give_up)
-            raise
+        background.submit(self._strand, self._begin)
+        self._ready.wait()
         error = self._ready.exception()
         if error is not None:
             raise copy_for_raise(error) from error
@@ -187,7 +184,11 @@ class Forwarder:
             _live.add(self)
             self.thread.call_soon(self._link.connect)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Reset its streams and close it, without waiting; a destructor may call this."""
+        background.submit_from_destructor(self._strand, self._close_if_begun)
+
+    def _close_if_begun(self) -> None:
         """Close what `_begin` has begun; on a worker thread."""
         if self in _live:
             self.thread.call_soon(self._close, 0.0)
@@ -340,17 +341,25 @@ class Forwarder:
         if not self.is_closing:
             self.is_closing = True
             self._keep = False
+            self._stop_by = time.monotonic() + _STOP_TIMEOUT
             self._stop_listening()
         if self._drain_timer is not None:
             self._drain_timer.cancel()
         if not self._ready.done():
             self._end()
             return
-        if not drain:
-            self._reset_streams()
-        least = _STOP_TIMEOUT if self._is_stopping else 0.0
-        self._drain_timer = self.thread.call_later(max(drain, least), self._end)
+        if drain:
+            self._drain_timer = self.thread.call_later(drain, self._on_drain_over)
+            self._end_if_drained()
+        else:
+            self._on_drain_over()
+
+    def _on_drain_over(self) -> None:
+        self._reset_streams()
         self._end_if_drained()
+        if not self._is_ending:  # the server has not said yet that it has stopped listening
+            left = max(0.0, self._stop_by - time.monotonic())
+            self._drain_timer = self.thread.call_later(left, self._end)
 
     def _end_if_drained(self) -> None:
         if self.is_closing and not self._is_stopping and not self.streams:

@@ -29,10 +29,11 @@ _ANSWER_TIMEOUT = 30.0
 # Seconds for which the port that the server chose first is asked for again.
 _SAME_PORT_TIME = 60.0
 # A refusal has no reason in the protocol.
-_WHY_NO_PORT = (
-    "it is taken there, or the server does not permit it: AllowTcpForwarding, PermitListen or"
-    " DisableForwarding in its sshd_config, or permitlisten or restrict in authorized_keys"
+_WHY_NO_FREE_PORT = (
+    "the server does not permit it: AllowTcpForwarding, PermitListen or DisableForwarding in its"
+    " sshd_config, or permitlisten or restrict in authorized_keys"
 )
+_WHY_NO_PORT = f"it is taken there, or {_WHY_NO_FREE_PORT}"
 _WHY_NO_SOCKET = (
     "if the file exists there, remove it: sshd leaves the sockets of earlier forwards behind, and"
     " replaces them only with 'StreamLocalBindUnlink yes' in its sshd_config; otherwise the folder"
@@ -125,7 +126,9 @@ class RemoteForwarder(Forwarder):
         self._settle_ready()
 
     def _on_refused(self, transport: SshTransport) -> None:
-        why = _WHY_NO_SOCKET if isinstance(self._address, UnixAddress) else _WHY_NO_PORT
+        why = _WHY_NO_PORT if self.port else _WHY_NO_FREE_PORT
+        if isinstance(self._address, UnixAddress):
+            why = _WHY_NO_SOCKET
         error = SshSessionRefused(
             f"{self.connection_id}: the server does not listen on {self.address} ({why})",
             code=OPEN_CONNECT_FAILED,

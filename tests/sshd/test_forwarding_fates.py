@@ -15,6 +15,7 @@ import pytest
 from ssh_service import Forward, SshClientCache, forward_local, forward_remote
 from ssh_service.errors import SshConnectError, SshServiceError
 from ssh_service.forwarding import forwarder as forwarder_module
+from ssh_service.forwarding.forwarder import Forwarder
 from ssh_service.testing.local_sshd import Sshd
 from tests.common import eventually, run_python
 from tests.injection import HOWS, moments, torn_at
@@ -56,7 +57,7 @@ def test_the_end_of_the_interpreter_leaves_no_socket_and_says_what_was_open(
 
 
 def test_connections_wait_while_the_process_has_no_descriptor_left(sshd: Sshd) -> None:
-    """Streams go on, what cannot begin says why, and who waits is served as soon as there is one."""
+    """Streams go on, what cannot begin says why, and who waits is served once there is one."""
     code = """
 import json, logging, os, resource, socket, sys
 import ssh_service
@@ -251,6 +252,42 @@ def test_an_interruption_at_any_moment_leaves_nothing(
         assert not path.exists()
     while opened:
         opened.pop().close(drain=0)
+
+
+def test_an_exception_when_the_forward_is_open_leaves_nothing(
+    sshd: Sshd, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has it then, so nobody could close it."""
+    open_one = Forwarder.open
+
+    def interrupted(forwarder: Forwarder) -> None:
+        open_one(forwarder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Forwarder, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        forward_local(sshd.connect_params, 1, cache=cache)
+    eventually(lambda: not forwarder_module._live, "no forward is left")
+
+
+def test_a_block_whose_end_was_interrupted_leaves_nothing(
+    sshd: Sshd, cache: SshClientCache
+) -> None:
+    """Ctrl-C may come before the first line of `__exit__`."""
+    forward = forward_local(sshd.connect_params, 1, cache=cache)
+    forward.__enter__()
+    del forward
+    gc.collect()
+    eventually(lambda: not forwarder_module._live, "no forward is left")
+
+
+def test_a_forward_that_nobody_refers_to_goes_on(sshd: Sshd, cache: SshClientCache) -> None:
+    with target() as server:
+        port = forward_local(sshd.connect_params, server.port, cache=cache).port
+        gc.collect()
+        assert ask(port) == b"hello"
+    cache.cleanup()
+    eventually(lambda: not forwarder_module._live, "it ends with its cache")
 
 
 def test_ctrl_c_while_draining_resets_the_streams_at_once(sshd: Sshd, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict
 
@@ -14,7 +15,7 @@ from ssh_service import SshClientCache, events, forward_remote
 from ssh_service.errors import SshConnectionLost, SshSessionRefused
 from ssh_service.testing.fault_proxy import FaultProxy
 from ssh_service.testing.local_sshd import Sshd
-from tests.common import PATIENCE, eventually, in_threads
+from tests.common import PATIENCE, eventually, in_threads, within
 from tests.faults.clients import params_for
 from tests.sshd.forward_targets import (
     Seen,
@@ -232,3 +233,17 @@ def test_close_drains_streams_of_the_server(sshd: Sshd, cache: SshClientCache) -
         closing.join(PATIENCE)
         assert forward.closed
     assert channels(cache, sshd) == 0
+
+
+def test_close_gives_streams_of_the_server_no_more_time_than_it_was_told(
+    sshd: Sshd, cache: SshClientCache
+) -> None:
+    with target() as server:
+        forward = forward_remote(sshd.connect_params, server.port, cache=cache)
+        with connect(forward.port) as client:
+            client.sendall(b"hello")
+            assert client.recv(10) == b"hello"
+            began = time.monotonic()
+            forward.close(drain=0.05)
+            within(0.2, began)
+            assert forward.closed and read_all(client) == b""  # sshd makes an end of a reset
