@@ -135,6 +135,7 @@ _ssh_o=$({
     echo $?
 } 2>&1)
 _ssh_p=
+case $_ssh_o in *[0123456789]) ;; *) exit ;; esac  # who waited was killed; the job may run
 [ -z "$_ssh_dog" ] || [ -e "$_ssh_try/limit" ] || ! _ssh_is "$_ssh_dog" "$_ssh_g" ||
     kill -KILL "-$_ssh_dog" || kill -KILL "$_ssh_dog"
 IFS=' ' read -r _ssh_v _ssh_t _ssh_l <"$_ssh_dir/record"
@@ -483,7 +484,7 @@ echo "$*"
 # Removes the jobs that ended some time ago, and attempts whose shells are gone; prints the jobs.
 _CLEAN = r"""
 cd -- "$_ssh_jobs" || exit 0
-_ssh_now=$(date +%s)
+_ssh_now=$(date +%s)  # a clock that was set back makes nothing younger than now
 for _ssh_j in *; do
     if [ -e "$_ssh_j/record" ]; then
         set -f
@@ -494,6 +495,7 @@ for _ssh_j in *; do
             killed | rebooted) _ssh_t=${16} ;;
             *) continue ;;
         esac
+        [ "$_ssh_t" -le "$_ssh_now" ] || _ssh_t=$_ssh_now
         [ "$((_ssh_now - _ssh_t))" -ge {older} ] && _ssh_remove "$_ssh_j" && echo "$*"
     elif ! _ssh_foreign "$_ssh_jobs/$_ssh_j"; then
         for _ssh_d in "$_ssh_j"/*; do

@@ -186,6 +186,37 @@ def test_supervisor_that_is_killed_leaves_the_truth(host: Host) -> None:
     assert host.wait("one").state.name == "killed"
 
 
+def test_job_that_kills_what_waits_for_it_goes_on(any_host: Host) -> None:
+    """Its status is then nobody's to know, and none is made up."""
+    host = any_host
+    host.start("one", f"kill -9 $PPID; {ENDLESS}")
+    shell = int((host.jobs / "one" / "record").read_text().split()[8])
+    for _ in range(10):
+        assert str(host.look("one").state) == "running"
+    os.kill(shell, signal.SIGKILL)
+    assert str(host.wait("one").state) == "killed"
+
+
+@pytest.mark.parametrize("shift", [-4_000_000, 4_000_000])
+def test_clock_that_is_set_while_a_job_runs_does_no_harm(
+    host: Host, tmp_path: Path, shift: int
+) -> None:
+    """Only the record of the times is affected; the limit and the state are not."""
+    (tmp_path / "bin").mkdir()
+    clock = tmp_path / "bin" / "date"
+    clock.write_text(f"#!/bin/sh\necho $(($({shutil.which('date')} +%s) + {shift}))\n")
+    clock.chmod(0o755)
+    path = host.env["PATH"]
+    host.env["PATH"] = f"{tmp_path}/bin:{path}"
+    host.start("one", "exit 3", run_timeout=30)
+    assert str(host.wait("one").state) == "ended(3)"
+    host.env["PATH"] = path
+    host.run(scripts.clean(8_000_000))
+    assert os.listdir(host.jobs) == ["one"]
+    host.run(scripts.clean(0))
+    assert os.listdir(host.jobs) == []
+
+
 def began_at(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
 
