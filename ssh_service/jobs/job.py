@@ -257,7 +257,7 @@ class Job(JobHandle):
             "rebooted": "did not end: the host was rebooted while it ran",
         }.get(state.name)
         if state.disk_full:
-            problem = f"ended as {state}, but the disk with its output was full: some may be lost"
+            problem = f"{state}: some of its output may be lost"
         if problem is not None:
             raise self.error(f"{where} {problem}", state, process)
         return process

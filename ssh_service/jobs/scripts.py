@@ -323,8 +323,9 @@ _ssh_try=$_ssh_dir/$_ssh_token
 trap 'rm -rf -- "$_ssh_try"; rmdir -- "$_ssh_dir" 2>/dev/null; exit 1' HUP INT QUIT TERM
 _ssh_began $$
 _ssh_e=$({
-    printf '%s\n' "$_ssh_node $_ssh_machine $_ssh_boot $$ $_ssh_b" >"$_ssh_try/starter" &&
-        printf '%-255s\n' '' >"$_ssh_try/status.new" &&
+    # (By cat, which says that the disk is full; shells do not.)
+    printf '%s\n' "$_ssh_node $_ssh_machine $_ssh_boot $$ $_ssh_b" | cat >"$_ssh_try/starter" &&
+        printf '%-255s\n' '' | cat >"$_ssh_try/status.new" &&
         : >"$_ssh_try/stdout" && : >"$_ssh_try/stderr"
 } 2>&1) || _ssh_fail "folder $_ssh_e"
 if [ "$_ssh_size" != 0 ]; then

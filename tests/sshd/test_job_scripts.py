@@ -539,6 +539,19 @@ def test_disk_that_is_full_at_the_start_starts_nothing(host: Host, tmp_path: Pat
     assert host.start("one", "true").startswith("error folder mkdir: ")
 
 
+@pytest.mark.parametrize("option", ["size=4k", "nr_inodes=8"])
+def test_disk_that_is_full_is_named_by_the_start(host: Host, tmp_path: Path, option: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o {option} none {disk} && exec "$@"'
+    host.prefix = ["unshare", "-m", "sh", "-c", mount, "sh"]
+    if subprocess.run([*host.prefix, "true"], stderr=subprocess.PIPE).returncode:
+        pytest.skip("needs the right to mount")
+    host.env["XDG_STATE_HOME"] = str(disk)
+    answer = host.start("one", "true")
+    assert answer.startswith("error folder ") and "No space left on device" in answer
+
+
 @pytest.mark.parametrize(
     "options, answer",
     [
