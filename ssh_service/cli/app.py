@@ -260,7 +260,10 @@ _HOST_OPTIONS: List[_Decorator] = [
         help="Write one JSON object for each host as soon as it is done.",
     ),
 ]
-_JOB_OPTIONS = list(_HOST_OPTIONS)
+_JOB_OPTIONS: List[_Decorator] = [
+    *_HOST_OPTIONS[:-1],
+    click.option("--json", "as_json", is_flag=True, help="Write JSON, one object on each line."),
+]
 _HOST_OPTIONS += [
     click.option(
         "--fail-fast",
@@ -450,7 +453,7 @@ def job_kill_command(**options: Any) -> int:
 @_add_options(_JOB_OPTIONS)
 @_JOB_IDS
 def job_remove_command(**options: Any) -> int:
-    """Remove jobs of every host that do not run; kill those that run first."""
+    """Remove jobs of every host that have ended."""
     from ssh_service.cli import jobs
 
     return jobs.remove(**options)

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple, TypeVar, Union
 
 from ssh_service import events, params
 from ssh_service.connect import dial
@@ -90,7 +90,10 @@ class SshClientCache:
         self.lender.bind_cache(self)
         self._slots = self.lender.slots
         self._lock = threading.Lock()  # held to change the subscribers
-        _caches.add(self)
+        for known in list(_caches):
+            if known() is None:
+                _caches.discard(known)
+        _caches.add(weakref.ref(self))
 
     def __del__(self) -> None:
         if hasattr(self, "lender"):  # it was made
@@ -442,12 +445,15 @@ def check_limits(*limits: Optional[float]) -> None:
             )
 
 
-_caches: "weakref.WeakSet[SshClientCache]" = weakref.WeakSet()
+# (No WeakSet: an exception of a signal handler would be lost in its callbacks.)
+_caches: "Set[weakref.ref[SshClientCache]]" = set()
 
 
 def _after_fork_in_child() -> None:
-    for cache in list(_caches):
-        cache._after_fork_in_child()
+    for known in list(_caches):
+        cache = known()
+        if cache is not None:
+            cache._after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -43,7 +43,8 @@ PendingSend = Tuple[Sender, Optional[Message], Optional[SendState]]
 _queue: "queue.SimpleQueue[PendingSend]" = queue.SimpleQueue()
 _lock = threading.Lock()
 _thread: Optional[threading.Thread] = None  # guarded by _lock
-_transports: "weakref.WeakSet[Sender]" = weakref.WeakSet()
+# (No WeakSet: an exception of a signal handler would be lost in its callbacks.)
+_transports: "Set[weakref.ref[Sender]]" = set()
 
 
 def register(transport: Sender) -> None:
@@ -53,12 +54,15 @@ def register(transport: Sender) -> None:
         if _thread is None or not _thread.is_alive():
             _thread = threading.Thread(target=_run, name="ssh-service-reaper", daemon=True)
             _thread.start()
-    _transports.add(transport)
+    for known in list(_transports):
+        if known() is None:
+            _transports.discard(known)
+    _transports.add(weakref.ref(transport))
 
 
 def unregister(transport: Sender) -> None:
     """Undo `register`: the transport is not ours any more."""
-    _transports.discard(transport)
+    _transports.discard(weakref.ref(transport))
 
 
 def submit(
@@ -89,8 +93,10 @@ def _after_fork_in_child() -> None:
     # A child does not have the threads that may hold these locks: docs/paramiko_repairs.md#fork
     global _queue, _lock, _thread
     _queue, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
-    for transport in list(_transports):
-        transport._after_fork_in_child()
+    for known in list(_transports):
+        transport = known()
+        if transport is not None:
+            transport._after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
