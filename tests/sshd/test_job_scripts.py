@@ -258,10 +258,15 @@ def test_killed_sleep_of_a_time_limit_ends_no_job_early(host: Host) -> None:
     host.start("one", ENDLESS, run_timeout=2)
     began = time.monotonic()
 
+    def arguments(pid: int) -> bytes:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return b""
+
     def sleeps() -> List[int]:
         found = process_tree.started_with(host.mark)
-        arguments = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
-        return [pid for pid, text in arguments.items() if text.endswith(b"sleep\x002\x00")]
+        return [pid for pid in found if arguments(pid).endswith(b"sleep\x002\x00")]
 
     eventually(sleeps, "the limit sleeps")
     time.sleep(0.5)
