@@ -1,4 +1,4 @@
-"""What tests of all folders share: patience, calls on threads, processes."""
+"""Helpers for the tests of all folders: waiting, calls on threads, processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves nothing behind, and skips nothing that is required."""
+"""Checks for every test: it leaves nothing behind, and skips nothing that is required."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ _SEAMS = {
 
 
 class Torn(BaseException):
-    """What the handler of a signal raises, as KeyboardInterrupt."""
+    """Raised by the signal handler, as KeyboardInterrupt is."""
 
 
 class _Moments:
@@ -193,7 +193,7 @@ def _make(call: Callable[[], Any], how: str, moments: _Moments, error: BaseExcep
 
 
 def moments(limit: float, first: int = 0, step: int = 1) -> Iterator[int]:
-    """Count up, for at most so many seconds; whoever finds that there are no more breaks off."""
+    """Count up for at most so many seconds; the caller breaks off after the last moment."""
     until, number = time.monotonic() + limit, first
     while time.monotonic() < until:
         yield number

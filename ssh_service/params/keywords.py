@@ -28,10 +28,10 @@ _READ = frozenset(
 _UNSUPPORTED: Dict[str, str] = {
     "bindinterface": "connections may leave by another interface",
     "canonicalizehostname": "the host's name is taken as it is",
-    "checkhostip": "the host key is looked up by the host's name alone",
-    "knownhostscommand": "host keys are looked up in files alone",
+    "checkhostip": "the host key is looked up only by the host's name",
+    "knownhostscommand": "host keys are looked up only in files",
     "proxyusefdpass": "the proxy command's own stdin and stdout are the connection",
-    "rekeylimit": "keys are exchanged anew after paramiko's own limits",
+    "rekeylimit": "keys are renewed at paramiko's own limits",
 }
 _HARMLESS = ("no", "none", "false", "default", "default none")
 

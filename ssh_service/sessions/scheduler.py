@@ -140,7 +140,7 @@ class SessionScheduler:
         ]
 
     def waiting_since(self, starts: int) -> Optional[List[SshTransport]]:
-        """Return since when all sessions are taken, so that others should give up theirs."""
+        """Return the transports if commands wait and none started since `starts`; else None."""
         waits = any(not command.is_done for _, command in self._queue)
         return self.transports() if waits and self._starts == starts else None
 

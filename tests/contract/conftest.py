@@ -1,4 +1,4 @@
-"""What the contract's tests share: services in their context, and a real sshd to talk to."""
+"""Fixtures of the contract's tests: services in their context, and a real sshd to talk to."""
 
 from __future__ import annotations
 

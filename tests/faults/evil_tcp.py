@@ -90,7 +90,7 @@ def half_kexinit(visit: Visit) -> None:
 
 
 def ignore_flood(visit: Visit) -> None:
-    """Send IGNORE for ever, in place of a key exchange."""
+    """Send IGNORE without end instead of a key exchange."""
     visit.sock.sendall(BANNER)
     visit.repeat(packet(b"\x02" + b"\0\0\0\x04spam"))
 

@@ -69,7 +69,7 @@ def real_session(program: str, cwd: Path) -> Iterator[SftpSession]:
 
 
 class Shell:
-    """The shell beside an SFTP server: runs what a copy asks for, here."""
+    """The shell next to an SFTP server: runs the copy's commands on this machine."""
 
     def __init__(self, cwd: Path, path: Optional[str] = None) -> None:
         self.cwd = cwd

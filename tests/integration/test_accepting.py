@@ -1,4 +1,4 @@
-"""Channels that a server opens: they reach whoever asked for them, and hold up nobody else."""
+"""Channels that a server opens: they reach the caller that asked for them, and delay no other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_forwards_remove_one_only() -> None:
 
 
 class Forwarding(EvilTransport):
-    """Grants every forward, and opens channels when told to."""
+    """Grants every forward, and opens channels on request."""
 
     answers = True
 

@@ -1,4 +1,4 @@
-"""What is let go of without a word: leases, connections, and caches."""
+"""Leases, connections and caches that are dropped without being released or closed."""
 
 from __future__ import annotations
 

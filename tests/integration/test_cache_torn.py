@@ -138,7 +138,7 @@ def test_call_torn_at_each_of_its_moments_loses_nothing(name: str, how: str, war
 def test_interrupted_cleanup_closes_all_or_nothing(
     call: Callable[[SshClientCache], None], how: str
 ) -> None:
-    """What it had decided to close is closed, though nobody waits for that any more."""
+    """Everything it had decided to close is closed, even if no caller waits any more."""
     targets = [target(host) for host in ("alpha", "beta", "gamma")]
     for number in moments(4 * SECONDS):
         site = Site()

@@ -158,7 +158,7 @@ def test_output_onto_a_full_disk_ends_with_1_and_one_line(
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_cli_closed_streams_change_no_status(closed: str) -> None:
-    """What a shell closed is written to nowhere: not to a connection that got its number."""
+    """Output for a stream that the shell closed never goes to a connection that got its number."""
     words = [sys.executable, "-m", "ssh_service", "run", "-H", "localhost", "-p", "1", "-n", "x"]
     command = " ".join(map(shlex.quote, words))
     done = subprocess.run(

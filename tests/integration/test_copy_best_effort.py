@@ -1,4 +1,4 @@
-"""What a server or file system does not support: the copy goes on without it."""
+"""Copies continue without features that a server or file system lacks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_upload_of_a_file_where_nothing_can_be_set(
     size: int,
     existing: bool,
 ) -> None:
-    """It arrives with its mode, less the umask, from being created with it; told once."""
+    """It is created with its mode, less the umask; one warning says that nothing was set."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(os.urandom(size))
     source.chmod(0o644)

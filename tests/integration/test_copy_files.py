@@ -324,7 +324,7 @@ class TestAsSomebodyElse:
 
     @pytest.fixture
     def theirs(self, tmp_path: Path) -> Path:
-        """Give a folder of nobody's, reachable for them."""
+        """Return a folder of the user nobody, which that user can reach."""
         folder = tmp_path / "theirs"
         folder.mkdir()
         os.chown(folder, self.NOBODY, self.NOBODY)

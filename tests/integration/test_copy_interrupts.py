@@ -119,7 +119,7 @@ def test_an_interrupt_at_any_line_leaves_nothing(
 def test_the_same_process_removes_what_an_interrupt_left(
     session: SftpSession, source: Path, tmp_path: Path
 ) -> None:
-    """What is kept to be resumed goes with the next copy that does not resume."""
+    """A file that was kept for resuming is removed by the next copy that does not resume."""
     at = 0
     while not unfinished_files(tmp_path):
         at += 20

@@ -138,7 +138,7 @@ def test_timeout_names_stall_timeout_and_how_long_it_was() -> None:
 
 
 def test_stall_timeout_is_not_fed_by_other_copies(tmp_path: Path) -> None:
-    """What other copies send over the same session is no progress of this one."""
+    """Data of other copies over the same session does not count as progress of this one."""
     with MadeUpServer(lambda *_: b"").ready() as session:
         other = SftpClient(session)
 
@@ -184,7 +184,7 @@ def test_downloads_drop_setuid_and_write_for_others(copy: Copy, tmp_path: Path) 
 
 
 def test_preserve_false_keeps_neither_modes_nor_times(copy: Copy, tmp_path: Path) -> None:
-    """What is new is as new files are; what is replaced keeps its mode."""
+    """New files get the default mode; replaced files keep theirs."""
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "folder").mkdir(parents=True, mode=0o700)
     for name in ("new", "old"):
@@ -471,7 +471,7 @@ def test_links_keep_finds_out_the_servers_order_of_paths(tmp_path: Path, reverse
 
 
 def test_a_link_from_the_server_leads_nothing_outside(tmp_path: Path) -> None:
-    """What a hostile server makes a link of is never written through, in this copy or the next."""
+    """A hostile server's link is never written through, in this copy or the next."""
     outside, target = tmp_path / "outside", tmp_path / "target"
     outside.mkdir()
 

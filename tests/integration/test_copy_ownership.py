@@ -341,7 +341,7 @@ def test_resume_does_not_take_over_a_file_with_two_names(
 def test_resume_continues_our_own_file_in_a_sticky_folder(
     session: SftpSession, sticky: Path, source: Path
 ) -> None:
-    """What we have left in a folder like /tmp is continued there."""
+    """Our own unfinished file in a folder like /tmp is resumed there."""
     left = sticky / name_of_the_dead(b"target")
     left.write_bytes(source.read_bytes()[: LARGE - 10])
     before = session.sent
@@ -360,7 +360,7 @@ def test_resume_without_reported_owners_resumes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A server without owners, or with one for all files, proves nothing: told once."""
+    """A server without owners, or with one for all files, proves nothing; one warning says so."""
     original = decode._take_attributes
 
     def take(body: bytes, at: int) -> Any:
@@ -569,7 +569,7 @@ def test_foreign_folder_in_shared_folder_of_tree_is_refused(
 def test_a_strangers_folder_with_a_slash_is_used(
     as_root: None, session: SftpSession, shared: Path, tmp_path: Path, copy: Copy, is_tree: bool
 ) -> None:
-    """Whoever writes the slash means the folder that is there."""
+    """The slash says that the existing folder is meant."""
     source = tree_of(tmp_path / "tree", b"x")
     (shared / "theirs").mkdir()
     os.chown(shared / "theirs", STRANGER, STRANGER)
@@ -610,7 +610,7 @@ def write_in_place(session: SftpSession) -> None:
 def test_overwritten_file_replaced_by_link_is_not_followed(
     session: SftpSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """N2: nothing is made or lost behind a link that takes our file's place after the look."""
+    """Nothing is made or lost behind a link that takes our file's place after the look."""
     write_in_place(session)
     folder, source, victim = tmp_path / "folder", tmp_path / "source", tmp_path / "victim"
     folder.mkdir()
@@ -685,7 +685,7 @@ def test_links_keep_folder_replaced_by_link_is_not_followed(
     levels: int,
     swapped: str,
 ) -> None:
-    """N1: a stranger's folder may become a link, to one that only we may read."""
+    """A stranger's folder may become a link, to one that only we may read."""
     source, way = tmp_path / "source", Path(*["folder"] * levels)
     victim = tree_of(tmp_path / "victim", b"victim", count)
     (source / way).parent.mkdir(parents=True)

@@ -71,7 +71,7 @@ def test_resume_of_a_new_tree_goes_into_the_same_folder(
     interrupt: Callable[..., None],
     options: Any,
 ) -> None:
-    """What the interrupted call made is recognized, so the same call does not nest."""
+    """The tree of the interrupted call is recognized, so the same call does not nest."""
     interrupt(copy, tmp_path / "target", **options)
     copy(session, source, tmp_path / "target", resume=True, **options)
     assert contents(tmp_path / "target") == contents(source)

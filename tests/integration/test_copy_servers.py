@@ -175,7 +175,7 @@ def session_with_room_for_few(sftp_server: str, tmp_path: Path) -> Iterator[Sftp
 def test_a_server_with_room_for_few_open_files_gets_all(
     copy: Any, small: SftpSession, tmp_path: Path, folders: int
 ) -> None:
-    """P15: an open that fails for want of room waits until another file is closed."""
+    """An open that fails for want of room waits until another file is closed."""
     for number in range(folders):
         (tmp_path / "source").mkdir(exist_ok=True)
         many_files(tmp_path / "source" / str(number), 120 // folders, 300)
@@ -199,7 +199,7 @@ def test_many_copies_share_the_few_open_files_of_a_server(
 def test_open_failure_without_handle_shortage_is_raised(
     small: SftpSession, tmp_path: Path
 ) -> None:
-    """It is tried again where other files are open, but not for ever."""
+    """It is retried while other files are open, but not without end."""
     many_files(tmp_path / "source", 8, 300)
     (tmp_path / "target").mkdir()
     original = encode.open_file

@@ -56,7 +56,7 @@ def opened(session: SftpSession, monkeypatch: pytest.MonkeyPatch) -> List[bytes]
 
 
 def awkward_tree(root: Path) -> Path:
-    """Make a tree that has what tar's formats find hard, beside all that any copy does."""
+    """Make a tree with everything that is hard for tar's formats, or for any copy."""
     make_tree(root)
     deep = root
     for _ in range(4):  # past what one header holds, in names and in paths
@@ -472,7 +472,7 @@ def test_a_shell_that_hangs_is_given_up(
 def test_output_of_a_profile_does_not_disturb_streams(
     session: SftpSession, shell: Shell, tmp_path: Path
 ) -> None:
-    """What comes before the script's own greeting is passed over, both ways."""
+    """Output before the script's own greeting is skipped, both ways."""
     source = many_files(tmp_path / "source", 5, size=10)
     shell.prologue = b"echo hello from the profile;"
     for copy in (upload, download):

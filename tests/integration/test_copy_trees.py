@@ -364,7 +364,7 @@ def test_a_tree_of_many_levels_is_copied(
 
 
 def test_too_deep_tree_is_a_clear_error(session: SftpSession, tmp_path: Path) -> None:
-    """What no path can name is an error with the path, not a RecursionError."""
+    """A path that is too long is an error with the path, not a RecursionError."""
     source = tmp_path / "s"
     source.mkdir()
     inner = os.open(source, os.O_RDONLY)
@@ -445,7 +445,7 @@ def test_the_same_tree_copied_at_once_is_one_tree(
 def test_a_folder_copied_into_itself_is_an_error(
     one: Any, session: SftpSession, tmp_path: Path, place: str, contents: bool, on_error: str
 ) -> None:
-    """E7: the server may be this machine; so it was copied until its paths were too long."""
+    """The server may be this machine; so it was copied until its paths were too long."""
     source = tmp_path / "source"
     (source / "old" / "older").mkdir(parents=True)
     (source / "file").write_bytes(b"x")

@@ -230,7 +230,7 @@ def test_key_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None
 
 
 def test_default_key_that_others_can_write_is_passed_over(home: Path) -> None:
-    """Nobody named it, so another may still do; the reason is told if none does."""
+    """It was not named, so another key may work; the reason is reported if none does."""
     install(home, "user-c", "id_ed25519")
     install(home, "user-d", "id_ecdsa")
     (home / ".ssh" / "id_ed25519").chmod(0o666)

@@ -1,4 +1,4 @@
-"""What accepts a connection and is no SSH server: a typed error in time, and nothing left."""
+"""Peers that accept a connection and are not SSH servers: a typed error in time, and no leak."""
 
 from __future__ import annotations
 

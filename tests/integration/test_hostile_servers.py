@@ -156,7 +156,7 @@ def test_global_requests_are_answered_and_harmless() -> None:
 def test_questions_whose_answers_are_never_taken_end_the_connection(
     flood: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answers would pile up for ever."""
+    """The answers would pile up without end."""
     monkeypatch.setattr(global_requests, "_MAX_PENDING_REPLIES", 200)
 
     def ask(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
@@ -242,7 +242,7 @@ def test_the_name_of_a_signal_is_a_name(sent: bytes, shown: str) -> None:
 
 
 def test_data_after_the_end_is_dropped() -> None:
-    """What was said to be complete stays as it was."""
+    """Output that was reported complete does not change any more."""
 
     def go_on(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         channel.sendall(b"all")
@@ -335,7 +335,7 @@ def test_text_from_a_server_is_escaped() -> None:
 
 
 def test_a_goodbye_by_application_is_a_clean_end() -> None:
-    """The server left in order: no loss, but what was under way is told that it was cut off."""
+    """The server disconnects in order: not a loss, but running commands are cut off."""
 
     def leave(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
         transport.say(b"\x01", 11, "shutting down", "")
@@ -469,7 +469,7 @@ def test_channel_timeout_limits_opening_and_requests() -> None:
 
 
 def test_text_is_sent_within_the_window_and_whole_characters() -> None:
-    """What is counted in characters takes its room in bytes."""
+    """Text is sent in characters, and counted in bytes."""
     text = "aé€😀" * 3
 
     def take(transport: EvilTransport, channel: paramiko.Channel, command: bytes) -> None:
@@ -869,7 +869,7 @@ def test_rekey_waiters_are_released_when_the_connection_ends() -> None:
 
 
 def test_a_session_in_reserve_is_given_up_for_who_is_refused_one() -> None:
-    """Whoever uses the connection as paramiko's knows nothing of sessions in reserve."""
+    """Code that uses the connection as paramiko's does not know of spare sessions."""
 
     class Full(EvilTransport):
         is_full = True
@@ -1035,7 +1035,7 @@ def test_half_a_packet_is_the_end_of_the_connection(
 
 
 class Piecemeal:
-    """What stands in for a socket as a channel does, and breaks in the middle of a write."""
+    """Stands in for a socket as a channel does, and breaks in the middle of a write."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.left = sock, 1 << 30
@@ -1125,7 +1125,7 @@ def test_interrupted_send_does_not_block_later_sends() -> None:
 
 
 class Nameless(Exception):
-    """What ends a reader thread, and cannot say so."""
+    """An exception that ends a reader thread, and cannot be formatted."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")

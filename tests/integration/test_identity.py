@@ -1,4 +1,4 @@
-"""Who may share a connection: what a key object stands for in the key of a connection."""
+"""Which callers share a connection: the identity of key objects in the connect key."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def paramikos_agent_key(kind: str) -> paramiko.PKey:
 
 def foreign_key(kind: str) -> paramiko.PKey:
     class Signer(KINDS[kind]):  # type: ignore[misc,valid-type]
-        """A key whose signatures somebody else makes."""
+        """A key whose signatures another object makes."""
 
     return Signer(data=private(kind).asbytes())
 

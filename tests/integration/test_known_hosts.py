@@ -280,7 +280,7 @@ def test_a_key_of_port_22_speaks_for_another_port_but_makes_nothing_changed(
 def test_a_key_of_port_22_does_not_speak_for_a_port_whose_own_key_is_on_file(
     tmp_path: Path,
 ) -> None:
-    """Whoever runs one server of a machine shall not pass for another of its servers."""
+    """The owner of one server on a machine must not be able to impersonate another one."""
     path = write(tmp_path, "web " + public_line("host-a"), "[web]:2222 " + public_line("host-b"))
     for policy in ("strict", "accept-new"):
         with pytest.raises(SshHostKeyError, match="CHANGED.*known_hosts:2"):
@@ -494,7 +494,7 @@ def test_a_first_contact_waits_for_whoever_holds_the_lock(tmp_path: Path) -> Non
 def test_a_file_that_is_replaced_meanwhile_gets_the_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As ssh-keygen -R does: the file that was locked is then nobody's."""
+    """As ssh-keygen -R does: the locked file then has no name any more."""
     path = tmp_path / "known_hosts"
     path.write_text("other " + public_line("host-b") + "\n")
     lock = recording._lock
@@ -513,7 +513,7 @@ def test_a_file_that_is_replaced_meanwhile_gets_the_line(
 
 
 def test_two_keys_at_a_first_contact_only_one_is_believed(tmp_path: Path) -> None:
-    """Whoever comes second finds the first one's key on file: a change, not a new host."""
+    """The second caller finds the first one's key on file: a change, not a new host."""
     trust = HostKeyTrust("accept-new", (str(tmp_path / "known_hosts"),))
     barrier = threading.Barrier(2)
     refused: List[str] = []

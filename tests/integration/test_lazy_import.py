@@ -1,4 +1,4 @@
-"""What importing the package costs: nothing that is not asked for."""
+"""Importing the package loads only what is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is published: all of it, and nothing else; read from the files that say what that is."""
+"""All files are published, and nothing else, as far as the packaging files say."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_stop_all_does_not_wait_for_the_parent_of_a_vfork() -> None:
 
 
 def test_stop_all_of_one_that_does_not_stop_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is told that all have stopped when one has not."""
+    """It does not report that all have stopped when one has not."""
     monkeypatch.setattr(process_tree, "_STOP_TIMEOUT", 0.05)
     monkeypatch.setattr(process_tree, "send_signal", lambda pids, number: list(pids))
     with pytest.raises(RuntimeError, match=rf"\[{os.getpid()}\] did not stop within 0.05 s"):

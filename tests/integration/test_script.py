@@ -1,4 +1,4 @@
-"""What real shells make of a script as it is delivered."""
+"""Scripts as they are delivered, run by real shells."""
 
 from __future__ import annotations
 

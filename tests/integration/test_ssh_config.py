@@ -288,7 +288,7 @@ def version_of_ssh() -> Tuple[int, ...]:
 
 @needs_ssh
 def test_included_blocks_for_other_hosts_are_validated(tmp_path: Path) -> None:
-    """As with ssh: else a file would break on the day on which somebody asks for that host."""
+    """As with ssh: else a file would break on the first use of that host."""
     inner = write(tmp_path / "inner", 'User "open')
     path = write(tmp_path / "c", "Host db", f"Include {inner}", "Host *", "User alice")
     with pytest.raises(SshConfigError, match="inner:1: a quote is not closed"):

@@ -27,7 +27,7 @@ FOLDERS = (
 
 
 class Torn(BaseException):
-    """What the handler of a signal raises, as KeyboardInterrupt."""
+    """Raised by the signal handler, as KeyboardInterrupt is."""
 
 
 def is_seam(frame: FrameType) -> bool:
@@ -136,7 +136,7 @@ def test_interrupted_send_keeps_the_stream_intact(what: str) -> None:
 def test_a_torn_write_ends_the_connection_before_anyone_else_may_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What came after a packet that was made and not written would be garbage."""
+    """Data after a packet that was encrypted and not written would be garbage."""
     with EvilSsh(swallow) as server, connected(server.port) as transport:
         mine, others = transport.open_session(), transport.open_session()
         abort, uncork, later = transport.abort, transport.packetizer.uncork, []

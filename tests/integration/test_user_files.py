@@ -38,7 +38,7 @@ def pipe() -> Iterator[str]:
 
 
 def write_later(path: str, *parts: bytes) -> threading.Thread:
-    """Write to a pipe in pieces, once somebody reads it."""
+    """Write to a pipe in pieces, once it is being read."""
 
     def write() -> None:
         with open(path, "wb", buffering=0) as file:

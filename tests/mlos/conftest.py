@@ -1,4 +1,4 @@
-"""What the tests with the real mlos_bench share; where there is none, nothing is collected."""
+"""Fixtures of the tests with the real mlos_bench; without it, nothing is collected."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def nobody_at_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -
 
 @pytest.fixture(autouse=True)
 def not_ours_to_mend() -> None:
-    """Pass over what an old mlos_bench is told by libraries that are newer than it."""
+    """Ignore warnings that an old mlos_bench gets from newer libraries."""
     warnings.filterwarnings("ignore", "errors='ignore' is deprecated", FutureWarning)

@@ -100,7 +100,7 @@ class TestInstall:
         assert all(then != now for then, now in zip(changed, before))
 
     def test_every_public_name_of_upstreams_modules_is_there(self) -> None:
-        """Whoever imports `CopyMode` from upstream's module still can."""
+        """`CopyMode` can still be imported from upstream's module."""
         folder = Path(mlos_bench.services.remote.__file__).parent / "ssh"
         install()
         try:
@@ -199,7 +199,7 @@ class TestInstall:
 
 @pytest.mark.usefixtures("installed")
 class TestNames:
-    """What mlos_bench's names stand for, in between."""
+    """What mlos_bench's names refer to between `install` and `uninstall`."""
 
     def test_the_same_imports_work_as_with_the_original(self) -> None:
         for name in ("", ".ssh_service", ".ssh_host_service", ".ssh_fileshare"):

@@ -19,7 +19,7 @@ UPSTREAM = "mlos_bench.services.remote.ssh"
 
 
 class Runner:
-    """A TrialRunner as of mlos_bench 0.6.3, whose set-up fails when told to."""
+    """A TrialRunner as of mlos_bench 0.6.3, whose set-up fails on request."""
 
     def __init__(self) -> None:
         self._is_running = False
@@ -143,7 +143,7 @@ class TestPermanentFailures:
 
 
 class TestLogs:
-    """What mlos_bench's log shows."""
+    """mlos_bench's log."""
 
     def test_logged_output_is_cut_and_its_values_are_whole(self) -> None:
         """Only the text for the log is short."""
@@ -173,7 +173,7 @@ class TestLogs:
 
 @pytest.mark.usefixtures("installed")
 class TestExplain:
-    """What a refused config says."""
+    """The error of a refused config."""
 
     @pytest.mark.parametrize(
         ("name", "config", "expected"),
@@ -196,7 +196,7 @@ class TestExplain:
         assert name in text and expected in text and len(text) < 300 and "\n" not in text
 
     def test_schema_error_of_another_service_is_mlos_benchs(self) -> None:
-        """What is not about our services is reported as before."""
+        """Errors that do not concern our services are reported as before."""
         with pytest.raises(Exception) as caught:
             ConfigSchema.SERVICE.validate({"class": "nobody.knows.It"})
         assert not isinstance(caught.value, schemas.WrongServiceSettings)

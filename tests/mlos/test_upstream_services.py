@@ -1,5 +1,5 @@
 """
-What mlos_bench tests of its own SSH services, asked of ours.
+mlos_bench's tests of its own SSH services, applied to ours.
 
 The scenarios are those of mlos_bench's own tests of its SSH services and of its remote environment
 over SSH, written anew.  Adapted: instead of containers there are throw-away servers on loopback,

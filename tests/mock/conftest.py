@@ -1,4 +1,4 @@
-"""What the tests against the mock server share."""
+"""Fixtures of the tests against the mock server."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ssh_service.testing.mock_sshd import MockSshd
 def test_public_key_never_gets_its_owners_connection(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
-    """The connection is there, and whoever has the public half alone is not lent it."""
+    """There is a connection, and a caller with only the public half does not get it."""
     owner = paramiko.PKey.from_path(mock_sshd.client_key)
     given = {**mock_sshd.connect_params, "client_keys": [owner]}
     with ssh_cache.lease(given) as (_, transport):

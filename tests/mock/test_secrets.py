@@ -1,4 +1,4 @@
-"""Secrets that a caller gives show in no frame of a traceback, whoever collects its locals."""
+"""A caller's secrets show in no frame of a traceback, even if its locals are collected."""
 
 from __future__ import annotations
 

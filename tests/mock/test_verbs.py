@@ -206,7 +206,7 @@ def test_connection_used_only_for_copies_expires(
 def test_an_outcome_waits_for_no_other_callers_function(
     mock_sshd: MockSshd, ssh_cache: SshClientCache
 ) -> None:
-    """Whoever waits in a callback holds up nobody's outcome but its own command's."""
+    """A callback that waits delays only the outcome of its own command."""
     params, gate = mock_sshd.connect_params, threading.Event()
     blocked = [threading.Event() for _ in range(3)]
 

@@ -36,7 +36,7 @@ _UNKNOWN = ("did not run", "")
 
 class Run(NamedTuple):
     """
-    What came of one run.
+    The outcome of one run.
 
     Attributes
     ----------

@@ -41,7 +41,7 @@ WORKERS = 6
 
 
 class History:
-    """What the client was told of each command."""
+    """The outcome of each command, as the client saw it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class History:
 def run_one(
     cache: SshClientCache, rng: random.Random, history: History, targets: List[dict], file: Path
 ) -> None:
-    """Run a command, and note what is told of it."""
+    """Run a command, and note its outcome."""
     number = history.begin()
     size = rng.choice([0, 10, 1000, 100000])
     rest = rng.choice(["", "", "", f"sleep {rng.random() * 0.3:.2f}; ", "exec sleep 20; "])

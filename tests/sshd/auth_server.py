@@ -93,7 +93,7 @@ class AuthServer:
 
     @property
     def connect_params(self) -> Dict[str, Any]:
-        """What a client needs, without a credential."""
+        """The connect parameters, without a credential."""
         return {
             "host": "127.0.0.1",
             "port": self.port,

@@ -1,4 +1,4 @@
-"""What the tests against a real sshd share."""
+"""Fixtures of the tests against a real sshd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of forwards connect to, and how they look at what is left."""
+"""Targets for the tests of forwards, and checks of what is left behind."""
 
 from __future__ import annotations
 

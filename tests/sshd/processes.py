@@ -1,4 +1,4 @@
-"""What worker processes run; they have to be able to import it."""
+"""Functions that worker processes run; they have to be importable."""
 
 from __future__ import annotations
 

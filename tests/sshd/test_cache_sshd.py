@@ -31,7 +31,7 @@ Proxies = Callable[[str, int], FaultProxy]
 
 
 class Telling(SshClient):
-    """Writes down what it is told; a test's own subclass has a list of its own."""
+    """Records its hooks' calls; each test's subclass has a list of its own."""
 
     told: List[Tuple[str, Any]]
     news: threading.Semaphore

@@ -283,7 +283,7 @@ def test_summary_names_the_failed_hosts(run: Run) -> None:
 
 
 def test_dry_run_download_names_each_hosts_folder(run: Run) -> None:
-    """What a dry run says is where the files would go."""
+    """A dry run says where the files would go."""
     several = run("download", "-n", "-H", "web[1-2]", "/etc/hosts", "got").stdout.splitlines()
     assert [line.rpartition(" to ")[2] for line in several] == ["got/web1", "got/web2"]
     one = run("download", "-n", "-H", "web1", "/etc/hosts", "got").stdout

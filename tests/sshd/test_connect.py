@@ -256,7 +256,7 @@ def test_host_key_unchecked_warns_once_per_host(
 def test_host_key_policy_off_by_name_never_warns(
     files: Any, sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who writes "off" has said that this is meant, whatever files there are."""
+    """A caller that sets "off" needs no warning, whatever files there are."""
     known_hosts = str(tmp_path / files) if files else files
     connect(sshd, known_hosts=known_hosts, host_key_policy="off").close()
     assert unchecked_warnings(caplog) == []
@@ -568,7 +568,7 @@ def test_a_mute_proxy_command_ends_at_the_deadline(sshd: Sshd) -> None:
 def test_nothing_of_the_callers_is_forwarded_whatever_ssh_config_says(
     sshd: Sshd, agent: str, tmp_path: Path  # noqa: F811
 ) -> None:
-    """Neither the agent nor a display: whoever rules a host would have the use of them."""
+    """Neither the agent nor a display: the host's administrator could use them."""
     config = tmp_path / "config"
     config.write_text("ForwardAgent yes\nForwardX11 yes\nForwardX11Trusted yes\n")
     transport = connect(sshd, config=str(config), agent_path=agent)

@@ -29,7 +29,7 @@ def key(request: pytest.FixtureRequest) -> TokenKey:
 
 @pytest.fixture
 def path(key: TokenKey, tmp_path: Path) -> Path:
-    """Return a key file as ssh-keygen leaves it beside a token."""
+    """Return a key file as ssh-keygen writes it for a token."""
     return key.write(tmp_path / "id_sk")
 
 
@@ -73,7 +73,7 @@ def test_a_key_file_of_a_token_is_served_by_the_agent_that_holds_it(
 def test_a_token_with_a_certificate_logs_in(
     server: Sshd, path: Path, agent: TokenAgent, sshd_factory: Callable[..., Sshd]
 ) -> None:
-    """Its file stands beside the key's."""
+    """Its file is next to the key's."""
     authority = generated("user-ca")
     shown = certify(path, authority, host=False, principals=server.username)
     (path.parent / "id_sk-cert.pub").write_text(shown.read_text())

@@ -72,7 +72,7 @@ def test_commands_on_a_full_connection_in_hand_are_ended(
     cache: SshClientCache,
     sleepers: Sleepers,
 ) -> None:
-    """What ends them needs a session, and theirs are all that there are."""
+    """Ending them needs a session, and they hold all of them."""
     sshd = sshd_factory({"MaxSessions": limit})
     with cache.lease(sshd.connect_params) as (transport, _):
         assert run(sshd.connect_params, "echo spare", cache=cache, timeout=PATIENCE).stdout

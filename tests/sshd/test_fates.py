@@ -1,4 +1,4 @@
-"""What becomes of commands when things go wrong at random; nothing runs twice, nothing is lost."""
+"""Commands under random faults: none runs twice, none is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What networks and servers do to a connection: noticed in every state, told for what it is."""
+"""Faults of networks and servers: noticed in every state, and reported as what they are."""
 
 from __future__ import annotations
 
@@ -380,7 +380,7 @@ def test_no_command_is_sent_into_an_ended_connection(sshd: Sshd) -> None:
 
 
 def test_connection_that_died_silently_is_replaced(sshd: Sshd, fault_proxy: Proxies) -> None:
-    """Nobody is told of the end, until the next one asks."""
+    """The end is noticed only by the next caller."""
     proxy = fault_proxy(sshd.host, sshd.port)
     params = params_for(sshd, proxy, keepalive_interval=0.3, keepalive_count_max=2)
     with entered() as cache:

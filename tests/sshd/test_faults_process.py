@@ -1,4 +1,4 @@
-"""What happens to the process itself: forks, signals, its end, limits of the system."""
+"""Events of the process itself: forks, signals, its end, limits of the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A script that outlives its connection: told as such, and ended before the next one (M1)."""
+"""A script that outlives its connection: reported, and ended before the next one."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_root_runs_commands_in_any_login_shell(
 def test_root_runs_commands_of_an_appliance(
     kind: str, shell: str, tmp_path: Path, cache: SshClientCache
 ) -> None:
-    """Its shell knows a few words; what it may still be doing is not told as ended."""
+    """Its shell knows a few commands; a command that may still run is not reported as ended."""
     with server(kind, shell, tmp_path) as (web, home):
         process = run(web, "show version", cache=cache, timeout=PATIENCE)
         assert (process.stdout, process.stderr, process.exit_status) == ("FakeOS 1.0\n", "", 0)

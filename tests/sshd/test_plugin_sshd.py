@@ -121,7 +121,7 @@ def state(pid: int) -> str:
 
 
 def test_freeze_of_a_new_login_stops_its_newest_process(sshd_factory: Callable[..., Sshd]) -> None:
-    """For an ordinary user sshd forks once more, after the client is told."""
+    """For an ordinary user sshd forks once more, after the client is logged in."""
     server = sshd_factory()
     for _ in range(10):
         with start_sleeper(server) as client:
@@ -202,7 +202,7 @@ exec {program} "$@"
 def test_find_sshd_takes_the_one_that_the_environment_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Who has several can choose: SSH_SERVICE_SSHD."""
+    """SSH_SERVICE_SSHD chooses one of several."""
     monkeypatch.setenv("SSH_SERVICE_SSHD", sys.executable)
     assert find_sshd() == sys.executable
 

@@ -93,7 +93,7 @@ def test_a_long_command_does_not_delay_short_ones(sshd_factory: Callable[..., Ss
 def test_an_idle_sftp_session_gives_way_while_a_long_command_runs(
     sshd_factory: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    """E6: with two sessions in all, one of them the copies', and the other taken for long."""
+    """With two sessions in all, one of them the copies', and the other taken for long."""
     web = sshd_factory({"MaxSessions": 2}).connect_params
     cache = SshClientCache()
     limits: Any = {"cache": cache, "max_connections": 1}

@@ -1,4 +1,4 @@
-"""What a server says when it refuses is shown, and cannot forge anything."""
+"""A server's reason for a refusal is shown, and cannot forge anything."""
 
 from __future__ import annotations
 

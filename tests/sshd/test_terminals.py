@@ -75,7 +75,7 @@ def test_pty_gives_values_to_the_letter_and_to_nobody_else(
 
 
 def test_pty_lets_cat_find_the_end_of_its_input(web: Web, cache: SshClientCache) -> None:
-    """What is typed is echoed by the terminal, as with ``ssh -tt``."""
+    """The terminal echoes the input, as with ``ssh -tt``."""
     # The shell keeps the terminal open.  As the last command cat would be run in its place, and
     # closes its files before it exits: dropbear then hangs up, and now and then that signal is
     # faster than the exit (7 times of 40 with OpenSSH's client and dropbear 2025.89, too).

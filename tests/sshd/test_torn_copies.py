@@ -103,7 +103,7 @@ def tear(place: Place, copy: Callable[[], None], how: str, limit: float) -> bool
 def test_copy_interrupted_anywhere_leaves_usable_destination(
     way: str, how: str, place: Place
 ) -> None:
-    """What comes next is served, and no lease, session, descriptor or thread is lost."""
+    """The next calls work, and no lease, session, descriptor or thread is lost."""
     tear(place, getattr(place, way), how, LIMIT)
     # No copy waits for the removal of what is left: one of the next does it.
     eventually(

@@ -114,7 +114,7 @@ def tear_runs(count: int, sshd: Sshd, cache: SshClientCache) -> None:
 def test_a_run_torn_at_random_moments_harms_nobody_and_is_ended(
     sshd: Sshd, cache: SshClientCache
 ) -> None:
-    """200 moments; a command beside it, and its connection, go on."""
+    """200 moments; another command and its connection are not affected."""
     tear_runs(200, sshd, cache)
 
 

@@ -200,7 +200,7 @@ class Rekeys:
 
 
 def move_bytes(sshd: Sshd, tmp_path: Path, each_way: int) -> int:
-    """Send and receive, with commands beside it; return how many those were."""
+    """Send and receive while commands run; return how many ran."""
     block = os.urandom(MIB)
     source = tmp_path / "source"
     with open(source, "wb") as file:
@@ -411,7 +411,7 @@ def test_signal_status_and_loss_are_distinguished(sshd: Sshd) -> None:
 
 
 def test_a_request_ends_with_its_connection(sshd: Sshd) -> None:
-    """With paramiko, it waits for ever."""
+    """With paramiko, it waits without end."""
     for _ in range(5):
         with dialled(sshd) as transport:
             channel = transport.open_session()

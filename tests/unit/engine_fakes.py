@@ -1,4 +1,4 @@
-"""What the tests of the engine share: transports and channels without a network, and gates."""
+"""Fakes for the tests of the engine: transports and channels without a network, and gates."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ callbacks_done = work_done
 
 
 class FakeTransport(Fake):
-    """What the cache and the pool use of an `SshTransport`; the test is its server."""
+    """The part of an `SshTransport` that the cache and the pool use; the test is its server."""
 
     def __init__(self, connection_id: str = "somebody@alpha:22") -> None:
         self.connection_id = connection_id
@@ -141,7 +141,7 @@ class FakeTransport(Fake):
         return channel
 
     def lose(self, reason: str = "eof") -> None:
-        """End it, as the peer or the network does; all channels are told, then the callbacks."""
+        """End it, as the peer or the network does; notifies all channels, then the callbacks."""
         with self._lock:
             if not self._active:
                 return

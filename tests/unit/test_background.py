@@ -171,7 +171,7 @@ def test_callbacks_run_in_order_on_a_thread_that_is_not_the_callers() -> None:
 
 
 def test_calls_of_a_runner_keep_their_order_and_wait_for_no_other_runner() -> None:
-    """What waits for ever holds up nobody's calls but its own."""
+    """A call that waits without end delays only the calls of its own strand."""
     gate, done = threading.Event(), threading.Event()
     seen: List[Any] = []
     stuck, free = background.callback_runner(), background.callback_runner()
@@ -267,7 +267,7 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
 def test_callback_waits_where_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever has done his work, such as a copy, does not fail for it."""
+    """A call that has done its work, such as a copy, does not fail because of it."""
     clock = background._Clock()
     executor = StrandExecutor("ssh-service-callbacks-of-a-test", clock.call_at)
     monkeypatch.setattr(background, "_callbacks", executor)

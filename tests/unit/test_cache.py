@@ -38,7 +38,7 @@ Event = Tuple[str, Any]
 
 
 class Recorder:
-    """Makes clients that write down what they are told."""
+    """Makes clients that record the calls of their hooks."""
 
     def __init__(self) -> None:
         self.clients: List[SshClient] = []
@@ -809,6 +809,6 @@ def test_nothing_secret_is_logged(
 
 @pytest.mark.parametrize("wrong", [SshClient(), {"host": "web1"}])
 def test_cache_client_factory_that_is_not_callable_is_refused(wrong: Any) -> None:
-    """A client, or a destination, in the place of the factory: told at once, not at each dial."""
+    """A client or a destination as the factory is an error at once, not at each dial."""
     with pytest.raises(SshConfigError, match="client_factory: expected a class such as SshClient"):
         SshClientCache(wrong)

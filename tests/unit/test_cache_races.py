@@ -138,7 +138,7 @@ def test_failed_dial_gives_each_of_100_callers_its_own_error(
 def test_caller_of_a_failed_dial_can_redial_at_once(
     connections: SshClientCache, dialer: GatedDialer
 ) -> None:
-    """The failed place has left the cache before anyone is told."""
+    """The failed slot has left the cache before any waiter gets the error."""
     dialer.errors["alpha"] = [SshConnectError("refused")]
     dialer.hold("alpha")
     slot = connections.request(target())

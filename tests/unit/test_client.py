@@ -1,4 +1,4 @@
-"""A client: made, lost, and whoever waits for either."""
+"""A client: made, lost, and the threads that wait for either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests' own helpers promise."""
+"""The tests' own helpers."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Endless:
 def test_removal_of_a_tree_without_end_ends(
     monkeypatch: pytest.MonkeyPatch, mode: int, lists_on: bool, limit: str
 ) -> None:
-    """N5: a hostile server lists what it likes, and the copy waits for it."""
+    """A hostile server lists what it likes, and the copy waits for it."""
     monkeypatch.setattr(removal, limit, 100_000 if limit == "_MAX_PATH_BYTES" else 0.2)
     endless = Endless(mode, lists_on)
     with endless.server.ready() as session:

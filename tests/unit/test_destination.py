@@ -94,7 +94,7 @@ def test_invisible_characters_are_refused_and_not_shown(where: str, kind: str) -
 def test_home_without_a_value_is_the_systems(
     value: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """C10d: an empty HOME is no reason to write to /.ssh."""
+    """An empty HOME is no reason to write to /.ssh."""
     if value is None:
         monkeypatch.delenv("HOME")
     else:

@@ -1,4 +1,4 @@
-"""A command on a connection in hand: started at once, and told the truth about its end."""
+"""A command on a given connection: started at once, with a correct outcome."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_command_cancelled_while_opening_returns_its_session() -> None:
 
 
 def test_where_others_hold_the_sessions_it_waits_for_one() -> None:
-    """C10d: MaxSessions is no error, as for everybody else."""
+    """The server's MaxSessions is not an error, as with a pool."""
     transport = FakeTransport()
     transport.max_sessions, transport.others = 2, 2
     command = begun(transport)
@@ -95,7 +95,7 @@ def test_where_others_hold_the_sessions_it_waits_for_one() -> None:
 
 
 def test_unpooled_command_gets_the_spare_session() -> None:
-    """C10d: the spare session of a pool."""
+    """The spare session of a pool."""
     transport = FakeTransport()
     transport.max_sessions, transport.others = 1, 1
 

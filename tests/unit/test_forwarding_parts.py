@@ -1,4 +1,4 @@
-"""What forwards are made of, without a server: addresses, SOCKS, windows."""
+"""The parts of forwards, without a server: addresses, SOCKS, windows."""
 
 from __future__ import annotations
 

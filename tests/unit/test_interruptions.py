@@ -34,7 +34,7 @@ def test_is_interruption_of_ctrl_c_is_true(kind: type) -> None:
 
 
 def test_is_interruption_of_a_failed_call_is_false() -> None:
-    """What the standard library, or our own code, raises is a failure of what was done."""
+    """An exception of the standard library or of our own code is an ordinary failure."""
     found = caught(Path("/no/such/file").read_bytes)
     assert isinstance(found, OSError) and not is_interruption(found)
     ours = caught(lambda: resolve({"host": "web1", "port": "x"}))

@@ -52,7 +52,7 @@ def test_an_answer_begins_the_count_anew() -> None:
 
 
 def test_delayed_reader_sends_a_keepalive_before_giving_up() -> None:
-    """What counts is questions that were not answered, not time in which we did not run."""
+    """Unanswered keepalives count, not time in which this process did not run."""
     monitor = KeepaliveMonitor(10, 3)
     assert monitor.check(HEARD, HEARD) == (False, 10)
     assert until_lost(monitor, HEARD + 500) == ([500, 510], 520)

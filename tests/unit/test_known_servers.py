@@ -1,4 +1,4 @@
-"""What the version of a server says about it."""
+"""Server behaviour that follows from its version string."""
 
 from __future__ import annotations
 

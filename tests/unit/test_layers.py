@@ -1,4 +1,4 @@
-"""Who may import whom, and which doors lead outside: read from the source, not from running it."""
+"""Which modules may import which, read from the source without running it."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_inside_a_package_with_a_map_imports_go_up_in_it_only(folder: str) -> No
 
 @pytest.mark.parametrize("folder", ["", "connections", "commands", "jobs", "transport"])
 def test_map_in_contributing_names_every_module(folder: str) -> None:
-    """Whoever looks for a module, or meets one, finds it in CONTRIBUTING's map."""
+    """Every module is in CONTRIBUTING's map."""
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
     begin = f"Inside `{folder}`:" if folder else "## Find your way"
     table = text[text.index(begin) :].split("|---|---|\n", 1)[1].split("\n\n", 1)[0]
@@ -357,7 +357,7 @@ def test_only_the_transport_touches_paramikos_private_parts() -> None:
 
 @pytest.mark.parametrize("layer", sorted(ENGINE & set(LAYERS)))
 def test_the_engine_reads_the_monotonic_clock_only(layer: str) -> None:
-    """T42: no wait goes by a clock that may jump."""
+    """No wait depends on a clock that may jump."""
     for owner, path, tree in SOURCES:
         if owner != layer:
             continue

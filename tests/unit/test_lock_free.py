@@ -64,7 +64,7 @@ def check(event: LockFreeEvent) -> None:
 def test_interrupted_wait_leaves_no_lock_taken(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `threading.Event`, the next `set` waits for ever."""
+    """With `threading.Event`, the next `set` waits without end."""
     event = LockFreeEvent()
 
     class Torn:

@@ -1,4 +1,4 @@
-"""What is published: all of it, and nothing else; read from the files that say what that is."""
+"""All files are published, and nothing else, as far as the packaging files say."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_changelog_has_the_version_and_its_day() -> None:
 
 
 def test_the_oldest_releases_are_what_the_matrix_runs() -> None:
-    """What an extra says will do is what its environment in tox.ini installs."""
+    """An extra's lowest versions are those that its environment in tox.ini installs."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     wanted = dict(config["options.extras_require"], install=config["options"]["install_requires"])

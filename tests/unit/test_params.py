@@ -495,7 +495,7 @@ def test_the_first_of_jump_and_command_counts(home: Path) -> None:
 
 
 def test_jump_host_is_given_nothing_secret_of_its_targets(home: Path) -> None:
-    """A handler is not told who asks, and must not answer a jump host instead."""
+    """A handler does not know which server asks, and must not answer a jump host instead."""
     secret = {"password": MARKER, "client_keys": [_path(home, "k")], "kbdint_handler": print}
     hop = resolve(tunnel="a,b", **secret).tunnel
     while hop is not None:

@@ -357,7 +357,7 @@ def test_census_answers_later_requests_by_the_next_list(timers: Timers) -> None:
 
 
 def test_census_forgets_ended_processes_silently(timers: Timers) -> None:
-    """A channel that was closed here leaves a process of which nothing more is told."""
+    """The process of a channel that was closed on this side is never reported again."""
     site = Site(2)
     site.transport.started[0] = None
     site.find(1)
@@ -429,7 +429,7 @@ def test_census_over_a_connection_that_ends_is_answered() -> None:
 
 
 class Run:
-    """A command under way whose process is known, and the scripts that it has run beside it."""
+    """A running command whose process is known, and the helper scripts it has run."""
 
     def __init__(
         self, version: str, user: str = "root", known: bool = True, started: bool = True

@@ -70,7 +70,7 @@ def channels(dialer: GatedDialer) -> List[FakeChannel]:
 
 @pytest.mark.parametrize("stream", ["lines", "stderr_lines"])
 def test_lines_of_a_lost_connection_raise_at_their_end(stream: str) -> None:
-    """What came is given, and what is missing is told."""
+    """The lines that arrived are returned, then the loss is raised."""
     process, channel = begun()
     (channel.sink.on_data if stream == "lines" else channel.sink.on_stderr)(b"one\ntwo")
     channel.end(SshConnectionLost("lost", reason="eof"))
@@ -220,7 +220,6 @@ def test_a_command_that_is_over_does_not_hold_the_pool(
     ids=str,
 )
 def test_a_wrong_argument_is_named_at_once(name: str, value: Any, cache: SshClientCache) -> None:
-    """C10d."""
     with pytest.raises(SshConfigError, match=f"^{name}: "):
         start(connect_params(), "echo", cache=cache, **{name: value})
     assert cache.stats()["dials"] == 0
@@ -247,7 +246,6 @@ def test_expired_wait_is_not_reported_as_a_command_timeout() -> None:
 def test_start_without_a_thread_is_a_clear_error(
     cache: SshClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C10d."""
     monkeypatch.setattr("ssh_service.background.ensure_threads", lambda: False)
     with pytest.raises(SshConnectError, match="the system gives no more threads"):
         start(connect_params(), "echo", cache=cache).result(PATIENCE)

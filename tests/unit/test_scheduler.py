@@ -1,4 +1,4 @@
-"""What is decided about a destination's sessions: pure steps, without a pool or a clock."""
+"""Decisions about a destination's sessions: pure steps, without a pool or a clock."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_limit_has_one_timer_however_often_it_is_learnt(place: Place) -> None:
 def test_session_given_up_is_requested_until_it_is_free(
     place: Place,
 ) -> None:
-    """E6: an idle SFTP session gives way to what would have to wait for a long command."""
+    """An idle SFTP session gives way to what would have to wait for a long command."""
     scheduler = place.scheduler
     place.open(place.begin())  # a long command
     place.queue()

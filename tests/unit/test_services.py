@@ -329,7 +329,7 @@ class TestContext:
 
 
 class TestRemoteExec:
-    """What `remote_exec` asks of the engine."""
+    """The calls of `remote_exec` to the engine."""
 
     def test_it_returns_pending_and_a_new_dict_with_the_future(
         self, host: SshHostService, engine: FakeEngine, cache: FakeCache
@@ -469,7 +469,7 @@ class TestUncheckedHostKeys:
 
 
 class TestResults:
-    """What becomes of what the engine answers."""
+    """The results that outcomes of the engine become."""
 
     def test_success_and_failure_by_exit_status(
         self, host: SshHostService, engine: FakeEngine
@@ -666,7 +666,7 @@ class TestOsOperations:
 
 
 class TestCopies:
-    """What `upload` and `download` ask of the engine."""
+    """The calls of `upload` and `download` to the engine."""
 
     def test_paths_go_in_the_order_of_the_copy(
         self, share: SshFileShareService, engine: FakeEngine, cache: FakeCache

@@ -662,7 +662,7 @@ def test_connection_ending_between_two_checks_fails_no_command(site: Site) -> No
 
 
 def test_expired_connection_is_replaced_silently(site: Site) -> None:
-    """Its channels are told "closed", as by `cleanup`; what waits must not be doomed by it."""
+    """Its channels end with "closed", as by `cleanup`; waiting commands must not fail with it."""
     site.warm(max_sessions=1)
     commands = site.submit(3)
     site.transports[0].close_nowait()  # by expiry, or by the user: the cache itself is not closed
@@ -723,7 +723,7 @@ def test_cleanup_ends_what_runs_and_what_waits_and_dials_nothing(site: Site) -> 
 def test_closing_the_cache_reports_unsent_commands_as_unsent(
     refused: bool, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refusal that comes in while it is being closed is nobody's business."""
+    """A refusal that arrives while the cache is being closed is not reported."""
     site.warm(max_sessions=0, answers=False)
     (channel,) = site.transports[0].channels
     with monkeypatch.context() as patch:
@@ -737,7 +737,7 @@ def test_closing_the_cache_reports_unsent_commands_as_unsent(
 
 
 def test_cleanup_before_the_pool_has_taken_a_command_ends_it(site: Site) -> None:
-    """What was submitted before the cache was closed ends with it, though no thread had begun."""
+    """A command that was submitted before ends with the cache, even if not accepted yet."""
     gate = threading.Event()
     background.submit(site.pool._strand, gate.wait, PATIENCE)
     command = Command("c", {}, None, "somebody@alpha:22")
@@ -1074,7 +1074,7 @@ def test_helper_runs_before_queued_commands(site: Site) -> None:
 
 
 def test_helper_opens_another_connection_if_all_are_full(site: Site) -> None:
-    """Ten that hang and time out fill the server; they can be ended only from beside."""
+    """Ten that hang and time out fill the server; only another connection can end them."""
     site.max_connections = 1
     site.warm(max_sessions=1)
     first, second = site.submit(2)

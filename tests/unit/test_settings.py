@@ -194,7 +194,7 @@ class TestKnownHosts:
 
 
 class TestConnectParams:
-    """What the settings mean to the engine."""
+    """The connect parameters that settings become."""
 
     def test_omitted_settings_come_from_ssh_config(self) -> None:
         assert settings.connect_params({"ssh_hostname": "host"}) == {

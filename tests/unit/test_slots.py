@@ -265,7 +265,7 @@ def test_only_the_last_exit_closes_and_an_extra_one_raises(
 
 
 def test_exit_that_is_still_closing_leaves_what_the_next_enter_brings(slots: Slots) -> None:
-    """From the step of the last exit on, nobody is given what it is about to close."""
+    """From the last exit on, no caller gets a connection that it is about to close."""
     slots.enter()
     old = fill(slots)
     slots.leave()
@@ -331,7 +331,7 @@ def test_per_key_lock_held_for_ever_blocks_nobody_else(slots: Slots, asked: Aske
 
 
 def test_key_found_evicted_is_looked_up_again(slots: Slots) -> None:
-    """Whoever found an entry just before it was evicted gets the one that took its place."""
+    """A caller that found an entry just before its eviction gets the new one."""
     old = fill(slots)
     found = slots._find_or_add_entry
 
