@@ -109,9 +109,7 @@ def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
         return _unix_address(value, name, is_local)
     found = _HOST_AND_PORT.fullmatch(value)
     if found is None:
-        hint = " (an IPv6 address must be in brackets)" if value.count(":") > 1 else ""
-        hint = " (a path must contain a slash)" if ":" not in value else hint
-        raise SshConfigError(f"{wanted}, got {value!r}{hint}")
+        raise SshConfigError(f"{wanted}, got {value!r}{_hint(value)}")
     host = found["v6"] if found["v6"] is not None else found["host"]
     if not host:
         hint = "the port alone is on loopback"
@@ -122,6 +120,14 @@ def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
     if any(character.isspace() or not character.isprintable() for character in host):
         raise SshConfigError(f"{wanted}, got {value!r}")
     return TcpAddress(host, _port(int(found["port"]), value, name, least))
+
+
+def _hint(value: str) -> str:
+    if ":" not in value:
+        return " (a path must contain a slash, and a host needs a port)"
+    if value.startswith("[") and value.endswith("]"):
+        return " (the port is missing)"
+    return " (an IPv6 address must be in brackets)" if value.count(":") > 1 else ""
 
 
 def _port(port: int, value: Any, name: str, least: int) -> int:

@@ -279,11 +279,23 @@ def _is_stale(path: str) -> bool:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
+def _what_is_in_the_way(path: str) -> str:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return "another program's socket was there"
+    if not stat.S_ISSOCK(found.st_mode):
+        return "what is there is not a socket"
+    if found.st_uid != os.geteuid():
+        return "the socket there is another user's"
+    return "another program listens there"
+
+
 def _to_forward_error(error: OSError, address: Address) -> SshForwardError:
     text = f"cannot listen on {address}: {error.strerror or error}"
     code = error.errno
     if isinstance(address, UnixAddress) and code == errno.EADDRINUSE:
-        text += " (another program listens there, or it is not a stale socket of this user)"
+        text += f" ({_what_is_in_the_way(address.path)})"
     elif isinstance(address, UnixAddress) and code == errno.ENOENT:
         text += " (the folder does not exist)"
     elif isinstance(address, TcpAddress) and code == errno.EACCES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import socket
 import time
 from typing import Dict, Optional
@@ -23,6 +24,8 @@ from ssh_service.forwarding.forwarder import Forwarder
 from ssh_service.forwarding.selector_thread import SelectorTimer
 from ssh_service.forwarding.stream import Stream, next_stream_number
 from ssh_service.transport import IncomingChannel, PortForward, SshTransport
+
+_log = logging.getLogger(__name__)
 
 # Seconds for the server's answer to the request to listen.
 _ANSWER_TIMEOUT = 30.0
@@ -62,6 +65,7 @@ class RemoteForwarder(Forwarder):
 
     kind = "remote"
 
+    _was_full = False
     _listening: Optional[PortForward] = None
     _answer_timer: Optional[SelectorTimer] = None
     _retry_timer: Optional[SelectorTimer] = None
@@ -185,7 +189,9 @@ class RemoteForwarder(Forwarder):
         if self.is_closing or self._to is None:
             incoming.refuse(OPEN_CONNECT_FAILED, "the forward was closed")
             return
+        began = time.monotonic()
         if self.streams >= self._max_streams:
+            self._report_full(began)
             incoming.refuse(OPEN_RESOURCE_SHORTAGE, f"more than {self._max_streams} streams")
             return
 
@@ -193,7 +199,6 @@ class RemoteForwarder(Forwarder):
             self._connecting.pop(connector, None)
             self._on_target(incoming, began, sock, error)
 
-        began = time.monotonic()
         connector = Connector(self.thread, self._to, done)
         self._connecting[connector] = incoming
         connector.start()
@@ -215,6 +220,13 @@ class RemoteForwarder(Forwarder):
             f"{self.connection_id}: cannot connect to {self._to} here: {why}", began
         )
         incoming.refuse(OPEN_CONNECT_FAILED, f"cannot connect to {self._to}: {why}")
+
+    def _report_full(self, began: float) -> None:
+        text = f"max_streams ({self._max_streams}) is reached: further connections are refused"
+        if not self._was_full:
+            self._was_full = True
+            _log.warning("%s: %s", self._describe(), text)
+        self._report_refused(f"{self.connection_id}: {text}", began)
 
     def _report_refused(self, text: str, began: float) -> None:
         """Count a stream whose target was not reached, and publish it."""

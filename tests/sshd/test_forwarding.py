@@ -330,8 +330,8 @@ def test_only_a_stale_socket_of_ours_is_replaced(
         old.bind(str(stale))
     file.write_text("mine")
     with target(path=str(used)) as server:
-        for path in (file, used):
-            with pytest.raises(SshForwardError, match="not a stale socket"):
+        for path, why in ((file, "not a socket"), (used, "another program listens there")):
+            with pytest.raises(SshForwardError, match=why):
                 forward_local(sshd.connect_params, 1, listen=path, cache=cache)
         assert ask(str(used)) == b"hello"
         with forward_local(sshd.connect_params, str(used), listen=stale, cache=cache) as forward:
@@ -391,7 +391,8 @@ def test_a_listener_for_everyone_is_warned_of_once(
     [
         ({"to": 0}, "to must have a port from 1"),
         ({"to": True}, "to must be a port"),
-        ({"to": "db"}, "a path must contain a slash"),
+        ({"to": "db"}, "a path must contain a slash, and a host needs a port"),
+        ({"to": "[::1]"}, "the port is missing"),
         ({"to": "::1:80"}, "must be in brackets"),
         ({"to": ":80"}, "a host before the colon"),
         ({"to": "*:80"}, "must name one host"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -203,20 +204,25 @@ def test_a_socket_file_that_is_in_the_way_is_named_as_the_reason(
 
 
 def test_connections_beyond_max_streams_are_refused_there(
-    sshd: Sshd, cache: SshClientCache
+    sshd: Sshd, cache: SshClientCache, caplog: pytest.LogCaptureFixture
 ) -> None:
+    seen = Seen(cache)
     with target() as server:
         with forward_remote(sshd.connect_params, server.port, max_streams=1, cache=cache) as f:
             with connect(f.port) as client:
                 client.sendall(b"hello")
                 assert client.recv(10) == b"hello"
-                with connect(f.port) as other:
-                    try:
+                for _ in range(2):
+                    with connect(f.port) as other, contextlib.suppress(ConnectionResetError):
                         assert other.recv(1) == b""
-                    except ConnectionResetError:
-                        pass
+                assert "max_streams (1) is reached" in str(f.last_error)
             eventually(lambda: f.streams == 0, "the stream ends")
             assert ask(f.port) == b"hello"
+    outcomes = [event.outcome for event in seen.of(events.StreamEnded)]
+    assert outcomes.count("refused") == 2
+    assert [record.levelname for record in caplog.records if "max_streams" in record.message] == [
+        "WARNING"
+    ]
 
 
 def test_close_drains_streams_of_the_server(sshd: Sshd, cache: SshClientCache) -> None:
