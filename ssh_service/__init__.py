@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SshConnectError,
         SshConnectionLost,
         SshConnectTimeout,
+        SshExitError,
         SshFileExistsError,
         SshFileNotFoundError,
         SshForwardError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         SshTreeError,
     )
     from ssh_service.forwarding import Forward, forward_local, forward_remote, forward_socks
+    from ssh_service.host import Host
     from ssh_service.jobs import Job, JobLines, JobState, find_job, list_jobs, start_job
     from ssh_service.services.host_api import FileShareService, Service, Status
     from ssh_service.ssh_fileshare import SshFileShareService
@@ -66,6 +68,7 @@ __all__ = [
     "Status",
     # functions
     "Forward",
+    "Host",
     "RemoteProcess",
     "close_all",
     "default_cache",
@@ -97,6 +100,7 @@ __all__ = [
     "SshConnectError",
     "SshConnectTimeout",
     "SshConnectionLost",
+    "SshExitError",
     "SshFileExistsError",
     "SshFileNotFoundError",
     "SshForwardError",
@@ -127,6 +131,7 @@ _MODULES = {
     "SshConnectError": "errors",
     "SshConnectTimeout": "errors",
     "SshConnectionLost": "errors",
+    "SshExitError": "errors",
     "SshFileExistsError": "errors",
     "SshFileNotFoundError": "errors",
     "SshForwardError": "errors",
@@ -150,6 +155,7 @@ _MODULES = {
     "default_cache": "api",
     "download": "api",
     "Forward": "forwarding",
+    "Host": "host",
     "forward_local": "forwarding",
     "forward_remote": "forwarding",
     "forward_socks": "forwarding",

@@ -7,7 +7,7 @@ They take a destination and need no cache: one for the whole process keeps the c
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
 
 from ssh_service import copying, operations, params
 from ssh_service.commands import unpooled
@@ -21,12 +21,13 @@ from ssh_service.commands.output import (
 )
 from ssh_service.commands.remote_process import RemoteProcess
 from ssh_service.commands.result import CommandFuture, CompletedProcess
-from ssh_service.commands.script import Script
-from ssh_service.commands.stdin import as_input
+from ssh_service.commands.script import Script, one_script
+from ssh_service.commands.stdin import one_input
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.copying import ProgressCallback
 from ssh_service.errors import SshConfigError
 from ssh_service.operations import StrPath
+from ssh_service.params import Destination
 from ssh_service.transport import SshTransport
 
 # Seconds after which the process's own cache closes an unused connection.
@@ -64,12 +65,14 @@ def close_all() -> None:
 
 
 def start(
-    destination: Union[Mapping[str, Any], SshTransport],
-    script: Script,
+    destination: Union[Destination, SshTransport],
+    script: Optional[Script] = None,
     *,
+    args: Optional[Sequence[StrPath]] = None,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
     stdin: Union[str, bytes] = b"",
+    input: Union[None, str, bytes] = None,
     timeout: Optional[float] = None,
     on_stdout: Optional[OnOutput] = None,
     on_stderr: Optional[OnOutput] = None,
@@ -83,12 +86,16 @@ def start(
 
     Parameters
     ----------
-    destination : Union[Mapping[str, Any], SshTransport]
-        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
-        only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
-    script : Union[str, Iterable[str]]
+    destination : Union[str, Mapping[str, Any], Host, SshTransport]
+        Where to: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
+        `Host`, or a connection.
+    script : Union[None, str, Iterable[str]]
         The script, or its lines, for the shell on the server.  Lines may have
         their line ends, of Unix or of Windows, as those of an open file have.
+    args : Optional[Sequence[Union[str, os.PathLike]]]
+        In place of `script`: one command with its arguments, such as ``["echo", "a  b"]``, which
+        are quoted for the shell.
     env : Optional[Mapping[str, Any]]
         Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
@@ -96,6 +103,8 @@ def start(
     stdin : Union[str, bytes]
         The first part of the script's standard input.  `RemoteProcess.write` adds to it
         until `RemoteProcess.close_stdin` ends it.
+    input : Union[None, str, bytes]
+        The same as `stdin`, by the name that it has in `subprocess`.
     timeout : Optional[float]
         Seconds from the call for everything: connecting, waiting for a session, and the script.
         None: no limit, except that of connecting.
@@ -149,11 +158,11 @@ def start(
         destination,
         cache,
         max_connections,
-        script,
+        one_script(script, args),
         env,
         shell,
         timeout=timeout,
-        stdin=stdin,
+        stdin=one_input(stdin, input),
         more_stdin=True,
         stdout=stdout,
         stderr=stderr,
@@ -164,17 +173,20 @@ def start(
 
 
 def run(
-    destination: Union[Mapping[str, Any], SshTransport],
-    script: Script,
+    destination: Union[Destination, SshTransport],
+    script: Optional[Script] = None,
     *,
+    args: Optional[Sequence[StrPath]] = None,
     env: Optional[Mapping[str, Any]] = None,
     shell: Optional[str] = None,
     stdin: Union[str, bytes] = b"",
+    input: Union[None, str, bytes] = None,
     timeout: Optional[float] = None,
     on_stdout: Optional[OnOutput] = None,
     on_stderr: Optional[OnOutput] = None,
     encoding: Optional[str] = "utf-8",
     pty: bool = False,
+    check: bool = False,
     max_output: Optional[int] = None,
     max_connections: int = operations.MAX_CONNECTIONS,
     cache: Optional[SshClientCache] = None,
@@ -184,18 +196,24 @@ def run(
 
     Parameters
     ----------
-    destination : Union[Mapping[str, Any], SshTransport]
-        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
-        only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
-    script : Union[str, Iterable[str]]
+    destination : Union[str, Mapping[str, Any], Host, SshTransport]
+        Where to: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
+        `Host`, or a connection.
+    script : Union[None, str, Iterable[str]]
         The script, or its lines, for the shell on the server.  Lines may have
         their line ends, of Unix or of Windows, as those of an open file have.
+    args : Optional[Sequence[Union[str, os.PathLike]]]
+        In place of `script`: one command with its arguments, such as ``["echo", "a  b"]``, which
+        are quoted for the shell.
     env : Optional[Mapping[str, Any]]
         Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
         Path of the shell on the server that runs the script; None: the user's login shell.
     stdin : Union[str, bytes]
         The script's standard input, which ends after it.
+    input : Union[None, str, bytes]
+        The same as `stdin`, by the name that it has in `subprocess`.
     timeout : Optional[float]
         Seconds from the call for everything: connecting, waiting for a session, and the script.
         None: no limit, except that of connecting.
@@ -212,6 +230,8 @@ def run(
         Whether to allocate a terminal, as ``ssh -tt`` does.  Then stderr arrives within stdout,
         input is echoed, and the end of `stdin` is sent as Ctrl-D.  With `env`, `shell` or a script
         of many kilobytes the server needs ``stty``.
+    check : bool
+        Whether an exit status other than 0 is an error, as in `subprocess.run`.
     max_output : Optional[int]
         The most bytes that stdout and stderr may each have; a command that writes more is ended
         with `SshOutputLimitError`.  None: no limit.
@@ -224,7 +244,7 @@ def run(
     Returns
     -------
     CompletedProcess
-        The outcome.  A non-zero exit status is an outcome, not an error.
+        The outcome.  A non-zero exit status is an outcome, not an error, unless `check` is set.
 
     Raises
     ------
@@ -232,6 +252,9 @@ def run(
         A parameter, the script, the name of a variable or a key file is invalid (a `ValueError`).
     SshConnectError
         No authenticated connection could be made; nothing was sent.
+    SshExitError
+        With `check`: the exit status was not 0 (a `subprocess.CalledProcessError`); `process` is
+        the outcome.
     SshCommandTimeout
         The script did not end within `timeout`; `process` has the output so far.
     SshConnectionLost
@@ -254,6 +277,8 @@ def run(
     """
     destination = params.conceal(destination)
     check_encoding(encoding)
+    if check not in (True, False):
+        raise SshConfigError(f"check: expected True or False, got {check!r}")
     if encoding is None and on_stdout is None and on_stderr is None:
         raise SshConfigError(
             "encoding=None needs on_stdout or on_stderr, which then get bytes; otherwise take the"
@@ -267,11 +292,11 @@ def run(
         destination,
         cache,
         max_connections,
-        script,
+        one_script(script, args),
         env,
         shell,
         timeout=timeout,
-        stdin=stdin,
+        stdin=one_input(stdin, input),
         stdout=stdout,
         stderr=stderr,
         pty=pty,
@@ -283,18 +308,20 @@ def run(
         if not future.done():  # interrupted, by Ctrl-C for example: the command must not run on
             command.abandon()
         raise
+    if check:
+        process.check_returncode()
     return process
 
 
 def _submit(
-    destination: Union[Mapping[str, Any], SshTransport],
+    destination: Union[Destination, SshTransport],
     cache: Optional[SshClientCache],
     max_connections: int,
     script: Script,
     env: Optional[Mapping[str, Any]],
     shell: Optional[str],
     *,
-    stdin: Union[str, bytes],
+    stdin: bytes,
     **options: Any,
 ) -> Tuple[Command, CommandFuture]:
     """Submit a command; if an exception interrupts this, dropping the future cancels it."""
@@ -304,7 +331,7 @@ def _submit(
         check_cache(cache)
         target = params.resolve_concealed(destination)
         connection_id = target.connection_id
-    command = Command(script, env, shell, connection_id, stdin=as_input(stdin), **options)
+    command = Command(script, env, shell, connection_id, stdin=stdin, **options)
     future = command.take_future()
     if isinstance(destination, SshTransport):
         unpooled.start_on_transport(destination, command)
@@ -317,7 +344,7 @@ def _submit(
 
 
 def upload(
-    destination: Union[Mapping[str, Any], SshTransport],
+    destination: Union[Destination, SshTransport],
     local_path: StrPath,
     remote_path: StrPath,
     *,
@@ -344,9 +371,10 @@ def upload(
 
     Parameters
     ----------
-    destination : Union[Mapping[str, Any], SshTransport]
-        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
-        only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
+    destination : Union[str, Mapping[str, Any], Host, SshTransport]
+        Where to: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
+        `Host`, or a connection.
     local_path : Union[str, os.PathLike]
         The local file or folder, taken literally: no pattern, no ``~``.
     remote_path : Union[str, os.PathLike]
@@ -433,7 +461,7 @@ def upload(
 
 
 def download(
-    destination: Union[Mapping[str, Any], SshTransport],
+    destination: Union[Destination, SshTransport],
     remote_path: StrPath,
     local_path: StrPath,
     *,
@@ -460,9 +488,10 @@ def download(
 
     Parameters
     ----------
-    destination : Union[Mapping[str, Any], SshTransport]
-        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
-        only ``host`` is required (`ssh_service.params.resolve` lists all), or a connection.
+    destination : Union[str, Mapping[str, Any], Host, SshTransport]
+        Where to: ``"[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
+        `Host`, or a connection.
     remote_path : Union[str, os.PathLike]
         The file or folder on the server.  Relative to the home directory; ``~`` or ``~user`` at
         the start is expanded, the rest is taken literally: no pattern.
@@ -551,7 +580,7 @@ def download(
 
 
 def _bind(
-    destination: Union[Mapping[str, Any], SshTransport],
+    destination: Union[Destination, SshTransport],
     cache: Optional[SshClientCache],
     copy_over_connection: Callable[..., None],
     copy_over_cache: Callable[..., None],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno as _errno
 import os
 from concurrent.futures import CancelledError
+from subprocess import CalledProcessError
 from typing import Any, Dict, Optional, Sequence, Tuple, Type, TypeVar
 
 from paramiko.ssh_exception import AuthenticationException, ChannelException, SSHException
@@ -35,6 +36,7 @@ __all__ = [
     "SshConnectError",
     "SshConnectTimeout",
     "SshConnectionLost",
+    "SshExitError",
     "SshFileExistsError",
     "SshFileNotFoundError",
     "SshForwardError",
@@ -318,6 +320,65 @@ class SshCommandError(SshServiceError):
         super().__init__(message, connection_id=connection_id, phase=phase)
         self.process = process
         self.ended = ended
+
+
+# Of stderr's end, in messages: lines and characters.
+_MAX_LINES, _MAX_TEXT = 3, 300
+
+
+class SshExitError(SshCommandError, CalledProcessError):
+    """
+    A command did not end with exit status 0, and `check` was asked for.
+
+    It is a `subprocess.CalledProcessError`, too; its ``cmd`` is never the script, which may hold
+    a secret.
+
+    Attributes
+    ----------
+    returncode : Optional[int]
+        The exit status, or minus the signal's number; None if the server sent none.
+    cmd : str
+        The words "command over SSH".
+    output, stdout, stderr : str
+        What the command wrote, unless a function took it.
+    process : CompletedProcess
+        All of the outcome.
+    """
+
+    cmd = "command over SSH"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        process: Optional[Any] = None,
+        ended: Optional[bool] = True,
+        connection_id: Optional[str] = None,
+        phase: Optional[str] = "run",
+    ) -> None:
+        # (Not `super`, as CalledProcessError wants other arguments.)
+        Exception.__init__(self, message)
+        self.process, self.ended = process, ended
+        self.connection_id, self.phase = connection_id, phase
+        self.returncode: Any = getattr(process, "returncode", None)
+        self.output = getattr(process, "stdout", None)
+        self.stderr = getattr(process, "stderr", None)
+
+    @classmethod
+    def of(cls, process: Any) -> SshExitError:
+        """Return the error of a `CompletedProcess`."""
+        if process.exit_signal is not None:
+            how = f"was ended by the signal {process.exit_signal[0]}"
+        elif process.exit_status is None:
+            how = "ended, and the server sent no exit status"
+        else:
+            how = f"ended with exit status {process.exit_status}"
+        where = "" if process.connection_id is None else f"{process.connection_id}: "
+        lines = process.stderr[-4 * _MAX_TEXT :].split("\n")
+        last = " / ".join([line.strip() for line in lines if line.strip()][-_MAX_LINES:])
+        end = f": {last[-_MAX_TEXT:]!r}" if last else ""
+        text = f"{where}the command {how}{end}"
+        return cls(text, process=process, connection_id=process.connection_id)
 
 
 class SshCommandTimeout(SshCommandError, TimeoutError):

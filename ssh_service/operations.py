@@ -30,7 +30,7 @@ StrPath = Union[str, "os.PathLike[str]"]
 
 def submit(
     cache: SshClientCache,
-    connect_params: Mapping[str, Any],
+    connect_params: params.Destination,
     text: Script,
     *,
     env: Optional[Mapping[str, Any]] = None,
@@ -117,7 +117,7 @@ def submit_command(
 
 def upload(
     cache: SshClientCache,
-    connect_params: Mapping[str, Any],
+    connect_params: params.Destination,
     local_path: StrPath,
     remote_path: StrPath,
     **options: Any,
@@ -129,7 +129,7 @@ def upload(
 
 def download(
     cache: SshClientCache,
-    connect_params: Mapping[str, Any],
+    connect_params: params.Destination,
     remote_path: StrPath,
     local_path: StrPath,
     **options: Any,

@@ -393,6 +393,7 @@ class Command(Terminable):
             self._exit_status,
             self._exit_signal,
             self._encoding,
+            self.connection_id,
         )
 
     def _settle(

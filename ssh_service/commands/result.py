@@ -37,7 +37,11 @@ class CompletedProcess:
         The output as it came.
     encoding : str
         The encoding of `stdout` and `stderr`.
+    connection_id : Optional[str]
+        ``user@host:port`` of its connection.
     """
+
+    connection_id: Optional[str] = None  # of those that 0.1.0 pickled
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class CompletedProcess:
         exit_status: Optional[int] = None,
         exit_signal: Optional[Tuple[str, bool, str, str]] = None,
         encoding: str = "utf-8",
+        connection_id: Optional[str] = None,
     ) -> None:
         self.command = command
         self.env: Optional[Dict[str, str]] = dict(env) if env else None
@@ -57,6 +62,7 @@ class CompletedProcess:
         self.stdout_bytes = stdout
         self.stderr_bytes = stderr
         self.encoding = encoding
+        self.connection_id = connection_id
         self._texts: Dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -74,6 +80,21 @@ class CompletedProcess:
         # Only real signals: the server chose the name, and SIG_DFL is 0, which is success.
         number = signal.Signals.__members__.get(f"SIG{self.exit_signal[0]}")
         return -int(number) if number is not None else -99
+
+    def check_returncode(self) -> None:
+        """
+        Raise an error unless the exit status is 0, as in `subprocess.CompletedProcess`.
+
+        Raises
+        ------
+        SshExitError
+            The command ended with another exit status, by a signal, or without a status.
+        """
+        if self.returncode != 0:
+            # Not at the top: a `CompletedProcess` that was pickled is read without paramiko.
+            from ssh_service.errors import SshExitError
+
+            raise SshExitError.of(self)
 
     @property
     def stdout(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections.abc
+import os
 import re
 import shlex
-from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from ssh_service import known_servers
 from ssh_service.errors import SshConfigError
@@ -53,6 +55,37 @@ class Delivery(NamedTuple):
         if direct is not None and len(direct) <= known_servers.exec_limit(version):
             return Delivery(direct, b"")
         return Delivery(self.command, self.preamble)
+
+
+def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Script:
+    """
+    Return the script to run: the one that was given, or one that runs one command.
+
+    Raises
+    ------
+    SshConfigError
+        There is none, or there are two, or `args` are not one command with its arguments.
+    """
+    if args is None:
+        if script is None:
+            raise SshConfigError("script: missing; expected a text, lines, or args=[...]")
+        return script
+    if script is not None:
+        raise SshConfigError("script, args: give one of them; args has the command, too")
+    if isinstance(args, (str, bytes)) or not isinstance(args, collections.abc.Iterable):
+        kind = type(args).__name__
+        raise SshConfigError(f"args: expected a list such as ['ls', '-l'], got {kind}")
+    words = []
+    for number, word in enumerate(args, 1):
+        if isinstance(word, os.PathLike):
+            word = os.fspath(word)
+        if not isinstance(word, str):
+            got = type(word).__name__
+            raise SshConfigError(f"args: item {number}: expected str or a path, got {got}")
+        words.append(word)
+    if not words or not words[0]:
+        raise SshConfigError("args: the command is missing; expected a list such as ['ls', '-l']")
+    return " ".join(map(quote, words))
 
 
 def join(script: Script) -> str:

@@ -18,7 +18,7 @@ _VEOF = b"\x04"
 _LINE_ENDS = b"\n\r" + _VEOF
 
 
-def as_input(data: Union[str, bytes]) -> bytes:
+def as_input(data: Union[str, bytes], name: str = "stdin") -> bytes:
     """
     Give what a command is to read as bytes.
 
@@ -29,15 +29,31 @@ def as_input(data: Union[str, bytes]) -> bytes:
 
     """
     if not isinstance(data, (str, bytes, bytearray, memoryview)):
-        raise SshConfigError(f"stdin: expected a text or bytes, got {type(data).__name__}")
+        raise SshConfigError(f"{name}: expected a text or bytes, got {type(data).__name__}")
     if not isinstance(data, str):
         return bytes(data)
     try:
         return data.encode()
     except UnicodeEncodeError as exc:
         raise SshConfigError(
-            f"stdin: a text with a lone surrogate, at {exc.start}, has no UTF-8; give bytes"
+            f"{name}: a text with a lone surrogate, at {exc.start}, has no UTF-8; give bytes"
         ) from None
+
+
+def one_input(stdin: Union[str, bytes], given: Union[None, str, bytes]) -> bytes:
+    """
+    Return what a command reads, from the two parameters that may say so.
+
+    Raises
+    ------
+    SshConfigError
+        Both do, or it is of another type.
+    """
+    if given is None:
+        return as_input(stdin)
+    if stdin != b"":
+        raise SshConfigError("stdin, input: give at most one of them")
+    return as_input(given, "input")
 
 
 class Stdin:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple, TypeVar, Union
+from typing import Callable, Dict, List, Optional, Set, Tuple, TypeVar, Union
 
 from ssh_service import events, params
 from ssh_service.connect import dial
@@ -222,13 +222,13 @@ class SshClientCache:
 
     # Connections.
 
-    def get_client_connection(self, connect_params: Mapping[str, Any]) -> Connection:
+    def get_client_connection(self, connect_params: params.Destination) -> Connection:
         """
         Return the live connection to a destination; dial if necessary.
 
         Parameters
         ----------
-        connect_params : Mapping[str, Any]
+        connect_params : Union[str, Mapping[str, Any], Host]
             ``host`` and, where wanted, ``port``, ``username``, ``client_keys``, ``known_hosts``,
             ... by asyncssh's names; see `ssh_service.params.resolve`.
 
@@ -251,7 +251,7 @@ class SshClientCache:
 
     def lease(
         self,
-        connect_params: Mapping[str, Any],
+        connect_params: params.Destination,
         *,
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
@@ -261,7 +261,7 @@ class SshClientCache:
 
         Parameters
         ----------
-        connect_params : Mapping[str, Any]
+        connect_params : Union[str, Mapping[str, Any], Host]
             As for `get_client_connection`, which also says what is raised.
         idle_timeout, max_lifetime : Optional[float]
             Seconds, as for `release`.
@@ -392,7 +392,7 @@ class _LeaseContext:
     def __init__(
         self,
         cache: SshClientCache,
-        connect_params: Mapping[str, Any],
+        connect_params: params.Destination,
         limits: Tuple[Optional[float], Optional[float]],
     ) -> None:
         self._cache = cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from paramiko import Transport
 
@@ -133,13 +133,13 @@ class SshClient:
         return params.connection_id(connection.get_username(), host, port)
 
     @staticmethod
-    def id_from_params(connect_params: Mapping[str, Any]) -> str:
+    def id_from_params(connect_params: params.Destination) -> str:
         """
         Name a destination for people.
 
         Parameters
         ----------
-        connect_params : Mapping[str, Any]
+        connect_params : Union[str, Mapping[str, Any], Host]
             As for `SshClientCache.get_client_connection`.
 
         Returns

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Executor, Future
 from typing import Any, Dict, List, Optional
 
-from ssh_service import params
+from ssh_service.fleet.hosts import concealed
 from ssh_service.fleet.result import HostResult, SshWorkerLost
 from ssh_service.fleet.results import Runner
 from ssh_service.fleet.task import FleetTask, ResultBuilder
@@ -49,7 +49,7 @@ class ExecutorRunner(Runner):
 
     def start(self, host: Any) -> None:
         """Submit one host to the executor."""
-        host = params.conceal(host)
+        host = concealed(host)
         with self._lock:
             assignment = self._assignments[self._next] = Assignment(self._next, host)
             self._next += 1

@@ -5,73 +5,29 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ssh_service.errors import SshConfigError
-from ssh_service.params import conceal_password, split_address
+from ssh_service.params import Destination, Resolvable, conceal, settings_of
+from ssh_service.params.address import RANGE, address_error
+from ssh_service.params.address import parse_address as parse
 
-__all__ = ["Destination", "connect_params", "expand", "folder_name", "name_of", "parse", "unique"]
-
-Destination = Union[str, Mapping[str, Any]]
+__all__ = [
+    "Destination",
+    "concealed",
+    "connect_params",
+    "expand",
+    "folder_name",
+    "name_of",
+    "parse",
+    "unique",
+]
 
 # More hosts than this in one pattern are a typing error.
 _MAX_HOSTS = 100_000
 _MAX_DIGITS = 9
 # In characters; a host name has at most 253.
 _MAX_PATTERN_LENGTH = 2000
-_COMMAS_IN_BRACKETS = re.compile(r"\[[^]]*,[^]]*\]")
-# Only digits, commas and dashes in brackets; an IPv6 address in brackets has colons.
-_RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
-_NAME = re.compile(r"[^\s@\[\]{}*?\"'`$;&|<>()\\/,]+\Z")
-
-
-def parse(text: str) -> Dict[str, Any]:
-    """
-    Parse one destination.
-
-    Parameters
-    ----------
-    text : str
-        ``[user@]host[:port]``; an IPv6 address needs brackets if a port follows.
-
-    Returns
-    -------
-    Dict[str, Any]
-        Connect parameters: ``host`` and, if given, ``username`` and ``port``.
-
-    Raises
-    ------
-    SshConfigError
-        The text is not a destination.
-    """
-    if "://" in text:
-        raise _host_error(text, "URLs are not supported; leave out the scheme")
-    try:
-        user, host, port = split_address(text.strip())
-    except ValueError as error:
-        raise _host_error(text, str(error)) from None
-    malformed = _COMMAS_IN_BRACKETS.search(host)
-    if malformed and not _RANGE.search(host):
-        raise _host_error(text, f"{malformed.group()} is not a range; write [01-40] or [1,3,7-9]")
-    if "," in host:
-        raise _host_error(
-            text, "hosts cannot be joined by commas; write 'web[1,3]', or give them one by one"
-        )
-    if "[" in host and _RANGE.search(host):
-        raise _host_error(
-            text, "a range stands for several hosts; list them with ssh_service.fleet.expand"
-        )
-    if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
-        nor = ", nor a range such as web[01-40]" if re.search(r"[\[{*?]", host) else ""
-        raise _host_error(text, f"{host!r} is not a host name{nor}")
-    found: Dict[str, Any] = {"host": host}
-    if user:
-        found["username"] = user
-    if port:
-        if not (port.isascii() and port.isdigit() and len(port) < 10 and 0 < int(port) < 65536):
-            raise _host_error(text, f"{port[:20]!r} is not a port number")
-        found["port"] = int(port)
-    return found
 
 
 def expand(pattern: str) -> List[str]:
@@ -99,17 +55,17 @@ def expand(pattern: str) -> List[str]:
         kind = type(pattern).__name__
         raise SshConfigError(f"expand: pattern must be a str, got a {kind}")
     if len(pattern) > _MAX_PATTERN_LENGTH:
-        raise _host_error(pattern, f"it has more than {_MAX_PATTERN_LENGTH} characters")
+        raise address_error(pattern, f"it has more than {_MAX_PATTERN_LENGTH} characters")
     pieces: List[Sequence[str]] = []
     ranges: List[List[_Range]] = []
     at = 0
-    for found in _RANGE.finditer(pattern):
+    for found in RANGE.finditer(pattern):
         ranges.append(_ranges(found.group(1), pattern))
         pieces += [(pattern[at : found.start()],), ()]
         at = found.end()
     # Count before expanding: one line of text can stand for more hosts than fit into memory.
     if math.prod(sum(one.size for one in part) for part in ranges) > _MAX_HOSTS:
-        raise _host_error(pattern, f"it stands for more than {_MAX_HOSTS} hosts")
+        raise address_error(pattern, f"it stands for more than {_MAX_HOSTS} hosts")
     pieces[1::2] = [[text for one in part for text in one.texts()] for part in ranges]
     pieces.append((pattern[at:],))
     texts = ["".join(parts) for parts in itertools.product(*pieces)]
@@ -136,20 +92,14 @@ def _ranges(text: str, pattern: str) -> List[_Range]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise _host_error(pattern, f"[{text}] is not a range; write [01-40] or [1,3,7-9]")
+            raise address_error(pattern, f"[{text}] is not a range; write [01-40] or [1,3,7-9]")
         if len(first) > _MAX_DIGITS or len(last) > _MAX_DIGITS:
-            raise _host_error(pattern, f"a number has more than {_MAX_DIGITS} digits")
+            raise address_error(pattern, f"a number has more than {_MAX_DIGITS} digits")
         start, end = int(first), int(last or first)
         if end < start:
-            raise _host_error(pattern, f"the range {part} goes backwards")
+            raise address_error(pattern, f"the range {part} goes backwards")
         found.append(_Range(start, end, len(first) if first.startswith("0") else 0))
     return found
-
-
-def _host_error(text: str, reason: str) -> SshConfigError:
-    text = conceal_password(text)
-    shown, reason = (one if len(one) <= 200 else one[:197] + "..." for one in (text, reason))
-    return SshConfigError(f"host {shown!r}: {reason}; expected [user@]host[:port]")
 
 
 def name_of(host: Any) -> str:
@@ -161,6 +111,11 @@ def name_of(host: Any) -> str:
     return str(host)
 
 
+def concealed(host: Any) -> Any:
+    """Return a host as it was given, or its settings, with its secrets out of sight."""
+    return conceal(host.settings if isinstance(host, Resolvable) else host)
+
+
 def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
     """
     Return the connect parameters of one host: its own, over those common to all hosts.
@@ -170,11 +125,10 @@ def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
     SshConfigError
         The host is not a str or mapping, or not a destination.
     """
-    if isinstance(host, Mapping):
-        return {**common, **host}
-    if isinstance(host, str):
-        return {**common, **parse(host)}
-    raise SshConfigError(f"host must be a str or a mapping, got a {type(host).__name__}")
+    if not isinstance(host, (str, Mapping, Resolvable)):
+        kind = type(host).__name__
+        raise SshConfigError(f"host must be a str, a mapping or a Host, got a {kind}")
+    return {**common, **settings_of(host)}
 
 
 def folder_name(host: str) -> str:

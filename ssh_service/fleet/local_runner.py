@@ -7,12 +7,13 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Optional, Set
 
-from ssh_service import background, params
+from ssh_service import background
 from ssh_service.commands.output import CallbackOutput, Output
 from ssh_service.connections.cache import SshClientCache
 from ssh_service.copying import Progress
 from ssh_service.errors import SshCommandCancelled
 from ssh_service.fleet import task as tasks
+from ssh_service.fleet.hosts import concealed
 from ssh_service.fleet.result import HostResult
 from ssh_service.fleet.results import Runner
 from ssh_service.fleet.task import FleetTask, ResultBuilder
@@ -55,7 +56,7 @@ class LocalRunner(Runner):
 
     def start(self, host: Any) -> None:
         """Start the work at one host."""
-        host = params.conceal(host)
+        host = concealed(host)
         builder = ResultBuilder(host)
         if self._copies is not None:
             # Watched before it can be done; otherwise a finished copy could stay in the set.

@@ -27,7 +27,7 @@ from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest
 from ssh_service.jobs.starting import Start, new_id
 from ssh_service.jobs.watcher import Waiter, is_passing
-from ssh_service.params import ConnectKey
+from ssh_service.params import ConnectKey, Destination
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _under_way = {}  # guarded by _lock
 
 def submit_detached(
     cache: SshClientCache,
-    connect_params: Mapping[str, Any],
+    connect_params: Destination,
     script: Script,
     *,
     env: Optional[Mapping[str, Any]] = None,

@@ -41,7 +41,7 @@ DAMAGED = (
 class JobDestination:
     """A destination, and how it is asked about jobs."""
 
-    def __init__(self, destination: Mapping[str, Any], cache: Optional[SshClientCache]) -> None:
+    def __init__(self, destination: params.Destination, cache: Optional[SshClientCache]) -> None:
         check_cache(cache)
         self.destination = params.conceal(destination)
         self.target: ConnectParams = params.resolve_concealed(self.destination)

@@ -1,29 +1,42 @@
 """
-Connect parameters: from the mapping that a user passes to what is dialled.
+Connect parameters: from the mapping or text that a user passes to what is dialled.
 
-`resolve` checks the mapping, adds what ssh_config says about the host where the mapping says
+`resolve` checks it, adds what ssh_config says about the host where the mapping says
 nothing, and returns `ConnectParams`.  The cache compares their `key`; callers with equal keys
 share a connection.
 """
 
-from ssh_service.params.address import conceal_password, split_address
+from ssh_service.params.address import conceal_password, parse_address, split_address
 from ssh_service.params.concealing import conceal, conceal_keys, reveal
 from ssh_service.params.connect_params import ConnectKey, ConnectParams, connection_id
 from ssh_service.params.key_sources import KeySource, key_sources
-from ssh_service.params.resolver import SETTINGS, resolve, resolve_concealed
+from ssh_service.params.parameter_names import check_names
+from ssh_service.params.resolver import (
+    SETTINGS,
+    Destination,
+    Resolvable,
+    resolve,
+    resolve_concealed,
+    settings_of,
+)
 
 __all__ = [
     "SETTINGS",
     "ConnectKey",
     "ConnectParams",
+    "Destination",
     "KeySource",
+    "Resolvable",
+    "check_names",
     "conceal",
     "conceal_keys",
     "conceal_password",
     "connection_id",
     "key_sources",
+    "parse_address",
     "resolve",
     "resolve_concealed",
     "reveal",
+    "settings_of",
     "split_address",
 ]

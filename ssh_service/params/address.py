@@ -1,10 +1,20 @@
-"""Destinations as people write them: ``[user@]host[:port]``."""
+"""Destinations as people write them: ``[user@]host[:port]``, or the same as an ``ssh://`` URL."""
 
 from __future__ import annotations
 
-from typing import Tuple
+import re
+from typing import Any, Dict, Tuple
+from urllib.parse import unquote
 
-__all__ = ["conceal_password", "split_address"]
+from ssh_service.errors import SshConfigError
+
+__all__ = ["address_error", "conceal_password", "parse_address", "split_address"]
+
+_COMMAS_IN_BRACKETS = re.compile(r"\[[^]]*,[^]]*\]")
+# Only digits, commas and dashes in brackets; an IPv6 address in brackets has colons.
+RANGE = re.compile(r"\[([0-9][0-9,-]*)\]")
+_UNCLOSED_RANGE = re.compile(r"\[[0-9][0-9,-]*\Z")
+_NAME = re.compile(r"[^\s@\[\]{}*?\"'`$;&|<>()\\/,]+\Z")
 
 
 def conceal_password(text: str) -> str:
@@ -34,7 +44,8 @@ def split_address(text: str) -> Tuple[str, str, str]:
     Parameters
     ----------
     text : str
-        ``[user@]host[:port]``; an IPv6 address needs brackets where a port follows.
+        ``[user@]host[:port]`` or ``ssh://[user@]host[:port]``; an IPv6 address needs brackets
+        where a port follows.  In a URL, the user may be percent-encoded.
 
     Returns
     -------
@@ -47,6 +58,9 @@ def split_address(text: str) -> Tuple[str, str, str]:
     ValueError
         It cannot be one; the message says why.
     """
+    scheme, is_url, address = text.partition("://")
+    if is_url:
+        text = _address_of_url(scheme, address)
     user, at, rest = text.rpartition("@")
     if at and not user:
         raise ValueError("no user before the @")
@@ -66,4 +80,74 @@ def split_address(text: str) -> Tuple[str, str, str]:
         raise ValueError("no host")
     if colon and not port:
         raise ValueError("no port after the colon")
-    return user, host, port
+    return (unquote(user), host.replace("%25", "%"), port) if is_url else (user, host, port)
+
+
+def _address_of_url(scheme: str, address: str) -> str:
+    if scheme.lower() != "ssh":
+        raise ValueError(f"{scheme[:20]}:// is not ssh://")
+    address = address[:-1] if address.endswith("/") else address
+    if "/" in address:
+        raise ValueError("a path cannot be part of it")
+    if ";" in address.rpartition("@")[0]:
+        raise ValueError("parameters after a semicolon cannot be part of it")
+    return address
+
+
+def parse_address(text: str) -> Dict[str, Any]:
+    """
+    Turn a destination into connect parameters.
+
+    Parameters
+    ----------
+    text : str
+        As for `split_address`.
+
+    Returns
+    -------
+    Dict[str, Any]
+        ``host`` and, if given, ``username`` and ``port``.
+
+    Raises
+    ------
+    SshConfigError
+        The text is not a destination.
+    """
+    try:
+        user, host, port = split_address(text.strip())
+    except ValueError as error:
+        if _UNCLOSED_RANGE.search(text):
+            raise address_error(text, "a bracket is not closed; a range is [01-40]") from None
+        raise address_error(text, str(error)) from None
+    malformed = _COMMAS_IN_BRACKETS.search(host)
+    if malformed and not RANGE.search(host):
+        reason = f"{malformed.group()} is not a range; write [01-40] or [1,3,7-9]"
+        raise address_error(text, reason)
+    if "," in host:
+        raise address_error(
+            text, "hosts cannot be joined by commas; write 'web[1,3]', or give them one by one"
+        )
+    if "[" in host and RANGE.search(host):
+        raise address_error(
+            text, "a range stands for several hosts; list them with ssh_service.fleet.expand"
+        )
+    if _UNCLOSED_RANGE.search(host):
+        raise address_error(text, "a bracket is not closed; a range is [01-40]")
+    if host.startswith("-") or not _NAME.match(host) or not text.strip().isprintable():
+        nor = ", nor a range such as web[01-40]" if re.search(r"[\[{*?]", host) else ""
+        raise address_error(text, f"{host!r} is not a host name{nor}")
+    found: Dict[str, Any] = {"host": host}
+    if user:
+        found["username"] = user
+    if port:
+        if not (port.isascii() and port.isdigit() and len(port) < 10 and 0 < int(port) < 65536):
+            raise address_error(text, f"{port[:20]!r} is not a port number")
+        found["port"] = int(port)
+    return found
+
+
+def address_error(text: str, reason: str) -> SshConfigError:
+    """Return the error for a text that is not a destination; a password in it is hidden."""
+    text = conceal_password(text)
+    shown, reason = (one if len(one) <= 200 else one[:197] + "..." for one in (text, reason))
+    return SshConfigError(f"host {shown!r}: {reason}; expected [user@]host[:port]")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 from typing import Any, Dict
 
+from ssh_service.params.address import conceal_password
 from ssh_service.secret import Secret
 
 __all__ = ["conceal", "conceal_keys", "reveal"]
@@ -28,7 +29,7 @@ def conceal(given: Any, depth: int = 0) -> Any:
     Parameters
     ----------
     given : Any
-        Connect parameters; anything else, such as a connection, is returned as it is.
+        Connect parameters, or a text; anything else, such as a connection, is returned as it is.
     depth : int
         How many jump hosts lead here.
 
@@ -36,8 +37,11 @@ def conceal(given: Any, depth: int = 0) -> Any:
     -------
     Any
         A copy in which the texts of passwords, passphrases and private keys are `Secret` objects,
-        those of jump hosts too.
+        those of jump hosts too.  In a text, a password is replaced by ``***``; it is refused in
+        any case.
     """
+    if isinstance(given, str):
+        return conceal_password(given)
     if not isinstance(given, _MAPPING) or depth > _MAX_DEPTH:
         return given
     found: Dict[Any, Any] = dict(given)

@@ -10,6 +10,7 @@ from typing import Any, Callable, Mapping, Optional, Tuple, Union
 import paramiko
 
 from ssh_service import algorithms, settings
+from ssh_service.params.address import parse_address
 from ssh_service.params.auth_methods import (
     auth_methods,
     kbdint_handler,
@@ -27,7 +28,7 @@ from ssh_service.params.sources import Sources, error_name, first_argument
 from ssh_service.params.trust import host_key_trust
 from ssh_service.user_files import expand_home
 
-__all__ = ["SETTINGS", "resolve", "resolve_concealed"]
+__all__ = ["SETTINGS", "Destination", "Resolvable", "resolve", "resolve_concealed", "settings_of"]
 
 # The meaning of each; the documentation's tables are made of these.
 SETTINGS = {
@@ -76,16 +77,55 @@ _ALGORITHM_KEYWORDS = {
 }
 
 
-def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
+class Resolvable:
+    """A destination that resolves itself, and remembers the result."""
+
+    __slots__ = ()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its connect parameters, concealed."""
+        raise NotImplementedError
+
+    def resolve(self) -> ConnectParams:
+        """Return it complete and checked; see `ssh_service.params.resolve`."""
+        raise NotImplementedError
+
+
+Destination = Union[str, Mapping[str, Any], Resolvable]
+
+
+def settings_of(destination: Any) -> Mapping[str, Any]:
+    """
+    Return the connect parameters of a destination.
+
+    Raises
+    ------
+    SshConfigError
+        It is not a destination.
+    """
+    if isinstance(destination, Resolvable):
+        return destination.settings
+    if isinstance(destination, str):
+        return parse_address(destination)
+    if not isinstance(destination, (dict, collections.abc.Mapping)):
+        expected = "a text like 'deploy@web1:22' or a mapping like {'host': 'web1'}"
+        raise settings.invalid_type("destination", destination, expected)
+    return destination
+
+
+def resolve(connect_params: Destination) -> ConnectParams:
     """
     Turn connect parameters and ssh_config into one description of a connection.
 
     Parameters
     ----------
-    connect_params : Mapping[str, Any]
-        asyncssh's names (see `SETTINGS`).  ``host`` is required; everything else has a default,
-        and what is not given is taken from ssh_config first.  Where it means nothing else, None
-        is "not given".  ``known_hosts=None``: host keys are not checked, unless ssh_config asks
+    connect_params : Union[str, Mapping[str, Any], Host]
+        A text is ``[user@]host[:port]`` or ``ssh://[user@]host[:port]``, where the host may be an
+        alias of ssh_config; it cannot contain a password.  A mapping has asyncssh's names (see
+        `SETTINGS`).  ``host`` is required; everything else has a default, and what is not given
+        is taken from ssh_config first.  Where it means nothing else, None is "not given".
+        ``known_hosts=None``: host keys are not checked, unless ssh_config asks
         for it; ``config=None``: no ssh_config is read; ``agent_path=None``: no agent;
         ``tunnel=None``: no jump host; ``keepalive_interval=None``: no keepalives.
 
@@ -104,13 +144,13 @@ def resolve(connect_params: Mapping[str, Any]) -> ConnectParams:
     return resolve_concealed(connect_params)
 
 
-def resolve_concealed(connect_params: Mapping[str, Any]) -> ConnectParams:
+def resolve_concealed(connect_params: Destination) -> ConnectParams:
     """
     Do as `resolve`, where `conceal` has taken the plain secrets out of sight.
 
     Parameters
     ----------
-    connect_params : Mapping[str, Any]
+    connect_params : Union[str, Mapping[str, Any], Host]
         From `conceal`.
 
     Returns
@@ -118,12 +158,12 @@ def resolve_concealed(connect_params: Mapping[str, Any]) -> ConnectParams:
     ConnectParams
         Complete and checked; `resolve` says what is raised.
     """
-    return _resolve(connect_params, ())
+    if isinstance(connect_params, Resolvable):
+        return connect_params.resolve()
+    return _resolve(settings_of(connect_params), ())
 
 
 def _resolve(given: Mapping[str, Any], hops: Tuple[Hop, ...]) -> ConnectParams:
-    if not isinstance(given, (dict, collections.abc.Mapping)):
-        raise settings.invalid_type("connect_params", given, "a mapping like {'host': 'web1'}")
     check_names(given, SETTINGS)
     sources = Sources(given)
     host, port, username = destination(sources)

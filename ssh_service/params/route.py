@@ -128,9 +128,8 @@ class _Chain:
 
 
 def _hop(name: str, text: str) -> Dict[str, Any]:
-    plain = text[len("ssh://") :].rstrip("/") if text.startswith("ssh://") else text
     try:
-        user, host, port = split_address(plain)
+        user, host, port = split_address(text)
         if len(host.split()) != 1:
             raise ValueError
     except ValueError:

@@ -47,7 +47,7 @@ def test_a_destination_is_read(text: str, meant: Dict[str, Any]) -> None:
         ("web{1..3}", "not a host name, nor a range such as"),
         ("a,b", "cannot be joined by commas"),
         ("web[1-3,a]", r"\[1-3,a\] is not a range"),
-        ("ssh://web01", "URLs are not supported"),
+        ("http://web01", "http:// is not ssh://"),
         ("web[01-02]", "list them with ssh_service.fleet.expand"),
     ],
 )
@@ -93,7 +93,7 @@ def test_parameters_of_a_host_override_common_ones() -> None:
     common = {"username": "deploy", "port": 22}
     assert connect_params("root@a", common) == {"host": "a", "username": "root", "port": 22}
     assert connect_params({"host": "a", "port": 23}, common)["port"] == 23
-    with pytest.raises(SshConfigError, match="must be a str or a mapping"):
+    with pytest.raises(SshConfigError, match="must be a str, a mapping or a Host"):
         connect_params(7, common)
 
 

@@ -99,6 +99,7 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "background",
         "errors",
     },
+    "host": {"api", "forwarding", "jobs", "connections", "params"},
     "drop_in": {
         "api",
         "sessions",

@@ -252,7 +252,7 @@ def test_names_that_may_be_meant_are_settings() -> None:
     assert not parameter_names._IGNORED & set(SETTINGS)
 
 
-@pytest.mark.parametrize("given", [None, "web", ["host", "web"]])
+@pytest.mark.parametrize("given", [None, 5, ["host", "web"]])
 def test_anything_but_a_mapping_is_an_error(given: Any) -> None:
     with pytest.raises(SshConfigError, match="a mapping like"):
         params.resolve(given)

@@ -1,0 +1,181 @@
+"""A host to hold on to: the functions of this package with their first argument given."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Mapping, Optional, Tuple, TypeVar, Union
+
+from ssh_service import api, forwarding, jobs, params
+from ssh_service.connections.cache import SshClientCache, check_cache
+from ssh_service.params import ConnectParams, Resolvable, settings_of
+
+if TYPE_CHECKING:
+    from typing import Concatenate, ParamSpec
+
+    P = ParamSpec("P")
+R = TypeVar("R")
+
+__all__ = ["Host"]
+
+# The section of a docstring about the argument that a method does not have.
+_DESTINATION = re.compile(r"^    destination : .*\n(?:        .*\n)+", re.MULTILINE)
+
+
+def _method(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Host, P], R]:
+    """Make a method of a function whose first argument is a destination."""
+
+    @functools.wraps(function)
+    def method(self: Host, *args: P.args, **options: P.kwargs) -> R:
+        if self._cache is not None:
+            options.setdefault("cache", self._cache)
+        return function(self, *args, **options)
+
+    signature = inspect.signature(function)
+    _, *others = signature.parameters.values()
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    setattr(method, "__signature__", signature.replace(parameters=[this, *others]))
+    method.__doc__ = _DESTINATION.sub("", function.__doc__ or "")
+    method.__qualname__ = f"Host.{function.__name__}"
+    return method  # type: ignore[return-value]
+
+
+class Host(Resolvable):
+    """
+    A destination with its settings, and everything that can be done there.
+
+    Its methods are the functions of this package, without their first argument.  There is nothing
+    to open or to close: as with the functions, a cache keeps the connection.
+
+    Parameters
+    ----------
+    destination : Union[str, Mapping[str, Any], Host]
+        ``"[user@]host[:port]"``, ``"ssh://[user@]host[:port]"``, connect parameters such as
+        ``{"host": "web1"}``, or a host whose settings this one takes over.
+    cache : Optional[SshClientCache]
+        The cache for the connections; None: `default_cache`.
+    **settings : Any
+        Further connect parameters, such as ``connect_timeout=5`` (`ssh_service.params.resolve`
+        lists all); they take precedence over those of `destination`.
+
+    Attributes
+    ----------
+    settings : Mapping[str, Any]
+        The connect parameters; secrets are shown as ``***``.
+    connection_id : str
+        ``user@host:port`` of the connection, as in log lines and messages.
+
+    Raises
+    ------
+    SshConfigError
+        `destination` is not one, or a setting is unknown.  Values are checked by the first method
+        that needs them.
+
+    Notes
+    -----
+    Thread safety.  Immutable; one host serves all threads.
+
+    ssh_config is read, and the settings are checked, once: at the first use.  Make a new `Host`
+    after they have changed.
+
+    Hosts are equal if their settings and caches are.  A host can be pickled, without its cache,
+    unless its settings hold the text of a password, a passphrase or a private key.
+
+    In a ``with`` block the connection is made at the beginning, and is not closed as unused
+    before the end.
+
+    Examples
+    --------
+    >>> web = ssh_service.Host("deploy@web1", connect_timeout=5)
+    >>> web.run("uptime").stdout
+    >>> web.upload("site", "/srv/www/site", contents=True)
+    """
+
+    def __init__(
+        self,
+        destination: Union[str, Mapping[str, Any], Host],
+        *,
+        cache: Optional[SshClientCache] = None,
+        **settings: Any,
+    ) -> None:
+        destination, settings = params.conceal(destination), params.conceal(settings)
+        check_cache(cache)
+        self._cache: Optional[SshClientCache] = cache
+        if cache is None and isinstance(destination, Host):
+            self._cache = destination._cache
+        self._settings: Mapping[str, Any] = {**settings_of(destination), **settings}
+        params.check_names(self._settings, params.SETTINGS)
+        self._target: Optional[ConnectParams] = None
+        self._held: Deque[Any] = deque()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The connect parameters; secrets are shown as ``***``."""
+        return dict(self._settings)
+
+    def resolve(self) -> ConnectParams:
+        """
+        Return the settings complete and checked, over those of ssh_config.
+
+        Returns
+        -------
+        ConnectParams
+            The same object each time.
+
+        Raises
+        ------
+        SshConfigError
+            As in `ssh_service.params.resolve`.
+        """
+        if self._target is None:
+            self._target = params.resolve_concealed(self._settings)
+        return self._target
+
+    @property
+    def connection_id(self) -> str:
+        """``user@host:port`` of the connection, as in log lines and messages."""
+        return self.resolve().connection_id
+
+    def __enter__(self) -> Host:
+        cache = api.default_cache() if self._cache is None else self._cache
+        lease = cache.lease(self)
+        lease.__enter__()
+        self._held.append(lease)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._held.pop().__exit__(*exc_info)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Host):
+            return NotImplemented
+        return self._settings == other._settings and self._cache is other._cache
+
+    def __hash__(self) -> int:
+        return hash(str(self))  # other settings may be unhashable
+
+    def __str__(self) -> str:
+        user, host, port = (self._settings.get(name) for name in ("username", "host", "port"))
+        host = f"[{host}]" if port is not None and ":" in str(host) else host
+        return f"{'' if user is None else f'{user}@'}{host}{'' if port is None else f':{port}'}"
+
+    def __repr__(self) -> str:
+        others = sorted({*self._settings} - {"username", "host", "port"})
+        more = "".join(f", {name}={self._settings[name]!r}" for name in others)
+        return f"Host({str(self)!r}{more})"
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return Host, (self._settings,)
+
+    run = _method(api.run)
+    start = _method(api.start)
+    upload = _method(api.upload)
+    download = _method(api.download)
+    forward_local = _method(forwarding.forward_local)
+    forward_remote = _method(forwarding.forward_remote)
+    forward_socks = _method(forwarding.forward_socks)
+    start_job = _method(jobs.start_job)
+    find_job = _method(jobs.find_job)
+    list_jobs = _method(jobs.list_jobs)
