@@ -500,9 +500,9 @@ def _run_phase() -> str:
     return "run"
 
 
-def check_seconds(name: str, seconds: Optional[float]) -> None:
+def check_seconds(name: str, seconds: Optional[float], *, zero: bool = True) -> None:
     """
-    Refuse a value that is not a number of seconds.
+    Refuse a value that is not a number of seconds; without `zero`, 0 too.
 
     Raises
     ------
@@ -514,12 +514,13 @@ def check_seconds(name: str, seconds: Optional[float]) -> None:
         return
     try:
         is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if is_number and float(seconds) >= 0:
+        if is_number and float(seconds) >= 0 and (zero or seconds):
             return
         got = f"{seconds!r:.40}"
     except OverflowError:
         got = "an integer that is too large"
-    raise SshConfigError(f"{name}: expected 0 or more seconds, got {got}")
+    right = "0 or more" if zero else "more than 0"
+    raise SshConfigError(f"{name}: expected {right} seconds, got {got}")
 
 
 def _warn_of_those_left() -> None:

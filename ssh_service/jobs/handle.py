@@ -9,6 +9,7 @@ from ssh_service import api, params
 from ssh_service.commands.result import CompletedProcess
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.errors import (
+    SshCommandTimeout,
     SshJobError,
     SshJobNotFound,
     SshJobTimeout,
@@ -68,7 +69,14 @@ class JobDestination:
         self, text: str, timeout: Optional[float], job_id: Optional[str] = None
     ) -> Dict[str, Seen]:
         """Run a script of ours that answers in lines about jobs, or with an error of this job."""
-        process = self.run(text, timeout)
+        where = self.connection_id if job_id is None else f"{self.connection_id}: job {job_id}"
+        try:
+            process = self.run(text, timeout)
+        except SshCommandTimeout as error:
+            late = copy_for_raise(error)
+            late.args = (f"{where}: the host did not answer within {timeout or 0:g} s",)
+            late.ended = None
+            raise late from error
         lines = answer(process.stdout)
         if lines is None:
             raise SshJobError(
@@ -78,9 +86,6 @@ class JobDestination:
             )
         for line in lines:
             if line.startswith("! "):
-                where = (
-                    self.connection_id if job_id is None else f"{self.connection_id}: job {job_id}"
-                )
                 raise SshJobError(
                     f"{where}: {line[2:]}", connection_id=self.connection_id, job_id=job_id
                 )

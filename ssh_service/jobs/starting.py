@@ -128,22 +128,8 @@ def start_job(
     host = JobDestination(destination, cache)
     job_id = new_id() if id is None else check_id(id)
     start = Start(host, job_id, script, env, shell, cwd, as_input(stdin), run_timeout)
-    check_some_seconds("timeout", timeout)
+    check_seconds("timeout", timeout, zero=False)
     return Job(host, start.repeat(timeout))
-
-
-def check_some_seconds(name: str, seconds: Optional[float]) -> None:
-    """
-    Refuse a value that is not a number of seconds, or is 0, in which nothing can be done.
-
-    Raises
-    ------
-    SshConfigError
-        It is one of these.
-    """
-    if seconds == 0 and not isinstance(seconds, bool):
-        raise SshConfigError(f"{name}: expected more than 0 seconds, got {seconds!r}")
-    check_seconds(name, seconds)
 
 
 def new_id() -> str:
@@ -178,7 +164,7 @@ class Start:
         for name, value in (("shell", shell), ("cwd", cwd)):
             if value is not None and not _is_path(value):
                 raise SshConfigError(f"{name}: expected a path on the host, got {value!r:.80}")
-        check_some_seconds("run_timeout", run_timeout)
+        check_seconds("run_timeout", run_timeout, zero=False)
         self._shell, self._cwd, self._stdin = shell, cwd, stdin
         self._run_timeout = run_timeout
         self._digest = digest(self._text, self._env, shell, cwd, stdin)
@@ -348,9 +334,9 @@ def find_job(
     Thread safety.  This may be called from any thread.
     """
     check_id(id)
-    check_some_seconds("timeout", timeout)
+    check_seconds("timeout", timeout, zero=False)
     host = JobDestination(destination, cache)
-    seen = host.query(scripts.look(id), timeout).get(id)
+    seen = host.query(scripts.look(id), timeout, id).get(id)
     if seen is None or seen.state.name == "missing":
         raise SshJobNotFound(
             f"{host.connection_id}: there is no job {id}",
@@ -399,7 +385,7 @@ def list_jobs(
     -----
     Thread safety.  This may be called from any thread.
     """
-    check_some_seconds("timeout", timeout)
+    check_seconds("timeout", timeout, zero=False)
     host = JobDestination(destination, cache)
     found = look_at_all(destination, timeout, cache)
     others = [seen for seen in found if seen.state.name in _OTHERS]
@@ -449,7 +435,7 @@ def clean_jobs(
         As with `run`; the call may be repeated.
     """
     check_seconds("older", older)
-    check_some_seconds("timeout", timeout)
+    check_seconds("timeout", timeout, zero=False)
     return sorted(JobDestination(destination, cache).query(scripts.clean(older), timeout))
 
 

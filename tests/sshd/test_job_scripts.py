@@ -646,3 +646,25 @@ def test_two_hosts_with_one_home_keep_to_their_own_jobs(host: Host, tmp_path: Pa
         assert other.look("two").state.name == "running"
     finally:
         other.end()
+
+
+def test_host_without_proc_says_what_it_cannot_know(host: Host) -> None:
+    """It starts, limits, signals and ends jobs, but knows its processes by their numbers alone."""
+    host.prefix = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    if subprocess.run([*host.prefix, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs the right to mount")
+    assert host.start("one", ENDLESS).startswith("started ")
+    seen = host.look("one")
+    assert (seen.state.name, seen.state.certain) == ("running", False)
+    host.run(scripts.kill("one", seen.token, ["TERM", "KILL"], 2))
+    state = host.wait("one").state
+    assert (str(state), state.certain) == ("signalled(TERM)", True)
+    host.start("late", ENDLESS, run_timeout=0.2)
+    assert str(host.wait("late").state) == "signalled(TERM), timed out"
+    host.start("gone", ENDLESS)
+    words = (host.jobs / "gone" / "record").read_text().split()
+    process_tree.send_signal([int(words[6]), int(words[8])], signal.SIGKILL)
+    state = host.wait("gone").state
+    assert (state.name, state.certain) == ("killed", False)
+    host.run(scripts.clean(0))
+    assert os.listdir(host.jobs) == []

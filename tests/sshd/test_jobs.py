@@ -282,11 +282,11 @@ def test_run_timeout_ends_the_job_and_keeps_its_output(
         ({"cwd": "a\nb"}, "cwd: expected a path"),
         ({"shell": ""}, "shell: expected a path"),
         ({"run_timeout": 0}, "run_timeout: expected more than 0 seconds"),
-        ({"run_timeout": True}, "run_timeout: expected 0 or more seconds, got True"),
-        ({"run_timeout": -1}, "run_timeout: expected 0 or more seconds"),
+        ({"run_timeout": True}, "run_timeout: expected more than 0 seconds, got True"),
+        ({"run_timeout": -1}, "run_timeout: expected more than 0 seconds, got -1"),
         ({"timeout": 0}, "timeout: expected more than 0 seconds"),
-        ({"timeout": True}, "timeout: expected 0 or more seconds, got True"),
-        ({"timeout": float("nan")}, "timeout: expected 0 or more seconds"),
+        ({"timeout": True}, "timeout: expected more than 0 seconds, got True"),
+        ({"timeout": float("nan")}, "timeout: expected more than 0 seconds"),
         ({"env": {"A": None}}, "environment variable 'A'"),
         ({"stdin": 5}, "stdin"),
     ],
@@ -437,6 +437,8 @@ def test_start_that_nobody_confirms_in_time_names_the_job_that_may_run(
     job_host.sshd.freeze()
     with pytest.raises(SshCommandTimeout) as caught:
         start_job(job_host.web, script, id="late", timeout=0.5, cache=cache)
+    with pytest.raises(SshCommandTimeout, match="job warm: the host did not answer within 0.2 s"):
+        find_job(job_host.web, "warm", timeout=0.2, cache=cache)
     job_host.sshd.thaw()
     text = "did not confirm the start within 0.5 s; job late may have been started: find it, or"
     assert text in str(caught.value) and caught.value.ended is None
