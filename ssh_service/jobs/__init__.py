@@ -4,10 +4,10 @@ Jobs: scripts that run on a host on their own, whatever happens to the connectio
 `start_job` starts one, exactly once for an id; `find_job` and `list_jobs` find it again, from any
 process on any machine with the same login.
 
-Inside, from the bottom up: `scripts` has the shell scripts that do the work on the host, `record`
-reads what they say, `questions` and `watcher` keep the one session of a destination over which
-all threads ask, `handle`, `lines` and `job` are the public class, and `starting` starts and finds
-jobs.
+Inside, from the bottom up: `start_scripts` and `scripts` have the shell scripts that do the work
+on the host, and `shell_parts` what these share; `record` reads what they say, `questions` and
+`watcher` keep the one session of a destination over which all threads ask, `handle`, `lines` and
+`job` are the public class, and `starting` starts and finds jobs.
 """
 
 from ssh_service.jobs.job import Job

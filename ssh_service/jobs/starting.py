@@ -23,7 +23,7 @@ from ssh_service.errors import (
     SshServiceError,
     copy_for_raise,
 )
-from ssh_service.jobs import scripts
+from ssh_service.jobs import scripts, start_scripts
 from ssh_service.jobs.handle import DAMAGED, JobDestination
 from ssh_service.jobs.job import Job
 from ssh_service.jobs.record import Seen, check_id, digest, parse_record
@@ -240,11 +240,11 @@ class Start:
 
     def _run(self, deadline: Optional[float]) -> CompletedProcess:
         token = secrets.token_hex(8)
-        text = scripts.start(
+        text = start_scripts.start(
             self._id,
             token,
             self._digest,
-            scripts.payload(self._text, self._env, token, self._in_file),
+            start_scripts.payload(self._text, self._env, token, self._in_file),
             stdin_size=len(self._stdin),
             shell=self._shell,
             cwd=self._cwd,

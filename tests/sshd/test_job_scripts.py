@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 import pytest
 
-from ssh_service.jobs import record, scripts
+from ssh_service.jobs import record, scripts, start_scripts
 from ssh_service.jobs.record import Seen
 from ssh_service.testing import process_tree
 from tests.common import PATIENCE, eventually, require_part
@@ -57,8 +57,8 @@ class Host:
         token = uuid.uuid4().hex[:16]
         env, extra = options.pop("env", {}), options.pop("extra", {})
         plain = {"shell": None, "cwd": None, "run_timeout": None, "in_file": False, **options}
-        line = scripts.payload(script, env, token, plain["in_file"])
-        text = scripts.start(job_id, token, "d" * 64, line, stdin_size=len(stdin), **plain)
+        line = start_scripts.payload(script, env, token, plain["in_file"])
+        text = start_scripts.start(job_id, token, "d" * 64, line, stdin_size=len(stdin), **plain)
         process = self.run(text, stdin, **extra)
         assert (process.returncode, process.stderr) == (0, "")
         return process.stdout.rstrip("\n")
@@ -140,7 +140,7 @@ def test_any_shell_of_a_host_kills_and_removes_jobs(any_host: Host) -> None:
 
 
 def start_script(job_id: str, token: str, line: str, stdin_size: int) -> str:
-    return scripts.start(
+    return start_scripts.start(
         job_id,
         token,
         "d" * 64,
@@ -496,7 +496,7 @@ def test_clean_removes_dead_starts_but_no_living_one(host: Host) -> None:
 
 def test_input_that_is_cut_off_starts_nothing(host: Host) -> None:
     token = uuid.uuid4().hex[:16]
-    line = scripts.payload("true", {}, token, False)
+    line = start_scripts.payload("true", {}, token, False)
     text = start_script("one", token, line, stdin_size=10)
     assert host.run(text, b"123").stdout == "error stdin it did not arrive whole\n"
     assert host.look("one").state.name == "missing"
@@ -505,7 +505,7 @@ def test_input_that_is_cut_off_starts_nothing(host: Host) -> None:
 
 def test_script_that_is_cut_off_starts_nothing(host: Host) -> None:
     token = uuid.uuid4().hex[:16]
-    line = scripts.payload("echo 1", {}, token, False)[:-3]
+    line = start_scripts.payload("echo 1", {}, token, False)[:-3]
     text = start_script("one", token, line, stdin_size=0)
     assert host.run(text).stdout.startswith("error start ")
     eventually(lambda: os.listdir(host.jobs) == [], "nothing is left")
@@ -524,7 +524,7 @@ def test_full_disk_is_reported_with_what_was_written(host: Host, tmp_path: Path)
     host.env["XDG_STATE_HOME"] = str(disk)
     host.prefix = ["unshare", "-m", "sh", "-c", mount, "sh"]
     token = uuid.uuid4().hex[:16]
-    line = scripts.payload("head -c 1000000 /dev/zero; exit 4", {}, token, False)
+    line = start_scripts.payload("head -c 1000000 /dev/zero; exit 4", {}, token, False)
     text = start_script("one", token, line, stdin_size=0)
     look = f"\n( {scripts.look('one')} )"
     process = host.run(
