@@ -108,7 +108,7 @@ def test_the_manuals_database_behind_a_bastion(
     for theirs, ours in (
         ('{"host": "bastion", "username": "deploy"}', repr(sshd.connect_params)),
         ("db.internal:5432", f"localhost:{postgres}"),
-        ('dbname="postgres"', 'dbname="postgres", user="deploy"'),
+        ('"dbname": "postgres"', '"dbname": "postgres", "user": "deploy"'),
     ):
         assert theirs in example
         example = example.replace(theirs, ours)
