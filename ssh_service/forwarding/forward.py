@@ -38,8 +38,8 @@ class Forward:
     streams are reset, never ended as if they were complete, and the forward stays.  A local
     program on a Unix socket sees an end all the same, as those have no reset; the `outcome` of
     `StreamEnded` is ``lost``.  After `close`, nothing is left of it here: no socket, no channel,
-    no lease; of `forward_remote` with a path, sshd leaves the file.  A forked child neither
-    accepts nor harms the streams of its parent.
+    and some milliseconds later no lease; of `forward_remote` with a path, sshd leaves the file.  A
+    forked child neither accepts nor harms the streams of its parent.
     """
 
     _is_in_block = False
