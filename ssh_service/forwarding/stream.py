@@ -14,20 +14,15 @@ import functools
 import itertools
 import socket
 import struct
-import sys
 import threading
 import time
-from typing import Callable, Deque, List, Optional, Protocol, Union
+from typing import Callable, Deque, Optional, Protocol, Union
 
 from ssh_service.errors import SshConnectError, SshConnectionLost, SshServiceError
 from ssh_service.forwarding.selector_thread import READ, WRITE, SelectorThread
 from ssh_service.forwarding.windows import Window, budget
 from ssh_service.transport import ChannelSink, SshChannel
 
-# What the server sent in one message, or what is left of it.
-Chunk = Union[bytes, memoryview]
-# Chunks that are written to a local socket together, as each write wakes a program.
-_MAX_CHUNKS = 16
 # Outcomes whose reason the forward keeps.
 _FAILURES = ("refused", "failed", "lost")
 # SO_LINGER: closing sends a reset.
@@ -112,10 +107,9 @@ class Stream(ChannelSink):
         self._early = b""  # selector thread only: was read before the channel was open
         self._local_eof = False  # selector thread only
         self._server_eof = False  # selector thread only
-        self._is_due = False  # reader thread only: it writes once it has handled what it read
         self._is_out_of_window = False  # set by the selector thread, cleared by the reader thread
         # What the server has sent; only the holder of the write turn takes it away.
-        self._received: Deque[Union[Chunk, Mark]] = collections.deque()
+        self._received: Deque[Union[bytes, memoryview, Mark]] = collections.deque()
         self._write_turn = threading.Lock()
         self._is_blocked = False  # set by the holder of the write turn: the socket takes no more
         self._is_closing = False  # set once, by the selector thread
@@ -124,18 +118,10 @@ class Stream(ChannelSink):
     # From the server to the local socket.
 
     def on_data(self, chunk: bytes) -> None:
-        """Write what the server sent, with what follows at once; on the reader thread."""
-        channel = self._channel
-        if self._is_closing or channel is None:
-            return
-        self._received.append(chunk)
-        if not self._is_due:
-            self._is_due = True
-            channel.connection.call_when_idle(self._write_due)
-
-    def _write_due(self) -> None:
-        self._is_due = False
-        self._write()
+        """Write what the server sent; on the reader thread."""
+        if not self._is_closing:
+            self._received.append(chunk)
+            self._write()
 
     def on_eof(self) -> None:
         """End the local socket's input, after what was sent before; on the reader thread."""
@@ -151,7 +137,6 @@ class Stream(ChannelSink):
     def on_close(self, error: Optional[SshServiceError]) -> None:
         """End the stream; on the reader thread."""
         if error is not None:
-            self._write()  # what came before the end
             self._thread.call_soon(self.fail, error)
             return
         # Also without EOF, as in ssh: asyncssh's server omits it if the window was used up then.
@@ -189,11 +174,9 @@ class Stream(ChannelSink):
                 if head is Mark.EOF:
                     continue
                 break
-            chunks = self._take_some()
             try:
-                sent = _send(self._sock, chunks)
+                sent = self._sock.send(head)
             except (BlockingIOError, InterruptedError):
-                self._received.extendleft(reversed(chunks))
                 self._is_blocked = True
                 then = self._update_watch
                 break
@@ -202,22 +185,14 @@ class Stream(ChannelSink):
                 then = functools.partial(self._on_local_error, error)
                 break
             written += sent
-            self._received.extendleft(reversed(_rest(chunks, sent)))
+            if sent == len(head):
+                self._received.popleft()
+            else:
+                self._received[0] = memoryview(head)[sent:]
         ours = min(self._uncounted, written)
         self._uncounted -= ours
         self.bytes_from_server += written - ours
         return (self._window.written(written - ours) if written > ours else 0), then
-
-    def _take_some(self) -> List[Chunk]:
-        """Take away some chunks, up to a mark at most."""
-        chunks: List[Chunk] = []
-        while self._received and len(chunks) < _MAX_CHUNKS:
-            head = self._received[0]
-            if isinstance(head, Mark):
-                break
-            chunks.append(head)
-            self._received.popleft()
-        return chunks
 
     def _on_mark(self, mark: Mark) -> None:
         if self.has_ended:
@@ -371,19 +346,3 @@ class Stream(ChannelSink):
             self._window.release()
             self._thread.close(self._sock)
             self._write_turn.release()
-
-
-def _send(sock: socket.socket, chunks: List[Chunk]) -> int:
-    """Write chunks, as far as the socket takes them; return the number of bytes."""
-    if len(chunks) == 1 or sys.platform == "win32":
-        return sock.send(chunks[0])
-    return sock.sendmsg(chunks)
-
-
-def _rest(chunks: List[Chunk], size: int) -> List[Chunk]:
-    """Return what is left of chunks after their first bytes."""
-    for number, chunk in enumerate(chunks):
-        if size < len(chunk):
-            return [memoryview(chunk)[size:], *chunks[number + 1 :]]
-        size -= len(chunk)
-    return []

@@ -16,7 +16,7 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
+from typing import Any, Deque, Dict, List, Optional, Sequence
 
 import paramiko
 from paramiko.message import Message
@@ -115,7 +115,6 @@ class SshTransport(AuthenticatingTransport):
         # Events of threads that wait for the next key exchange, and for the current one.
         self._rekey_waiters: Deque[LockFreeEvent] = collections.deque()
         self._current_rekey_waiters: List[LockFreeEvent] = []  # reader thread only
-        self._when_idle: List[Callable[[], None]] = []  # reader thread only
         self.extras: Dict[str, Any] = {}  # objects of other packages that live as long as this
         super().__init__(
             Wire(sock, self._keepalive_monitor.limit or _STALL_TIMEOUT), connection_id
@@ -302,18 +301,8 @@ class SshTransport(AuthenticatingTransport):
 
     # The reader's waits.
 
-    def call_when_idle(self, function: Callable[[], None]) -> None:
-        """
-        Call a function once the reader thread, on which this is called, has handled what it read.
-
-        So a sink can handle several chunks together.  It may never come, if the connection ends.
-        """
-        self._when_idle.append(function)
-
     def _before_wait(self) -> Optional[float]:
         """Do what is due before the reader waits; return for how many seconds it may wait."""
-        while self._when_idle:
-            self._when_idle.pop()()
         now = time.monotonic()
         waits = []
         if self._rekey_waiters and not self.in_kex:
