@@ -12,7 +12,7 @@ import paramiko.client
 
 from ssh_service.drop_in.membership import Membership
 from ssh_service.drop_in.sharing import sharing
-from ssh_service.drop_in.target import ClientTarget, Route, plain_connect
+from ssh_service.drop_in.target import ClientTarget, PartialLogin, Route, plain_connect
 from ssh_service.drop_in.trust import Trust
 from ssh_service.transport import DropInTransport, TransportView, client_state
 
@@ -78,11 +78,14 @@ def _connect_shared(client: Any, arguments: Dict[str, Any], username: str) -> No
             view.set_log_channel(log_channel)
         client_state.set_transport(client, view)
         target.route.close_unused()
-    except Exception:
+    except Exception as error:
         member.release()
         # As in paramiko, a client has the transport of a failed login.
         if target.failed_transport is not None:
             client_state.set_transport(client, target.failed_transport)
+            if isinstance(error, PartialLogin):  # which is none to paramiko
+                sharing.count_private("partial")
+                return
         raise
     except BaseException:
         target.is_abandoned = True

@@ -7,7 +7,7 @@ import shlex
 from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import paramiko
-from paramiko.ssh_exception import BadHostKeyException, SSHException
+from paramiko.ssh_exception import AuthenticationException, BadHostKeyException, SSHException
 
 from ssh_service.connections.entries import Target
 from ssh_service.drop_in.identity import algorithms_identity, credentials_identity, name_digest
@@ -54,6 +54,10 @@ class ClientDialError(SshConnectError):
             return copy.copy(self.original)
         except Exception:  # noqa: B902  (not every exception can be copied)
             return self.original
+
+
+class PartialLogin(AuthenticationException):  # type: ignore[misc]
+    """The server wants more than `connect` can give; the program may go on by the transport."""
 
 
 class Route:
@@ -246,6 +250,8 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
         finally:
             if self._agent is not None:
                 self._agent.close()
+        if not self._transport.is_authenticated():
+            raise PartialLogin("the server wants more credentials")
         return self.take_transport()  # type: ignore[return-value]  # it is there now
 
     def take_transport(self) -> Optional[DropInTransport]:
@@ -328,4 +334,5 @@ def may_share(failure: ClientDialError, own: ClientTarget, other: Any) -> bool:
     """Return whether a dial of one's own would fail as another client's did."""
     patient = isinstance(other, ClientTarget) and other.is_as_patient_as(own)
     known = isinstance(failure.original, (SSHException, OSError))
-    return known and patient and not failure.is_distrust
+    partial = isinstance(failure.original, PartialLogin)  # each client goes on with its own
+    return known and patient and not failure.is_distrust and not partial

@@ -560,6 +560,24 @@ def test_an_idle_connection_that_is_lost_is_replaced(sshd: Sshd, connect: Connec
     assert logins(sshd) == 2
 
 
+def test_a_login_that_wants_more_is_each_clients_own(
+    connect: Connect, sshd_factory: Callable[..., Sshd]
+) -> None:
+    """As in paramiko, connect() returns, and the program goes on by the transport."""
+    server = sshd_factory({"AuthenticationMethods": "publickey,publickey"})
+    second = generated("second")
+    with open(server.authorized_keys, "a", encoding="ascii") as file:
+        file.write(Path(f"{second}.pub").read_text("ascii"))
+    calls = [Outcome(lambda: connect(server)) for _ in range(3)]
+    clients = [call.wait().value for call in calls]
+    for client in [*clients, connect(server)]:
+        transport = client.get_transport()
+        assert transport.is_active() and not transport.is_authenticated()
+        assert transport.auth_publickey(server.username, real.PKey.from_path(str(second))) == []
+        assert run(client) == HELLO
+    assert logins(server) == 4
+
+
 # Routes.
 
 
