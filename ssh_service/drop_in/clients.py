@@ -12,7 +12,13 @@ import paramiko.client
 
 from ssh_service.drop_in.membership import Membership
 from ssh_service.drop_in.sharing import sharing
-from ssh_service.drop_in.target import ClientTarget, PartialLogin, Route, plain_connect
+from ssh_service.drop_in.target import (
+    ClientTarget,
+    PartialLogin,
+    Route,
+    is_asking_policy,
+    plain_connect,
+)
 from ssh_service.drop_in.trust import Trust
 from ssh_service.transport import DropInTransport, TransportView, client_state
 
@@ -55,6 +61,8 @@ def _reason_for_private(
         return "patched"  # by a test of the program's, say
     if any(arguments.get(name) for name in _GSS):
         return "gss"
+    if is_asking_policy():
+        return "policy"  # it would wait for the dial that waits for it
     if not Route.is_known(arguments["sock"]):
         return "sock"
     if client_state.overrides_login(client):
@@ -83,7 +91,7 @@ def _connect_shared(client: Any, arguments: Dict[str, Any], username: str) -> No
         # As in paramiko, a client has the transport of a failed login.
         if target.failed_transport is not None:
             client_state.set_transport(client, target.failed_transport)
-            if isinstance(error, PartialLogin):  # which is none to paramiko
+            if isinstance(error, PartialLogin):  # paramiko returns, too
                 sharing.count_private("partial")
                 return
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+import threading
 from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import paramiko
@@ -54,6 +55,14 @@ class ClientDialError(SshConnectError):
             return copy.copy(self.original)
         except Exception:  # noqa: B902  (not every exception can be copied)
             return self.original
+
+
+_this_thread = threading.local()
+
+
+def is_asking_policy() -> bool:
+    """Return whether this thread dials, and is calling a policy."""
+    return getattr(_this_thread, "asks", False)
 
 
 class PartialLogin(AuthenticationException):  # type: ignore[misc]
@@ -228,11 +237,14 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
         """Let the policy of the other client judge."""
+        _this_thread.asks = True
         try:
             self._target.trust.ask(self._transport, key)
         except BaseException:
             self.is_distrust = True
             raise
+        finally:
+            _this_thread.asks = False
 
     def dial(self, arguments: Dict[str, Any], sock: Any, on_started: Any) -> SshTransport:
         """Connect and log in; return the transport."""

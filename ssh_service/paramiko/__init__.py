@@ -159,7 +159,8 @@ def stats() -> Dict[str, Any]:
     `ProxyCommand` nor a channel of a client that shares); ``transport_factory``,
     ``auth_strategy`` and ``gss`` (it was given); ``subclass`` (it logs in by methods of its own);
     ``patched`` (`paramiko.client.Transport` was replaced); ``partial`` (the server wants more
-    credentials, which the program may give by the transport); ``arguments`` (the host or the user
+    credentials, which the program may give by the transport); ``policy`` (a policy connected while
+    it was asked about a host key); ``arguments`` (the host or the user
     name is not a text, the port not a whole number, or there is no user name to be found).
     """
     return _sharing.stats()

@@ -203,6 +203,22 @@ def test_a_wrong_known_key_is_paramikos_error_before_and_after(
     assert logins(sshd) == 1
 
 
+def test_a_policy_may_connect_to_the_server_that_it_judges(sshd: Sshd, connect: Connect) -> None:
+    """It is asked during the dial, and must not wait for it."""
+    found = []
+
+    class Asking(real.MissingHostKeyPolicy):
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            found.append(run(connect(sshd)))
+
+    client: Any = ours.SSHClient()
+    client.set_missing_host_key_policy(Asking())
+    with client:
+        Outcome(lambda: client.connect(**arguments(sshd))).wait()
+        assert run(client) == HELLO
+    assert found == [HELLO]
+
+
 def test_policy_of_each_client_is_asked(sshd: Sshd, connect: Connect) -> None:
     class Policy(real.MissingHostKeyPolicy):
         def __init__(self) -> None:
