@@ -80,7 +80,6 @@ class Wire:
         self.backlog = b""  # guarded by the send lock
         self.last_received = time.monotonic()
         self._acknowledges = False
-        self._acknowledge_next = False  # reader thread only: before it waits
         if self.is_socket:
             sock.setblocking(False)
 
@@ -166,9 +165,6 @@ class Wire:
 
     def _recv_real(self, timeout: Optional[float], until_writable: bool) -> Optional[bytes]:
         for _ in range(2):
-            if self._acknowledge_next:
-                self._acknowledge_next = False
-                self._sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)  # until the next
             # After a read that took all data, wait first: this saves a system call per packet.
             if self._drained and not _wait(self._sock, True, until_writable, timeout):
                 break
@@ -178,7 +174,8 @@ class Wire:
                 self._drained = True
             else:
                 self._drained = len(data) < _READ_SIZE
-                self._acknowledge_next = self._acknowledges and len(data) < _SMALL_READ
+                if self._acknowledges and len(data) < _SMALL_READ:
+                    self._sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)  # until the next
                 return data
         return None
 
