@@ -318,10 +318,13 @@ def test_table_on_a_narrow_terminal_shows_all_of_its_header(config: Path) -> Non
     assert re.search(r"1/2 done.*1 failed.*1 under\s+way\s+\d+ s", shown, re.DOTALL)
 
 
-def test_second_interrupt_restores_the_terminal_and_sums_up(config: Path) -> None:
+def test_second_interrupt_restores_the_terminal_and_sums_up(config: Path, server: Sshd) -> None:
     """The cursor is shown again, and the prompt gets a line of its own."""
+    # The first interrupt is to end nothing before the second.
     command = argv(config, "run", "-H", "web[1-2]", "--", "trap '' TERM INT; echo up; sleep 20")
-    shown = on_a_terminal(command, {}, interrupt_at=[b"up.*up", b"ending the"], status=130)
+    interrupt_at = [b"up.*up", b"ending the"]
+    shown = on_a_terminal(command, {}, interrupt_at, status=130, on_interrupt=server.freeze)
+    server.thaw()
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     last = shown.splitlines()[-1]
     assert last.startswith("ssh-service: interrupted again: 0 of 2 hosts")
@@ -465,12 +468,17 @@ def test_run_onto_a_full_disk_ends_with_1_and_one_line(
 
 
 def on_a_terminal(
-    command: List[str], env: Dict[str, str], interrupt_at: Sequence[bytes] = (), status: int = 1
+    command: List[str],
+    env: Dict[str, str],
+    interrupt_at: Sequence[bytes] = (),
+    status: int = 1,
+    on_interrupt: Callable[[], object] = bool,
 ) -> str:
     """
     Run a command on a terminal of its own; return all that it showed.
 
-    It is interrupted once for each pattern of `interrupt_at`, when that has been shown.
+    It is interrupted once for each pattern of `interrupt_at`, when that has been shown, and after
+    `on_interrupt` was called.
     """
     waiting = list(interrupt_at)
     inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_COLOR", "_COMPATIBLE"))}
@@ -495,6 +503,7 @@ def on_a_terminal(
             shown += piece
             if waiting and re.search(waiting[0], shown, re.DOTALL):
                 del waiting[0]
+                on_interrupt()
                 process.send_signal(signal.SIGINT)
         os.close(ours)
         assert process.wait(20) == status
