@@ -6,7 +6,6 @@ import functools
 from typing import Any, List, Optional
 
 import paramiko
-from paramiko.auth_handler import AuthHandler
 from paramiko.channel import Channel
 from paramiko.common import (
     MSG_CHANNEL_OPEN,
@@ -54,7 +53,6 @@ _NEEDED = {
         "run",
         "stop_thread",
     ),
-    AuthHandler: ("_parse_service_accept",),
     paramiko.SSHClient: ("_auth", "_families_and_addresses", "_key_from_filepath"),
     Channel: (
         "_check_add_window",
