@@ -1,9 +1,9 @@
 """
-Connect parameters: from the mapping or text that a user passes to what is dialled.
+Connect parameters: from a destination, as a mapping or a text, to the `ConnectParams` to dial.
 
-`resolve` checks it, adds what ssh_config says about the host where the mapping says
-nothing, and returns `ConnectParams`.  The cache compares their `key`; callers with equal keys
-share a connection.
+`resolve` checks the destination, fills in what ssh_config says about the host wherever the
+destination sets nothing, and returns `ConnectParams`.  The cache compares their `key`; callers
+with equal keys share a connection.
 """
 
 from ssh_service.params.address import conceal_password, parse_address, split_address

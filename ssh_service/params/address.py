@@ -1,4 +1,4 @@
-"""Destinations as people write them: ``[user@]host[:port]``, or the same as an ``ssh://`` URL."""
+"""Parse and check destinations: ``[user@]host[:port]``, or the same as an ``ssh://`` URL."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _NAME = re.compile(r"[^\s@\[\]{}*?\"'`$;&|<>()\\/,]+\Z")
 
 def conceal_password(text: str) -> str:
     """
-    Hide the password of ``user:password@host``, for messages.
+    Hide the password of ``user:password@host``, for use in messages.
 
     Parameters
     ----------
     text : str
-        A destination as somebody wrote it.
+        A destination as the user wrote it.
 
     Returns
     -------
     str
-        The same, with ``***`` in place of what stands between a colon and the last ``@``.
+        The same text, with everything between the colon and the last ``@`` replaced by ``***``.
     """
     user, at, rest = text.rpartition("@")
     scheme, slashes, name = user.rpartition("//")
@@ -39,24 +39,24 @@ def conceal_password(text: str) -> str:
 
 def split_address(text: str) -> Tuple[str, str, str]:
     """
-    Take a destination apart.
+    Split a destination into user, host and port.
 
     Parameters
     ----------
     text : str
-        ``[user@]host[:port]`` or ``ssh://[user@]host[:port]``; an IPv6 address needs brackets
-        where a port follows.  In a URL, the user may be percent-encoded.
+        ``[user@]host[:port]`` or ``ssh://[user@]host[:port]``; an IPv6 address needs brackets if a
+        port follows.  In a URL, the user may be percent-encoded.
 
     Returns
     -------
     Tuple[str, str, str]
-        User, host (without its brackets) and port, unchecked; the first and the last are empty
-        where they are not given.
+        User, host (without its brackets) and port, unchecked; user and port are empty if the text
+        has none.
 
     Raises
     ------
     ValueError
-        It cannot be one; the message says why.
+        The text cannot be a destination; the message says why.
     """
     scheme, is_url, address = text.partition("://")
     if is_url:
@@ -74,7 +74,7 @@ def split_address(text: str) -> Tuple[str, str, str]:
             raise ValueError("a bracket is not closed")
     elif rest.count(":") == 1:
         host, colon, port = rest.partition(":")
-    else:  # none, or the colons of an IPv6 address
+    else:  # no port, or the colons of an IPv6 address
         host = rest
     if not host:
         raise ValueError("no host")
@@ -96,17 +96,17 @@ def _address_of_url(scheme: str, address: str) -> str:
 
 def parse_address(text: str) -> Dict[str, Any]:
     """
-    Turn a destination into connect parameters.
+    Convert a destination to connect parameters.
 
     Parameters
     ----------
     text : str
-        As for `split_address`.
+        The destination, in the forms that `split_address` accepts.
 
     Returns
     -------
     Dict[str, Any]
-        ``host`` and, if given, ``username`` and ``port``.
+        ``host`` and, if the text has them, ``username`` and ``port``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""By which methods to log in: the caller's, or what ssh_config leaves of them."""
+"""The authentication methods: the caller's, or ssh's own unless ssh_config disables them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ssh_service.ssh_config import HostConfig, Value
 __all__ = ["AuthMethods", "auth_methods", "kbdint_handler", "pubkey_algs", "required_rsa_size"]
 
 _METHODS = ("publickey", "password", "keyboard-interactive")
-# Each keyword that switches a method, older names among them.
+# Each keyword that enables or disables a method, including older names.
 _SWITCHES = {
     "pubkeyauthentication": "publickey",
     "dsaauthentication": "publickey",
@@ -25,20 +25,19 @@ _NO_KEYS = (
     "no key was shown, as client_keys=None was given: it means no public-key login, the agent "
     "included; leave it out for the default keys"
 )
-_SSH_MIN_RSA_SIZE = 1024  # bits; ssh lets it be raised only
+_SSH_MIN_RSA_SIZE = 1024  # bits; like ssh, we only allow a larger minimum
 
 
 class AuthMethods(NamedTuple):
     """
-    How to log in.
+    The authentication methods to use.
 
     Attributes
     ----------
     methods : Tuple[str, ...]
         Methods to try, in order.
     notes : Tuple[str, ...]
-        Why others are not tried, for the error if these are refused.
-
+        Why the other methods are not tried; part of the error if the server refuses these.
     """
 
     methods: Tuple[str, ...]
@@ -47,13 +46,12 @@ class AuthMethods(NamedTuple):
 
 def auth_methods(sources: Sources) -> AuthMethods:
     """
-    Say by which methods to log in.
+    Return the authentication methods to try.
 
     Raises
     ------
     SshConfigError
-        One of them is something else.
-
+        A setting of the authentication methods is invalid.
     """
     methods = _preferred(sources)
     notes = []
@@ -74,7 +72,7 @@ def _preferred(sources: Sources) -> Tuple[str, ...]:
         value = sources.config.get("preferredauthentications")
         if value is None:
             return _METHODS
-        # The file serves ssh too: methods we do not have (gssapi) are passed over.
+        # ssh reads the same file: methods that we do not support (gssapi) are skipped.
         wanted = [word.strip() for word in first_argument(value).split(",")]
         return tuple(word for word in wanted if word in _METHODS)
     words = given.split(",") if isinstance(given, str) else given
@@ -84,7 +82,7 @@ def _preferred(sources: Sources) -> Tuple[str, ...]:
 
 
 def _switched_off(config: HostConfig) -> Dict[str, str]:
-    """Return the methods that ssh_config switches off, each with the line; the first counts."""
+    """Return the methods that ssh_config disables, each with its line; the first line counts."""
     lines: Dict[str, str] = {}
     for keyword in config.keywords():
         method = _SWITCHES.get(keyword)
@@ -94,10 +92,10 @@ def _switched_off(config: HostConfig) -> Dict[str, str]:
 
 
 def _line_if_off(keyword: str, value: Value) -> str:
-    """Return the ssh_config line that turns a method off; "" if the method is on."""
+    """Return the ssh_config line that disables a method; "" if the method is enabled."""
     text = first_argument(value)
     if keyword == "pubkeyauthentication" and text.lower() in ("unbound", "host-bound"):
-        return ""  # both are "yes", and about forwarded agents
+        return ""  # both mean "yes"; they differ only for forwarded agents
     return (
         ""
         if settings.flag(error_name(value, keyword), text)
@@ -107,13 +105,12 @@ def _line_if_off(keyword: str, value: Value) -> str:
 
 def kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:
     """
-    Return who answers the questions of keyboard-interactive.
+    Return the function that answers keyboard-interactive prompts; None if there is none.
 
     Raises
     ------
     SshConfigError
-        It is something else.
-
+        The setting is not callable.
     """
     given = sources.get("kbdint_handler")
     if given is not None and not callable(given):
@@ -123,9 +120,9 @@ def kbdint_handler(sources: Sources) -> Optional[Callable[..., Any]]:
 
 def pubkey_algs(sources: Sources) -> Optional[Tuple[str, ...]]:
     """
-    Say which signature algorithms may be used to log in by a key.
+    Return the signature algorithms that are allowed for public-key authentication.
 
-    Return None: all that the key and the server have in common.
+    None means all algorithms that both the key and the server support.
     """
     for keyword in sources.config.keywords():
         if keyword in ("pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes"):  # the old name
@@ -135,13 +132,12 @@ def pubkey_algs(sources: Sources) -> Optional[Tuple[str, ...]]:
 
 def required_rsa_size(sources: Sources) -> int:
     """
-    Return how many bits RSA keys must have, the server's and ours.
+    Return the minimum size of RSA keys, in bits; it applies to the server's keys and the user's.
 
     Raises
     ------
     SshConfigError
-        It is something else.
-
+        ``RequiredRSASize`` is not a valid number.
     """
     value = sources.config.get("requiredrsasize")
     if value is None:

@@ -1,8 +1,8 @@
 """
-Taking plain secrets out of sight, first thing, in the functions that users call.
+Conceal plain secrets at the entry of every function that users call.
 
-A traceback with locals (pytest, Sentry, `cgitb`) shows the arguments of every frame, so each of
-those functions puts what `conceal` returns in the place of its argument.
+A traceback with local variables (pytest, Sentry, `cgitb`) shows the arguments of every frame, so
+each of those functions first replaces its argument by what `conceal` returns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ssh_service.secret import Secret
 
 __all__ = ["conceal", "conceal_keys", "reveal"]
 
-# Plain dicts first: the check is faster for them.
+# Plain dicts come first: the check is faster for them.
 _MAPPING = (dict, collections.abc.Mapping)
 _SECRETS = ("password", "passphrase")
 # Jump hosts may be nested in the parameters; `params.resolve` refuses more than 16.
@@ -24,21 +24,21 @@ _MAX_DEPTH = 20
 
 def conceal(given: Any, depth: int = 0) -> Any:
     """
-    Wrap the plain secrets among connect parameters; never raises.
+    Wrap the plain secrets among connect parameters; this function never raises.
 
     Parameters
     ----------
-    given : Any
-        Connect parameters, or a text; anything else, such as a connection, is returned as it is.
+        Connect parameters, or a text; anything else, such as a connection, is returned unchanged.
     depth : int
+        The number of jump hosts that enclose these parameters.
         How many jump hosts lead here.
 
     Returns
     -------
     Any
-        A copy in which the texts of passwords, passphrases and private keys are `Secret` objects,
-        those of jump hosts too.  In a text, a password is replaced by ``***``; it is refused in
-        any case.
+        A copy in which passwords, passphrases and the texts of private keys are `Secret` objects,
+        including those of jump hosts.  In a text, a password is replaced by ``***``; such a text
+        is refused later in any case.
     """
     if isinstance(given, str):
         return conceal_password(given)
@@ -57,17 +57,17 @@ def conceal(given: Any, depth: int = 0) -> Any:
 
 def conceal_keys(given: Any) -> Any:
     """
-    Wrap the texts of private keys; never raises.
+    Wrap the texts of private keys; this function never raises.
 
     Parameters
     ----------
     given : Any
-        What may be given as ``client_keys``.
+        A value of the parameter ``client_keys``.
 
     Returns
     -------
     Any
-        The same, its bytes and texts of keys wrapped; paths stay paths.
+        The same value, with bytes and texts of keys wrapped; paths stay paths.
     """
     if isinstance(given, bytes) or (isinstance(given, str) and "PRIVATE KEY-----" in given):
         return Secret(given)
@@ -78,7 +78,7 @@ def conceal_keys(given: Any) -> Any:
 
 def reveal(given: Any) -> Any:
     """
-    Undo `conceal`, for what leaves this process.
+    Undo `conceal`, for parameters that are sent to another process.
 
     Parameters
     ----------

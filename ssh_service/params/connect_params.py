@@ -1,4 +1,4 @@
-"""One destination and everything needed to dial it, and the key under which it is shared."""
+"""A resolved destination, with everything needed to dial it, and the key for sharing it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ALGORITHMS: Callable[[Any], Tuple[Any, ...]] = operator.attrgetter(*algorithms.
 
 def connection_id(username: Optional[str], host: str, port: int) -> str:
     """
-    Name a connection for people.
+    Return the name of a connection for messages.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def connection_id(username: Optional[str], host: str, port: int) -> str:
 
 class ConnectKey(NamedTuple):
     """
-    Everything that makes two connections different; equal keys may share one.
+    Everything that distinguishes two connections; connections with equal keys may be shared.
 
-    Secrets are in it as keyed digests of this process only.
+    Secrets are included only as digests, keyed with a random value of this process.
     """
 
     destination: Tuple[str, str, int, str]
@@ -64,12 +64,12 @@ class ConnectKey(NamedTuple):
 @dataclass(frozen=True)
 class ConnectParams:
     """
-    One destination and everything needed to dial it; made by `resolve`.
+    A resolved destination, with everything needed to dial it; `resolve` returns it.
 
     Attributes
     ----------
     host : str
-        As the caller typed it (an alias of ssh_config, perhaps).
+        The host as the caller wrote it, which may be an alias of ssh_config.
     hostname : str
         The name or address to dial.
     port : int
@@ -77,53 +77,54 @@ class ConnectParams:
     username : str
         The login name.
     client_keys : Union[None, Tuple[KeySource, ...], Callable[[], Any]]
-        The caller's keys; None for ssh's own order (`identity_files`).
+        The caller's keys; None for those that ssh would use (`identity_files`).
     identity_files : Tuple[str, ...]
-        Identity files of ssh_config, or ssh's default names; need not exist.
+        The identity files of ssh_config, or ssh's default names; they need not exist.
     identities_configured : bool
-        Whether `identity_files` are ssh_config's.
+        Whether `identity_files` come from ssh_config.
     certificate_files : Tuple[str, ...]
-        ``CertificateFile`` of ssh_config.
+        The files of ``CertificateFile`` in ssh_config.
     identities_only : bool
-        Whether an agent offers only keys that are named by file too.
+        Whether the agent offers only keys that are also named as files.
     agent_path : Optional[str]
-        The agent's socket; None for no agent.
+        The path of the agent's socket; None for no agent.
     password : SecretSource
-        A `Secret`, or a callable asked at each dial.
+        A `Secret`, or a callable that is called at each dial.
     passphrase : SecretSource
-        Of encrypted key files; as `password`.
+        The passphrase of encrypted key files, in the same forms as `password`.
     kbdint_handler : Optional[Callable[..., Any]]
         ``handler(name, instructions, [(prompt, echo), ...]) -> [answer, ...]``.
     preferred_auth : Tuple[str, ...]
-        Methods to try, in order.
+        Authentication methods to try, in order.
     auth_notes : Tuple[str, ...]
-        Why other methods are not tried, for people.
+        Why other methods are not tried, for error messages.
     pubkey_algs : Optional[Tuple[str, ...]]
-        Signature algorithms that may be used to log in by a key; None for all there are.
+        Signature algorithms that are allowed for public-key authentication; None for all.
     required_rsa_size : int
-        Bits that an RSA key of the user's must have.
+        The minimum size of the user's RSA keys, in bits.
     known_hosts : HostKeyTrust
-        How the host key is judged.
+        The rules for verifying the host key.
     host_key_alias : Optional[str]
-        The name the host key is filed under.
+        The name under which the host key is stored; None for the host name.
     tunnel : Union[None, ConnectParams, paramiko.Transport]
-        The jump host, or a connection in hand to go through.
+        The jump host, or an open connection to tunnel through; None for neither.
     proxy_command : Optional[str]
-        A command whose stdin and stdout are the connection.
+        A command whose stdin and stdout are the connection; None for a TCP connection.
     family : int
         A `socket` address family; 0 for any.
     local_addr : Optional[Tuple[str, int]]
-        The address to dial from.
+        The local address and port to dial from; None for any.
     encryption_algs, kex_algs, mac_algs, server_host_key_algs, compression_algs : Tuple[str, ...]
         Algorithms to offer, in order.
     connect_timeout : float
-        Seconds from the name to authenticated, jump hosts included.
+        Seconds from resolving the name to the end of authentication, including jump hosts.
     login_timeout : Optional[float]
-        Seconds from TCP connected to authenticated, within `connect_timeout`.
+        Seconds from the TCP connection to the end of authentication, within `connect_timeout`;
+        None for no separate limit.
     keepalive_interval : Optional[float]
-        Seconds of silence before the server is asked for a sign of life; None for never.
+        Seconds of silence before a keepalive request is sent; None for never.
     keepalive_count_max : int
-        Unanswered questions after which the connection is lost.
+        The number of unanswered keepalive requests after which the connection counts as lost.
 
     Notes
     -----
@@ -163,34 +164,35 @@ class ConnectParams:
     keepalive_interval: Optional[float]
     keepalive_count_max: int
 
-    dialer: ClassVar[None] = None  # it is the cache's
+    dialer: ClassVar[None] = None  # only the cache has a dialer
 
     @property
     def connection_id(self) -> str:
-        """The connection's name for people: ``user@host:port``, ``user@[address]:port``."""
+        """The connection's name in messages: ``user@host:port`` or ``user@[address]:port``."""
         return connection_id(self.username, self.host, self.port)
 
     @property
     def host_key_policy(self) -> str:
-        """``strict``, ``accept-new`` or ``off``."""
+        """The host key policy: ``strict``, ``accept-new`` or ``off``."""
         return self.known_hosts.policy
 
     @property
     def host_key_names(self) -> Tuple[str, ...]:
-        """The names the host key may be filed under; a new one goes under the first."""
+        """The names under which the key may be stored; a new key is stored under the first."""
         if self.host_key_alias is not None:
             return (self.host_key_alias.lower(),)
-        # ssh too takes a key it knows for the host at port 22, whatever the port.
+        # Like ssh, accept a key that is known for the host at port 22, whatever the port.
         names = (host_name(self.hostname, self.port), self.hostname.lower())
         return names[:1] if names[0] == names[1] else names
 
     @property
     def key(self) -> ConnectKey:
-        """The key that the cache compares; its first use reads the state of the key files."""
-        # Not `functools.cached_property`: before Python 3.12 that has one lock for the process, so
-        # a slow file system would delay every host, and a forked child could wait without end.
+        """The key that the cache compares; the first use reads the state of the key files."""
+        # Not `functools.cached_property`: before Python 3.12 it has one lock per property, shared
+        # by all instances, so a slow file system would delay every host, and a forked child could
+        # block forever.
         found: Optional[ConnectKey] = self.__dict__.get("_key")
-        if found is None:  # two threads at worst do it twice, with one result
+        if found is None:  # at worst, two threads compute the same result
             found = self.__dict__.setdefault("_key", self._make_key())
         return found
 

@@ -1,4 +1,4 @@
-"""Where to, and as whom: the settings about that, over those of ssh_config."""
+"""The host, port, user and local address of a destination, from the caller and ssh_config."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ssh_service.user_files import home
 __all__ = ["destination", "family", "local_addr"]
 
 # What ssh itself refuses in the host and the user of its command line (`ssh_valid_hostname` and
-# `ssh_valid_ruser` in OpenSSH's readconf.c), whatever is configured: they stand for %h, %n, %k and
-# %r in commands of ssh_config.  Control characters are refused by `settings.text` already.
+# `ssh_valid_ruser` in OpenSSH's readconf.c), whatever is configured: both replace %h, %n, %k and
+# %r in commands of ssh_config.  `settings.text` has already refused control characters.
 _NOT_IN_HOSTS = re.compile(r"""^-|['`"$\\;&<>|(){},\s]""")
 _HOST_WORDS = "blanks, quotes, a leading - or any of ` $ \\ ; & < > | ( ) { } ,"
 _NOT_IN_USERS = re.compile(r"""^-|['`";&<>|(){}]|\s-|\\\Z""")
@@ -31,13 +31,12 @@ _FAMILIES = {"any": 0, "inet": int(socket.AF_INET), "inet6": int(socket.AF_INET6
 
 def destination(sources: Sources) -> Tuple[str, int, str]:
     """
-    Return the host, port and user; reads ssh_config.
+    Return the host, port and user; this reads ssh_config and sets `Sources.config` and `tokens`.
 
     Raises
     ------
     SshConfigError
-        One of them is wrong, or a ssh_config file cannot be used.
-
+        A setting is invalid, or an ssh_config file cannot be used.
     """
     host = _host(sources.get("host"))
     given_port = sources.get("port")
@@ -105,7 +104,7 @@ def _check_alias(given: Any) -> None:
 
 
 class _Tokens(Dict[str, str]):
-    """What ``%h`` and the like mean; what has to be asked of the system is, when it is needed."""
+    """The values of ``%h`` and other tokens; those from the system are computed on first use."""
 
     def __init__(self, host: str, hostname: str, port: int, username: str) -> None:
         super().__init__({"%": "%", "h": hostname, "n": host, "p": str(port), "r": username})
@@ -138,13 +137,12 @@ _LAZY_TOKENS: Dict[str, Callable[[Mapping[str, str]], str]] = {
 
 def family(sources: Sources) -> int:
     """
-    Say which kind of addresses may be used.
+    Return the address family that may be used, as a `socket` constant; 0 for any.
 
     Raises
     ------
     SshConfigError
-        It is something else.
-
+        The setting is not an address family.
     """
     given = sources.get("family")
     if given is None:
@@ -160,13 +158,12 @@ def family(sources: Sources) -> int:
 
 def local_addr(sources: Sources) -> Optional[Tuple[str, int]]:
     """
-    Say which address to dial from.
+    Return the local address and port to dial from; None for any.
 
     Raises
     ------
     SshConfigError
-        It is something else.
-
+        The setting is not an address, or a pair of an address and a port.
     """
     given = sources.get("local_addr")
     if given is None or given == ():

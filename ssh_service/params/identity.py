@@ -1,8 +1,9 @@
 """
 The identity of a credential in a connect key: equal for equal credentials, and never a secret.
 
-A caller with an equal identity gets the connection that the credential opened, so an identity
-must follow from something that only the credential's owner has: never only from a public key.
+A caller with an equal identity gets the connection that was opened with the credential.  An
+identity must therefore depend on something that only the credential's owner has; a public key is
+not enough.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CHALLENGE = os.urandom(32)
 
 
 class _ById:
-    """Stands for an object: equal to itself only, and keeps it alive, so that no id is reused."""
+    """Compares an object by identity, and keeps it alive, so that its id is not reused."""
 
     def __init__(self, thing: Any) -> None:
         self.thing = thing
@@ -38,16 +39,16 @@ class _ById:
 
 
 def object_identity(thing: Any) -> Any:
-    """Stand for an object, such as a callable that delivers a credential."""
+    """Return a hashable identity of an object, such as a callable that returns a credential."""
     try:
         hash(thing)
     except TypeError:
         return _ById(thing)
-    return thing  # equality, not identity: `vault.password` is a new bound method each time
+    return thing  # not `_ById`: `vault.password` is a new bound method on each access
 
 
 def secret_identity(value: Any) -> Any:
-    """Stand for a secret."""
+    """Return a hashable identity of a secret, or of the callable that returns it."""
     return value.digest if isinstance(value, Secret) else object_identity(value)
 
 
@@ -55,7 +56,7 @@ def client_keys_identity(
     client_keys: Union[None, Tuple[KeySource, ...], Callable[[], Any]],
     identity_files: Tuple[str, ...],
 ) -> Any:
-    """Stand for the keys of a connection."""
+    """Return a hashable identity of the keys that a connection may log in with."""
     if client_keys is None:
         return tuple(_source_identity(path) for path in identity_files)
     if callable(client_keys):
@@ -76,9 +77,9 @@ def _source_identity(source: KeySource) -> Any:
 
 
 def _key_identity(key: paramiko.PKey) -> Any:
-    """Return a digest of the private half; where that is out of reach, the object itself."""
+    """Return a digest of the private half; if it cannot be read, an identity of the object."""
     if not is_software_key(key) or not key.can_sign():
-        return _ById(key)  # not by its own `==`, which compares public halves
+        return _ById(key)  # not the key's own `==`, which compares public halves
     if isinstance(key, paramiko.RSAKey):
         try:
             private = key.key.private_numbers()
@@ -90,20 +91,20 @@ def _key_identity(key: paramiko.PKey) -> Any:
             number = key.signing_key.private_numbers().private_value
         except Exception:  # noqa: B902  (as above)
             return _ById(key)
-        # Both halves are given to an ECDSAKey apart, and need not belong together.
+        # An ECDSAKey is given its two halves separately, and they need not belong together.
         return keyed_digest(f"{key.get_name()} {number} ".encode() + key.asbytes())
-    # Ed25519 signatures are deterministic: one of a text that nobody else knows digests the
-    # private half, which paramiko gives no access to.
+    # Ed25519 signatures are deterministic: the signature of a secret text is a digest of the
+    # private half, to which paramiko gives no access.
     return keyed_digest(key.sign_ssh_data(_CHALLENGE).asbytes())
 
 
 def _file_identity(path: str) -> Optional[str]:
     try:
         facts = os.stat(path)
-        # Reading a fifo would wait for a writer, in the caller's thread.
+        # Reading a FIFO would block the caller's thread until a writer opens it.
         return _content_digest(path, file_version(facts)) if stat.S_ISREG(facts.st_mode) else None
     except OSError:
-        return None  # the dial reports what is wrong with it
+        return None  # the dial reports why the file cannot be used
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""The forms in which private keys may be given."""
+"""The forms in which users may pass private keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssh_service.secret import Secret
 
 __all__ = ["KeySource", "is_software_key", "key_sources"]
 
-# A path, a key in hand, the text of a key file, or one of those with its certificate's path.
+# A path, a key object, the text of a key file, or a pair of one of those and a certificate's path.
 KeySource = Union[str, paramiko.PKey, Secret, Tuple[Any, str]]
 
 _SOFTWARE_KEYS = {paramiko.RSAKey, paramiko.ECDSAKey, paramiko.Ed25519Key}
@@ -23,27 +23,27 @@ _SOFTWARE_KEYS = {paramiko.RSAKey, paramiko.ECDSAKey, paramiko.Ed25519Key}
 
 def key_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
     """
-    Read the forms in which keys may be given.
+    Normalize the private keys that a user passed.
 
     Parameters
     ----------
     name : str
-        The setting's name.
+        The setting's name, for errors.
     given : Any
-        A path, a `paramiko.PKey`, the bytes (or a `Secret`) of a key file, a pair of one of
-        those and the path of its certificate, or a list of all that.
+        A path, a `paramiko.PKey`, the bytes (or a `Secret`) of a key file, a pair of one of those
+        and the path of its certificate, or a list of any of these.
 
     Returns
     -------
     Tuple[KeySource, ...]
-        Paths are absolute, key texts are `Secret`.
+        The keys: paths are absolute, texts of key files are `Secret` objects.
 
     Raises
     ------
     SshConfigError
-        It is something else.
+        The value has another form, or is a `PKey` without its private half.
     """
-    given = conceal_keys(given)  # in this frame, too
+    given = conceal_keys(given)  # so that this frame does not show them either
     return _concealed_sources(name, given)
 
 
@@ -69,12 +69,12 @@ def _concealed_sources(name: str, given: Any) -> Tuple[KeySource, ...]:
 
 
 def is_software_key(key: paramiko.PKey) -> bool:
-    """Return whether a key is one of paramiko's own classes, which hold the private half."""
+    """Return whether a key is of one of paramiko's own classes, which hold the private half."""
     return type(key) in _SOFTWARE_KEYS
 
 
 def _is_pair(given: Any) -> bool:
-    """Tell a key with its certificate from two keys: only the former has a certificate's name."""
+    """Return whether this is a key with its certificate's path, and not a pair of two keys."""
     return (
         isinstance(given, tuple)
         and len(given) == 2

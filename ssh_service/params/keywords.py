@@ -1,4 +1,4 @@
-"""The keywords of ssh_config: which are read, and which of the others are worth a warning."""
+"""The keywords of ssh_config: those that are read, and ignored ones that need a warning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ = frozenset(
     serveralivecountmax serveraliveinterval skeyauthentication stricthostkeychecking
     tisauthentication user userknownhostsfile""".split()
 )
-# Keywords that ask for a protection which this package does not offer, with the consequence; a
+# Keywords that ask for protection which this package does not offer, with the consequence; a
 # harmless value causes no warning.
 _UNSUPPORTED: Dict[str, str] = {
     "bindinterface": "connections may leave by another interface",
@@ -35,18 +35,17 @@ _UNSUPPORTED: Dict[str, str] = {
 }
 _HARMLESS = ("no", "none", "false", "default", "default none")
 
-_warned: Set[str] = set()  # a set's `add` and `in` are atomic; a race warns twice at worst
+_warned: Set[str] = set()  # `add` and `in` are atomic; at worst, a race warns twice
 
 
 def check_refused(config: HostConfig) -> None:
     """
-    Do as ``RefuseConnection`` says.
+    Refuse a host for which ssh_config has ``RefuseConnection``.
 
     Raises
     ------
     SshConfigError
-        It says that the host must not be connected to, and why.
-
+        ssh_config refuses connections to the host; the message has its reason.
     """
     value = config.get("refuseconnection")
     if value is not None:
@@ -54,7 +53,7 @@ def check_refused(config: HostConfig) -> None:
 
 
 def log_unused(config: HostConfig) -> None:
-    """Log which keywords have no effect: a warning, once a process, for those about security."""
+    """Log the keywords without effect; those about security as a warning, once per process."""
     for keyword in config.keywords():
         if keyword in _READ:
             continue

@@ -1,4 +1,4 @@
-"""The names of connect parameters: which have no effect, and what an unknown one may mean."""
+"""The names of connect parameters: those that are ignored, and suggestions for unknown ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ssh_service.errors import SshConfigError
 
 __all__ = ["check_names"]
 
-# asyncssh's, about sessions and sockets: accepted so that the same mapping serves both.
+# asyncssh's names for sessions and sockets, accepted so that one mapping serves both libraries.
 _IGNORED = frozenset(
     """client_factory client_version encoding errors line_editor max_pktsize rcvbuf request_pty
     sndbuf tcp_keepalive term_modes term_size term_type utf8_decode_errors window""".split()
 )
-# Names of paramiko, Fabric, OpenSSH, subprocess and of our services, and what they are here.
+# Names of paramiko, Fabric, OpenSSH, subprocess and our services, and the names used here.
 _SUGGESTIONS = {
     "user": "username",
     "login": "username",
@@ -72,7 +72,7 @@ _SUGGESTIONS = {
     "ssh_config": "config",
     "config_file": "config",
 }
-# Fabric's; its entries are parameters themselves.
+# Fabric's name for a mapping whose entries are connect parameters themselves.
 _CONTAINERS = frozenset(["connect_kwargs"])
 
 
@@ -83,8 +83,7 @@ def check_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     Raises
     ------
     SshConfigError
-        A name is unknown; the message says what may be meant.
-
+        A name is unknown; the message suggests a similar one.
     """
     unknown = [name for name in given if name not in known and name not in _IGNORED]
     if unknown:

@@ -1,4 +1,4 @@
-"""From the caller's settings and ssh_config to `ConnectParams`."""
+"""Resolve the caller's settings and ssh_config to `ConnectParams`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ssh_service.user_files import expand_home
 
 __all__ = ["SETTINGS", "Destination", "Resolvable", "resolve", "resolve_concealed", "settings_of"]
 
-# The meaning of each; the documentation's tables are made of these.
+# The meaning of each parameter; the tables of the documentation are generated from this.
 SETTINGS = {
     "host": "the name or address to connect to, or an alias of ssh_config; required",
     "port": "TCP port; else ssh_config's, else 22",
@@ -78,17 +78,17 @@ _ALGORITHM_KEYWORDS = {
 
 
 class Resolvable:
-    """A destination that resolves itself, and remembers the result."""
+    """A destination that resolves itself and caches the result."""
 
     __slots__ = ()
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Its connect parameters, concealed."""
+        """The connect parameters of this destination, concealed."""
         raise NotImplementedError
 
     def resolve(self) -> ConnectParams:
-        """Return it complete and checked; see `ssh_service.params.resolve`."""
+        """Return the complete, checked parameters; see `ssh_service.params.resolve`."""
         raise NotImplementedError
 
 
@@ -102,7 +102,7 @@ def settings_of(destination: Any) -> Mapping[str, Any]:
     Raises
     ------
     SshConfigError
-        It is not a destination.
+        The value is not a destination.
     """
     if isinstance(destination, Resolvable):
         return destination.settings
@@ -116,23 +116,24 @@ def settings_of(destination: Any) -> Mapping[str, Any]:
 
 def resolve(connect_params: Destination) -> ConnectParams:
     """
-    Turn connect parameters and ssh_config into one description of a connection.
+    Combine connect parameters and ssh_config into a complete description of a connection.
 
     Parameters
     ----------
     connect_params : Union[str, Mapping[str, Any], Host]
         A text is ``[user@]host[:port]`` or ``ssh://[user@]host[:port]``, where the host may be an
         alias of ssh_config; it cannot contain a password.  A mapping has asyncssh's names (see
-        `SETTINGS`).  ``host`` is required; everything else has a default, and what is not given
-        is taken from ssh_config first.  Where it means nothing else, None is "not given".
-        ``known_hosts=None``: host keys are not checked, unless ssh_config asks
-        for it; ``config=None``: no ssh_config is read; ``agent_path=None``: no agent;
-        ``tunnel=None``: no jump host; ``keepalive_interval=None``: no keepalives.
+        `SETTINGS`).  ``host`` is required; any other parameter that is missing is taken from
+        ssh_config, or has a default.  None means "not given", with these exceptions:
+        ``known_hosts=None``: host keys are not checked, unless ssh_config asks for it;
+        ``config=None``: no ssh_config is read; ``client_keys=None``: no public-key authentication;
+        ``agent_path=None``: no agent; ``tunnel=None``: no jump host; ``keepalive_interval=None``:
+        no keepalives.
 
     Returns
     -------
     ConnectParams
-        Complete and checked.
+        The complete, checked parameters.
 
     Raises
     ------
@@ -146,17 +147,17 @@ def resolve(connect_params: Destination) -> ConnectParams:
 
 def resolve_concealed(connect_params: Destination) -> ConnectParams:
     """
-    Do as `resolve`, where `conceal` has taken the plain secrets out of sight.
+    Resolve a destination whose plain secrets are already concealed; otherwise as `resolve`.
 
     Parameters
     ----------
     connect_params : Union[str, Mapping[str, Any], Host]
-        From `conceal`.
+        The destination, as returned by `conceal`.
 
     Returns
     -------
     ConnectParams
-        Complete and checked; `resolve` says what is raised.
+        The complete, checked parameters; for errors, see `resolve`.
     """
     if isinstance(connect_params, Resolvable):
         return connect_params.resolve()

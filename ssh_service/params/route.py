@@ -1,4 +1,4 @@
-"""Which way to go: the settings about jump hosts and proxy commands, over ssh_config's."""
+"""The route to a destination: jump hosts and proxy commands, from the caller and ssh_config."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ssh_service.params.sources import MISSING, Sources, error_name, first_argum
 __all__ = ["Hop", "Tunnel", "route"]
 
 _MAX_HOPS = 16
-# A jump host speaks for the same user from the same place; its key and its trust are its own.  So
-# are its questions: a handler does not learn who asks, and would give one host the answers (a
-# password, a one-time code) that are meant for another.
+# A jump host is used by the same user from the same machine, but has its own key, its own trust
+# and its own authentication prompts: a handler cannot see which host sends a prompt, and would
+# give one host the answers (a password, a one-time code) that are meant for another.
 _INHERITED = (
     "config",
     "config_exec",
@@ -30,7 +30,7 @@ _INHERITED = (
 
 Tunnel = Union[None, ConnectParams, paramiko.Transport]
 Hop = Tuple[str, int, str]
-# resolve(settings of a hop, the hops that led here)
+# resolve(settings of a hop, the hops before it)
 Resolve = Callable[[Mapping[str, Any], Tuple[Hop, ...]], ConnectParams]
 
 
@@ -38,13 +38,12 @@ def route(
     sources: Sources, here: Hop, hops: Tuple[Hop, ...], resolve: Resolve
 ) -> Tuple[Tunnel, Optional[str]]:
     """
-    Say which way a destination is reached.
+    Return the jump host and the proxy command to a destination; at most one is not None.
 
     Raises
     ------
     SshConfigError
-        Both are given, one is malformed, or jump hosts lead in a circle.
-
+        Both are given, one is malformed, or the jump hosts form a loop.
     """
     tunnel, command = sources.get("tunnel", MISSING), sources.get("proxy_command")
     if isinstance(tunnel, (list, tuple)) and not tunnel:  # asyncssh's "not given"
@@ -69,14 +68,14 @@ def _command(given: Any) -> str:
 
 
 def _configured(sources: Sources, chain: "_Chain") -> Tuple[Tunnel, Optional[str]]:
-    # As in ssh, the first of the two that the files name counts, "none" included.
+    # As in ssh, the first keyword of the two in the files counts, including the value "none".
     for keyword in sources.config.keywords():
         if keyword not in ("proxyjump", "proxycommand"):
             continue
         value = sources.config.all(keyword)[0]
         text = first_argument(value)
         if text.lower() == "none":
-            if keyword == "proxyjump":  # as in ssh, it takes a later ProxyCommand nothing away
+            if keyword == "proxyjump":  # as in ssh, a later ProxyCommand still counts
                 continue
             return None, None
         if keyword == "proxycommand":
@@ -87,7 +86,7 @@ def _configured(sources: Sources, chain: "_Chain") -> Tuple[Tunnel, Optional[str
 
 
 class _Chain:
-    """The jump hosts on the way to one destination."""
+    """The chain of jump hosts to one destination."""
 
     def __init__(
         self, sources: Sources, here: Hop, hops: Tuple[Hop, ...], resolve: Resolve
@@ -100,7 +99,7 @@ class _Chain:
     def through(self, name: str, given: Any, *, from_file: bool = False) -> Tunnel:
         if isinstance(given, paramiko.Transport):
             return given
-        # What code spells out ends by itself; what files say of each other may not.
+        # A chain that is spelled out in code is finite; references between files may form a loop.
         if (from_file and self._here in self._hops) or len(self._hops) >= _MAX_HOPS:
             raise SshConfigError(
                 f"{name}: the jump hosts form a loop at {self._here[0]}, or there are too many; "
@@ -121,7 +120,7 @@ class _Chain:
             hop["tunnel"] = ",".join(before)
         files = self._sources.get("known_hosts")
         if files is not None and files not in ((), []):
-            # Files the caller named are believed about the way there too.
+            # known_hosts files that the caller names are also trusted for the jump hosts.
             hop["known_hosts"] = files
             hop["host_key_policy"] = self._sources.get("host_key_policy")
         return self._resolve(hop, hops)

@@ -1,4 +1,4 @@
-"""The values of the caller, which take precedence, and those of ssh_config, read in one place."""
+"""The sources of settings: the caller's values, which take precedence, and ssh_config's."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ _HIDDEN = ("password", "passphrase")
 
 
 def first_argument(value: Value) -> str:
-    """Return the argument of a keyword that takes one."""
+    """Return the argument of a keyword that takes a single one."""
     return value.arguments[0]
 
 
 def error_name(value: Value, keyword: str) -> str:
-    """Name a value of ssh_config in an error."""
+    """Return the name of an ssh_config value for an error, with its file and line."""
     return f"{value.origin}: {keyword}"
 
 
 class Sources:
     """
-    The caller's settings and, once `config` is set, those of ssh_config.
+    The caller's settings and, once `config` is set, those from ssh_config.
 
     Attributes
     ----------
     get : Callable[..., Any]
-        Returns what the caller gave by a name, unchecked; else None, or its second argument.
+        Returns the caller's value of a name, unchecked; else None, or its second argument.
     config : HostConfig
-        What ssh_config says.
+        The settings of ssh_config for this host.
     tokens : Dict[str, str]
-        What ``%h`` and the like mean for this destination.
-
+        The values of ``%h`` and the other tokens for this destination.
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
@@ -47,7 +46,7 @@ class Sources:
             name: settings.secret_value(name, given[name]) for name in _HIDDEN if name in given
         }
         self._given.update(self._secrets)
-        self.get = self._given.get  # itself, as it is asked some thirty times for each command
+        self.get = self._given.get  # bound once: it is called about thirty times per command
         self.config = HostConfig()
         self.tokens: Dict[str, str] = {}
 
@@ -55,18 +54,17 @@ class Sources:
         return name in self._given
 
     def secret(self, name: str) -> Union[None, Secret, Callable[[], Any]]:
-        """Return a secret of the caller's."""
+        """Return a secret of the caller's, or the callable that returns it; None if not given."""
         return self._secrets.get(name)
 
     def text(self, name: str, keyword: str) -> Optional[str]:
         """
-        Read a text; None if it is set nowhere.
+        Return a text; None if it is not set anywhere.
 
         Raises
         ------
         SshConfigError
-            It is something else.
-
+            The value is not a valid text.
         """
         given = self.get(name)
         if given is not None:
@@ -76,13 +74,12 @@ class Sources:
 
     def flag(self, name: str, keyword: str) -> bool:
         """
-        Read a flag whose default is False.
+        Return a flag whose default is False.
 
         Raises
         ------
         SshConfigError
-            It is something else.
-
+            The value is not a flag.
         """
         given = self.get(name)
         if given is not None:
@@ -94,15 +91,14 @@ class Sources:
 
     def seconds(self, name: str, keyword: Optional[str]) -> Optional[float]:
         """
-        Read a duration.
+        Return a duration in seconds.
 
-        Return None if it is set nowhere, or ssh_config says 0 or none.
+        None means that it is not set anywhere, or that ssh_config says 0 or "none".
 
         Raises
         ------
         SshConfigError
-            It is something else.
-
+            The value is not a valid duration.
         """
         given = self.get(name)
         if given is not None:
@@ -116,25 +112,23 @@ class Sources:
 
     def expand(self, value: Value, text: str) -> str:
         """
-        Replace the tokens in a value of ssh_config.
+        Replace the tokens in an ssh_config value.
 
         Raises
         ------
         SshConfigError
             A token is unknown.
-
         """
         return ssh_config.expand_tokens(text, self.tokens, value.origin)
 
     def config_paths(self, keyword: str) -> Tuple[str, ...]:
         """
-        Read the paths of a keyword, every time it stands there if it collects.
+        Return the paths of a keyword; if it may be repeated, those of every occurrence.
 
         Raises
         ------
         SshConfigError
             A token or an environment variable is unknown.
-
         """
         found = []
         for value in self.config.all(keyword):

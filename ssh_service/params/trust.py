@@ -1,4 +1,4 @@
-"""Whom to trust: the settings about host keys, over those of ssh_config."""
+"""The rules for verifying host keys, from the caller's settings and ssh_config."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["host_key_trust"]
 _CONFIGURED = {
     "yes": "strict",
     "true": "strict",
-    "ask": "strict",  # there is nobody to ask
+    "ask": "strict",  # a library has no user to ask
     "accept-new": "accept-new",
     # ssh continues even if a key has changed; a library must not.
     "no": "accept-new",
@@ -30,21 +30,20 @@ _CONFIGURED = {
 
 def host_key_trust(sources: Sources) -> HostKeyTrust:
     """
-    Return the rules by which the host key of a destination is judged.
+    Return the rules for verifying the host key of a destination.
 
     Raises
     ------
     SshConfigError
-        A setting is wrong, two contradict each other, or a file must exist and does not.
-
+        A setting is invalid, two contradict each other, or a file that must exist does not.
     """
     trust = _policy_and_files(sources)
-    # Whatever the caller says of host keys, what the user's ssh_config takes away stays away.
+    # The restrictions of the user's ssh_config apply, whatever the caller's settings are.
     revoked_files = sources.config_paths("revokedhostkeys")
     required = required_rsa_size(sources)
     value = sources.config.get("casignaturealgorithms")
     if not revoked_files and required == trust.required_rsa_size and value is None:
-        return trust  # as nearly always: this is done for each command
+        return trust  # the usual case, kept fast: this runs for each command
     return dataclasses.replace(
         trust,
         revoked_files=revoked_files,
@@ -91,7 +90,7 @@ def _without_files(sources: Sources, policy: Optional[str], pins: Tuple[str, ...
     configured = _configured_policy(sources)
     if policy == "off" or configured is None or _asks_for_no_check(sources):
         return HostKeyTrust("off", is_deliberate=policy == "off")
-    # Code that did not spell out "off" gets no less than the user's own ssh_config demands.
+    # Unless the caller asks for "off" explicitly, the checks of the user's ssh_config apply.
     return HostKeyTrust(configured, _files(sources), hashed=_hashed(sources))
 
 
@@ -129,7 +128,7 @@ def _configured_policy(sources: Sources) -> Optional[str]:
 
 
 def _files(sources: Sources) -> Tuple[str, ...]:
-    """Name the files ssh would read: the user's, then the system's."""
+    """Return the files that ssh would read: the user's, then the system's."""
     files: List[str] = []
     for keyword, folder, name in (
         ("userknownhostsfile", expand_home("~/.ssh"), "known_hosts"),
@@ -137,7 +136,7 @@ def _files(sources: Sources) -> Tuple[str, ...]:
     ):
         if sources.config.get(keyword) is not None:
             files.extend(sources.config_paths(keyword))
-            if not files:  # a user without files has none to write to, least of all the system's
+            if not files:  # without user files, a new key must not go to the system's
                 files.append(os.devnull)
         else:
             files.extend(os.path.join(folder, name + number) for number in ("", "2"))
