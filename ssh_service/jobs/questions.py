@@ -31,7 +31,6 @@ class Question:
     Notes
     -----
     Thread safety.  `feed` and `settle` are for the strand of the session.
-
     """
 
     def __init__(self, line: str) -> None:

@@ -50,7 +50,6 @@ class HostCertificate(NamedTuple):
         ------
         ValueError
             It is not a certificate.
-
         """
         reader = _FieldReader(blob)
         key_type = reader.text()

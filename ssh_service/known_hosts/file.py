@@ -89,7 +89,6 @@ class KnownHosts:
     Notes
     -----
     *Thread safety*: immutable.
-
     """
 
     def __init__(self, keys: Iterable[KnownKey] = ()) -> None:
@@ -106,7 +105,6 @@ class KnownHosts:
         ------
         SshConfigError
             A file exists and cannot be read.
-
         """
         keys: List[KnownKey] = []
         for path in files:

@@ -42,7 +42,6 @@ def record(
     ------
     SshConfigError
         The file cannot be written.
-
     """
     if _is_special(path):
         return "it is not a regular file"

@@ -24,7 +24,6 @@ def load_revoked(path: str) -> FrozenSet[bytes]:
     SshConfigError
         It cannot be read or understood, so that no host key can be judged: as in ssh, none is
         trusted then.  A key revocation list (KRL) is not supported.
-
     """
     try:
         return _parse(path, file_version(os.stat(path)))

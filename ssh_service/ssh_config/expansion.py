@@ -26,7 +26,6 @@ def expand_tokens(text: str, tokens: Mapping[str, str], origin: str) -> str:
     ------
     SshConfigError
         A letter that has no meaning here.
-
     """
 
     def meaning(found: Match[str]) -> str:
@@ -47,7 +46,6 @@ def expand_command(text: str, tokens: Mapping[str, str], origin: str) -> str:
     ------
     SshConfigError
         As for `expand_tokens`; or a host or user name contains shell syntax.
-
     """
     for letter in _NAMES:
         if letter in tokens and f"%{letter}" in text and _MORE_THAN_A_NAME.search(tokens[letter]):
@@ -66,7 +64,6 @@ def expand_environment(text: str, origin: str) -> str:
     ------
     SshConfigError
         The variable is not set, or a brace is missing.
-
     """
 
     def meaning(found: Match[str]) -> str:

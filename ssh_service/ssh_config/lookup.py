@@ -36,7 +36,6 @@ class HostConfig:
     Notes
     -----
     *Thread safety*: not changed once `lookup` has returned it.
-
     """
 
     def __init__(self) -> None:
@@ -103,7 +102,6 @@ def lookup(
         A file is missing, unreadable, not safe (the user's own or an included one, writable by
         others) or not in the format, or a ``Match exec`` does not end; the message names file and
         line.
-
     """
     reader = _Reader(host, user, port, allow_exec)
     reader.read_all(files)

@@ -22,7 +22,6 @@ def succeeds(command: str, origin: str) -> bool:
     SshConfigError
         There is no such shell, or the command did not end within 10 s; then it has been killed,
         with all that it started.
-
     """
     shell = os.environ.get("SHELL") or "/bin/sh"
     try:

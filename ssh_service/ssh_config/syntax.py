@@ -56,7 +56,6 @@ def read(path: str, *, check_owner: bool) -> Tuple[Block, ...]:
     ------
     SshConfigError
         It cannot be read, is refused, or is not in the format.
-
     """
     try:
         facts = os.stat(path)
@@ -165,7 +164,6 @@ def criteria(value: Value) -> Tuple[Criterion, ...]:
     ------
     SshConfigError
         A value is missing, or ``all`` is not alone.
-
     """
     found = list(_criteria(value))
     for index, one in enumerate(found):
