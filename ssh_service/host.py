@@ -8,7 +8,7 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Deque, Mapping, Optional, Tuple, TypeVar, Union
 
-from ssh_service import api, forwarding, jobs, params
+from ssh_service import api, forwarding, jobs, params, readiness
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.params import ConnectParams, Resolvable, settings_of
 
@@ -179,3 +179,4 @@ class Host(Resolvable):
     start_job = _method(jobs.start_job)
     find_job = _method(jobs.find_job)
     list_jobs = _method(jobs.list_jobs)
+    wait_for = _method(readiness.wait_for)

@@ -94,7 +94,10 @@ def test_host_reads_ssh_config_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "run start upload download start_job find_job list_jobs forward_local forward_socks".split(),
+    (
+        "run start upload download start_job find_job list_jobs forward_local forward_remote"
+        " forward_socks wait_for"
+    ).split(),
 )
 def test_method_is_the_function_without_its_destination(name: str) -> None:
     """As ``help`` shows it."""

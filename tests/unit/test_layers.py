@@ -99,7 +99,8 @@ MAY_IMPORT: Dict[str, Set[str]] = {
         "background",
         "errors",
     },
-    "host": {"api", "forwarding", "jobs", "connections", "params"},
+    "readiness": {"api", "commands", "connections", "params", "errors"},
+    "host": {"api", "forwarding", "jobs", "readiness", "connections", "params"},
     "drop_in": {
         "api",
         "sessions",

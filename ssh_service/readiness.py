@@ -1,0 +1,172 @@
+"""Waiting until a host can be used: after it was created, or while it starts again."""
+
+from __future__ import annotations
+
+import time
+from typing import Optional, Union
+
+from ssh_service import api, params
+from ssh_service.commands.command import check_seconds
+from ssh_service.commands.result import CompletedProcess
+from ssh_service.commands.script import Script, join
+from ssh_service.connections.cache import SshClientCache, check_cache
+from ssh_service.errors import (
+    SshAuthError,
+    SshCommandTimeout,
+    SshConfigError,
+    SshConnectError,
+    SshConnectionLost,
+    SshConnectTimeout,
+    SshHostKeyError,
+    SshServiceError,
+    SshSessionRefused,
+)
+from ssh_service.params import Destination, Resolvable
+
+__all__ = ["wait_for"]
+
+# Seconds between two attempts, doubled each time.
+_MIN_PAUSE, _MAX_PAUSE = 0.5, 5.0
+# The same after a refused login, for which servers shut out their clients (PerSourcePenalties).
+_MIN_AUTH_PAUSE, _MAX_AUTH_PAUSE = 5.0, 30.0
+
+
+def wait_for(
+    destination: Destination,
+    timeout: float,
+    ready: Script = "true",
+    *,
+    auth_retries: Optional[int] = None,
+    cache: Optional[SshClientCache] = None,
+) -> CompletedProcess:
+    """
+    Wait until a script succeeds on a host, which may not have started yet.
+
+    Parameters
+    ----------
+    destination : Union[str, Mapping[str, Any], Host]
+        Where to, as for `run`.
+    timeout : float
+        Seconds from the call for everything.
+    ready : Union[str, Iterable[str]]
+        The script; the host is ready once its exit status is 0.  It runs repeatedly, and each run
+        may take all of the time that is left.
+    auth_retries : Optional[int]
+        How many refused logins are repeated, after 5 to 30 seconds each: a host that starts may
+        refuse logins until its keys are in place.  None: no limit.  0: the first one is an error.
+    cache : Optional[SshClientCache]
+        The cache to take the connection from; None: `default_cache`.
+
+    Returns
+    -------
+    CompletedProcess
+        The outcome of the run that succeeded.
+
+    Raises
+    ------
+    SshConfigError
+        A parameter is invalid (a `ValueError`).
+    SshHostKeyError
+        The server shows another host key than the known one; it is not asked again.
+    SshAuthError
+        The login was refused more than `auth_retries` times.
+    SshConnectError
+        No connection can be made, and trying again would not help (`permanent`).
+    SshConnectTimeout
+        The time was up, and the last attempt made no connection, or lost it (a `TimeoutError`).
+    SshCommandTimeout
+        The time was up, and the script had not succeeded (a `TimeoutError`); `process` is the
+        outcome of its last run, or the output so far.
+
+    Notes
+    -----
+    Thread safety.  This may be called from any thread.
+
+    Examples
+    --------
+    >>> ssh_service.wait_for("admin@new-host", timeout=300, ready="cloud-init status --wait")
+    """
+    destination = params.conceal(destination)
+    check_seconds("timeout", timeout)
+    if timeout is None:
+        raise SshConfigError("timeout: missing; expected a number of seconds")
+    if auth_retries is not None and (
+        isinstance(auth_retries, bool) or not isinstance(auth_retries, int) or auth_retries < 0
+    ):
+        raise SshConfigError(
+            f"auth_retries: expected an integer >= 0 or None, got {auth_retries!r}"
+        )
+    check_cache(cache)
+    if not isinstance(destination, Resolvable):
+        params.resolve_concealed(destination)  # its errors are permanent
+    return _Attempts(destination, join(ready), timeout, auth_retries, cache).run()
+
+
+class _Attempts:
+    def __init__(
+        self,
+        destination: Destination,
+        ready: str,
+        timeout: float,
+        auth_retries: Optional[int],
+        cache: Optional[SshClientCache],
+    ) -> None:
+        self._destination = destination
+        self._ready = ready
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._auth_retries = auth_retries
+        self._cache = cache
+        self._pause, self._auth_pause = _MIN_PAUSE, _MIN_AUTH_PAUSE
+
+    def run(self) -> CompletedProcess:
+        last: Union[None, CompletedProcess, SshServiceError] = None
+        while True:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise self._timeout_error(last)
+            try:
+                last = api.run(self._destination, self._ready, timeout=left, cache=self._cache)
+                if last.exit_status == 0:
+                    return last
+                pause = self._next_pause()
+            except SshAuthError as error:
+                last, pause = error, self._next_auth_pause(error)
+            except (SshConnectError, SshConnectionLost, SshSessionRefused) as error:
+                if isinstance(error, SshHostKeyError) or getattr(error, "permanent", False):
+                    raise
+                last, pause = error, self._next_pause()
+            except SshCommandTimeout as error:
+                raise self._timeout_error(last if error.phase == "queue" and last else error)
+            time.sleep(max(0.0, min(pause, self._deadline - time.monotonic())))
+
+    def _next_pause(self) -> float:
+        pause, self._pause = self._pause, min(2 * self._pause, _MAX_PAUSE)
+        return pause
+
+    def _next_auth_pause(self, error: SshAuthError) -> float:
+        if self._auth_retries is not None:
+            if not self._auth_retries:
+                raise error
+            self._auth_retries -= 1
+        pause, self._auth_pause = self._auth_pause, min(2 * self._auth_pause, _MAX_AUTH_PAUSE)
+        return pause
+
+    def _timeout_error(
+        self, last: Union[None, CompletedProcess, SshServiceError]
+    ) -> SshServiceError:
+        where = params.resolve_concealed(self._destination).connection_id
+        text = f"{where}: not ready within {self._timeout:g} s"
+        if isinstance(last, CompletedProcess):
+            text += f": the script's last exit status is {last.exit_status}"
+            return SshCommandTimeout(text, process=last, ended=True, connection_id=where)
+        if isinstance(last, SshCommandTimeout):
+            text += ": the script did not end"
+            error: SshServiceError = SshCommandTimeout(
+                text, process=last.process, ended=last.ended, connection_id=where
+            )
+        else:
+            reason = "" if last is None else f": {str(last).replace(f'{where}: ', '', 1)}"
+            error = SshConnectTimeout(text + reason, connection_id=where, phase="tcp")
+        error.__cause__ = last
+        return error
