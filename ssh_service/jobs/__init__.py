@@ -1,13 +1,13 @@
 """
-Jobs: scripts that run on a host on their own, whatever happens to the connection and the client.
+Jobs: scripts that run on a host independently of the connection and of the client.
 
-`start_job` starts one, exactly once for an id; `find_job` and `list_jobs` find it again, from any
+`start_job` starts a job, exactly once per id; `find_job` and `list_jobs` find jobs again, from any
 process on any machine with the same login.
 
-Inside, from the bottom up: `start_scripts` and `scripts` have the shell scripts that do the work
-on the host, and `shell_parts` what these share; `record` reads what they say, `questions` and
-`watcher` keep the one session of a destination over which all threads ask, `handle`, `lines` and
-`job` are the public class, and `starting` starts and finds jobs.
+The modules, from the bottom up: `start_scripts` and `scripts` contain the shell scripts that run
+on the host, and `shell_parts` the functions that they share; `record` parses their output;
+`questions` and `watcher` maintain the one session per destination that all threads query jobs
+over; `handle`, `lines` and `job` implement the public class; `starting` starts and finds jobs.
 """
 
 from ssh_service.jobs.job import Job

@@ -1,4 +1,4 @@
-"""Scripts of the services that run as jobs: submitted at once, their outcome a future."""
+"""Scripts that services run as jobs: submitted without waiting, with a future of the outcome."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from ssh_service.params import ConnectKey, Destination
 
 _log = logging.getLogger(__name__)
 
-# Seconds for which a start whose answer was lost is repeated, if its time is not limited.
+# Seconds for which a start is repeated after its answer was lost, if there is no time limit.
 _REPEAT_TIMEOUT = 600.0
-# Seconds after the time limit in which the job can be ended; its host has the same limit.
+# Seconds after the time limit within which we end the job; the host enforces the same limit.
 _LIMIT_GRACE = 8.0
-# Seconds until a step is made again that a lost connection interrupted; doubled each time.
+# Seconds before a step is repeated that a lost connection interrupted; doubled each time.
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
 _DIGEST_LENGTH = 16
 
 _Key = Tuple["weakref.ref[SshClientCache]", ConnectKey, str]
 _lock = threading.Lock()
-# What runs in this process under a given id; a second call with it gets the same future.  (No
-# WeakValueDictionary: an exception of a signal handler would be lost in its callbacks.)
+# The scripts of this process by id; a second call with an id gets the same future.  (Not a
+# WeakValueDictionary: an exception from a signal handler would be lost in its callbacks.)
 _under_way: "Dict[_Key, weakref.ref[_Detached]]"
 _under_way = {}  # guarded by _lock
 
@@ -59,11 +59,12 @@ def submit_detached(
     job_id: Optional[str] = None,
 ) -> CommandFuture:
     """
-    Run a script as a job, and return the future of its outcome at once.
+    Run a script as a job, and return the future of its outcome without waiting.
 
-    The outcome is that of `Job.result`, and of `start_job` if there is no job.  With `job_id`, a
-    job with the same script, environment and shell whose outcome nobody has fetched is taken up.
-    The job is removed before its outcome is given away, so that it is never served again.
+    The outcome is that of `Job.result`, or the error of `start_job` if no job was started.  With
+    `job_id`, the call attaches to a job with the same script, environment and shell whose outcome
+    has not been fetched yet.  The job is removed before its outcome is returned, so that no second
+    caller can fetch it.
 
     Raises
     ------
@@ -82,7 +83,7 @@ def submit_detached(
     detached = _Detached(host, start, timeout, max_output)
     try:
         key = (weakref.ref(cache), host.target.key, name)
-    except SshConfigError as error:  # a key file: part of the outcome, like a refused key
+    except SshConfigError as error:  # a key file; part of the outcome, like a rejected key
         detached.future.set_exception(error)
         return detached.future
     with _lock:
@@ -106,8 +107,8 @@ class _Detached:
     """
     A script of a service that runs as a job.
 
-    It has a thread while it is started, and another one while its outcome is fetched, but none
-    while it runs.
+    It uses one thread while the job is started and another while the outcome is fetched, but none
+    while the job runs.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class _Detached:
         self._is_settled = False  # guarded by _lock
         self.future = CommandFuture(self)
 
-    # What the future calls.
+    # Called by the future.
 
     def cancel(self) -> bool:
         """End the job; its future then receives the outcome."""
@@ -141,19 +142,19 @@ class _Detached:
         return True
 
     def keep_future(self) -> None:
-        """See `CommandHandle`; this object keeps it."""
+        """See `CommandHandle`; this object holds the future."""
 
     def on_future_dropped(self) -> None:
-        """See `CommandHandle`; the job goes on."""
+        """See `CommandHandle`; the job continues."""
 
     def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
         """See `CommandHandle`."""
         background.run_callback(function, *args)
 
-    # Its steps.
+    # The steps.
 
     def begin(self) -> None:
-        """Start the job, on a thread of its own."""
+        """Start the job on a thread of its own."""
         if self._deadline is not None:
             this = weakref.WeakMethod(self._on_deadline)
             background.call_at(self._deadline, lambda: _call(this))
@@ -162,7 +163,7 @@ class _Detached:
     def _run(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except BaseException as error:  # somebody waits for the outcome
+        except BaseException as error:  # the caller waits for the outcome
             self._settle(error=error)
 
     def _require_open(self) -> None:
@@ -210,14 +211,14 @@ class _Detached:
         self._settle(process, error)
 
     def _remove(self, job: Job) -> None:
-        """Remove the job: only then nobody else can get its outcome, which may be given away."""
+        """Remove the job; only then the outcome may be returned: no other caller can fetch it."""
         delay = _MIN_RETRY
         while True:
             self._require_open()
             try:
                 job.remove()
                 return
-            except SshJobError as error:  # its folder cannot be removed
+            except SshJobError as error:  # the job's folder cannot be removed
                 _log.warning("%s; the next call with its key would get its outcome again", error)
                 return
             except SshServiceError as error:
@@ -241,15 +242,15 @@ class _Detached:
 
     def _on_deadline(self) -> None:
         job = self._job
-        if job is not None and not self.future.done():  # else the start has its own limit
+        if job is not None and not self.future.done():  # otherwise the start has its own limit
             _in_thread(self._end_late, job)
 
     def _end_late(self, job: Job) -> None:
-        """End the job, or report that it cannot be reached; then its host ends it."""
+        """End the job, or report that the host is unreachable, which then ends the job itself."""
         self._is_late = True
         try:
             job.kill(timeout=_LIMIT_GRACE)
-            return  # its waiter is settled
+            return  # the job's waiter is settled
         except SshServiceError as error:
             _log.info("%s", error)
         process = CompletedProcess(None, None, b"", b"")
@@ -281,7 +282,7 @@ class _Detached:
 
 
 class _CallingWaiter(Waiter):
-    """Calls a method, which must not block, when the job is over."""
+    """Calls a method, which must not block, once the job is over."""
 
     def __init__(self, job: Job, method: "weakref.WeakMethod[Callable[[], None]]") -> None:
         made = job.make_waiter()

@@ -1,4 +1,4 @@
-"""A job on a host: its state, and how the host is asked for it."""
+"""A job on a host: its state, and the queries about it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from ssh_service.jobs.watcher import (
 )
 from ssh_service.params import ConnectParams
 
-# Seconds until a question is asked again that a lost connection left without an answer.
+# Seconds before a query is repeated whose answer was lost with the connection; doubled each time.
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
-# What is said of a job whose record cannot be read.
+# The message for a job whose record cannot be read.
 DAMAGED = (
     "has a damaged record, and may run or not. Look on the host: pgrep -f 'ssh_service job {0}',"
     ' and ls -R "${{XDG_STATE_HOME:-$HOME/.local/state}}/ssh_service/jobs/{0}"; remove that'
@@ -40,7 +40,7 @@ DAMAGED = (
 
 
 class JobDestination:
-    """A destination, and how it is asked about jobs."""
+    """A destination, with the means to query its jobs."""
 
     def __init__(self, destination: params.Destination, cache: Optional[SshClientCache]) -> None:
         check_cache(cache)
@@ -56,11 +56,11 @@ class JobDestination:
 
     @property
     def watcher(self) -> Watcher:
-        """The session over which it is asked; another one after a fork."""
+        """The watcher of this destination; a new one after a fork."""
         return watcher_of(self.cache, self.target)
 
     def run(self, text: str, timeout: Optional[float], stdin: bytes = b"") -> CompletedProcess:
-        """Run a script of ours, once."""
+        """Run one of our scripts, once."""
         return api.run(
             self.destination, text, shell="/bin/sh", stdin=stdin, timeout=timeout, cache=self.cache
         )
@@ -68,7 +68,7 @@ class JobDestination:
     def query(
         self, text: str, timeout: Optional[float], job_id: Optional[str] = None
     ) -> Dict[str, Seen]:
-        """Run a script of ours that answers in lines about jobs, or with an error of this job."""
+        """Run one of our scripts that prints lines about jobs, or an error about this job."""
         where = self.connection_id if job_id is None else f"{self.connection_id}: job {job_id}"
         try:
             process = self.run(text, timeout)
@@ -94,14 +94,14 @@ class JobDestination:
 
     def ask(self, question: Callable[[], Question], deadline: Optional[float]) -> Any:
         """
-        Ask until there is an answer; errors that may pass are waited for.
+        Repeat a question until it is answered, also after errors that may be temporary.
 
         Raises
         ------
         TimeoutError
-            There is no answer by the deadline; its cause, if any, is the last error.
+            There was no answer by the deadline; its cause, if any, is the last error.
         SshServiceError
-            An error that does not pass.
+            An error that is not temporary.
         """
         delay, ends = _MIN_RETRY, 0
         last: Optional[BaseException] = None
@@ -128,16 +128,16 @@ class JobDestination:
 
 class JobHandle:
     """
-    The part of `Job` that knows its state; see there.
+    The part of `Job` that holds its state; see `Job`.
 
     Attributes
     ----------
     id, connection_id
         See `Job`.
     host : JobDestination
-        Where it is.
+        The host that the job runs on.
     token : str
-        The attempt that started it.
+        The attempt that started the job.
     """
 
     def __init__(self, host: JobDestination, seen: Seen) -> None:
@@ -164,21 +164,21 @@ class JobHandle:
 
     @property
     def state(self) -> JobState:
-        """What was last heard of it."""
+        """The state in the host's last answer."""
         return self._seen.state
 
     def make_waiter(self) -> Waiter:
-        """Return what `Watcher.add` takes."""
+        """Return a new waiter, for `Watcher.add`."""
         return Waiter(self.id, self._seen.token, self._seen.supervisor)
 
     def take_waiter(self, waiter: Waiter) -> JobState:
-        """Return what a waiter has learnt."""
+        """Store and return the state that a waiter has received."""
         if waiter.error is not None:
             raise copy_for_raise(waiter.error) from waiter.error
         return self.take({} if waiter.seen is None else {self.id: waiter.seen})
 
     def take(self, found: Mapping[str, Seen]) -> JobState:
-        """Remember what was seen of this job, and not of a later one with its id."""
+        """Store what was found of this job; a later job with the same id is ignored."""
         seen = found.get(self.id)
         if seen is None:
             raise SshJobError(
@@ -204,7 +204,7 @@ class JobHandle:
         )
 
     def unanswered(self, timeout: float, reason: Optional[BaseException]) -> SshJobTimeout:
-        """Return the error of a host that could not be asked in time."""
+        """Return the error for a host that did not answer in time."""
         why = "" if reason is None else f": {reason}"
         text = (
             f"{self.connection_id}: the host could not be asked about job {self.id} within"
@@ -215,11 +215,11 @@ class JobHandle:
         )
 
     def still_runs(self, timeout: float, what: str) -> SshJobTimeout:
-        """Return the error of a job that runs when the time is over."""
+        """Return the error for a job that still runs when the time is up."""
         return self.late(f"{what} {timeout:g} s, and keeps running")
 
     def late(self, what: str) -> SshJobTimeout:
-        """Return the error of a job whose host answers."""
+        """Return the error for a timeout although the host answers."""
         return SshJobTimeout(
             f"{self.connection_id}: job {self.id} {what}",
             connection_id=self.connection_id,
@@ -229,7 +229,7 @@ class JobHandle:
         )
 
     def missing_error(self, state: JobState) -> SshJobError:
-        """Return the error of a job that is not here any more."""
+        """Return the error for a job that no longer exists on this host."""
         what = {
             "elsewhere": f"belongs to the host {state.host}, which shares the home directory",
             "damaged": DAMAGED.format(self.id),

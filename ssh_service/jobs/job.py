@@ -1,4 +1,4 @@
-"""A job that runs on a host on its own: what a program may do with it."""
+"""`Job`: a script that runs on a host independently of the connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ssh_service.jobs.lines import JobLines, OutputReader
 from ssh_service.jobs.questions import Look
 from ssh_service.jobs.record import JobState, Seen
 
-# Seconds that a job has to end after TERM, and its processes to be gone after KILL.
+# Seconds for a job to end after TERM, and for its processes to disappear after KILL.
 _END_TIMEOUT = 5.0
 _STREAMS = ("stdout", "stderr")
 _SIGNAL = re.compile(r"([A-Z][A-Z0-9+-]{1,15}|[1-9]|[1-5][0-9]|6[0-4])\Z")
@@ -31,27 +31,28 @@ class Job(JobHandle):
     """
     A job on a host; `start_job`, `find_job` and `list_jobs` return it.
 
-    It can be pickled, with its destination, the secrets of that excepted: where the destination
-    holds a password, use `find_job` in the other process instead.  Two jobs are equal if they are
-    the same run of the same job.
+    A job can be pickled together with its destination, but without the destination's secrets: if
+    the destination has a password, call `find_job` in the other process instead.  Two jobs are
+    equal if they are the same run of the same job.
 
     Attributes
     ----------
     id : str
-        Its name on the host.
+        The job's name on the host.
     connection_id : str
         ``user@host:port`` of the host.
     state : JobState
-        What was last heard of it; `poll` asks the host.
+        The state in the host's last answer; `poll` asks the host again.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.  All threads that wait for jobs of
-    one destination, or read their output, share one session and no thread of ours.
+    one destination, or read their output, share one session; no additional thread is started for
+    them.
 
-    Guarantees.  The job does not depend on this object, this process, or a connection.  `wait`,
-    `lines` and `result` go on over a new connection when theirs is lost, until their time is up.
-    No method acts on a job that was started later with the same id.
+    Guarantees.  The job does not depend on this object, this process or a connection.  `wait`,
+    `lines` and `result` continue over a new connection if theirs is lost, until their timeout.  No
+    method acts on a job that was started later with the same id.
     """
 
     def __reduce__(self) -> Tuple[Any, ...]:
@@ -64,19 +65,19 @@ class Job(JobHandle):
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait for the answer; None: no limit, except that of connecting.
+            Seconds to wait for the answer; None: no limit except that of connecting.
 
         Returns
         -------
         JobState
-            Its state; ``missing`` if it was removed.
+            The job's state; ``missing`` if the job was removed.
 
         Raises
         ------
         SshJobTimeout
             There was no answer in time (a `TimeoutError`).
         SshServiceError
-            The host cannot be asked, as with `run`.
+            The host could not be queried; the errors are those of `run`.
         """
         check_seconds("timeout", timeout)
         try:
@@ -89,25 +90,26 @@ class Job(JobHandle):
 
     def wait(self, timeout: Optional[float] = None) -> JobState:
         """
-        Wait until the job does not run any more.
+        Wait until the job no longer runs.
 
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait; None: no limit.  The job continues when they are over.
+            Seconds to wait; None: no limit.  The job continues after a timeout.
 
         Returns
         -------
         JobState
-            Its state, which is not ``running``.
+            The job's final state, which is never ``running``.
 
         Raises
         ------
         SshJobTimeout
-            The time was over (a `TimeoutError`).  `answered` says whether the job still ran, or
-            the host could not be asked; the message says why not.
+            The timeout expired (a `TimeoutError`).  Its attribute `answered` says whether the host
+            answered, so that the job still ran, or could not be queried; the message has the
+            reason.
         SshServiceError
-            An error that does not pass: a refused login, another host key, a closed cache.
+            A permanent error: a rejected login, a changed host key, a closed cache.
         """
         check_seconds("timeout", timeout)
         if self.state.is_over:
@@ -134,27 +136,28 @@ class Job(JobHandle):
         timeout: Optional[float] = None,
     ) -> JobLines:
         """
-        Follow the job's output line by line, until the job is over.
+        Iterate over the lines of the job's output as they are written, until the job is over.
 
         Parameters
         ----------
         start : int
-            The offset in bytes of the first line, such as `JobLines.offset` of an earlier call.
+            The offset of the first line, in bytes, such as `JobLines.offset` of an earlier call.
         stream : str
             ``"stdout"`` or ``"stderr"``.
         encoding : Optional[str]
-            The encoding of the lines; bytes that it cannot decode become backslash escapes.
+            The encoding of the lines; bytes that cannot be decoded become backslash escapes.
             None: the lines are bytes.
         follow : bool
-            Whether to wait for more output until the job is over; False ends with what is there.
+            Whether to wait for more output until the job is over; False: stop at the end of the
+            existing output.
         timeout : Optional[float]
-            Seconds from the call for the whole; None: no limit.
+            Seconds from this call to the last line; None: no limit.
 
         Returns
         -------
         JobLines
-            An iterator over the lines with their newlines.  Each byte comes once, through any
-            number of lost connections.
+            An iterator over the lines, including their newlines.  Each byte is returned once, even
+            if connections are lost.
 
         Raises
         ------
@@ -177,33 +180,34 @@ class Job(JobHandle):
         self, timeout: Optional[float] = None, *, max_output: Optional[int] = None
     ) -> CompletedProcess:
         """
-        Wait until the job is over, and return its outcome.
+        Wait until the job is over, and return its result.
 
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds for the job to end, and its output to arrive; None: no limit.
+            Seconds for the job to end and for its output to arrive; None: no limit.
         max_output : Optional[int]
-            The most bytes that stdout and stderr may each have; None: no limit.
+            The maximum size of stdout and of stderr, in bytes each; None: no limit.
 
         Returns
         -------
         CompletedProcess
-            As from `run`, but ``command`` and ``env`` are None: the host does not keep them.
+            The result as from `run`, but ``command`` and ``env`` are None: the host does not store
+            them.
 
         Raises
         ------
         SshJobError
             The job was killed, the host was rebooted, or its disk was full; `process` has the
-            output so far, `state` the state.  `SshJobNotFound` if it was removed.
+            output so far, `state` the state.  `SshJobNotFound` if the job was removed.
         SshCommandTimeout
-            The job was ended after its ``run_timeout``; `process` has its output.
+            The host ended the job after its ``run_timeout``; `process` has its output.
         SshOutputLimitError
-            It wrote more than `max_output`; `process` has the output up to the limit.
+            The job wrote more than `max_output` bytes; `process` has the output up to the limit.
         SshJobTimeout
-            The time was over, see `wait`.
+            The timeout expired; see `wait`.
         SshServiceError
-            See `wait`.
+            A permanent error; see `wait`.
         """
         check_seconds("timeout", timeout)
         if max_output is not None and (
@@ -272,24 +276,25 @@ class Job(JobHandle):
         ----------
         signal : Union[str, int, None]
             A signal to send, without waiting for its effect: its name, such as ``INT`` or
-            ``SIGINT``, or its number on the host.  None: TERM, and after five seconds KILL, until
-            they are gone.
+            ``SIGINT``, or its number on the host.  None: send TERM, send KILL after five seconds,
+            and wait until all processes are gone.
         timeout : Optional[float]
-            Seconds for the whole; None: no limit, except that of connecting.
+            Seconds for the whole call; None: no limit except that of connecting.
 
         Returns
         -------
         JobState
-            The state afterwards; the same as before if the job was over.
+            The state afterwards; unchanged if the job was already over.
 
         Raises
         ------
         SshConfigError
-            `signal` cannot be a signal (a `ValueError`).
+            `signal` is not a valid signal (a `ValueError`).
         SshJobError
-            The host does not know the signal, or does not let this user send it.
+            The host does not have this signal, or does not allow this user to send it.
         SshServiceError
-            As with `run`; the call may be repeated.
+            The host could not be reached; the errors are those of `run`.  The call may be
+            repeated.
         """
         signals, wait = ["TERM", "KILL"], _END_TIMEOUT
         if signal is not None:
@@ -299,20 +304,21 @@ class Job(JobHandle):
 
     def remove(self, *, timeout: Optional[float] = 60.0) -> None:
         """
-        Remove the job's output and record from the host; nothing happens if it was removed.
+        Remove the job's output and record from the host; do nothing if it was already removed.
 
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds for the whole; None: no limit, except that of connecting.
+            Seconds for the whole call; None: no limit except that of connecting.
 
         Raises
         ------
         SshJobError
-            It still runs, is another host's, or its record is damaged or its folder cannot be
-            removed.
+            The job still runs or belongs to another host, its record is damaged, or its folder
+            cannot be removed.
         SshServiceError
-            As with `run`; the call may be repeated.
+            The host could not be reached; the errors are those of `run`.  The call may be
+            repeated.
         """
         text = scripts.remove(self.id, self.token)
         state = self.take(self.host.query(text, timeout, self.id))
@@ -326,12 +332,12 @@ class Job(JobHandle):
 
 def signal_name(signal: Union[str, int]) -> str:
     """
-    Return a signal as ``kill`` on a host takes it: its name without ``SIG``, or its number.
+    Return a signal as ``kill`` on a host accepts it: the name without ``SIG``, or the number.
 
     Raises
     ------
     SshConfigError
-        It cannot be one.
+        The value cannot be a signal.
     """
     if isinstance(signal, int) and not isinstance(signal, bool):
         signal = str(signal)

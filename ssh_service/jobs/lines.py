@@ -1,4 +1,4 @@
-"""The output of a job, read piece by piece and line by line."""
+"""Read the output of a job in pieces and in lines."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ssh_service.jobs.questions import Piece, Read
 from ssh_service.jobs.record import JobState
 from ssh_service.jobs.watcher import Waiter
 
-# Seconds between two looks at output that does not grow; doubled each time.
+# Seconds between two reads of output that does not grow; doubled each time.
 _MIN_PAUSE, _MAX_PAUSE = 0.05, 1.0
-# Seconds after an answer in which the host counts as one that answers.
+# Seconds for which a host counts as answering after an answer.
 _ANSWER_TIMEOUT = 5.0
 
 
 class OutputReader:
-    """Reads a job's output piece by piece; what interrupts a call is as if it was not made."""
+    """Reads a job's output in pieces; an interrupted call has no effect."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class OutputReader:
         self._start = self._offset = start
         self._pause, self._heard_at = _MIN_PAUSE, 0.0
         self._waiter: Optional[Waiter] = None
-        self.is_at_end = False  # of what was there when it was read last
+        self.is_at_end = False  # of the output that existed at the last read
 
     def read(self) -> bytes:
-        """Return what comes next; empty at the end of what is there."""
+        """Return the next piece; empty at the current end of the output."""
         job = self._job
         try:
             piece: Piece = job.host.ask(
@@ -71,7 +71,7 @@ class OutputReader:
         return self._job.late(f"did not have all of its output read within {self._timeout:g} s")
 
     def follow(self) -> bytes:
-        """Return what comes next, and wait for it; empty when the job is over."""
+        """Wait for the next piece and return it; empty once the job is over."""
         while True:
             was_over = self._job.state.is_over
             data = self.read()
@@ -104,17 +104,17 @@ class OutputReader:
 
 class JobLines:
     """
-    The lines of a job's output, as they come; `Job.lines` returns it.
+    Iterator over the lines of a job's output; `Job.lines` returns it.
 
     Attributes
     ----------
     offset : int
-        The offset in bytes behind the last line that was taken, for `Job.lines`.
+        The offset in bytes after the last line returned, for `Job.lines`.
 
     Notes
     -----
-    Thread safety.  For one thread at a time.  An error or an interruption loses nothing: the next
-    line is the one that would have come.
+    Thread safety.  Only one thread at a time may use this object.  An error or an interruption
+    loses no line: the next call returns the line that would have come.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class JobLines:
         self._encoding = encoding
         self._reader = OutputReader(job, start, stream, timeout, deadline)
         self._lines: Deque[bytes] = collections.deque()
-        self._begun: List[bytes] = []  # the pieces of a line whose end has not come
+        self._begun: List[bytes] = []  # the pieces of a line whose end has not arrived
         self._is_complete = False
 
     def __iter__(self) -> "JobLines":
@@ -145,18 +145,18 @@ class JobLines:
         Returns
         -------
         Union[str, bytes]
-            The line with its newline; the last one may have none.
+            The line with its newline; the last line may have none.
 
         Raises
         ------
         StopIteration
-            The job is over, and all of its output was taken.
+            The job is over, and all of its output was returned.
         SshJobError
             The job was removed, or truncated its output.
         SshJobTimeout
-            The time was over (a `TimeoutError`).
+            The timeout expired (a `TimeoutError`).
         SshServiceError
-            See `Job.wait`.
+            A permanent error; see `Job.wait`.
         """
         while not self._lines and not self._is_complete:
             data = self._reader.follow() if self._follow else self._reader.read()

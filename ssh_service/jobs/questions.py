@@ -1,4 +1,4 @@
-"""Questions to the script of `scripts.serve`, and how its answers are read."""
+"""Requests to the script of `scripts.serve`, and the parsing of its answers."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from ssh_service.errors import SshServiceError
 from ssh_service.jobs.record import Seen, parse
 from ssh_service.transport.lock_free import LockFreeEvent
 
-# Bytes of the blocks in which output is read, and how many of them at once.
+# The block size in which output is read, in bytes, and the number of blocks per read.
 BLOCK = 64 * 1024
 MAX_BLOCKS = 16
 
 
 class Question:
     """
-    One line for the script, and its answer.
+    A request of one line to the script, and its answer.
 
     Attributes
     ----------
     line : str
-        The question.
+        The request.
     settled : LockFreeEvent
-        Set when there is an answer, or an error.
+        Set once there is an answer or an error.
     answer : Any
-        What the answer was.
+        The parsed answer.
     error : Optional[BaseException]
-        Why it has no answer.
+        The reason why there is no answer.
 
     Notes
     -----
-    Thread safety.  `feed` and `settle` are for the strand of the session.
+    Thread safety.  `feed` and `settle` run on the strand of the session.
     """
 
     def __init__(self, line: str) -> None:
@@ -40,17 +40,17 @@ class Question:
         self.error: Optional[BaseException] = None
 
     def feed(self, data: bytearray) -> bool:
-        """Take the answer off the beginning of `data`; return False until all of it is there."""
+        """Remove the answer from the beginning of `data`; return False if it is incomplete."""
         raise NotImplementedError
 
     def settle(self, error: Optional[BaseException] = None) -> None:
-        """Let the thread go on that waits."""
+        """Wake the waiting thread, with the answer or an error."""
         self.error = error
         self.settled.set()
 
 
 class Look(Question):
-    """What are these jobs doing?  The answer is a list of `Seen`."""
+    """Asks for the states of jobs.  The answer is a list of `Seen`."""
 
     def __init__(self, job_ids: Sequence[str]) -> None:
         super().__init__(f"look {' '.join(job_ids)}\n")
@@ -67,7 +67,7 @@ class Look(Question):
 
 
 class Poll(Look):
-    """Which of these jobs run no longer?  The answer is a list of `Seen`."""
+    """Asks which of these jobs have stopped running.  The answer is a list of `Seen`."""
 
     def __init__(self, jobs: Sequence[Tuple[str, str, int]]) -> None:
         super().__init__([])
@@ -81,9 +81,9 @@ class Piece(NamedTuple):
     Attributes
     ----------
     size : int
-        How long the output is; -1 where it does not exist.
+        The total size of the output in bytes; -1 if it does not exist.
     data : bytes
-        The bytes from the offset that was asked for.
+        The bytes from the requested offset.
     """
 
     size: int
@@ -91,7 +91,7 @@ class Piece(NamedTuple):
 
 
 class Read(Question):
-    """Read output from an offset; the answer is a `Piece`."""
+    """Asks for output from an offset.  The answer is a `Piece`."""
 
     def __init__(self, job_id: str, token: str, stream: str, offset: int) -> None:
         block, self._skip = divmod(offset, BLOCK)
@@ -109,7 +109,7 @@ class Read(Question):
         if last < 0:
             return False
         (size,) = _numbers(bytes(data[end:last]), 1) or [-1]
-        # A file that became shorter meanwhile was filled up.
+        # A file that shrank while it was read was padded.
         real = max(0, min(count, size - self._start))
         self.answer = Piece(size, bytes(data[begin + self._skip : begin + real]))
         del data[: last + 1]

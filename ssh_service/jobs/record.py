@@ -1,4 +1,4 @@
-"""What is known of a job: its record, its state, and what makes two jobs the same."""
+"""What a host reports about a job: its record and state, and the digest that identifies it."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _OVER = frozenset(["ended", "signalled", "killed", "rebooted"])
 
 class JobState(NamedTuple):
     """
-    What a host says about a job.
+    The state of a job, as reported by its host.
 
     Attributes
     ----------
     name : str
         ``running``; ``ended``: its shell exited; ``signalled``: a signal ended its shell;
-        ``killed``: its shell is gone and left no status; ``rebooted``: the host was started anew
-        before the job ended; ``missing``: the host has no such job; ``elsewhere``: another host
-        that shares the home directory has it; ``damaged``: its record cannot be read, for example
-        since the host lost power at the moment of its start.
+        ``killed``: its shell is gone without a status; ``rebooted``: the host was rebooted before
+        the job ended; ``missing``: the host has no such job; ``elsewhere``: the job belongs to
+        another host that shares the home directory; ``damaged``: its record cannot be read, for
+        example because the host lost power during the start.
     exit_status : Optional[int]
-        The exit status, if it is ``ended``.
+        The exit status, if the state is ``ended``.
     signal : Optional[str]
-        The signal's name, without ``SIG``, if it is ``signalled``.
+        The signal's name, without ``SIG``, if the state is ``signalled``.
     host : Optional[str]
-        The name of the job's host, by its own account.
+        The name of the job's host, as the host itself reports it.
     began, ended : Optional[int]
         When the job began and ended, in seconds since 1970 by the host's clock; None if unknown.
     timed_out : bool
-        Whether it was ended because its ``run_timeout`` was over.
+        Whether the job was ended because its ``run_timeout`` had expired.
     disk_full : bool
-        Whether the disk with its output was full when it ended: output may be missing.
+        Whether the disk with its output was full when the job ended: output may be missing.
     certain : bool
-        False on a host without ``/proc``.  There ``running`` may be another process that got the
-        number of the job's, and ``killed`` may be a reboot.
+        False on a host without ``/proc``.  There, ``running`` may refer to another process with
+        the same number, and ``killed`` may mean a reboot.
     """
 
     name: str
@@ -66,26 +66,26 @@ class JobState(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        """Whether the job does not run any more."""
+        """Whether the job no longer runs."""
         return self.name in _OVER
 
 
 class Seen(NamedTuple):
     """
-    A line of what a host says about a job.
+    One line of a host's report about a job.
 
     Attributes
     ----------
     job_id : str
-        The job.
+        The id of the job.
     state : JobState
         Its state.
     token : str
-        The attempt that started it; empty if it is missing.
+        The attempt that started the job; empty if the job is missing.
     digest : str
-        What makes it this job, see `digest`.
+        The digest of the job's script and settings; see `digest`.
     supervisor : int
-        The process that waits for its end.
+        The number of the process that waits for the job's end.
     """
 
     job_id: str
@@ -97,12 +97,12 @@ class Seen(NamedTuple):
 
 def check_id(job_id: str, name: str = "id") -> str:
     """
-    Refuse a text that cannot name a job.
+    Refuse a text that cannot be the id of a job.
 
     Raises
     ------
     SshConfigError
-        It cannot be a file name on every system, or is too long.
+        The text is not a valid file name on every system, or is too long.
     """
     if not isinstance(job_id, str) or not _ID.match(job_id):
         raise SshConfigError(
@@ -115,13 +115,13 @@ def check_id(job_id: str, name: str = "id") -> str:
 def digest(
     text: str, env: Mapping[str, str], shell: Optional[str], cwd: Optional[str], stdin: bytes
 ) -> str:
-    """Return what tells a job from another one with its id."""
+    """Return a digest that distinguishes a job from another one with the same id."""
     what = [text, sorted(env.items()), shell, cwd, hashlib.sha256(stdin).hexdigest()]
     return hashlib.sha256(json.dumps(what).encode("ascii")).hexdigest()
 
 
 def parse(line: str) -> Optional[Seen]:
-    """Read a line of ``_ssh_look``; None if it is not one."""
+    """Parse a line printed by ``_ssh_look``; None if it is malformed."""
     words = line.split(" ") if _LINE.match(line) else []
     if len(words) < 5 or words[1] not in _STATES or not _ID.match(words[0]):
         return None
@@ -151,12 +151,12 @@ def parse(line: str) -> Optional[Seen]:
 
 
 def parse_record(job_id: str, record: str) -> Optional[Seen]:
-    """Read the record of a job that was running a moment ago; None if it is not one."""
+    """Parse the record of a job that has just started; None if it is malformed."""
     seen = parse(f"{job_id} running - - - {record}")
     return None if seen is None or seen.state.name == "damaged" else seen
 
 
 def answer(output: str) -> Optional[List[str]]:
-    """Return the lines of a script's answer; None if it has no answer."""
+    """Return the lines of a script's answer; None if there is no answer."""
     _, mark, rest = output.rpartition(f"{scripts.MARK}\n")
     return rest.splitlines() if mark else None

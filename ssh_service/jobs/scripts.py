@@ -6,10 +6,10 @@ from typing import Sequence
 
 from ssh_service.jobs.shell_parts import ATTEMPT, FOLDER, FOREIGN, HOST, IS
 
-# The line before an answer; a login shell may have written something before it.
+# The line before an answer; a login shell may print something before it.
 MARK = "ssh_service-jobs-1"
 
-# Prints what is known of job $1, in one line: its id, its state, and its record.
+# Prints the job $1 in one line: its id, its state and its record.
 _LOOK = r"""
 _ssh_look() {
     _ssh_id=$1 _ssh_r= _ssh_alive=
@@ -46,8 +46,8 @@ for _ssh_j in *; do
 done
 exit 0
 """
-# Answers requests on stdin, one line each, until its end.  What is read of a file that shrinks
-# meanwhile is filled up, so that an answer always has the length that it announced.
+# Answers requests on stdin, one per line, until the end of the input.  If a file shrinks while it
+# is read, the answer is padded, so that it always has the announced length.
 _SERVE = r"""
 while IFS= read -r _ssh_q; do
     set -- $_ssh_q
@@ -79,8 +79,8 @@ while IFS= read -r _ssh_q; do
     esac
 done
 """
-# (No `kill -s`, and no `--`: dash wants both for a group, and busybox takes neither.)
-# Signals a running job, waits for its processes, and prints what has become of it.
+# (Not `kill -s`, and no `--`: dash needs both for a process group, busybox supports neither.)
+# Signals a running job, waits for its processes, and prints the resulting state.
 _KILL = r"""
 if _ssh_foreign "$_ssh_jobs/{id}"; then
     echo "! $_ssh_e"
@@ -110,7 +110,7 @@ if [ "$2" = running ] && [ "$7" = {token} ] && _ssh_is "${14}" "${15}"; then
 fi
 _ssh_look {id}
 """
-# Removes the folder of a job, unless it holds anything else; or else sets why not.
+# Removes the folder of a job, unless it contains other files; otherwise sets the reason.
 _REMOVE = r"""
 _ssh_remove() {
     _ssh_foreign "$_ssh_jobs/$1" && return 1
@@ -122,7 +122,7 @@ _ssh_remove() {
         rm -rf -- "$_ssh_jobs/.$1.$$"; } 2>&1)
 }
 """
-# Removes a job that does not run, and prints what it was.
+# Removes a job that does not run, and prints its last state.
 _REMOVE_ONE = r"""
 set -- $(_ssh_look {id})
 set +f
@@ -141,7 +141,7 @@ case $2 in
 esac
 echo "$*"
 """
-# Removes the jobs that ended some time ago, and attempts whose shells are gone; prints the jobs.
+# Removes jobs that ended some time ago, and attempts whose shells are gone; prints the jobs.
 _CLEAN = r"""
 cd -- "$_ssh_jobs" || exit 0
 _ssh_now=$(date +%s)  # a clock that was set back makes nothing younger than now
@@ -170,7 +170,7 @@ for _ssh_j in *; do
 done
 exit 0
 """
-# Refuses to look into folders that may be another user's.
+# Refuses to read folders that may belong to another user.
 _GUARD = """
 if _ssh_all_foreign; then
     echo "! the folder of jobs cannot be used: $_ssh_e"
@@ -189,36 +189,36 @@ def _guarded(text: str) -> str:
 
 def look(job_id: str) -> str:
     """
-    Write the script that prints what is known of a job, in the form of `record.parse`.
+    Return the script that prints the state of a job, in the form that `record.parse` reads.
 
-    Here and below, a line ``! TEXT`` says why nothing was done.
+    This script and those below print a line ``! TEXT`` with the reason if they do nothing.
     """
     return _guarded(f"_ssh_look {job_id}\n")
 
 
 def list_all() -> str:
-    """Write the script that prints what is known of every job."""
+    """Return the script that prints the state of every job."""
     return _guarded(f"set +f\n{_LIST}")
 
 
 def serve() -> str:
-    """Write the script that answers requests on its stdin."""
+    """Return the script that answers requests on its stdin."""
     return _quiet(_SERVE)
 
 
 def kill(job_id: str, token: str, signals: Sequence[str], wait: float) -> str:
-    """Write the script that sends signals, with `wait` seconds after each, and looks."""
+    """Return the script that sends signals, waits after each, and prints the state."""
     text = _KILL.replace("{signals}", " ".join(signals)).replace("{wait}", str(round(10 * wait)))
     return _guarded(text.replace("{id}", job_id).replace("{token}", token))
 
 
 def remove(job_id: str, token: str) -> str:
-    """Write the script that removes a job which does not run, and prints what it was."""
+    """Return the script that removes a job which does not run, and prints its last state."""
     text = ATTEMPT + _REMOVE + _REMOVE_ONE
     return _guarded(text.replace("{id}", job_id).replace("{token}", token))
 
 
 def clean(older: float) -> str:
-    """Write the script that removes the jobs which ended so many seconds ago, and prints them."""
+    """Return the script that removes and prints the jobs that ended over `older` seconds ago."""
     text = f"set +f\n{ATTEMPT}{_REMOVE}{_CLEAN}"
     return _guarded(text.replace("{older}", str(round(older))))

@@ -1,8 +1,9 @@
 """
 Shell functions that the scripts of jobs share, for any POSIX shell.
 
-All variables begin with ``_ssh_``, as any other could be one of the user's, and exported.  Open
-files are passed on by name (``5>&5``), as ksh closes them otherwise.
+The names of all variables begin with ``_ssh_``: any other name could be an exported variable of
+the user's.  Open file descriptors are passed on explicitly (``5>&5``), as ksh closes them
+otherwise.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ FOLDER = """\
 case $XDG_STATE_HOME in /*) _ssh_jobs=$XDG_STATE_HOME ;; *) _ssh_jobs=$HOME/.local/state ;; esac
 _ssh_jobs=$_ssh_jobs/ssh_service/jobs
 """
-# Sets what tells this host, and this boot of it, from others.
+# Sets the identity of this host and of its current boot.
 HOST = """\
 _ssh_node=$(uname -n)
 {
@@ -22,7 +23,7 @@ _ssh_node=$(uname -n)
 } 2>/dev/null
 _ssh_node=${_ssh_node:--} _ssh_machine=${_ssh_machine:--} _ssh_boot=${_ssh_boot:--}
 """
-# Sets when the process $1 began; "-" where there is no /proc.
+# Sets the start time of the process $1; "-" without /proc.
 BEGAN = """\
 _ssh_began() {
     { IFS= read -r _ssh_l <"/proc/$1/stat"; } 2>/dev/null || { _ssh_b=-; return; }
@@ -30,7 +31,7 @@ _ssh_began() {
     _ssh_b=${20:--}
 }
 """
-# Returns 0 if the process $1 began at $2; without /proc, if there is one with this number.
+# Returns 0 if the process $1 was started at $2; without /proc, if a process has this number.
 IS = """\
 _ssh_is() {
     [ "$2" != - ] || { kill -0 "$1"; return; }
@@ -40,8 +41,8 @@ _ssh_is() {
     [ "$1" != Z ] && [ "${20}" = "$_ssh_b" ]
 }
 """
-# Returns 0, and sets why, if the folder $1 is there but may lead to what is not this user's, or if
-# one of those that jobs are kept in may.
+# Returns 0, and sets the reason, if the folder $1 exists, and it or one of the folders in which
+# jobs are kept may lead to files of another user.
 FOREIGN = r"""
 _ssh_foreign() {
     [ -e "$1" ] || [ -h "$1" ] || return 1
@@ -53,7 +54,7 @@ _ssh_foreign() {
 }
 _ssh_all_foreign() { _ssh_foreign "${_ssh_jobs%/*}" || _ssh_foreign "$_ssh_jobs"; }
 """
-# Writes files to the disk, if dd can: `sync` may write everything.
+# Writes files to the disk, if dd supports that: `sync` may write everything.
 SYNC = """\
 _ssh_sync() {
     for _ssh_l; do
@@ -61,7 +62,7 @@ _ssh_sync() {
     done 2>/dev/null
 }
 """
-# Returns 0 if $1 is the folder of an attempt; everything else in a job's folder is left alone.
+# Returns 0 if $1 is the folder of an attempt; other files in a job's folder are not touched.
 ATTEMPT = r"""
 _ssh_attempt() {
     case ${1##*/} in

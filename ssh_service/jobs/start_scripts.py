@@ -1,9 +1,10 @@
 """
-The scripts that start jobs on a host, and run there until their end, for any POSIX shell.
+The scripts that start jobs on a host and supervise them until their end, for any POSIX shell.
 
-A job has a folder, ``jobs/ID``.  Each attempt to start it makes a folder in there, named by a
-random token, and the first one that links its ``record`` into the job's folder is the job: the
-link is made once, and whole.  Others clean up after themselves and report the job that they found.
+Each job has a folder, ``jobs/ID``.  Each attempt to start the job creates a folder in it, named by
+a random token.  The first attempt that links its ``record`` into the job's folder becomes the job:
+the link is created atomically, and only once.  All other attempts clean up and report the existing
+job.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Mapping, Optional
 from ssh_service.commands import script
 from ssh_service.jobs.shell_parts import ATTEMPT, BEGAN, FOLDER, FOREIGN, HOST, IS, SYNC
 
-# Seconds that no job runs; shells know no numbers of any size.
+# A limit in seconds that no job reaches; shells do not support arbitrarily large numbers.
 _MAX_LIMIT = 1e9
 
-# Prints the job that another attempt has started meanwhile, which may be removed again, with this
-# attempt's folder; or else an error, in one line.  Removes what this attempt has made.
+# Prints the job that another attempt has started in the meantime (which may be removed again),
+# with this attempt's folder; otherwise prints an error, in one line.  Removes what this attempt
+# has created.
 _FAIL = r"""
 _ssh_fail() {
     [ -z "$_ssh_try" ] || [ -d "$_ssh_try" ] || set --
@@ -35,9 +37,9 @@ _ssh_fail() {
 } 2>/dev/null
 """
 
-# The supervisor: it has a session of its own, runs the job in another, and records how it ended.
-# (dash, busybox and ksh report on stderr that a signal ended a process.  Where a shell does not,
-# a status above 128 stands for a signal.)
+# The supervisor: runs in a session of its own, runs the job in another, and records how it ended.
+# (dash, busybox and ksh report on stderr if a signal ended a process.  In shells that do not, a
+# status above 128 stands for a signal.)
 _SUPERVISOR = r"""
 unset _ssh_w
 _ssh_p=$(cat)
@@ -101,9 +103,9 @@ printf '%-255s\n' "1 $_ssh_k ${_ssh_c:--} $(date +%s) $_ssh_f" 1<>"$_ssh_try/sta
 _ssh_sync "$_ssh_try/status.new"
 mv -f -- "$_ssh_try/status.new" "$_ssh_try/status"
 """
-# Ends the job when its time, which begins with the link of its record, is over: TERM, and 5
-# seconds later KILL for what is left.  It sleeps in parts, to end soon after a job whose
-# supervisor was killed; if its `sleep` is killed, that part begins anew.
+# Ends the job at its time limit, counted from the link of its record: TERM, and KILL after 5
+# seconds for the remaining processes.  It sleeps in steps, to end soon after a job whose
+# supervisor was killed; if its `sleep` is killed, that step begins again.
 _LIMIT = r"""
 unset _ssh_d _ssh_s
 until IFS=' ' read -r _ssh_v _ssh_t _ssh_r <"$_ssh_dir/record"; do
@@ -133,7 +135,7 @@ while [ $_ssh_n -lt 50 ]; do
 done
 kill -KILL "$_ssh_g"
 """
-# Becomes the job's shell; before that, it links the record.
+# Becomes the job's shell, after linking the record.
 _JOB = r"""
 unset _ssh_s
 exec 5>&1 6>>"$_ssh_try/stdout" 7>>"$_ssh_try/stderr" >/dev/null 2>/dev/null
@@ -170,14 +172,14 @@ if [ "$4" = file ]; then
 fi
 exec "$1" -c "$2" 4<&4
 """
-# What the supervisor and the job's shell get by their environment.
+# Environment variables for the supervisor and the job's shell.
 _EXPORTED = (
     "_ssh_w _ssh_s _ssh_d _ssh_id _ssh_token _ssh_digest _ssh_limit _ssh_cwd _ssh_login _ssh_form"
     " _ssh_read _ssh_umask _ssh_level _ssh_dir _ssh_try _ssh_node _ssh_machine _ssh_boot"
     " _ssh_sessions"
 )
-# Where logind ends all processes of a user with the last session, a job needs a scope of the
-# user's service manager, which outlives sessions if the user lingers.
+# If logind ends all processes of a user with the last session, a job needs a scope of the user's
+# service manager, which outlives sessions if lingering is enabled for the user.
 _LOGIND = r"""
 _ssh_logind() {
     busctl get-property org.freedesktop.login1 /org/freedesktop/login1 \
@@ -197,7 +199,7 @@ if [ "$XDG_SESSION_ID" ] && [ "$(_ssh_logind KillUserProcesses)" = "b true" ]; t
     fi
 fi
 """
-# Checks everything, stores stdin, hands over to the supervisor, and reports its answer.
+# Checks everything, stores stdin, starts the supervisor, and reports its answer.
 _START = r"""
 exec 3<&0
 _ssh_try= _ssh_dir=$_ssh_jobs/$_ssh_id
@@ -296,10 +298,10 @@ def start(
     in_file: bool,
 ) -> str:
     """
-    Write the script that starts a job, unless it was started; its stdin is the job's.
+    Return the script that starts a job unless it was started before; its stdin is the job's.
 
-    Its last line is ``started RECORD``, ``found RECORD``, ``file NAME`` (a shell that can only run
-    a script from a file: `in_file`), or ``error WHAT TEXT``.
+    Its last line is ``started RECORD``, ``found RECORD``, ``file NAME`` (the shell can only run a
+    script from a file: `in_file`), or ``error WHAT TEXT``.
     """
     values = {
         "_ssh_id": job_id,
@@ -338,9 +340,9 @@ def _limit(run_timeout: Optional[float]) -> str:
 
 def payload(text: str, env: Mapping[str, str], token: str, in_file: bool) -> str:
     """
-    Write the line that the job's shell reads and runs: the variables, and the script.
+    Return the line that the job's shell reads and runs: the variables and the script.
 
-    It ends with the token, by which the supervisor knows that it is complete.
+    The line ends with the token, which shows the supervisor that the line is complete.
     """
     if in_file:
         text = (

@@ -1,4 +1,4 @@
-"""Start jobs, and find them again."""
+"""Start jobs, find them again, list and clean them."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from ssh_service.transport.text import printable
 
 _log = logging.getLogger(__name__)
 
-# Seconds for which a start whose answer was lost is repeated, if its time is not limited.
+# Seconds for which a start is repeated after its answer was lost, if there is no time limit.
 _REPEAT_TIMEOUT = 60.0
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
-# Times that a start is repeated because others removed the job meanwhile.
+# How often a start is repeated because another program removed the job in the meantime.
 _MAX_VANISHED = 5
-# States of jobs that nothing can be done with from here.
+# States of jobs that cannot be managed from this host.
 _OTHERS = ("elsewhere", "damaged")
 _ANSWERS = ("started", "found", "file", "error")
 _MAY_RUN = "may have been started: find it, or start it again, by this id"
-# Characters of a host's reason that are shown.
+# The maximum number of characters shown of a host's error text.
 _MAX_REASON = 500
 
 
@@ -59,66 +59,66 @@ def start_job(
     cache: Optional[SshClientCache] = None,
 ) -> Job:
     """
-    Start a script on a host that runs on when the connection, or this program, ends.
+    Start a script on a host that continues when the connection, or this program, ends.
 
-    An id names one job: it is started once, however often and from wherever this is called with
-    the id, and each call returns that job.  A call whose answer was lost with the connection
-    repeats itself.
+    An id names one job: it is started only once, however many calls with this id are made, from
+    any machine, and each call returns the same job.  A call whose answer was lost with the
+    connection is repeated automatically.
 
     Parameters
     ----------
     destination : Mapping[str, Any]
-        Where to: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
+        The host: connect parameters such as ``{"host": "web01", "username": "admin"}``, of which
         only ``host`` is required (`ssh_service.params.resolve` lists all).
     script : Union[str, Iterable[str]]
-        The script, or its lines, for the shell on the host.
+        The script, or its lines, in the language of the shell on the host.
     id : Optional[str]
-        The job's name on the host: up to 128 letters, digits, ``.``, ``_`` and ``-``.  None: a
-        new, random one.
+        The job's name on the host: up to 128 letters, digits, ``.``, ``_`` and ``-``.  None: a new
+        random id.
     env : Optional[Mapping[str, Any]]
         Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
-        Path of the shell on the host that runs the script; None: the user's login shell.
+        The path of the shell on the host that runs the script; None: the user's login shell.
     cwd : Optional[str]
-        The folder to run in, relative to the home directory; ``~`` at the start is expanded.
+        The working directory, relative to the home directory; ``~`` at the start is expanded.
         None: the home directory.
     stdin : Union[str, bytes]
-        What the script reads from its standard input, followed by the end of the file.
+        The script's standard input; the script reads end-of-file after it.
     timeout : Optional[float]
-        Seconds from the call for the start, connecting included.  None: no limit, except that of
-        connecting; after a loss of the connection the start is repeated for a minute.
+        Seconds from this call until the job is started, including connecting.  None: no limit
+        except that of connecting; if the connection is lost, the start is repeated for a minute.
     run_timeout : Optional[float]
-        Seconds that the job may run; then the host ends it: TERM, and KILL five seconds later.
+        Seconds that the job may run; after that, the host sends TERM, and KILL five seconds later.
         None: no limit.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.
+        The cache that the connection is taken from; None: `default_cache`.
 
     Returns
     -------
     Job
-        The job, which runs, or has ended if it was started before.
+        The job: running, or already over if it was started before.
 
     Raises
     ------
     SshConfigError
         A parameter, the script or the name of a variable is invalid (a `ValueError`).
     SshJobConflict
-        The id names a job with another script, environment, shell, folder or input.
+        The id belongs to a job with another script, environment, shell, folder or input.
     SshJobError
-        The job cannot be started there: the folder for jobs or `cwd` cannot be used, the shell is
-        missing, the disk is full, or another host that shares the home directory has the job.
-        Nothing was run.
+        The job cannot be started on this host: the folder for jobs or `cwd` cannot be used, the
+        shell is missing, the disk is full, or the job belongs to another host that shares the home
+        directory.  Nothing was run.
     SshConnectionLost, SshCommandTimeout
-        The answer was lost or late, and the start could not be repeated: the job may run.  The
-        message has its id; a start with that id, or `find_job`, tells.
+        The answer was lost or late, and the start could not be repeated: the job may be running.
+        The message has its id; call `start_job` with this id, or `find_job`, to find out.
     SshServiceError
-        As with `run`; nothing was run.
+        The host could not be reached; the errors are those of `run`.  Nothing was run.
 
     Notes
     -----
     Thread safety.  This may be called from any thread.
 
-    Source: the file of the record is made by ``link``, which POSIX and NFS make exclusive.
+    Exactly once: the record is created by ``link``, which is exclusive in POSIX and over NFS.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def new_id() -> str:
 
 class Start:
     """
-    A start, which may take several attempts.
+    The start of one job, which may take several attempts.
 
     Raises
     ------
@@ -173,14 +173,14 @@ class Start:
         self._may_run = False
 
     def repeat(self, timeout: Optional[float], patience: float = _REPEAT_TIMEOUT) -> Seen:
-        """Start the job, or find it; without a time limit, give up after `patience`."""
+        """Start the job, or find it; without a timeout, give up after `patience` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         delay = _MIN_RETRY
         while True:
             try:
                 return self._attempt(deadline)
             except (KeyboardInterrupt, SystemExit):
-                if self._is_sent:  # the exception is not ours, so that its text has no id
+                if self._is_sent:  # not our exception, so that its text has no id
                     _log.warning(
                         "%s: the start of job %s was interrupted; %s",
                         self._host.connection_id, self._id, _MAY_RUN,
@@ -204,7 +204,7 @@ class Start:
                 raise
 
     def _uncertain(self, error: SshServiceError, timeout: Optional[float]) -> SshServiceError:
-        """Return an error of the start of a job that may run."""
+        """Return the error for a start after which the job may be running."""
         uncertain = copy_for_raise(error)
         text = str(error)
         if isinstance(uncertain, SshCommandTimeout):
@@ -217,7 +217,7 @@ class Start:
         return uncertain
 
     def describe(self, process: CompletedProcess) -> None:
-        """Add the script and the variables to an outcome, which the host does not keep."""
+        """Add the script and variables, which the host does not store, to a result."""
         process.command, process.env = self._text, dict(self._env) or None
 
     def _attempt(self, deadline: Optional[float]) -> Seen:
@@ -255,7 +255,7 @@ class Start:
         return self._host.run(text, _left(deadline), self._stdin)
 
     def _look(self, deadline: Optional[float]) -> Optional[Seen]:
-        """Ask what a job is that was started before; None if it was removed just now."""
+        """Return the state of a job that was started before; None if it has just been removed."""
         seen = self._host.query(scripts.look(self._id), _left(deadline)).get(self._id)
         if seen is None or seen.state.name == "missing":
             return None
@@ -299,35 +299,35 @@ def find_job(
     cache: Optional[SshClientCache] = None,
 ) -> Job:
     """
-    Find a job that was started by this or another program.
+    Find a job that this or another program started.
 
     Parameters
     ----------
     destination : Mapping[str, Any]
-        The host, as for `start_job`.
+        The host; connect parameters as for `start_job`.
     id : str
-        The job's name.
+        The job's name on the host.
     timeout : Optional[float]
-        Seconds from the call, connecting included; None: no limit, except that of connecting.
+        Seconds from this call, including connecting; None: no limit except that of connecting.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.
+        The cache that the connection is taken from; None: `default_cache`.
 
     Returns
     -------
     Job
-        The job; its `Job.state` is what the host said just now.
+        The job; its `Job.state` is the host's current answer.
 
     Raises
     ------
     SshConfigError
         A parameter is invalid (a `ValueError`).
     SshJobNotFound
-        There is no such job (a `LookupError`).
+        The host has no such job (a `LookupError`).
     SshJobError
-        Another host that shares the home directory has it, or its record is damaged; the message
-        names that host, or the folder.
+        The job belongs to another host that shares the home directory, or its record is damaged;
+        the message names that host, or the folder.
     SshServiceError
-        As with `run`.
+        The host could not be reached; the errors are those of `run`.
 
     Notes
     -----
@@ -356,30 +356,30 @@ def list_jobs(
     cache: Optional[SshClientCache] = None,
 ) -> List[Job]:
     """
-    List the jobs of a host, those that have ended included.
+    List the jobs of a host, including those that are over.
 
     Parameters
     ----------
     destination : Mapping[str, Any]
-        The host, as for `start_job`.
+        The host; connect parameters as for `start_job`.
     timeout : Optional[float]
-        Seconds from the call, connecting included; None: no limit, except that of connecting.
+        Seconds from this call, including connecting; None: no limit except that of connecting.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.
+        The cache that the connection is taken from; None: `default_cache`.
 
     Returns
     -------
     List[Job]
-        The jobs by their ids; each one's `Job.state` is what the host said just now.  Jobs of
-        other hosts that share the home directory, and those with a damaged record, are not among
-        them; a log record names them.
+        The jobs, sorted by id; the `Job.state` of each is the host's current answer.  Jobs of
+        other hosts that share the home directory, and jobs with a damaged record, are left out and
+        named in a log record.
 
     Raises
     ------
     SshConfigError
         A parameter is invalid (a `ValueError`).
     SshServiceError
-        As with `run`.
+        The host could not be reached; the errors are those of `run`.
 
     Notes
     -----
@@ -397,7 +397,7 @@ def list_jobs(
 def look_at_all(
     destination: Mapping[str, Any], timeout: Optional[float], cache: Optional[SshClientCache]
 ) -> List[Seen]:
-    """Look at all jobs in a home, those of other hosts included."""
+    """Return the states of all jobs in a home directory, including those of other hosts."""
     return sorted(JobDestination(destination, cache).query(scripts.list_all(), timeout).values())
 
 
@@ -409,30 +409,31 @@ def clean_jobs(
     cache: Optional[SshClientCache] = None,
 ) -> List[str]:
     """
-    Remove the jobs that ended some time ago, and what starts left that died; never a running job.
+    Remove jobs that ended some time ago, and the remains of failed starts; never a running job.
 
     Parameters
     ----------
     destination : Mapping[str, Any]
-        The host, as for `start_job`.
+        The host; connect parameters as for `start_job`.
     older : float
-        Seconds since their end, by the host's clock; where the end is not known, since the start.
+        The minimum number of seconds since a job's end, by the host's clock; if the end is
+        unknown, since its start.
     timeout : Optional[float]
-        Seconds from the call, connecting included; None: no limit, except that of connecting.
+        Seconds from this call, including connecting; None: no limit except that of connecting.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.
+        The cache that the connection is taken from; None: `default_cache`.
 
     Returns
     -------
     List[str]
-        The ids of the removed jobs.
+        The ids of the jobs that were removed.
 
     Raises
     ------
     SshConfigError
         A parameter is invalid (a `ValueError`).
     SshServiceError
-        As with `run`; the call may be repeated.
+        The host could not be reached; the errors are those of `run`.  The call may be repeated.
     """
     check_seconds("older", older)
     check_seconds("timeout", timeout, zero=False)
@@ -455,7 +456,7 @@ def _not_ours(host: JobDestination, seen: Seen) -> SshJobError:
 
 
 def _answer(process: CompletedProcess) -> Any:
-    """Return the words of the start script's answer, the last line of its kind."""
+    """Return the words of the start script's answer, which is its last matching line."""
     for line in reversed(process.stdout.splitlines()):
         word, _, rest = line.partition(" ")
         if word in _ANSWERS:

@@ -1,4 +1,4 @@
-"""The one session over which all threads ask a destination about its jobs."""
+"""The one session per destination over which all threads query jobs."""
 
 from __future__ import annotations
 
@@ -34,51 +34,51 @@ from ssh_service.transport.text import printable
 
 _log = logging.getLogger(__name__)
 
-# Seconds between two polls: a part of the time that was waited already, within bounds.
+# Seconds between two polls: a fraction of the time waited so far, within bounds.
 _POLL_PART, _MIN_POLL, _MAX_POLL = 0.1, 0.05, 1.0
-# Seconds after which everything is looked at again, whatever the polls say.
+# Seconds after which all jobs are queried again, regardless of the polls.
 _LOOK_INTERVAL = 5.0
-# Seconds until a lost session is renewed; doubled each time.
+# Seconds before a lost session is reopened; doubled each time.
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
-# Seconds after which a session that nobody needs is closed.
+# Seconds after which an unused session is closed.
 _IDLE_TIMEOUT = 30.0
-# Seconds without an answer after which a session counts as lost; the connection may be fine.
+# Seconds without an answer after which a session counts as lost; the connection may still work.
 _ANSWER_TIMEOUT = 60.0
-# Sessions in a row that the host's shell may end by itself, within about half a minute.
+# How many sessions in a row the host's shell may end, within about half a minute.
 MAX_ENDS = 10
 _MARK = f"{scripts.MARK}\n".encode()
 
 
 def is_passing(error: BaseException) -> bool:
-    """Return whether a question may be asked again after an error; none of them changes a job."""
+    """Return whether a question may be repeated after an error; no question changes a job."""
     if isinstance(error, SshConnectionLost):
         return error.reason not in ("host key", "closed")
     return isinstance(error, SshServiceError) and error.retryable
 
 
 def ends_by_itself(error: BaseException) -> bool:
-    """Return whether the host's shell ended the session, which works as long as the shell does."""
+    """Return whether the host's shell, rather than the connection, ended the session."""
     return isinstance(error, SshConnectionLost) and error.phase == "job"
 
 
 class Waiter:
     """
-    A thread that waits for the end of a job.
+    Lets a thread wait for the end of a job.
 
     Attributes
     ----------
     job_id, token, supervisor
-        The job, see `Seen`.
+        The job; see `Seen`.
     seen : Optional[Seen]
-        What was seen when it did not run any more.
+        The host's report once the job no longer ran.
     error : Optional[BaseException]
-        Why nobody can say.
+        The reason why the job's end cannot be determined.
     settled : LockFreeEvent
-        Set once one of them is known.
+        Set once `seen` or `error` is set.
     is_heard : bool
-        Whether the host has said that it runs.
+        Whether the host has reported that the job runs.
     problem : Optional[BaseException]
-        Why the host could not be asked last, although it is asked again.
+        The reason why the last query failed; the query is repeated.
     """
 
     def __init__(self, job_id: str, token: str, supervisor: int) -> None:
@@ -91,13 +91,13 @@ class Waiter:
         self.settled = LockFreeEvent()
 
     def settle(self, seen: Optional[Seen] = None, error: Optional[BaseException] = None) -> None:
-        """Let the thread go on; on the watcher's strand."""
+        """Wake the waiting thread; runs on the watcher's strand."""
         self.seen, self.error = seen, error
         self.settled.set()
 
 
 class _Server(Command):
-    """The script that answers, which runs as long as it is needed."""
+    """The script that answers requests, and runs as long as it is needed."""
 
     def __init__(
         self,
@@ -106,7 +106,8 @@ class _Server(Command):
         on_data: Callable[["_Server", bytes], None],
         on_end: Callable[["_Server", BaseException], None],
     ) -> None:
-        # Both only refer to the watcher: a command of a dropped cache may stay.
+        # Both hold only a weak reference to the watcher: a command of a dropped cache may still
+        # run.
         self._strand_of_watcher, self._on_end = strand, on_end
         super().__init__(
             scripts.serve(),
@@ -136,15 +137,16 @@ class _Server(Command):
 
 class Watcher:
     """
-    Asks one destination about its jobs, over one session, which it renews.
+    Queries the jobs of one destination over one session, and reopens the session if it is lost.
 
     Notes
     -----
     Thread safety.  `ask`, `add` and `remove` may be called from any thread.  Everything else runs
     on the watcher's strand, one call at a time, and needs no lock.
 
-    Guarantees.  There is one session at most, however many threads ask and wait, and none while
-    nobody does.  A question that fails with an error of `is_passing` may be asked again.
+    Guarantees.  There is at most one session, however many threads ask and wait, and none while no
+    thread does.  A question that fails with an error for which `is_passing` is true may be
+    repeated.
     """
 
     def __init__(self, cache: SshClientCache, target: ConnectParams) -> None:
@@ -152,41 +154,41 @@ class Watcher:
         self._generation = cache.generation
         self._target = target
         self._strand = Strand()
-        # All of the following are the strand's.
+        # Only the strand uses the following fields.
         self._questions: Deque[Question] = collections.deque()
         self._asked: Optional[Question] = None
         self._server: Optional[_Server] = None
         self._is_ready = False
         self._data = bytearray()
-        # A waiting thread holds its waiter; one that was torn away leaves none behind.  (No
-        # WeakSet: an exception of a signal handler would be lost in its callbacks.)
+        # A waiting thread holds its waiter; if the thread is interrupted, its waiter disappears.
+        # (Not a WeakSet: an exception from a signal handler would be lost in its callbacks.)
         self._waiter_refs: "Set[weakref.ref[Waiter]]" = set()
         self._poll: Optional[Look] = None
         self._poll_timer: Optional[Timer] = None
         self._idle_timer: Optional[Timer] = None
         self._answer_timer: Optional[Timer] = None
         self._heard_at = 0.0
-        self._new_ids: Set[str] = set()  # of waiters that may have come too late
+        self._new_ids: Set[str] = set()  # of waiters that may have been added after the end
         self._looked_at = 0.0
         self._retry_delay = _MIN_RETRY
         self._ends = 0  # sessions in a row that ended by themselves
 
     def is_of(self, cache: SshClientCache) -> bool:
-        """Return whether no connection was closed by `cleanup` since this was made."""
+        """Return whether the cache has not been cleaned up since this watcher was created."""
         return cache.generation is self._generation
 
-    # What users' threads call.
+    # Called by users' threads.
 
     def ask(self, question: Question, deadline: Optional[float]) -> Any:
         """
-        Ask once, and return the answer.
+        Ask a question once, and return the answer.
 
         Raises
         ------
         TimeoutError
-            It did not come before the deadline.
+            There was no answer before the deadline.
         SshServiceError
-            The session, or the connection, could not be had or was lost.
+            The session or its connection could not be opened, or was lost.
         """
         background.submit(self._strand, self._add_question, question)
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -197,11 +199,11 @@ class Watcher:
         return question.answer
 
     def add(self, waiter: Waiter) -> None:
-        """Settle a waiter when its job does not run any more; it is kept by its thread alone."""
+        """Settle a waiter once its job no longer runs; only its thread keeps it alive."""
         background.submit(self._strand, self._add_waiter, waiter)
 
     def remove(self, waiter: Waiter) -> None:
-        """Forget a waiter."""
+        """Remove a waiter."""
         background.submit(self._strand, self._remove_waiter, waiter)
 
     # Questions.
@@ -230,7 +232,7 @@ class Watcher:
         try:
             server.stdin.write(line.encode("ascii"), timeout=0.0)
         except (BrokenPipeError, TimeoutError):
-            pass  # it has ended, and says so; or it has not answered for long, and is given up
+            pass  # the session has ended and reports so, or did not answer and is given up
 
     def _open(self) -> None:
         cache = self._cache()
@@ -249,11 +251,11 @@ class Watcher:
         self._answer_timer = self._call_in(_ANSWER_TIMEOUT, self._on_silence, None)
         try:
             operations.submit_command(cache, self._target, self._server)
-        except Exception as error:  # those who wait have to hear of it
+        except Exception as error:  # the waiting threads must receive it
             self._give_up(error)
 
     def _on_silence(self, question: Optional[Question]) -> None:
-        """Give a session up that does not answer."""
+        """Give up a session that does not answer."""
         if (
             self._server is None
             or self._asked is not question
@@ -261,7 +263,7 @@ class Watcher:
         ):
             return
         left = self._heard_at + _ANSWER_TIMEOUT - time.monotonic()
-        if left > 0:  # a long answer is on its way
+        if left > 0:  # a long answer is arriving
             self._answer_timer = self._call_in(left, self._on_silence, question)
             return
         text = f"{self._target.connection_id}: no answer about a job in {_ANSWER_TIMEOUT:g} s"
@@ -336,12 +338,12 @@ class Watcher:
         if self._asked is None and not self._questions and not self._waiters():
             server, self._server = self._server, None
             if server is not None:
-                server.stdin.close()  # it ends by itself
+                server.stdin.close()  # the script then ends by itself
 
     # Waiters.
 
     def _waiters(self) -> List[Waiter]:
-        """Return the waiters whose threads still wait."""
+        """Return the waiters whose threads are still waiting."""
         found = {ref: ref() for ref in self._waiter_refs}
         self._waiter_refs.difference_update([ref for ref, one in found.items() if one is None])
         return [one for one in found.values() if one is not None]
@@ -419,7 +421,7 @@ class Watcher:
             self._waiter_refs.discard(weakref.ref(waiter))
 
     def _call_in(self, delay: float, method: Callable[..., None], *args: Any) -> Timer:
-        """Call a method on the strand later, unless this object is gone by then."""
+        """Call a method on the strand later, unless this object has been collected by then."""
         strand, this = self._strand, weakref.WeakMethod(method)
         return background.call_at(
             time.monotonic() + delay, lambda: background.submit(strand, _call, this, *args)
@@ -433,7 +435,7 @@ def _call(method: "weakref.WeakMethod[Callable[..., None]]", *args: Any) -> None
 
 
 def useless_error(error: BaseException, connection_id: str) -> SshJobError:
-    """Return the error of a host whose shell ends by itself each time it is asked."""
+    """Return the error for a host whose shell ends every session."""
     return SshJobError(
         f"{error}, {MAX_ENDS} times in a row: the host cannot be asked about jobs",
         connection_id=connection_id,
@@ -441,7 +443,7 @@ def useless_error(error: BaseException, connection_id: str) -> SshJobError:
 
 
 _lock = threading.Lock()
-# (No WeakKeyDictionary: an exception of a signal handler would be lost in its callbacks.)
+# (Not a WeakKeyDictionary: an exception from a signal handler would be lost in its callbacks.)
 _watchers: "Dict[weakref.ref[SshClientCache], Dict[ConnectKey, Watcher]]"
 _watchers = {}  # guarded by _lock
 
