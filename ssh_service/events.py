@@ -1,7 +1,7 @@
 """
 Events about connections, commands, copies and forwards.
 
-Subscribe a hook to them with ``SshClientCache.subscribe``, which calls it with each event:
+Subscribe a hook to them with ``SshClientCache.subscribe``, which calls it with each event::
 
     ssh_service.default_cache().subscribe(print)
 

@@ -1,6 +1,8 @@
 """
 Run a script on many hosts, or copy to and from them, and take the results as they come.
 
+For example::
+
     for result in fleet.run(["web01", "admin@db:2222"], "uptime", parallel=50):
         print(result.host, result.status, result.stdout)
 
