@@ -1,1 +1,1 @@
-"""Running a script on a host: how it gets there, what it reads and writes, how it ends."""
+"""Running a script on a host: how the script is sent, its input and output, and its end."""

@@ -1,4 +1,4 @@
-"""Which process of the server belongs to which session of a connection."""
+"""Determines which process on the server belongs to which session of a connection."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 # Seconds that a helper script may take.
 _TIMEOUT = 10.0
-# Until a session is asked for again where others hold them all.
+# Seconds until the next request for a session, if the server has refused one.
 _RETRY_INTERVAL = 0.05
-# What it may write.
+# The most bytes of a helper script's output that are kept.
 _MAX_OUTPUT = 1 << 20
-# Orders the sessions whose start the server has not answered after all others.
+# Sorts sessions whose exec request the server has not answered yet after all others.
 _LAST = 1 << 62
 
-# Seconds to wait before the next list if one was ambiguous: by then other processes may have
-# ended, or those that ended during the list are known to have ended.  (On servers other than
-# OpenSSH no process is known to run for certain, so more lists would not help.)
+# Seconds to wait before the next list if a list was ambiguous: by then other processes may have
+# ended, or the server has reported the end of those that ended during the list.  (On servers other
+# than OpenSSH no process is certain to run, so more lists would not help.)
 _RETRY_DELAYS = (0.0, 0.0, 0.1, 0.2, 0.4, 1.0, 2.0, 4.0)
 _RETRY_DELAYS_ELSEWHERE = (0.0, 0.1)
 
-# Called with the output of a helper script; with None where it was not run.
+# Called with the output of a helper script, or with None if the script was not run.
 OnHelperOutput = Callable[[Optional[bytes]], None]
 # Runs a helper script in any session of the destination.
 Helper = Callable[[str, OnHelperOutput], None]
@@ -39,43 +39,42 @@ StartedSessions = Dict[Any, Optional[int]]
 
 
 class _Query(NamedTuple):
-    """Somebody who wants to know a process."""
+    """A request for the process of a session."""
 
-    number: int  # of the start
+    number: int  # the start number of the session
     run_helper: Helper
     found: Found
-    asked: int = 0  # lists without a clear answer
+    asked: int = 0  # how many lists were ambiguous
 
 
 class _Snapshot(NamedTuple):
-    """The sessions that there were when a list was asked for, and when it began to be made."""
+    """The sessions at the time a list was requested, and at the time its script started."""
 
     asked: StartedSessions
     started: StartedSessions
-    helper: Optional[SshChannel]  # on which it was made, if that is one of them
+    helper: Optional[SshChannel]  # the script's session, if it is on the same connection
 
 
 class Census:
     """
-    The processes that the server has begun for the sessions of one connection.
+    The processes that the server has started for the sessions of one connection.
 
-    A server's process begins them one after the other, in the order of its replies.  So a list of
-    its children, by age, tells which is whose, where no other answer is possible: see
-    `processes.assign`.  Nothing is asked before it is needed.  Known processes
-    narrow down the others, and what was ambiguous is asked again a little later, as long as that
-    may help.
+    The server's process for the connection starts them one after the other, in the order of its
+    replies.  A list of its children, sorted by age, therefore identifies a session's process if
+    only one assignment is possible: see `processes.assign`.  A list is requested only when a
+    process is needed.  Known processes narrow down the others.  After an ambiguous list, the
+    census requests another one a little later, as long as that may help.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread; none waits.
-
     """
 
     def __init__(self, transport: SshTransport) -> None:
         self._transport = transport
         self._lock = threading.Lock()
-        self._known: Dict[int, Process] = {}  # guarded by _lock: by the number of the start
-        self._waiting: List[_Query] = []  # guarded by _lock: for the list that is being made
+        self._known: Dict[int, Process] = {}  # guarded by _lock: by start number
+        self._waiting: List[_Query] = []  # guarded by _lock: they wait for the current list
 
     @staticmethod
     def of(transport: SshTransport) -> "Census":
@@ -83,7 +82,7 @@ class Census:
         return cast(Census, transport.extras.setdefault("census", Census(transport)))
 
     def find(self, channel: SshChannel, run_helper: Helper, found: Found) -> None:
-        """Find the process of a session."""
+        """Find the process of a session, and call `found` with it, or with None."""
         number = channel.start_number
         if number is None:
             found(None)
@@ -131,7 +130,7 @@ class Census:
         if known_servers.runs_one_command(transport.remote_version):
             elsewhere()
         else:
-            # Where it could be run over no other connection, it waits for a session.
+            # If the script cannot be run over another connection, wait for a session.
             timeout = _TIMEOUT if address is None else 0.0
             run_script(transport, processes.children_script(), answered_here, on_start, timeout)
 
@@ -177,29 +176,29 @@ def _entries(
     sessions: _Snapshot, after: StartedSessions, is_openssh: bool
 ) -> List[Tuple[int, bool]]:
     """List the sessions whose processes may have run when the list was made."""
-    # OpenSSH does one thing after the other: a process whose end was reported before the list
-    # was begun had gone, and one whose end is not reported by now was there when the list
-    # was written.
+    # OpenSSH is single-threaded: a process whose end was reported before the script started did
+    # not exist any more, and a process whose end is not reported by now existed when the list was
+    # written.
     before = sessions.started if is_openssh else sessions.asked
     own = None if sessions.helper is None else sessions.helper.start_number
     entries: Dict[int, bool] = {}
     for at, session in enumerate({**before, **after}):
         number = session.start_number if isinstance(session, SshChannel) else session
         if own is not None and (number is None or number >= own):
-            continue  # it was begun after the script that made the list
+            continue  # started after the script that wrote the list
         certain = is_openssh and before.get(session) is not None and after.get(session) is not None
         entries[_LAST + at if number is None else number] = certain
     return sorted(entries.items())
 
 
 def _numbers(sessions: StartedSessions) -> Set[int]:
-    """Return the numbers of the commands that had been started at that time."""
+    """Return the start numbers of the sessions whose commands had been started."""
     found = {key if isinstance(key, int) else number for key, number in sessions.items()}
     return {number for number in found if number is not None}
 
 
 def _announced(sessions: StartedSessions, found: List[Process]) -> Dict[int, Process]:
-    """Return the processes that their own scripts reported, by the number of the session."""
+    """Return the processes that the sessions' own scripts reported, by start number."""
     return {
         session.start_number: session.process
         for session in sessions
@@ -210,7 +209,7 @@ def _announced(sessions: StartedSessions, found: List[Process]) -> Dict[int, Pro
 
 
 def _useful(known: Dict[int, Process], entries: List[int]) -> Dict[int, Process]:
-    """Leave out what tells no others apart: keep what runs, the one before each, and the last."""
+    """Return the processes that help to identify others: each entry, its predecessor, the last."""
     numbers = sorted(known)
     kept = {*entries, *numbers[-1:]}
     for entry in entries:
@@ -219,11 +218,11 @@ def _useful(known: Dict[int, Process], entries: List[int]) -> Dict[int, Process]
 
 
 def _own_address(transport: SshTransport) -> Optional[Tuple[str, int]]:
-    """Return the address and port of this side, as the server sees it where nothing changes it."""
+    """Return our address and port, as the server sees them unless NAT changes them."""
     try:
         address = transport.sock.getsockname()
     except (AttributeError, OSError):
-        return None  # no socket of the network's, such as a jump host's channel; or it has ended
+        return None  # not a network socket (a jump host's channel, for example), or closed
     if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], str):
         return None
     return address[0], int(address[1])
@@ -236,7 +235,11 @@ def run_script(
     on_start: Callable[[SshChannel], None],
     timeout: float,
 ) -> None:
-    """Run a helper script in a session of its own."""
+    """
+    Run a helper script in a session of its own, and call `reply` with its output.
+
+    `timeout` is the number of seconds to wait for a session while the server refuses one.
+    """
     _ScriptRun(transport, text, reply, on_start, timeout).ask()
 
 
@@ -258,14 +261,14 @@ class _ScriptRun:
         self._may_make_room = True
 
     def ask(self) -> None:
-        """Ask for a session."""
+        """Request a session."""
         try:
             self._transport.start_session(_ScriptSession(self._text, self))
         except SshConnectionLost:
             self.reply(None)
 
     def refused(self) -> None:
-        """Make room, or wait for it; not on the reader thread, which is not to wait for others."""
+        """Reclaim an idle session or retry; on a worker, as the reader thread must not wait."""
         background.submit(self._strand, self._ask_again)
 
     def _ask_again(self) -> None:
@@ -293,31 +296,31 @@ class _ScriptSession(ChannelSink):
         self._timer: Optional[background.Timer] = None
 
     def on_open(self, channel: SshChannel) -> None:
-        """Run it."""
+        """Run the script."""
         self._channel = channel
         channel.request_exec(self._delivery.command)
         self._stdin.start(channel, self._delivery.preamble)
         self._timer = background.call_at(time.monotonic() + _TIMEOUT, channel.close)
 
     def on_reply(self, ok: bool) -> None:
-        """Note when it was begun."""
+        """Report that the script has started."""
         if ok and self._channel is not None:
             self._run.on_start(self._channel)
 
     def on_writable(self) -> None:
-        """Send more of it."""
+        """Send more of the script."""
         self._stdin.pump()
 
     def on_data(self, chunk: bytes) -> None:
-        """Keep what it writes."""
+        """Keep the script's output, up to a limit."""
         self._output += chunk[: _MAX_OUTPUT - len(self._output)]
 
     def on_exit_status(self, status: int) -> None:
-        """Note that it has run."""
+        """Record whether the script succeeded."""
         self._ran = status == 0
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Hand its output over, or ask for another session."""
+        """Reply with the script's output, or request another session."""
         if self._timer is not None:
             self._timer.cancel()
         if isinstance(error, SshSessionRefused):

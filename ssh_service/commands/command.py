@@ -35,9 +35,9 @@ from ssh_service.transport import SshChannel
 
 # Seconds that a helper script may take.
 _HELPER_TIMEOUT = 10.0
-# Commands whose future was given away, for a warning at the end of the program.  A destructor
-# comes too late for it: by then, modules have been cleared.  (No WeakSet: an exception of a signal
-# handler, such as KeyboardInterrupt, would be lost in its callbacks.)
+# Commands whose future a caller has, for a warning at the exit of the program.  A destructor would
+# be too late for this warning: by then, modules have been cleared.  (Not a WeakSet: its callbacks
+# would swallow an exception of a signal handler, such as KeyboardInterrupt.)
 _taken: "Set[weakref.ref[Command]]" = set()
 
 
@@ -50,40 +50,46 @@ class Command(Terminable):
     text : Union[str, Iterable[str]]
         The script, or its lines.
     env : Optional[Mapping[str, Any]]
-        Environment variables for it; values go through `str`.
+        Environment variables for the script; values are converted by `str`.
     shell : Optional[str]
-        The shell to run it in; None takes the login shell.
+        Path of the shell that runs the script; None: the user's login shell.
     connection_id : str
         ``user@host:port``.
     timeout : Optional[float]
-        Seconds from now, for the queue and the run.
+        Seconds from now until the command must have ended, the time in the queue included; None:
+        no limit.
     stdin : bytes
-        What the script reads at first.
+        The first part of the script's stdin.
     more_stdin : bool
-        Whether more may be written to `stdin`; otherwise the end of the file follows.
+        Whether more may be written to stdin later; if not, end of file follows `stdin`.
     stdout, stderr : Optional[Output]
-        What becomes of what it writes; None keeps it.
+        Receives the stream; None: an `Output` that keeps it without a limit.
     pty : bool
-        Whether it gets a terminal; then stderr comes with stdout.
+        Whether to allocate a terminal; stderr then arrives within stdout.
     encoding : Optional[str]
-        The encoding of the text in its outcome; None takes UTF-8.
+        The encoding of the outcome's text; None: UTF-8.
+    run_callback : Optional[Callable[..., None]]
+        Runs users' functions, in order; None: a `background.callback_runner` of the command's own.
     left_running : Optional[LeftRunning]
-        What earlier commands have left running, to be ended first; what this one leaves is added.
+        The processes that earlier commands left running.  This command ends them first, and adds
+        those that it leaves itself; None: neither.
 
     Raises
     ------
     SshConfigError
-        One of them is not what it may be.
+        A parameter is invalid.
 
     Notes
     -----
-    Thread safety.  The methods of `ChannelSink` are for the reader thread, all else for any.
+    Thread safety.  The methods of `ChannelSink` must be called on the reader thread, all others
+    may be called from any thread.
 
-    Guarantees.  The script is sent at most once.  The future always gets its outcome, exactly
-    once: completed, signalled, lost, timed out, cancelled, or never sent.
+    Guarantees.  The script is sent at most once.  The future receives exactly one outcome, in
+    every case: completed, signalled, lost, timed out, cancelled, or never sent.
 
-    What users' threads call (`cancel`, `abandon`, `signal`) takes no lock and sends nothing: it
-    is handed over to a thread of ours, as an exception of a signal's handler can strike there.
+    The methods that users' threads call (`cancel`, `abandon`, `signal`) take no lock and send
+    nothing.  They hand the work over to a thread of ours, because a signal handler can raise an
+    exception anywhere in a user's thread.
     """
 
     def __init__(
@@ -108,18 +114,17 @@ class Command(Terminable):
             raise SshConfigError(f"pty: expected True or False, got {pty!r}")
         background.require_threads()
         super().__init__(connection_id, timeout)
-        # Runs users' functions in order; made at first use.
-        self._run_callback = run_callback
-        self._future_taken = False  # its future
+        self._run_callback = run_callback  # None: made at first use
+        self._future_taken = False  # whether a caller has the future
         future = CommandFuture(self)
         self._future = weakref.ref(future)
         self._kept_future: Optional[CommandFuture] = future  # until `take_future`
-        # The pool's: its place in the queue, whether it is on its second attempt (it was never
-        # sent), and what it waits for, as the phase of a time-out.
+        # Set by the pool: the place in the queue, and whether this is the second attempt (after
+        # one that sent nothing).
         self.ticket = 0
         self.retried = False
         self.max_connections, self.fails_with_dial = 1, False
-        self._tracker: Optional[CommandTracker] = None  # set once, before it is submitted
+        self._tracker: Optional[CommandTracker] = None  # set once, before the command is submitted
         # Guarded by _lock: set when the outcome is published.
         self._outcome: Optional[Tuple[Optional[CompletedProcess], Optional[BaseException]]] = None
         self._text, self._env = script.join(text), script.check_environment(env)
@@ -140,7 +145,7 @@ class Command(Terminable):
             bool(self._left_to_end),
         )
         self.outputs = (stdout or Output(), stderr or Output())
-        self._calls_back = False  # a function of the user's, with output
+        self._calls_back = False  # whether output goes to a user's function
         for output in self.outputs:
             if isinstance(output, CallbackOutput):
                 output.run_callback = self.run_callback
@@ -151,50 +156,50 @@ class Command(Terminable):
         self._eof = False
         self._refused: Optional[str] = None  # the phase in which the server refused the command
         self._awaits_terminal = False  # whether the next reply is to the request for a terminal
-        self._ended_channels: List[SshChannel] = []  # guarded by _lock: not to be used any more
+        self._ended_channels: List[SshChannel] = []  # guarded by _lock: must not be used any more
         if timeout is not None:
             self.set_timer(timeout, self._on_timeout)
 
     def _prologue(self) -> str:
-        """Write what a script that goes over stdin does first."""
+        """Return the first commands of a script that is sent over stdin."""
         own = self._group.prologue() if self._terminal is None else self._terminal.prologue
         return own + cleanup_script(self._left_to_end)
 
     def watch(self, subscribers: Sequence[Subscriber]) -> None:
-        """Publish its events to subscribers; called before it is submitted."""
+        """Publish the command's events to subscribers; must be called before it is submitted."""
         out, err = self.outputs
         tracker = CommandTracker(
             self.connection_id, subscribers, lambda: (out.received, err.received)
         )
         with self._lock:
             self._tracker, outcome = tracker, self._outcome
-        if outcome is not None:  # it timed out before it was submitted
+        if outcome is not None:  # the command timed out before it was submitted
             background.run_callback(tracker.publish_ended, *outcome)
 
-    # Its future.
+    # The future.
 
     @property
     def future(self) -> CommandFuture:
-        """The future of its outcome; it may be taken by nobody, or dropped already."""
+        """The future of the outcome; raises `RuntimeError` if it was dropped."""
         future = self._future()
         if future is None:
             raise RuntimeError("the future was dropped")
         return future
 
     def take_future(self) -> CommandFuture:
-        """Give its future away: where that is dropped before it is done, the command is ended."""
+        """Return the future to a caller; if it is dropped before it is done, end the command."""
         future, self._kept_future, self._future_taken = self.future, None, True
         _taken.add(weakref.ref(self))
         return future
 
     def keep_future(self) -> None:
-        """Keep the future alive, because it has a done-callback."""
+        """Keep the future alive until it is done, because it has a done-callback."""
         future = self._future()
         if not self._is_done:
             self._kept_future = future
 
     def on_future_dropped(self) -> None:
-        """End it, as its future was dropped; a destructor calls this."""
+        """End the command because its future was dropped; called by the future's destructor."""
         _taken.discard(weakref.ref(self))
         if self.strand is not None and self._is_attended() and not sys.is_finalizing():
             message = "a running command was dropped, and is ended"
@@ -204,7 +209,7 @@ class Command(Terminable):
             self._warn_of_future(message, stacklevel=4)
 
     def on_exit(self) -> None:
-        """Warn that the program ends before this command, if somebody took its future."""
+        """Warn that the program ends before this command, if a caller has its future."""
         if self.strand is not None and self._is_attended() and not self._is_done:
             self._warn_of_future(
                 "the program ended before a command did, which may still run on the host",
@@ -212,7 +217,7 @@ class Command(Terminable):
             )
 
     def _is_attended(self) -> bool:
-        """Return whether somebody was given its future, and nothing ends it yet."""
+        """Return whether a caller has the future, and the command is not being ended yet."""
         return self._future_taken and not self._end_causes
 
     def _warn_of_future(self, message: str, stacklevel: int) -> None:
@@ -223,7 +228,7 @@ class Command(Terminable):
         )
 
     def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
-        """Run a user's function, in an order of this command's own."""
+        """Run a user's function on a callback thread, in the order of this command's calls."""
         if self._run_callback is None:
             with self._lock:
                 self._run_callback = self._run_callback or background.callback_runner()
@@ -235,19 +240,20 @@ class Command(Terminable):
         """
         Send the script over an open channel.
 
-        Return False if the command had its outcome already, or was taken back: nothing was sent.
+        Return False if nothing was sent, because the command already has its outcome or was
+        unsent.
         """
         with self._lock:
             if self._is_done or self._end_causes or channel in self._ended_channels:
                 return False
-            self._channel = channel  # from here on it counts as sent
+            self._channel = channel  # from here on, the command counts as sent
             if self._tracker is not None:
                 self._tracker.record_sent()
         if self._tracker is not None:
             background.run_callback(self._tracker.publish_sent)
         if self._terminal is None:
             self._send(channel)
-        else:  # nothing is to run without it, so the script follows the server's answer
+        else:  # the script must not run without a terminal: send it after the server's reply
             self._awaits_terminal = True
             channel.request_pty()
         return True
@@ -272,18 +278,18 @@ class Command(Terminable):
         with self._lock:
             started = self._channel is not None
             left = channel is None or channel.has_sent or not lost
-            # The script leaves only when there is a terminal, where it wants one.
+            # With `pty`, the script is sent only after the server has granted the terminal.
             if started and (self._is_terminating or (left and not self._awaits_terminal)):
                 return False
             self._channel, self._awaits_terminal, self._is_requested = None, False, False
             if channel is not None:
                 self._ended_channels.append(channel)
         if started and not self.stdin.unsend():
-            self.retried = True  # part of its input has left: it cannot be sent again
+            self.retried = True  # part of stdin was sent, so the command cannot be sent again
         return True
 
     def settle_unsent(self, error: BaseException) -> None:
-        """Settle a command that was never sent; do nothing if it was."""
+        """Settle the command with an error, unless it was sent."""
         own = copy_for_raise(error)
         own.__cause__ = error
         self._settle(error=own, unless_sent=True)
@@ -293,14 +299,14 @@ class Command(Terminable):
         return script.is_empty(self._text)
 
     def settle_empty(self) -> None:
-        """Settle a command that needs no server."""
+        """Settle a command with an empty script, which needs no server, as successful."""
         self._exit_status = 0
         self._settle(process=self._process())
 
     # Called by the channel, on the reader thread.
 
     def on_reply(self, ok: bool) -> None:
-        """Go on once there is a terminal; give up where the server refuses that, or commands."""
+        """Send the script once there is a terminal; close the channel if a request is refused."""
         awaits_terminal, self._awaits_terminal = self._awaits_terminal, False
         if not ok:
             self._refused = "pty" if awaits_terminal else "exec"
@@ -313,23 +319,23 @@ class Command(Terminable):
             self._close_channel()
 
     def on_data(self, chunk: bytes) -> None:
-        """Take stdout."""
+        """Handle data of stdout."""
         self._put(0, chunk if self._terminal is None else self._terminal.strip(chunk))
 
     def on_stderr(self, chunk: bytes) -> None:
-        """Take stderr."""
+        """Handle data of stderr."""
         self._put(1, self._group.strip(chunk))
 
     def on_eof(self) -> None:
-        """Note that the output is complete."""
+        """Record that the output is complete."""
         self._eof = True
 
     def on_exit_status(self, status: int) -> None:
-        """Note how the process ended."""
+        """Record the exit status."""
         self._exit_status = status
 
     def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
-        """Note which signal ended the process."""
+        """Record the signal that ended the process."""
         self._exit_status, self._exit_signal = -1, (name, core_dumped, text, "")
 
     def on_writable(self) -> None:
@@ -337,18 +343,18 @@ class Command(Terminable):
         (self._terminal or self.stdin).pump()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Settle the command, after all that it wrote."""
+        """Settle the command, after all of its output."""
         self._put(1, self._group.flush())
         if self._terminal is not None:
             self._put(0, self._terminal.flush())
         if self._is_done:
-            return  # this CLOSE answers our own, and proves nothing
+            return  # this CLOSE answers ours, and does not prove that the process has ended
         has_status = self._exit_status is not None
         cause = self._end_cause
         if cause is not None:
             if self._is_terminating and self._group.may_outlive_shell and error is None:
-                # Processes it started may still run: the helper script reports their end, or
-                # `_stop_waiting` gives up.
+                # Processes that the command started may still run: the helper script reports
+                # their end, or `_stop_waiting` gives up.
                 self._is_closed = True
                 if not self._group_has_ended:
                     return
@@ -369,7 +375,7 @@ class Command(Terminable):
 
     def _put(self, number: int, chunk: bytes) -> None:
         if self._is_done:
-            return  # the output is not shown
+            return  # output after the outcome is dropped
         output = self.outputs[number]
         channel = None if self.auto_window else self._channel
         if chunk and not output.put(chunk, channel):
@@ -379,7 +385,7 @@ class Command(Terminable):
         if channel is not None and output.auto_window:
             channel.adjust_window(len(chunk))
 
-    # Its outcome.
+    # The outcome.
 
     def _killed(self, signal: str) -> CompletedProcess:
         return CompletedProcess(self._text, self._env, b"", b"", -1, (signal, False, "", ""))
@@ -415,7 +421,7 @@ class Command(Terminable):
         if process is None:
             self._note_left_running(error)
         cause = self._end_cause
-        if cause is not None and error is not cause:  # cancelled at the last moment
+        if cause is not None and error is not cause:  # cancelled while it was being settled
             cause.ended = True if self.is_sent else None
             error = cause
         for timer in timers:
@@ -426,14 +432,14 @@ class Command(Terminable):
         if error is not None:
             self._describe_error(error)
         if self._calls_back:
-            # After the last call of the user's function, which is in the same queue.
+            # Queued after the last call of the user's function, as it uses the same queue.
             self.run_callback(self._publish_outcome, process, error)
         else:
             self._publish_outcome(process, error)
         return True
 
     def _note_left_running(self, error: Optional[BaseException]) -> None:
-        """Have the next command end what this one was to end, and what it leaves."""
+        """Pass on to the next command the processes that this one leaves, or did not end."""
         if self._left_running is None:
             return
         self._left_running.add(*self._left_to_end)
@@ -442,12 +448,12 @@ class Command(Terminable):
             self._left_running.add(LeftProcess(known, self._shell))
 
     def _describe_error(self, error: BaseException) -> None:
-        """Add to an error what is known of the command."""
+        """Add the output so far, the phase and the fate of the process to an error."""
         if isinstance(error, (SshConnectionLost, SshCommandError)) and self.is_sent:
             error.process = self._process()
         elif isinstance(error, SshCommandError):
             error.phase = "queue"
-            if not isinstance(error, SshCommandTimeout):  # which says so itself
+            if not isinstance(error, SshCommandTimeout):  # whose message already says so
                 error.args = (f"{error}; it was not sent",)
         if isinstance(error, SshConnectionLost):
             error.sent, error.phase = self.is_sent, "run" if self.is_sent else "open"
@@ -466,12 +472,12 @@ class Command(Terminable):
         if self._future_taken:
             self._kept_future = None
         _taken.discard(weakref.ref(self))
-        # These references kept the pool alive, and with it the cache.
+        # Drop the references that kept the pool alive, and with it the cache.
         self.run_helper, self.waits_for = no_helper, _run_phase
-        if tracker is not None:  # first, before the events of what its caller does next
+        if tracker is not None:  # before the caller can cause further events
             background.run_callback(tracker.publish_ended, process, error)
         if future is None:
-            pass  # no subscribers
+            pass  # no caller waits for the outcome
         elif error is not None:
             future.set_exception(error)
         else:
@@ -502,13 +508,12 @@ def _run_phase() -> str:
 
 def check_seconds(name: str, seconds: Optional[float], *, zero: bool = True) -> None:
     """
-    Refuse a value that is not a number of seconds; without `zero`, 0 too.
+    Check a number of seconds; None is valid, and 0 is unless `zero` is False.
 
     Raises
     ------
     SshConfigError
-        It is negative, NaN, a boolean, no number at all, or larger than a float can be.
-
+        `seconds` is negative, NaN, a boolean, not a number, or larger than a float can be.
     """
     if seconds is None:
         return

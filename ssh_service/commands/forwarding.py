@@ -6,12 +6,12 @@ from ssh_service.transport import ChannelSink
 
 
 class ForwardingSink(ChannelSink):
-    """Passes what arrives to a command; a subclass handles `on_open` and `on_close` itself."""
+    """Passes messages to a command; subclasses handle `on_open` and `on_close` themselves."""
 
     def forward_to(self, command: ChannelSink) -> None:
-        """Pass everything that arrives from now on to a command."""
-        # The command's bound methods replace this object's: a method that called them would cost
-        # one more call for each message, on the connection's reader thread.
+        """Pass all messages to a command from now on."""
+        # The command's bound methods replace those of this object.  A method that called them
+        # would cost one more call per message, on the connection's reader thread.
         self.auto_window = command.auto_window
         self.on_reply = command.on_reply  # type: ignore[method-assign]
         self.on_data = command.on_data  # type: ignore[method-assign]

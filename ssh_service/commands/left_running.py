@@ -1,4 +1,4 @@
-"""Processes that a lost connection has left running on a host, and that are to be ended first."""
+"""Processes that a lost connection left running on a host; the next script there ends them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from ssh_service.commands import processes
 from ssh_service.commands.processes import Process
 
-# Seconds that they have to end after TERM, and after KILL.
+# Seconds that the processes have to end after TERM, and again after KILL.
 _END_TIMEOUT = 2.0
-# For one destination; there are never many, as the next script ends them.
+# The most processes to remember for a destination; there are never many, as the next script ends
+# them.
 _MAX_PROCESSES = 100
 
 
 class LeftProcess(NamedTuple):
     """
-    A process that may still run.
+    A process that may still be running.
 
     Attributes
     ----------
     process : Process
         The process.
     shell : Optional[str]
-        The shell that runs it; None is the user's login shell, which is a POSIX shell then.
-
+        Path of the shell that runs it; None: the user's login shell, which is then a POSIX shell.
     """
 
     process: Process
@@ -34,15 +34,14 @@ class LeftProcess(NamedTuple):
 
 class LeftRunning:
     """
-    What may still run at one destination.
+    The processes that may still be running at one destination.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  A process is ended only if it is the one that was begun: its number, the moment of
-    its beginning and the boot of the host are compared.
-
+    Guarantees.  A process is ended only if it is the one that our command started: its pid, its
+    start time and the host's boot id are compared.
     """
 
     def __init__(self) -> None:
@@ -50,14 +49,14 @@ class LeftRunning:
         self._processes: List[LeftProcess] = []  # guarded by _lock
 
     def add(self, *left: LeftProcess) -> None:
-        """Remember processes."""
+        """Add processes, except those whose start time or boot id is unknown."""
         known = [one for one in left if one.process.started is not None and one.process.boot]
         with self._lock:
             self._processes += known
             del self._processes[:-_MAX_PROCESSES]
 
     def take(self, needs_posix: bool) -> List[LeftProcess]:
-        """Take what the next script is to end."""
+        """Remove and return the processes that the next script can end."""
         with self._lock:
             taken, self._processes = _split(self._processes, needs_posix)
         return taken
@@ -66,7 +65,7 @@ class LeftRunning:
 def _split(
     processes: List[LeftProcess], needs_posix: bool
 ) -> Tuple[List[LeftProcess], List[LeftProcess]]:
-    """Return those that the next script can end, and the others."""
+    """Return the processes that the next script can end, and the others."""
     taken = [one for one in processes if not needs_posix or one.shell is None]
     return taken, [one for one in processes if one not in taken]
 
@@ -75,14 +74,14 @@ _destinations: Dict[str, LeftRunning] = {}
 
 
 def for_destination(connection_id: str) -> LeftRunning:
-    """Return what may still run at a destination."""
+    """Return the processes that may still be running at a destination."""
     return _destinations.setdefault(connection_id, LeftRunning())
 
 
 def cleanup_script(left: List[LeftProcess]) -> str:
-    """Write what a POSIX shell runs first, to end what was left running."""
+    """Return the commands by which a POSIX shell first ends the processes left running."""
     scripts = [processes.end_script(one.process, ["TERM", "KILL"], _END_TIMEOUT) for one in left]
-    # (By a shell of its own, as the one that runs this may split no words, such as zsh.)
+    # (Each script runs in /bin/sh: the shell that runs this, such as zsh, may not split words.)
     return "".join(
         f"/bin/sh -c {shlex.quote(text)} </dev/null >/dev/null 2>&1;" for text in scripts
     )

@@ -7,42 +7,47 @@ import re
 from typing import List, Tuple
 
 _TOKEN_SIZE = 8
-# Characters of a word at most; other output is held back no longer than this.
+# The most characters of a word.  No more output than this is held back.
 _MAX_WORD_LENGTH = 1000
-# Of any token: compiling an expression for each would take longer than sending a command.
+# Matches any token: to compile an expression for each token would take longer than to send a
+# command.
 _MARK = re.compile(rb"<([0-9a-f]{%d}):([ -;=?-~]{1,%d})>" % (2 * _TOKEN_SIZE, _MAX_WORD_LENGTH))
 
 
 class Marks:
     """
-    The marks of one output.
+    The marks in one output stream.
 
-    A mark looks like ``<token:word>``.  The token is random, so that no other output has one.
+    A mark looks like ``<token:word>``.  The token is random, so that no other output contains it.
+
+    Parameters
+    ----------
+    count : int
+        How many marks the script writes.
 
     Notes
     -----
-    Thread safety.  None of its own: one thread at a time, such as a connection's reader.
-
+    Not thread-safe: use it on one thread, such as a connection's reader thread.
     """
 
     def __init__(self, count: int = 1) -> None:
-        self._token = b""  # made when it is needed first: most scripts go without
+        self._token = b""  # made at first use: most scripts need no mark
         self._left = count
         self._held = b""  # may be the beginning of a mark
 
     @property
     def start(self) -> str:
-        """How a mark begins."""
+        """The beginning of a mark, up to its word."""
         if not self._token:
             self._token = os.urandom(_TOKEN_SIZE).hex().encode()
         return f"<{self._token.decode()}:"
 
     def text(self, word: str) -> str:
-        """Return a mark, as the script is to write it."""
+        """Return the mark that the script should write."""
         return f"{self.start}{word}>"
 
     def extract(self, chunk: bytes) -> Tuple[bytes, List[bytes]]:
-        """Split a chunk into output and the words of marks; hold back the start of a mark."""
+        """Split a chunk into output and the words of marks; hold back an incomplete mark."""
         if not self._left:
             return chunk, []
         text, self._held = self._held + chunk, b""
@@ -61,7 +66,7 @@ class Marks:
         return text, words
 
     def _partial_mark(self, text: bytes) -> int:
-        """Return where a mark may begin whose end has not come; the length if nowhere."""
+        """Return where an incomplete mark may begin in a text; the text's length if nowhere."""
         start = self.start.encode()
         at = text.rfind(b"<")
         if at < 0 or len(text) - at > len(start) + _MAX_WORD_LENGTH:
@@ -69,6 +74,6 @@ class Marks:
         return at if start.startswith(text[at : at + len(start)]) else len(text)
 
     def flush(self) -> bytes:
-        """Return what was held back, at the end of the output."""
+        """Return the bytes that were held back; call this at the end of the output."""
         rest, self._held, self._left = self._held, b"", 0
         return rest

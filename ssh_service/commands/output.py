@@ -1,4 +1,4 @@
-"""What becomes of what a command writes: kept, handed to a function, or taken line by line."""
+"""Receivers of a command's output: it is kept, passed to a function, or read line by line."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ OnOutput = Callable[[Any], None]
 
 class Output:
     """
-    What becomes of a stream that a command writes; this one keeps it.
+    Receives one output stream of a command, and keeps it; the base class of other receivers.
+
+    Parameters
+    ----------
+    limit : Optional[int]
+        The most bytes to keep; None: no limit.
 
     Attributes
     ----------
     auto_window : bool
-        Whether a chunk is done with as soon as it was `put`, so that the server may send more.
+        Whether a chunk is consumed as soon as `put` returns, so that its window can be given back
+        to the server at once.
     received : int
-        How many bytes were taken.
+        How many bytes were received.
 
     Raises
     ------
     SshConfigError
         `limit` is not a number of bytes.
-
     """
 
     auto_window = True
@@ -41,42 +46,48 @@ class Output:
             raise SshConfigError(f"max_output: expected a number of bytes, got {limit!r}")
         self.limit = limit
         self.received = 0
-        # Grows where it is, while more is on its way.  Chunks that are joined in the end would be
-        # held twice, and copied when there is nothing else left to wait for.
+        # Grows in place while more data is on its way.  A list of chunks, joined at the end, would
+        # hold the data twice, and would copy it while the caller is waiting.
         self._kept = io.BytesIO()
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
         """
-        Take a chunk; on the reader thread.
+        Receive a chunk; called on the reader thread.
 
-        Return False when the limit is exceeded; what fits is kept.
+        Return False if the limit is exceeded; the part that fits is kept.
         """
         room = len(chunk) if self.limit is None else self.limit - self.received
         self.received += self._kept.write(chunk if len(chunk) <= room else chunk[: max(0, room)])
         return len(chunk) <= room
 
     def end(self) -> None:
-        """Take note that nothing more comes."""
+        """Record that the stream has ended."""
 
     def joined(self) -> bytes:
-        """Return all that was kept."""
-        return self._kept.getvalue()  # not copied
+        """Return the bytes that were kept."""
+        return self._kept.getvalue()  # without a copy
 
 
 class CallbackOutput(Output):
     """
-    Hands a stream to a function of the user's, on a callback thread.
+    Passes a stream to a user's function, on a callback thread.
+
+    Parameters
+    ----------
+    function : Callable[[Union[str, bytes]], None]
+        Called with each piece of the stream.
+    encoding : Optional[str]
+        The encoding of the stream; None: the function is called with bytes.
 
     Attributes
     ----------
     run_callback : Callable[..., None]
-        Makes the calls, see `ssh_service.background.callback_runner`; its command's.
+        Makes the calls; the command sets its own `ssh_service.background.callback_runner`.
 
     Raises
     ------
     SshConfigError
         `function` is not callable, or `encoding` is unknown.
-
     """
 
     auto_window = False
@@ -90,13 +101,13 @@ class CallbackOutput(Output):
         self._decode = _decoder(encoding)
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
-        """Have the function called; the server may send more when it has returned."""
+        """Call the function; its return gives the chunk's window back to the server."""
         self.received += len(chunk)
         self.run_callback(self._deliver, chunk, channel)
         return True
 
     def end(self) -> None:
-        """Have the function called with what was left of a character."""
+        """Call the function with the rest of an incomplete character, if there is one."""
         self.run_callback(self._deliver, b"", None, True)
 
     def _deliver(self, chunk: bytes, channel: Optional[SshChannel], final: bool = False) -> None:
@@ -111,13 +122,17 @@ class CallbackOutput(Output):
 
 class QueueOutput(Output):
     """
-    Keeps a stream until a thread takes it, line by line.
+    Queues a stream until a thread reads it, line by line.
+
+    Parameters
+    ----------
+    encoding : Optional[str]
+        The encoding of the stream; None: the lines are bytes.
 
     Raises
     ------
     SshConfigError
-        It is not, as in UTF-16; or there is no such encoding.
-
+        `encoding` is unknown, or does not encode a newline as one byte (UTF-16, for example).
     """
 
     auto_window = False
@@ -129,12 +144,12 @@ class QueueOutput(Output):
             raise SshConfigError(
                 f"encoding: lines cannot be separated in {encoding}; use encoding=None"
             )
-        # A user's thread waits here, and can be torn away: what the reader needs is not to be a
-        # lock that such a thread may have left taken, as `Condition` may.
+        # A user's thread waits for `_changed`, and an exception may interrupt it at any line.
+        # Unlike a `Condition`, it cannot then hold a lock that the reader thread needs.
         self._lock = threading.Lock()
         self._changed = LockFreeCondition()
-        # Output that was not taken yet, in order; all guarded by _lock: whole lines, the pieces of
-        # an unfinished line, and unparsed pieces with the channel that gets their window back.
+        # Unread output in order, guarded by _lock: whole lines, the pieces of an unfinished line,
+        # and unparsed chunks, each with the channel whose window it takes up.
         self._lines: Deque[bytes] = collections.deque()
         self._begun: List[bytes] = []
         self._queue: Deque[Tuple[bytes, Optional[SshChannel]]] = collections.deque()
@@ -142,7 +157,7 @@ class QueueOutput(Output):
         self._collecting = False  # guarded by _lock
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
-        """Keep a chunk; the server may send more when it was taken."""
+        """Queue a chunk; reading it gives its window back to the server."""
         with self._lock:
             collecting = self._collecting
             if collecting:
@@ -155,7 +170,7 @@ class QueueOutput(Output):
         return True
 
     def collect(self) -> None:
-        """Keep what was not taken, and what still comes, so that the command can go on."""
+        """Keep unread and future output without waiting for a reader, so the command goes on."""
         with self._lock:
             super().put(self._untaken_locked(), None)
             queue, self._queue = self._queue, collections.deque()
@@ -166,7 +181,7 @@ class QueueOutput(Output):
                 channel.adjust_window(len(chunk))
 
     def joined(self) -> bytes:
-        """Return all that was not taken."""
+        """Return all unread output."""
         with self._lock:
             return super().joined() + self._untaken_locked()
 
@@ -174,13 +189,13 @@ class QueueOutput(Output):
         return b"".join([*self._lines, *self._begun, *(chunk for chunk, _ in self._queue)])
 
     def end(self) -> None:
-        """Let `lines` come to an end."""
+        """Record that the stream has ended, so that `lines` ends."""
         with self._lock:
             self._complete = True
         self._changed.notify_all()
 
     def lines(self) -> Iterator[Union[str, bytes]]:
-        """Take the stream line by line, as the lines come."""
+        """Read the stream line by line, as the lines arrive."""
         final = False
         while not final:
             line, final = self._next_line()
@@ -189,7 +204,7 @@ class QueueOutput(Output):
                 yield text
 
     def _next_line(self) -> Tuple[bytes, bool]:
-        """Take a line; the second value tells that it is the last."""
+        """Read a line; return it, and whether it is the last one."""
         while True:
             if not self._lines:  # read without the lock
                 self._changed.wait_for(lambda: self._queue or self._complete)
@@ -202,7 +217,7 @@ class QueueOutput(Output):
                     rest, self._begun = b"".join(self._begun), []
                     return rest, True
                 chunk, channel = self._queue.popleft()
-                # The rest stays here, for `collect`.
+                # The other lines stay in this object, for `collect`.
                 *ends, rest = chunk.split(b"\n")
                 if ends:
                     ends[0] = b"".join([*self._begun, ends[0]])
@@ -216,15 +231,14 @@ class QueueOutput(Output):
 
 def check_encoding(encoding: Optional[str]) -> None:
     """
-    Refuse an encoding that text cannot have.
+    Check the name of a text encoding; None is valid.
 
     Raises
     ------
     SshConfigError
-        Python does not know it.
-
+        Python has no such text encoding.
     """
-    if encoding not in (None, "utf-8"):  # the one that nearly all calls have needs no look
+    if encoding not in (None, "utf-8"):  # nearly all calls use UTF-8, which needs no check
         _decoder(encoding)
 
 
@@ -234,7 +248,7 @@ def _decoder(encoding: Optional[str]) -> Callable[[bytes, bool], Any]:
         return lambda chunk, final: chunk
     try:
         "a".encode(encoding)  # fails for codecs that are not text encodings, such as rot13
-        b"a".decode(encoding, "backslashreplace")  # and this for idna, which takes no escapes
+        b"a".decode(encoding, "backslashreplace")  # fails for idna, which rejects this handler
         decode = codecs.getincrementaldecoder(encoding)("backslashreplace").decode
     except (LookupError, TypeError, ValueError):
         raise SshConfigError(

@@ -1,4 +1,4 @@
-"""The remote process group of a command: found when it is needed, signalled, and ended."""
+"""The remote process group of a command: finding it when needed, signalling and ending it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
 
 _SIGNAL = re.compile(r"(?!SIG)[A-Z][A-Z0-9]{0,15}\Z")
-# Of a process id.
+# The most digits of a process id.
 _MAX_DIGITS = 10
-# Seconds that the processes have to end after TERM, and after KILL.
+# Seconds that the processes have to end after TERM, and again after KILL.
 _END_TIMEOUT = 0.6
 
 Then = Callable[[Optional[Process]], None]
@@ -25,13 +25,12 @@ Then = Callable[[Optional[Process]], None]
 
 def check_signal(name: str) -> None:
     """
-    Refuse a value that is not the name of a signal, without ``SIG``.
+    Check the name of a signal, which has no ``SIG``.
 
     Raises
     ------
     SshConfigError
-        It is not one.
-
+        `name` is not the name of a signal.
     """
     if not isinstance(name, str) or not _SIGNAL.match(name):
         raise SshConfigError(f"signal: expected a name such as TERM, got {name!r:.40}")
@@ -39,13 +38,18 @@ def check_signal(name: str) -> None:
 
 class RemoteGroup:
     """
-    The processes of a command, where the server does not signal them all itself.
+    The remote processes of a command, also on servers that do not signal all of them.
 
-    OpenSSH before 9.8 signals no process of root's, and dropbear signals the shell alone, see
-    `ssh_service.known_servers`.  There the processes are signalled by a script over another
-    session, which has to know the command's process.  A script that goes over stdin tells it
-    (`prologue`), in a form that nobody else writes; it is taken out again before anyone sees it.
-    Of others, whose login shell may be no POSIX shell, it is found out when it is needed.
+    OpenSSH before 9.8 signals none of root's processes, and dropbear signals only the shell: see
+    `ssh_service.known_servers`.  On these servers, a helper script in another session signals the
+    processes.  It needs the command's process.  A script that is sent over stdin reports its
+    process itself (`prologue`), in a mark that is removed from the output.  For other scripts,
+    whose login shell may not be a POSIX shell, the `Census` finds the process when it is needed.
+
+    Parameters
+    ----------
+    root : bool
+        Whether the command runs as root.
 
     Attributes
     ----------
@@ -54,26 +58,26 @@ class RemoteGroup:
 
     Notes
     -----
-    Thread safety.  `strip` and `flush` are for the reader thread, all else for any.
-
+    Thread safety.  `strip` and `flush` must be called on the reader thread, all other methods may
+    be called from any thread.
     """
 
     def __init__(self, root: bool) -> None:
         self._marks = Marks()
-        self.needs_script = False  # by a script of ours; from `start` on
+        self.needs_script = False  # whether a helper script sends the signals; set by `begin`
         self.process: Optional[Process] = None
         self._root = root
         self._server = ""
         self._channel: Optional[SshChannel] = None
         self._lock = threading.Lock()
         self._awaits_mark = False  # guarded by _lock
-        self._is_running = False  # guarded by _lock: the server has said that it is
+        self._is_running = False  # guarded by _lock: the server has reported the start
         self._waiting: List[Then] = []  # guarded by _lock
         self._is_being_ended = False  # guarded by _lock
 
     def prologue(self) -> str:
-        """Write what a script that goes over stdin does first."""
-        # By builtins alone, and quoted, as the caller's environment may hold an IFS with digits.
+        """Return the first commands of a script that is sent over stdin: they write the mark."""
+        # Only builtins; quoted, because the IFS of the caller's environment may contain digits.
         return (
             "{ IFS= read -r _ssh_s </proc/$$/stat;"
             "IFS= read -r _ssh_n </proc/sys/kernel/random/boot_id;} 2>/dev/null;"
@@ -82,14 +86,14 @@ class RemoteGroup:
         )
 
     def begin(self, channel: SshChannel, awaits_mark: bool) -> None:
-        """Take note that the command is being sent."""
+        """Record that the command is being sent."""
         self._channel, self._server = channel, channel.get_transport().remote_version
         self.needs_script = known_servers.needs_script_to_signal(self._server, self._root)
         with self._lock:
             self._awaits_mark, self._is_running = awaits_mark, False
 
     def strip(self, chunk: bytes) -> bytes:
-        """Take the mark out of a piece of stderr, and what may be its beginning for now."""
+        """Remove the mark from a chunk of stderr; hold back a possible beginning of the mark."""
         if not self._awaits_mark:
             return chunk
         shown, words = self._marks.extract(chunk)
@@ -100,11 +104,11 @@ class RemoteGroup:
         return shown
 
     def flush(self) -> bytes:
-        """Return what was held back, at the end of stderr."""
+        """Return the bytes that were held back; call this at the end of stderr."""
         return self._marks.flush()
 
     def on_started(self, channel: SshChannel, run_helper: Helper) -> None:
-        """Take note that the server has started the command."""
+        """Record that the server has started the command."""
         with self._lock:
             self._is_running = True
             waiting, self._waiting = (
@@ -123,12 +127,12 @@ class RemoteGroup:
             if process is not None:
                 run_helper(processes.end_script(process, [name]), _ignore)
             elif self._is_shell_signalled():
-                channel.send_signal(name)  # its shell, at least
+                channel.send_signal(name)  # this reaches at least the shell
 
         self._find(channel, run_helper, send)
 
     def end(self, channel: SshChannel, run_helper: Helper, ended: Callable[[], None]) -> None:
-        """End all processes of the command, by TERM and then KILL; once more where that failed."""
+        """End all processes of the command by TERM and then KILL; call again if that failed."""
         with self._lock:
             again, self._is_being_ended = self._is_being_ended, True
         if again:
@@ -137,7 +141,7 @@ class RemoteGroup:
         def on_output(output: Optional[bytes]) -> None:
             if output is not None and processes.ENDED.encode() in output.split():
                 ended()
-            elif output is None:  # it was not run
+            elif output is None:  # the script was not run
                 failed()
 
         def failed() -> None:
@@ -158,7 +162,7 @@ class RemoteGroup:
 
     @property
     def may_outlive_shell(self) -> bool:
-        """Whether the end of the command's own process says nothing about its children."""
+        """Whether the command's children may still run after its own process has ended."""
         return known_servers.is_dropbear(self._server)
 
     def _is_shell_signalled(self) -> bool:
@@ -183,7 +187,7 @@ class RemoteGroup:
 
     def _set_process(self, process: Process) -> None:
         if self._channel is not None:
-            self._channel.process = process  # it helps to tell others apart, see `Census`
+            self._channel.process = process  # helps to identify other processes, see `Census`
         with self._lock:
             self.process, waiting = process, self._waiting
             self._waiting = []
@@ -192,7 +196,7 @@ class RemoteGroup:
 
 
 def _read_mark(fields: List[str]) -> Optional[Process]:
-    """Read the process that `RemoteGroup.prologue` tells; a server may write anything there."""
+    """Parse the mark of `RemoteGroup.prologue`; return None if it is malformed."""
     if len(fields) < 2 or not (fields[0].isdigit() and len(fields[0]) <= _MAX_DIGITS):
         return None
     pid, boot = int(fields[0]), "" if fields[1] == "-" else fields[1]
@@ -200,7 +204,7 @@ def _read_mark(fields: List[str]) -> Optional[Process]:
 
 
 def _ignore(output: Optional[bytes]) -> None:
-    """Want to know nothing of it."""
+    """Ignore the output of a helper script."""
 
 
 __all__ = ["Helper", "RemoteGroup", "OnHelperOutput", "check_signal"]

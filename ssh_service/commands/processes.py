@@ -1,4 +1,4 @@
-"""Processes on a server: how they are recognised, found and ended, by POSIX shells."""
+"""Processes on a server: POSIX shell scripts that find and end them, and parsers of the output."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shlex
 from bisect import bisect
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-# Processes that began in the same hundredth of a second are ordered by their numbers, which grow;
-# a larger difference means that the numbers started again in between.
+# Processes that started in the same clock tick (1/100 s) are ordered by pid, as pids grow.  A
+# larger difference of the pids means that they wrapped around in between.
 _MAX_FORKS = 1000
-# Of any number in /proc.
+# The most digits of any number in /proc.
 _MAX_DIGITS = 20
-# Written by the script below when all processes that it was to end have ended.
+# The script of `end_script` writes this when all processes that it should end have ended.
 ENDED = "ended"
 
-# Succeeds if process $1 exists, is not a zombie, and began at $2.
+# Succeeds if process $1 exists, is not a zombie, and started at $2.
 _IS = """\
 is() {
     IFS= read -r _l <"/proc/$1/stat" || return 1
@@ -24,10 +24,10 @@ is() {
     [ "$1" != Z ] && [ "${20}" = "$_b" ]
 }
 """
-# Sets `members` to how much is left of the group: all that has its number.  The script counts
-# itself as well, to know that it could look.  (Not by `read`: a shell reads one byte at a time.)
-# It signals by `kill -NAME`: after `kill -s NAME`, dash wants `--` before the number of a group,
-# of which busybox complains.
+# Sets `members` to the number of processes with the group's id, or to nothing if none is left.
+# The count includes the script itself, as proof that /proc could be read.  (`read` is not used: a
+# shell reads one byte at a time.)  Signals are sent by `kill -NAME`: with `kill -s NAME`, dash
+# requires `--` before the number of a group, which busybox rejects.
 _GROUP = """\
 look() {
     members=$(cat /proc/[0-9]*/stat |
@@ -36,8 +36,8 @@ look() {
 }
 send() { kill "-$1" -{pid}; }
 """
-# Sets `members` to the process and what it has begun, and adds what those begin meanwhile; for
-# servers whose commands have no process group of their own.
+# Sets `members` to the process and its descendants, including those that they start meanwhile;
+# for servers whose commands have no process group of their own.
 _TREE = """\
 known=" {pid}:{started} "
 look() {
@@ -79,8 +79,9 @@ for signal in {signals}; do
     done
 done
 """
-# Lists what the server's process for this connection has begun.  (By `grep`, as a shell reads one
-# byte at a time, which took 40 ms for 170 processes.  It may find too much, never too little.)
+# Lists the children of the server's process for this connection.  (`grep` is used because a shell
+# reads one byte at a time, which took 40 ms for 170 processes.  It may list other processes, too,
+# but misses none.)
 _CHILDREN = """\
 LC_ALL=C grep -H ") [A-Za-z] $p " /proc/[0-9]*/stat
 IFS= read -r b </proc/sys/kernel/random/boot_id
@@ -88,7 +89,7 @@ echo "boot $b"
 echo "parent $p"
 echo "self $$"
 """
-# Finds that process for another of our connections.
+# Finds the server's process for another of our connections.
 _OTHER_CONNECTION = """\
 set -- $SSH_CONNECTION
 [ "$1" = {host} ] || exit 0
@@ -108,19 +109,18 @@ done
 
 class Process(NamedTuple):
     """
-    A process on a server, distinguished from later ones with the same number.
+    A process on a server, distinguished from later processes with the same pid.
 
     Attributes
     ----------
     pid : int
-        Its number.
+        The process id.
     leads : bool
-        Whether it is the first of a process group of its own.
+        Whether the process is the leader of a process group.
     started : Optional[int]
-        When it began, in clock ticks since the system did; None where there is no ``/proc``.
+        The start time in clock ticks since the system's boot; None if there is no ``/proc``.
     boot : str
         The system's boot id; empty if it has no such id.
-
     """
 
     pid: int
@@ -131,9 +131,9 @@ class Process(NamedTuple):
 
 def parse_stat(pid: int, fields: Sequence[str], boot: str = "") -> Optional[Process]:
     """
-    Read what ``/proc/PID/stat`` has after the process's name.
+    Parse the fields of ``/proc/PID/stat`` after the process's name.
 
-    Return None where they are not what they should be.
+    Return None if they are malformed.
     """
     try:
         return Process(pid, int(fields[2]) == pid, int(fields[19]), boot)
@@ -142,9 +142,13 @@ def parse_stat(pid: int, fields: Sequence[str], boot: str = "") -> Optional[Proc
 
 
 def end_script(process: Process, signals: Sequence[str], wait: float = 0.0) -> str:
-    """Write the script that ends a process and its children."""
+    """
+    Return a script that sends signals to a process and its children.
+
+    After each signal, the script waits up to `wait` seconds for them to end.
+    """
     names = " ".join(map(shlex.quote, signals))
-    if process.started is None:  # a system without /proc, whose commands have groups
+    if process.started is None:  # a system without /proc, where commands have process groups
         kills = [f"kill -{name} -{process.pid}" for name in names.split()]
         return "; ".join(kills)
     text = _IS
@@ -160,7 +164,11 @@ def end_script(process: Process, signals: Sequence[str], wait: float = 0.0) -> s
 
 
 def children_script(connection: Optional[Tuple[str, int]] = None) -> str:
-    """Write the script that lists what the server runs for a connection."""
+    """
+    Return a script that lists the processes that the server runs for a connection.
+
+    `connection` is our address and port of that connection; None: the script's own connection.
+    """
     find = "p=$PPID\n"
     if connection is not None:
         host, port = connection
@@ -170,16 +178,15 @@ def children_script(connection: Optional[Tuple[str, int]] = None) -> str:
 
 class Children(NamedTuple):
     """
-    What the server runs for a connection, as the script of `children_script` saw it.
+    The processes that the server runs for a connection, as `children_script` listed them.
 
     Attributes
     ----------
     others : List[Process]
-        What runs, in the order in which it was begun, up to the script itself; empty where that
-        order is not certain.
+        The processes in the order in which they were started, up to the script itself; empty if
+        that order is not certain.
     own : Optional[Process]
-        The script itself, where it was run over the same connection.
-
+        The script itself; None if it was run over another connection.
     """
 
     others: List[Process]
@@ -187,7 +194,7 @@ class Children(NamedTuple):
 
 
 def parse_children(output: bytes) -> Children:
-    """Read what the script of `children_script` wrote."""
+    """Parse the output of `children_script`."""
     nothing = Children([], None)
     text = output.decode("ascii", "replace")
     named = dict(line.partition(" ")[::2] for line in text.splitlines()[-3:])
@@ -199,7 +206,7 @@ def parse_children(output: bytes) -> Children:
         if len(fields) < 2 or max(map(len, fields)) > _MAX_DIGITS:
             return nothing
         if fields[0] == "Z" or fields[1] != named.get("parent"):
-            continue  # it has ended; or its name contains the pattern
+            continue  # a zombie, or a process whose name contains the pattern
         process = parse_stat(int(path), fields, named.get("boot", ""))
         if process is None or process.pid in found:
             return nothing
@@ -219,7 +226,7 @@ def _age(process: Process) -> Tuple[int, int]:
 
 
 def _is_certain(order: Sequence[Process]) -> bool:
-    """Return whether processes that are sorted by age certainly began in that order."""
+    """Return whether processes that are sorted by age certainly started in that order."""
     return not any(
         one.started == next_one.started and next_one.pid - one.pid > _MAX_FORKS
         for one, next_one in zip(order, order[1:])
@@ -228,15 +235,14 @@ def _is_certain(order: Sequence[Process]) -> bool:
 
 class SessionProcesses(NamedTuple):
     """
-    What a list of processes says about sessions.
+    The sessions' processes, as far as a list of processes identifies them.
 
     Attributes
     ----------
     picked : Dict[int, Process]
         The processes that are certain, by the number of the session.
     gone : Set[int]
-        The sessions whose processes were not there any more.
-
+        The numbers of the sessions whose processes have ended.
     """
 
     picked: Dict[int, Process]
@@ -246,7 +252,23 @@ class SessionProcesses(NamedTuple):
 def assign(
     found: Sequence[Process], entries: Sequence[Tuple[int, bool]], known: Mapping[int, Process]
 ) -> SessionProcesses:
-    """Assign processes to sessions."""
+    """
+    Assign processes to sessions.
+
+    Parameters
+    ----------
+    found : Sequence[Process]
+        The listed processes.
+    entries : Sequence[Tuple[int, bool]]
+        The number of each session, and whether its process is certain to be in the list.
+    known : Mapping[int, Process]
+        The processes that are already known, by the number of the session.
+
+    Returns
+    -------
+    SessionProcesses
+        Only assignments without an alternative.
+    """
     numbers = sorted(known)
     marks = [_age(known[number]) for number in numbers]
     every = sorted({*found, *known.values()}, key=_age)
@@ -270,9 +292,9 @@ def pick(
     found: Sequence[Process], entries: Sequence[Tuple[int, bool]], wanted: int
 ) -> Optional[Process]:
     """
-    Assign processes to sessions, if only one answer is possible.
+    Return the process of the session `wanted`; None if more than one assignment is possible.
 
-    Return None if another one is possible.
+    `found` and `entries` are as in `assign`.
     """
     entries = sorted(entries)
     if len(found) == len(entries):
@@ -282,7 +304,7 @@ def pick(
         return None
     before = [certain for _, certain in entries[: places[0]]]
     after = [certain for _, certain in entries[places[0] + 1 :]]
-    # Of those that are not certain, so many did run.
+    # How many of the sessions that are not certain have a process in the list.
     uncertain = len(found) - sum(certain for _, certain in entries)
     if not 0 <= uncertain <= before.count(False) + after.count(False):
         return None

@@ -1,4 +1,4 @@
-"""A command under way: what a program may do with it."""
+"""`RemoteProcess`, the handle of a running command."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from ssh_service.errors import SshConfigError, SshServiceError, copy_for_raise
 
 class RemoteProcess:
     """
-    A command under way; use `start` to get one.
+    A running command; `start` returns one.
 
     Attributes
     ----------
     future : concurrent.futures.Future[CompletedProcess]
-        Its outcome, see `run`; ``future.cancel()`` ends it.  The output in it, or in its error,
-        is what had come and was not taken when the command ended; `result` is exact.
+        The future of the command's outcome; `run` lists the errors.  ``future.cancel()`` ends the
+        command.  The outcome, or its error, holds the output that had arrived but was still
+        unread when the command ended; `result` returns the output that is unread at that call.
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread; the lines of one stream should be
-    taken by one.  As with `subprocess.Popen`, output that nobody takes stops the command when it
-    is more than the window of the connection (some megabytes); `result` takes it.
+    Thread safety.  Every method may be called from any thread, but only one thread at a time
+    should read the lines of a stream.
 
-    As a context manager it ends the command where that has not ended by itself.  One that is
-    dropped under way, with its future, does so too, with a ResourceWarning.
+    As with `subprocess.Popen`, unread output blocks the command once it exceeds the window of the
+    connection (some megabytes); `result` reads all output.
+
+    As a context manager, a `RemoteProcess` ends its command at the end of the ``with`` block,
+    unless the command has already ended.  If the process and its future are dropped while the
+    command is running, the command is ended too, with a `ResourceWarning`.
     """
 
     def __init__(self, command: Command, future: "Future[CompletedProcess]") -> None:
@@ -49,46 +53,49 @@ class RemoteProcess:
 
     def write(self, data: Union[str, bytes], timeout: Optional[float] = None) -> None:
         """
-        Let the command read something.
+        Write to the command's stdin.
 
         Parameters
         ----------
         data : Union[str, bytes]
-            Text is sent as UTF-8.
+            The data to write; text is encoded as UTF-8.
         timeout : Optional[float]
-            Seconds to wait while the command does not read; None waits until it ends.
+            Seconds to wait while the command does not read; None: wait until the command ends.
 
         Raises
         ------
         BrokenPipeError
-            It has ended, or `close_stdin` was called.
+            The command has ended, or `close_stdin` was called.
         TimeoutError
-            The time was up; part of `data` may have been sent.
+            `timeout` was reached; part of `data` may have been sent.
+        SshConfigError
+            `data` is neither text nor bytes, or `timeout` is invalid (a `ValueError`).
         """
         check_seconds("timeout", timeout)
         self._command.stdin.write(as_input(data), timeout)
 
     def close_stdin(self) -> None:
-        """Let the command find the end of its input."""
+        """Close the command's stdin: the command reads what was written, then the end of file."""
         self._command.stdin.close()
 
     def signal(self, name: str) -> None:
         """
-        Send a signal to the remote process group; later, where the command was not sent yet.
+        Send a signal to the remote process group, as soon as the command has been sent.
 
-        A command that waits for its connection or its session when it gets KILL, TERM, INT, HUP,
-        QUIT or ABRT is never sent: its outcome is that of a process which died by that signal.
+        If the signal is KILL, TERM, INT, HUP, QUIT or ABRT and the command is still waiting for
+        its connection or session, the command is never sent.  Its outcome is then that of a
+        process that died by the signal.
 
         Parameters
         ----------
         name : str
-            ``TERM``, ``INT``, ``HUP``, ``USR1``, ...; OpenSSH passes on those of RFC 4254 section
-            6.10 alone, and none for forced commands.
+            The name without ``SIG``: ``TERM``, ``INT``, ``HUP``, ``USR1``, ...  OpenSSH passes on
+            only the signals of RFC 4254 section 6.10, and none for forced commands.
 
         Raises
         ------
         SshConfigError
-            `name` is not the name of a signal (a `ValueError`).
+            `name` is not the name of a signal without ``SIG`` (a `ValueError`).
         """
         self._command.signal(name)
 
@@ -102,34 +109,35 @@ class RemoteProcess:
 
     def lines(self) -> Iterator[Any]:
         """
-        Take stdout line by line, as the lines come.
+        Read stdout line by line, as the lines arrive.
 
         Returns
         -------
         Iterator[Union[str, bytes]]
-            Lines with their newlines; it ends with the command.  Where that did not end by
-            itself (a lost connection, a time-out, ...), the iterator then raises as `result` does.
+            The lines, with their newlines, until the command ends.  If the command did not end by
+            itself (a lost connection, a timeout, ...), the iterator then raises the same error as
+            `result`.  The lines are bytes if `start` was called with ``encoding=None``.
 
         Raises
         ------
         SshConfigError
-            The stream goes to ``on_stdout`` (a `ValueError`).
+            `start` was called with ``on_stdout`` (a `ValueError`).
         """
         return self._lines(0, "on_stdout")
 
     def stderr_lines(self) -> Iterator[Any]:
         """
-        Take stderr line by line, as the lines come.
+        Read stderr line by line, as the lines arrive.
 
         Returns
         -------
         Iterator[Union[str, bytes]]
-            As for `lines`.
+            The lines, with their newlines, until the command ends; see `lines`.
 
         Raises
         ------
         SshConfigError
-            The stream goes to ``on_stderr``.
+            `start` was called with ``on_stderr`` (a `ValueError`).
         """
         return self._lines(1, "on_stderr")
 
@@ -147,24 +155,26 @@ class RemoteProcess:
 
     def result(self, timeout: Optional[float] = None) -> CompletedProcess:
         """
-        Wait for the outcome.
+        Wait for the command to end, and return its outcome.
 
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait; None: no limit.  The command continues when they are over.
+            Seconds to wait; None: no limit.  The command keeps running after the timeout.
 
         Returns
         -------
         CompletedProcess
-            Its output is what was not taken otherwise.
+            The outcome, with the output that `lines` and `stderr_lines` have not returned.
 
         Raises
         ------
         TimeoutError
-            It has not ended within that time.
+            The command did not end within `timeout`.
         SshServiceError
-            As for `run`.
+            The command failed, with the same errors as `run`.
+        SshConfigError
+            `timeout` is invalid (a `ValueError`).
         """
         check_seconds("timeout", timeout)
         for output in self._command.outputs:
@@ -184,7 +194,7 @@ class RemoteProcess:
             ) from None
 
     def _whole(self, process: CompletedProcess) -> CompletedProcess:
-        """Add what waited to be taken when the command ended."""
+        """Return the outcome with all output that is still unread."""
         stdout, stderr = (output.joined() for output in self._command.outputs)
         return CompletedProcess(
             process.command,

@@ -11,37 +11,40 @@ from typing import Any, Callable, Deque, Dict, Mapping, Optional, Protocol, Tupl
 
 _log = logging.getLogger(__name__)
 
-# Seconds the outcome waits for a lock of the standard library's, taken by who was torn from it.
+# Seconds to wait for the standard library's lock, which an interrupted thread may have left taken.
 _TORN_LOCK_TIMEOUT = 1.0
 
 
 class CompletedProcess:
     """
-    A command's outcome, or what was known of it when it was cut off.
+    The outcome of a command; in an error, the part that was known when the command failed.
 
     Attributes
     ----------
     env : Optional[Dict[str, str]]
-        The environment variables it was given.
+        The environment variables that the command was given; None if there were none.
     command : Optional[str]
         The script.
     subsystem : Optional[str]
         Always None: a script is not a subsystem.
     exit_status : Optional[int]
-        As the server sent it; -1 where a signal ended the process, None if the server sent none.
+        The exit status that the server sent; -1 if a signal ended the process, None if the server
+        sent neither.
     exit_signal : Optional[Tuple[str, bool, str, str]]
-        Name (without ``SIG``), whether core was dumped, the server's text, and its language.
+        The signal that ended the process: its name without ``SIG``, whether core was dumped, the
+        server's message, and the language of the message.  None if no signal did.
     returncode : Optional[int]
-        The exit status, or minus the signal's number; None if the server sent none.
+        The exit status, or minus the signal's number (-99 for a signal that this system does not
+        have); None if the server sent neither.
     stdout_bytes, stderr_bytes : bytes
-        The output as it came.
+        The output as bytes.
     encoding : str
         The encoding of `stdout` and `stderr`.
     connection_id : Optional[str]
-        ``user@host:port`` of its connection.
+        ``user@host:port`` of the connection.
     """
 
-    connection_id: Optional[str] = None  # of those that 0.1.0 pickled
+    connection_id: Optional[str] = None  # objects that 0.1.0 pickled lack this attribute
 
     def __init__(
         self,
@@ -74,10 +77,10 @@ class CompletedProcess:
 
     @property
     def returncode(self) -> Optional[int]:
-        """See the class."""
+        """The exit status, or minus the signal's number; None if the server sent neither."""
         if self.exit_signal is None:
             return self.exit_status
-        # Only real signals: the server chose the name, and SIG_DFL is 0, which is success.
+        # Only real signals: the server chooses the name, and SIG_DFL is 0, which means success.
         number = signal.Signals.__members__.get(f"SIG{self.exit_signal[0]}")
         return -int(number) if number is not None else -99
 
@@ -91,7 +94,7 @@ class CompletedProcess:
             The command ended with another exit status, by a signal, or without a status.
         """
         if self.returncode != 0:
-            # Not at the top: a `CompletedProcess` that was pickled is read without paramiko.
+            # Imported here, so that unpickling a `CompletedProcess` does not need paramiko.
             from ssh_service.errors import SshExitError
 
             raise SshExitError.of(self)
@@ -107,7 +110,7 @@ class CompletedProcess:
         return self._text("stderr", self.stderr_bytes)
 
     def _text(self, name: str, data: bytes) -> str:
-        # Decoded when asked for, and once; two threads at worst do it twice, with one result.
+        # Decoded once, at first use; at worst two threads decode it twice, with the same result.
         if name not in self._texts:
             self._texts[name] = data.decode(self.encoding, "backslashreplace")
         return self._texts[name]
@@ -117,39 +120,40 @@ class CommandHandle(Protocol):
     """The part of a command that its future calls."""
 
     def cancel(self) -> bool:
-        """End the command; False if it had its outcome already."""
+        """End the command; return False if it already has its outcome."""
 
     def keep_future(self) -> None:
         """Keep the future alive until it is done, because it has a done-callback."""
 
     def on_future_dropped(self) -> None:
-        """End the command, as its future was dropped; a destructor calls this."""
+        """End the command because its future was dropped; called by the future's destructor."""
 
     def run_callback(self, function: Callable[..., Any], *args: Any) -> None:
-        """Run a user's function, in an order of this command's own."""
+        """Run a user's function on a callback thread, in the order of this command's calls."""
 
 
 class CommandFuture(Future):  # type: ignore[type-arg]
     """
-    A real `concurrent.futures.Future` whose `cancel` also ends a command that is under way.
+    The future of a command: a `concurrent.futures.Future` whose `cancel` also ends the command.
 
-    Its done-callbacks run on a callback thread, so that they may wait without stalling a
-    connection or another command; threads that wait in `result` are released first.  One that was
-    dropped before it is done, with no done-callback, ends its command.
+    Done-callbacks run on a callback thread, so that they may block without stalling a connection
+    or another command; threads that wait in `result` continue first.  A future that is dropped
+    before it is done, and has no done-callback, ends its command.
 
     Parameters
     ----------
-    command : Fate
-        Whose outcome it tells.
+    command : CommandHandle
+        The command.
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread.  None takes a lock, which an
-    exception of a signal handler could leave taken: docs/paramiko_repairs.md#torn-calls.
+    Thread safety.  Every method may be called from any thread.  None takes a lock, because an
+    exception that a signal handler raises could leave the lock taken:
+    docs/paramiko_repairs.md#torn-calls.
     """
 
     def __init__(self, command: CommandHandle) -> None:
-        # Not at the top: a `CompletedProcess` that was pickled is read without paramiko.
+        # Imported here, so that unpickling a `CompletedProcess` does not need paramiko.
         from ssh_service.transport.lock_free import LockFreeEvent
 
         super().__init__()
@@ -160,29 +164,29 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         self._callbacks: "Deque[Callable[[Any], Any]]" = collections.deque()
 
     def __del__(self) -> None:
-        settled = getattr(self, "_settled", None)  # None: a signal's handler tore `__init__`
+        settled = getattr(self, "_settled", None)  # None: a signal handler interrupted `__init__`
         if settled is not None and not settled.is_set():
             self._command.on_future_dropped()
 
     def cancel(self) -> bool:
         """
-        End the command, wherever it is.
+        End the command, whether it is waiting or running.
 
         Returns
         -------
         bool
-            False if it had its outcome already.
+            False if the command already has its outcome, or is already being ended.
         """
         return self._command.cancel()
 
     def done(self) -> bool:
         """
-        Return whether there is an outcome.
+        Return whether the command has its outcome.
 
         Returns
         -------
         bool
-            True once there is.
+            True once `result` and `exception` return without waiting.
         """
         return self._settled.is_set()
 
@@ -193,15 +197,15 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         Returns
         -------
         bool
-            False while it is still being ended, though `cancel` was True: the output so far comes
-            with the end.  `result` then raises `SshCommandCancelled`, which is a
-            `CancelledError`; `exception`, unlike that of other futures, returns it.
+            False until a cancelled command has ended, even if `cancel` returned True, because the
+            outcome includes the output so far.  Then `result` raises `SshCommandCancelled`, which
+            is a `CancelledError`; `exception`, unlike that of other futures, returns it.
         """
         return self.done() and isinstance(self._error, CancelledError)
 
     def result(self, timeout: Optional[float] = None) -> Any:
         """
-        Wait for the outcome.
+        Wait for the outcome, and return or raise it.
 
         Parameters
         ----------
@@ -216,7 +220,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         Raises
         ------
         concurrent.futures.TimeoutError
-            There is no outcome yet.  Any other exception is the command's error.
+            There was no outcome within `timeout`.  Any other exception is the command's error.
         """
         error = self.exception(timeout)
         if error is None:
@@ -228,7 +232,7 @@ class CommandFuture(Future):  # type: ignore[type-arg]
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
         """
-        Wait for the outcome, and return its error.
+        Wait for the outcome, and return the command's error.
 
         Parameters
         ----------
@@ -238,12 +242,12 @@ class CommandFuture(Future):  # type: ignore[type-arg]
         Returns
         -------
         Optional[BaseException]
-            None if the command ended by itself, whatever its exit status.
+            The error; None if the command ended by itself, with any exit status.
 
         Raises
         ------
         concurrent.futures.TimeoutError
-            There is no outcome yet.
+            There was no outcome within `timeout`.
         """
         if not self._settled.wait(timeout):
             raise FutureTimeout()
@@ -251,13 +255,13 @@ class CommandFuture(Future):  # type: ignore[type-arg]
 
     def add_done_callback(self, fn: Callable[[Any], Any]) -> None:
         """
-        Have a function called with this future when there is an outcome.
+        Call a function with this future as soon as there is an outcome.
 
         Parameters
         ----------
         fn : Callable[[CommandFuture], Any]
-            Called on a callback thread; at once, on this one, where there is an outcome already.
-            What it raises is logged.
+            The function.  It is called on a callback thread, or at once on the calling thread if
+            the future is already done.  An exception that it raises is logged.
         """
         if self._settled.is_set():
             try:
@@ -267,25 +271,25 @@ class CommandFuture(Future):  # type: ignore[type-arg]
             return
         self._command.keep_future()
         self._callbacks.append(fn)
-        if self._settled.is_set():  # just now: the settling thread may have missed this one
+        if self._settled.is_set():  # settled meanwhile: that thread may have missed this callback
             self._call_callbacks()
 
     def set_result(self, result: Any) -> None:
-        """Set the outcome; called by the command, once."""
+        """Set the outcome; the command calls this once."""
         self._process = result
         self._settle(super().set_result, result)
 
     def set_exception(self, exception: Optional[BaseException]) -> None:
-        """Set the error; called by the command, once."""
+        """Set the error; the command calls this once."""
         self._error = exception
         self._settle(super().set_exception, exception)
 
     def _settle(self, set_outcome: Callable[[Any], None], outcome: Any) -> None:
         self._settled.set()
         self._call_callbacks()
-        # For `concurrent.futures.wait` and its like.  A thread that was torn from there by a
-        # signal's handler may have left this lock taken.  (A part of the standard library that is
-        # private, but has stood since Python 3.2; a test says so.)
+        # For `concurrent.futures.wait` and similar functions.  A signal handler that interrupted
+        # them may have left this lock taken.  (`_condition` is private, but unchanged since Python
+        # 3.2; a test checks that it exists.)
         condition = getattr(self, "_condition")
         if condition.acquire(timeout=_TORN_LOCK_TIMEOUT):
             try:

@@ -1,4 +1,4 @@
-"""How a script gets to the server: pure functions from text and environment to bytes."""
+"""How a script is sent to the server: pure functions from text and environment to bytes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ Script = Union[str, Iterable[str]]
 _SCRIPT_LIMIT = 16 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
-# Reads one line from stdin and runs it, by builtins alone.  It is one line without a single quote,
-# a backslash or an exclamation mark, so that csh and fish can hand it to another shell.  The first
-# two commands make a newline of the shell's own IFS (zsh adds a NUL to it) the first parameter.
+# Reads one line from stdin and runs it, using only builtins.  The command itself is one line
+# without a single quote, a backslash or an exclamation mark, so that csh and fish can pass it to
+# another shell.  Its first two commands set the first positional parameter to a newline, taken
+# from the shell's own IFS (to which zsh adds a NUL).
 READ_AND_RUN = (
     '_ssh_n=${IFS#??};set -- "${_ssh_n%"${_ssh_n#?}"}";IFS= read -r _ssh_s;eval "$_ssh_s"'
 )
-# Characters of the program in one word: in zsh, a word's cost grows with the square of its length.
+# Characters of a program per shell word: in zsh, a word's cost grows with the square of its size.
 _WORD_SIZE = 4096
 _SPECIAL = re.compile(r'([\\"$`])')
 _NEWLINE = re.compile(r"\n(?![0-9:[])")
@@ -31,18 +32,17 @@ _LINE_END = re.compile(r"\r?\n")
 
 class Delivery(NamedTuple):
     """
-    What to send for a script.
+    The bytes that are sent to run a script.
 
     Attributes
     ----------
     command : bytes
-        The exec request.
+        The command of the exec request.
     preamble : bytes
-        What goes over stdin before anything else.
+        The first bytes of stdin, before the caller's.
     direct : Optional[bytes]
-        The exec request for a server that takes as many bytes, which then needs no preamble; None
-        where there is no other.
-
+        A longer command for the exec request, which needs no preamble, for servers that accept
+        one of its length; None: there is no such alternative.
     """
 
     command: bytes
@@ -50,7 +50,7 @@ class Delivery(NamedTuple):
     direct: Optional[bytes] = None
 
     def for_server(self, version: str) -> "Delivery":
-        """Choose the form that a server takes."""
+        """Return the form that a server with this version string accepts."""
         direct = self.direct
         if direct is not None and len(direct) <= known_servers.exec_limit(version):
             return Delivery(direct, b"")
@@ -59,12 +59,12 @@ class Delivery(NamedTuple):
 
 def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Script:
     """
-    Return the script to run: the one that was given, or one that runs one command.
+    Return `script`, or a script that runs the command in `args`.
 
     Raises
     ------
     SshConfigError
-        There is none, or there are two, or `args` are not one command with its arguments.
+        Neither or both are given, or `args` is not a command with its arguments.
     """
     if args is None:
         if script is None:
@@ -90,15 +90,14 @@ def one_script(script: Optional[Script], args: Optional[Sequence[Any]]) -> Scrip
 
 def join(script: Script) -> str:
     """
-    Make one text of a script.
+    Return a script as one text, with its lines joined.
 
     Raises
     ------
     SshConfigError
-        It is of another type, too long, or holds a NUL character.
-
+        `script` has another type, is too long, or contains a NUL character or a lone surrogate.
     """
-    if isinstance(script, (bytes, bytearray)):  # whose items would be numbers
+    if isinstance(script, (bytes, bytearray)):  # iterable, but the items are integers
         raise _wrong_type(script)
     try:
         items = [script] if isinstance(script, str) else list(script)
@@ -120,7 +119,7 @@ def join(script: Script) -> str:
 
 
 def _lines(item: str) -> List[str]:
-    """Split an item at its line ends; one at its very end begins no further line."""
+    """Split an item into lines; a line end at the very end of it does not begin another line."""
     lines = _LINE_END.split(item) if "\n" in item else [item]
     if len(lines) > 1 and not lines[-1]:
         lines.pop()
@@ -140,13 +139,13 @@ def _wrong_type(value: object) -> SshConfigError:
 
 def check_environment(env: Optional[Mapping[str, Any]]) -> Mapping[str, str]:
     """
-    Check environment variables.
+    Return environment variables with their values converted to text.
 
     Raises
     ------
     SshConfigError
-        A name is not a shell variable's, or a value cannot be sent.  The value is not shown.
-
+        A name is not valid for a shell variable, or a value cannot be sent.  The message does not
+        show the value.
     """
     if env is not None and not isinstance(env, Mapping):
         raise SshConfigError(f"env: expected a mapping, got {type(env).__name__}")
@@ -184,15 +183,29 @@ def deliver(
     always_stdin: bool = False,
 ) -> Delivery:
     """
-    Say what to send so that the server runs a script.
+    Return the bytes to send so that the server runs a script.
+
+    Parameters
+    ----------
+    script : str
+        The script.
+    env : Optional[Mapping[str, str]]
+        Environment variables, which the script exports.
+    shell : Optional[str]
+        Path of the shell that runs the script; None: the user's login shell.
+    prologue : Callable[[], str]
+        Returns commands that run before the script; called only if the script goes over stdin.
+    before : str
+        Commands that the shell runs before it reads the script from stdin.
+    always_stdin : bool
+        Whether to send the script over stdin even if it fits into the exec request.
 
     Raises
     ------
     SshConfigError
         `shell` is not a path.
-
     """
-    # (A server ends the whole connection over an exec request with a NUL character.)
+    # (A server ends the whole connection if an exec request contains a NUL character.)
     if shell is not None and (not isinstance(shell, str) or not shell or "\0" in shell):
         raise SshConfigError(f"shell: expected a path on the server, got {shell!r}")
     direct: Optional[bytes] = None
@@ -206,29 +219,29 @@ def deliver(
     if shell is not None:
         command = f"exec {shlex.quote(shell)} -c '{command}'"
     exports = "".join(f"export {name}={quote(value)}\n" for name, value in (env or {}).items())
-    # (No program can be started any more once a value of many kilobytes is exported.)
+    # (After a value of many kilobytes was exported, no program can be started any more.)
     program = f"set --;unset _ssh_n _ssh_s;{prologue()}\n{exports}{script}"
     return Delivery(_encode(command), _encode(_evaluate(program)), direct)
 
 
 def _evaluate(program: str) -> str:
-    """Write a line that evaluates a program, a long one in several words."""
+    """Return a line that evaluates a program, which is split into words if it is long."""
     if len(program) <= _WORD_SIZE:
         return f'eval "{_on_one_line(program)}"\n'
     program = f"IFS=$_ssh_i;unset _ssh_i;{program}"
     parts = [program[at : at + _WORD_SIZE] for at in range(0, len(program), _WORD_SIZE)]
     words = " ".join(f'"{_on_one_line(part)}"' for part in parts)
-    # Without an IFS, `$*` joins the words by nothing.
+    # With an empty IFS, `$*` joins the words without a separator.
     return f'_ssh_i=$IFS;IFS=;set -- {words};eval "$*"\n'
 
 
 def _on_one_line(program: str) -> str:
     """
-    Write a program inside double quotes, its newlines as the shell's first parameter.
+    Return a program for use in double quotes, with each newline as the first parameter.
 
-    Measured: in bash this is the only form whose cost does not grow with the square of the
-    length; ``'a'"$n"'b'`` and ``${n}`` do.  ``${1}`` is for where `$1` would take in what follows
-    (a digit, or in zsh a subscript or a modifier).
+    Measurements show that in bash, this is the only form whose cost does not grow with the square
+    of the length; that of ``'a'"$n"'b'`` and ``${n}`` does.  ``${1}`` is used if the next
+    character would be taken as part of ``$1`` (a digit, or in zsh a subscript or a modifier).
     """
     return _NEWLINE.sub("$1", _SPECIAL.sub(r"\\\1", program)).replace("\n", "${1}")
 
@@ -241,5 +254,5 @@ def quote(text: str) -> str:
 def _encode(text: str, what: str = "script") -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # which would show all of the text
+    except UnicodeEncodeError:  # its message would show the whole text
         raise SshConfigError(f"{what}: a lone surrogate cannot be encoded in UTF-8") from None

@@ -10,23 +10,24 @@ from ssh_service.errors import SshConfigError
 from ssh_service.transport import SshChannel
 from ssh_service.transport.lock_free import LockFreeCondition
 
-# Bytes of stdin that may wait here for the server; `Stdin.write` waits while there are more.
+# `Stdin.write` waits while at least this many bytes are buffered for the server.
 _STDIN_BUFFER = 256 * 1024
-# The character that a terminal turns into the end of the file (VEOF, Ctrl-D) where it comes at the
-# beginning of a line; elsewhere it lets the reader have the line so far.
+# The character (VEOF, Ctrl-D) that a terminal turns into the end of file if it comes at the
+# beginning of a line; elsewhere it passes the line so far to the reader.
 _VEOF = b"\x04"
 _LINE_ENDS = b"\n\r" + _VEOF
 
 
 def as_input(data: Union[str, bytes], name: str = "stdin") -> bytes:
     """
-    Give what a command is to read as bytes.
+    Return input for a command as bytes; text is encoded as UTF-8.
+
+    `name` is the name of the parameter, for the message of an error.
 
     Raises
     ------
     SshConfigError
-        It is of another type.
-
+        `data` is neither text nor bytes, or contains a lone surrogate.
     """
     if not isinstance(data, (str, bytes, bytearray, memoryview)):
         raise SshConfigError(f"{name}: expected a text or bytes, got {type(data).__name__}")
@@ -42,12 +43,12 @@ def as_input(data: Union[str, bytes], name: str = "stdin") -> bytes:
 
 def one_input(stdin: Union[str, bytes], given: Union[None, str, bytes]) -> bytes:
     """
-    Return what a command reads, from the two parameters that may say so.
+    Return a command's input as bytes, from the parameter `stdin` or its alias `input`.
 
     Raises
     ------
     SshConfigError
-        Both do, or it is of another type.
+        Both parameters are used, or the input is neither text nor bytes.
     """
     if given is None:
         return as_input(stdin)
@@ -60,10 +61,20 @@ class Stdin:
     """
     The standard input of a command.
 
+    Parameters
+    ----------
+    data : bytes
+        The first bytes to send.
+    more : bool
+        Whether `write` may add more, until `close` is called.
+    connection_id : str
+        ``user@host:port``, for messages.
+    terminal : bool
+        Whether the command has a terminal; the end of file is then sent as Ctrl-D.
+
     Notes
     -----
     Thread safety.  Every method may be called from any thread; only `write` waits.
-
     """
 
     def __init__(
@@ -72,24 +83,25 @@ class Stdin:
         self._connection_id = connection_id
         self._terminal = terminal
         self._last = b"\n"  # guarded by _lock: the last byte that was sent
-        self._veof_added = False  # guarded by _lock: it is at the end of _data, or was sent
-        # Wakes a user's thread that writes; a signal's handler can tear it away from any line.
+        self._veof_added = False  # guarded by _lock: VEOF is at the end of _data, or was sent
         self._lock = threading.Lock()
+        # Wakes a user's thread that waits in `write`.  It has no lock, because a signal handler's
+        # exception can interrupt that thread at any line.
         self._changed = LockFreeCondition()
-        # Has `pump` called for a user's thread, which is not to write to the connection itself.
-        self.request_pump: Optional[Callable[[], None]] = None  # None: this thread may
-        self._data = memoryview(data)  # guarded by _lock: the preamble, too, once begun
-        self._preamble = 0  # guarded by _lock: the length of it
+        # Has another thread call `pump`: a user's thread must not write to the connection itself.
+        self.request_pump: Optional[Callable[[], None]] = None  # None: call `pump` directly
+        self._data = memoryview(data)  # guarded by _lock: includes the preamble after `start`
+        self._preamble = 0  # guarded by _lock: the length of the preamble
         self._more = more  # guarded by _lock
-        self._ended = False  # guarded by _lock: nothing reads it any more
+        self._ended = False  # guarded by _lock: the command does not read any more
         self._eof_sent = False  # guarded by _lock
-        self._touched = False  # guarded by _lock: some of it was taken already
+        self._touched = False  # guarded by _lock: some of _data was sent
         self._pumping = False  # guarded by _lock
         self._pump_again = False  # guarded by _lock
         self._channel: Optional[SshChannel] = None  # guarded by _lock
 
     def start(self, channel: SshChannel, preamble: bytes = b"") -> None:
-        """Begin to send."""
+        """Begin to send, the preamble first."""
         with self._lock:
             self._channel, self._preamble = channel, len(preamble)
             if preamble:
@@ -98,9 +110,9 @@ class Stdin:
 
     def unsend(self) -> bool:
         """
-        Start over at the next `start`: the channel ended before it was used.
+        Detach from a channel that ended before it was used, so that `start` can be called again.
 
-        Return False if some of it was taken, and would be missing.
+        Return False if some of the data was sent: the next channel would miss it.
         """
         with self._lock:
             if self._touched or self._pumping:
@@ -110,9 +122,9 @@ class Stdin:
             return True
 
     def pump(self) -> None:
-        """Send what the peer's window takes."""
+        """Send as much as the peer's window allows."""
         with self._lock:
-            self._pump_again = True  # the thread that is pumping goes round once more
+            self._pump_again = True  # a thread that is already pumping repeats its loop
             if self._pumping:
                 return
             self._pumping = True
@@ -136,7 +148,7 @@ class Stdin:
             taken = channel.send_some(data, wait=False) if data else 0
             if taken:
                 with self._lock:
-                    # Data that was appended meanwhile follows the taken part.
+                    # Data that was appended meanwhile follows the part that was sent.
                     self._last = bytes(self._data[taken - 1 : taken])
                     self._data = self._data[taken:]
                     self._touched = self._pump_again = True
@@ -147,15 +159,16 @@ class Stdin:
 
     def write(self, data: bytes, timeout: Optional[float] = None) -> None:
         """
-        Append bytes, waiting while too many are on their way.
+        Append bytes; wait while too many are buffered.
+
+        `timeout` is in seconds; None: wait until the command ends.
 
         Raises
         ------
         BrokenPipeError
-            Its end was sent, or the command has ended.
+            `close` was called, or the command has ended.
         TimeoutError
-            The time was up; part of `data` may have been taken.
-
+            `timeout` was reached; part of `data` may have been appended.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         rest = memoryview(data).cast("B")
@@ -177,15 +190,15 @@ class Stdin:
             (self.request_pump or self.pump)()
 
     def close(self) -> None:
-        """Let the command find the end of the file after what was written."""
+        """Send the end of file after the data that was written."""
         with self._lock:
             self._more = False
         (self.request_pump or self.pump)()
 
     def end(self) -> None:
-        """Drop the unsent rest: nothing will read it."""
+        """Drop unsent data: the command has ended and will not read it."""
         with self._lock:
             self._ended = True
             self._data = memoryview(b"")
-            self.request_pump = None  # which keeps the command
+            self.request_pump = None  # it holds a reference to the command
         self._changed.notify_all()

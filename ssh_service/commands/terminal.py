@@ -8,32 +8,32 @@ from ssh_service.commands.marks import Marks
 from ssh_service.commands.stdin import Stdin
 from ssh_service.transport import SshChannel
 
-# Turns off what the terminal would do with our bytes: echo them, end lines at 4,095 bytes, treat
-# some as signals or flow control, turn CR into LF.
+# Makes the terminal raw.  Otherwise it would echo our bytes, end lines at 4,095 bytes, treat some
+# bytes as signals or flow control, and turn CR into LF.
 _RAW = "-echo -icanon -isig -ixon -icrnl -iexten min 1 time 0"
 
 
 class TerminalInput:
     """
-    Sends a script, and then the caller's stdin, so that the terminal echoes nothing of the script.
+    Sends a script and then the caller's stdin; the terminal does not echo the script.
 
-    The remote shell first makes the terminal raw, and only then asks for the script: values of the
-    environment never leave before the echo is known to be off.  The script's first act is to
-    restore the terminal, and only then is the caller's input sent.  Marks in the output report
-    both moments.  The server needs a POSIX shell and ``stty`` for it.
+    The remote shell makes the terminal raw, and then writes the mark ``ready``.  Only then is the
+    script sent, so values of the environment are never sent before the echo is off.  The script
+    first restores the terminal, and then writes the mark ``restored``.  Only then is the caller's
+    input sent.  The server needs a POSIX shell and ``stty``.
 
     Attributes
     ----------
     before : str
-        The shell's commands before it reads the script; it has no single quote, backslash or
-        exclamation mark, see `ssh_service.commands.script`.
+        The shell's commands before it reads the script.  They contain no single quote, backslash
+        or exclamation mark, see `ssh_service.commands.script`.
     prologue : str
         The first commands of the script.
 
     Notes
     -----
-    Thread safety.  `strip` and `flush` are for the reader thread, all else for any.
-
+    Thread safety.  `strip` and `flush` must be called on the reader thread, all other methods may
+    be called from any thread.
     """
 
     def __init__(self, stdin: Stdin, connection_id: str) -> None:
@@ -47,14 +47,14 @@ class TerminalInput:
         self._text = b""
 
     def start(self, channel: SshChannel, preamble: bytes) -> None:
-        """Begin to send, as soon as the terminal is ready."""
+        """Send stdin now; or with a preamble, send both as soon as the terminal is ready."""
         if not preamble:
             self._stdin.start(channel)
             return
         self._channel, self._text = channel, preamble
 
     def strip(self, chunk: bytes) -> bytes:
-        """Take out what the script's beginning writes for us, and act on it."""
+        """Remove the marks from a chunk of output; send the script or stdin when one arrives."""
         if self._channel is None:
             return chunk
         shown, words = self._marks.extract(chunk)
@@ -66,15 +66,15 @@ class TerminalInput:
         return shown
 
     def flush(self) -> bytes:
-        """Return what was held back, at the end of the output."""
+        """Return the bytes that were held back; call this at the end of the output."""
         return self._marks.flush()
 
     def pump(self) -> None:
-        """Send what the peer's window takes."""
+        """Send as much as the peer's window allows."""
         self._script.pump()
         self._stdin.pump()
 
     def end(self) -> None:
-        """Drop the unsent rest: nothing will read it."""
+        """Drop unsent data: the command has ended and will not read it."""
         self._script.end()
         self._stdin.end()

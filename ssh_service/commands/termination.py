@@ -1,4 +1,4 @@
-"""How a command is signalled, and ended from this side: TERM, KILL, then no more waiting."""
+"""Signals to a command, and its termination from this side: TERM, KILL, then no more waiting."""
 
 from __future__ import annotations
 
@@ -20,50 +20,53 @@ from ssh_service.errors import (
 from ssh_service.transport import ChannelSink, SshChannel
 from ssh_service.transport.lock_free import LockFreeEvent
 
-# Seconds from TERM to KILL, and from KILL until the end is no longer waited for.
+# Seconds from TERM to KILL, and from KILL until we stop waiting for the end.
 _TERM_TIMEOUT = 1.0
 _KILL_TIMEOUT = 0.5
-# The same where a helper script sends the signals, which takes a session, perhaps a connection.
+# Replaces `_KILL_TIMEOUT` if a helper script sends the signals: it needs a session, and perhaps a
+# connection.
 _SCRIPT_TIMEOUT = 0.9
-# Signals whose default action ends a process: a command that gets one before it was sent is not
-# sent at all.
+# Signals whose default action ends a process: a command that gets one of them before it was sent
+# is never sent.
 _FATAL_SIGNALS = ("KILL", "TERM", "INT", "HUP", "QUIT", "ABRT")
 
 
 class Terminable(ChannelSink):
     """
-    A command that can be signalled, cancelled and timed out; `Command` adds all else.
+    A command that can be signalled, cancelled and timed out; the base class of `Command`.
 
-    `cancel`, `abandon` and `signal` are called by users' threads.  They take no lock and send
-    nothing, but hand the work over to a worker: a signal handler could raise in the middle.
+    Users' threads call `cancel`, `abandon` and `signal`.  These take no lock and send nothing, but
+    hand the work over to a worker thread, because a signal handler can raise an exception at any
+    point of a user's thread.
     """
 
     def __init__(self, connection_id: str, timeout: Optional[float]) -> None:
         self.connection_id = connection_id
-        # Runs what users' threads hand over; None: the command was not submitted yet.
+        # Runs the calls that users' threads hand over; None: the command was not submitted yet.
         self.strand: Optional[background.Strand] = None
-        # Set when it is submitted: what it waits for, as the phase of a timeout; and how to run
-        # a helper script in another session.
+        # Set when the command is submitted.  `waits_for` returns the phase for a timeout error;
+        # `run_helper` runs a helper script in another session.
         self.waits_for: Callable[[], str] = lambda: "queue"
         self.run_helper: Helper = no_helper
-        # Why it ends: an error of ours, or None where it ended by itself.  The first one counts;
-        # `append` is atomic.
+        # Why the command ends: an error of ours, or None if it ended by itself.  Only the first
+        # item counts; `append` is atomic.
         self._end_causes: List[Optional[SshCommandError]] = []
         self._timeout = timeout
         self._group = RemoteGroup(connection_id.startswith("root@"))
-        self._group_has_ended = False  # as a helper script reported
-        self._is_closed = False  # reader thread only: the channel, while the group may still run
+        self._group_has_ended = False  # whether a helper script has reported this
+        # Reader thread only: the channel is closed, but the process group may still run.
+        self._is_closed = False
         self._lock = threading.Lock()
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._is_terminating = False  # guarded by _lock
         self._is_requested = False  # guarded by _lock: the exec request was sent
-        self._early_signals: List[str] = []  # guarded by _lock: those from before that
+        self._early_signals: List[str] = []  # guarded by _lock: sent after the exec request
         self._is_done = False  # guarded by _lock
         self._timers: List[background.Timer] = []  # guarded by _lock
 
     @property
     def is_done(self) -> bool:
-        """Whether it has its outcome, or must not be sent any more."""
+        """Whether the command has its outcome, or must not be sent any more."""
         return self._is_done or bool(self._end_causes)
 
     @property
@@ -77,20 +80,20 @@ class Terminable(ChannelSink):
         )
 
     def cancel(self) -> bool:
-        """Cancel the command; return False if it is done, or is being ended already."""
+        """Cancel the command; return False if it is done, or is already being ended."""
         error = self._cancelled("the command was cancelled")
         done = LockFreeEvent()
         self._end_causes.append(error)
-        # Even if it was cancelled before: that call may have been interrupted before this line.
+        # Also for a second call: the first one may have been interrupted before this line.
         self._hand_over(self._start_termination, done)
         if self._end_causes[0] is not error:
             return False
         if not background.is_worker_thread():
-            done.wait(_TERM_TIMEOUT)  # so that what was never sent has its outcome by now
+            done.wait(_TERM_TIMEOUT)  # a command that was never sent has its outcome afterwards
         return True
 
     def abandon(self) -> None:
-        """Cancel the command without waiting: an exception interrupted its caller."""
+        """Cancel the command without waiting, because an exception interrupted its caller."""
         self._end_causes.append(self._cancelled("its caller gave up, and with it the command"))
         self._hand_over(self._start_termination)
 
@@ -111,17 +114,17 @@ class Terminable(ChannelSink):
         self._terminate(SshCommandTimeout(text, connection_id=self.connection_id))
 
     def _terminate(self, error: SshCommandError) -> None:
-        """End it; called on a worker, the clock or the reader thread."""
+        """End the command with an error; called on a worker, timer or reader thread."""
         self._end_causes.append(error)
         self._start_termination()
 
     @property
     def _end_cause(self) -> Optional[SshCommandError]:
-        """The error that ends it; None if it ends by itself, or has not ended."""
+        """The error that ends the command; None if it ended by itself, or is not being ended."""
         return self._end_causes[0] if self._end_causes else None
 
     def _start_termination(self, done: Optional[LockFreeEvent] = None) -> None:
-        """Settle it if it was never sent; otherwise begin with TERM."""
+        """Settle the command if it was never sent; otherwise send TERM, and KILL later."""
         try:
             error = self._end_cause
             if error is None or self._settle(error=error, unless_sent=True):
@@ -131,8 +134,8 @@ class Terminable(ChannelSink):
                     return
                 self._is_terminating = True
             background.delay_exit(self)
-            # The outcome is left to `on_close`: only a CLOSE that arrives from now on proves that
-            # the process ended because of us.
+            # `on_close` settles the command: only a CLOSE that arrives from now on proves that the
+            # process ended because of the signal.
             try:
                 self._signal("TERM")
             finally:  # also if the signal cannot be sent
@@ -161,7 +164,7 @@ class Terminable(ChannelSink):
         if error is not None:
             error.ended = True if self._group_has_ended else None
         self._settle(error=error)
-        # Only now: the answer to our CLOSE must not look like the end of the process.
+        # Only now: the reply to our CLOSE must not look like the end of the process.
         self._close_channel()
 
     def _hand_over(self, function: Callable[..., None], *args: Any) -> None:
@@ -171,26 +174,25 @@ class Terminable(ChannelSink):
             background.submit(self.strand, function, *args)
 
     def set_timer(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call a function, which must not block, after some seconds unless the command is done."""
+        """Call a function after some seconds, unless the command is done; it must not block."""
         timer = background.call_at(time.monotonic() + seconds, function)
         with self._lock:
             # Appended, as the timer may already have fired and set the next one.
             self._timers.append(timer)
             is_done = self._is_done
-        if is_done:  # `_settle` has run meanwhile and could not cancel this timer
+        if is_done:  # `_settle` ran meanwhile, without this timer in the list
             timer.cancel()
 
     def signal(self, name: str) -> None:
         """
-        Send a signal to the remote process group, or remember it until there is one.
+        Send a signal to the remote process group, as soon as the command has been sent.
 
         A command that gets a fatal signal before it was sent is never sent.
 
         Raises
         ------
         SshConfigError
-            `name` is not the name of a signal, without ``SIG``.
-
+            `name` is not the name of a signal without ``SIG``.
         """
         process_group.check_signal(name)
         self._hand_over(self._signal, name)
@@ -218,7 +220,7 @@ class Terminable(ChannelSink):
         if self._channel is not None:
             self._channel.close_when_open()
 
-    # What `Command` defines.
+    # Methods that `Command` defines.
 
     def _settle(
         self,
@@ -226,7 +228,11 @@ class Terminable(ChannelSink):
         error: Optional[BaseException] = None,
         unless_sent: bool = False,
     ) -> bool:
-        """Set the outcome; return False if there was one, or the command was sent."""
+        """
+        Set the outcome.
+
+        Return False if there already was one, or if `unless_sent` is set and the command was sent.
+        """
         raise NotImplementedError
 
     def _killed(self, signal: str) -> CompletedProcess:
@@ -235,5 +241,5 @@ class Terminable(ChannelSink):
 
 
 def no_helper(text: str, reply: OnHelperOutput) -> None:
-    """Run nothing: the command is done, or was not submitted."""
+    """Reply that no helper script was run: the command is done, or was not submitted."""
     reply(None)

@@ -18,10 +18,10 @@ from ssh_service.errors import (
 )
 from ssh_service.transport import SshChannel, SshTransport
 
-# Seconds until the server is asked again while others hold all of its sessions; doubled each time.
+# Seconds until the next request while others hold all of the server's sessions; doubled each time.
 _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL = 0.002, 0.1
-# Seconds for which a server is asked again that admitted sessions before, and now admits none
-# though none is open; OpenSSH frees one a moment after its end.
+# Seconds for which requests are repeated if the server opened sessions before, but now refuses
+# one although none is open: OpenSSH frees a session a moment after its end.
 _REFUSAL_TIMEOUT = 10.0
 
 
@@ -29,8 +29,8 @@ def start_on_transport(transport: SshTransport, command: Command) -> None:
     """
     Run a command over a connection in a session of its own; its future receives the outcome.
 
-    Where the server admits no more sessions it waits, as long as its time-out allows, until others
-    (a pool, a copy, code of the user's) hold fewer.
+    If the server refuses another session, the command waits, up to its timeout, until other users
+    of the connection (a pool, a copy, the user's code) hold fewer sessions.
     """
     if not background.ensure_threads():
         where = transport.connection_id
@@ -45,10 +45,10 @@ def start_on_transport(transport: SshTransport, command: Command) -> None:
 
 
 def _run_helper(transport: SshTransport, text: str, reply: OnHelperOutput) -> None:
-    """Run a helper script in another session, as soon as there is one."""
+    """Run a helper script in another session, as soon as the server opens one."""
     find_pool: Callable[[], Optional[Helper]] = transport.extras.get("helpers", _no_pool)
     pool = find_pool()
-    if pool is not None:  # it can make room, and have another connection
+    if pool is not None:  # a pool can close its spare session, and dial another connection
         pool(text, reply)
     elif known_servers.runs_one_command(transport.remote_version):
         reply(None)
@@ -73,7 +73,7 @@ class _SessionRequest:
         self._refused_since: Optional[float] = None  # with no session open
 
     def ask(self) -> None:
-        """Ask for a session."""
+        """Request a session, unless the command is done."""
         if self._command.is_done:
             return
         try:
@@ -82,7 +82,7 @@ class _SessionRequest:
             self._command.settle_unsent(error)
 
     def refused(self, refusal: SshSessionRefused) -> None:
-        """Ask again, or give up; not on the reader thread, which is not to wait for others."""
+        """Retry or give up; on a worker thread, because the reader thread must not wait."""
         background.submit(self.strand, self._ask_again, refusal)
 
     def _ask_again(self, refusal: SshSessionRefused) -> None:
@@ -102,7 +102,7 @@ class _SessionRequest:
 
 
 class _UnpooledSession(ForwardingSink):
-    """The session; it starts the command as soon as it is open."""
+    """A session that starts its command as soon as it is open."""
 
     def __init__(self, request: _SessionRequest, command: Command) -> None:
         self._request = request
@@ -119,7 +119,7 @@ class _UnpooledSession(ForwardingSink):
             channel.close()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Settle the command, or have it wait for another session."""
+        """Settle the command, or request another session if the server refused this one."""
         lost = isinstance(error, SshConnectionLost)
         if not self._command.unsend(self._channel, lost):
             self._command.on_close(error)
