@@ -1,7 +1,8 @@
 """
-The functions for programs: run, start, upload, download.
+The main functions of the package: `run`, `start`, `upload` and `download`.
 
-They take a destination and need no cache: one for the whole process keeps the connections.
+They take a destination.  By default they share one cache, `default_cache`, which keeps the
+connections for the whole process.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ssh_service.operations import StrPath
 from ssh_service.params import Destination
 from ssh_service.transport import SshTransport
 
-# Seconds after which the process's own cache closes an unused connection.
+# Seconds after which the default cache closes an unused connection.
 IDLE_TIMEOUT = 600.0
 
 _cache = SshClientCache()
@@ -43,8 +44,8 @@ def default_cache() -> SshClientCache:
     Returns
     -------
     SshClientCache
-        The same object for the whole life of the process.  It closes connections that were not
-        used for ten minutes.  ``str(default_cache())`` lists its open connections.
+        The same object for the whole life of the process.  It closes connections that have been
+        unused for ten minutes.  ``str(default_cache())`` lists its open connections.
 
     Examples
     --------
@@ -55,11 +56,11 @@ def default_cache() -> SshClientCache:
 
 def close_all() -> None:
     """
-    Close all connections of `default_cache`, those of `run`, `start`, `upload` and `download`.
+    Close all connections of `default_cache`, which `run`, `start`, `upload` and `download` use.
 
-    Commands and copies that use them fail at once; later calls connect again.  Other caches keep
-    their connections: those of services, of `fleet`, and of calls with a ``cache``.  This may be
-    called from any thread.
+    Commands and copies in progress on these connections fail at once; later calls connect again.
+    Other caches keep their connections: those of services, of `fleet`, and of calls with a
+    ``cache`` argument.  This may be called from any thread.
     """
     _cache.cleanup()
 
@@ -82,56 +83,58 @@ def start(
     cache: Optional[SshClientCache] = None,
 ) -> RemoteProcess:
     """
-    Start a script on a server, and return while it runs.
+    Start a script on a server, and return a handle while the script runs.
 
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host, SshTransport]
-        Where to: ``"[user@]host[:port]"``, connect parameters such as
+        The server: ``"[user@]host[:port]"``, connect parameters such as
         ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
-        `Host`, or a connection.
+        `Host`, or an open connection.
     script : Union[None, str, Iterable[str]]
-        The script, or its lines, for the shell on the server.  Lines may have
-        their line ends, of Unix or of Windows, as those of an open file have.
+        The script, or its lines, for the shell on the server.  The lines may include their line
+        ends, LF or CR LF, so an open text file can be passed.
     args : Optional[Sequence[Union[str, os.PathLike]]]
-        In place of `script`: one command with its arguments, such as ``["echo", "a  b"]``, which
+        Instead of `script`: one command with its arguments, such as ``["echo", "a  b"]``.  They
         are quoted for the shell.
     env : Optional[Mapping[str, Any]]
-        Environment variables; values are converted by `str`.  None and bytes are refused.
+        Environment variables for the script; values are converted by `str`.  None and bytes are
+        refused as values.  None: no variables.
     shell : Optional[str]
         Path of the shell on the server that runs the script; None: the user's login shell.
     stdin : Union[str, bytes]
         The first part of the script's standard input.  `RemoteProcess.write` adds to it
         until `RemoteProcess.close_stdin` ends it.
     input : Union[None, str, bytes]
-        The same as `stdin`, by the name that it has in `subprocess`.
+        Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
     timeout : Optional[float]
-        Seconds from the call for everything: connecting, waiting for a session, and the script.
-        None: no limit, except that of connecting.
+        Seconds from the call until the script must have ended, including the time to connect and
+        to wait for a session.  None: no limit, except the connect timeout.
     on_stdout, on_stderr : Optional[Callable[[Union[str, bytes]], None]]
         Called with each piece of output as it arrives, on a callback thread.  A slow function
-        slows the command down, as the server may only send one window ahead.  An exception that
-        it raises is logged.
+        slows the command down, because the server may send at most one window of unprocessed
+        output.  An exception that the function raises is logged.  None: `RemoteProcess.lines`,
+        `RemoteProcess.stderr_lines` and `RemoteProcess.result` return the output.
     encoding : Optional[str]
-        The encoding of the output: of `RemoteProcess.lines`, of what `on_stdout` and `on_stderr`
-        get, and of the outcome's ``stdout`` and ``stderr``.  Bytes that it cannot decode become
-        backslash escapes.  None: lines and pieces are bytes, and the outcome's text is UTF-8.
-        UTF-16 and UTF-32 are refused, as bytes cannot be split into lines in them.
+        The encoding of the output, for `RemoteProcess.lines`, `on_stdout`, `on_stderr`, and the
+        outcome's ``stdout`` and ``stderr``.  Bytes that cannot be decoded become backslash
+        escapes.  None: lines and pieces are bytes, and the outcome's text is decoded as UTF-8.
+        UTF-16 and UTF-32 are refused, because a newline is more than one byte in them.
     pty : bool
-        Whether to allocate a terminal, as ``ssh -tt`` does.  Then stderr arrives within stdout,
+        Whether to allocate a terminal, as ``ssh -tt`` does.  If so, stderr arrives within stdout,
         input is echoed, and the end of `stdin` is sent as Ctrl-D.  With `env`, `shell` or a script
-        of many kilobytes the server needs ``stty``.
+        of many kilobytes, the server needs ``stty``.
     max_connections : int
-        The most connections to this destination.  More than one is opened only when the server's
-        limit on sessions per connection is reached.
+        The most connections to open to this destination.  An additional connection is opened only
+        when the server's limit on sessions per connection is reached.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.
+        The cache that provides the connection; None: `default_cache`.
 
     Returns
     -------
     RemoteProcess
-        The command, at once; it may still be waiting for its connection.  Errors of connecting
-        and running are raised by its methods.
+        The command.  It may still be waiting for its connection: its methods raise the errors of
+        connecting and running.
 
     Raises
     ------
@@ -140,8 +143,8 @@ def start(
 
     Notes
     -----
-    Thread safety.  This may be called from any thread; all calls share one connection for each
-    destination.
+    Thread safety.  This may be called from any thread.  Calls with the same destination share
+    its connection.
 
     Examples
     --------
@@ -192,83 +195,86 @@ def run(
     cache: Optional[SshClientCache] = None,
 ) -> CompletedProcess:
     """
-    Run a script on a server, and wait for its outcome.
+    Run a script on a server, wait for it to end, and return its outcome.
 
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host, SshTransport]
-        Where to: ``"[user@]host[:port]"``, connect parameters such as
+        The server: ``"[user@]host[:port]"``, connect parameters such as
         ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
-        `Host`, or a connection.
+        `Host`, or an open connection.
     script : Union[None, str, Iterable[str]]
-        The script, or its lines, for the shell on the server.  Lines may have
-        their line ends, of Unix or of Windows, as those of an open file have.
+        The script, or its lines, for the shell on the server.  The lines may include their line
+        ends, LF or CR LF, so an open text file can be passed.
     args : Optional[Sequence[Union[str, os.PathLike]]]
-        In place of `script`: one command with its arguments, such as ``["echo", "a  b"]``, which
+        Instead of `script`: one command with its arguments, such as ``["echo", "a  b"]``.  They
         are quoted for the shell.
     env : Optional[Mapping[str, Any]]
-        Environment variables; values are converted by `str`.  None and bytes are refused.
+        Environment variables for the script; values are converted by `str`.  None and bytes are
+        refused as values.  None: no variables.
     shell : Optional[str]
         Path of the shell on the server that runs the script; None: the user's login shell.
     stdin : Union[str, bytes]
-        The script's standard input, which ends after it.
+        The script's standard input; end of file follows.
     input : Union[None, str, bytes]
-        The same as `stdin`, by the name that it has in `subprocess`.
+        Another name for `stdin`, as in `subprocess.run`; only one of the two may be given.
     timeout : Optional[float]
-        Seconds from the call for everything: connecting, waiting for a session, and the script.
-        None: no limit, except that of connecting.
+        Seconds from the call until the script must have ended, including the time to connect and
+        to wait for a session.  None: no limit, except the connect timeout.
     on_stdout, on_stderr : Optional[Callable[[Union[str, bytes]], None]]
         Called with each piece of output as it arrives, on a callback thread.  A slow function
-        slows the command down, as the server may only send one window ahead.  An exception that
-        it raises is logged.  The outcome does not contain this output.
+        slows the command down, because the server may send at most one window of unprocessed
+        output.  An exception that the function raises is logged.  The outcome does not contain
+        this output.  None: the outcome contains the output.
     encoding : Optional[str]
-        The encoding of the outcome's ``stdout`` and ``stderr``, which are always text, and of what
-        `on_stdout` and `on_stderr` get.  Bytes that it cannot decode become backslash escapes.
-        None passes bytes to these functions, and needs one of them.  The outcome's
-        ``stdout_bytes`` and ``stderr_bytes`` have the bytes with any encoding.
+        The encoding of the outcome's ``stdout`` and ``stderr``, which are always text, and of the
+        pieces for `on_stdout` and `on_stderr`.  Bytes that cannot be decoded become backslash
+        escapes.  None: the pieces are bytes; this requires `on_stdout` or `on_stderr`.  The
+        outcome's ``stdout_bytes`` and ``stderr_bytes`` are available with any encoding.
     pty : bool
-        Whether to allocate a terminal, as ``ssh -tt`` does.  Then stderr arrives within stdout,
+        Whether to allocate a terminal, as ``ssh -tt`` does.  If so, stderr arrives within stdout,
         input is echoed, and the end of `stdin` is sent as Ctrl-D.  With `env`, `shell` or a script
-        of many kilobytes the server needs ``stty``.
+        of many kilobytes, the server needs ``stty``.
     check : bool
-        Whether an exit status other than 0 is an error, as in `subprocess.run`.
+        Whether to raise `SshExitError` for an exit status other than 0, as in `subprocess.run`.
     max_output : Optional[int]
-        The most bytes that stdout and stderr may each have; a command that writes more is ended
-        with `SshOutputLimitError`.  None: no limit.
+        The most bytes that the command may write to stdout, and to stderr.  A command that writes
+        more is ended, and `SshOutputLimitError` is raised.  None: no limit.
     max_connections : int
-        The most connections to this destination.  More than one is opened only when the server's
-        limit on sessions per connection is reached.
+        The most connections to open to this destination.  An additional connection is opened only
+        when the server's limit on sessions per connection is reached.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.
+        The cache that provides the connection; None: `default_cache`.
 
     Returns
     -------
     CompletedProcess
-        The outcome.  A non-zero exit status is an outcome, not an error, unless `check` is set.
+        The outcome, with any exit status unless `check` is set.
 
     Raises
     ------
     SshConfigError
         A parameter, the script, the name of a variable or a key file is invalid (a `ValueError`).
     SshConnectError
-        No authenticated connection could be made; nothing was sent.
+        No authenticated connection could be made; the script was not sent.
     SshExitError
-        With `check`: the exit status was not 0 (a `subprocess.CalledProcessError`); `process` is
-        the outcome.
+        `check` is set and the exit status is not 0 (a `subprocess.CalledProcessError`).  The
+        error's `process` is the outcome.
     SshCommandTimeout
-        The script did not end within `timeout`; `process` has the output so far.
+        The script did not end within `timeout`.  The error's `process` has the output so far.
     SshConnectionLost
-        The connection was lost; `process` has the output so far, and `sent` says whether the
-        script may have run.
+        The connection was lost.  The error's `process` has the output so far, and `sent` is False
+        if the script certainly did not run.
     SshOutputLimitError
-        The script wrote more than `max_output`; `process` has the output up to the limit.
+        The script wrote more than `max_output`.  The error's `process` has the output up to the
+        limit.
     SshSessionRefused
-        The server refuses to open a session, or to run commands.
+        The server refused to open a session, or to run commands.
 
     Notes
     -----
-    Thread safety.  This may be called from any thread; all calls share one connection for each
-    destination.
+    Thread safety.  This may be called from any thread.  Calls with the same destination share
+    its connection.
 
     Examples
     --------
@@ -305,7 +311,7 @@ def run(
     try:
         process: CompletedProcess = future.result()
     except BaseException:
-        if not future.done():  # interrupted, by Ctrl-C for example: the command must not run on
+        if not future.done():  # interrupted, for example by Ctrl-C: do not leave it running
             command.abandon()
         raise
     if check:
@@ -324,7 +330,7 @@ def _submit(
     stdin: bytes,
     **options: Any,
 ) -> Tuple[Command, CommandFuture]:
-    """Submit a command; if an exception interrupts this, dropping the future cancels it."""
+    """Submit a command; if an exception interrupts this, the dropped future cancels it."""
     if isinstance(destination, SshTransport):
         connection_id = destination.connection_id
     else:
@@ -365,67 +371,70 @@ def upload(
     """
     Copy a local file or tree to a server.
 
-    A file is copied to `remote_path`, or into it if that is a folder.  A folder is copied to
-    `remote_path`, or into it if that exists: a second copy creates a folder inside the first,
-    unless `contents` is set.
+    A file is copied to `remote_path`, or into `remote_path` if that is a folder.  A folder is
+    copied to `remote_path`, or into `remote_path` if that exists: unless `contents` is set, a
+    second copy creates a folder inside the first.
 
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host, SshTransport]
-        Where to: ``"[user@]host[:port]"``, connect parameters such as
+        The server: ``"[user@]host[:port]"``, connect parameters such as
         ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
-        `Host`, or a connection.
+        `Host`, or an open connection.
     local_path : Union[str, os.PathLike]
-        The local file or folder, taken literally: no pattern, no ``~``.
+        The local file or folder.  The path is used literally: neither patterns nor ``~`` are
+        expanded.
     remote_path : Union[str, os.PathLike]
-        The target.  Relative to the home directory; ``~`` or ``~user`` at the start is expanded,
-        the rest is taken literally.
+        The target on the server; a relative path starts at the home directory.  ``~`` or
+        ``~user`` at the start is expanded, the rest is used literally.
     recursive : bool
-        Whether a folder may be copied; False makes a folder an error.
+        Whether to copy folders; if False, a folder is an error.
     timeout : Optional[float]
-        Seconds from the call for the whole copy, including connecting; None: no limit.
+        Seconds from the call for the whole copy, including the time to connect; None: no limit.
     stall_timeout : Optional[float]
         Seconds without any progress after which the copy fails; None: no limit.
     verify : bool
-        Whether to compare checksums of each file after it was copied.
+        Whether to compare the checksums of source and target after each file was copied.
     resume : bool
-        Whether to continue an earlier, interrupted copy of a file where it stopped.
+        Whether to continue an earlier, interrupted copy of a file from the point where it stopped.
     fsync : bool
-        Whether to flush each file to the server's disk before it gets its final name.  An error
-        if the server cannot do that.
+        Whether to flush each file to the server's disk before it gets its final name.  If the
+        server does not support this, the copy fails.
     preserve : Optional[bool]
         Whether to keep modes and times.  None: as far as the server allows, with one warning in
-        the log if it does not.  True: its refusal is an error.  False: neither, so that a new
-        file has the server's default mode.
+        the log if the server refuses.  True: a refusal is an error.  False: keep neither, so that
+        a new file has the server's default mode.
     links : str
         ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
         ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
         ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
-        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
+        ``"continue"``: copy the rest, then raise one `SshTreeError` that lists the failures.
     update : bool
-        Whether to skip files that the target has with the same size and time, as rsync does.
+        Whether to skip files whose target has the same size and time, as rsync does.
     contents : bool
-        Whether to copy the contents of a folder into the target, whether or not that exists.
-        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
-        a second copy updates the first.
+        Whether to copy the contents of a folder into the target, even if the target exists.  A
+        second copy then updates the first.  If False, a folder is copied as a new folder into a
+        target that exists.
     progress : Optional[Callable[[Progress], None]]
         Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
-        If it raises, the copy is aborted and the exception is raised here.
+        If it raises an exception, the copy is aborted and the exception is raised here.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.
+        The cache that provides the connection; None: `default_cache`.
 
     Raises
     ------
     SshConfigError
         A parameter or an option is invalid (a `ValueError`).
     SshConnectError
-        No authenticated connection could be made; nothing was sent.
+        No authenticated connection could be made; nothing was copied.
     SshTransferError
-        Something cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
-        that errno, such as `SshFileNotFoundError`.  The entries of a tree before it were copied.
+        A file or folder cannot be copied.  The error is an `OSError` with `errno` and `filename`,
+        and of the subclass for its errno, such as `SshFileNotFoundError`.  The preceding entries
+        of a tree were copied.
     SshTreeError
-        With ``on_error="continue"``: `failures` lists everything that could not be copied.
+        With ``on_error="continue"``: some entries of a tree could not be copied; `failures` lists
+        them.
     SshTransferTimeout
         `timeout` or `stall_timeout` was reached.
     SshConnectionLost
@@ -433,8 +442,8 @@ def upload(
 
     Notes
     -----
-    Thread safety.  This may be called from any thread; all calls share one connection for each
-    destination.
+    Thread safety.  This may be called from any thread.  Calls with the same destination share
+    its connection.
 
     Examples
     --------
@@ -482,69 +491,72 @@ def download(
     """
     Copy a file or tree from a server.
 
-    A file is copied to `local_path`, or into it if that is a folder.  A folder is copied to
-    `local_path`, or into it if that exists: a second copy creates a folder inside the first,
-    unless `contents` is set.
+    A file is copied to `local_path`, or into `local_path` if that is a folder.  A folder is
+    copied to `local_path`, or into `local_path` if that exists: unless `contents` is set, a
+    second copy creates a folder inside the first.
 
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host, SshTransport]
-        Where to: ``"[user@]host[:port]"``, connect parameters such as
+        The server: ``"[user@]host[:port]"``, connect parameters such as
         ``{"host": "web01", "username": "admin"}`` (`ssh_service.params.resolve` lists all), a
-        `Host`, or a connection.
+        `Host`, or an open connection.
     remote_path : Union[str, os.PathLike]
-        The file or folder on the server.  Relative to the home directory; ``~`` or ``~user`` at
-        the start is expanded, the rest is taken literally: no pattern.
+        The file or folder on the server; a relative path starts at the home directory.  ``~`` or
+        ``~user`` at the start is expanded, the rest is used literally: no patterns.
     local_path : Union[str, os.PathLike]
-        The local target, taken literally.  No answer of the server can make this function write
-        outside it.
+        The local target, used literally.  Whatever the server sends, nothing is written outside
+        the target.
     recursive : bool
-        Whether a folder may be copied; False makes a folder an error.
+        Whether to copy folders; if False, a folder is an error.
     timeout : Optional[float]
-        Seconds from the call for the whole copy, including connecting; None: no limit.
+        Seconds from the call for the whole copy, including the time to connect; None: no limit.
     stall_timeout : Optional[float]
         Seconds without any progress after which the copy fails; None: no limit.
     verify : bool
-        Whether to compare checksums of each file after it was copied.
+        Whether to compare the checksums of source and target after each file was copied.
     resume : bool
-        Whether to continue an earlier, interrupted copy of a file where it stopped.  That needs a
-        server with a shell and ``sha256sum``, to prove that the first part is right; otherwise
-        the file is copied from the start.
+        Whether to continue an earlier, interrupted copy of a file from the point where it stopped.
+        This needs a server with a shell and ``sha256sum``, to check the part that exists;
+        otherwise the file is copied from the start.
     fsync : bool
         Whether to flush each file to the local disk before it gets its final name.
     preserve : Optional[bool]
         Whether to keep modes and times.  None: as far as the local system allows, but group and
-        others get write permission only if the umask allows it.  True: those bits, too, and a
-        refusal is an error.  False: neither.  setuid, setgid and sticky bits are never copied.
+        others get write permission only if the umask allows it.  True: including these bits, and
+        a refusal is an error.  False: keep neither.  The setuid, setgid and sticky bits are never
+        copied.
     links : str
         ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
         ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
         ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
-        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
+        ``"continue"``: copy the rest, then raise one `SshTreeError` that lists the failures.
     update : bool
-        Whether to skip files that the target has with the same size and time, as rsync does.
+        Whether to skip files whose target has the same size and time, as rsync does.
     contents : bool
-        Whether to copy the contents of a folder into the target, whether or not that exists.
-        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
-        a second copy updates the first.
+        Whether to copy the contents of a folder into the target, even if the target exists.  A
+        second copy then updates the first.  If False, a folder is copied as a new folder into a
+        target that exists.
     progress : Optional[Callable[[Progress], None]]
         Called with a `ssh_service.copying.Progress` a few times a second, on the calling thread.
-        If it raises, the copy is aborted and the exception is raised here.
+        If it raises an exception, the copy is aborted and the exception is raised here.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.
+        The cache that provides the connection; None: `default_cache`.
 
     Raises
     ------
     SshConfigError
         A parameter or an option is invalid (a `ValueError`).
     SshConnectError
-        No authenticated connection could be made; nothing was sent.
+        No authenticated connection could be made; nothing was copied.
     SshTransferError
-        Something cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
-        that errno, such as `SshFileNotFoundError`.  The entries of a tree before it were copied.
+        A file or folder cannot be copied.  The error is an `OSError` with `errno` and `filename`,
+        and of the subclass for its errno, such as `SshFileNotFoundError`.  The preceding entries
+        of a tree were copied.
     SshTreeError
-        With ``on_error="continue"``: `failures` lists everything that could not be copied.
+        With ``on_error="continue"``: some entries of a tree could not be copied; `failures` lists
+        them.
     SshTransferTimeout
         `timeout` or `stall_timeout` was reached.
     SshConnectionLost
@@ -552,8 +564,8 @@ def download(
 
     Notes
     -----
-    Thread safety.  This may be called from any thread; all calls share one connection for each
-    destination.
+    Thread safety.  This may be called from any thread.  Calls with the same destination share
+    its connection.
 
     Examples
     --------
@@ -585,7 +597,7 @@ def _bind(
     copy_over_connection: Callable[..., None],
     copy_over_cache: Callable[..., None],
 ) -> Callable[..., None]:
-    """Return the copy function that fits the destination, with the destination filled in."""
+    """Return the copy function for the type of the destination, bound to the destination."""
     if isinstance(destination, SshTransport):
         return functools.partial(copy_over_connection, destination)
     check_cache(cache)

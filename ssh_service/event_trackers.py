@@ -1,4 +1,4 @@
-"""Event adapters: record what happens to a command or copy, and publish it as events."""
+"""Trackers: they record the progress of one command or copy, and publish it as events."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Tracker:
     def __init__(self, connection_id: str, subscribers: Sequence[Subscriber]) -> None:
         self._connection_id = connection_id
         self._subscribers = subscribers
-        # The caller's context variables hold what the events belong to: a span, a request id.
+        # The caller's context variables identify the origin of the events: a span, a request id.
         self._context = contextvars.copy_context()
         self._number = next(_numbers)
         self._began = time.monotonic()
@@ -58,8 +58,8 @@ class CommandTracker(_Tracker):
 
     Notes
     -----
-    Thread safety.  `record_sent` and `record_done` only store a time, once each, on any thread.
-    The other methods run only on the callback thread, so they need no lock.
+    Thread safety.  `record_sent` and `record_done` each store one time, and are called at most
+    once, on any thread.  All other methods run on the callback thread, so they need no lock.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class CommandTracker(_Tracker):
         self._sent_published = False
 
     def record_sent(self) -> None:
-        """Record the send; then call `publish_sent` on the callback thread."""
+        """Record when the command was sent; then call `publish_sent` on the callback thread."""
         self._sent_at = time.monotonic()
 
     def record_done(self) -> None:
-        """Record that the command has its outcome."""
+        """Record when the command got its outcome."""
         self._done_at = time.monotonic()
 
     def publish_sent(self) -> None:
@@ -92,7 +92,7 @@ class CommandTracker(_Tracker):
 
     def publish_ended(self, process: Any, error: Optional[BaseException]) -> None:
         """Publish the outcome; `CommandSent` always comes first."""
-        self.publish_sent()  # the call that another thread submitted may come later
+        self.publish_sent()  # the call that another thread submitted may run after this one
         done_at = self._done_at or time.monotonic()
         sent_at = done_at if self._sent_at is None else self._sent_at
         process = getattr(error, "process", None) if error is not None else process
@@ -120,11 +120,11 @@ class CommandTracker(_Tracker):
 
 class CopyTracker(_Tracker):
     """
-    Publishes the events of one copy, which lasts until the end of the `with` block.
+    Publishes the events of one copy; the copy ends with the tracker's ``with`` block.
 
     Notes
     -----
-    Thread safety.  Use it on the thread that copies only; subscribers are called on the callback
+    Not thread-safe: use it only on the thread that copies.  Subscribers are called on the callback
     thread.
     """
 
@@ -141,7 +141,7 @@ class CopyTracker(_Tracker):
         self._started_at: Optional[float] = None
 
     def publish_started(self) -> None:
-        """Publish `CopyStarted`, once; a retry on a second connection does not count."""
+        """Publish `CopyStarted` at the first call; later calls, after a reconnect, do nothing."""
         if self._started_at is None:
             at = self._started_at = time.monotonic()
             queued = at - self._began

@@ -1,12 +1,12 @@
 """
 Events about connections, commands, copies and forwards.
 
-Subscribe a hook to them with ``SshClientCache.subscribe``, which calls it with each event::
+``SshClientCache.subscribe`` subscribes a function, which is then called with each event::
 
     ssh_service.default_cache().subscribe(print)
 
-Events are small and can be pickled.  They contain no secret, script or output, and no file names,
-except in the message of an error about a file.
+Events are small and can be pickled.  They contain no secrets, scripts or output.  File names occur
+only in the messages of errors about files.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Event:
     connection_id : str
         ``user@host:port``.
     at : float
-        When it happened, by `time.monotonic` (seconds).
+        When the event happened, in seconds of `time.monotonic`.
     """
 
     connection_id: str
@@ -63,8 +63,8 @@ class ConnectionMade(Event):
     Attributes
     ----------
     seconds : float
-        How long the dial took, from resolving the name to authentication, including any wait for
-        other dials.
+        How long the dial took, from the resolution of the name to authentication, including any
+        wait for other dials.
     """
 
     seconds: float
@@ -84,7 +84,8 @@ class DialFailed(Event):
     reason : str
         The error's message.
     phase : Optional[str]
-        Where it failed: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``, ``auth``, ...
+        The phase that failed: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``, ``auth``,
+        ...; None if the error has no phase.
     """
 
     seconds: float
@@ -103,8 +104,8 @@ class ConnectionEnded(Event):
     seconds : float
         How long the connection lasted.
     error : Optional[str]
-        The name of the error's class if the connection was lost; None if it was closed, by this
-        side or by the server with a disconnect message.
+        The name of the error's class if the connection was lost; None if it was closed by this
+        side, or by the server with a disconnect message.
     reason : Optional[str]
         The error's message; None if there is no error.
     """
@@ -124,7 +125,7 @@ class CommandSent(Event):
     command : int
         The command's number in this process, the same as in its `CommandEnded`.
     queued : float
-        Seconds from the call until it was sent: for connecting, and for a session.
+        Seconds from the call until the command was sent: the time to connect and to get a session.
     """
 
     command: int
@@ -141,18 +142,19 @@ class CommandEnded(Event):
     command : int
         The command's number in this process.
     sent : bool
-        Whether it may have reached the server; if so, a `CommandSent` came before.
+        Whether the command may have reached the server; if so, a `CommandSent` preceded this.
     outcome : str
         ``completed``, ``signalled``, ``timed out``, ``cancelled``, ``output limit``, ``lost``,
         ``not connected``, ``refused``, ``closed`` or ``failed``.
     seconds : float
-        From the call to the outcome.
+        Seconds from the call to the outcome.
     queued : float
-        The part of `seconds` before it was sent; all of it if it was not sent.
+        The part of `seconds` before the command was sent; equal to `seconds` if it was not sent.
     exit_status : Optional[int]
-        As the server sent it, -1 for a signal; None if the server sent none.
+        The exit status that the server sent; -1 if a signal ended the process, None if the server
+        sent neither.
     stdout_bytes, stderr_bytes : int
-        How many bytes it wrote.
+        How many bytes the command wrote.
     error : Optional[str]
         The name of the error's class; None if there is no error.
     reason : Optional[str]
@@ -183,7 +185,7 @@ class CopyStarted(Event):
     way : str
         ``upload`` or ``download``.
     queued : float
-        Seconds from the call until it had its connection.
+        Seconds from the call until the copy had its connection.
     """
 
     copy: int
@@ -194,7 +196,7 @@ class CopyStarted(Event):
 @dataclass(frozen=True)
 class CopyEnded(Event):
     """
-    A copy is over; each copy has exactly one of these events.
+    A copy has ended; each copy has exactly one of these events.
 
     Attributes
     ----------
@@ -203,21 +205,21 @@ class CopyEnded(Event):
     way : str
         ``upload`` or ``download``.
     started : bool
-        Whether it had a connection; if so, a `CopyStarted` came before.
+        Whether the copy had a connection; if so, a `CopyStarted` preceded this.
     outcome : str
         ``completed``, ``timed out``, ``cancelled``, ``lost``, ``not connected``, ``refused``,
         ``closed`` or ``failed``.
     seconds : float
-        From the call to the outcome.
+        Seconds from the call to the outcome.
     queued : float
-        The part of `seconds` before it had a connection; all of it if it had none.
+        The part of `seconds` before the copy had a connection; equal to `seconds` if it had none.
     bytes_done, files_done : int
-        How many bytes were copied, and how many files are complete.
+        How many bytes were copied, and how many files were completed.
     error : Optional[str]
         The name of the error's class; None if there is no error.
     reason : Optional[str]
-        The error's message if it is an error of this package; None for other errors, such as one
-        that a ``progress`` function raised, because their messages may contain anything.
+        The error's message if the error is one of this package.  None for other errors, such as an
+        exception that a ``progress`` function raised, because their messages may contain anything.
     """
 
     copy: int
@@ -235,7 +237,9 @@ class CopyEnded(Event):
 @dataclass(frozen=True)
 class ForwardListening(Event):
     """
-    A forward listens: at first, and again after its connection was lost if the server listens.
+    A forward started to listen.
+
+    If the server listens for the forward, this happens again after a lost connection.
 
     Attributes
     ----------
@@ -244,11 +248,11 @@ class ForwardListening(Event):
     kind : str
         ``local``, ``remote`` or ``socks``.
     address : str
-        Where it listens: ``host:port``, or the path of a Unix socket.
+        The listening address: ``host:port``, or the path of a Unix socket.
     to : str
-        What it leads to; ``*`` for SOCKS, whose clients choose.
+        The target of its streams; ``*`` for SOCKS, where each client names a target.
     seconds : float
-        From the call, or from the loss of the connection.
+        Seconds since the call, or since the connection was lost.
     """
 
     forward: int
@@ -261,7 +265,7 @@ class ForwardListening(Event):
 @dataclass(frozen=True)
 class ForwardFailed(Event):
     """
-    A forward has no connection, or the server does not let it listen; it goes on trying.
+    A forward could not connect, or the server refused to listen; the forward will try again.
 
     Attributes
     ----------
@@ -272,7 +276,7 @@ class ForwardFailed(Event):
     reason : str
         The error's message.
     retry_in : Optional[float]
-        Seconds until the next attempt; None: the next stream makes one.
+        Seconds until the next attempt; None: the next stream causes an attempt.
     """
 
     forward: int
@@ -292,11 +296,11 @@ class ForwardEnded(Event):
     forward, kind
         As in `ForwardListening`.
     seconds : float
-        From the call.
+        Seconds since the call.
     streams : int
-        How many streams it had, whatever became of them.
+        How many streams the forward had, with any outcome.
     bytes_to_server, bytes_from_server : int
-        What its streams carried.
+        How many bytes its streams carried in each direction.
     error : Optional[str]
         The name of the error's class; None if the program closed it.
     reason : Optional[str]
@@ -316,7 +320,7 @@ class ForwardEnded(Event):
 @dataclass(frozen=True)
 class StreamOpened(Event):
     """
-    A stream of a forward reaches its target: bytes can pass in both directions.
+    A stream of a forward reached its target, so it can carry data in both directions.
 
     Attributes
     ----------
@@ -325,9 +329,9 @@ class StreamOpened(Event):
     stream : int
         The stream's number in this process, the same as in its `StreamEnded`.
     to : str
-        Its target.
+        The target.
     queued : float
-        Seconds from its beginning: for a connection to the server, and for the target.
+        Seconds since the stream began: the time to connect to the server and to the target.
     """
 
     forward: int
@@ -344,22 +348,22 @@ class StreamEnded(Event):
     Attributes
     ----------
     forward, stream, to
-        As in `StreamOpened`; the target of a SOCKS client that named none is ``?``.
+        As in `StreamOpened`; `to` is ``?`` if a SOCKS client named no target.
     opened : bool
-        Whether it reached its target; if so, a `StreamOpened` came before.
+        Whether the stream reached its target; if so, a `StreamOpened` preceded this.
     outcome : str
         ``completed`` (both sides ended it), ``reset`` (one side broke it off), ``lost`` (the
-        connection was lost), ``refused`` (the server or the target did not let it in),
+        connection was lost), ``refused`` (by the server or the target),
         ``not connected`` (no connection to the server), ``closed`` (the forward was closed) or
         ``failed``.
     seconds : float
-        How long it lasted.
+        How long the stream lasted.
     bytes_to_server, bytes_from_server : int
-        What it carried.
+        How many bytes it carried in each direction.
     error : Optional[str]
         The name of the error's class; None if there is no error.
     reason : Optional[str]
-        The error's message, with the words of the server or the system; None without an
+        The error's message, which includes that of the server or the system; None if there is no
         error.
     """
 
@@ -376,7 +380,7 @@ class StreamEnded(Event):
 
 
 def publish(subscribers: Sequence[Subscriber], event: Event) -> None:
-    """Call all subscribers, on the callback thread; an exception that one raises is logged."""
+    """Call all subscribers, on the callback thread; log the exceptions that they raise."""
     for subscriber in subscribers:
         try:
             subscriber(event)

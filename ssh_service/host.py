@@ -1,4 +1,4 @@
-"""A host to hold on to: the functions of this package with their first argument given."""
+"""`Host`: a destination with the functions of this package as methods."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ R = TypeVar("R")
 
 __all__ = ["Host"]
 
-# The section of a docstring about the argument that a method does not have.
+# The part of a docstring about `destination`, which the methods do not have.
 _DESTINATION = re.compile(r"^    destination : .*\n(?:        .*\n)+", re.MULTILINE)
 
 
 def _method(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Host, P], R]:
-    """Make a method of a function whose first argument is a destination."""
+    """Return a method that calls a function with the host as the destination."""
 
     @functools.wraps(function)
     def method(self: Host, *args: P.args, **options: P.kwargs) -> R:
@@ -44,18 +44,19 @@ def _method(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[
 
 class Host(Resolvable):
     """
-    A destination with its settings, and everything that can be done there.
+    A destination with its settings; its methods run commands, copy files and more.
 
-    Its methods are the functions of this package, without their first argument.  There is nothing
-    to open or to close: as with the functions, a cache keeps the connection.
+    The methods are functions of this package, without the parameter ``destination``.  A `Host`
+    need not be opened or closed: as with the functions, a cache keeps the connection.
 
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
         ``"[user@]host[:port]"``, ``"ssh://[user@]host[:port]"``, connect parameters such as
-        ``{"host": "web1"}``, or a host whose settings this one takes over.
+        ``{"host": "web1"}``, or another `Host`, whose settings are copied.
     cache : Optional[SshClientCache]
-        The cache for the connections; None: `default_cache`.
+        The cache that provides the connections.  None: the cache of `destination` if that is a
+        `Host`, otherwise `default_cache`.
     **settings : Any
         Further connect parameters, such as ``connect_timeout=5`` (`ssh_service.params.resolve`
         lists all); they take precedence over those of `destination`.
@@ -70,21 +71,21 @@ class Host(Resolvable):
     Raises
     ------
     SshConfigError
-        `destination` is not one, or a setting is unknown.  Values are checked by the first method
-        that needs them.
+        `destination` is not a valid destination, or a setting is unknown.  The values are checked
+        at the first use.
 
     Notes
     -----
-    Thread safety.  Immutable; one host serves all threads.
+    Thread safety.  A `Host` is immutable and may be used from any thread.
 
-    ssh_config is read, and the settings are checked, once: at the first use.  Make a new `Host`
-    after they have changed.
+    The first use reads ssh_config and checks the settings.  To use a changed ssh_config, make a
+    new `Host`.
 
-    Hosts are equal if their settings and caches are.  A host can be pickled, without its cache,
-    unless its settings hold the text of a password, a passphrase or a private key.
+    Two hosts are equal if their settings and caches are equal.  A host can be pickled, without
+    its cache, unless its settings contain the text of a password, a passphrase or a private key.
 
-    In a ``with`` block the connection is made at the beginning, and is not closed as unused
-    before the end.
+    A ``with`` block connects at its beginning, and keeps the connection from being closed as
+    unused until its end.
 
     Examples
     --------
@@ -117,17 +118,17 @@ class Host(Resolvable):
 
     def resolve(self) -> ConnectParams:
         """
-        Return the settings complete and checked, over those of ssh_config.
+        Check the settings, and complete them from ssh_config and the defaults.
 
         Returns
         -------
         ConnectParams
-            The same object each time.
+            The resolved settings; each call returns the same object.
 
         Raises
         ------
         SshConfigError
-            As in `ssh_service.params.resolve`.
+            A setting is missing or invalid; see `ssh_service.params.resolve`.
         """
         if self._target is None:
             self._target = params.resolve_concealed(self._settings)

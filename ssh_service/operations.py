@@ -1,4 +1,4 @@
-"""Run a script at a destination, or copy to and from it, over a cache's connections."""
+"""Commands at a destination, and copies to and from it, over the connections of a cache."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ def submit(
 
     The future's outcome is a `CompletedProcess`, with any exit status, or one of these errors:
     `SshConnectError` (nothing was sent), `SshCommandTimeout`, `SshCommandCancelled`,
-    `SshOutputLimitError`, `SshConnectionLost` (these have the output so far), `SshSessionRefused`,
-    `SshCacheClosed`, or `SshConfigError` for key files.  ``cancel()`` also ends a command that is
-    running.  `timeout` counts from this call.  `end_left_running` first ends what earlier scripts
-    with this option left running when their connection was lost, if their processes are known.
+    `SshOutputLimitError`, `SshConnectionLost` (these four have the output so far),
+    `SshSessionRefused`, `SshCacheClosed`, or `SshConfigError` for key files.  ``cancel()`` also
+    ends a running command.  `timeout` is in seconds from this call.  With `end_left_running`, the
+    script first ends the processes, if known, that earlier scripts with this option left running
+    when their connection was lost.
 
     Raises
     ------
@@ -71,7 +72,8 @@ def submit(
             left_running.for_destination(target.connection_id) if end_left_running else None
         ),
     )
-    future = command.take_future()  # first: if an exception interrupts this, dropping it cancels
+    # Taken first: if an exception interrupts this call, the dropped future cancels the command.
+    future = command.take_future()
     submit_command(cache, target, command, max_connections, idle_timeout, max_lifetime)
     return future
 
@@ -85,7 +87,7 @@ def submit_command(
     max_lifetime: Optional[float] = None,
 ) -> None:
     """
-    Queue a command for a session on the target's connections; its future gets the outcome.
+    Queue a command for a session on the target's connections; its future receives the outcome.
 
     Raises
     ------
@@ -102,7 +104,7 @@ def submit_command(
         return
     try:
         key = target.key
-    except SshConfigError as exc:  # a key file: part of the outcome, like a refused key
+    except SshConfigError as exc:  # about a key file: an outcome, as if the server refused the key
         command.settle_unsent(exc)
         return
     if not background.ensure_threads():
@@ -155,17 +157,20 @@ def copy(
     **options: Any,
 ) -> None:
     """
-    Copy over a cached connection; try once more if it was lost before anything was sent.
+    Copy over a cached connection; retry once if the connection was lost before data was sent.
 
-    `before` is called on each attempt, when there is a connection and nothing has been sent; if it
-    raises, the copy is aborted.  `timeout` counts from this call and includes connecting.
+    Each attempt calls `before` after it has a connection and before it sends data; if `before`
+    raises an exception, the copy is aborted.  `timeout` is in seconds from this call, including
+    the time to connect.
 
     Raises
     ------
     SshConfigError
-        An option is invalid; or see `SshClientCache.acquire`.
+        An option is invalid.
+    SshConnectError
+        No authenticated connection could be made; see `SshClientCache.acquire`.
     TypeError
-        There is no such option.
+        An option is unknown.
     """
     check_limits(idle_timeout, max_lifetime)
     copy_options = copying.Options(**options).check()
