@@ -1,9 +1,9 @@
 """
-What is behind `ssh_service.paramiko`: clients of paramiko's that share connections.
+The implementation of `ssh_service.paramiko`: paramiko clients that share connections.
 
-`clients` has the client and its `connect`, `membership` what a client does on a shared connection,
-`target` how it is dialled, `patience` how long others wait for that, `trust` which host keys
-are accepted, `identity` what credentials are compared by, `sharing` the settings and counters,
-`modules` paramiko's modules under another name, `installing` how paramiko's own classes come to
-share.
+`clients` contains the client class and its `connect`; `membership` implements a client's use of a
+shared connection, `target` the dial, `patience` the time limits of clients that wait for another
+client's dial, `trust` the check of host keys, and `identity` the comparison of credentials;
+`sharing` holds the settings and counters; `modules` provides paramiko's modules under another
+name; `installing` makes paramiko's own classes share connections.
 """

@@ -1,4 +1,4 @@
-"""`SharedSSHClient`: `paramiko.SSHClient` whose `connect` leases a connection of the cache."""
+"""`SharedSSHClient`: a `paramiko.SSHClient` whose `connect` leases a connection of the cache."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ssh_service.transport import DropInTransport, TransportView, client_state
 
 _signature = inspect.signature(plain_connect)
 _plain_transport = paramiko.client.Transport
-# Absent from later releases of paramiko.
+# Removed in later releases of paramiko.
 _GSS = ("gss_auth", "gss_kex")
 
 
 @functools.wraps(plain_connect)
 def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Connect as `paramiko.SSHClient.connect` does, on a shared connection where that may be."""
+    """Connect as `paramiko.SSHClient.connect` does, over a shared connection if possible."""
     bound = _signature.bind(self, *args, **kwargs)
     bound.apply_defaults()
     arguments = dict(bound.arguments)
@@ -53,16 +53,16 @@ def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
 def _reason_for_private(
     client: Any, arguments: Dict[str, Any], username: Optional[str]
 ) -> Optional[str]:
-    """Say why a client must have a connection of its own; None: it may share one."""
+    """Return why a client needs a connection of its own; None: it may share one."""
     for name in ("transport_factory", "auth_strategy"):
         if arguments[name] is not None:
             return name
     if paramiko.client.Transport is not _plain_transport:
-        return "patched"  # by a test of the program's, say
+        return "patched"  # for example by a test of the program
     if any(arguments.get(name) for name in _GSS):
         return "gss"
     if is_asking_policy():
-        return "policy"  # it would wait for the dial that waits for it
+        return "policy"  # it would deadlock: the dial that it would wait for waits for the policy
     if not Route.is_known(arguments["sock"]):
         return "sock"
     if client_state.overrides_login(client):
@@ -88,10 +88,10 @@ def _connect_shared(client: Any, arguments: Dict[str, Any], username: str) -> No
         target.route.close_unused()
     except Exception as error:
         member.release()
-        # As in paramiko, a client has the transport of a failed login.
+        # As in paramiko, the client keeps the transport of a failed login.
         if target.failed_transport is not None:
             client_state.set_transport(client, target.failed_transport)
-            if isinstance(error, PartialLogin):  # paramiko returns, too
+            if isinstance(error, PartialLogin):  # paramiko returns in this case, too
                 sharing.count_private("partial")
                 return
         raise
@@ -113,7 +113,7 @@ def _set_timeouts(view: TransportView, arguments: Dict[str, Any]) -> None:
 
 class SharedSSHClient(paramiko.SSHClient):  # type: ignore[misc]
     """
-    `paramiko.SSHClient`, on connections that the clients of the process share.
+    A `paramiko.SSHClient` that shares its connection with other clients of the process.
 
     See docs/drop_in.md, the page of the manual for code written for paramiko.
     """
@@ -121,6 +121,6 @@ class SharedSSHClient(paramiko.SSHClient):  # type: ignore[misc]
     connect: Callable[..., Any] = connect
 
 
-# As it is known, for pickle and for those who read it.
+# The public name, for pickle and for readers.
 SharedSSHClient.__name__ = SharedSSHClient.__qualname__ = "SSHClient"
 SharedSSHClient.__module__ = "ssh_service.paramiko"

@@ -1,4 +1,4 @@
-"""What the connections of two clients must have in common to be one."""
+"""The values that must be equal for two clients to share a connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Tuple
 from ssh_service.params.identity import client_keys_identity
 from ssh_service.secret import Secret, keyed_digest
 
-# Where paramiko looks for keys.
+# The default paths where paramiko looks for keys.
 _DEFAULT_KEYS = [
     f"~/{folder}/id_{kind}"
     for kind in ("rsa", "dsa", "ecdsa", "ed25519")
@@ -19,10 +19,10 @@ _CERTIFICATE_SUFFIX = "-cert.pub"
 
 def credentials_identity(arguments: Dict[str, Any]) -> Tuple[Any, ...]:
     """
-    Stand for what a client can log in with: equal only for clients with the same secrets.
+    Return an identity of a client's credentials: equal only for clients with the same secrets.
 
-    What cannot be compared (a key in a token, a file that cannot be read, a password that is not
-    text) is equal to nothing else; the login reports what is wrong with it.
+    Credentials that cannot be compared (a key in a token, an unreadable file, a password that is
+    not text) get an identity that equals no other; if they are invalid, the login reports it.
     """
     return (
         _secret(arguments["password"]),
@@ -35,7 +35,7 @@ def credentials_identity(arguments: Dict[str, Any]) -> Tuple[Any, ...]:
 
 
 def algorithms_identity(arguments: Dict[str, Any], preferred: Tuple[Any, ...]) -> Tuple[Any, ...]:
-    """Stand for the algorithms that a connection may use."""
+    """Return an identity of the algorithms that a connection may use."""
     disabled = arguments["disabled_algorithms"]
     return (
         bool(arguments["compress"]),
@@ -75,7 +75,7 @@ def _files(names: Any) -> Any:
 
 
 def _file(path: str) -> Any:
-    """Stand for a private key and its certificate; paramiko takes the name of either."""
+    """Return an identity of a private key and its certificate; paramiko accepts either's name."""
     if path.endswith(_CERTIFICATE_SUFFIX):
         return ("certificate", _file(path[: -len(_CERTIFICATE_SUFFIX)]))
     identity = client_keys_identity((path,), ())
@@ -90,5 +90,5 @@ def _default_files() -> Any:
 
 
 def name_digest(*names: str) -> str:
-    """Stand for names that may contain secrets, such as the arguments of a proxy command."""
+    """Return a digest of names that may contain secrets, such as arguments of a proxy command."""
     return keyed_digest("\0".join(names).encode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""How paramiko's own classes come to share connections, and cease to."""
+"""Make paramiko's own classes share connections, and undo it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _lock = threading.Lock()
 
 
 def install() -> None:
-    """Have `paramiko.SSHClient` share connections, and `paramiko.Transport` repaired."""
+    """Make `paramiko.SSHClient` share connections, and repair `paramiko.Transport`."""
     with _lock:
         paramiko.SSHClient.connect = connect
         repair_new_transports(True)
 
 
 def uninstall() -> None:
-    """Undo `install`; clients that are connected go on until they are closed."""
+    """Undo `install`; connected clients keep working until they are closed."""
     with _lock:
         if vars(paramiko.SSHClient)["connect"] is connect:
             paramiko.SSHClient.connect = plain_connect

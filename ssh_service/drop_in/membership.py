@@ -1,4 +1,4 @@
-"""A client's part in a shared connection: its lease, its sessions, its trust."""
+"""A client's use of a shared connection: its lease, its sessions and its trust."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from ssh_service.transport import SshChannel, SshTransport, TransportView
 
 _log = logging.getLogger(__name__)
 
-# Threads that wait for each other, as they may with plain paramiko, must all get their sessions.
+# Unlimited: threads that wait for each other, as plain paramiko allows, must all get sessions.
 _MAX_CONNECTIONS = sys.maxsize
 _strand = background.Strand()
 
 
 class Membership:
     """
-    A client's lease of a connection, and its way to sessions.
+    A client's lease of a connection, through which it opens sessions.
 
     Parameters
     ----------
     target : ClientTarget
-        Where the client connects to.
+        The destination of the client.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  The client's trust judges the host key of every connection it gets, before
-    anything is sent over it.  The lease is given back once, also if this is collected.
+    Guarantees.  The client's own rules check the host key of every connection that the client
+    gets, before anything is sent over it.  The lease is released exactly once, also if this object
+    is garbage-collected.
     """
 
     def __init__(self, target: ClientTarget) -> None:
@@ -51,12 +52,12 @@ class Membership:
         self._cache: SshClientCache = sharing.cache
         self._linger = sharing.linger
         self._token = sharing.next_token()
-        # The last one is in use; those before are released.  Single operations are atomic.
+        # The last lease is in use; earlier ones are released.  Single operations are atomic.
         self._leases: List[Lease] = []
-        self._trusted = b""  # the host key
+        self._trusted = b""  # the host key that the client has accepted
 
     def __del__(self) -> None:
-        if getattr(self, "_leases", None):  # else its making was interrupted
+        if getattr(self, "_leases", None):  # otherwise the constructor was interrupted
             background.submit_from_destructor(
                 _strand, _leave, self.target, self._token, self._linger
             )
@@ -65,12 +66,12 @@ class Membership:
 
     def connect(self) -> SshTransport:
         """
-        Lease a connection, dialled if necessary.
+        Lease a connection, and dial it if necessary.
 
         Raises
         ------
         Exception
-            What paramiko raises.
+            The exceptions of `paramiko.SSHClient.connect`.
         """
         sharing.join(self.target.base, self._token)
         while True:
@@ -79,7 +80,7 @@ class Membership:
                 return transport
 
     def _acquire(self) -> Optional[SshTransport]:
-        """Lease a connection; None: it has to be tried again."""
+        """Lease a connection; return None if the caller must try again."""
         target = self.target
         lease = self._cache.request(target, idle_timeout=self._linger)
         self._leases.append(lease)
@@ -97,7 +98,7 @@ class Membership:
             return None
         except ClientDialError as failure:
             lease.release()
-            # The lease's own error: the one that was raised is a copy for this caller.
+            # Use the lease's own error: the raised one is a copy for this caller.
             if mine:
                 raise failure.original from failure.original.__cause__
             if may_share(failure, target, lease.slot.target):
@@ -119,12 +120,13 @@ class Membership:
 
     def reconnect(self, view: TransportView) -> SshTransport:
         """
-        Return a connection in place of one that was lost.
+        Return a new connection to replace a lost one.
 
         Raises
         ------
         Exception
-            What paramiko raises; or the view was closed meanwhile.
+            The exceptions of `paramiko.SSHClient.connect`; also raised if the view was closed
+            meanwhile.
         """
         before = list(self._leases)
         try:
@@ -132,17 +134,17 @@ class Membership:
         finally:
             for lease in before:
                 lease.release(self._linger)
-                with contextlib.suppress(ValueError):  # another thread has done so
+                with contextlib.suppress(ValueError):  # another thread has removed it
                     self._leases.remove(lease)
-        if view.is_closed:  # which may have come before there was a lease to release
+        if view.is_closed:  # it may have been closed before there was a lease to release
             self.release()
             raise SSHException("SSH session not active")
         return transport
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         sharing.leave(self.target.base, self._token, self._linger)
-        # Nobody gets a connection again whose sharing was ended.
+        # A connection whose sharing was ended is not given to another client.
         lifetime = None if self.target.is_current() else 0.0
         for lease in list(self._leases):
             lease.release(self._linger, lifetime)
@@ -156,7 +158,7 @@ class Membership:
         max_packet_size: Optional[int],
         timeout: float,
     ) -> SshChannel:
-        """Open a session on any connection of the destination, as the pool has it."""
+        """Open a session on any connection of the destination, as the session pool does."""
         target, cache = self.target, self._cache
         pool = cache.session_pool(target.key, lambda: SessionPool(cache, target))
         request = SessionRequest(target.connection_id, view.lend, window_size, max_packet_size)
@@ -181,16 +183,16 @@ class Membership:
         return channel
 
     def _check(self, connection: SshTransport) -> None:
-        """Judge a further connection, unless it has the host key that is trusted."""
+        """Check the host key of an additional connection, unless it is the trusted one."""
         if connection.get_remote_server_key().asbytes() != self._trusted:
             self.target.trust.judge(connection, any_type=False)
 
     def _adopt(self, view: TransportView) -> None:
-        """Have the view stand for a connection that lives, now that there is one."""
+        """Attach the view to a live connection, if its own was lost."""
         try:
             view.connection = self.reconnect(view)
         except (SSHException, OSError) as error:
-            # The session works all the same, and the next call tries again.
+            # The session works anyway, and the next call tries again.
             _log.info("%s: not connected anew: %s", self.target.connection_id, reason_of(error))
 
 

@@ -1,4 +1,4 @@
-"""Serves paramiko's submodules under another package's name: they are the same modules."""
+"""Provides paramiko's submodules under another package's name; they are the same modules."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import sys
 from types import ModuleType
 from typing import Any, Dict, List, Optional, Sequence
 
-# Submodules in which a class is replaced; everything else in them is paramiko's.
+# Submodules in which one class is replaced; everything else in them is paramiko's.
 REPLACED = {"client": "SSHClient", "transport": "Transport"}
 _OWN = ("__main__",)
 
 
 class _Shadow(ModuleType):
-    """A module of paramiko, but for one class; whatever is set in it is set in paramiko's."""
+    """A paramiko module with one class replaced; attributes are set on paramiko's own module."""
 
     def __init__(self, name: str, real: ModuleType, replaced: Dict[str, Any]) -> None:
         super().__init__(name, real.__doc__)
@@ -44,7 +44,7 @@ class _Shadow(ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``PACKAGE.NAME``, which is ``paramiko.NAME``."""
+    """Finds ``PACKAGE.NAME`` as ``paramiko.NAME``."""
 
     def __init__(self, package: str, classes: Dict[str, Any]) -> None:
         self._prefix = f"{package}."
@@ -53,7 +53,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
     ) -> Optional[importlib.machinery.ModuleSpec]:
-        """Find a module of paramiko's."""
+        """Find a module of paramiko."""
         name = fullname[len(self._prefix) :]
         if not fullname.startswith(self._prefix) or name in _OWN:
             return None
@@ -62,11 +62,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """Return a module for `exec_module` to replace."""
+        """Return an empty module, which `exec_module` replaces."""
         return ModuleType(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put paramiko's module in the place of the new one, whose spec it must not take."""
+        """Replace the new module by paramiko's, without changing the latter's spec."""
         name = module.__name__[len(self._prefix) :]
         real = importlib.import_module(f"paramiko.{name}")
         replaced = REPLACED.get(name)
@@ -77,5 +77,5 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def serve(package: ModuleType, classes: Dict[str, Any]) -> None:
-    """Serve paramiko's submodules as those of a package; `classes` replace paramiko's."""
+    """Provide paramiko's submodules as submodules of a package, with `classes` replaced."""
     sys.meta_path.insert(0, _Finder(package.__name__, classes))

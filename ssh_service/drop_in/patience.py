@@ -1,4 +1,4 @@
-"""How long a client waits for a connection that another client dials."""
+"""The time limits of a client that waits for a connection which another client dials."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ssh_service.connections.entries import Slot
 from ssh_service.drop_in.target import HANDSHAKE_TIMEOUT, ClientTarget
 from ssh_service.transport import SshTransport
 
-# Seconds between looks how far the dial is.
+# Seconds between two checks of the dial's progress.
 _INTERVAL = 0.1
 
 
 def wait_for_dial(slot: Slot, own: ClientTarget) -> None:
     """
-    Wait for another client's dial, at each step for as long as one's own would.
+    Wait for another client's dial, applying this client's own time limits to each step.
 
     Raises
     ------
     OSError, SSHException
-        What a dial of one's own would have raised by now.
+        The error that this client's own dial would have raised by now.
     """
     theirs = slot.target
     if isinstance(theirs, ClientTarget) and own.is_as_patient_as(theirs):
-        return  # it fails first
+        return  # the other dial times out first
     connecting, identifying, logging_in = own.patience
     limits = {
         "connect": connecting,
@@ -54,7 +54,7 @@ def _step(transport: Optional[SshTransport]) -> str:
 
 
 def _too_late(step: str) -> Any:
-    """Return what paramiko raises at a step."""
+    """Return the exception that paramiko raises for a timeout in this step."""
     if step == "connect":
         return socket.timeout("timed out")
     if step == "banner":

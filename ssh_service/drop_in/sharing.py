@@ -1,4 +1,4 @@
-"""The settings of the clients that share connections, and what is counted of them."""
+"""The settings and the counters of clients that share connections."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ssh_service.api import default_cache
 from ssh_service.connections.cache import SshClientCache, check_cache
 from ssh_service.errors import SshConfigError
 
-# Seconds for which a connection that no client uses is kept for the next one.
+# Seconds for which an unused connection is kept for the next client.
 LINGER = 60.0
-# Destinations whose last client with ``linger=0`` has gone, of which that is remembered.  Their
+# How many destinations are remembered whose last client with ``linger=0`` has been closed.  Their
 # connections are closed within seconds.
 _MAX_ENDED = 1024
 
@@ -24,7 +24,7 @@ Share = Callable[[str, int, str], Any]
 
 
 class Unchanged(enum.Enum):
-    """Stands for a setting that was not named, and stays as it is."""
+    """The type of the default for settings that `configure` does not change."""
 
     UNCHANGED = "unchanged"
 
@@ -36,7 +36,7 @@ UNCHANGED = Unchanged.UNCHANGED
 
 
 class Settings(NamedTuple):
-    """What `configure` sets."""
+    """The settings that `configure` changes."""
 
     linger: float = LINGER
     share: Optional[Share] = None
@@ -45,7 +45,7 @@ class Settings(NamedTuple):
 
 class Sharing:
     """
-    The settings and the counters of the process.
+    The settings and counters of this process.
 
     Notes
     -----
@@ -55,16 +55,16 @@ class Sharing:
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        # The lock guards all of these.
+        # The lock guards all of the following.
         self._settings = Settings()
-        self._members: Dict[Hashable, Set[int]] = {}  # tokens, by what they share
-        self._fresh: Dict[Optional[str], int] = {}  # by host; None: of all hosts
+        self._members: Dict[Hashable, Set[int]] = {}  # clients' tokens, by `base`
+        self._fresh: Dict[Optional[str], int] = {}  # by host; None: for all hosts
         self._ended: "collections.OrderedDict[Hashable, int]" = collections.OrderedDict()
         self._shared = self._logins = 0
         self._private: Dict[str, int] = {}
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, which a thread of the parent may have held."""
+        """Replace the lock, which a thread of the parent may have held at the fork."""
         self._lock = threading.Lock()
 
     def configure(
@@ -74,12 +74,12 @@ class Sharing:
         cache: Union[Optional[SshClientCache], Unchanged],
     ) -> None:
         """
-        Change the settings that are given, for later connects.
+        Change the given settings, for later calls of `connect`.
 
         Raises
         ------
         SshConfigError
-            One of them is not what it may be; then all stay as they are.
+            A setting is invalid; in that case, none is changed.
         """
         changes: Dict[str, Any] = {}
         if not isinstance(linger, Unchanged):
@@ -94,23 +94,23 @@ class Sharing:
 
     @property
     def linger(self) -> float:
-        """Seconds for which a connection that no client uses is kept."""
+        """Seconds for which an unused connection is kept."""
         return self._settings.linger
 
     @property
     def cache(self) -> SshClientCache:
-        """The cache of the connections."""
+        """The cache that holds the connections."""
         cache = self._settings.cache
         return default_cache() if cache is None else cache
 
     def may_share(self, host: str, port: int, username: str) -> bool:
         """
-        Return whether the program lets a client share.
+        Return whether the program allows a client to share a connection.
 
         Raises
         ------
         SshConfigError
-            Its function failed.
+            The program's function failed.
         """
         share = self._settings.share
         if share is None:
@@ -123,22 +123,22 @@ class Sharing:
                 f" {type(error).__name__}: {error}"
             ) from error
 
-    # What may be shared.
+    # Which connections may be shared.
 
     def generation(self, host: str, base: Hashable) -> Tuple[int, ...]:
-        """Return what connections must have in common, for the same `base`, to be shared."""
+        """Return a value that must be equal, as `base` must, for clients to share."""
         with self._lock:
             fresh = self._fresh
             return fresh.get(None, 0), fresh.get(host.lower(), 0), self._ended.get(base, 0)
 
     def end_sharing(self, host: Optional[str]) -> None:
         """
-        Let later clients of a host (None: of any) share none of the connections there are.
+        Exclude existing connections to a host (None: to any host) from sharing with later clients.
 
         Raises
         ------
         SshConfigError
-            It is not a text.
+            `host` is neither None nor a text.
         """
         if host is not None and not isinstance(host, str):
             raise SshConfigError(f"host: expected a name or an address, or None, got {host!r}")
@@ -146,18 +146,18 @@ class Sharing:
             self._fresh[None if host is None else host.lower()] = next(self._numbers)
 
     def join(self, base: Hashable, token: int) -> None:
-        """Note that a client uses a connection; may be repeated."""
+        """Record that a client uses a connection; may be repeated."""
         with self._lock:
             self._members.setdefault(base, set()).add(token)
 
     def leave(self, base: Hashable, token: int, linger: float) -> None:
-        """Note that a client is done; may be repeated."""
+        """Record that a client no longer uses a connection; may be repeated."""
         with self._lock:
             members = self._members.get(base)
             if members is None or token not in members:
                 return
             if len(members) == 1:
-                if not linger:  # nobody gets this connection again
+                if not linger:  # this connection is not given to another client
                     self._ended[base] = next(self._numbers)
                     self._ended.move_to_end(base)
                     if len(self._ended) > _MAX_ENDED:
@@ -168,21 +168,21 @@ class Sharing:
     # Counters.
 
     def next_token(self) -> int:
-        """Return a number that no client has."""
+        """Return a number that no other client has."""
         return next(self._numbers)
 
     def count_login(self) -> None:
-        """Count a connection that was made to be shared."""
+        """Count a login for a connection that may be shared."""
         with self._lock:
             self._logins += 1
 
     def count_shared(self) -> None:
-        """Count a client that was given a connection to share."""
+        """Count a client that received a shared connection."""
         with self._lock:
             self._shared += 1
 
     def count_private(self, reason: str) -> None:
-        """Count a client that got a connection of its own."""
+        """Count a client that received a connection of its own."""
         with self._lock:
             self._private[reason] = self._private.get(reason, 0) + 1
 
@@ -207,7 +207,7 @@ def _check_linger(linger: Any) -> float:
 
 
 def _check_share(share: Any) -> Optional[Share]:
-    """Check that a function can be called with a host, a port and a user name."""
+    """Check that a function accepts a host, a port and a user name."""
     expected = "share: expected None or a function (host, port, username) -> bool, got"
     if share is None:
         return None
@@ -217,7 +217,7 @@ def _check_share(share: Any) -> Optional[Share]:
         raise SshConfigError(f"{expected} {_name_of(share)}, which is async")
     try:
         signature = inspect.signature(share)
-    except (TypeError, ValueError):  # of a builtin that does not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         return share  # type: ignore[no-any-return]
     try:
         signature.bind("host", 22, "username")

@@ -1,4 +1,4 @@
-"""A destination as a client of paramiko's names it, and how it is dialled: by paramiko's code."""
+"""The destination of a paramiko client, and its dial, which uses paramiko's own code."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from ssh_service.transport import (
     close_proxy,
 )
 
-# Seconds of silence after which a shared connection is asked for a sign of life.
+# Seconds of silence after which a keepalive is sent on a shared connection.
 _KEEPALIVE = 15.0
-# Seconds that the system gives a TCP connection, about; and paramiko's own limits.
+# The system's approximate time limit for a TCP connection, and paramiko's own limits; in seconds.
 _TCP_TIMEOUT, _BANNER_TIMEOUT, HANDSHAKE_TIMEOUT, _AUTH_TIMEOUT = 135.0, 15.0, 15.0, 30.0
 
-# paramiko's own, also while `install` is in force.
+# paramiko's own method, also while `install` is in effect.
 plain_connect = paramiko.SSHClient.connect
 
 
 class ClientDialError(SshConnectError):
     """
-    A dial of a client's failed.
+    A dial on behalf of a client failed.
 
     Attributes
     ----------
     original : BaseException
-        What paramiko raised.
+        The exception that paramiko raised.
     is_distrust : bool
-        Whether the client does not trust the host key; another one may.
+        Whether the client does not trust the host key; another client may trust it.
     """
 
     original: BaseException
     is_distrust = False
 
     def copy_original(self) -> BaseException:
-        """Return a copy of what paramiko raised, for a client that waited for the dial."""
+        """Return a copy of paramiko's exception, for a client that waited for the dial."""
         try:
             return copy.copy(self.original)
         except Exception:  # noqa: B902  (not every exception can be copied)
@@ -61,26 +61,26 @@ _this_thread = threading.local()
 
 
 def is_asking_policy() -> bool:
-    """Return whether this thread dials, and is calling a policy."""
+    """Return whether this thread is dialling and currently calls a policy."""
     return getattr(_this_thread, "asks", False)
 
 
 class PartialLogin(AuthenticationException):  # type: ignore[misc]
-    """The server wants more than `connect` can give; the program may go on by the transport."""
+    """The server requires more than `connect` can offer; the program may continue by itself."""
 
 
 class Route:
     """
-    How a client reaches its server: directly, by a proxy command, or over another client.
+    How a client reaches its server: directly, by a proxy command, or through another client.
 
     Parameters
     ----------
     sock : Any
-        As given to `connect`: None, a `paramiko.ProxyCommand`, or a channel of a client.
+        The argument of `connect`: None, a `paramiko.ProxyCommand`, or another client's channel.
     """
 
     def __init__(self, sock: Any) -> None:
-        self._given: Dict[str, Any] = {} if sock is None else {"sock": sock}  # taken once
+        self._given: Dict[str, Any] = {} if sock is None else {"sock": sock}  # can be taken once
         self._command: Optional[str] = None
         self._hop: Optional[Target] = None
         self._address: Any = None
@@ -94,7 +94,7 @@ class Route:
 
     @staticmethod
     def is_known(sock: Any) -> bool:
-        """Return whether the same route can be taken once more, and compared."""
+        """Return whether the route can be compared with others, and opened again."""
         if not sock or type(sock) is paramiko.ProxyCommand:
             return True
         return (
@@ -104,7 +104,7 @@ class Route:
         )
 
     def open(self, open_tunnel: Any, deadline: float) -> Tuple[Any, Callable[[], None]]:
-        """Return what is to be connected over (None: TCP), and what gives it back."""
+        """Return what to connect over (None: TCP), and a function that releases it."""
         given = self._given.pop("sock", None)
         if self._hop is not None:
             hop, release = open_tunnel(self._hop, deadline)
@@ -122,7 +122,7 @@ class Route:
         return given, _nothing
 
     def close_unused(self) -> None:
-        """Close what the client gave, as its connection does not need it."""
+        """Close the client's `sock`, which its connection does not need."""
         self._close(self._given.pop("sock", None))
 
     @staticmethod
@@ -140,20 +140,20 @@ class ClientTarget:
     Parameters
     ----------
     arguments : Dict[str, Any]
-        Those of `connect`, all of them.
+        The arguments of `connect`, complete.
     username : str
         The login name.
     trust : Trust
-        The client's.
+        The client's known host keys and policy.
 
     Attributes
     ----------
     key_types : Tuple[str, ...]
-        Types of the host key that the connection must prefer, where that matters.
+        Host key types that the connection must prefer; empty if any will do.
     failed_transport : Optional[DropInTransport]
         The transport of a failed login, for the client.
     is_abandoned : bool
-        Whether the client has given up.
+        Whether the client has stopped waiting.
     """
 
     def __init__(self, arguments: Dict[str, Any], username: str, trust: Trust) -> None:
@@ -186,15 +186,15 @@ class ClientTarget:
         self._generation = sharing.generation(self.hostname, self.base)
 
     def is_current(self) -> bool:
-        """Return whether a client that connected now could share its connection."""
+        """Return whether a client that connects now could share the connection."""
         return sharing.generation(self.hostname, self.base) == self._generation
 
     def is_as_patient_as(self, other: ClientTarget) -> bool:
-        """Return whether none of its time limits is shorter than another client's."""
+        """Return whether none of this client's time limits is shorter than the other's."""
         return all(mine >= theirs for mine, theirs in zip(self.patience, other.patience))
 
     def arguments(self) -> Dict[str, Any]:
-        """Return the arguments of `connect`, with their secrets."""
+        """Return the arguments of `connect`, with secrets in plain text."""
         return {
             name: _revealed(value) if isinstance(value, Secret) else value
             for name, value in self._arguments.items()
@@ -205,7 +205,7 @@ class ClientTarget:
 
     @property
     def key(self) -> ConnectKey:
-        """Equal for clients that may share a connection."""
+        """The connect key; equal for clients that may share a connection."""
         return self.base._replace(host_keys=(self.key_types, self._generation))
 
     @property
@@ -220,12 +220,12 @@ class ClientTarget:
 
     @property
     def dialer(self) -> Callable[..., SshTransport]:
-        """Dials by paramiko's own code."""
+        """The function that dials, by paramiko's own code."""
         return _dial
 
 
 class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
-    """A client of our own, which logs in for another one."""
+    """A client of our own, which logs in on behalf of another client."""
 
     def __init__(self, target: ClientTarget) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
         self.is_distrust = False
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
-        """Let the policy of the other client judge."""
+        """Call the policy of the other client."""
         _this_thread.asks = True
         try:
             self._target.trust.ask(self._transport, key)
@@ -247,7 +247,7 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
             _this_thread.asks = False
 
     def dial(self, arguments: Dict[str, Any], sock: Any, on_started: Any) -> SshTransport:
-        """Connect and log in; return the transport."""
+        """Connect, log in and return the transport."""
 
         def make(sock: Any, **options: Any) -> SshTransport:
             transport = DropInTransport(sock, **options)
@@ -267,7 +267,7 @@ class _Dialler(paramiko.SSHClient):  # type: ignore[misc]
         return self.take_transport()  # type: ignore[return-value]  # it is there now
 
     def take_transport(self) -> Optional[DropInTransport]:
-        """Return the transport, if it came to that."""
+        """Return the transport and forget it; None if there is none yet."""
         transport: Optional[DropInTransport] = self._transport
         self._transport: Any = None
         return transport
@@ -301,7 +301,7 @@ def _dial(
                 failed.close()
             release()
         else:
-            # As in paramiko, the client has it after a failed login, and may try another one.
+            # As in paramiko, the client keeps it after a failed login, and may try another method.
             failed.is_shared = False
             failed.add_done_callback(lambda *_: release())
             target.failed_transport = failed
@@ -318,9 +318,9 @@ def _revealed(secret: Secret) -> Union[str, bytes]:
 
 def end_sharing(host: Optional[str]) -> int:
     """
-    Let later clients of a host (None: of any) share none of the connections there are.
+    Exclude existing connections to a host (None: to any host) from sharing with later clients.
 
-    Return how many there were; those that no client uses are closed.
+    Return the number of these connections; unused ones are closed.
     """
     cache = sharing.cache
     shared = [
@@ -339,12 +339,12 @@ def end_sharing(host: Optional[str]) -> int:
 
 
 def _nothing() -> None:
-    """Do nothing: there is nothing to give back."""
+    """Do nothing: there is nothing to release."""
 
 
 def may_share(failure: ClientDialError, own: ClientTarget, other: Any) -> bool:
-    """Return whether a dial of one's own would fail as another client's did."""
+    """Return whether this client's own dial would fail in the same way as the other client's."""
     patient = isinstance(other, ClientTarget) and other.is_as_patient_as(own)
     known = isinstance(failure.original, (SSHException, OSError))
-    partial = isinstance(failure.original, PartialLogin)  # each client goes on with its own
+    partial = isinstance(failure.original, PartialLogin)  # each client continues by itself
     return known and patient and not failure.is_distrust and not partial

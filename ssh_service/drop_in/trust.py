@@ -1,4 +1,4 @@
-"""Whether a client trusts a server's host key: by its own known keys, and its own policy."""
+"""Whether a client trusts a server's host key, by its own known keys and its own policy."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ssh_service.transport import client_state
 
 
 class OtherKeyType(Exception):
-    """The client knows keys of the server, but none of the type that the connection uses."""
+    """The client knows keys of the server, but none of the type that this connection uses."""
 
 
 class Trust:
     """
-    A client's known host keys and its policy, as they are when it connects.
+    A client's known host keys and policy, at the time of its `connect`.
 
     Parameters
     ----------
     client : paramiko.SSHClient
-        The client; not kept alive.
+        The client; only a weak reference is kept.
     hostname, port : str, int
-        The server, as the client calls it.
+        The server, as the client names it.
     """
 
     def __init__(self, client: Any, hostname: str, port: int) -> None:
@@ -40,21 +40,21 @@ class Trust:
         return self.host_keys.get(self.name) if known is None else known
 
     def known_types(self) -> Tuple[str, ...]:
-        """Return the types of the keys that the client knows of the server."""
+        """Return the types of the server's keys that the client knows."""
         known = self._known()
         return () if known is None else tuple(known.keys())
 
     def judge(self, transport: Any, any_type: bool) -> None:
         """
-        Judge the host key of a connection that another client made, as `connect` does.
+        Check the host key of a connection that another client made, as `connect` would.
 
         Raises
         ------
         OtherKeyType
-            A connection that prefers the types of the keys known may be trusted; unless `any_type`
-            is False.
+            `any_type` is true, and the client knows only keys of other types: a connection that
+            prefers these types may be trusted.
         BadHostKeyException, SSHException
-            It is not trusted; or what the client's policy raises.
+            The key is not trusted.  The client's policy may raise other exceptions.
         """
         key, known = transport.get_remote_server_key(), self._known()
         if known is None:
@@ -70,7 +70,7 @@ class Trust:
         raise BadHostKeyException(self._hostname, key, expected)
 
     def ask(self, transport: Optional[paramiko.Transport], key: Any) -> None:
-        """Let the client's policy judge an unknown key; it may look at the client's transport."""
+        """Call the client's policy for an unknown key; it may use the client's transport."""
         client = self._client()
         if client is None:
             raise SSHException(f"Server {self.name!r} not found in known_hosts")
