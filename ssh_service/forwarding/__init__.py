@@ -1,19 +1,19 @@
 """
-Forwards: ports and Unix sockets whose connections are carried over SSH, and outlive its losses.
+Forwards: ports and Unix sockets whose connections are carried over SSH, and survive its losses.
 
 | module | contents |
 |---|---|
-| `addresses` | where a forward listens and leads to |
-| `selector_thread` | the one thread of all local sockets |
-| `windows` | how much servers may send ahead |
-| `stream` | a local socket and a channel, and what passes between them |
-| `socks`, `local_stream` | the negotiation with clients of SOCKS; streams of local programs |
-| `listener`, `connector` | a local socket that listens; one that connects |
+| `addresses` | the addresses that a forward listens on and leads to |
+| `selector_thread` | the one thread for all local sockets |
+| `windows` | the receive windows, which limit how much servers send ahead |
+| `stream` | a local socket and a channel, with the bytes carried between them |
+| `socks`, `local_stream` | the negotiation with SOCKS clients; streams of local programs |
+| `listener`, `connector` | a listening local socket; a connecting one |
 | `link` | the connection of a forward: leased, lost, dialled again |
-| `counts` | counts in words |
-| `forwarder` | what the three kinds of forwards have in common |
+| `counts` | numbers of streams in words |
+| `forwarder` | the common part of the three kinds of forwards |
 | `local_forwarder`, `remote_forwarder` | the three kinds |
-| `forward` | `Forward`, as users see it |
+| `forward` | `Forward`, the public class |
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Bytes", "Forward", "forward_local", "forward_remote", "forward_socks
 
 Where = Union[int, str, "os.PathLike[str]"]
 
-# The streams of one forward at once, by default: a process commonly has 1024 descriptors.
+# The default limit of concurrent streams per forward: processes often have 1024 descriptors.
 MAX_STREAMS = 500
 
 
@@ -48,9 +48,9 @@ def forward_local(
     cache: Optional[SshClientCache] = None,
 ) -> Forward:
     """
-    Listen on this machine, and carry each connection to a target that the server reaches.
+    Listen on this machine, and forward each connection to a target that the server can reach.
 
-    This is ``ssh -L``.  When it returns, it listens and is connected.
+    Like ``ssh -L``.  When this returns, the forward listens and its connection is established.
 
     Parameters
     ----------
@@ -62,43 +62,46 @@ def forward_local(
         Unix socket on the server, or a port of the server itself (on its loopback, as
         ``"localhost:port"``).  Names are resolved there.
     listen : Union[int, str, os.PathLike]
-        Where to listen: a port of 127.0.0.1 (0: any free one), ``"address:port"`` (``*``: all
-        addresses, with a warning in the log, as everyone who reaches them can use the forward), or
-        the path of a Unix socket, which only this user may open.  A path must contain a slash; a
-        socket of this user's that nobody listens on any more is replaced, any other file is not.
+        The address to listen on: a port of 127.0.0.1 (0: any free one), ``"address:port"`` (``*``:
+        all addresses, with a warning in the log, as everyone who can reach them can use the
+        forward), or the path of a Unix socket, which only this user may open.  A path must contain
+        a slash.  A stale socket of this user is replaced; any other existing file is an error.
     keep : bool
-        Whether to connect again as soon as the connection was lost, at growing intervals.  False:
-        the next stream does.
+        Whether to reconnect as soon as the connection is lost, with increasing delays between
+        attempts.  False: reconnect when the next stream needs it.
     max_streams : int
-        How many streams there may be at once; connections beyond it wait until one ends.
+        The maximum number of concurrent streams; further connections wait until one ends.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.  The forward ends when the
-        cache's connections are closed.
+        The cache that the connection is taken from; None: `default_cache`.  The forward ends when
+        the cache's connections are closed.
 
     Returns
     -------
     Forward
-        Use it in a ``with`` block, or call `Forward.close`.  `Forward.port` is the port.
+        The running forward; use it in a ``with`` block, or call `Forward.close`.  `Forward.port`
+        is its port.
 
     Raises
     ------
     SshConfigError
         A parameter is invalid (a `ValueError`).
     SshForwardError
-        The address is taken, not of this machine, or needs a privilege (an `OSError`).
+        The address is in use, is not an address of this machine, or needs a privilege (an
+        `OSError`).
     SshConnectError
-        There is no connection to the server.
+        The connection to the server could not be made.
 
     Notes
     -----
     Thread safety.  This may be called from any thread; all forwards and calls to a destination
     share one connection.
 
-    A target that the server cannot reach, or does not permit, ends the local connection, with the
-    server's words in an event and in `Forward.last_error`.
+    If the server cannot reach the target, or does not permit it, the local connection is closed;
+    an event and `Forward.last_error` have the server's message.
 
-    Unix sockets have no reset: if the connection is lost, the local program sees the same end as
-    that of a complete answer.  Listen on a port if its protocol does not tell them apart.
+    Unix sockets have no reset: if the connection is lost, the local program sees the same
+    end-of-file as after a complete answer.  If its protocol cannot distinguish the two, listen on
+    a port.
 
     Examples
     --------
@@ -120,10 +123,10 @@ def forward_socks(
     cache: Optional[SshClientCache] = None,
 ) -> Forward:
     """
-    Listen on this machine as a SOCKS proxy, whose connections are made by the server.
+    Listen on this machine as a SOCKS proxy; the server makes the connections.
 
-    This is ``ssh -D``: SOCKS 4, 4a and 5, without authentication and without UDP.  Names that
-    clients send are resolved by the server (``socks5h://`` in curl and requests).
+    Like ``ssh -D``: SOCKS 4, 4a and 5, without authentication and without UDP.  The server
+    resolves the names that clients send (``socks5h://`` in curl and requests).
 
     Parameters
     ----------
@@ -131,37 +134,38 @@ def forward_socks(
         The server: connect parameters such as ``{"host": "bastion", "username": "admin"}``, of
         which only ``host`` is required (`ssh_service.params.resolve` lists all).
     listen : Union[int, str, os.PathLike]
-        Where to listen: a port of 127.0.0.1 (0: any free one), ``"address:port"`` (``*``: all
-        addresses, with a warning in the log, as everyone who reaches them can use the proxy), or
-        the path of a Unix socket, which only this user may open.
+        The address to listen on: a port of 127.0.0.1 (0: any free one), ``"address:port"`` (``*``:
+        all addresses, with a warning in the log, as everyone who can reach them can use the
+        proxy), or the path of a Unix socket, which only this user may open.
     keep : bool
-        Whether to connect again as soon as the connection was lost, at growing intervals.  False:
-        the next stream does.
+        Whether to reconnect as soon as the connection is lost, with increasing delays between
+        attempts.  False: reconnect when the next stream needs it.
     max_streams : int
-        How many streams there may be at once; connections beyond it wait until one ends.
+        The maximum number of concurrent streams; further connections wait until one ends.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.  The forward ends when the
-        cache's connections are closed.
+        The cache that the connection is taken from; None: `default_cache`.  The forward ends when
+        the cache's connections are closed.
 
     Returns
     -------
     Forward
-        Use it in a ``with`` block, or call `Forward.close`.
+        The running forward; use it in a ``with`` block, or call `Forward.close`.
 
     Raises
     ------
     SshConfigError
         A parameter is invalid (a `ValueError`).
     SshForwardError
-        The address is taken, not of this machine, or needs a privilege (an `OSError`).
+        The address is in use, is not an address of this machine, or needs a privilege (an
+        `OSError`).
     SshConnectError
-        There is no connection to the server.
+        The connection to the server could not be made.
 
     Notes
     -----
     Thread safety.  This may be called from any thread.
 
-    A client has 30 s for its request; only one more second once `max_streams` is reached.
+    A client must send its request within 30 s, or within one second once `max_streams` is reached.
 
     Examples
     --------
@@ -182,10 +186,10 @@ def forward_remote(
     cache: Optional[SshClientCache] = None,
 ) -> Forward:
     """
-    Let the server listen, and carry each connection to a target that this machine reaches.
+    Let the server listen, and forward each connection to a target that this machine can reach.
 
-    This is ``ssh -R``.  When it returns, the server listens.  When the connection is lost, it is
-    made again, at growing intervals, and the server asked to listen again.
+    Like ``ssh -R``.  When this returns, the server listens.  If the connection is lost, it is made
+    again, with increasing delays between attempts, and the server is asked again to listen.
 
     Parameters
     ----------
@@ -196,43 +200,45 @@ def forward_remote(
         The target, seen from this machine: ``"host:port"``, ``"[IPv6 address]:port"``, the path of
         a Unix socket, or a port of this machine's loopback.
     listen : Union[int, str, os.PathLike]
-        Where the server listens: a port of its 127.0.0.1 (0: any free one, see `Forward.port`),
-        ``"address:port"`` (``*``: all addresses, which sshd allows only with ``GatewayPorts``), or
-        the path of a Unix socket on the server.  sshd does not remove this file when the forward
-        ends or is lost, and refuses to listen where one is, unless its configuration has
-        ``StreamLocalBindUnlink yes``: otherwise remove it yourself before each use.
+        The address that the server listens on: a port of its 127.0.0.1 (0: any free one, see
+        `Forward.port`), ``"address:port"`` (``*``: all addresses, which sshd allows only with
+        ``GatewayPorts``), or the path of a Unix socket on the server.  sshd does not remove the
+        socket's file when the forward ends or is lost, and refuses to listen if the file exists,
+        unless its configuration has ``StreamLocalBindUnlink yes``: otherwise remove the file
+        before each use.
     max_streams : int
-        How many streams there may be at once; connections beyond it are refused.
+        The maximum number of concurrent streams; further connections are refused.
     cache : Optional[SshClientCache]
-        The cache to take the connection from; None: `default_cache`.  The forward ends when the
-        cache's connections are closed.
+        The cache that the connection is taken from; None: `default_cache`.  The forward ends when
+        the cache's connections are closed.
 
     Returns
     -------
     Forward
-        Use it in a ``with`` block, or call `Forward.close`.  `Forward.port` is the server's port.
+        The running forward; use it in a ``with`` block, or call `Forward.close`.  `Forward.port`
+        is the server's port.
 
     Raises
     ------
     SshConfigError
         A parameter is invalid (a `ValueError`).
     SshSessionRefused
-        The server does not listen: the port is taken, the socket's file exists, or it does not
-        permit it.
+        The server does not listen: the port is in use, the socket's file exists, or the server
+        does not permit it.
     SshConnectError
-        There is no connection to the server.
+        The connection to the server could not be made.
 
     Notes
     -----
     Thread safety.  This may be called from any thread.
 
-    After a loss, the server's half-dead session may hold the port for a while.  The forward asks
-    for it again until it is free; `Forward.last_error` and events say so.  If any free port was
-    asked for, the one that was given first is asked for, and another one only if that stays taken;
-    an event says so, too.
+    After a lost connection, the server's old session may hold the port for a while.  The forward
+    repeats its request until the port is free; `Forward.last_error` and events report this.  If
+    `listen` has port 0, the forward requests the port that the server chose first; if that stays
+    in use, it requests any other port, which an event reports.
 
-    A target on a Unix socket sees the same end whether the connection was lost or complete, as
-    Unix sockets have no reset.
+    A target on a Unix socket sees the same end-of-file after a complete connection and after a
+    lost one, as Unix sockets have no reset.
 
     Examples
     --------
@@ -273,6 +279,6 @@ def _open(
     try:
         forwarder.open()
         return forward
-    except BaseException:  # also what comes when it is open: nobody has it
+    except BaseException:  # also an exception after the opening: the caller does not have it
         forwarder.give_up()
         raise

@@ -1,4 +1,4 @@
-"""Where a forward listens and leads to: a port, a host and port, or a Unix socket."""
+"""The addresses that a forward listens on and leads to: a port, host and port, or Unix socket."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Union
 
 from ssh_service.errors import SshConfigError
 
-# Bytes of a Unix socket's path on this machine, without the closing NUL.
+# The maximum length of a Unix socket's path on this machine, without the terminating NUL.
 _MAX_LOCAL_PATH = 107 if sys.platform.startswith("linux") else 103
 _ALL = "*"
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 
 
 class TcpAddress(NamedTuple):
-    """A host, as a name or an address, and a port; the host ``*`` is all addresses."""
+    """A host, as a name or an address, and a port; the host ``*`` means all addresses."""
 
     host: str
     port: int
@@ -27,7 +27,7 @@ class TcpAddress(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only programs of the same machine reach it, as far as its text says."""
+        """Whether the address, judged by its text, is reachable only from the same machine."""
         if self.host == "localhost":
             return True
         try:
@@ -46,7 +46,7 @@ class UnixAddress(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Return True: only programs of the same machine reach it."""
+        """Return True: a Unix socket is reachable only from the same machine."""
         return True
 
 
@@ -55,12 +55,12 @@ Address = Union[TcpAddress, UnixAddress]
 
 def parse_target(value: Any, *, is_local: bool, name: str = "to") -> Address:
     """
-    Parse what a forward leads to; a port is on the loopback of the side that connects to it.
+    Parse the target of a forward; a port is on the loopback of the side that connects to it.
 
     Raises
     ------
     SshConfigError
-        It is not a port, ``host:port`` or a path.
+        The value is not a port, ``host:port`` or a path.
     """
     address = _parse(value, name, 1, is_local)
     if isinstance(address, TcpAddress) and address.host == _ALL:
@@ -72,15 +72,15 @@ def parse_target(value: Any, *, is_local: bool, name: str = "to") -> Address:
 
 def parse_listen(value: Any, *, is_local: bool, name: str = "listen") -> Address:
     """
-    Parse where a forward listens; a port is on 127.0.0.1, and port 0 is any free one.
+    Parse the address to listen on; a port is on 127.0.0.1, and port 0 is any free one.
 
-    Not on ``localhost``: sshd is content with one of its addresses, so that the connections to a
-    port that another program has taken on 127.0.0.1 would go there.
+    The default is not ``localhost``: for that name, sshd is satisfied with one of its addresses,
+    so that connections to a port that another program uses on 127.0.0.1 would go to that program.
 
     Raises
     ------
     SshConfigError
-        It is not a port, ``host:port`` or a path.
+        The value is not a port, ``host:port`` or a path.
     """
     address = _parse(value, name, 0, is_local)
     if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
@@ -100,7 +100,7 @@ def _parse(value: Any, name: str, least: int, is_local: bool) -> Address:
         return TcpAddress("localhost", _port(value, value, name, least))
     if not isinstance(value, str) or not value:
         hint = ""
-        if isinstance(value, (tuple, list)) and len(value) == 2:  # as sshtunnel has it
+        if isinstance(value, (tuple, list)) and len(value) == 2:  # the form of sshtunnel
             hint = f" (write '{value[0]}:{value[1]}')"
         raise SshConfigError(f"{wanted}, got {value!r}{hint}")
     if "://" in value:
@@ -141,7 +141,7 @@ def _unix_address(path: str, name: str, is_local: bool) -> UnixAddress:
     if "\0" in path:
         raise SshConfigError(f"{name} must be a path without NUL characters, got {path!r}")
     try:
-        if is_local and not os.path.isabs(path):  # the program may change its folder later
+        if is_local and not os.path.isabs(path):  # the program may change its working directory
             path = os.path.join(os.getcwd(), path[2:] if path.startswith("./") else path)
         size = len(os.fsencode(path))
     except UnicodeEncodeError:

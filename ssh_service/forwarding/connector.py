@@ -1,4 +1,4 @@
-"""Connects to a local target, without blocking."""
+"""Connects to a local target without blocking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ssh_service import background
 from ssh_service.forwarding.addresses import Address, UnixAddress
 from ssh_service.forwarding.selector_thread import WRITE, SelectorThread, SelectorTimer
 
-# Seconds for the whole attempt, from the name to the connection.
+# The time limit of a whole attempt, including name resolution; in seconds.
 _TIMEOUT = 30.0
 
 Done = Callable[[Optional[socket.socket], Optional[OSError]], None]
@@ -20,17 +20,17 @@ _Candidate = Tuple[int, Any]
 
 class Connector:
     """
-    One attempt to connect; each address of the name is tried in turn.
+    One attempt to connect, which tries each address of the name in turn.
 
     Parameters
     ----------
     thread : SelectorThread
-        The selector thread, which everything here is for.
+        The selector thread, on which all methods must be called.
     target : Address
-        Where to.
+        The address to connect to.
     on_done : Callable[[Optional[socket.socket], Optional[OSError]], None]
-        Called once with a connected, non-blocking socket, or the error of the last address; not
-        at all after `cancel`.
+        Called once, with a connected, non-blocking socket or with the error of the last address;
+        never called after `cancel`.
     """
 
     def __init__(self, thread: SelectorThread, target: Address, on_done: Done) -> None:
@@ -44,7 +44,7 @@ class Connector:
         self._timer: Optional[SelectorTimer] = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the attempt."""
         self._timer = self._thread.call_later(_TIMEOUT, self._on_timeout)
         if isinstance(self._target, UnixAddress):
             self._on_resolved([(socket.AF_UNIX, self._target.path)])
@@ -53,19 +53,19 @@ class Connector:
         try:
             found = _look_up(host, self._target.port, socket.AI_NUMERICHOST)
         except OSError:
-            # A name: the system's resolver may take its time, so each has a strand of its own.
+            # A name: the system's resolver may be slow, so each lookup has a strand of its own.
             background.submit(background.Strand(), self._resolve)
         else:
             self._on_resolved(found)
 
     def cancel(self) -> None:
-        """Give up."""
+        """Cancel the attempt."""
         if not self._is_done:
             self._finish()
             self._discard()
 
     def _resolve(self) -> None:
-        """Look up a name, on a worker thread."""
+        """Resolve the name, on a worker thread."""
         target = self._target
         if isinstance(target, UnixAddress):
             return
@@ -91,7 +91,7 @@ class Connector:
                 self._thread.own(sock)
                 sock.setblocking(False)
                 code = sock.connect_ex(address)
-            except OSError as error:  # no descriptor, or no such family
+            except OSError as error:  # no descriptor left, or an unsupported family
                 self._fail_one(error)
                 continue
             if code in (0, errno.EISCONN):

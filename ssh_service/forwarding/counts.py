@@ -1,4 +1,4 @@
-"""Counts in words."""
+"""Numbers of streams in words."""
 
 from __future__ import annotations
 

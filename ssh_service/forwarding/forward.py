@@ -1,4 +1,4 @@
-"""`Forward`, as users see it."""
+"""`Forward`, the public class of forwards."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ssh_service.forwarding.forwarder import Forwarder
 
 class Bytes(NamedTuple):
     """
-    How many bytes the streams of a forward have carried.
+    The number of bytes that the streams of a forward have carried.
 
     Attributes
     ----------
     to_server, from_server : int
-        In each direction, seen from this side.
+        The bytes in each direction.
     """
 
     to_server: int
@@ -27,19 +27,20 @@ class Forward:
     """
     A port, or a Unix socket, whose connections are carried over SSH.
 
-    `forward_local`, `forward_remote` and `forward_socks` return one; it lives until `close`, the
-    end of its ``with`` block, or that of its cache, also if nobody refers to it.
+    `forward_local`, `forward_remote` and `forward_socks` return a forward.  It runs until `close`,
+    the end of its ``with`` block or the end of its cache, even if no reference to it exists.
 
     Notes
     -----
     Thread safety.  Every method and attribute may be used from any thread.
 
-    Guarantees.  No stream has a thread, and none delays another.  When the connection is lost, its
-    streams are reset, never ended as if they were complete, and the forward stays.  A local
-    program on a Unix socket sees an end all the same, as those have no reset; the `outcome` of
-    `StreamEnded` is ``lost``.  After `close`, nothing is left of it here: no socket, no channel,
-    and some milliseconds later no lease; of `forward_remote` with a path, sshd leaves the file.  A
-    forked child neither accepts nor harms the streams of its parent.
+    Guarantees.  No stream has a thread, and no stream delays another.  When the connection is
+    lost, its streams are reset, so that they do not look complete, and the forward continues.  A
+    local program on a Unix socket still sees an end-of-file, as Unix sockets have no reset; the
+    `outcome` of `StreamEnded` is ``lost``.  After `close`, no socket and no channel is left on
+    this machine, and some milliseconds later no lease; sshd keeps the socket's file of a
+    `forward_remote` with a path.  A forked child neither accepts connections nor affects its
+    parent's streams.
     """
 
     _is_in_block = False
@@ -57,72 +58,72 @@ class Forward:
 
     @property
     def kind(self) -> str:
-        """``local``, ``remote`` or ``socks``."""
+        """The kind of forward: ``local``, ``remote`` or ``socks``."""
         return self._forwarder.kind
 
     @property
     def to(self) -> str:
-        """What it leads to: ``host:port``, a path, or ``*`` for SOCKS, whose clients choose."""
+        """The target: ``host:port``, a path, or ``*`` for SOCKS, where clients name it."""
         return self._forwarder.to
 
     @property
     def address(self) -> str:
         """
-        Where it listens: ``host:port``, or the path of a Unix socket.
+        The address that the forward listens on: ``host:port``, or the path of a Unix socket.
 
-        The host of `forward_remote` is the one that was asked for: without ``GatewayPorts``, sshd
-        listens on its loopback instead, and does not say so.
+        For `forward_remote`, the host is the requested one: without ``GatewayPorts``, sshd listens
+        on its loopback instead, and does not report this.
         """
         return self._forwarder.address
 
     @property
     def port(self) -> Optional[int]:
-        """The port it listens on; None for a Unix socket."""
+        """The port that the forward listens on; None for a Unix socket."""
         return self._forwarder.port
 
     @property
     def streams(self) -> int:
-        """How many streams there are now, with those that do not reach their target yet."""
+        """The number of streams, including those that have not reached their target yet."""
         return self._forwarder.streams
 
     @property
     def bytes(self) -> Bytes:
-        """How many bytes were carried since the beginning, in each direction."""
+        """The number of bytes carried so far, in each direction."""
         return Bytes(*self._forwarder.carried)
 
     @property
     def last_error(self) -> Optional[Exception]:
         """
-        The latest error; None until the first.
+        The latest error; None if there was none.
 
-        A lost connection, one that could not be made, a server that does not listen, a target that
-        refused.  It is set before the local program can notice.  A forward that has ended by
-        itself keeps the reason here.
+        Errors are a lost connection, a failed attempt to connect, a server that does not listen
+        and a target that refused.  The error is set before the local program can notice the
+        failure.  For a forward that has ended by itself, this is the reason.
         """
         return self._forwarder.last_error
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended: by `close`, with its cache, or in a forked child."""
+        """Whether the forward has ended: by `close`, with its cache, or in a forked child."""
         return self._forwarder.has_ended
 
     def close(self, drain: float = 5.0) -> None:
         """
-        Stop listening at once, and return when all streams have ended.
+        Stop listening immediately, and wait until all streams have ended.
 
         Parameters
         ----------
         drain : float
-            Seconds for the streams to end by themselves; those that are left are reset.
+            Seconds for the streams to end by themselves; the remaining ones are then reset.
 
         Raises
         ------
         SshConfigError
-            `drain` is not a number of seconds.
+            `drain` is not a valid number of seconds.
 
         Notes
         -----
-        An exception while waiting, such as Ctrl-C, resets the streams at once.
+        An exception while waiting, such as KeyboardInterrupt, resets the streams immediately.
         """
         if isinstance(drain, bool) or not isinstance(drain, (int, float)) or not drain >= 0:
             raise SshConfigError(f"drain must be a number of seconds, got {drain!r}")

@@ -1,4 +1,4 @@
-"""What all kinds of forwards have in common: how they begin, connect, count and end."""
+"""The common part of all kinds of forwards: opening, connecting, counting and closing."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 _log = logging.getLogger(__name__)
 
-# Seconds that closing may take beyond the time for draining.
+# Seconds that closing may take in addition to the time for draining.
 _CLOSE_TIMEOUT = 5.0
-# Seconds that the server has to stop listening.
+# Seconds for the server to stop listening.
 _STOP_TIMEOUT = 2.0
-# Seconds for which the streams may end when the interpreter does.
+# Seconds for streams to end when the interpreter exits.
 _EXIT_TIMEOUT = 1.0
 
 _numbers = itertools.count(1)
-_live: "Set[Forwarder]" = set()  # single operations on it are atomic
+_live: "Set[Forwarder]" = set()  # single operations are atomic
 
 
 class Forwarder:
     """
-    The work of one `Forward`.
+    The implementation of one `Forward`.
 
     Attributes
     ----------
@@ -55,12 +55,12 @@ class Forwarder:
     last_error : Optional[Exception]
         See `Forward`.
     is_closing : bool
-        Whether it accepts no more streams.
+        Whether the forward accepts no more streams.
 
     Notes
     -----
-    Thread safety.  Properties, `open` and `close` are for any thread; everything else is for the
-    selector thread, where nothing else is said.
+    Thread safety.  Properties, `open` and `close` may be used from any thread; everything else
+    runs on the selector thread, unless its docstring names another one.
     """
 
     kind = ""
@@ -92,43 +92,43 @@ class Forwarder:
         self._ended = LockFreeEvent()
         self._pid = os.getpid()
         self._began = time.monotonic()
-        # Selector thread only; others look at them.
+        # Modified only by the selector thread; other threads may read these.
         self._streams: Set[Stream] = set()
-        self._stream_count = 0  # since the beginning
+        self._stream_count = 0  # since the forward was opened
         self._to_server = self._from_server = 0  # of streams that have ended
         self.is_closing = False
-        self._is_ending = False  # `_ended` follows, once nothing is left
-        self._is_stopping = False  # the server was asked to stop listening
-        self._stop_by = 0.0  # when it must have answered
+        self._is_ending = False  # `_ended` is set once nothing is left
+        self._is_stopping = False  # the server has been asked to stop listening
+        self._stop_by = 0.0  # the deadline for the server's answer
         self._was_lost_at: Optional[float] = None
         self._drain_timer: Optional[SelectorTimer] = None
 
-    # For any thread.
+    # Callable from any thread.
 
     @property
     def to(self) -> str:
-        """What it leads to, ``*`` for SOCKS."""
+        """The target; ``*`` for SOCKS."""
         return "*" if self._to is None else str(self._to)
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that the forward listens on."""
         return str(self._address)
 
     @property
     def port(self) -> Optional[int]:
-        """The port it listens on; None for a Unix socket."""
+        """The port that the forward listens on; None for a Unix socket."""
         return self._address.port if isinstance(self._address, TcpAddress) else None
 
     @property
     def streams(self) -> int:
-        """How many streams there are now, with those that do not reach their target yet."""
+        """The number of streams, including those that have not reached their target yet."""
         return len(self._streams)
 
     @property
     def carried(self) -> Tuple[int, int]:
-        """How many bytes were carried to and from the server."""
-        streams = list(self._streams)  # one that ends meanwhile may count twice, for a moment
+        """The number of bytes carried to and from the server."""
+        streams = list(self._streams)  # a stream that ends now may briefly count twice
         return (
             self._to_server + sum(stream.bytes_to_server for stream in streams),
             self._from_server + sum(stream.bytes_from_server for stream in streams),
@@ -136,11 +136,11 @@ class Forwarder:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is left of it."""
+        """Whether the forward has ended completely."""
         return self._ended.is_set()
 
     def close(self, drain: float) -> None:
-        """Stop listening, and wait until all streams have ended, or were reset after `drain`."""
+        """Stop listening, and wait until all streams end or, after `drain` seconds, are reset."""
         if self.has_ended or self._pid != os.getpid():
             return
         try:
@@ -151,16 +151,16 @@ class Forwarder:
             self.thread.call_soon(self._close, 0.0)
             raise
 
-    # The beginning.
+    # Opening.
 
     def open(self) -> None:
         """
-        Begin, and wait until it listens and is connected; after an exception, call `give_up`.
+        Wait until the forward listens and is connected; on an exception, call `give_up`.
 
         Raises
         ------
         SshServiceError
-            It does not listen, or has no connection.
+            The forward cannot listen, or cannot connect.
         """
         background.require_threads()
         if not background.ensure_threads():
@@ -172,7 +172,7 @@ class Forwarder:
             raise copy_for_raise(error) from error
 
     def _begin(self) -> None:
-        """Prepare; on a worker thread, which no signal handler interrupts."""
+        """Prepare and connect; on a worker thread, which no signal handler interrupts."""
         try:
             self.thread = selector_thread()
             self._prepare()
@@ -185,33 +185,33 @@ class Forwarder:
             self.thread.call_soon(self._link.connect)
 
     def give_up(self) -> None:
-        """Reset its streams and close it, without waiting; a destructor may call this."""
+        """Reset the streams and close the forward without waiting; a destructor may call this."""
         background.submit_from_destructor(self._strand, self._close_if_begun)
 
     def _close_if_begun(self) -> None:
-        """Close what `_begin` has begun; on a worker thread."""
+        """Close a forward that `_begin` has opened; on a worker thread."""
         if self in _live:
             self.thread.call_soon(self._close, 0.0)
 
     def _prepare(self) -> None:
-        """Do what has to be done before connecting; on a worker thread."""
+        """Do what is needed before connecting; on a worker thread."""
 
     def _settle_ready(self) -> None:
-        """Let `open` return: it listens."""
+        """Let `open` return, as the forward listens."""
         if self._ready.settle():
             _log.info("%s: %s forward of %s", self.connection_id, self.kind, self._describe())
 
     def _describe(self) -> str:
         return f"{self.address} to {self.to}"
 
-    # What happens to the connection.
+    # Events of the connection.
 
     def on_connected(self, transport: SshTransport) -> None:
         """Handle a new connection; on the selector thread."""
         raise NotImplementedError
 
     def on_connect_failed(self, error: SshServiceError) -> None:
-        """Handle that there is no connection; on the selector thread."""
+        """Handle a failed attempt to connect; on the selector thread."""
         if not self._ready.done() or isinstance(error, SshCacheClosed):
             self._end(error)
             return
@@ -240,7 +240,7 @@ class Forwarder:
         return False
 
     def _report(self, error: SshServiceError, retry_in: Optional[float]) -> None:
-        """Publish that there is no connection, or that the server does not listen."""
+        """Publish that the connection failed, or that the server does not listen."""
         self.last_error = error
         _log.info("%s", error)
         self._publish(
@@ -255,10 +255,10 @@ class Forwarder:
             )
         )
 
-    # Streams, on the selector thread.
+    # Streams; on the selector thread.
 
     def wait_for_network(self, stream: Stream) -> bool:
-        """Return whether a stream has to wait until the connection has sent other messages."""
+        """Return whether a stream must wait until the connection has sent other messages."""
         return self._link.wait_for_network(stream)
 
     def _add_stream(self, stream: Stream) -> None:
@@ -266,7 +266,7 @@ class Forwarder:
         self._stream_count += 1
 
     def on_stream_opened(self, stream: Stream) -> None:
-        """Publish that bytes can pass."""
+        """Publish that a stream is open."""
         now = time.monotonic()
         self._publish(
             events.StreamOpened(
@@ -280,15 +280,15 @@ class Forwarder:
         )
 
     def on_stream_failed(self, error: Exception) -> None:
-        """Keep the reason, before the local program learns of the end."""
+        """Keep the error, before the local program notices the failure."""
         self.last_error = error
-        if not isinstance(error, SshConnectionLost):  # of which `on_disconnected` tells
+        if not isinstance(error, SshConnectionLost):  # `on_disconnected` reports that
             _log.info("%s", error)
 
     def on_stream_ended(
         self, stream: Stream, outcome: str, error: Optional[BaseException]
     ) -> None:
-        """Count a stream that has ended, and publish it."""
+        """Count a stream that has ended, and publish its end."""
         self._streams.discard(stream)
         self._link.forget(stream)
         self._to_server += stream.bytes_to_server
@@ -333,7 +333,7 @@ class Forwarder:
             )
         )
 
-    # The end, on the selector thread.
+    # Closing; on the selector thread.
 
     def _close(self, drain: float) -> None:
         if self._is_ending:
@@ -357,7 +357,7 @@ class Forwarder:
     def _on_drain_over(self) -> None:
         self._reset_streams()
         self._end_if_drained()
-        if not self._is_ending:  # the server has not said yet that it has stopped listening
+        if not self._is_ending:  # the server has not confirmed yet that it stopped listening
             left = max(0.0, self._stop_by - time.monotonic())
             self._drain_timer = self.thread.call_later(left, self._end)
 
@@ -374,7 +374,7 @@ class Forwarder:
             stream.abort("closed")
 
     def _end(self, error: Optional[SshServiceError] = None) -> None:
-        """End it, and reset the streams that are left."""
+        """End the forward, and reset the remaining streams."""
         if self._is_ending:
             return
         self._is_ending = True
@@ -419,7 +419,7 @@ class Forwarder:
         """Accept no more streams."""
 
     def abandon(self) -> None:
-        """End it in a forked child, which has neither its thread nor its connection."""
+        """End the forward in a forked child, which has neither its thread nor its connection."""
         self._streams = set()
         self._ended = LockFreeEvent()
         self._ended.set()
@@ -429,7 +429,7 @@ class Forwarder:
 
 
 def _close_at_exit() -> None:
-    """Close what the program left open; Unix sockets are removed."""
+    """Close the forwards that the program left open; this removes their Unix sockets."""
     deadline = time.monotonic() + _EXIT_TIMEOUT
     left = list(_live)
     for forward in left:

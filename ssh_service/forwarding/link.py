@@ -1,7 +1,7 @@
 """
-The connection of a forward: leased from the cache, and dialled again when it was lost.
+The connection of a forward: leased from the cache, and dialled again after a loss.
 
-It also knows which streams wait because the connection is congested.
+It also keeps the streams that wait because the connection is congested.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ssh_service.forwarding.stream import Stream
 from ssh_service.params import ConnectParams
 from ssh_service.transport import SshTransport
 
-# Seconds until the next attempt after one that failed, doubled each time, with jitter.
+# Seconds before the next attempt after a failed one; doubled each time, with jitter.
 _MIN_PAUSE = 0.5
 _MAX_PAUSE = 30.0
-# Seconds where somebody has to repair something first: servers punish repeated logins.
+# Seconds before the next attempt if a user must act first: servers punish repeated logins.
 _LONG_PAUSE = 300.0
-# Seconds between two attempts to send what waits for the network, doubled each time.
+# Seconds between attempts to send to a congested network; doubled each time.
 _MIN_POLL = 0.002
 _MAX_POLL = 0.032
 
 
 class LinkOwner(Protocol):
-    """What a `Link` calls when its connection changes; all on the selector thread."""
+    """The methods that a `Link` calls when its connection changes; all on the selector thread."""
 
     thread: SelectorThread
 
@@ -37,7 +37,7 @@ class LinkOwner(Protocol):
         """Handle a new connection."""
 
     def on_connect_failed(self, error: SshServiceError) -> None:
-        """Handle that no connection could be made."""
+        """Handle a failed attempt to connect."""
 
     def on_disconnected(self, error: Optional[SshConnectionLost], cache_closed: bool) -> None:
         """Handle the end of the connection."""
@@ -52,21 +52,21 @@ class Link:
     owner : LinkOwner
         The forward.
     cache : SshClientCache
-        Where connections come from.
+        The cache that connections are leased from.
     target : ConnectParams
-        Where to.
+        The server to connect to.
     idle_timeout : Optional[float]
-        Seconds after which the connection is closed once nobody uses it any more.
+        Seconds after which the unused connection is closed; None: the cache's default.
 
     Attributes
     ----------
     transport : Optional[SshTransport]
-        The connection, if there is one.
+        The current connection; None if there is none.
 
     Notes
     -----
-    Thread safety.  For the selector thread.  Leases are taken and released on worker threads, as
-    the cache has locks, and its keys may be files.
+    Thread safety.  Methods run on the selector thread.  Leases are taken and released on worker
+    threads, as the cache has locks, and connect keys may depend on files.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class Link:
     # Connecting.
 
     def connect(self) -> None:
-        """Connect, unless that is under way."""
+        """Start to connect, unless an attempt is under way."""
         self._cancel_retry()
         if not self._is_connecting and self.transport is None and not self._is_closed:
             self._is_connecting = True
             background.submit(self._strand, self._request)
 
     def connect_later(self, seconds: float) -> None:
-        """Connect after some seconds, or with the next call of `connect`."""
+        """Connect after some seconds, or with the next call of `connect`, whichever is first."""
         self._cancel_retry()
         self._retry = self._owner.thread.call_later(seconds, self.connect)
 
@@ -112,7 +112,7 @@ class Link:
             self._retry = None
 
     def pause(self, error: SshServiceError) -> float:
-        """Return the seconds until the next attempt, after one that failed."""
+        """Return the number of seconds before the next attempt, after a failed one."""
         self._failures += 1
         if not (error.retryable or isinstance(error, SshConnectionLost)):
             return _LONG_PAUSE
@@ -120,11 +120,11 @@ class Link:
         return pause * (0.5 + random.random() / 2)
 
     def on_success(self) -> None:
-        """Begin with short pauses again."""
+        """Reset the delay between attempts."""
         self._failures = 0
 
     def close(self) -> None:
-        """Release the connection, and connect no more."""
+        """Release the connection, and stop connecting."""
         self._is_closed = True
         self._cancel_retry()
         self.transport = None
@@ -143,7 +143,7 @@ class Link:
             lease.connection.add_done_callback(
                 lambda _: background.submit(self._strand, self._on_dialled, lease)
             )
-        except Exception as error:  # a key file; whatever it is, somebody waits for it
+        except Exception as error:  # a key file, for example; the forward waits for the result
             self._owner.thread.call_soon(self._on_failed, _to_ssh_error(error))
 
     def _on_dialled(self, lease: Lease) -> None:
@@ -195,7 +195,7 @@ class Link:
     # Congestion.
 
     def wait_for_network(self, stream: Stream) -> bool:
-        """Return whether the connection is congested; the stream is resumed once it is not."""
+        """Return whether the connection is congested; if so, the stream is resumed later."""
         if self.transport is None or not self.transport.is_congested:
             return False
         self._waiting[stream] = None
@@ -205,7 +205,7 @@ class Link:
         return True
 
     def forget(self, stream: Stream) -> None:
-        """Do not resume a stream any more, as it has ended."""
+        """Do not resume a stream any more; it has ended."""
         self._waiting.pop(stream, None)
 
     def _check_network(self) -> None:

@@ -1,4 +1,4 @@
-"""A local socket on which a forward listens."""
+"""A local socket that a forward listens on."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if os.name == "posix":
 
 _log = logging.getLogger(__name__)
 
-# Connections that the kernel keeps until they are accepted.
+# The kernel's limit of connections that are not accepted yet.
 _BACKLOG = 128
-# Connections that are accepted in a row, until the streams have their turn.
+# Connections accepted in a row, before other sockets are served.
 _MAX_ACCEPTS = 32
-# Seconds until the next attempt, where the process has no descriptor left.
+# Seconds before the next attempt if the process has no descriptors left.
 _PAUSE = 0.5
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Only the user of this process may connect to a Unix socket.
 _MODE = 0o600
-# Attempts to lock a folder, and seconds between two: who holds the lock needs some milliseconds.
+# Attempts to lock a folder, and seconds between them: the lock is held for some milliseconds.
 _LOCK_ATTEMPTS = 100
 _LOCK_PAUSE = 0.01
 _FIRST_PORT_OF_ALL = 1024
@@ -40,23 +40,24 @@ Accept = Callable[[socket.socket, Tuple[str, int]], None]
 
 class Listener:
     """
-    Accepts connections on a local address, after `start`; it is bound at once.
+    A socket bound to a local address, which accepts connections after `start`.
 
-    A Unix socket listens at once, too, as one that does not listen is taken for stale.
+    A Unix socket also listens at once, as a socket that does not listen counts as stale.
 
     Parameters
     ----------
     thread : SelectorThread
-        Closes and accepts.
+        The selector thread, which accepts connections and closes the socket.
     address : Address
-        Where to listen.
+        The address to listen on.
     on_accept : Callable[[socket.socket, Tuple[str, int]], None]
-        Called on the selector thread with each connection, non-blocking, and its origin.
+        Called on the selector thread for each connection, with its non-blocking socket and its
+        origin.
 
     Attributes
     ----------
     address : Address
-        Where it listens, with the port that the system chose.
+        The address listened on, with the port that the system chose.
 
     Raises
     ------
@@ -68,8 +69,8 @@ class Listener:
         self._thread = thread
         self._on_accept = on_accept
         self._file: Optional[Tuple[int, int]] = None  # device and inode of a Unix socket
-        self._is_paused = False  # selector thread only, as all that follows
-        self._is_short = False  # the last connection could not be accepted
+        self._is_paused = False  # this and the following: selector thread only
+        self._is_short = False  # out of descriptors: a connection was not accepted
         self._is_closed = False
         try:
             self._sock, self.address = self._bind(address)
@@ -91,21 +92,21 @@ class Listener:
 
     def start(self) -> None:
         """
-        Listen, and accept.
+        Listen and accept connections.
 
         Raises
         ------
         SshForwardError
-            Another program listens there since.
+            Another program has begun to listen on the address.
         """
         try:
-            self._sock.listen(_BACKLOG)  # once more does no harm to a Unix socket
+            self._sock.listen(_BACKLOG)  # a second call does no harm to a Unix socket
         except OSError as error:
             raise _to_forward_error(error, self.address) from error
         self.resume()
 
     def pause(self) -> None:
-        """Let connections wait until `resume`."""
+        """Leave new connections in the backlog until `resume`."""
         self._is_paused = True
         if not self._is_closed:
             self._thread.watch(self._sock, 0, self._on_ready)
@@ -117,11 +118,11 @@ class Listener:
             self._thread.watch(self._sock, READ, self._on_ready)
 
     def close(self) -> None:
-        """Stop listening, and remove the Unix socket, unless another has taken its place."""
+        """Stop listening, and remove the Unix socket unless another one has replaced it."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._unlink()  # first: nobody replaces a socket that listens
+        self._unlink()  # first, as a listening socket is never replaced
         self._thread.close(self._sock)
 
     def _unlink(self) -> None:
@@ -147,7 +148,7 @@ class Listener:
                 if error.errno in _SHORTAGES:
                     self._wait_for_room(error)
                     return
-                continue  # the client has gone
+                continue  # the client has disconnected
             self._is_short = False
             sock.setblocking(False)
             self._thread.own(sock)
@@ -163,7 +164,7 @@ class Listener:
         self._thread.call_later(_PAUSE, self._retry)
 
     def _retry(self) -> None:
-        if self._is_short:  # otherwise the forward paused it since
+        if self._is_short:  # otherwise the forward has paused it in the meantime
             self.resume()
 
 
@@ -171,7 +172,7 @@ def _bind_tcp(address: TcpAddress) -> socket.socket:
     if address.host == "*":
         return _bind_all(address.port)
     flags = socket.AI_PASSIVE | getattr(socket, "AI_ADDRCONFIG", 0)
-    if address.host == "localhost":  # which is not looked up: it must be loopback
+    if address.host == "localhost":  # not resolved: it must be loopback
         found = [(socket.AF_INET, ("127.0.0.1", address.port))]
     else:
         found = [
@@ -197,7 +198,7 @@ def _bound(family: int, sockaddr: Tuple[object, ...], dual: bool = False) -> soc
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        if sys.platform != "win32":  # where it would take another program's port
+        if sys.platform != "win32":  # on Windows, this would take another program's port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if dual:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -215,7 +216,7 @@ def _bind_unix(path: str) -> socket.socket:
         with _folder_lock(os.path.dirname(path)):
             _replace_stale(sock, path)
             try:
-                os.chmod(path, _MODE)  # before it listens: until then, nobody can connect
+                os.chmod(path, _MODE)  # before `listen`: until then, no program can connect
                 sock.listen(_BACKLOG)
             except BaseException:
                 os.unlink(path)
@@ -239,14 +240,14 @@ def _replace_stale(sock: socket.socket, path: str) -> None:
 @contextlib.contextmanager
 def _folder_lock(folder: str) -> Iterator[None]:
     """
-    Let one forward at a time look whether a socket is stale, and bind.
+    Hold a lock, so that only one forward at a time checks for a stale socket and binds.
 
-    A folder that cannot be locked (a network's; another program holds it) does not matter but to
-    those that begin within the same milliseconds.
+    If the folder cannot be locked (on a network file system, or held by another program), only
+    forwards that are opened within the same milliseconds can conflict.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # binding says what is wrong, or this user may not list it
+    except OSError:  # `bind` reports what is wrong, or the folder is not readable
         yield
         return
     try:
@@ -270,7 +271,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _is_stale(path: str) -> bool:
-    """Return whether a path is a Unix socket of this user, on which nobody listens any more."""
+    """Return whether a path is a Unix socket of this user on which no process listens."""
     found = os.lstat(path)
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
         return False

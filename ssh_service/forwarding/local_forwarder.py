@@ -1,4 +1,4 @@
-"""Forwards that listen on this machine: to one target, or to those that SOCKS clients name."""
+"""Forwards that listen on this machine: to a fixed target, or to targets named by SOCKS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class LocalForwarder(Forwarder):
-    """A forward that listens here, and whose server connects to the target."""
+    """A forward that listens on this machine; the server connects to the target."""
 
     kind = "local"
 
@@ -25,12 +25,12 @@ class LocalForwarder(Forwarder):
     _was_full = False
 
     def _prepare(self) -> None:
-        self._waiting: List[LocalStream] = []  # selector thread only: for a connection
+        self._waiting: List[LocalStream] = []  # streams without a connection; selector thread only
         self._listener = Listener(self.thread, self._listen, self._on_accept)
         self._address = self._listener.address
 
     def on_connected(self, transport: SshTransport) -> None:
-        """Listen, or open the streams that wait."""
+        """Start to listen, or open the waiting streams."""
         self._link.on_success()
         if not self._ready.done():
             self._start_listening()
@@ -58,7 +58,7 @@ class LocalForwarder(Forwarder):
         self._settle_ready()
 
     def on_connect_failed(self, error: SshServiceError) -> None:
-        """Reset the streams that wait for the connection."""
+        """Reset the streams that wait for a connection."""
         waiting, self._waiting = self._waiting, []
         super().on_connect_failed(error)
         for stream in waiting:
@@ -84,18 +84,18 @@ class LocalForwarder(Forwarder):
             self._make_room()
 
     def _make_room(self) -> None:
-        """Do what frees a place soon, as there are as many streams as there may be."""
+        """Free a place soon, as the limit of streams is reached."""
 
     def _make_stream(self, sock: socket.socket, origin: Tuple[str, int]) -> LocalStream:
         return LocalStream(self, sock, self._to, origin)
 
     def connect_stream(self, stream: LocalStream) -> None:
-        """Open a stream on the connection, once there is one."""
+        """Open a stream on the connection, once it is established."""
         transport = self._link.transport
         if transport is not None and transport.probe():
             stream.open(transport)
             return
-        # If there is one that has ended, `on_disconnected` is about to be called.
+        # If the connection has ended, `on_disconnected` is about to be called.
         self._waiting.append(stream)
         if transport is None:
             self._link.connect()
@@ -103,7 +103,7 @@ class LocalForwarder(Forwarder):
     def on_stream_ended(
         self, stream: Stream, outcome: str, error: Optional[BaseException]
     ) -> None:
-        """Accept again if there was no room."""
+        """Accept connections again if the limit was reached."""
         if isinstance(stream, LocalStream) and stream in self._waiting:
             self._waiting.remove(stream)
         super().on_stream_ended(stream, outcome, error)
@@ -120,7 +120,7 @@ class LocalForwarder(Forwarder):
 
 
 class SocksForwarder(LocalForwarder):
-    """A forward that listens here, and whose clients name their targets by SOCKS."""
+    """A forward that listens on this machine; its clients name their targets by SOCKS."""
 
     kind = "socks"
 
@@ -128,7 +128,7 @@ class SocksForwarder(LocalForwarder):
         return SocksStream(self, sock, origin)
 
     def _make_room(self) -> None:
-        """Give idle clients less time."""
+        """Shorten the time limit of clients that have not sent a request."""
         for stream in self._streams:
             if isinstance(stream, SocksStream):
                 stream.hurry()

@@ -1,4 +1,4 @@
-"""The stream of a local program that connects to a forward: accepted first, then opened."""
+"""A stream for a local program that connected to a forward: accepted first, then opened."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ssh_service.forwarding.socks import Negotiation, SocksError
 from ssh_service.forwarding.stream import Owner, Stream
 from ssh_service.transport import SshChannel, SshTransport
 
-# Bytes of one read from a client of SOCKS; its request has some 300 at most.
+# The size of one read from a SOCKS client, in bytes; a request has at most about 300.
 _NEGOTIATION_SIZE = 4096
-# Seconds that a client of SOCKS has for its request.
+# Seconds for a SOCKS client to send its request.
 _NEGOTIATION_TIMEOUT = 30.0
-# Seconds that it has left once others have to wait for its place.
+# Seconds for it once the limit of streams is reached.
 _SHORT_NEGOTIATION_TIMEOUT = 1.0
 # RFC 4254 section 5.1.
 _PROHIBITED = 1
 
 
 class LocalOwner(Owner, Protocol):
-    """What such a stream needs of its forward as well; for the selector thread."""
+    """The additional methods that a local stream calls; on the selector thread."""
 
     def connect_stream(self, stream: "LocalStream") -> None:
         """Call `LocalStream.open` once there is a connection, or `fail`."""
@@ -32,16 +32,16 @@ class LocalOwner(Owner, Protocol):
 
 class LocalStream(Stream):
     """
-    A stream whose local socket was accepted, and whose channel is opened to a target.
+    A stream whose local socket was accepted before its channel to the target is opened.
 
     Parameters
     ----------
     owner, sock
         As for `Stream`.
     target : Optional[Address]
-        What the server connects to; None if it is set later.
+        The address that the server connects to; None if it is set later.
     origin : Tuple[str, int]
-        Where the local program connects from, for the server's log.
+        The address of the local program, for the server's log.
     """
 
     _owner: LocalOwner
@@ -59,12 +59,12 @@ class LocalStream(Stream):
         self._was_lost = False
 
     def begin(self) -> None:
-        """Ask for a connection."""
+        """Request a connection from the forward."""
         self._thread.watch(self._sock, READ, self._on_ready_early)
         self._owner.connect_stream(self)
 
     def _on_ready_early(self, _: int) -> None:
-        """Look whether the local program has broken off; what it sends has to wait."""
+        """Check whether the local program has disconnected; its data is read later."""
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -92,7 +92,7 @@ class LocalStream(Stream):
             self.fail(error)
 
     def on_open(self, channel: SshChannel) -> None:
-        """Let bytes pass; on the reader thread."""
+        """Start to carry bytes; on the reader thread."""
         self._channel = channel
         self._thread.call_soon(self._on_opened)
 
@@ -101,7 +101,7 @@ class LocalStream(Stream):
             self._start()
 
     def fail(self, error: BaseException) -> None:
-        """Try once more if the connection was lost before the target was reached; else end."""
+        """Retry once if the connection was lost before the target was reached; otherwise end."""
         if isinstance(error, SshConnectionLost) and not (
             self.has_opened or self.has_ended or self._was_lost
         ):
@@ -114,7 +114,7 @@ class LocalStream(Stream):
 
 
 class SocksStream(LocalStream):
-    """A stream whose client names the target by SOCKS 4, 4a or 5."""
+    """A local stream whose client names the target by SOCKS 4, 4a or 5."""
 
     def __init__(self, owner: LocalOwner, sock: socket.socket, origin: Tuple[str, int]) -> None:
         super().__init__(owner, sock, None, origin)
@@ -123,12 +123,12 @@ class SocksStream(LocalStream):
         self._timer: Optional[SelectorTimer] = None
 
     def begin(self) -> None:
-        """Read the request."""
+        """Start to read the request."""
         self._timer = self._thread.call_later(_NEGOTIATION_TIMEOUT, self._on_timeout)
         self._thread.watch(self._sock, READ, self._on_request)
 
     def hurry(self) -> None:
-        """Give the client less time, as others wait for its place."""
+        """Shorten the client's time limit, as other connections wait."""
         if self._timer is None or self._target is not None or self._is_hurried:
             return
         self._is_hurried = True
@@ -164,7 +164,7 @@ class SocksStream(LocalStream):
             super().begin()
 
     def _reply(self, data: bytes) -> None:
-        """Send an answer of some bytes, for which a new socket has room."""
+        """Send a short reply, for which a new socket's buffer has space."""
         if not data:
             return
         try:
@@ -173,7 +173,7 @@ class SocksStream(LocalStream):
             self._on_local_error(error)
 
     def on_open(self, channel: SshChannel) -> None:
-        """Confirm the request, before the first byte of the target; on the reader thread."""
+        """Confirm the request before any data of the target; on the reader thread."""
         reply = self._negotiation.success()
         self._uncounted = len(reply)
         self._received.append(reply)
@@ -196,12 +196,12 @@ class SocksStream(LocalStream):
         return bool(reply)
 
 
-# The outcomes that a client of SOCKS gets a reply for.
+# The outcomes for which a SOCKS client gets a reply.
 _ANSWERED = ("refused", "not connected", "lost", "closed")
 
 
 def _explain(error: SshSessionRefused, to: str) -> SshSessionRefused:
-    """Say what was refused, and by which settings if the server does not permit it."""
+    """Return an error with what was refused, and the settings that could permit it."""
     text = f"{error.connection_id}: the server cannot connect to {to}: {error.text}"
     if error.code == _PROHIBITED:
         text = (

@@ -1,4 +1,4 @@
-"""Forwards for which the server listens, and this machine connects to the target."""
+"""Forwards for which the server listens; this machine connects to the target."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ssh_service.transport import IncomingChannel, PortForward, SshTransport
 
 _log = logging.getLogger(__name__)
 
-# Seconds for the server's answer to the request to listen.
+# The time limit for the server's answer to a request to listen, in seconds.
 _ANSWER_TIMEOUT = 30.0
-# Seconds for which the port that the server chose first is asked for again.
+# Seconds for which the port that the server chose first is requested again.
 _SAME_PORT_TIME = 60.0
-# A refusal has no reason in the protocol.
+# The protocol gives no reason for a refusal.
 _WHY_NO_FREE_PORT = (
     "the server does not permit it: AllowTcpForwarding, PermitListen or DisableForwarding in its"
     " sshd_config, or permitlisten or restrict in authorized_keys"
@@ -47,10 +47,10 @@ _WHY_NO_SOCKET = (
 
 
 class RemoteStream(Stream):
-    """A stream whose local socket was connected first, and whose channel the server offers."""
+    """A stream whose local socket is connected before the server's channel is confirmed."""
 
     def accept(self, incoming: IncomingChannel) -> None:
-        """Confirm the channel, and let bytes pass."""
+        """Confirm the channel, and start to carry bytes."""
         try:
             self._channel = incoming.accept(self, self._window.size)
         except SshConnectionLost as error:
@@ -95,13 +95,13 @@ class RemoteForwarder(Forwarder):
                 lambda granted: self.thread.call_soon(self._on_answer, transport, granted),
             )
         except SshConnectionLost:
-            return  # `on_disconnected` follows
+            return  # `on_disconnected` will be called
         self._answer_timer = self.thread.call_later(
             _ANSWER_TIMEOUT, functools.partial(self._on_no_answer, transport)
         )
 
     def _wanted_port(self, wanted: TcpAddress) -> int:
-        """Return the port to ask for; any, if the server's first choice stays taken."""
+        """Return the port to request; 0 (any) if the server's first choice stays in use."""
         lost_at = self._was_lost_at
         any_port = isinstance(self._listen, TcpAddress) and self._listen.port == 0
         if any_port and lost_at is not None and time.monotonic() - lost_at > _SAME_PORT_TIME:
@@ -120,7 +120,7 @@ class RemoteForwarder(Forwarder):
         self._cancel_timers()
         if granted is None:
             self._listening = None
-            if transport.is_active():  # otherwise `on_disconnected` follows
+            if transport.is_active():  # otherwise `on_disconnected` will be called
                 self._on_refused(transport)
             return
         if isinstance(self._address, TcpAddress):
@@ -156,10 +156,10 @@ class RemoteForwarder(Forwarder):
         if not self._ready.done():
             self._end(error)
         else:
-            self._report(error, None)  # a late answer is taken as well
+            self._report(error, None)  # a late answer is still accepted
 
     def on_disconnected(self, error: Optional[SshConnectionLost], cache_closed: bool) -> None:
-        """Connect again, and ask again."""
+        """Reconnect, and ask the server again to listen."""
         self._listening = None
         self._cancel_timers()
         self._cancel_connectors()
@@ -182,7 +182,7 @@ class RemoteForwarder(Forwarder):
 
     @property
     def streams(self) -> int:
-        """How many streams there are now, with those that do not reach their target yet."""
+        """The number of streams, including those that have not reached their target yet."""
         return len(self._streams) + len(getattr(self, "_connecting", ()))
 
     def _on_channel(self, incoming: IncomingChannel) -> None:
@@ -229,7 +229,7 @@ class RemoteForwarder(Forwarder):
         self._report_refused(f"{self.connection_id}: {text}", began)
 
     def _report_refused(self, text: str, began: float) -> None:
-        """Count a stream whose target was not reached, and publish it."""
+        """Count and publish a stream whose target was not reached."""
         error = SshServiceError(text, connection_id=self.connection_id)
         self._stream_count += 1
         self.last_error = error

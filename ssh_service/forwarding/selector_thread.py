@@ -1,8 +1,8 @@
 """
-The selector thread: one thread of the process that waits for the local sockets of all forwards.
+The selector thread, which waits for the local sockets of all forwards of the process.
 
-It accepts, reads what local programs send, and writes what a socket could not take at once.  The
-sockets are its own: it alone registers them and closes them.
+It accepts connections, reads what local programs send, and writes data that a socket could not
+take immediately.  It owns the sockets: no other thread registers or closes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ssh_service.errors import SshServiceError
 
 _log = logging.getLogger(__name__)
 
-# Seconds of one wait at most.
+# The maximum duration of one wait, in seconds.
 _MAX_WAIT = 3600.0
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -33,7 +33,7 @@ ErrorHandler = Callable[[OSError], None]
 
 
 class SelectorTimer:
-    """A call that is due at some instant; `cancel` is for the selector thread."""
+    """A call at a later time; `cancel` must be called on the selector thread."""
 
     __slots__ = ("function",)
 
@@ -47,24 +47,24 @@ class SelectorTimer:
 
 class SelectorThread:
     """
-    Calls handlers when sockets are ready, and functions that other threads hand over.
+    Calls handlers of sockets that are ready, and functions that other threads submit.
 
     Notes
     -----
     Thread safety.  `call_soon`, `own` and `start` may be called from any thread, and `call_soon`
-    neither blocks nor takes a lock; everything else is for the selector thread.
+    neither blocks nor takes a lock; everything else runs on the selector thread.
     """
 
     def __init__(self) -> None:
         self._calls: Deque[Tuple[Callable[..., None], Tuple[Any, ...]]] = collections.deque()
-        self._claim = threading.Lock()  # taken once, by the thread
+        self._claim = threading.Lock()  # acquired once, by the thread itself
         self._selector = selectors.DefaultSelector()
-        # Not a socket: a signal handler may interrupt `write`, which then has written or not.
+        # A pipe, not a socket: if a signal handler interrupts `write`, it either wrote or did not.
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         self._selector.register(self._wake_reader, READ, self._drain_wakeups)
-        # Selectors of the standard library cannot wait for nothing but an error; epoll can.
+        # The standard library's selectors cannot wait only for an error; epoll can.
         self._errors = select.epoll() if sys.platform == "linux" else None
         if self._errors is not None:
             self._selector.register(self._errors, READ, self._on_errors)
@@ -78,12 +78,12 @@ class SelectorThread:
 
     def start(self) -> None:
         """
-        Start the thread if it does not run.
+        Start the thread unless it runs.
 
         Raises
         ------
         SshServiceError
-            The system gives no more threads.
+            The system cannot start another thread.
         """
         if self._claim.locked():
             return
@@ -93,10 +93,10 @@ class SelectorThread:
             raise SshServiceError(f"cannot forward: {error}") from error
 
     def is_current(self) -> bool:
-        """Return whether the caller is the selector thread, which must not wait for anything."""
+        """Return whether the caller is the selector thread, which must never block."""
         return threading.get_ident() == self._ident
 
-    # For any thread.
+    # Callable from any thread.
 
     def call_soon(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function, which must not block, on the selector thread."""
@@ -105,22 +105,22 @@ class SelectorThread:
             try:
                 os.write(self._wake_writer, b"\0")
             except BlockingIOError:
-                pass  # the pipe is full: it will wake
+                pass  # the pipe is full, so the thread will wake up
 
     def own(self, sock: socket.socket) -> None:
-        """Close a socket in forked children, too; until `close`."""
+        """Also close the socket in forked children, until `close` is called."""
         self._sockets.add(sock)
 
-    # For the selector thread.
+    # Only on the selector thread.
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> SelectorTimer:
-        """Call a function, which must not block, after some seconds."""
+        """Call a function, which must not block, after a number of seconds."""
         timer = SelectorTimer(function)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
 
     def watch(self, sock: socket.socket, events: int, handler: Handler) -> None:
-        """Call `handler` with those of the events that occur, until this is called again."""
+        """Call `handler` when any of `events` occurs; replaces the previous events and handler."""
         before = self._watched.get(sock)
         if not events:
             if before is not None:
@@ -135,10 +135,10 @@ class SelectorThread:
 
     def watch_error(self, sock: socket.socket, handler: Optional[ErrorHandler]) -> None:
         """
-        Call `handler` once the peer has reset a socket, until this is called with None.
+        Call `handler` once the peer has reset a socket; None cancels this.
 
-        It is for a socket that `watch` does not watch.  Only Linux offers it; elsewhere, the reset
-        is noticed when the socket is read or written.
+        The socket must not be watched by `watch`.  Only Linux supports this; elsewhere, a reset is
+        noticed when the socket is read or written.
         """
         descriptor = sock.fileno()
         if self._errors is None or (handler is None and descriptor not in self._error_handlers):
@@ -148,7 +148,8 @@ class SelectorThread:
             self._errors.unregister(descriptor)
             return
         if descriptor not in self._error_handlers:
-            # By edge: a Unix socket whose peer has ended is reported without end.
+            # Edge-triggered: otherwise a Unix socket whose peer has ended would be reported
+            # repeatedly.
             self._errors.register(descriptor, select.EPOLLET)
         self._error_handlers[descriptor] = sock, handler
 
@@ -164,7 +165,7 @@ class SelectorThread:
                 _call_logged(handler, OSError(code, os.strerror(code)))
 
     def close(self, sock: socket.socket) -> None:
-        """Close a socket, which no other thread may be using."""
+        """Close a socket that no other thread uses."""
         self.watch_error(sock, None)
         self.watch(sock, 0, _ignore)
         self._sockets.discard(sock)
@@ -172,12 +173,12 @@ class SelectorThread:
 
     def _run(self) -> None:
         if not self._claim.acquire(False):
-            return  # two were started at once
+            return  # two threads were started at the same time
         self._ident = threading.get_ident()
         while True:
             try:
                 self._step()
-            except BaseException:  # nothing may end this thread
+            except BaseException:  # no exception may end this thread
                 _log.exception("a forward of ssh_service failed; please report this")
 
     def _step(self) -> None:
@@ -188,7 +189,7 @@ class SelectorThread:
             function = heapq.heappop(self._timers)[2].function
             if function is not None:
                 _call_logged(function)
-        for _ in range(len(self._calls)):  # those that they add have to wait for the sockets
+        for _ in range(len(self._calls)):  # calls that they add wait until the sockets were served
             function, args = self._calls.popleft()
             _call_logged(function, *args)
 
@@ -199,7 +200,7 @@ class SelectorThread:
         if self._timers:
             wait = min(wait, max(0.0, self._timers[0][0] - time.monotonic()))
         self._is_asleep = True
-        # Only now: who handed over a call before has seen this thread awake.
+        # Check only now: a thread that submitted a call earlier did not wake this one.
         if self._calls:
             wait = 0.0
         try:
@@ -213,10 +214,10 @@ class SelectorThread:
         except BlockingIOError:
             pass
 
-    # In a forked child, which does not have the thread.
+    # In a forked child, where the thread does not exist.
 
     def abandon(self) -> None:
-        """Close this process's copies of all descriptors; the parent's connections stay."""
+        """Close this process's copies of all descriptors; the parent's connections stay open."""
         self._selector.close()
         if self._errors is not None:
             self._errors.close()
@@ -229,7 +230,7 @@ class SelectorThread:
 def _call_logged(function: Callable[..., None], *args: Any) -> None:
     try:
         function(*args)
-    except BaseException:  # the other sockets need this thread
+    except BaseException:  # the thread must go on serving other sockets
         _log.exception("a forward of ssh_service failed; please report this")
 
 
@@ -243,12 +244,12 @@ _lock = threading.Lock()
 
 def selector_thread() -> SelectorThread:
     """
-    Return the selector thread of this process, which runs.
+    Return the running selector thread of this process.
 
     Raises
     ------
     SshServiceError
-        The system gives no more threads or descriptors.
+        The system has no more threads or descriptors.
     """
     global _thread
     with _lock:

@@ -1,8 +1,8 @@
 """
-The server's side of SOCKS: what a client sends before its data, and what it is answered.
+The server side of SOCKS: parses a client's request, and builds the replies.
 
 SOCKS 4 and 4a, and SOCKS 5 (RFC 1928) without authentication; only CONNECT.  Names are not
-resolved here: the SSH server does that.
+resolved here, but by the SSH server.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Optional
 from ssh_service.forwarding.addresses import TcpAddress
 
 _CONNECT = 1
-# Bytes of the texts that SOCKS 4 ends by a NUL: a user, a name.
+# The maximum length of the texts that SOCKS 4 terminates by a NUL (user and host name), in bytes.
 _MAX_TEXT = 255
-# Replies of SOCKS 5 (RFC 1928 section 6), and 4.
+# Reply codes of SOCKS 5 (RFC 1928 section 6), and of SOCKS 4.
 _SUCCEEDED, _FAILED, _PROHIBITED, _REFUSED = 0, 1, 2, 5
 _NO_SUCH_COMMAND, _NO_SUCH_ADDRESS_TYPE = 7, 8
 _GRANTED_4, _REJECTED_4 = 90, 91
@@ -25,7 +25,7 @@ _IPV4, _NAME, _IPV6 = 1, 3, 4
 
 
 class SocksError(Exception):
-    """A client does not speak SOCKS, or asks for what is not offered; `reply` is the answer."""
+    """The request is not SOCKS, or is not supported; `reply` is the reply to send."""
 
     def __init__(self, text: str, reply: bytes = b"") -> None:
         super().__init__(text)
@@ -38,14 +38,14 @@ class _Incomplete(Exception):
 
 class Negotiation:
     """
-    One client's request; `feed` it until there is a `target`.
+    The request of one client; call `feed` until `target` is set.
 
     Attributes
     ----------
     target : Optional[TcpAddress]
-        What the client asks for; None until the request is complete.
+        The requested target; None until the request is complete.
     rest : bytes
-        What the client sent after its request.
+        The data that the client sent after its request.
     """
 
     def __init__(self) -> None:
@@ -57,12 +57,12 @@ class Negotiation:
 
     def feed(self, data: bytes) -> bytes:
         """
-        Take bytes from the client; return what it is to be sent.
+        Parse bytes from the client; return the bytes to send to it.
 
         Raises
         ------
         SocksError
-            This is not a request that can be granted.
+            The request is malformed or not supported.
         """
         self._buffer += data
         reply = b""
@@ -153,14 +153,14 @@ class Negotiation:
     def _reply(self, code: int) -> bytes:
         if self._version == 4:
             return _reply_4(_REJECTED_4 if code else _GRANTED_4)
-        return bytes((5, code, 0, _IPV4)) + bytes(6)  # the server's own address is not known
+        return bytes((5, code, 0, _IPV4)) + bytes(6)  # the SSH server's own address is unknown
 
     def success(self) -> bytes:
-        """Return the answer to a request that was granted."""
+        """Return the reply to a granted request."""
         return self._reply(_SUCCEEDED)
 
     def failure(self, is_refused: bool, is_prohibited: bool) -> bytes:
-        """Return the answer to a request whose target is not reached."""
+        """Return the reply to a request whose target could not be reached."""
         if is_refused:
             return self._reply(_REFUSED)
         return self._reply(_PROHIBITED if is_prohibited else _FAILED)

@@ -1,9 +1,9 @@
 """
-A stream: one local socket and one channel, and what passes between them.
+A stream: one local socket and one channel, with the bytes carried between them.
 
-It has no thread.  What the server sends is written to the socket by the connection's reader
-thread, as far as that is possible without waiting, and the rest by the selector thread, which also
-reads the socket.  What one side ends is ended on the other; what one side breaks off is reset.
+A stream has no thread.  The connection's reader thread writes the server's data to the local
+socket as far as possible without blocking; the selector thread writes the rest, and reads the
+socket.  An end-of-file on one side is passed on to the other; a broken side resets the other.
 """
 
 from __future__ import annotations
@@ -23,69 +23,70 @@ from ssh_service.forwarding.selector_thread import READ, WRITE, SelectorThread
 from ssh_service.forwarding.windows import Window, budget
 from ssh_service.transport import ChannelSink, SshChannel
 
-# Outcomes whose reason the forward keeps.
+# The outcomes whose error the forward keeps.
 _FAILURES = ("refused", "failed", "lost")
-# SO_LINGER: closing sends a reset.
+# The value of SO_LINGER with which closing sends a reset.
 _RESET = struct.pack("ii", 1, 0)
 
 _numbers = itertools.count(1)
 
 
 def next_stream_number() -> int:
-    """Return a number for a stream, unique in this process."""
+    """Return a stream number that is unique in this process."""
     return next(_numbers)
 
 
 class Mark(enum.Enum):
-    """What follows the last byte from the server."""
+    """The marks that follow the last byte from the server."""
 
     EOF = "the server sends no more"
     END = "the channel has ended"
 
 
 class Owner(Protocol):
-    """What a stream needs of its forward; all for the selector thread."""
+    """The methods of a forward that its streams call; all on the selector thread."""
 
     thread: SelectorThread
 
     def wait_for_network(self, stream: "Stream") -> bool:
-        """Return whether the connection is congested; `resume` is called once it is not."""
+        """Return whether the connection is congested; if so, `resume` is called later."""
 
     def on_stream_opened(self, stream: "Stream") -> None:
-        """Handle that bytes can pass."""
+        """Handle a stream that is open in both directions."""
 
     def on_stream_failed(self, error: Exception) -> None:
-        """Handle a failure before the local program learns of it; the end follows."""
+        """Handle a failure, before the local program notices it; `on_stream_ended` follows."""
 
     def on_stream_ended(
         self, stream: "Stream", outcome: str, error: Optional[BaseException]
     ) -> None:
-        """Handle the end, which comes once."""
+        """Handle the end of a stream; called once."""
 
 
 class Stream(ChannelSink):
     """
-    What passes between a local socket and a channel, once both are there.
+    Carries bytes between a local socket and a channel, once both exist.
 
     Parameters
     ----------
     owner : Owner
         The forward.
     sock : socket.socket
-        The local socket, non-blocking; the stream's own from now on.
+        The local socket, non-blocking; the stream takes ownership.
 
     Attributes
     ----------
     bytes_to_server, bytes_from_server : int
-        What it has carried.
+        The number of bytes carried in each direction.
     to : str
-        Its target, for people.
+        The target, for messages.
 
     Notes
     -----
-    Thread safety.  The sink's methods are called by the reader thread, everything else by the
-    selector thread.  The write turn is held by the one thread that writes to the local socket;
-    nobody waits for it, as who finds it taken has left its bytes where the holder looks again.
+    Thread safety.  The methods of `ChannelSink` are called on the reader thread, everything else
+    on the selector thread.  The write turn is held by the thread that writes to the local socket;
+    no thread waits for the turn: a thread that finds it taken has already queued its bytes, and
+    the holder checks the queue again.
     """
 
     auto_window = False
@@ -104,32 +105,32 @@ class Stream(ChannelSink):
         self._channel: Optional[SshChannel] = None
         self._window = Window(budget())
         self._reads = False  # selector thread only: whether the local socket is read
-        self._early = b""  # selector thread only: was read before the channel was open
+        self._early = b""  # selector thread only: data read before the channel was open
         self._local_eof = False  # selector thread only
         self._server_eof = False  # selector thread only
         self._is_out_of_window = False  # set by the selector thread, cleared by the reader thread
-        # What the server has sent; only the holder of the write turn takes it away.
+        # Data from the server; only the holder of the write turn removes it.
         self._received: Deque[Union[bytes, memoryview, Mark]] = collections.deque()
         self._write_turn = threading.Lock()
-        self._is_blocked = False  # set by the holder of the write turn: the socket takes no more
+        self._is_blocked = False  # set by the holder of the write turn: the buffer is full
         self._is_closing = False  # set once, by the selector thread
-        self._uncounted = 0  # bytes at the front of `_received` that are ours, not the server's
+        self._uncounted = 0  # bytes at the front of `_received` that we have added
 
     # From the server to the local socket.
 
     def on_data(self, chunk: bytes) -> None:
-        """Write what the server sent; on the reader thread."""
+        """Write data from the server to the local socket; on the reader thread."""
         if not self._is_closing:
             self._received.append(chunk)
             self._write()
 
     def on_eof(self) -> None:
-        """End the local socket's input, after what was sent before; on the reader thread."""
+        """Shut down the local socket for writing, after the data so far; on the reader thread."""
         self._received.append(Mark.EOF)
         self._write()
 
     def on_writable(self) -> None:
-        """Read the local socket again, as the server takes more; on the reader thread."""
+        """Read the local socket again, as the window was adjusted; on the reader thread."""
         if self._is_out_of_window:
             self._is_out_of_window = False
             self._thread.call_soon(self.resume)
@@ -139,12 +140,12 @@ class Stream(ChannelSink):
         if error is not None:
             self._thread.call_soon(self.fail, error)
             return
-        # Also without EOF, as in ssh: asyncssh's server omits it if the window was used up then.
+        # Also without EOF, as in ssh: asyncssh's server omits EOF if the window is used up.
         self._received.append(Mark.END)
         self._write()
 
     def _write(self) -> None:
-        """Write what was received, as far as the local socket takes it; on any thread."""
+        """Write received data as far as the local socket accepts it; on any thread."""
         while (
             self._received
             and not self._is_blocked
@@ -155,7 +156,7 @@ class Stream(ChannelSink):
                 credit, then = self._write_in_turn()
             finally:
                 self._write_turn.release()
-            if self._is_closing:  # the selector thread found the turn taken
+            if self._is_closing:  # the selector thread has found the turn taken
                 self._thread.call_soon(self._close_socket, False)
             if credit and self._channel is not None:
                 self._channel.adjust_window(credit)
@@ -163,7 +164,7 @@ class Stream(ChannelSink):
                 self._thread.call_soon(then)
 
     def _write_in_turn(self) -> "tuple[int, Optional[Callable[[], None]]]":
-        """Return the window to give back, and what is left to the selector thread."""
+        """Return the size of the window adjustment, and a call for the selector thread."""
         written = 0
         then: Optional[Callable[[], None]] = None
         while self._received and not self._is_closing:
@@ -211,13 +212,13 @@ class Stream(ChannelSink):
     # From the local socket to the server.
 
     def _start(self) -> None:
-        """Let bytes pass: the channel is open, and the local socket connected."""
+        """Start to carry bytes: the channel is open and the local socket connected."""
         self.has_opened = True
         self._owner.on_stream_opened(self)
         self.resume()
 
     def resume(self) -> None:
-        """Read the local socket, unless it was read to its end."""
+        """Read the local socket, unless its end-of-file was read."""
         if self.has_ended or self._local_eof:
             return
         self._reads = True
@@ -269,7 +270,7 @@ class Stream(ChannelSink):
         self.bytes_to_server += channel.send_some(data, wait=False)
 
     def _read_some(self, room: int) -> Optional[bytes]:
-        """Return up to `room` bytes, b"" at the end, or None if it would have to wait."""
+        """Return up to `room` bytes, b"" at end-of-file, or None if reading would block."""
         if self._early:
             data, self._early = self._early[:room], self._early[room:]
             return data
@@ -292,7 +293,7 @@ class Stream(ChannelSink):
             self._end("reset", error, reset=True)
 
     def fail(self, error: BaseException) -> None:
-        """End the stream with a reset: its connection, or its target, failed."""
+        """End the stream with a reset, as its connection or its target failed."""
         if self.has_ended:
             return
         outcome = "refused"
@@ -330,7 +331,7 @@ class Stream(ChannelSink):
         self._owner.on_stream_ended(self, outcome, error)
 
     def _answer(self, outcome: str, error: Optional[BaseException]) -> bool:
-        """Tell the local program why, if its protocol can; return whether it could."""
+        """Report the outcome to the local program; return whether its protocol allows that."""
         return False
 
     def _close_socket(self, reset: bool) -> None:
@@ -338,9 +339,9 @@ class Stream(ChannelSink):
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             except OSError:
-                pass  # a Unix socket, or closed
-        # Else its descriptor's number might be used again while another thread writes to it; the
-        # holder of the turn calls this once more.
+                pass  # a Unix socket, or already closed
+        # Otherwise the number of its descriptor could be reused while another thread writes to it;
+        # the holder of the turn calls this again.
         if self._write_turn.acquire(False):
             self._received.clear()
             self._window.release()

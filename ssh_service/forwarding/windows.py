@@ -1,8 +1,8 @@
 """
-The receive windows of streams: they grow with what local programs read, within one budget.
+The receive windows of streams: they grow as local programs read, within a common budget.
 
-A window is what a server may send ahead, so what may lie in this process's memory if a local
-program does not read.
+A window limits how much the server may send ahead, and thus how much of this process's memory is
+used if a local program does not read.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ import os
 import threading
 import time
 
-# Bytes of all windows of the process.  One stream more may exceed it by `_MIN_SIZE`.
+# The total size of all windows of the process in bytes; a stream may exceed it by `_MIN_SIZE`.
 _BUDGET = 48 * 1024 * 1024
-# Bytes of a new stream's window, and what it has at least if the budget is used up.
+# The size of a new stream's window in bytes, and its minimum if the budget is used up.
 _FIRST_SIZE = 256 * 1024
 _MIN_SIZE = 64 * 1024
-# Bytes of one window at most: 60 ms at 70 MB/s.
+# The maximum size of a window, in bytes: 60 ms at 70 MB/s.
 _MAX_SIZE = 4 * 1024 * 1024
-# A window grows if all of it was read within so many seconds: then it may be what limits the rate.
+# A window grows if all of it was read within this many seconds: it may limit the throughput.
 _ROUND = 1.0
-# The part of a window that is given back at once.
+# The window is adjusted once this fraction of it (1/n) was read.
 _PART = 4
 
 
 class WindowBudget:
     """
-    Bytes that all windows share.
+    The number of bytes that all windows share.
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread, but not by a signal handler.
+    Thread safety.  Every method may be called from any thread, but not from a signal handler.
     """
 
     def __init__(self, total: int = _BUDGET) -> None:
@@ -38,14 +38,14 @@ class WindowBudget:
         self.left = total  # guarded by _lock
 
     def take(self, size: int, least: int = 0) -> int:
-        """Take up to `size` bytes; `least` even if they are not left."""
+        """Take up to `size` bytes, and at least `least`, even if the budget is used up."""
         with self._lock:
             taken = max(least, min(size, self.left))
             self.left -= taken
             return taken
 
     def give(self, size: int) -> None:
-        """Give back."""
+        """Return bytes to the budget."""
         with self._lock:
             self.left += size
 
@@ -64,18 +64,19 @@ class Window:
 
     Notes
     -----
-    Thread safety.  `written` is for one thread at a time; `release` for any, once that is over.
+    Thread safety.  Only one thread at a time may call `written`; any thread may call `release`
+    afterwards.
     """
 
     def __init__(self, shared: WindowBudget) -> None:
         self._budget = shared
         self.size = shared.take(_FIRST_SIZE, _MIN_SIZE)
-        self._due = 0  # written, and not given back yet
+        self._due = 0  # bytes written, but not returned to the server's window yet
         self._in_round = 0
         self._round_began = time.monotonic()
 
     def written(self, size: int) -> int:
-        """Count bytes that the local program took; return how many the server may send now."""
+        """Count bytes that the local program took; return the size of the window adjustment."""
         self._due += size
         self._in_round += size
         if self._due < self.size // _PART:
@@ -91,7 +92,7 @@ class Window:
         return due
 
     def release(self) -> None:
-        """Give the window back to the budget."""
+        """Return the window to the budget."""
         self._budget.give(self.size)
         self.size = 0
 
