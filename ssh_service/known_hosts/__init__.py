@@ -1,8 +1,8 @@
 """
-Whom we trust.
+Verification of host keys.
 
-`HostKeyTrust` judges the key of a server by known_hosts files (`KnownHosts`), certificate
-authorities and fingerprint pins, before any credential is shown.
+`HostKeyTrust` verifies a server's key by known_hosts files (`KnownHosts`), certificate authorities
+and fingerprint pins, before any credentials are sent.
 """
 
 from ssh_service.known_hosts.file import KnownHosts, KnownKey, fingerprint, host_name

@@ -1,5 +1,5 @@
 """
-Host certificates, verified in full: authority, signature, principal, validity, options.
+Host certificates, verified completely: authority, signature, principal, validity, options.
 
 The format is that of OpenSSH's PROTOCOL.certkeys.
 """
@@ -18,13 +18,13 @@ from ssh_service.patterns import is_match
 __all__ = ["HostCertificate"]
 
 _HOST = 2
-_MAX_TEXT = 100  # characters of a server's text in a message
-# Fields of the certified key between the nonce and the serial number.
+_MAX_TEXT = 100  # maximum length of a server's text in a message
+# The number of fields of the certified key, between the nonce and the serial number.
 _KEY_FIELDS = {"ssh-rsa": 2, "ssh-ed25519": 1}
 
 
 class HostCertificate(NamedTuple):
-    """A host certificate as it was shown; nothing in it is trusted before `problem` is None."""
+    """A host certificate as received; it must not be trusted unless `problem` returns None."""
 
     key_id: str
     kind: int
@@ -38,18 +38,18 @@ class HostCertificate(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name it gives itself, fit for a message."""
+        """The key id of the certificate, escaped for messages."""
         return repr(self.key_id[:_MAX_TEXT])
 
     @classmethod
     def parse(cls, blob: bytes) -> HostCertificate:
         """
-        Read a certificate.
+        Parse a certificate.
 
         Raises
         ------
         ValueError
-            It is not a certificate.
+            The data is not a host certificate of a supported type.
         """
         reader = _FieldReader(blob)
         key_type = reader.text()
@@ -67,7 +67,7 @@ class HostCertificate(NamedTuple):
         principals = _strings(reader.string())
         valid_after, valid_before = struct.unpack(">QQ", reader.take(16))
         options = _strings(reader.string())[::2]
-        reader.string()  # extensions: hosts have no use for them
+        reader.string()  # extensions: none are defined for hosts
         reader.string()  # reserved
         authority = reader.string()
         signed = blob[: reader.at]
@@ -93,20 +93,20 @@ class HostCertificate(NamedTuple):
         signatures: Sequence[str] = CA_SIGNATURES,
     ) -> Optional[str]:
         """
-        Say why the certificate does not speak for a host.
+        Return why the certificate is not valid for a host; None if it is valid.
 
-        Whether its authority is trusted is not asked here.
+        This does not check whether the authority is trusted.
         """
         now = time.time() if now is None else now
         if self.kind != _HOST:
             return "it is not a host certificate"
         problem = self._signature_problem(
             signatures
-        )  # first: what is said below is the authority's word
+        )  # first: all other fields depend on the signature
         if problem is not None:
             return problem
         if not any(is_match(host, principal.lower()) for principal in self.principals):
-            # Unlike old versions of ssh, none named does not mean all.
+            # Unlike in old versions of ssh, an empty list does not mean all hosts.
             return f"it is for {_shown(self.principals) or 'nobody'}"
         if now < self.valid_after:
             return f"it is not valid before {_date(self.valid_after)}"
@@ -137,7 +137,7 @@ class HostCertificate(NamedTuple):
 
 
 class _FieldReader:
-    """Reads the fields of a message; runs into ValueError where it is short."""
+    """Reads the fields of a message; raises ValueError if the message is too short."""
 
     def __init__(self, blob: bytes) -> None:
         self._blob = blob

@@ -1,5 +1,5 @@
 """
-known_hosts files: reading them, and finding the lines that speak of a host.
+known_hosts files: parsing them, and finding the lines for a host.
 
 Why not paramiko's parser: see docs/paramiko_repairs.md#known-hosts-lines.
 """
@@ -29,19 +29,19 @@ _BLANKS = re.compile(r"[ \t\r]+")
 
 
 def fingerprint(blob: bytes) -> str:
-    """Show a public key as ssh does."""
+    """Return the fingerprint of a public key in ssh's format."""
     digest = hashlib.sha256(blob).digest()
     return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
 
 
 def host_name(host: str, port: int) -> str:
-    """Write an address as it stands in a known_hosts file."""
+    """Return a host and port in the format of known_hosts files."""
     host = host.lower()
     return host if port == 22 else f"[{host}]:{port}"
 
 
 def hashed_name(name: str) -> str:
-    """Hide a name as ssh's ``HashKnownHosts`` does."""
+    """Return the hash of a name, as for ssh's ``HashKnownHosts``."""
     salt = os.urandom(hashlib.sha1().digest_size)
     parts = (salt, _digest(salt, name))
     return "|1|" + "|".join(base64.b64encode(part).decode("ascii") for part in parts)
@@ -63,11 +63,11 @@ class KnownKey(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Where it stands: ``file:line``."""
+        """The position of the line: ``file:line``."""
         return f"{self.file}:{self.line}"
 
     def is_for(self, name: str) -> bool:
-        """Return whether the line is for a host."""
+        """Return whether the line applies to a host."""
         if self.hosts.startswith("|1|"):
             return _is_hashed(name, self.hosts)
         return is_match_list(name, self.hosts.lower().split(","))
@@ -84,7 +84,7 @@ def _is_hashed(name: str, field: str) -> bool:
 
 class KnownHosts:
     """
-    The keys on file, of one file or several.
+    The keys in one or more known_hosts files.
 
     Notes
     -----
@@ -99,12 +99,12 @@ class KnownHosts:
         """
         Read known_hosts files.
 
-        A line that cannot be used is a warning with file and line, and is passed over.
+        An invalid line is skipped, with a warning that names the file and line.
 
         Raises
         ------
         SshConfigError
-            A file exists and cannot be read.
+            A file exists but cannot be read.
         """
         keys: List[KnownKey] = []
         for path in files:
@@ -122,7 +122,7 @@ class KnownHosts:
         return len(self._keys)
 
     def lookup(self, names: Iterable[str]) -> List[KnownKey]:
-        """Find the lines that speak of a host."""
+        """Return the lines that apply to a host with these names."""
         wanted = tuple(names)
         return [key for key in self._keys if any(key.is_for(name) for name in wanted)]
 
@@ -143,7 +143,7 @@ def _parse(path: str, version: Tuple[int, ...]) -> Tuple[KnownKey, ...]:
 
 
 def _parse_line(text: str, path: str, number: int) -> Optional[KnownKey]:
-    # `str.split` also splits at characters that ssh does not.
+    # `str.split` also splits at characters that are not blanks for ssh.
     fields = [field for field in _BLANKS.split(text) if field]
     if not fields or fields[0].startswith("#"):
         return None

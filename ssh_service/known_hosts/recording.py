@@ -1,4 +1,4 @@
-"""Appends a newly accepted host key to a file, safely with other processes that do so."""
+"""Appends newly accepted host keys to a file, with a lock against other processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if os.name == "posix":
 __all__ = ["record"]
 
 _LOCK_TIMEOUT = 10.0
-"""Seconds after which a lock is given up that somebody else holds."""
+"""Seconds to wait for a lock that another process holds."""
 
 
 class _Locked(Exception):
-    """Somebody else holds the lock, and anybody who may read the file can."""
+    """Another process holds the lock; any process that may read the file can hold it."""
 
 
 def record(
@@ -33,10 +33,10 @@ def record(
     deadline: Optional[float] = None,
 ) -> Optional[str]:
     """
-    Append a line to a known_hosts file, unless another process was faster.
+    Append a line to a known_hosts file, unless another process has recorded the host meanwhile.
 
-    The file is locked meanwhile, and the line is written in one piece at its end: owner, mode,
-    links and all other lines stay as they are.
+    The file is locked, and the line is appended with a single write: owner, mode, links and all
+    other lines are preserved.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def record(
             return None
     except _Locked:
         return "somebody keeps it locked" if still_new() else None
-    except SshServiceError:  # a judgement of `still_new`, which is an OSError too
+    except SshServiceError:  # raised by `still_new`; it is also an OSError
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -67,7 +67,7 @@ def record(
 
 
 def _is_special(path: str) -> bool:
-    """Return whether it is a device or pipe: /dev/null keeps nothing, and anyone can lock it."""
+    """Return whether it is a device or pipe: /dev/null stores nothing, and anyone can lock it."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -86,12 +86,12 @@ def _locked(path: str, deadline: float) -> Iterator[int]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             _lock(descriptor, deadline)
-            # ssh-keygen -R replaces the file: then we have locked one that no longer has a name.
+            # ssh-keygen -R replaces the file: in that case, we have locked a file without a name.
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 yield descriptor
                 return
         finally:
-            os.close(descriptor)  # and with it the lock
+            os.close(descriptor)  # this also releases the lock
 
 
 def _lock(descriptor: int, deadline: float) -> None:
@@ -103,11 +103,11 @@ def _lock(descriptor: int, deadline: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise _Locked from None
-            time.sleep(0.01)  # flock(2) has no time-out
+            time.sleep(0.01)  # flock(2) has no timeout
 
 
 def _separator(descriptor: int) -> bytes:
-    """Return what must stand before a new line: a newline where the last one lacks its own."""
+    """Return a newline if the file's last line does not end with one, else nothing."""
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return b""

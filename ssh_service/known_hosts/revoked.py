@@ -17,13 +17,13 @@ _KRL_MAGIC = b"SSHKRL\n"
 
 def load_revoked(path: str) -> FrozenSet[bytes]:
     """
-    Read a list of revoked keys; again only if it has changed.
+    Return the keys in a list of revoked keys; the file is read again only if it has changed.
 
     Raises
     ------
     SshConfigError
-        It cannot be read or understood, so that no host key can be judged: as in ssh, none is
-        trusted then.  A key revocation list (KRL) is not supported.
+        The list cannot be read or parsed.  As in ssh, no host key is trusted in that case.  Key
+        revocation lists (KRL) are not supported.
     """
     try:
         return _parse(path, file_version(os.stat(path)))

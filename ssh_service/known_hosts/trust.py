@@ -1,4 +1,4 @@
-"""Verifies host keys by policy, known_hosts files, certificates and pins."""
+"""Verifies host keys by policy, known_hosts files, certificates and fingerprint pins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 POLICIES = ("strict", "accept-new", "off")
 
-# In a line of a known_hosts file: patterns, lists, hashes, comments, markers.
+# Special characters of known_hosts lines: patterns, lists, hashes, comments, markers.
 _MORE_THAN_A_NAME = re.compile(r"[*?!,|#@\s]")
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
@@ -28,36 +28,36 @@ _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 @dataclass(frozen=True)
 class HostKeyTrust:
     """
-    How the host key of one connection is judged.
+    The rules for verifying the host key of one connection.
 
     Parameters
     ----------
     policy : str
-        ``strict``: only keys on file.  ``accept-new``: a host of which nothing is on file is
-        trusted once, and its key written to the first file.  ``off``: any key.
+        ``strict``: only known keys.  ``accept-new``: the key of a host without known keys is
+        accepted, and added to the first file.  ``off``: any key.
     files : Tuple[str, ...]
-        known_hosts files, the user's first.
+        The known_hosts files; the user's come first.
     pins : Tuple[str, ...]
-        ``SHA256:...`` fingerprints; where given, they alone decide.
+        ``SHA256:...`` fingerprints; if there are any, only these keys are trusted.
     hashed : bool
-        Whether the name of a new host is written as a hash of it.
+        Whether the name of a new host is hashed in the file.
     is_deliberate : bool
-        Whether the caller chose ``off`` by name, so that no warning is needed.  It makes no
-        difference to the connection, and so none to equality.
+        Whether the caller chose ``off`` explicitly, so that no warning is needed.  This does not
+        affect the connection, and is not compared.
     revoked_files : Tuple[str, ...]
-        Lists of keys that are refused, ssh_config's ``RevokedHostKeys``.
+        Lists of keys that are rejected: ssh_config's ``RevokedHostKeys``.
     ca_signatures : Tuple[str, ...]
-        The algorithms by which an authority may have signed a certificate.
+        The algorithms that an authority may use to sign certificates.
     required_rsa_size : int
-        Bits that an RSA key must have.
+        The minimum size of RSA keys, in bits.
 
     Notes
     -----
-    *Thread safety*: immutable; `verify` may be called by many threads and processes at once.
+    *Thread safety*: immutable; `verify` may be called by many threads and processes concurrently.
 
-    *Guarantees*: a key that a ``@revoked`` line of the files names, or that stands in one of the
-    revoked files, is refused whatever the policy and the pins.  A host of which another key is on
-    file is refused by every policy but ``off``.
+    *Guarantees*: a key with a ``@revoked`` line in the files, or in one of the revoked files, is
+    rejected, regardless of policy and pins.  If the files have another key of the host, every
+    policy except ``off`` rejects the host.
     """
 
     policy: str = "strict"
@@ -71,22 +71,23 @@ class HostKeyTrust:
 
     def algorithms(self, offered: Sequence[str], names: Sequence[str]) -> Tuple[str, ...]:
         """
-        Order host-key algorithms by what is on file.
+        Order host key algorithms by the known keys of a host.
 
-        A server with several keys must be asked for one that is known, else it looks changed.
+        A server with several keys must be asked for a known one; otherwise it seems to have
+        changed.
 
         Parameters
         ----------
         offered : Sequence[str]
             The algorithms to offer, in order of preference.
         names : Sequence[str]
-            The names the host goes by.
+            The names of the host.
 
         Returns
         -------
         Tuple[str, ...]
-            The same, those of known keys first; before them, where an authority is on file for
-            the host, their certificates.
+            The same algorithms, with those of known keys first; if an authority is known for the
+            host, the certificate algorithms of its key types come before these.
         """
         if self.policy == "off" or self.pins:
             return tuple(offered)
@@ -113,31 +114,32 @@ class HostKeyTrust:
         deadline: Optional[float] = None,
     ) -> None:
         """
-        Judge the key a server proved to hold.
+        Verify the host key of a server, which has proved that it holds the private half.
 
         Parameters
         ----------
         key_type : str
-            Its type, such as ``ssh-ed25519``.
+            The key's type, such as ``ssh-ed25519``.
         blob : bytes
             The plain public key in wire format.
         names : Sequence[str]
-            The names the host goes by: first the one a new key would be filed under.
+            The names of the host; a new key is stored under the first.
         certificate : Optional[bytes]
-            The host certificate in wire format, where the server showed one.
+            The host certificate in wire format; None if the server sent none.
         principal : Optional[str]
-            The name a certificate must be for, without a port; by default the last of `names`.
+            The host name, without a port, that a certificate must be valid for; by default the
+            last of `names`.
         connection_id : Optional[str]
-            For the error.
+            ``user@host:port``, for the error.
         deadline : Optional[float]
-            Monotonic instant until which the connection must be made.
+            The deadline of the connection attempt, by the monotonic clock.
 
         Raises
         ------
         SshHostKeyError
-            The key is not trusted.  Nothing secret has been sent.
+            The key is not trusted.  No credentials have been sent.
         SshConfigError
-            A file cannot be read, or the new key not be written.
+            A file cannot be read, or the new key cannot be written.
         """
         verification = _Verification(
             self, key_type, blob, names, certificate, principal or names[-1], connection_id
@@ -162,7 +164,7 @@ def _plain(lines: Iterable[KnownKey]) -> List[KnownKey]:
 
 
 class _Verification:
-    """One key of one server, before the files as they are now."""
+    """The verification of one key of one server, against the current files."""
 
     def __init__(
         self,
@@ -184,7 +186,7 @@ class _Verification:
         self.shown = fingerprint(blob)
 
     def is_new(self) -> bool:
-        """Return whether the key has to be recorded; raise if it is refused."""
+        """Return whether the key must be recorded; raise an error if it is rejected."""
         trust = self._trust
         known = KnownHosts.load(trust.files)
         lines = known.lookup(self._names)
@@ -199,8 +201,8 @@ class _Verification:
             return False
         own = known.lookup(self._names[:1])
         plain = _plain(own)
-        # The further names can only speak for a key, where nothing is on file for the first: at
-        # another port is another server.
+        # The other names can only confirm a key: if there is no key for the first name, another
+        # port means another server.
         if any(line.blob == self._blob for line in plain or _plain(lines)):
             return False
         same_type = [line for line in plain if line.key_type == self._key_type]
@@ -256,7 +258,7 @@ class _Verification:
                         fingerprint(line.blob),
                     )
                 return True
-        return False  # as ssh: by an authority nobody knows, it counts as a plain key
+        return False  # as in ssh: a certificate of an unknown authority counts as a plain key
 
     def _refuse_revoked(self, lines: List[KnownKey], blob: bytes, what: str) -> None:
         for line in lines:
@@ -264,7 +266,7 @@ class _Verification:
                 self._refuse(f"the {what} is REVOKED at {line.origin}", None)
 
     def _refuse_listed(self) -> None:
-        """Refuse what stands in a list of revoked keys: the key, or the authority it shows."""
+        """Reject a key in a list of revoked keys, and a certificate whose authority is in one."""
         blobs = {self._blob: "host key"}
         if self._certificate is not None and self._trust.revoked_files:
             try:
