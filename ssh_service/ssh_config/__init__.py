@@ -1,9 +1,9 @@
 """
-What ssh_config(5) files say about one host.
+Reads what ssh_config(5) files specify for one host.
 
-Only reading: which keywords take effect, and as what, is `params`' business.  `lookup` walks the
-files; the other modules are what it stands on: lines (`syntax`), the command of a ``Match exec``
-(`match_exec`), and what ``%h`` and ``${NAME}`` in a value mean (`expansion`).
+This package only reads; `params` decides which keywords take effect, and how.  `lookup` evaluates
+the files; the other modules parse lines (`syntax`), run the command of a ``Match exec``
+(`match_exec`), and expand ``%h`` and ``${NAME}`` in values (`expansion`).
 """
 
 from ssh_service.ssh_config.expansion import (

@@ -1,4 +1,4 @@
-"""Expansion of tokens such as ``%h``, and of ``${NAME}``, in values."""
+"""Expands tokens such as ``%h``, and ``${NAME}``, in values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ssh_service.errors import SshConfigError
 __all__ = ["expand_command", "expand_environment", "expand_tokens"]
 
 _TOKEN = re.compile(r"%(.?)", re.DOTALL)
-# Host as typed, host to dial, user, host key alias.  What a caller gives for them is checked where
-# the destination is made; here, what the file says and what ssh lets users be called ($).
+# Tokens for the host as typed, the host to dial, the user and the host key alias.  Values from the
+# caller are checked in `params.destination`; values from files, and user names with "$", which ssh
+# allows, are checked here.
 _NAMES = "nhrk"
 _MORE_THAN_A_NAME = re.compile(r"""['`"$;&<>|(){}\x00-\x1f\x7f]|\s-|^-|\\\Z""")
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
@@ -20,12 +21,12 @@ _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 
 def expand_tokens(text: str, tokens: Mapping[str, str], origin: str) -> str:
     """
-    Replace ``%h`` and the like.
+    Replace ``%h`` and other tokens.
 
     Raises
     ------
     SshConfigError
-        A letter that has no meaning here.
+        A token is not supported here.
     """
 
     def meaning(found: Match[str]) -> str:
@@ -40,12 +41,12 @@ def expand_tokens(text: str, tokens: Mapping[str, str], origin: str) -> str:
 
 def expand_command(text: str, tokens: Mapping[str, str], origin: str) -> str:
     """
-    Replace ``%h`` and the like in a command for the shell.
+    Replace ``%h`` and other tokens in a command for the shell.
 
     Raises
     ------
     SshConfigError
-        As for `expand_tokens`; or a host or user name contains shell syntax.
+        A token is not supported, or a host or user name contains shell syntax.
     """
     for letter in _NAMES:
         if letter in tokens and f"%{letter}" in text and _MORE_THAN_A_NAME.search(tokens[letter]):
@@ -58,7 +59,7 @@ def expand_command(text: str, tokens: Mapping[str, str], origin: str) -> str:
 
 def expand_environment(text: str, origin: str) -> str:
     """
-    Replace ``${NAME}`` by the environment variable.
+    Replace ``${NAME}`` by the value of the environment variable.
 
     Raises
     ------

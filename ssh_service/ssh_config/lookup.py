@@ -1,4 +1,4 @@
-"""Looks up one host in the files; the first value found for a keyword wins, as in ssh."""
+"""Looks up one host in ssh_config files; as in ssh, the first value of a keyword counts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["HostConfig", "default_files", "local_user", "lookup"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_DEPTH = 16  # ssh's own limit on nested Include
+_MAX_DEPTH = 16  # ssh's own limit for nested Include
 _COLLECTED = frozenset(["identityfile", "certificatefile"])
 _SYSTEM_FILE = "/etc/ssh/ssh_config"
 
 
 class HostConfig:
     """
-    The values of one host, by lower-case keyword.
+    The values for one host, by lower-case keyword.
 
     Attributes
     ----------
     get : Callable[[str], Optional[Value]]
-        Returns the first value of a keyword, None where the files say nothing.
+        Returns the first value of a keyword; None if the files do not set it.
 
     Notes
     -----
@@ -41,18 +41,18 @@ class HostConfig:
     def __init__(self) -> None:
         self._values: Dict[str, List[Value]] = {}
         self._first: Dict[str, Value] = {}
-        self.get = self._first.get  # itself, as it is asked some thirty times for each command
+        self.get = self._first.get  # bound once: it is called about thirty times per command
 
     def all(self, keyword: str) -> List[Value]:
-        """Return every value of a keyword, in order."""
+        """Return all values of a keyword, in order."""
         return list(self._values.get(keyword, ()))
 
     def keywords(self) -> List[str]:
-        """Name the keywords that have a value."""
+        """Return the keywords that have a value."""
         return list(self._values)
 
     def add(self, line: Line) -> None:
-        """Take a line into account."""
+        """Add the values of a line."""
         values = self._values.setdefault(line.keyword, [])
         known = [value.arguments for value in values]
         if not known or (line.keyword in _COLLECTED and line.value.arguments not in known):
@@ -60,7 +60,7 @@ class HostConfig:
             self._first.setdefault(line.keyword, line.value)
 
     def settle(self, hostname: str) -> None:
-        """Fix the host's name, whatever else is still said about it."""
+        """Fix the host name; later lines cannot change it."""
         values = self._values.get("hostname")
         origin = values[0].origin if values else ""
         self._first["hostname"] = Value((hostname.replace("%", "%%"),), origin)
@@ -68,7 +68,7 @@ class HostConfig:
 
 
 def local_user() -> str:
-    """Name the user this process runs as."""
+    """Return the name of the user that this process runs as."""
     try:
         import pwd
 
@@ -81,7 +81,7 @@ def local_user() -> str:
 
 
 def default_files() -> Tuple[str, ...]:
-    """Name the files ssh itself would read."""
+    """Return the files that ssh reads by default."""
     return (expand_home("~/.ssh/config"), _SYSTEM_FILE)
 
 
@@ -94,14 +94,14 @@ def lookup(
     allow_exec: bool = False,
 ) -> HostConfig:
     """
-    Read what ssh_config files say about a host.
+    Read the ssh_config settings for a host.
 
     Raises
     ------
     SshConfigError
-        A file is missing, unreadable, not safe (the user's own or an included one, writable by
-        others) or not in the format, or a ``Match exec`` does not end; the message names file and
-        line.
+        A file is missing, unreadable, unsafe (the user's own file or an included one, writable by
+        others) or malformed, or the command of a ``Match exec`` does not end; the message names
+        the file and line.
     """
     reader = _Reader(host, user, port, allow_exec)
     reader.read_all(files)
@@ -112,7 +112,7 @@ def lookup(
 
 
 class _Reader:
-    """One lookup: walks the files, once or (``Match final``) twice."""
+    """One lookup, which reads the files once or (``Match final``) twice."""
 
     def __init__(
         self, host: str, user: Optional[str], port: Optional[int], allow_exec: bool
@@ -120,7 +120,7 @@ class _Reader:
         self.config = HostConfig()
         self.wants_final = False
         self._host = host
-        self._name = host  # what Host patterns are compared with
+        self._name = host  # the name that Host patterns are matched against
         self._user = user
         self._port = port
         self._allow_exec = allow_exec
@@ -157,7 +157,7 @@ class _Reader:
             raise SshConfigError(f"{value.origin}: Include nested deeper than {_MAX_DEPTH}")
         base = expand_home("~/.ssh") if is_users else os.path.dirname(_SYSTEM_FILE)
         for argument in value.arguments:
-            if argument.startswith("~") and not is_users:  # whose home would that be?
+            if argument.startswith("~") and not is_users:  # the home directory would be ambiguous
                 raise SshConfigError(
                     f"{value.origin}: Include {argument}: ~ has no meaning in the system's file"
                 )
@@ -165,14 +165,14 @@ class _Reader:
             for path in sorted(glob.glob(pattern)):
                 self._read(
                     path, is_users, True, active, depth + 1
-                )  # as ssh: whichever file includes it
+                )  # as in ssh, for every including file
 
     def _is_for_us(self, head: Optional[Line], reachable: bool) -> bool:
         if head is None:
             return reachable
         if head.keyword == "host":
             return reachable and is_match_list(self._name, head.value.arguments)
-        # Looked at even where it is out of reach: a syntax error stays one.
+        # Parsed even if the block cannot apply, so that syntax errors are always reported.
         return self._is_match(head.value, reachable)
 
     def _is_match(self, value: Value, reachable: bool) -> bool:
@@ -180,12 +180,12 @@ class _Reader:
         for criterion in criteria(value):
             if criterion.name == "final":
                 self.wants_final = True
-            if result:  # as ssh: nothing is run or compared once the block is out
+            if result:  # as in ssh: no further criterion is evaluated once one does not match
                 result = self._holds(criterion, value.origin) != criterion.negated
         return result
 
     def _holds(self, criterion: Criterion, origin: str) -> bool:
-        """Return whether a criterion holds, before negation."""
+        """Return whether a criterion matches, before negation."""
         name = criterion.name
         if name == "all":
             return True
@@ -193,13 +193,13 @@ class _Reader:
             return self._final
         if name == "exec":
             return self._run(criterion.value, origin)
-        if name in ("host", "originalhost"):  # unlike those of Host, in any case
+        if name in ("host", "originalhost"):  # unlike Host patterns, ignoring case
             patterns = criterion.value.lower().split(",")
             return is_match_list(self._subject(name).lower(), patterns)
         if name in ("user", "localuser"):
             return is_match_list(self._subject(name), criterion.value.split(","))
         _log.warning("%s: Match %s is not supported: no match", origin, name)
-        return criterion.negated  # so that neither it nor its negation matches
+        return criterion.negated  # neither the criterion nor its negation may match
 
     def _subject(self, name: str) -> str:
         if name == "originalhost":

@@ -1,4 +1,4 @@
-"""The command of a ``Match exec``: the file asks for it, and the caller allowed it."""
+"""Runs the command of a ``Match exec``, which the caller must have allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssh_service.errors import SshConfigError
 
 __all__ = ["succeeds"]
 
-_TIMEOUT = 10.0  # seconds that the command may take
+_TIMEOUT = 10.0  # the time limit of the command, in seconds
 
 
 def succeeds(command: str, origin: str) -> bool:
@@ -20,8 +20,8 @@ def succeeds(command: str, origin: str) -> bool:
     Raises
     ------
     SshConfigError
-        There is no such shell, or the command did not end within 10 s; then it has been killed,
-        with all that it started.
+        The shell does not exist, or the command did not end within 10 s and was killed with all
+        its child processes.
     """
     shell = os.environ.get("SHELL") or "/bin/sh"
     try:
@@ -29,7 +29,7 @@ def succeeds(command: str, origin: str) -> bool:
             [shell, "-c", command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # so that it can be ended with all that it started
+            start_new_session=True,  # so that it can be killed with all its child processes
         )
     except OSError as error:
         raise SshConfigError(

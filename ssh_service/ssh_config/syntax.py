@@ -1,4 +1,4 @@
-"""The lines of a ssh_config file: keywords, arguments, the criteria of a ``Match``."""
+"""Parses the lines of an ssh_config file: keywords, arguments, the criteria of a ``Match``."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from ssh_service.user_files import file_version, read_file
 
 __all__ = ["Block", "Criterion", "Line", "Value", "criteria", "read"]
 
-# Everything after these keywords is one value: `#` and quotes belong to it.
+# The rest of the line after these keywords is one value, including `#` and quotes.
 _RAW = frozenset(["proxycommand", "proxyjump", "localcommand", "remotecommand"])
 _ALONE = frozenset(["all", "final", "canonical"])
-_BLANK = " \t\r\n\f"  # to ssh; `str.strip` takes off more
+_BLANK = " \t\r\n\f"  # ssh's blanks; `str.strip` removes more characters
 
 
 class Value(NamedTuple):
-    """The arguments of one keyword, and where they stand (``file:line``)."""
+    """The arguments of one keyword, and their position (``file:line``)."""
 
     arguments: Tuple[str, ...]
     origin: str
 
 
 class Line(NamedTuple):
-    """A keyword in lower case, and what follows it."""
+    """A keyword in lower case, and its value."""
 
     keyword: str
     value: Value
 
 
 class Block(NamedTuple):
-    """The lines below a ``Host`` or ``Match``, or before the first of them."""
+    """The lines of a ``Host`` or ``Match`` block, or those before the first block."""
 
     head: Optional[Line]
     lines: Tuple[Line, ...]
-    includes: Tuple[Line, ...]  # those among them that have to be followed in any case
+    includes: Tuple[Line, ...]  # the Include lines, which must always be followed
 
 
 class Criterion(NamedTuple):
-    """One condition of a ``Match``."""
+    """One criterion of a ``Match``."""
 
     negated: bool
     name: str
@@ -50,12 +50,12 @@ class Criterion(NamedTuple):
 
 def read(path: str, *, check_owner: bool) -> Tuple[Block, ...]:
     """
-    Read a file; again only if it has changed.
+    Read and parse a file; it is parsed again only if it has changed.
 
     Raises
     ------
     SshConfigError
-        It cannot be read, is refused, or is not in the format.
+        The file cannot be read, is unsafe, or is malformed.
     """
     try:
         facts = os.stat(path)
@@ -77,9 +77,9 @@ def _refuse_open(path: str, facts: os.stat_result) -> None:
         )
 
 
-@functools.lru_cache(maxsize=1024)  # clusters come with a file each, all included
+@functools.lru_cache(maxsize=1024)  # clusters may have one included file per host
 def _parse(path: str, version: Tuple[int, ...]) -> Tuple[Block, ...]:
-    # Windows' editors begin a file with a mark, which must not hide its first keyword.
+    # Windows editors write a byte order mark, which must not hide the first keyword.
     text = read_file(path).decode("utf-8-sig", "surrogateescape")
     blocks: List[Tuple[Optional[Line], List[Line]]] = [(None, [])]
     for number, raw in enumerate(text.split("\n"), 1):
@@ -101,7 +101,7 @@ def _parse_line(text: str, origin: str) -> Line:
     rest = rest.lstrip(_BLANK)
     if rest.startswith("="):
         rest = rest[1:].lstrip(_BLANK)
-    if keyword == "proxyjump":  # the one of these that may end in a comment
+    if keyword == "proxyjump":  # the only one of these that may be followed by a comment
         rest = rest.partition("#")[0].rstrip(_BLANK)
     arguments = (rest,) if keyword in _RAW else tuple(_split(rest, origin))
     if not arguments or not arguments[0]:
@@ -122,7 +122,7 @@ def _keyword(text: str, origin: str) -> Tuple[str, str]:
 
 
 def _split(text: str, origin: str) -> Iterator[str]:
-    """Split into arguments as ssh does: quotes, backslashes, a comment ends the line."""
+    """Split into arguments as ssh does: with quotes, backslashes and comments."""
     index = 0
     while index < len(text):
         if text[index] in " \t":
@@ -158,12 +158,12 @@ def _word(text: str, index: int, origin: str) -> Tuple[str, int]:
 
 def criteria(value: Value) -> Tuple[Criterion, ...]:
     """
-    Read the criteria of a ``Match``.
+    Parse the criteria of a ``Match``.
 
     Raises
     ------
     SshConfigError
-        A value is missing, or ``all`` is not alone.
+        A value is missing, or ``all`` is combined with other criteria.
     """
     found = list(_criteria(value))
     for index, one in enumerate(found):
@@ -174,7 +174,7 @@ def criteria(value: Value) -> Tuple[Criterion, ...]:
 
 
 def _criteria(value: Value) -> Iterator[Criterion]:
-    # As OpenSSH 10 has it: an equals sign has no blanks around it, or it belongs to the value.
+    # As in OpenSSH 10: an equals sign has no blanks around it; otherwise it is part of the value.
     rest = list(value.arguments)
     while rest:
         name, equals, argument = rest.pop(0).partition("=")
