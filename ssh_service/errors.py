@@ -1,12 +1,12 @@
 """
-The errors of this package, as one tree.
+The exceptions of this package, in one class hierarchy.
 
-Every error of this package is an `SshServiceError`, and each leaf is also the builtin that code
-without any knowledge of this package would catch (`ConnectionError`, `TimeoutError`,
-`PermissionError`, ...).  What comes out of a connection or a channel is paramiko's exception too
-(`SSHException`, `ChannelException`, `AuthenticationException`), for code that was written for a
-`paramiko.Transport`.  All of them survive pickling, and none carries a secret: a message names
-the host, the limit and the time that passed, never parameters.
+Every exception of this package is an `SshServiceError`.  Each concrete class is also the builtin
+exception that code without knowledge of this package would catch (`ConnectionError`,
+`TimeoutError`, `PermissionError`, ...).  Errors of connections and channels are also paramiko's
+exceptions (`SSHException`, `ChannelException`, `AuthenticationException`), for code that was
+written for a `paramiko.Transport`.  All exceptions can be pickled, and none contains a secret: a
+message names the host, the limit and the time that has passed, never parameters.
 """
 
 from __future__ import annotations
@@ -64,22 +64,22 @@ __all__ = [
 
 class SshServiceError(Exception):
     """
-    The base of every error this package raises.
+    The base class of every exception that this package raises.
 
     Parameters
     ----------
     message : str
-        What happened, in words.
+        A description of the error.
     connection_id, phase : Optional[str]
-        See the attributes.
+        The attributes of the same names.
 
     Attributes
     ----------
     connection_id : Optional[str]
-        ``user@host:port`` of the connection, if there is one.
+        ``user@host:port`` of the connection; None if there is none.
     phase : Optional[str]
-        What was in progress: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``, ``auth``,
-        ``queue``, ``open``, ``run``, ``copy``, ...
+        The operation that failed: ``resolve``, ``tcp``, ``banner``, ``kex``, ``host key``,
+        ``auth``, ``queue``, ``open``, ``run``, ``copy``, ...
     """
 
     def __init__(
@@ -96,26 +96,26 @@ class SshServiceError(Exception):
     @property
     def retryable(self) -> bool:
         """
-        Whether the call can be repeated, and may then succeed.
+        Whether the call may be repeated, and may then succeed.
 
-        True only if repeating it does nothing twice: nothing was sent, or it was a copy, which is
-        harmless to repeat.  False if a person has to repair something first.
+        True only if nothing would be done twice: nothing was sent, or the call was a copy, which
+        is safe to repeat.  False if a person must correct something first.
         """
         return False
 
     def __str__(self) -> str:
-        # OSError's own would show errno and path in place of the message, and not the host.
+        # OSError.__str__ would show errno and path instead of the message, and omit the host.
         return Exception.__str__(self)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        # The default would call the class with `args` alone and so lose every keyword attribute
-        # (and OSError's own __reduce__ would invent a two-argument form).
+        # The default would call the class with `args` only, losing every keyword attribute (and
+        # OSError.__reduce__ would use a two-argument form).
         return _rebuild, (type(self), self.args, _state(self))
 
 
 def _state(error: BaseException) -> Dict[str, Any]:
     state = dict(error.__dict__)
-    if isinstance(error, OSError):  # these three live in slots, not in __dict__
+    if isinstance(error, OSError):  # these three are stored in slots, not in __dict__
         for name in ("errno", "strerror", "filename"):
             if getattr(error, name) is not None:
                 state[name] = getattr(error, name)
@@ -131,10 +131,10 @@ def _rebuild(cls: Type[_E], args: Tuple[Any, ...], state: Dict[str, Any]) -> _E:
 
 
 class SshConfigError(SshServiceError, ValueError):
-    """A setting is missing, wrong or contradicts another; never retried."""
+    """A setting is missing or invalid, or contradicts another one; never retried."""
 
 
-# Exceptions of a user's function that another attempt would meet again.
+# Exceptions of a user's function that would recur at another attempt.
 PROGRAMMING_ERRORS = (
     TypeError, AttributeError, NameError, AssertionError, ImportError, LookupError,
     ArithmeticError, NotImplementedError,
@@ -143,16 +143,16 @@ PROGRAMMING_ERRORS = (
 
 class SshConnectError(SshServiceError, ConnectionError, SSHException):  # type: ignore[misc]
     """
-    No authenticated connection could be made; `errno` is set if the system gave one.
+    No authenticated connection could be made; `errno` is set if the system reported one.
 
     Attributes
     ----------
     throttled : bool
-        Whether the server dropped the connection at once because it has too many; trying again
-        later may help.
+        Whether the server closed the connection immediately because it has too many; a later
+        attempt may succeed.
     permanent : bool
-        Whether trying again cannot help: client and server have no algorithm in common, or a
-        function that you passed has a mistake (a ``TypeError``, an ``AttributeError``, ...).
+        Whether a later attempt cannot succeed: client and server have no algorithm in common, or a
+        function that you passed has a programming error (``TypeError``, ``AttributeError``, ...).
     """
 
     throttled = False
@@ -166,14 +166,14 @@ class SshConnectError(SshServiceError, ConnectionError, SSHException):  # type: 
 
 class SshHostKeyError(SshConnectError):
     """
-    The server's host key is unknown, changed or revoked; no credential was sent.
+    The server's host key is unknown, changed or revoked; no credentials were sent.
 
     Attributes
     ----------
     expected : Optional[str]
-        ``SHA256:...`` fingerprint of the known key, if there is one.
+        The ``SHA256:...`` fingerprint of the known key; None if there is none.
     received : Optional[str]
-        ``SHA256:...`` fingerprint of the key that the server sent.
+        The ``SHA256:...`` fingerprint of the key that the server sent.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class SshHostKeyError(SshConnectError):
 
     @property
     def retryable(self) -> bool:
-        """False: somebody has to find out whose key it is."""
+        """False: a person must verify the key first."""
         return False
 
 
@@ -199,12 +199,12 @@ class SshAuthError(
     SshConnectError, PermissionError, AuthenticationException  # type: ignore[misc]
 ):
     """
-    The server refused every credential; never retried.
+    The server rejected all credentials; never retried.
 
     Attributes
     ----------
     tried : Tuple[str, ...]
-        The keys and methods that were tried, in order, in words; never a secret.
+        The keys and methods that were tried, in order, as descriptions without secrets.
     """
 
     def __init__(
@@ -225,23 +225,23 @@ class SshAuthError(
 
 
 class SshConnectTimeout(SshConnectError, TimeoutError):
-    """Connecting took longer than the time limit."""
+    """The connection was not established within the time limit."""
 
 
 class SshConnectionLost(SshServiceError, ConnectionError, SSHException):  # type: ignore[misc]
     """
-    An established connection was ended by the peer, the network or this side.
+    An established connection was closed by the peer, the network or this side.
 
     Attributes
     ----------
     process : Optional[Any]
-        The `CompletedProcess` with the output so far, if a command was running.
+        The `CompletedProcess` with the output so far; None if no command was running.
     sent : bool
-        Whether the request may have reached the server.  Only a request that was never sent can
+        Whether the request may have reached the server.  Only a request that was not sent can
         safely be repeated.
     reason : str
-        ``eof``, ``reset``, ``silence``, ``protocol``, ``disconnect``, ``host key``, ``closed`` or
-        ``unknown``.
+        The cause: ``eof``, ``reset``, ``silence``, ``protocol``, ``disconnect``, ``host key``,
+        ``closed`` or ``unknown``.
     """
 
     def __init__(
@@ -261,20 +261,20 @@ class SshConnectionLost(SshServiceError, ConnectionError, SSHException):  # type
 
     @property
     def retryable(self) -> bool:
-        """True if nothing was sent, and for copies; not if the server showed another host key."""
+        """True if nothing was sent, and for copies; False if the server has another host key."""
         return self.reason != "host key" and (not self.sent or self.phase == "copy")
 
 
 class SshSessionRefused(SshServiceError, ConnectionError, ChannelException):  # type: ignore[misc]
     """
-    The server refused to open a channel, or refused the request on it.
+    The server refused to open a channel, or refused a request on it.
 
     Attributes
     ----------
     code : int
         The reason code of RFC 4254 section 5.1; 0 if the server gave none.
     text : str
-        The server's explanation, if it gave one; control characters are escaped.
+        The server's explanation, empty if there is none; control characters are escaped.
     """
 
     def __init__(
@@ -292,20 +292,20 @@ class SshSessionRefused(SshServiceError, ConnectionError, ChannelException):  # 
 
     @property
     def retryable(self) -> bool:
-        """True if the server has no room now: it may have some later, and nothing was sent."""
+        """True if the server has reached a limit: nothing was sent, and it may accept later."""
         return self.code in (OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE)
 
 
 class SshCommandError(SshServiceError):
     """
-    A command was ended from this side before it completed.
+    A command was ended by this side before it completed.
 
     Attributes
     ----------
     process : Optional[Any]
         The `CompletedProcess` with the output so far; None if the command never started.
     ended : Optional[bool]
-        True if the remote process is known to have ended; None if it may still run.
+        True if the remote process has ended; None if it may still be running.
     """
 
     def __init__(
@@ -322,27 +322,27 @@ class SshCommandError(SshServiceError):
         self.ended = ended
 
 
-# Of stderr's end, in messages: lines and characters.
+# The maximum number of lines and characters of stderr's end in a message.
 _MAX_LINES, _MAX_TEXT = 3, 300
 
 
 class SshExitError(SshCommandError, CalledProcessError):
     """
-    A command did not end with exit status 0, and `check` was asked for.
+    A command with `check` did not end with exit status 0.
 
-    It is a `subprocess.CalledProcessError`, too; its ``cmd`` is never the script, which may hold
-    a secret.
+    It is also a `subprocess.CalledProcessError`.  Its ``cmd`` is never the script, which may
+    contain a secret.
 
     Attributes
     ----------
     returncode : Optional[int]
-        The exit status, or minus the signal's number; None if the server sent none.
+        The exit status, or the negative signal number; None if the server sent neither.
     cmd : str
-        The words "command over SSH".
+        Always "command over SSH".
     output, stdout, stderr : str
-        What the command wrote, unless a function took it.
+        The command's output, except what was passed to a function.
     process : CompletedProcess
-        All of the outcome.
+        The complete result.
     """
 
     cmd = "command over SSH"
@@ -356,7 +356,7 @@ class SshExitError(SshCommandError, CalledProcessError):
         connection_id: Optional[str] = None,
         phase: Optional[str] = "run",
     ) -> None:
-        # (Not `super`, as CalledProcessError wants other arguments.)
+        # (Not `super()`: CalledProcessError takes other arguments.)
         Exception.__init__(self, message)
         self.process, self.ended = process, ended
         self.connection_id, self.phase = connection_id, phase
@@ -366,7 +366,7 @@ class SshExitError(SshCommandError, CalledProcessError):
 
     @classmethod
     def of(cls, process: Any) -> SshExitError:
-        """Return the error of a `CompletedProcess`."""
+        """Return the error for a `CompletedProcess`."""
         if process.exit_signal is not None:
             how = f"was ended by the signal {process.exit_signal[0]}"
         elif process.exit_status is None:
@@ -395,34 +395,34 @@ class SshCommandCancelled(SshCommandError, CancelledError):
 
 
 class SshOutputLimitError(SshCommandError):
-    """A command wrote more to stdout or to stderr than `max_output`, and was ended."""
+    """A command was ended because stdout or stderr exceeded `max_output`."""
 
 
 class SshForwardError(SshServiceError, OSError):
     """
     A forward cannot listen on its local address; `errno` and `strerror` are the system's.
 
-    A server that refuses to listen raises `SshSessionRefused`.
+    If a server refuses to listen, `SshSessionRefused` is raised instead.
     """
 
     @property
     def retryable(self) -> bool:
-        """True if the address is taken: it may be free later."""
+        """True if the address is in use: it may be free later."""
         return self.errno == _errno.EADDRINUSE
 
 
 class SshJobError(SshServiceError, RuntimeError):
     """
-    A job cannot be started, or did not end by itself.
+    A job could not be started, or did not end by itself.
 
     Attributes
     ----------
     job_id : Optional[str]
-        The job.
+        The id of the job.
     state : Optional[Any]
-        What the host says about it, a `JobState`, if it was asked.
+        The host's answer about the job, a `JobState`; None if the host was not queried.
     process : Optional[Any]
-        The `CompletedProcess` with its output so far, if that was read.
+        The `CompletedProcess` with the output so far; None if it was not read.
     """
 
     def __init__(
@@ -446,24 +446,24 @@ class SshJobNotFound(SshJobError, LookupError):
 
 
 class SshJobConflict(SshJobError, ValueError):
-    """The id names another job: one with another script, environment, shell, folder or input."""
+    """The id belongs to a job with another script, environment, shell, folder or input."""
 
 
 class SshJobTimeout(SshServiceError, TimeoutError):
     """
-    A job still ran, or its host could not be asked, when the time of a call was over.
+    A call timed out while a job still ran, or its host could not be queried.
 
-    It says nothing bad about the job, which goes on.
+    The job is not affected, and continues.
 
     Attributes
     ----------
     job_id : Optional[str]
-        The job.
+        The id of the job.
     state : Optional[Any]
-        What was last heard of it, a `JobState`.
+        The host's last answer about the job, a `JobState`.
     answered : bool
-        Whether its host answered: the job ran then.  Otherwise the message says why not, and what
-        the job does is not known.
+        Whether the host answered, so that the job was running at that time.  If not, the message
+        has the reason, and the job's state is unknown.
     """
 
     def __init__(
@@ -483,7 +483,7 @@ class SshJobTimeout(SshServiceError, TimeoutError):
 
     @property
     def retryable(self) -> bool:
-        """True: asking again, and waiting longer, changes nothing on the host."""
+        """True: a repeated query, or a longer wait, changes nothing on the host."""
         return True
 
 
@@ -493,36 +493,36 @@ class SshCacheClosed(SshServiceError, RuntimeError):
 
 class SshTransferError(SshServiceError, OSError):
     """
-    A copy failed; `errno`, `strerror` and `filename` are those of the file concerned.
+    A copy failed; `errno`, `strerror` and `filename` refer to the file concerned.
 
     Attributes
     ----------
     side : Optional[str]
-        The side of that file: ``local`` or ``remote``.
+        The side of this file: ``local`` or ``remote``.
     """
 
-    # Build one with `transfer_error`, which picks the leaf that matches the errno.
+    # Build errors with `transfer_error`, which picks the class that matches the errno.
     side: Optional[str] = None
 
 
 class SshFileNotFoundError(SshTransferError, FileNotFoundError):
-    """A file or folder to copy from, or the folder to copy into, does not exist."""
+    """The source, or the folder to copy into, does not exist."""
 
 
 class SshFileExistsError(SshTransferError, FileExistsError):
-    """The target exists and may not be replaced."""
+    """The target exists and must not be replaced."""
 
 
 class SshTransferPermissionError(SshTransferError, PermissionError):
-    """The file's or the folder's permissions do not allow the copy."""
+    """The permissions of the file or folder do not allow the copy."""
 
 
 class SshIsADirectoryError(SshTransferError, IsADirectoryError):
-    """A path is a folder where a file is needed."""
+    """A path is a folder, but a file is required."""
 
 
 class SshNotADirectoryError(SshTransferError, NotADirectoryError):
-    """A path is a file where a folder is needed."""
+    """A path is a file, but a folder is required."""
 
 
 class SshTransferTimeout(SshTransferError, TimeoutError):
@@ -530,7 +530,7 @@ class SshTransferTimeout(SshTransferError, TimeoutError):
 
     @property
     def retryable(self) -> bool:
-        """True: a copy may be repeated, and never leaves half a file."""
+        """True: a copy may be repeated, and never leaves an incomplete file."""
         return True
 
 
@@ -541,8 +541,8 @@ class SshTreeError(SshTransferError):
     Attributes
     ----------
     failures : Tuple[SshTransferError, ...]
-        One error for each entry, with its path as `filename`.  The content of a folder that could
-        not be made or listed is not included.
+        One error per entry, with its path as `filename`.  The content of a folder that could not
+        be created or listed is not included.
     """
 
     failures: Tuple[SshTransferError, ...] = ()
@@ -550,7 +550,7 @@ class SshTreeError(SshTransferError):
 
 _T = TypeVar("_T", bound=SshTransferError)
 
-# Of the failures in a tree, those that stand in the message.
+# The number of failures in a tree that the message includes.
 _SHOWN_FAILURES = 3
 
 _TRANSFER_LEAVES: Dict[int, Type[SshTransferError]] = {
@@ -580,7 +580,7 @@ def transfer_error(
 def describe_transfer(
     cls: Type[_T], code: int, path: Any, text: str, side: Optional[str] = None
 ) -> _T:
-    """Build a transfer error of a class of its own."""
+    """Build a transfer error of a given class."""
     where = f"{path!r}" if side is None else f"{side} {path!r}"
     error = cls(f"{where}: {text}", phase="copy")
     error.errno, error.strerror, error.filename, error.side = code, text, path, side
@@ -588,7 +588,7 @@ def describe_transfer(
 
 
 def name_connection(error: _T, connection_id: Optional[str]) -> _T:
-    """Say of a transfer error which connection it concerns, unless it says so already."""
+    """Set the connection id of a transfer error, unless it has one."""
     if connection_id is not None and error.connection_id is None:
         error.connection_id = connection_id
         error.args = (f"{connection_id}: {error.args[0]}",)
@@ -598,7 +598,7 @@ def name_connection(error: _T, connection_id: Optional[str]) -> _T:
 
 
 def tree_error(failures: Sequence[SshTransferError], path: Any, side: str) -> SshTreeError:
-    """Build the error for a tree of which something could not be copied."""
+    """Build the error for a tree whose entries could not all be copied."""
     count = len(failures)
     shown = "; ".join(str(failure) for failure in failures[:_SHOWN_FAILURES])
     rest = f"; and {count - _SHOWN_FAILURES} more" if count > _SHOWN_FAILURES else ""
@@ -609,7 +609,7 @@ def tree_error(failures: Sequence[SshTransferError], path: Any, side: str) -> Ss
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the text of an error; the name of its class if it has none."""
+    """Return the text of an error, or its class name if there is no text."""
     try:
         return str(error) or type(error).__name__
     except Exception as failure:
@@ -618,8 +618,8 @@ def reason_of(error: BaseException) -> str:
 
 def copy_for_raise(error: _E) -> _E:
     """
-    Copy an error, so that one of many waiters can raise its own.
+    Copy an error, so that each of several waiting threads can raise its own.
 
-    One shared exception object would grow its traceback with every thread that raises it.
+    A shared exception object would grow its traceback with every thread that raises it.
     """
     return _rebuild(type(error), error.args, _state(error))

@@ -1,4 +1,4 @@
-"""Readers of single settings: each returns a clean value or says what would be right."""
+"""Validate single settings: each function returns a normalized value, or raises an error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def invalid_setting(name: str, value: Any, right: str) -> SshConfigError:
-    """Build the error of a setting that cannot be used."""
+    """Return the error for an invalid setting; `right` describes a valid value."""
     shown = repr(value)
     if len(shown) > 80:
         shown = shown[:77] + "..."
@@ -41,27 +41,27 @@ def invalid_setting(name: str, value: Any, right: str) -> SshConfigError:
 
 
 def invalid_type(name: str, value: Any, right: str) -> SshConfigError:
-    """Build the error of a setting that may hold a secret: it shows only the type."""
+    """Return the error for a setting that may hold a secret: it shows only the value's type."""
     return SshConfigError(f"{name}: expected {right}, got {type(value).__name__}")
 
 
 def text(name: str, value: Any) -> str:
-    """Read a name: text on one line, not empty."""
-    # Not only C0: C1 and bidirectional characters rewrite the line they are shown in, too.
+    """Validate a name: a non-empty text on one line."""
+    # Not only C0: C1 and bidirectional control characters also corrupt the line that shows them.
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise invalid_setting(name, value, "a non-empty text without control characters")
     return value
 
 
 def command(name: str, value: Any) -> str:
-    """Read a command for the shell."""
+    """Validate a command for the shell."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise invalid_setting(name, value, "a command, not empty")
     return value
 
 
 def port(name: str, value: Any) -> int:
-    """Read a TCP port."""
+    """Validate a TCP port."""
     right = "a port number, 1 to 65535"
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         number = int(value)
@@ -75,14 +75,14 @@ def port(name: str, value: Any) -> int:
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Read a count."""
+    """Validate a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise invalid_setting(name, value, "a whole number, 1 or more")
     return int(value)
 
 
 def seconds(name: str, value: Any, *, zero_is_off: bool = False) -> Optional[float]:
-    """Read a duration."""
+    """Validate a duration in seconds; with `zero_is_off`, 0 becomes None."""
     right = "seconds, a number above 0" + (" (0 or None: off)" if zero_is_off else "")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise invalid_setting(name, value, right)
@@ -98,7 +98,7 @@ def seconds(name: str, value: Any, *, zero_is_off: bool = False) -> Optional[flo
 
 
 def time_span(name: str, value: str) -> float:
-    """Read a duration as ssh_config writes it."""
+    """Parse a duration in the format of ssh_config, such as ``1h30m``; return seconds."""
     parts = _TIME.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
         raise invalid_setting(name, value, "a time such as 90 or 1m30s")
@@ -106,7 +106,7 @@ def time_span(name: str, value: str) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Read a switch."""
+    """Validate a boolean, or the text yes, no, true or false."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in ("yes", "true", "no", "false"):
@@ -115,14 +115,14 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, choices: Tuple[str, ...]) -> str:
-    """Read one of a few words."""
+    """Validate that a value is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise invalid_setting(name, value, "one of " + ", ".join(choices))
     return value
 
 
 def path(name: str, value: Any) -> str:
-    """Read a path; ``~`` at its start is the home directory."""
+    """Validate a path and make it absolute; ``~`` at its start is the home directory."""
     if not isinstance(value, (str, os.PathLike)):
         raise invalid_setting(name, value, "a path")
     path_text = os.fspath(value)
@@ -132,14 +132,14 @@ def path(name: str, value: Any) -> str:
 
 
 def paths(name: str, value: Any) -> Tuple[str, ...]:
-    """Read a path or a list of them."""
+    """Validate a path, or a list of paths."""
     if isinstance(value, (list, tuple)):
         return tuple(path(name, one) for one in value)
     return (path(name, value),)
 
 
 def secret_value(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]]:
-    """Read a secret; it never shows in the error."""
+    """Validate a secret, or a callable that returns one; the error never shows it."""
     if isinstance(value, (str, bytes)):
         value = Secret(value)
     if isinstance(value, Secret):
@@ -152,7 +152,7 @@ def secret_value(name: str, value: Any) -> Union[None, Secret, Callable[[], Any]
 
 
 def sendable(name: str, value: Secret) -> Secret:
-    """Check that a secret can be encoded."""
+    """Check that a secret can be encoded as UTF-8."""
     if not value.can_be_sent:
         raise SshConfigError(f"{name}: a lone surrogate cannot be encoded in UTF-8")
     return value
