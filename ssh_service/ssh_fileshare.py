@@ -19,7 +19,7 @@ _COPY_OPTIONS = {"verify": False, "resume": False, "fsync": False, "preserve": N
 
 
 class CopyMode(Enum):
-    """The direction of a copy; only for programs that import mlos_bench's name."""
+    """The direction of a copy; only for programs that import this name of mlos_bench."""
 
     DOWNLOAD = 1
     UPLOAD = 2
@@ -35,11 +35,11 @@ class SshFileShareService(FileShareService, SshService):
         Settings such as ``{"ssh_username": "admin", "ssh_request_timeout": 60}``; see the
         documentation's page of settings.  The dict is copied.
     global_config : Optional[dict]
-        Ignored; mlos_bench passes it.
+        Ignored; accepted because mlos_bench passes it.
     parent : Optional[Service]
-        A service whose methods this one exports as well.
+        A service whose methods this service also exports.
     methods : Union[Dict[str, Callable], List[Callable], None]
-        Methods to export in addition to this class's own.
+        Methods to export in addition to those of this class.
 
     Raises
     ------
@@ -51,8 +51,8 @@ class SshFileShareService(FileShareService, SshService):
     -----
     Thread safety.  While the service is in its context, its methods may be called from any thread.
 
-    Guarantees.  A copy that returns without an error has copied everything.  A copy that fails
-    leaves no incomplete file under its final name, if the server allows that.
+    Guarantees.  A copy that returns without an error is complete.  A copy that fails leaves no
+    incomplete file under its final name, if the server supports that.
 
     Examples
     --------
@@ -68,25 +68,25 @@ class SshFileShareService(FileShareService, SshService):
         """
         Copy a file or folder from a host.
 
-        Modes and times are kept as far as both sides allow (``ssh_copy_preserve``).
+        Permissions and times are preserved as far as both sides allow (``ssh_copy_preserve``).
 
         Parameters
         ----------
-        params : dict
-            The host, as ``ssh_hostname``, and overrides of settings that the service's config has
-            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` always).
+        The host, as ``ssh_hostname``, and overrides for settings in the service's config
+        (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` may always be overridden).
         remote_path : str
             The file or folder to copy; ``~`` at the start is the login user's home directory.
         local_path : str
-            The target: the copy gets this name, or goes into it if it is a folder.
+            The target: the path of the copy or, if it is an existing folder, the folder for the
+            copy.
         recursive : bool
-            Whether `remote_path` may be a folder; False makes a folder an error.
+            Whether `remote_path` may be a folder; if False, a folder is an error.
 
         Raises
         ------
         SshTransferError
-            If something cannot be copied; it is an `OSError` with an errno, of the subclass for
-            it, such as `SshFileNotFoundError`.
+            If an entry cannot be copied.  The error is an `OSError` with an errno, of the matching
+            subclass, such as `SshFileNotFoundError`.
         SshTransferTimeout
             If the copy took longer than ``ssh_copy_timeout``, or made no progress for
             ``ssh_request_timeout`` (both in seconds).
@@ -107,26 +107,25 @@ class SshFileShareService(FileShareService, SshService):
         """
         Copy a file or folder to a host.
 
-        Modes and times are kept as far as both sides allow (``ssh_copy_preserve``).
+        Permissions and times are preserved as far as both sides allow (``ssh_copy_preserve``).
 
         Parameters
         ----------
-        params : dict
-            The host, as ``ssh_hostname``, and overrides of settings that the service's config has
-            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` always).
+        The host, as ``ssh_hostname``, and overrides for settings in the service's config
+        (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` may always be overridden).
         local_path : str
             The file or folder to copy.
         remote_path : str
-            The target: the copy gets this name, or goes into it if it is a folder; ``~`` at the
-            start is the login user's home directory.
+            The target: the path of the copy or, if it is an existing folder, the folder for the
+            copy; ``~`` at the start is the login user's home directory.
         recursive : bool
-            Whether `local_path` may be a folder; False makes a folder an error.
+            Whether `local_path` may be a folder; if False, a folder is an error.
 
         Raises
         ------
         SshTransferError
-            If something cannot be copied; it is an `OSError` with an errno, of the subclass for
-            it, such as `SshFileNotFoundError`.
+            If an entry cannot be copied.  The error is an `OSError` with an errno, of the matching
+            subclass, such as `SshFileNotFoundError`.
         SshTransferTimeout
             If the copy took longer than ``ssh_copy_timeout``, or made no progress for
             ``ssh_request_timeout`` (both in seconds).

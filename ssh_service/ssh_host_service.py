@@ -38,7 +38,7 @@ __all__ = ["SshHostService"]
 
 _LOG = logging.getLogger(__name__)
 
-_FUTURE = "asyncRemoteExecResultsFuture"  # mlos_bench's name for it
+_FUTURE = "asyncRemoteExecResultsFuture"  # mlos_bench's name
 _OS_OPERATION = "sshOsOperation"
 
 _SHUTDOWN = ("shutdown -h now", "poweroff", "halt -p", "systemctl poweroff")
@@ -76,11 +76,11 @@ class SshHostService(SshService):
         Settings such as ``{"ssh_username": "admin", "ssh_request_timeout": 60}``; see the
         documentation's page of settings.  The dict is copied.
     global_config : Optional[dict]
-        Ignored; mlos_bench passes it.
+        Ignored; accepted because mlos_bench passes it.
     parent : Optional[Service]
-        A service whose methods this one exports as well.
+        A service whose methods this service also exports.
     methods : Union[Dict[str, Callable], List[Callable], None]
-        Methods to export in addition to this class's own.
+        Methods to export in addition to those of this class.
 
     Raises
     ------
@@ -127,18 +127,18 @@ class SshHostService(SshService):
         env_params: Optional[Dict[str, Any]] = None,
     ) -> Tuple[Status, Dict[str, Any]]:
         """
-        Start a script on a host, and return at once.
+        Start a script on a host without waiting for it.
 
         Parameters
         ----------
         script : Union[str, Iterable[str]]
-            The script, or its lines, which may have their line ends, of Unix or of Windows.
+            The script, or its lines, with or without line ends (Unix or Windows).
         config : dict
-            The host, as ``ssh_hostname``, and overrides of settings that the service's config has
-            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` always).
+            The host, as ``ssh_hostname``, and overrides for settings in the service's config
+            (``ssh_port``, ``ssh_username`` and ``ssh_priv_key_path`` may always be overridden).
         env_params : Optional[dict]
             Environment variables for the script; values are converted by `str`, including None,
-            which a tunable parameter may be.
+            which is a possible value of tunable parameters.
 
         Returns
         -------
@@ -163,8 +163,8 @@ class SshHostService(SshService):
         """
         Wait for the end of a script, and return its results.
 
-        It may be called repeatedly, from any thread and outside the service's context, and returns
-        the same results each time.  ``ssh_request_timeout`` limits the wait.
+        This may be called repeatedly, from any thread and outside the service's context, and
+        returns the same results each time.  ``ssh_request_timeout`` limits the wait, in seconds.
 
         Parameters
         ----------
@@ -175,13 +175,13 @@ class SshHostService(SshService):
         -------
         Tuple[Status, dict]
             SUCCEEDED if the script ended with exit status 0; FAILED if it ended otherwise or could
-            not be run; TIMED_OUT if it was still running after ``ssh_request_timeout``; CANCELED
-            if the future was cancelled.
+            not be run; TIMED_OUT if it still ran after ``ssh_request_timeout``; CANCELED if the
+            future was cancelled.
 
             If the script was started, the dict has ``stdout`` and ``stderr`` (text) and
-            ``ssh_completed_process_result`` (a `CompletedProcess`), with the output so far if it
-            did not end by itself.  Otherwise it has ``result``, which is None.  ``error`` is the
-            exception, if there was one.
+            ``ssh_completed_process_result`` (a `CompletedProcess`), with the output so far if the
+            script did not end by itself.  Otherwise, the dict has ``result``, which is None.
+            ``error`` is the exception, if there was one.
 
         Raises
         ------
@@ -216,12 +216,12 @@ class SshHostService(SshService):
         self, params: Dict[str, Any], force: bool = False
     ) -> Tuple[Status, Dict[str, Any]]:
         """
-        Start to shut down a host, and return at once.
+        Start to shut down a host, without waiting for it.
 
         Parameters
         ----------
         params : dict
-            The host and overrides, as the `config` of `remote_exec`.
+            The host and overrides, as for the `config` of `remote_exec`.
         force : bool
             Ignored; accepted for symmetry with `reboot`.
 
@@ -241,15 +241,15 @@ class SshHostService(SshService):
 
     def reboot(self, params: Dict[str, Any], force: bool = False) -> Tuple[Status, Dict[str, Any]]:
         """
-        Start to reboot a host, and return at once.
+        Start to reboot a host, without waiting for it.
 
         Parameters
         ----------
         params : dict
-            The host and overrides, as the `config` of `remote_exec`.
+            The host and overrides, as for the `config` of `remote_exec`.
         force : bool
-            Whether all processes are killed (SIGKILL) instead of terminated (SIGTERM) if no reboot
-            command works.
+            Whether to kill all processes (SIGKILL) instead of terminating them (SIGTERM) if no
+            reboot command works.
 
         Returns
         -------
@@ -279,8 +279,8 @@ class SshHostService(SshService):
         -------
         Tuple[Status, dict]
             The results, as from `get_remote_exec_results`.  The status is also SUCCEEDED, with the
-            lost connection as ``error``, if the host closed the connection after it accepted the
-            command.
+            lost connection as ``error``, if the host closed the connection after it had accepted
+            the command.
 
         Raises
         ------
@@ -293,7 +293,7 @@ class SshHostService(SshService):
         self, name: str, commands: Sequence[str], params: Dict[str, Any]
     ) -> Tuple[Status, Dict[str, Any]]:
         merged = self._merge(params)
-        # The script is for a POSIX shell, whichever the login shell is.
+        # The script is for a POSIX shell, regardless of the login shell.
         merged[_FUTURE] = self._submit(
             _os_operation_script(commands), merged, None, "/bin/sh", os_operation=True
         )
@@ -351,9 +351,9 @@ def _is_detached(merged: Mapping[str, Any]) -> bool:
 
 
 def _with_none_as_text(env: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Convert None, which tunable parameters may be, to text; commands refuse it."""
+    """Convert None, a possible value of tunable parameters, to text; commands reject None."""
     if not isinstance(env, Mapping):
-        return env  # which commands refuse
+        return env  # commands reject it
     return {name: "None" if value is None else value for name, value in env.items()}
 
 
@@ -375,8 +375,8 @@ def _status_of(error: BaseException, os_operation: bool) -> Status:
     if isinstance(error, SshCommandTimeout) and error.process is not None:
         return Status.TIMED_OUT
     if os_operation and isinstance(error, SshConnectionLost) and error.process is not None:
-        # A host that goes down closes its connections.  The script's trace proves that the script
-        # was started, and the reason that the peer closed the connection.
+        # A host that shuts down closes its connections.  The script's trace proves that the script
+        # was started, and the error's reason that the peer closed the connection.
         started = bool(error.process.stderr or error.process.stdout)
         if started and error.reason in ("eof", "reset", "disconnect"):
             return Status.SUCCEEDED

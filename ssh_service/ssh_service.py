@@ -1,7 +1,7 @@
 """
 The base class of the SSH services.
 
-`SshClient` and `SshClientCache` can be imported from here, too, as from mlos_bench's module of
+`SshClient` and `SshClientCache` can also be imported from here, as from mlos_bench's module with
 this name.
 """
 
@@ -37,9 +37,9 @@ __all__ = ["SshClient", "SshClientCache", "SshService"]
 
 _Self = TypeVar("_Self", bound="SshService")
 
-# A call may override these always, but other settings only if the service's config has them.
+# Settings that a call may always override; others only if the service's config has them.
 _OVERRIDABLE = ("ssh_port", "ssh_username", "ssh_priv_key_path")
-# Other names of the host: in our and asyncssh's mappings, in paramiko and OpenSSH.
+# Other names of the host: in our mappings and asyncssh's, in paramiko and in OpenSSH.
 _HOSTNAME_ALIKE = ("host", "hostname", "ssh_host", "address", "ip")
 
 _lock = threading.Lock()  # never held during a call that could block
@@ -47,7 +47,7 @@ _lock = threading.Lock()  # never held during a call that could block
 
 class SshService(Service, metaclass=ABCMeta):
     """
-    The base of the SSH services: their settings, and the one cache of connections they share.
+    The base class of the SSH services: their settings, and the connection cache that they share.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ class SshService(Service, metaclass=ABCMeta):
         Settings such as ``{"ssh_username": "admin"}``; see the documentation's page of settings.
         The dict is copied.
     global_config : Optional[dict]
-        Ignored; mlos_bench passes it.
+        Ignored; accepted because mlos_bench passes it.
     parent : Optional[Service]
-        A service whose methods this one exports as well.
+        A service whose methods this service also exports.
     methods : Union[Dict[str, Callable], List[Callable], None]
         The methods that this service exports.
 
@@ -71,9 +71,9 @@ class SshService(Service, metaclass=ABCMeta):
     -----
     Thread safety.  While the service is in its context, its methods may be called from any thread.
 
-    Guarantees.  All services share one cache, and so one connection to each destination.  The
-    cache stays open while any service is in its context (a refcount).  Outside its context a
-    service raises `SshCacheClosed`.  A service is pickled as its config, without its context.
+    Guarantees.  All services share one cache, and thus one connection to each destination.  The
+    cache is open while at least one service is in its context (a refcount).  Outside its context,
+    a service raises `SshCacheClosed`.  A service is pickled as its config, without its context.
     """
 
     _CLIENT_CACHE: ClassVar[SshClientCache] = SshClientCache()
@@ -93,7 +93,7 @@ class SshService(Service, metaclass=ABCMeta):
             self.config.setdefault(name, None)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        # without the nulls that __init__ added
+        # without the None values that __init__ added
         config = {k: v for k, v in self.config.items() if v is not None or k not in _OVERRIDABLE}
         return type(self), (config,)
 
@@ -102,8 +102,8 @@ class SshService(Service, metaclass=ABCMeta):
         """
         Close all connections of the services.
 
-        Commands and copies that use them fail at once; later calls connect again.  This may be
-        called from any thread.
+        Commands and copies that use these connections fail immediately; later calls connect again.
+        This may be called from any thread.
         """
         cls._CLIENT_CACHE.cleanup()
 
@@ -115,7 +115,7 @@ class SshService(Service, metaclass=ABCMeta):
         Returns
         -------
         SshClientCache
-            Use it for `SshClientCache.stats`, or to `SshClientCache.subscribe` to events.
+            The cache, for `SshClientCache.stats` and `SshClientCache.subscribe`.
         """
         return cls._CLIENT_CACHE
 
@@ -127,7 +127,8 @@ class SshService(Service, metaclass=ABCMeta):
         return known
 
     def _validate_json_config(self, config: Dict[str, Any]) -> None:
-        # mlos_bench's own check knows only its own classes, by name, and would refuse this one.
+        # mlos_bench's validation only supports its own classes, by name, and would reject this
+        # one.
         found = settings.problems(
             config, self._known_settings(), allow_unknown=not host_api.SCHEMA_IS_CHECKED
         )
@@ -139,8 +140,8 @@ class SshService(Service, metaclass=ABCMeta):
         if found:
             raise host_api.InvalidConfig(f"{type(self).__name__}: {'; '.join(found)}")
 
-    # mlos_bench enters a service without exported methods without calling _enter_context.  So both
-    # ways of entering take the lease, and both ways of leaving return it.
+    # mlos_bench enters a service without exported methods without calling _enter_context.  Both
+    # ways of entering therefore take the lease, and both ways of leaving return it.
 
     def __enter__(self: _Self) -> _Self:
         super().__enter__()
@@ -189,14 +190,14 @@ class SshService(Service, metaclass=ABCMeta):
     def _require_context(self) -> None:
         if self._leased_by is None:
             raise SshCacheClosed(f"{self!r} is outside its context: use it in `with service:`")
-        self._take_lease()  # has an effect only in a child that was forked in the context
+        self._take_lease()  # only has an effect in a child that was forked within the context
 
     def _merge(self, call: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
         """
         Return the service's config, overridden by a call's parameters.
 
-        Of the call, only ``ssh_hostname`` and settings that the config holds are used, but never
-        ``ssh_request_timeout``; others are ignored.
+        Only ``ssh_hostname`` and settings that the config has are taken from the call, except
+        ``ssh_request_timeout``; other parameters are ignored.
 
         Raises
         ------
@@ -226,7 +227,7 @@ class SshService(Service, metaclass=ABCMeta):
         return {**self.config, **given}
 
     def _connect_params(self, merged: Mapping[str, Any]) -> Dict[str, Any]:
-        """Translate merged settings to connect parameters."""
+        """Convert merged settings to connect parameters."""
         return settings.connect_params(merged)
 
 
