@@ -1,22 +1,22 @@
 """
-Run a script on many hosts, or copy to and from them, and take the results as they come.
+Run a script on many hosts, or copy to and from them; iterate over the results as they arrive.
 
 For example::
 
     for result in fleet.run(["web01", "admin@db:2222"], "uptime", parallel=50):
         print(result.host, result.status, result.stdout)
 
-Without an executor the work is done in this process, where a command needs no thread of its own:
-`parallel` limits a run, not threads.  With an executor (`concurrent.futures`) its workers do the
-work: threads, the processes of a pool, or other machines by way of ``dask.distributed``'s
-``Client.get_executor()``.
+Without an executor, the work is done in this process, where a command needs no thread of its own:
+`parallel` limits a run, not the number of threads.  With an executor (`concurrent.futures`), its
+workers do the work: threads, the processes of a pool, or other machines through
+``dask.distributed``'s ``Client.get_executor()``.
 
-The modules: `task` is what to do at every host, and how it is done at one.  `results` is the
-iterator that the caller gets; a `Runner` does its work.  `local_runner` does it in this process.
+The modules: `task` describes the work at every host, and does it at one host.  `results` is the
+iterator that the caller receives; a `Runner` does its work.  `local_runner` works in this process.
 `executor_runners` submits the hosts to an executor, `executor_base` keeps track of them, and
-`worker` does the work in the executor's workers.  A process pool also needs a pipe to each
-process: `process_pool` holds the caller's ends, `pool_worker` the workers' ends.  On dask,
-`on_dask` asks the scheduler for a permit before anything is sent.
+`worker` runs in the executor's workers.  A process pool also needs a pipe to each process:
+`process_pool` holds the caller's ends, `pool_worker` the workers' ends.  On dask, `on_dask`
+requests a permit from the scheduler before anything is sent.
 """
 
 from __future__ import annotations
@@ -73,47 +73,49 @@ def run(
     cache: Optional[SshClientCache] = None,
 ) -> Results:
     """
-    Run a script on many hosts at once.
+    Run a script on many hosts concurrently.
 
     Parameters
     ----------
     hosts : Iterable[Union[str, Mapping[str, Any]]]
-        Each is ``[user@]host[:port]``, or a mapping of connect parameters (see
+        The hosts, each as ``[user@]host[:port]`` or as a mapping of connect parameters (see
         `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
-        start, so the iterable may be endless.  `expand` writes out ranges such as ``web[01-40]``.
+        start, so the iterable may be infinite.  `expand` expands ranges such as ``web[01-40]``.
     script : Union[str, Iterable[str]]
-        The script, or its lines, which may have their line ends, of Unix or of Windows.
+        The script, or its lines, with or without line ends (Unix or Windows).
     connect : Optional[Mapping[str, Any]]
-        Connect parameters for every host, such as ``{"username": "root"}``; those of a host itself
-        take precedence.
+        Connect parameters for every host, such as ``{"username": "root"}``; a host's own
+        parameters take precedence.
     parallel : int
-        The most hosts that may be under way, or done with their results not taken yet.
+        The maximum number of hosts that are in progress, or finished with their results not taken
+        yet.
     timeout : Optional[float]
-        Seconds for each host, from connecting to the end of the script; None: no limit, except
-        that of connecting.
+        Seconds for each host, from connecting to the end of the script; None: no limit except that
+        of connecting.
     env : Optional[Mapping[str, Any]]
         Environment variables; values are converted by `str`.  None and bytes are refused.
     shell : Optional[str]
-        Path of the shell on the host that runs the script; None: the user's login shell.
+        The path of the shell on the host that runs the script; None: the user's login shell.
     max_output : Optional[int]
-        The most bytes that stdout and stderr of one host may each have; a command that writes
-        more is ended and its result has an `SshOutputLimitError`.  None: no limit.
+        The maximum size of stdout and of stderr per host, in bytes each; a command that exceeds it
+        is ended, and its result has an `SshOutputLimitError`.  None: no limit.
     on_output : Optional[Callable[[str, str, bytes], None]]
         Called with the host, ``stdout`` or ``stderr``, and a piece of output, as the output
-        arrives; never by two threads at once.  The results then hold no output.  If it raises,
-        that host's command is ended and the exception is the error of its result.  Not with
-        `executor`.
+        arrives; never concurrently.  The results then contain no output.  If it raises, the
+        command on that host is ended, and the exception becomes the error of its result.  Not
+        allowed with `executor`.
     executor : Optional[Executor]
-        Does the work; None: this process does it, without a thread for each command.
+        The executor that does the work; None: this process, without a thread per command.
     cache : Optional[SshClientCache]
-        The cache to take connections from and keep them in.  None: a temporary one, which closes
-        each connection as soon as its host is done.  Not with `executor`: workers have their own.
+        The cache that connections are taken from and kept in.  None: a temporary one, which closes
+        each connection as soon as its host is finished.  Not allowed with `executor`, whose
+        workers have their own.
 
     Returns
     -------
     Results
-        An iterator of `HostResult`, in the order in which the hosts are done.  The work has
-        already started.
+        An iterator of `HostResult`, in the order in which the hosts finish.  The work has already
+        started.
 
     Raises
     ------
@@ -164,67 +166,69 @@ def upload(
     cache: Optional[SshClientCache] = None,
 ) -> Results:
     """
-    Copy a file or a tree to many hosts at once.
+    Copy a file or a tree to many hosts concurrently.
 
     Parameters
     ----------
     hosts : Iterable[Union[str, Mapping[str, Any]]]
-        Each is ``[user@]host[:port]``, or a mapping of connect parameters (see
+        The hosts, each as ``[user@]host[:port]`` or as a mapping of connect parameters (see
         `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
         start.
     local_path : Union[str, os.PathLike]
-        The local file or folder, taken literally.
+        The local file or folder; patterns are not expanded.
     remote_path : Union[str, os.PathLike]
-        The target on each host: a file is copied to this name, or into it if it is a folder.
-        Relative to the home directory; ``~`` or ``~user`` at the start is expanded.
+        The target on each host: the path of the copy or, if it is an existing folder, the folder
+        for the copy.  Relative to the home directory; ``~`` or ``~user`` at the start is expanded.
     connect : Optional[Mapping[str, Any]]
-        Connect parameters for every host; those of a host itself take precedence.
+        Connect parameters for every host; a host's own parameters take precedence.
     parallel : int
-        The most hosts that may be under way, or done with their results not taken yet.  Each copy
-        needs a thread.
+        The maximum number of hosts that are in progress, or finished with their results not taken
+        yet.  Each copy needs a thread.
     recursive : bool
-        Whether a folder may be copied; False makes a folder an error.
+        Whether a folder may be copied; if False, a folder is an error.
     timeout : Optional[float]
         Seconds for each host's whole copy, including connecting; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which a host's copy fails; None: no limit.
+        Seconds without progress after which a host's copy fails; None: no limit.
     verify : bool
-        Whether to compare checksums of each file after it was copied.
+        Whether to compare the checksums of each file after it was copied.
     resume : bool
         Whether to continue an earlier, interrupted copy of a file where it stopped.
     fsync : bool
-        Whether to flush each file to the server's disk before it gets its final name.  An error
-        if the server cannot do that.
+        Whether to flush each file to the server's disk before it is renamed to its final name.  An
+        error if the server does not support this.
     preserve : Optional[bool]
-        Whether to keep modes and times.  None: as far as the server allows, with one warning in
-        the log if it does not.  True: its refusal is an error.  False: neither, so that a new
-        file has the server's default mode.
+        Whether to preserve permissions and times.  None: if the server allows it, with one warning
+        in the log if it does not.  True: a refusal is an error.  False: neither is preserved, and
+        new files get the server's default permissions.
     links : str
         ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
         ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
-        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
+        ``"stop"``: the copy ends at the first entry of a tree that cannot be copied.
+        ``"continue"``: copy the other entries, then fail with one `SshTreeError` that lists the
+        failures.
     update : bool
-        Whether to skip files that the target has with the same size and time, as rsync does.
+        Whether to skip files that exist on the target with the same size and time, as rsync does.
     contents : bool
-        Whether to copy the contents of a folder into the target, whether or not that exists.
-        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
-        a second copy updates the first.
+        Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
+        the target exists, the folder is copied as a new folder into it.  With `contents`, a second
+        copy updates the first.
     on_progress : Optional[Callable[[str, Progress], None]]
-        Called with the host and its progress, a few times a second, on that copy's thread.  If it
-        raises, that host's copy fails with the exception.  Not with `executor`.
+        Called with the host and its progress, a few times per second, on the thread of that copy.
+        If it raises, the copy fails with this exception.  Not allowed with `executor`.
     executor : Optional[Executor]
-        Does the work; None: this process does it.
+        The executor that does the work; None: this process.
     cache : Optional[SshClientCache]
-        The cache to take connections from and keep them in.  None: a temporary one, which closes
-        each connection as soon as its host is done.  Not with `executor`: workers have their own.
+        The cache that connections are taken from and kept in.  None: a temporary one, which closes
+        each connection as soon as its host is finished.  Not allowed with `executor`, whose
+        workers have their own.
 
     Returns
     -------
     Results
-        An iterator of `HostResult`, in the order in which the hosts are done.  The work has
-        already started.
+        An iterator of `HostResult`, in the order in which the hosts finish.  The work has already
+        started.
 
     Raises
     ------
@@ -281,72 +285,76 @@ def download(
     folder_per_host: bool = True,
 ) -> Results:
     """
-    Copy a file or a tree from many hosts at once, into one folder for each host.
+    Copy a file or a tree from many hosts concurrently, into one folder per host.
 
     Parameters
     ----------
     hosts : Iterable[Union[str, Mapping[str, Any]]]
-        Each is ``[user@]host[:port]``, or a mapping of connect parameters (see
+        The hosts, each as ``[user@]host[:port]`` or as a mapping of connect parameters (see
         `ssh_service.params.resolve`).  The next host is taken from the iterable only when it can
         start.
     remote_path : Union[str, os.PathLike]
         The file or folder on each host.  Relative to the home directory; ``~`` or ``~user`` at
         the start is expanded.
     local_path : Union[str, os.PathLike]
-        The folder for the hosts' folders, each of which has the name of its host.  Missing
-        folders are created, and removed again if nothing arrived.  With an executor on other
-        machines it is a path there.
+        The folder in which a folder is created for each host, named after the host.  Missing
+        folders are created, and removed again if nothing was copied.  With an executor on other
+        machines, this is a path on those machines.
     connect : Optional[Mapping[str, Any]]
-        Connect parameters for every host; those of a host itself take precedence.
+        Connect parameters for every host; a host's own parameters take precedence.
     parallel : int
-        The most hosts that may be under way, or done with their results not taken yet.  Each copy
-        needs a thread.
+        The maximum number of hosts that are in progress, or finished with their results not taken
+        yet.  Each copy needs a thread.
     recursive : bool
-        Whether a folder may be copied; False makes a folder an error.
+        Whether a folder may be copied; if False, a folder is an error.
     timeout : Optional[float]
         Seconds for each host's whole copy, including connecting; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which a host's copy fails; None: no limit.
+        Seconds without progress after which a host's copy fails; None: no limit.
     verify : bool
-        Whether to compare checksums of each file after it was copied.
+        Whether to compare the checksums of each file after it was copied.
     resume : bool
-        Whether to continue an earlier, interrupted copy of a file where it stopped.  That needs a
-        server with a shell and ``sha256sum``, to prove that the first part is right; otherwise
-        the file is copied from the start.
+        Whether to continue an earlier, interrupted copy of a file where it stopped.  This needs a
+        server with a shell and ``sha256sum``, to verify the existing part; otherwise, the file is
+        copied from the start.
     fsync : bool
-        Whether to flush each file to the local disk before it gets its final name.
+        Whether to flush each file to the local disk before it is renamed to its final name.
     preserve : Optional[bool]
-        Whether to keep modes and times.  None: as far as the local system allows, but group and
-        others get write permission only if the umask allows it.  True: those bits, too, and a
-        refusal is an error.  False: neither.  setuid, setgid and sticky bits are never copied.
+        Whether to preserve permissions and times.  None: if the local system allows it, but group
+        and others get write permission only if the umask allows it.  True: including those bits,
+        and a refusal is an error.  False: neither is preserved.  setuid, setgid and sticky bits
+        are never copied.
     links : str
         ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
         ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
-        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
+        ``"stop"``: the copy ends at the first entry of a tree that cannot be copied.
+        ``"continue"``: copy the other entries, then fail with one `SshTreeError` that lists the
+        failures.
     update : bool
-        Whether to skip files that the target has with the same size and time, as rsync does.
+        Whether to skip files that exist on the target with the same size and time, as rsync does.
     contents : bool
-        Whether to copy the contents of a folder into the target, whether or not that exists.
-        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
-        a second copy updates the first.
+        Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
+        the target exists, the folder is copied as a new folder into it.  With `contents`, a second
+        copy updates the first.
     on_progress : Optional[Callable[[str, Progress], None]]
-        Called with the host and its progress, a few times a second, on that copy's thread.  If it
-        raises, that host's copy fails with the exception.  Not with `executor`.
+        Called with the host and its progress, a few times per second, on the thread of that copy.
+        If it raises, the copy fails with this exception.  Not allowed with `executor`.
     executor : Optional[Executor]
-        Does the work; None: this process does it.
+        The executor that does the work; None: this process.
     cache : Optional[SshClientCache]
-        The cache to take connections from and keep them in.  None: a temporary one, which closes
-        each connection as soon as its host is done.  Not with `executor`: workers have their own.
+        The cache that connections are taken from and kept in.  None: a temporary one, which closes
+        each connection as soon as its host is finished.  Not allowed with `executor`, whose
+        workers have their own.
     folder_per_host : bool
-        False, for a single host: copy to `local_path` itself.
+        Whether to create a folder for each host.  False is allowed only for a single host, and
+        copies to `local_path` itself.
 
     Returns
     -------
     Results
-        An iterator of `HostResult`, in the order in which the hosts are done.  The work has
-        already started.
+        An iterator of `HostResult`, in the order in which the hosts finish.  The work has already
+        started.
 
     Raises
     ------

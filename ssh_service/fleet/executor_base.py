@@ -1,4 +1,4 @@
-"""The caller's side of a run on an executor: the hosts that were submitted to it."""
+"""The caller's side of a run on an executor: the hosts that were submitted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Assignment:
 
 
 class ExecutorRunner(Runner):
-    """What all executors have in common: each host gets one result, the first that is known."""
+    """The base of the executors' runners: each host gets one result, the first that arrives."""
 
     def __init__(self, task: FleetTask, executor: Executor) -> None:
         self._task = task
@@ -78,9 +78,7 @@ class ExecutorRunner(Runner):
         with self._lock:
             known = self._assignments.pop(number, None)
         if known is not None:
-            known.call = (
-                None  # it refers to the assignment, and dask keeps the result as long as it exists
-            )
+            known.call = None  # it refers to the assignment; dask keeps a future's result
             self.deliver(result)
 
     def _unsettled(self) -> List[Assignment]:

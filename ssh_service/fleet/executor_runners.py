@@ -19,13 +19,13 @@ __all__ = ["runner_for"]
 def runner_for(task: FleetTask, parallel: int, executor: Executor) -> Runner:
     """Return the runner for an executor."""
     if isinstance(executor, ProcessPoolExecutor):
-        check_picklable({**task.arguments, **task.connect})  # else it would fail at every host
+        check_picklable({**task.arguments, **task.connect})  # else every host would fail
         return ProcessPool(task, parallel, executor)
     return _AnyExecutor(task, executor)
 
 
 class _AnyExecutor(ExecutorRunner):
-    """Makes one call for each host, which lasts until the host is done."""
+    """Makes one call per host, which returns when the host is finished."""
 
     def _submit(self, host_task: HostTask) -> "Future[Any]":
         return self._executor.submit(worker.run_task, host_task)
@@ -46,17 +46,17 @@ class _AnyExecutor(ExecutorRunner):
         self._settle(assignment.number, result)
 
     def cancel(self) -> None:
-        """Cancel what is under way, as far as the workers can be notified."""
+        """Cancel everything in progress, if the workers can be notified."""
         if on_dask.is_dask(self._executor):
-            # Cancelling a future of dask's does not stop its work.  So the workers are notified,
-            # and each reports what became of its host.
+            # Cancelling a dask future does not stop its work.  Therefore, the workers are
+            # notified, and each reports the result of its host.
             on_dask.cancel(self._executor, self._run)
             return
         self._cancel_unstarted()
-        worker.cancel(self._run)  # where the workers are threads of this process
+        worker.cancel(self._run)  # for workers that are threads of this process
 
     def close(self) -> None:
-        """Forget the run; cancel it first if it is not over."""
+        """Forget the run; cancel it first if it has not ended."""
         if self._unsettled():
             self.cancel()
         else:

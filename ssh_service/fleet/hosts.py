@@ -1,4 +1,4 @@
-"""Hosts as people write them: ``[user@]host[:port]``, with ranges such as ``web[01-40]``."""
+"""Parse hosts: ``[user@]host[:port]``, with ranges such as ``web[01-40]``."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = [
     "unique",
 ]
 
-# More hosts than this in one pattern are a typing error.
+# A pattern for more hosts than this is regarded as a typing error.
 _MAX_HOSTS = 100_000
 _MAX_DIGITS = 9
-# In characters; a host name has at most 253.
+# The maximum length of a pattern, in characters; a host name has at most 253.
 _MAX_PATTERN_LENGTH = 2000
 
 
 def expand(pattern: str) -> List[str]:
     """
-    Expand a pattern to the destinations that it stands for.
+    Expand a pattern to a list of destinations.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def expand(pattern: str) -> List[str]:
     Raises
     ------
     SshConfigError
-        It is not a str, a range is malformed or goes backwards, or it stands for more than
-        100,000 hosts.
+        The pattern is not a str, a range is malformed or descending, or the pattern stands for
+        more than 100,000 hosts.
     """
     if not isinstance(pattern, str):
         kind = type(pattern).__name__
@@ -63,13 +63,13 @@ def expand(pattern: str) -> List[str]:
         ranges.append(_ranges(found.group(1), pattern))
         pieces += [(pattern[at : found.start()],), ()]
         at = found.end()
-    # Count before expanding: one line of text can stand for more hosts than fit into memory.
+    # Count before expanding: a short pattern can stand for more hosts than fit into memory.
     if math.prod(sum(one.size for one in part) for part in ranges) > _MAX_HOSTS:
         raise address_error(pattern, f"it stands for more than {_MAX_HOSTS} hosts")
     pieces[1::2] = [[text for one in part for text in one.texts()] for part in ranges]
     pieces.append((pattern[at:],))
     texts = ["".join(parts) for parts in itertools.product(*pieces)]
-    parse(texts[0])  # an error in one is an error in all
+    parse(texts[0])  # an error in one is an error in all of them
     return texts
 
 
@@ -103,7 +103,7 @@ def _ranges(text: str, pattern: str) -> List[_Range]:
 
 
 def name_of(host: Any) -> str:
-    """Return a host's name as the caller gave it."""
+    """Return a host's name as the caller wrote it."""
     if isinstance(host, Mapping):
         if "host" in host:
             return str(host["host"])
@@ -112,18 +112,18 @@ def name_of(host: Any) -> str:
 
 
 def concealed(host: Any) -> Any:
-    """Return a host as it was given, or its settings, with its secrets out of sight."""
+    """Return a host, or its settings, as given, with secrets concealed."""
     return conceal(host.settings if isinstance(host, Resolvable) else host)
 
 
 def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
     """
-    Return the connect parameters of one host: its own, over those common to all hosts.
+    Return the connect parameters of one host: its own, merged over the common ones.
 
     Raises
     ------
     SshConfigError
-        The host is not a str or mapping, or not a destination.
+        The host is not a str or mapping, or is not a valid destination.
     """
     if not isinstance(host, (str, Mapping, Resolvable)):
         kind = type(host).__name__
@@ -133,10 +133,10 @@ def connect_params(host: Any, common: Mapping[str, Any]) -> Dict[str, Any]:
 
 def folder_name(host: str) -> str:
     """
-    Return a host's name as a safe name for a folder, or for the start of a file's name.
+    Return a host's name in a form that is safe for the name of a folder or file.
 
-    Different hosts get different names: characters that a name cannot have are percent-encoded,
-    and so is a percent sign that looks like the beginning of such a code.
+    Different hosts get different names: characters that file names must not contain are
+    percent-encoded, and so is a percent sign that looks like the start of such a code.
     """
     code = r"^(?=\.*$)\.|[/\\\0]|%(?=00|25|2E|2F|5C)"
     return re.sub(code, lambda match: f"%{ord(match[0]):02X}", host) or "%25"

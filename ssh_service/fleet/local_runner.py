@@ -1,4 +1,4 @@
-"""Run a fleet's work in this process: commands without threads, copies with a thread each."""
+"""Run a fleet's work in this process: commands without threads, copies with one thread each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["LocalRunner", "OnHostOutput", "OnHostProgress"]
 OnHostOutput = Callable[[str, str, bytes], None]
 OnHostProgress = Callable[[str, Progress], None]
 
-# Seconds that cancelled copies get to remove their temporary files.
+# Seconds for cancelled copies to remove their temporary files.
 _COPY_CANCEL_TIMEOUT = 1.0
 
 
@@ -43,7 +43,7 @@ class LocalRunner(Runner):
         self._cache = SshClientCache() if cache is None else cache  # an empty cache is falsy
         self._idle_timeout = 0.0 if cache is None else None
         self._on_output = on_output
-        # One runner for all hosts, so that `on_output` is never called by two threads at once.
+        # One callback runner for all hosts, so that `on_output` is never called concurrently.
         self._run_callback = background.callback_runner()
         self._on_progress = on_progress
         self._copies: Optional[ThreadPoolExecutor] = None
@@ -51,7 +51,7 @@ class LocalRunner(Runner):
             self._copies = ThreadPoolExecutor(parallel, "ssh-service-fleet")
         self._lock = threading.Lock()
         self._futures: Set["Future[Any]"] = set()  # guarded by _lock
-        # Set once, under _lock, so that either `_watch` sees it or `cancel` sees the future.
+        # Set once, under _lock, so that either `_watch` sees the flag or `cancel` sees the future.
         self._cancelled = False
 
     def start(self, host: Any) -> None:
@@ -59,7 +59,7 @@ class LocalRunner(Runner):
         host = concealed(host)
         builder = ResultBuilder(host)
         if self._copies is not None:
-            # Watched before it can be done; otherwise a finished copy could stay in the set.
+            # Registered before it can finish; otherwise a finished copy could stay in the set.
             future: "Future[Any]" = self._copies.submit(self._copy, host)
             self._watch(future, lambda done: self._on_copy_done(done, builder))
             return
@@ -74,7 +74,7 @@ class LocalRunner(Runner):
                 stderr=stream.output("stderr") if stream else None,
                 run_callback=self._run_callback if stream else None,
             )
-        except Exception as error:  # any error concerns this host only
+        except Exception as error:  # any error affects only this host
             self.deliver(builder.failed(error))
             return
         if stream:
@@ -82,22 +82,22 @@ class LocalRunner(Runner):
         self._watch(command, lambda done: self._on_command_done(done, builder, stream))
 
     def cancel(self) -> None:
-        """Cancel what is under way."""
+        """Cancel everything in progress."""
         with self._lock:
             self._cancelled = True
             futures = list(self._futures)
         for future in futures:
             future.cancel()
         if self._copies is not None and self._owns_cache:
-            # A copy notices the cancellation at its next progress report, and cleans up.  One that
-            # makes no progress is ended by closing its connection.
+            # A copy checks for cancellation at each progress report, and cleans up.  A copy
+            # without progress is ended by closing its connection.
             cleanup = self._cache.cleanup
             background.call_at(
                 time.monotonic() + _COPY_CANCEL_TIMEOUT, lambda: background.run_callback(cleanup)
             )
 
     def close(self) -> None:
-        """Close the connections, unless the cache is the caller's."""
+        """Close the connections, unless the cache belongs to the caller."""
         if self._owns_cache:
             self._cache.cleanup()
         if self._copies is not None:
@@ -130,7 +130,7 @@ class LocalRunner(Runner):
         self.deliver(builder.cancelled() if future.cancelled() else future.result())
 
     def _copy(self, host: Any) -> HostResult:
-        builder = ResultBuilder(host)  # the time counts from when a thread was free
+        builder = ResultBuilder(host)  # measures from when a thread was available
         sent = False
 
         def permit() -> bool:
@@ -148,7 +148,7 @@ class LocalRunner(Runner):
                 permit=permit,
                 progress=lambda progress: self._on_copy_progress(builder.host, progress),
             )
-        except Exception as error:  # any error concerns this host only
+        except Exception as error:  # any error affects only this host
             if self._cancelled and not sent:
                 return builder.cancelled()
             if self._cancelled:
@@ -180,7 +180,7 @@ class _HostOutput:
                 return
             try:
                 self._on_output(self._host, name, piece)
-            except Exception as error:  # of the user's code: becomes this host's error
+            except Exception as error:  # an error of the user's function becomes this host's error
                 self.error = error
                 self.cancel_command()
 

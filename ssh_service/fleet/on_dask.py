@@ -1,9 +1,9 @@
 """
-What a run on ``dask.distributed`` needs: permits, which its scheduler grants.
+Permits for a run on ``dask.distributed``, which its scheduler grants.
 
-The scheduler runs a task again when its worker is lost, because it assumes that tasks have no side
-effects.  So each command asks for a permit just before it is sent.  A permit is granted once for
-each host, by the scheduler, because it outlives the workers.
+If a worker is lost, the scheduler runs its task again, assuming that tasks have no side effects.
+Each command therefore requests a permit just before it is sent.  A permit is granted once per
+host, by the scheduler, because the scheduler outlives the workers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ssh_service.errors import SshCommandCancelled
 
 __all__ = ["PermitClient", "PermitLedger", "cancel", "forget", "is_dask", "permit_client"]
 
-# The scheduler forgets the oldest run beyond this number.
+# Beyond this number of runs, the scheduler forgets the oldest.
 _MAX_RUNS = 1000
 _NAME = "ssh-service-permits"
 
@@ -27,7 +27,7 @@ class PermitLedger:
 
     Notes
     -----
-    Thread safety.  None is needed: a scheduler's loop is a single thread.
+    Thread safety.  No lock is needed: the scheduler's event loop is a single thread.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class PermitLedger:
         self._cancelled: Dict[str, bool] = {}
 
     def handle(self, request: str, run: str, number: int) -> str:
-        """Answer ``permit`` or ``status``; record ``cancel`` or ``forget``."""
+        """Answer a ``permit`` or ``status`` request; record ``cancel`` or ``forget``."""
         if request == "cancel":
             self._cancelled[run] = True
             _trim(self._cancelled)
@@ -60,7 +60,7 @@ def _trim(runs: Dict[str, Any]) -> None:
 
 
 async def _on_scheduler(dask_scheduler: Any, request: str, run: str, number: int) -> str:
-    """Pass a request to the ledger; dask runs this on the scheduler."""
+    """Pass a request to the ledger; dask calls this on the scheduler."""
     ledger: PermitLedger = dask_scheduler.extensions.setdefault(_NAME, PermitLedger())
     return ledger.handle(request, run, number)
 
@@ -74,7 +74,7 @@ class PermitClient:
 
     def request(self, number: int) -> bool:
         """
-        Ask whether a host's command may be sent; True at most once for each host.
+        Request permission to send a host's command; True at most once per host.
 
         Raises
         ------
@@ -87,10 +87,10 @@ class PermitClient:
         return answer == "granted"
 
     def is_cancelled(self) -> bool:
-        """Ask whether the run was cancelled; False if the scheduler does not answer."""
+        """Return whether the run was cancelled; False if the scheduler does not answer."""
         try:
             return self._ask("status", 0) == "cancelled"
-        except Exception:  # an unreachable scheduler has cancelled nothing
+        except Exception:  # an unreachable scheduler has not cancelled anything
             return False
 
     def _ask(self, request: str, number: int) -> str:
@@ -102,7 +102,7 @@ class PermitClient:
 
 
 def permit_client(run: str) -> Optional[PermitClient]:
-    """Return the client to ask for permits with; None outside a task of dask's."""
+    """Return the client for requesting permits; None outside a dask task."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_client, get_worker
@@ -115,7 +115,7 @@ def permit_client(run: str) -> Optional[PermitClient]:
 
 
 def is_dask(executor: Executor) -> bool:
-    """Return whether an executor is dask's."""
+    """Return whether an executor belongs to dask."""
     return type(executor).__module__.partition(".")[0] == "distributed"
 
 
@@ -125,14 +125,14 @@ def _notify_scheduler(executor: Executor, request: str, run: str) -> None:
         try:
             client.run_on_scheduler(_on_scheduler, request=request, run=run, number=0)
         except Exception:
-            pass  # a cluster that is gone has nothing to cancel or to forget
+            pass  # a cluster that is gone has no run to cancel or forget
 
 
 def cancel(executor: Executor, run: str) -> None:
-    """Make the workers find out that a run was cancelled; only on dask."""
+    """Notify the workers that a run was cancelled; only on dask."""
     _notify_scheduler(executor, "cancel", run)
 
 
 def forget(executor: Executor, run: str) -> None:
-    """Make the scheduler forget a run that is over; only on dask."""
+    """Make the scheduler forget a run that has ended; only on dask."""
     _notify_scheduler(executor, "forget", run)

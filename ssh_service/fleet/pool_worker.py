@@ -1,9 +1,9 @@
 """
 The worker processes' side of a run on a process pool.
 
-Each worker process has a pipe to the caller.  Through it the worker reports what it is about to
-send and each result, and the caller cancels.  So a call of the executor lasts only until the work
-at a host has started, and one process works at many hosts at once.
+Each worker process has a pipe to the caller.  Through the pipe, the worker announces what it is
+about to send and reports each result, and the caller cancels.  A call of the executor therefore
+lasts only until the work at a host has started, and one process works at many hosts concurrently.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ssh_service.fleet.worker import HostTask
 
 __all__ = ["CANCELLED", "FULL", "STARTED", "start"]
 
-# What `start` returns.
+# The return values of `start`.
 STARTED, FULL, CANCELLED = "started", "full", "cancelled"
-# Seconds that a full process waits before it leaves the host to another process.
+# Seconds that a process at capacity waits before it leaves the host to another process.
 _CAPACITY_TIMEOUT = 0.05
 
 _lock = threading.Lock()
@@ -41,7 +41,7 @@ class _WorkerRun:
         threading.Thread(target=self._listen, name="ssh-service-fleet-worker", daemon=True).start()
 
     def start(self, host_task: HostTask) -> bool:
-        # While this process waits, the others take hosts.
+        # While this process waits, the other processes take hosts.
         if not self._capacity.acquire(timeout=_CAPACITY_TIMEOUT):
             return False
         self._send("accepted", host_task.number)
@@ -56,26 +56,26 @@ class _WorkerRun:
         self._capacity.release()
         try:
             payload = pickle.dumps(result)
-        except Exception as error:  # a result may hold an error of any class
+        except Exception as error:  # a result may contain an error of any class
             payload = pickle.dumps(
                 HostResult(result.host, result.status, result.seconds, error=_pickle_error(error))
             )
         try:
             self._send("done", number, payload)
         except OSError:
-            pass  # the caller no longer waits for it
+            pass  # the caller no longer waits for the result
 
     def _send(self, kind: str, number: int, payload: bytes = b"") -> bool:
         with self._lock:
             self._pipe.send((kind, number, payload))
-        return True  # the socket holds it, even if this process is killed now
+        return True  # the data is in the socket's buffer, even if this process is killed now
 
     def _listen(self) -> None:
         try:
             while self._pipe.recv() == "cancel":
                 worker.cancel(self._run)
         except (EOFError, OSError):
-            pass  # the caller is gone: cancel, too
+            pass  # the caller is gone: cancel as well
         with _lock:
             _runs.pop((os.getpid(), self._run), None)
         worker.cancel(self._run)
@@ -89,7 +89,7 @@ def _pickle_error(error: Exception) -> SshServiceError:
 
 
 def start(host_task: HostTask, address: str, authkey: bytes, capacity: int) -> str:
-    """Start the work at one host, unless this process has as many as `capacity` already."""
+    """Start the work at one host, unless this process already has `capacity` hosts."""
     if worker.is_cancelled(host_task.run):
         return CANCELLED
     with _lock:

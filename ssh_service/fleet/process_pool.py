@@ -29,12 +29,12 @@ from ssh_service.fleet.worker import HostTask
 
 __all__ = ["ProcessPool", "check_picklable"]
 
-# Seconds to the next attempt after accept() failed.
+# Seconds before the next attempt after accept() failed.
 _ACCEPT_RETRY_INTERVAL = 0.05
 
 
 class ProcessPool(ExecutorRunner):
-    """Makes one call for each host, which lasts until it has started; pipes report the rest."""
+    """Makes one call per host, which only starts the work; pipes report everything else."""
 
     def __init__(self, task: FleetTask, parallel: int, executor: ProcessPoolExecutor) -> None:
         super().__init__(task, executor)
@@ -42,7 +42,7 @@ class ProcessPool(ExecutorRunner):
         self._hosts_per_worker = -(-parallel // workers)
         self._authkey = secrets.token_bytes(32)
         # Peers are authenticated later, by the thread that reads the pipe: a silent peer must not
-        # block the others, and `_settle_failed_calls` has to know of each pipe from the start.
+        # block the others, and `_settle_failed_calls` must see each pipe from the start.
         self._listener = Listener(backlog=64)
         self._pipes: Set[Connection] = set()  # guarded by _lock
         self._failed_calls: List[Tuple[Assignment, BaseException]] = []  # guarded by _lock
@@ -59,7 +59,7 @@ class ProcessPool(ExecutorRunner):
         while True:
             try:
                 pipe = self._listener.accept()
-            except OSError:  # it was closed, or there are no file descriptors left
+            except OSError:  # the listener was closed, or there are no file descriptors left
                 pipe = None
                 time.sleep(_ACCEPT_RETRY_INTERVAL)
             with self._lock:
@@ -89,7 +89,7 @@ class ProcessPool(ExecutorRunner):
                     if known is not None:
                         self._settle(number, _unpickle_result(known, payload))
         except (EOFError, OSError, AuthenticationError):
-            pass  # the worker has ended, or the peer is not one of ours
+            pass  # the worker has ended, or the peer is not one of our workers
         finally:
             with self._lock:
                 self._pipes.discard(pipe)
@@ -128,13 +128,13 @@ class ProcessPool(ExecutorRunner):
             self._settle(assignment.number, assignment.builder.cancelled())
         elif answer == pool_worker.FULL:
             self._submit_assignment(assignment)  # to a process with capacity
-        # Otherwise its pipe reports the rest, or the end of the pipe does.
+        # Otherwise its pipe reports the rest, or reaches its end.
 
     def _settle_failed_calls(self) -> None:
-        """Settle the calls that a broken pool lost, once every pipe was read to its end."""
+        """Settle the calls lost by a broken pool, after every pipe was read to its end."""
         with self._lock:
             if self._pipes:
-                return  # a pool that lost one worker ends them all, so the pipes end soon
+                return  # a pool that lost one worker ends all of them, so the pipes end soon
             failed_calls, self._failed_calls = self._failed_calls, []
         for assignment, error in failed_calls:
             self._on_worker_lost(assignment, error)
@@ -151,7 +151,7 @@ class ProcessPool(ExecutorRunner):
         self._settle(assignment.number, failed(host, error, assignment.builder.seconds))
 
     def cancel(self) -> None:
-        """Cancel what is under way in all workers."""
+        """Cancel everything in progress in all workers."""
         self._cancelled = True
         self._cancel_unstarted()
         with self._lock:
@@ -160,10 +160,10 @@ class ProcessPool(ExecutorRunner):
             try:
                 pipe.send("cancel")
             except OSError:
-                pass  # that worker is gone
+                pass  # the worker is gone
 
     def close(self) -> None:
-        """Close the pipes, after which the workers cancel what they still do."""
+        """Close the pipes; the workers then cancel their remaining work."""
         with self._lock:
             if self._stopped:
                 return
@@ -182,12 +182,12 @@ class ProcessPool(ExecutorRunner):
 
 def check_picklable(given: Mapping[str, Any], where: str = "") -> None:
     """
-    Check that values can be given to another process.
+    Check that values can be passed to another process.
 
     Raises
     ------
     SshConfigError
-        One cannot.
+        A value cannot be pickled.
     """
     for name, value in given.items():
         try:
@@ -204,6 +204,6 @@ def _unpickle_result(assignment: Assignment, payload: bytes) -> HostResult:
     try:
         result: HostResult = pickle.loads(payload)  # the peer is authenticated
         return result
-    except Exception as error:  # perhaps of another version's class
+    except Exception as error:  # perhaps an error class of another version
         text = f"{assignment.builder.host}: cannot read its result: {one_line(error)}"
         return assignment.builder.failed(SshServiceError(text))

@@ -35,7 +35,7 @@ TIMED_OUT = "TIMED_OUT"
 
 class SshWorkerLost(SshServiceError):
     """
-    The worker of an executor that had this host is gone.
+    The executor's worker for this host was lost.
 
     Attributes
     ----------
@@ -61,19 +61,21 @@ class HostResult:
     Attributes
     ----------
     host : str
-        The host as the caller gave it.
+        The host as the caller wrote it.
     status : str
         ``SUCCEEDED``: the copy is complete, or the command ended with exit status 0.
-        ``TIMED_OUT``: it started and did not end in time.  ``FAILED``: everything else.
+        ``TIMED_OUT``: the command or copy started and did not end in time.  ``FAILED``: any other
+        outcome.
     seconds : float
-        Time from the start of the work at this host to its end.
+        Seconds from the start of the work at this host to its end.
     process : Optional[CompletedProcess]
-        The outcome of a command, or what was known when it was cut off; None for a copy, and if
-        nothing ran.
+        The result of the command, with the output so far if it was ended early; None for a copy,
+        and if nothing ran.
     error : Optional[BaseException]
-        Why it failed; None if a command only ended with a non-zero exit status.
+        The reason for a failure; None if a command only ended with a non-zero exit status.
     sent : Optional[bool]
-        Whether anything was sent to the host, so that it may have started there; None: unknown.
+        Whether anything was sent to the host, so that work may have started there; None if
+        unknown.
     """
 
     host: str
@@ -95,23 +97,23 @@ class HostResult:
 
     @property
     def signal(self) -> Optional[str]:
-        """The name of the signal that ended the command, without ``SIG``."""
+        """The name of the signal that ended the command, without ``SIG``; None if none did."""
         exit_signal = self.process.exit_signal if self.process else None
         return exit_signal[0] if exit_signal else None
 
     @property
     def stdout(self) -> str:
-        """What the command wrote to stdout, decoded; empty if there is no process."""
+        """The command's stdout, decoded; empty if there is no process."""
         return self.process.stdout if self.process else ""
 
     @property
     def stderr(self) -> str:
-        """What the command wrote to stderr, decoded; empty if there is no process."""
+        """The command's stderr, decoded; empty if there is no process."""
         return self.process.stderr if self.process else ""
 
     def as_dict(self) -> Dict[str, Any]:
         """
-        Return the result as a dict that can be written as JSON.
+        Return the result as a dict that can be serialized as JSON.
 
         Returns
         -------
@@ -132,7 +134,7 @@ class HostResult:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line, after its class if that is not one of ours."""
+    """Return an error's message on one line, preceded by its class unless it is one of ours."""
     text = " ".join(str(error).split())
     if isinstance(error, SshServiceError) and text:
         return text
@@ -140,7 +142,7 @@ def one_line(error: BaseException) -> str:
 
 
 def completed(host: str, process: Optional[CompletedProcess], seconds: float) -> HostResult:
-    """Return the result of a command that ended by itself, or of a complete copy."""
+    """Return the result of a command that ended by itself, or of a completed copy."""
     good = process is None or process.exit_status == 0
     return HostResult(host, SUCCEEDED if good else FAILED, seconds, process)
 

@@ -1,4 +1,4 @@
-"""An iterator of the results of many hosts, in the order in which they are done."""
+"""An iterator over the results of many hosts, in the order in which they finish."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ssh_service.fleet.result import HostResult
 
 __all__ = ["Deliver", "Results", "Runner"]
 
-# Seconds that hosts get to end what was cancelled: SIGTERM, SIGKILL a second later, and the time
-# for that to be reported.
+# Seconds for hosts to end cancelled work: SIGTERM, SIGKILL a second later, and time for the
+# reports.
 _CANCEL_TIMEOUT = 4.0
 
 Deliver = Callable[[HostResult], None]
@@ -22,12 +22,12 @@ Deliver = Callable[[HostResult], None]
 
 class Runner:
     """
-    Does the work of `Results`, in this process or elsewhere.
+    Does the work for `Results`, in this process or in workers.
 
     Attributes
     ----------
     deliver : Callable[[HostResult], None]
-        Set before the first `start`; called once for each host, on any thread.
+        Set before the first `start`; called once per host, on any thread.
     """
 
     deliver: Deliver
@@ -37,16 +37,16 @@ class Runner:
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Cancel what is under way; each host still gets its result."""
+        """Cancel everything in progress; each host still gets a result."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Release all resources; what is still under way is no longer waited for."""
+        """Release all resources without waiting for work in progress."""
         raise NotImplementedError
 
 
 class _DroppedResults:
-    """Cancels the work of results that were dropped."""
+    """Cancels the work of a `Results` object that was garbage-collected."""
 
     def __init__(
         self, runner: Runner, ready: "queue.SimpleQueue[Optional[HostResult]]", count: int
@@ -56,7 +56,7 @@ class _DroppedResults:
         self._count = count
 
     def start(self) -> None:
-        """Start doing so, on a thread that may block."""
+        """Start to cancel, on a thread that may block."""
         background.callback_runner()(self._end)
 
     def _end(self) -> None:
@@ -67,30 +67,30 @@ class _DroppedResults:
                 result = self._ready.get(timeout=max(0.0, deadline - time.monotonic()))
                 self._count -= result is not None
         except queue.Empty:
-            pass  # do not wait longer for the rest
+            pass  # do not wait longer for the remaining hosts
         self._runner.close()
 
 
 class Results(Iterator[HostResult]):
     """
-    The results of many hosts: `run`, `upload` and `download` of `ssh_service.fleet` return one.
+    The results of many hosts; `run`, `upload` and `download` of `ssh_service.fleet` return it.
 
-    Iterate over it, or call `take`.  As a context manager it cancels what is still under way when
-    the block ends, and waits up to 4 s for that.  If it is dropped before its last result was
-    taken, the same happens on a background thread, with a `ResourceWarning`.
+    Iterate over it, or call `take`.  As a context manager, it cancels all work in progress when
+    the block ends, and waits up to 4 s for it.  If the object is dropped before its last result
+    was taken, the same is done on a background thread, with a `ResourceWarning`.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  Every host that was started has exactly one result, whatever happens to the
-    others.  If the iterator of hosts raises, `take` raises that error after the last result.
-    At most `parallel` hosts are under way or have results that were not taken yet, so no further
-    host is started while no results are taken.  After `cancel` no host is started.
+    Guarantees.  Every host that was started has exactly one result, regardless of the other hosts.
+    If the iterator of hosts raises an error, `take` raises it after the last result.  At most
+    `parallel` hosts are in progress or have results that were not taken yet, so no further host is
+    started while no results are taken.  After `cancel`, no host is started.
     """
 
     def __init__(self, hosts: Iterable[Any], runner: Runner, parallel: int) -> None:
-        self._open = 0  # guarded by _lock: started, and result not taken
+        self._open = 0  # guarded by _lock: hosts that were started, and whose result was not taken
         self._closed = False  # guarded by _lock
         self._hosts = iter(hosts)
         self._runner = runner
@@ -112,7 +112,7 @@ class Results(Iterator[HostResult]):
     def __del__(self) -> None:
         if not getattr(self, "_begun", 0) or self._closed:
             return
-        # A destructor may run while any lock is held, so it takes none and does not block.
+        # A destructor may run while any lock is held, so this takes no lock and does not block.
         dropped = _DroppedResults(self._runner, self._ready, self._open)
         background.submit_from_destructor(background.Strand(), dropped.start)
         if self._open:
@@ -134,12 +134,12 @@ class Results(Iterator[HostResult]):
 
     @property
     def begun(self) -> int:
-        """Number of hosts that were started."""
+        """The number of hosts that were started."""
         return self._begun
 
     @property
     def under_way(self) -> int:
-        """Number of hosts that are under way, or whose results were not taken yet."""
+        """The number of hosts that are in progress, or whose results were not taken yet."""
         return self._open
 
     def take(self, timeout: Optional[float] = None) -> HostResult:
@@ -149,19 +149,19 @@ class Results(Iterator[HostResult]):
         Parameters
         ----------
         timeout : Optional[float]
-            Seconds to wait; None waits without limit.
+            Seconds to wait; None: no limit.
 
         Returns
         -------
         HostResult
-            The result of the next host that is done.
+            The result of the next host that finishes.
 
         Raises
         ------
         StopIteration
             Every result has been taken.
         TimeoutError
-            No host was done within `timeout`; you may call `take` again.
+            No host finished within `timeout`; the call may be repeated.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -197,16 +197,16 @@ class Results(Iterator[HostResult]):
 
     def cancel(self) -> None:
         """
-        Start no further host, and cancel what is under way.
+        Start no further hosts, and cancel everything in progress.
 
-        The hosts under way still have results to take, most of which have failed.
+        Hosts that were started still have results to take, most of which have failed.
         """
         if not self._cancelled.is_set():
             self._cancelled.set()
             self._runner.cancel()
 
     def close(self) -> None:
-        """Cancel, wait up to 4 s for what is under way to end, and release all resources."""
+        """Cancel, wait up to 4 s for the work in progress to end, and release all resources."""
         if self._closed:
             return
         self.cancel()
@@ -216,7 +216,7 @@ class Results(Iterator[HostResult]):
         try:
             self._take_until(deadline)
         except (TimeoutError, ValueError, StopIteration):
-            pass  # do not wait longer for the rest
+            pass  # do not wait longer for the remaining hosts
         finally:
             self._close()
 
@@ -240,7 +240,7 @@ class Results(Iterator[HostResult]):
             except StopIteration:
                 self._exhausted = True
                 return
-            except Exception as error:  # raised after the results of the hosts before it
+            except Exception as error:  # raised by `take` after the results of the earlier hosts
                 self._exhausted, self._failure = True, error
                 return
             self._open += 1
@@ -251,4 +251,4 @@ class Results(Iterator[HostResult]):
                 self._open -= 1
                 raise
             if self._cancelled.is_set():
-                self._runner.cancel()  # it may have run before this host was known
+                self._runner.cancel()  # an earlier call may have missed this host

@@ -1,4 +1,4 @@
-"""The task of a fleet, and how it is done at one host."""
+"""The task of a fleet, and its execution at one host."""
 
 from __future__ import annotations
 
@@ -33,24 +33,25 @@ _log = logging.getLogger(__name__)
 
 _warned: List[bool] = []  # not empty after the warning; a race at worst warns twice
 
-# Called just before anything is sent, at most once for each host; False forbids sending.
+# Called just before anything is sent, at most once per host; False forbids sending.
 SendPermit = Callable[[], bool]
 
 
 class FleetTask(NamedTuple):
     """
-    What to do at every host; it can be pickled.
+    The work to do at every host; it can be pickled.
 
     Attributes
     ----------
     kind : str
         ``run``, ``upload`` or ``download``.
     arguments : Dict[str, Any]
-        Its arguments by name, without those below.
+        The task's arguments by name, except the following.
     connect : Dict[str, Any]
-        Connect parameters for every host, with secrets wrapped; in a pickle they are plain.
+        Connect parameters for every host, with concealed secrets; in a pickle, they are plain
+        text.
     timeout : Optional[float]
-        Seconds for each host.
+        Seconds for each host; None: no limit.
     """
 
     kind: str
@@ -74,7 +75,7 @@ def _rebuild_fleet_task(
 
 
 def with_plain_secrets(given: Any) -> Any:
-    """Return connect parameters with plain secrets, for another process; warn once."""
+    """Return connect parameters with plain secrets, for another process; warn once per process."""
     plain = params.reveal(given)
     if plain != given and not _warned:
         _warned.append(True)
@@ -86,7 +87,7 @@ def with_plain_secrets(given: Any) -> Any:
 
 
 class _PermittedCommand(Command):
-    """A command that asks for a permit just before it is sent."""
+    """A command that requests a permit just before it is sent."""
 
     permit: Optional[SendPermit] = None
 
@@ -98,7 +99,7 @@ class _PermittedCommand(Command):
             except SshCommandCancelled as error:
                 self.settle_unsent(error)
                 return False
-            except Exception as error:  # the granter of permits is unreachable
+            except Exception as error:  # the permits' source is unreachable
                 self.settle_unsent(
                     SshWorkerLost(f"{self.connection_id}: not sent: {error}", sent=False)
                 )
@@ -131,7 +132,7 @@ def start(
     Raises
     ------
     SshConfigError
-        The host, or a connect parameter, is wrong.
+        The host or a connect parameter is invalid.
     """
     target = params.resolve(hosts.connect_params(host, task.connect))
     arguments = task.arguments
@@ -173,7 +174,7 @@ def copy(
         nonlocal permit
         if permit is not None and not permit():
             raise outcome_unknown_error(target.connection_id)
-        permit = None  # one covers both attempts: the second follows only if nothing was sent
+        permit = None  # it covers both attempts: the second is made only if nothing was sent
         if own_folder and not os.path.isdir(local):
             made.append(local)
             os.makedirs(local, exist_ok=True)
@@ -193,13 +194,13 @@ def copy(
         )
     except BaseException:
         for folder in made:
-            with contextlib.suppress(OSError):  # not empty: something arrived
+            with contextlib.suppress(OSError):  # the folder is not empty: something was copied
                 os.rmdir(folder)
         raise
 
 
 class ResultBuilder:
-    """Builds the result of one host, and measures its time."""
+    """Builds the result of one host, and measures the time."""
 
     def __init__(self, host: Any) -> None:
         self.host = hosts.name_of(host)
@@ -211,7 +212,7 @@ class ResultBuilder:
         return time.monotonic() - self._began
 
     def result(self, future: Any) -> HostResult:
-        """Return the result of a command that is done."""
+        """Return the result of a command whose future is done."""
         try:
             process = future.result()
         except Exception as error:

@@ -1,7 +1,7 @@
 """
 The worker's side of a run on an executor: the work at one host, over this process's connections.
 
-Where a worker may be lost and its work repeated, it asks for a permit before it sends anything.
+If a worker may be lost and its work repeated, it requests a permit before it sends anything.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["HostTask", "cancel", "forget", "is_cancelled", "run_task", "start_ta
 
 # Seconds after which a worker closes an unused connection.
 _IDLE_TIMEOUT = 1.0
-# Seconds between two checks whether a run was cancelled, where the worker is not notified.
+# Seconds between two checks for cancellation if the worker is not notified.
 _CANCEL_POLL_INTERVAL = 1.0
 
 _lock = threading.Lock()
@@ -34,7 +34,7 @@ _running: Set["_RunningCommand"] = set()  # guarded by _lock
 
 
 class HostTask(NamedTuple):
-    """The work at one host of a run; it can be pickled, with its secrets in plain."""
+    """The work at one host of a run; it can be pickled, with its secrets as plain text."""
 
     run: str
     number: int
@@ -68,7 +68,7 @@ def _process_cache() -> SshClientCache:
 
 
 def cancel(run: str) -> None:
-    """Cancel this process's part of a run, and start no more of it."""
+    """Cancel this process's part of a run, and start no more of its hosts."""
     with _lock:
         _cancelled.add(run)
         running = list(_running)
@@ -78,13 +78,13 @@ def cancel(run: str) -> None:
 
 
 def forget(run: str) -> None:
-    """Forget that a run was cancelled, now that it is over."""
+    """Forget that a run was cancelled, after the run has ended."""
     with _lock:
         _cancelled.discard(run)
 
 
 def is_cancelled(run: str) -> bool:
-    """Return whether a run was cancelled, as far as this process knows."""
+    """Return whether a run was cancelled, according to this process."""
     return run in _cancelled
 
 
@@ -107,7 +107,7 @@ def start_task(
             idle_timeout=_IDLE_TIMEOUT,
             permit=permit,
         )
-    except Exception as error:  # any error concerns this host only
+    except Exception as error:  # any error affects only this host
         done(builder.failed(error))
         return
     running = _RunningCommand(host_task.run, future.cancel)
@@ -141,13 +141,13 @@ def _copy(
             permit=permit,
             progress=raise_if_cancelled,
         )
-    except Exception as error:  # any error concerns this host only
+    except Exception as error:  # any error affects only this host
         return builder.failed(error)
     return builder.copied()
 
 
 def run_task(host_task: HostTask) -> HostResult:
-    """Do the work at one host and wait for its end, inside a call of an executor."""
+    """Do the work at one host and wait for its end; runs inside a call of an executor."""
     client = on_dask.permit_client(host_task.run)
     permit: Optional[tasks.SendPermit] = None
     if client is not None:
