@@ -1,8 +1,8 @@
 """
-Service, FileShareService and Status for a process without mlos_bench.
+`Service`, `FileShareService` and `Status` for a process without mlos_bench.
 
-They have those members of mlos_bench's classes of the same names that our services and their
-users need.  `host_api` decides which of the two a process uses.
+They have those members of mlos_bench's classes of the same names that our services and their users
+need.  `host_api` selects the classes that a process uses.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Status(enum.Enum):
         Returns
         -------
         Status
-            The status; UNKNOWN if the value is not one, with a warning in the log.
+            The status; UNKNOWN, with a warning in the log, if the value is not a status.
         """
         if isinstance(status, Status):
             return status
@@ -63,15 +63,15 @@ class Status(enum.Enum):
 
     @staticmethod
     def completed_statuses() -> FrozenSet[Status]:
-        """Return the statuses of operations that are over, successful or not."""
+        """Return the statuses of operations that have ended, successfully or not."""
         return _COMPLETED
 
     def is_good(self) -> bool:
-        """Return whether nothing has failed so far."""
+        """Return whether no failure has occurred so far."""
         return self in {Status.PENDING, Status.READY, Status.RUNNING, Status.SUCCEEDED}
 
     def is_completed(self) -> bool:
-        """Return whether the operation is over, successful or not."""
+        """Return whether the operation has ended, successfully or not."""
         return self in _COMPLETED
 
     def is_pending(self) -> bool:
@@ -110,8 +110,8 @@ class Service:
     """
     A provider of methods, which work while it is in its context (a ``with`` block).
 
-    A plain `Service` combines others: `register` their methods, and they become its own.  Entering
-    it enters the services that those methods belong to.
+    A plain `Service` combines other services: `register` adds their methods to its own.  Entering
+    its context enters those services too.
 
     Parameters
     ----------
@@ -120,14 +120,14 @@ class Service:
     global_config : Optional[dict]
         Settings of the whole process; ignored by the services of this package.
     parent : Optional[Service]
-        A service whose methods this one exports as well.
+        A service whose methods this service also exports.
     methods : Union[Dict[str, Callable], List[Callable], None]
         The methods that this service exports.
 
     Notes
     -----
-    Thread safety.  Register methods, then enter and leave the context, all on one thread.  The
-    thread-safety of the methods depends on the service.
+    Thread safety.  Registering methods, then entering and leaving the context, must happen on one
+    thread.  The thread safety of the methods depends on the service.
     """
 
     @classmethod
@@ -139,7 +139,7 @@ class Service:
         parent: Optional[Service] = None,
     ) -> Service:
         """
-        Create a service, given the name of its class.
+        Create a service from the name of its class.
 
         Parameters
         ----------
@@ -150,7 +150,7 @@ class Service:
         global_config : Optional[dict]
             Settings of the whole process.
         parent : Optional[Service]
-            A service whose methods the new one exports as well.
+            A service whose methods the new service also exports.
 
         Returns
         -------
@@ -160,7 +160,7 @@ class Service:
         Raises
         ------
         TypeError
-            If the class is not a subclass of the one this was called on.
+            If the class is not a subclass of the class that this method was called on.
         """
         module_name, _, name = class_name.rpartition(".")
         service_class = getattr(importlib.import_module(module_name), name)
@@ -197,7 +197,7 @@ class Service:
         Parameters
         ----------
         ext_methods : Union[Dict[str, Callable], List[Callable], None]
-            Those passed to the constructor; they take precedence.
+            The methods passed to the constructor; these take precedence.
         local_methods : Union[Dict[str, Callable], List[Callable]]
             The service's own methods.
 
@@ -231,14 +231,14 @@ class Service:
         ex_val: Optional[BaseException],
         ex_tb: Optional[TracebackType],
     ) -> Literal[False]:
-        if not self._in_context:  # an inner `with` has left it already
+        if not self._in_context:  # an inner `with` block has already left the context
             return False
         contexts, self._service_contexts = self._service_contexts, []
         failure: Optional[Exception] = None
         for service in reversed(contexts):
             try:
                 service._exit_context(ex_type, ex_val, ex_tb)
-            except Exception as exc:  # leave the other contexts, too
+            except Exception as exc:  # leave the other contexts as well
                 _LOG.error("%r: leaving its context failed: %s", service, exc)
                 failure = exc
         self._in_context = False
@@ -250,7 +250,7 @@ class Service:
         """
         Enter the context of this service only; subclasses extend it.
 
-        `__enter__` calls it for each service whose methods are registered.
+        `__enter__` calls this for each service whose methods are registered.
         """
         if self._in_context:
             raise RuntimeError(f"{self!r} is in its context already.")
@@ -281,7 +281,7 @@ class Service:
 
     def pprint(self) -> str:
         """
-        Return a readable list of the service's methods.
+        Return a human-readable list of the service's methods.
 
         Returns
         -------
@@ -295,7 +295,7 @@ class Service:
 
     def register(self, services: Methods) -> None:
         """
-        Export more methods; later ones replace earlier ones of the same name.
+        Export additional methods; later ones replace earlier ones of the same name.
 
         Parameters
         ----------
@@ -332,7 +332,7 @@ class FileShareService(Service, metaclass=ABCMeta):
     global_config : Optional[dict]
         Ignored.
     parent : Optional[Service]
-        A service whose methods this one exports as well.
+        A service whose methods this service also exports.
     methods : Union[Dict[str, Callable], List[Callable], None]
         Methods to export in addition to `upload` and `download`.
     """
@@ -357,7 +357,7 @@ class FileShareService(Service, metaclass=ABCMeta):
         Parameters
         ----------
         params : dict
-            Parameters of the share.
+            The parameters of the share.
         remote_path : str
             The file or folder to copy.
         local_path : str
@@ -376,7 +376,7 @@ class FileShareService(Service, metaclass=ABCMeta):
         Parameters
         ----------
         params : dict
-            Parameters of the share.
+            The parameters of the share.
         local_path : str
             The file or folder to copy.
         remote_path : str

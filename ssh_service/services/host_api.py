@@ -1,16 +1,16 @@
 """
-The adapter to mlos_bench: where `Service`, `FileShareService` and `Status` come from.
+The adapter to mlos_bench, which selects the source of `Service`, `FileShareService` and `Status`.
 
-mlos_bench requires subclasses of its own services and members of its own `Status`.  So our
-services are built on its classes if it is installed; otherwise, or with the environment variable
-``SSH_SERVICE_STANDALONE=1``, on those of `base_service`.  An mlos_bench that is installed but
-broken is an error, never a silent change of base classes.
+mlos_bench requires subclasses of its own services and members of its own `Status`.  If it is
+installed, our services are therefore built on its classes; otherwise, or with the environment
+variable ``SSH_SERVICE_STANDALONE=1``, on those of `base_service`.  If mlos_bench is installed but
+cannot be imported, this is an error, and the base classes never change silently.
 
 Attributes
 ----------
 InvalidConfig : Type[SshConfigError]
-    The error that a constructor raises for an invalid config; with mlos_bench it is also a
-    `jsonschema.ValidationError`, which callers there expect.
+    The error that constructors raise for an invalid config; with mlos_bench, it is also a
+    `jsonschema.ValidationError`, which callers of mlos_bench expect.
 SCHEMA_IS_CHECKED : bool
     False if mlos_bench's own switch, ``MLOS_BENCH_SKIP_SCHEMA_VALIDATION``, allows unknown
     settings.
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 STANDALONE_VARIABLE = "SSH_SERVICE_STANDALONE"
-_VALIDATION_VARIABLE = "MLOS_BENCH_SKIP_SCHEMA_VALIDATION"  # mlos_bench's own
+_VALIDATION_VARIABLE = "MLOS_BENCH_SKIP_SCHEMA_VALIDATION"  # a variable of mlos_bench
 _LOG = logging.getLogger(__name__)
 
 
 def _is_set(variable: str) -> bool:
-    # as mlos_bench reads its own switches
+    # in the same way as mlos_bench reads its own variables
     return os.environ.get(variable, "").strip().lower() in {"1", "true", "y", "yes", "on"}
 
 
@@ -55,7 +55,7 @@ def _use_mlos_bench() -> bool:
     return True
 
 
-if TYPE_CHECKING:  # both worlds are checked against the bundled classes
+if TYPE_CHECKING:  # type checkers always see the bundled classes
     from ssh_service.services.base_service import FileShareService, Service, Status
 
     InvalidConfig: Type[SshConfigError]
@@ -69,7 +69,7 @@ else:
             from mlos_bench.services.base_service import Service
 
             class InvalidConfig(SshConfigError, ValidationError):
-                """An invalid config: the error of this package and of mlos_bench in one."""
+                """An invalid config: this package's and mlos_bench's error in one class."""
 
                 def __init__(self, message: str = "") -> None:
                     ValidationError.__init__(self, message)

@@ -1,8 +1,8 @@
 """
-The settings of the services: their names, valid values, and the connect parameters they become.
+The settings of the services: names, valid values, and conversion to connect parameters.
 
-A service's config holds settings by these names.  Each call names the host, and may override the
-settings that the config holds.
+The config of a service contains settings with these names.  Each call names the host, and may
+override settings that the config contains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "require_known_hosts",
 ]
 
-# A job's own name has a digest behind it.
+# The job's actual id is this name followed by a digest.
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 Reader = Callable[[str, Any], Any]
@@ -75,16 +75,16 @@ def _or_null(reader: Reader) -> Reader:
 
 class Setting(NamedTuple):
     """
-    A setting; the documentation's tables are made of these.
+    A setting; the tables of the documentation are generated from these.
 
     Attributes
     ----------
     read : Callable[[str, Any], Any]
-        Called with the name and the value; raises SshConfigError if the value is not valid.
+        Called with the name and the value; raises SshConfigError if the value is invalid.
     may_be : str
-        The valid values, in words.
+        A description of the valid values.
     default : str
-        The default, in words.
+        A description of the default.
     """
 
     read: Reader
@@ -211,12 +211,12 @@ _CONNECT_PARAMS = {
 
 def jsonable_copy(config: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
     """
-    Copy settings, with path objects as str, so that mlos_bench can log them as JSON.
+    Copy settings, with path objects converted to str, so that mlos_bench can log them as JSON.
 
     Raises
     ------
     SshConfigError
-        They are not a mapping.
+        The settings are not a mapping.
     """
     if config is not None and not isinstance(config, Mapping):
         raise SshConfigError(f"config must be a mapping, got {type(config).__name__}")
@@ -257,12 +257,12 @@ def _unknown(name: Any, known: Mapping[str, Setting]) -> str:
 
 def known_hosts(config: Mapping[str, Any]) -> Tuple[Optional[Tuple[str, ...]], Optional[str]]:
     """
-    Return the known_hosts files (None: not set) and the policy (None: not set).
+    Return the known_hosts files and the policy; None for each that is not set.
 
     Raises
     ------
     SshConfigError
-        If they contradict each other.
+        If the two contradict each other.
     """
     names = [name for name in _KNOWN_HOSTS if name in config]
     given = [_or_null(_paths)(name, config[name]) for name in names]
@@ -288,7 +288,7 @@ def require_known_hosts(config: Mapping[str, Any]) -> None:
     Raises
     ------
     SshConfigError
-        If a file is missing, or see `known_hosts`.
+        If a file is missing, or an error of `known_hosts`.
     """
     files, policy = known_hosts(config)
     for path in files or ():
@@ -301,12 +301,12 @@ def require_known_hosts(config: Mapping[str, Any]) -> None:
 
 def require_identity_files(config: Mapping[str, Any]) -> None:
     """
-    Raise an error if a private key is missing, even if an open connection needs none.
+    Raise an error if a private key file is missing, even if an open connection does not need it.
 
     Raises
     ------
     SshConfigError
-        If a file is missing.
+        If a key file is missing.
     """
     given = config.get("ssh_priv_key_path")
     for path in settings.paths("ssh_priv_key_path", given) if given else ():
@@ -316,7 +316,7 @@ def require_identity_files(config: Mapping[str, Any]) -> None:
 
 def connect_params(config: Mapping[str, Any]) -> Dict[str, Any]:
     """
-    Translate settings to connect parameters; those not set are left to ssh_config and defaults.
+    Convert settings to connect parameters; missing ones are left to ssh_config and defaults.
 
     Raises
     ------
@@ -324,7 +324,7 @@ def connect_params(config: Mapping[str, Any]) -> Dict[str, Any]:
         See `known_hosts`.
     """
     params = {ours: config[name] for name, ours in _CONNECT_PARAMS.items() if name in config}
-    # Null in a config means the default, None as a parameter does not.
+    # Null in a config means the default; None as a connect parameter does not.
     if params.get("client_keys", ()) is None:
         del params["client_keys"]
     files, policy = known_hosts(config)
