@@ -1,6 +1,6 @@
 """
-Shared connections: `cache` has the public class, `lender` does what `slots` decides.
+Shared connections: `cache` has the public class; `slots` decides, and `lender` acts on it.
 
-A key's entry (`entries`) has the per-key lock and the refcount; `dials` makes its connections,
+A key's entry (`entries`) has the per-key lock and the refcount.  `dials` makes the connections,
 at the rate that `pacing` allows.
 """

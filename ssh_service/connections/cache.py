@@ -1,4 +1,4 @@
-"""The cache: one live connection per destination, shared by all threads of the process."""
+"""`SshClientCache`: one live connection per destination, shared by all threads of the process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ssh_service.connections.lender import Lender
 from ssh_service.errors import SshConfigError
 from ssh_service.params import ConnectKey
 
-# Destinations to keep where nobody says how many: a connection each takes a thread, a descriptor
-# (of 1024 that a process may have, commonly) and some 100 KiB.
+# The default of `max_destinations`.  Each connection takes a thread, a file descriptor (a process
+# can commonly have 1024) and some 100 KiB.
 MAX_DESTINATIONS = 1000
 
 T = TypeVar("T")
@@ -26,47 +26,51 @@ T = TypeVar("T")
 
 class SshClientCache:
     """
-    Share one live connection per destination between threads.
+    A cache of SSH connections: one live connection per destination, shared between threads.
 
     Parameters
     ----------
     client_factory : Callable[[], SshClient]
-        Makes the client of each new connection; a subclass of `SshClient` with hooks of its own.
+        Returns the client of each new connection; usually a subclass of `SshClient` with hooks.
     max_destinations : Optional[int]
-        How many destinations to remember, with their connections; None: any number.  Beyond it,
-        those that nobody uses are forgotten, and their connections closed, soon after the next
-        dial or release: first those that were used longest ago.  Connections in use are never
-        closed for it, so there may be more.
+        The most destinations to keep, with their connections; None: no limit.  Beyond this limit,
+        unused destinations are evicted and their connections closed, least recently used first,
+        soon after the next dial or release.  Connections in use are never evicted, so there may
+        be more.
     dialer : Callable
         Makes a connection; for tests.
 
     Attributes
     ----------
     max_destinations : Optional[int]
-        As given; may be changed.
+        The current limit; may be changed.
 
     Raises
     ------
     SshConfigError
-        `client_factory` is not callable, or `max_destinations` is not a positive number (a
+        `client_factory` is not callable, or `max_destinations` is not a positive integer (a
         `ValueError`).
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  At most one dial per destination is in progress, however many ask.  A slow or
-    dead host delays its own callers only: each destination's entry has its own lock, the per-key
-    lock, and its own refcount, which counts the leases of its connections.  A connection is lent
-    only to callers whose parameters agree in everything that makes two connections different:
-    credentials, host-key policy and route included.  Only `cleanup` (or the last `exit`) closes a
-    connection in use; then whatever was in flight ends with an error at once.  A lost connection
-    leaves at once; the next caller gets a new one.  An exception of a signal's handler (Ctrl-C)
-    loses no lease and no dial, and leaves no lock taken.  A forked child starts with an empty
-    cache and never harms its parent's connections.
+    Guarantees.  However many callers wait, there is at most one dial per destination at a time.
 
-    A cache that is dropped without `cleanup` has its connections closed when it is collected,
-    with a `ResourceWarning`.  Leases keep it, and so do commands and copies under way.
+    A slow or dead host delays only its own callers: each destination's entry has its own lock, the
+    per-key lock, and its own refcount, which counts the leases of its connections.
+
+    Callers share a connection only if their parameters agree in everything that distinguishes
+    connections, including credentials, host-key policy and route.
+
+    Only `cleanup`, or the last `exit`, closes a connection in use; operations in progress then
+    fail at once.  A lost connection is removed at once, and the next caller gets a new one.
+
+    An exception of a signal handler (Ctrl-C) loses no lease and no dial, and leaves no lock taken.
+    A forked child starts with an empty cache and never harms its parent's connections.
+
+    If a cache is dropped without `cleanup`, its connections are closed when it is collected, with
+    a `ResourceWarning`.  Leases, and commands and copies in progress, keep the cache alive.
     """
 
     def __init__(
@@ -85,23 +89,23 @@ class SshClientCache:
             isinstance(max_destinations, int) and max_destinations >= 1
         ):
             raise SshConfigError(f"max_destinations must be at least 1, got {max_destinations!r}")
-        # Long-lived users of connections refer to this, and not to the cache.
+        # Long-lived users of connections refer to the lender, so they do not keep the cache alive.
         self.lender = Lender(client_factory, max_destinations, dialer)
         self.lender.bind_cache(self)
         self._slots = self.lender.slots
-        self._lock = threading.Lock()  # held to change the subscribers
+        self._lock = threading.Lock()  # held while the subscribers are changed
         for known in list(_caches):
             if known() is None:
                 _caches.discard(known)
         _caches.add(weakref.ref(self))
 
     def __del__(self) -> None:
-        if hasattr(self, "lender"):  # it was made
+        if hasattr(self, "lender"):  # `__init__` did not fail
             self.lender.close_dropped()
 
     @property
     def max_destinations(self) -> Optional[int]:
-        """See the class."""
+        """The most destinations to keep; None: no limit."""
         return self._slots.max_destinations
 
     @max_destinations.setter
@@ -122,21 +126,22 @@ class SshClientCache:
 
     def stats(self) -> Dict[str, int]:
         """
-        Count what there is and what happened.
+        Return the current and the accumulated counts.
 
         Returns
         -------
         Dict[str, int]
-            ``connections`` (live), ``leases``, ``waiting`` (threads that wait for a dial),
-            ``dials`` (begun), ``reconnects`` (made where one was before), ``losses``, ``refusals``
-            (sessions beyond what a server admits; the command waited, or took a further
-            connection), ``drops`` (attempts to dial that a server with too many dropped).
+            Current: ``connections`` (live), ``leases``, ``waiting`` (threads that wait for a
+            dial).  Accumulated: ``dials`` (started), ``reconnects`` (connections that replaced an
+            earlier one), ``losses`` (lost connections), ``refusals`` (sessions that a server
+            refused; the command waited, or used another connection), ``drops`` (attempts to dial
+            that a server with too many connections dropped).
         """
         return {"connections": len(self), **self._slots.stats()}
 
     @property
     def subscribers(self) -> Tuple[events.Subscriber, ...]:
-        """The subscribers to events; without one, events cost nothing."""
+        """The subscribers to events; without subscribers, events cost nothing."""
         return self.lender.subscribers
 
     def subscribe(self, subscriber: events.Subscriber) -> Callable[[], None]:
@@ -146,13 +151,15 @@ class SshClientCache:
         Parameters
         ----------
         subscriber : Callable[[Event], Any]
-            Called with each event of `ssh_service.events`, in order, on the callback thread: it
-            may wait, but others' callbacks wait for it.  What it raises is logged.
+            Called with each event of `ssh_service.events`, in order, on the callback thread.  The
+            function may block, but it delays hooks and other subscribers.  An exception that it
+            raises is logged.
 
         Returns
         -------
         Callable[[], None]
-            Unsubscribes.  Events of commands and copies in progress are still delivered.
+            A function that unsubscribes.  Events of commands and copies that are in progress at
+            that time are still delivered.
 
         Raises
         ------
@@ -173,32 +180,32 @@ class SshClientCache:
     # Opening and closing.
 
     def enter(self) -> None:
-        """Keep the connections until `exit` has been called as often."""
+        """Keep the connections until `exit` has been called as often as `enter`."""
         self._slots.enter()
 
     def exit(self) -> None:
         """
-        Undo one `enter`; the last one closes all connections.
+        Undo one call of `enter`; the last `exit` closes all connections.
 
         Raises
         ------
         SshCacheClosed
-            It was called once too often (a `RuntimeError`).
+            `exit` was called more often than `enter` (a `RuntimeError`).
         """
         self.lender.close_and_wait(self._slots.leave())
 
     def cleanup(self) -> None:
-        """Close all connections; what is in flight ends with an error at once."""
+        """Close all connections; operations in progress fail at once."""
         self.lender.close_and_wait(self._slots.retire_all())
 
     @property
     def generation(self) -> object:
-        """An object that is replaced by another one when all connections are closed."""
+        """An object that identifies the current generation; `cleanup` replaces it."""
         return self._slots.generation
 
     def session_pool(self, key: ConnectKey, make: Callable[[], T]) -> T:
         """
-        Return the session pool of a destination, made if missing.
+        Return the session pool of a destination; make it if necessary.
 
         The pool is dropped when the destination is evicted or all connections are closed.
 
@@ -207,12 +214,13 @@ class SshClientCache:
         key : ConnectKey
             The key of the destination.
         make : Callable[[], T]
-            Makes the pool; must be cheap, since the object of a losing racer is discarded.
+            Makes the pool.  It must be cheap, because of two pools that threads make at the same
+            time, one is discarded.
 
         Returns
         -------
         T
-            The same for all callers.
+            The pool; the same object for all callers.
         """
         now = time.monotonic()
         found = self._slots.session_pool(key, now)
@@ -229,8 +237,9 @@ class SshClientCache:
         Parameters
         ----------
         connect_params : Union[str, Mapping[str, Any], Host]
-            ``host`` and, where wanted, ``port``, ``username``, ``client_keys``, ``known_hosts``,
-            ... by asyncssh's names; see `ssh_service.params.resolve`.
+            ``"[user@]host[:port]"``, a `Host`, or connect parameters with asyncssh's names:
+            ``host`` and optionally ``port``, ``username``, ``client_keys``, ``known_hosts``, ...;
+            see `ssh_service.params.resolve`.
 
         Returns
         -------
@@ -240,9 +249,9 @@ class SshClientCache:
         Raises
         ------
         SshConfigError
-            A parameter is missing, unknown or wrong.
+            A parameter is missing, unknown or invalid.
         SshConnectError
-            No authenticated connection could be had.
+            No authenticated connection could be made.
         """
         connect_params = params.conceal(connect_params)
         lease = self.acquire(params.resolve(connect_params))
@@ -257,24 +266,31 @@ class SshClientCache:
         max_lifetime: Optional[float] = None,
     ) -> "_LeaseContext":
         """
-        Use the connection to a destination; it is not closed by expiry meanwhile.
+        Return a context manager that leases the connection to a destination.
+
+        The connection does not expire during the ``with`` block.
 
         Parameters
         ----------
         connect_params : Union[str, Mapping[str, Any], Host]
-            As for `get_client_connection`, which also says what is raised.
-        idle_timeout, max_lifetime : Optional[float]
-            Seconds, as for `release`.
+            The destination, as for `get_client_connection`.
+        idle_timeout : Optional[float]
+            Seconds after which the connection is closed if it is unused; None: keep the previous
+            limit, or no limit.
+        max_lifetime : Optional[float]
+            Seconds after which the connection is replaced, once it is unused; None: keep the
+            previous limit, or no limit.
 
         Returns
         -------
         ContextManager[Tuple[SshTransport, SshClient]]
-            For ``with``: the connection and its client.
+            The ``with`` statement connects if necessary, and binds the connection and its client.
+            It raises the same errors as `get_client_connection`.
 
         Raises
         ------
         SshConfigError
-            As in `get_client_connection`; or a limit is not a number of seconds.
+            A limit is not a number of seconds.
         """
         connect_params = params.conceal(connect_params)
         check_limits(idle_timeout, max_lifetime)
@@ -289,26 +305,27 @@ class SshClientCache:
         max_lifetime: Optional[float] = None,
     ) -> Lease:
         """
-        Lease a connection; release it when done.
+        Lease a connection, which the caller must release; dial if necessary.
 
         Parameters
         ----------
         target : Target
             The target, from `ssh_service.params.resolve`.
         deadline : Optional[float]
-            A monotonic instant; the destination's own connect time-out holds all the same.
+            The monotonic instant until which to wait; None: only the destination's connect
+            timeout, which applies in any case.
         connection_no, idle_timeout, max_lifetime
             As for `request`.
 
         Returns
         -------
         Lease
-            Its `connection` is settled: the transport and its client.
+            The lease; its `connection` is settled with the transport and its client.
 
         Raises
         ------
         SshConnectError
-            No authenticated connection could be had; a fresh error for each caller.
+            No authenticated connection could be made; each caller gets its own copy of the error.
         """
         lease = self.request(target, connection_no, idle_timeout, max_lifetime)
         try:
@@ -335,28 +352,30 @@ class SshClientCache:
         connection_no : int
             0 for the destination's first connection, 1, 2, ... for additional ones.
         idle_timeout, max_lifetime : Optional[float]
-            As for `release`; they hold if the lease is lost, too.
+            Seconds, as for `release`; they apply even if the lease is never released.
 
         Returns
         -------
         Lease
-            Its `connection` is settled when the dial ends.  Release it even if that fails.
+            The lease; its `connection` is settled when the dial ends.  The caller must release it
+            even if the dial fails.
         """
         return self.lender.request(target, connection_no, idle_timeout, max_lifetime)
 
     def renew(self, lease: Union[Lease, Slot]) -> Optional[Lease]:
         """
-        Lease a connection once more.
+        Return another lease of the same connection.
 
         Parameters
         ----------
         lease : Union[Lease, Slot]
-            From `acquire` or `request`, released or not; or its `slot`.
+            A lease from `acquire` or `request`, released or not; or its `slot`.
 
         Returns
         -------
         Optional[Lease]
-            None if the connection has left the cache, as it is lost or being closed.
+            The new lease; None if the connection is no longer in the cache, because it was lost or
+            closed.
         """
         return self.lender.renew(lease.slot if isinstance(lease, Lease) else lease)
 
@@ -367,17 +386,18 @@ class SshClientCache:
         max_lifetime: Optional[float] = None,
     ) -> None:
         """
-        Release a lease; do nothing if it was released before.
+        Release a lease; do nothing if it was already released.
 
         Parameters
         ----------
         lease : Lease
-            From `acquire`, `request` or `renew`.
+            A lease from `acquire`, `request` or `renew`.
         idle_timeout : Optional[float]
-            Seconds after which the connection is closed if nobody uses it; None: as before, or
-            never.
+            Seconds after which the connection is closed if it is unused; None: keep the previous
+            limit, or no limit.
         max_lifetime : Optional[float]
-            Seconds after which it is replaced, once nobody uses it; None: as before, or never.
+            Seconds after which the connection is replaced, once it is unused; None: keep the
+            previous limit, or no limit.
         """
         lease.release(idle_timeout, max_lifetime)
 
@@ -387,7 +407,7 @@ class SshClientCache:
 
 
 class _LeaseContext:
-    """What `SshClientCache.lease` returns: a connection for as long as a ``with`` lasts."""
+    """The context manager that `SshClientCache.lease` returns."""
 
     def __init__(
         self,
@@ -405,7 +425,7 @@ class _LeaseContext:
             raise RuntimeError("the result of lease() can be entered only once")
         target = params.resolve(self._connect_params)
         self._lease = self._cache.acquire(target, None, 0, *self._limits)
-        # From here on, a lease that is collected was forgotten, or lost to an exception.
+        # From here on, if the lease is collected, the caller forgot it or an exception lost it.
         self._lease.warn_if_lost = True
         return self._lease.connection.result()
 
@@ -416,13 +436,12 @@ class _LeaseContext:
 
 def check_cache(cache: Optional[SshClientCache]) -> None:
     """
-    Refuse an object that is not an `SshClientCache`.
+    Check a parameter ``cache``; None is valid.
 
     Raises
     ------
     SshConfigError
-        It is something else.
-
+        `cache` is not an `SshClientCache`.
     """
     if cache is not None and not isinstance(cache, SshClientCache):
         raise SshConfigError(f"cache: expected an SshClientCache, got a {type(cache).__name__}")
@@ -430,13 +449,12 @@ def check_cache(cache: Optional[SshClientCache]) -> None:
 
 def check_limits(*limits: Optional[float]) -> None:
     """
-    Check limits before a connection is leased that could then not be released.
+    Check the limits of a lease before it is made, because `release` must not fail.
 
     Raises
     ------
     SshConfigError
-        One is not a number of seconds.
-
+        A limit is not a number of seconds, 0 or more.
     """
     for limit in limits:
         if limit is not None and not (isinstance(limit, (int, float)) and limit >= 0):
@@ -445,7 +463,7 @@ def check_limits(*limits: Optional[float]) -> None:
             )
 
 
-# (No WeakSet: an exception of a signal handler would be lost in its callbacks.)
+# (Not a WeakSet: its callbacks would swallow an exception of a signal handler.)
 _caches: "Set[weakref.ref[SshClientCache]]" = set()
 
 

@@ -1,4 +1,4 @@
-"""`SshClient`: one connection, with hooks for when it is made and when it is lost."""
+"""`SshClient`: one connection, with hooks that are called when it is made and when it is lost."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 class SshClient:
     """
-    One connection of the cache, and the hooks for its beginning and its end.
+    One connection of the cache, with hooks for its beginning and its end.
 
-    Subclass it and give the subclass to `SshClientCache` (``client_factory``) to be called when
-    connections are made and lost.
+    To handle these, override `connection_made` and `connection_lost` in a subclass, and pass the
+    subclass to `SshClientCache` as ``client_factory``.
 
     Parameters
     ----------
     *args, **kwargs : Any
-        Accepted for subclasses' sake.
+        Ignored; subclasses may pass any arguments.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  A client lives for one connection: a reconnect makes a new one.  The cache calls
-    `connection_made` and `connection_lost` on its callback thread, each at most once and in this
-    order; a dial that failed calls only `connection_lost`.  `connection` and ``repr`` are up to
-    date before a hook is called, whether or not the hook calls its base class.
+    Guarantees.  Each client belongs to one connection: a reconnect makes a new client.  The cache
+    calls `connection_made` and `connection_lost` on its callback thread, each at most once and in
+    this order; after a failed dial it calls only `connection_lost`.  `connection` and ``repr`` are
+    up to date before a hook is called, even if the hook does not call its base class.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # No lock: an exception of a signal's handler could leave it taken, and the connection's
-        # reader would wait for it.  Single operations on a dict are atomic.
+        # No lock: a signal handler's exception could leave it taken, and the connection's reader
+        # thread would wait for it.  Single operations on a dict are atomic.
         self._settled = LockFreeEvent()
         self._made: Dict[str, Tuple[str, Transport]] = {}  # at most one
         self._is_lost = False
@@ -56,27 +56,27 @@ class SshClient:
         Returns
         -------
         Optional[paramiko.Transport]
-            The connection, or None if it was lost (or could not be made).
+            The connection; None if it was lost or could not be made.
 
         Raises
         ------
         TimeoutError
-            It was neither made nor lost in that time.
+            The connection was neither made nor lost within `timeout`.
         """
         if timeout is not None:
-            timeout = max(0.0, timeout)  # which makes 0 of NaN, too
+            timeout = max(0.0, timeout)  # this also turns NaN into 0
         if not self._settled.wait(timeout):
             raise TimeoutError(f"no connection was made or lost within {timeout:g} s")
         return None if self._is_lost else self._made.get("is", (None, None))[1]
 
     def made(self, connection: Transport) -> None:
         """
-        Note that the connection was made; the cache calls this before the hook.
+        Record that the connection was made; the cache calls this before the hook.
 
         Parameters
         ----------
         connection : paramiko.Transport
-            Authenticated.
+            The authenticated connection.
         """
         self._made.setdefault("is", (self.id_from_connection(connection), connection))
         if self._is_lost:
@@ -84,42 +84,45 @@ class SshClient:
         self._settled.set()
 
     def lost(self) -> None:
-        """Note that the connection has ended; the cache calls this before the hook."""
+        """Record that the connection has ended; the cache calls this before the hook."""
         self._is_lost = True
         self._made.clear()
         self._settled.set()
 
     def connection_made(self, conn: Transport) -> None:
         """
-        Handle the new connection; a hook for subclasses, called after it is made.
+        Handle the new connection; a hook for subclasses, called on the callback thread.
 
         Parameters
         ----------
         conn : paramiko.Transport
-            The connection.
+            The authenticated connection.
         """
         self.made(conn)
 
     def connection_lost(self, exc: Optional[BaseException]) -> None:
         """
-        Handle the end of the connection; a hook, called also if it could not be made.
+        Handle the end of the connection; a hook for subclasses, called on the callback thread.
+
+        It is also called if the connection could not be made.
 
         Parameters
         ----------
         exc : Optional[BaseException]
-            Why; None only for a clean end: we closed it, or the server disconnected.
+            The reason.  None only for a clean end: this side closed the connection, or the server
+            sent a disconnect message.
         """
         self.lost()
 
     @staticmethod
     def id_from_connection(connection: Transport) -> str:
         """
-        Name a connection for people.
+        Return the name of a connection, for messages.
 
         Parameters
         ----------
         connection : paramiko.Transport
-            An `SshTransport` keeps the name of its destination, also after its end.
+            The connection.  If it has ended, only an `SshTransport` still has its name.
 
         Returns
         -------
@@ -135,22 +138,23 @@ class SshClient:
     @staticmethod
     def id_from_params(connect_params: params.Destination) -> str:
         """
-        Name a destination for people.
+        Return the name of a destination, for messages.
 
         Parameters
         ----------
         connect_params : Union[str, Mapping[str, Any], Host]
-            As for `SshClientCache.get_client_connection`.
+            ``"[user@]host[:port]"``, connect parameters, or a `Host`; see
+            `ssh_service.params.resolve`.
 
         Returns
         -------
         str
-            ``user@host:port``, with user and port resolved as they are for connecting.
+            ``user@host:port``, with user and port resolved as for a connection.
 
         Raises
         ------
         SshConfigError
-            A parameter is missing, unknown or wrong.
+            A parameter is missing, unknown or invalid.
         """
         connect_params = params.conceal(connect_params)
         return params.resolve(connect_params).connection_id

@@ -1,8 +1,8 @@
 """
-The life of a slot: it is dialled, connected, and ends.
+The life of a slot: the dial, the connection, and its end.
 
-At each event, first the cache is changed, then the hooks and subscribers are called, in order, on
-the callback thread; the threads that wait for the connection continue last.
+Each change happens in this order: first the cache is updated, then hooks and subscribers are
+called on the callback thread, and last the threads that wait for the connection continue.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ssh_service.transport import SshTransport
 
 _log = logging.getLogger(__name__)
 
-# Seconds of waiting for its turn that are worth a word when a dial's time was up.
+# A timeout error mentions the wait for the dial's turn if it took at least this many seconds.
 _REPORT_WAIT_ABOVE = 0.1
 
 Dialer = Callable[..., SshTransport]
@@ -43,12 +43,11 @@ class Dial:
 
     Notes
     -----
-    Thread safety.  `start` is called once; all else happens on the dial's own thread and, when the
-    connection has ended, on its reader thread.
+    Thread safety.  `start` must be called only once.  Everything else runs on the dial's own
+    thread or, after the end of the connection, on its reader thread.
 
-    Guarantees.  The slot's future is always settled, whatever a dialler or a client raises.
-    Nothing stays open whose slot was taken out of the cache meanwhile.
-
+    Guarantees.  The slot's promise is always settled, even if the dialer or the client raises any
+    exception.  If the slot leaves the cache during the dial, the connection is closed.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Dial:
         self._began = self._made_at = time.monotonic()
 
     def start(self) -> None:
-        """Dial, on a thread of its own."""
+        """Start a thread that dials."""
         name = f"ssh-service-dial-{self._slot.target.connection_id}"
         try:
             threading.Thread(target=self._run, name=name, daemon=True).start()
@@ -87,7 +86,7 @@ class Dial:
             except BaseException:
                 transport.close()
                 raise
-        except BaseException as exc:  # whatever it is, somebody waits for it
+        except BaseException as exc:  # of any kind, because callers wait for the outcome
             self._on_failed(exc)
         else:
             self._on_made(client, transport)
@@ -153,7 +152,7 @@ class Dial:
 
     def _on_failed(self, cause: BaseException) -> None:
         slot, client, name = self._slot, self._client, self._slot.target.connection_id
-        # `close_slots` ended the dial: its own error says nothing new.
+        # If `close_slots` ended the dial, that is the reason, not the error of the dial.
         error = _cache_closed_error() if slot.is_retired else _to_ssh_error(cause, name)
         _log.info("%s", error)
         self._slots.remove(slot)  # first, so that a hook can dial again
@@ -178,19 +177,19 @@ class Dial:
 
 
 def close_slots(slots: List[Slot]) -> None:
-    """End the dials and connections of retired slots; those who wait get the error at once."""
+    """Close retired slots, and end their dials; callers that wait get the error at once."""
     for slot in slots:
         slot.connection.settle(error=_cache_closed_error())
     for slot in slots:
         if slot.transport is None and slot.dialling is not None:
             slot.dialling.close_nowait()
-    pacing.wake_waiters()  # dials that wait for their turn are not wanted any more
+    pacing.wake_waiters()  # so that dials that wait for their turn notice and end
     for transport in transports_of(slots):
         transport.close_nowait()
 
 
 def transports_of(slots: List[Slot]) -> List[SshTransport]:
-    """List the connections of slots, in the order in which they can be closed."""
+    """Return the connections of slots, youngest first: a tunnel is closed before its jump host."""
     youngest = sorted(slots, key=lambda slot: slot.made_at, reverse=True)
     return [slot.transport for slot in youngest if slot.transport is not None]
 
@@ -200,7 +199,7 @@ def _cache_closed_error() -> SshCacheClosed:
 
 
 def _to_ssh_error(error: BaseException, connection_id: str) -> SshServiceError:
-    """Turn what a dialler or a client raised into what each waiter can be given a copy of."""
+    """Return an exception of a dialer or a client as an error that can be copied per waiter."""
     if isinstance(error, SshServiceError):
         return error
     kind = SshConfigError if isinstance(error, ValueError) else SshConnectError

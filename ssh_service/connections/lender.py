@@ -1,13 +1,13 @@
 """
 Lends the connections of one cache, and dials, expires, evicts and closes them.
 
-It does not know the cache.  Connections, dials and timers know only the lender, and only leases
-keep the cache alive: a cache without other references is collected even if it has open
-connections, which are then closed.
+The lender has no reference to the cache.  Connections, dials and timers refer only to the lender,
+and only leases keep the cache alive.  So a cache without other references is collected even if it
+has open connections, which are then closed.
 
-`Slots` decides, under an entry's per-key lock or the map's; the lender acts afterwards, on worker
-threads, which no exception of a signal handler (Ctrl-C) reaches.  The refcount of an entry, its
-leases, decides what may expire or be evicted.
+`Slots` decides, under an entry's per-key lock or the lock of the map.  The lender acts afterwards,
+on worker threads, which no exception of a signal handler (Ctrl-C) reaches.  Only connections of an
+entry whose refcount, the number of its leases, is zero may expire or be evicted.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 _log = logging.getLogger(__name__)
 
-# Seconds for which a hook of the user's may hold up the handing out of its connection.
+# Seconds for which a user's hook may delay the callers that wait for the connection.
 _HOOK_TIMEOUT = 1.0
-# Seconds that closing all connections may take on a worker thread, before the caller does it.
+# Seconds that a worker thread may take to close all connections, before the caller closes them.
 _CLOSE_TIMEOUT = 5.0
-# Seconds until what could not be closed is tried again.
+# Seconds until the next attempt to close entries whose lock was taken.
 _CLOSE_RETRY_INTERVAL = 1.0
 
 
@@ -55,17 +55,17 @@ class Lender:
         dialer: Dialer,
     ) -> None:
         self.slots = Slots(max_destinations, self)
-        self.subscribers: Tuple[events.Subscriber, ...] = ()  # replaced whole
+        self.subscribers: Tuple[events.Subscriber, ...] = ()  # replaced, never changed in place
         self._client_factory = client_factory
         self._dialer = dialer
         self._strand = background.Strand()
         self._has_threads = False
-        self.cache: Callable[[], Any] = lambda: None  # which is not kept
+        self.cache: Callable[[], Any] = lambda: None  # a weak reference
 
     # Leases.
 
     def bind_cache(self, cache: Any) -> None:
-        """Let leases keep the cache alive; the lender itself does not."""
+        """Store a weak reference to the cache; leases keep the cache alive."""
         self.cache = weakref.ref(cache)
 
     def request(
@@ -83,19 +83,18 @@ class Lender:
         self._has_threads = self._has_threads or background.ensure_threads()  # they stay
         if self._has_threads:
             self.slots.lease(lease, target, connection_no, now, idle_timeout, max_lifetime)
-        else:  # so that nobody would dial
+        else:  # without threads, the slot would never be dialled
             lease.slot = _without_threads(target, connection_no)
         return lease
 
     def wait(self, lease: Lease, target: Target, deadline: Optional[float]) -> None:
         """
-        Wait for the connection of a lease.
+        Wait for the connection of a lease, until a monotonic deadline.
 
         Raises
         ------
         SshConnectError
-            No authenticated connection could be had; a fresh error for each caller.
-
+            No authenticated connection could be made; each caller gets its own copy of the error.
         """
         slot = lease.slot
         if not slot.connection.done():
@@ -104,7 +103,7 @@ class Lender:
         if error is not None:
             raise copy_for_raise(error) from error
         if not slot.hook_done.is_set() and not background.is_callback_thread():
-            # Measured from when it was made: a hook that never returns delays no later caller.
+            # Counted from the end of the dial: a hook that never returns delays no later caller.
             patience = slot.made_at + _HOOK_TIMEOUT
             slot.hook_done.wait(
                 _seconds_left(patience if deadline is None else min(patience, deadline))
@@ -113,11 +112,11 @@ class Lender:
     @staticmethod
     def _wait_for_dial(lease: Lease, target: Target, deadline: Optional[float]) -> None:
         slot, began = lease.slot, time.monotonic()
-        if slot.target.connect_timeout > target.connect_timeout:  # a dial that others asked for
+        if slot.target.connect_timeout > target.connect_timeout:  # a dial with other parameters
             own = began + target.connect_timeout
             deadline = own if deadline is None else min(deadline, own)
         try:
-            slot.waiters.add(lease.token)  # where it is not discarded, that goes with the lease
+            slot.waiters.add(lease.token)  # the release discards it, too, if this is interrupted
             if not slot.connection.wait(None if deadline is None else max(0.0, deadline - began)):
                 name = slot.target.connection_id
                 raise SshConnectTimeout(
@@ -130,7 +129,7 @@ class Lender:
             slot.waiters.discard(lease.token)
 
     def renew(self, slot: Slot) -> Optional[Lease]:
-        """Lease the connection of a slot once more; return None if the slot has left the cache."""
+        """Return another lease of a slot's connection, or None if the slot has left the cache."""
         lease = Lease(self, self.cache())
         return lease if self.slots.renew(lease, slot) else None
 
@@ -140,11 +139,11 @@ class Lender:
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
-        """Release a lease; do nothing if it was released before."""
+        """Release a lease; do nothing if it was already released."""
         self.slots.release(lease.slot, lease.token, time.monotonic(), idle_timeout, max_lifetime)
 
     def release_lost(self, slot: Slot, token: int, warn_if_lost: bool) -> None:
-        """Release a lease whose object was collected; called by its destructor."""
+        """Release a lease whose object was collected; called by the lease's destructor."""
         background.submit_from_destructor(
             self._strand, self._release_lost, slot, token, warn_if_lost
         )
@@ -154,7 +153,7 @@ class Lender:
         if warn_if_lost:
             _warn_leaked(f"a lease of {slot.target.connection_id} was not released")
 
-    # Done on a worker thread; `Slots` submits it under a lock.
+    # Actions on a worker thread; `Slots` submits them while it holds a lock.
 
     def start_dial(self, slot: Slot) -> None:
         """Dial a slot on a thread of its own."""
@@ -174,7 +173,7 @@ class Lender:
     def _open_tunnel(
         self, hop: Target, deadline: float
     ) -> Tuple[SshTransport, Callable[[], None]]:
-        lease = self.request(hop, keeps_cache=False)  # a connection has it
+        lease = self.request(hop, keeps_cache=False)  # a connection holds this lease
         try:
             self.wait(lease, hop, deadline)
         except BaseException:
@@ -188,7 +187,7 @@ class Lender:
             background.run_callback(events.publish, self.subscribers, event)
 
     def schedule_expiry(self, slot: Slot, instant: float) -> None:
-        """Check at an instant whether a slot has expired; the timer keeps neither alive."""
+        """Check at an instant whether a slot has expired; the timer keeps no object alive."""
         lender, watched = weakref.ref(self), weakref.ref(slot)
 
         def look() -> None:
@@ -224,27 +223,27 @@ class Lender:
             entries = list(generation.entries.values())
             found = [self.slots.retire(entry) for entry in entries]
             dials.close_slots([slot for slots in found if slots is not None for slot in slots])
-            if None in found:  # the lock of one was not had
+            if None in found:  # the lock of an entry could not be taken in time
                 background.call_at(time.monotonic() + _CLOSE_RETRY_INTERVAL, self.close_retired)
             else:
                 self.slots.discard_retired(generation)
 
     def close_and_wait(self, retired: Optional[Generation]) -> None:
-        """Wait until a retired generation is closed."""
+        """Wait until a retired generation is closed; do nothing for None."""
         if retired is None:
             return
         closed = LockFreeEvent()
         if background.ensure_threads() and not background.is_worker_thread():
-            background.submit(self._strand, closed.set)  # after the closing
+            background.submit(self._strand, closed.set)  # runs after `_close_retired`
             closed.wait(_CLOSE_TIMEOUT)
         if not closed.is_set():
             self._close_retired()
         slots = [slot for entry in list(retired.entries.values()) for slot in entry.all_slots()]
         for transport in dials.transports_of(slots):
-            transport.close()  # waits for its thread
+            transport.close()  # waits for the reader thread
 
     def close_dropped(self) -> None:
-        """Close everything: the cache was collected; called by its destructor."""
+        """Close all connections of a collected cache; called by the cache's destructor."""
         background.submit_from_destructor(self._strand, self._close_dropped)
 
     def _close_dropped(self) -> None:
@@ -261,7 +260,7 @@ class Lender:
         self._strand, self._has_threads = background.Strand(), False
         for slot in self.slots.reset_after_fork():
             if slot.transport is not None:
-                slot.transport.close()  # this process's copy of the descriptor, nothing more
+                slot.transport.close()  # closes only this process's copy of the descriptor
 
 
 def _without_threads(target: Target, connection_no: int) -> Slot:
@@ -283,7 +282,7 @@ def _close_slot(slot: Slot, why: str) -> None:
 def _warn_leaked(text: str) -> None:
     try:
         warnings.warn(text, ResourceWarning, stacklevel=2)
-    except ResourceWarning as warning:  # it is an error where the user wants it so
+    except ResourceWarning as warning:  # the user's filters turn it into an error
         _log.error("%s", warning)
 
 

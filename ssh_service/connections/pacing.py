@@ -1,8 +1,8 @@
 """
-How fast one server is dialled: it drops, and some punish, those who knock too often.
+Limits on how fast a server is dialled, as servers drop or penalise clients that dial too often.
 
-OpenSSH begins to drop at ten connections that are not logged in yet (MaxStartups); since 9.8 it
-also shuts out, for a while, addresses whose connections fail (PerSourcePenalties).
+OpenSSH starts to drop connections once ten are not logged in yet (MaxStartups).  Since 9.8 it also
+rejects, for a while, addresses whose connections fail (PerSourcePenalties).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ssh_service.transport import SshTransport
 
 _log = logging.getLogger(__name__)
 
-# Dials to one server that may be under way at once.
+# The most dials to one server at a time.
 _MAX_CONCURRENT_DIALS = 5
-# Seconds to the next attempt after the server dropped one, doubled each time; with jitter, so that
-# those who were dropped together do not come back together.
+# Seconds until the next attempt after the server dropped a connection, doubled each time.  Jitter
+# prevents that clients which were dropped at the same time return at the same time.
 _MIN_PAUSE = 0.25
 _MAX_PAUSE = 4.0
 
@@ -39,15 +39,20 @@ class _ServerState:
 
 class Pacer:
     """
-    Spaces the dials to each server.
+    Limits the concurrent dials to each server, and spaces out the retries.
+
+    Parameters
+    ----------
+    jitter : Callable[[], float]
+        Returns a random number from 0 to 1.
 
     Notes
     -----
     Thread safety.  `dial` may be called from any thread.
 
-    Guarantees.  One server's dials never hold up another's.  Only a dial that the server dropped
-    before its identification, saying so, is repeated; a refused credential never is.
-
+    Guarantees.  Dials to one server never delay those to another.  A dial is repeated only if the
+    server reported that it dropped the connection, before its identification string; it is never
+    repeated after a refused credential.
     """
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
@@ -65,13 +70,25 @@ class Pacer:
         connection_id: Optional[str] = None,
     ) -> SshTransport:
         """
-        Dial when it is this call's turn; again after a pause, where the server has no room yet.
+        Dial when it is this call's turn; if the server drops the connection, retry after a pause.
+
+        Parameters
+        ----------
+        server : Hashable
+            Identifies the server.
+        deadline : float
+            The monotonic instant after which no further attempt begins.
+        dial : Callable[[], SshTransport]
+            Makes one attempt.
+        wanted : Callable[[], bool]
+            Returns whether a caller still wants the connection.
+        connection_id : Optional[str]
+            ``user@host:port``, for messages.
 
         Raises
         ------
         SshConnectError
-            What the last attempt raised; `SshConnectTimeout` where it was never this call's turn.
-
+            The error of the last attempt; `SshConnectTimeout` if it was never this call's turn.
         """
         began = time.monotonic()
         while True:
@@ -103,7 +120,7 @@ class Pacer:
     def _wait_for_turn(
         self, server: Hashable, deadline: float, wanted: Callable[[], bool]
     ) -> Optional[_ServerState]:
-        """Wait for a turn; None: it did not come in time, or nobody wants it any more."""
+        """Wait for a turn; return None after the deadline, or if the dial is no longer wanted."""
         with self._changed:
             state = self._servers.setdefault(server, _ServerState())
             state.waiting += 1

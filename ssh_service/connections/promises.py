@@ -1,9 +1,9 @@
 """
-A result that many threads wait for, without a lock that an exception could leave taken.
+A result that many threads can wait for, without a lock that an exception could leave taken.
 
-`concurrent.futures.Future` has a lock.  An exception of a signal handler (Ctrl-C) can leave one of
-its methods with that lock taken; the thread that sets the result would then wait without end:
-docs/paramiko_repairs.md#torn-calls.
+`concurrent.futures.Future` has a lock.  If an exception of a signal handler (Ctrl-C) interrupts
+one of its methods, the lock can stay taken, and the thread that sets the result would wait
+forever: docs/paramiko_repairs.md#torn-calls.
 """
 
 from __future__ import annotations
@@ -21,27 +21,26 @@ T = TypeVar("T")
 
 class Promise(Generic[T]):
     """
-    What `concurrent.futures.Future` does, without a lock; it cannot be cancelled.
+    Like `concurrent.futures.Future`, but without a lock, and without cancellation.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  It is settled once.  `settle` never waits.
-
+    Guarantees.  A promise is settled only once.  `settle` never waits.
     """
 
     def __init__(self) -> None:
         self._settled = LockFreeEvent()
         self._outcome: Dict[str, Tuple[Optional[T], Optional[BaseException]]] = {}
-        # Single operations on dicts and deques are atomic: each function is taken by one thread.
+        # Single operations on dicts and deques are atomic: only one thread gets each callback.
         self._callbacks: Deque[Callable[[Promise[T]], Any]] = collections.deque()
 
     def settle(self, result: Optional[T] = None, error: Optional[BaseException] = None) -> bool:
         """
-        Set the result, or the error, unless that was done before.
+        Set the result or the error, unless the promise is already settled.
 
-        Return whether this call was the first.
+        Return whether this call settled the promise.
         """
         outcome = (result, error)
         first = self._outcome.setdefault("is", outcome) is outcome
@@ -57,25 +56,25 @@ class Promise(Generic[T]):
     def _call(self, callback: Callable[[Promise[T]], Any]) -> None:
         try:
             callback(self)
-        except Exception:  # the others have to be called all the same
+        except Exception:  # the other callbacks must still be called
             _log.exception("a callback of a connection that was waited for failed")
 
     def add_done_callback(self, callback: Callable[[Promise[T]], Any]) -> None:
-        """Call a function once, when this is settled."""
+        """Call a function once, as soon as the promise is settled."""
         self._callbacks.append(callback)
         if self.done():
             try:
                 self._callbacks.remove(callback)
-            except ValueError:  # the thread that settled it calls it
+            except ValueError:  # the thread that settles the promise calls it
                 return
             self._call(callback)
 
     def done(self) -> bool:
-        """Return whether it is settled."""
+        """Return whether the promise is settled."""
         return self._settled.is_set()
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """Wait until it is settled; return False when the time was up."""
+        """Wait until the promise is settled; return False if `timeout` (seconds) was reached."""
         return self._settled.wait(timeout)
 
     def result(self, timeout: Optional[float] = None) -> T:
@@ -85,10 +84,9 @@ class Promise(Generic[T]):
         Raises
         ------
         TimeoutError
-            It was not settled in that time.
+            The promise was not settled within `timeout` seconds.
         BaseException
-            The error it was settled with.
-
+            The promise was settled with this error.
         """
         error = self.exception(timeout)
         if error is not None:
@@ -97,13 +95,12 @@ class Promise(Generic[T]):
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
         """
-        Wait for the outcome.
+        Wait for the outcome; return the error, or None if there is a result.
 
         Raises
         ------
         TimeoutError
-            It was not settled in that time.
-
+            The promise was not settled within `timeout` seconds.
         """
         if not self.wait(timeout):
             raise TimeoutError(f"not settled within {timeout:g} s")

@@ -1,11 +1,11 @@
 """
-Decides what the cache holds: an entry for each key, with its per-key lock and its refcount.
+Decides the contents of the cache: an entry for each key, with its per-key lock and its refcount.
 
-Each method is one short step under one lock: the entry's per-key lock, or the map's, never both.
-It only decides; a dial or a close is left to the `Actions` of a worker.  They are submitted under
-the lock and *before* the change: an action takes the lock itself, so it runs after the step and
-does what was decided.  An exception of a signal handler (Ctrl-C) anywhere in a step therefore
-leaves nothing undone: either nothing was changed, or the action for the change was submitted.
+Each method is one short step under one lock: the entry's per-key lock or the lock of the map,
+never both.  A step only decides; the `Actions` of a worker thread dial and close.  An action is
+submitted under the lock and *before* the change.  It takes the lock itself, so it runs after the
+step, and acts on the decision.  Therefore an exception of a signal handler (Ctrl-C) at any point
+of a step does no harm: either nothing was changed, or the action for the change was submitted.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from ssh_service.errors import SshCacheClosed
 from ssh_service.params import ConnectKey
 from ssh_service.transport import SshTransport
 
-# Seconds until the next expiry check of a slot without lease that is dialled or has a channel.
+# Seconds until the next expiry check of a slot without leases that is being dialled or has an open
+# channel.
 _BUSY_CHECK_INTERVAL = 1.0
-# Seconds that a worker, which others need too, waits for an entry's lock.
+# Seconds for which a worker waits for an entry's lock; other calls need the worker, too.
 _LOCK_TIMEOUT = 0.2
 _COUNTED = ("dials", "reconnects", "losses", "refusals", "drops")
 
 
 class Actions(Protocol):
-    """What a worker does for `Slots`; the methods only enqueue, and take no lock."""
+    """Actions of a worker thread; these methods only enqueue them, and take no lock."""
 
     def start_dial(self, slot: Slot) -> None:
-        """Dial, if the slot is in the cache by then."""
+        """Dial, if the slot is still in the cache by then."""
 
     def schedule_expiry(self, slot: Slot, instant: float) -> None:
         """Call `Slots.expire` at a monotonic instant."""
 
     def evict_idle(self) -> None:
-        """Evict what is `Slots.evictable`."""
+        """Evict entries that `Slots.evictable` returns."""
 
     def close_retired(self) -> None:
         """Close the generations that `Slots.retired` lists."""
 
 
 class IdleEntry(NamedTuple):
-    """An entry that was not in use, and the slots it had then."""
+    """An entry that was not in use, and the slots that it had at that time."""
 
     entry: CacheEntry
     slots: List[Slot]
@@ -55,7 +56,7 @@ class Slots:
     Notes
     -----
     Thread safety.  Every method may be called from any thread.  `evict`, `expire` and `retire` are
-    for workers, and give up if an entry's per-key lock is not free soon.
+    for worker threads, and give up if they cannot take an entry's per-key lock soon.
 
     Guarantees.  An entry has at most one slot for each connection number.  A slot that is leased
     (its refcount is not 0) or being dialled is removed only by `retire_all` and `leave`.  A
@@ -78,7 +79,8 @@ class Slots:
 
     def reset_after_fork(self) -> List[Slot]:
         """Start empty in a forked child; return the parent's slots."""
-        # Without the locks: there is no other thread, but one of the parent's may have held them.
+        # Without the locks: a thread of the parent may have held them, and the child has no other
+        # thread.
         inherited: List[Slot] = []
         for generation in {self._generation, *self._retired}:
             generation.is_retired = True
@@ -102,7 +104,7 @@ class Slots:
             return list(self._generation.entries.values())
 
     def all_slots(self) -> List[Slot]:
-        """List the slots, one entry after the other."""
+        """Return the slots, one entry after the other."""
         return [slot for e in self._all_entries() if not e.is_removed() for slot in e.all_slots()]
 
     def stats(self) -> Dict[str, int]:
@@ -122,7 +124,7 @@ class Slots:
             self._counts[what] += number
 
     def _find_or_add_entry(self, key: ConnectKey, now: float) -> CacheEntry:
-        """Return the entry of a key, made if missing; it may be evicted right after."""
+        """Return the entry of a key; make it if necessary.  It may be evicted at any time."""
         entry = self._generation.entries.get(key)  # read without the lock
         if entry is None or entry.was_evicted or entry.generation.is_retired:
             with self._lock:
@@ -135,7 +137,7 @@ class Slots:
         return entry
 
     def session_pool(self, key: ConnectKey, now: float) -> Any:
-        """Return the session pool of a key, or None; counts as a use of the entry."""
+        """Return the session pool of a key, or None; this counts as a use of the entry."""
         found = self._generation.entries.get(key)  # read without the lock
         if found is None or found.is_removed():
             return None
@@ -143,7 +145,7 @@ class Slots:
         return found.session_pool
 
     def set_session_pool(self, key: ConnectKey, made: Any, now: float) -> Any:
-        """Store the session pool of a key; return it, or the one stored first."""
+        """Store the session pool of a key, unless there is one; return the stored one."""
         while True:
             entry = self._find_or_add_entry(key, now)
             with entry.lock:
@@ -164,9 +166,9 @@ class Slots:
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
-        """Give a lease its slot, and have a new slot dialled."""
-        key = target.key  # which may read files
-        while True:  # each round means that another thread evicted the entry that was found
+        """Assign a slot to a lease; start a dial if the slot is new."""
+        key = target.key  # may read files, so not under the lock
+        while True:  # repeats only if another thread evicted the entry meanwhile
             entry = self._find_or_add_entry(key, now)
             with entry.lock:
                 if entry.was_evicted or entry.generation.is_retired:
@@ -191,7 +193,7 @@ class Slots:
                 self._actions.evict_idle()
 
     def renew(self, lease: Lease, slot: Slot) -> bool:
-        """Give one more lease a slot; return False if the slot left the cache."""
+        """Assign a slot to another lease; return False if the slot has left the cache."""
         with slot.entry.lock:
             kept = slot.is_in_cache()
             if kept:
@@ -207,7 +209,7 @@ class Slots:
         idle_timeout: Optional[float] = None,
         max_lifetime: Optional[float] = None,
     ) -> None:
-        """Release a lease; do nothing if it was released before."""
+        """Release a lease; do nothing if it was already released."""
         if token not in slot.leases:  # read without the lock
             return
         with slot.entry.lock:
@@ -223,7 +225,7 @@ class Slots:
                 if self.is_over_limit():
                     self._actions.evict_idle()
             slot.waiters.discard(token)
-            slot.leases.discard(token)  # last: until here it can be done once more
+            slot.leases.discard(token)  # last: if interrupted before, the step can be repeated
 
     def _schedule_expiry_locked(self, slot: Slot, earliest: float = 0.0) -> None:
         """Schedule the expiry check of a slot, unless one is due earlier."""
@@ -235,7 +237,7 @@ class Slots:
     # Dials.
 
     def is_in_cache(self, slot: Slot) -> bool:
-        """Return whether a slot is in the cache, after any step in progress."""
+        """Return whether a slot is in the cache; wait for a step in progress."""
         with slot.entry.lock:
             return slot.is_in_cache()
 
@@ -246,17 +248,17 @@ class Slots:
             return not slot.is_retired
 
     def store_connection(self, slot: Slot, transport: SshTransport, now: float) -> bool:
-        """Record the connection; return False if its slot left the cache meanwhile."""
+        """Record the connection; return False if its slot has left the cache meanwhile."""
         entry = slot.entry
         with entry.lock:
             if not slot.is_in_cache():
                 return False
-            # In the same step as the check, so that `retire` cannot miss the connection.
+            # Stored in the same step as the check, so that `retire` cannot miss the connection.
             slot.transport = transport
             slot.made_at = slot.idle_since = now
             again = slot.connection_no in entry.connected
             entry.connected.add(slot.connection_no)
-            if not slot.leases:  # no caller waits any more
+            if not slot.leases:  # callers no longer wait
                 self._schedule_expiry_locked(slot)
         if again:
             self.count("reconnects")
@@ -273,30 +275,31 @@ class Slots:
     # Closing.
 
     def enter(self) -> None:
-        """Count one more `SshClientCache.enter`."""
+        """Count a call of `SshClientCache.enter`."""
         with self._lock:
             self._entered += 1
 
     def leave(self) -> Optional[Generation]:
         """
-        Undo one `enter`; once nobody is left, do as `retire_all`, else return None.
+        Undo one call of `enter`; the last one retires all entries, see `retire_all`.
+
+        Return the retired generation; None if this was not the last one.
 
         Raises
         ------
         SshCacheClosed
-            It was called once too often.
-
+            `leave` was called more often than `enter`.
         """
         with self._lock:
             if self._entered == 0:
                 raise SshCacheClosed("SshClientCache.exit() was called more often than enter()")
-            # Here, so that what the next `enter` brings is not closed with it.
+            # Under the same lock, so that entries made after the next `enter` are not retired.
             gone = self._retire_all_locked() if self._entered == 1 else None
             self._entered -= 1
             return gone
 
     def retire_all(self) -> Generation:
-        """Retire all entries and have them closed; later callers get new ones."""
+        """Retire all entries, and have them closed; later callers get new entries."""
         with self._lock:
             return self._retire_all_locked()
 
@@ -304,21 +307,21 @@ class Slots:
         gone = self._generation
         self._actions.close_retired()
         self._retired.add(gone)
-        gone.is_retired = True  # of all slots at once
+        gone.is_retired = True  # retires all of its slots at once
         self._generation = Generation()
         return gone
 
     def retired(self) -> List[Generation]:
-        """List the generations to be closed."""
-        with self._lock:  # once the step that retired it is over, or was torn
+        """Return the generations to be closed."""
+        with self._lock:  # waits for a step in progress, which an exception may have interrupted
             for generation in self._retired:
                 generation.is_retired = True
             return list(self._retired)
 
     def retire(self, entry: CacheEntry) -> Optional[List[Slot]]:
-        """Return an entry's slots, to be closed; None if its lock timed out."""
-        # From here on each slot either has its connection (the caller closes it) or not (its
-        # dialler finds it gone, and closes what it brings).
+        """Return an entry's slots, to be closed; None if its lock could not be taken in time."""
+        # From here on, either a slot has its connection, which the caller closes; or its dial
+        # finds the slot retired, and closes the connection.
         if not entry.lock.acquire(timeout=_LOCK_TIMEOUT):
             return None
         try:
@@ -328,7 +331,7 @@ class Slots:
             entry.lock.release()
         with self._lock:
             if not self._generation.is_retired and entry.connected:
-                # The next connection is a reconnect.
+                # So that the next connection counts as a reconnect.
                 heir = CacheEntry(entry.key, self._generation, entry.used_at, entry.connected)
                 self._generation.entries.setdefault(entry.key, heir)
         return slots
@@ -345,9 +348,9 @@ class Slots:
         try:
             slot.next_expiry_check = NEVER
             if slot.leases:
-                return False  # its release schedules the next check
+                return False  # the release schedules the next check
             due = slot.expires_at()
-            busy = busy or slot.transport is None  # still dialled
+            busy = busy or slot.transport is None  # still being dialled
             if due > now or busy or not slot.is_in_cache():
                 self._schedule_expiry_locked(slot, now + _BUSY_CHECK_INTERVAL if busy else now)
                 return False
@@ -364,7 +367,7 @@ class Slots:
         return sorted(idle, key=lambda item: item.entry.used_at)
 
     def evict(self, idle: IdleEntry) -> bool:
-        """Evict an entry; return False if it was used since, or that is not needed any more."""
+        """Evict an entry; return False if it was used since, or the cache is within its limit."""
         entry, slots = idle
         if not self.is_over_limit() or not entry.lock.acquire(timeout=_LOCK_TIMEOUT):
             return False
