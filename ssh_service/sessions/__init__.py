@@ -1,4 +1,4 @@
-"""Who may open a session where: a destination's queue, its limits, its further connections."""
+"""Sessions of a destination: the queue, the server's limits, and additional connections."""
 
 from ssh_service.sessions.pool import SessionPool
 

@@ -1,4 +1,4 @@
-"""Carries out what `SessionScheduler` decides about the sessions of one destination."""
+"""Acts on the decisions of `SessionScheduler` about the sessions of one destination."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _log = logging.getLogger(__name__)
 _SPARE = "spare"
 # Seconds for which a spare session is kept when no command needs it.
 _SPARE_IDLE_TIMEOUT = 60.0
-# Seconds for which a command waits for the end of others, before an idle SFTP session is closed
-# for it: where commands end all the time, it is better kept for the next copy.
+# Seconds for which a command waits for others to end, before an idle SFTP session is closed for
+# it: if commands end all the time, the SFTP session is better kept for the next copy.
 _RECLAIM_DELAY = 0.5
-# Seconds that closing it may take.
+# Seconds that closing an idle session may take.
 _RECLAIM_TIMEOUT = 1.0
 
 
@@ -46,25 +46,24 @@ class SessionPool:
 
     Notes
     -----
-    Thread safety.  Every method may be called from any thread; none waits for the network.  The
-    calls of users' threads are handed over to a worker thread, which decides and acts: a signal
-    handler's exception between the two would lose the decision.
+    Thread safety.  Every method may be called from any thread; none waits for the network.  Users'
+    threads hand their calls over to a worker thread, which decides and acts: in a user's thread, a
+    signal handler's exception between decision and action would lose the decision.
 
     Guarantees.  Commands start in the order in which they were submitted.  A server's MaxSessions
     is learnt from its first refusal and then respected; callers never see it as an error.  A
-    command that was never sent is retried once when its connection turns out to be lost.
+    command that was never sent is retried once if its connection turns out to be lost.
 
-    A connection in use keeps one session open in advance, so that a command costs one round trip;
-    it is closed where sessions are scarce, or when no command has run for a while.
-
+    A connection in use keeps one spare session open, so that a command costs one round trip.  The
+    spare session is closed if sessions are scarce, or when no command has run for a while.
     """
 
     def __init__(self, cache: SshClientCache, target: Target) -> None:
-        self._lender = cache.lender  # connections have the pool, and must not keep the cache
+        self._lender = cache.lender  # connections refer to the pool, and must not keep the cache
         self._strand = background.Strand()
         self._tickets = itertools.count()
         self._lock = threading.Lock()
-        self._target = target  # guarded by _lock: the last caller's, whose time-outs may differ
+        self._target = target  # guarded by _lock: of the last caller; timeouts may differ
         self._scheduler = SessionScheduler(target.connection_id)  # guarded by _lock
         self._limits: Tuple[Optional[float], ...] = (None, None)  # guarded by _lock: as submitted
         self._generation = self._lender.slots.generation  # guarded by _lock: as submitted
@@ -87,8 +86,8 @@ class SessionPool:
             command,
             (idle_timeout, max_lifetime),
             target,
-            # Of the time of the call: if the cache is closed before the worker thread accepts the
-            # command, the command is ended, too.
+            # The generation at the time of the call: if the cache is closed before the worker
+            # thread accepts the command, the command fails, too.
             self._lender.slots.generation,
         )
 
@@ -109,7 +108,7 @@ class SessionPool:
         self._enqueue(command, next(self._tickets))
 
     def _limit_connect_wait(self, command: SessionUser, limit: float) -> None:
-        """Limit a command's wait for a dial of others to its own connect timeout."""
+        """Limit a command's wait for another caller's dial to the command's connect timeout."""
 
         def check() -> None:
             with self._lock:
@@ -127,7 +126,8 @@ class SessionPool:
         """
         Run a helper script before all queued commands, on any connection with capacity.
 
-        A command refers to this until it is done, and so keeps the pool and `kept`, the cache.
+        A command refers to this method until it is done, and so keeps the pool alive, as well as
+        `kept`, the cache.
         """
         helper = HelperCommand(text, self._target.connection_id, reply)
         helper.run_helper = functools.partial(self._run_helper, kept=kept)
@@ -167,10 +167,10 @@ class SessionPool:
         elif step.starts is not None:
             self._schedule_reclaim(step.starts)
 
-    # Where none is admitted.
+    # If the server admits no session.
 
     def _retry_or_give_up(self, transports: List[SshTransport]) -> None:
-        """Retry later if others (a copy, paramiko code) hold the sessions; else fail."""
+        """Retry later if other users (a copy, paramiko code) hold the sessions; otherwise fail."""
         freed = [transport.reclaim_idle_sessions(keep=_SPARE) for transport in transports]
         with self._lock:
             connections = list(self._scheduler.connections)
@@ -189,10 +189,10 @@ class SessionPool:
             self._scheduler.retry(time.monotonic())
         self._dispatch()
 
-    # Where all that are admitted are taken.
+    # If our commands hold all sessions that the server admits.
 
     def _schedule_reclaim(self, starts: int) -> None:
-        """Reclaim idle SFTP sessions later, if the queue still waits then."""
+        """Reclaim idle SFTP sessions after a delay, if the queue still waits then."""
         with self._lock:
             transports = self._scheduler.transports()
             if self._reclaim_scheduled or not any(
@@ -210,7 +210,7 @@ class SessionPool:
         background.call_at(time.monotonic() + _RECLAIM_DELAY, check)
 
     def _reclaim_idle_sessions(self, starts: int) -> None:
-        """Close idle SFTP sessions if no command has started since."""
+        """Close idle SFTP sessions if no command has started since `starts` was counted."""
         with self._lock:
             self._reclaim_scheduled = False
             transports = self._scheduler.waiting_since(starts)
@@ -226,7 +226,7 @@ class SessionPool:
             limits = self._limits
             generation = self._generation
         lease = self._lender.request(self._target, connection.number, *limits)
-        if generation.is_retired:  # the cache was closed, and had no connection of this pool
+        if generation.is_retired:  # the cache was closed before it had a connection of this pool
             with self._lock:
                 failed = self._scheduler.on_cache_closed(connection)
             _settle_failed(failed)
@@ -250,10 +250,10 @@ class SessionPool:
                 failed = self._scheduler.on_dial_failed(connection, error, time.monotonic())
             _settle_failed(failed)
         self._dispatch()
-        self._release(lease)  # each session that has begun holds a lease of its own
+        self._release(lease)  # each started session holds a lease of its own
 
     def _register_callbacks(self, transport: SshTransport, connection: PooledConnection) -> None:
-        """Register callbacks at a connection, which keep neither the pool nor its state alive."""
+        """Register callbacks with a connection; they keep neither the pool nor its state alive."""
         pool, its_connection = weakref.ref(self), weakref.ref(connection)
 
         def drop_spare() -> bool:
@@ -280,10 +280,10 @@ class SessionPool:
     # Sessions.
 
     def _start(self, session: Session, command: SessionUser) -> None:
-        """Run a command on a session, which is opened first if it has no channel."""
+        """Run a command on a session; open the session first if it has no channel."""
         connection = session.connection
         lease = None if connection.slot is None else self._lender.renew(connection.slot)
-        # A command that is sent over a dead connection cannot be retried: probe it first.
+        # Probe the connection first: a command that is sent over a dead one cannot be retried.
         is_alive = connection.transport is not None and connection.transport.probe()
         with self._lock:
             usable = self._scheduler.assign(session, command, lease is not None, is_alive)
@@ -312,19 +312,19 @@ class SessionPool:
         except SshConnectionLost as error:
             self.session_closed(session, error)
             return
-        with self._lock:  # else a command that was assigned to it meanwhile would be missed
+        with self._lock:  # so that a command which is assigned at the same time is not missed
             channel.is_idle_spare = session.command is None
 
     def _run(self, session: Session, command: SessionUser, channel: SshChannel) -> None:
         channel.is_idle_spare = False
         connection = session.connection
-        # In one write with the request for a spare session: each write wakes the server, and its
-        # answer the reader.
+        # Send the request for a spare session in the same write: each write wakes the server, and
+        # its reply wakes our reader thread.
         with channel.get_transport().batch():
             if not command.start(channel):
                 channel.close()
             elif isinstance(command, SessionRequest):
-                session.channel = None  # only for its user
+                session.channel = None  # only the user should keep the channel alive
             spare = Session(self, connection)
             with self._lock:
                 wanted = self._scheduler.wants_spare(connection)
@@ -347,10 +347,10 @@ class SessionPool:
             self._dispatch()
 
     def session_closed(self, session: Session, error: Optional[SshServiceError]) -> None:
-        """Remove a session; queue its command again if that was never sent."""
+        """Remove a session that has ended; queue its command again if that was never sent."""
         connection, now = session.connection, time.monotonic()
         with self._lock:
-            session.ended = True  # from here on it is assigned no command
+            session.ended = True  # from here on, no command is assigned to it
             command = session.command
         lost = isinstance(error, SshConnectionLost)
         unsent = command is not None and command.unsend(session.channel, lost)
@@ -378,7 +378,7 @@ class SessionPool:
         connection: PooledConnection,
         instant: float,
     ) -> None:
-        # The timer keeps neither alive: a connection that has ended would stay for a minute.
+        # Weak references: the timer would keep an ended connection in memory for a minute.
         pool, watched = weakref.ref(self), weakref.ref(connection)
 
         def check() -> None:
@@ -389,7 +389,7 @@ class SessionPool:
         background.call_at(instant, check)
 
     def _reset_limit(self, connection: PooledConnection) -> None:
-        """Forget the learnt session limit, unless it was learnt again since."""
+        """Forget the learnt session limit, unless it was learnt again meanwhile."""
         with self._lock:
             until = connection.limited_until
             due = until <= time.monotonic()
@@ -397,7 +397,7 @@ class SessionPool:
                 connection.reset_limit()
         if due:
             self._dispatch()
-        else:  # it was learnt again meanwhile
+        else:  # learnt again meanwhile
             self._call_later(SessionPool._reset_limit, connection, until)
 
     def _check_spare(self, connection: PooledConnection) -> None:
@@ -414,7 +414,7 @@ class SessionPool:
             )
 
     def _yield_spare(self, connection: PooledConnection) -> bool:
-        """Close the spare session for a user's thread that needs one; return whether it was."""
+        """Close the spare session for a user's thread that needs one; return whether it did."""
         if connection.spare is None:  # read without the lock
             return False
         dropped: List[bool] = []

@@ -1,4 +1,4 @@
-"""A session that a caller wants as a channel, instead of a command."""
+"""Requests for a session whose channel a caller uses directly, without a command."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ssh_service.transport import ChannelSink, SshChannel
 from ssh_service.transport.channel import OnEnd
 from ssh_service.transport.lock_free import LockFreeEvent
 
-# Seconds for which a session is waited for that others hold.
+# The most seconds to wait while other users hold all sessions.
 _MAX_QUEUE_TIME = 3600.0
-# Seconds between checks whether the server was asked.
+# Seconds between checks whether the request was sent to the server.
 _CHECK_INTERVAL = 1.0
 
-# Makes a channel its user's; returns False if it has been closed.
+# Hands a channel over to its user; returns False if the channel has been closed.
 Lend = Callable[[SshChannel, Optional[OnEnd]], bool]
 
 
 class SessionUser(Protocol):
-    """Who waits for a session: a `Command`, or a `SessionRequest`."""
+    """An object that waits for a session: a `Command` or a `SessionRequest`."""
 
-    ticket: int  # its place in the queue
-    retried: bool  # whether it is on its second attempt
+    ticket: int  # the place in the queue
+    retried: bool  # whether this is the second attempt
     max_connections: int
-    fails_with_dial: bool  # where a further connection cannot be made, instead of waiting
+    fails_with_dial: bool  # fails if an additional connection cannot be made, instead of waiting
     connection_id: str
     auto_window: bool
     strand: Optional[background.Strand]
@@ -36,52 +36,52 @@ class SessionUser(Protocol):
 
     @property
     def is_done(self) -> bool:
-        """Whether it needs no session any more."""
+        """Whether no session is needed any more."""
 
     def start(self, channel: SshChannel) -> bool:
-        """Use an open session; return False if it is not needed any more."""
+        """Use an open session; return False if none is needed any more."""
 
     def unsend(self, channel: Optional[SshChannel], lost: bool = False) -> bool:
-        """Return whether it can be given another session, as this one was not used."""
+        """Detach from a session; return True if it was not used, so another one can be used."""
 
     def settle_unsent(self, error: BaseException) -> None:
-        """Fail, unless it has used a session."""
+        """Fail with an error, unless a session was used."""
 
     def set_timer(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call a function later, unless it is done by then."""
+        """Call a function after some seconds, unless this object is done by then."""
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Handle the end of its session."""
+        """Handle the end of the session."""
 
 
 class Hold(Protocol):
-    """Is called with the end of a channel; also where that is collected, if armed."""
+    """Called when a channel ends; if armed, also notified when the channel is collected."""
 
     is_armed: bool
 
     def __call__(self, error: Optional[SshServiceError]) -> None:
-        """Handle the end."""
+        """Handle the end of the channel."""
 
 
 class SessionRequest(ChannelSink):
     """
-    Waits for a session, and gets its channel.
+    Waits for a session, and lends its channel to the caller.
 
     Parameters
     ----------
     connection_id : str
         ``user@host:port``.
     lend : Lend
-        Makes the channel its user's, before the first request.
+        Hands the channel over to its user, before any channel request is sent.
     window_size, max_packet_size : Optional[int]
-        Bytes; None: the transport's defaults.
+        The channel's sizes in bytes; None: the transport's defaults.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  A session is given back when its channel has ended or was collected, whatever
-    exception reaches the caller.
+    Guarantees.  The session is given back when its channel has ended or was collected, even if an
+    exception interrupts the caller at any point.
     """
 
     auto_window = False
@@ -100,9 +100,8 @@ class SessionRequest(ChannelSink):
         self.strand: Optional[background.Strand] = None
         self.waits_for: Callable[[], str] = lambda: "queue"
         self.run_helper: Any = None
-        # Of the session that it was given, and when: until then it waits for others.
-        self._hold: Optional[Hold] = None
-        self._assigned_at: Optional[float] = None
+        self._hold: Optional[Hold] = None  # of the assigned session
+        self._assigned_at: Optional[float] = None  # None: still in the queue
         self._lend = lend
         self._done = LockFreeEvent()
         self._outcome: Dict[str, Tuple[Optional[SshChannel], Optional[BaseException]]] = {}
@@ -110,19 +109,21 @@ class SessionRequest(ChannelSink):
 
     @property
     def takes_spare(self) -> bool:
-        """Whether a session will do that was opened before."""
+        """Whether the spare session, which has the default sizes, can be used."""
         return self.sizes == (None, None)
 
-    # The caller.
+    # Methods for the caller.
 
     def wait(self, timeout: float) -> Optional[SshChannel]:
         """
-        Wait for the channel; return None if the server does not open it within the timeout.
+        Wait for the channel.
+
+        Return None if the server does not open it within `timeout` seconds of the request.
 
         Raises
         ------
         SshServiceError
-            No session could be had.
+            No session could be opened.
         """
         try:
             self._wait(timeout)
@@ -132,12 +133,12 @@ class SessionRequest(ChannelSink):
         except BaseException:
             self._abandon()
             raise
-        self._outcome["is"] = (None, None)  # only its user keeps the channel
+        self._outcome["is"] = (None, None)  # only the user should keep the channel alive
         return channel
 
     def _wait(self, timeout: float) -> None:
-        # While others hold all sessions, or a further connection is dialled, the server was not
-        # asked yet.
+        # `timeout` counts from the request to the server, which is sent only when other users do
+        # not hold all sessions, and an additional connection has been dialled.
         give_up = time.monotonic() + max(timeout, _MAX_QUEUE_TIME)
         while not self._done.wait(min(timeout, _CHECK_INTERVAL)):
             now, since = time.monotonic(), self._assigned_at
@@ -152,26 +153,26 @@ class SessionRequest(ChannelSink):
     def _settle(
         self, channel: Optional[SshChannel], error: Optional[BaseException]
     ) -> Tuple[Optional[SshChannel], Optional[BaseException]]:
-        """Set the outcome, unless there is one; return what it is."""
+        """Set the outcome, unless there is one; return the one that is set."""
         outcome = self._outcome.setdefault("is", (channel, error))  # atomic
         self._done.set()
         while self._timers:
             self._timers.pop().cancel()
         return outcome
 
-    # The pool.
+    # Methods for the pool.
 
     @property
     def is_done(self) -> bool:
-        """Whether it needs no session any more."""
+        """Whether no session is needed any more."""
         return "is" in self._outcome
 
     def assign(self, hold: Hold) -> None:
-        """Note that the server is asked for a session, and what its end is to call."""
+        """Record that a session is being requested, and the hold to call at its end."""
         self._hold, self._assigned_at = hold, time.monotonic()
 
     def start(self, channel: SshChannel) -> bool:
-        """Take an open session; return False if it is not needed any more."""
+        """Lend an open session to the caller; return False if it is not needed any more."""
         hold, self._hold = self._hold, None
         if hold is None or self.is_done:
             return False
@@ -184,17 +185,17 @@ class SessionRequest(ChannelSink):
         return True
 
     def unsend(self, channel: Optional[SshChannel], lost: bool = False) -> bool:
-        """Return whether it can be given another session."""
+        """Detach from a session; return whether another one is needed."""
         self._hold = self._assigned_at = None
         return not self.is_done
 
     def settle_unsent(self, error: BaseException) -> None:
-        """Fail."""
+        """Fail with an error."""
         self._settle(None, error)
 
     def set_timer(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call a function later, unless it is done by then."""
+        """Call a function after some seconds, unless the request is done by then."""
         self._timers.append(background.call_at(time.monotonic() + seconds, function))
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Do nothing: the channel tells its user."""
+        """Do nothing: the channel itself notifies its user."""

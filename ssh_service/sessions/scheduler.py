@@ -16,21 +16,21 @@ from ssh_service.sessions.request import SessionUser
 from ssh_service.sessions.session import PooledConnection, Session
 from ssh_service.transport import SshChannel, SshTransport
 
-# Seconds until another additional connection is tried after one has failed.
+# Seconds after the failure of an additional connection until another one is tried.
 _CONNECTION_RETRY_INTERVAL = 5.0
-# Seconds until the server is asked again while others hold all of its sessions, or have just
-# closed one that it has not freed yet; doubled each time.
+# Seconds until the next request for a session while other users hold all of the server's sessions,
+# or have just closed one that the server has not freed yet; doubled each time.
 _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL = 0.002, 0.1
-# Seconds for which a server that admitted sessions before, and now admits none although none is
-# open, is asked again; OpenSSH frees a session a moment after its end.
+# Seconds for which requests are repeated if the server opened sessions before, but now refuses one
+# although none is open: OpenSSH frees a session a moment after its end.
 _REFUSAL_TIMEOUT = 10.0
-# Refusals in a row, with fewer sessions open than were admitted before, up to which the server is
-# asked again at once.
+# The most refusals in a row after which another session is requested at once, if fewer sessions
+# are open than the server admitted before.
 _MAX_IMMEDIATE_RETRIES = 3
-# Connections that may end, one after the other, before a session could be opened on them.
+# The most connections in a row that may end before a session was opened on them.
 _MAX_FRUITLESS_CONNECTIONS = 2
-# Seconds for which a learnt limit is used: it may have been learnt while others (a copy, the
-# user's paramiko code) held sessions, and trying again costs no more than one refusal.
+# Seconds for which a learnt limit is used.  It may have been learnt while other users (a copy, the
+# user's paramiko code) held sessions, and another try costs no more than one refusal.
 LIMIT_TTL = 60.0
 
 # Commands that cannot run, each with its error.
@@ -42,11 +42,11 @@ class Step(NamedTuple):
 
     failed: Failed
     command: Optional[SessionUser] = None
-    connection: Optional[PooledConnection] = None  # the command's; or to be dialled
-    spare: Optional[Session] = None  # for the command; None: a new one is to be opened
-    # The connections, if commands wait and nothing else would let them run.
+    connection: Optional[PooledConnection] = None  # of the command; without one: to be dialled
+    spare: Optional[Session] = None  # for the command; None: open a new session
+    # The connections, if commands wait and only a retry could let them run.
     starved: Optional[List[SshTransport]] = None
-    # How many commands were started so far, if the queue has to wait for one of them to end.
+    # How many commands have been started, if the queue has to wait until one of them ends.
     starts: Optional[int] = None
 
 
@@ -54,8 +54,8 @@ class End(NamedTuple):
     """The actions after the end of a session."""
 
     failed: Failed
-    start_spare_timer: bool  # whether the spare session is needed
-    start_limit_timer: bool  # the limit that was learnt
+    start_spare_timer: bool  # to check later whether the spare session is still needed
+    start_limit_timer: bool  # to forget the learnt limit later
 
 
 class SessionScheduler:
@@ -64,9 +64,8 @@ class SessionScheduler:
 
     Notes
     -----
-    Not thread-safe: the pool's lock guards all of it.  Every method decides, and
-    returns what is then to be done without the lock.
-
+    Not thread-safe: the pool's lock guards the whole object.  Each method decides, and returns the
+    actions, which the pool then performs without the lock.
     """
 
     def __init__(self, connection_id: str) -> None:
@@ -75,11 +74,11 @@ class SessionScheduler:
         self._queue: List[Tuple[int, SessionUser]] = []  # a heap
         self._no_dial_before = 0.0
         self._refusal: Optional[SshServiceError] = None  # the last one
-        self._fruitless_connections = 0  # connections that ended without any session, in a row
+        self._fruitless_connections = 0  # in a row: connections that ended without any session
         self._will_retry = False  # a timer is set
-        self._starts = 0  # commands that were given a session
-        self._pause = _MIN_RETRY_INTERVAL  # seconds to the next retry
-        self._refused_since: Optional[float] = None  # with no session open
+        self._starts = 0  # how many commands have been assigned a session
+        self._pause = _MIN_RETRY_INTERVAL  # seconds until the next retry
+        self._refused_since: Optional[float] = None  # since then, refused with no session open
 
     def enqueue(self, command: SessionUser) -> None:
         """Queue a command by its ticket."""
@@ -94,7 +93,7 @@ class SessionScheduler:
         return all(connection.transport is None for connection in self.connections)
 
     def are_connecting_longer(self, limit: float) -> bool:
-        """Return whether there is no connection yet, and a dial may exceed a limit in seconds."""
+        """Return whether there is no connection yet, and a dial may take more than `limit` s."""
         slots = [connection.slot for connection in self.connections if connection.slot is not None]
         return self.are_connecting() and any(s.target.connect_timeout > limit for s in slots)
 
@@ -132,7 +131,7 @@ class SessionScheduler:
         return Step(failed, starts=self._starts)
 
     def transports(self) -> List[SshTransport]:
-        """List the transports of the connections that were made."""
+        """Return the transports of all connections that are not being dialled."""
         return [
             connection.transport
             for connection in self.connections
@@ -145,7 +144,7 @@ class SessionScheduler:
         return self.transports() if waits and self._starts == starts else None
 
     def on_sessions_reclaimed(self, transports: List[SshTransport], now: float) -> None:
-        """Ask the server again on connections whose idle sessions were just closed."""
+        """Allow one more session on connections whose idle sessions were just closed."""
         for connection in self.connections:
             if connection.transport in transports:
                 connection.try_one_more()
@@ -172,7 +171,7 @@ class SessionScheduler:
             self._fruitless_connections += 1
 
     def _add_connection(self, most: int, now: float) -> Optional[PooledConnection]:
-        """Add a connection to be dialled, if one more would help."""
+        """Return a new connection to dial if that would help, otherwise None."""
         if any(
             connection.transport is None or connection.is_closed()
             for connection in self.connections
@@ -189,12 +188,12 @@ class SessionScheduler:
                 reason="eof",
                 sent=False,
             )
-            return None  # and so nothing can run
+            return None  # so the queue starves, and fails with this error
         usable = sum(connection.number < most for connection in self.connections)
         if usable and (usable >= most or now < self._no_dial_before):
             return None
         if any(connection.frees_session(now) for connection in self.connections):
-            return None  # which costs less than a login
+            return None  # to wait for that session costs less than a login
         taken = {connection.number for connection in self.connections}
         connection = PooledConnection(
             next(number for number in itertools.count() if number not in taken)
@@ -203,9 +202,9 @@ class SessionScheduler:
         return connection
 
     def _connection_limit(self) -> int:
-        """Return the limit of connections for the first command of the queue."""
-        # A helper that ends another command may need one more: if commands that never end hold
-        # all sessions, nothing else would free one.
+        """Return the most connections that the first command of the queue may use."""
+        # A helper that ends another command may use an additional connection: if commands that
+        # never end hold all sessions, no session would become free.
         if not self._queue:
             return 1
         ticket, command = self._queue[0]
@@ -222,7 +221,7 @@ class SessionScheduler:
             # (If a connection ends meanwhile, its callback dispatches again.)
             return False
         most = self._connection_limit()
-        # Commands on other connections may take hours.
+        # Do not wait for commands on other connections, which may take hours.
         return not self.connections or any(
             connection.number < most
             and connection.expects_capacity(now)
@@ -236,7 +235,7 @@ class SessionScheduler:
         """
         Remove a connection that could not be dialled; fail the queue if it was the only one.
 
-        Of the others, those fail that would otherwise wait for a connection of their own.
+        If there are other connections, only the commands with `fails_with_dial` fail.
         """
         self.connections.remove(connection)
         if not self.connections:
@@ -259,12 +258,12 @@ class SessionScheduler:
     def assign(
         self, session: Session, command: SessionUser, in_cache: bool, is_alive: bool
     ) -> bool:
-        """Give a session to its command; queue the command again if the session is unusable."""
+        """Assign a session to its command; requeue the command if the session is unusable."""
         connection = session.connection
         if in_cache and is_alive and not session.ended:
             session.assign(command)
             return True
-        connection.sessions -= 1  # just closed, or expired
+        connection.sessions -= 1  # the connection was just closed or lost, or has expired
         self.enqueue(command)
         if not in_cache and connection in self.connections:
             self._remove(connection)
@@ -321,10 +320,10 @@ class SessionScheduler:
         self._refusal = refusal
         if connection.transport is None:
             return False
-        # OpenSSH frees a session only after its CLOSE, so a refusal may come while one less is
-        # open; what was open at once before is admitted for sure.  With none of ours open, others
-        # hold them: then we are to wait, not to ask again at once.
-        # The same if it refuses repeatedly: else we would ask as long as a copy takes.
+        # OpenSSH frees a session only after its CLOSE, so it may refuse a session although one
+        # less is open; as many sessions as were open at once before are certainly admitted.  If
+        # none of ours is open, other users hold them: wait instead of a request at once.  Wait
+        # also after repeated refusals: otherwise requests would repeat as long as a copy takes.
         connection.refusals += 1
         at_once = connection.opened and connection.refusals <= _MAX_IMMEDIATE_RETRIES
         connection.transport.session_limit = (
@@ -343,8 +342,8 @@ class SessionScheduler:
     def _queue_again(
         self, command: SessionUser, connection: PooledConnection, error: Optional[SshServiceError]
     ) -> Failed:
-        """Queue an unsent command again, or return it with its error if it was retried already."""
-        if connection.is_closed():  # this matters more than why its session ended
+        """Queue an unsent command again; if it was already retried, return it with its error."""
+        if connection.is_closed():  # this reason takes precedence over the session's error
             return [(command, self._closed("the connection cache was closed"))]
         refused = isinstance(error, SshSessionRefused)
         if command.is_done or (command.retried and not refused):
@@ -368,7 +367,11 @@ class SessionScheduler:
     def retry_or_give_up(
         self, held: bool, admitted: bool, now: float
     ) -> Tuple[Optional[float], Failed]:
-        """Decide whether commands for which no session is admitted wait or fail."""
+        """
+        Decide whether commands for which the server admits no session wait or fail.
+
+        Return the seconds until the next retry, or None; and the commands that fail.
+        """
         if self._will_retry or not self._is_starved(now):
             return None, []
         since = self._refused_since
@@ -379,10 +382,10 @@ class SessionScheduler:
             self._will_retry = True
             return pause, []
         if any(connection.sessions for connection in self.connections):
-            return None, []  # whose end starts the next command
+            return None, []  # the end of one of these sessions starts the next command
         self._refused_since = None
         for connection in self.connections:
-            connection.reset_limit()  # the next command asks the server again
+            connection.reset_limit()  # so that the next command requests a session again
         return None, self._fail_queue(self._refusal or self._closed("no session could be opened"))
 
     def retry(self, now: float) -> None:

@@ -14,8 +14,8 @@ from ssh_service.transport import ChannelSink, SshChannel, SshTransport
 
 # Seconds after the end of a session within which the server should have freed it.
 _FREEING_TIME = 0.5
-# Sessions that are requested before the first reply: OpenSSH's default MaxSessions.  Where more
-# are open, as many more are requested at a time.
+# The most sessions to request before the first reply: OpenSSH's default MaxSessions.  If more
+# sessions than this are open, as many as are open are requested at a time.
 _MAX_FIRST_REQUESTS = 10
 
 
@@ -26,27 +26,27 @@ class PooledConnection:
         self.number = number
         self.slot: Optional[Slot] = None
         self.transport: Optional[SshTransport] = None  # None: still dialling
-        self.sessions = 0  # given to commands: opening or open
-        self.opened = 0  # confirmed by the server, the spare one included
-        self.peak = 0  # the most that were open at once, since others held sessions for a while
+        self.sessions = 0  # assigned to commands: opening or open
+        self.opened = 0  # confirmed by the server, including the spare session
+        self.peak = 0  # the most open at once; reset when others hold sessions for a while
         self.spare: Optional[Session] = None  # opening or open, for the next command
         self.used_at = 0.0  # when the last command ended
         self.ended_at = float("-inf")  # when the last open session ended
         self.has_spare_timer = False  # a timer will check whether the spare session is needed
-        self.limited_until = 0.0  # when the limit that was learnt is forgotten
+        self.limited_until = 0.0  # when the learnt limit is forgotten
         self.refusals = 0  # in a row
-        self.retry_until = 0.0  # a session that others gave up may be freed late: until then
+        self.retry_until = 0.0  # until then, the server may free a session that others closed
 
     def has_ended(self) -> bool:
-        """Return whether it was made and has ended."""
+        """Return whether the connection was made and has ended."""
         return self.transport is not None and not self.transport.is_active()
 
     def is_closed(self) -> bool:
-        """Return whether `SshClientCache.cleanup` closed it."""
+        """Return whether `SshClientCache.cleanup` closed the connection."""
         return self.slot is not None and self.slot.is_retired
 
     def has_capacity(self, extra: int = 0) -> bool:
-        """Return whether a command could start here, in addition to `extra` new sessions."""
+        """Return whether a command could start here, with `extra` more sessions than now."""
         transport = self.transport
         if transport is None or not transport.is_active():
             return False
@@ -58,16 +58,16 @@ class PooledConnection:
         return limit is None or self.sessions + extra < limit
 
     def expects_capacity(self, now: float) -> bool:
-        """Return whether a session should be free soon, without the end of one of our commands."""
+        """Return whether a session should become free soon even if none of our commands ends."""
         return not self.sessions or now < self.retry_until or self.frees_session(now)
 
     def frees_session(self, now: float) -> bool:
-        """Return whether the server, which opened more sessions before, is about to free one."""
+        """Return whether the server, which opened more sessions before, should soon free one."""
         peak = 0 if self.transport is None else self.transport.session_peak
         return self.sessions < peak and now < self.ended_at + _FREEING_TIME
 
     def awaits_replies(self) -> bool:
-        """Return whether the server should first answer the requests for sessions it has."""
+        """Return whether to wait for replies to earlier requests before another request."""
         if self.spare is not None:
             return False
         return self.sessions - self.opened >= max(_MAX_FIRST_REQUESTS, self.opened)
@@ -78,12 +78,12 @@ class PooledConnection:
             self.transport.session_limit = None
 
     def try_one_more(self) -> None:
-        """Allow one session more than there are; if the server opens it, `raise_limit` goes on."""
+        """Allow one more session than there are; if the server opens it, `raise_limit` follows."""
         if self.transport is not None:
             self.transport.session_limit = self.sessions + 1
 
     def raise_limit(self) -> None:
-        """After a session was opened: expect more, up to what the server allowed before."""
+        """Raise the limit after a session was opened, up to the number that was open before."""
         transport = self.transport
         if transport is None:
             return
@@ -101,33 +101,33 @@ class PooledConnection:
 
 
 class SessionOwner(Protocol):
-    """Handles what happens to sessions: the pool."""
+    """The part of the pool that sessions call."""
 
     def session_opened(self, session: "Session", channel: SshChannel) -> None:
-        """Use a session that the server confirmed."""
+        """Handle the confirmation of a session by the server."""
 
     def session_closed(self, session: "Session", error: Optional[SshServiceError]) -> None:
-        """Take back a session, and its command where that was never sent."""
+        """Handle the end of a session; queue its command again if that was never sent."""
 
 
 class Session(ForwardingSink):
-    """A session channel on a connection; with its command, or as the spare."""
+    """A session channel on a connection: with a command, or as the spare session."""
 
     def __init__(self, owner: SessionOwner, connection: PooledConnection) -> None:
         self.connection = connection
-        # A command keeps the pool, and a session its command.  A waiting request keeps
-        # neither the pool nor its cache alive: there may be no other reference.
+        # A weak reference: a waiting request must keep neither the pool nor its cache alive.  (A
+        # session keeps its command alive, and a command the pool.)
         self._owner = weakref.ref(owner)
-        # The pool's lock guards these.
-        self.requested = False  # the server was asked to open it
-        self.channel: Optional[SshChannel] = None  # open
+        # The pool's lock guards these fields.
+        self.requested = False  # the request to open it was sent
+        self.channel: Optional[SshChannel] = None  # None: not open
         self.is_open = False
-        self.command: Optional[SessionUser] = None  # None: it is the spare one
+        self.command: Optional[SessionUser] = None  # None: this is the spare session
         self.ended = False
-        self.lease: Optional[Lease] = None  # while it has a command
+        self.lease: Optional[Lease] = None  # held while the session has a command
 
     def assign(self, command: SessionUser) -> None:
-        """Give it to a command or a request; the pool's lock is held."""
+        """Assign the session to a command or a request; the pool's lock is held."""
         self.command = command
         if isinstance(command, SessionRequest):
             command.assign(ChannelHold(self, command.strand))
@@ -135,7 +135,7 @@ class Session(ForwardingSink):
             self.forward_to(command)
 
     def on_open(self, channel: SshChannel) -> None:
-        """Hand it to the pool."""
+        """Notify the pool that the session is open."""
         owner = self._owner()
         if owner is None:
             channel.close()
@@ -143,7 +143,7 @@ class Session(ForwardingSink):
             owner.session_opened(self, channel)
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
-        """Hand its end to the pool."""
+        """Notify the pool of the end of the session."""
         owner = self._owner()
         if owner is not None:
             owner.session_closed(self, error)
@@ -156,7 +156,7 @@ class ChannelHold:
     Attributes
     ----------
     is_armed : bool
-        Whether the user has the channel; else the pool knows of its end by itself.
+        Whether the user has the channel.  If not, the session itself notifies the pool.
     """
 
     def __init__(self, session: Session, strand: Optional[background.Strand]) -> None:
