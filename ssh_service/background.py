@@ -1,8 +1,8 @@
 """
 The threads of the process: the timer thread, worker threads, and callback threads for users' code.
 
-They start when they are first needed and are daemons; what is due when the interpreter ends is
-still done.  Nothing here knows about SSH.
+They are daemon threads that start at first use.  Calls that are due when the interpreter exits are
+still made.  Nothing in this module is specific to SSH.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-# The longest wait of the clock in seconds, after which it waits again; threads cannot wait for
-# arbitrarily distant instants.
+# The longest single wait of the timer thread, in seconds: threads cannot wait for arbitrarily
+# distant instants.
 _MAX_WAIT = 3600.0
-# Timers that may lie in wait before the cancelled ones among them are thrown out.
+# The number of timers above which cancelled ones are removed.
 _COMPACT_THRESHOLD = 1024
-# Seconds that calls which are due have at the interpreter's end.
+# Seconds for calls that are due when the interpreter exits.
 _EXIT_DRAIN_TIMEOUT = 1.0
-# Seconds that what is being ended on hosts has then: TERM, KILL a second later, round trips.
+# Seconds for commands that are being ended at that time: TERM, KILL a second later, round trips.
 _EXIT_TERMINATION_TIMEOUT = 2.5
 _NEVER, _AWAKE = float("inf"), float("-inf")
 
@@ -61,7 +61,6 @@ class Timer:
     Notes
     -----
     Thread safety.  `cancel` may be called from any thread, any number of times.
-
     """
 
     __slots__ = ("function",)
@@ -71,33 +70,33 @@ class Timer:
 
     def cancel(self) -> None:
         """Cancel the call unless it has already started."""
-        self.function = None  # and with it goes all it held alive
+        self.function = None  # also drops the objects that the function kept alive
 
 
 class _Clock:
     """
     Makes calls when they are due, on one thread.
 
-    `call_at` takes no lock, which a signal handler could leave taken, and with it all the
-    process's time-outs: see docs/paramiko_repairs.md#torn-calls.
+    `call_at` takes no lock: if a signal handler's exception left the lock taken, no timeout of the
+    process would work any more.  See docs/paramiko_repairs.md#torn-calls.
     """
 
     def __init__(self) -> None:
         self._order = itertools.count()
         self._submitted: Deque[Tuple[float, int, Timer]] = collections.deque()
         self._wakeups: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-        # The rest belongs to the clock's thread; other threads only read `_wakes_at`.
+        # The other fields belong to the timer thread; other threads only read `_wakes_at`.
         self._wakes_at = _AWAKE
         self._due: List[Tuple[float, int, Timer]] = []  # a heap
-        self._compact_at = _COMPACT_THRESHOLD  # the length at which cancelled ones are sought
-        self._claim = threading.Lock()  # taken once, by the clock's thread
+        self._compact_at = _COMPACT_THRESHOLD  # the length above which it is compacted
+        self._claim = threading.Lock()  # taken once, by the timer thread
 
     def call_at(self, instant: float, function: Callable[[], None]) -> Timer:
         if instant != instant:  # NaN would break the order of the heap
             raise ValueError("a call cannot be due at NaN")
         timer = Timer(function)
         self._submitted.append((instant, next(self._order), timer))
-        # A clock that is awake takes all submitted timers before it sleeps.
+        # If the timer thread is awake, it takes all submitted timers before it sleeps.
         wakes_at = self._wakes_at
         if instant < wakes_at or (wakes_at > _AWAKE and len(self._submitted) > _COMPACT_THRESHOLD):
             self._wakeups.put(None)
@@ -116,7 +115,7 @@ class _Clock:
 
     def _run(self) -> None:
         if not self._claim.acquire(False):
-            return  # two were started at once
+            return  # another timer thread was started at the same time
         while True:
             function = self._next().function
             if function is not None:
@@ -136,7 +135,7 @@ class _Clock:
             if wait <= 0:
                 return heapq.heappop(self._due)[2]
             self._wakes_at = due
-            # Else its submitter may have seen the clock awake, and not woken it.
+            # A thread that submitted a timer before `_wakes_at` was set sends no wakeup.
             if not self._submitted:
                 try:
                     self._wakeups.get(timeout=None if due == _NEVER else min(wait, _MAX_WAIT))
@@ -148,14 +147,14 @@ class _Clock:
         while self._submitted:
             heapq.heappush(self._due, self._submitted.popleft())
         if len(self._due) > self._compact_at:
-            # Most commands end long before their time is up, and their timers with them.
+            # Most commands end long before their timeout, and cancel their timers.
             self._due = [entry for entry in self._due if entry[2].function is not None]
             heapq.heapify(self._due)
             self._compact_at = max(_COMPACT_THRESHOLD, 2 * len(self._due))
 
 
 def call_at(instant: float, function: Callable[[], None]) -> Timer:
-    """Call a function, which must not block, at a monotonic instant."""
+    """Call a function at a monotonic instant, on the timer thread; it must not block."""
     return _clock.call_at(instant, function)
 
 
@@ -165,7 +164,7 @@ def run_callback(function: Callable[..., Any], *args: Any) -> None:
 
 
 def callback_runner() -> Callable[..., None]:
-    """Return a function like `run_callback` with an order of its own."""
+    """Return a function like `run_callback` whose calls have an order of their own."""
     strand = Strand()
     return lambda function, *args: _submit_to(_callbacks, strand, function, *args)
 
@@ -179,8 +178,8 @@ def submit(strand: Strand, function: Callable[..., Any], *args: Any) -> None:
     """
     Run a call on a worker thread, in the order of its strand.
 
-    No exception of a signal's handler, which may reach the caller's thread anywhere, can keep it
-    from being made to its end, or leave a lock taken.
+    An exception that a signal handler raises in the caller's thread can neither interrupt the call
+    nor leave a lock taken.
     """
     _submit_to(_workers, strand, function, *args)
 
@@ -197,9 +196,9 @@ def is_worker_thread() -> bool:
 
 def drain(timeout: float) -> bool:
     """
-    Wait until all has been done that was handed to `submit`, `run_callback` and its like.
+    Wait until all calls of `submit`, `run_callback` and similar functions have been made.
 
-    Return False when the time was up.
+    Return False if `timeout` (seconds) was reached first.
     """
     deadline = time.monotonic() + timeout
     return _workers.drain(timeout) and _callbacks.drain(max(0.0, deadline - time.monotonic()))
@@ -207,20 +206,21 @@ def drain(timeout: float) -> bool:
 
 def require_threads() -> None:
     """
-    Refuse to begin what would never end, once the interpreter has ended all threads but one.
+    Check that the interpreter is not shutting down, when other threads no longer run.
+
+    Without threads, an operation that starts then would never end.
 
     Raises
     ------
     SshServiceError
-        It has: this is a finalizer (``__del__``) of what was left when the program was over.
-
+        The interpreter is shutting down: the caller is a finalizer (``__del__``), for example.
     """
     if sys.is_finalizing():
         raise SshServiceError("the interpreter is shutting down: nothing new can be started")
 
 
 def ensure_threads() -> bool:
-    """Start the timer thread and a worker if missing; return False if the system refuses."""
+    """Start the timer thread and a worker if necessary; return False if the system refuses."""
     return _clock.ensure_thread() and _workers.ensure_thread()
 
 
@@ -240,11 +240,11 @@ def _create_threads() -> Tuple[_Clock, StrandExecutor, StrandExecutor, Strand]:
 
 
 _clock, _workers, _callbacks, _in_order = _create_threads()
-_delaying_exit: Set[object] = set()  # each change is one step of the interpreter's
+_delaying_exit: Set[object] = set()  # changed only by atomic operations
 
 
 def delay_exit(what: object) -> None:
-    """Delay the interpreter's exit, at most for some seconds, until `allow_exit` is called."""
+    """Delay the interpreter's exit until `allow_exit` is called, but only for some seconds."""
     _delaying_exit.add(what)
 
 
@@ -254,15 +254,15 @@ def allow_exit(what: object) -> None:
 
 
 def _after_fork_in_child() -> None:
-    # A forked child has neither the threads nor a sane state of their locks.
+    # A forked child does not have the threads, and their locks may be in any state.
     global _clock, _workers, _callbacks, _in_order
     _clock, _workers, _callbacks, _in_order = _create_threads()
     _delaying_exit.clear()
 
 
 def _drain_at_exit() -> None:
-    # Otherwise the hooks of a program that closes its cache in its last line would not be called,
-    # and a command that is being ended would keep running on its host.
+    # Otherwise, if a program closes its cache in its last line, its hooks would not be called, and
+    # a command that is being ended would keep running on its host.
     _workers.drain(_EXIT_DRAIN_TIMEOUT)
     deadline = time.monotonic() + _EXIT_TERMINATION_TIMEOUT
     while _delaying_exit and time.monotonic() < deadline:

@@ -1,8 +1,8 @@
 """
-A thread pool for strands: calls of one strand run in order, different strands concurrently.
+A thread pool for strands: calls of one strand run in order, different strands run concurrently.
 
-A call is submitted by atomic operations, and is still run if the last of them are missing.  So it
-may be submitted where a signal handler can raise, and by destructors.
+A call is submitted by atomic operations, and still runs if an exception prevents the last of them.
+So calls may be submitted by destructors, and by threads in which a signal handler can raise.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, Callable, Deque, Optional, Set, Tuple
 
 _log = logging.getLogger(__name__)
 
-# Seconds that a strand may wait for a thread before there is one more.
+# Seconds that a strand waits for a thread before another thread is started.
 _START_DELAY = 0.02
-# Seconds after which a thread that has nothing to do ends; the last one stays.
+# Seconds after which an idle thread ends; the last one stays.
 _IDLE_TIMEOUT = 5.0
-# Threads of one executor.
+# The most threads of one executor.
 _MAX_THREADS = 256
 
 Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
@@ -28,12 +28,11 @@ Call = Tuple[Callable[..., Any], Tuple[Any, ...]]
 
 class Strand:
     """
-    Calls that are made one after the other, in the order in which they were handed over.
+    Calls that are made one after the other, in the order in which they were submitted.
 
     Notes
     -----
-    Thread safety.  Only `StrandExecutor` uses this.
-
+    Thread safety.  Only `StrandExecutor` may use the methods and fields.
     """
 
     __slots__ = ("calls", "_turn")
@@ -49,7 +48,8 @@ class Strand:
                 self._make_calls()
             finally:
                 self._turn.release()
-            # A call that was added just before the release found the turn taken: check again.
+            # The thread that added a call just before the release found the turn taken, so check
+            # again.
 
     def _make_calls(self) -> None:
         while self.calls:
@@ -67,33 +67,41 @@ class StrandExecutor:
     """
     A pool of threads that run strands.
 
-    There is one thread as a rule.  Where a strand has waited for some milliseconds, as all threads
-    are busy or wait themselves, there will be one more; it ends when it was idle for a while.
+    Usually there is one thread.  When a strand has waited for some milliseconds because all
+    threads are busy or blocked, another thread is started.  A thread ends when it has been idle
+    for a while, except the last one.
+
+    Parameters
+    ----------
+    name : str
+        The name of the threads.
+    call_at : Callable[[float, Callable[[], None]], Any]
+        Calls a function at a monotonic instant, see `ssh_service.background.call_at`.
 
     Notes
     -----
     Thread safety.  Every method may be called from any thread.
 
-    Guarantees.  Calls of one strand are made in order, one at a time.  None waits for a call of
-    another strand for longer than some milliseconds, up to `_MAX_THREADS` calls that wait at once.
-
+    Guarantees.  The calls of one strand are made in order, one at a time.  A call waits for calls
+    of other strands for some milliseconds at most, unless `_MAX_THREADS` calls block at once.
     """
 
     def __init__(self, name: str, call_at: Callable[[float, Callable[[], None]], Any]) -> None:
         self._name = name
         self._call_at = call_at
-        self._strands: Deque[Strand] = collections.deque()  # with calls to be made
+        self._strands: Deque[Strand] = collections.deque()  # one item for each submitted call
         self._wakeups: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-        # Single operations on sets are atomic, so they are read without a lock.
+        # Single operations on sets are atomic, so these are read without a lock.
         self._threads: Set[int] = set()
         self._idle: Set[int] = set()
         self._lock = threading.Lock()  # taken only by the executor's own threads
-        self._started = 0  # guarded by _lock: strands that came to their turn
-        self._finished = 0  # guarded by _lock: and whose calls were made
+        self._started = 0  # guarded by _lock: items that were taken from `_strands`
+        self._finished = 0  # guarded by _lock: items whose calls were made
         self._waiting_until = (
-            0  # what `_started` will be when all that waited has come to its turn
+            0  # the value of `_started` once all items that waited at the last check were taken
         )
-        self._check_at = 0.0  # when the timer checks; long after that, its setting was interrupted
+        # When the timer checks.  If that is long ago, an exception interrupted the setting of it.
+        self._check_at = 0.0
 
     def submit(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
         """
@@ -102,8 +110,8 @@ class StrandExecutor:
         Raises
         ------
         RuntimeError
-            There is no thread, and the system gives none; a later call may have more luck.
-
+            There is no thread, and the system refuses to start one.  The call is made if a later
+            `submit` succeeds.
         """
         self.enqueue(strand, function, *args)
         if not self._threads:
@@ -112,16 +120,17 @@ class StrandExecutor:
 
     def enqueue(self, strand: Strand, function: Callable[..., Any], *args: Any) -> None:
         """
-        Add a call from a destructor: start no thread and take no lock.
+        Add a call without starting a thread or taking a lock, for use in destructors.
 
-        If an exception interrupts it, the call was not submitted, or runs with the next one.
+        If an exception interrupts this, either the call is not submitted, or it runs with the next
+        one.
         """
         strand.calls.append((function, args))
         self._strands.append(strand)
         self._wakeups.put(None)
 
     def ensure_thread(self) -> bool:
-        """Return whether there is a thread, starting one if necessary."""
+        """Start a thread if there is none; return whether there is one."""
         if not self._threads:
             try:
                 self._start_thread()
@@ -130,9 +139,9 @@ class StrandExecutor:
         return True
 
     def drain(self, timeout: float) -> bool:
-        """Wait until all that was handed over has been done; return False when the time was up."""
+        """Wait until all submitted calls have been made; return False if `timeout` was reached."""
         deadline = time.monotonic() + timeout
-        self._wakeups.put(None)  # a submission may have been interrupted before its own wakeup
+        self._wakeups.put(None)  # a `submit` may have been interrupted before it sent its wakeup
         while self._threads and not self._is_drained():
             if time.monotonic() >= deadline:
                 return False
@@ -148,7 +157,7 @@ class StrandExecutor:
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         thread.start()
-        self._threads.add(thread.ident or 0)  # it may not have come to it yet
+        self._threads.add(thread.ident or 0)  # the thread itself may not have done so yet
 
     def _watch_if_busy(self) -> None:
         if not self._idle and time.monotonic() > self._check_at + 2 * _START_DELAY:
@@ -161,7 +170,7 @@ class StrandExecutor:
 
     def _check_waiting(self) -> None:
         """Start a thread if a strand has waited since the last check."""
-        self._check_at = 0.0  # first: calls from here on set a new check, or are seen here
+        self._check_at = 0.0  # first: later calls set a new check, earlier ones are seen below
         if not self._strands:
             return
         if (
@@ -197,7 +206,7 @@ class StrandExecutor:
                 return
             strand = self._strands.popleft()
             self._started += 1
-        if self._strands:  # who handed it over may have thought this thread idle
+        if self._strands:  # a submitting thread may have seen this thread as idle
             self._watch_if_busy()
         strand.run()
         with self._lock:
@@ -209,16 +218,16 @@ class StrandExecutor:
                 return False
             self._threads.discard(me)
         self._idle.discard(me)
-        # No other thread runs a call that was added while this thread seemed idle.
+        # A call that was added while this thread seemed idle would not be run by another thread.
         if not self._strands:
             return True
         self._threads.add(me)
         return False
 
 
-_here = threading.local()  # executor: whose thread this is
+_here = threading.local()  # its attribute `executor` is the executor of the current thread
 
 
 def current_executor() -> Optional[StrandExecutor]:
-    """Return the executor whose thread this is."""
+    """Return the executor of the current thread; None if it belongs to none."""
     return getattr(_here, "executor", None)
