@@ -1,8 +1,8 @@
 """
-From connect parameters to an authenticated connection.
+Makes an authenticated connection from connect parameters.
 
-`dial` applies one deadline to all steps; the other modules are these steps: the stream
-(`routes`), the keys (`credentials`, `agent`) and logging in (`authentication`).
+`dial` applies one deadline to all steps.  The other modules implement the steps: the stream
+(`routes`), the keys (`credentials`, `agent`) and the login (`authentication`).
 """
 
 from ssh_service.connect.dial import dial

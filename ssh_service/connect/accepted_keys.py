@@ -1,4 +1,4 @@
-"""Which keys ssh_config allows us to offer, and which signature algorithms they may use."""
+"""Restrictions of ssh_config on the keys that are offered, and on their signature algorithms."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _name(key: paramiko.PKey) -> str:
 def restrict_rsa_algorithms(
     transport: paramiko.Transport, target: ConnectParams, key: paramiko.PKey
 ) -> None:
-    """Let an RSA key sign only with accepted algorithms; `rejection_reason` covers other keys."""
+    """Restrict an RSA key to accepted algorithms; `rejection_reason` covers other key types."""
     if target.pubkey_algs is None:
         return
     end = CERTIFICATE if _name(key).endswith(CERTIFICATE) else ""

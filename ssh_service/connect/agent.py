@@ -31,7 +31,7 @@ _MAX_ANSWER = 256 * 1024
 
 
 class AgentError(Exception):
-    """The agent cannot be reached or failed a request; never raised outside this package."""
+    """The agent cannot be reached or refused a request; never raised outside this package."""
 
 
 class AgentKey(paramiko.PKey):  # type: ignore[misc]
@@ -47,15 +47,15 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
     comment : str
         The agent's comment on the key.
     deadline : float
-        Monotonic instant by which the agent must answer; a user may have to touch a token.
+        The monotonic instant by which the agent must answer; a user may have to touch a token.
 
     Notes
     -----
-    Thread safety.  Each signature uses its own connection.
+    Thread safety.  Each signature uses its own connection to the agent.
     """
 
     def __init__(self, path: str, blob: bytes, comment: str, deadline: float) -> None:
-        # A certificate from a file; a certificate that the agent holds itself is the blob.
+        # A certificate from a file.  If the agent itself holds a certificate, `blob` is it.
         self.public_blob: Optional[PublicBlob] = None
         self.path = path
         self.blob = blob
@@ -73,7 +73,7 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
         return self.name
 
     def can_sign(self) -> bool:
-        """Return True: the agent has the private half."""
+        """Return True: the agent has the private key."""
         return True
 
     @property
@@ -82,11 +82,11 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
 
     def sign_ssh_data(self, data: bytes, algorithm: Optional[str] = None) -> Any:
         """
-        Have the agent sign `data`; `algorithm` matters only for RSA.
+        Have the agent sign `data`; `algorithm` matters only for RSA keys.
 
         This runs on the connection's reader thread, where an exception would end the connection
-        before other keys are tried.  A refusal is therefore kept in `failure`, and the returned
-        signature is one that the server rejects.
+        before other keys are tried.  After a refusal, this method therefore stores the reason in
+        `failure`, and returns a signature that the server rejects.
         """
         flags = 0
         if algorithm is not None and algorithm.startswith("rsa-sha2-256"):
@@ -108,12 +108,12 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]
 
 def list_keys(path: str, deadline: float) -> List[AgentKey]:
     """
-    Return an agent's keys, in its order.
+    Return the keys of an agent, in the agent's order.
 
     Raises
     ------
     AgentError
-        It cannot be reached, does not answer in time, or its answer is malformed.
+        The agent cannot be reached, does not answer in time, or sends a malformed answer.
     """
     kind, answer = _request(path, _REQUEST_IDENTITIES, b"", deadline)
     if kind != _IDENTITIES_ANSWER:

@@ -1,9 +1,10 @@
 """
 Authentication to a server whose host key has been verified.
 
-Keys first, then the password, then keyboard-interactive; each method may be one step of several
-(``AuthenticationMethods publickey,password``).  A connection that breaks meanwhile is a network
-error, never "bad credentials".
+Methods are tried in the order of the target's `preferred_auth`: by default keys, then the
+password, then keyboard-interactive.  A server may require several of them
+(``AuthenticationMethods publickey,password``).  A connection that breaks meanwhile is reported as
+a network error, never as refused credentials.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ssh_service.transport import printable
 
 __all__ = ["authenticate"]
 
-# A bound on all attempts, for a server that answers every one with "partial success".
+# The most attempts in total, for a server that answers every attempt with "partial success".
 _MAX_ATTEMPTS = 64
 # Seconds to wait for the reader thread of a connection that has ended.
 _READER_EXIT_TIMEOUT = 2.0
@@ -41,7 +42,7 @@ _READER_EXIT_TIMEOUT = 2.0
 
 class _Attempt(NamedTuple):
     label: str
-    run: Callable[[], Optional[Sequence[str]]]  # raises where refused
+    run: Callable[[], Optional[Sequence[str]]]  # raises if the server refuses
     key: Optional[paramiko.PKey] = None
 
 
@@ -54,10 +55,12 @@ def authenticate(
     """
     Log in with `credentials`, after the key exchange.
 
+    `deadline` is the monotonic instant by which the login must be done.
+
     Raises
     ------
     SshAuthError
-        The server refused every credential; the message and `tried` list them.
+        The server refused every credential; the message and `tried` list the attempts.
     SshConnectTimeout
         The server did not answer in time.
     SshConnectError
@@ -134,7 +137,7 @@ class _Authenticator:
         except (EOFError, OSError, paramiko.SSHException) as error:
             is_lost = isinstance(error, SshConnectionLost)
             if isinstance(error, SshServiceError) and not is_lost:
-                raise  # such as the failure of a user's callable, not of the network
+                raise  # for example the failure of a user's callable, not of the network
             if is_lost or not isinstance(error, paramiko.SSHException):
                 self._tried.append(f"{label}: connection lost")
                 raise self._connection_lost_error(error) from error
@@ -181,7 +184,7 @@ class _Authenticator:
     def _interactive(self) -> Iterator[_Attempt]:
         handler = self._target.kbdint_handler
         if handler is None:
-            # A refused password is not sent again by this method: servers count failures.
+            # Do not send a refused password again by this method: servers count failures.
             password = None if self._password_shown else self._credentials.password()
             if password is None:
                 return
@@ -194,7 +197,7 @@ class _Authenticator:
         yield _Attempt("keyboard-interactive", run)
 
     def _try_none(self) -> bool:
-        """Try the method "none": some servers accept it, others list the methods they accept."""
+        """Try the method "none": a server accepts it, or replies with the methods it accepts."""
         answer = run_in_thread(
             lambda: self._transport.auth_none(self._target.username),
             f"auth-{self._target.connection_id}",
@@ -233,7 +236,7 @@ class _Authenticator:
             raise self._connection_lost_error(error) from error
 
     def _connection_lost_error(self, error: BaseException) -> SshConnectError:
-        # The reason is known once the reader thread has ended, which it is about to do.
+        # The reason is known once the reader thread has ended, which happens soon.
         self._transport.join(_READER_EXIT_TIMEOUT)
         loss = getattr(self._transport, "loss", None)
         if getattr(loss, "reason", None) == "disconnect":

@@ -1,4 +1,4 @@
-"""The credentials that one dial may offer, and their order."""
+"""The credentials that a dial offers, and their order."""
 
 from __future__ import annotations
 
@@ -52,31 +52,31 @@ class Credentials:
     """
     The keys, passphrase and password of one dial.
 
-    The constructor loads explicit keys before anything is connected, so that a wrong file costs
-    the server nothing.  Default identity files are read only when they are tried.
+    The constructor loads explicit keys before the dial connects, so that an invalid file causes no
+    load on the server.  Default identity files are read only when they are tried.
 
     Parameters
     ----------
     target : ConnectParams
         The resolved destination.
     deadline : float
-        Monotonic instant by which an agent or a callable must answer.
+        The monotonic instant by which an agent or a callable must answer.
 
     Attributes
     ----------
     skipped : List[str]
-        Keys that were skipped, each with the reason, for the error message.
+        The keys that were skipped, each with the reason, for the error message.
 
     Raises
     ------
     SshConfigError
         A key that the caller named cannot be used.
     SshConnectError
-        A callable that supplies a credential raised, or took too long.
+        A callable that supplies a credential raised an exception, or took too long.
 
     Notes
     -----
-    Thread safety.  Belongs to one dial.
+    Not thread-safe: an object belongs to one dial.
     """
 
     def __init__(self, target: ConnectParams, deadline: float) -> None:
@@ -96,15 +96,15 @@ class Credentials:
             self._explicit = [one for source in given for one in self._from_source(source)]
 
     def password(self) -> Optional[Secret]:
-        """Return the password, calling the user's callable if it is one; None if there is none."""
+        """Return the password, which a user's callable may supply; None if there is none."""
         return self._resolve_secret("password", self._target.password)
 
     def identities(self) -> Iterator[Identity]:
         """
         Yield the keys to offer, best first, without duplicates.
 
-        Explicit or configured keys come first, then the agent's; without either, the agent's
-        come before those in the default files.
+        Explicit or configured keys come first, then those of the agent.  If there are neither
+        explicit nor configured keys, the agent's keys come before those in the default files.
         """
         seen = set()
         for identity in self._accepted():
@@ -115,7 +115,7 @@ class Credentials:
                 yield identity
 
     def searched_places(self) -> str:
-        """Return where `identities` looks for keys, for messages."""
+        """Return the places where `identities` looks for keys, for messages."""
         target = self._target
         places = (
             [] if self._explicit is not None else [_tilde_path(p) for p in target.identity_files]
@@ -150,7 +150,7 @@ class Credentials:
     # --- callables
 
     def _call_supplier(self, name: str, supplier: Callable[[], Any]) -> Any:
-        """Call a user's callable on a thread, until the deadline."""
+        """Call a user's callable on a thread, and wait for it until the deadline."""
         began = time.monotonic()
         answer = run_in_thread(supplier, name)
         connection_id = self._target.connection_id
@@ -164,7 +164,7 @@ class Credentials:
         error = answer.exception()
         if error is None or isinstance(error, SshServiceError):
             return answer.result()
-        # Its text and its frames may hold a secret: only its class is reported.
+        # The exception's text and frames may hold a secret, so only its class is reported.
         problem, is_mistake = type(error).__name__, isinstance(error, PROGRAMMING_ERRORS)
         del error
         ours = SshConnectError(
@@ -189,7 +189,7 @@ class Credentials:
         )
 
     def _get_passphrase(self) -> Optional[Secret]:
-        """Return the passphrase, asked for once per dial and only if a key needs it."""
+        """Return the passphrase; obtain it once per dial, and only if a key needs it."""
         if not self._passphrase_asked:
             self._passphrase_asked = True
             self._passphrase = self._resolve_secret("passphrase", self._target.passphrase)
@@ -209,7 +209,8 @@ class Credentials:
 
     def _from_agent(self) -> Iterator[Identity]:
         # As in ssh, certificates come before plain keys.  Keys on tokens come last: ssh asks the
-        # server before it asks for a touch, but paramiko signs with every key it offers.
+        # server whether it accepts a key before the user has to touch the token, but paramiko
+        # signs with every key that it offers.
         for key in sorted(self._agent(), key=_offer_order):
             label = f"agent key {fingerprint(key.asbytes())} ({key.comment})"
             yield from self._certified(Identity(label, key), None)
@@ -217,7 +218,7 @@ class Credentials:
     def _from_agent_by_public_key(
         self, public_blob: Optional[bytes], path: str, certificate: Optional[str]
     ) -> List[Identity]:
-        """Return a key held by the agent whose private half is not readable from a file."""
+        """Return the agent's key for a public key whose private key no file provides."""
         cert_path = (path[: -len(".pub")] if path.endswith(".pub") else path) + "-cert.pub"
         for key in self._agent():
             if key.asbytes() == public_blob:
@@ -228,7 +229,7 @@ class Credentials:
     # --- files
 
     def _from_identity_files(self) -> Iterator[Identity]:
-        """Yield keys of ssh_config or the defaults; like ssh, skip missing and locked ones."""
+        """Yield keys of ssh_config or the defaults; like ssh, skip missing and locked files."""
         for path in self._target.identity_files:
             try:
                 if os.path.exists(path):
@@ -276,7 +277,7 @@ class Credentials:
     def _certified(
         self, plain: Identity, named: Optional[str], cert_path: Optional[str] = None
     ) -> Iterator[Identity]:
-        """Yield the key with each of its certificates, then without one."""
+        """Yield a key with each of its certificates, then without a certificate."""
         if not getattr(plain.key, "public_blob", None):
             if named is not None:
                 certified = _with_certificate(plain, named)
@@ -310,7 +311,7 @@ def _offer_order(key: AgentKey) -> Tuple[bool, bool]:
 
 
 def _read_public_half(path: str) -> Optional[bytes]:
-    """Return the public key from ``<path>.pub``, for a private key that is not readable."""
+    """Return the public key from ``<path>.pub``; None if there is no such file."""
     public = path + ".pub"
     if not os.path.exists(public):
         return None

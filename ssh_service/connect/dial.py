@@ -1,5 +1,5 @@
 """
-From connect parameters to an authenticated connection: `dial`.
+`dial`: from connect parameters to an authenticated connection.
 
 One deadline covers all steps, in this order: load the keys, open a stream, exchange keys, verify
 the host key, and only then offer credentials.
@@ -33,7 +33,7 @@ __all__ = ["dial"]
 
 _log = logging.getLogger(__name__)
 
-# paramiko's words for the kinds of algorithms, in its error about no common one.
+# How paramiko names the kinds of algorithms in its error about missing common algorithms.
 _PARAMIKO_TERMS = {
     "encryption_algs": "ciphers",
     "kex_algs": "kex algorithm",
@@ -42,8 +42,8 @@ _PARAMIKO_TERMS = {
     "compression_algs": "compression",
 }
 
-# Hosts for which the warning about unchecked keys was logged.  A set's `add` and `in` are atomic;
-# at worst, a race logs it twice.
+# The hosts for which the warning about unchecked keys was logged.  A set's `add` and `in` are
+# atomic; at worst, a race logs the warning twice.
 _warned_unchecked: Set[Tuple[str, ...]] = set()
 
 
@@ -60,23 +60,23 @@ def dial(
 
     Parameters
     ----------
-    params : ConnectParams
+    target : ConnectParams
         The resolved destination, from `params.resolve`.
     deadline : float
-        Monotonic instant by which everything must be done, jump hosts included.
+        The monotonic instant by which all steps must be done, including jump hosts.
     open_tunnel : Optional[OpenTunnel]
-        ``open_tunnel(hop, deadline) -> (transport, release)`` delivers the connection to
-        a jump host; `release` is called when this connection has ended.  By default each hop is
-        dialled for this connection alone.
+        ``open_tunnel(hop, deadline) -> (transport, release)`` returns the connection to a jump
+        host; `release` is called when the new connection has ended.  None: dial each hop for this
+        connection only.
     on_started : Optional[Callable[[SshTransport], None]]
-        Called with the transport once there is a stream; closing it ends the attempt at once.
+        Called with the transport once there is a stream.  To abort the dial, close this transport.
     is_wanted : Callable[[], bool]
-        Returns whether anyone still waits; called a few times a second until there is a stream.
+        Returns whether a caller still waits; called a few times a second until there is a stream.
 
     Returns
     -------
     SshTransport
-        Authenticated.
+        The authenticated connection.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def dial(
     SshConnectTimeout
         The deadline passed; `phase` is ``resolve``, ``tcp``, ``banner``, ``kex`` or ``auth``.
     SshConnectError
-        Anything else that prevented the connection.
+        The connection could not be made for another reason.
 
     Notes
     -----
@@ -170,7 +170,7 @@ def _dial_hop(
 
 
 def _discard(transport: Optional[SshTransport], stream: NetworkStream) -> None:
-    """Close and release everything, whatever the state of the attempt."""
+    """Close the transport and the stream, whatever the state of the attempt."""
     try:
         if transport is not None:
             transport.close()
@@ -182,7 +182,7 @@ def _discard(transport: Optional[SshTransport], stream: NetworkStream) -> None:
 
 
 def _error_detail(error: SshConnectError, target: ConnectParams, stream: NetworkStream) -> str:
-    """Return details that were not known where the error was raised."""
+    """Return details for an error that were not known when it was raised."""
     if isinstance(error.__cause__, paramiko.ssh_exception.IncompatiblePeer):
         for kind, words in _PARAMIKO_TERMS.items():
             if f"no acceptable {words}" in str(error):
@@ -194,7 +194,7 @@ def _error_detail(error: SshConnectError, target: ConnectParams, stream: Network
 
 
 def _translate(error: BaseException, target: ConnectParams, deadline: float) -> SshConnectError:
-    """Return one of our errors for an exception of paramiko or the system."""
+    """Translate an exception of paramiko or the system into one of our errors."""
     where = target.connection_id
     timed_out = isinstance(error, socket.timeout) or time.monotonic() >= deadline
     cls: Any = SshConnectTimeout if timed_out else SshConnectError

@@ -1,8 +1,8 @@
 """
 Private keys, public keys and certificates in files.
 
-Every problem is one error that names the file and the reason, the same with every paramiko: see
-docs/paramiko_repairs.md#key-file-errors.
+Every problem is reported as an error that names the file and the reason, the same with every
+paramiko release: see docs/paramiko_repairs.md#key-file-errors.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ _PUBLIC = ("ssh-", "ecdsa-", "sk-")
 class KeyFile(NamedTuple):
     """The content and mode of a key file."""
 
-    content: Secret  # also of public keys and certificates: the kind is known only later
+    content: Secret  # even if the file holds a public key: the kind is known only later
     mode: int
 
 
 class KeyFacts(NamedTuple):
-    """The part of a key file that can be read without its passphrase."""
+    """The facts about a key file that can be read without its passphrase."""
 
     is_encrypted: bool
     is_public: bool
-    public_blob: Optional[bytes]  # None: the format hides it
-    token_type: Optional[str] = None  # of a key whose private half is in a token
+    public_blob: Optional[bytes]  # None: the format does not show the public key
+    token_type: Optional[str] = None  # the key's type, if a hardware token has the private key
 
 
 def read_file(path: str) -> KeyFile:
@@ -68,9 +68,9 @@ def read_file(path: str) -> KeyFile:
     Raises
     ------
     SshConfigError
-        It is missing or cannot be read.
+        The file is missing or cannot be read.
     SshConnectError
-        This process has no file descriptor left.
+        The system has no file descriptor or memory left.
     """
     try:
         with open(path, "rb", opener=_open_nonblocking) as file:
@@ -86,18 +86,18 @@ def read_file(path: str) -> KeyFile:
 
 
 def _open_nonblocking(path: str, flags: int) -> int:
-    """Open a file; without `O_NONBLOCK`, a FIFO would block until there is a writer."""
+    """Open a file with `O_NONBLOCK`: otherwise, a FIFO would block until there is a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_mode(path: str, mode: int) -> None:
     """
-    Refuse a private key that others may write; warn where they may read it.
+    Check the mode of a private key's file; log a warning if other users can read it.
 
     Raises
     ------
     SshConfigError
-        Users other than its owner could have replaced the key.
+        Other users can write the file, and so could have replaced the key.
     """
     if os.name != "posix":
         return
@@ -113,16 +113,16 @@ def check_mode(path: str, mode: int) -> None:
 
 def inspect_key(content: Secret, label: str) -> KeyFacts:
     """
-    Return what a key file holds.
+    Return the facts about a key file that need no passphrase.
 
     Raises
     ------
     SshConfigError
-        It is not a key, or of a kind that cannot be used.
+        The file does not hold a key, or a key of an unsupported kind.
     """
     found = _inspect(content.reveal_bytes(), label)
     if isinstance(found, SshConfigError):
-        raise found  # not in `_inspect`, whose frame holds the key's text
+        raise found  # not raised in `_inspect`, whose frame holds the key's text
     return found
 
 
@@ -194,8 +194,8 @@ def load_key(
     Raises
     ------
     SshConfigError
-        The passphrase is missing or wrong, the type is unsupported, or it is not a private key;
-        the message says which.
+        The passphrase is missing or wrong, the type of the key is unsupported, or `content` is
+        not a private key; the message names the reason.
     """
     facts = inspect_key(content, label)
     if facts.is_public:
@@ -219,7 +219,7 @@ def load_key(
 
 
 def _decode(data: bytes, secret: Optional[Secret]) -> Union[paramiko.PKey, type]:
-    """Return the key, or the type of the error."""
+    """Return the key, or the class of the exception."""
     read: Callable[..., Any] = serialization.load_pem_private_key
     if b"-----BEGIN OPENSSH PRIVATE KEY" in data:
         read = serialization.load_ssh_private_key
@@ -234,7 +234,7 @@ def _decode(data: bytes, secret: Optional[Secret]) -> Union[paramiko.PKey, type]
             serialization.PrivateFormat.OpenSSH,
             serialization.NoEncryption(),
         )
-        # The only format in which every paramiko reads these two.
+        # The only format in which every paramiko release reads these two types.
         file = io.StringIO(plain.decode("ascii"))
         if isinstance(loaded, ed25519.Ed25519PrivateKey):
             return paramiko.Ed25519Key.from_private_key(file)
@@ -250,7 +250,7 @@ def read_certificate(path: str) -> Tuple[str, bytes]:
     Raises
     ------
     SshConfigError
-        It cannot be read, or is not a certificate.
+        The file cannot be read, or does not hold a certificate.
     """
     words = read_file(path).content.reveal_bytes().split(None, 2)
     try:
@@ -265,7 +265,7 @@ def read_certificate(path: str) -> Tuple[str, bytes]:
 
 
 def certifies(certificate: bytes, public_blob: bytes) -> bool:
-    """Return whether a certificate contains a public key; both in wire format."""
+    """Return whether a certificate is for a public key; both are in wire format."""
     message, key = paramiko.Message(certificate), paramiko.Message(public_blob)
     # For a key on a token, the certificate's type has the vendor's suffix only at its end.
     same_type = message.get_text() == key.get_text().replace("@openssh.com", "") + CERTIFICATE

@@ -15,31 +15,31 @@ from ssh_service.secret import Secret
 
 __all__ = ["ChallengeDeclined", "KeyboardInteractive"]
 
-# Requests a server may make in one authentication.  OpenSSH's client has no limit, but a person
-# answers there; here a stored password would be sent thousands of times a second.
+# The most requests that a server may make in one authentication.  OpenSSH's client has no limit,
+# because a person answers; here, a stored password would be sent thousands of times a second.
 _MAX_ROUNDS = 64
 
 
 class ChallengeDeclined(paramiko.AuthenticationException):  # type: ignore[misc]
-    """The handler did not want to answer the server's request."""
+    """The handler declined to answer the server's request."""
 
 
 class KeyboardInteractive:
     """
-    Keyboard-interactive authentication, whose handler runs on the dialling thread.
+    Keyboard-interactive authentication; the handler runs on the dialling thread.
 
-    Why not paramiko's: see docs/paramiko_repairs.md#keyboard-interactive-handlers.
+    It replaces paramiko's: see docs/paramiko_repairs.md#keyboard-interactive-handlers.
 
     Parameters
     ----------
     transport : paramiko.Transport
-        After its key exchange.
+        The transport, after its key exchange.
     target : ConnectParams
         The resolved destination.
     handler : Callable[..., Any]
         ``handler(name, instructions, [(prompt, echo), ...]) -> [answer, ...]``.
     deadline : float
-        Monotonic instant by which it must be done.
+        The monotonic instant by which the authentication must be done.
     """
 
     def __init__(
@@ -61,18 +61,19 @@ class KeyboardInteractive:
 
     def run(self) -> Optional[Sequence[str]]:
         """
-        Answer until the server is satisfied; return the methods of a further step, if any.
+        Answer the server's requests; return the methods that it requires in addition, or None.
 
         Raises
         ------
         paramiko.SSHException
-            Refused, declined, not answered in time, or the connection broke.
+            The server refused, the handler declined, there was no answer in time, or the
+            connection broke.
         SshConnectError
-            The handler raised, or the server made too many requests.
+            The handler raised an exception, or the server made too many requests.
         SshConfigError
             The handler's answers do not match the prompts.
         """
-        self._transport.auth_timeout = None  # a user may take until the deadline
+        self._transport.auth_timeout = None  # only the deadline limits the time for answers
         run_in_thread(self._authenticate, f"auth-{self._target.connection_id}").add_done_callback(
             lambda outcome: self._events.put(("done", outcome))
         )
@@ -94,9 +95,9 @@ class KeyboardInteractive:
         answers: Any = None
         try:
             answers = self._call_handler(name, instructions, prompts)
-        except ChallengeDeclined as error:  # empty answers: other methods can still be tried
+        except ChallengeDeclined as error:  # answer with empty texts, so other methods can follow
             self._declined, answers = error, [""] * len(prompts)
-        finally:  # the reader thread waits for it in any case
+        finally:  # the reader thread waits for answers in any case
             self._answers.put(answers)
 
     def _call_handler(
@@ -120,10 +121,10 @@ class KeyboardInteractive:
             answers = self._handler(name, instructions, prompts)
         except (ChallengeDeclined, SshServiceError):
             raise
-        except Exception as error:  # of the user's code
+        except Exception as error:  # raised by the user's code
             problem, is_mistake = type(error).__name__, isinstance(error, PROGRAMMING_ERRORS)
         if problem is not None:
-            # Its text and its frames may hold a secret: only its class is reported.
+            # The exception's text and frames may hold a secret, so only its class is reported.
             failed = SshConnectError(
                 f"{where}: the callable given as kbdint_handler raised {problem}",
                 connection_id=where,
@@ -135,7 +136,7 @@ class KeyboardInteractive:
             isinstance(answer, str) and Secret(answer).can_be_sent for answer in answers
         )
         if not good or len(answers) != len(prompts):
-            answers = None  # a traceback with locals is not to show them
+            answers = None  # a traceback with local variables must not show them
             raise SshConfigError(
                 f"kbdint_handler must return {len(prompts)} strings, one for each prompt",
                 connection_id=where,
@@ -153,6 +154,6 @@ class KeyboardInteractive:
         except queue.Empty:
             answers = None
         if answers is None or not self._transport.is_active():
-            answers = None  # a traceback with locals is not to show them
+            answers = None  # a traceback with local variables must not show them
             raise paramiko.SSHException("the questions are not answered")
         return answers

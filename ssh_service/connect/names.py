@@ -1,8 +1,8 @@
 """
 Name resolution with a deadline.
 
-The system's resolver has no timeout and cannot be interrupted, so it runs on a thread.  While it
-hangs, further callers with the same name wait for the same thread.
+The system's resolver has no timeout and cannot be interrupted, so it runs on a thread of its own.
+While it hangs, other callers with the same name wait for the same thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _lookups: Dict[_LookupKey, Future[List[Any]]] = {}  # guarded by _lock: pending 
 
 
 def _after_fork_in_child() -> None:
-    """Forget the pending lookups: the threads that run them are the parent's."""
+    """Discard the pending lookups: their threads exist only in the parent process."""
     global _lock
     _lock = threading.Lock()
     _lookups.clear()
@@ -44,7 +44,7 @@ def resolve_name(
     target: ConnectParams, deadline: float, is_wanted: Callable[[], bool] = lambda: True
 ) -> List[Any]:
     """
-    Return the addresses of a host, as `socket.getaddrinfo` does, without duplicates.
+    Return the addresses of a host, in the form of `socket.getaddrinfo`, without duplicates.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def resolve_name(
     try:
         return socket.getaddrinfo(*key, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
-        pass  # a name
+        pass  # a name, not an address
     lookup = _join_lookup(key)
     began = time.monotonic()
     while not wait_until(lookup, min(deadline, time.monotonic() + POLL_INTERVAL)):
@@ -83,10 +83,10 @@ def resolve_name(
 
 
 def _hint(name: str) -> str:
-    """Return a hint for a name that holds more than a host, as on a command line."""
+    """Return a hint for a name that contains more than a host, as on a command line."""
     if "@" in name:
         return " (set the user by the parameter username)"
-    if name.count(":") == 1:  # more are an IPv6 address
+    if name.count(":") == 1:  # an IPv6 address has more colons
         return " (set the port by the parameter port)"
     if "[" in name:
         return " (ssh_service.fleet.expand expands ranges)"
@@ -114,7 +114,7 @@ def _resolve(key: _LookupKey, lookup: Future[List[Any]]) -> None:
         found = socket.getaddrinfo(*key, socket.SOCK_STREAM)
     except UnicodeError as error:  # a label of the name is empty or too long
         problem = socket.gaierror(socket.EAI_NONAME, str(error))
-    except Exception as error:  # of any kind, since callers wait for the result
+    except Exception as error:  # of any kind, because callers wait for the result
         problem = error
     with _lock:
         _lookups.pop(key, None)

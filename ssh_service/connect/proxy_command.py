@@ -1,4 +1,4 @@
-"""ProxyCommand: a command whose stdin and stdout are the connection."""
+"""ProxyCommand: a command whose stdin and stdout are the stream to the server."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["ProxySocket"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_SHOWN_CHARS = 200  # of a line, in logs and errors
-_MAX_LINE_BYTES = 4096  # a longer line is split: the command may never end it
-# Seconds to wait for the stderr of a command that was ended.
+_MAX_SHOWN_CHARS = 200  # the most characters of a line in logs and errors
+_MAX_LINE_BYTES = 4096  # a longer line is split, because the command may never end it
+# Seconds to wait for the rest of the stderr of a command that was ended.
 _STDERR_TIMEOUT = 0.5
 
 
@@ -27,7 +27,7 @@ class ProxySocket(socket.socket):
     """
     A socket whose other end is the stdin and stdout of a command.
 
-    It is a real socket, which the transport treats as any other.  Closing it ends the command.
+    It is a real socket, which the transport treats like any other.  `close` ends the command.
     """
 
     _process: Optional[subprocess.Popen[bytes]] = None
@@ -36,12 +36,12 @@ class ProxySocket(socket.socket):
     @classmethod
     def start(cls, command: str, connection_id: str) -> ProxySocket:
         """
-        Run a proxy command, whose tokens are expanded.
+        Run a proxy command; the caller has already expanded its tokens.
 
         Raises
         ------
         SshConnectError
-            It could not be started.
+            The command could not be started.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -51,7 +51,7 @@ class ProxySocket(socket.socket):
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=subprocess.PIPE,
-                    start_new_session=True,  # Ctrl-C must not reach it
+                    start_new_session=True,  # Ctrl-C must not reach the command
                 )
             except BaseException as error:
                 ours.close()
@@ -69,7 +69,7 @@ class ProxySocket(socket.socket):
         return sock
 
     def last_stderr_line(self) -> str:
-        """Return the last line of the ended command's stderr, cut and escaped; "" if none."""
+        """Return the last line of the command's stderr, shortened and escaped; "" if none."""
         if self._watcher is None:
             return ""
         self._watcher.join(_STDERR_TIMEOUT)
@@ -83,7 +83,7 @@ class ProxySocket(socket.socket):
             try:
                 os.killpg(process.pid, signal.SIGTERM)  # a pipeline is more than one process
             except ProcessLookupError:
-                pass  # it ended just now
+                pass  # the command has just ended
 
 
 class _StderrLogger(threading.Thread):

@@ -1,4 +1,4 @@
-"""How the stream is opened: directly, through a jump host, or by a proxy command."""
+"""Opens the stream to a server: directly, through a jump host, or by a proxy command."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def open_stream(
     Raises
     ------
     SshConnectError
-        It cannot be reached; `errno` is the system's, if it gave one.
+        The server cannot be reached; `errno` is that of the system's error, if there is one.
     SshConnectTimeout
         The deadline passed, in phase ``resolve`` or ``tcp``.
     """
@@ -66,11 +66,11 @@ def open_stream(
 
 
 def _of_jump_host(error: SshConnectError, target: ConnectParams) -> SshConnectError:
-    """Return the error of a jump host with the host that it was for."""
+    """Return the error of a jump host, with the name of the target host added."""
     where = f"{getattr(target.tunnel, 'connection_id', None)}: "
     text = str(error)
     labelled = copy_for_raise(error)
-    if text.startswith(where):  # else it is about a jump host further away, which is named
+    if text.startswith(where):  # else the error already names another jump host on the way
         labelled.args = (f"{where[:-2]} (jump host of {target.host}): {text[len(where) :]}",)
     return labelled
 
@@ -89,7 +89,7 @@ def _open_tunnel_stream(
         channel = transport.open_channel(
             "direct-tcpip", (target.hostname, target.port), ("127.0.0.1", 0), timeout=left
         )
-    except Exception as error:  # ours, paramiko's, or of a transport that the user supplied
+    except Exception as error:  # ours, paramiko's, or that of a user's own transport
         if time.monotonic() >= deadline:
             raise SshConnectTimeout(
                 f"{target.connection_id}: no answer through {jump} in time",
@@ -108,23 +108,23 @@ def _open_tunnel_stream(
 
 class TunnelSocket:
     """
-    A channel of a connection to a jump host, standing in for a socket.
+    A socket-like object for a channel of the connection to a jump host.
 
     Parameters
     ----------
     channel : paramiko.Channel
-        Open, of type ``direct-tcpip``.
+        An open channel of type ``direct-tcpip``.
     """
 
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
 
     def close(self) -> None:
-        """Close the channel, whatever the state of the connection below it."""
+        """Close the channel, whatever the state of the connection to the jump host."""
         try:
             self._channel.close()
         except (EOFError, OSError, paramiko.SSHException):
-            pass  # the jump host's connection has ended, and its channels with it
+            pass  # the connection to the jump host has ended, and its channels with it
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._channel, name)

@@ -1,4 +1,4 @@
-"""Calls that may never return, each on its own thread: a dial waits until its deadline."""
+"""Calls that may never return: each runs on its own thread, and a dial waits only for a time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def run_in_thread(function: Callable[[], Any], name: str) -> Future[Any]:
     """
     Call a function on a daemon thread, named after `name`; return a Future of its result.
 
-    For users' callables, and for paramiko's calls whose own timeouts use the wall clock.
+    Used for users' callables, and for calls of paramiko whose own timeouts use the wall clock.
     """
     outcome: Future[Any] = Future()
 
     def run() -> None:
         try:
             outcome.set_result(function())
-        except BaseException as error:  # also SystemExit, since a caller waits for the result
+        except BaseException as error:  # also SystemExit, because a caller waits for the result
             outcome.set_exception(error)
 
     threading.Thread(target=run, name=f"ssh-service-{name}", daemon=True).start()

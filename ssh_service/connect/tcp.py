@@ -1,4 +1,4 @@
-"""TCP connections: the addresses of a host are tried with overlap, in the manner of RFC 8305."""
+"""TCP connections: attempts to the addresses of a host overlap, in the manner of RFC 8305."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssh_service.params import ConnectParams
 
 __all__ = ["connect_tcp"]
 
-# Seconds to wait for one address before the next is tried, too.
+# Seconds to wait for one address before the next one is tried at the same time.
 _ATTEMPT_DELAY = 2.0
 
 SocketAddress = Tuple[Any, ...]
@@ -53,7 +53,7 @@ def _race(
     deadline: float,
     is_wanted: Callable[[], bool],
 ) -> socket.socket:
-    """Try the addresses in turn; one that does not answer delays the next only briefly."""
+    """Try the addresses in turn; an address that does not answer delays the next only briefly."""
     waiting = deque(addresses)
     failures: List[Tuple[str, OSError]] = []
     started = next_at = time.monotonic()
@@ -105,7 +105,7 @@ def _start_connect(
 def _wait_for_one(
     selector: selectors.BaseSelector, until: float, failures: List[Tuple[str, OSError]]
 ) -> Optional[socket.socket]:
-    """Wait until one is connected (it is returned), one failed, or `until` has passed."""
+    """Return the first connected socket; None if only attempts failed, or `until` has passed."""
     if not selector.get_map():
         return None
     for entry, _ in selector.select(max(0.0, until - time.monotonic())):
@@ -118,7 +118,7 @@ def _wait_for_one(
             failures.append((_format_address(where), OSError(code, os.strerror(code))))
             continue
         sock.setblocking(True)
-        # paramiko does not set it: see docs/paramiko_repairs.md#nagles-delay
+        # paramiko does not set this option: see docs/paramiko_repairs.md#nagles-delay
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return sock
