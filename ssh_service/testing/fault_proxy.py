@@ -23,13 +23,13 @@ __all__ = ["FaultProxy"]
 _DIRECTIONS = ("to_server", "to_client")
 
 _CHUNK = 64 * 1024
-"""Bytes to read at once."""
+"""The maximum number of bytes per read."""
 
 _BUFFER = 4 * 1024 * 1024
-"""Bytes buffered in one direction of a connection before the proxy stops reading."""
+"""The number of bytes buffered per direction of a connection, before the proxy stops reading."""
 
 _TIMEOUT = 10.0
-"""Seconds after which it is an error that the proxy has not answered."""
+"""Seconds to wait for the proxy's thread before raising an error."""
 
 
 _Call = Tuple[Callable[[], object], "concurrent.futures.Future[None]"]
@@ -43,10 +43,10 @@ class _Stream:
         self.sink = sink
         self.queue: Deque[Tuple[float, bytes]] = collections.deque()
         self.queued = 0
-        self.at_eof = False  # the source has ended; the sink gets EOF when the queue is empty
+        self.at_eof = False  # the source has ended; the sink gets EOF once the queue is empty
         self.finished = False
-        self.limit: Optional[int] = None  # bytes that may still be forwarded
-        self.corrupt: Optional[int] = None  # bytes before the one to flip
+        self.limit: Optional[int] = None  # the number of bytes that may still be forwarded
+        self.corrupt: Optional[int] = None  # the number of bytes before the one to invert
 
     def due(self) -> Optional[float]:
         """Return the time of the next action for the sink; None if there is none."""
@@ -70,14 +70,14 @@ class _Link:
 
 class FaultProxy:
     """
-    Forward connections from a port of 127.0.0.1 to a server; a context manager.
+    Forwards connections from a port of 127.0.0.1 to a server; a context manager.
 
     Parameters
     ----------
     host : Union[str, LocalServer]
         The server to forward connections to: an `Sshd`, a `MockSshd`, or a host name.
     port : Optional[int]
-        The port, if `host` is a name.
+        The port, required if `host` is a name.
 
     Attributes
     ----------
@@ -86,16 +86,16 @@ class FaultProxy:
     port : int
         The port that the proxy listens on, chosen by the kernel.
     delay : float
-        Latency in seconds, in each direction, for bytes that are read from now on.  It does not
-        limit the bandwidth.
+        Latency in seconds, in each direction, for bytes read from now on; the bandwidth is not
+        limited.
     slice_size : Optional[int]
-        The most bytes to forward at once; None: no limit.
+        The maximum number of bytes forwarded at once; None: no limit.
     accepted : int
-        The number of connections so far.
+        The number of connections accepted so far.
 
     Notes
     -----
-    *Thread safety*: every method may be called from any thread, and returns when it has taken
+    *Thread safety*: every method may be called from any thread, and returns after it has taken
     effect.
     *Guarantees*: bytes keep their order; EOF is forwarded after the bytes before it; `close`
     leaves no thread and no socket behind.
@@ -128,7 +128,7 @@ class FaultProxy:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        # Everything below belongs to the proxy's thread; others use `_call`.
+        # Only the proxy's thread uses the following fields; other threads use `_call`.
         self._links: List[_Link] = []
         self._frozen: Set[str] = set()
         self._limits: Dict[str, int] = {}
@@ -190,27 +190,28 @@ class FaultProxy:
         self._call(lambda: self._end_all(reset=True))
 
     def freeze(self, direction: str = "both") -> None:
-        """Stop forwarding, including EOF, on these and later connections."""
+        """Stop forwarding data and EOF, on existing and later connections."""
         names = _directions(direction)
         self._call(lambda: self._frozen.update(names))
 
     def thaw(self, direction: str = "both") -> None:
-        """Forward what `freeze` held back, and continue."""
+        """Forward the data held back by `freeze`, and continue."""
         names = _directions(direction)
         self._call(lambda: self._frozen.difference_update(names))
 
     def limit_after(self, count: int, direction: str = "both", *, then: str = "cut") -> None:
         """
-        Close a connection after it has forwarded this many more bytes.
+        Close a connection after it has forwarded a number of further bytes.
 
         Parameters
         ----------
         count : int
-            The number of bytes, for each open connection from now on, and for each later one.
+            The number of bytes, counted per connection: for open ones from now on, and for later
+            ones.
         direction : str
-            Which bytes count: ``to_server``, ``to_client``, or ``both``, each separately.
+            The bytes that count: ``to_server``, ``to_client``, or ``both``, each separately.
         then : str
-            How to close it: ``cut`` or ``reset``.
+            How to close the connection: ``cut`` or ``reset``.
         """
         names = _directions(direction)
         action = {"cut": self._cut, "reset": self._reset}[then]
@@ -225,7 +226,7 @@ class FaultProxy:
         self._call(apply)
 
     def corrupt_at(self, offset: int, direction: str = "to_server") -> None:
-        """Invert the byte after the next `offset` bytes, once for each connection."""
+        """Invert the byte that follows the next `offset` bytes, once per connection."""
         names = _directions(direction)
 
         def apply() -> None:
@@ -237,7 +238,7 @@ class FaultProxy:
         self._call(apply)
 
     def refuse(self) -> None:
-        """Refuse new connections; open ones stay."""
+        """Refuse new connections; open connections continue."""
         self._call(self._refuse)
 
     def admit(self) -> None:
@@ -245,7 +246,7 @@ class FaultProxy:
         self._call(self._listen)
 
     def heal(self) -> None:
-        """Undo every fault: no delay, nothing frozen, limited, corrupted or refused."""
+        """Undo every fault: no delay, and nothing is frozen, limited, corrupted or refused."""
         self.delay = 0.0
         self.slice_size = None
 
@@ -322,7 +323,7 @@ class FaultProxy:
                 future.set_result(None)
 
     def _update_selector(self) -> Optional[float]:
-        """Register what to wait for with the selector; return the timeout."""
+        """Register the sockets to wait for with the selector; return the timeout."""
         now = time.monotonic()
         timeout: Optional[float] = None
         wanted: Dict[socket.socket, int] = {}
@@ -481,8 +482,8 @@ def _close(sock: socket.socket, *, reset: bool) -> None:
         else:
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(_CHUNK):
-                pass  # closed with unread input, the system would make a reset of it
+                pass  # closing a socket with unread input would send a reset
     except OSError:
-        pass  # nothing more to read, or the peer was first
+        pass  # no more data to read, or the peer has already closed
     finally:
         sock.close()

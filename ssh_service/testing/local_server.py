@@ -1,4 +1,4 @@
-"""The base class of servers on loopback: what a test needs to log in."""
+"""The base class of servers on loopback, with the data that a test needs to log in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LocalServer:
     Attributes
     ----------
     host, port, username
-        Where to connect, and as which user.
+        The address and the login name.
     client_key, known_hosts
         Paths (str) of the user's private key and of a known_hosts file with the server's key.
     """

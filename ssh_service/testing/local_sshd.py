@@ -2,7 +2,7 @@
 A throw-away OpenSSH server on loopback, for tests.
 
 `Sshd` starts the machine's own ``sshd`` as the current user, with keys, configuration and log in
-one folder.  Like a network, it can cut its connections or fall silent.
+one folder.  To simulate network faults, it can cut its connections or stop answering.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ssh_service.testing.local_server import LocalServer
 __all__ = ["Sshd", "find_sshd"]
 
 _POLL_INTERVAL = 0.01
-"""Seconds between two checks of a condition that cannot be waited for."""
+"""Seconds between two checks of a condition that must be polled."""
 
 _TIMEOUT = 10.0
-"""Seconds after which it is an error that a server has not started or stopped."""
+"""Seconds to wait for a server to start or stop before raising an error."""
 
 _PROGRAM_VARIABLE = "SSH_SERVICE_SSHD"
 """The environment variable that names the program."""
@@ -42,12 +42,12 @@ def find_sshd() -> Optional[str]:
     """
     Return the path of the machine's ``sshd``; None if it or ``ssh-keygen`` is missing.
 
-    The environment variable ``SSH_SERVICE_SSHD`` names another one, by an absolute path.
+    The environment variable ``SSH_SERVICE_SSHD`` selects another ``sshd``, by an absolute path.
 
     Raises
     ------
     FileNotFoundError
-        The variable does not name a program by an absolute path.
+        The variable is not the absolute path of a program.
     """
     if shutil.which("ssh-keygen") is None:
         return None
@@ -70,24 +70,24 @@ class Sshd(LocalServer):
     """
     A real ``sshd`` on 127.0.0.1; a context manager that stops it.
 
-    It runs as the current user, who is also the only user who can log in, with `client_key`.
-    Nothing outside `directory` is read or written, except ``/run/sshd``, which sshd needs when it
-    runs as root.  The listener ends at the latest with this process, even if that is killed.
+    The server runs as the current user, who is the only user who can log in, with `client_key`.
+    Nothing outside `directory` is read or written, except ``/run/sshd``, which sshd requires when
+    it runs as root.  The listener ends no later than this process, even if the process is killed.
 
     Parameters
     ----------
     directory : Union[str, Path]
         The folder for keys, configuration and log; it must exist.
     options : Optional[Mapping[str, Any]]
-        Lines for ``sshd_config``, which replace or extend the default ones.  A list gives several
-        lines of one name, None removes a line, and booleans become yes and no.
+        Lines of ``sshd_config`` that replace or extend the default ones.  A list results in
+        several lines with one name, None removes a line, and booleans become yes and no.
     sshd : Optional[str]
-        Path of the program; None: what `find_sshd` returns.
+        The path of the program; None: the result of `find_sshd`.
 
     Attributes
     ----------
     host, port, username
-        Where to connect, and as which user.
+        The address and the login name.
     client_key, known_hosts, authorized_keys, host_key, config_file, log_file
         Paths, as str.
 
@@ -139,7 +139,7 @@ class Sshd(LocalServer):
                 self._start()
                 break
             except _PortTaken:
-                continue  # another process took the port: try another port
+                continue  # another process has taken the port: try another one
         host_key = " ".join(Path(self.host_key + ".pub").read_text().split()[:2])
         Path(self.known_hosts).write_text(f"[{self.host}]:{self.port} {host_key}\n")
 
@@ -154,17 +154,17 @@ class Sshd(LocalServer):
         return f"<Sshd {self.username}@{self.host}:{self.port} {state}>"
 
     def ssh_command(self, *command: str) -> List[str]:
-        """Return the arguments with which OpenSSH's own client runs `command` on this server."""
+        """Return the command line with which OpenSSH's client runs `command` on this server."""
         options = ("BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={self.known_hosts}")
         argv = ["ssh", "-F", "none", "-i", self.client_key, "-p", str(self.port)]
         for option in options:
             argv += ["-o", option]
         return [*argv, f"{self.username}@{self.host}", *command]
 
-    # -- observing it ---------------------------------------------------------------------------
+    # -- observing --------------------------------------------------------------------------------
 
     def mark(self) -> None:
-        """Make `log` and `logins` ignore everything before this moment."""
+        """Make `log` and `logins` ignore everything up to this moment."""
         self._mark = os.path.getsize(self.log_file)
 
     def log(self) -> str:
@@ -174,24 +174,24 @@ class Sshd(LocalServer):
             return file.read().decode("utf-8", "backslashreplace")
 
     def logins(self) -> int:
-        """Return the number of successful logins since its creation, or the last `mark`."""
+        """Return the number of successful logins since its creation, or since the last `mark`."""
         return len(re.findall(r"^Accepted \S+ for ", self.log(), re.MULTILINE))
 
     @property
     def running(self) -> bool:
-        """Whether the listener exists; a frozen one counts."""
+        """Whether the listener exists, including a frozen one."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> Optional[int]:
-        """The listener's process id; None when stopped."""
+        """The listener's process id; None if the server is stopped."""
         return self._process.pid if self._process is not None and self.running else None
 
     def session_pids(self) -> List[int]:
         """Return the sshd processes that serve connections, without the commands they run."""
         return [] if self.pid is None else process_tree.descendants(self.pid, name="sshd")
 
-    # -- disturbing it -----------------------------------------------------------------------
+    # -- fault injection --------------------------------------------------------------------------
 
     def cut(self) -> None:
         """Kill the processes that serve connections, so that every client loses its connection."""
@@ -206,21 +206,21 @@ class Sshd(LocalServer):
         """
         Stop the processes that serve connections; their clients receive nothing, not even EOF.
 
-        When this returns, all of them have stopped, including the newest.
+        When this returns, all of these processes have stopped, including new ones.
 
         Parameters
         ----------
         listener : bool
-            Whether to stop the listener, too: the kernel accepts new connections, but nothing
-            answers.
+            Whether to stop the listener as well: the kernel still accepts new connections, but
+            they get no answer.
         """
         with self._listener_stopped(for_good=listener):
             self._frozen.update(process_tree.stop_all(self.session_pids))
 
     def thaw(self) -> None:
-        """Continue what `freeze` stopped."""
+        """Continue the processes that `freeze` has stopped."""
         if self.pid is not None:
-            # A session that was stopped in exec() may have the name of its command by now.
+            # A session that was stopped in exec() may already have the name of its command.
             found = process_tree.descendants(self.pid)
             frozen = self._frozen.intersection(found).union(self.session_pids())
             self._frozen.clear()
@@ -228,7 +228,7 @@ class Sshd(LocalServer):
 
     @contextlib.contextmanager
     def _listener_stopped(self, *, for_good: bool = False) -> Iterator[None]:
-        """Stop the listener meanwhile; it could start a session that the caller would miss."""
+        """Stop the listener temporarily, so that it starts no session that the caller misses."""
         pid = self.pid
         if pid is None:
             yield
@@ -258,7 +258,7 @@ class Sshd(LocalServer):
         process_tree.send_signal(left_running, signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop it if it is running, and start it again with the same port and keys."""
+        """Stop the server if it is running, and start it again with the same port and keys."""
         self.stop()
         deadline = time.monotonic() + _TIMEOUT
         while True:
@@ -276,7 +276,7 @@ class Sshd(LocalServer):
         if self._pid_file.exists():
             self._pid_file.unlink()
         log_start = os.path.getsize(self.log_file)
-        # sshd logs to the file of -E, but reports an invalid configuration on stderr.
+        # sshd logs to the file given by -E, but reports an invalid configuration on stderr.
         with open(self.log_file, "ab") as log:
             process = subprocess.Popen(
                 [self._program, "-D", "-f", self.config_file, "-E", self.log_file],
@@ -285,7 +285,7 @@ class Sshd(LocalServer):
                 stderr=log,
             )
         try:
-            # sshd writes this file when it is listening.
+            # sshd writes this file once it is listening.
             _wait_for(
                 lambda: self._pid_file.exists() or process.poll() is not None,
                 "sshd did not come up",
@@ -328,7 +328,8 @@ class Sshd(LocalServer):
             # With SHLVL set, bash does not read the user's ~/.bashrc.
             "SetEnv": f"{_TOKEN_VARIABLE}={self._token} SHLVL=1",
         }
-        # OpenSSH 9.8 and later blocks an address after failed logins; all clients share one here.
+        # OpenSSH 9.8 and later blocks addresses after failed logins; here, all clients share one
+        # address.
         if _supports(self._program, "PerSourcePenalties=no", self.host_key):
             lines["PerSourcePenalties"] = False
         spelling = {name.lower(): name for name in lines}
@@ -350,7 +351,7 @@ def _generate_key(path: str) -> None:
 
 
 def _supports(program: str, option: str, host_key: str) -> bool:
-    """Return whether an sshd supports an option; it needs a host key to answer."""
+    """Return whether an sshd supports an option; the check needs a host key."""
     result = subprocess.run(
         [program, "-T", "-f", os.devnull, "-h", host_key, "-o", option],
         stdin=subprocess.DEVNULL,

@@ -1,14 +1,15 @@
 """
 An SSH server inside the process, for tests and the demonstration: mock-ssh-server, repaired.
 
-It needs no program except ``/bin/sh``.  mock-ssh-server provides the host key, authentication and
-the SFTP server (which supports neither times nor ``posix-rename@openssh.com``).  Connections and
-commands are served here, because the original keeps a core busy while a command runs, never
-passes on the end of stdin, can lose a command between two threads, and leaves connections and
-threads behind.
+The server needs no program except ``/bin/sh``.  mock-ssh-server provides the host key,
+authentication and the SFTP server (which supports neither times nor ``posix-rename@openssh.com``).
+Connections and commands are served here, because the original keeps a core busy while a command
+runs, never passes on the end of stdin, can lose a command between two threads, and leaves
+connections and threads behind.
 
-Safety: it runs the commands that it receives on this machine, as the current user.  Each is a
-process group of its own, which a client may signal, and is killed when its connection ends.
+Safety: the server runs the commands that it receives on this machine, as the current user.  Each
+command is a process group of its own, which a client may signal, and which is killed when its
+connection ends.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ __all__ = ["MockSshd"]
 _CHUNK = 32 * 1024
 
 _TIMEOUT = 10.0
-"""Seconds after which it is an error that a thread has not ended."""
+"""Seconds to wait for a thread to end before raising an error."""
 
 _REPLY_DELAY = 0.05
-"""Seconds for the reply to a request to be sent, if the client sends nothing that proves it."""
+"""Seconds to wait until the reply to a request was sent, if no client data proves it earlier."""
 
 _POLL_INTERVAL = 0.1
-"""Seconds until a closed connection is noticed and its commands are killed."""
+"""Seconds before a closed connection is noticed and its commands are killed."""
 
 
 class MockSshd(LocalServer):
@@ -58,18 +59,18 @@ class MockSshd(LocalServer):
     Parameters
     ----------
     username : str
-        The only user, who logs in with `client_key`.
+        The login name of the only user, who logs in with `client_key`.
     directory : Union[str, Path, None]
-        The folder for its files; None: a temporary one.
+        The folder for the server's files; None: a temporary folder.
 
     Attributes
     ----------
     host, port, username
-        Where to connect, and as which user.
+        The address and the login name.
     client_key, known_hosts
         Paths, as str.
     accepted : int
-        The number of connections so far.
+        The number of connections accepted so far.
 
     Notes
     -----
@@ -103,7 +104,7 @@ class MockSshd(LocalServer):
         self._lock = threading.Lock()
         self._connections: List[_Connection] = []  # guarded by _lock
         self._stopping = False
-        self._accepting = threading.Event()  # not set: only the kernel accepts connections
+        self._accepting = threading.Event()  # if not set, only the kernel accepts connections
         self._thread: Optional[threading.Thread] = None
         self.port = 0
         self._start()
@@ -128,13 +129,13 @@ class MockSshd(LocalServer):
 
     @property
     def running(self) -> bool:
-        """Whether the listener exists; a frozen one counts."""
+        """Whether the listener exists, including a frozen one."""
         return self._thread is not None
 
-    # -- disturbing it -----------------------------------------------------------------------
+    # -- fault injection --------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Close every connection without a message, and kill its commands."""
+        """Close every connection without a disconnect message, and kill its commands."""
         with self._lock:
             ended, self._connections = self._connections, []
         for connection in ended:
@@ -142,12 +143,12 @@ class MockSshd(LocalServer):
 
     def freeze(self, *, listener: bool = False) -> None:
         """
-        Fall silent: clients receive nothing, not even EOF, while their commands continue.
+        Stop answering: clients receive nothing, not even EOF, while their commands continue.
 
         Parameters
         ----------
         listener : bool
-            Whether new connections get no answer, too.
+            Whether new connections get no answer either.
         """
         if listener:
             self._accepting.clear()
@@ -157,7 +158,7 @@ class MockSshd(LocalServer):
             connection.thawed.clear()
 
     def thaw(self) -> None:
-        """Continue what `freeze` stopped."""
+        """Resume the connections that `freeze` has stopped."""
         self._accepting.set()
         with self._lock:
             thawed = list(self._connections)
@@ -176,12 +177,12 @@ class MockSshd(LocalServer):
         self.cut()
 
     def restart(self) -> None:
-        """Stop it if it is running, and start it again with the same port and keys."""
+        """Stop the server if it is running, and start it again with the same port and keys."""
         self.stop()
         self._start()
 
     def close(self) -> None:
-        """Stop it, and remove its files; may be repeated."""
+        """Stop the server, and remove its files; may be repeated."""
         self.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -240,7 +241,7 @@ class _Socket:
 
     def recv(self, size: int) -> bytes:
         data = self._sock.recv(size)
-        self._thawed.wait()  # after recv(), because it may have been frozen meanwhile
+        self._thawed.wait()  # after recv(), because it may have been frozen in the meantime
         return data
 
     def send(self, data: bytes) -> int:
@@ -272,9 +273,9 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
         with self._lock:
             self._ended = True
             processes, threads = list(self._processes), list(self._threads)
-        with contextlib.suppress(OSError):  # it is closed already
+        with contextlib.suppress(OSError):  # already closed
             self.transport.sock.shutdown(socket.SHUT_RDWR)
-        self.thawed.set()  # after the shutdown, so that nothing that was held back is sent
+        self.thawed.set()  # after the shutdown, so that no held-back data is sent
         self.transport.close()
         for process in processes:
             _kill_group(process)
@@ -341,7 +342,7 @@ class _Connection(mockssh.server.Handler):  # type: ignore[misc]
 
 
 class _SftpServer(mockssh.sftp.SFTPServer):  # type: ignore[misc]
-    """mock-ssh-server's SFTP server, as a thread that ends with its connection."""
+    """mock-ssh-server's SFTP server, in a thread that ends with its connection."""
 
     def __init__(self, channel: paramiko.Channel, name: str, server: _Connection) -> None:
         super().__init__(channel, name, server)
@@ -352,7 +353,7 @@ class _SftpServer(mockssh.sftp.SFTPServer):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _closed_after(channel: paramiko.Channel) -> Iterator[None]:
-    """Close a channel at the end, whatever the state of its connection."""
+    """Close a channel at the end, regardless of the state of its connection."""
     try:
         yield
     finally:
@@ -361,12 +362,12 @@ def _closed_after(channel: paramiko.Channel) -> Iterator[None]:
 
 
 def _copy_stdin(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.Event) -> None:
-    """Write what the client sends to a command's stdin, then close it."""
+    """Write the client's data to a command's stdin, then close it."""
     with contextlib.suppress(OSError, ValueError):  # the command has ended
         with stdin:
             while True:
                 data = channel.recv(_CHUNK)
-                # The thread that sends the reply has received this data, so the reply is out.
+                # The thread that sends the reply has received this data, so the reply was sent.
                 replied.set()
                 if not data:
                     break
@@ -375,7 +376,7 @@ def _copy_stdin(channel: paramiko.Channel, stdin: IO[bytes], replied: threading.
 
 
 def _copy_output(stream: IO[bytes], send: Callable[[bytes], None]) -> None:
-    """Send a command's output; if the channel is closed, close the pipe."""
+    """Send a command's output; close the pipe if the channel is closed."""
     with contextlib.suppress(OSError, EOFError, paramiko.SSHException), stream:
         while True:
             data = os.read(stream.fileno(), _CHUNK)

@@ -1,4 +1,4 @@
-"""The processes of this machine: find, stop and kill a process and all its descendants."""
+"""Find, stop and kill a process of this machine and all its descendants."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ __all__ = [
 ]
 
 _POLL_INTERVAL = 0.002
-"""Seconds between two checks of processes that are about to stop."""
+"""Seconds between two checks of processes that are stopping."""
 
 _STOP_TIMEOUT = 10.0
-"""Seconds after which it is an error that a process has not stopped."""
+"""Seconds to wait for a process to stop before raising an error."""
 
-# Waits for the end of its input; this process holds the only writing end.  By then the process may
-# have ended and its pid may belong to another, so the watcher compares the start times.
+# Waits for the end of its input, of which this process holds the only writing end.  By then, the
+# process may have ended and its pid may belong to another process, so the watcher compares the
+# start times.
 _WATCHER_SCRIPT = """
 started() {
     { read -r line <"/proc/$1/stat" && echo "${line##*) }" | cut -d " " -f 20; } 2>/dev/null ||
@@ -46,7 +47,7 @@ class _Process(NamedTuple):
 
 
 def descendants(root: int, name: str = "") -> List[int]:
-    """Return the descendants of `root`, of processes whose names start with `name`."""
+    """Return the descendants of `root`: the processes whose names start with `name`."""
     table = _table()
     found: List[int] = []
     parents = {root}
@@ -62,7 +63,7 @@ def descendants(root: int, name: str = "") -> List[int]:
 
 
 def started_with(variable: str) -> List[int]:
-    """Return the processes that have this ``NAME=value`` in their environment (Linux)."""
+    """Return the processes with this ``NAME=value`` in their environment (Linux)."""
     needle = variable.encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -70,7 +71,7 @@ def started_with(variable: str) -> List[int]:
             if needle in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
         except OSError:
-            pass  # it has ended, or belongs to another user
+            pass  # the process has ended, or belongs to another user
     return found
 
 
@@ -81,7 +82,7 @@ def is_alive(pid: int) -> bool:
 
 
 def send_signal(pids: Iterable[int], number: int) -> List[int]:
-    """Send a signal; return who got it, without those that ended or run as another user."""
+    """Send a signal; return who received it, without ended and other users' processes."""
     reached = []
     for pid in pids:
         try:
@@ -94,11 +95,11 @@ def send_signal(pids: Iterable[int], number: int) -> List[int]:
 
 def stop_all(find: Callable[[], Iterable[int]]) -> List[int]:
     """
-    Stop processes that may be starting others, and return the stopped ones, parents first.
+    Stop processes that may be starting others; return the stopped processes, parents first.
 
-    A process may still fork between being sent SIGSTOP and stopping.  So `find`, which returns
-    parents before their children, is called until all that it found have stopped and it finds no
-    more.
+    A process may still fork after SIGSTOP was sent and before it stops.  Therefore `find`, which
+    returns parents before their children, is called until all found processes have stopped and
+    there are no new ones.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def stop_all(find: Callable[[], Iterable[int]]) -> List[int]:
     while True:
         running = _running(
             stopped
-        )  # before `find`: only these can have started one that it misses
+        )  # before `find`: only these can have started a process that it misses
         new = [pid for pid in find() if pid not in seen]
         if not new and not running:
             return stopped
@@ -125,20 +126,20 @@ def stop_all(find: Callable[[], Iterable[int]]) -> List[int]:
 
 
 def kill_all(find: Callable[[], Iterable[int]]) -> List[int]:
-    """Kill processes that may be starting others; `find` is called as by `stop_all`."""
+    """Kill processes that may be starting others; `find` is called as in `stop_all`."""
     victims = stop_all(find)
     send_signal(victims, signal.SIGKILL)
     return victims
 
 
 def kill_on_exit(pid: int) -> "subprocess.Popen[bytes]":
-    """Kill a child when this process ends, even by a signal; return the watcher, to keep."""
+    """Kill a child when this process ends, even by a signal; the caller must keep the result."""
     return subprocess.Popen(
         ["/bin/sh", "-c", _WATCHER_SCRIPT, "watch", str(pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # so that a terminal's Ctrl-C does not reach it
+        start_new_session=True,  # so that Ctrl-C on a terminal does not reach it
     )
 
 
@@ -149,9 +150,9 @@ def cancel_kill_on_exit(watch: "subprocess.Popen[bytes]") -> None:
 
 
 def _running(pids: Iterable[int]) -> List[int]:
-    """Return those of these processes that may still run."""
+    """Return the given processes that may still be running."""
     table = _table()
-    # The parent of a vfork can neither run nor stop until its child continues.
+    # After vfork, a parent can neither run nor stop until its child continues.
     held = {process.parent for process in table.values() if process.state in "Tt"}
     return [
         pid

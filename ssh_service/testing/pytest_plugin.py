@@ -1,10 +1,10 @@
 """
-Fixtures for tests that need an SSH server; pytest loads them if this package is installed.
+pytest fixtures for tests that need an SSH server; loaded if this package is installed.
 
 ``sshd``
     A real OpenSSH server on loopback, shared by the tests of a session.
 ``sshd_factory``
-    Starts further servers, with lines for ``sshd_config``.
+    Starts additional servers, with lines for ``sshd_config``.
 ``mock_sshd``
     A server inside the process; needs mock-ssh-server (the extra ``testing``) but no sshd.
 ``fault_proxy``
@@ -14,8 +14,8 @@ Fixtures for tests that need an SSH server; pytest loads them if this package is
 ``ssh_host_service``, ``ssh_fileshare``
     Create services for one of the servers, and enter their context.
 
-A test that needs ``sshd`` is skipped if there is none.  ``--require-sshd``, or
-``SSH_SERVICE_REQUIRE_SSHD=1`` in the environment, turns that skip into a failure.
+A test that needs ``sshd`` is skipped if the machine has none.  ``--require-sshd``, or
+``SSH_SERVICE_REQUIRE_SSHD=1`` in the environment, turns this skip into a failure.
 
 Nothing is imported or started before a test uses it.
 """
@@ -43,7 +43,7 @@ __all__ = ["FaultProxy", "MockSshd", "Sshd", "find_sshd"]
 
 _SSHD_MISSING = "needs OpenSSH's sshd (Debian: apt install openssh-server)"
 
-# Imported on first use, because every run of pytest imports this module.
+# Imported on first use, because every pytest run imports this module.
 _MODULES: Dict[str, str] = {
     "FaultProxy": "fault_proxy",
     "MockSshd": "mock_sshd",
@@ -86,9 +86,9 @@ def _session_sshd(_session_sshd_factory: Callable[..., Sshd]) -> Sshd:
 @pytest.fixture
 def sshd(_session_sshd: Sshd) -> Iterator[Sshd]:
     """
-    Return the session's `Sshd`, running, with a `log` and `logins` that start with this test.
+    Return the session's running `Sshd`, with `log` and `logins` starting at this test.
 
-    After the test it is thawed, and remaining connections are cut.
+    After the test, the server is thawed, and the remaining connections are cut.
     """
     if not _session_sshd.running:
         _session_sshd.restart()
@@ -132,7 +132,7 @@ def mock_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockSshd]:
 
 @pytest.fixture
 def fault_proxy() -> Iterator[Callable[..., FaultProxy]]:
-    """Return a function that puts a `FaultProxy` in front of a server, or of a host and port."""
+    """Return a function that starts a `FaultProxy` for a server, or for a host and port."""
     from ssh_service.testing.fault_proxy import FaultProxy
 
     with contextlib.ExitStack() as stack:
@@ -152,9 +152,9 @@ def ssh_cache() -> Iterator[SshClientCache]:
 @pytest.fixture
 def ssh_host_service() -> Iterator[Callable[..., SshHostService]]:
     """
-    Return a function that creates an `SshHostService` for a server, or a proxy before one.
+    Return a function that creates an `SshHostService` for a server, or for a proxy before one.
 
-    Its arguments are the server, and settings that extend or replace those for the server.  The
+    The function takes the server, and settings that extend or replace those for the server.  The
     service is in its context until the test ends.  Pass the server's `target` to each call.
     """
     from ssh_service.ssh_host_service import SshHostService
