@@ -1,7 +1,7 @@
 """
 The command line, ``ssh-service``; it needs the extra ``cli``.
 
-The library itself is imported only when a command needs it, so that ``--help`` is fast.
+The library itself is imported only if a command needs it, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import List, Optional
 
 __all__ = ["main"]
 
-# Shown if click, which generates the full help, is missing.
+# Shown if click, which generates the complete help, is missing.
 _HELP = """\
 Usage: ssh-service COMMAND [ARGS]...
 
@@ -60,15 +60,15 @@ def _main(arguments: List[str]) -> int:
         print(f"ssh-service: {error}; install it with: {_INSTALL}", file=sys.stderr)
         return 2
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # those between other packages do not concern users
+        warnings.simplefilter("ignore")  # warnings between other packages do not concern users
     from ssh_service.cli.app import run
 
     return run(arguments)
 
 
 def _replace_closed_streams() -> None:
-    """Open ``/dev/null`` where a shell closed a standard stream (``>&-``), as sshd and ssh do."""
-    # Otherwise a connection could get the stream's file descriptor, and what is printed with it.
+    """Open ``/dev/null`` for standard streams that are closed (``>&-``), as sshd and ssh do."""
+    # Otherwise, a connection could get the stream's descriptor, and receive printed text.
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)

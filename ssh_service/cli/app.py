@@ -15,7 +15,7 @@ from ssh_service.cli.output import flush_or_drop
 __all__ = ["commands", "run"]
 
 _PROGRAM = "ssh-service"
-# The environment variable that a shell sets to ask for completions.
+# The environment variable with which a shell requests completions.
 _COMPLETE = completion.VARIABLE
 _CONTEXT: Dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 99}
 _RUN_CONTEXT = {**_CONTEXT, "allow_interspersed_args": False}
@@ -34,9 +34,9 @@ def run(arguments: List[str]) -> int:
 
 
 def _report_write_error(problem: OSError) -> int:
-    """Report that standard output cannot be written, and return the exit status."""
+    """Report that standard output cannot be written; return the exit status."""
     if isinstance(problem, BrokenPipeError):
-        return 128 + signal.SIGPIPE  # quietly, as if that signal had ended it
+        return 128 + signal.SIGPIPE  # without a message, as if SIGPIPE had ended the process
     with contextlib.suppress(OSError):  # standard error may be on the same full disk
         click.echo(f"{_PROGRAM}: cannot write the output: {problem.strerror}", err=True)
     return 1
@@ -62,7 +62,7 @@ def _run(arguments: List[str]) -> int:
         return 2
     except click.Abort:
         return 130
-    except SystemExit:  # click's reaction to a closed pipe
+    except SystemExit:  # click exits if a pipe is closed
         return 128 + signal.SIGPIPE
     except Exception as error:
         from ssh_service.errors import (  # imports paramiko, which --help does not need
@@ -140,7 +140,7 @@ class _Seconds(click.FloatRange):
 
 
 class _Count(click.IntRange):
-    """A whole number, whose error says what is valid."""
+    """An integer whose error message describes the valid range."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         try:
@@ -158,7 +158,7 @@ class _RunCommand(click.Command):
         rest = super().parse_args(ctx, args)
         words = list(ctx.params.get("command") or ())
         options = given[: len(given) - len(words)]
-        # click drops a `--` before the words, and leaves one between them.
+        # click removes a `--` before the words, and keeps one between them.
         if "--" in words and options[-1:] != ["--"] and _ends_with_host(options):
             extra = words[: words.index("--")]
             hosts = " ".join(f"-H {word}" for word in extra)

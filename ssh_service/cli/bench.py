@@ -36,7 +36,7 @@ def run(
     port: Optional[int],
     as_json: bool,
 ) -> int:
-    """Measure a host, print the figures, and return the exit status."""
+    """Measure a host, print the results, and return the exit status."""
     check_parallel(parallel, count, "commands")
     common = connect_parameters(host_key, keys, config, user, port)
     connect = connect_params(host, common)
@@ -63,7 +63,7 @@ def run(
 
 
 def compare_packages() -> Optional[int]:
-    """Compare this package with others, in a checkout; return the exit status, or None."""
+    """Compare this package with others; return the exit status, or None outside a checkout."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "benchmarks" / "__main__.py").exists():
         return None

@@ -20,12 +20,12 @@ def script(command: click.Command, shell: str) -> str:
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"no completion for {shell}")
-    # For bash, `source` runs bash to find its version, and prints an error if it is too old.
+    # For bash, `source` runs bash to determine its version, and prints an error if it is too old.
     return kind(command, {}, "ssh-service", VARIABLE).source()
 
 
 def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> List[str]:
-    """Complete a host from ``~/.ssh/config``; a ``USER@`` before it is kept."""
+    """Complete a host from ``~/.ssh/config``; a preceding ``USER@`` is kept."""
     user, at, begin = incomplete.rpartition("@")
     return [f"{user}{at}{name}" for name in _configured_hosts() if name.startswith(begin)]
 
@@ -38,5 +38,5 @@ def _configured_hosts() -> List[str]:
             if word.lower() == "host":
                 names += [name for name in rest if not set(name) & set("*?!#")]
     except OSError:
-        pass  # nothing to offer
+        pass  # no hosts to offer
     return list(dict.fromkeys(names))

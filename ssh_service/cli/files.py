@@ -68,7 +68,7 @@ class OutputFiles:
             with self._lock:
                 file = self._files.get((host, stream))
                 if file is None:
-                    # Unbuffered, so that a full disk is noticed at once, not when closing.
+                    # Unbuffered, so that a full disk is reported immediately, not on closing.
                     file = self._files[host, stream] = open(path, "wb", buffering=0)
             rest = memoryview(data)
             while rest:

@@ -26,7 +26,7 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 __all__ = ["run"]
 
-# Seconds between two updates of the counters.
+# Seconds between two updates of the displayed counters.
 _INTERVAL = 0.5
 # Seconds for the streams to end after Ctrl-C.
 _DRAIN = 5.0
@@ -41,7 +41,7 @@ def run(
     verbose: int,
     **options: Any,
 ) -> int:
-    """Forward until a signal ends it, and return the exit status."""
+    """Forward until a signal arrives, and return the exit status."""
     specs = [parse("-L", text) for text in local]
     specs += [parse("-R", text) for text in remote]
     specs += [parse("-D", text) for text in dynamic]
@@ -58,7 +58,7 @@ def run(
 
 
 def _check(spec: Spec) -> None:
-    """Find wrong usage before anything is begun."""
+    """Raise a usage error before any forward is opened."""
     is_remote = spec.option == "-R"
     try:
         if spec.to is not None:
@@ -87,7 +87,7 @@ class _Run:
         return 128 + self._signal if self._signal else status
 
     def _on_signal(self, number: int, _: Any) -> None:
-        if self._signal:  # the second one
+        if self._signal:  # the second signal
             os.write(2, b"ssh-service: interrupted again: streams were reset\n")
             os._exit(128 + self._signal)
         self._signal = number
@@ -104,7 +104,7 @@ class _Run:
         return status
 
     def _begin(self) -> int:
-        """Begin all forwards, on a thread that no signal interrupts; return the exit status."""
+        """Open all forwards, on a thread that no signal interrupts; return the exit status."""
         problems: List[str] = []
         done = LockFreeEvent()
 
@@ -125,7 +125,7 @@ class _Run:
         return 1 if problems else 0
 
     def _open_all(self) -> List[str]:
-        """Begin one after the other; return what is wrong with the first that fails."""
+        """Open the forwards in order; return the errors of the first that fails."""
         for spec in self._specs:
             if self._signal:
                 break
@@ -161,7 +161,7 @@ class _Run:
         streams = sum(forward.streams for forward in self._forwards)
         if streams:
             _say(f"interrupted: waiting up to {_DRAIN:g} s for {streams_in_words(streams)} to end")
-        # At once, so that the time for draining passes for all of them together.
+        # In parallel, so that they share the time for draining.
         threads = [
             threading.Thread(target=forward.close, args=(_DRAIN,), daemon=True)
             for forward in self._forwards
@@ -200,7 +200,7 @@ def _report(event: events.Event) -> None:
 
 @contextlib.contextmanager
 def _counters(forwards: List[Forward]) -> Iterator[None]:
-    """Show counters on a terminal meanwhile."""
+    """Show counters on a terminal while the block runs."""
     if not (sys.stderr.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
         yield
         return

@@ -9,7 +9,7 @@ import click
 
 __all__ = ["Spec", "parse"]
 
-# A host in brackets, a path, or anything without a colon; then a colon or the end.
+# A host in brackets, a path, or any text without a colon; followed by a colon or the end.
 _PART = re.compile(r"(\[[^\]]*\]|/[^:]*|[^:\[\]]*)(:|\Z)")
 _TWO_SIDES = "[BIND:]PORT:HOST:PORT, where a path of a Unix socket may stand for either side"
 _FORMS = {"-L": _TWO_SIDES, "-R": _TWO_SIDES, "-D": "[BIND:]PORT or the path of a Unix socket"}
@@ -24,9 +24,9 @@ class Spec(NamedTuple):
     option : str
         ``-L``, ``-R`` or ``-D``.
     listen, to : Union[int, str], Optional[str]
-        As the functions of `ssh_service.forwarding` take them; `to` is None for ``-D``.
+        In the form that `ssh_service.forwarding` accepts; `to` is None for ``-D``.
     text : str
-        As it was given.
+        The argument as given.
     """
 
     option: str
@@ -37,12 +37,12 @@ class Spec(NamedTuple):
 
 def parse(option: str, text: str) -> Spec:
     """
-    Parse an argument.
+    Parse an argument of ``-L``, ``-R`` or ``-D``.
 
     Raises
     ------
     click.UsageError
-        It has another form.
+        The argument is malformed.
     """
     parts = _split(text)
     if parts is not None and option == "-D":
@@ -90,7 +90,7 @@ def _listen(parts: List[str]) -> Optional[Union[int, str]]:
         return None
     if len(parts) == 1:
         return int(parts[0])
-    host = parts[0] or "*"  # as in ssh, an empty address is all of them
+    host = parts[0] or "*"  # as in ssh, an empty address means all addresses
     return None if host.startswith("/") else f"{host}:{parts[1]}"
 
 

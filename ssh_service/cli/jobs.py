@@ -26,12 +26,12 @@ from ssh_service.jobs.starting import clean_jobs, look_at_all, new_id
 
 __all__ = ["clean", "kill", "list_", "logs", "remove", "start", "wait"]
 
-# A job with its state, or with the reason why there is none.
+# A job's id with its state, or with the error of the job.
 Outcome = Tuple[str, Union[JobState, Exception]]
-# What is done on one host: yields the jobs that it concerns, with what became of them.
+# The work on one host: yields the affected jobs with their outcomes.
 Work = Callable[[str, Dict[str, Any], SshClientCache], Iterable[Outcome]]
 
-# Seconds for a signal, where no limit is given.
+# Seconds for a signal if no time limit is given.
 _KILL_TIMEOUT = 60.0
 _AGE = re.compile(r"(\d+[smhdw])+\Z", re.IGNORECASE)
 
@@ -68,7 +68,7 @@ def start(
 
 
 def list_(**options: Any) -> int:
-    """List the jobs of every host, those of hosts that share a home included."""
+    """List the jobs of every host, including those of hosts that share a home directory."""
     timeout = options["timeout"]
 
     def work(host: str, connect: Dict[str, Any], cache: SshClientCache) -> Any:
@@ -79,7 +79,7 @@ def list_(**options: Any) -> int:
 
 
 def logs(job_ids: Sequence[str], follow: bool, stderr: bool, **options: Any) -> int:
-    """Print the output of a job of every host; with `follow`, until it is over."""
+    """Print the output of a job of every host; with `follow`, until the job is over."""
     if len(job_ids) > 1:
         words = " and ".join(map(repr, job_ids[:2]))
         hint = "; -f is --follow here, and hosts are read with --hosts-file" if follow else ""
@@ -104,7 +104,7 @@ def logs(job_ids: Sequence[str], follow: bool, stderr: bool, **options: Any) -> 
 
 
 def wait(job_ids: Sequence[str], **options: Any) -> int:
-    """Wait for jobs of every host; fail unless all end with status 0."""
+    """Wait for jobs of every host; the exit status is 0 only if all end with status 0."""
 
     def act(job: Job, left: Optional[float]) -> JobState:
         return job.wait(left)
@@ -163,7 +163,7 @@ class _Deadline:
 
     @property
     def left(self) -> Optional[float]:
-        """Seconds that are left; more than none, so that there is an error that says more."""
+        """Seconds left, never 0, so that the host is queried and its error has the details."""
         return None if self._at is None else max(0.001, self._at - time.monotonic())
 
 
@@ -174,7 +174,7 @@ def _each(
     options: Dict[str, Any],
     interrupted: str,
 ) -> int:
-    """Do the same with each job of each host; none depends on another one."""
+    """Do the same with each job of each host, independently of the others."""
     for job_id in job_ids:
         check_id(job_id)
 
@@ -196,14 +196,14 @@ def _run(
     options: Dict[str, Any],
     describe_interruption: Callable[[], str],
 ) -> int:
-    """Do the work on every host, report it, and return the exit status."""
+    """Do the work on every host, report the outcomes, and return the exit status."""
     hosts = collect(options["hosts"], options["files"])
     check_parallel(options["parallel"], len(hosts), "hosts")
     options["several"] = len(hosts) > 1
     names = ("host_key", "keys", "config", "user", "port")
     common = connect_parameters(**{name: options[name] for name in names})
     cache, failed = SshClientCache(), []
-    interrupted = threading.Event()  # the errors that follow from it are not reported
+    interrupted = threading.Event()  # errors caused by the interruption are not reported
 
     def fail(host: str, error: Exception, job_id: Optional[str] = None) -> None:
         failed.append(host)
@@ -239,7 +239,7 @@ def _run(
         return 130
     finally:
         interrupted.set()
-        cache.cleanup()  # which ends what is still waited for
+        cache.cleanup()  # this ends all waiting
         pool.shutdown(wait=False)
     return 1 if failed else 0
 

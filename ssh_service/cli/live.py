@@ -1,4 +1,4 @@
-"""A table on the terminal that shows the hosts under way."""
+"""A table on the terminal that shows the hosts in progress."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ssh_service.fleet import HostResult
 
 __all__ = ["LiveTable"]
 
-# The most hosts in the table.
+# The maximum number of hosts in the table.
 _MAX_ROWS = 12
 
 
 class LiveTable(Lines):
-    """Writes lines as they arrive, above a table of the hosts that are under way."""
+    """Writes lines as they arrive, above a table of the hosts in progress."""
 
     def __init__(self, hosts: List[str], begun: Callable[[], int], verbose: bool = False) -> None:
         super().__init__(verbose)
@@ -58,7 +58,7 @@ class LiveTable(Lines):
         self._live.stop()
 
     def abandon(self) -> None:
-        """Show the cursor again, and end the table's line."""
+        """Show the cursor again, and end the table's last line."""
         os.write(sys.stderr.fileno(), b"\x1b[?25h\r\n")
 
     def on_progress(self, host: str, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Handle errors of writing the program's own output."""
+"""Handle errors in writing the program's own output."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["flush_or_drop"]
 
 def flush_or_drop() -> Optional[OSError]:
     """
-    Flush standard output and error, drop what cannot be written, and return stdout's error.
+    Flush standard output and error, discard unwritable data, and return stdout's error.
 
-    Python flushes both again when it exits.  An error then would print "Exception ignored" and
-    change the exit status to 120.
+    Python flushes both streams again when it exits; an error at that time would print "Exception
+    ignored" and change the exit status to 120.
     """
     _flush_or_drop(sys.stderr)
     return _flush_or_drop(sys.stdout)
@@ -31,5 +31,5 @@ def _flush_or_drop(stream: Any) -> Optional[OSError]:
         stream.flush()
         return error
     except ValueError:
-        pass  # closed, and so flushed
+        pass  # closed, and therefore flushed
     return None

@@ -1,4 +1,4 @@
-"""Report the hosts' output and results: as JSON, or as lines that start with the host."""
+"""Report the hosts' output and results, as JSON or as lines that start with the host."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = [
     "summary_line",
 ]
 
-# A longer line, in bytes, is split: a host may never end it.
+# Longer lines are split, as a host might never end one; in bytes.
 _MAX_LINE = 64 * 1024
 
 
-# Characters that JSON does not escape but that end or rewrite a line on a screen: C1 controls,
-# separators of lines and paragraphs, and marks that change the direction of writing.
+# Characters that JSON does not escape, but that end or rewrite a line on a terminal: C1 controls,
+# line and paragraph separators, and marks that change the writing direction.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Reporter:
     """
-    Reports the hosts' output, progress and results; the base class reports nothing.
+    Reports the hosts' output, progress and results; this base class reports nothing.
 
     Attributes
     ----------
     problem : Optional[OSError]
-        Why standard output can no longer be written.
+        The error because of which standard output can no longer be written; None if there is none.
 
     Notes
     -----
@@ -46,14 +46,14 @@ class Reporter:
 
     def __init__(self) -> None:
         self.problem: Optional[OSError] = None
-        self._lock = threading.Lock()  # held while writing, so that lines stay whole
+        self._lock = threading.Lock()  # held while writing, so that lines are not mixed
         self._muted = False
 
     def __enter__(self) -> "Reporter":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Remove what was drawn on the terminal."""
+        """Remove everything drawn on the terminal."""
 
     def on_output(self, host: str, stream: str, piece: bytes) -> None:
         """Report a piece of a command's stdout or stderr."""
@@ -65,14 +65,14 @@ class Reporter:
         """Report the result of a host."""
 
     def note(self, text: str) -> None:
-        """Print a line for people, on standard error."""
+        """Print a line for the user, on standard error."""
         self._write(sys.stderr, f"ssh-service: {text}\n".encode())
 
     def abandon(self) -> None:
-        """Restore the terminal, in a signal handler: take no lock and do not block."""
+        """Restore the terminal, for a signal handler: this must not block or take a lock."""
 
     def mute(self) -> None:
-        """Write nothing from now on."""
+        """Suppress all further output."""
         self._muted = True
 
     def _write(self, stream: Any, data: bytes) -> None:
@@ -91,7 +91,7 @@ class Reporter:
 
 
 def in_options(text: str) -> str:
-    """Name the option where an error names the parameter of Python's functions."""
+    """Replace parameter names of Python functions in an error by the options."""
     return text.replace("(stall_timeout", "(--stall-timeout")
 
 
@@ -110,7 +110,7 @@ def summary_line(result: HostResult) -> str:
 
 
 class JsonLines(Reporter):
-    """Writes a JSON object in one line for each host, to standard output."""
+    """Writes one JSON object per host, on one line, to standard output."""
 
     def on_result(self, result: HostResult) -> None:
         """Write the result."""
@@ -153,7 +153,7 @@ class Lines(Reporter):
             self.print_result(result)
 
     def lines(self, host: str, stream: str, lines: List[bytes]) -> None:
-        """Write complete lines, without their newlines, to the stream of that name."""
+        """Write complete lines, without their newlines, to the stream with this name."""
         to = sys.stdout if stream == "stdout" else sys.stderr
         clean: Callable[[bytes], bytes] = escape_control_characters if to.isatty() else bytes
         prefix = f"{host}: ".encode()
@@ -165,7 +165,7 @@ class Lines(Reporter):
 
 
 def escape_control_characters(line: bytes) -> bytes:
-    """Escape the control characters of a line, except tabs, to make it safe for a terminal."""
+    """Escape the control characters of a line, except tabs, so that a terminal can show it."""
     text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
     return "".join(
         char if char == "\t" or char.isprintable() else ascii(char)[1:-1] for char in text

@@ -14,13 +14,13 @@ from ssh_service.user_files import expand_home
 
 __all__ = ["check_parallel", "collect", "connect_parameters"]
 
-# A count in this range is more likely meant as a port.
+# A limit in this range was probably meant as a port.
 _PORT_NUMBERS = range(1024, 65536)
 
 
 def collect(hosts: Sequence[str], files: Sequence[str], where: str = "") -> List[str]:
     """
-    Return the hosts of a command line, each once; `where` says where the options belong.
+    Return the hosts of a command line without duplicates; `where` names the options' place.
 
     Raises
     ------
@@ -73,12 +73,12 @@ def _read_hosts(name: str) -> List[str]:
 
 def check_parallel(parallel: int, count: int, what: str) -> None:
     """
-    Raise an error if ``-p`` looks like a port, as with ssh; here it means ``--parallel``.
+    Raise an error if ``-p`` seems to be a port, as for ssh; here it means ``--parallel``.
 
     Raises
     ------
     click.UsageError
-        It is larger than the count, and looks like a port.
+        The value exceeds `count`, and is in the range of ports.
     """
     if parallel > count and parallel in _PORT_NUMBERS:
         raise click.UsageError(
@@ -94,7 +94,7 @@ def connect_parameters(
     port: Optional[int],
 ) -> Dict[str, Any]:
     """
-    Return the connect parameters that the options stand for.
+    Return the connect parameters for the options.
 
     Raises
     ------

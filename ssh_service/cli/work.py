@@ -31,9 +31,9 @@ __all__ = ["copy", "run"]
 _POLL_INTERVAL = 0.1
 # Seconds to wait for the hosts after the run was cancelled.
 _CANCEL_TIMEOUT = 6.0
-# The most bytes of output that are kept for one host with --json.
+# The maximum size of one host's output with --json, in bytes.
 _MAX_OUTPUT = 64 * 1024 * 1024
-# The most failed hosts that the last line names.
+# The maximum number of failed hosts that the last line names.
 _MAX_NAMED = 20
 # Placeholder for each host's folder in the text of a dry run.
 _HOST_PLACEHOLDER = "\0host\0"
@@ -141,7 +141,7 @@ def copy(
         _make_folder(local)
     status = _HostsRun(chosen, start, as_json, options, None).run()
     if is_new and status:
-        with contextlib.suppress(OSError):  # not empty: something arrived
+        with contextlib.suppress(OSError):  # the folder is not empty: something was copied
             os.rmdir(local)
     return status
 
@@ -158,7 +158,7 @@ def _connect_params(options: Any) -> Any:
         level = logging.INFO if options["verbose"] == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
         logging.getLogger("paramiko").setLevel(logging.WARNING)
-        if options["verbose"] == 1:  # the host's own line has the reason
+        if options["verbose"] == 1:  # the host's own line contains the reason
             logging.getLogger("ssh_service.connections.dials").setLevel(logging.WARNING)
     names = ("host_key", "keys", "config", "user", "port")
     return connect_parameters(**{name: options[name] for name in names})
@@ -183,7 +183,7 @@ def _dry_run(hosts: List[str], connect: Any, what: str, as_json: bool) -> int:
 
 
 class _HostsRun:
-    """One command on its hosts: reports the results, and ends early when it has to."""
+    """One command on its hosts: reports the results, and ends early if necessary."""
 
     def __init__(
         self,
@@ -198,11 +198,11 @@ class _HostsRun:
         self._fail_fast, self._verbose = options["fail_fast"], bool(options["verbose"])
         self._results: Optional[Results] = None
         self._signal = 0
-        self._failed: List[str] = []  # hosts
+        self._failed: List[str] = []  # the names of hosts
         self._hint_at_accept_new = options["host_key"] is None
         self._succeeded = 0
-        self._unknown_host_keys = 0  # number of hosts
-        self._stop_reason = ""  # why the run ends early
+        self._unknown_host_keys = 0  # the number of hosts
+        self._stop_reason = ""  # the reason to end early
         self._deadline: Optional[float] = None
 
     def run(self) -> int:
@@ -221,7 +221,7 @@ class _HostsRun:
         if self._signal:
             return 128 + self._signal
         if isinstance(reporter.problem, BrokenPipeError):
-            # As if SIGPIPE had ended it, whatever the hosts did until this was noticed.
+            # As if SIGPIPE had ended the process, regardless of the hosts' results so far.
             return 128 + signal.SIGPIPE
         return 1 if self._failed or reporter.problem else 0
 
@@ -238,7 +238,7 @@ class _HostsRun:
         return self._results.begun if self._results else 0
 
     def _on_signal(self, number: int, _: Any) -> None:
-        if self._signal:  # the second signal ends the program at once
+        if self._signal:  # the second signal ends the program immediately
             self._reporter.abandon()
             text = (
                 f"ssh-service: interrupted again: {self._summary()}{self._describe_remaining()}\n"
@@ -247,8 +247,8 @@ class _HostsRun:
             os._exit(128 + self._signal)
         self._signal = number
         if self._results is not None:
-            # On another thread: this one may hold a lock now, and may be blocked by a full pipe
-            # for as long as nobody reads it.
+            # On another thread: this one may hold a lock, and may be blocked by a full pipe until
+            # it is read.
             threading.Thread(target=self._results.cancel, daemon=True).start()
 
     def _handle_all(self, results: Results, reporter: Reporter) -> None:
@@ -260,7 +260,7 @@ class _HostsRun:
                 continue
             except StopIteration:
                 break
-            self._stop_if_needed(results, reporter)  # so that the reason is printed first
+            self._stop_if_needed(results, reporter)  # first, so that the reason is printed first
             self._handle_result(result, reporter)
         for host in self._hosts[results.begun :]:
             error = SshServiceError(
@@ -330,7 +330,7 @@ class _HostsRun:
         return text
 
     def _describe_remaining(self) -> str:
-        """Say how many hosts are still busy; a signal handler calls this, so it takes no lock."""
+        """Return how many hosts are busy; a signal handler calls this, so it takes no lock."""
         left = self._count_begun() - self._succeeded - len(self._failed)
         return f"; commands or copies may still run on {left} of them" if left > 0 else ""
 
