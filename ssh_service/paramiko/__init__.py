@@ -1,13 +1,13 @@
 """
-paramiko, for programs that are to share connections: ``from ssh_service import paramiko``.
+paramiko with shared connections: ``from ssh_service import paramiko``.
 
-Every public name of the installed paramiko is here.  `SSHClient` and `Transport` are replaced: a
-client's `connect` leases a connection that all clients with the same host, port, user,
-credentials and options share; a `Transport` is repaired, and not shared.
+This module has every public name of the installed paramiko.  Two classes are replaced: `connect`
+of `SSHClient` leases a connection that all clients with the same host, port, user, credentials and
+options share; `Transport` is repaired, but not shared.
 
-Sessions of a shared connection see the login that it was made with.  **A new login is sometimes
-the point**: after a change of groups, limits or ``authorized_keys``, call `fresh`, or refuse to
-share by `configure`.
+Sessions of a shared connection belong to the login that it was made with.  **Some programs need a
+new login**: after a change of groups, limits or ``authorized_keys``, call `fresh`, or disable
+sharing by `configure`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ssh_service.transport import DropInTransport as _DropInTransport
 if TYPE_CHECKING:
     from ssh_service.connections.cache import SshClientCache
 
-# Assigned, so that type checkers see that they are meant to be imported from here.
+# Assigned, so that type checkers treat these names as exported.
 SSHClient = _SharedSSHClient
 Transport = _DropInTransport
 
@@ -44,23 +44,23 @@ def configure(
     """
     Set how clients share connections, for later calls of `SSHClient.connect`.
 
-    What is not named stays as it is.
+    Settings that are not given are not changed.
 
     Parameters
     ----------
     linger : float
-        Seconds for which a connection is kept that no client uses; at first 60.  With 0 it is
-        closed with its last client, as in paramiko, and the next client logs in anew.
+        Seconds for which an unused connection is kept; initially 60.  With 0, a connection is
+        closed with its last client, as in paramiko, and the next client logs in again.
     share : Optional[Callable[[str, int, str], bool]]
-        ``share(host, port, username)`` returns whether a client may share; it is called by each
-        `connect`, on its thread.  None, as at first: wherever it can be done.
+        ``share(host, port, username)`` returns whether a client may share a connection; each
+        `connect` calls it on its own thread.  None (initially): clients share whenever possible.
     cache : Optional[SshClientCache]
-        The cache of the connections; None, as at first: `ssh_service.default_cache`.
+        The cache for the connections; None (initially): `ssh_service.default_cache`.
 
     Raises
     ------
     SshConfigError
-        One of them is not what it may be (a `ValueError`); nothing is changed then.
+        A setting is invalid (a `ValueError`); in that case, none is changed.
 
     Notes
     -----
@@ -76,29 +76,29 @@ def install(
     cache: "Union[Optional[SshClientCache], _Unchanged]" = _UNCHANGED,
 ) -> None:
     """
-    Have all clients of paramiko in this process share connections.
+    Make all paramiko clients of this process share connections.
 
-    `paramiko.SSHClient` itself gets another `connect`, so this holds for names of it that were
-    imported before, and for subclasses.  New objects of `paramiko.Transport` are repaired ones,
-    also by names that were imported before; of its subclasses they are as they were.
+    `connect` of `paramiko.SSHClient` itself is replaced, so this also applies to names that were
+    imported before, and to subclasses.  New objects of `paramiko.Transport` are repaired, also
+    under names that were imported before; subclasses of it are not changed.
 
-    Settings that are not named stay as they are.
+    Settings that are not given are not changed.
 
     Parameters
     ----------
     linger : float
-        Seconds for which a connection is kept that no client uses; at first 60.  With 0 it is
-        closed with its last client, as in paramiko, and the next client logs in anew.
+        Seconds for which an unused connection is kept; initially 60.  With 0, a connection is
+        closed with its last client, as in paramiko, and the next client logs in again.
     share : Optional[Callable[[str, int, str], bool]]
-        ``share(host, port, username)`` returns whether a client may share; it is called by each
-        `connect`, on its thread.  None, as at first: wherever it can be done.
+        ``share(host, port, username)`` returns whether a client may share a connection; each
+        `connect` calls it on its own thread.  None (initially): clients share whenever possible.
     cache : Optional[SshClientCache]
-        The cache of the connections; None, as at first: `ssh_service.default_cache`.
+        The cache for the connections; None (initially): `ssh_service.default_cache`.
 
     Raises
     ------
     SshConfigError
-        One of them is not what it may be (a `ValueError`); nothing is changed then.
+        A setting is invalid (a `ValueError`); in that case, none is changed.
 
     Notes
     -----
@@ -109,31 +109,31 @@ def install(
 
 
 def uninstall() -> None:
-    """Undo `install`; clients that are connected go on as they are until they are closed."""
+    """Undo `install`; connected clients keep working until they are closed."""
     _installing.uninstall()
 
 
 def fresh(host: Optional[str] = None) -> int:
     """
-    Have later clients of a host log in anew.
+    Make later clients of a host log in again.
 
-    Clients that are connected keep their connections, which no later client gets.
+    Connected clients keep their connections, which are not shared with later clients.
 
     Parameters
     ----------
     host : Optional[str]
-        As given to `SSHClient.connect`; None: all hosts.
+        The host, as passed to `SSHClient.connect`; None: all hosts.
 
     Returns
     -------
     int
-        How many connections there were to share.  0 may mean that the clients call the host by
-        another name, such as with its domain.
+        The number of existing connections that were shared.  0 may mean that clients use another
+        name for the host, such as its full domain name.
 
     Raises
     ------
     SshConfigError
-        It is not a text (a `ValueError`).
+        `host` is neither None nor a text (a `ValueError`).
 
     Notes
     -----
@@ -144,24 +144,25 @@ def fresh(host: Optional[str] = None) -> int:
 
 def stats() -> Dict[str, Any]:
     """
-    Count the clients of this process.
+    Return statistics of the clients of this process.
 
     Returns
     -------
     Dict[str, Any]
-        ``shared``: calls of `connect` that were given a connection to share; ``private``: those
-        that got one of their own; ``reasons``: these by reason; ``logins``: connections made to
-        be shared; ``open``: clients that share one now.
+        ``shared``: the number of calls of `connect` that received a shared connection;
+        ``private``: of those that received a connection of their own; ``reasons``: the latter by
+        reason; ``logins``: the number of connections made for sharing; ``open``: of clients that
+        currently share a connection.
 
     Notes
     -----
-    The reasons are: ``share`` (the function of that name refused); ``sock`` (it is neither a
-    `ProxyCommand` nor a channel of a client that shares); ``transport_factory``,
-    ``auth_strategy`` and ``gss`` (it was given); ``subclass`` (it logs in by methods of its own);
-    ``patched`` (`paramiko.client.Transport` was replaced); ``partial`` (the server wants more
-    credentials, which the program may give by the transport); ``policy`` (a policy connected while
-    it was asked about a host key); ``arguments`` (the host or the user
-    name is not a text, the port not a whole number, or there is no user name to be found).
+    The reasons are: ``share`` (the `share` function returned False); ``sock`` (it is neither a
+    `ProxyCommand` nor a channel of a client that shares); ``transport_factory``, ``auth_strategy``
+    and ``gss`` (these arguments were given); ``subclass`` (it has methods of its own for logging
+    in); ``patched`` (`paramiko.client.Transport` was replaced); ``partial`` (the server requires
+    further credentials, which the program may supply through the transport); ``policy`` (a host
+    key policy called `connect`); ``arguments`` (the host or the user name is not a text, the port
+    is not an integer, or no user name can be determined).
     """
     return _sharing.stats()
 

@@ -1,4 +1,4 @@
-"""``python -m ssh_service.paramiko [-m] PROGRAM ARGS``: run a program whose clients share."""
+"""``python -m ssh_service.paramiko [-m] PROGRAM ARGS``: run a program with shared connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ calls ssh_service.paramiko.configure(linger=..., share=...).  See docs/drop_in.m
 
 
 def main(arguments: List[str]) -> None:
-    """Run a program, by its path, its name on PATH or (with ``-m``) its module."""
+    """Run a program, given by its path, its name on PATH or (with ``-m``) its module."""
     by_name = arguments[:1] == ["-m"]
     arguments = arguments[by_name:]
     if arguments[:1] in (["-h"], ["--help"]):
@@ -36,7 +36,7 @@ def main(arguments: List[str]) -> None:
     if not arguments:
         print(_USAGE, file=sys.stderr)
         sys.exit(2)
-    # pytest warns of a package with a plugin that was imported before.
+    # pytest warns about a package with a plugin that was imported before.
     ssh_service.__doc__ = f"{ssh_service.__doc__}\nPYTEST_DONT_REWRITE"
     program = arguments[0]
     if by_name:
@@ -69,16 +69,16 @@ def _check_module(name: str) -> None:
         found: Optional[object] = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):
-            raise  # a package of its own imports what is not there
+            raise  # a package imports a module that does not exist
         found = None
-    except ValueError:  # such as a name that begins with a dot
+    except ValueError:  # for example, a name that begins with a dot
         found = None
     if found is None:
         _fail(f"no module named {name}")
 
 
 def _check_program(path: str, is_folder: bool) -> None:
-    """End where a file is not Python; a mistake in a Python program is shown by Python."""
+    """Exit if a file is not Python; errors in a Python program are reported by Python."""
     if is_folder:
         if os.path.isdir(path) and not os.path.exists(os.path.join(path, "__main__.py")):
             _fail(f"the folder has no __main__.py: {path}")
