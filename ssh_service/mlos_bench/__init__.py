@@ -1,5 +1,5 @@
 """
-mlos_bench with the services of this package in place of its own.
+Run mlos_bench with the services of this package instead of its own.
 
 ``python -m ssh_service.mlos_bench ARGS`` calls `install` and runs ``mlos_bench ARGS``.  A program
 that uses mlos_bench as a library calls `install` itself.
@@ -7,7 +7,7 @@ that uses mlos_bench as a library calls `install` itself.
 Attributes
 ----------
 EXAMPLES : str
-    The folder of example configs: a small experiment over SSH.
+    The path of the folder with example configs: a small experiment over SSH.
 """
 
 from __future__ import annotations

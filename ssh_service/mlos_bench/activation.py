@@ -19,25 +19,25 @@ def install() -> None:
     """
     Make mlos_bench use the services of this package.
 
-    From now on, in this process:
+    After this call, in this process:
 
     - imports from ``mlos_bench.services.remote.ssh``, by a program or for a config, return the
       classes of this package;
     - configs may also name ``ssh_service.SshHostService`` and ``ssh_service.SshFileShareService``,
       whose settings are validated;
-    - a copy that cannot reach its host fails the trial, as a script does, instead of ending the
-      experiment;
+    - if a copy cannot reach its host, the trial fails, as for a script, and the experiment
+    continues;
     - the reason why a script or copy of a trial failed is stored as ``error``, a text that fits
       into every storage;
-    - trials that fail for a permanent reason, such as a refused login, are slowed down, and the
+    - trials that fail for a permanent reason, such as a rejected login, are slowed down, and the
       first is logged as an ERROR;
-    - an unknown setting is reported in one line that suggests the right one;
+    - an unknown setting is reported on one line, with a suggestion;
     - log lines show only the end of a long output;
     - connections stay open while a scheduler is in its context (mlos_bench 0.6.3 and later closes
       them after each trial).
 
-    Call it before configs are loaded, and before anything imports mlos_bench's own services,
-    because modules that have imported those keep them.  Calling it again does nothing.
+    Call this before configs are loaded, and before anything imports mlos_bench's own services,
+    because modules that have imported those keep them.  A second call does nothing.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def uninstall() -> None:
     """
     Undo all changes of `install`; do nothing if it was not called.
 
-    Existing services do not change.
+    Existing services are not changed.
     """
     global _installed
     with _lock:

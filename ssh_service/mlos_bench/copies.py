@@ -1,14 +1,16 @@
 """
-Make a copy that cannot reach its host fail the trial, not the experiment.
+Let a copy that cannot reach its host fail the trial instead of the experiment.
 
 `SshHostService` returns the status of a script, and mlos_bench stores a failed trial.  But
-`SshFileShareService.upload` and ``download`` raise.  mlos_bench's environment for copies, its
-scheduler and its command do not catch the error, so the experiment ends with the trial PENDING.
+`SshFileShareService.upload` and ``download`` raise an error, which mlos_bench's environment for
+copies, its scheduler and its command do not catch, so that the experiment ends and the trial stays
+PENDING.
 
-This patches methods of that environment, because no other place works.  A service cannot do it:
-the result of a copy is ignored.  A replacement class would be needed in every package that exports
-the original, and would not be the base of classes that users have derived.  The scheduler has no
-method for one trial that is the same in all versions, and errors there may have any source.
+This module patches methods of that environment, because there is no other place: a service cannot
+return the failure, as the result of a copy is ignored.  A replacement class would be needed in
+every package that exports the original, and would not be the base of classes that users have
+derived.  The scheduler has no method for a single trial that is the same in all versions, and
+errors in it may have any source.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def _not_set_up(environment: Any, error: SshServiceError) -> bool:
     return False
 
 
-# The base class's status() copies nothing and returns what surrounds the output: a status, in
+# status() of the base class copies nothing and returns the values around the output: a status, in
 # later versions a timestamp, and telemetry.
 
 

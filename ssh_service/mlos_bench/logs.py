@@ -27,10 +27,10 @@ class LoggedOutput(Dict[str, Any]):
 
 def shorten() -> Callable[[], None]:
     """
-    Shorten long output in log lines, and drop tracebacks of copies that failed; return the undo.
+    Shorten output in log lines, and drop tracebacks of failed copies; return the undo function.
 
-    mlos_bench logs the complete output of a script at INFO, and a long traceback if a download
-    cannot reach its host.
+    mlos_bench logs the complete output of a script at INFO level, and a long traceback if a
+    download cannot reach its host.
     """
     logger = logging.getLogger(local_fileshare_env.__name__)
     with contextlib.ExitStack() as undo:

@@ -11,7 +11,7 @@ Method = Callable[..., Any]
 
 
 def wrap(cls: type, wrappers: Dict[str, Callable[[Method], Method]]) -> Callable[[], None]:
-    """Replace methods that a class defines by wrapped ones; return a function that undoes it."""
+    """Replace methods that a class defines by wrapped ones; return the undo function."""
     before = {name: vars(cls)[name] for name in wrappers}
     for name, wrapper in wrappers.items():
         setattr(cls, name, functools.wraps(before[name])(wrapper(before[name])))

@@ -16,7 +16,7 @@ import ssh_service.ssh_service
 __all__ = ["replace"]
 
 _PACKAGE = "mlos_bench.services.remote.ssh"
-# The submodules have the same names, so that a program has to change only one prefix.
+# The submodules have the same names, so that a program only has to change one prefix.
 _OURS: Dict[str, ModuleType] = {
     _PACKAGE: ssh_service,
     f"{_PACKAGE}.ssh_fileshare": ssh_service.ssh_fileshare,
@@ -26,7 +26,7 @@ _OURS: Dict[str, ModuleType] = {
 
 
 def replace() -> Callable[[], None]:
-    """Make imports of mlos_bench's SSH services return our modules; return the undo."""
+    """Make imports of mlos_bench's SSH services return our modules; return the undo function."""
     parent = mlos_bench.services.remote
     attribute = vars(parent).get("ssh")
     before = {name: sys.modules[name] for name in _loaded_names()}

@@ -1,8 +1,8 @@
 """
 Slow down trials that fail for a permanent reason.
 
-A wrong host key or a refused login fails a trial within milliseconds; a whole grid of trials could
-fail before anyone notices.
+A wrong host key or a rejected login fails a trial within milliseconds; a whole grid of trials
+could fail before a user notices.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["PermanentFailures"]
 _LOG = logging.getLogger(__name__)
 
 _PERMANENT = (SshAuthError, SshHostKeyError)
-_MAX_PAUSE = 60.0  # seconds
+_MAX_PAUSE = 60.0  # in seconds
 
 
 class PermanentFailures:
     """
-    Counts consecutive failures that another trial cannot fix, and pauses after each.
+    Counts consecutive failures that another trial cannot fix, and pauses after each failure.
 
     Notes
     -----
     Thread safety.  The methods may be called from any thread; runners in several threads pause
-    independently, but count together.
+    independently, but share the count.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class PermanentFailures:
         self._wake = threading.Event()  # never set; waiting for it is the pause
 
     def watch_scripts(self) -> Callable[[], None]:
-        """Make `RemoteEnv` report how its scripts ended; return the undo."""
+        """Make `RemoteEnv` report the outcomes of its scripts; return the undo function."""
 
         def wrapper(execute: Method) -> Method:
             def remote_exec(environment: Any, *args: Any, **kwargs: Any) -> Any:
@@ -56,11 +56,11 @@ class PermanentFailures:
         return wrap(RemoteEnv, {"_remote_exec": wrapper})
 
     def on_success(self) -> None:
-        """Reset the count: the next permanent failure is the first again."""
+        """Reset the count: the next permanent failure is a first one again."""
         self._count = 0
 
     def on_failure(self, error: BaseException) -> None:
-        """Report the first permanent failure in a row, and pause after each: 1, 2, ... 60 s."""
+        """Log the first of consecutive permanent failures; pause after each: 1, 2, ... 60 s."""
         if not isinstance(error, _PERMANENT):
             return
         pause = min(2.0**self._count, _MAX_PAUSE)
@@ -70,6 +70,6 @@ class PermanentFailures:
                 "Every trial on this host will fail until this is repaired; the pauses between"
                 " trials grow up to %g s (Ctrl-C ends the experiment): %s",
                 _MAX_PAUSE,
-                str(error).partition("; ")[0],  # the whole text was just logged
+                str(error).partition("; ")[0],  # the complete text has just been logged
             )
         self._wake.wait(pause)

@@ -2,7 +2,7 @@
 Store the reason why a trial failed, as a text that fits into the storage.
 
 mlos_bench stores the output of a failed environment as metrics of the trial, in columns of 255
-characters.  sqlite accepts longer texts; MySQL and PostgreSQL refuse them, which would end the
+characters.  sqlite accepts longer texts; MySQL and PostgreSQL reject them, which would end the
 experiment.  A `CompositeEnv`, the usual root of an experiment, drops the output of its failed
 child, including the reason.
 """
@@ -28,12 +28,12 @@ _MORE = " ..."
 # if a failed trial has any.
 _IS_STORABLE = importlib.util.find_spec("mlos_bench.schedulers") is not None
 
-# Why the last run of an environment failed.  Only the thread that runs it uses its entry.
+# Why the last run of an environment failed.  Only the thread that runs it accesses its entry.
 _reasons: MutableMapping[Environment, str] = weakref.WeakKeyDictionary()
 
 
 def store() -> Callable[[], None]:
-    """Make failed environments return the reason as ``error``, a short text; return the undo."""
+    """Make failed environments return a short reason as ``error``; return the undo function."""
     with contextlib.ExitStack() as undo:
         undo.callback(wrap(RemoteEnv, {"run": _remote_run}))
         undo.callback(wrap(CompositeEnv, {"run": _composite_run}))

@@ -1,9 +1,9 @@
 """
 Make new versions of mlos_bench keep connections between trials, and survive a failed set-up.
 
-In 0.6.3 and later a `TrialRunner` enters the environment and its services for each trial, and so
-closes every connection after each trial.  If a set-up fails, the runner stays marked as running,
-and its next trial ends the experiment with an `AssertionError`.  Older versions have no
+In 0.6.3 and later, a `TrialRunner` enters the environment and its services for each trial, and
+thus closes every connection after each trial.  If a set-up fails, the runner stays marked as
+running, and its next trial ends the experiment with an `AssertionError`.  Older versions have no
 `TrialRunner` and need no change.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["keep_going"]
 
 
 def keep_going() -> Callable[[], None]:
-    """Keep connections while a scheduler is entered, reset failed runners; return the undo."""
+    """Keep connections in schedulers' contexts, reset failed runners; return the undo function."""
     try:
         runners = importlib.import_module("mlos_bench.schedulers.trial_runner")
     except ModuleNotFoundError:
@@ -51,7 +51,7 @@ class _HeldCaches:
 
     def __init__(self) -> None:
         # The process in which each scheduler was entered, by the scheduler's id().  In a forked
-        # child the cache is empty and not entered.
+        # child, the cache is empty and not entered.
         self._process: Dict[int, int] = {}
 
     def enter(self, method: Method) -> Method:

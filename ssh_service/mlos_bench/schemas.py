@@ -26,7 +26,7 @@ _PACKAGES = ("ssh_service.", "mlos_bench.services.remote.ssh.")
 
 
 class WrongServiceSettings(ValidationError):  # type: ignore[misc]
-    """The schema refuses settings of our services; the message names each."""
+    """The schema rejects settings of our services; the message names each of them."""
 
 
 def subschema() -> Dict[str, Any]:
@@ -38,7 +38,7 @@ def subschema() -> Dict[str, Any]:
 
 def extend() -> Callable[[], None]:
     """
-    Add our services to mlos_bench's schema; return the undo.
+    Add our services to mlos_bench's schema; return the undo function.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def extend() -> Callable[[], None]:
 
 
 def explain() -> Callable[[], None]:
-    """Make a refused config name the wrong settings, not print the schema; return the undo."""
+    """Make errors of configs name the wrong settings, not the schema; return the undo function."""
     return wrap(ConfigSchema, {"validate": _validate})
 
 
@@ -104,7 +104,7 @@ def _settings_of(class_name: str) -> Mapping[str, settings.Setting]:
 
 
 def _wrong_settings(service: Mapping[str, Any], validate: Callable[[Any], None]) -> Iterator[str]:
-    """Yield a message for each setting that the schema refuses."""
+    """Yield a message for each setting that the schema rejects."""
     class_name = service["class"]
     known = _settings_of(class_name)
     for name, value in service["config"].items():
@@ -133,7 +133,7 @@ def _without_references(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _lists_with(file: str, schema: Any) -> Iterator[List[Any]]:
-    """Yield the lists in a schema that have an item that refers to a file."""
+    """Yield the lists in a schema that contain a reference to a file."""
     if isinstance(schema, dict):
         for value in schema.values():
             yield from _lists_with(file, value)
