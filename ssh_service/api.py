@@ -258,8 +258,8 @@ def run(
     SshConnectError
         No authenticated connection could be made; the script was not sent.
     SshExitError
-        `check` is set and the exit status is not 0 (a `subprocess.CalledProcessError`).  The
-        error's `process` is the outcome.
+        `check` is set, and the command did not end with exit status 0 (a
+        `subprocess.CalledProcessError`).  The error's `process` is the outcome.
     SshCommandTimeout
         The script did not end within `timeout`.  The error's `process` has the output so far.
     SshConnectionLost

@@ -1,4 +1,4 @@
-"""Marks that our scripts write into their output; they are removed before users see it."""
+"""Marks that our scripts write into their output; they are removed before users see the output."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class CallbackOutput(Output):
         self._decode = _decoder(encoding)
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
-        """Call the function; its return gives the chunk's window back to the server."""
+        """Call the function; when it returns, the chunk's window is given back to the server."""
         self.received += len(chunk)
         self.run_callback(self._deliver, chunk, channel)
         return True
@@ -157,7 +157,7 @@ class QueueOutput(Output):
         self._collecting = False  # guarded by _lock
 
     def put(self, chunk: bytes, channel: Optional[SshChannel]) -> bool:
-        """Queue a chunk; reading it gives its window back to the server."""
+        """Queue a chunk; when it is read, its window is given back to the server."""
         with self._lock:
             collecting = self._collecting
             if collecting:

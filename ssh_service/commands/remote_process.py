@@ -21,8 +21,8 @@ class RemoteProcess:
     ----------
     future : concurrent.futures.Future[CompletedProcess]
         The future of the command's outcome; `run` lists the errors.  ``future.cancel()`` ends the
-        command.  The outcome, or its error, holds the output that had arrived but was still
-        unread when the command ended; `result` returns the output that is unread at that call.
+        command.  The outcome, or its error, contains the output that was unread when the command
+        ended.  `result` returns the output that is still unread when it is called.
 
     Notes
     -----

@@ -60,7 +60,7 @@ class Terminable(ChannelSink):
         self._channel: Optional[SshChannel] = None  # guarded by _lock
         self._is_terminating = False  # guarded by _lock
         self._is_requested = False  # guarded by _lock: the exec request was sent
-        self._early_signals: List[str] = []  # guarded by _lock: sent after the exec request
+        self._early_signals: List[str] = []  # guarded by _lock: to be sent after the exec request
         self._is_done = False  # guarded by _lock
         self._timers: List[background.Timer] = []  # guarded by _lock
 
@@ -177,7 +177,7 @@ class Terminable(ChannelSink):
         """Call a function after some seconds, unless the command is done; it must not block."""
         timer = background.call_at(time.monotonic() + seconds, function)
         with self._lock:
-            # Appended, as the timer may already have fired and set the next one.
+            # Append, do not replace: the timer may already have fired and set the next one.
             self._timers.append(timer)
             is_done = self._is_done
         if is_done:  # `_settle` ran meanwhile, without this timer in the list

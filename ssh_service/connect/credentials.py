@@ -218,7 +218,7 @@ class Credentials:
     def _from_agent_by_public_key(
         self, public_blob: Optional[bytes], path: str, certificate: Optional[str]
     ) -> List[Identity]:
-        """Return the agent's key for a public key whose private key no file provides."""
+        """Return the agent's key for a public key, with its certificates; empty if none."""
         cert_path = (path[: -len(".pub")] if path.endswith(".pub") else path) + "-cert.pub"
         for key in self._agent():
             if key.asbytes() == public_blob:

@@ -37,7 +37,7 @@ def open_stream(
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> NetworkStream:
     """
-    Connect to the SSH port of a target, by the route in its parameters.
+    Connect to the SSH port of a target, by the route of its parameters, until the deadline.
 
     Raises
     ------

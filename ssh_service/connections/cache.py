@@ -214,8 +214,8 @@ class SshClientCache:
         key : ConnectKey
             The key of the destination.
         make : Callable[[], T]
-            Makes the pool.  It must be cheap, because of two pools that threads make at the same
-            time, one is discarded.
+            Makes the pool.  It must be cheap: if two threads make a pool at the same time, one of
+            the pools is discarded.
 
         Returns
         -------
@@ -314,8 +314,10 @@ class SshClientCache:
         deadline : Optional[float]
             The monotonic instant until which to wait; None: only the destination's connect
             timeout, which applies in any case.
-        connection_no, idle_timeout, max_lifetime
-            As for `request`.
+        connection_no : int
+            0 for the destination's first connection, 1, 2, ... for additional ones.
+        idle_timeout, max_lifetime : Optional[float]
+            Seconds, as for `release`; they apply even if the lease is never released.
 
         Returns
         -------
@@ -324,6 +326,8 @@ class SshClientCache:
 
         Raises
         ------
+        SshConfigError
+            A key file cannot be read (a `ValueError`).
         SshConnectError
             No authenticated connection could be made; each caller gets its own copy of the error.
         """
@@ -359,6 +363,11 @@ class SshClientCache:
         Lease
             The lease; its `connection` is settled when the dial ends.  The caller must release it
             even if the dial fails.
+
+        Raises
+        ------
+        SshConfigError
+            A key file cannot be read (a `ValueError`).
         """
         return self.lender.request(target, connection_no, idle_timeout, max_lifetime)
 

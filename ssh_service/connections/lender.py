@@ -62,7 +62,7 @@ class Lender:
         self._has_threads = False
         self.cache: Callable[[], Any] = lambda: None  # a weak reference
 
-    # Leases.
+    # Methods for leases.
 
     def bind_cache(self, cache: Any) -> None:
         """Store a weak reference to the cache; leases keep the cache alive."""

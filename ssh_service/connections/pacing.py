@@ -181,7 +181,7 @@ def _after_fork_in_child() -> None:
     global _pacer
     _pacer = (
         Pacer()
-    )  # the parent's dials are not ours, and its lock may be held by a thread that is not here
+    )  # the dials belong to the parent, and its lock may be held by a thread that the child lacks
 
 
 if hasattr(os, "register_at_fork"):

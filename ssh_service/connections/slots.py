@@ -70,7 +70,7 @@ class Slots:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()  # of the map
+        self._lock = threading.Lock()  # the lock of the map
         self._generation = Generation()  # guarded by _lock; also read without it
         self._entered = 0  # guarded by _lock
         self._retired: Set[Generation] = set()  # to be closed; single operations on it are atomic

@@ -271,7 +271,7 @@ class SessionPool:
         def ended(*_: object) -> None:
             its_pool = pool()
             if its_pool is not None:
-                its_pool._dispatch()  # release it, so that its waiters continue
+                its_pool._dispatch()  # drop the connection, so that queued commands continue
 
         transport.reclaimers[_SPARE] = drop_spare
         transport.extras["helpers"] = helpers

@@ -242,7 +242,7 @@ class SessionScheduler:
             return self._fail_queue(error)
         self._no_dial_before = (
             now + _CONNECTION_RETRY_INTERVAL
-        )  # there is one, so this does no harm
+        )  # harmless, because there is another connection
         mine = [(ticket, command) for ticket, command in self._queue if command.fails_with_dial]
         self._queue = [entry for entry in self._queue if not entry[1].fails_with_dial]
         heapq.heapify(self._queue)
