@@ -1,44 +1,44 @@
 """
 Copies of files and trees over a connection, by SFTP: no shell, scp or clean profile is needed.
 
-Where the server has a shell with GNU tar, many small files are copied in one tar stream, which is
-several times faster; the result is the same.
+If the server has a shell with GNU tar, many small files are copied in one tar stream, which is
+several times faster, with the same result.
 
 From the bottom up; a module imports from those above it here, never from those below:
 
 ============================= ==================================================================
 sftp                          the SFTP protocol: packets, a session, the client of one copy
 options                       the options of a copy
-paths, temporary              names of files; temporary names, which identify their writer
-ownership                     which files are ours, and which folders only we can change
+paths, temporary              paths as bytes; temporary names, which identify their writer
+ownership                     which files are ours, and which folders only our user can change
 failures                      errors with the path and the errno
 local                         local files and trees, read and written
 new_trees                     the trees that copies in progress create
 open_files                    how many local files the copies of the process may hold open
 pipeline, waiting             many tasks on one thread, and the objects they wait for
-replies                       what the replies of a server hold
+replies                       parses the replies of a server
 remote_files, shell_command   requests for files; commands in the server's shell
 remote_owner                  our user on a server, and which of its files are ours
 progress, context             the state that all parts of one copy share
 parts, checksums              many parts of a large file at once; comparison of two files
 removal                       the removal of an unfinished tree on the server
-stale_files, resume_marker    what dead copies left on the server: removed, or resumed
+stale_files, resume_marker    the remains of dead copies on the server: removed, or resumed
 self_copy_guard               detects a tree that is copied into itself
 upload_file, download_file    one file, by SFTP
 upload_link                   a symbolic link, copied as a link
 tar                           the archive format for many small files
-upload_stream, upload_merge   many small files up in one stream; into an existing folder
-download_stream               many small files down in one stream
-listing                       what a download accepts in the folders of a server
-uploading, downloading        a file or a tree: what is copied where, and how
-recoverable_lock              a lock that survives the death of its holder
-channels                      the channels that copies open, and keep
-running                       one copy from call to return
+upload_stream, upload_merge   many small files uploaded in one stream; into an existing folder
+download_stream               many small files downloaded in one stream
+listing                       the checks of what a server lists for a download
+uploading, downloading        a file or a tree: which entries are copied where, and how
+recoverable_lock              a lock that is released if its holder dies
+channels                      the channels that copies open and reuse
+running                       one copy, from the call to the return
 ============================= ==================================================================
 
-Retries: `channels` retries to open a session where the server admits no more; `running` restarts
-a copy whose reused session turns out to be dead before the first reply; files that a tar stream
-did not deliver are copied by SFTP.
+Retries: `channels` retries to open a session if the server has reached its limit; `running`
+restarts a copy whose reused session is found to be dead before the first reply; files that a tar
+stream did not deliver are copied by SFTP.
 """
 
 from __future__ import annotations
@@ -88,74 +88,75 @@ def upload(
     """
     Copy a local file or tree to a server, over one connection.
 
-    A file is copied to `remote_path`, or into it if that is a folder.  A folder is copied to
-    `remote_path`, or into it if that exists: a second copy creates a folder inside the first,
+    A file is copied to `remote_path` or, if that is a folder, into it.  A folder is copied to
+    `remote_path` or, if that exists, into it: a second copy creates a folder inside the first,
     unless `contents` is set.  Parent folders are not created.  A file is written under a temporary
-    name and renamed, wherever the server allows that, so it is never seen half written.
+    name and then renamed, if the server supports that, so it is never seen incomplete.
 
     In a folder that other users may write to, such as ``/tmp``, a target that another user created
-    is refused; a folder of theirs is accepted if `remote_path` ends with a slash.
+    is refused; another user's folder is accepted if `remote_path` ends with a slash.
 
-    A file that grows during the copy is copied up to the size it had when it was opened; a file
-    that is replaced is copied as it was.  A file that is overwritten or truncated is an error, as
-    far as its size and time show it.
+    A file that grows during the copy is copied up to the size it had when it was opened; if it is
+    replaced, the old file is copied.  A file that is overwritten or truncated is an error, if its
+    size and time show this.
 
     Parameters
     ----------
     transport : SshTransport
         The connection.
     local_path : Path
-        The local file or folder, taken literally: no pattern, no ``~``.
+        The local file or folder; patterns and ``~`` are not expanded.
     remote_path : Path
         The target.  Relative to the home directory; ``~`` or ``~user`` at the start is expanded,
-        the rest is taken literally.
+        patterns are not.
     recursive : bool
-        Whether a folder may be copied; False makes a folder an error.
+        Whether a folder may be copied; if False, a folder is an error.
     timeout : Optional[float]
-        Seconds from the call for the whole copy; None: no limit.
+        Seconds from this call for the whole copy; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which the copy fails; None: no limit.
+        Seconds without progress after which the copy fails; None: no limit.
     verify : bool
-        Whether to compare checksums of each file after it was copied.
+        Whether to compare the checksums of each file after it was copied.
     resume : bool
         Whether to continue an earlier, interrupted copy of a file where it stopped.
     fsync : bool
-        Whether to flush each file to the server's disk before it gets its final name.  An error
-        if the server cannot do that.
+        Whether to flush each file to the server's disk before it is renamed to its final name.  An
+        error if the server does not support this.
     preserve : Optional[bool]
-        Whether to keep modes and times.  None: as far as the server allows, with one warning in
-        the log if it does not.  True: its refusal is an error.  False: neither, so that a new
-        file has the server's default mode.
+        Whether to preserve permissions and times.  None: if the server allows it, with one warning
+        in the log if it does not.  True: a refusal is an error.  False: neither is preserved, and
+        new files get the server's default permissions.
     links : str
         ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
         ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
-        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
+        ``"stop"``: the copy ends at the first entry of a tree that cannot be copied.
+        ``"continue"``: copy the other entries, then fail with one `SshTreeError` that lists the
+        failures.
     update : bool
-        Whether to skip files that the target has with the same size and time, as rsync does.
+        Whether to skip files that exist on the target with the same size and time, as rsync does.
     contents : bool
-        Whether to copy the contents of a folder into the target, whether or not that exists.
-        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
-        a second copy updates the first.
+        Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
+        the target exists, the folder is copied as a new folder into it.  With `contents`, a second
+        copy updates the first.
     progress : Union[None, Callable[[Progress], None], Meter]
-        Called with a `Progress` a few times a second, on the calling thread.
-        If it raises, the copy is aborted and the exception is raised here.
-        Or a `Meter`, which counts and can be read after the copy.
+        Called with a `Progress`, a few times per second, on the calling thread.  If it raises, the
+        copy is aborted and the exception is raised here.  A `Meter` counts instead, and can be
+        read after the copy.
 
     Raises
     ------
     SshConfigError
-        An option is invalid, or contradicts another (a `ValueError`).
+        An option is invalid, or contradicts another one (a `ValueError`).
     SshTransferError
-        Something cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
+        An entry cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
         that errno.  The entries of a tree before it were copied.
     SshTreeError
-        With ``on_error="continue"``: `failures` lists everything that could not be copied.
+        With ``on_error="continue"``: `failures` lists all entries that could not be copied.
     SshTransferTimeout
-        `timeout` or `stall_timeout` was reached.
+        `timeout` or `stall_timeout` has expired.
     SshConnectionLost
-        The connection was lost; each file in the target is either the old or the new one.
+        The connection was lost; each file on the target is either the old or the new one.
     """
     options = Options(
         recursive=recursive,
@@ -193,9 +194,9 @@ def download(
     """
     Copy a file or tree from a server, over one connection; targets are chosen as in `upload`.
 
-    Servers report times in whole seconds.  A file that is overwritten during the copy without a
-    change of its size may therefore arrive as a mixture; `verify` detects that.  The server
-    cannot make this write outside `local_path`.
+    Servers report times in whole seconds.  A file that is overwritten during the copy, without a
+    change of its size, may therefore arrive as a mixture; `verify` detects this.  The server
+    cannot make this function write outside `local_path`.
 
     Parameters
     ----------
@@ -203,57 +204,59 @@ def download(
         The connection.
     remote_path : Path
         The file or folder on the server.  Relative to the home directory; ``~`` or ``~user`` at
-        the start is expanded, the rest is taken literally.
+        the start is expanded, patterns are not.
     local_path : Path
-        The local target, taken literally.
+        The local target; patterns and ``~`` are not expanded.
     recursive : bool
-        Whether a folder may be copied; False makes a folder an error.
+        Whether a folder may be copied; if False, a folder is an error.
     timeout : Optional[float]
-        Seconds from the call for the whole copy; None: no limit.
+        Seconds from this call for the whole copy; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress after which the copy fails; None: no limit.
+        Seconds without progress after which the copy fails; None: no limit.
     verify : bool
-        Whether to compare checksums of each file after it was copied.
+        Whether to compare the checksums of each file after it was copied.
     resume : bool
-        Whether to continue an earlier, interrupted copy of a file where it stopped.  That needs a
-        server with a shell and ``sha256sum``, to prove that the first part is right; otherwise
-        the file is copied from the start.
+        Whether to continue an earlier, interrupted copy of a file where it stopped.  This needs a
+        server with a shell and ``sha256sum``, to verify the existing part; otherwise, the file is
+        copied from the start.
     fsync : bool
-        Whether to flush each file to the local disk before it gets its final name.
+        Whether to flush each file to the local disk before it is renamed to its final name.
     preserve : Optional[bool]
-        Whether to keep modes and times.  None: as far as the local system allows, but group and
-        others get write permission only if the umask allows it.  True: those bits, too, and a
-        refusal is an error.  False: neither.  setuid, setgid and sticky bits are never copied.
+        Whether to preserve permissions and times.  None: if the local system allows it, but group
+        and others get write permission only if the umask allows it.  True: including those bits,
+        and a refusal is an error.  False: neither is preserved.  setuid, setgid and sticky bits
+        are never copied.
     links : str
         ``"follow"``: copy what a symbolic link points to; a dangling link is an error.
         ``"keep"``: copy links inside a tree as links, including dangling ones.
     on_error : str
-        ``"stop"``: the first entry of a tree that cannot be copied ends the copy.
-        ``"continue"``: copy the rest, then fail with one `SshTreeError` that lists the failures.
+        ``"stop"``: the copy ends at the first entry of a tree that cannot be copied.
+        ``"continue"``: copy the other entries, then fail with one `SshTreeError` that lists the
+        failures.
     update : bool
-        Whether to skip files that the target has with the same size and time, as rsync does.
+        Whether to skip files that exist on the target with the same size and time, as rsync does.
     contents : bool
-        Whether to copy the contents of a folder into the target, whether or not that exists.
-        Otherwise a folder is copied as a new folder into a target that exists.  With `contents`
-        a second copy updates the first.
+        Whether to copy the contents of a folder into the target, which may exist.  Otherwise, if
+        the target exists, the folder is copied as a new folder into it.  With `contents`, a second
+        copy updates the first.
     progress : Union[None, Callable[[Progress], None], Meter]
-        Called with a `Progress` a few times a second, on the calling thread.
-        If it raises, the copy is aborted and the exception is raised here.
-        Or a `Meter`, which counts and can be read after the copy.
+        Called with a `Progress`, a few times per second, on the calling thread.  If it raises, the
+        copy is aborted and the exception is raised here.  A `Meter` counts instead, and can be
+        read after the copy.
 
     Raises
     ------
     SshConfigError
-        An option is invalid, or contradicts another (a `ValueError`).
+        An option is invalid, or contradicts another one (a `ValueError`).
     SshTransferError
-        Something cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
+        An entry cannot be copied: an `OSError` with `errno` and `filename`, of the subclass for
         that errno.  The entries of a tree before it were copied.
     SshTreeError
-        With ``on_error="continue"``: `failures` lists everything that could not be copied.
+        With ``on_error="continue"``: `failures` lists all entries that could not be copied.
     SshTransferTimeout
-        `timeout` or `stall_timeout` was reached.
+        `timeout` or `stall_timeout` has expired.
     SshConnectionLost
-        The connection was lost; each file in the target is either the old or the new one.
+        The connection was lost; each file on the target is either the old or the new one.
     """
     options = Options(
         recursive=recursive,
@@ -272,19 +275,19 @@ def download(
 
 def limits_from_now(timeout: Optional[float], stall_timeout: Optional[float]) -> TimeLimits:
     """
-    Return the limits of a copy that starts now.
+    Return the time limits of a copy that starts now.
 
     Parameters
     ----------
     timeout : Optional[float]
         Seconds for the whole copy; None: no limit.
     stall_timeout : Optional[float]
-        Seconds without any progress; None: no limit.
+        Seconds without progress; None: no limit.
 
     Raises
     ------
     SshConfigError
-        One of them is not a number of seconds.
+        A limit is not a valid number of seconds.
     """
     return TimeLimits.from_now(
         seconds("timeout", timeout), seconds("stall_timeout", stall_timeout)

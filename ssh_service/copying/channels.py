@@ -20,42 +20,42 @@ from ssh_service.transport import ChannelSink, SshChannel, SshTransport, printab
 
 __all__ = ["get_session", "start_command", "use_one_file_at_a_time"]
 
-# The receive window.  Requests in flight have bounds of their own; this must not be below them.
+# The receive window.  It must not be smaller than the limits on data in flight.
 _WINDOW = 16 * 1024 * 1024
-# Large packets save work.  OpenSSH's own limit, 256 KiB, includes the headers.
+# Large packets reduce work.  OpenSSH's own limit, 256 KiB, includes the headers.
 _MAX_PACKET = 128 * 1024
-# The receive window of a command: what it may write before the copy has read it.
+# The receive window of a command: how much it may write before the copy has read it.
 _COMMAND_WINDOW = 2 * 1024 * 1024
-# Seconds in which a script must print its first line; a login shell may hang, or want a terminal.
+# Seconds for a script to print its first line; a login shell may hang, or need a terminal.
 _SHELL_START_TIMEOUT = 5.0
 # Seconds to wait for a session while the server's session limit is reached, and between attempts.
 _ADMISSION_TIMEOUT, _ADMISSION_RETRY_INTERVAL = 30.0, 0.05
-# Bytes of output before the version packet to keep for an error message.
+# How much output before the version packet is kept for an error message, in bytes.
 _MAX_KEPT_OUTPUT = 1024
 
 
 class _SessionSlot:
-    """The place of the SFTP session of one connection."""
+    """Holds the SFTP session of one connection."""
 
     def __init__(self) -> None:
         self.opening = RecoverableLock()
         self.session: Optional[SftpSession] = None  # guarded by opening
-        # guarded by opening: set where the server confuses files that are open at the same time
+        # guarded by opening: set if the server confuses files that are open at the same time
         self.copy_lock: Optional[RecoverableLock] = None
 
 
 class _Ended(Exception):
-    """The server's program has ended."""
+    """The server's program has exited."""
 
 
 class _SftpSink(ChannelSink, SftpChannel):
-    """Connects an SFTP session with its channel, in both directions."""
+    """Connects an SFTP session to its channel, in both directions."""
 
     def __init__(self, connection_id: str) -> None:
         self.session = SftpSession(self)
         self._connection_id = connection_id
         self._channel: Optional[SshChannel] = None
-        # Used by the reader thread only: the parts of an explanation why there is no session.
+        # Reader thread only: the parts of an explanation why there is no session.
         self._is_negotiated = False
         self._stdout = self._stderr = b""
         self._exit = ""
@@ -63,7 +63,7 @@ class _SftpSink(ChannelSink, SftpChannel):
     # Called by the session.
 
     def send_some(self, data: memoryview) -> int:
-        """Send what the window admits."""
+        """Send as much as the window allows."""
         channel = self._channel
         return channel.send_some(data) if channel is not None else 0
 
@@ -74,7 +74,7 @@ class _SftpSink(ChannelSink, SftpChannel):
             channel.close_when_open()
 
     def set_in_use(self, used: bool) -> None:
-        """Let an unused session be closed when the server's session limit is reached."""
+        """Allow an unused session to be closed if the server's session limit is reached."""
         channel = self._channel
         if channel is not None:
             channel.is_idle_spare = not used
@@ -106,19 +106,19 @@ class _SftpSink(ChannelSink, SftpChannel):
         self._is_negotiated = self._is_negotiated or self.session.is_negotiated
 
     def on_stderr(self, chunk: bytes) -> None:
-        """Keep the first output: it may explain why there is no session."""
+        """Keep the first output, which may explain why there is no session."""
         self._stderr = (self._stderr + chunk)[:_MAX_KEPT_OUTPUT]
 
     def on_exit_status(self, status: int) -> None:
-        """Record how the server's program ended."""
+        """Record the exit status of the server's program."""
         self._exit = f"exit status {status}"
 
     def on_exit_signal(self, name: str, core_dumped: bool, text: str) -> None:
-        """Record how the server's program ended."""
+        """Record the signal that ended the server's program."""
         self._exit = f"signal {name}"
 
     def on_writable(self) -> None:
-        """Let the session send more."""
+        """Let the session send more data."""
         self.session.on_writable()
 
     def on_eof(self) -> None:
@@ -126,17 +126,18 @@ class _SftpSink(ChannelSink, SftpChannel):
         if self._is_negotiated:
             self.session.mark_ended(self._reason())
             self.close()
-        elif self._channel is not None:  # the reason will follow: see `negotiate`
+        elif self._channel is not None:  # the reason follows: see `negotiate`
             self._channel.send_eof()
             self.session.on_eof()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
         """End the session."""
         self.session.mark_ended(error or self._reason())
-        self._channel = None  # a session that is kept must not keep its connection alive
+        self._channel = None  # a stored session must not keep its connection alive
 
     def _reason(self) -> Exception:
-        # A shell without the program complains on stderr; nologin and forced commands on stdout.
+        # If the program is missing, a shell reports it on stderr; nologin and forced commands use
+        # stdout.
         words = (self._stderr or (b"" if self._is_negotiated else self._stdout)).strip()
         line = printable(words.decode("utf-8", "backslashreplace").partition("\n")[0])
         details = ", ".join(filter(None, (self._exit, line and f"the server said: {line}")))
@@ -164,7 +165,7 @@ class _ProcessSink(ChannelSink, ProcessChannel):
     # Called by the process.
 
     def send_some(self, data: memoryview) -> int:
-        """Send what the window admits."""
+        """Send as much as the window allows."""
         channel = self._channel
         return channel.send_some(data) if channel is not None and self._open else 0
 
@@ -174,7 +175,7 @@ class _ProcessSink(ChannelSink, ProcessChannel):
             self._channel.send_eof()
 
     def adjust_window(self, size: int) -> None:
-        """Let the command write `size` more bytes."""
+        """Allow the command to write `size` more bytes."""
         if self._channel is not None:
             self._channel.adjust_window(size)
 
@@ -191,11 +192,12 @@ class _ProcessSink(ChannelSink, ProcessChannel):
         channel.request_exec(self._command)
 
     def on_reply(self, ok: bool) -> None:
-        """Let the input follow, or close the channel if the server refuses the command."""
+        """Start to send input, or close the channel if the server refuses the command."""
         if not ok:
             self.close()
             return
-        # Not earlier: proftpd closes the connection on data for a command that it refuses.
+        # Not earlier: proftpd closes the connection if it receives data for a command that it
+        # refuses.
         self._open = True
         self._process.on_writable()
 
@@ -204,7 +206,7 @@ class _ProcessSink(ChannelSink, ProcessChannel):
         self._process.feed(chunk)
 
     def on_stderr(self, chunk: bytes) -> None:
-        """Discard it."""
+        """Discard stderr."""
         self.adjust_window(len(chunk))
 
     def on_exit_status(self, status: int) -> None:
@@ -212,7 +214,7 @@ class _ProcessSink(ChannelSink, ProcessChannel):
         self._status = status
 
     def on_writable(self) -> None:
-        """Let the process send more."""
+        """Let the process send more data."""
         self._process.on_writable()
 
     def on_close(self, error: Optional[SshServiceError]) -> None:
@@ -231,7 +233,7 @@ def start_command(transport: SshTransport, command: bytes, process: ShellProcess
 
 
 def get_session(transport: SshTransport, limits: TimeLimits) -> SftpSession:
-    """Return the SFTP session of a connection; open one if there is none, or if it has ended."""
+    """Return the SFTP session of a connection; open a new one if there is none or it has ended."""
     slot: _SessionSlot = transport.extras.setdefault("sftp", _SessionSlot())
     owner = LockOwner()
     try:
@@ -247,7 +249,7 @@ def get_session(transport: SshTransport, limits: TimeLimits) -> SftpSession:
 
 
 def use_one_file_at_a_time(transport: SshTransport) -> None:
-    """Let new sessions run one copy at a time, with one file open."""
+    """Limit new sessions to one copy at a time, with one open file."""
     slot: _SessionSlot = transport.extras["sftp"]
     owner = LockOwner()
     try:
@@ -259,7 +261,7 @@ def use_one_file_at_a_time(transport: SshTransport) -> None:
 
 
 def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
-    """Open a session; wait for admission where the server's session limit is reached."""
+    """Open a session; wait and retry while the server's session limit is reached."""
     wait = limits.next_wait()
     deadline = time.monotonic() + (_ADMISSION_TIMEOUT if wait is None else wait)
     while True:
@@ -275,7 +277,7 @@ def _open(transport: SshTransport, limits: TimeLimits) -> SftpSession:
                 or transport.open_channel_count
                 or transport.session_peak
             ):
-                raise  # it admits no session at all: none was ever open that could be released
+                raise  # the server admits no session at all: there is none that could be closed
         time.sleep(_ADMISSION_RETRY_INTERVAL)
 
 
@@ -289,6 +291,7 @@ def _open_once(transport: SshTransport, limits: TimeLimits) -> SftpSession:
         channel.close_when_open()
         raise
     transport.session_peak = max(1, transport.session_peak)
-    # Where the server admits few sessions, an idle SFTP session gives way to one that is needed.
+    # If the server's session limit is reached, an idle SFTP session is closed for one that is
+    # needed.
     transport.reclaimers["sftp"] = stream.session.close_if_idle
     return stream.session

@@ -1,8 +1,8 @@
 """
 Compares a local and a remote file by their digests.
 
-The remote digest comes from ``sha256sum`` where the server has a shell, which transfers no data.
-Otherwise, or if anything about that is odd, the file is read back, which always works.
+The remote digest comes from ``sha256sum``, if the server has a shell; this transfers no data.
+Otherwise, or if its output is not as expected, the file is read back, which always works.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ssh_service.copying.waiting import Budget
 
 __all__ = ["digest_by_shell", "digest_by_reading", "matches_digest", "verify"]
 
-# A smaller file is read back faster than a shell starts.
+# Smaller files are read back, which is faster than starting a shell.
 _MIN_SIZE_FOR_SHELL = 1024 * 1024
-# Paths that every shell takes literally; files with other paths are read back.
+# Paths without special meaning in any shell; files with other paths are read back.
 _PLAIN_PATH = re.compile(rb"[A-Za-z0-9/._+@%,:=-]+")
 _DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
-# Bytes of a command's output to keep.
+# The maximum size of a command's output that is kept, in bytes.
 _MAX_OUTPUT = 4096
-# Bytes of one file to read back at once.  Not from the copy's budget, of which the caller may hold
-# a part: a deadlock if all tasks waited for more.
+# How much of one file is read back at once, in bytes.  This is not acquired from the copy's
+# budget, of which the caller may hold a part: if all tasks waited for more, they would deadlock.
 _MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
-# A line each second shows progress, so that a long computation does not count as a stall.
+# A line per second shows progress, so that a long computation does not count as a stall.
 _COMMAND = (
     b"exec sh -c '" + PRINT_READY_LINE + b" head -c %d <%s | sha256sum & p=$!;"
     b" while kill -0 $p 2>/dev/null; do echo .; sleep 1; done; wait $p'"
@@ -45,12 +45,12 @@ async def verify(
     context: CopyContext, path: bytes, size: int, local_file: Union[SourceFile, TargetFile]
 ) -> None:
     """
-    Compare a copy with its source, with ``verify=True``.
+    Compare a copy with its source, for ``verify=True``.
 
     Raises
     ------
     SshTransferError
-        They differ.
+        The two differ.
     """
     if context.options.verify and not await matches_digest(
         context, path, size, local_file.digest(size)
@@ -69,8 +69,8 @@ async def digest_by_shell(context: CopyContext, path: bytes, size: int) -> Optio
     """
     Return the digest of the first `size` bytes of a remote file, computed by the server's shell.
 
-    Returns None if that fails.  The shell may see another file than SFTP does, so only a digest
-    that is the expected one proves anything.
+    Returns None if that fails.  The shell may see another file than SFTP does, so a digest proves
+    something only if it is the expected one.
     """
     if not context.has_shell or not _PLAIN_PATH.fullmatch(path):
         return None
@@ -104,7 +104,7 @@ async def digest_by_reading(context: CopyContext, path: bytes, size: int) -> byt
         pieces = parse_data(reply, path, count)
         for piece in pieces:
             digest.update(piece)
-        # No data: the file is shorter than expected, and the digests will differ.
+        # No data: the file is shorter than expected, so the digests will differ.
         return sum(map(len, pieces)) or count
 
     try:

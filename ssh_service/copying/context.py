@@ -29,18 +29,18 @@ __all__ = ["MANY_FILES", "CommandStarter", "CopyContext"]
 
 _log = logging.getLogger("ssh_service.copying")
 
-# Errors to keep for one tree with on_error="continue".
+# The maximum number of errors kept for one tree with on_error="continue".
 MAX_FAILURES = 10_000
 
-# The number of small files from which on a tar stream pays for starting a shell.
+# The number of small files above which a tar stream is worth starting a shell.
 MANY_FILES = 64
 
-# Open files of one copy.  Each file needs about three round trips, so that a hundred at once
-# copy 500 files a second over a line of 60 ms.
+# The maximum number of open files of one copy.  Each file needs about three round trips, so a
+# hundred at once copy 500 files per second at a latency of 60 ms.
 _MAX_OPEN_FILES = 100
-# Folders that are created or listed at once.
+# The maximum number of folders that are created or listed at once.
 _MAX_OPEN_FOLDERS = 32
-# Bytes in flight, not yet confirmed: the capacity of a line of 1 Gbit/s and 60 ms.
+# The maximum number of unconfirmed bytes in flight: the capacity of a link with 1 Gbit/s, 60 ms.
 _MAX_BYTES_IN_FLIGHT = 8 * 1024 * 1024
 
 
@@ -49,7 +49,7 @@ CommandStarter = Callable[[bytes, ShellProcess], None]
 
 
 def _no_shell(command: bytes, process: ShellProcess) -> None:
-    process.on_exit(None)  # it never started
+    process.on_exit(None)  # the command never started
 
 
 class CopyContext:
@@ -59,7 +59,7 @@ class CopyContext:
     Attributes
     ----------
     has_resumed : bool
-        Whether anything was resumed that an earlier copy had begun.
+        Whether anything from an earlier copy was resumed.
     resumes_tree : bool
         Whether an earlier copy began the whole tree.
     has_shell : bool
@@ -69,7 +69,7 @@ class CopyContext:
     failures : List[SshTransferError]
         The entries that could not be copied, with ``on_error="continue"``.
     closing : contextlib.ExitStack
-        What to close once all tasks have ended, including those that go on after a failure.
+        Closed after all tasks have ended, including those that continue after a failure.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class CopyContext:
         self.byte_budget = Budget(self.pipeline, _MAX_BYTES_IN_FLIGHT)
         self._modes_refused = False
         self.failures: List[SshTransferError] = []
-        self._outer = sys.exc_info()[1]  # which our caller is handling
+        self._outer = sys.exc_info()[1]  # the exception that our caller is handling
         self.closing = contextlib.ExitStack()
         if new_trees is None:
             self.closing.callback(self.new_trees.release)
@@ -130,12 +130,13 @@ class CopyContext:
         Raises
         ------
         SshTransferError
-            The same error, unless the rest is to be copied; or one for too many failures.
+            The same error, unless the copy continues after failures; or an error for too many
+            failures.
         """
         if not self.options.goes_on:
             raise error
         interruption = find_interruption(error, self._outer)
-        if interruption is not None:  # a signal handler's, not the entry's
+        if interruption is not None:  # raised by a signal handler, not by the entry
             raise interruption from error
         if len(self.failures) >= MAX_FAILURES:
             text = f"and {MAX_FAILURES} other entries: {error.strerror}"
@@ -148,7 +149,7 @@ class CopyContext:
             raise tree_error(self.failures, display_path(path), side)
 
     def on_modes_refused(self, path: bytes, error: Exception) -> None:
-        """Raise `error` with ``preserve=True``; otherwise log it, once for each copy."""
+        """Raise `error` with ``preserve=True``; otherwise log it, once per copy."""
         if self.options.preserve:
             raise error
         if not self._modes_refused:
@@ -165,12 +166,12 @@ class CopyContext:
         return self.options.update or self.resumes_tree
 
     def log_if_not_resumed(self, path: bytes) -> None:
-        """Log it if a copy with ``resume=True`` found nothing to resume."""
+        """Log a message if a copy with ``resume=True`` found nothing to resume."""
         if self.options.resume and not self.has_resumed:
             _log.info("%r: nothing to resume; copying everything", display_path(path))
 
     def warn_once(self, kind: str, text: str, *args: object) -> None:
-        """Log a warning, once for each copy and `kind`."""
+        """Log a warning, once per copy and `kind`."""
         if kind not in self._warned:
             self._warned.add(kind)
             _log.warning(text, *args)

@@ -1,4 +1,4 @@
-"""Downloads one file: a small one in one piece, a large one in parts."""
+"""Downloads one file: a small one as a whole, a large one in parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ssh_service.errors import SshTransferError
 
 __all__ = ["FileDownload", "FileToCopy", "finish", "is_up_to_date"]
 
-# Bytes to accept of a file of size 0 that has content, such as those in /proc.
+# The maximum size of a file with st_size 0 that has content (such as those in /proc), in bytes.
 _MAX_UNANNOUNCED = 16 * 1024 * 1024
 
 
@@ -38,7 +38,7 @@ class FileToCopy(NamedTuple):
 
     path: bytes  # on the server
     attributes: Attributes  # as listed
-    folder: TargetFolder  # the target folder, held open
+    folder: TargetFolder  # the open target folder
     names: PathParts  # from the root of the local tree; the last one is the name in the folder
 
 
@@ -83,10 +83,10 @@ class FileDownload:
         return await matches_digest(self._context, self._source, self._size, digest)
 
     async def _copy_small(self) -> bool:
-        """Copy a file in one piece; return False if its size is not the listed one."""
+        """Copy a file with a single read; return False if its size is not the listed one."""
         remote, flow = self._remote, self._context.byte_budget
         handle = await remote.open(self._source, protocol.FOR_READING)
-        room = self._size + 1  # one byte more than listed shows whether it has grown
+        room = self._size + 1  # one byte more than listed shows whether the file has grown
         try:
             await flow.acquire(room)
         except ABORTS:
@@ -138,7 +138,7 @@ class FileDownload:
                     size = await self._read_unannounced(handle, target)
                 after = parse_attributes(await remote.ask_stat_open(handle), source)
                 if _was_rewritten(before, after):
-                    # rclone reports the time of its own cache from the first read to the close.
+                    # rclone reports the time of its cache from the first read until the close.
                     is_open = False
                     await remote.ask_close(handle)
                     if not _is_unchanged(before, await remote.stat(source)):
@@ -155,9 +155,10 @@ class FileDownload:
                 remote.ask_close(handle)
 
     async def _check_resumed(self, size: int, target: TargetFile) -> None:
-        """Drop the part of an earlier copy, unless the source is proven to begin with it."""
+        """Discard the part from an earlier copy, unless the source is proven to begin with it."""
         if target.resumed_size <= size:
-            # Only a shell can check it: reading it back would transfer what resuming saves.
+            # Only a shell can verify this: reading the part back would transfer as much as
+            # resuming saves.
             there = await digest_by_shell(self._context, self._source, target.resumed_size)
             if there == target.digest(target.resumed_size):
                 self._context.has_resumed = True
@@ -196,7 +197,7 @@ class FileDownload:
                 await self._remote.ask_read(handle, offset, count), self._source, count
             )
             received = sum(map(len, data))
-            if not received:  # some servers report the end, others send empty data
+            if not received:  # some servers report end-of-file, others send empty data
                 return offset
             if offset > _MAX_UNANNOUNCED:
                 raise changed_during_copy_error(self._source, "remote")
@@ -215,7 +216,7 @@ def _is_unchanged(before: Attributes, after: Attributes) -> bool:
 
 
 def finish(context: CopyContext, target: TargetFile, attributes: Attributes) -> None:
-    """Set the wanted attributes of a complete local file, and rename it."""
+    """Set the attributes of a complete local file, and rename it."""
     target.finish(
         context.local_attributes(attributes), context.options.fsync, context.on_modes_refused
     )

@@ -1,9 +1,9 @@
 """
-Downloads many small files in one stream, which the server's tar packs: no requests for each file.
+Downloads many small files in one stream, packed by the server's tar, without requests per file.
 
-SFTP still lists the folders and decides what is copied; tar is only asked, by name, for files that
-were listed, and must send exactly these, in that order: no name is taken from the stream.  A file
-that is missing in the stream, or looks odd, is copied by SFTP.
+SFTP still lists the folders and decides what is copied; tar is only given the names of files that
+were listed, and must send exactly these files, in this order: no name is taken from the stream.  A
+file that is missing from the stream, or looks suspicious, is copied by SFTP.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["DownloadStream"]
 
 _log = logging.getLogger("ssh_service.copying")
 
-# The POSIX format includes the access time.  Only GNU tar accepts the options.
+# The POSIX format includes the access time.  Only GNU tar supports these options.
 _SCRIPT = (
     b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; "
     + PRINT_READY_LINE
@@ -38,17 +38,18 @@ _SCRIPT = (
 )
 # The approximate cost of a file in the stream and in memory, without its content.
 _OVERHEAD = 1024
-# Folders with requested files that are held open.  Their files, at least one in each, take more
-# than the 64 blocks that tar buffers, so that it does not stop sending while we wait for a folder.
+# The number of folders with requested files that are held open.  Their files, at least one in
+# each, need more than the 64 blocks that tar buffers, so that tar does not stop sending while we
+# wait for a folder.
 _MAX_HELD_FOLDERS = 64
-# Bytes of an extended header, which has a time and at most a path.
+# The maximum size of an extended header in bytes; it has a time and at most a path.
 _MAX_RECORDS = 8 * 1024
-# Names are sent in chunks of this size, or when no more are known.
+# Names are sent in chunks of this size, or earlier if no more are known.
 _CHUNK_SIZE = 8 * 1024
 
 
 class _Request(NamedTuple):
-    """A file that tar was asked for."""
+    """A file that was requested from tar."""
 
     file: FileToCopy
     name: bytes  # as sent to tar: relative to the root of the tree
@@ -59,11 +60,11 @@ class _Member(NamedTuple):
     """An entry of the archive."""
 
     header: tar.Header
-    data: bytes  # padded to whole blocks; empty if there was more than expected
+    data: bytes  # padded to whole blocks; empty if it is larger than expected
 
 
 class DownloadStream:
-    """Receives the small files of one tree."""
+    """Receives the small files of one tree from tar."""
 
     def __init__(
         self,
@@ -84,12 +85,12 @@ class DownloadStream:
         self._useful = False
         self._root = root
         self._process: ShellProcess = context.start_command(_SCRIPT % quoted(root + b"/."))
-        self.has_ended = False  # nothing more will arrive: the rest is copied by SFTP
+        self.has_ended = False  # nothing more will arrive: the remaining files are copied by SFTP
 
     # Called by the tasks that list folders.
 
     async def request(self, file: FileToCopy) -> None:
-        """Have a file copied, now or later; its folder is held open until then."""
+        """Copy a file, now or later; its folder is held open until then."""
         await self._take(self._flow, _cost(file))
         starts_folder = file.folder is not self._last_folder
         if starts_folder:
@@ -98,7 +99,7 @@ class DownloadStream:
         file.folder.hold()
         name = b"/".join((b".", *file.names))
         self._queue.append(_Request(file, name, starts_folder))
-        if self.has_ended:  # meanwhile
+        if self.has_ended:  # in the meantime
             await self._copy_next_by_sftp()
             return
         self._names.append(name)
@@ -112,19 +113,19 @@ class DownloadStream:
             await budget.acquire(amount)
 
     async def flush(self) -> None:
-        """Send the names that were not sent yet."""
+        """Send the names that have not been sent yet."""
         if self._names:
             names, self._names, self._names_size = b"\0".join(self._names), [], 0
             await self._process.write(names + b"\0")  # `receive` notices errors
 
     def end(self) -> None:
-        """Note that no more files will be requested, so that tar sends what it buffers."""
+        """Declare that no more files will be requested, so that tar sends its buffered data."""
         self._process.end_input()
 
-    # The task that receives.
+    # The receiving task.
 
     async def receive(self) -> None:
-        """Write the files that arrive, until all requested files are copied."""
+        """Write the files as they arrive, until all requested files are copied."""
         try:
             try:
                 await self._accept_all()
@@ -159,8 +160,9 @@ class DownloadStream:
             await self._copy_next_by_sftp()  # tar skipped it
         if not self._queue:
             raise ProtocolError("tar sent an entry that was not requested")
-        # If a file is truncated while tar reads it, tar pads it with zeros: so a file that ends
-        # with a zero is copied again, as is one that seems empty (files in /proc do).
+        # If a file is truncated while tar reads it, tar pads it with zeros.  Therefore, a file
+        # that ends with a zero is copied again by SFTP, and so is one that seems empty (like files
+        # in /proc).
         size = header.size
         no_time = header.attributes.atime is None
         if header.kind != tar.FILE or no_time or not data or not data[size - 1]:
@@ -186,7 +188,7 @@ class DownloadStream:
         self._context.progress.file_done()
 
     async def _copy_next_by_sftp(self) -> None:
-        """Have the next file copied by SFTP."""
+        """Copy the next file by SFTP."""
         file = self._next_file()
         try:
             await self._copy_by_sftp(file)
@@ -206,7 +208,7 @@ class DownloadStream:
         return await self._next_member() if await self._process.wait_until_ready() else None
 
     async def _next_member(self) -> Optional[_Member]:
-        """Read the next entry; None at the end of the archive, or of the stream."""
+        """Read the next entry; None at the end of the archive or of the stream."""
         block, more = await self._read(tar.BLOCK), b""
         if block[156:157] == tar.MORE:
             size = tar.read_size(block)
@@ -229,7 +231,7 @@ class DownloadStream:
         return _Member(header, b"")
 
     async def _read(self, size: int) -> bytes:
-        """Read `size` bytes; none if the stream ends before them, between two entries."""
+        """Read `size` bytes; empty if the stream ends before them, between two entries."""
         start, end = self._position, self._position + size
         while len(self._buffer) < end:
             chunk = await self._process.read()

@@ -1,4 +1,4 @@
-"""Downloads a file or a tree: decides what is copied where, and how."""
+"""Downloads a file or a tree: decides which entries are copied where, and how."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Download"]
 
-# Parts of a folder listing that are requested at once.
+# The number of parts of a folder listing that are requested at once.
 _READ_AHEAD = 3
-# Entries to list before any is copied, so that most folders are closed by then.
+# The number of entries listed before any is copied, so that most folders are closed by then.
 _LIST_AHEAD = 1000
 
 
@@ -159,7 +159,7 @@ class Download:
             self._context.progress.expect_no_more()
         finally:
             if self._stream is not None:
-                self._stream.end()  # files requested earlier arrive, also after a failure
+                self._stream.end()  # files requested earlier still arrive after a failure
 
     async def _copy_pending_folders(self, tree: TargetTree) -> None:
         while self._pending or self._active_listings:
@@ -179,7 +179,7 @@ class Download:
         return True
 
     async def _resolve_target(self, source: bytes, target: bytes) -> bytes:
-        """Return the path of the folder that the tree becomes."""
+        """Return the path that the folder is copied to."""
         try:
             status = os.stat(target)
         except FileNotFoundError:
@@ -211,7 +211,7 @@ class Download:
         self._tree.restore()
 
     def _mode_of(self, attributes: Attributes) -> int:
-        """Return the mode to create a folder with; its own mode is set last."""
+        """Return the mode to create a folder with; the final mode is set at the end."""
         if self._context.options.preserve is False:
             return 0o777  # minus the umask
         return self._context.local_attributes(attributes).mode or 0o700
@@ -221,8 +221,8 @@ class Download:
         path = functools.reduce(join, names, self._source)
         try:
             target = tree.make_folder(names, self._mode_of(folder.attributes))
-            # Recorded before its entries, so that a folder comes after those around it.  A target
-            # that existed is the user's: its attributes stay.
+            # Recorded before its entries, so that a folder comes after its parents.  An existing
+            # target keeps its attributes.
             if names or target.is_new or not self._context.options.contents:
                 self._finished_folders.append(folder)
             try:
@@ -251,7 +251,7 @@ class Download:
             entries = await self._read_folder(handle, folder, path, target, seen)
         finally:
             self._remote.ask_close(handle)
-        # After the folder is closed: the server may allow few open files.
+        # After the folder is closed, as the server may allow only few open files.
         await self._take_entries(folder, path, target, entries, seen)
 
     async def _read_folder(
@@ -262,7 +262,7 @@ class Download:
         target: TargetFolder,
         seen: Set[int],
     ) -> List[FolderEntry]:
-        """Take the entries while there are many; return the last ones."""
+        """Process the entries while there are many; return the last ones."""
         entries: List[FolderEntry] = []
         parts: Deque[Reply] = deque()
         while True:
@@ -285,7 +285,7 @@ class Download:
         seen: Set[int],
     ) -> None:
         names = folder.names
-        # Ask for the targets of all links at once.
+        # Request the targets of all links at once.
         keeps_links = self._context.options.keeps_links
         ask = self._remote.ask_read_link if keeps_links else self._remote.ask_stat
         asked = [

@@ -43,7 +43,7 @@ __all__ = [
     "was_rewritten",
 ]
 
-# For ENOSPC where there may be room for data.
+# The text for ENOSPC if there may be space for data.
 NO_INODES = "No space left on device: the file system has no inode left for another file"
 _ERRNOS = {
     protocol.NO_SUCH_FILE: errno.ENOENT,
@@ -79,11 +79,11 @@ class Refused(Exception):
 
     @property
     def errno(self) -> int:
-        """The errno for the status code; EIO where it is not specific."""
+        """The errno for the status code; EIO if there is no specific one."""
         return _ERRNOS.get(self.code, errno.EIO)
 
     def as_error(self, code: Optional[int] = None, detail: Optional[str] = None) -> OSError:
-        """Return the error for the caller; `code` and `detail` replace what the status says."""
+        """Return the error for the caller; `code` and `detail` override those of the status."""
         code = code or self.errno
         if detail is None and code == errno.EIO:
             words = f": {printable(self.text)}" if self.text else ""
@@ -103,7 +103,7 @@ def local_error(error: OSError, path: Union[str, bytes]) -> SshTransferError:
 
 
 def _explain_local(error: OSError, path: bytes) -> Optional[str]:
-    """Return what is wrong about a path, if that can be found out."""
+    """Return the reason why a path cannot be used, if it can be determined."""
     path = path.rstrip(b"/") or b"/"
     folder = os.path.dirname(path) or b"."
     try:
@@ -129,7 +129,7 @@ def _has_inodes_left(path: bytes) -> bool:
 
 
 def dangling_link(text: bytes) -> str:
-    """Return the text for a link that leads nowhere, by the path that it holds."""
+    """Return the error text for a dangling link with the target `text`."""
     return (
         f"No such file or directory: it is a symbolic link to {display_path(text)!r}, which does"
         " not exist"
@@ -137,17 +137,17 @@ def dangling_link(text: bytes) -> str:
 
 
 def missing_folder(folder: bytes) -> str:
-    """Return the text for a path in a folder that does not exist."""
+    """Return the error text for a path in a folder that does not exist."""
     return f"No such file or directory: the folder {display_path(folder)!r} does not exist"
 
 
 def not_a_folder(path: bytes) -> str:
-    """Return the text for a path below something that is not a folder."""
+    """Return the error text for a path below something that is not a folder."""
     return f"Not a directory: {display_path(path)!r} is not a folder"
 
 
 def sticky_folder(entry: Attributes, folder: Attributes, uid: Optional[int]) -> Optional[str]:
-    """Return the text for another user's file in a sticky folder; None if it is not one."""
+    """Return the error text for another user's file in a sticky folder; None for other files."""
     if not (folder.mode or 0) & stat.S_ISVTX or uid in (entry.uid, folder.uid):
         return None
     return (
@@ -181,7 +181,7 @@ def changed_during_copy_error(path: bytes, side: str) -> SshTransferError:
 
 
 def copy_into_itself_error(path: bytes, side: str) -> SshTransferError:
-    """Return the error for a folder in the source that turns out to be the target."""
+    """Return the error for a folder in the source that is the target itself."""
     text = "a folder cannot be copied into itself: this is the target"
     return transfer_error(errno.EINVAL, display_path(path), text, side=side)
 

@@ -17,7 +17,7 @@ from ssh_service.errors import transfer_error
 
 __all__ = ["ListingBounds", "SourceFolder", "check_name"]
 
-# Bounds of one download: entries in all, folders among them (which are kept in memory until the
+# Limits of one download: entries in total, folders among them (which are kept in memory until the
 # end), and levels.
 MAX_ENTRIES = 1_000_000
 MAX_FOLDERS = 250_000
@@ -25,18 +25,18 @@ MAX_LEVELS = 1000
 
 
 class SourceFolder(NamedTuple):
-    """A folder to copy.  There may be many, so none keeps a path of its own in memory."""
+    """A folder to copy.  There may be many, so it does not store its complete path."""
 
     parent: Optional[Any]  # the SourceFolder that contains it
     name: bytes
     level: int
     attributes: Attributes
-    real_paths: Tuple[bytes, ...]  # where the links on the way to it were, and where they led
+    real_paths: Tuple[bytes, ...]  # of the links on the way to it: their places and targets
     since: int  # how many of its names come before the end of the last of those links
 
     @property
     def names(self) -> Tuple[bytes, ...]:
-        """The names that lead to it from the root of the tree."""
+        """The path from the root of the tree, as a tuple of names."""
         names: List[bytes] = []
         folder = self
         while folder.parent is not None:
@@ -46,33 +46,33 @@ class SourceFolder(NamedTuple):
 
     @property
     def real_path(self) -> bytes:
-        """Its own path on the server, without links."""
+        """The folder's own path on the server, without links."""
         return functools.reduce(join, self.names[self.since :], self.real_paths[-1])
 
 
 class ListingBounds:
-    """Checks what a server lists, and counts it, for one download."""
+    """Checks and counts the entries that a server lists, for one download."""
 
     def __init__(self) -> None:
         self._entries = 0
         self._folders = 0
 
     def check_entry(self, name: bytes, path: bytes, seen: Set[int]) -> None:
-        """Refuse an invalid name, one that is in `seen` already, or one entry too many."""
+        """Refuse an invalid name, a name in `seen`, or an entry beyond the limit."""
         self._entries += 1
         if self._entries > MAX_ENTRIES:
             text = f"more than {MAX_ENTRIES} entries"
             raise transfer_error(errno.E2BIG, display_path(path), text, side="remote")
         if name not in (b".", b".."):
             check_name(name, path)
-        digest = hash(name)  # keyed, and 64 bits: small, and no server can make two collide
+        digest = hash(name)  # keyed, and 64 bits: small, and a server cannot cause collisions
         if digest in seen:
             text = "the server lists this name twice"
             raise transfer_error(errno.EPROTO, display_path(path), text, side="remote")
         seen.add(digest)
 
     def check_folder(self, path: bytes, level: int) -> None:
-        """Refuse one folder too many, or one that lies too deep."""
+        """Refuse a folder beyond the limits of number and depth."""
         self._folders += 1
         if self._folders > MAX_FOLDERS:
             text = f"more than {MAX_FOLDERS} folders"

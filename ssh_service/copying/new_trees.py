@@ -1,7 +1,7 @@
 """
 The trees that copies in progress create, so that concurrent copies of one tree make one tree.
 
-A folder that exists is copied *into*.  That does not apply to a folder that another call has just
+An existing folder is copied *into*.  This does not apply to a folder that another call has just
 created for the same tree, nor to one that this call created before it was restarted.
 """
 
@@ -44,7 +44,7 @@ class NewTrees:
 
     Notes
     -----
-    Thread safety.  Each call has its own; calls in any threads know of each other's trees.
+    Thread safety.  Each call has its own object; calls in all threads see each other's trees.
     """
 
     def __init__(self, place: str = "") -> None:
@@ -52,14 +52,14 @@ class NewTrees:
         self._mine: List[_TreeKey] = []
 
     def add(self, source: bytes, target: bytes) -> None:
-        """Note that `target` does not exist, and that this call creates it from `source`."""
+        """Record that `target` does not exist, and that this call creates it from `source`."""
         key = (self._place, source, target)
         self._mine.append(key)
         with _under_way.lock:
             _under_way.counts[key] = _under_way.counts.get(key, 0) + 1
 
     def join(self, source: bytes, target: bytes) -> bool:
-        """Return whether a call in progress creates `target` from `source`; then join it."""
+        """Return whether a call in progress creates `target` from `source`; if so, join it."""
         key = (self._place, source, target)
         with _under_way.lock:
             if key not in _under_way.counts:

@@ -1,4 +1,4 @@
-"""How many local files the copies of this process may hold open."""
+"""The limit on local files that the copies of this process hold open."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ssh_service.copying.sftp.usage import UsageTotal
 
 __all__ = ["OpenFiles", "open_files"]
 
-# Copies hold at most one file for this many descriptors of the process: a downloaded file needs
-# its folder's descriptor, too, and the rest of the program needs its own.
+# Copies hold at most one file per this many descriptors of the process: a downloaded file also
+# needs its folder's descriptor, and the rest of the program needs its own.
 _DESCRIPTOR_SHARE = 3
 _MIN_OPEN_FILES = 8
 
@@ -27,7 +27,7 @@ class OpenFiles:
 
     @property
     def limit(self) -> float:
-        """How many there may be; computed each time, as a program may raise its limit."""
+        """The maximum number; computed each time, as a program may raise its limit."""
         if resource is None:
             return float("inf")
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -38,7 +38,7 @@ class OpenFiles:
         )
 
     def has_room(self) -> bool:
-        """Return whether there may be one more."""
+        """Return whether one more file may be opened."""
         return self.usage.used < self.limit
 
     def reset_after_fork(self) -> None:

@@ -28,7 +28,7 @@ class Options(NamedTuple):
 
     @property
     def goes_on(self) -> bool:
-        """Whether the rest of a tree is copied after an entry that cannot be."""
+        """Whether the copy continues after an entry that cannot be copied."""
         return self.on_error == "continue"
 
     @property
@@ -76,7 +76,7 @@ def check_path(name: str, value: Any) -> Union[str, bytes]:
     Raises
     ------
     SshConfigError
-        It is neither of them, nor an `os.PathLike`.
+        The value is not a str, bytes or `os.PathLike`.
     """
     try:
         return os.fspath(value)  # type: ignore[no-any-return]
@@ -93,7 +93,7 @@ def seconds(name: str, value: Any) -> Optional[float]:
     Raises
     ------
     SshConfigError
-        The value is not a number of seconds, 0 or more.
+        The value is not a number of seconds >= 0.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""The progress of a copy: counted by its tasks, reported a few times a second."""
+"""The progress of a copy: counted by its tasks, reported a few times per second."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssh_service.errors import SshConfigError
 
 __all__ = ["Meter", "Progress", "ProgressCallback", "ProgressTo"]
 
-# Seconds.
+# The minimum interval between two reports, in seconds.
 _REPORT_INTERVAL = 0.1
 
 
@@ -17,7 +17,7 @@ class Progress(NamedTuple):
     """
     The progress of a copy.
 
-    A total is None until it is known, which is when all folders have been listed.
+    A total is None until it is known, that is, until all folders have been listed.
     """
 
     bytes_done: int
@@ -46,7 +46,7 @@ class Meter:
     Attributes
     ----------
     is_observed : bool
-        Whether there is such a function.
+        Whether a function was given.
     """
 
     def __init__(self, tell: Optional[ProgressCallback]) -> None:
@@ -59,7 +59,7 @@ class Meter:
         self._total_is_known = False
 
     def expect(self, size: int) -> None:
-        """Count one more file to copy, of `size` bytes."""
+        """Add one file of `size` bytes to the totals."""
         self._files_total += 1
         self._bytes_total += size
 
@@ -81,16 +81,16 @@ class Meter:
         return self._bytes_done, self._files_done
 
     def go_back(self, reading: Tuple[int, int]) -> None:
-        """Return to an earlier reading: what came since is copied again."""
+        """Return to an earlier reading, because everything since then is copied again."""
         self._bytes_done, self._files_done = reading
 
     def restart(self) -> None:
-        """Reset all counts: the whole copy is done again."""
+        """Reset all counts, because the whole copy is repeated."""
         self._bytes_done = self._bytes_total = self._files_done = self._files_total = 0
         self._total_is_known = False
 
     def report(self) -> None:
-        """Report the progress, unless that was done a moment ago."""
+        """Report the progress, unless it was reported a moment ago."""
         now = time.monotonic()
         if now - self._reported_at >= _REPORT_INTERVAL:
             self._reported_at = now
@@ -111,5 +111,5 @@ class Meter:
         )
 
 
-# A function to call; or a meter, for a caller who reads it when the copy has ended or failed.
+# A function to call, or a meter that the caller reads after the copy.
 ProgressTo = Union[ProgressCallback, Meter]

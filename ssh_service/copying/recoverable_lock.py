@@ -1,4 +1,4 @@
-"""A lock that survives the death of its holder, and an exception at any moment."""
+"""A lock that is released if its holder dies, or is interrupted by an exception at any point."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ssh_service.transport.lock_free import LockFreeEvent
 
 __all__ = ["RecoverableLock", "LockOwner"]
 
-# Seconds after which to check that the holder still exists.
+# Seconds between two checks that the holder still exists.
 _LIVENESS_INTERVAL = 0.1
 
 
@@ -26,10 +26,10 @@ class RecoverableLock:
     """
     A lock that is released when its holder's thread or frame no longer exists.
 
-    A signal handler may raise between the return of ``Lock.acquire`` and the ``try`` that follows.
-    Here `acquire` is called inside the ``try``, and `release` does nothing if the lock was not
-    acquired.  A lock that was never released becomes free with the frame that held its owner, or
-    when the same thread acquires it again.
+    A signal handler may raise between the return of ``Lock.acquire`` and the following ``try``.
+    Here, `acquire` is called inside the ``try``, and `release` does nothing if the lock was not
+    acquired.  A lock that was never released becomes free when the frame that held its owner is
+    gone, or when the same thread acquires it again.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Runs one copy: finds a session, retries where that is safe, and translates errors."""
+"""Runs one copy: gets a session, retries if that is safe, and translates errors."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def copy(
     transport : SshTransport
         The connection.
     source, target : Union[str, bytes, os.PathLike]
-        The path to copy, and where to.
+        The path to copy, and the path to copy it to.
     options : Options
-        The options, checked.
+        The options; they must have been checked.
     limits : TimeLimits
-        The time limits, running.
+        The time limits; the time is already running.
     progress : Union[None, Callable[[Progress], None], Meter]
         A function to call with the progress, or a meter.
 
@@ -95,8 +95,8 @@ def copy(
                     progress.restart()
                 attempt(get_session(transport, limits))
                 return
-            # A session from an earlier copy may turn out to be dead only now.  A copy that got no
-            # reply has changed nothing, as it begins with questions; so it can be restarted.
+            # A session of an earlier copy may be found dead only now.  A copy that received no
+            # reply has changed nothing, as it begins with queries, so it can be restarted.
             fresh = None if ended.answered else get_session(transport, limits)
             if fresh is None or fresh is kept:
                 raise
@@ -118,7 +118,7 @@ def copy(
 
 @contextlib.contextmanager
 def _hold_copy_lock(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
-    """Hold the session's lock, where it allows one copy at a time."""
+    """Hold the session's lock, if the session allows only one copy at a time."""
     if session.copy_lock is None:
         yield
         return
@@ -134,10 +134,10 @@ def _hold_copy_lock(session: SftpSession, limits: TimeLimits) -> Iterator[None]:
 
 def _path_bytes(path: Path, side: str) -> bytes:
     plain = os.fsencode(path)
-    if not plain:  # to a server it would mean the whole home directory
+    if not plain:  # a server would take it as the whole home directory
         why = "a path cannot be empty; '.' is the remote home, or the local working directory"
         raise transfer_error(errno.ENOENT, "", why, side=side)
-    if b"\0" in plain:  # no system has such names, and OpenSSH ends the session over one
+    if b"\0" in plain:  # not a valid name on any system, and OpenSSH ends the session
         text = "a path cannot hold a NUL character"
         raise transfer_error(errno.EINVAL, display_path(plain), text, side=side)
     return plain
@@ -153,7 +153,7 @@ def run_copy(
     new_trees: Optional[NewTrees] = None,
 ) -> None:
     """
-    Run one copy on a session that is negotiated.
+    Run one copy on a negotiated session.
 
     Parameters
     ----------
@@ -162,13 +162,13 @@ def run_copy(
     start_task : Callable[[CopyContext], Coroutine]
         Returns the first task.
     options : Options
-        The options, checked.
+        The options; they must have been checked.
     limits : TimeLimits
-        The time limits, running.
+        The time limits; the time is already running.
     progress : Union[None, Callable[[Progress], None], Meter]
         A function to call with the progress, or a meter.
     commands : Optional[Callable[[bytes, ShellProcess], None]]
-        Starts a command in the server's shell; None: there is only SFTP.
+        Starts a command in the server's shell; None: only SFTP is available.
     new_trees : Optional[NewTrees]
         The trees that this call creates, including those of an earlier attempt.
     """

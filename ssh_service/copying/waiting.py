@@ -1,4 +1,4 @@
-"""The objects that tasks of one pipeline wait for, other than replies."""
+"""The objects other than replies that tasks of one pipeline wait for."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class TaskEvent:
         self.is_set = False
 
     def belongs_to(self, pipeline: Pipeline) -> bool:
-        """Return whether tasks of this pipeline may wait for it."""
+        """Return whether tasks of this pipeline may wait for the event."""
         return self._pipeline is pipeline
 
     def set(self) -> None:
-        """Set it, and wake the tasks that wait."""
+        """Set the event, and wake the waiting tasks."""
         self.is_set = True
         for waiter in self._waiters:
             self._pipeline.wake(waiter)
         self._waiters.clear()
 
     async def wait(self) -> None:
-        """Wait until it is set."""
+        """Wait until the event is set."""
         if not self.is_set:
             waiter = TaskWaiter()
             self._waiters.append(waiter)
@@ -42,9 +42,10 @@ class TaskEvent:
 
 class Budget(Usage):
     """
-    A semaphore for tasks of one pipeline, acquired in any amount: bytes in flight, open files.
+    A semaphore for tasks of one pipeline, acquired in any amount (bytes in flight, open files).
 
-    First come, first served.  An amount above the limit is granted while nothing else is acquired.
+    Amounts are granted in the order of the requests.  An amount above the limit is granted while
+    nothing else is acquired.
     """
 
     def __init__(self, pipeline: Pipeline, limit: int) -> None:
@@ -54,14 +55,14 @@ class Budget(Usage):
         self.used = 0
 
     def try_acquire(self, amount: int = 1) -> bool:
-        """Acquire `amount` and return True, unless that would have to wait."""
+        """Acquire `amount` and return True if that is possible without waiting."""
         if self._queue or not self._has_room(amount):
             return False
         self.used += amount
         return True
 
     def acquire_over_limit(self, amount: int) -> None:
-        """Acquire `amount` without waiting: it was released a moment ago."""
+        """Acquire `amount` without waiting, even over the limit: it has just been released."""
         self.used += amount
 
     async def acquire(self, amount: int = 1) -> None:
@@ -75,7 +76,7 @@ class Budget(Usage):
             self.used += amount
         finally:
             self._queue.remove(waiter)
-            self._wake_next()  # there may be enough for it as well
+            self._wake_next()  # the next one may have enough as well
 
     async def _wait_for_room(self, waiter: TaskWaiter, amount: int) -> None:
         await waiter
@@ -83,7 +84,7 @@ class Budget(Usage):
             await waiter
 
     async def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Acquire one, then start a task, which releases it."""
+        """Acquire one, then start a task, which releases it at its end."""
         try:
             await self.acquire()
         except BaseException:
@@ -91,7 +92,7 @@ class Budget(Usage):
             raise
         try:
             self._pipeline.start(coroutine)
-        except BaseException:  # another task has failed, so no new one starts
+        except BaseException:  # another task has failed, so no new task starts
             self.release()
             raise
 
@@ -110,7 +111,7 @@ class Budget(Usage):
 
 class HandleBudget(Budget):
     """
-    The bound on open files and folders, local and remote.
+    The limit on open files and folders, local and remote.
 
     The copies on one session share the handles that the server allows, and all copies share the
     descriptors of the process.
@@ -123,8 +124,8 @@ class HandleBudget(Budget):
         open_files.usage.add(self)
 
     def _has_room(self, amount: int) -> bool:
-        # A copy that holds none always gets one, so every copy moves; one that holds some waits
-        # for its own to be closed.
+        # A copy that holds none always gets one, so that every copy makes progress; a copy that
+        # holds some waits until it has closed one.
         if not self.used:
             return True
         return (
@@ -134,5 +135,5 @@ class HandleBudget(Budget):
         )
 
     def release_all(self) -> None:
-        """Release everything, at the end of a copy that failed."""
+        """Release everything at the end of a failed copy."""
         self.used = 0
