@@ -1,9 +1,9 @@
 """
-Which files are ours, and which folders only we can change: rules for both sides of a copy.
+Rules for both sides of a copy: which files are ours, and which folders only our user can change.
 
-They are checked before an unfinished file is removed or resumed, a target replaced, or a link
-followed.  They mirror what Linux does with fs.protected_symlinks and fs.protected_regular, whether
-or not these are set.
+They are checked before an unfinished file is removed or resumed, a target is replaced, or a link
+is followed.  They are the rules of Linux's fs.protected_symlinks and fs.protected_regular, and
+apply whether or not these are set.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = [
 
 
 def owner_and_mode(status: os.stat_result) -> Attributes:
-    """Return a local file's size, owner and mode, as a server would report them."""
+    """Return a local file's size, owner and mode, in the form in which a server reports them."""
     return Attributes(status.st_size, status.st_uid, status.st_gid, status.st_mode)
 
 
 def is_shared(folder: Attributes) -> bool:
-    """Return whether other users may create files in a folder: sticky, or writable by all."""
+    """Return whether other users may create files in a folder: it is sticky, or world-writable."""
     return bool((folder.mode or 0) & (stat.S_ISVTX | stat.S_IWOTH))
 
 
 def is_guarded(folder: Attributes, uid: int) -> bool:
-    """Return whether only this user (and root) can rename or remove their files in a folder."""
+    """Return whether only this user (and root) can rename or remove this user's files in it."""
     mode = folder.mode
     if mode is None or not stat.S_ISDIR(mode) or folder.uid not in (0, uid):
         return False
@@ -50,7 +50,7 @@ def is_guarded(folder: Attributes, uid: int) -> bool:
 
 
 def is_our_file(file: Attributes, uid: int, links: Optional[int] = None) -> bool:
-    """Return whether it is a regular file of this user, with one name if `links` is known."""
+    """Return whether it is a regular file of this user, with a single link if `links` is known."""
     return file.uid == uid and stat.S_ISREG(file.mode or 0) and links in (None, 1)
 
 
@@ -68,7 +68,7 @@ def may_use(file: Attributes, folder: Attributes, uid: Optional[int]) -> bool:
 
 
 def not_ours_error(path: str, file: Attributes, side: str) -> SshTransferError:
-    """Return the error for a file of another user in a folder that others may write to."""
+    """Return the error for another user's file in a folder that others may write to."""
     mode, kind, hint = file.mode or 0, "a file", ""
     if stat.S_ISLNK(mode):
         kind = "a symbolic link"

@@ -1,4 +1,4 @@
-"""Reads or writes a large file in parts, of which many are in flight at once."""
+"""Reads or writes a large file in parts, many of which are in flight concurrently."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ async def move_parts(
     in_order: bool = False,
 ) -> None:
     """
-    Read or write a file in parts, as many at once as the budget allows.
+    Read or write a file in parts, as many concurrently as the budget allows.
 
     Parameters
     ----------
     budget : Budget
-        The bound on bytes in flight.
+        The limit on bytes in flight.
     parts : Iterable[Tuple[int, int]]
-        Offset and size of each part.
+        The offset and size of each part, in bytes.
     send : Callable[[int, int], Reply]
         Sends the request for a part.
     on_reply : Callable[[Reply, int, int], int]
-        Handles the reply to a part and returns how many bytes were moved.  The missing rest is
-        requested as another part.
+        Handles the reply to a part, and returns the number of bytes that were transferred.  The
+        rest of the part is requested again.
     in_order : bool
-        Whether the missing rest must be handled before the parts that follow it.
+        Whether the rest of a part must be handled before the following parts.
     """
     in_flight: Deque[Tuple[Reply, int, int]] = deque()
     requeue = in_flight.appendleft if in_order else in_flight.append

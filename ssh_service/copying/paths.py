@@ -1,10 +1,10 @@
-"""Paths as bytes with slashes, as on the local system and on servers: split and joined."""
+"""Splits and joins paths, as bytes with slashes, for the local system and for servers."""
 
 from __future__ import annotations
 
 __all__ = ["MAX_NAME_LENGTH", "sibling", "folder_of", "is_within", "join", "basename"]
 
-# Every file system we know allows this many bytes.
+# The maximum length of a name in bytes, on all file systems that we know.
 MAX_NAME_LENGTH = 255
 
 
@@ -19,7 +19,7 @@ def sibling(path: bytes, name: bytes) -> bytes:
 
 
 def folder_of(path: bytes) -> bytes:
-    """Return the folder that contains `path`; ``.`` if the path does not name it."""
+    """Return the folder that contains `path`; ``.`` if `path` is only a name."""
     around = sibling(path, b"")
     return around.rstrip(b"/") or (b"/" if around else b".")
 

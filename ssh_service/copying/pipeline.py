@@ -1,9 +1,9 @@
 """
-Many files at once on one thread: coroutines that wait only for replies from the server.
+Copies many files concurrently on one thread, by coroutines that wait for the server's replies.
 
 The code that copies a file reads from top to bottom.  The pipeline runs many such tasks
-concurrently on the caller's thread; while one waits for its reply, the others continue, so that
-round trips and half-empty batches cost no time.  There is no event loop and no extra thread.
+concurrently on the caller's thread; while one waits for a reply, the others continue, so that no
+time is lost by round trips and half-empty batches.  There is no event loop and no extra thread.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ __all__ = ["ABORTS", "Cancelled", "Pipeline", "PipelineTask", "TaskWaiter"]
 
 _T = TypeVar("_T")
 
-# Seconds that the cleanup after a failure, an interrupt or a time-out may take.
+# Seconds for the cleanup after a failure, an interrupt or a timeout.
 _CLEANUP_TIMEOUT = 2.0
 
 
 class Cancelled(BaseException):
-    """Thrown into a coroutine to stop it; the coroutine cleans up and lets it pass."""
+    """Thrown into a coroutine to stop it; the coroutine cleans up, and must not swallow it."""
 
 
-# The exceptions that end a task and after which it may still await its cleanup.
+# The exceptions that end a task, but after which it may still await its cleanup.
 ABORTS = (Cancelled, KeyboardInterrupt, Exception)
 
 
@@ -51,9 +51,9 @@ class PipelineTask:
     Attributes
     ----------
     order : int
-        Its position among all tasks, by start.
+        The task's position in the order in which tasks were started.
     failure : Optional[BaseException]
-        The exception that ended it, if any.
+        The exception that ended the task; None if there was none.
     """
 
     __slots__ = ("coroutine", "order", "failure", "done", "result", "waits_for")
@@ -88,16 +88,16 @@ class Pipeline:
     client : SftpClient
         Sends the requests and receives the replies.
     timeout : Optional[float]
-        Seconds in which something must move; None: no limit.
+        Seconds without progress after which the run fails; None: no limit.
     on_step : Optional[Callable[[], None]]
         Called regularly between replies, to report progress.
 
     Notes
     -----
-    Guarantees.  When a task fails, the tasks started before it run to their end and those started
-    after it are cancelled; `run` raises the failure of the earliest.  However the run ends, every
-    task can clean up, for a few seconds at most.  After an interrupt (Ctrl-C), `run` raises the
-    interrupt, wherever it struck and whatever error followed from it.
+    Guarantees.  When a task fails, the tasks started before it run to their end, and those started
+    after it are cancelled; `run` raises the failure of the earliest.  Every task can clean up, for
+    a few seconds at most, however the run ends.  After an interrupt (Ctrl-C), `run` raises the
+    interrupt, regardless of where it occurred and of the errors that it caused.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Pipeline:
         self._stopping = False
         self._broke_deadlock = False
         self._interrupt: Optional[BaseException] = None
-        self._outer = sys.exc_info()[1]  # which our caller is handling
+        self._outer = sys.exc_info()[1]  # the exception that our caller is handling
         self._join_waiter: Optional[TaskWaiter] = None
 
     def run(self, main: Coroutine[Any, Any, _T]) -> _T:
@@ -145,16 +145,17 @@ class Pipeline:
         coroutine : Coroutine
             The task.
         background : bool
-            Whether `join_others` does not wait for it; `cancel` it before the first task ends.
+            Whether `join_others` does not wait for the task; `cancel` it before the first task
+            ends.
 
         Raises
         ------
         Cancelled
-            Another task has failed, so no new one starts.
+            Another task has failed, so that no new task is started.
         """
         if self._failed is not None:
             coroutine.close()
-            raise Cancelled()  # into the caller, which must not go on after a failure
+            raise Cancelled()  # raised in the caller, which must not continue after a failure
         self._started += 1
         task = PipelineTask(coroutine, self._started)
         self._tasks.add(task)
@@ -164,7 +165,7 @@ class Pipeline:
         return task
 
     def cancel(self, tasks: Collection[PipelineTask]) -> None:
-        """Cancel those of these tasks that still run; they clean up before the run ends."""
+        """Cancel those of the tasks that are still running; they clean up before the run ends."""
         self._cancel(lambda task: task in tasks)
 
     def wake(self, waiter: TaskWaiter) -> None:
@@ -177,7 +178,8 @@ class Pipeline:
         """
         Fail now: earlier tasks continue, all later ones and the caller stop; `run` raises `error`.
 
-        For a task that starts others one by one and finds that the next one cannot be started.
+        This is for a task that starts others in order, and finds that the next one cannot be
+        started.
         """
         self._started += 1
         task = PipelineTask(_nothing(), self._started)
@@ -188,15 +190,15 @@ class Pipeline:
 
     def record_interrupt(self, abort: BaseException) -> None:
         """
-        Remember the interrupt that stopped a task, if any, before the task waits for its cleanup.
+        Record the interrupt, if any, that stopped a task, before the task waits for its cleanup.
 
-        The task may be stopped again meanwhile; `run` raises the interrupt all the same.  (From
+        The task may be stopped again while it waits; `run` still raises the interrupt.  (From
         Python 3.9 on, the interrupt could be found afterwards.)
         """
         self._interrupt = self._interrupt or find_interruption(abort, self._outer)
 
     async def join_others(self) -> None:
-        """Wait, in the first task, until all others have ended."""
+        """Wait, in the first task, until all other tasks have ended."""
         while len(self._tasks) - len(self._background) > 1:
             self._join_waiter = TaskWaiter()
             await self._join_waiter
@@ -215,14 +217,15 @@ class Pipeline:
                 self._on_step()
 
     def _await_rest(self, timeout: Optional[float]) -> None:
-        """Wait for replies that no task awaits, such as those of files being closed."""
+        """Wait for replies that no task awaits, such as those to closing files."""
         while self._client.outstanding:
             self._take_replies(timeout)
 
     def _break_deadlock(self) -> None:
         if self._failed is None or self._broke_deadlock:
             raise RuntimeError("deadlock: tasks are waiting, but no reply is outstanding")
-        # They wait for a task that the failure has stopped; the caller must see that failure.
+        # The tasks wait for one that the failure has stopped; the caller must receive that
+        # failure.
         self._broke_deadlock = True
         self._cancel(lambda task: True)
 
@@ -239,12 +242,12 @@ class Pipeline:
             else:
                 wait, error = task.coroutine.throw(error), None
             if isinstance(wait, Reply) and wait.kind:
-                continue  # it has arrived already
+                continue  # the reply has already arrived
             wait.waiting_task, task.waits_for = task, wait
             return
 
     def _step(self, task: PipelineTask, error: Optional[BaseException]) -> None:
-        """Run a task to its next wait, or to its end; `error` is thrown into it."""
+        """Run a task until it waits or ends; `error` is thrown into it."""
         try:
             self._resume(task, error)
             return
@@ -260,9 +263,9 @@ class Pipeline:
                 if self._interrupt is failure:
                     raise
                 raise self._interrupt from failure
-        except BaseException as interrupt:  # `run` stops all others
+        except BaseException as interrupt:  # `run` stops all other tasks
             self._interrupt = self._interrupt or interrupt
-            # With a frame, the interrupt struck before the task ran.
+            # If there is a frame, the interrupt occurred before the task ran.
             if getattr(task.coroutine, "cr_frame", None) is None:
                 self._tasks.discard(task)
             raise
@@ -280,7 +283,7 @@ class Pipeline:
             self._cancel(lambda other: other.order > task.order or other.order == 1)
 
     def _cancel(self, which: Callable[[PipelineTask], bool]) -> None:
-        # Latest first: a task ends before those that it depends on.
+        # Latest first, so that a task ends before those that it depends on.
         for task in sorted(filter(which, self._tasks), key=lambda task: -task.order):
             if not task.done and not task.coroutine.cr_running:  # type: ignore[attr-defined]
                 self._unschedule(task)
@@ -294,14 +297,14 @@ class Pipeline:
             task.waits_for.waiting_task = None
 
     def _clean_up(self) -> None:
-        """Cancel all tasks that still run, and wait a little for their cleanup."""
+        """Cancel all tasks that are still running, and wait briefly for their cleanup."""
         self._stopping = True
-        self._client.deadline = None  # the deadline may be what ended the copy
+        self._client.deadline = None  # the deadline may be the reason why the copy ended
         deadline = time.monotonic() + _CLEANUP_TIMEOUT
         try:
             self._cancel(lambda task: True)
             self._run_until(deadline)
-        except Exception:  # the session has ended or hangs: nothing more can be cleaned up
+        except Exception:  # the session has ended or hangs: no more cleanup is possible
             pass
         finally:
             for task in self._tasks:

@@ -1,4 +1,4 @@
-"""The files of a server: one method for each request, which waits for the reply and checks it."""
+"""The requests for a server's files; each method awaits the reply and checks it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from ssh_service.transport.wire import Buffer
 
 __all__ = ["RemoteFiles"]
 
-# Where the server may allow few open files: seconds to wait for a close, and the number of retries
+# For servers that may allow few open files: seconds to wait for a close, and the number of retries
 # with fewer files open.
 _HANDLE_WAIT_TIMEOUT, _MAX_OPEN_RETRIES = 30.0, 10
 
@@ -48,9 +48,9 @@ class RemoteFiles:
     """
     The files of a server, for the tasks of one pipeline.
 
-    Every method that is a coroutine raises `Refused` if the server refuses the request.  The
-    methods ``ask_...`` send a request and return the reply, to be awaited later.  Paths are taken
-    literally.
+    Every coroutine method raises `Refused` if the server refuses the request.  The methods
+    ``ask_...`` send a request and return the reply, which the caller awaits later.  Patterns in
+    paths are not expanded.
     """
 
     def __init__(self, client: SftpClient, pipeline: Pipeline) -> None:
@@ -74,8 +74,8 @@ class RemoteFiles:
     def ask_close(self, handle: bytes) -> Reply:
         """Close a file or folder."""
         reply = self._client.new_reply()
-        # Before it is sent, as an exception of a signal handler may strike in between: a handle
-        # that the server has closed, and may give again, must not count as open.
+        # Recorded before it is sent, as a signal handler's exception may occur in between: a
+        # handle that the server has closed, and may reuse, must not count as open.
         self._client.session.handles.on_closing(handle, reply)
         self._client.submit(reply, encode.close(reply.request_id, handle))
         return reply
@@ -89,11 +89,11 @@ class RemoteFiles:
         return self._client.ask(encode.write, handle, offset, data)
 
     def ask_write_in(self, handle: bytes, offset: int, size: int, buffer: bytearray) -> Reply:
-        """Write data that is in `buffer`; see `encode.write_in`."""
+        """Write data that is already in `buffer`; see `encode.write_in`."""
         return self._client.ask(encode.write_in, handle, offset, size, buffer)
 
     def ask_stat_open(self, handle: bytes) -> Reply:
-        """Ask for the attributes of an open file."""
+        """Request the attributes of an open file."""
         return self._client.ask(encode.fstat, handle)
 
     def ask_set_open(self, handle: bytes, attributes: Attributes) -> Reply:
@@ -101,11 +101,11 @@ class RemoteFiles:
         return self._client.ask(encode.fsetstat, handle, attributes)
 
     def ask_stat(self, path: bytes) -> Reply:
-        """Ask for attributes, following links."""
+        """Request the attributes of a path, following links."""
         return self._client.ask(encode.stat, path)
 
     def ask_lstat(self, path: bytes) -> Reply:
-        """Ask for attributes, not following links."""
+        """Request the attributes of a path, not following links."""
         return self._client.ask(encode.lstat, path)
 
     def ask_set(self, path: bytes, attributes: Attributes) -> Reply:
@@ -121,7 +121,7 @@ class RemoteFiles:
         return self._client.ask(encode.remove, path)
 
     def ask_rename(self, old: bytes, new: bytes) -> Reply:
-        """Rename; see `rename`."""
+        """Rename a file or folder; see `rename`."""
         request = encode.posix_rename if self.can_replace else encode.rename
         return self._client.ask(request, old, new)
 
@@ -130,15 +130,15 @@ class RemoteFiles:
         return self._client.ask(encode.remove_folder, path)
 
     def ask_real_path(self, path: bytes) -> Reply:
-        """Ask for the absolute path, without symbolic links."""
+        """Request the absolute path without symbolic links."""
         return self._client.ask(encode.real_path, path)
 
     def ask_read_link(self, path: bytes) -> Reply:
-        """Ask for the target of a symbolic link."""
+        """Request the target of a symbolic link."""
         return self._client.ask(encode.read_link, path)
 
     def ask_read_folder(self, handle: bytes) -> Reply:
-        """Ask for more entries of a folder."""
+        """Request more entries of a folder."""
         return self._client.ask(encode.read_folder, handle)
 
     # Files and folders.
@@ -152,7 +152,7 @@ class RemoteFiles:
         return await self._open(path, encode.open_folder, path)
 
     async def _open(self, path: bytes, request: Callable[..., Buffer], *args: Any) -> bytes:
-        if self._waiting_to_open.used:  # let the tasks that wait go first
+        if self._waiting_to_open.used:  # earlier tasks that wait come first
             await self._waiting_to_open.acquire()
             self._waiting_to_open.release()
         session, reply = self._client.session, self._client.ask(request, *args)
@@ -163,7 +163,7 @@ class RemoteFiles:
             were_open = most or session.handles.has_closed_since(reply)
             if refused.code != protocol.FAILURE or session.limits.handles or not were_open:
                 raise
-            # The server may allow only so many open files, without announcing a limit.
+            # The server may limit the number of open files without announcing it.
             await self._waiting_to_open.acquire()
             try:
                 handle = await self._open_later(most, reply, refused, request, args)
@@ -180,7 +180,7 @@ class RemoteFiles:
         request: Callable[..., Buffer],
         args: Tuple[Any, ...],
     ) -> bytes:
-        """Retry an open that may have failed because too many files are open, after each close."""
+        """Retry an open after each close: it may have failed because too many files are open."""
         session, until, tries = self._client.session, time.monotonic() + _HANDLE_WAIT_TIMEOUT, 0
         while True:
             while session.handles.count() and not session.handles.has_closed_since(reply):
@@ -188,16 +188,17 @@ class RemoteFiles:
                     raise refused
                 await self._client.ask(
                     encode.lstat, b"."
-                )  # a request that only lets some time pass
+                )  # a request whose only purpose is to let time pass
             reply = self._client.ask(request, *args)
             try:
                 return await self._handle(reply, refused.path)
             except Refused as again:
                 refused = again
                 if session.handles.has_closed_since(reply) and time.monotonic() < until:
-                    continue  # it was full, and has room now
+                    continue  # the limit was reached, but no longer is
                 count = session.handles.count()
-                # Refused although there was room: another reason, unless another copy was faster.
+                # Refused although the limit was not reached: for another reason, or another copy
+                # was faster.
                 if count < most:
                     most, tries = count, tries + 1
                 if tries >= _MAX_OPEN_RETRIES or not count:
@@ -207,7 +208,7 @@ class RemoteFiles:
         try:
             await reply
         except Cancelled:
-            await reply  # the server may have opened it: it must not stay open
+            await reply  # the server may have opened the file, which must not stay open
             if reply.kind == protocol.HANDLE:
                 await self.ask_close(decode.handle(reply.body))
             raise
@@ -218,7 +219,7 @@ class RemoteFiles:
         try:
             session.handles.on_opened(handle, path, reply)
         except HandleGivenTwice as error:
-            # A write may reach either of the two files: end the session for all copies.
+            # Writes may reach either of the two files: end the session for all copies.
             session.close(error)
             raise SessionEnded(error) from error
         return handle
@@ -258,7 +259,7 @@ class RemoteFiles:
         check_status(await self._client.ask(encode.make_link, *paths), path)
 
     async def text_of_link(self, path: bytes) -> bytes:
-        """Return the target of a symbolic link, unchanged."""
+        """Return the target of a symbolic link as it is stored."""
         return parse_path(await self.ask_read_link(path), path)
 
     async def make_folder(self, path: bytes, mode: int) -> None:
@@ -266,7 +267,7 @@ class RemoteFiles:
         check_status(await self._client.ask(encode.make_folder, path, mode), path)
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        """Rename; replace `new` atomically where the server can (see `can_replace`)."""
+        """Rename; replace `new` atomically if the server can (see `can_replace`)."""
         check_status(await self.ask_rename(old, new), new)
 
     async def sync(self, handle: bytes, path: bytes) -> None:
@@ -281,10 +282,10 @@ class RemoteFiles:
 
     async def expand_home(self, path: bytes) -> bytes:
         """
-        Return a literal path for one that may begin with ``~`` or ``~user``.
+        Expand a path that may begin with ``~`` or ``~user``.
 
-        The session starts in the home directory, so ``~/x`` is ``x`` even where the server cannot
-        expand paths; for the home of another user it must.
+        The session starts in the home directory, so ``~/x`` is ``x`` even if the server cannot
+        expand paths; the home directory of another user needs the server's support.
         """
         if not path.startswith(b"~"):
             return path
@@ -314,7 +315,7 @@ class RemoteFiles:
     # Errors.
 
     async def to_os_error(self, refused: Refused) -> OSError:
-        """Return the error for the caller; find out what the status meant."""
+        """Return the error for the caller; query the server for the cause if necessary."""
         if refused.code == protocol.BAD_MESSAGE and len(basename(refused.path)) > MAX_NAME_LENGTH:
             return refused.as_error(errno.ENAMETOOLONG)
         if refused.code == protocol.NO_SUCH_FILE:
@@ -331,7 +332,7 @@ class RemoteFiles:
         if space is not None and (
             not space.free_blocks or space.free_blocks * space.block_size < refused.size
         ):
-            return refused.as_error(errno.ENOSPC)  # not enough for that write
+            return refused.as_error(errno.ENOSPC)  # too little space for this write
         try:
             found = await self.find(refused.path)
         except Refused:
@@ -349,7 +350,7 @@ class RemoteFiles:
             if entry is not None and is_link(entry) and await self.find(path) is None:
                 text = dangling_link(parse_path(await self.ask_read_link(path), path))
                 return refused.as_error(errno.ENOENT, text)
-        except Refused:  # as one of these paths may not be looked at
+        except Refused:  # one of these paths may not be accessible
             return None
         if parent is None:
             return refused.as_error(errno.ENOENT, missing_folder(folder))
@@ -368,7 +369,7 @@ class RemoteFiles:
 
 
 def _data_size(limits: ServerLimits, size: int) -> int:
-    """Return how much data one request may carry: the server's limit, within reason."""
+    """Return the maximum amount of data per request: the server's limit, within bounds."""
     if not size:
         return protocol.SAFE_DATA_SIZE
     if limits.packet:

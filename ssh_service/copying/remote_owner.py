@@ -1,8 +1,8 @@
 """
-Our user on a server, as the server reports it, and which of its files are therefore ours.
+Our user on a server, as the server reports it, and thus which of its files are ours.
 
 SFTP has no request for the user.  A file that was just created exclusively is certainly ours, so
-the owner that the server reports for it is our uid, and its time is the server's clock.
+the owner that the server reports for it is our uid, and its time is the server's time.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ __all__ = [
     "ResolvedFolder",
 ]
 
-# The number of symbolic links that Linux follows in one path.
+# The number of symbolic links in one path that Linux follows.
 MAX_SYMLINKS = 40
 
-# The mode of an unfinished file; the final mode is set at the end.
+# The mode of an unfinished file; its final mode is set at the end.
 PRIVATE_MODE = 0o600
 NEW_FILE_FLAGS = protocol.FOR_WRITING | protocol.CREATE | protocol.EXCLUSIVE
 
@@ -59,11 +59,11 @@ class ResolvedFolder:
     Attributes
     ----------
     complete : TaskEvent
-        Set once the rest is known.
+        Set once the other attributes are known.
     path : Optional[bytes]
-        The real path; None if it cannot be found out.
+        The real path; None if it cannot be determined.
     folders : List[Attributes]
-        The folders on that path, from the root to the folder itself.
+        The folders on this path, from the root to the folder itself.
     """
 
     def __init__(self, complete: TaskEvent) -> None:
@@ -73,7 +73,7 @@ class ResolvedFolder:
 
 
 class _IdentityReplies:
-    """The outstanding replies that make an identity."""
+    """The outstanding replies that are needed for an identity."""
 
     def __init__(self, file: Reply, setting: Reply, root: Reply, done: TaskEvent) -> None:
         self._file = file
@@ -92,7 +92,7 @@ class _IdentityReplies:
         root = await _described(self._root)
         return RemoteIdentity(
             uid=file.uid,
-            # Some servers report the same made-up owner for all files; "/" belongs to root.
+            # Some servers report the same invented owner for all files; "/" belongs to root.
             is_proven=file.uid == 0 or root.uid not in (None, file.uid),
             sets_modes=sets_modes,
             time=file.mtime or 0,
@@ -101,7 +101,7 @@ class _IdentityReplies:
 
 
 class RemoteOwner:
-    """Decides which files of the server are ours, for one copy."""
+    """Determines which files of the server are ours, for one copy."""
 
     def __init__(self, remote: RemoteFiles, pipeline: Pipeline) -> None:
         self._remote = remote
@@ -117,15 +117,15 @@ class RemoteOwner:
 
     @property
     def identity(self) -> Optional[RemoteIdentity]:
-        """The identity, if it is known; kept for all copies on the session."""
+        """The identity; None if it is unknown.  It is kept for all copies on the session."""
         return self._remote.facts.identity
 
     def start_identifying(self, handle: bytes, mode: Optional[int] = None) -> None:
         """
-        Start to find out the identity from an open file, unless it is known.
+        Start to determine the identity from an open file, unless it is known.
 
-        The copy has just created the file exclusively, with `mode`; it may close it at once.
-        Setting the same mode again shows whether modes can be set.
+        The copy must have just created the file exclusively, with `mode`; it may close the file at
+        once.  Setting the same mode again shows whether modes can be set.
         """
         if self.identity is None and self._asked is None:
             self._asked = _IdentityReplies(
@@ -136,7 +136,7 @@ class RemoteOwner:
             )
 
     async def wait_for_identity(self) -> Optional[RemoteIdentity]:
-        """Return the identity; wait for it while it is being found out."""
+        """Return the identity; wait for it if it is being determined."""
         asked = self._asked
         if asked is not None and asked.is_awaited:
             await asked.done.wait()
@@ -151,7 +151,7 @@ class RemoteOwner:
         return self.identity
 
     async def identify(self, folder: bytes) -> RemoteIdentity:
-        """Return the identity; create a file to find it out, if necessary."""
+        """Return the identity; create a file to determine it if necessary."""
         await self._probing.acquire()
         try:
             return await self._find_identity(folder)
@@ -184,7 +184,7 @@ class RemoteOwner:
     # Checks.
 
     def ask_folder(self, path: bytes) -> Optional[Reply]:
-        """Ask for the folder of a target, unless it is known, for `check_target`."""
+        """Request the attributes of a target's folder, unless known, for `check_target`."""
         where = folder_of(path)
         return None if where in self._folders else self._remote.ask_stat(where)
 
@@ -222,8 +222,8 @@ class RemoteOwner:
         """
         Check a folder, and each link that leads to it, as `check_target` does; it may be missing.
 
-        With `is_explicit` the caller named it as a folder, whatever its owner: only links are
-        checked.
+        With `is_explicit`, the caller named it as a folder, so that any owner is accepted and only
+        links are checked.
         """
         path = path.rstrip(b"/") or b"/"
         for _ in range(MAX_SYMLINKS):
@@ -231,7 +231,7 @@ class RemoteOwner:
             try:
                 found = await self._remote.find(path, follow=False)
             except Refused:
-                return  # reported by the request that needs it
+                return  # the request that needs the folder reports this
             if found is None or (is_explicit and not is_link(found)):
                 return
             if basename(path) not in (b".", b".."):
@@ -243,9 +243,9 @@ class RemoteOwner:
 
     async def guarded_path(self, folder: bytes) -> Optional[bytes]:
         """
-        Return the real path of a folder if no other user can change what the path leads to.
+        Return the real path of a folder if no other user can change where the path leads.
 
-        Returns None also if the server does not report enough about owners.
+        Also return None if the server does not report enough about owners.
         """
         identity, way = self.identity, await self.resolve(folder)
         if identity is None or identity.uid is None or way.path is None:
@@ -253,7 +253,7 @@ class RemoteOwner:
         return way.path if all(self._is_guarded(f, identity) for f in way.folders) else None
 
     async def resolve(self, folder: bytes) -> ResolvedFolder:
-        """Find out the real path of a folder and the folders on it, once for each copy."""
+        """Determine the real path of a folder and the folders on it, once per copy."""
         way = self._resolved.get(folder)
         if way is None:
             way = self._resolved[folder] = ResolvedFolder(TaskEvent(self._pipeline))
@@ -274,7 +274,7 @@ class RemoteOwner:
             if not is_link(found) and basename(folder) not in (b".", b".."):
                 way.path, way.folders = path, [*around.folders, found]
                 return
-        # Most paths have no links, so the folders are asked for at once: this saves a round trip.
+        # Most paths have no links, so the folders are requested at once, which saves a round trip.
         guess = folder if folder.startswith(b"/") else b""
         asked, guessed = self._remote.ask_real_path(folder), self._ask_folders(guess)
         real = parse_path(await asked, folder)
@@ -283,7 +283,7 @@ class RemoteOwner:
         way.path = real
 
     def _ask_folders(self, path: bytes) -> List[Tuple[bytes, Reply]]:
-        """Ask for the folders on an absolute path, from the root to the path itself."""
+        """Request the folders on an absolute path, from the root to the path itself."""
         names = [name for name in path.split(b"/") if name]
         paths = [b"/" + b"/".join(names[:count]) for count in range(len(names) + 1)]
         return [(each, self._remote.ask_lstat(each)) for each in paths] if path else []
@@ -295,7 +295,7 @@ class RemoteOwner:
         return identity.is_proven or not is_shared(folder)
 
     def is_ours(self, file: Attributes, links: Optional[int] = None) -> bool:
-        """Return whether a file in a guarded folder is a regular one of ours, with one name."""
+        """Return whether a file in a guarded folder is ours, regular, and has a single link."""
         identity = self.identity
         return (
             identity is not None
@@ -304,7 +304,7 @@ class RemoteOwner:
         )
 
     def is_our_stale_file(self, file: Attributes, links: Optional[int] = None) -> bool:
-        """Return whether a file in a guarded folder is ours to remove."""
+        """Return whether a file in a guarded folder is ours, and may be removed."""
         identity = self.identity
         return (
             identity is not None
@@ -313,7 +313,7 @@ class RemoteOwner:
         )
 
     def is_our_private_folder(self, folder: Attributes) -> bool:
-        """Return whether a folder in a guarded one is ours, and closed to others."""
+        """Return whether a folder in a guarded folder is ours, and closed to other users."""
         identity, mode = self.identity, folder.mode or 0
         if identity is None or identity.uid is None or folder.uid != identity.uid:
             return False

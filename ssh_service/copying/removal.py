@@ -1,4 +1,4 @@
-"""Removes an unfinished tree on the server, within bounds: a server may list without end."""
+"""Removes an unfinished tree on the server, within limits: a server may list without end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ssh_service.copying.sftp.reply import Reply
 
 __all__ = ["remove_tree"]
 
-# Bounds of one removal: seconds, and bytes of all paths (about 300,000 entries).
+# The limits of one removal: seconds, and the bytes of all paths (about 300,000 entries).
 _TIMEOUT = 60.0
 _MAX_PATH_BYTES = 32 * 1024 * 1024
-# Longer than any system allows: such paths are made up.
+# Longer than any system allows: such paths are invented.
 _MAX_PATH_LENGTH = 8 * 1024
-# Removals in flight.
+# The maximum number of removals in flight.
 _MAX_IN_FLIGHT = 1000
 
 
@@ -28,15 +28,15 @@ async def remove_tree(context: CopyContext, folder: bytes) -> None:
     """
     Remove an unfinished folder of ours with everything in it.
 
-    It stays if it is not ours, or if others may enter it and could exchange what is in it.  What
-    is beyond the bounds stays as well; a later copy finds it and continues.  `folder` is a real
-    path in a guarded folder.
+    The folder is kept if it is not ours, or if others may enter it and could exchange its entries.
+    Entries beyond the limits are kept as well; a later copy finds them and continues.  `folder` is
+    a real path in a guarded folder.
     """
     try:
         if context.owner.is_our_private_folder(await context.remote.lstat(folder)):
             await _Removal(context).run(folder)
     except Refused:
-        pass  # it does not exist, or is not ours
+        pass  # the folder does not exist, or is not ours
 
 
 class _Removal:
@@ -55,7 +55,7 @@ class _Removal:
             try:
                 to_do += await self._empty(folder)
             except Refused:
-                pass  # it is gone, or it stays with the folders around it
+                pass  # already removed, or kept together with its parents
         for folder in reversed(folders):
             await self._ask(self._remote.ask_remove_folder(folder))
         while self._on_way:
@@ -99,7 +99,7 @@ class _Removal:
     async def _ask(self, reply: Reply) -> None:
         self._on_way.append(reply)
         if len(self._on_way) > _MAX_IN_FLIGHT:
-            await self._on_way.popleft()  # one that cannot be removed is gone, or stays
+            await self._on_way.popleft()  # if it cannot be removed, it is gone or is kept
 
 
 def _is_inside(entry: FolderEntry) -> bool:

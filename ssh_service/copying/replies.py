@@ -1,4 +1,4 @@
-"""Parses the replies of a server: what they hold, or why the request was refused."""
+"""Parses the replies of a server: their values, or why a request was refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def is_link(attributes: Attributes) -> bool:
 
 
 def is_file(attributes: Attributes) -> bool:
-    """Return whether it is a regular file, or of a type that the server does not report."""
+    """Return whether it is a regular file, or the server does not report its type."""
     return (
         attributes.mode is None
         or not stat.S_IFMT(attributes.mode)
@@ -43,7 +43,7 @@ def is_file(attributes: Attributes) -> bool:
 
 
 def refusal(reply: Reply, path: bytes) -> Exception:
-    """Return the error for a reply that is not of the expected kind."""
+    """Return the error for a reply of an unexpected kind."""
     if reply.kind != protocol.STATUS:
         return ProtocolError(f"unexpected reply of type {reply.kind}")
     code, text = decode.status(reply.body)
@@ -54,7 +54,7 @@ def refusal(reply: Reply, path: bytes) -> Exception:
 
 def check_status(reply: Reply, path: bytes) -> None:
     """Raise `Refused` unless the request succeeded."""
-    # Most replies are a status, so no more than the code is decoded.
+    # Most replies are a status, so only its code is decoded.
     if reply.kind != protocol.STATUS or bytes(reply.pieces[0][:4]) != b"\0\0\0\0":
         raise refusal(reply, path)
 
@@ -67,7 +67,7 @@ def parse_attributes(reply: Reply, path: bytes) -> Attributes:
 
 
 def parse_data(reply: Reply, path: bytes, most: int) -> Pieces:
-    """Return the data in a reply, at most `most` bytes in pieces; none at the end of the file."""
+    """Return the data in a reply, at most `most` bytes in pieces; empty at the end of the file."""
     if reply.kind == protocol.DATA:
         pieces = decode.data(reply.pieces)
         size = sum(map(len, pieces))
@@ -80,7 +80,7 @@ def parse_data(reply: Reply, path: bytes, most: int) -> Pieces:
 
 
 def parse_names(reply: Reply, path: bytes) -> List[FolderEntry]:
-    """Return the folder entries in a reply; none at the end of the folder."""
+    """Return the folder entries in a reply; empty at the end of the folder."""
     if reply.kind == protocol.NAME:
         return decode.names(reply.body)
     if _is_eof(reply):

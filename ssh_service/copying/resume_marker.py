@@ -1,5 +1,5 @@
 """
-The marker of a tree that an upload has begun, by which the same call finds it after an interrupt.
+The marker of a tree that an upload has begun, by which a repeated call finds the tree.
 
 Without it, a second ``upload(tree, "new", resume=True)`` would find the folder ``new`` and copy
 the tree to ``new/tree``.  The marker is an empty file with a temporary name.
@@ -40,12 +40,12 @@ class ResumeMarker:
         return True
 
     async def begin(self, folder: bytes, root: Optional[bytes] = None) -> None:
-        """Mark the tree `folder`, which this copy has created, for now at `root` if given."""
+        """Mark the tree `folder` that this copy has created; for now at `root`, if given."""
         path = join(root or folder, self._name)
         try:
             handle = await self._context.remote.open(path, NEW_FILE_FLAGS, PRIVATE_MODE)
         except Refused:
-            return  # it cannot be resumed then; the copy itself reports any error
+            return  # the tree cannot be resumed then; the copy itself reports any error
         self._context.owner.start_identifying(handle, PRIVATE_MODE)
         self._context.remote.ask_close(handle)
         self._path = join(folder, self._name)
@@ -59,5 +59,5 @@ class ResumeMarker:
                 pass  # stale now
 
     def release(self) -> None:
-        """Leave the marker to the next copy, unless it was removed."""
+        """Keep the marker for the next copy, unless it was removed."""
         temporary.names.release(self._name)

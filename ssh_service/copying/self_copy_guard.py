@@ -1,4 +1,4 @@
-"""Detects a tree that is copied into itself: the server may be the local machine."""
+"""Detects a tree that is copied into itself, as the server may be the local machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssh_service.copying.remote_owner import NEW_FILE_FLAGS, PRIVATE_MODE
 
 __all__ = ["SelfCopyGuard"]
 
-# Seconds by which the time of a file may be behind the clock.
+# Seconds by which the time of a file may lag behind the clock.
 _CLOCK_TOLERANCE = 2.0
 
 
@@ -22,8 +22,9 @@ class SelfCopyGuard:
     """
     Recognises the target of an upload in its source.
 
-    Folders that this copy creates have changed since it began.  Where the walk through the source
-    meets a changed folder, a marker file is created in the target and searched for around it.
+    Folders that this copy creates have changed since it began.  If the walk through the source
+    finds a changed folder, a marker file is created in the target, and searched for in and around
+    that folder.
     """
 
     def __init__(self, context: CopyContext, source: bytes, target: bytes) -> None:
@@ -33,7 +34,7 @@ class SelfCopyGuard:
         self._since = time.time() - _CLOCK_TOLERANCE
         self._name: Optional[bytes] = None
         self._is_made = False
-        self._clear = b""  # a folder outside the target, as are all around it
+        self._clear = b""  # a folder outside the target, like all of its parents
 
     async def check(self, path: bytes, status: os.stat_result) -> None:
         """
@@ -68,7 +69,7 @@ class SelfCopyGuard:
             self._context.owner.start_identifying(handle, PRIVATE_MODE)
             self._context.remote.ask_close(handle)
         except Refused:
-            pass  # the copy cannot create anything there either, and reports it
+            pass  # the copy cannot create files there either, and reports that
 
     async def end(self) -> None:
         """Remove the marker file."""
@@ -80,6 +81,6 @@ class SelfCopyGuard:
                 pass  # stale now
 
     def release(self) -> None:
-        """Leave the marker file, if it still exists, to the next copy."""
+        """Keep the marker file, if it still exists, for the next copy."""
         if self._name is not None:
             temporary.names.release(self._name)

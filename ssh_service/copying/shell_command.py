@@ -1,4 +1,4 @@
-"""A command in the server's shell, as copies use it: its input, output and exit status."""
+"""A command in the server's shell, for copies: its input, output and exit status."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ssh_service.transport.wire import Buffer
 
 __all__ = ["READY_LINE", "PRINT_READY_LINE", "ProcessChannel", "ShellProcess", "quoted"]
 
-# The first output of every script: detects a login shell that hangs, or is not a shell.
+# The first output of every script; shows that the login shell is a shell, and does not hang.
 READY_LINE = b"ssh_service is ready\n"
 PRINT_READY_LINE = b"echo ssh_service is ready;"
-# Bytes of output of a profile to skip.
+# The maximum size of a profile's output that is skipped, in bytes.
 _MAX_NOISE = 64 * 1024
 
 
@@ -28,7 +28,7 @@ class ProcessChannel(SftpChannel):
         raise NotImplementedError
 
     def adjust_window(self, size: int) -> None:
-        """Let the command write `size` more bytes."""
+        """Allow the command to write `size` more bytes."""
         raise NotImplementedError
 
 
@@ -41,7 +41,7 @@ class ShellProcess:
     channel : Optional[ProcessChannel]
         The channel; set when the command is started.
     refused : bool
-        Whether it never started because the server admits no more sessions at the moment.
+        Whether the command was not started because the server's session limit is reached.
 
     Notes
     -----
@@ -67,20 +67,20 @@ class ShellProcess:
     # Called by the reader thread.
 
     def feed(self, chunk: bytes) -> None:
-        """Take output of the command."""
+        """Receive output of the command."""
         with self._lock:
             self._chunks.append(chunk)
             woken = self._wake_locked()
         self._deliver(woken)
 
     def on_writable(self) -> None:
-        """Note that more can be written."""
+        """Handle a window adjustment: more data can be written."""
         with self._lock:
             woken = self._wake_locked()
         self._deliver(woken)
 
     def on_exit(self, status: Optional[int]) -> None:
-        """Note the end; `status` is None if it never started, or the exit status is unknown."""
+        """Handle the end; `status` is None if it never started, or the exit status is unknown."""
         with self._lock:
             self._has_ended, self._status = True, status
             woken = self._wake_locked()
@@ -107,7 +107,7 @@ class ShellProcess:
     # Called by the copy.
 
     async def _wait_for_change(self, seen: int) -> None:
-        """Wait until something has changed since `seen`, and let all other tasks run."""
+        """Wait for a change since `seen`, and let all other tasks run."""
         reply = self._client.expect_external()
         with self._lock:
             happened = self._changes != seen
@@ -121,7 +121,8 @@ class ShellProcess:
         """
         Wait for the first line of the script, and skip the output of a profile before it.
 
-        Returns False if it does not come: there is no shell, it hangs, or it is an unknown one.
+        Return False if the line does not arrive: there is no shell, it hangs, or it is not
+        supported.
         """
         noise = b""
         while len(noise) <= _MAX_NOISE:
@@ -159,7 +160,7 @@ class ShellProcess:
             self.channel.send_eof()
 
     async def read(self) -> bytes:
-        """Return the output that has arrived since the last call; b"" at its end."""
+        """Return the output since the last call; b"" at the end of the output."""
         while True:
             with self._lock:
                 seen, has_ended = self._changes, self._has_ended
@@ -189,8 +190,8 @@ def quoted(path: bytes) -> bytes:
     """
     Return a path for ``$(printf "...")`` in a script between apostrophes.
 
-    The result has only digits and backslashes, which every login shell takes literally.
+    The result consists only of digits and backslashes, which have no special meaning in any shell.
     """
     if not path.startswith(b"/"):
-        path = b"./" + path  # not an option, and not searched in CDPATH
+        path = b"./" + path  # so that it is not an option, and not searched in CDPATH
     return b"".join(b"\\%03o" % byte for byte in path)

@@ -1,4 +1,4 @@
-"""Unfinished files that dead copies left on the server: removed, or resumed."""
+"""Unfinished files that dead copies have left on the server: removed, or resumed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ssh_service.copying.waiting import Budget, TaskEvent
 
 __all__ = ["ClaimedFile", "StaleFiles"]
 
-# Entries of one folder to examine: a folder may be huge, and this must cost little.
+# The maximum number of entries examined per folder: a folder may be huge, and this must be cheap.
 _MAX_ENTRIES = 50_000
 _MAX_FOLDERS = 10_000
-# Folders that are cleaned at once, and parts of a listing that are requested at once.
+# The number of folders cleaned concurrently, and of concurrent requests for a listing.
 _MAX_REMOVALS = 4
 _READ_AHEAD = 8
 
 
 class _Listing:
-    """The unfinished files in one folder, listed once for each copy."""
+    """The unfinished files in one folder, listed once per copy."""
 
     def __init__(self, complete: TaskEvent) -> None:
         self.complete = complete
@@ -38,7 +38,7 @@ class _Listing:
 
 
 class ClaimedFile(NamedTuple):
-    """An unfinished file that is resumed, open."""
+    """An open unfinished file that is resumed."""
 
     path: bytes
     handle: bytes
@@ -47,10 +47,10 @@ class ClaimedFile(NamedTuple):
 
 class StaleFiles:
     """
-    The unfinished files of dead copies on the server, as one copy handles them.
+    The unfinished files of dead copies on the server, as seen by one copy.
 
     Only files of ours in folders that no other user can change are removed or resumed: SFTP works
-    by path, so anything else could be exchanged for a link at the wrong moment.
+    by path, so other files could be exchanged for a link at the wrong moment.
     """
 
     def __init__(self, context: CopyContext) -> None:
@@ -64,10 +64,10 @@ class StaleFiles:
 
     def start_removing(self, folder: bytes) -> None:
         """
-        Start to remove the stale files in a folder, once for each session and folder.
+        Start to remove the stale files in a folder, once per session and folder.
 
-        The copy does not wait for it: what is left when `stop` is called remains for the next
-        copy.
+        The copy does not wait for this: files that are left when `stop` is called remain for the
+        next copy.
         """
         cleaned = self._context.remote.facts.cleaned_folders
         if folder in cleaned or len(cleaned) >= _MAX_FOLDERS:
@@ -78,7 +78,7 @@ class StaleFiles:
         cleaned.add(folder)
 
     def stop(self) -> None:
-        """Stop removing: the copy has ended."""
+        """Stop removing, because the copy has ended."""
         self._context.pipeline.cancel(self._removals)
 
     async def _remove_stale(self, folder: bytes) -> None:
@@ -99,7 +99,7 @@ class StaleFiles:
             finally:
                 self._room.release()
         except Refused:
-            done = True  # the copy does not depend on it, or reports the error itself
+            done = True  # the copy does not depend on this, or reports the error itself
         finally:
             if not done:
                 self._context.remote.facts.cleaned_folders.discard(folder)
@@ -112,7 +112,7 @@ class StaleFiles:
         removing = []
 
         def may_resume(attributes: Attributes) -> bool:
-            # What one request writes is never resumed.
+            # A file that is written by a single request is never resumed.
             return context.options.resume and (attributes.size or 0) > context.remote.write_size
 
         for entry in listing.found:
@@ -126,10 +126,10 @@ class StaleFiles:
                 if owner.is_our_stale_file(attributes, entry.links):
                     removing.append(context.remote.ask_remove(path))
         for reply in removing:
-            await reply  # one that cannot be removed is gone, or was renamed meanwhile
+            await reply  # a file that cannot be removed is gone, or has been renamed
 
     async def _remove_folder(self, around: bytes, path: bytes) -> None:
-        # Under a name of this process: if the removal is not finished, the next copy of this
+        # Renamed to a name of this process: if the removal is not completed, the next copy of this
         # process continues it, although the folder has just changed.
         name = temporary.names.new(b"")
         renamed = join(around, name)
@@ -138,7 +138,7 @@ class StaleFiles:
                 await self._context.remote.rename(path, renamed)
                 await remove_tree(self._context, renamed)
         except Refused:
-            pass  # another copy was faster
+            pass  # another copy has been faster
         finally:
             temporary.names.release(name)
 
@@ -150,8 +150,8 @@ class StaleFiles:
         """
         Take over an unfinished file of an earlier copy to the same target, by renaming it.
 
-        Returns the file, open; None if there is none that is certainly ours and not larger than
-        `max_size`, the size of the source.
+        Return the open file; None if no file is certainly ours and at most `max_size` bytes large,
+        which is the size of the source.
         """
         try:
             left = await self._stale_parts(folder, target_name)
@@ -159,7 +159,7 @@ class StaleFiles:
                 await self._claim(folder, target_name, new_name, left, max_size) if left else None
             )
         except Refused:
-            return None  # another copy was faster
+            return None  # another copy has been faster
 
     async def remove_parts_of(self, folder: bytes, target_name: bytes) -> None:
         """Remove the unfinished files of a target that is complete."""
@@ -184,7 +184,7 @@ class StaleFiles:
     async def _ours(
         self, folder: bytes, target_name: bytes, left: List[FolderEntry]
     ) -> Tuple[Optional[bytes], List[FolderEntry]]:
-        """Return the real path of a guarded folder (or None), and which files in it are ours."""
+        """Return the real path of a guarded folder (or None), and our files in it."""
         owner = self._owner
         identity = await owner.identify(folder)
         real = await owner.guarded_path(folder)
@@ -231,7 +231,7 @@ class StaleFiles:
     # Listing.
 
     async def _list(self, folder: bytes) -> _Listing:
-        """List the unfinished files in a folder, once for each copy."""
+        """List the unfinished files in a folder, once per copy."""
         listing = self._listings.get(folder)
         if listing is None:
             listing = self._listings[folder] = _Listing(TaskEvent(self._context.pipeline))

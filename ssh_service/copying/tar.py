@@ -1,8 +1,8 @@
 """
 The part of the POSIX tar format that copies use, as pure functions: files, folders and links.
 
-A header has 512 bytes; data follows in blocks of that size.  Long names and the access time, which
-do not fit into a header, precede it as an entry of their own.
+A header has 512 bytes; the data follows in blocks of this size.  Long names and the access time,
+which do not fit into a header, precede it as a separate entry.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ FILE, LINK, FOLDER, MORE = b"0", b"2", b"5", b"x"
 
 _NAME_SIZE = 100
 _LATEST = 0xFFFFFFFF
-# Digits of a number in a record: more are not a valid time.
+# The maximum number of digits of a number in a record; more are not a valid time.
 _MAX_DIGITS = 12
 # The usual content of an extended header.
 _ONLY_ATIME = re.compile(rb"[0-9]+ atime=([0-9]{1,12})(?:\.[0-9]+)?\n")
 _NOBODY = b"0000000\0" * 2  # uid and gid: tar gives the files to the user that unpacks them
 # From the checksum on: the type, the link, the format, no owner's name, no device.
 _END_OF_HEADER = b" %b%b" + b"ustar\00000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
-# The sum of the bytes that all headers share, with the checksum itself as blanks.
+# The sum of the bytes that are equal in all headers, with the checksum as blanks.
 _FIXED_SUM = sum(_NOBODY) + sum(_END_OF_HEADER % (b"", b"")) - ord(" ") + 8 * ord(" ")
 _NO_LINK = bytes(_NAME_SIZE)
 
@@ -96,7 +96,7 @@ def _time(seconds: Optional[int]) -> int:
 
 
 def padding(size: int) -> bytes:
-    """Return the bytes that fill data of this size up to whole blocks."""
+    """Return the bytes that pad data of this size to whole blocks."""
     return bytes(-size % BLOCK)
 
 

@@ -1,9 +1,9 @@
 """
-The names of unfinished files, which identify their writer, so that none is left behind.
+The names of unfinished files, which identify their writer, so that all can be cleaned up.
 
 A copy writes next to its target, under a name that identifies the host and the process, and
-renames the file at the end.  A later copy that finds such a file can tell from its name whether
-the writer may still be at work.
+renames the file at the end.  A later copy that finds such a file can determine from its name
+whether its writer may still be running.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import List, NamedTuple, Optional, Set
 
 __all__ = ["TemporaryName", "TemporaryNames", "names"]
 
-# Seconds to keep an unfinished file of another machine, or of another boot of this one: whether
-# its writer is alive cannot be checked.
+# Seconds for which an unfinished file of another machine, or of another boot of this one, is kept:
+# whether its writer is alive cannot be checked.
 FOREIGN_TTL = 24 * 3600
-# Seconds since the last write below which a file is kept even if its writer seems dead, unless the
-# writer is this process: cloned machines may agree in everything that a name contains.
+# Seconds since the last write for which a file is kept even if its writer seems dead, unless the
+# writer is this process: cloned machines may agree in all parts of a name.
 MIN_IDLE = 15 * 60
 
 _PREFIX = b".ssh_service-"
@@ -44,7 +44,7 @@ class TemporaryName(NamedTuple):
 
 class TemporaryNames:
     """
-    Creates names for unfinished files, and judges those that it finds.
+    Creates names for unfinished files, and decides which of those it finds are stale.
 
     Notes
     -----
@@ -60,9 +60,9 @@ class TemporaryNames:
         self._process = (0, 0)  # pid and start; replaced as a whole
 
     def new(self, target: bytes) -> bytes:
-        """Return a new name, in use from now on, for a target's name; at most 65 bytes."""
+        """Return a new name for a target's name, at most 65 bytes; it is in use from now on."""
         pid = os.getpid()
-        if self._process[0] != pid:  # the first time, and after a fork
+        if self._process[0] != pid:  # at the first call, and after a fork
             self._process = (pid, process_start(pid) or 0)
         parts = (*self._process, next(self._count) & 0xFFFFFFFF)
         host = (self._machine + self._boot).encode()
@@ -72,13 +72,13 @@ class TemporaryNames:
         return name
 
     def release(self, name: bytes) -> None:
-        """Note that a name is no longer in use; a file with this name is stale."""
+        """Record that a name is no longer in use; a file with this name is stale."""
         with self._lock:
             self._in_use.discard(name)
 
     def is_stale(self, name: bytes, age: float, may_resume: bool = False) -> bool:
         """
-        Return whether a name is that of an unfinished file that no copy will finish.
+        Return whether a name belongs to an unfinished file that no copy will complete.
 
         Parameters
         ----------
@@ -87,7 +87,7 @@ class TemporaryNames:
         age : float
             Seconds since the last write, by the clock of the machine with the file.
         may_resume : bool
-            Whether a copy may resume it: then it is kept for a day.
+            Whether a copy may resume the file: in that case, it is kept for a day.
         """
         parsed = parse(name)
         if parsed is None or (may_resume and age < FOREIGN_TTL):
@@ -99,12 +99,12 @@ class TemporaryNames:
         return age > MIN_IDLE and not is_running(parsed.pid, parsed.start)
 
     def is_resumable_for(self, name: bytes, target: bytes, age: float) -> bool:
-        """Return whether a dead copy to `target` left a file; `age` as in `is_stale`."""
+        """Return whether a file was left by a dead copy to `target`; `age` is as in `is_stale`."""
         parsed = parse(name)
         if parsed is None or parsed.target != target_digest(target).decode():
             return False
         if parsed.machine != self._machine:
-            return False  # its writer may be alive
+            return False  # the writer may be alive
         if parsed.boot != self._boot:  # of an earlier boot, or of a clone
             return age > MIN_IDLE
         if parsed.pid == os.getpid():
@@ -129,7 +129,7 @@ def parse(name: bytes) -> Optional[TemporaryName]:
 
 
 def tree(source: bytes) -> bytes:
-    """Return what takes the place of a target's name in the marker of a tree from `source`."""
+    """Return the substitute for a target's name in the marker of a tree from `source`."""
     return b"tree/" + source
 
 
@@ -139,10 +139,10 @@ def target_digest(target: bytes) -> bytes:
 
 
 def process_start(pid: int) -> Optional[int]:
-    """Return when a process started, in clock ticks since boot; None if that is hidden."""
+    """Return when a process was started, in clock ticks since boot; None if that is hidden."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The command's name, in parentheses, may contain anything: count from its end.
+            # The command's name, in parentheses, may contain any character: count from its end.
             return int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return None
@@ -155,13 +155,13 @@ def is_running(pid: int, start: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        pass  # it runs, as another user
+        pass  # the process runs as another user
     now = process_start(pid)
     return not (now and start) or now == start
 
 
 def _machine() -> List[str]:
-    # Containers may share a machine id or a host name, but not the namespace of their pids.
+    # Containers may share a machine id or a host name, but not the namespace of pids.
     parts = [socket.gethostname()]
     try:
         with open("/etc/machine-id", encoding="ascii") as file:
@@ -176,7 +176,7 @@ def _machine() -> List[str]:
 
 
 def _boot() -> List[str]:
-    # Cloned machines share all of that, but not the boot id.
+    # Cloned machines share all of these, but not the boot id.
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return [file.read().strip()]

@@ -5,11 +5,11 @@ From the bottom up; a module imports from those above it here, never from those 
 
 =============  ==================================================================
 descriptors    open files: descriptors that cannot leak, attributes, digests
-source_tree    a tree whose symbolic links are kept: none is followed
+source_tree    a tree whose symbolic links are kept: no link is followed
 walk           the walk through a tree for an upload
 source_file    a file that an upload reads
 target_folder  the folders that a download writes into, and which links it follows
-target_tree    the tree that a download writes into, and never leaves
+target_tree    the tree that a download writes into, but never outside it
 resume_marker  the marker of a tree that a download has begun
 target_link    a link that a download creates
 target_file    a file that a download writes

@@ -16,7 +16,7 @@ __all__ = ["Descriptor", "attributes_of", "current_umask", "digest_of", "set_att
 
 _CHUNK_SIZE = 256 * 1024
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-# SFTP has unsigned times, so those before 1970 arrive as times of the next century.
+# SFTP times are unsigned, so those before 1970 arrive as times of the next century.
 _TIMES, _HALF_A_CENTURY = 2**32, 50 * 365 * 24 * 3600
 
 
@@ -25,14 +25,14 @@ class Descriptor:
     The descriptor of an open file or folder, which no exception can leak.
 
     A signal handler may raise between any two steps of the interpreter, such as the system call
-    and the assignment of its result.  Here both are one step.
+    and the assignment of its result.  Here, both are a single step.
     """
 
     def __init__(self) -> None:
         self._open: List[int] = []
 
     def __del__(self) -> None:
-        if getattr(self, "_open", None):  # it has none where __init__ was interrupted
+        if getattr(self, "_open", None):  # no attribute if __init__ was interrupted
             self.close()
 
     @property
@@ -52,7 +52,7 @@ class Descriptor:
         self._open.extend(map(os.dup, [fd]))
 
     def close(self) -> None:
-        """Close it; may be called more than once."""
+        """Close the descriptor; may be called more than once."""
         deque(map(os.close, map(list.pop, [self._open] * len(self._open))), maxlen=0)
 
 
@@ -78,14 +78,15 @@ def current_umask() -> int:
         return int(fields[b"Umask"], 8)
     except (OSError, ValueError, KeyError):
         pass
-    # Elsewhere it can be read only by setting it: files of other threads are private meanwhile.
+    # On other systems, the umask can only be read by setting it; until it is restored, other
+    # threads create private files.
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
 
 
 def set_attributes(fd: int, attributes: Attributes) -> Optional[OSError]:
-    """Set the mode and times of an open file or folder that are not None; return a refusal."""
+    """Set the mode and times of an open file or folder, unless None; return any refusal."""
     refused: Optional[OSError] = None
     if attributes.mode is not None:
         try:

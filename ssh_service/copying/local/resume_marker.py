@@ -37,7 +37,7 @@ class LocalResumeMarker:
                 os.rename(other, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
                 return True
         except OSError:
-            pass  # another copy was faster
+            pass  # another copy has been faster
         finally:
             folder.close()
         return False
@@ -57,7 +57,7 @@ class LocalResumeMarker:
             mark.open(self.name, _NEW_FILE_FLAGS, dir_fd=folder.fd)
             self._is_set = True
         except OSError:
-            pass  # it cannot be resumed then; the copy itself reports any error
+            pass  # the tree cannot be resumed then; the copy itself reports any error
         mark.close()
 
     def end(self, folder: TargetFolder) -> None:

@@ -21,9 +21,9 @@ from ssh_service.errors import SshTransferError
 __all__ = ["SourceFile"]
 
 _CHUNK_SIZE = 256 * 1024
-# Chunks to read of a file of size 0, which may never end.
+# The maximum number of chunks read from a file of size 0, which may never end.
 _MAX_UNSIZED_CHUNKS = 64
-# Without O_NONBLOCK, opening a fifo that has replaced the file would wait for a writer.
+# Without O_NONBLOCK, opening a FIFO that has replaced the file would block until it has a writer.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -36,13 +36,13 @@ class SourceFile:
     path : bytes
         The path.
     tree : Optional[SourceTree]
-        The tree that contains it, where symbolic links are kept: then a link that has taken the
-        place of the file is not followed, as it may lead anywhere.  None: links are followed.
+        The tree that contains the file, if symbolic links are kept: then a link that has replaced
+        the file is not followed, as it may lead anywhere.  None: links are followed.
 
     Attributes
     ----------
     size : int
-        The number of bytes.
+        The size in bytes.
     attributes : Attributes
         The attributes for the copy.
     """
@@ -125,10 +125,10 @@ class SourceFile:
         """
         Yield the offset and size of each part from `start` to the end of the file.
 
-        With `holes`, holes are skipped: they read as zeros where nothing was written.
+        With `holes`, holes are skipped: unwritten parts of the copy read as zeros.
         """
         holes = holes and hasattr(os, "SEEK_DATA") and self.is_sparse
-        if self._file.fd < 0:  # it was read as a whole
+        if self._file.fd < 0:  # the file was read as a whole
             holes = False
         while start < self.size:
             end = self.size
@@ -140,13 +140,13 @@ class SourceFile:
                     if error.errno == errno.ENXIO:  # only a hole follows
                         yield self.size - 1, 1
                         return
-                    holes = False  # the file system does not support it
+                    holes = False  # the file system does not support this
             for offset in range(start, end, step):
                 yield offset, min(step, end - offset)
             start = max(end, start)
 
     def read_whole(self) -> bytes:
-        """Read a small file, check that it did not change, and close it."""
+        """Read a small file, check that it has not changed, and close it."""
         if self._whole is None:
             data = bytearray(self.size)
             self.read_into(memoryview(data), 0)
@@ -165,7 +165,8 @@ class SourceFile:
         """
         Raise an error if the file was overwritten since it was opened.
 
-        A file that only grew, such as a log, is accepted: the content that it had is copied.
+        A file that only grew, such as a log, is accepted: its content at the time of opening is
+        copied.
         """
         if self._file.fd < 0:
             return

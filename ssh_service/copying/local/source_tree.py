@@ -18,15 +18,15 @@ class SourceTree:
     A local tree that is uploaded with its symbolic links kept.
 
     Another user who may write into the tree could replace a folder by a link after it was listed,
-    and make the copy read files elsewhere.  So nothing is opened by its path: each folder is
-    opened relative to the one around it, and none may be a link.  The root is what the user's path
-    leads to.
+    so that the copy would read files elsewhere.  Therefore, nothing is opened by its path: each
+    folder is opened relative to its parent, and must not be a link.  The root is the folder that
+    the user's path leads to.
     """
 
     def __init__(self, root: bytes) -> None:
         self._root = Descriptor()
         self._prefix = root if root.endswith(b"/") else root + b"/"
-        self._around = self._root  # the folder that was used last
+        self._around = self._root  # the most recently used folder
         self._path = self._prefix[:-1]  # its path
         try:
             self._root.open(root, _FOLDER_FLAGS)
@@ -46,11 +46,11 @@ class SourceTree:
         for name in filter(None, folder[len(self._prefix) :].split(b"/")):
             inner = Descriptor()
             inner.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=around.fd)
-            around = inner  # the previous one closes itself
+            around = inner  # the previous descriptor closes itself
         return around
 
     def open_folder(self, path: bytes) -> Descriptor:
-        """Open a folder of the tree, or its root, to list it."""
+        """Open a folder of the tree, or its root, for listing."""
         descriptor = Descriptor()
         if len(path) <= len(self._prefix):
             descriptor.open(b".", _FOLDER_FLAGS, dir_fd=self._root.fd)

@@ -1,4 +1,4 @@
-"""A local file that a download writes: under a temporary name, and then renamed."""
+"""A local file that a download writes under a temporary name and then renames."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _STALE_FILE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PRIVATE_MODE = 0o600
-# Errors for files that cannot be replaced but may be writable, such as a mount point.
+# The errors for files that cannot be replaced but may be writable, such as a mount point.
 _NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
-# Used to copy a file that cannot be renamed.
+# The chunk size for copying over a file that cannot be replaced.
 _CHUNK_SIZE = 1024 * 1024
-# Runs of zeros from this size on are not written where nothing was before.
+# Runs of zeros of at least this size are not written, if nothing was written there before.
 _MIN_HOLE = 64 * 1024
 _ZEROS = bytes(_MIN_HOLE)
 
@@ -47,7 +47,7 @@ _ZEROS = bytes(_MIN_HOLE)
 def _is_zero(pieces: Pieces) -> bool:
     for piece in pieces:
         for at in range(0, len(piece), _MIN_HOLE):
-            if piece[at]:  # sorts out most other data quickly
+            if piece[at]:  # a quick test that rejects most other data
                 return False
             part = bytes(piece[at : at + _MIN_HOLE])  # compares faster than a memoryview
             if part != _ZEROS[: len(part)]:
@@ -62,22 +62,22 @@ class TargetFile(Unfinished):
     Parameters
     ----------
     folder : TargetFolder
-        The target folder; kept open by the caller.
+        The target folder; the caller keeps it open.
     name : bytes
         The name in the folder.
     resume : bool
-        Whether to resume the unfinished file of an earlier copy, and to leave one if interrupted.
+        Whether to resume the unfinished file of an earlier copy, and to keep it if interrupted.
     size : int
-        The number of bytes to be written, if known.
+        The number of bytes to be written; 0 if unknown.
 
     Attributes
     ----------
     path : bytes
         The path, for errors.
     resumed_size : int
-        The number of bytes of an earlier copy, not checked yet.
+        The number of bytes from an earlier copy, not verified yet.
     has_foreign_parts : bool
-        Whether there seems to be an unfinished file that is not certainly ours.
+        Whether there seems to be an unfinished file that may belong to another user.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class TargetFile(Unfinished):
             found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
             if stat.S_ISLNK(found.st_mode) and replaces_link(self.path, self._folder):
                 check_target(self.path, owner_and_mode(found), self._folder.attributes)
-                return  # the rename replaces it
+                return  # the rename will replace it
             if stat.S_ISLNK(found.st_mode):
                 self._follow_link()
                 found = os.stat(self._name, dir_fd=self._folder.fd, follow_symlinks=False)
@@ -122,7 +122,7 @@ class TargetFile(Unfinished):
         check_target(self.path, self._existing, self._folder.attributes)
 
     def _follow_link(self) -> None:
-        # Use the path that was checked: a link that another user creates meanwhile is not
+        # Use the path that was checked: a link that another user creates in the meantime is not
         # followed.
         path = follow_links(self.path)
         folder, self._name = os.path.split(path)
@@ -169,7 +169,7 @@ class TargetFile(Unfinished):
                     continue
                 os.rename(other, name, src_dir_fd=fd, dst_dir_fd=fd)
             except OSError:
-                continue  # another copy was faster
+                continue  # another copy has been faster
             self._file, self._end = left, status.st_size
             self.resumed_size = self._end
             return True
@@ -185,12 +185,12 @@ class TargetFile(Unfinished):
         return digest_at(self._folder, self._name, size)
 
     def restart(self, size: int) -> None:
-        """Truncate the file to `size` bytes."""
+        """Truncate the file to `size` bytes, to continue from there."""
         self.resumed_size = self._end = size
         os.ftruncate(self._file.fd, size)
 
     def keep(self) -> None:
-        """Close the file; leave it for the next copy, if this one may be resumed."""
+        """Close the file; keep it for the next copy if it may be resumed."""
         if self._resume and self._temporary is not None:
             self._release_name()
         self.discard()
@@ -207,7 +207,7 @@ class TargetFile(Unfinished):
         try:
             os.fchown(self._file.fd, existing.uid or 0, existing.gid or 0)
         except OSError:
-            return own.st_uid == existing.uid  # the owner is right, if not the group
+            return own.st_uid == existing.uid  # the owner is right, even if the group is not
         return True
 
     def _open_existing(self) -> None:
@@ -222,7 +222,7 @@ class TargetFile(Unfinished):
             raise not_a_file_error(self.path, found.st_mode, "local")
 
     def _check_room(self, old_size: int) -> None:
-        """Refuse to start if the disk is too small: the old content would be lost for nothing."""
+        """Raise an error if the disk is too small, before the old content is lost in vain."""
         space = os.fstatvfs(self._file.fd)
         if self._size - old_size > space.f_bavail * space.f_frsize and os.geteuid():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -256,7 +256,8 @@ class TargetFile(Unfinished):
         Parameters
         ----------
         attributes : Attributes
-            Mode and times; without a mode, that of the existing file is used, or of new files.
+            Mode and times; without a mode, the mode of the existing file, or of new files, is
+            used.
         fsync : bool
             Whether to flush the file to the disk.
         on_refused : Callable[[bytes, OSError], None]
@@ -297,7 +298,7 @@ class TargetFile(Unfinished):
 
     def _release_name(self) -> None:
         if self._temporary is not None:
-            temporary.names.release(self._temporary)  # first: an interrupt may strike in between
+            temporary.names.release(self._temporary)  # first: an interrupt may occur in between
             self._temporary = None
 
     def _copy_over(self) -> None:
@@ -319,10 +320,10 @@ class TargetFile(Unfinished):
             os.fchmod(self._file.fd, mode)
             os.utime(self._file.fd, ns=times)
         except PermissionError:
-            pass  # the file belongs to another user: leave its attributes
+            pass  # the file belongs to another user: keep its attributes
 
     def discard(self) -> None:
-        """Close the file, and remove it if unfinished; may be called more than once."""
+        """Close the file, and remove it if it is unfinished; may be called more than once."""
         self.discard_temporary()
         self._file.close()
         if self._linked_folder is not None:
@@ -343,14 +344,14 @@ class TargetFile(Unfinished):
 
 
 def _stale_parts(folder: TargetFolder, name: bytes) -> Iterator[Tuple[bytes, os.stat_result]]:
-    """Yield the files that dead copies to a target seem to have left, of any owner."""
+    """Yield the files of any owner that dead copies to a target seem to have left."""
     for other in folder.unfinished_names():
         if not temporary.names.is_resumable_for(other, name, math.inf):
             continue
         try:
             status = os.stat(other, dir_fd=folder.fd, follow_symlinks=False)
         except FileNotFoundError:
-            continue  # another copy was faster
+            continue  # another copy has been faster
         if temporary.names.is_resumable_for(other, name, time.time() - status.st_mtime):
             yield other, status
 
@@ -362,18 +363,18 @@ def remove_stale_parts(folder: TargetFolder, name: bytes) -> None:
             if is_our_file(owner_and_mode(status), os.geteuid(), status.st_nlink):
                 os.unlink(other, dir_fd=folder.fd)
         except OSError:
-            pass  # another copy was faster, or we have no permission
+            pass  # another copy has been faster, or we have no permission
 
 
 def find_file(folder: TargetFolder, name: bytes) -> Optional[os.stat_result]:
-    """Return the status of a regular file; None if there is none that may be used."""
+    """Return the status of a regular file that may be used; None if there is none."""
     try:
         found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
     except OSError:
         return None
     if not stat.S_ISREG(found.st_mode):
         return None
-    # A file of another user may look like the source and have another content.
+    # A file of another user may look like the source and have other content.
     return found if may_use(owner_and_mode(found), folder.attributes, os.geteuid()) else None
 
 

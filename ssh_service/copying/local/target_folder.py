@@ -1,8 +1,8 @@
 """
 The local folders that a download writes into, so that no server can reach outside.
 
-A folder is held open, and everything in it is reached through its descriptor; a symbolic link is
-followed only deliberately.
+Each folder is held open, and everything in it is accessed through its descriptor; symbolic links
+are only followed deliberately.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY
-# For a folder that is writable but cannot be listed.
+# For folders that are writable but cannot be listed.
 _PATH_FLAG = getattr(os, "O_PATH", 0)
 _MAX_SYMLINKS = 40
 
@@ -50,19 +50,19 @@ PathParts = Tuple[bytes, ...]
 
 class TargetFolder:
     """
-    A local folder, held open while anything is written into it.
+    A local folder that is held open while entries are written into it.
 
     Attributes
     ----------
     path : bytes
         The path, for errors.
     is_new : bool
-        Whether this copy created it, so that nothing is in the way there.
+        Whether this copy created the folder, so that it was empty.
     root : Optional[bytes]
-        The real path that symbolic links in this folder must not leave; None: anywhere.
+        The real path outside of which no symbolic link in this folder may lead; None: no limit.
     unfinished : Set[Unfinished]
-        The files that are being written in it; those that an exception has left here are removed,
-        or kept for the next copy, when the folder is closed.
+        The files that are being written in the folder; when the folder is closed, files that an
+        exception has left are removed, or kept for the next copy.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TargetFolder:
 
     @property
     def attributes(self) -> Attributes:
-        """The owner and mode, now."""
+        """The current owner and mode."""
         return owner_and_mode(os.fstat(self.fd))
 
     def hold(self) -> None:
@@ -107,7 +107,7 @@ class TargetFolder:
             self.close()
 
     def close(self) -> None:
-        """Close the folder, whatever its refcount; may be called more than once."""
+        """Close the folder, regardless of its refcount; may be called more than once."""
         for file in list(self.unfinished):
             file.keep()
         self._open_folders.discard(self)
@@ -122,7 +122,7 @@ class TargetFolder:
                 raise
 
     def unfinished_names(self) -> List[bytes]:
-        """Return the names of unfinished files in it, listed once."""
+        """Return the names of unfinished files in the folder, which is listed only once."""
         if self._unfinished_names is None:
             try:
                 names = map(os.fsencode, os.listdir(self.fd))
@@ -130,11 +130,11 @@ class TargetFolder:
                     name for name in names if temporary.parse(name) is not None
                 ]
             except OSError:
-                self._unfinished_names = []  # the copy does not depend on it
+                self._unfinished_names = []  # the copy does not depend on them
         return self._unfinished_names
 
     def remove_stale_files(self, may_resume: bool) -> None:
-        """Remove the files of dead copies; those that may be resumed, only after a day."""
+        """Remove files of dead copies; files that may be resumed are kept for a day."""
         now, uid = time.time(), os.geteuid()
         for name in self.unfinished_names():
             try:
@@ -144,19 +144,19 @@ class TargetFolder:
                 if temporary.names.is_stale(name, now - status.st_mtime, may_resume):
                     os.unlink(name, dir_fd=self.fd)
             except OSError:
-                pass  # another copy was faster, or we have no permission
+                pass  # another copy has been faster, or we have no permission
 
 
 class Unfinished:
-    """A file that is being written in a folder, as the folder sees it."""
+    """The part of an unfinished file that its folder uses."""
 
     def keep(self) -> None:
-        """Close the file; leave it for the next copy, if that may resume it."""
+        """Close the file; keep it for the next copy if that may resume it."""
         raise NotImplementedError
 
 
 def open_parent(target: bytes) -> Tuple[TargetFolder, bytes]:
-    """Open the folder of a file that the local user named; return it, and the file's name."""
+    """Open the folder of a file that the local user named; return the folder and file name."""
     try:
         path = follow_links(target)
         folder, name = os.path.split(path)
@@ -166,12 +166,12 @@ def open_parent(target: bytes) -> Tuple[TargetFolder, bytes]:
 
 
 def open_real(path: bytes, root: Optional[bytes]) -> TargetFolder:
-    """Open a folder by its real path, to which links led; see `TargetFolder.root`."""
+    """Open a folder by the real path that links led to; see `TargetFolder.root`."""
     return TargetFolder(open_folder(path, flags=os.O_NOFOLLOW), path, root=root)
 
 
 def open_folder(path: bytes, dir_fd: Optional[int] = None, flags: int = 0) -> Descriptor:
-    """Open a folder, even one that cannot be listed."""
+    """Open a folder, even if it cannot be listed."""
     descriptor = Descriptor()
     try:
         descriptor.open(path, _FOLDER_FLAGS | flags, dir_fd=dir_fd)
@@ -210,14 +210,14 @@ def check_target(path: bytes, found: Attributes, folder: Attributes) -> None:
 
 
 def replaces_link(link: bytes, folder: TargetFolder) -> bool:
-    """Return whether a local link is replaced by what the server has, instead of followed."""
+    """Return whether the server's entry replaces a local link, instead of following it."""
     if folder.root is None:
-        return False  # it is the target itself, which the user named
+        return False  # the link is the target itself, which the user named
     return folder.keeps_links or parts_below(folder.root, link) is None
 
 
 def parts_below(root: bytes, path: bytes) -> Optional[PathParts]:
-    """Return the names from a real root to where a path leads; None if that is outside."""
+    """Return the names from a real root to where a path leads; None if it leads outside."""
     real = os.path.realpath(path)
     if not is_within(real, root):
         return None

@@ -17,14 +17,14 @@ __all__ = ["make_link"]
 
 def make_link(folder: TargetFolder, name: bytes, text: bytes) -> None:
     """
-    Create a symbolic link with target `text`; anything in its place is replaced, except a folder.
+    Create a symbolic link with the target `text`; replace any entry in its place except a folder.
 
     The target may be any text, as nothing is ever written through the link: see `TargetTree`.
 
     Raises
     ------
     SshTransferError
-        It cannot be created.
+        The link cannot be created.
     """
     path = os.path.join(folder.path, name)
     if not text or b"\0" in text:

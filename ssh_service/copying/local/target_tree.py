@@ -1,8 +1,8 @@
 """
 The local tree that a download writes into, so that no server can reach outside.
 
-Every folder is reached from the root step by step, through descriptors.  Symbolic links that the
-local user made inside the tree are followed where they stay inside it.
+Every folder is opened from the root step by step, through descriptors.  Symbolic links that the
+local user created inside the tree are followed if they stay inside it.
 """
 
 from __future__ import annotations
@@ -42,20 +42,21 @@ class TargetTree:
     Parameters
     ----------
     path : bytes
-        The path of the root, which is created if it does not exist (its parents are not).
+        The path of the root, which is created if it does not exist; its parents are not.
     mode : int
-        The mode to create it with.
+        The mode for creating the root.
     keeps_links : bool
-        Whether links are copied as links: then local links are replaced by what the server has.
-        Otherwise those that stay inside the tree are followed, and only others are replaced.
+        Whether links are copied as links; if so, the server's entries replace local links.
+        Otherwise, local links that stay inside the tree are followed, and only others are
+        replaced.
     is_explicit : bool
-        Whether the local user named it as a folder, whatever its owner.
+        Whether the local user named the root as a folder, so that any owner is accepted.
 
     Attributes
     ----------
     marker : bytes
-        The name of a file in the root while folders are created, by which a copy recognises its
-        own target in its source.
+        The name of a file in the root that exists while folders are created, by which a copy
+        recognises its own target in its source.
     """
 
     def __init__(
@@ -65,13 +66,13 @@ class TargetTree:
         self._open: Set[TargetFolder] = set()
         self.marker = temporary.names.new(b"")
         self._marker = Descriptor()
-        self._made_writable: Dict[PathParts, int] = {}  # path to old mode
+        self._made_writable: Dict[PathParts, int] = {}  # paths with their old modes
         try:
             real = follow_links(path)
             is_new = _make(real, mode, None)
             if not is_new and not is_explicit:
                 check_folder(real)
-            # A link that another user has created meanwhile is not followed.
+            # A link that another user has created in the meantime is not followed.
             descriptor = open_folder(real, flags=os.O_NOFOLLOW)
             real = os.path.realpath(real)
             self._root = TargetFolder(descriptor, path, is_new, real, self._open, keeps_links)
@@ -84,21 +85,21 @@ class TargetTree:
             raise local_error(error, path) from error
 
     def _set_marker(self) -> None:
-        """Mark the root before folders are created in it: a copy into itself lists the marker."""
+        """Create the marker before any folder: a copy into itself then lists the marker."""
         if self._marker.fd < 0:
-            with contextlib.suppress(OSError):  # no files, so no folders either
+            with contextlib.suppress(OSError):  # no files can be created, and thus no folders
                 self._marker.open(self.marker, _MARKER_FLAGS, dir_fd=self._root.fd)
 
     def remove_marker(self) -> None:
-        """Remove the mark; may be called more than once."""
+        """Remove the marker; may be called more than once."""
         if self._marker.fd >= 0:
-            with contextlib.suppress(OSError):  # somebody else has removed it
+            with contextlib.suppress(OSError):  # another process has removed it
                 os.unlink(self.marker, dir_fd=self._root.fd)
             self._marker.close()
         temporary.names.release(self.marker)
 
     def _make_writable(self, names: PathParts, folder: TargetFolder) -> None:
-        """Make an existing folder of ours writable until everything is in it."""
+        """Make an existing folder of ours writable until the copy has finished it."""
         found = folder.attributes
         mode = found.mode or 0
         if found.uid == os.geteuid() != 0 and mode & stat.S_IRWXU != stat.S_IRWXU:
@@ -106,7 +107,7 @@ class TargetTree:
             set_attributes(folder.fd, Attributes(mode=mode | stat.S_IRWXU))
 
     def finish_folder(self, names: PathParts, attributes: Attributes) -> Optional[OSError]:
-        """Set the mode and times of a folder that are not None; return a refusal."""
+        """Set the mode and times of a folder, unless None; return any refusal."""
         old_mode = self._made_writable.pop(names, None)
         if attributes.mode is None and old_mode is not None:
             attributes = attributes._replace(mode=old_mode)
@@ -125,7 +126,7 @@ class TargetTree:
 
     @property
     def root(self) -> TargetFolder:
-        """The root, open."""
+        """The open root."""
         return self._root
 
     def close(self) -> None:
@@ -161,7 +162,7 @@ class TargetTree:
         return folder
 
     def _remove_link(self, names: PathParts, parent: TargetFolder) -> None:
-        """Remove a link in a folder's place, as rsync does, unless it is followed."""
+        """Remove a link in the place of a folder, as rsync does, unless it may be followed."""
         name, path = names[-1], self._path(names)
         if _is_link(name, parent.fd) and replaces_link(path, parent):
             found = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
@@ -170,9 +171,9 @@ class TargetTree:
 
     def open_folder(self, names: PathParts, links: int = 0) -> TargetFolder:
         """
-        Open a folder of the tree, to be released, step by step, so that no step leads outside.
+        Open a folder of the tree step by step, so that no step leads outside; release it later.
 
-        `links` counts the symbolic links followed so far.
+        `links` is the number of symbolic links followed so far.
         """
         descriptor = Descriptor()
         descriptor.duplicate(self._root.fd)
@@ -184,7 +185,7 @@ class TargetTree:
                     raise local_error(error, self._path(names[:count])) from error
                 way = self._parts_inside(names[:count], links)
                 return self.open_folder(way + names[count:], links + 1)
-            descriptor = inner  # the previous one closes itself
+            descriptor = inner  # the previous descriptor closes itself
         root, path = self._root.root, self._path(names)
         return TargetFolder(
             descriptor, path, root=root, open_folders=self._open, keeps_links=self._keeps_links

@@ -1,4 +1,4 @@
-"""The walk through a local tree for an upload."""
+"""Walks through a local tree for an upload."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from ssh_service.interruptions import is_interruption
 
 __all__ = ["Entry", "walk"]
 
-# Nested folders that are listed lazily, each of which holds descriptors.  Those further inside are
-# listed completely when they are entered.
+# The number of nested folders that are listed lazily, each of which holds descriptors.  Folders
+# inside these are listed completely when they are entered.
 _OPEN_LEVELS = 16
 
 
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
     path: bytes
     name: bytes
-    status: Optional[os.stat_result]  # of a folder; None for all others
+    status: Optional[os.stat_result]  # the status of a folder; None for all others
     is_folder_end: bool = False  # whether the walk leaves the folder
     link: Optional[bytes] = None  # the target of a symbolic link that is kept
 
@@ -68,7 +68,7 @@ def walk(
     """
     Yield the entries of a tree, in the order in which the system lists them.
 
-    A folder is yielded twice, when it is entered and when it is left; the root is not an entry.
+    A folder is yielded twice, when it is entered and when it is left; the root is not yielded.
     Unfinished files of copies are skipped.
 
     Parameters
@@ -78,10 +78,10 @@ def walk(
     status : os.stat_result
         Its status.
     tree : Optional[SourceTree]
-        The tree, if symbolic links are entries; None: they are followed.
+        The tree, if symbolic links are kept as entries; None: they are followed.
     on_failure : Callable[[SshTransferError], None]
-        Called with the error for an entry that is neither file nor folder, cannot be read, or
-        leads back to a folder around it; the entry is skipped if this returns.
+        Called with the error for an entry that is neither a file nor a folder, cannot be read, or
+        leads back to one of its parents; if it returns, the entry is skipped.
     """
     ancestors: List[_Folder] = []
     try:
@@ -148,7 +148,7 @@ def _list(
 
 
 def _failure(error: OSError, path: bytes) -> SshTransferError:
-    if is_interruption(error):  # a signal handler's, such as TimeoutError, not the file system's
+    if is_interruption(error):  # a signal handler's, such as TimeoutError
         raise error
     return local_error(error, path)
 
@@ -168,7 +168,7 @@ def _make_entry(
     if is_link and folder.fd >= 0:
         return Entry(path, name, None, link=os.readlink(name, dir_fd=folder.fd))
     if not entry.is_dir(follow_symlinks=is_link):
-        # Reported in order; and only regular files are ever opened.
+        # Reported in order; only regular files are ever opened.
         if not entry.is_file(follow_symlinks=is_link):
             raise not_a_file_error(path, entry.stat(follow_symlinks=is_link).st_mode, "local")
         return Entry(path, name, None)
@@ -179,5 +179,5 @@ def _make_entry(
 
 
 def _leads_back(link: bytes) -> bool:
-    """Return whether a link leads to the folder that contains it, or to one around that."""
+    """Return whether a link leads to the folder that contains it, or to a parent of that."""
     return is_within(os.path.realpath(os.path.dirname(link)), os.path.realpath(link))
