@@ -21,7 +21,7 @@ R = TypeVar("R")
 __all__ = ["Host"]
 
 # The part of a docstring about `destination`, which the methods do not have.
-_DESTINATION = re.compile(r"^    destination : .*\n(?:        .*\n)+", re.MULTILINE)
+_DESTINATION = re.compile(r"^destination : .*\n(?:    .*\n)+", re.MULTILINE)
 
 
 def _method(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Host, P], R]:
@@ -37,7 +37,8 @@ def _method(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[
     _, *others = signature.parameters.values()
     this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     setattr(method, "__signature__", signature.replace(parameters=[this, *others]))
-    method.__doc__ = _DESTINATION.sub("", function.__doc__ or "")
+    # Python 3.13 and later have taken the indentation away already.
+    method.__doc__ = _DESTINATION.sub("", inspect.cleandoc(function.__doc__ or ""))
     method.__qualname__ = f"Host.{function.__name__}"
     return method  # type: ignore[return-value]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -33,6 +34,17 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def binds(listener: socket.socket, port: int) -> bool:
+    """Bind a socket, unless another one is still there."""
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
 
 
 def test_the_server_listens_and_each_connection_reaches_this_side(
@@ -170,7 +182,10 @@ def test_another_port_is_taken_only_if_any_was_asked_for_and_with_an_event(
         with forward_remote(sshd.connect_params, server.port, cache=cache) as forward:
             port = forward.port or 0
             sshd.stop()
-            with socket.create_server(("127.0.0.1", port)):
+            with socket.socket() as other:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                eventually(lambda: binds(other, port), "the killed session is gone")
+                other.listen()
                 sshd.restart()
                 listening = seen.wait_for(events.ForwardListening, 2)
                 assert forward.port != port
