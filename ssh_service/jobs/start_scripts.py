@@ -241,7 +241,7 @@ esac
     [ ! -e "$_ssh_cwd" ] || [ -d "$_ssh_cwd" ] || _ssh_e='is not a folder'
     _ssh_fail "cwd $_ssh_cwd $_ssh_e"
 }
-_ssh_e=$({ mkdir -p -- "$_ssh_jobs" && chmod 700 -- "${_ssh_jobs%/*}" "$_ssh_jobs"; } 2>&1) ||
+_ssh_e=$({ mkdir -p -- "$_ssh_jobs" && chmod 700 "${_ssh_jobs%/*}" "$_ssh_jobs"; } 2>&1) ||
     _ssh_fail "folder $_ssh_e"
 {logind}if command -v setsid >/dev/null; then
     _ssh_sessions=setsid

@@ -162,6 +162,16 @@ def path_without(folder: Path, *names: str) -> str:
     return str(folder)
 
 
+def test_host_whose_programs_take_options_only_first_starts_and_removes_jobs(host: Host) -> None:
+    """As on BSD and macOS, and with GNU's programs where POSIXLY_CORRECT is set."""
+    host.env["POSIXLY_CORRECT"] = "1"
+    assert host.start("one", "cat; exit 3", b"input")[:8] == "started "
+    seen = host.wait("one")
+    assert (str(seen.state), host.output("one")) == ("ended(3)", b"input")
+    host.run(scripts.remove("one", seen.token))
+    assert os.listdir(host.jobs) == []
+
+
 @pytest.mark.parametrize("without", [["setsid"], ["setsid", "perl"]])
 def test_host_without_setsid_starts_and_ends_jobs(
     host: Host, tmp_path: Path, without: List[str]
