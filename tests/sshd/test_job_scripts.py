@@ -125,7 +125,8 @@ def test_any_shell_of_a_host_starts_and_ends_jobs(any_host: Host) -> None:
 
 def test_any_shell_of_a_host_kills_and_removes_jobs(any_host: Host) -> None:
     host = any_host
-    host.start("stubborn", f"trap '' TERM; {ENDLESS}")
+    host.start("stubborn", f"trap '' TERM; echo on; {ENDLESS}")
+    eventually(lambda: host.output("stubborn") == b"on\n", "it ignores TERM")
     seen = host.look("stubborn")
     assert str(seen.state) == "running"
     host.run(scripts.remove("stubborn", seen.token))
