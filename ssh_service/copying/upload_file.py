@@ -1,4 +1,4 @@
-"""Uploads one file: written under a temporary name and renamed, where the server allows that."""
+"""Uploads one file, under a temporary name and a rename if the server supports that."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from ssh_service.errors import SshTransferError, transfer_error
 __all__ = ["FileUpload"]
 
 _OLD_FILE = protocol.FOR_WRITING | protocol.CREATE | protocol.TRUNCATE
-# The status of servers where no file, or none with such a name, can be created in a folder.
+# The status codes of servers on which no file, or none with such a name, can be created.
 _NO_NEW_FILES = (protocol.PERMISSION_DENIED, protocol.BAD_MESSAGE, protocol.OP_UNSUPPORTED)
 
 
 class _Target(NamedTuple):
-    """Where a file goes, symbolic links resolved, and what exists there."""
+    """The path that a file is copied to, with symbolic links resolved, and what exists there."""
 
     path: bytes
     existing: Optional[Attributes] = None
-    in_place: bool = False  # it cannot be replaced, only overwritten
-    is_in_new_folder: bool = False  # so there are no unfinished files
+    in_place: bool = False  # the file cannot be replaced, only overwritten
+    is_in_new_folder: bool = False  # if so, there are no unfinished files
 
 
 class _ModesNotSettable(Exception):
-    """The server does not set modes: the file must be created with its final mode."""
+    """The server cannot set modes: the file must be created with its final mode."""
 
 
 class FileUpload:
@@ -60,7 +60,7 @@ class FileUpload:
         self._is_private = False  # the file was created with PRIVATE_MODE
 
     async def run(self, path: bytes, is_new: bool) -> None:
-        """Copy the file to `path`; `is_new` means that this copy created the folder around it."""
+        """Copy the file to `path`; `is_new`: this copy has created the folder that contains it."""
         target = _Target(path, None, False, True) if is_new else await self._resolve(path)
         if self._context.skips_unchanged and await self._is_up_to_date(target):
             self._context.progress.advance(self._source.size)
@@ -74,21 +74,21 @@ class FileUpload:
             return
         try:
             is_done = await self._replace(target)
-        except _ModesNotSettable:  # from now on this is known for all files
+        except _ModesNotSettable:  # from now on, this is known for all files
             is_done = await self._replace(target)
         if not is_done:
             await self._write_in_place(target)
 
     async def _resolve(self, path: bytes) -> _Target:
         remote, owner = self._remote, self._context.owner
-        folder = owner.ask_folder(path)  # concurrently: needed if the target exists
+        folder = owner.ask_folder(path)  # sent concurrently, as it is needed if the target exists
         found = await remote.find(path, follow=False)
         given, links = path, 0
         while found is not None and is_link(found):
             await owner.check_target(path, found, folder)
             folder = None
             real = await remote.read_link(path) if links < MAX_SYMLINKS else None
-            if real is None:  # it can only be written through
+            if real is None:  # the target can only be written through
                 return _Target(path, await remote.find(path), in_place=True)
             path, links = real, links + 1
             found = await remote.find(path, follow=False)
@@ -101,7 +101,7 @@ class FileUpload:
         if is_folder(found):
             raise transfer_error(errno.EISDIR, display_path(path), side="remote")
         if not is_file(found) and not stat.S_ISCHR(found.mode or 0):
-            # Opening a fifo would block the server.
+            # Opening a FIFO would block the server.
             raise not_a_file_error(path, found.mode or 0, "remote")
         await owner.check_target(path, found, folder)
         replaces = remote.can_replace or remote.facts.rename_replaces
@@ -121,7 +121,7 @@ class FileUpload:
         )
 
     def _attributes_for(self, target: _Target) -> Attributes:
-        """Return the attributes of the copy; None: leave unchanged."""
+        """Return the attributes of the copy; None: keep the existing value."""
         if target.existing is not None and not is_file(target.existing):
             return Attributes()  # a device
         if self._context.options.preserve is not False:
@@ -129,7 +129,7 @@ class FileUpload:
         return Attributes() if target.existing is None else Attributes(mode=_mode(target.existing))
 
     def _mode_for_new(self, target: _Target) -> Optional[int]:
-        """Return the mode to create the file with; None: private, and set later."""
+        """Return the mode to create the file with; None: private, and the mode is set later."""
         identity = self._context.owner.identity
         mode = self._attributes_for(target).mode
         if mode is None:
@@ -169,11 +169,11 @@ class FileUpload:
             raise
         except ABORTS as abort:
             self._context.pipeline.record_interrupt(abort)
-            await self._discard(path)  # the server may have created it
+            await self._discard(path)  # the server may have created it anyway
             raise
 
     async def _resume(self, target: _Target, name: bytes) -> Optional[ClaimedFile]:
-        """Open the unfinished file of an earlier copy; None unless the source begins with it."""
+        """Open the unfinished file of an earlier copy; None unless the source starts with it."""
         source = self._source
         folder, last = folder_of(target.path), basename(target.path)
         claimed = await self._stale_files.claim(folder, last, name, source.size)
@@ -197,11 +197,11 @@ class FileUpload:
 
     @property
     def _is_small(self) -> bool:
-        """Whether one write request is enough."""
+        """Whether a single write request is sufficient."""
         return self._source.size <= self._remote.write_size
 
     async def _complete(self, target: _Target, unfinished: ClaimedFile) -> bool:
-        """Fill the temporary file and rename it; return False if only the rename fails."""
+        """Complete the temporary file and rename it; return False if only the rename fails."""
         source, path = self._source, unfinished.path
         try:
             if not await self._keep_owner(unfinished.handle, target):
@@ -216,7 +216,7 @@ class FileUpload:
             await self._discard_after(target, path, refused)
             return False
         except (SshTransferError, _ModesNotSettable):
-            await self._discard(path)  # an error of the source: nothing to resume
+            await self._discard(path)  # an error of the source: there is nothing to resume
             raise
         except ABORTS as abort:
             self._context.pipeline.record_interrupt(abort)
@@ -232,7 +232,7 @@ class FileUpload:
         try:
             error = await self._remote.to_os_error(
                 refused
-            )  # before the removal, which would free the space of a full disk
+            )  # before the removal, which would free space on a full disk
         except ABORTS as abort:
             self._context.pipeline.record_interrupt(abort)
             await self._discard(path)
@@ -240,7 +240,7 @@ class FileUpload:
         await self._discard(path)
         if not only_the_rename or target.existing is None:
             raise error from refused
-        # A mount point, a sticky folder, or version 3's rule.
+        # The cause is a mount point, a sticky folder, or the rename of SFTP version 3.
         if not self._remote.can_replace:
             self._remote.facts.rename_replaces = False
 
@@ -263,13 +263,13 @@ class FileUpload:
             identity = await self._context.owner.wait_for_identity()
             return (
                 identity is not None and identity.uid == old.uid
-            )  # the owner is right, if not the group
+            )  # the owner is right, even if the group is not
         return True
 
     # In place.
 
     async def _write_in_place(self, target: _Target) -> None:
-        """Overwrite the existing file: unsafe if interrupted, but the only way."""
+        """Overwrite the existing file: unsafe if interrupted, but there is no other way."""
         is_device = target.existing is not None and not is_file(target.existing)
         if not is_device:
             await self._check_room(target)
@@ -285,8 +285,8 @@ class FileUpload:
         remote, path, existing = self._remote, target.path, target.existing
         if not await self._context.owner.is_in_shared_folder(path):
             return await remote.open(path, _OLD_FILE, PRIVATE_MODE)
-        # Another user may have put a link there meanwhile, which SFTP follows: so nothing is
-        # created or truncated before the open file is known to be the right one.
+        # Another user may have created a link there in the meantime, which SFTP follows: nothing
+        # is created or truncated before the open file is known to be the right one.
         handle = await remote.open(path, protocol.FOR_WRITING)
         try:
             found = parse_attributes(await remote.ask_stat_open(handle), path)
@@ -300,7 +300,7 @@ class FileUpload:
         return handle
 
     async def _check_room(self, target: _Target) -> None:
-        """Refuse to start if the disk is too small: the old content would be lost for nothing."""
+        """Raise an error if the disk is too small, before the old content is lost in vain."""
         space = await self._remote.space(folder_of(target.path))
         old_size = 0 if target.existing is None else target.existing.size or 0
         if space is None or self._source.is_sparse:
@@ -317,7 +317,7 @@ class FileUpload:
         is_device: bool = False,
         is_ours: bool = True,
     ) -> None:
-        """Write the content that is missing, and the attributes; close the file."""
+        """Write the missing content and the attributes; close the file."""
         remote, source = self._remote, self._source
         path, handle, present = unfinished
         room = source.size if self._is_small else 0
@@ -329,7 +329,7 @@ class FileUpload:
                 if not self._is_small:
                     if is_ours:
                         await self._check_modes(attributes)
-                    # A device would not notice a hole.
+                    # On a device, skipped holes would not become zeros.
                     await self._write_parts(handle, path, present, not is_device)
                     source.check_unchanged()
                 elif source.size:
@@ -382,7 +382,7 @@ class FileUpload:
     async def _write_parts(self, handle: bytes, path: bytes, start: int, holes: bool) -> None:
         source, remote, progress = self._source, self._remote, self._context.progress
         room, most = encode.write_room(handle), remote.write_size
-        # A part is written from a buffer, which is reused after the reply.
+        # Parts are written from buffers, which are reused after the reply.
         in_use: Deque[bytearray] = deque()
         spare: List[bytearray] = []
         done = start
@@ -407,7 +407,7 @@ class FileUpload:
 
 
 def _unchanging_part(file: Attributes) -> Tuple[Optional[int], ...]:
-    """Return the attributes that reading a file does not change."""
+    """Return the attributes that do not change when a file is read."""
     written = (file.size, file.mtime) if is_file(file) else ()
     return (file.uid, file.gid, file.mode, *written)
 

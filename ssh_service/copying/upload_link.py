@@ -20,7 +20,8 @@ async def upload_link(context: CopyContext, text: bytes, target: bytes, is_new: 
     """
     Create a symbolic link with target `text` on the server, at the path `target`.
 
-    Anything there is replaced, except a folder.  `is_new` means that nothing is known to be there.
+    Any entry in its place is replaced, except a folder.  `is_new` means that no entry is expected
+    there.
     """
     remote = context.remote
     await _learn_order(context, target)
@@ -61,11 +62,10 @@ async def _remove(context: CopyContext, path: bytes) -> None:
 
 async def _learn_order(context: CopyContext, target: bytes) -> None:
     """
-    Find out in which order the server takes the two paths of SSH_FXP_SYMLINK, once a session.
+    Determine the order in which the server expects the paths of SSH_FXP_SYMLINK, once per session.
 
-    OpenSSH takes them in the opposite order of the protocol.  Most servers do as OpenSSH does;
-    some decide by the client's version.  A link between two temporary names shows which is
-    created.
+    OpenSSH expects them in the opposite order of the protocol.  Most servers do the same; some
+    decide by the client's version.  Creating a link between two temporary names shows the order.
     """
     facts = context.remote.facts
     if facts.symlink_path_first is not None:
@@ -91,7 +91,7 @@ async def _learn_order(context: CopyContext, target: bytes) -> None:
 
 
 async def _is_path_first(context: CopyContext, one: bytes, other: bytes) -> bool:
-    """Find the link between the two, and remove it."""
+    """Find out which of the two is the link, and remove it."""
     for path, path_first in ((other, False), (one, True)):
         found = await context.remote.find(path, follow=False)
         if found is not None and is_link(found):

@@ -1,9 +1,9 @@
 """
 Uploads many small files into an existing folder in one stream: unpacked inside it, then moved.
 
-The existing files are examined all at once, and each is replaced by a rename, so that it is the
-old or the new one at any time.  Only ordinary files of ours are replaced this way; everything
-else is left to be copied file by file.
+The existing files are examined concurrently, and each is replaced by a rename, so that it is the
+old or the new file at any time.  Only ordinary files of ours are replaced in this way; all other
+entries are copied one by one.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ __all__ = ["merge_tree"]
 
 _log = logging.getLogger("ssh_service.copying")
 
-# Requests in flight: more than any line has capacity for.
+# The maximum number of requests in flight: more than any link has capacity for.
 _MAX_IN_FLIGHT = 1000
-# Entries of a tree that is examined as a whole before it is copied, in memory.
+# The maximum number of entries of a tree that is examined completely, in memory, before the copy.
 _MAX_ENTRIES = 200_000
 
 
 class _NotMergeable(Exception):
-    """The tree, or the target, is better copied entry by entry."""
+    """The tree, or the target, should be copied entry by entry."""
 
 
 class _Found(NamedTuple):
-    """An entry of the tree, and the reply about what exists in its place."""
+    """An entry of the tree, and the reply about the existing entry in its place."""
 
     entry: Entry
     relative: bytes  # its path in the tree, with a leading slash
-    status: os.stat_result  # of a file, too
+    status: os.stat_result  # also for a file
     reply: Reply
 
 
 class _Plan:
     """
-    What to do with each entry of a tree.
+    The decision for each entry of a tree.
 
     Attributes
     ----------
@@ -64,9 +64,9 @@ class _Plan:
     new_folders : List[bytes]
         The outermost folders that do not exist yet, by their paths in the tree.
     files : Set[bytes]
-        The files in the stream that go into existing folders.
+        The files in the stream whose target folders exist.
     rest : StreamResult
-        What does not go into the stream.
+        The entries that are not part of the stream.
     """
 
     def __init__(self) -> None:
@@ -136,9 +136,11 @@ class _Merge:
         self._folder = folder
         self._staging = own  # attributes of the unfinished folder: unpacked files have its owner
         self._plan = _Plan()
-        # By folder of the target: whether a file moved there keeps the group it would have had.
+        # By target folder: whether a file that is moved there has the same group as one created
+        # there.
         self._group_fits: Dict[bytes, bool] = {b"": self._keeps_group(existing)}
-        # Those of them that other users may write to: what others made there is copied by SFTP.
+        # Target folders that other users may write to: other users' entries there are left to
+        # SFTP.
         self._shared: Set[bytes] = {b""} if is_shared(existing) else set()
 
     async def run(self, status: os.stat_result) -> StreamResult:
@@ -258,7 +260,7 @@ class _Merge:
             raise
 
     def _keeps_group(self, folder: Attributes) -> bool:
-        """Return whether new files in a folder get the same group as in the unfinished one."""
+        """Return whether new files in a folder get the same group as in the unfinished folder."""
         mode = folder.mode or 0
         own_is_group_folder = bool((self._staging.mode or 0) & stat.S_ISGID)
         if bool(mode & stat.S_ISGID) != own_is_group_folder:
@@ -297,7 +299,7 @@ class _Merge:
             check_status(await reply, path)
         except Refused as refused:
             if relative not in self._plan.files:
-                raise  # something was created there meanwhile
+                raise  # an entry was created there in the meantime
             _log.debug("%r not moved, but copied: %s", display_path(path), refused)
             self._plan.rest.remaining.append((self._source.rstrip(b"/") + relative, path))
 

@@ -1,9 +1,9 @@
 """
-Uploads many small files in one stream, which the server's tar unpacks: no request for each file.
+Uploads many small files in one stream, unpacked by the server's tar, without requests per file.
 
-Only for a target that does not exist: the tree is unpacked next to it under a temporary name and
-renamed when it is complete, so it exists as a whole or not at all.  If anything goes wrong, the
-copy starts again by SFTP, which then reports the error.
+This is only used for a target that does not exist: the tree is unpacked next to it under a
+temporary name, and renamed when it is complete, so that the target exists completely or not at
+all.  If anything fails, the copy is restarted by SFTP, which then reports the error.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = ["TREE", "StreamResult", "UploadStream", "should_stream", "stream_tree
 
 _log = logging.getLogger("ssh_service.copying")
 
-# Entries to examine to find out whether a tree has many small files.
+# The maximum number of entries examined to determine whether a tree has many small files.
 _MAX_EXAMINED = 4 * MANY_FILES
-# Bytes to send at once.
+# The number of bytes sent at once.
 _CHUNK_SIZE = 128 * 1024
-# Names in the stream, and in the unfinished folder: the tree, and a file that proves that all of
-# it arrived.  The script removes an incomplete tree, even if the connection has gone.
+# Names in the stream, and in the unfinished folder: the tree, and a file that proves that the tree
+# is complete.  The script removes an incomplete tree, even after a loss of the connection.
 TREE, _END = b"tree", b"end"
-# With -G, GNU tar sets the access time.  Other tars refuse the options.
+# With -G, GNU tar sets the access time.  Other tars reject the options.
 _SCRIPT = (
     b"exec sh -c 'unset TAR_OPTIONS; LC_ALL=C; export LC_ALL; "
     + PRINT_READY_LINE
@@ -52,24 +52,24 @@ _SCRIPT = (
     b' && exit 0; rm -rf "$d"; exit 1'
     b"'"
 )
-# Keep modes and times, or use those of new files (tar keeps them by default for root).
+# Preserve modes and times, or use those of new files (for root, tar preserves them by default).
 _KEEPING, _NOT_KEEPING = b"-p", b"-m --no-same-permissions"
 
 
 class StreamResult:
     """
-    What a stream has copied, and what remains.
+    What a stream has copied, and what remains to be copied.
 
     Attributes
     ----------
     folders : List[Tuple[bytes, Attributes]]
-        All folders of the tree by their remote paths, innermost first.
+        All folders of the tree with their remote paths, innermost first.
     sent : List[bytes]
-        The files that were sent, by their paths in the tree.
+        The files that were sent, as paths in the tree.
     remaining : List[Tuple[bytes, bytes]]
-        Local and remote paths of the files that are too large for the stream.
+        The local and remote paths of files that are too large for the stream.
     links : List[Tuple[bytes, bytes]]
-        Targets and remote paths of symbolic links that remain to be created.
+        The targets and remote paths of symbolic links that remain to be created.
     failures : List[SshTransferError]
         The entries that could not be copied, with ``on_error="continue"``.
     """
@@ -105,7 +105,7 @@ def should_stream(context: CopyContext, source: bytes, status: os.stat_result) -
                 if small >= MANY_FILES:
                     return True
     except OSError:
-        pass  # the copy reports it in order
+        pass  # the copy reports the error at its turn
     return False
 
 
@@ -148,11 +148,11 @@ async def stream_tree(
 async def _move(remote: RemoteFiles, folder: bytes, target: bytes) -> None:
     """Move the tree out of its unfinished folder to the target, and remove the folder."""
     renamed = remote.ask_rename(join(folder, TREE), target)
-    removed = remote.ask_remove_folder(folder)  # at once: this saves a round trip
+    removed = remote.ask_remove_folder(folder)  # sent without waiting, which saves a round trip
     check_status(await renamed, target)
     try:
         check_status(await removed, folder)
-    except Refused:  # by a server that did both at the same time
+    except Refused:  # refused by a server that executed both concurrently
         await remote.remove_folder(folder)
 
 
@@ -193,7 +193,7 @@ class UploadStream:
         return None
 
     async def _send_all(self, status: os.stat_result) -> Optional[SshTransferError]:
-        """Send the tree; return the error of a local file that ends it, if any."""
+        """Send the tree; return the error of a local file that ends the stream, if any."""
         try:
             await self._send_folder(TREE, status)
             for entry in self._entries(status):
@@ -212,7 +212,7 @@ class UploadStream:
         return walk(self._source, status, self._context.source_tree, self._note_failure)
 
     def _note_failure(self, failure: SshTransferError) -> None:
-        # An error that ends the copy is left to SFTP, which first copies the entries before it.
+        # An error that ends the copy is left to SFTP, which first copies the earlier entries.
         if not self._context.options.goes_on or len(self._done.failures) >= MAX_FAILURES:
             raise failure
         self._done.failures.append(failure)
@@ -220,7 +220,7 @@ class UploadStream:
     async def _send_entry(self, entry: Entry) -> None:
         relative = entry.path[len(self._source.rstrip(b"/")) :]
         if entry.link is not None:
-            # All links have this mode; their times are not kept.
+            # All links have this mode; their times are not preserved.
             name = TREE + relative
             await self._send(tar.header(name, tar.LINK, Attributes(mode=0o777), entry.link))
         elif entry.status is None:
@@ -231,7 +231,7 @@ class UploadStream:
             await self._send_folder(TREE + relative, entry.status)
 
     async def _send_folder(self, name: bytes, status: os.stat_result) -> None:
-        # Writable by us; its own attributes are set last, as with SFTP.
+        # Writable by us; its own attributes are set at the end, as with SFTP.
         mode = stat.S_IMODE(status.st_mode) | stat.S_IRWXU if self._keeps else 0o777
         await self._send(tar.header(name + b"/", tar.FOLDER, Attributes(mode=mode)))
 

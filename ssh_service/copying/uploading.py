@@ -1,4 +1,4 @@
-"""Uploads a file or a tree: decides what is copied where, and how."""
+"""Uploads a file or a tree: decides which entries are copied where, and how."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ssh_service.errors import SshTransferError, transfer_error
 
 __all__ = ["Upload"]
 
-# Requests in flight that set attributes of folders.
+# The maximum number of requests in flight that set attributes of folders.
 _MAX_IN_FLIGHT = 500
 
 
@@ -43,11 +43,12 @@ class _RemoteFolder:
     Attributes
     ----------
     is_new : bool
-        Whether this copy created it, so that nothing is in the way there.
+        Whether this copy created the folder, so that it was empty.
     failed : bool
-        Whether it could not be created, which was recorded, so that nothing in it can be copied.
+        Whether the folder could not be created, so that nothing in it can be copied; the failure
+        has been recorded.
     made : TaskEvent
-        Set once it exists, or has failed.
+        Set once the folder exists or has failed.
     """
 
     def __init__(self, path: bytes, made: TaskEvent) -> None:
@@ -67,9 +68,9 @@ class Upload:
         self._stale_files = StaleFiles(context)
         self._marker: Optional[ResumeMarker] = None  # with resume
         self._self_copy_guard: Optional[SelfCopyGuard] = None
-        # Attributes of folders, innermost first.  They are set last, as each new entry changes the
-        # times of its folder, and a folder's mode may forbid to write into it.
-        self._made_writable: Dict[bytes, int] = {}  # path to old mode
+        # Attributes of folders, innermost first.  They are set at the end, as each new entry
+        # changes the times of its folder, and a folder's mode may not allow writing.
+        self._made_writable: Dict[bytes, int] = {}  # paths with their old modes
         self._finished_folders: List[Tuple[bytes, Attributes]] = []
         self._failed_folders: Set[bytes] = set()
         self._accepted_folder = b""  # a folder that the caller named, and that was checked
@@ -156,7 +157,7 @@ class Upload:
         return self._marker is not None and await self._marker.find(target)
 
     def _count_source(self, source: bytes, status: os.stat_result) -> None:
-        """Count the files for the progress totals; errors are reported when their turn comes."""
+        """Count the files for the progress totals; errors are reported when they are copied."""
         tree = self._context.source_tree
         for entry in walk(source, status, tree, on_failure=lambda failure: None):
             if entry.status is None and entry.link is None:
@@ -191,14 +192,15 @@ class Upload:
 
     async def _may_unpack(self, target: bytes) -> bool:
         """Return whether a tree may be unpacked next to its target."""
-        # Otherwise another user could exchange what is unpacked, or removed after a failure.
+        # Otherwise, another user could exchange entries that are unpacked, or removed after a
+        # failure.
         folder = folder_of(target)
         await self._context.owner.identify(folder)
         return await self._context.owner.guarded_path(folder) is not None
 
     async def _copy_entries(self, source: bytes, status: os.stat_result, target: bytes) -> None:
         folder = await self._start_folder(target, status, None)
-        # Before the first entry is read, so that a copy that cannot start changes nothing.
+        # Before the first entry is read, so that a copy that cannot start has no effect.
         await folder.made.wait()
         if self._marker is not None and not self._context.resumes_tree:
             await (self._marker.begin(target) if folder.is_new else self._marker.find(target))
@@ -223,7 +225,7 @@ class Upload:
                     folders.append(await self._start_folder(path, entry.status, folders[-1]))
         except OSError as error:
             self._pipeline.fail(error)
-        # An existing folder is the user's: its attributes stay.
+        # An existing folder keeps its attributes.
         if folder.is_new or not self._context.options.contents:
             self._finished_folders.append((target, attributes_of(status)))
 
@@ -232,7 +234,7 @@ class Upload:
         folder.is_new = is_new
         folder.made.set()
         if not is_new and self._context.options.contents:
-            streamed.folders.pop()  # the target itself, which is the user's
+            streamed.folders.pop()  # the target itself, which existed before
         self._finished_folders += streamed.folders
         for text, existing in streamed.links:
             await self._context.file_budget.start(self._copy_link(text, existing, folder))
@@ -261,7 +263,7 @@ class Upload:
                 await inside.made.wait()
                 folder.failed = inside.failed
             try:
-                # Writable by us until everything is in it.
+                # Writable by us until the copy has finished it.
                 if not folder.failed:
                     await self._remote.make_folder(folder.path, mode | stat.S_IRWXU)
                     folder.is_new = True
@@ -276,12 +278,12 @@ class Upload:
             self._context.folder_budget.release()
         if folder.failed:
             self._failed_folders.add(folder.path)
-        folder.made.set()  # before a task is started, which a failure elsewhere prevents
+        folder.made.set()  # before a task is started, which another failure may prevent
         if not folder.is_new and not folder.failed:
             self._stale_files.start_removing(folder.path)
 
     async def _accept_folder(self, folder: _RemoteFolder, refused: Refused) -> None:
-        """Use a folder that exists already, or raise the error why it cannot be created."""
+        """Use an existing folder, or raise the error why it cannot be created."""
         found = await self._remote.find(folder.path)
         if found is None:
             raise await self._remote.to_os_error(refused) from refused
@@ -294,7 +296,7 @@ class Upload:
         await self._make_writable(folder.path, found.mode)
 
     async def _make_writable(self, path: bytes, mode: Optional[int]) -> None:
-        """Make an existing folder of ours writable until everything is in it."""
+        """Make an existing folder of ours writable until the copy has finished it."""
         identity = self._context.owner.identity
         is_root = identity is not None and identity.uid == 0
         if mode is None or mode & stat.S_IRWXU == stat.S_IRWXU or is_root:
@@ -302,7 +304,7 @@ class Upload:
         try:
             await self._remote.set(path, Attributes(mode=stat.S_IMODE(mode) | stat.S_IRWXU))
         except Refused:
-            return  # an error shows when a file is created
+            return  # if this matters, creating a file reports it
         self._made_writable[path] = stat.S_IMODE(mode)
 
     async def _finish_folders(self) -> None:
@@ -359,7 +361,7 @@ class Upload:
             self._context.file_budget.release()
 
     async def _with_os_errors(self, copying: Coroutine[Any, Any, None]) -> None:
-        """Await `copying`, and raise refusals as errors for the caller."""
+        """Await `copying`, and convert refusals to errors for the caller."""
         try:
             await copying
         except Refused as refused:
@@ -367,6 +369,6 @@ class Upload:
 
 
 def local_basename(path: bytes) -> bytes:
-    """Return the name of a local file or folder; the real name for ``.``, say."""
+    """Return the name of a local file or folder; the real name for ``.`` and similar paths."""
     name = basename(path)
     return basename(os.path.realpath(path)) if name in (b"", b".", b"..") else name

@@ -9,9 +9,9 @@ encode, decode  requests to packets; replies to values
 packets         splits the stream from the server into packets
 reply           the reply to one request, and the inbox that receives it
 time_limits     the time that a copy may take
-usage           who holds how much of a scarce resource
+usage           how much of a scarce resource each copy holds
 handles         the files and folders that are open on the server
-server_facts    what copies learn about a server
+server_facts    the facts that copies have learned about a server
 session         one session: dispatches replies, sends requests, ends
 client          one copy's use of a session: requests in batches, replies as they arrive
 ==============  ====================================================================

@@ -2,7 +2,7 @@
 One copy's use of an SFTP session.
 
 Requests are collected and written in batches: a channel is a stream, and many small requests fit
-into one packet of it.
+into one of its packets.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ssh_service.transport.wire import Buffer
 
 __all__ = ["SftpClient", "negotiate"]
 
-# The size of one packet of a channel, as OpenSSH limits it.  A batch is written before it exceeds
-# this, or when its client has nothing else to do.
+# The maximum size of a channel's packet in OpenSSH.  A batch is written before it exceeds this
+# size, or when its client has no other work.
 _BATCH_SIZE = 32 * 1024 - 64
-# Seconds that a server whose program has ended may take to report its exit status.
+# Seconds for a server whose program has ended to report the exit status.
 _EXIT_TIMEOUT = 1.0
 
 
@@ -36,7 +36,7 @@ class SftpClient(Inbox):
     deadline : Optional[float]
         The monotonic time at which the whole copy must be complete; None during the cleanup.
     outstanding : int
-        Requests without a reply so far.
+        The number of requests without a reply so far.
 
     Notes
     -----
@@ -48,13 +48,13 @@ class SftpClient(Inbox):
         super().__init__()
         self.session = session
         self.deadline = deadline
-        self._last_byte = 0  # position of the end of its own requests in the stream of the session
+        self._last_byte = 0  # the position of the end of its own requests in the session's stream
         self._ids = session.ids
         self._batch: List[Buffer] = []
         self._batch_size = 0
         self._batch_replies: List[Reply] = []
         self.outstanding = 0
-        self._external = 0  # those that are not replies to requests
+        self._external = 0  # outstanding replies that do not belong to requests
         self._answered = False
 
     def __enter__(self) -> SftpClient:
@@ -72,17 +72,17 @@ class SftpClient(Inbox):
         self.session.detach(self, clean=not self.outstanding)
 
     def ask(self, request: Callable[..., Buffer], *args: Any) -> Reply:
-        """Make a request, one of the functions of `encode`; it is sent with the next batch."""
+        """Make a request with a function of `encode`; it is sent with the next batch."""
         reply = self.new_reply()
         self.submit(reply, request(reply.request_id, *args))
         return reply
 
     def new_reply(self) -> Reply:
-        """Return the reply to a request that `submit` will make."""
+        """Return the reply to a request that is then passed to `submit`."""
         return Reply(self, next(self._ids) & 0xFFFFFFFF)
 
     def submit(self, reply: Reply, packet: Buffer) -> None:
-        """Make the request `packet`, which has the id of `reply`."""
+        """Queue the request `packet`, which has the id of `reply`."""
         if self._batch_size + len(packet) > _BATCH_SIZE:
             self.flush()
         self._batch.append(packet)
@@ -93,13 +93,13 @@ class SftpClient(Inbox):
             self.flush()
 
     def expect_external(self) -> Reply:
-        """Return a reply for something that is not an SFTP request; another object delivers it."""
+        """Return a reply for an event that is not an SFTP reply; another object delivers it."""
         self.outstanding += 1
         self._external += 1
         return Reply(self, 0)
 
     def flush(self) -> None:
-        """Send the requests that were made so far."""
+        """Send the queued requests."""
         if self._batch:
             batch = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
             asked = self._batch_replies
@@ -107,8 +107,8 @@ class SftpClient(Inbox):
             self._last_byte = self.session.send(batch, asked)
 
     def _flush_if_due(self) -> None:
-        # While the server works on more requests than wait here, its replies will bring more to
-        # send: larger batches are less work for both sides, and cost no time.
+        # While the server has more requests to answer than are queued here, its replies will add
+        # more: larger batches are less work for both sides, and cost no time.
         if len(self._batch_replies) >= self.outstanding - self._external - len(
             self._batch_replies
         ):
@@ -116,12 +116,12 @@ class SftpClient(Inbox):
 
     def collect(self, timeout: Optional[float]) -> List[Reply]:
         """
-        Wait for one or more replies; return them in the order in which they arrived.
+        Wait for at least one reply; return the replies in the order of their arrival.
 
         Raises
         ------
         Stalled
-            Nothing moved, in either direction, for `timeout` seconds.
+            There was no progress, in either direction, for `timeout` seconds.
         TimeUp
             The deadline has passed.
         SessionEnded
@@ -142,7 +142,7 @@ class SftpClient(Inbox):
         while True:
             before = self._progress_marks()
             if self._inbox.empty():
-                self.session.raise_if_ended()  # the inbox learns of the end only once
+                self.session.raise_if_ended()  # the inbox is notified of the end only once
             wait = self._next_wait(timeout)
             try:
                 replies = self._inbox.get(timeout=wait)
@@ -172,16 +172,16 @@ def negotiate(
     session: SftpSession, timeout: Optional[float], deadline: Optional[float] = None
 ) -> None:
     """
-    Exchange protocol versions with the server, and ask for its limits: once, before anything else.
+    Exchange protocol versions with the server, and request its limits; once, before any copy.
 
     Raises
     ------
     Stalled
-        No answer arrived for `timeout` seconds.
+        There was no answer for `timeout` seconds.
     TimeUp
         The deadline has passed.
     SessionEnded
-        The server has no SFTP, or has ended the session.
+        The server does not support SFTP, or has ended the session.
     """
     with SftpClient(session, deadline) as client:
         session.send(encode.init(), [])
@@ -198,7 +198,7 @@ def _await_version(session: SftpSession, client: SftpClient, timeout: Optional[f
         except Stalled:
             if not ending:
                 raise
-            session.close()  # the server does not report why it ended
+            session.close()  # the server does not report the reason of the end
 
 
 def _ask_limits(session: SftpSession, client: SftpClient, timeout: Optional[float]) -> None:

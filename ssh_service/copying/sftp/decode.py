@@ -1,8 +1,7 @@
 """
-Decodes SFTP's replies: each function takes what follows the request id.
+Decodes SFTP's replies: each function takes the data after the request id.
 
-The server is not trusted: a packet that does not contain what it should is a `ProtocolError`,
-never an IndexError.
+The server is not trusted: a malformed packet raises `ProtocolError`, never an IndexError.
 """
 
 from __future__ import annotations
@@ -57,13 +56,13 @@ def _take_attributes(body: bytes, at: int) -> Tuple[Attributes, int]:
         raise ProtocolError("packet ends inside the attributes of a file") from None
     if flags & protocol.HAS_EXTENDED:
         count, at = _take_int(body, at)
-        for _ in range(2 * count):  # bounded by the packet: each string takes at least 4 bytes
+        for _ in range(2 * count):  # limited by the packet: each string takes at least 4 bytes
             _, at = _take_string(body, at)
     return Attributes(size, uid, gid, mode, atime, mtime), at
 
 
 def status(body: bytes) -> Tuple[int, str]:
-    """Decode a status: the code, and the server's message, which some servers omit."""
+    """Decode a status: the code, and the server's message, which may be missing."""
     code, at = _take_int(body, 0)
     if at == len(body):
         return code, ""
@@ -95,10 +94,10 @@ def attributes(body: bytes) -> Attributes:
 
 
 def names(body: bytes) -> List[FolderEntry]:
-    """Decode a part of a folder, or a resolved path."""
+    """Decode a part of a folder listing, or a resolved path."""
     count, at = _take_int(body, 0)
     names: List[FolderEntry] = []
-    for _ in range(count):  # bounded by the packet: each entry takes at least 12 bytes
+    for _ in range(count):  # limited by the packet: each entry takes at least 12 bytes
         filename, at = _take_string(body, at)
         longname, at = _take_string(body, at)
         attributes, at = _take_attributes(body, at)

@@ -1,5 +1,5 @@
 """
-Encodes SFTP's requests: each function returns one whole packet, including its length.
+Encodes SFTP's requests: each function returns one complete packet, including its length.
 
 The first argument is the request id, except for `init`, which has none.
 """
@@ -20,7 +20,7 @@ _LONG = struct.Struct(">Q")
 
 
 def init() -> bytes:
-    """Start the session with the version that we speak."""
+    """Start the session with the protocol version that we use."""
     return _INT.pack(5) + bytes((protocol.INIT,)) + _INT.pack(protocol.VERSION)
 
 
@@ -50,7 +50,7 @@ def _attributes(attributes: Attributes) -> bytes:
 
 
 def open_file(request_id: int, path: bytes, how: int, mode: Optional[int] = None) -> bytes:
-    """Open a file; `mode` applies if it is created."""
+    """Open a file; `mode` is used if the file is created."""
     attributes = _attributes(Attributes(mode=mode))
     return _frame(request_id, protocol.OPEN, _string(path) + _INT.pack(how) + attributes)
 
@@ -94,17 +94,17 @@ def write_in(
 
 
 def stat(request_id: int, path: bytes) -> bytes:
-    """Ask for the attributes of a path, following symbolic links."""
+    """Request the attributes of a path, following symbolic links."""
     return _frame(request_id, protocol.STAT, _string(path))
 
 
 def lstat(request_id: int, path: bytes) -> bytes:
-    """Ask for the attributes of a path, not following symbolic links."""
+    """Request the attributes of a path, not following symbolic links."""
     return _frame(request_id, protocol.LSTAT, _string(path))
 
 
 def fstat(request_id: int, handle: bytes) -> bytes:
-    """Ask for the attributes of an open file."""
+    """Request the attributes of an open file."""
     return _frame(request_id, protocol.FSTAT, _string(handle))
 
 
@@ -124,7 +124,7 @@ def open_folder(request_id: int, path: bytes) -> bytes:
 
 
 def read_folder(request_id: int, handle: bytes) -> bytes:
-    """Ask for more entries of a folder."""
+    """Request more entries of a folder."""
     return _frame(request_id, protocol.READDIR, _string(handle))
 
 
@@ -144,17 +144,17 @@ def remove_folder(request_id: int, path: bytes) -> bytes:
 
 
 def real_path(request_id: int, path: bytes) -> bytes:
-    """Ask for the absolute path without symbolic links."""
+    """Request the absolute path without symbolic links."""
     return _frame(request_id, protocol.REALPATH, _string(path))
 
 
 def read_link(request_id: int, path: bytes) -> bytes:
-    """Ask where a symbolic link points."""
+    """Request the target of a symbolic link."""
     return _frame(request_id, protocol.READLINK, _string(path))
 
 
 def make_link(request_id: int, first: bytes, second: bytes) -> bytes:
-    """Create a symbolic link: target and path, in the order that the server expects."""
+    """Create a symbolic link from a target and a path, in the order that the server expects."""
     return _frame(request_id, protocol.SYMLINK, _string(first) + _string(second))
 
 
@@ -176,15 +176,15 @@ def fsync(request_id: int, handle: bytes) -> bytes:
 
 
 def limits(request_id: int) -> bytes:
-    """Ask for the server's limits on sizes."""
+    """Request the server's limits on sizes."""
     return _frame(request_id, protocol.EXTENDED, _string(protocol.LIMITS))
 
 
 def space(request_id: int, path: bytes) -> bytes:
-    """Ask for the free space of the file system of a path."""
+    """Request the free space of the file system that contains a path."""
     return _frame(request_id, protocol.EXTENDED, _string(protocol.STATVFS) + _string(path))
 
 
 def expand_path(request_id: int, path: bytes) -> bytes:
-    """Ask for the absolute path of one that begins with ``~``."""
+    """Request the absolute path for a path that begins with ``~``."""
     return _frame(request_id, protocol.EXTENDED, _string(protocol.EXPAND_PATH) + _string(path))

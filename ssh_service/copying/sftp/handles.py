@@ -1,4 +1,4 @@
-"""The files and folders that one session has open on the server, by their handles."""
+"""The handles of the files and folders that one session has open on the server."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ssh_service.copying.sftp.usage import UsageTotal
 
 __all__ = ["HandleGivenTwice", "OpenHandles"]
 
-# Handles that one session may hold where the server does not report a limit.
+# The maximum number of handles per session if the server does not report a limit.
 _DEFAULT_LIMIT = 100
-# Handles to remember before those that were closed are forgotten.
+# The number of handles that are stored before closed ones are removed.
 _MAX_KNOWN = 4096
 
 
@@ -22,12 +22,12 @@ class HandleGivenTwice(ProtocolError):
     """
     A server gave two open files the same handle.
 
-    Erlang/OTP 25 does so where more than two are open at once.
+    Erlang/OTP 25 does this if more than two files are open concurrently.
     """
 
 
 class _OpenFile:
-    """A file or folder that is open, as far as is known."""
+    """A file or folder that may be open."""
 
     __slots__ = ("path", "closing")
 
@@ -48,7 +48,7 @@ def _still_open(files: Dict[bytes, _OpenFile]) -> Dict[bytes, _OpenFile]:
 
 class OpenHandles:
     """
-    Which handles are open, and how many more may be.
+    The handles that are open, and the limit of their number.
 
     Notes
     -----
@@ -57,8 +57,8 @@ class OpenHandles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files: Dict[bytes, _OpenFile] = {}  # guarded by _lock: by their handles
-        # guarded by _lock: an upper bound, as the reply to some closes may have arrived already
+        self._files: Dict[bytes, _OpenFile] = {}  # guarded by _lock: by handle
+        # guarded by _lock: an upper bound, as replies to closes may have arrived in the meantime
         self._count = 0
         self._closing: Deque[Reply] = deque()  # guarded by _lock
         self._last_closed = 0  # guarded by _lock: the arrival of the latest confirmed close
@@ -73,7 +73,7 @@ class OpenHandles:
 
     def on_opened(self, handle: bytes, path: bytes, reply: Reply) -> None:
         """
-        Note that `reply` brought the handle of `path`.
+        Record that `reply` contained the handle of `path`.
 
         Raises
         ------
@@ -91,19 +91,19 @@ class OpenHandles:
             raise HandleGivenTwice("the server gave the handle of one open file to another")
 
     def on_closing(self, handle: bytes, reply: Reply) -> None:
-        """Note that a handle is being closed; the server may reuse it after `reply`."""
+        """Record that a handle is being closed; the server may reuse it after `reply`."""
         with self._lock:
             file = self._files.get(handle)
             if file is None or file.closing is not None and file.closing.arrival:
                 return
             if file.closing is None:
                 self._closing.append(reply)
-            else:  # an exception kept the first request from being sent
+            else:  # an exception prevented the first request from being sent
                 self._closing[self._closing.index(file.closing)] = reply
             file.closing = reply
 
     def count(self) -> int:
-        """Return how many files and folders are open now."""
+        """Return the number of files and folders that are open now."""
         with self._lock:
             self._count_closes_locked()
             return self._count
@@ -114,12 +114,12 @@ class OpenHandles:
             self._count -= 1
 
     def has_closed_since(self, reply: Reply) -> bool:
-        """Return whether any of them was closed after `reply`."""
+        """Return whether a file or folder was closed after `reply`."""
         self.count()
         with self._lock:
             return self._last_closed > reply.arrival
 
     def limit_to(self, count: int) -> None:
-        """Note that the server refused to have more than `count` open."""
+        """Record that the server refused to open more than `count`."""
         with self._lock:
             self._limit = min(self._limit, max(1, count))

@@ -11,13 +11,13 @@ from ssh_service.copying.sftp.protocol import MAX_PACKET, Pieces, ProtocolError
 __all__ = ["Packet", "PacketReader"]
 
 _HEAD = struct.Struct(">IBI")
-# The first piece of a packet contains at least its header and the number that may follow.
+# The first piece of a packet contains at least its header and the number that may follow it.
 _BEGINNING = 13
 # Far below the limit of one system call (IOV_MAX).
 _MAX_PIECES = 256
 # The version packet: its size, type and version.
 _HELLO = re.compile(rb"\0[\0-\x04]..\x02\0\0\0[\0-\x0f]", re.DOTALL)
-# Bytes of output of a profile to skip.
+# The maximum size of a profile's output that is skipped, in bytes.
 _MAX_NOISE = 64 * 1024
 
 
@@ -25,12 +25,12 @@ class Packet(NamedTuple):
     """One packet from the server."""
 
     kind: int
-    request_id: int  # the version, in a version packet
+    request_id: int  # in a version packet, the version
     pieces: Pieces
 
     @property
     def body(self) -> bytes:
-        """Everything after the request id, in one piece."""
+        """All data after the request id, in one piece."""
         return b"".join(self.pieces)
 
 
@@ -38,28 +38,28 @@ class PacketReader:
     """
     Splits a stream, which arrives in chunks of any size, into packets.
 
-    Data that spans chunks is not joined: it will be written to a file, which accepts pieces as
-    well.
+    Data that spans chunks is not joined, because it will be written to a file, for which pieces
+    are sufficient.
 
     Parameters
     ----------
     after_noise : bool
-        Whether other output may precede the first packet, which is then the version packet.
+        Whether other output may precede the first packet, which must then be the version packet.
     """
 
     def __init__(self, after_noise: bool = False) -> None:
         self._noise: Optional[bytes] = b"" if after_noise else None  # None once packets have begun
-        self._head = b""  # the first bytes of a packet, too few to decode its size
-        self._unfinished: Optional[Packet] = None  # some of its pieces have arrived
-        self._missing = 0  # bytes of the unfinished packet
+        self._head = b""  # the first bytes of a packet, too few for its size
+        self._unfinished: Optional[Packet] = None  # a packet of which some pieces have arrived
+        self._missing = 0  # bytes missing from the unfinished packet
 
     @property
     def unfinished(self) -> Optional[int]:
-        """The request id of the packet that has arrived in part, if any."""
+        """The request id of the packet that has arrived in part; None if there is none."""
         return None if self._unfinished is None else self._unfinished.request_id
 
     def feed(self, chunk: bytes) -> List[Packet]:
-        """Take a chunk; return the packets that it completes, in order."""
+        """Receive a chunk; return the packets that it completes, in order."""
         if self._noise is not None:
             chunk = self._without_noise(self._noise + chunk)
         packets: List[Packet] = []
@@ -91,7 +91,7 @@ class PacketReader:
         return packets
 
     def _go_on(self, packet: Packet, chunk: bytes) -> int:
-        """Add to the unfinished packet; return how many bytes belong to it."""
+        """Append to the unfinished packet; return how many bytes of the chunk belong to it."""
         size = min(self._missing, len(chunk))
         pieces = packet.pieces
         pieces.append(memoryview(chunk)[:size])
@@ -101,9 +101,9 @@ class PacketReader:
         return size
 
     def _without_noise(self, data: bytes) -> bytes:
-        """Return the data from the version packet on, without a profile's output."""
+        """Return the data from the version packet on, without the output of a profile."""
         self._noise = None
-        if data.startswith(b"\0"):  # the size of a packet; text does not begin with a zero byte
+        if data.startswith(b"\0"):  # the size of a packet; text does not start with a zero byte
             return data
         match = _HELLO.search(data)
         if match is not None:

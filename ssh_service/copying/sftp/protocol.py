@@ -1,5 +1,5 @@
 """
-SFTP version 3 as OpenSSH speaks it: constants, and the values that packets carry.
+SFTP version 3 as implemented by OpenSSH: constants, and the values in packets.
 
 See draft-ietf-secsh-filexfer-02, and the ``*@openssh.com`` extensions in OpenSSH's PROTOCOL file.
 Names and paths are bytes, as on the server's disk.
@@ -47,7 +47,7 @@ SAFE_DATA_SIZE = 32 * 1024
 MAX_DATA_SIZE = 255 * 1024
 MAX_PACKET = 256 * 1024 + 1024
 
-# Flags of attributes: which of them follow.
+# Flags of attributes: which of them are present.
 HAS_SIZE, HAS_OWNER, HAS_MODE, HAS_TIMES, HAS_EXTENDED = 1, 2, 4, 8, 0x80000000
 
 Pieces = List[memoryview]
@@ -73,11 +73,11 @@ class FolderEntry(NamedTuple):
 
     filename: bytes
     attributes: Attributes
-    longname: bytes = b""  # a line of ``ls -l``, meant for people; but see `links`
+    longname: bytes = b""  # a line like ``ls -l`` prints, for people; but see `links`
 
     @property
     def links(self) -> Optional[int]:
-        """The number of hard links, which the attributes lack; None if it is not shown."""
+        """The number of hard links, which is missing from the attributes; None if unknown."""
         words = self.longname.split(None, 2)
         is_count = len(words) == 3 and len(words[1]) < 10 and words[1].isdigit()
         return int(words[1]) if is_count else None
@@ -96,6 +96,6 @@ class FreeSpace(NamedTuple):
     """The part of ``statvfs@openssh.com`` that explains why a write failed."""
 
     free_blocks: int
-    has_inodes_left: bool  # also where the file system has no fixed number of them
+    has_inodes_left: bool  # also True if the file system has no fixed number of inodes
     read_only: bool
     block_size: int

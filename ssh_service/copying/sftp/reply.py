@@ -17,7 +17,7 @@ class Inbox:
     Attributes
     ----------
     activity : int
-        Changes whenever a part of a reply arrives, as a sign of progress between two replies.
+        Changes whenever part of a reply arrives, which shows progress between two replies.
 
     Notes
     -----
@@ -29,7 +29,7 @@ class Inbox:
         self.activity = 0
 
     def deliver(self, replies: Optional[List[Reply]]) -> None:
-        """Add replies; None makes the reader look at the session's state."""
+        """Add replies; None makes the reader check the session's state."""
         self._inbox.put(replies)
 
 
@@ -37,18 +37,18 @@ class Reply:
     """
     The reply to one request, which may still be outstanding.
 
-    A task of the copy's pipeline may ``await`` it.
+    Tasks of the copy's pipeline may ``await`` it.
 
     Attributes
     ----------
     kind : int
         The packet type; 0 while the reply is outstanding.
     pieces : Pieces
-        The undecoded content, in the pieces in which it arrived.
+        The undecoded content, in pieces as it arrived.
     arrival : int
-        Its position among all replies of the session; 0 while it is outstanding.
+        The reply's position among all replies of the session; 0 while it is outstanding.
     waiting_task : Any
-        The task that awaits it; set and used only by the pipeline.
+        The task that awaits the reply; used only by the pipeline.
     """
 
     __slots__ = ("inbox", "request_id", "kind", "pieces", "waiting_task", "arrival")
@@ -63,7 +63,7 @@ class Reply:
 
     @property
     def body(self) -> bytes:
-        """The whole content, in one piece."""
+        """The complete content, in one piece."""
         return b"".join(self.pieces)
 
     def __await__(self) -> Generator[Reply, None, Reply]:

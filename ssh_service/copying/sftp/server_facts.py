@@ -1,4 +1,4 @@
-"""What copies learn about a server; kept with its SFTP session for the next copy."""
+"""Facts that copies have learned about a server; kept with its SFTP session for later copies."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, NamedTuple, Optional, Set
 
 __all__ = ["Feature", "RemoteIdentity", "ServerFacts"]
 
-# Seconds after which a missing feature is tried again: it may have been installed since.
+# Seconds after which a missing feature is tried again, as it may have been installed.
 MISSING_TTL = 600.0
 
 
 class RemoteIdentity(NamedTuple):
-    """The user that we are on a server, and its clock, as seen on a file that we just created."""
+    """Our user on a server, and the server's clock, determined from a file just created."""
 
     uid: Optional[int] = None  # None: the server reports no owners
-    is_proven: bool = False  # the server was seen to report different owners for different files
-    sets_modes: bool = True  # it lets us change the mode of a file
+    is_proven: bool = False  # the server has reported different owners for different files
+    sets_modes: bool = True  # the server allows changing the mode of a file
     time: int = 0  # the server's clock ...
     at: float = 0.0  # ... at this time of our monotonic clock
 
@@ -28,30 +28,30 @@ class RemoteIdentity(NamedTuple):
 
 
 class Feature:
-    """Something that a server may lack; it counts as missing for some minutes after a failure."""
+    """A feature that a server may lack; after a failure, it counts as missing for some minutes."""
 
     def __init__(self) -> None:
         self._failed_at: Optional[float] = None
 
     @property
     def is_missing(self) -> bool:
-        """Whether the server was seen to lack it in the last minutes."""
+        """Whether the feature was found missing in the last minutes."""
         return self._failed_at is not None and time.monotonic() - self._failed_at < MISSING_TTL
 
     def mark_missing(self) -> None:
-        """Do without it for some minutes."""
+        """Treat the feature as missing for some minutes."""
         self._failed_at = time.monotonic()
 
 
 @dataclasses.dataclass
 class ServerFacts:
-    """What copies on one session have learned about the server."""
+    """The facts that the copies of one session have learned about the server."""
 
     connection_id: str = ""
     identity: Optional[RemoteIdentity] = None  # None: not known yet
     rename_replaces: bool = True  # a plain SSH_FXP_RENAME replaces an existing file
     symlink_path_first: Optional[bool] = None  # the order in SSH_FXP_SYMLINK; None: not known yet
-    symlink_probe: Any = None  # the `TaskEvent` of the copy that is finding out that order
+    symlink_probe: Any = None  # the `TaskEvent` of the copy that is determining this order
     cleaned_folders: Set[bytes] = dataclasses.field(default_factory=set)  # of stale files
     shell: Feature = dataclasses.field(default_factory=Feature)
     tar: Feature = dataclasses.field(default_factory=Feature)

@@ -1,9 +1,9 @@
 """
-One SFTP session, which several copies use at the same time.
+One SFTP session, which several copies use concurrently.
 
 Replies arrive on the connection's reader thread, which only splits the stream into packets and
-puts each into the inbox of the copy that asked; everything else happens on the threads of the
-copies.
+puts each reply into the inbox of the copy that sent the request; everything else is done on the
+threads of the copies.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class SessionEnded(Exception):
     Attributes
     ----------
     reason : Optional[BaseException]
-        Why, if known: usually the error of the connection.
+        The reason, if known: usually the error of the connection.
     answered : bool
-        Whether the server had answered any request of the copy.
+        Whether the server had answered a request of the copy.
     """
 
     def __init__(self, reason: Optional[BaseException]) -> None:
@@ -44,10 +44,10 @@ class SessionEnded(Exception):
 
 
 class SftpChannel:
-    """The channel under a session."""
+    """The channel that a session uses."""
 
     def send_some(self, data: memoryview) -> int:
-        """Send as much as fits without waiting; return the number of bytes."""
+        """Send as much as possible without blocking; return the number of bytes."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class SftpChannel:
         raise NotImplementedError
 
     def set_in_use(self, used: bool) -> None:
-        """Note whether any copy uses the session."""
+        """Record whether any copy uses the session."""
 
 
 class SftpSession:
@@ -69,10 +69,10 @@ class SftpSession:
     limits : ServerLimits
         The server's limits; zeros until they are known.
     facts : ServerFacts
-        What copies have learned about the server.
+        The facts that copies have learned about the server.
     copy_lock : Optional[RecoverableLock]
-        Held by the one copy that may use the session, where the server confuses files that are
-        open at the same time; None: any number may.
+        Held by the only copy that uses the session, if the server confuses files that are open at
+        the same time; None: any number of copies may use it.
     ids : Iterator[int]
         The request ids.
     sent : int
@@ -83,9 +83,9 @@ class SftpSession:
     Thread safety.  `feed`, `on_writable`, `on_eof` and `mark_ended` are called by the connection's
     reader thread; everything else may be called from any thread.  Each copy has its own inbox.
 
-    Guarantees.  A reply reaches the copy that asked, whatever other copies do.  When the session
-    ends, every copy learns of it after its replies.  The reader thread never blocks: it decodes no
-    file, waits for nothing and sends nothing.
+    Guarantees.  A reply reaches the copy that sent the request, regardless of other copies.  When
+    the session ends, every copy is notified, after its replies.  The reader thread never blocks:
+    it only dispatches replies, and neither decodes file data, waits nor sends.
     """
 
     def __init__(self, channel: SftpChannel) -> None:
@@ -95,7 +95,7 @@ class SftpSession:
         self._pending: Dict[int, Reply] = {}  # guarded by _lock
         self._inboxes: Set[Inbox] = set()  # guarded by _lock
         self._outbox: Deque[memoryview] = deque()  # guarded by _lock
-        self._sending = False  # guarded by _lock: a thread is sending, others leave it to that one
+        self._sending = False  # guarded by _lock: a thread is sending; others leave it to it
         self._room_made = 0  # guarded by _lock: counts calls of `on_writable`
         self._arrived = 0  # reader thread only
         self._is_negotiated = False  # guarded by _lock: the version has arrived
@@ -115,7 +115,7 @@ class SftpSession:
     # Called by the reader thread.
 
     def feed(self, chunk: bytes) -> None:
-        """Take data from the server."""
+        """Receive data from the server."""
         try:
             packets = self._packets.feed(chunk)
             batches: Dict[Inbox, List[Reply]] = {}
@@ -156,7 +156,7 @@ class SftpSession:
             inbox.deliver(None)
 
     def on_writable(self) -> None:
-        """Note that the peer accepts more data: wake the copies to send it."""
+        """Handle a window adjustment: wake the copies to send more data."""
         with self._lock:
             self._room_made += 1
             woken = list(self._inboxes) if self._outbox and not self._sending else []
@@ -164,7 +164,7 @@ class SftpSession:
             inbox.deliver(None)
 
     def on_eof(self) -> None:
-        """Note that nothing but the reason of the end will follow."""
+        """Handle end-of-file: only the reason of the end can follow."""
         with self._lock:
             self._ending = True
             inboxes = list(self._inboxes)
@@ -172,7 +172,7 @@ class SftpSession:
             inbox.deliver(None)
 
     def mark_ended(self, reason: Optional[BaseException]) -> None:
-        """End the session for all copies; the first reason counts."""
+        """End the session for all copies; only the first reason is kept."""
         with self._lock:
             if self._has_ended:
                 return
@@ -193,7 +193,7 @@ class SftpSession:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the session is about to end, and the reason is still to come."""
+        """Whether the session is about to end, and its reason has not arrived yet."""
         with self._lock:
             return self._ending
 
@@ -211,17 +211,18 @@ class SftpSession:
             return not self._has_ended and not self._retired
 
     def attach(self, inbox: Inbox) -> None:
-        """Let a copy use the session."""
+        """Register a copy that uses the session."""
         with self._lock:
             self._inboxes.add(inbox)
         self._channel.set_in_use(True)
 
     def detach(self, inbox: Inbox, clean: bool) -> None:
         """
-        End a copy's use of the session.
+        Unregister a copy.
 
-        Unless the copy is `clean` (no reply outstanding, no file open), no new copy uses the
-        session, and it ends with its last copy, so that the server closes what was left open.
+        Unless the copy is `clean` (no reply outstanding, no file open), no new copy may use the
+        session, and it ends with its last copy, so that the server closes the files that are still
+        open.
         """
         with self._lock:
             self._inboxes.discard(inbox)
@@ -249,7 +250,7 @@ class SftpSession:
         self._channel.close()
 
     def has_room_for_handle(self) -> bool:
-        """Return whether copies may hold one more file open."""
+        """Return whether copies may open one more file."""
         return self.handles.has_room(self.limits.handles)
 
     def send(self, batch: Buffer, replies: List[Reply]) -> int:
@@ -266,12 +267,12 @@ class SftpSession:
         return last_byte
 
     def pump(self) -> None:
-        """Send what is queued, as far as the peer accepts it."""
+        """Send queued data, as far as the window allows."""
         try:
             self._pump()
         except BaseException as error:
-            # Part of a batch may have been sent, so the stream is unusable; and `_sending` may
-            # still be set by the interrupted thread.
+            # Part of a batch may have been sent, so the stream is unusable; and the interrupted
+            # thread may have left `_sending` set.
             self.mark_ended(error)
             if is_interruption(error):
                 raise
@@ -290,16 +291,16 @@ class SftpSession:
     def _advance(
         self, head: memoryview, count: int, room_made: int
     ) -> Tuple[Optional[memoryview], int]:
-        """Remove what was sent from the outbox; return what to send next, or None."""
+        """Remove sent data from the outbox; return the data to send next, or None."""
         with self._lock:
             self.sent += count
-            if self._outbox:  # empty if the session has ended meanwhile
+            if self._outbox:  # empty if the session has ended in the meantime
                 if count < len(head):
                     self._outbox[0] = head[count:]
                 else:
                     self._outbox.popleft()
-            # The peer accepts no more for now; `on_writable` will wake the copies.  `_sending` is
-            # reset under the same lock, so that neither of the two relies on the other.
+            # The window is exhausted; `on_writable` will wake the copies.  `_sending` is reset
+            # under the same lock, so that neither of the two relies on the other.
             if not self._outbox or (not count and room_made == self._room_made):
                 self._sending = False
                 return None, 0

@@ -10,7 +10,7 @@ __all__ = ["Stalled", "TimeLimits", "TimeUp"]
 
 
 class Stalled(Exception):
-    """Nothing moved for `stall_timeout` seconds."""
+    """There was no progress for `stall_timeout` seconds."""
 
 
 class TimeUp(Exception):
@@ -24,11 +24,11 @@ class TimeLimits(NamedTuple):
     Attributes
     ----------
     timeout : Optional[float]
-        Seconds for the whole copy, as the caller gave them; None: no limit.
+        Seconds for the whole copy, as given by the caller; None: no limit.
     stall_timeout : Optional[float]
-        Seconds in which something must move; None: no limit.
+        Seconds without progress after which the copy fails; None: no limit.
     deadline : Optional[float]
-        The monotonic time at which `timeout` expires.
+        The time at which `timeout` expires, by the monotonic clock; None: no limit.
     """
 
     timeout: Optional[float] = None
@@ -53,7 +53,7 @@ class TimeLimits(NamedTuple):
         Raises
         ------
         TimeUp
-            The whole time has expired.
+            The timeout of the whole copy has expired.
         """
         if self.deadline is None:
             return self.stall_timeout
@@ -63,6 +63,6 @@ class TimeLimits(NamedTuple):
         return left if self.stall_timeout is None else min(left, self.stall_timeout)
 
     def raise_if_expired(self) -> None:
-        """Raise `TimeUp` if the whole time has expired."""
+        """Raise `TimeUp` if the timeout of the whole copy has expired."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise TimeUp()

@@ -1,4 +1,4 @@
-"""How much of a scarce resource copies hold, each counted separately."""
+"""The amounts of a scarce resource that copies hold, counted separately."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Usage", "UsageTotal"]
 
 
 class Usage:
-    """The part that one holder uses; `used` is changed only by the holder."""
+    """The amount that one holder uses; only the holder changes `used`."""
 
     used = 0
 
@@ -23,7 +23,8 @@ class UsageTotal:
     """
     The sum over all holders that are alive.
 
-    There is no shared counter, which an exception from a signal handler could leave wrong.
+    There is no shared counter, which an exception from a signal handler could leave with a wrong
+    value.
 
     Notes
     -----
@@ -36,14 +37,14 @@ class UsageTotal:
         self._all: List["weakref.ref[Usage]"] = []  # guarded by _lock; replaced as a whole
 
     def add(self, usage: Usage) -> None:
-        """Count one more holder."""
+        """Add a holder."""
         with self._lock:
             self._all = list(filter(_is_alive, self._all))
             self._all.append(weakref.ref(usage))
 
     @property
     def used(self) -> int:
-        """How much all holders use."""
+        """The total amount that all holders use."""
         with self._lock:
             usage = [known() for known in self._all]
         return sum(max(0, holder.used) for holder in usage if holder is not None)
