@@ -38,7 +38,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run a command line, and return 0 (success), 1 (failures), 2 (usage) or 130 (interrupted)."""
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
-    except KeyboardInterrupt:  # while modules are loaded: what was begun ends itself
+    except KeyboardInterrupt:  # while modules are loaded: started work ends by itself
         print("ssh-service: interrupted", file=sys.stderr)
         return 130
 

@@ -224,7 +224,7 @@ def copy_error(error: Exception, path: str, connection_id: str, limits: TimeLimi
     """
     Return the error for the caller of a copy that `error` has ended.
 
-    It is `error` itself if that needs no translation.
+    This is `error` itself if it needs no translation.
     """
     where = {"connection_id": connection_id, "phase": "copy"}
     if isinstance(error, Refused):

@@ -62,7 +62,7 @@ def _reason_for_private(
     if any(arguments.get(name) for name in _GSS):
         return "gss"
     if is_asking_policy():
-        return "policy"  # it would deadlock: the dial that it would wait for waits for the policy
+        return "policy"  # sharing would deadlock: the dial waits for the policy
     if not Route.is_known(arguments["sock"]):
         return "sock"
     if client_state.overrides_login(client):

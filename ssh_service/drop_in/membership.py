@@ -125,8 +125,7 @@ class Membership:
         Raises
         ------
         Exception
-            The exceptions of `paramiko.SSHClient.connect`; also raised if the view was closed
-            meanwhile.
+            The exceptions of `paramiko.SSHClient.connect`; also if the view was closed meanwhile.
         """
         before = list(self._leases)
         try:

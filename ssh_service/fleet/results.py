@@ -192,7 +192,7 @@ class Results(Iterator[HostResult]):
         raise StopIteration
 
     def _wake_locked(self) -> None:
-        if self._waiting_threads:  # it may start another host, or find the end
+        if self._waiting_threads:  # a waiting thread may start another host, or find the end
             self._ready.put(None)
 
     def cancel(self) -> None:

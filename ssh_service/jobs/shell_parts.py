@@ -41,8 +41,8 @@ _ssh_is() {
     [ "$1" != Z ] && [ "${20}" = "$_ssh_b" ]
 }
 """
-# Returns 0, and sets the reason, if the folder $1 exists, and it or one of the folders in which
-# jobs are kept may lead to files of another user.
+# Returns 0, and sets the reason, if the folder $1 exists and may lead to files of another user, or
+# if one of the folders in which jobs are kept may.
 FOREIGN = r"""
 _ssh_foreign() {
     [ -e "$1" ] || [ -h "$1" ] || return 1

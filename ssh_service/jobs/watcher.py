@@ -106,8 +106,7 @@ class _Server(Command):
         on_data: Callable[["_Server", bytes], None],
         on_end: Callable[["_Server", BaseException], None],
     ) -> None:
-        # Both hold only a weak reference to the watcher: a command of a dropped cache may still
-        # run.
+        # Both refer to the watcher weakly: a command of a dropped cache may still run.
         self._strand_of_watcher, self._on_end = strand, on_end
         super().__init__(
             scripts.serve(),

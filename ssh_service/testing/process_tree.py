@@ -47,7 +47,7 @@ class _Process(NamedTuple):
 
 
 def descendants(root: int, name: str = "") -> List[int]:
-    """Return the descendants of `root`: the processes whose names start with `name`."""
+    """Return the descendants of `root`; only processes whose names start with `name` count."""
     table = _table()
     found: List[int] = []
     parents = {root}
