@@ -64,7 +64,7 @@ def submit_detached(
     The outcome is that of `Job.result`, or the error of `start_job` if no job was started.  With
     `job_id`, the call attaches to a job with the same script, environment and shell whose outcome
     has not been fetched yet.  The job is removed before its outcome is returned, so that no second
-    caller can fetch it.
+    caller can fetch it; if it cannot be removed, the outcome is an `SshJobError` that says so.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def submit_detached(
         what = digest(text, environment, shell, None, b"")[:_DIGEST_LENGTH]
         name = check_id(f"{job_id}-{what}", "ssh_job_id")
     start = Start(host, name, text, environment, shell, None, b"", timeout)
-    detached = _Detached(host, start, timeout, max_output)
+    detached = _Detached(host, start, timeout, max_output, job_id is not None)
     try:
         key = (weakref.ref(cache), host.target.key, name)
     except SshConfigError as error:  # a key file; part of the outcome, like a rejected key
@@ -117,8 +117,9 @@ class _Detached:
         start: Start,
         timeout: Optional[float],
         max_output: Optional[int],
+        has_key: bool,
     ) -> None:
-        self._host, self._start = host, start
+        self._host, self._start, self._has_key = host, start, has_key
         self._generation = host.cache.generation
         self._max_output = max_output
         self._timeout = timeout or 0.0
@@ -200,8 +201,8 @@ class _Detached:
             if getattr(failure, "process", None) is None:
                 raise
             process, error = getattr(failure, "process"), failure
-        self._remove(job)
         self._start.describe(process)
+        self._remove(job, process)
         where = f"{self._host.connection_id}: job {job.id}"
         if self._is_cancelled.is_set():
             error = SshCommandCancelled(f"{where} was cancelled", process=process, ended=True)
@@ -210,7 +211,7 @@ class _Detached:
             error = SshCommandTimeout(text, process=process, ended=True)
         self._settle(process, error)
 
-    def _remove(self, job: Job) -> None:
+    def _remove(self, job: Job, process: CompletedProcess) -> None:
         """Remove the job; only then the outcome may be returned: no other caller can fetch it."""
         delay = _MIN_RETRY
         while True:
@@ -219,8 +220,17 @@ class _Detached:
                 job.remove()
                 return
             except SshJobError as error:  # the job's folder cannot be removed
-                _log.warning("%s; the next call with its key would get its outcome again", error)
-                return
+                if not self._has_key:  # nobody else knows its id
+                    _log.warning("%s", error)
+                    return
+                raise SshJobError(
+                    f"{error}; its result does not count, as the next call with its key would get"
+                    " it again",
+                    job_id=job.id,
+                    state=job.state,
+                    process=process,
+                    connection_id=job.connection_id,
+                ) from error
             except SshServiceError as error:
                 if not (is_passing(error) or isinstance(error, SshCommandTimeout)):
                     raise

@@ -144,6 +144,7 @@ echo "$*"
 # Removes jobs that ended some time ago, and attempts whose shells are gone; prints the jobs.
 _CLEAN = r"""
 cd -- "$_ssh_jobs" || exit 0
+_ssh_w=
 _ssh_now=$(date +%s)  # a clock that was set back makes nothing younger than now
 for _ssh_j in *; do
     if [ -e "$_ssh_j/record" ]; then
@@ -160,9 +161,14 @@ for _ssh_j in *; do
     elif ! _ssh_foreign "$_ssh_jobs/$_ssh_j"; then
         for _ssh_d in "$_ssh_j"/*; do
             _ssh_attempt "$_ssh_d" || continue
-            IFS=' ' read -r _ssh_h _ssh_m _ssh_c _ssh_p _ssh_s <"$_ssh_d/starter" || continue
-            [ "$_ssh_h $_ssh_m" = "$_ssh_node $_ssh_machine" ] || continue
-            [ "$_ssh_c" = "$_ssh_boot" ] && _ssh_is "$_ssh_p" "$_ssh_s" && continue
+            if ! [ -s "$_ssh_d/starter" ]; then  # a start that is alive writes it at once
+                [ "$_ssh_w" ] || sleep 1
+                _ssh_w=1
+            fi
+            if IFS=' ' read -r _ssh_h _ssh_m _ssh_c _ssh_p _ssh_s <"$_ssh_d/starter"; then
+                [ "$_ssh_h $_ssh_m" = "$_ssh_node $_ssh_machine" ] || continue
+                [ "$_ssh_c" = "$_ssh_boot" ] && _ssh_is "$_ssh_p" "$_ssh_s" && continue
+            fi
             rm -rf -- "$_ssh_d"
             rmdir -- "$_ssh_j"
         done

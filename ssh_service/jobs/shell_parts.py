@@ -62,13 +62,26 @@ _ssh_sync() {
     done 2>/dev/null
 }
 """
-# Returns 0 if $1 is the folder of an attempt; other files in a job's folder are not touched.
+# Returns 0 if $1 is the folder of an attempt; other files in a job's folder are not touched.  One
+# that was interrupted as it was made or removed has no `starter`, but nothing strange either.
 ATTEMPT = r"""
 _ssh_attempt() {
     case ${1##*/} in
         *[!0123456789abcdef]*) return 1 ;;
-        ????????????????) [ ! -h "$1" ] && [ -f "$1/starter" ] ;;
+        ????????????????) [ ! -h "$1" ] && [ -d "$1" ] || return 1 ;;
         *) return 1 ;;
     esac
+    [ ! -f "$1/starter" ] || return 0
+    _ssh_x=$(ls -A -- "$1") || return 1
+    (
+        set -f
+        for _ssh_x in $_ssh_x; do
+            case $_ssh_x in
+                stdin | stdout | stderr | script | probe | record) ;;
+                status | status.new | limit | limit.new) ;;
+                *) exit 1 ;;
+            esac
+        done
+    )
 }
 """

@@ -250,11 +250,12 @@ elif command -v perl >/dev/null; then
 else
     _ssh_sessions=-
 fi
+trap 'rm -rf -- "$_ssh_dir/$_ssh_token"; rmdir -- "$_ssh_dir" 2>/dev/null; exit 1' \
+    HUP INT QUIT TERM
 # (Again, if a start that failed has removed the empty folder between the two that this makes.)
 _ssh_e=$(mkdir -p -- "$_ssh_dir/$_ssh_token" 2>&1) ||
     _ssh_e=$(mkdir -p -- "$_ssh_dir/$_ssh_token" 2>&1) || _ssh_fail "folder $_ssh_e"
 _ssh_try=$_ssh_dir/$_ssh_token
-trap 'rm -rf -- "$_ssh_try"; rmdir -- "$_ssh_dir" 2>/dev/null; exit 1' HUP INT QUIT TERM
 _ssh_began $$
 _ssh_e=$({
     # (By cat, which says that the disk is full; shells do not.)

@@ -337,6 +337,41 @@ def test_start_that_died_half_way_is_made_anew(host: Host) -> None:
     assert str(host.wait("one").state) == "ended(3)" and not dead.exists()
 
 
+@pytest.mark.parametrize("use", ["start", "remove", "clean"])
+def test_start_that_was_ended_before_its_first_file_leaves_nothing(
+    any_host: Host, use: str
+) -> None:
+    """So does one whose removal was ended: neither has a `starter`, and both are taken away."""
+    host = any_host
+    if use == "remove":
+        host.start("one", "true")
+        token = host.wait("one").token
+    for number, names in enumerate([[], ["status.new", "stdin"], ["starter"]]):
+        attempt = host.jobs / "one" / (str(number) * 16)
+        attempt.mkdir(parents=True)
+        for name in names:
+            (attempt / name).write_text("")
+    if use == "start":
+        assert host.start("one", "true").startswith("started ")
+        token = host.wait("one").token
+        assert set(os.listdir(host.jobs / "one")) == {"record", token}
+        return
+    answer = host.run(scripts.remove("one", token) if use == "remove" else scripts.clean(0))
+    assert "! " not in answer.stdout and os.listdir(host.jobs) == []
+
+
+@pytest.mark.parametrize("name", [".dear", "dear", "*"])
+def test_folder_with_files_of_others_is_no_attempt(any_host: Host, name: str) -> None:
+    folder = any_host.jobs / "one" / ("0" * 16)
+    folder.mkdir(parents=True)
+    for file in (name, "stdout"):
+        (folder / file).write_text("dear")
+    any_host.start("one", "true")
+    any_host.run(scripts.remove("one", any_host.wait("one").token))
+    any_host.run(scripts.clean(0))
+    assert sorted(os.listdir(folder)) == sorted([name, "stdout"])
+
+
 def test_start_that_another_removes_is_told_from_one_that_fails(
     any_host: Host, tmp_path: Path
 ) -> None:

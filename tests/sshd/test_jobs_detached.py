@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -117,6 +118,25 @@ def test_job_id_takes_up_what_nobody_fetched_and_nothing_else(
     other = second.results(second.begin(count, A=1))
     assert other[1]["stdout"].strip() == "3"
     first.service.__enter__()
+
+
+def test_result_that_would_be_served_again_is_a_failure(
+    make_trials: Callable[..., Trials], job_host: JobHost
+) -> None:
+    """The job of a key cannot be removed; without a key, nobody else can ask for it."""
+    trials = make_trials(ssh_job_id="kept")
+    script = [f"set -- {job_host.folder}/kept-*", 'mkdir -p "$1/src"', "echo on"]
+    for _ in range(2):
+        status, output = trials.results(trials.begin(*script))
+        assert (status, output["stdout"]) == (Status.FAILED, "on\n")
+        assert isinstance(output["error"], SshJobError)
+        assert "src is not of a job; its result does not count" in str(output["error"])
+    (folder,) = job_host.folder.glob("kept-*")
+    shutil.rmtree(folder)
+    script[0] = f"set -- {job_host.folder}/*"
+    trials = make_trials()
+    status, output = trials.results(trials.begin(*script))
+    assert (status, output["stdout"]) == (Status.SUCCEEDED, "on\n")
 
 
 def test_time_limit_ends_the_job_with_its_output(make_trials: Callable[..., Trials]) -> None:
