@@ -27,7 +27,7 @@ __all__ = ["wait_for"]
 
 # Seconds between two attempts, doubled each time.
 _MIN_PAUSE, _MAX_PAUSE = 0.5, 5.0
-# The same after a refused login, for which servers shut out their clients (PerSourcePenalties).
+# The same after a refused login: sshd blocks addresses with many of these (PerSourcePenalties).
 _MIN_AUTH_PAUSE, _MAX_AUTH_PAUSE = 5.0, 30.0
 
 
@@ -45,15 +45,16 @@ def wait_for(
     Parameters
     ----------
     destination : Union[str, Mapping[str, Any], Host]
-        Where to, as for `run`.
+        The server, as for `run`.
     timeout : float
-        Seconds from the call for everything.
+        The number of seconds to wait, including the time for connecting.
     ready : Union[str, Iterable[str]]
-        The script; the host is ready once its exit status is 0.  It runs repeatedly, and each run
-        may take all of the time that is left.
+        The script, or its lines.  The host is ready as soon as its exit status is 0.
+        The script is repeated until then; each run may take all of the time that is left.
     auth_retries : Optional[int]
-        How many refused logins are repeated, after 5 to 30 seconds each: a host that starts may
-        refuse logins until its keys are in place.  None: no limit.  0: the first one is an error.
+        The maximum number of times that a refused login is repeated, each time after 5 to 30
+        seconds: a new host may refuse logins until its keys are in place.  None: no maximum.  0:
+        the first refusal is an error.
     cache : Optional[SshClientCache]
         The cache to take the connection from; None: `default_cache`.
 
@@ -67,15 +68,16 @@ def wait_for(
     SshConfigError
         A parameter is invalid (a `ValueError`).
     SshHostKeyError
-        The server shows another host key than the known one; it is not asked again.
+        The server's host key is not the known one; `wait_for` does not try again.
     SshAuthError
         The login was refused more than `auth_retries` times.
     SshConnectError
-        No connection can be made, and trying again would not help (`permanent`).
+        The connection failed for a reason that another attempt cannot change (`permanent`).
     SshConnectTimeout
-        The time was up, and the last attempt made no connection, or lost it (a `TimeoutError`).
+        The timeout expired, and the last attempt did not connect, or lost its connection (a
+        `TimeoutError`).
     SshCommandTimeout
-        The time was up, and the script had not succeeded (a `TimeoutError`); `process` is the
+        The timeout expired before the script succeeded (a `TimeoutError`); `process` is the
         outcome of its last run, or the output so far.
 
     Notes
