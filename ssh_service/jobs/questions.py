@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
-from ssh_service.errors import SshServiceError
 from ssh_service.jobs.record import Seen, parse
 from ssh_service.transport.lock_free import LockFreeEvent
 
 # The block size in which output is read, in bytes, and the number of blocks per read.
 BLOCK = 64 * 1024
 MAX_BLOCKS = 16
+
+
+class Garbled(Exception):
+    """An answer that cannot be parsed; its text shows it."""
 
 
 class Question:
@@ -40,7 +43,14 @@ class Question:
         self.error: Optional[BaseException] = None
 
     def feed(self, data: bytearray) -> bool:
-        """Remove the answer from the beginning of `data`; return False if it is incomplete."""
+        """
+        Remove the answer from the beginning of `data`; return False if it is incomplete.
+
+        Raises
+        ------
+        Garbled
+            It is no answer to this question.
+        """
         raise NotImplementedError
 
     def settle(self, error: Optional[BaseException] = None) -> None:
@@ -123,8 +133,8 @@ def _numbers(text: bytes, count: int) -> List[int]:
     except ValueError:
         found = []
     if len(found) != count or any(number < -1 for number in found):
-        raise SshServiceError(f"unexpected answer of the host about a job: {bytes(text)!r:.80}")
+        raise Garbled(f"{bytes(text)!r:.80}")
     return found
 
 
-__all__ = ["BLOCK", "Look", "Piece", "Poll", "Question", "Read", "Seen"]
+__all__ = ["BLOCK", "Garbled", "Look", "Piece", "Poll", "Question", "Read", "Seen"]

@@ -46,9 +46,13 @@ for _ssh_j in *; do
 done
 exit 0
 """
-# Answers requests on stdin, one per line, until the end of the input.  If a file shrinks while it
-# is read, the answer is padded, so that it always has the announced length.
+# Answers requests on stdin, one per line, until the end of the input.  If a file shrinks or is
+# removed while it is read, the answer is padded, so that it always has the announced length.
 _SERVE = r"""
+_ssh_measure() {
+    [ ! -e "$1" ] || set -- $(LC_ALL=C ls -nL "$1")
+    _ssh_z=${5:--1}
+}
 while IFS= read -r _ssh_q; do
     set -- $_ssh_q
     case $1 in
@@ -64,8 +68,8 @@ while IFS= read -r _ssh_q; do
             done
             echo . ;;
         read)
-            _ssh_f=$_ssh_jobs/$2/$3/$4 _ssh_k=$5 _ssh_m=$6 _ssh_z=-1
-            [ ! -e "$_ssh_f" ] || { set -- $(LC_ALL=C ls -nL "$_ssh_f"); _ssh_z=$5; }
+            _ssh_f=$_ssh_jobs/$2/$3/$4 _ssh_k=$5 _ssh_m=$6
+            _ssh_measure "$_ssh_f"
             _ssh_n=$((_ssh_z - _ssh_k * 65536))
             [ "$_ssh_n" -gt 0 ] || _ssh_n=0
             [ "$_ssh_n" -lt "$((_ssh_m * 65536))" ] || _ssh_n=$((_ssh_m * 65536))
@@ -74,7 +78,7 @@ while IFS= read -r _ssh_q; do
                 dd "if=$_ssh_f" bs=65536 "skip=$_ssh_k" "count=$_ssh_m" | head -c "$_ssh_n"
                 cat /dev/zero
             } | head -c "$_ssh_n"
-            [ ! -e "$_ssh_f" ] || { set -- $(LC_ALL=C ls -nL "$_ssh_f"); _ssh_z=$5; }
+            _ssh_measure "$_ssh_f"
             echo "$_ssh_z" ;;
     esac
 done

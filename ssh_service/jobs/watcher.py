@@ -26,7 +26,7 @@ from ssh_service.errors import (
     copy_for_raise,
 )
 from ssh_service.jobs import scripts
-from ssh_service.jobs.questions import Look, Poll, Question
+from ssh_service.jobs.questions import Garbled, Look, Poll, Question
 from ssh_service.jobs.record import Seen
 from ssh_service.params import ConnectKey, ConnectParams
 from ssh_service.transport.lock_free import LockFreeEvent
@@ -57,7 +57,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def ends_by_itself(error: BaseException) -> bool:
-    """Return whether the host's shell, rather than the connection, ended the session."""
+    """Return whether the host's shell, not the connection, ended the session or garbled it."""
     return isinstance(error, SshConnectionLost) and error.phase == "job"
 
 
@@ -298,19 +298,31 @@ class Watcher:
                     self._on_poll(self._poll)
                 self._next_question()
                 question = self._asked if self._data else None
-        except SshServiceError as error:
-            self._give_up(error)
+        except Garbled as error:
+            where = self._target.connection_id
+            lost = SshConnectionLost(
+                f"{where}: unexpected answer about a job: {error}",
+                connection_id=where,
+                sent=False,
+                reason="protocol",
+                phase="job",
+            )
+            self._give_up(self._count_end(lost))
 
     def _on_end(self, server: _Server, error: BaseException) -> None:
         if server is not self._server:
             return
         self._server = None
+        self._fail_all(self._count_end(error))
+
+    def _count_end(self, error: BaseException) -> BaseException:
+        """Return the error of a session, or that of a host whose sessions are all useless."""
         if ends_by_itself(error):
             self._ends += 1
             if self._ends >= MAX_ENDS:
                 self._ends = 0
-                error = useless_error(error, self._target.connection_id)
-        self._fail_all(error)
+                return useless_error(error, self._target.connection_id)
+        return error
 
     def _fail_all(self, error: BaseException) -> None:
         self._cancel_answer_timer()

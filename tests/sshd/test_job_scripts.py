@@ -527,6 +527,23 @@ def test_folder_that_cannot_be_removed_is_told_from_one_that_is_gone(
         assert line == "! the job cannot be removed: mv: Read-only *"
 
 
+@pytest.mark.parametrize("name, answer", [("ls", ["-1 0", "-1"]), ("dd", ["3 3", "\0\0\0-1"])])
+def test_output_that_is_removed_while_it_is_read_is_told_as_missing(
+    any_host: Host, tmp_path: Path, name: str, answer: List[str]
+) -> None:
+    """The answer is whole, so that the session's other answers are, too."""
+    host = any_host
+    host.start("one", "echo on")
+    token = host.wait("one").token
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / name
+    program.write_text(f'#!/bin/sh\nrm -rf {host.jobs}/one\nexec {shutil.which(name)} "$@"\n')
+    program.chmod(0o755)
+    host.env["PATH"] = f"{tmp_path}/bin:{host.env['PATH']}"
+    process = host.run(scripts.serve(), f"read one {token} stdout 0 16\n".encode())
+    assert record.answer(process.stdout) == answer
+
+
 def test_clean_removes_dead_starts_but_no_living_one(host: Host) -> None:
     for name, pid in (("dead", 1), ("living", os.getpid())):
         attempt = host.jobs / name / ("0" * 16)

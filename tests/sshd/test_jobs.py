@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -30,7 +32,7 @@ from ssh_service.jobs import scripts
 from ssh_service.jobs import watcher as watcher_module
 from ssh_service.jobs.starting import clean_jobs
 from ssh_service.testing.local_sshd import Sshd, find_sshd
-from tests.common import PATIENCE, eventually, in_threads, is_running
+from tests.common import PATIENCE, Outcome, eventually, in_threads, is_running
 from tests.servers import find_shell, litter, make_ash, make_program, sshd_with_shell
 from tests.sshd.jobs import JobHost
 
@@ -463,3 +465,55 @@ def test_host_whose_shell_ends_at_each_question_is_an_error_in_the_end(
             use()
     other.cleanup()
     job.kill()
+
+
+def test_garbled_answer_is_asked_for_again(
+    job_host: JobHost, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after a lost session; if the host never answers otherwise, that is an error."""
+    job = start_job(job_host.web, "echo on; while :; do sleep 0.1; done", cache=cache)
+    text = f"echo {scripts.MARK}; read line; echo ' 0'; cat"
+    once = f"if mkdir {tmp_path}/garbled; then {text}; else\n{scripts.serve()}\nfi"
+    monkeypatch.setattr(handle_module, "_MAX_RETRY", 0.1)
+    for script in (once, text):
+        monkeypatch.setattr(scripts, "serve", functools.partial(str, script))
+        other = SshClientCache()
+        lines = find_job(job_host.web, job.id, cache=other).lines(timeout=PATIENCE)
+        if script is once:
+            assert next(lines) == "on\n" and (tmp_path / "garbled").exists()
+        else:
+            with pytest.raises(SshJobError, match="answer about a job: b' 0', 10 times in a row"):
+                next(lines)
+        other.cleanup()
+    job.kill()
+
+
+def test_job_that_is_removed_under_its_readers_disturbs_no_other(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    """Its own readers are told, and who follows another job of the host notices nothing."""
+    long = start_job(job_host.web, "while :; do echo on; sleep 0.02; done", cache=cache)
+    lines = long.lines(timeout=4 * PATIENCE)
+    following = threading.Event()
+    following.set()
+
+    def follow() -> None:
+        while following.is_set():
+            assert next(lines) == "on\n" and long.poll(PATIENCE).name == "running"
+
+    follower = Outcome(follow)
+    for _ in range(5):
+        job = start_job(job_host.web, "echo off", cache=cache)
+
+        def read() -> None:
+            with pytest.raises(SshJobNotFound):
+                while True:
+                    assert job.result(PATIENCE).stdout == "off\n"
+
+        reader = Outcome(read)
+        job.wait(PATIENCE)
+        job.remove()
+        assert reader.wait(PATIENCE).error is None
+    following.clear()
+    assert follower.wait(PATIENCE).error is None
+    long.kill()
