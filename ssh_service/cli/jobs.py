@@ -22,7 +22,7 @@ from ssh_service.fleet.result import one_line
 from ssh_service.jobs import Job, JobState, find_job, start_job
 from ssh_service.jobs.job import signal_name
 from ssh_service.jobs.record import Seen, check_id
-from ssh_service.jobs.starting import clean_jobs, look_at_all, new_id
+from ssh_service.jobs.starting import clean_jobs, find_or_finish_removal, look_at_all, new_id
 
 __all__ = ["clean", "kill", "list_", "logs", "remove", "start", "wait"]
 
@@ -130,7 +130,8 @@ def remove(job_ids: Sequence[str], **options: Any) -> int:
         job.remove(timeout=left)
         return JobState("missing")
 
-    return _each(job_ids, act, _is_any, options, "some of the jobs may have been removed")
+    interrupted = "some of the jobs may have been removed"
+    return _each(job_ids, act, _is_any, options, interrupted, find_or_finish_removal)
 
 
 def clean(older: str, **options: Any) -> int:
@@ -173,6 +174,7 @@ def _each(
     is_good: Callable[[JobState], bool],
     options: Dict[str, Any],
     interrupted: str,
+    find: Callable[..., Job] = find_job,
 ) -> int:
     """Do the same with each job of each host, independently of the others."""
     for job_id in job_ids:
@@ -182,7 +184,7 @@ def _each(
         deadline = _Deadline(options["timeout"])
         for job_id in dict.fromkeys(job_ids):
             try:
-                job = find_job(connect, job_id, timeout=deadline.left, cache=cache)
+                job = find(connect, job_id, timeout=deadline.left, cache=cache)
                 yield job_id, act(job, deadline.left)
             except SshServiceError as error:
                 yield job_id, error

@@ -306,6 +306,8 @@ class Job(JobHandle):
         """
         Remove the job's output and record from the host; do nothing if it was already removed.
 
+        A removal that was interrupted is finished by the next one.
+
         Parameters
         ----------
         timeout : Optional[float]

@@ -114,38 +114,50 @@ if [ "$2" = running ] && [ "$7" = {token} ] && _ssh_is "${14}" "${15}"; then
 fi
 _ssh_look {id}
 """
-# Removes the folder of a job, unless it contains other files; otherwise sets the reason.
+# Removes the folder of a job, unless it contains other files; otherwise sets the reason.  The
+# folder is renamed first, so that a removal which is interrupted can be finished by any later one.
 _REMOVE = r"""
+_ssh_finish() {
+    for _ssh_l in "$_ssh_jobs/.$1".*; do
+        case ${_ssh_l#"$_ssh_jobs/.$1."} in '' | *[!0123456789]*) continue ;; esac
+        _ssh_foreign "$_ssh_l" && return 1
+        _ssh_e=$(rm -rf -- "$_ssh_l" 2>&1 | sed -n 1p)
+        [ ! -e "$_ssh_l" ] || { _ssh_e="$_ssh_l is left in part: $_ssh_e"; return 1; }
+    done
+}
 _ssh_remove() {
     _ssh_foreign "$_ssh_jobs/$1" && return 1
     for _ssh_l in "$_ssh_jobs/$1"/*; do
         [ "${_ssh_l##*/}" = record ] || _ssh_attempt "$_ssh_l" ||
             { _ssh_e="$_ssh_l is not of a job"; return 1; }
     done
-    _ssh_e=$({ mv -- "$_ssh_jobs/$1" "$_ssh_jobs/.$1.$$" &&
-        rm -rf -- "$_ssh_jobs/.$1.$$"; } 2>&1)
+    _ssh_e=$(mv -- "$_ssh_jobs/$1" "$_ssh_jobs/.$1.$$" 2>&1) && _ssh_finish "$1"
 }
 """
 # Removes a job that does not run, and prints its last state.
 _REMOVE_ONE = r"""
 set -- $(_ssh_look {id})
 set +f
+_ssh_k=
 case $2 in
     running | elsewhere | missing) ;;
     *)
         if [ "$7" = {token} ] && ! _ssh_remove {id}; then
-            _ssh_r=$(_ssh_look {id})
-            case $_ssh_r in
-                *" missing "*) ;;
-                *)
-                    set -f
-                    set -- "! the job cannot be removed:" $_ssh_e ;;
-            esac
+            case $(_ssh_look {id}) in *" missing "*) ;; *) _ssh_k=1 ;; esac
         fi ;;
 esac
+case $2:$_ssh_k in
+    running: | elsewhere: | *:1) ;;
+    *) _ssh_finish {id} || _ssh_k=1 ;;
+esac
+if [ "$_ssh_k" ]; then
+    set -f
+    set -- "! the job cannot be removed:" $_ssh_e
+fi
 echo "$*"
 """
-# Removes jobs that ended some time ago, and attempts whose shells are gone; prints the jobs.
+# Removes jobs that ended some time ago, attempts whose shells are gone, and what other removals
+# left; prints the jobs.
 _CLEAN = r"""
 cd -- "$_ssh_jobs" || exit 0
 _ssh_w=
@@ -178,6 +190,17 @@ for _ssh_j in *; do
         done
     fi
 done
+_ssh_k=
+for _ssh_j in .*.*; do
+    _ssh_j=${_ssh_j#.}
+    _ssh_j=${_ssh_j%.*}
+    [ ! "$_ssh_j" ] || _ssh_finish "$_ssh_j" || _ssh_k=$_ssh_e
+done
+if [ "$_ssh_k" ]; then
+    set -f
+    set -- "! a job cannot be removed:" $_ssh_k
+    echo "$*"
+fi
 exit 0
 """
 # Refuses to read folders that may belong to another user.

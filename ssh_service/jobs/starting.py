@@ -26,7 +26,7 @@ from ssh_service.errors import (
 from ssh_service.jobs import scripts, start_scripts
 from ssh_service.jobs.handle import DAMAGED, JobDestination
 from ssh_service.jobs.job import Job
-from ssh_service.jobs.record import Seen, check_id, digest, parse_record
+from ssh_service.jobs.record import JobState, Seen, check_id, digest, parse_record
 from ssh_service.jobs.watcher import is_passing
 from ssh_service.transport.text import printable
 
@@ -349,6 +349,22 @@ def find_job(
     return Job(host, seen)
 
 
+def find_or_finish_removal(
+    destination: Mapping[str, Any],
+    job_id: str,
+    *,
+    timeout: Optional[float] = None,
+    cache: Optional[SshClientCache] = None,
+) -> Job:
+    """Find a job; if there is none, remove what an interrupted removal has left, and raise."""
+    try:
+        return find_job(destination, job_id, timeout=timeout, cache=cache)
+    except SshJobNotFound:
+        gone = Seen(job_id, JobState("missing"), token="0" * 16)
+        Job(JobDestination(destination, cache), gone).remove(timeout=timeout)
+        raise
+
+
 def list_jobs(
     destination: Mapping[str, Any],
     *,
@@ -409,7 +425,9 @@ def clean_jobs(
     cache: Optional[SshClientCache] = None,
 ) -> List[str]:
     """
-    Remove jobs that ended some time ago, and the remains of failed starts; never a running job.
+    Remove jobs that ended some time ago, and what failed starts and removals left.
+
+    A running job is never removed.
 
     Parameters
     ----------
@@ -432,6 +450,8 @@ def clean_jobs(
     ------
     SshConfigError
         A parameter is invalid (a `ValueError`).
+    SshJobError
+        The folder of a job cannot be removed; the message names it.
     SshServiceError
         The host could not be reached; the errors are those of `run`.  The call may be repeated.
     """

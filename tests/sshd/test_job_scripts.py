@@ -527,6 +527,47 @@ def test_folder_that_cannot_be_removed_is_told_from_one_that_is_gone(
         assert line == "! the job cannot be removed: mv: Read-only *"
 
 
+@pytest.mark.parametrize("use", ["remove", "clean"])
+def test_removal_that_was_interrupted_is_finished_by_the_next(any_host: Host, use: str) -> None:
+    """Of that id, or of all; what no removal has renamed is left alone."""
+    host = any_host
+    names = [".a.b.5", ".one.7", ".one.88", ".one.", ".one.x", ".one.x.9", ".dear", "..", ".one.3"]
+    for name in names:
+        (host.jobs / name / ("0" * 16) / "sub").mkdir(parents=True, exist_ok=True)
+        (host.jobs / name / ("0" * 16) / "sub" / "file").write_text("")
+    shutil.rmtree(host.jobs / ".one.3")
+    (host.jobs / ".one.3").symlink_to(host.folder)
+    text = scripts.remove("one", "f" * 16) if use == "remove" else scripts.clean(0)
+    host.run(text)
+    (host.jobs / ".one.3").unlink()
+    host.run(text)
+    left = {".one.", ".one.x", ".dear"} | ({".one.x.9", ".a.b.5"} if use == "remove" else set())
+    assert set(os.listdir(host.jobs)) == left and (host.folder / "ssh_service").is_dir()
+
+
+def test_removal_that_fails_names_what_it_leaves(any_host: Host, tmp_path: Path) -> None:
+    """The job is gone then, but not its data, and no removal is silent about that."""
+    host = any_host
+    host.start("one", "true")
+    seen = host.wait("one")
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "rm"
+    program.write_text("#!/bin/sh\necho 'rm: Device or resource busy' >&2\nexit 1\n")
+    program.chmod(0o755)
+    path = host.env["PATH"]
+    host.env["PATH"] = f"{tmp_path}/bin:{path}"
+    for _ in range(2):
+        (line,) = record.answer(host.run(scripts.remove("one", seen.token)).stdout) or []
+        (name,) = os.listdir(host.jobs)
+        reason = f"{host.jobs}/{name} is left in part: rm: Device or resource busy"
+        assert line == f"! the job cannot be removed: {reason}" and name.startswith(".one.")
+    answer = record.answer(host.run(scripts.clean(0)).stdout)
+    assert answer == [f"! a job cannot be removed: {reason}"]
+    host.env["PATH"] = path
+    host.run(scripts.remove("one", seen.token))
+    assert os.listdir(host.jobs) == []
+
+
 @pytest.mark.parametrize("name, answer", [("ls", ["-1 0", "-1"]), ("dd", ["3 3", "\0\0\0-1"])])
 def test_output_that_is_removed_while_it_is_read_is_told_as_missing(
     any_host: Host, tmp_path: Path, name: str, answer: List[str]

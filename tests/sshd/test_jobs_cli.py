@@ -62,6 +62,15 @@ def test_job_is_started_read_waited_for_and_removed(job: Job) -> None:
     assert done.returncode == 1 and "there is no job cli" in done.stderr
 
 
+def test_removal_that_was_interrupted_is_finished(job: Job, job_host: JobHost) -> None:
+    """Although there is no such job any more, which is said as ever."""
+    rest = job_host.folder / ".rest.7" / ("0" * 16)
+    rest.mkdir(parents=True)
+    done = job("remove", "rest")
+    assert done.returncode == 1 and "there is no job rest" in done.stderr
+    assert ".rest.7" not in job_host.folders()
+
+
 def test_job_of_many_hosts_is_killed_and_cleaned(job: Job) -> None:
     """Both names are one host here, so both start one job: the id's."""
     hosts = "web[1-2]"
