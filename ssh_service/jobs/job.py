@@ -20,6 +20,7 @@ from ssh_service.jobs.handle import JobDestination, JobHandle
 from ssh_service.jobs.lines import JobLines, OutputReader
 from ssh_service.jobs.questions import Look
 from ssh_service.jobs.record import JobState, Seen
+from ssh_service.transport.text import printable
 
 # Seconds for a job to end after TERM, and for its processes to disappear after KILL.
 _END_TIMEOUT = 5.0
@@ -76,16 +77,23 @@ class Job(JobHandle):
         ------
         SshJobTimeout
             There was no answer in time (a `TimeoutError`).
+        SshJobError
+            The folder of jobs on the host cannot be read.
         SshServiceError
             The host could not be queried; the errors are those of `run`.
         """
         check_seconds("timeout", timeout)
+        look = Look([self.id])
         try:
-            found = self.host.watcher.ask(Look([self.id]), _deadline(timeout))
+            found = self.host.watcher.ask(look, _deadline(timeout))
         except TimeoutError as error:
             if timeout is None or isinstance(error, SshServiceError):
                 raise
             raise self.unanswered(timeout, None) from None
+        if not found and look.refusal:
+            raise self.error(
+                f"{self.connection_id}: job {self.id}: {printable(look.refusal)}", self.state
+            )
         return self.take({seen.job_id: seen for seen in found})
 
     def wait(self, timeout: Optional[float] = None) -> JobState:

@@ -48,6 +48,11 @@ class OutputReader:
                 raise
             raise self._late_error(error.__cause__) from error.__cause__
         self._heard_at = time.monotonic()
+        if piece.size < -1:
+            raise job.error(
+                f"{job.connection_id}: job {job.id}: the folder of jobs cannot be read",
+                job.state,
+            )
         if piece.size < 0:
             raise job.missing_error(JobState("missing"))
         if piece.size < self._offset:

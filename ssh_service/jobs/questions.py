@@ -49,7 +49,7 @@ class Question:
         Raises
         ------
         Garbled
-            It is no answer to this question.
+            It is not an answer to this question.
         """
         raise NotImplementedError
 
@@ -60,10 +60,18 @@ class Question:
 
 
 class Look(Question):
-    """Asks for the states of jobs.  The answer is a list of `Seen`."""
+    """
+    Asks for the states of jobs.  The answer is a list of `Seen`.
+
+    Attributes
+    ----------
+    refusal : str
+        Why the host cannot answer about jobs that are not in the list; may be empty.
+    """
 
     def __init__(self, job_ids: Sequence[str]) -> None:
         super().__init__(f"look {' '.join(job_ids)}\n")
+        self.refusal = ""
 
     def feed(self, data: bytearray) -> bool:
         """See the base class."""
@@ -73,6 +81,7 @@ class Look(Question):
         lines = data[:end].decode("ascii", "replace").splitlines()
         del data[: end + 2]
         self.answer = [seen for seen in map(parse, lines) if seen is not None]
+        self.refusal = next((line[2:] for line in lines if line.startswith("! ")), "")
         return True
 
 
@@ -91,7 +100,8 @@ class Piece(NamedTuple):
     Attributes
     ----------
     size : int
-        The total size of the output in bytes; -1 if it does not exist.
+        The total size of the output in bytes; -1 if it does not exist, -2 if that cannot be
+        determined.
     data : bytes
         The bytes from the requested offset.
     """
@@ -132,7 +142,7 @@ def _numbers(text: bytes, count: int) -> List[int]:
         found = [int(word) for word in words if len(word) < 19]
     except ValueError:
         found = []
-    if len(found) != count or any(number < -1 for number in found):
+    if len(found) != count or any(number < -2 for number in found):
         raise Garbled(f"{bytes(text)!r:.80}")
     return found
 

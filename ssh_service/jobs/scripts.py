@@ -9,13 +9,23 @@ from ssh_service.jobs.shell_parts import ATTEMPT, FOLDER, FOREIGN, HOST, IS
 # The line before an answer; a login shell may print something before it.
 MARK = "ssh_service-jobs-1"
 
-# Prints the job $1 in one line: its id, its state and its record.
+# Prints the job $1 in one line: its id, its state and its record.  It is missing only if its
+# folder does not exist; if that cannot be read, the line says so.
 _LOOK = r"""
+_ssh_absent() {
+    _ssh_l=$(LC_ALL=C ls -- "$1" 2>&1 >/dev/null) && return 1
+    case $_ssh_l in *": No such file "* | *": Not a directory"*) return 0 ;; esac
+    printf '%s\n' "! the folder of jobs cannot be read: $_ssh_l"
+    return 1
+}
 _ssh_look() {
     _ssh_id=$1 _ssh_r= _ssh_alive=
     IFS= read -r _ssh_r <"$_ssh_jobs/$1/record"
     if [ ! "$_ssh_r" ]; then  # not linked yet, or never written to the disk: power was lost
-        [ -e "$_ssh_jobs/$1/record" ] || { echo "$1 missing - - -"; return; }
+        [ -e "$_ssh_jobs/$1/record" ] || {
+            if _ssh_absent "$_ssh_jobs/$1/record"; then echo "$1 missing - - -"; return; fi
+            [ -e "$_ssh_jobs/$1/record" ] || return
+        }
         IFS= read -r _ssh_r <"$_ssh_jobs/$1/record"
     fi
     set -- $_ssh_r
@@ -40,7 +50,7 @@ _ssh_look() {
 }
 """
 _LIST = """
-cd -- "$_ssh_jobs" || exit 0
+cd -- "$_ssh_jobs" && [ -r . ] || { _ssh_absent "$_ssh_jobs/"; exit 0; }
 for _ssh_j in *; do
     [ -e "$_ssh_j/record" ] && _ssh_look "$_ssh_j"
 done
@@ -50,8 +60,13 @@ exit 0
 # removed while it is read, the answer is padded, so that it always has the announced length.
 _SERVE = r"""
 _ssh_measure() {
-    [ ! -e "$1" ] || set -- $(LC_ALL=C ls -nL "$1")
-    _ssh_z=${5:--1}
+    _ssh_z=-1
+    if [ -e "$1" ]; then
+        set -- $(LC_ALL=C ls -nL "$1")
+        _ssh_z=${5:--1}
+    elif [ "$(_ssh_absent "$1")" ]; then
+        _ssh_z=-2
+    fi
 }
 while IFS= read -r _ssh_q; do
     set -- $_ssh_q
@@ -159,7 +174,7 @@ echo "$*"
 # Removes jobs that ended some time ago, attempts whose shells are gone, and what other removals
 # left; prints the jobs.
 _CLEAN = r"""
-cd -- "$_ssh_jobs" || exit 0
+cd -- "$_ssh_jobs" && [ -r . ] || { _ssh_absent "$_ssh_jobs/"; exit 0; }
 _ssh_w=
 _ssh_now=$(date +%s)  # a clock that was set back makes nothing younger than now
 for _ssh_j in *; do

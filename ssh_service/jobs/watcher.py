@@ -412,17 +412,24 @@ class Watcher:
             self._poll_in(self._retry_delay * random.uniform(0.5, 1.0))
             self._retry_delay = min(2 * self._retry_delay, _MAX_RETRY)
         else:
-            self._settle(waiters, {seen.job_id: seen for seen in poll.answer})
+            problem = self._refusal(poll.refusal) if poll.refusal else None
+            self._settle(waiters, {seen.job_id: seen for seen in poll.answer}, problem)
             now, waiters = time.monotonic(), self._waiters()
             waited = min((now - waiter.began for waiter in waiters), default=0.0)
             if waiters:
                 due = min(max(waited * _POLL_PART, _MIN_POLL), _MAX_POLL)
                 self._poll_in(0.0 if self._new_ids else due)
 
-    def _settle(self, waiters: List[Waiter], found: Dict[str, Seen]) -> None:
+    def _refusal(self, text: str) -> SshJobError:
+        where = self._target.connection_id
+        return SshJobError(f"{where}: {printable(text)}", connection_id=where)
+
+    def _settle(
+        self, waiters: List[Waiter], found: Dict[str, Seen], problem: Optional[SshJobError]
+    ) -> None:
         for waiter in waiters:
             seen = found.get(waiter.job_id)
-            waiter.problem = None
+            waiter.problem = problem if seen is None else None
             if seen is None:
                 continue
             if seen.state.name == "running" and seen.token == waiter.token:

@@ -568,6 +568,32 @@ def test_removal_that_fails_names_what_it_leaves(any_host: Host, tmp_path: Path)
     assert os.listdir(host.jobs) == []
 
 
+def test_folder_that_cannot_be_read_is_told_from_a_missing_job(host: Host) -> None:
+    """As a home on a server that is away for a moment: nothing is said to be gone."""
+    host.prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    if os.getuid():
+        host.prefix = []
+    elif not shutil.which("setpriv"):
+        pytest.skip("needs setpriv")
+    host.start("one", "echo on")
+    token = host.wait("one").token
+    text = scripts.serve()
+    for folder, denied in ((host.jobs / "one", "one/record"), (host.jobs, "")):
+        folder.chmod(0)
+        try:
+            uses = [scripts.look("one"), scripts.remove("one", token)]
+            uses += [] if denied else [scripts.list_all(), scripts.clean(0)]
+            for use in uses:
+                (line,) = record.answer(host.run(use).stdout) or []
+                assert line.startswith("! the folder of jobs cannot be read: ")
+                assert f"{host.jobs}/{denied}" in line and "Permission denied" in line
+            process = host.run(text, f"look one\nread one {token} stdout 0 16\n".encode())
+            assert (record.answer(process.stdout) or [])[1:] == [".", "-2 0", "-2"]
+        finally:
+            folder.chmod(0o700)
+    assert str(host.look("one").state) == "ended(0)"
+
+
 @pytest.mark.parametrize("name, answer", [("ls", ["-1 0", "-1"]), ("dd", ["3 3", "\0\0\0-1"])])
 def test_output_that_is_removed_while_it_is_read_is_told_as_missing(
     any_host: Host, tmp_path: Path, name: str, answer: List[str]

@@ -517,3 +517,33 @@ def test_job_that_is_removed_under_its_readers_disturbs_no_other(
     following.clear()
     assert follower.wait(PATIENCE).error is None
     long.kill()
+
+
+def test_folder_that_cannot_be_read_for_a_while_ends_no_wait(
+    job_host: JobHost, cache: SshClientCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every other call says so, instead of that the job is gone."""
+    monkeypatch.setattr(watcher_module, "_LOOK_INTERVAL", 0.05)
+    go = tmp_path / "go"
+    job = start_job(job_host.web, f"echo on; while [ ! -e {go} ]; do sleep 0.1; done", cache=cache)
+    waiting = Outcome(lambda: job.wait(PATIENCE))
+    folder, aside = job_host.folder / job.id, tmp_path / "aside"
+    lines = job.lines(timeout=PATIENCE)
+    folder.rename(aside)
+    folder.symlink_to(folder)  # a loop, which not even root can read
+    uses: List[Callable[[], Any]] = [
+        job.poll,
+        lambda: next(lines),
+        lambda: find_job(job_host.web, job.id, cache=cache),
+    ]
+    for use in uses:
+        with pytest.raises(SshJobError, match="the folder of jobs cannot be read") as caught:
+            use()
+        assert not isinstance(caught.value, SshJobNotFound)
+    with pytest.raises(SshJobTimeout, match="be asked about job .*Too many levels") as late:
+        job.wait(0.7)
+    assert not late.value.answered and not waiting.is_over()
+    folder.unlink()
+    aside.rename(folder)
+    go.touch()
+    assert str(waiting.wait().value) == "ended(0)" and list(lines) == ["on\n"]
