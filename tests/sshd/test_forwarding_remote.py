@@ -112,7 +112,7 @@ def test_a_target_that_is_not_reached_ends_the_connection_there(
         assert (ended.outcome, ended.opened, ended.to) == ("refused", False, to)
         assert f"cannot connect to {to} here" in str(forward.last_error)
         assert forward.streams == 0
-    assert channels(cache, sshd) == 0
+    eventually(lambda: channels(cache, sshd) == 0, "no channel is left")
 
 
 def test_a_port_that_is_taken_there_is_an_error(sshd: Sshd, cache: SshClientCache) -> None:
@@ -253,7 +253,7 @@ def test_close_drains_streams_of_the_server(sshd: Sshd, cache: SshClientCache) -
         client.close()
         closing.join(PATIENCE)
         assert forward.closed
-    assert channels(cache, sshd) == 0
+    eventually(lambda: channels(cache, sshd) == 0, "no channel is left")
 
 
 def test_close_gives_streams_of_the_server_no_more_time_than_it_was_told(
