@@ -278,7 +278,9 @@ class Job(JobHandle):
         self, signal: Union[str, int, None] = None, *, timeout: Optional[float] = 60.0
     ) -> JobState:
         """
-        End the job with all its processes, or send them a signal.
+        End the job with all processes of its session, or send them a signal.
+
+        A daemon that made a session of its own is not reached.
 
         Parameters
         ----------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ssh_service.jobs.shell_parts import ATTEMPT, FOLDER, FOREIGN, HOST, IS
+from ssh_service.jobs.shell_parts import ATTEMPT, END, FOLDER, FOREIGN, HOST, IS
 
 # The line before an answer; a login shell may print something before it.
 MARK = "ssh_service-jobs-1"
@@ -98,7 +98,6 @@ while IFS= read -r _ssh_q; do
     esac
 done
 """
-# (Not `kill -s`, and no `--`: dash needs both for a process group, busybox supports neither.)
 # Signals a running job, waits for its processes, and prints the resulting state.
 _KILL = r"""
 if _ssh_foreign "$_ssh_jobs/{id}"; then
@@ -107,20 +106,8 @@ if _ssh_foreign "$_ssh_jobs/{id}"; then
 fi
 set -- $(_ssh_look {id})
 if [ "$2" = running ] && [ "$7" = {token} ] && _ssh_is "${14}" "${15}"; then
-    _ssh_g=-${14}
-    [ "${18}" != - ] || _ssh_g=${14}
-    for _ssh_s in {signals}; do
-        kill "-$_ssh_s" "$_ssh_g" || {
-            ! kill -0 "$_ssh_g" || { echo "! the host cannot send it the signal $_ssh_s"; exit 0; }
-            break
-        }
-        _ssh_n=0
-        while [ "$_ssh_n" -lt {wait} ]; do
-            kill -0 "$_ssh_g" || break 2
-            sleep 0.1 || { sleep 1; _ssh_n=$((_ssh_n + 9)); }
-            _ssh_n=$((_ssh_n + 1))
-        done
-    done
+    _ssh_end "${14}" "${18}" {wait} {signals} ||
+        { echo "! the host cannot send it the signal $_ssh_s"; exit 0; }
     _ssh_n=0
     while [ {wait} != 0 ] && [ "$_ssh_n" -lt 20 ] && _ssh_is "${12}" "${13}"; do
         sleep 0.1 || { sleep 1; _ssh_n=$((_ssh_n + 9)); }
@@ -257,7 +244,7 @@ def serve() -> str:
 def kill(job_id: str, token: str, signals: Sequence[str], wait: float) -> str:
     """Return the script that sends signals, waits after each, and prints the state."""
     text = _KILL.replace("{signals}", " ".join(signals)).replace("{wait}", str(round(10 * wait)))
-    return _guarded(text.replace("{id}", job_id).replace("{token}", token))
+    return _guarded(END + text.replace("{id}", job_id).replace("{token}", token))
 
 
 def remove(job_id: str, token: str) -> str:

@@ -41,6 +41,60 @@ _ssh_is() {
     [ "$1" != Z ] && [ "${20}" = "$_ssh_b" ]
 }
 """
+# Sends the signals $4 and following to the session of the job's shell $1, and waits after each
+# until no process is left, for $3 steps of 0.1 seconds.  If $2 is "-", the shell has no session of
+# its own, and is signalled alone.  Returns 1 if the host cannot send the signal.
+#
+# Groups are signalled, not processes, to reach also those that are being started.  The shell's own
+# group comes first, so that it cannot start its next command.  Where no list of processes can be
+# read, only the shell's group is known; the line of the script itself proves that it was read.
+# (Not `kill -s`, and no `--`: dash needs both for a process group, busybox supports neither.)
+END = r"""
+_ssh_find() {
+    _ssh_g=
+    if [ "$2" = - ]; then
+        ! kill -0 "$1" || _ssh_g=$1
+        return
+    fi
+    _ssh_l=$(set +f; cat /proc/[0123456789]*/stat | LC_ALL=C sed -n -e "s/^$$ (.*/self/p" \
+        -e "s/^.*) [^ZXx] [0-9]* \([0-9]*\) $1 .*/\1/p")
+    set -- "$1" $_ssh_l
+    case " $* " in
+        *' self '*) shift ;;
+        *) set -- "$1" $(ps -A -o sid= -o pgid= | sed -n "s/^ *$1  *\([0-9]*\) *\$/\1/p") ;;
+    esac
+    for _ssh_l; do
+        case " $_ssh_g -self " in *" -$_ssh_l "*) continue ;; esac
+        kill -0 "-$_ssh_l" || continue
+        if [ "$_ssh_l" = "$_ssh_pid" ]; then
+            _ssh_g="-$_ssh_l $_ssh_g"
+        else
+            _ssh_g="$_ssh_g -$_ssh_l"
+        fi
+    done
+}
+_ssh_send() {
+    for _ssh_l in $_ssh_g; do
+        kill "-$1" "$_ssh_l" || ! kill -0 "$_ssh_l" || return 1
+    done
+}
+_ssh_end() {
+    _ssh_pid=$1 _ssh_v=$2 _ssh_w=$3
+    shift 3
+    for _ssh_s; do
+        _ssh_find "$_ssh_pid" "$_ssh_v"
+        _ssh_send "$_ssh_s" || return 1
+        _ssh_n=0
+        while [ "$_ssh_n" -lt "$_ssh_w" ]; do
+            _ssh_find "$_ssh_pid" "$_ssh_v"
+            [ "$_ssh_g" ] || return 0
+            [ "$_ssh_s" != KILL ] || _ssh_send KILL  # to what was started meanwhile, too
+            sleep 0.1 || { sleep 1; _ssh_n=$((_ssh_n + 9)); }
+            _ssh_n=$((_ssh_n + 1))
+        done
+    done
+}
+"""
 # Returns 0, and sets the reason, if the folder $1 exists and may lead to files of another user, or
 # if one of the folders in which jobs are kept may.
 FOREIGN = r"""

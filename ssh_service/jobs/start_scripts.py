@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Mapping, Optional
 
 from ssh_service.commands import script
-from ssh_service.jobs.shell_parts import ATTEMPT, BEGAN, FOLDER, FOREIGN, HOST, IS, SYNC
+from ssh_service.jobs.shell_parts import ATTEMPT, BEGAN, END, FOLDER, FOREIGN, HOST, IS, SYNC
 
 # A limit in seconds that no job reaches; shells do not support arbitrarily large numbers.
 _MAX_LIMIT = 1e9
@@ -123,17 +123,8 @@ while [ "$_ssh_n" -gt 0 ] && _ssh_is "$7" "$8"; do
     _ssh_n=$((_ssh_n - _ssh_m))
 done
 [ ! -e "$_ssh_try/status" ] && _ssh_is "$7" "$8" || exit
-_ssh_g=$7
-[ "$_ssh_sessions" = - ] || _ssh_g=-$7
 mv -- "$_ssh_try/limit.new" "$_ssh_try/limit"
-kill -TERM "$_ssh_g"
-_ssh_n=0
-while [ $_ssh_n -lt 50 ]; do
-    kill -0 "$_ssh_g" || exit
-    sleep 0.1 || { sleep 1; _ssh_n=$((_ssh_n + 9)); }
-    _ssh_n=$((_ssh_n + 1))
-done
-kill -KILL "$_ssh_g"
+_ssh_end "$7" "$_ssh_sessions" 50 TERM KILL
 """
 # Becomes the job's shell, after linking the record.
 _JOB = r"""
@@ -316,7 +307,7 @@ def start(
         "_ssh_read": script.READ_AND_RUN,
         "_ssh_w": BEGAN + IS + SYNC + _FAIL + _SUPERVISOR,
         "_ssh_s": BEGAN + SYNC + _FAIL + ATTEMPT + _JOB.replace("{names}", _EXPORTED),
-        "_ssh_d": IS + _LIMIT,
+        "_ssh_d": IS + END + _LIMIT,
         "_ssh_p": payload,
     }
     assignments = "".join(f"{name}={script.quote(text)}\n" for name, text in values.items())

@@ -140,6 +140,31 @@ def test_any_shell_of_a_host_kills_and_removes_jobs(any_host: Host) -> None:
     assert os.listdir(host.jobs) == []
 
 
+# Process groups of their own in the job's session.
+GROUPS = "timeout 400 sleep 300 & exec bash -c 'set -m; sleep 300 & echo on; wait'"
+DEAF_GROUP = """timeout 400 sh -c "trap '' TERM; echo on; while :; do sleep 0.1; done" &\n"""
+
+
+def start_groups(host: Host) -> None:
+    host.start("groups", DEAF_GROUP + GROUPS)
+    eventually(lambda: host.output("groups") == b"on\non\n", "all run")
+
+
+def test_any_shell_of_a_host_kills_all_process_groups_of_a_job(any_host: Host) -> None:
+    """The usual `timeout 3600 ./benchmark` has one of its own; all are gone when kill returns."""
+    start_groups(any_host)
+    token = any_host.look("groups").token
+    any_host.run(scripts.kill("groups", token, ["TERM", "KILL"], 0.5))
+    assert process_tree.started_with(any_host.mark) == []
+    assert str(any_host.look("groups").state) == "signalled(TERM)"
+
+
+def test_time_limit_ends_all_process_groups_of_a_job(any_host: Host) -> None:
+    any_host.start("groups", GROUPS, run_timeout=0.3)
+    assert str(any_host.wait("groups").state) == "signalled(TERM), timed out"
+    eventually(lambda: process_tree.started_with(any_host.mark) == [], "all end")
+
+
 def start_script(job_id: str, token: str, line: str, stdin_size: int) -> str:
     return start_scripts.start(
         job_id,
@@ -798,3 +823,23 @@ def test_host_without_proc_says_what_it_cannot_know(host: Host) -> None:
     assert (state.name, state.certain) == ("killed", False)
     host.run(scripts.clean(0))
     assert os.listdir(host.jobs) == []
+
+
+def test_host_without_proc_ends_the_process_groups_that_ps_lists(
+    host: Host, tmp_path: Path
+) -> None:
+    proc, programs = tmp_path / "proc", tmp_path / "bin"
+    proc.mkdir()
+    programs.mkdir()
+    mounts = f"mount --bind /proc {proc} && mount -t tmpfs none /proc"
+    host.prefix = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+    if subprocess.run([*host.prefix, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs the right to mount")
+    ps = programs / "ps"
+    fields = r"s/^.*) [^Z] [0-9]* \([0-9]*\) \([0-9]*\) .*/ \2  \1/p"
+    ps.write_text(f"#!/bin/sh\ncat {proc}/[0-9]*/stat | sed -n '{fields}'\n")
+    ps.chmod(0o755)
+    host.env["PATH"] = f"{programs}:{host.env['PATH']}"
+    start_groups(host)
+    host.run(scripts.kill("groups", host.look("groups").token, ["TERM", "KILL"], 0.5))
+    eventually(lambda: process_tree.started_with(host.mark) == [], "all end")
