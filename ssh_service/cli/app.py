@@ -215,6 +215,17 @@ _CONNECTION_OPTIONS: List[_Decorator] = [
     ),
 ]
 
+
+def _timeout_option(text: str) -> _Decorator:
+    return click.option(
+        "-t",
+        "--timeout",
+        type=_Seconds(),
+        metavar="SECONDS",
+        help=f"{text}  Without it, only connecting is limited, to 30 s.",
+    )
+
+
 _HOST_OPTIONS: List[_Decorator] = [
     click.option(
         "-H",
@@ -244,14 +255,7 @@ _HOST_OPTIONS: List[_Decorator] = [
         metavar="N",
         help="How many hosts to work on at once.  (The port is -P.)",
     ),
-    click.option(
-        "-t",
-        "--timeout",
-        type=_Seconds(),
-        metavar="SECONDS",
-        help="The time limit for each host, from connecting to the end.  Without it, only"
-        " connecting is limited, to 30 s.",
-    ),
+    _timeout_option("The time limit for each host, from connecting to the end."),
     *_CONNECTION_OPTIONS,
     click.option(
         "--json",
@@ -261,7 +265,9 @@ _HOST_OPTIONS: List[_Decorator] = [
     ),
 ]
 _JOB_OPTIONS: List[_Decorator] = [
-    *_HOST_OPTIONS[:-1],
+    *_HOST_OPTIONS[:3],
+    _timeout_option("The time limit of this command for each host, not of its jobs."),
+    *_HOST_OPTIONS[4:-1],
     click.option("--json", "as_json", is_flag=True, help="Write JSON, one object on each line."),
 ]
 _HOST_OPTIONS += [

@@ -189,7 +189,7 @@ def _each(
             except SshServiceError as error:
                 yield job_id, error
 
-    return _run(work, is_good, options, lambda: interrupted)
+    return _run(work, is_good, options, lambda: f"{interrupted}: {', '.join(job_ids)}")
 
 
 def _run(

@@ -81,7 +81,7 @@ class JobDestination:
         if lines is None:
             raise SshJobError(
                 f"{self.connection_id}: the host does not answer about jobs:"
-                f" {(process.stderr.strip() or repr(process))!r:.200}",
+                f" {(process.stderr.strip() or process.stdout.strip() or repr(process))!r:.200}",
                 connection_id=self.connection_id,
             )
         for line in lines:
@@ -205,10 +205,11 @@ class JobHandle:
 
     def unanswered(self, timeout: float, reason: Optional[BaseException]) -> SshJobTimeout:
         """Return the error for a host that did not answer in time."""
-        why = "" if reason is None else f": {reason}"
+        what = "did not answer" if reason is None else "could not be asked"
+        why = ": asking takes some time" if not timeout else ""
         text = (
-            f"{self.connection_id}: the host could not be asked about job {self.id} within"
-            f" {timeout:g} s{why}"
+            f"{self.connection_id}: the host {what} about job {self.id} within {timeout:g} s"
+            f"{why if reason is None else f': {reason}'}"
         )
         return SshJobTimeout(
             text, connection_id=self.connection_id, job_id=self.id, state=self.state

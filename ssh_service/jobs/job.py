@@ -32,8 +32,8 @@ class Job(JobHandle):
     """
     A job on a host; `start_job`, `find_job` and `list_jobs` return it.
 
-    A job can be pickled together with its destination, but without the destination's secrets: if
-    the destination has a password, call `find_job` in the other process instead.  Two jobs are
+    A job can be pickled together with its destination, unless that contains a secret, such as a
+    password, which raises `TypeError`: call `find_job` in the other process instead.  Two jobs are
     equal if they are the same run of the same job.
 
     Attributes
@@ -157,7 +157,8 @@ class Job(JobHandle):
             None: the lines are bytes.
         follow : bool
             Whether to wait for more output until the job is over; False: stop at the end of the
-            existing output.
+            existing output.  If the job is in the middle of a line then, the last line is the part
+            that exists, without a newline, and its rest comes from `JobLines.offset` on.
         timeout : Optional[float]
             Seconds from this call to the last line; None: no limit.
 
@@ -299,13 +300,14 @@ class Job(JobHandle):
         Raises
         ------
         SshConfigError
-            `signal` is not a valid signal (a `ValueError`).
+            `signal` is not a valid signal, or `timeout` not a number of seconds (a `ValueError`).
         SshJobError
             The host does not have this signal, or does not allow this user to send it.
         SshServiceError
             The host could not be reached; the errors are those of `run`.  The call may be
             repeated.
         """
+        check_seconds("timeout", timeout, zero=False)
         signals, wait = ["TERM", "KILL"], _END_TIMEOUT
         if signal is not None:
             signals, wait = [signal_name(signal)], 0.0
@@ -325,6 +327,8 @@ class Job(JobHandle):
 
         Raises
         ------
+        SshConfigError
+            `timeout` is not a number of seconds (a `ValueError`).
         SshJobError
             The job still runs or belongs to another host, its record is damaged, or its folder
             cannot be removed.
@@ -332,6 +336,7 @@ class Job(JobHandle):
             The host could not be reached; the errors are those of `run`.  The call may be
             repeated.
         """
+        check_seconds("timeout", timeout, zero=False)
         text = scripts.remove(self.id, self.token)
         state = self.take(self.host.query(text, timeout, self.id))
         if state.name == "running":

@@ -89,7 +89,7 @@ def start_job(
         except that of connecting; if the connection is lost, the start is repeated for a minute.
     run_timeout : Optional[float]
         Seconds that the job may run; after that, the host sends TERM, and KILL five seconds later.
-        None: no limit.
+        None: no limit.  A job that was started before keeps the limit of its first start.
     cache : Optional[SshClientCache]
         The cache that the connection is taken from; None: `default_cache`.
 
@@ -232,8 +232,12 @@ class Start:
             found = word == "found"
             seen = self._look(deadline) if found else parse_record(self._id, rest)
             if seen is None and not found:
-                why = process.stderr.strip()[-300:] or f"exit status {process.exit_status}"
-                raise self._error(f"the host did not start the job: {why!r}")
+                why = process.stderr.strip()[-300:] or process.stdout.strip()[:200]
+                why = why or f"exit status {process.exit_status}"
+                raise self._error(
+                    f"the host did not start the job: {why!r}; perhaps its account allows no"
+                    " commands, or a start-up file of the login shell ends it or reads its input"
+                )
             if seen is not None:
                 return seen
         raise self._error("others remove it as fast as it is started")

@@ -426,9 +426,46 @@ def test_time_that_is_over_says_why_the_host_cannot_be_asked(
         assert not it.value.answered and isinstance(it.value.__cause__, SshConnectError)
     with pytest.raises(SshConnectError):
         job.poll(PATIENCE)
-    with pytest.raises(SshJobTimeout, match=f"about job {job.id} within 0 s"):
-        job.poll(0)
     job_host.sshd.restart()
+
+
+def test_time_that_cannot_suffice_is_said_to_be_short(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    """The host is not to blame; calls that act on a job refuse it."""
+    job = start_job(job_host.web, "while :; do sleep 0.1; done", cache=cache)
+    for use in (job.poll, job.wait, job.result):
+        text = f"the host did not answer about job {job.id} within 0 s: asking takes some time"
+        with pytest.raises(SshJobTimeout, match=text):
+            use(0)
+    for act in (job.kill, job.remove):
+        with pytest.raises(SshConfigError, match="timeout: expected more than 0 seconds, got 0"):
+            act(timeout=0)
+    job.kill()
+
+
+def test_host_that_runs_no_commands_is_quoted(tmp_path: Path, cache: SshClientCache) -> None:
+    """What it says on stdout is the reason."""
+    with Sshd(tmp_path, {"ForceCommand": "internal-sftp"}) as sshd:
+        uses: List[Callable[[], Any]] = [
+            lambda: list_jobs(sshd.connect_params, cache=cache),
+            lambda: start_job(sshd.connect_params, "true", cache=cache),
+        ]
+        for use in uses:
+            with pytest.raises(SshJobError, match="'This service allows sftp connections only"):
+                use()
+
+
+def test_job_keeps_the_time_limit_of_its_first_start(
+    job_host: JobHost, cache: SshClientCache
+) -> None:
+    """A program that is started again may give it what is left of a time: no conflict."""
+    script = "while :; do sleep 0.1; done"
+    job = start_job(job_host.web, script, id="limit", cache=cache)
+    assert start_job(job_host.web, script, id="limit", run_timeout=0.01, cache=cache) == job
+    with pytest.raises(SshJobTimeout, match="keeps running"):
+        job.wait(1)
+    job.kill()
 
 
 def test_start_that_nobody_confirms_in_time_names_the_job_that_may_run(

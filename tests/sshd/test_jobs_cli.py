@@ -143,7 +143,7 @@ def test_wait_that_takes_too_long_says_that_the_job_keeps_running(job: Job) -> N
 
 INTERRUPTED = {
     "start": "these jobs may have been started: web1: never",
-    "wait": "jobs that run keep running",
+    "wait": "jobs that run keep running: never",
     "logs": "job never does not end with this",
 }
 
@@ -190,3 +190,8 @@ def test_interrupted_command_says_what_becomes_of_the_job(
 def _is_connected(pid: int, port: int) -> bool:
     with open(f"/proc/{pid}/net/tcp") as table:
         return any(f":{port:04X} 01 " in line for line in table)
+
+
+def test_help_tells_the_time_limit_of_the_command_from_that_of_the_job() -> None:
+    text = " ".join(in_process("job", "start", "--help").stdout.split())
+    assert "The time limit of this command for each host, not of its jobs" in text
