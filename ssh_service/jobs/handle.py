@@ -31,10 +31,11 @@ from ssh_service.params import ConnectParams
 
 # Seconds before a query is repeated whose answer was lost with the connection; doubled each time.
 _MIN_RETRY, _MAX_RETRY = 0.1, 5.0
-# The message for a job whose record cannot be read.
+# The message for a job whose record or status cannot be read.
 DAMAGED = (
-    "has a damaged record, and may run or not. Look on the host: pgrep -f 'ssh_service job {0}',"
-    ' and ls -R "${{XDG_STATE_HOME:-$HOME/.local/state}}/ssh_service/jobs/{0}"; remove that'
+    "has a damaged record or status, and may run or not. Look on the host: pgrep -f"
+    """ 'ssh_service job {0}', and ls -R"""
+    ' "${{XDG_STATE_HOME:-$HOME/.local/state}}/ssh_service/jobs/{0}"; remove that'
     " folder with rm -r, and the id is free again"
 )
 

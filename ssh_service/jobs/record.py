@@ -123,13 +123,13 @@ def digest(
 def parse(line: str) -> Optional[Seen]:
     """Parse a line printed by ``_ssh_look``; None if it is malformed."""
     words = line.split(" ") if _LINE.match(line) else []
-    if len(words) < 5 or words[1] not in _STATES or not _ID.match(words[0]):
+    if len(words) < 5 or not _ID.match(words[0]):
         return None
     job_id, name, value, ended, flags = words[:5]
     if name == "missing":
         return Seen(job_id, JobState(name))
     damaged = Seen(job_id, JobState("damaged"))
-    if len(words) != 18:
+    if len(words) != 18 or name not in _STATES:
         return damaged
     _, token, job_digest, host, _, boot, supervisor, began_at, pid, _, began, _, _ = words[5:]
     if not _TOKEN.match(token) or not all(map(_NUMBER.match, (supervisor, pid, began))):

@@ -188,8 +188,8 @@ for _ssh_j in *; do
                 [ "$_ssh_c" = "$_ssh_boot" ] && _ssh_is "$_ssh_p" "$_ssh_s" && continue
             fi
             rm -rf -- "$_ssh_d"
-            rmdir -- "$_ssh_j"
         done
+        rmdir -- "$_ssh_j"
     fi
 done
 _ssh_k=

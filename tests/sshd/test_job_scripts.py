@@ -281,6 +281,17 @@ def test_reused_number_is_never_taken_for_the_job(host: Host) -> None:
         stranger.kill()
 
 
+@pytest.mark.parametrize("text", ["garbage\n", "1 asleep 0 1700000000 -\n"])
+def test_damaged_status_is_told_as_such(host: Host, text: str) -> None:
+    """Neither is there no job, nor an end of it that nobody knows."""
+    host.start("one", "true")
+    token = host.wait("one").token
+    (host.jobs / "one" / token / "status").write_text(text)
+    assert host.look("one").state.name == "damaged"
+    host.run(scripts.clean(0))
+    assert os.listdir(host.jobs) == ["one"]
+
+
 def test_time_limit_of_a_job_whose_supervisor_was_killed_is_kept(host: Host) -> None:
     host.start("one", ENDLESS, run_timeout=1.2)
     line = (host.jobs / "one" / "record").read_text().split()
@@ -371,6 +382,8 @@ def test_start_that_was_ended_before_its_first_file_leaves_nothing(
     if use == "remove":
         host.start("one", "true")
         token = host.wait("one").token
+    if use == "clean":  # of a start that could not make more
+        (host.jobs / "two").mkdir(parents=True)
     for number, names in enumerate([[], ["status.new", "stdin"], ["starter"]]):
         attempt = host.jobs / "one" / (str(number) * 16)
         attempt.mkdir(parents=True)

@@ -345,7 +345,7 @@ def test_damaged_record_is_named_and_nothing_is_started(
     ]
     for use in uses:
         with pytest.raises(
-            SshJobError, match='damaged record.*ssh_service/jobs/damaged".*rm -r'
+            SshJobError, match='damaged record or status.*ssh_service/jobs/damaged".*rm -r'
         ) as it:
             use()
         assert it.value.state is not None and it.value.state.name == "damaged"
