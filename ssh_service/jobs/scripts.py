@@ -186,6 +186,10 @@ for _ssh_j in *; do
             if IFS=' ' read -r _ssh_h _ssh_m _ssh_c _ssh_p _ssh_s <"$_ssh_d/starter"; then
                 [ "$_ssh_h $_ssh_m" = "$_ssh_node $_ssh_machine" ] || continue
                 [ "$_ssh_c" = "$_ssh_boot" ] && _ssh_is "$_ssh_p" "$_ssh_s" && continue
+            else
+                rmdir -- "$_ssh_d" && continue
+                ls -- "$_ssh_d" >/dev/null  # NFS may have cached that it was empty
+                IFS= read -r _ssh_h <"$_ssh_d/starter" && continue
             fi
             rm -rf -- "$_ssh_d"
         done
